@@ -1,0 +1,57 @@
+# Everything a user types. `make up` and `make test` need Python 3.11+ and a package index, nothing else.
+STACK ?= dev
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+FLUX := $(BIN)/python -m commands
+
+.PHONY: up preview refresh destroy down cloud test lint format help
+.DEFAULT_GOAL := help
+
+help: ## what can be typed
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+up: .venv/ready ## train the declared jobs and fetch the results to outputs/ (STACK=dev)
+	@$(FLUX) up --stack $(STACK)
+
+preview: .venv/ready ## what `make up` would do
+	@$(FLUX) preview --stack $(STACK)
+
+refresh: .venv/ready ## look how everything really is
+	@$(FLUX) refresh --stack $(STACK)
+
+destroy: .venv/ready ## take everything down; trained results stay
+	@$(FLUX) destroy --stack $(STACK)
+
+cloud: .venv/ready ## start the cloud on this machine
+	@$(FLUX) cloud
+
+down: .venv/ready ## stop the cloud on this machine; its files stay
+	@$(FLUX) down
+
+test: .venv/ready-dev ## all tests
+	@$(BIN)/python -m pytest
+
+lint: .venv/ready-dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/ready-dev ## let ruff mend what it can
+	@$(BIN)/ruff check --fix -q .
+	@$(BIN)/ruff format .
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }
+	@echo "Making the virtual environment .venv with $(PYTHON) ..."
+	@$(PYTHON) -m venv .venv
+
+.venv/ready: .venv/bin/python requirements.txt requirements-local.txt
+	@echo "Installing the packages of requirements-local.txt (once; about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt
+	@touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	@echo "Installing what tests and lint need (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""The services we drive: SaladCloud, Kelpie, object storage. Knows nothing of Pulumi."""

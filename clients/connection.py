@@ -1,0 +1,237 @@
+"""Where the services are, and with which keys: from the local cloud's file or from the user's settings."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import httpx
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from clients.errors import Unavailable
+from clients.kelpie import KELPIE_URL, Kelpie
+from clients.salad import SALAD_URL, Salad
+from clients.storage import Storage
+from training.errors import BadInput, FluxError
+
+Cloud = Literal["local", "salad"]
+Setting = str | SecretStr | None
+
+LOCAL_FILE = ".localcloud/connection.json"
+LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
+LOCAL_VERSION = 1
+START_LOCAL = "start it with `make cloud`"
+
+# Environment variable → the stack's setting for the same. The environment wins.
+VARIABLES = {
+    "SALAD_API_KEY": "saladApiKey",
+    "SALAD_ORGANIZATION": "saladOrganization",
+    "SALAD_PROJECT": "saladProject",
+    "FLUX_S3_ENDPOINT_URL": "s3EndpointUrl",
+    "FLUX_S3_ACCESS_KEY_ID": "s3AccessKeyId",
+    "FLUX_S3_SECRET_ACCESS_KEY": "s3SecretAccessKey",
+    "FLUX_S3_REGION": "s3Region",
+}
+CONNECTION_SETTINGS = tuple(VARIABLES.values())
+SECRET_SETTINGS = ("saladApiKey", "s3SecretAccessKey")
+
+
+class Connection(BaseModel, extra="forbid", frozen=True):
+    """Addresses and keys of one cloud. Its repr shows no key.
+
+    `s3_endpoint` None is AWS. `page` is the local cloud's page for people, None elsewhere.
+    """
+
+    cloud: Cloud
+    kelpie_url: str
+    salad_url: str
+    api_key: SecretStr
+    organization: str
+    project: str
+    s3_endpoint: str | None
+    s3_region: str = "auto"
+    s3_access_key_id: str = Field(repr=False)
+    s3_secret_access_key: SecretStr
+    s3_session_token: SecretStr | None = None
+    page: str | None = None
+
+    def kelpie(self) -> Kelpie:
+        """The client for Kelpie: one for each connection, shared by its threads."""
+        return _kelpie(self)
+
+    def salad(self) -> Salad:
+        """The client for SaladCloud: one for each connection, shared by its threads."""
+        return _salad(self)
+
+    def storage(self, bucket: str) -> Storage:
+        """The client for a bucket: one for each connection and bucket, shared by its threads."""
+        return _storage(self, bucket)
+
+    def fingerprint(self) -> str:
+        """12 hex digits that change when the nodes' storage credentials do. Tells nothing of them."""
+        token = self.s3_session_token.get_secret_value() if self.s3_session_token else ""
+        parts = [self.s3_access_key_id, self.s3_secret_access_key.get_secret_value(), token]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    def check_alive(self) -> None:
+        """Raise Unavailable when the local cloud does not answer. Of SaladCloud nothing is asked."""
+        if self.page is None:
+            return
+        try:
+            httpx.get(self.page, timeout=5, trust_env=False)
+        except httpx.HTTPError as failure:
+            raise Unavailable(
+                f"the local cloud does not answer at {self.page} ({failure})", "", START_LOCAL
+            ) from None
+
+    @property
+    def _if_down(self) -> str:
+        return START_LOCAL if self.cloud == "local" else "check the network and try again in a few minutes"
+
+
+def connect(cloud: str | None, settings: Mapping[str, Setting], environ: Mapping[str, str]) -> Connection:
+    """The connection for a stack's `cloud`.
+
+    local: the file the local cloud writes (FLUX_LOCAL_CLOUD, else .localcloud/connection.json below the
+    current folder); keys in `environ` are left alone, so that an experiment cannot cost money. salad:
+    VARIABLES from `environ`, else from the stack's `settings`. Raises BadInput naming all that is missing.
+    """
+    if cloud == "local":
+        return _local(Path(environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE))
+    if cloud == "salad":
+        return _salad_cloud(settings, environ)
+    known = " or ".join(get_args(Cloud))
+    raise BadInput([f"cloud ({cloud}) must be {known}; set it with `pulumi config set cloud …`"])
+
+
+def _local(path: Path) -> Connection:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Unavailable(f"the local cloud is not running (there is no {path})", "", START_LOCAL) from None
+    except (OSError, ValueError) as failure:
+        raise FluxError(
+            f"{path} cannot be read: {type(failure).__name__}", "the local cloud writes it", START_LOCAL
+        ) from None
+    if not isinstance(found, Mapping) or found.get("version") != LOCAL_VERSION:
+        version = found.get("version") if isinstance(found, Mapping) else None
+        raise FluxError(
+            f"{path} is of another version ({version})",
+            f"this program knows version {LOCAL_VERSION}",
+            "stop the local cloud and start it again with `make cloud`",
+        )
+    try:
+        storage, salad = found["s3"], found["salad"]
+        return Connection(
+            cloud="local",
+            page=found["page"],
+            kelpie_url=found["kelpie"]["url"],
+            salad_url=salad["url"],
+            api_key=salad["api_key"],
+            organization=salad["organization"],
+            project=salad["project"],
+            s3_endpoint=storage["url"],
+            s3_region=storage["region"],
+            s3_access_key_id=storage["access_key_id"],
+            s3_secret_access_key=storage["secret_access_key"],
+        )
+    except (KeyError, TypeError, ValidationError) as failure:
+        # Not the failure's text: pydantic's quotes the input.
+        raise FluxError(
+            f"{path} is incomplete ({type(failure).__name__})", "the local cloud writes it", START_LOCAL
+        ) from None
+
+
+def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> Connection:
+    given = {name: _text(environ.get(name)) or _text(settings.get(key)) for name, key in VARIABLES.items()}
+    salad_url = _text(environ.get("SALAD_API_URL")) or SALAD_URL
+    kelpie_url = _text(environ.get("KELPIE_API_URL")) or KELPIE_URL
+    addresses = {
+        "SALAD_API_URL": salad_url,
+        "KELPIE_API_URL": kelpie_url,
+        "FLUX_S3_ENDPOINT_URL": given["FLUX_S3_ENDPOINT_URL"],
+    }
+    findings = _missing(given) + [
+        f"{name} ({url}) must begin with https:// or http:// and a host; correct it"
+        for name, url in addresses.items()
+        if url and not _is_address(url)
+    ]
+    if findings:
+        raise BadInput(findings)
+    return Connection(
+        cloud="salad",
+        kelpie_url=kelpie_url,
+        salad_url=salad_url,
+        api_key=SecretStr(given["SALAD_API_KEY"]),
+        organization=given["SALAD_ORGANIZATION"],
+        project=given["SALAD_PROJECT"],
+        s3_endpoint=given["FLUX_S3_ENDPOINT_URL"] or None,
+        s3_region=given["FLUX_S3_REGION"] or "auto",
+        s3_access_key_id=given["FLUX_S3_ACCESS_KEY_ID"],
+        s3_secret_access_key=SecretStr(given["FLUX_S3_SECRET_ACCESS_KEY"]),
+    )
+
+
+def _missing(given: Mapping[str, str]) -> list[str]:
+    """One finding for each setting that is missing. AWS needs no endpoint, but then a region."""
+    findings = []
+    for name, key in VARIABLES.items():
+        if given[name] or name == "FLUX_S3_REGION":
+            continue
+        if name == "FLUX_S3_ENDPOINT_URL" and given["FLUX_S3_REGION"] not in ("", "auto"):
+            continue
+        secret = "--secret " if key in SECRET_SETTINGS else ""
+        findings.append(f"{name} is missing; set it, or run `pulumi config set {secret}{key} …`")
+    return findings
+
+
+def _text(value: Setting) -> str:
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return (plain or "").strip()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
+@functools.cache
+def _kelpie(connection: Connection) -> Kelpie:
+    return Kelpie(
+        connection.kelpie_url,
+        connection.api_key,
+        connection.organization,
+        connection.project,
+        if_down=connection._if_down,
+    )
+
+
+@functools.cache
+def _salad(connection: Connection) -> Salad:
+    return Salad(
+        connection.salad_url,
+        connection.api_key,
+        connection.organization,
+        connection.project,
+        if_down=connection._if_down,
+    )
+
+
+@functools.cache
+def _storage(connection: Connection, bucket: str) -> Storage:
+    return Storage(
+        connection.s3_endpoint,
+        connection.s3_region,
+        connection.s3_access_key_id,
+        connection.s3_secret_access_key,
+        connection.s3_session_token,
+        bucket,
+        if_down=connection._if_down,
+    )

@@ -1,0 +1,414 @@
+"""SaladCloud: container groups and GPU classes. Facts: UPSTREAM.md, "SaladCloud API"."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, Field, SecretStr
+
+from clients.errors import NotFound, Service, Unavailable
+from clients.http import Answer, Http, Patience, shared_limiter
+from training.errors import BadInput
+
+SALAD_URL = "https://api.salad.com/api/public"
+REQUESTS_A_MINUTE = 240
+NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
+DISPLAY_NAME = re.compile(r"[ ,\-.0-9A-Za-z]{2,63}")
+LONGEST_VALUE = 1000
+GIB = 1024**3
+SLOWEST_POLL = 5.0
+
+Priority = Literal["high", "medium", "low", "batch"]
+RestartPolicy = Literal["always", "on_failure", "never"]
+
+
+class GpuPrice(Answer):
+    """Dollars an hour at a priority. The API has it as a string."""
+
+    priority: str
+    price: Decimal
+
+
+class GpuClass(Answer):
+    """A kind of GPU that can be rented."""
+
+    id: str
+    name: str
+    prices: list[GpuPrice] = Field(default_factory=list)
+    gpu_class_type: str = "community"
+    gpu_count: int = 1
+
+    def price(self, priority: str) -> Decimal | None:
+        """Dollars an hour for one replica, if the class is offered at this priority."""
+        return next((offer.price for offer in self.prices if offer.priority == priority), None)
+
+
+class Resources(Answer):
+    """What a replica has. Memory in MB, storage in bytes, GPU classes by UUID."""
+
+    cpu: int
+    memory: int
+    storage_amount: int | None = None
+    gpu_classes: list[str] = Field(default_factory=list)
+
+
+class Container(Answer):
+    """What a group's replicas run. Values of the environment can be credentials, so all are SecretStr."""
+
+    image: str
+    resources: Resources
+    command: list[str] = Field(default_factory=list)
+    environment_variables: dict[str, SecretStr] = Field(default_factory=dict)
+
+
+class InstanceCounts(Answer):
+    """How many replicas are in which state."""
+
+    allocating_count: int = 0
+    creating_count: int = 0
+    running_count: int = 0
+    stopping_count: int = 0
+
+
+class GroupState(Answer):
+    """pending, running, stopped, succeeded, failed or deploying."""
+
+    status: str
+    description: str = ""
+    instance_status_counts: InstanceCounts = InstanceCounts()
+
+
+class ContainerGroup(Answer):
+    """A container group as SaladCloud tells of it. `priority` is read here and written under `container`."""
+
+    id: str
+    name: str
+    container: Container
+    display_name: str = ""
+    priority: str | None = None
+    replicas: int
+    restart_policy: str = "always"
+    autostart_policy: bool = True
+    country_codes: list[str] = Field(default_factory=list)
+    current_state: GroupState
+    pending_change: bool = False
+    version: int = 1
+
+    def environment_value(self, name: str) -> str | None:
+        """One value of the group's environment, readable."""
+        value = self.container.environment_variables.get(name)
+        return None if value is None else value.get_secret_value()
+
+
+class Instance(Answer):
+    """One replica: allocating, downloading, creating, running or stopping."""
+
+    id: str
+    machine_id: str = ""
+    state: str
+    ready: bool = False
+    version: int = 1
+
+
+class GroupSpec(BaseModel, extra="forbid", frozen=True):
+    """A container group as we want it: the one builder of what is sent to create and to change it.
+
+    Memory in MB, storage and shared memory as SaladCloud has them (bytes and MB), GPU classes by UUID.
+    `command` None leaves the image's own.
+    """
+
+    name: str
+    image: str
+    environment: dict[str, str | SecretStr] = {}
+    cpu: int = 4
+    memory: int = 24 * 1024
+    storage: int = 50 * GIB
+    shm_size: int | None = None
+    gpu_classes: list[str] = []
+    priority: Priority = "batch"
+    replicas: int = 0
+    autostart: bool = True
+    restart_policy: RestartPolicy = "always"
+    command: list[str] | None = None
+    image_caching: bool = True
+    display_name: str | None = None
+    country_codes: list[str] = []
+
+    def findings(self) -> list[str]:
+        """Everything SaladCloud would refuse, so that it can be told at once and before anything is sent."""
+        return [*self._name_findings(), *self._size_findings(), *self._environment_findings()]
+
+    def create_body(self) -> dict[str, Any]:
+        """The body that makes the group. Holds the credentials in plain text. Raises BadInput."""
+        findings = self.findings()
+        if findings:
+            raise BadInput(findings)
+        return {
+            "name": self.name,
+            "autostart_policy": self.autostart,
+            "restart_policy": self.restart_policy,
+            **self._changeable(),
+        }
+
+    def patch_body(self, before: GroupSpec | None = None) -> dict[str, Any]:
+        """The merge patch that makes a group like this; with `before`, only what differs from that.
+
+        Name, autostart policy and restart policy are not in it: those replace the group. Any change below
+        `container` restarts every replica. Raises BadInput.
+        """
+        findings = self.findings()
+        if findings:
+            raise BadInput(findings)
+        wanted = self._changeable()
+        if before is None:
+            return wanted
+        return _difference(before._changeable(), wanted)
+
+    def _changeable(self) -> dict[str, Any]:
+        resources: dict[str, Any] = {
+            "cpu": self.cpu,
+            "memory": self.memory,
+            "storage_amount": self.storage,
+            "gpu_classes": self.gpu_classes,
+        }
+        if self.shm_size is not None:
+            resources["shm_size"] = self.shm_size
+        container: dict[str, Any] = {
+            "image": self.image,
+            "image_caching": self.image_caching,
+            "priority": self.priority,
+            "resources": resources,
+            "environment_variables": {name: _plain(value) for name, value in self.environment.items()},
+        }
+        if self.command is not None:
+            container["command"] = self.command
+        body: dict[str, Any] = {"container": container, "replicas": self.replicas}
+        if self.display_name is not None:
+            body["display_name"] = self.display_name
+        if self.country_codes:
+            body["country_codes"] = self.country_codes
+        return body
+
+    def _name_findings(self) -> list[str]:
+        found = []
+        if not NAME.fullmatch(self.name):
+            found.append(
+                f"the container group's name ({self.name!r}) must be 2 to 63 of a-z, 0-9 and -, begin with a "
+                "letter and not end with -; choose another name"
+            )
+        if self.display_name is not None and not DISPLAY_NAME.fullmatch(self.display_name):
+            found.append(
+                f"the container group's display name ({self.display_name!r}) must be 2 to 63 letters, "
+                "digits, spaces, commas, hyphens and full stops; choose another"
+            )
+        return found
+
+    def _size_findings(self) -> list[str]:
+        limits = (
+            ("cpu", self.cpu, 1, 1024, "cores"),
+            ("memory", self.memory, 1024, 2**30, "MB"),
+            ("storage", self.storage, GIB, 2**50, "bytes"),
+            ("replicas", self.replicas, 0, 500, "replicas"),
+        )
+        return [
+            f"the container group's {name} ({value}) must be {least} to {most} {unit}; change the setting"
+            for name, value, least, most, unit in limits
+            if not least <= value <= most
+        ]
+
+    def _environment_findings(self) -> list[str]:
+        """A value's length, never the value: it can be a credential."""
+        return [
+            f"the environment value {name} has {len(_plain(value))} characters; SaladCloud takes 1 to "
+            f"{LONGEST_VALUE}; " + ("leave it out or give it a value" if not _plain(value) else "shorten it")
+            for name, value in self.environment.items()
+            if not 1 <= len(_plain(value)) <= LONGEST_VALUE
+        ]
+
+
+class _GpuClasses(Answer):
+    items: list[GpuClass]
+
+
+class _Groups(Answer):
+    items: list[ContainerGroup]
+
+
+class _Instances(Answer):
+    instances: list[Instance]
+
+
+class Salad:
+    """SaladCloud's API for one project. Thread-safe; one key's clients share its 240 requests a minute."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: SecretStr,
+        organization: str,
+        project: str,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        patience: Patience | None = None,
+        if_down: str = "try again later",
+    ) -> None:
+        self._organization = f"organizations/{organization}"
+        self._groups = f"{self._organization}/projects/{project}/containers"
+        self._patience = patience or Patience()
+        whose = hashlib.sha256(f"{url} {api_key.get_secret_value()}".encode()).hexdigest()
+        refused = (
+            "check the SaladCloud API key, the organization and the project "
+            f"(given: organization {organization}, project {project})"
+        )
+        self._http = Http(
+            Service("SaladCloud", url, if_refused=refused, if_down=if_down, secrets=(api_key,)),
+            {"Salad-Api-Key": api_key},
+            transport=transport,
+            limiter=shared_limiter(whose, REQUESTS_A_MINUTE),
+            patience=self._patience,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Salad at {self._http.service.host}>"
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._http.close()
+
+    def gpu_classes(self) -> list[GpuClass]:
+        """The GPUs for rent, with prices."""
+        return self._http.read(
+            _GpuClasses, self._http.request("GET", f"{self._organization}/gpu-classes")
+        ).items
+
+    def gpu_class(self, name_or_uuid: str) -> GpuClass:
+        """The GPU class of this name or UUID. Raises BadInput, with the nearest names."""
+        return find_gpu_class(self.gpu_classes(), name_or_uuid)
+
+    def gpu_class_id(self, name_or_uuid: str) -> str:
+        """The UUID of the GPU class of this name (or UUID). Raises BadInput, with the nearest names."""
+        return self.gpu_class(name_or_uuid).id
+
+    def list_groups(self) -> list[ContainerGroup]:
+        """All container groups of the project."""
+        return self._http.read(_Groups, self._http.request("GET", self._groups)).items
+
+    def get_group(self, name: str) -> ContainerGroup | None:
+        """The container group, if there is one of this name."""
+        try:
+            answer = self._http.request("GET", f"{self._groups}/{name}")
+        except NotFound:
+            return None
+        return self._http.read(ContainerGroup, answer)
+
+    def create_group(self, spec: GroupSpec) -> ContainerGroup:
+        """Make the group. Raises BadInput, Conflict (name taken), UncertainOutcome (then read it by name)."""
+        answer = self._http.request("POST", self._groups, body=spec.create_body())
+        return self._http.read(ContainerGroup, answer)
+
+    def patch_group(self, name: str, patch: Mapping[str, Any]) -> ContainerGroup:
+        """Change the group; `patch` is from GroupSpec.patch_body. Raises NotFound."""
+        answer = self._http.request(
+            "PATCH", f"{self._groups}/{name}", body=dict(patch), content_type="application/merge-patch+json"
+        )
+        return self._http.read(ContainerGroup, answer)
+
+    def delete_group(self, name: str, wait_seconds: float = 300) -> None:
+        """Delete the group and wait until it is gone; fine if there is none.
+
+        SaladCloud deletes later than it answers, and until then the name is taken. Raises Unavailable when
+        it is still there after `wait_seconds`.
+        """
+        group = self.get_group(name)
+        if group is None:
+            return
+        try:
+            self._http.request("DELETE", f"{self._groups}/{name}")
+        except NotFound:
+            return
+        deadline, pause = time.monotonic() + wait_seconds, 0.1
+        while (there := self.get_group(name)) is not None and there.id == group.id:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the container group {name} is still being deleted after {wait_seconds:.0f} s",
+                    "its name is taken until it is gone",
+                    "wait a few minutes and run it again",
+                )
+            self._patience.sleep(pause)
+            pause = min(SLOWEST_POLL, pause * 1.5)
+
+    def start_group(self, name: str) -> None:
+        """Start the group. Raises NotFound."""
+        self._http.request("POST", f"{self._groups}/{name}/start", repeatable=True)
+
+    def stop_group(self, name: str) -> None:
+        """Stop the group. Raises NotFound."""
+        self._http.request("POST", f"{self._groups}/{name}/stop", repeatable=True)
+
+    def instances(self, name: str) -> list[Instance]:
+        """The group's replicas as they are now. Raises NotFound."""
+        answer = self._http.request("GET", f"{self._groups}/{name}/instances")
+        return self._http.read(_Instances, answer).instances
+
+
+def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
+    """The class of this UUID, of this name, or the only one whose name contains it. Raises BadInput.
+
+    Case, spaces and punctuation do not count. Where a name is offered as community and secure, it is the
+    community one that is meant: that is what this project trains on.
+    """
+    if _is_uuid(wanted):
+        matches = [gpu for gpu in classes if UUID(gpu.id) == UUID(wanted)]
+    else:
+        key = _letters(wanted)
+        matches = [gpu for gpu in classes if _letters(gpu.name) == key]
+        matches = matches or [gpu for gpu in classes if key and key in _letters(gpu.name)]
+        if len(matches) > 1:
+            matches = [gpu for gpu in matches if gpu.gpu_class_type == "community"] or matches
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(f"{gpu.name} = {gpu.id}" for gpu in matches)
+        raise BadInput([f"the GPU ({wanted}) could be several; give one by name or UUID; {names}"])
+    by_key = {_letters(gpu.name): gpu.name for gpu in classes}
+    near = difflib.get_close_matches(_letters(wanted), by_key, n=3, cutoff=0.3)
+    names = ", ".join(by_key[key] for key in near) or ", ".join(sorted(by_key.values()))
+    raise BadInput(
+        [f"the GPU ({wanted}) is none that SaladCloud offers; use its name or UUID; near: {names}"]
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) from `old` to `new`: what is gone is null."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        if isinstance(value, Mapping) and isinstance(old.get(name), Mapping):
+            if below := _difference(old[name], value):
+                patch[name] = below
+        elif name not in old or old[name] != value:
+            patch[name] = value
+    return patch
+
+
+def _plain(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

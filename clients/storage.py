@@ -1,0 +1,371 @@
+"""A bucket in any S3-compatible storage: Cloudflare R2, AWS, MinIO, the local cloud."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import SecretStr
+
+from clients.errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Service,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    error_for_status,
+)
+from clients.http import LOOPBACK
+from training.errors import BadInput
+
+AWS_URL = "https://s3.amazonaws.com"
+CONNECTIONS = 32
+CHUNK = 1024 * 1024
+MOST_KEYS_A_DELETE = 1000
+DOWNLOAD_TRIES = 3
+NO_LOCATION = frozenset({"auto", "us-east-1"})
+# What S3 calls a wrong key, beside plain 403 and 401.
+WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object without its bytes. `etag` has no quotes; after a multipart upload it is no MD5."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Storage:
+    """One bucket. Thread-safe. Every method raises a ServiceError when the storage refuses or is silent."""
+
+    def __init__(
+        self,
+        endpoint_url: str | None,
+        region: str,
+        access_key_id: str,
+        secret_access_key: SecretStr,
+        session_token: SecretStr | None = None,
+        bucket: str = "",
+        *,
+        if_down: str = "check the storage's endpoint address and the network",
+        retries: int = 4,
+    ) -> None:
+        self.bucket = bucket
+        self.endpoint_url = endpoint_url
+        self.region = region
+        self._key_id = access_key_id
+        self._secret = secret_access_key
+        self._token = session_token
+        self._retries = retries
+        self._service = Service(
+            "object storage",
+            endpoint_url or AWS_URL,
+            if_refused=f"check the storage's access key, its secret, and that it may use bucket {bucket}",
+            if_down=if_down,
+            secrets=tuple(s for s in (secret_access_key, session_token, SecretStr(access_key_id)) if s),
+        )
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Storage {self.bucket} at {self._service.host}>"
+
+    def exists(self) -> bool:
+        """Whether the bucket is there. Raises Unauthorized when it is somebody else's."""
+        return self._unless_missing(lambda: self._call("head_bucket")) is not None
+
+    def ensure(self) -> bool:
+        """Make the bucket unless it is there; whether it was made."""
+        if self.exists():
+            return False
+        self.create_bucket()
+        return True
+
+    def create_bucket(self) -> None:
+        """Make the bucket. Raises Conflict when the name is taken."""
+        place: dict[str, Any] = {}
+        if self.region not in NO_LOCATION and self.endpoint_url is None:
+            place["CreateBucketConfiguration"] = {"LocationConstraint": self.region}
+        self._call("create_bucket", **place)
+
+    def delete_bucket(self) -> None:
+        """Delete the bucket; fine if there is none. Raises Conflict when it holds objects."""
+        self._unless_missing(lambda: self._call("delete_bucket"))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Size and ETag; None when there is no such object (a missing bucket looks the same)."""
+        answer = self._unless_missing(lambda: self._call("head_object", Key=key))
+        return answer and ObjectInfo(key, answer["ContentLength"], answer["ETag"].strip('"'))
+
+    def get_bytes(self, key: str) -> bytes | None:
+        """The whole object; None when there is none. Raises NotFound when there is no bucket."""
+        try:
+            return self._read("get_object", Key=key)
+        except NotFound as error:
+            if error.code == "NoSuchBucket":
+                raise
+            return None
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """At most `length` bytes from byte `start` on; fewer at the object's end. Raises NotFound."""
+        if length <= 0:
+            return b""
+        try:
+            return self._read("get_object", Key=key, Range=f"bytes={start}-{start + length - 1}")
+        except Invalid as error:
+            # Beyond the end: 416 InvalidRange; some storages say 400 InvalidArgument.
+            if error.status == 416 or error.code == "InvalidArgument":
+                return b""
+            raise
+
+    def put_bytes(
+        self, key: str, data: bytes, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
+        """Write the object and return its ETag.
+
+        `if_none_match`: only if there is none; `if_match`: only if it still has this ETag. Raises Conflict
+        otherwise. Two writers that must know which of them won write different bytes: an answer that got
+        lost is told from a lost race by reading the object back.
+        """
+        condition: dict[str, str] = {}
+        if if_none_match:
+            condition["IfNoneMatch"] = "*"
+        if if_match is not None:
+            condition["IfMatch"] = f'"{if_match.strip(chr(34))}"'
+        try:
+            return self._put(key, data, condition)
+        except Conflict as conflict:
+            # botocore repeats a PUT whose answer was lost; the second one then meets the first one's object.
+            if not conflict.repeated or self.get_bytes(key) != data:
+                raise
+            there = self.head(key)
+            if there is None:
+                raise
+            return there.etag
+
+    def put_file(self, key: str, path: Path, sha256: str) -> str:
+        """Upload a file (up to some 100 MB: it is read whole) and return its ETag.
+
+        The bytes sent are the bytes hashed. Raises BadInput when they are not those of `sha256` (64 hex).
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadInput([f"{path} cannot be read ({error.strerror}); restore it and run again"]) from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            change = f"SHA-256 {found[:12]}…, was {sha256[:12]}…"
+            raise BadInput([f"{path} has changed since it was read ({change}); run again"])
+        return self._put(key, data, {})
+
+    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """Fetch the object into the file `path`, which appears only when it is whole.
+
+        Raises NotFound; ServiceError when the bytes are not those of `sha256` (64 hex), if that is given.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        try:
+            found = self._download(key, part)
+            if sha256 is not None and found != sha256:
+                raise ServiceError(
+                    f"{key} in bucket {self.bucket} is not what was written there (SHA-256 {found[:12]}…)",
+                    f"it should be {sha256[:12]}…",
+                    "fetch it again; if that does not help, the object is damaged",
+                )
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object (up to 5 GB) inside the bucket. Raises NotFound."""
+        self._call("copy_object", Key=target, CopySource={"Bucket": self.bucket, "Key": source})
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key begins with `prefix`, by key."""
+        for page in self._pages(Prefix=prefix):
+            for item in page.get("Contents", []):
+                yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'))
+
+    def list_folders(self, prefix: str = "") -> Sequence[str]:
+        """Names (without slash) of the folders directly below `prefix`, which is empty or ends in a slash."""
+        folders = [
+            entry["Prefix"]
+            for page in self._pages(Prefix=prefix, Delimiter="/")
+            for entry in page.get("CommonPrefixes", [])
+        ]
+        return sorted(folder.removeprefix(prefix).rstrip("/") for folder in folders)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects; fine for those that are not there. Raises ServiceError naming one that stayed."""
+        for start in range(0, len(keys), MOST_KEYS_A_DELETE):
+            batch = keys[start : start + MOST_KEYS_A_DELETE]
+            answer = self._call(
+                "delete_objects", Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+            )
+            errors = answer.get("Errors", [])
+            if errors:
+                first = errors[0]
+                words = self._service.clean(f"{first.get('Code', '')}: {first.get('Message', '')}")
+                raise ServiceError(
+                    f"{len(errors)} objects of bucket {self.bucket} were not deleted",
+                    f"{first.get('Key')}: {words}",
+                    self._service.if_refused,
+                )
+
+    def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> str:
+        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        answer = self._call("put_object", Key=key, Body=data, ContentMD5=md5, **condition)
+        return str(answer["ETag"]).strip('"')
+
+    def _read(self, operation: str, **arguments: Any) -> bytes:
+        """The body of an answer, fetched again when the connection breaks in its middle."""
+        return self._again(lambda: bytes(self._call(operation, **arguments)["Body"].read()))
+
+    def _download(self, key: str, part: Path) -> str:
+        """Write the object to `part` and return its SHA-256."""
+
+        def once() -> str:
+            digest = hashlib.sha256()
+            with part.open("wb") as file:
+                for chunk in self._call("get_object", Key=key)["Body"].iter_chunks(CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+            return digest.hexdigest()
+
+        return self._again(once)
+
+    def _again(self, once: Callable[[], R]) -> R:
+        """`once`, tried again when a body ends early: botocore's own retries end where the body begins."""
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # ships no types
+
+        for left in reversed(range(DOWNLOAD_TRIES)):
+            try:
+                return once()
+            except BotoCoreError as failure:
+                if not left:
+                    raise self._no_answer(failure) from None
+        raise AssertionError("unreachable")
+
+    def _pages(self, **arguments: Any) -> Iterator[Mapping[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", **arguments, **token)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _unless_missing(self, call: Callable[[], Any]) -> Any:
+        with suppress(NotFound):
+            return call()
+        return None
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        """One S3 operation on the bucket, its failures as ServiceError."""
+        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+        try:
+            return getattr(self._client(), operation)(Bucket=self.bucket, **arguments)
+        except ClientError as failure:
+            raise self._refused(operation, str(arguments.get("Key", "")), failure.response) from None
+        except ParamValidationError as failure:
+            raise Invalid(f"{operation} on bucket {self.bucket}: {self._service.clean(str(failure))}") from None
+        except BotoCoreError as failure:
+            raise self._no_answer(failure) from None
+
+    def _refused(self, operation: str, key: str, answer: Mapping[str, Any]) -> ServiceError:
+        error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
+        code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
+        # An answer without a body (HEAD) has its status for a code.
+        said = "" if code.isdigit() else f"{code}: {error.get('Message', '')}"
+        words = self._service.clean(said)
+        what = f"{operation} {'/'.join(p for p in (self.bucket, key) if p)} at {self._service.host}"
+        if code in WRONG_KEY:
+            typed: ServiceError = Unauthorized(
+                f"{what} was answered {status}: {words}", "", self._service.if_refused
+            )
+        elif code == "NoSuchBucket":
+            typed = NotFound(
+                f"there is no bucket {self.bucket} at {self._service.host}",
+                "",
+                "check its name and the endpoint's address; `pulumi up` makes it",
+            )
+        elif code in ("BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"):
+            typed = Conflict(f"{what} was answered {status}: {words}")
+        else:
+            typed = error_for_status(self._service, status, what, words)
+        typed.status = status
+        typed.code = code
+        typed.repeated = meta.get("RetryAttempts", 0) > 0
+        return typed
+
+    def _no_answer(self, failure: Exception) -> Unavailable:
+        kind = type(failure).__name__
+        reason = self._service.clean(str(failure))
+        return Unavailable(
+            f"bucket {self.bucket}: no answer from {self._service.host} ({kind}: {reason})",
+            "",
+            self._service.if_down,
+        )
+
+    def _client(self) -> Any:
+        """The boto3 client (thread-safe), made at the first use: importing boto3 takes a while."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make_client()
+            return self._made
+
+    def _make_client(self) -> Any:
+        import boto3  # type: ignore[import-untyped]  # boto3 ships no types
+        import botocore.session  # type: ignore[import-untyped]
+        from botocore.config import Config  # type: ignore[import-untyped]
+        from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
+
+        # Only what is given here counts: not the profile, the files and the endpoint of the user's AWS CLI.
+        core = botocore.session.Session()
+        for name, value in (("profile", None), ("config_file", os.devnull), ("credentials_file", os.devnull)):
+            core.set_config_variable(name, value)
+        local = httpx.URL(self._service.url).host in LOOPBACK
+        config = Config(
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=CONNECTIONS,
+            retries={"mode": "standard", "total_max_attempts": self._retries + 1},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            ignore_configured_endpoint_urls=True,
+            s3={"addressing_style": "path" if self.endpoint_url else "auto"},
+            # A proxy of the user's does not lead to the local cloud.
+            proxies={} if local else None,
+        )
+        client = boto3.Session(botocore_session=core).client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self._key_id,
+            aws_secret_access_key=self._secret.get_secret_value(),
+            aws_session_token=self._token.get_secret_value() if self._token else None,
+            config=config,
+        )
+        # A server that refuses before it has asked for the body leaves the connection in a state where the
+        # next request is taken for that body. So the body goes along at once.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client

@@ -1,0 +1,107 @@
+"""Which Pulumi runs the stack, with what environment: the CLI where it is on the PATH, else the embedded engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import FluxError
+
+ENGINE_VARIABLE = "ENGINE"
+PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+# The local cloud's stack holds no secret worth one; Pulumi wants a passphrase all the same.
+LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - it protects nothing, and says so
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`command` is how it is started; `environment` is its whole environment."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    stack: str
+
+    def run(self, *arguments: str) -> int:
+        """Run one of Pulumi's commands with its output going to the user; the exit code."""
+        return _wait(subprocess.Popen(self._line(arguments), env=dict(self.environment)))  # noqa: S603 - our own words
+
+    def select(self) -> None:
+        """Make the stack if there is none yet. Raises FluxError with what the engine said."""
+        self._quietly("stack", "select", "--create")
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs as they are in the state. Raises FluxError."""
+        outputs = json.loads(self._quietly("stack", "output", "--json"))
+        return outputs if isinstance(outputs, dict) else {}
+
+    def _quietly(self, *arguments: str) -> str:
+        line = self._line(arguments)
+        done = subprocess.run(line, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            words = (done.stderr or done.stdout).strip()
+            raise FluxError(f"`{' '.join(arguments)}` failed for stack {self.stack}: {words}")
+        return done.stdout
+
+    def _line(self, arguments: tuple[str, ...]) -> list[str]:
+        line = [*self.command, *arguments]
+        if arguments[:2] == ("stack", "select"):
+            return [*line, self.stack, "--non-interactive"]
+        return [*line, "--stack", self.stack, "--non-interactive"]
+
+
+def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
+    """The command for ENGINE=`wanted` (empty: the CLI if there is one). Raises FluxError."""
+    embedded = (sys.executable, "-m", "engine")
+    if wanted == "embedded" or (wanted == "" and cli is None):
+        return embedded
+    if wanted not in ("", "cli"):
+        raise FluxError(
+            f"{ENGINE_VARIABLE}={wanted}", "it is `embedded` or `cli`", "set one of these or nothing"
+        )
+    if cli is None:
+        raise FluxError(
+            f"{ENGINE_VARIABLE}=cli, but no `pulumi` is on the PATH", "", "install it or use ENGINE=embedded"
+        )
+    return (cli,)
+
+
+def find_engine(stack: str, local: bool, environ: Mapping[str, str] = os.environ) -> Engine:
+    """The engine for a stack; `local` when it runs in the cloud on this machine. Raises FluxError."""
+    environment = dict(environ)
+    command = choose_command(
+        environ.get(ENGINE_VARIABLE, ""), shutil.which("pulumi", path=environ.get("PATH"))
+    )
+    if not any(name in environ for name in PASSPHRASE_VARIABLES):
+        if not local:
+            raise FluxError(
+                f"stack {stack} needs the passphrase its secrets are encrypted with",
+                "",
+                f"set {' or '.join(PASSPHRASE_VARIABLES)}",
+            )
+        environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
+    environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
+    return Engine(command, environment, stack)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The engine ends what it began before it stops, and we wait for that."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # A terminal sends Ctrl-C to the engine as well; a second one would make it stop at once.
+            if not sys.stdin.isatty():
+                process.send_signal(signal.SIGINT)
+
+
+def project_root() -> Path:
+    """The checkout: where Pulumi.yaml lies."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,66 @@
+"""Results from the bucket to outputs/<job>/<run id>/. What is there already is not fetched again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clients.kelpie import Job
+from clients.results import read_json
+from clients.storage import Storage
+from commands.stack_jobs import Sight
+
+RECORD = "run.json"
+
+
+def fetch(sight: Sight, storage: Storage, folder: Path) -> Path:
+    """Bring one run's weights, samples, train.yml, progress and loss; returns where they lie. Raises ServiceError."""
+    keys = sight.job.keys
+    target = folder / sight.job.name / sight.job.run_id
+    wanted = {f"{keys.config}train.yml": "train.yml", f"{keys.output}loss.csv": "loss.csv"}
+    wanted |= {
+        item.key: item.key.removeprefix(keys.output) for item in storage.list(f"{keys.output}samples/")
+    }
+    wanted |= {keys.weights: f"{sight.job.name}.safetensors"}
+    # Small and rewritten while a run lasts: always anew.
+    fresh = {keys.progress: "progress.json", keys.done: "done.json"}
+    digest = (read_json(storage, keys.done) or {}).get("sha256")
+    for key, name in wanted.items():
+        info = storage.head(key)
+        path = target / name
+        if info is None or (path.is_file() and path.stat().st_size == info.size):
+            continue
+        storage.download(key, path, sha256=digest if key == keys.weights else None)
+    for key, name in fresh.items():
+        if storage.head(key) is not None:
+            storage.download(key, target / name)
+    write_record(target / RECORD, read_json(storage, keys.record) or {}, sight)
+    return target
+
+
+def write_record(path: Path, record: dict[str, Any], sight: Sight) -> None:
+    """run.json completed with what the queue knows: the recipe's kelpie_job.json. Kept when the queue knows no more."""
+    queue = _queue_facts(sight.queue_job)
+    if queue is None:
+        queue = _queue_facts_before(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**record, "state": sight.state, "kelpie": queue}, indent=2, sort_keys=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _queue_facts(job: Job | None) -> dict[str, Any] | None:
+    if job is None:
+        return None
+    facts = {"id", "status", "container_group_id", "machine_id", "num_heartbeats", "num_failures"}
+    times = {"created", "started", "completed", "failed", "canceled", "heartbeat"}
+    return job.model_dump(mode="json", include=facts | times, exclude_none=True)
+
+
+def _queue_facts_before(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("kelpie")
+    except (OSError, ValueError, AttributeError):
+        return None

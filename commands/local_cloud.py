@@ -1,0 +1,31 @@
+"""Starting and stopping the cloud on this machine, as the separate program that it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from training.errors import FluxError
+
+# Options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
+OPTIONS_VARIABLE = "LOCALCLOUD"
+
+
+def start(environ: Mapping[str, str] = os.environ) -> None:
+    """Start it, or find it running. Raises FluxError; what went wrong it has said itself."""
+    _call("start", *environ.get(OPTIONS_VARIABLE, "").split())
+
+
+def stop() -> None:
+    """Stop it; its files stay. Raises FluxError."""
+    _call("stop")
+
+
+def _call(*arguments: str) -> None:
+    code = subprocess.run([sys.executable, "-m", "localcloud", *arguments], check=False).returncode  # noqa: S603 - our own words
+    if code != 0:
+        raise FluxError(
+            f"the local cloud could not {arguments[0]} (exit code {code})", "", "its own words are above"
+        )

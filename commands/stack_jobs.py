@@ -1,0 +1,101 @@
+"""The jobs a stack's outputs name, as they stand now in queue and bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clients.errors import NotFound
+from clients.kelpie import Job, Kelpie
+from clients.results import inspect_run, read_json
+from clients.storage import Storage
+from training.run import RunKeys
+from training.run_state import ENDED, RUNNING, explain, run_state
+
+
+@dataclass(frozen=True)
+class StackJob:
+    """One entry of the stack output `jobs`."""
+
+    name: str
+    run_id: str
+    kelpie_id: str
+    steps: int
+    keys: RunKeys
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A job as just seen. `reason` is empty unless it ended badly; `progress` is the launcher's progress.json."""
+
+    job: StackJob
+    state: str
+    reason: str
+    progress: Mapping[str, Any]
+    queue_job: Job | None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
+    """The jobs of a stack's outputs, by name; none when it has none yet."""
+    return [
+        StackJob(
+            name,
+            entry["runId"],
+            entry.get("kelpieId") or "",
+            int(entry["steps"]),
+            RunKeys(entry["folder"], name),
+        )
+        for name, entry in sorted((outputs.get("jobs") or {}).items())
+    ]
+
+
+def look(job: StackJob, kelpie: Kelpie, storage: Storage) -> Sight:
+    """See how a job is. Raises ServiceError."""
+    queue_job = _queue_job(kelpie, job.kelpie_id)
+    evidence = inspect_run(storage, job.keys, job.steps)
+    state = run_state(queue_job.status if queue_job else None, evidence)
+    progress = read_json(storage, job.keys.progress) or {}
+    reason = explain(state, evidence)
+    if reason and progress.get("message"):
+        reason = f"{reason}: {progress['message']}"
+    return Sight(job, state, reason, progress, queue_job)
+
+
+def describe(sight: Sight) -> str:
+    """One line for a person: `training, step 120 of 300, loss 0.412, about 1 min left`."""
+    progress = sight.progress
+    if sight.reason:
+        return f"{sight.state}: {sight.reason}"
+    if sight.state != RUNNING or not progress:
+        return sight.state
+    words = [str(progress.get("state") or RUNNING)]
+    if progress.get("step"):
+        words.append(f"step {progress['step']} of {progress.get('steps', sight.job.steps)}")
+    if isinstance(progress.get("loss_smoothed"), int | float):
+        words.append(f"loss {progress['loss_smoothed']:.4f}")
+    if isinstance(progress.get("eta_seconds"), int | float):
+        words.append(f"about {duration(progress['eta_seconds'])} left")
+    return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _queue_job(kelpie: Kelpie, kelpie_id: str) -> Job | None:
+    if not kelpie_id:
+        return None
+    try:
+        return kelpie.get_job(kelpie_id)
+    except NotFound:
+        return None

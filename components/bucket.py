@@ -1,0 +1,102 @@
+"""The bucket: made if it is not there, marked with whose it is, kept while it holds results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from clients.errors import Conflict
+from clients.results import read_json
+from clients.storage import Storage
+from components.messages import inform
+from components.provider import FluxProvider, Props, inputs_of, replace_on
+from training.errors import FluxError
+from training.manifest import canonical_json
+from training.run import Layout
+
+INPUTS = ("kind", "bucket", "prefix", "owner", "adopt")
+
+
+class BucketProvider(FluxProvider):
+    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        return replace_on(("kind", "bucket", "prefix"), olds, news)
+
+    def create(self, props: Props) -> CreateResult:
+        storage = self.connection.storage(props["bucket"])
+        if not storage.exists():
+            storage.create_bucket()
+        mark_as_ours(storage, Layout(props["prefix"]), props["owner"], adopt=bool(props["adopt"]))
+        return CreateResult(props["bucket"], inputs_of(props, INPUTS))
+
+    def read(self, id_: str, props: Props) -> ReadResult:
+        storage = self.connection.storage(props["bucket"])
+        if not storage.exists() or owner_of(storage, Layout(props["prefix"])) != props["owner"]:
+            return ReadResult("", {})
+        outputs = inputs_of(props, INPUTS)
+        return ReadResult(id_, outputs, outputs)
+
+    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
+        storage = self.connection.storage(news["bucket"])
+        mark_as_ours(storage, Layout(news["prefix"]), news["owner"], adopt=bool(news["adopt"]))
+        return UpdateResult(inputs_of(news, INPUTS))
+
+    def delete(self, _id: str, props: Props) -> None:
+        storage = self.connection.storage(props["bucket"])
+        layout = Layout(props["prefix"])
+        if not storage.exists():
+            return
+        kept = [
+            item for item in storage.list(layout.prefix) if not item.key.startswith(f"{layout.prefix}.flux/")
+        ]
+        if kept:
+            inform(
+                f"bucket {props['bucket']} stays: it holds {len(kept)} objects of results below {layout.runs}"
+            )
+            return
+        storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])
+        if next(iter(storage.list("")), None) is None:
+            storage.delete_bucket()
+
+
+def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool) -> None:
+    """Write `.flux/owner.json`, or find our own there.
+
+    Raises FluxError when it names somebody else, unless `adopt`, or when there is no mark but objects of others.
+    """
+    present = owner_of(storage, layout)
+    if present == owner:
+        return
+    mark = canonical_json({"version": 1, "owner": owner})
+    where = f"{storage.bucket}/{layout.prefix}"
+    if present is None and not adopt and next(iter(storage.list(layout.prefix)), None) is not None:
+        raise FluxError(
+            f"bucket {where} holds objects that are not this project's",
+            "it takes only an empty bucket or prefix, or its own",
+            "choose another storage.bucket or storage.prefix, or set `adopt: true`",
+        )
+    if present is not None and not adopt:
+        raise FluxError(
+            f"bucket {where} belongs to {present}",
+            f"{owner} must not write into another stack's bucket",
+            "choose another storage.bucket or storage.prefix, or set `adopt: true`",
+        )
+    try:
+        storage.put_bytes(layout.owner, mark, if_none_match=not adopt)
+    except Conflict:
+        mark_as_ours(storage, layout, owner, adopt)
+
+
+def owner_of(storage: Storage, layout: Layout) -> str | None:
+    mark = read_json(storage, layout.owner)
+    return None if mark is None else str(mark.get("owner"))
+
+
+class Bucket(Resource, module="flux", name="Bucket"):
+    """R2 or any S3 bucket. `prefix` is empty or ends in a slash."""
+
+    bucket: pulumi.Output[str]
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(BucketProvider(), name, props, opts)

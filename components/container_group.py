@@ -1,0 +1,191 @@
+"""The SaladCloud container group: the replicas that train.
+
+With a scaling rule its replicas and whether it runs are Kelpie's (UPSTREAM.md), so they are neither sent nor drift.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from clients.connection import Connection
+from clients.errors import Conflict, UncertainOutcome
+from clients.salad import GIB, ContainerGroup, GroupSpec, Salad
+from components.node_environment import fingerprint, node_environment
+from components.provider import FluxProvider, Props, inputs_of, replace_on
+from training.errors import FluxError
+
+INPUTS = (
+    "name",
+    "image",
+    "gpu",
+    "priority",
+    "cpu",
+    "memory",
+    "storage",
+    "replicas",
+    "autoscale",
+    "environment",
+    "credentials",
+    "owner",
+    "adopt",
+)
+OWNER_VARIABLE = "FLUX_OWNER"
+MB_PER_GB = 1024
+
+
+class ContainerGroupProvider(FluxProvider):
+    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        # PATCH has no `name` (UPSTREAM.md). Autostart and restart policy are constant here.
+        return replace_on(("name",), olds, news)
+
+    def create(self, props: Props) -> CreateResult:
+        salad = self.connection.salad()
+        spec = group_spec(props, self.connection, salad)
+        group = salad.get_group(spec.name)
+        if group is None:
+            group = _create(salad, spec)
+        if group.environment_value(OWNER_VARIABLE) != props["owner"] and not props["adopt"]:
+            raise _not_ours(group, props["owner"])
+        group = bring_in_line(salad, group, spec, autoscale=bool(props["autoscale"]))
+        return CreateResult(group.id, _outputs(props, group))
+
+    def read(self, id_: str, props: Props) -> ReadResult:
+        group = self.connection.salad().get_group(props["name"])
+        # A group of the same name made anew is another group: the jobs queued for the old id never run there.
+        if group is None or group.id != id_:
+            return ReadResult("", {})
+        return ReadResult(id_, _outputs(props, group) | seen_inputs(props, group), seen_inputs(props, group))
+
+    def update(self, id_: str, _olds: Props, news: Props) -> UpdateResult:
+        salad = self.connection.salad()
+        group = salad.get_group(news["name"])
+        if group is None or group.id != id_:
+            raise FluxError(
+                f"container group {news['name']} is gone or was made anew by somebody else",
+                "",
+                "run `make refresh`",
+            )
+        spec = group_spec(news, self.connection, salad)
+        group = bring_in_line(salad, group, spec, autoscale=bool(news["autoscale"]))
+        return UpdateResult(_outputs(news, group))
+
+    def delete(self, id_: str, props: Props) -> None:
+        salad = self.connection.salad()
+        group = salad.get_group(props["name"])
+        if group is not None and group.id == id_:
+            salad.delete_group(props["name"])
+
+
+def group_spec(props: Props, connection: Connection, salad: Salad) -> GroupSpec:
+    """What is asked of SaladCloud: the stack's settings, our mark, and the bucket's keys for the worker."""
+    return GroupSpec(
+        name=props["name"],
+        display_name=props["name"],
+        image=props["image"],
+        cpu=int(props["cpu"]),
+        memory=int(props["memory"]) * MB_PER_GB,
+        storage=int(props["storage"]) * GIB,
+        gpu_classes=[salad.gpu_class_id(props["gpu"])],
+        priority=props["priority"],
+        replicas=int(props["replicas"]),
+        autostart=False,
+        environment={**props["environment"], OWNER_VARIABLE: props["owner"], **node_environment(connection)},
+    )
+
+
+def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscale: bool) -> ContainerGroup:
+    """Change what differs and nothing else: an environment sent again would restart every replica."""
+    before = spec_of(group, spec)
+    wanted = spec.model_copy(update={"replicas": group.replicas}) if autoscale else spec
+    patch = wanted.patch_body(before)
+    if patch:
+        group = salad.patch_group(spec.name, patch)
+    if not autoscale:
+        if spec.replicas > 0 and group.current_state.status == "stopped":
+            salad.start_group(spec.name)
+        elif spec.replicas == 0 and group.current_state.status != "stopped":
+            salad.stop_group(spec.name)
+    return group
+
+
+def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
+    """The group as it is, in the fields that we set; what an answer leaves out counts as we want it."""
+    resources = group.container.resources
+    seen: dict[str, Any] = {
+        "image": group.container.image,
+        "cpu": resources.cpu,
+        "memory": resources.memory,
+        "storage": resources.storage_amount if resources.storage_amount is not None else wanted.storage,
+        "gpu_classes": resources.gpu_classes,
+        "priority": group.priority or wanted.priority,
+        "replicas": group.replicas,
+        "display_name": group.display_name or wanted.display_name,
+        "environment": dict(group.container.environment_variables),
+    }
+    return wanted.model_copy(update=seen)
+
+
+def seen_inputs(props: Props, group: ContainerGroup) -> Props:
+    """The inputs as the group really has them, so that the next preview shows what drifted and why."""
+    resources = group.container.resources
+    seen = inputs_of(props, INPUTS) | {
+        "image": group.container.image,
+        "cpu": resources.cpu,
+        "memory": resources.memory // MB_PER_GB,
+        "priority": group.priority or props["priority"],
+        "environment": {
+            name: value
+            for name in props["environment"]
+            if (value := group.environment_value(name)) is not None
+        },
+        "owner": group.environment_value(OWNER_VARIABLE) or "",
+        "credentials": fingerprint(
+            {
+                name: value.get_secret_value()
+                for name, value in group.container.environment_variables.items()
+                if name not in (*props["environment"], OWNER_VARIABLE)
+            }
+        ),
+    }
+    if resources.storage_amount is not None:
+        seen["storage"] = resources.storage_amount // GIB
+    if resources.gpu_classes != [props["gpuClass"]]:
+        seen["gpu"] = ",".join(resources.gpu_classes)
+    if not props["autoscale"]:
+        seen["replicas"] = group.replicas
+    return seen
+
+
+def _create(salad: Salad, spec: GroupSpec) -> ContainerGroup:
+    try:
+        return salad.create_group(spec)
+    except (Conflict, UncertainOutcome):
+        # Somebody was faster, or the answer got lost: what is there now decides.
+        group = salad.get_group(spec.name)
+        if group is None:
+            raise
+        return group
+
+
+def _outputs(props: Props, group: ContainerGroup) -> Props:
+    return {**inputs_of(props, INPUTS), "gpuClass": ",".join(group.container.resources.gpu_classes)}
+
+
+def _not_ours(group: ContainerGroup, owner: str) -> FluxError:
+    other = group.environment_value(OWNER_VARIABLE)
+    return FluxError(
+        f"container group {group.name} exists already and "
+        + (f"belongs to {other}" if other else "is not this project's"),
+        f"{owner} must not change another one's group",
+        "choose another cluster.name, delete that group, or set `adopt: true`",
+    )
+
+
+class TrainingGroup(Resource, module="flux", name="ContainerGroup"):
+    """Its Pulumi id is SaladCloud's id of the group."""
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(ContainerGroupProvider(), name, {**props, "gpuClass": None}, opts)

@@ -1,0 +1,149 @@
+"""One immutable set of images in the bucket. Sent once, whatever number of jobs trains on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from clients.storage import Storage
+from components.messages import inform, progress
+from components.provider import FluxProvider, Props, inputs_of, replace_on
+from training.errors import FluxError
+from training.folder import ImageSet, read_images
+from training.manifest import Image, dataset_index, parse_dataset_index
+from training.run import Layout
+
+INPUTS = ("bucket", "prefix", "name", "folder", "digest", "images", "bytes")
+
+
+class DatasetProvider(FluxProvider):
+    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        return replace_on(("bucket", "prefix", "digest"), olds, news)
+
+    def create(self, props: Props) -> CreateResult:
+        storage = self.connection.storage(props["bucket"])
+        layout = Layout(props["prefix"])
+        # Before the first image: an upload that dies half-way is then still ours to take down.
+        storage.put_bytes(_reference(layout, props), b"{}")
+        if not is_complete(storage, layout, props["digest"]):
+            image_set = read_images(Path(props["folder"]).parent)
+            if image_set.digest != props["digest"]:
+                raise FluxError(f"{props['folder']} changed while the update was running", "", "run it again")
+            send(storage, layout, image_set)
+        return CreateResult(props["digest"], inputs_of(props, INPUTS))
+
+    def read(self, id_: str, props: Props) -> ReadResult:
+        storage = self.connection.storage(props["bucket"])
+        if not is_complete(storage, Layout(props["prefix"]), props["digest"]):
+            return ReadResult("", {})
+        outputs = inputs_of(props, INPUTS)
+        return ReadResult(id_, outputs, outputs)
+
+    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
+        # Only where the folder lies has changed: the images are the same, or this would be a replacement.
+        return UpdateResult(inputs_of(news, INPUTS))
+
+    def delete(self, _id: str, props: Props) -> None:
+        storage = self.connection.storage(props["bucket"])
+        layout = Layout(props["prefix"])
+        digest = props["digest"]
+        storage.delete_many([_reference(layout, props)])
+        if next(iter(storage.list(layout.dataset_references(digest))), None) is not None:
+            return
+        if self._is_being_trained_on(props["bucket"], layout.dataset(digest)):
+            inform(f"the images of dataset {digest[:12]} stay: an unfinished run still trains on them")
+            return
+        # The index first: what is left of an interrupted removal can then never pass for a whole dataset.
+        storage.delete_many([layout.dataset_index(digest)])
+        storage.delete_many([item.key for item in storage.list(layout.dataset(digest))])
+
+    def _is_being_trained_on(self, bucket: str, dataset: str) -> bool:
+        kelpie = self.connection.kelpie()
+        return any(
+            rule.bucket == bucket and rule.prefix.rstrip("/") == dataset.rstrip("/")
+            for status in ("pending", "running")
+            for job in kelpie.list_jobs(status=status)
+            if job.sync is not None
+            for rule in job.sync.before
+        )
+
+
+def is_complete(storage: Storage, layout: Layout, digest: str) -> bool:
+    """Whether the index is there and every image it names lies in the bucket with its size."""
+    raw = storage.get_bytes(layout.dataset_index(digest))
+    if raw is None:
+        return False
+    try:
+        wanted = parse_dataset_index(raw)
+    except ValueError:
+        return False
+    return not missing(storage, layout, digest, wanted)
+
+
+def missing(storage: Storage, layout: Layout, digest: str, wanted: dict[str, Image]) -> list[str]:
+    """The names of the images that are not in the bucket, or have another size there."""
+    folder = layout.dataset(digest)
+    present = {item.key.removeprefix(folder): item.size for item in storage.list(folder)}
+    return [name for name, image in sorted(wanted.items()) if present.get(name) != image.size]
+
+
+def send(storage: Storage, layout: Layout, image_set: ImageSet) -> None:
+    """Bring every image that is not there yet: copied inside the bucket where another dataset has it, else uploaded.
+
+    The index is written last, and only when all of them are seen in the bucket.
+    """
+    folder = layout.dataset(image_set.digest)
+    todo = missing(storage, layout, image_set.digest, image_set.images)
+    elsewhere = images_elsewhere(storage, layout) if todo else {}
+    for number, name in enumerate(todo, 1):
+        image = image_set.images[name]
+        source = elsewhere.get((image.sha256, image.size))
+        progress(f"{'copying' if source else 'uploading'} {name} ({number} of {len(todo)})")
+        if source:
+            storage.copy(source, folder + name)
+        else:
+            storage.put_file(folder + name, image_set.folder / name, sha256=image.sha256)
+    still_missing = missing(storage, layout, image_set.digest, image_set.images)
+    if still_missing:
+        raise FluxError(
+            f"the bucket lacks {', '.join(still_missing)} after the upload",
+            "a dataset is only used when every image is there",
+            "run it again",
+        )
+    storage.put_bytes(layout.dataset_index(image_set.digest), dataset_index(image_set.images))
+
+
+def images_elsewhere(storage: Storage, layout: Layout) -> dict[tuple[str, int], str]:
+    """Where the bucket has an image already: (SHA-256, size) → key, from the indexes of whole datasets."""
+    found: dict[tuple[str, int], str] = {}
+    for item in storage.list(layout.dataset_indexes):
+        digest = item.key.removeprefix(layout.dataset_indexes).removesuffix(".json")
+        raw = storage.get_bytes(item.key)
+        if raw is None:
+            continue
+        try:
+            images = parse_dataset_index(raw)
+        except ValueError:
+            continue
+        absent = set(missing(storage, layout, digest, images))
+        for name, image in images.items():
+            if name not in absent:
+                found[image.sha256, image.size] = layout.dataset(digest) + name
+    return found
+
+
+def _reference(layout: Layout, props: Props) -> str:
+    """Says that the dataset resource of this name wants the images: two resources may want the same ones."""
+    return f"{layout.dataset_references(props['digest'])}{props['name']}.json"
+
+
+class Dataset(Resource, module="flux", name="Dataset"):
+    """Named after the first declared job that has these images."""
+
+    digest: pulumi.Output[str]
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(DatasetProvider(), name, props, opts)

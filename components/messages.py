@@ -1,0 +1,45 @@
+"""Words from a provider to the person in front of the terminal, in the row of the resource they are about.
+
+A provider process cannot use pulumi.log (it has no engine); it has the engine's address in its arguments [PULUMI.md, measured].
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+import grpc
+from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
+
+
+def progress(text: str, urn: str = "") -> None:
+    """Shown while it lasts, not repeated at the end."""
+    _log(text, urn, ephemeral=True)
+
+
+def inform(text: str, urn: str = "") -> None:
+    """Shown among the diagnostics."""
+    _log(text, urn, ephemeral=False)
+
+
+def _log(text: str, urn: str, ephemeral: bool) -> None:
+    engine = _engine()
+    if engine is None:
+        return
+    request = engine_pb2.LogRequest(severity=engine_pb2.INFO, message=text, urn=urn, ephemeral=ephemeral)
+    try:
+        engine.Log(request, timeout=5)
+    except grpc.RpcError:
+        # Words are all that is lost; the work they are about goes on.
+        return
+
+
+@cache
+def _engine() -> Any:
+    address = sys.argv[1] if len(sys.argv) > 1 else ""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return None
+    # pulumi ships no types for its gRPC stubs' constructors.
+    return engine_pb2_grpc.EngineStub(grpc.insecure_channel(address))  # type: ignore[no-untyped-call,unused-ignore]

@@ -1,0 +1,152 @@
+"""The whole of a stack: bucket, datasets, container group, jobs, scaling rule, in the order that money asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from components.bucket import Bucket
+from components.container_group import TrainingGroup
+from components.dataset import Dataset
+from components.scaling_rule import ScalingRule
+from components.training_job import TrainingJob
+from training.declare import DeclaredJob
+from training.run import Layout
+from training.settings import ClusterSettings, StackSettings
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the pipeline is told besides the settings.
+
+    `owner` is `<project>/<stack>`. `credentials` is a fingerprint of what the nodes get, so that a new key shows as a change.
+    `unfinished` counts the declared runs without verified weights; it matters only without autoscaling.
+    """
+
+    owner: str
+    credentials: str
+    unfinished: int
+
+
+def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
+    """(min, max) replicas: no more replicas than jobs, for one more could only idle."""
+    most = min(cluster.max_replicas, declared)
+    return min(cluster.min_replicas, most), most
+
+
+class TrainingPipeline(pulumi.ComponentResource):
+    """Its jobs are `summary()`, by name."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: StackSettings,
+        jobs: Sequence[DeclaredJob],
+        surroundings: Surroundings,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("flux:index:TrainingPipeline", name, None, opts)
+        self._settings = settings
+        self._surroundings = surroundings
+        storage = settings.storage
+        self.place = {"bucket": storage.bucket, "prefix": storage.key_prefix}
+        self.bucket = self._bucket()
+        datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
+        self.group = self._group(len(jobs))
+        self.jobs = {job.name: self._job(job, datasets[job.dataset_of]) for job in jobs}
+        if settings.cluster.autoscale:
+            self._rule(len(jobs))
+        self._declared = {job.name: job for job in jobs}
+        self.register_outputs({})
+
+    def summary(self) -> dict[str, Any]:
+        """The stack outputs of the jobs, by name."""
+        layout = Layout(self.place["prefix"])
+        return {
+            name: {
+                "kelpieId": job.kelpie_id,
+                "runId": self._declared[name].run_id,
+                "status": job.status,
+                "reason": job.reason,
+                "results": job.results,
+                "folder": layout.run(name, self._declared[name].run_id).base,
+                "steps": self._declared[name].folder.config.steps,
+            }
+            for name, job in self.jobs.items()
+        }
+
+    def _bucket(self) -> Bucket:
+        props = {
+            "kind": self._settings.storage.kind,
+            **self.place,
+            "owner": self._surroundings.owner,
+            "adopt": self._settings.adopt,
+        }
+        return Bucket("bucket", props, pulumi.ResourceOptions(parent=self))
+
+    def _dataset(self, job: DeclaredJob) -> Dataset:
+        props = {
+            **self.place,
+            "name": job.name,
+            "folder": str(job.image_set.folder),
+            "digest": job.image_set.digest,
+            "images": len(job.image_set.images),
+            "bytes": job.image_set.size,
+        }
+        return Dataset(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
+
+    def _group(self, declared: int) -> TrainingGroup:
+        cluster = self._settings.cluster
+        least, most = cluster_size(cluster, declared)
+        props = {
+            "name": cluster.name,
+            "image": cluster.image,
+            "gpu": cluster.gpu,
+            "priority": cluster.priority,
+            "cpu": cluster.cpu,
+            "memory": cluster.memory,
+            "storage": cluster.storage,
+            "replicas": least if cluster.autoscale else min(most, self._surroundings.unfinished),
+            "autoscale": cluster.autoscale,
+            "environment": dict(cluster.environment),
+            "credentials": self._surroundings.credentials,
+            "owner": self._surroundings.owner,
+            "adopt": self._settings.adopt,
+        }
+        return TrainingGroup("cluster", props, pulumi.ResourceOptions(parent=self))
+
+    def _job(self, job: DeclaredJob, dataset: Dataset) -> TrainingJob:
+        webhook = job.settings.webhook or self._settings.webhook
+        props = {
+            "job": job.name,
+            "folder": str(job.folder.path),
+            "dataset": job.settings.dataset,
+            "digest": job.image_set.digest,
+            "runId": job.run_id,
+            "attempt": job.settings.attempt,
+            "steps": job.folder.config.steps,
+            "groupId": self.group.id,
+            **self.place,
+            "maxHours": job.settings.max_hours,
+            "stallMinutes": job.settings.stall_minutes,
+            "webhook": webhook,
+            "owner": self._surroundings.owner,
+        }
+        return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[dataset]))
+
+    def _rule(self, declared: int) -> ScalingRule:
+        cluster = self._settings.cluster
+        least, most = cluster_size(cluster, declared)
+        props = {
+            "groupId": self.group.id,
+            "minReplicas": least,
+            "maxReplicas": most,
+            "idleThresholdSeconds": cluster.idle_threshold_seconds,
+        }
+        # After the jobs, so that it goes before them: a job canceled under a rule counts as active and would start a GPU.
+        return ScalingRule(
+            "scaling", props, pulumi.ResourceOptions(parent=self, depends_on=list(self.jobs.values()))
+        )

@@ -1,0 +1,57 @@
+"""Kelpie's scaling rule: how many replicas of the group run for how many queued jobs, down to none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from clients.kelpie import Kelpie
+from components.provider import FluxProvider, Props, inputs_of, replace_on
+
+INPUTS = ("groupId", "minReplicas", "maxReplicas", "idleThresholdSeconds")
+
+
+class ScalingRuleProvider(FluxProvider):
+    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        return replace_on(("groupId",), olds, news)
+
+    def create(self, props: Props) -> CreateResult:
+        _put(self.connection.kelpie(), props)
+        return CreateResult(props["groupId"], inputs_of(props, INPUTS))
+
+    def read(self, id_: str, props: Props) -> ReadResult:
+        rule = self.connection.kelpie().get_rule(props["groupId"])
+        if rule is None:
+            return ReadResult("", {})
+        seen = {
+            "groupId": props["groupId"],
+            "minReplicas": rule.min_replicas,
+            "maxReplicas": rule.max_replicas,
+            "idleThresholdSeconds": rule.idle_threshold_seconds,
+        }
+        return ReadResult(id_, seen, dict(seen))
+
+    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
+        _put(self.connection.kelpie(), news)
+        return UpdateResult(inputs_of(news, INPUTS))
+
+    def delete(self, _id: str, props: Props) -> None:
+        self.connection.kelpie().delete_rule(props["groupId"])
+
+
+def _put(kelpie: Kelpie, props: Props) -> None:
+    kelpie.put_rule(
+        props["groupId"],
+        int(props["minReplicas"]),
+        int(props["maxReplicas"]),
+        int(props["idleThresholdSeconds"]),
+    )
+
+
+class ScalingRule(Resource, module="flux", name="ScalingRule"):
+    """One a container group, keyed by its id."""
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(ScalingRuleProvider(), name, props, opts)

@@ -1,0 +1,167 @@
+"""What may stand in a stack's configuration. One schema; an unknown key is an error that names the nearest known one.
+
+config:
+  flux-training:cloud: local
+  flux-training:jobs:
+    chelsea-cat: {}
+    "coffee-*": {attempt: 2}
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
+
+from training.errors import BadInput
+
+PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
+GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
+BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+
+class JobSettings(_Strict):
+    """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own."""
+
+    attempt: int = Field(1, ge=1)
+    dataset: str | None = None
+    max_hours: float | None = Field(None, gt=0)
+    stall_minutes: float = Field(30, gt=0)
+    webhook: str | None = None
+
+
+class StorageSettings(_Strict):
+    """`prefix` is empty or a folder inside the bucket; everything of this stack lies below it."""
+
+    kind: Literal["r2", "s3"] = "s3"
+    bucket: str = Field(pattern=BUCKET_NAME.pattern)
+    prefix: str = ""
+
+    @property
+    def key_prefix(self) -> str:
+        folder = self.prefix.strip("/")
+        return f"{folder}/" if folder else ""
+
+
+class ClusterSettings(_Strict):
+    """The container group. Memory and storage in GB; the recipe's figures are the defaults.
+
+    `idleThresholdSeconds`: how long a finished job keeps its replica (Kelpie: 0 to 3600).
+    """
+
+    name: str = Field("flux-training", pattern=GROUP_NAME.pattern)
+    image: str = PUBLIC_IMAGE
+    gpu: str = "RTX 5090"
+    priority: Literal["high", "medium", "low", "batch"] = "high"
+    cpu: int = Field(4, ge=1, le=16)
+    memory: int = Field(30, ge=1, le=60)
+    storage: int = Field(50, ge=1, le=250)
+    min_replicas: int = Field(0, ge=0, le=500)
+    max_replicas: int = Field(1, ge=1, le=500)
+    autoscale: bool = True
+    idle_threshold_seconds: int = Field(300, ge=0, le=3600)
+    environment: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> ClusterSettings:
+        # Kelpie accepts min > max (UPSTREAM.md), so the check is ours.
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
+        return self
+
+
+class StackSettings(_Strict):
+    """The whole stack. Keys of the services may stand here as secrets; the environment goes before them."""
+
+    cloud: Literal["local", "salad"]
+    storage: StorageSettings
+    jobs: dict[str, JobSettings]
+    jobs_folder: str = "jobs"
+    cluster: ClusterSettings = ClusterSettings()
+    adopt: bool = False
+    webhook: str | None = None
+    salad_api_key: SecretStr | None = None
+    salad_organization: str | None = None
+    salad_project: str | None = None
+    s3_endpoint_url: str | None = None
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: SecretStr | None = None
+    s3_region: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, values: Any) -> Any:
+        # `chelsea-cat:` with nothing behind it is how people write a job without settings.
+        if isinstance(values, dict) and isinstance(values.get("jobs"), dict):
+            values = {**values, "jobs": {name: entry or {} for name, entry in values["jobs"].items()}}
+        return values
+
+
+def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:
+    """The project's part of Pulumi's configuration (`project:key` → text, objects as JSON text) as settings.
+
+    Raises BadInput with every finding. Values of secrets never stand in a finding.
+    """
+    texts = {
+        key.removeprefix(f"{project}:"): text for key, text in config.items() if key.startswith(f"{project}:")
+    }
+    values = {key: _plain(text) for key, text in texts.items()}
+    try:
+        return StackSettings.model_validate(values)
+    except ValidationError as error:
+        findings = [_finding(project, details) for details in error.errors(include_url=False)]
+        raise BadInput(findings) from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean `x`?)`, or nothing when no known word is near."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+
+def _plain(text: str) -> Any:
+    """Pulumi gives objects as JSON text and everything else as a string."""
+    if text[:1] in ("{", "["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _finding(project: str, details: ErrorDetails) -> str:
+    location = [str(part) for part in details["loc"]]
+    where = f"{project}:{'.'.join(location)}"
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        return f"{where}: unknown key{nearest(location[-1], known)}; known here: {', '.join(sorted(known))}"
+    if details["type"] == "missing":
+        return f"{where}: is missing; set it in the stack's configuration"
+    shown = (
+        "" if _is_secret(location) or isinstance(details["input"], dict) else f" (it is {details['input']!r})"
+    )
+    return f"{where}: {details['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _known_keys(location: list[str]) -> set[str]:
+    models: dict[str, type[BaseModel]] = {
+        "storage": StorageSettings,
+        "cluster": ClusterSettings,
+        "jobs": JobSettings,
+    }
+    model = models[location[0]] if location else StackSettings
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+def _is_secret(location: list[str]) -> bool:
+    return location[0] in {"saladApiKey", "s3SecretAccessKey", "s3AccessKeyId"}
