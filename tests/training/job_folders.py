@@ -1,0 +1,57 @@
+"""Small, sound job folders for tests, made here and not copied: each image is different, each caption too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+TRAIN_YML = """\
+job: extension
+config:
+  name: "{name}"
+  process:
+    - type: sd_trainer
+      training_folder: output
+      device: cuda:0
+      trigger_word: "tr1gger"
+      network: {{type: lora, linear: 4, linear_alpha: 4}}
+      save: {{dtype: float16, save_every: {save_every}, max_step_saves_to_keep: 20}}
+      datasets:
+        - {{folder_path: dataset, caption_ext: txt, resolution: [512]}}
+      train: {{batch_size: 1, steps: {steps}, lr: 1e-4, optimizer: adamw8bit, noise_scheduler: flowmatch, dtype: bf16}}
+      model: {{name_or_path: /model, is_flux: true, quantize: true}}
+      sample:
+        sampler: flowmatch
+        sample_every: {save_every}
+        width: 512
+        height: 512
+        prompts: ["a photo of [trigger]", "[trigger] in the rain"]
+        seed: 42
+        sample_steps: 4
+meta:
+  name: "[name]"
+"""
+
+
+def make_job(
+    jobs: Path, name: str, images: int = 3, steps: int = 20, save_every: int = 10, seed: int = 0
+) -> Path:
+    """A job folder that passes every check; `seed` makes its images differ from another's."""
+    folder = jobs / name
+    dataset = folder / "dataset"
+    dataset.mkdir(parents=True)
+    for number in range(1, images + 1):
+        write_image(dataset / f"{number:05}.jpg", seed * 100 + number)
+        (dataset / f"{number:05}.txt").write_text(f"tr1gger, picture {number}\n", encoding="utf-8")
+    (folder / "train.yml").write_text(
+        TRAIN_YML.format(name=name, steps=steps, save_every=save_every), encoding="utf-8"
+    )
+    return folder
+
+
+def write_image(path: Path, shade: int) -> None:
+    """A 64 x 64 gradient that no other `shade` has."""
+    picture = Image.new("RGB", (64, 64))
+    picture.putdata([(shade * 37 % 256, x * 4, y * 4) for y in range(64) for x in range(64)])
+    picture.save(path)

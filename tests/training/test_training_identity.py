@@ -1,0 +1,172 @@
+"""Digests, run ids, the trainer's YAML, weights and states: pure, so tried with many inputs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.errors import BadInput
+from training.manifest import Image, dataset_digest, dataset_index, manifest, parse_dataset_index
+from training.run import run_id
+from training.run_state import Evidence, explain, run_state
+from training.settings import parse_stack_settings
+from training.trainer_config import read_trainer_config
+from training.weights import header_length, parse_header, problems
+
+names = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20)
+digests = st.text(alphabet="0123456789abcdef", min_size=64, max_size=64)
+image_sets = st.dictionaries(names, st.tuples(st.integers(0, 10**9), digests), min_size=1, max_size=6).map(
+    lambda entries: {name: Image(name, size, sha256) for name, (size, sha256) in entries.items()}
+)
+
+
+@given(image_sets, st.randoms())
+def test_the_order_of_images_does_not_matter_to_a_digest(images: dict[str, Image], random: object) -> None:
+    shuffled = list(images.items())
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert dataset_digest(dict(shuffled)) == dataset_digest(images)
+    assert parse_dataset_index(dataset_index(images)) == images
+
+
+@given(image_sets, digests)
+def test_any_other_image_is_another_dataset(images: dict[str, Image], sha256: str) -> None:
+    name = next(iter(images))
+    changed = images | {name: Image(name, images[name].size, sha256)}
+    assert (dataset_digest(changed) == dataset_digest(images)) == (changed == images)
+
+
+@given(image_sets, st.text(max_size=20))
+def test_a_caption_changes_the_manifest_but_not_the_dataset(images: dict[str, Image], caption: str) -> None:
+    before = manifest(images, dict.fromkeys(images, "a cat"))
+    after = manifest(images, dict.fromkeys(images, "a cat") | {next(iter(images)): caption})
+    assert (before == after) == (caption == "a cat")
+
+
+run_parts = st.tuples(st.binary(max_size=30), st.binary(max_size=30), st.integers(1, 50), st.none() | names)
+
+
+@given(run_parts, run_parts)
+def test_the_same_run_id_means_the_same_run(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+    assert (run_id(*one) == run_id(*other)) == (one == other)
+
+
+def test_run_ids_stay_what_they_are() -> None:
+    # Were this to change, every stack out there would train everything again.
+    assert run_id(b"{}", b"job: extension\n") == "0706354cdb0d"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1.5e-4", 1.5e-4),
+        ("2E+3", 2000.0),
+        (".5", 0.5),
+        ("4", 4),
+        ("true", True),
+        ("1e", "1e"),
+        ("off", False),
+    ],
+)
+def test_yaml_is_read_as_the_trainer_reads_it(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "train.yml"
+    path.write_text(f"job: extension\nconfig: {{name: cat, x: {text}}}\nmeta: {{name: '[name]-v1'}}\n")
+    raw, document = read_trainer_config(path)
+    assert (document["config"]["x"], type(document["config"]["x"])) == (value, type(value))
+    assert document["meta"]["name"] == "cat-v1"
+    assert raw == path.read_bytes()
+
+
+def safetensors(step: int | None, size: int = 16) -> bytes:
+    header: dict[str, object] = {"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    if step is not None:
+        header["__metadata__"] = {"training_info": json.dumps({"step": step, "epoch": 1})}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (safetensors(20), []),
+        (safetensors(20)[:-1], ["but their header says"]),
+        (safetensors(19), ["they are from step 19"]),
+        (safetensors(None), ["they are from step None"]),
+        (safetensors(10) + b"x", ["but their header says", "from step 10"]),
+    ],
+)
+def test_weights_are_sound_only_when_whole_and_of_the_last_step(raw: bytes, words: list[str]) -> None:
+    found = problems(parse_header(raw), len(raw), 20)
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_header_parser_stumble(raw: bytes) -> None:
+    try:
+        header_length(raw)
+        parse_header(raw)
+    except ValueError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("queue", "evidence", "state"),
+    [
+        ("pending", Evidence(False), "pending"),
+        ("running", Evidence(False), "running"),
+        ("completed", Evidence(True), "completed"),
+        ("completed", Evidence(False), "completed without weights"),
+        ("completed", Evidence(True, ("cut",)), "completed without weights"),
+        ("canceled", Evidence(True), "completed"),
+        ("failed", Evidence(False), "failed"),
+        (None, Evidence(True), "completed"),
+        (None, Evidence(False), "lost"),
+    ],
+)
+def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evidence, state: str) -> None:
+    assert run_state(queue, evidence) == state
+    assert bool(explain(state, evidence)) == (state in ("completed without weights", "failed", "lost"))
+
+
+def config(**values: object) -> dict[str, str]:
+    texts = {"cloud": "local", "storage": {"bucket": "flux"}, "jobs": {"cat": {}}} | values
+    return {
+        f"p:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in texts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"clowd": "local"}, "p:clowd: unknown key (did you mean `cloud`?)"),
+        ({"jobs": {"cat": {"atempt": 2}}}, "p:jobs.cat.atempt: unknown key (did you mean `attempt`?)"),
+        (
+            {"storage": {"bucket": "flux", "prefiks": ""}},
+            "p:storage.prefiks: unknown key (did you mean `prefix`?)",
+        ),
+        ({"cluster": {"maxReplikas": 2}}, "p:cluster.maxReplikas: unknown key (did you mean `maxReplicas`?)"),
+        ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
+        ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
+        ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
+    ],
+)
+def test_an_unknown_or_wrong_setting_is_named(values: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_stack_settings("p", config(**values))
+    assert any(words in finding for finding in caught.value.findings)
+
+
+def test_a_secret_of_the_wrong_shape_is_not_shown() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_stack_settings("p", config(saladApiKey={"canary-91c2": "canary-91c2"}, cloud="moon"))
+    assert "canary-91c2" not in str(caught.value)
+
+
+def test_a_job_without_settings_may_be_null() -> None:
+    assert parse_stack_settings("p", config(jobs={"cat": None})).jobs["cat"].attempt == 1
