@@ -1,0 +1,180 @@
+"""What the providers decide, without any service: diffs, claims, adoption, sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pulumi.output import Unknown
+from pydantic import SecretStr
+
+from clients.connection import Connection
+from clients.kelpie import Job
+from clients.salad import GIB, ContainerGroup, GroupSpec
+from components.container_group import spec_of
+from components.node_environment import fingerprint, node_environment
+from components.pipeline import cluster_size
+from components.provider import replace_on
+from components.queueing import CLAIM_PATIENCE_SECONDS, SETTLE_SECONDS, Claim, choose_job, is_dead
+from components.training_job import TrainingJobProvider
+from training.settings import ClusterSettings
+
+KEY = "canary-5d1e-secret-key"
+
+
+@pytest.mark.parametrize(
+    ("olds", "news", "replaces"),
+    [
+        ({"runId": "a"}, {"runId": "a"}, []),
+        ({"runId": "a"}, {"runId": "b"}, ["runId"]),
+        ({"runId": "a", "groupId": "g"}, {"runId": "a", "groupId": "h"}, ["groupId"]),
+        ({"groupId": "g"}, {"groupId": Unknown()}, []),
+        ({"runId": "a", "maxHours": 1.0}, {"runId": "a", "maxHours": 2.0}, []),
+        ({"runId": "a"}, {}, ["runId"]),
+    ],
+)
+def test_what_replaces_a_job(olds: dict[str, Any], news: dict[str, Any], replaces: list[str]) -> None:
+    diff = TrainingJobProvider().diff("id", olds, news)
+    assert (diff.replaces, diff.changes) == (replaces, None)
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(), max_size=4))
+def test_nothing_changed_replaces_nothing(props: dict[str, int]) -> None:
+    assert replace_on(tuple(props), props, dict(props)).replaces == []
+
+
+@pytest.mark.parametrize(("declared", "expected"), [(0, (0, 0)), (1, (1, 1)), (2, (1, 2)), (9, (1, 3))])
+def test_no_more_replicas_than_jobs(declared: int, expected: tuple[int, int]) -> None:
+    assert cluster_size(ClusterSettings(minReplicas=1, maxReplicas=3), declared) == expected
+
+
+def claim(host: str = "here", pid: int = 7, age: float = 0.0, kelpie_id: str | None = None) -> Claim:
+    return Claim("p/s", host, pid, 1000.0 - age, kelpie_id)
+
+
+@pytest.mark.parametrize(
+    ("held", "dead"),
+    [
+        (None, True),
+        (claim(), False),
+        (claim(age=CLAIM_PATIENCE_SECONDS + 1), True),
+        (claim(pid=8, age=SETTLE_SECONDS + 1), True),
+        (claim(pid=8, age=SETTLE_SECONDS - 1), False),
+        (claim(pid=99, age=SETTLE_SECONDS + 1), True),
+        (claim(host="there", pid=8, age=SETTLE_SECONDS + 1), False),
+        (claim(host="there", age=CLAIM_PATIENCE_SECONDS + 1), True),
+        (claim(kelpie_id="job"), True),
+    ],
+)
+def test_when_a_claim_holds_nobody_back(held: Claim | None, dead: bool) -> None:
+    # Process 7 is alive, 8 is not, 99 is the one that asks.
+    assert is_dead(held, "here", 99, lambda pid: pid == 7, now=1000.0) == dead
+
+
+def test_a_claim_reads_what_it_wrote_and_rubbish_is_no_claim() -> None:
+    written = claim(kelpie_id="job")
+    assert Claim.from_json(written.to_json()) == written
+    assert [Claim.from_json(raw) for raw in (b"", b"{}", b"[]", b"\xff", b'{"owner":1}')] == [None] * 5
+
+
+def job(job_id: str, status: str, run: str = "run") -> Job:
+    return Job(id=job_id, container_group_id="g", status=status, environment={"FLUX_RUN_ID": run})
+
+
+@pytest.mark.parametrize(
+    ("jobs", "chosen"),
+    [
+        ([], None),
+        ([job("1", "pending", "other")], None),
+        ([job("1", "canceled")], None),
+        ([job("1", "completed"), job("2", "running")], "2"),
+        ([job("1", "failed"), job("2", "completed")], "2"),
+        ([job("1", "canceled"), job("2", "pending")], "2"),
+    ],
+)
+def test_which_job_of_the_queue_is_the_runs_own(jobs: list[Job], chosen: str | None) -> None:
+    found = choose_job(jobs, "run")
+    assert (found.id if found else None) == chosen
+
+
+def connection(**changes: Any) -> Connection:
+    values: dict[str, Any] = {
+        "cloud": "salad",
+        "kelpie_url": "http://127.0.0.1:1",
+        "salad_url": "http://127.0.0.1:1",
+        "api_key": "salad-key-canary",
+        "organization": "o",
+        "project": "p",
+        "s3_endpoint": "http://127.0.0.1:1",
+        "s3_access_key_id": "id",
+        "s3_secret_access_key": KEY,
+    }
+    return Connection(**(values | changes))
+
+
+def test_the_salad_key_never_goes_to_a_node() -> None:
+    environment = node_environment(connection())
+    plain = [
+        value.get_secret_value() if isinstance(value, SecretStr) else value for value in environment.values()
+    ]
+    assert KEY in plain
+    assert "salad-key-canary" not in plain
+    assert KEY not in repr(environment)
+    assert all(1 <= len(value) <= 1000 for value in plain)
+
+
+def test_a_new_key_shows_as_another_fingerprint_and_tells_nothing() -> None:
+    before, after = (
+        fingerprint(node_environment(connection(s3_secret_access_key=key))) for key in (KEY, KEY + "2")
+    )
+    assert before != after
+    assert KEY not in before
+
+
+def group(**container: Any) -> ContainerGroup:
+    resources = {"cpu": 4, "memory": 30720, "storage_amount": 50 * GIB, "gpu_classes": ["gpu"]}
+    return ContainerGroup(
+        id="g",
+        name="name",
+        display_name="name",
+        priority="high",
+        replicas=2,
+        container={
+            "image": "image",
+            "resources": resources,
+            "environment_variables": {"A": "1"},
+            **container,
+        },
+        current_state={"status": "running"},
+    )
+
+
+def spec(**changes: Any) -> GroupSpec:
+    values: dict[str, Any] = {
+        "name": "name",
+        "display_name": "name",
+        "image": "image",
+        "cpu": 4,
+        "memory": 30720,
+        "storage": 50 * GIB,
+        "gpu_classes": ["gpu"],
+        "priority": "high",
+        "replicas": 2,
+        "environment": {"A": "1"},
+    }
+    return GroupSpec(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "patch"),
+    [
+        (spec(), {}),
+        (spec(replicas=3), {"replicas": 3}),
+        (spec(image="other"), {"container": {"image": "other"}}),
+        (spec(environment={"B": "2"}), {"container": {"environment_variables": {"A": None, "B": "2"}}}),
+    ],
+)
+def test_a_group_is_sent_only_what_differs(wanted: GroupSpec, patch: dict[str, Any]) -> None:
+    assert wanted.patch_body(spec_of(group(), wanted)) == patch
