@@ -1,0 +1,120 @@
+"""What the commands say and choose, and how run.json is completed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from clients.kelpie import Job
+from commands.engine import choose_command, find_engine
+from commands.fetch import write_record
+from commands.stack_file import uses_local_cloud
+from commands.stack_jobs import Sight, StackJob, describe, duration, stack_jobs
+from training.errors import BadInput, FluxError
+from training.run import RunKeys
+
+JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789ab/", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (-3, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (12000, "3 h 20 min")],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "progress", "words"),
+    [
+        ("pending", "", {}, "pending"),
+        ("running", "", {}, "running"),
+        (
+            "running",
+            "",
+            {"state": "training", "step": 120, "steps": 300, "loss_smoothed": 0.41, "eta_seconds": 61},
+            "training, step 120 of 300, loss 0.4100, about 61 s left",
+        ),
+        (
+            "running",
+            "",
+            {"state": "starting", "step": None, "loss_smoothed": None, "eta_seconds": "?"},
+            "starting",
+        ),
+        ("failed", "the trainer ended with 1", {"step": 3}, "failed: the trainer ended with 1"),
+        ("completed", "", {"state": "finished", "step": 300}, "completed"),
+    ],
+)
+def test_a_job_in_one_line(state: str, reason: str, progress: dict[str, object], words: str) -> None:
+    assert describe(Sight(JOB, state, reason, progress, None)) == words
+
+
+EMBEDDED = (sys.executable, "-m", "engine")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cli", "command"),
+    [
+        ("", None, EMBEDDED),
+        ("", "/bin/pulumi", ("/bin/pulumi",)),
+        ("embedded", "/bin/pulumi", EMBEDDED),
+        ("cli", "/bin/pulumi", ("/bin/pulumi",)),
+    ],
+)
+def test_the_cli_is_used_where_there_is_one(wanted: str, cli: str | None, command: tuple[str, ...]) -> None:
+    assert choose_command(wanted, cli) == command
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("cli", "no `pulumi` is on the PATH"), ("clii", "ENGINE=clii")]
+)
+def test_an_engine_that_cannot_be_had_is_refused(wanted: str, words: str) -> None:
+    with pytest.raises(FluxError, match=words):
+        choose_command(wanted, None)
+
+
+def test_only_the_local_stack_has_a_passphrase_of_its_own() -> None:
+    assert find_engine("dev", local=True, environ={}).environment["PULUMI_CONFIG_PASSPHRASE"]
+    assert (
+        find_engine("p", local=False, environ={"PULUMI_CONFIG_PASSPHRASE": "x"}).environment[
+            "PULUMI_CONFIG_PASSPHRASE"
+        ]
+        == "x"
+    )
+    with pytest.raises(FluxError, match="needs the passphrase"):
+        find_engine("prod", local=False, environ={})
+
+
+def test_a_stack_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.prod.yaml").write_text("config:\n  flux-training:cloud: salad\n")
+    assert not uses_local_cloud(tmp_path, "prod")
+    with pytest.raises(BadInput, match="did you mean `prod`"):
+        uses_local_cloud(tmp_path, "prd")
+    (tmp_path / "Pulumi.bad.yaml").write_text("config: ]")
+    with pytest.raises(BadInput, match=r"Pulumi\.bad\.yaml cannot be read"):
+        uses_local_cloud(tmp_path, "bad")
+
+
+def test_jobs_of_the_outputs() -> None:
+    entry = {"runId": JOB.run_id, "kelpieId": "id-1", "steps": 300, "folder": JOB.keys.base}
+    assert stack_jobs({"jobs": {"cat": entry}}) == [JOB]
+    assert stack_jobs({}) == []
+
+
+def test_what_the_queue_knew_of_a_run_is_kept_when_it_forgets_it(tmp_path: Path) -> None:
+    path = tmp_path / "cat" / "run.json"
+    queue_job = Job(
+        id="id-1", container_group_id="g", status="completed", machine_id="node-1", num_heartbeats=4
+    )
+    write_record(path, {"run_id": "r"}, Sight(JOB, "completed", "", {}, queue_job))
+    write_record(path, {"run_id": "r"}, Sight(JOB, "completed", "", {}, None))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (record["kelpie"]["id"], record["kelpie"]["machine_id"], record["kelpie"]["num_heartbeats"]) == (
+        "id-1",
+        "node-1",
+        4,
+    )
+    assert (record["run_id"], record["state"]) == ("r", "completed")

@@ -1,0 +1,160 @@
+"""A checkout of this project with a local cloud of its own, driven as a user drives it: with make."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.training.job_folders import make_job
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = (
+    "__main__.py",
+    "Makefile",
+    "Pulumi.yaml",
+    "Pulumi.dev.yaml",
+    "clients",
+    "commands",
+    "components",
+    "engine",
+    "localcloud",
+    "node",
+    "training",
+)
+REQUIREMENTS = ("requirements.txt", "requirements-local.txt", "requirements-dev.txt")
+# Free ports, and no waiting for what only models the pace of the real services.
+FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2"
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """`environment` is all that its commands see."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    def make(self, target: str, code: int | None = 0) -> str:
+        """Run a target; what it printed. `code` is the exit code of make it must end with (2 for any failure)."""
+        done = subprocess.run(
+            ["make", target],
+            cwd=self.root,
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert code is None or done.returncode == code, (
+            f"make {target} ended with {done.returncode}:\n{output}"
+        )
+        return output
+
+    def start(self, target: str) -> subprocess.Popen[str]:
+        """Begin a target in a process group of its own, and let it run."""
+        return subprocess.Popen(
+            ["make", target],
+            cwd=self.root,
+            env=dict(self.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def engine(self, *arguments: str) -> str:
+        """What the embedded engine answers for stack dev."""
+        line = [sys.executable, "-m", "engine", *arguments, "--stack", "dev"]
+        environment = {**self.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"}
+        return subprocess.run(
+            line, cwd=self.root, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    def outputs(self) -> dict[str, Any]:
+        return json.loads(self.engine("stack", "output", "--json"))
+
+    def resources(self) -> list[dict[str, Any]]:
+        """The state's resources, without the stack and the providers."""
+        state = json.loads(self.engine("stack", "export"))
+        found = state["deployment"].get("resources") or []
+        return [
+            resource
+            for resource in found
+            if "pulumi:pulumi:" not in resource["type"] and "pulumi:providers:" not in resource["type"]
+        ]
+
+    def declare(self, **jobs: Mapping[str, object]) -> None:
+        """Make these the stack's jobs."""
+        self.configure("jobs", {name: dict(entry) for name, entry in jobs.items()})
+
+    def configure(self, key: str, value: object) -> None:
+        path = self.root / "Pulumi.dev.yaml"
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document["config"][f"flux-training:{key}"] = value
+        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+    @property
+    def bucket(self) -> Path:
+        """The bucket as the folder that it is on this machine."""
+        return self.root / ".localcloud/s3/flux-training"
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What the local cloud was asked so far by the product (not by its nodes), oldest first."""
+        path = self.root / ".localcloud/requests.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [entry for entry in map(json.loads, lines) if entry["client"] == "product"]
+
+
+def asked(entries: list[dict[str, Any]], service: str, method: str, part: str = "") -> list[str]:
+    """The paths among `entries` of one service and method that contain `part`."""
+    return [
+        entry["path"]
+        for entry in entries
+        if (entry["service"], entry["method"]) == (service, method) and part in entry["path"]
+    ]
+
+
+@contextmanager
+def new_checkout(folder: Path, cloud: str = FAST_CLOUD) -> Iterator[Checkout]:
+    """A checkout in `folder` with two small jobs, `cat` and `dog`; its cloud is stopped at the end."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / part)
+    for name in REQUIREMENTS:
+        shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    (folder / "jobs").mkdir()
+    make_job(folder / "jobs", "cat", seed=1)
+    make_job(folder / "jobs", "dog", seed=2)
+    checkout = Checkout(folder, _environment(cloud))
+    checkout.declare(cat={}, dog={})
+    try:
+        yield checkout
+    finally:
+        checkout.make("down", code=None)
+
+
+def _environment(cloud: str) -> dict[str, str]:
+    """No `pulumi` on the PATH, no key of the user's, and no make above this one."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PULUMI_", "FLUX_", "SALAD_", "AWS_", "MAKE", "MFLAGS"))
+    }
+    folders = [
+        folder for folder in kept.get("PATH", "").split(os.pathsep) if not (Path(folder) / "pulumi").exists()
+    ]
+    return {**kept, "PATH": os.pathsep.join(folders), "ENGINE": "embedded", "LOCALCLOUD": cloud}
