@@ -52,7 +52,7 @@ class BucketProvider(FluxProvider):
         ]
         if kept:
             inform(
-                f"bucket {props['bucket']} stays: it holds {len(kept)} objects of results below {layout.runs}"
+                f"bucket {props['bucket']} stays: it holds {len(kept)} objects; the results lie below {layout.runs}"
             )
             return
         storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])

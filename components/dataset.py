@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from training.folder import ImageSet, read_images
 from training.manifest import Image, dataset_index, parse_dataset_index
 from training.run import Layout
 
-INPUTS = ("bucket", "prefix", "name", "folder", "digest", "images", "bytes")
+INPUTS = ("bucket", "prefix", "name", "folder", "digest", "images", "bytes", "urn")
 
 
 class DatasetProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
-        return replace_on(("bucket", "prefix", "digest"), olds, news)
+        # The old one last: its images are copied from, and its jobs have to go before it does.
+        return replace_on(("bucket", "prefix", "digest"), olds, news, old_first=False)
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
@@ -32,7 +34,8 @@ class DatasetProvider(FluxProvider):
             image_set = read_images(Path(props["folder"]).parent)
             if image_set.digest != props["digest"]:
                 raise FluxError(f"{props['folder']} changed while the update was running", "", "run it again")
-            send(storage, layout, image_set)
+            urn = props["urn"]
+            send(storage, layout, image_set, lambda text: progress(text, urn))
         return CreateResult(props["digest"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
@@ -90,7 +93,7 @@ def missing(storage: Storage, layout: Layout, digest: str, wanted: dict[str, Ima
     return [name for name, image in sorted(wanted.items()) if present.get(name) != image.size]
 
 
-def send(storage: Storage, layout: Layout, image_set: ImageSet) -> None:
+def send(storage: Storage, layout: Layout, image_set: ImageSet, tell: Callable[[str], None]) -> None:
     """Bring every image that is not there yet: copied inside the bucket where another dataset has it, else uploaded.
 
     The index is written last, and only when all of them are seen in the bucket.
@@ -101,7 +104,7 @@ def send(storage: Storage, layout: Layout, image_set: ImageSet) -> None:
     for number, name in enumerate(todo, 1):
         image = image_set.images[name]
         source = elsewhere.get((image.sha256, image.size))
-        progress(f"{'copying' if source else 'uploading'} {name} ({number} of {len(todo)})")
+        tell(f"{'copying' if source else 'uploading'} {name} ({number} of {len(todo)})")
         if source:
             storage.copy(source, folder + name)
         else:

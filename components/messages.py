@@ -6,15 +6,28 @@ A provider process cannot use pulumi.log (it has no engine); it has the engine's
 from __future__ import annotations
 
 import sys
+import time
 from functools import cache
 from typing import Any
 
 import grpc
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
 
+PROGRESS_SECONDS = 2.0
 
-def progress(text: str, urn: str = "") -> None:
-    """Shown while it lasts, not repeated at the end."""
+_begun = time.monotonic()
+_last_told: dict[str, float] = {}
+
+
+def progress(text: str, urn: str) -> None:
+    """Shown in the resource's row while it lasts, not repeated at the end.
+
+    At most every two seconds, and not in the first two: without a terminal each is a line of its own.
+    """
+    now = time.monotonic()
+    if now - _last_told.get(urn, _begun) < PROGRESS_SECONDS:
+        return
+    _last_told[urn] = now
     _log(text, urn, ephemeral=True)
 
 

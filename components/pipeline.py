@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
+from pulumi.dynamic import Resource
 
 from components.bucket import Bucket
 from components.container_group import TrainingGroup
@@ -35,6 +36,12 @@ def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
     """(min, max) replicas: no more replicas than jobs, for one more could only idle."""
     most = min(cluster.max_replicas, declared)
     return min(cluster.min_replicas, most), most
+
+
+def resource_urn(parent: pulumi.ComponentResource, kind: type[Resource], name: str) -> str:
+    """The URN that a dynamic resource below a top-level component will have: its provider is not told."""
+    types = f"{parent.pulumi_resource_type}$pulumi-python:{kind._resource_type_name}"
+    return f"urn:pulumi:{pulumi.get_stack()}::{pulumi.get_project()}::{types}::{name}"
 
 
 class TrainingPipeline(pulumi.ComponentResource):
@@ -67,7 +74,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         layout = Layout(self.place["prefix"])
         return {
             name: {
-                "kelpieId": job.kelpie_id,
+                "kelpieId": job.kelpieId,
                 "runId": self._declared[name].run_id,
                 "status": job.status,
                 "reason": job.reason,
@@ -95,6 +102,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "digest": job.image_set.digest,
             "images": len(job.image_set.images),
             "bytes": job.image_set.size,
+            "urn": resource_urn(self, Dataset, job.name),
         }
         return Dataset(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
 

@@ -37,18 +37,20 @@ def is_known(value: object) -> bool:
     return type(value).__name__ not in UNKNOWN_TYPES
 
 
-def replace_on(fields: tuple[str, ...], olds: Mapping[str, Any], news: Mapping[str, Any]) -> DiffResult:
+def replace_on(
+    fields: tuple[str, ...], olds: Mapping[str, Any], news: Mapping[str, Any], old_first: bool = True
+) -> DiffResult:
     """A replacement when one of `fields` changed to a known value; whether anything else changed the engine finds itself.
 
-    `changes` stays None so that the engine shows what changed field by field (PULUMI.md, rule 2). The old one goes first:
-    names are unique, and what is no longer wanted must stop costing.
+    `changes` stays None so that the engine shows what changed field by field (PULUMI.md, rule 2). `old_first`: the old one is
+    deleted before the new one is made, because names are unique, and what is no longer wanted must stop costing.
     """
     changed = [
         name
         for name in fields
         if name in olds and is_known(news.get(name)) and is_known(olds[name]) and olds[name] != news.get(name)
     ]
-    return DiffResult(replaces=changed, delete_before_replace=True)
+    return DiffResult(replaces=changed, delete_before_replace=old_first)
 
 
 def inputs_of(outputs: Props, names: tuple[str, ...]) -> Props:

@@ -14,7 +14,7 @@ from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from clients.results import inspect_run, read_json
 from clients.storage import Storage
-from components.messages import inform, progress
+from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import Queue
 from training.declare import read_job
@@ -76,7 +76,6 @@ class TrainingJobProvider(FluxProvider):
                 props["runId"], _outputs(props, *_seen(storage, props, queue.find(props["runId"])))
             )
         folder, image_set = read_job(Path(props["folder"]).parent, props["job"], props.get("dataset"))
-        progress(f"{props['job']}: sending the run's configuration")
         send_configuration(storage, keys, props, folder, image_set)
         job = queue.post_once(props["runId"], job_request(props, keys), storage, keys.claim, props["owner"])
         return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job)))
@@ -228,7 +227,7 @@ def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> P
 class TrainingJob(Resource, module="flux", name="TrainingJob"):
     """Its Pulumi id is the run id. `status` is as last seen: `refresh` looks again."""
 
-    kelpie_id: pulumi.Output[str]
+    kelpieId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
     status: pulumi.Output[str]
     reason: pulumi.Output[str]
     results: pulumi.Output[str]
