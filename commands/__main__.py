@@ -46,7 +46,7 @@ def up(stack: str) -> None:
     _run(engine, "up", "--yes", "--skip-preview")
     failed = _collect(engine, stack)
     _say("\nLooking once more, so that the stack's outputs tell how each run ended:")
-    _run(engine, "refresh", "--yes", "--skip-preview")
+    _refresh(engine)
     if failed:
         raise FluxError(
             f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
@@ -66,7 +66,7 @@ def preview(stack: str) -> None:
 @stack_option
 def refresh(stack: str) -> None:
     """Look how everything really is, and write it into the state."""
-    _run(_ready(stack), "refresh", "--yes", "--skip-preview")
+    _refresh(_ready(stack))
 
 
 @main.command()
@@ -105,6 +105,11 @@ def _run(engine: Engine, *arguments: str) -> None:
     code = engine.run(*arguments)
     if code != 0:
         sys.exit(code)
+
+
+def _refresh(engine: Engine) -> None:
+    # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
+    _run(engine, "refresh", "--run-program", "--yes", "--skip-preview")
 
 
 def _collect(engine: Engine, stack: str) -> list[str]:

@@ -11,7 +11,7 @@ from clients.kelpie import Job, Kelpie
 from clients.results import inspect_run, read_json
 from clients.storage import Storage
 from training.run import RunKeys
-from training.run_state import ENDED, RUNNING, explain, run_state
+from training.run_state import COMPLETED, ENDED, RUNNING, explain, run_state
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Sight:
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDED
+        """Weights in the bucket are not the end: the worker still has to tell the queue."""
+        return self.state in ENDED and not (self.queue_job and self.queue_job.unfinished)
 
 
 def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
@@ -71,6 +72,8 @@ def describe(sight: Sight) -> str:
     progress = sight.progress
     if sight.reason:
         return f"{sight.state}: {sight.reason}"
+    if sight.state == COMPLETED and not sight.ended:
+        return "the weights are in the bucket; the worker is finishing"
     if sight.state != RUNNING or not progress:
         return sight.state
     words = [str(progress.get("state") or RUNNING)]

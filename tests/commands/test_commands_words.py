@@ -52,6 +52,15 @@ def test_a_job_in_one_line(state: str, reason: str, progress: dict[str, object],
     assert describe(Sight(JOB, state, reason, progress, None)) == words
 
 
+def test_a_run_has_ended_only_when_the_queue_knows() -> None:
+    running = Job(id="id-1", container_group_id="g", status="running")
+    sight = Sight(JOB, "completed", "", {}, running)
+    assert not sight.ended
+    assert describe(sight) == "the weights are in the bucket; the worker is finishing"
+    assert Sight(JOB, "completed", "", {}, running.model_copy(update={"status": "completed"})).ended
+    assert Sight(JOB, "completed", "", {}, None).ended
+
+
 EMBEDDED = (sys.executable, "-m", "engine")
 
 
