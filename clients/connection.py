@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,12 +69,6 @@ class Connection(BaseModel, extra="forbid", frozen=True):
     def storage(self, bucket: str) -> Storage:
         """The client for a bucket: one for each connection and bucket, shared by its threads."""
         return _storage(self, bucket)
-
-    def fingerprint(self) -> str:
-        """12 hex digits that change when the nodes' storage credentials do. Tells nothing of them."""
-        token = self.s3_session_token.get_secret_value() if self.s3_session_token else ""
-        parts = [self.s3_access_key_id, self.s3_secret_access_key.get_secret_value(), token]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def check_alive(self) -> None:
         """Raise Unavailable when the local cloud does not answer. Of SaladCloud nothing is asked."""
@@ -155,7 +148,8 @@ def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str]) ->
         "KELPIE_API_URL": kelpie_url,
         "FLUX_S3_ENDPOINT_URL": given["FLUX_S3_ENDPOINT_URL"],
     }
-    findings = _missing(given) + [
+    findings = _missing(given) + _unsendable(given)
+    findings += [
         f"{name} ({url}) must begin with https:// or http:// and a host; correct it"
         for name, url in addresses.items()
         if url and not _is_address(url)
@@ -187,6 +181,15 @@ def _missing(given: Mapping[str, str]) -> list[str]:
         secret = "--secret " if key in SECRET_SETTINGS else ""
         findings.append(f"{name} is missing; set it, or run `pulumi config set {secret}{key} …`")
     return findings
+
+
+def _unsendable(given: Mapping[str, str]) -> list[str]:
+    """Values that cannot stand in a header, usually copied with too much. Named, not shown: most are keys."""
+    return [
+        f"{name} holds a space, a line break or a character beyond ASCII; copy it again"
+        for name, value in given.items()
+        if not all("!" <= character <= "~" for character in value)
+    ]
 
 
 def _text(value: Setting) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 import tenacity
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from clients.errors import Conflict, Service, ServiceError, UncertainOutcome, surely_not_sent, to_error
 
@@ -27,14 +27,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Answer(BaseModel):
-    """Base of what services answer: unknown fields are ignored, null is the same as not there."""
+    """Base of what services answer: fields we do not know are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: object) -> object:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
 A = TypeVar("A", bound=BaseModel)
@@ -158,19 +153,20 @@ class Http:
             raise last.error from last.__cause__
 
     def read(self, model: type[A], response: httpx.Response) -> A:
-        """The answer's body as a `model`; if it is none: ServiceError, after a POST UncertainOutcome."""
+        """The answer's body as a `model`; if it is none: ServiceError, after a POST UncertainOutcome.
+
+        A null is the same as a field that is not there, and unknown fields are ignored at every depth, also
+        in models that are strict where we write them.
+        """
         try:
-            # extra="ignore" holds for nested models too, also for those that are strict when we write them.
-            return model.model_validate_json(response.content, extra="ignore")
-        except ValidationError as failure:
-            first = failure.errors(include_input=False, include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
+            return model.model_validate(_without_nulls(response.json()), extra="ignore")
+        except ValueError as failure:
             request = response.request
             kind = UncertainOutcome if request.method == "POST" else ServiceError
             raise kind(
                 f"{request.method} {request.url.path} at {self.service.name} ({self.service.host}) "
                 f"was answered {response.status_code} with something that is no {model.__name__}",
-                self.service.clean(f"{place}: {first['msg']}"),
+                self.service.clean(_first_complaint(failure)),
                 f"check that {self.service.host} is {self.service.name}",
             ) from None
 
@@ -179,7 +175,7 @@ class Http:
             self._limiter.wait()
         try:
             answer = self._client.send(request)
-        except httpx.TransportError as failure:
+        except httpx.RequestError as failure:
             error = to_error(self.service, request, failure, repeatable=safe)
             if safe or surely_not_sent(failure):
                 raise _TryAgain(error, 0) from failure
@@ -217,3 +213,17 @@ def retry_after(answer: httpx.Response) -> float:
 
 def _plain(value: SecretStr | str) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(below) for name, below in value.items() if below is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _first_complaint(failure: ValueError) -> str:
+    """Where a body is not what it should be; never what stands there: it can be a credential."""
+    if not isinstance(failure, ValidationError):
+        return "it is no JSON"
+    first = failure.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal
+from urllib.parse import quote
 from uuid import UUID
 
 import httpx
@@ -260,8 +261,8 @@ class Salad:
         patience: Patience | None = None,
         if_down: str = "try again later",
     ) -> None:
-        self._organization = f"organizations/{organization}"
-        self._groups = f"{self._organization}/projects/{project}/containers"
+        self._organization = f"organizations/{quote(organization, safe='')}"
+        self._groups = f"{self._organization}/projects/{quote(project, safe='')}/containers"
         self._patience = patience or Patience()
         whose = hashlib.sha256(f"{url} {api_key.get_secret_value()}".encode()).hexdigest()
         refused = (
@@ -304,7 +305,7 @@ class Salad:
     def get_group(self, name: str) -> ContainerGroup | None:
         """The container group, if there is one of this name."""
         try:
-            answer = self._http.request("GET", f"{self._groups}/{name}")
+            answer = self._http.request("GET", self._group(name))
         except NotFound:
             return None
         return self._http.read(ContainerGroup, answer)
@@ -317,7 +318,7 @@ class Salad:
     def patch_group(self, name: str, patch: Mapping[str, Any]) -> ContainerGroup:
         """Change the group; `patch` is from GroupSpec.patch_body. Raises NotFound."""
         answer = self._http.request(
-            "PATCH", f"{self._groups}/{name}", body=dict(patch), content_type="application/merge-patch+json"
+            "PATCH", self._group(name), body=dict(patch), content_type="application/merge-patch+json"
         )
         return self._http.read(ContainerGroup, answer)
 
@@ -331,7 +332,7 @@ class Salad:
         if group is None:
             return
         try:
-            self._http.request("DELETE", f"{self._groups}/{name}")
+            self._http.request("DELETE", self._group(name))
         except NotFound:
             return
         deadline, pause = time.monotonic() + wait_seconds, 0.1
@@ -347,16 +348,20 @@ class Salad:
 
     def start_group(self, name: str) -> None:
         """Start the group. Raises NotFound."""
-        self._http.request("POST", f"{self._groups}/{name}/start", repeatable=True)
+        self._http.request("POST", self._group(name) + "/start", repeatable=True)
 
     def stop_group(self, name: str) -> None:
         """Stop the group. Raises NotFound."""
-        self._http.request("POST", f"{self._groups}/{name}/stop", repeatable=True)
+        self._http.request("POST", self._group(name) + "/stop", repeatable=True)
 
     def instances(self, name: str) -> list[Instance]:
         """The group's replicas as they are now. Raises NotFound."""
-        answer = self._http.request("GET", f"{self._groups}/{name}/instances")
+        answer = self._http.request("GET", self._group(name) + "/instances")
         return self._http.read(_Instances, answer).instances
+
+    def _group(self, name: str) -> str:
+        """The group's address. Escaped: a name that is none must not lead to another address."""
+        return f"{self._groups}/{quote(name, safe='')}"
 
 
 def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:

@@ -287,7 +287,9 @@ class Storage:
         except ClientError as failure:
             raise self._refused(operation, str(arguments.get("Key", "")), failure.response) from None
         except ParamValidationError as failure:
-            raise Invalid(f"{operation} on bucket {self.bucket}: {self._service.clean(str(failure))}") from None
+            raise Invalid(
+                f"{operation} on bucket {self.bucket}: {self._service.clean(str(failure))}"
+            ) from None
         except BotoCoreError as failure:
             raise self._no_answer(failure) from None
 
@@ -340,9 +342,9 @@ class Storage:
         from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
 
         # Only what is given here counts: not the profile, the files and the endpoint of the user's AWS CLI.
-        core = botocore.session.Session()
-        for name, value in (("profile", None), ("config_file", os.devnull), ("credentials_file", os.devnull)):
-            core.set_config_variable(name, value)
+        nowhere = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
+        # (name in the file, environment variable, default, conversion): the default alone.
+        core = botocore.session.Session({name: (None, None, value, None) for name, value in nowhere.items()})
         local = httpx.URL(self._service.url).host in LOOPBACK
         config = Config(
             connect_timeout=10,
