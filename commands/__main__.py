@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection, connect
+from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, VARIABLES, Connection, connect
 from clients.storage import Storage
 from commands import local_cloud
 from commands.engine import Engine, find_engine, project_root
@@ -98,6 +98,7 @@ def _ready(stack: str) -> Engine:
     if local:
         local_cloud.start()
     engine.select()
+    engine.release(project_root())
     return engine
 
 
@@ -109,7 +110,8 @@ def _run(engine: Engine, *arguments: str) -> None:
 
 def _refresh(engine: Engine) -> None:
     # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
-    _run(engine, "refresh", "--run-program", "--yes", "--skip-preview")
+    # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
+    _run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview")
 
 
 def _collect(engine: Engine, stack: str) -> list[str]:
@@ -119,7 +121,7 @@ def _collect(engine: Engine, stack: str) -> list[str]:
     if not jobs:
         _say("The stack declares no job.")
         return []
-    connection = _connection(stack)
+    connection = _connection(engine, stack)
     storage = connection.storage(outputs["bucket"])
     _say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
@@ -137,9 +139,11 @@ def _looker(connection: Connection, storage: Storage) -> Callable[[StackJob], Si
     return lambda job: look(job, connection.kelpie(), storage)
 
 
-def _connection(stack: str) -> Connection:
-    local = uses_local_cloud(project_root(), stack)
-    return connect("local" if local else "salad", {}, os.environ)
+def _connection(engine: Engine, stack: str) -> Connection:
+    if uses_local_cloud(project_root(), stack):
+        return connect("local", {}, os.environ)
+    settings = {key: engine.setting(key) for variable, key in VARIABLES.items() if variable not in os.environ}
+    return connect("salad", settings, os.environ)
 
 
 def _result_line(sight: Sight, place: Path) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands.locks import is_left_behind
 from training.errors import FluxError
 
 ENGINE_VARIABLE = "ENGINE"
@@ -33,6 +34,11 @@ class Engine:
         """Run one of Pulumi's commands with its output going to the user; the exit code."""
         return _wait(subprocess.Popen(self._line(arguments), env=dict(self.environment)))  # noqa: S603 - our own words
 
+    def release(self, root: Path) -> None:
+        """Take away the lock of a CLI that was killed on this machine. Raises FluxError."""
+        if is_left_behind(root, self.stack):
+            self._quietly("cancel", "--yes")
+
     def select(self) -> None:
         """Make the stack if there is none yet. Raises FluxError with what the engine said."""
         self._quietly("stack", "select", "--create")
@@ -41,6 +47,13 @@ class Engine:
         """The stack's outputs as they are in the state. Raises FluxError."""
         outputs = json.loads(self._quietly("stack", "output", "--json"))
         return outputs if isinstance(outputs, dict) else {}
+
+    def setting(self, key: str) -> str | None:
+        """One value of the stack's configuration, decrypted; None when it is not set there."""
+        try:
+            return self._quietly("config", "get", key).rstrip("\n")
+        except FluxError:
+            return None
 
     def _quietly(self, *arguments: str) -> str:
         line = self._line(arguments)

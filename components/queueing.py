@@ -21,6 +21,7 @@ from clients.kelpie import Job, JobRequest, Kelpie
 from clients.storage import Storage
 from training.errors import FluxError
 from training.manifest import canonical_json
+from training.processes import is_alive
 from training.run import RUN_ID_VARIABLE
 
 # Longer than a client waits for a post's answer, repetitions included: whoever claimed and has not posted by then is dead.
@@ -130,7 +131,7 @@ class Queue:
             job = self.find(run, fresh=True)
             if job is not None:
                 return job
-            if is_dead(holder, claim.host, claim.pid, _is_alive, datetime.now(UTC).timestamp()):
+            if is_dead(holder, claim.host, claim.pid, is_alive, datetime.now(UTC).timestamp()):
                 try:
                     storage.put_bytes(key, claim.to_json(), if_none_match=etag is None, if_match=etag)
                     return None
@@ -161,13 +162,3 @@ class Queue:
 def _etag(storage: Storage, key: str) -> str | None:
     info = storage.head(key)
     return None if info is None else info.etag
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from clients.kelpie import Job
 from commands.engine import choose_command, find_engine
 from commands.fetch import write_record
+from commands.locks import is_dead, is_left_behind
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, StackJob, describe, duration, stack_jobs
 from training.errors import BadInput, FluxError
@@ -127,3 +129,27 @@ def test_what_the_queue_knew_of_a_run_is_kept_when_it_forgets_it(tmp_path: Path)
         4,
     )
     assert (record["run_id"], record["state"]) == ("r", "completed")
+
+
+@pytest.mark.parametrize(
+    ("lock", "dead"),
+    [
+        ({"pid": 8, "hostname": "here"}, True),
+        ({"pid": 7, "hostname": "here"}, False),
+        ({"pid": 8, "hostname": "there"}, False),
+        ({"pid": "8", "hostname": "here"}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_lock_known_to_be_dead_is_taken_away(lock: dict[str, object], dead: bool) -> None:
+    assert is_dead(lock, "here", lambda pid: pid == 7) == dead
+
+
+def test_a_lock_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / ".pulumi/locks/organization/flux-training/dev"
+    folder.mkdir(parents=True)
+    assert not is_left_behind(tmp_path, "dev")
+    (folder / "a.json").write_text(json.dumps({"pid": 2**22 + 1, "hostname": socket.gethostname()}))
+    assert is_left_behind(tmp_path, "dev")
+    (folder / "b.json").write_text("{")
+    assert not is_left_behind(tmp_path, "dev")

@@ -99,6 +99,24 @@ def test_up_trains_and_a_second_up_does_nothing(checkout: Checkout) -> None:
     assert asked(since, "s3", "PUT") == []
 
 
+def test_no_key_is_left_anywhere_it_does_not_belong(checkout: Checkout) -> None:
+    printed = checkout.make("up") + checkout.make("preview") + checkout.make("refresh")
+    connection = json.loads((checkout.root / ".localcloud/connection.json").read_text(encoding="utf-8"))
+    keys = [connection["salad"]["api_key"], connection["s3"]["secret_access_key"]]
+    places = [".pulumi", "outputs", ".localcloud/s3", ".localcloud/log", ".localcloud/requests.jsonl"]
+    files = [
+        path
+        for place in places
+        for path in [checkout.root / place, *(checkout.root / place).rglob("*")]
+        if path.is_file()
+    ]
+    assert len(files) > 20
+    for key in keys:
+        assert key not in printed
+        assert [str(path) for path in files if key.encode() in path.read_bytes()] == []
+        assert all(key not in json.dumps(job.model_dump(mode="json")) for job in queue(checkout))
+
+
 def test_an_edited_caption_trains_that_job_alone_and_sends_no_image(checkout: Checkout) -> None:
     checkout.make("up")
     old_run = results(checkout, "cat").name
