@@ -2,16 +2,18 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
 
 from clients.connection import CONNECTION_SETTINGS, Connection, connect
-from clients.results import inspect_run
+from clients.results import inspect_run, past_runs
 from components.node_environment import fingerprint, node_environment
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size
 from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
+from training.lineage import choose_parent
 from training.run import Layout
 from training.settings import StackSettings, parse_stack_settings
 
@@ -29,6 +31,7 @@ def main() -> None:
             settings.cloud, {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}, os.environ
         )
         connection.check_alive()
+        jobs = with_parents(connection, settings, jobs)
         unfinished = 0 if settings.cluster.autoscale else count_unfinished(connection, settings, jobs)
     except FluxError as error:
         refuse(error)
@@ -42,6 +45,24 @@ def main() -> None:
     pulumi.export("prefix", settings.storage.key_prefix)
     pulumi.export("containerGroup", {"id": pipeline.group.id, "name": settings.cluster.name})
     pulumi.export("clusterSize", {"min": least, "max": most})
+
+
+def with_parents(
+    connection: Connection, settings: StackSettings, jobs: list[DeclaredJob]
+) -> list[DeclaredJob]:
+    """The jobs, those with `resume: true` with the run that they go on from."""
+    if not any(job.settings.resume for job in jobs):
+        return jobs
+    storage = connection.storage(settings.storage.bucket)
+    layout = Layout(settings.storage.key_prefix)
+    if not storage.exists():
+        return jobs
+
+    def parent_of(job: DeclaredJob) -> str | None:
+        past = past_runs(storage, layout, job.name)
+        return choose_parent(job.image_set.manifest, job.folder.raw_config, job.settings.attempt, past)
+
+    return [replace(job, parent=parent_of(job)) if job.settings.resume else job for job in jobs]
 
 
 def count_unfinished(connection: Connection, settings: StackSettings, jobs: list[DeclaredJob]) -> int:

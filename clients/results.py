@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from clients.storage import Storage
-from training.run import RunKeys
+from training.lineage import PastRun
+from training.run import Layout, RunKeys
 from training.run_state import Evidence
-from training.weights import LENGTH_BYTES, header_length, parse_header, problems
+from training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
 
 
 def inspect_run(storage: Storage, keys: RunKeys, steps: int) -> Evidence:
@@ -36,8 +37,24 @@ def _weights_problems(storage: Storage, keys: RunKeys, steps: int) -> list[str]:
     if weights is None:
         return [f"{keys.weights} is missing"]
     try:
-        length = header_length(storage.get_range(keys.weights, 0, LENGTH_BYTES))
-        header = parse_header(storage.get_range(keys.weights, 0, LENGTH_BYTES + length))
+        header = weights_header(storage, keys.weights)
     except ValueError as error:
         return [str(error)]
     return problems(header, weights.size, steps)
+
+
+def weights_header(storage: Storage, key: str) -> WeightsHeader:
+    """The header of a safetensors object, in two small reads. Raises ValueError when it has none."""
+    length = header_length(storage.get_range(key, 0, LENGTH_BYTES))
+    return parse_header(storage.get_range(key, 0, LENGTH_BYTES + length))
+
+
+def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
+    """The runs of a job that the bucket knows of."""
+    folder = f"{layout.runs}{job}/"
+    found = []
+    for run in storage.list_folders(folder):
+        record = read_json(storage, layout.run(job, run).record)
+        if record is not None:
+            found.append(PastRun(run, str(record.get("created_at", ""))))
+    return found

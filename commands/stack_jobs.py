@@ -61,10 +61,9 @@ def look(job: StackJob, kelpie: Kelpie, storage: Storage) -> Sight:
     evidence = inspect_run(storage, job.keys, job.steps)
     state = run_state(queue_job.status if queue_job else None, evidence)
     progress = read_json(storage, job.keys.progress) or {}
-    reason = explain(state, evidence)
-    if reason and progress.get("message"):
-        reason = f"{reason}: {progress['message']}"
-    return Sight(job, state, reason, progress, queue_job)
+    return Sight(
+        job, state, explain(state, evidence, str(progress.get("message") or "")), progress, queue_job
+    )
 
 
 def describe(sight: Sight) -> str:

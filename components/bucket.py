@@ -16,7 +16,7 @@ from training.errors import FluxError
 from training.manifest import canonical_json
 from training.run import Layout
 
-INPUTS = ("kind", "bucket", "prefix", "owner", "adopt")
+INPUTS = ("kind", "bucket", "prefix", "owner", "adopt", "results")
 
 
 class BucketProvider(FluxProvider):

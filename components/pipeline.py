@@ -91,6 +91,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             **self.place,
             "owner": self._surroundings.owner,
             "adopt": self._settings.adopt,
+            "results": self._settings.results,
         }
         return Bucket("bucket", props, pulumi.ResourceOptions(parent=self))
 
@@ -135,6 +136,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "digest": job.image_set.digest,
             "runId": job.run_id,
             "attempt": job.settings.attempt,
+            "parent": job.parent,
             "steps": job.folder.config.steps,
             "groupId": self.group.id,
             **self.place,

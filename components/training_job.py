@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -14,6 +15,7 @@ from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from clients.results import inspect_run, read_json
 from clients.storage import Storage
+from components.checkpoints import bring_checkpoint
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import Queue
@@ -44,6 +46,7 @@ INPUTS = (
     "digest",
     "runId",
     "attempt",
+    "parent",
     "steps",
     "groupId",
     "bucket",
@@ -61,7 +64,10 @@ _queues_lock = Lock()
 
 class TrainingJobProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
-        return replace_on(("runId", "groupId", "bucket", "prefix", "job"), olds, news)
+        found = replace_on(("runId", "groupId", "bucket", "prefix", "job"), olds, news)
+        if not found.replaces and olds.get("reason"):
+            inform(what_to_do(olds))
+        return found
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
@@ -77,6 +83,10 @@ class TrainingJobProvider(FluxProvider):
             )
         folder, image_set = read_job(Path(props["folder"]).parent, props["job"], props.get("dataset"))
         send_configuration(storage, keys, props, folder, image_set)
+        if props.get("parent"):
+            parent = Layout(props["prefix"]).run(props["job"], props["parent"])
+            step = bring_checkpoint(storage, parent, keys, int(props["steps"]))
+            inform(f"{props['job']}: goes on from step {step} of run {props['parent']}")
         job = queue.post_once(props["runId"], job_request(props, keys), storage, keys.claim, props["owner"])
         return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job)))
 
@@ -102,6 +112,14 @@ class TrainingJobProvider(FluxProvider):
             self.connection.kelpie().cancel_job(props["kelpieId"])
 
 
+def what_to_do(props: Props) -> str:
+    """For the person who previews a stack with a run that ended badly."""
+    return (
+        f"{props['job']}: run {props['runId']} {props['status']}: {props['reason']}. It is not queued again by itself, because it "
+        f"would be paid for again: mend what was wrong, or set `attempt: {int(props['attempt']) + 1}` for the job"
+    )
+
+
 def run_keys(props: Props) -> RunKeys:
     return Layout(props["prefix"]).run(props["job"], props["runId"])
 
@@ -114,7 +132,8 @@ def send_configuration(
     Raises FluxError when the folder is no longer what the run id was made of.
     """
     attempt = int(props["attempt"])
-    if run_id(image_set.manifest, folder.raw_config, attempt) != props["runId"]:
+    parent = props.get("parent")
+    if run_id(image_set.manifest, folder.raw_config, attempt, parent) != props["runId"]:
         raise FluxError(f"{folder.path} changed while the update was running", "", "run it again")
     storage.put_bytes(f"{keys.config}train.yml", folder.raw_config)
     storage.put_bytes(f"{keys.config}manifest.json", image_set.manifest)
@@ -125,8 +144,10 @@ def send_configuration(
         "job": props["job"],
         "run_id": props["runId"],
         "attempt": attempt,
-        "parent": None,
+        "parent": parent,
         "dataset": props["digest"],
+        "manifest": hashlib.sha256(image_set.manifest).hexdigest(),
+        "config": hashlib.sha256(folder.raw_config).hexdigest(),
         "steps": int(props["steps"]),
         "launcher": LAUNCHER_CONTRACT,
         "owner": props["owner"],
@@ -208,9 +229,13 @@ def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, 
 
 
 def _state(storage: Storage, props: Props, job: Job | None) -> tuple[str, str]:
-    evidence = inspect_run(storage, run_keys(props), int(props["steps"]))
+    keys = run_keys(props)
+    evidence = inspect_run(storage, keys, int(props["steps"]))
     state = run_state(job.status if job else None, evidence)
-    return state, explain(state, evidence)
+    if not explain(state, evidence):
+        return state, ""
+    progress = read_json(storage, keys.progress) or {}
+    return state, explain(state, evidence, str(progress.get("message") or ""))
 
 
 def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> Props:

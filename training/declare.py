@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.errors import BadInput
 from training.folder import ImageSet, JobFolder, read_config, read_images
-from training.run import Limits, launch_settings, run_id
+from training.run import run_id
 from training.settings import JobSettings, StackSettings, nearest
 
 GLOB_CHARACTERS = frozenset("*?[")
@@ -16,12 +16,16 @@ GLOB_CHARACTERS = frozenset("*?[")
 
 @dataclass(frozen=True)
 class DeclaredJob:
-    """A job folder with its settings. `dataset_of` is the first declared job with the same images."""
+    """A job folder with its settings. `dataset_of` is the first declared job with the same images.
+
+    `parent` is the run that a resumed one goes on from.
+    """
 
     folder: JobFolder
     image_set: ImageSet
     settings: JobSettings
     dataset_of: str
+    parent: str | None = None
 
     @property
     def name(self) -> str:
@@ -29,18 +33,7 @@ class DeclaredJob:
 
     @property
     def run_id(self) -> str:
-        return run_id(self.image_set.manifest, self.folder.raw_config, self.settings.attempt)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.settings.max_hours, self.settings.stall_minutes)
-
-    @property
-    def launch_settings(self) -> bytes:
-        config = self.folder.config
-        return launch_settings(
-            self.name, self.run_id, self.settings.attempt, config.steps, config.save_every, self.limits
-        )
+        return run_id(self.image_set.manifest, self.folder.raw_config, self.settings.attempt, self.parent)
 
 
 def declare_jobs(settings: StackSettings, root: Path = Path()) -> list[DeclaredJob]:

@@ -39,8 +39,16 @@ def run_state(queue_status: str | None, evidence: Evidence) -> str:
     return queue_status or LOST
 
 
-def explain(state: str, evidence: Evidence) -> str:
-    """Why a run counts as failed, for the person who has to act; empty for any other state."""
+def explain(state: str, evidence: Evidence, launchers_words: str = "") -> str:
+    """Why a run counts as failed, for the person who has to act; empty for any other state.
+
+    `launchers_words` is the last message that the launcher on the node left in progress.json.
+    """
+    reason = _reason(state, evidence)
+    return f"{reason}: {launchers_words}" if reason and launchers_words else reason
+
+
+def _reason(state: str, evidence: Evidence) -> str:
     if evidence.problems:
         return "the weights in the bucket are not sound: " + "; ".join(evidence.problems)
     return {

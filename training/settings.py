@@ -31,9 +31,13 @@ class _Strict(BaseModel):
 
 
 class JobSettings(_Strict):
-    """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own."""
+    """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
+
+    `resume`: a new run goes on from the newest sound checkpoint of the job's last run instead of from nothing.
+    """
 
     attempt: int = Field(1, ge=1)
+    resume: bool = False
     dataset: str | None = None
     max_hours: float | None = Field(None, gt=0)
     stall_minutes: float = Field(30, gt=0)
@@ -81,7 +85,10 @@ class ClusterSettings(_Strict):
 
 
 class StackSettings(_Strict):
-    """The whole stack. Keys of the services may stand here as secrets; the environment goes before them."""
+    """The whole stack. Keys of the services may stand here as secrets; the environment goes before them.
+
+    `results`: what `destroy` does with trained weights and samples; it acts as it was at the last `up`.
+    """
 
     cloud: Literal["local", "salad"]
     storage: StorageSettings
@@ -90,6 +97,7 @@ class StackSettings(_Strict):
     cluster: ClusterSettings = ClusterSettings()
     adopt: bool = False
     webhook: str | None = None
+    results: Literal["keep", "delete"] = "keep"
     salad_api_key: SecretStr | None = None
     salad_organization: str | None = None
     salad_project: str | None = None

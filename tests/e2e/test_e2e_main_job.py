@@ -187,6 +187,28 @@ def test_destroy_leaves_the_results_and_up_takes_them_over(checkout: Checkout) -
     assert len(checkout.resources()) == 8
 
 
+def test_a_resumed_run_goes_on_from_the_newest_checkpoint_of_the_last(checkout: Checkout) -> None:
+    checkout.declare(cat={})
+    checkout.make("up")
+    first = results(checkout, "cat").name
+    train_yml = checkout.root / "jobs/cat/train.yml"
+    train_yml.write_text(
+        train_yml.read_text(encoding="utf-8").replace("steps: 20", "steps: 30"), encoding="utf-8"
+    )
+    checkout.declare(cat={"resume": True})
+    assert f"goes on from step 20 of run {first}" in checkout.make("up")
+    second = checkout.outputs()["jobs"]["cat"]["runId"]
+    run = checkout.root / "outputs/cat" / second
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["parent"] == first
+    steps = [
+        int(line.split(",")[0]) for line in (run / "loss.csv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
+    assert min(steps) > 18
+    assert max(steps) == 30
+    assert "unchanged" in checkout.make("up")
+    assert checkout.outputs()["jobs"]["cat"]["runId"] == second
+
+
 def _posted(checkout: Checkout) -> bool:
     return bool(asked(checkout.requests(), "kelpie", "POST", "/jobs"))
 

@@ -1,0 +1,54 @@
+"""Going on from an earlier run: its newest sound checkpoint, copied inside the bucket."""
+
+from __future__ import annotations
+
+from clients.results import weights_header
+from clients.storage import ObjectInfo, Storage
+from training.errors import FluxError
+from training.run import RunKeys
+from training.weights import WeightsHeader
+
+OPTIMIZER = "optimizer.pt"
+
+
+def bring_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys, steps: int) -> int:
+    """Copy the parent's newest sound checkpoint below the run's output/; its step, 0 when there is none.
+
+    Named as ai-toolkit names checkpoints (`<job>_000001000.safetensors`), so that it is found there. Raises FluxError when
+    nothing would be left to train.
+    """
+    found = newest_sound(storage, parent)
+    if found is None:
+        return 0
+    source, step = found
+    if step >= steps:
+        raise FluxError(
+            f"{keys.job}: `resume: true` finds a checkpoint of step {step}, but train.steps is {steps}",
+            "a run that goes on needs steps left to train",
+            "raise train.steps, or take `resume` out",
+        )
+    storage.copy(source, f"{keys.output}{keys.job}_{step:09}.safetensors")
+    if storage.head(parent.output + OPTIMIZER) is not None:
+        storage.copy(parent.output + OPTIMIZER, keys.output + OPTIMIZER)
+    return step
+
+
+def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
+    """(key, step) of the run's checkpoint with the most steps among those that are whole."""
+    folder = [item for item in storage.list(keys.output) if item.key.endswith(".safetensors")]
+    sound = [
+        (item.key, header.step)
+        for item in folder
+        if "/" not in item.key.removeprefix(keys.output)
+        and (header := _sound_header(storage, item)) is not None
+        and header.step is not None
+    ]
+    return max(sound, key=lambda found: found[1], default=None)
+
+
+def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
+    try:
+        header = weights_header(storage, item.key)
+    except ValueError:
+        return None
+    return header if header.tensors and header.data_end == item.size else None
