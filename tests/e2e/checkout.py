@@ -131,8 +131,12 @@ def asked(entries: list[dict[str, Any]], service: str, method: str, part: str = 
 
 
 @contextmanager
-def new_checkout(folder: Path, cloud: str = FAST_CLOUD) -> Iterator[Checkout]:
-    """A checkout in `folder` with two small jobs, `cat` and `dog`; its cloud is stopped at the end."""
+def new_checkout(folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded") -> Iterator[Checkout]:
+    """A checkout in `folder` with two small jobs, `cat` and `dog`; its cloud is stopped at the end.
+
+    `engine` is `embedded` (then no `pulumi` is on its PATH) or `cli`.
+    """
+    folder.mkdir()
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
@@ -145,7 +149,7 @@ def new_checkout(folder: Path, cloud: str = FAST_CLOUD) -> Iterator[Checkout]:
     (folder / "jobs").mkdir()
     make_job(folder / "jobs", "cat", seed=1)
     make_job(folder / "jobs", "dog", seed=2)
-    checkout = Checkout(folder, _environment(cloud))
+    checkout = Checkout(folder, _environment(folder, cloud, engine))
     checkout.declare(cat={}, dog={})
     try:
         yield checkout
@@ -153,14 +157,14 @@ def new_checkout(folder: Path, cloud: str = FAST_CLOUD) -> Iterator[Checkout]:
         checkout.make("down", code=None)
 
 
-def _environment(cloud: str) -> dict[str, str]:
-    """No `pulumi` on the PATH, no key of the user's, and no make above this one."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PULUMI_", "FLUX_", "SALAD_", "AWS_", "MAKE", "MFLAGS"))
-    }
+def _environment(folder: Path, cloud: str, engine: str) -> dict[str, str]:
+    """No key of the user's, no make above this one, and `pulumi` only where it is wanted."""
+    foreign = ("PULUMI_", "FLUX_", "SALAD_", "AWS_", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    fixed = {"ENGINE": engine, "LOCALCLOUD": cloud, "PULUMI_HOME": str(folder / ".pulumi-home")}
+    if engine == "cli":
+        return {**kept, **fixed}
     folders = [
-        folder for folder in kept.get("PATH", "").split(os.pathsep) if not (Path(folder) / "pulumi").exists()
+        entry for entry in kept.get("PATH", "").split(os.pathsep) if not (Path(entry) / "pulumi").exists()
     ]
-    return {**kept, "PATH": os.pathsep.join(folders), "ENGINE": "embedded", "LOCALCLOUD": cloud}
+    return {**kept, **fixed, "PATH": os.pathsep.join(folders)}

@@ -24,9 +24,14 @@ from tests.training.job_folders import make_job, write_image
 LORA_KEY = re.compile(r"transformer\.(single_)?transformer_blocks\.\d+\..+\.lora_[AB]\.weight")
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    with new_checkout(tmp_path / "checkout") as fresh:
+NO_CLI = pytest.mark.skipif(
+    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
+)
+
+
+@pytest.fixture(params=["embedded", pytest.param("cli", marks=NO_CLI)])
+def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Checkout]:
+    with new_checkout(tmp_path / "checkout", engine=request.param) as fresh:
         yield fresh
 
 

@@ -1,0 +1,255 @@
+"""Kelpie's HTTP API, held to kelpie.openapi.json, UPSTREAM.md and the recorded transcript."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from localcloud.kelpie import validation
+from localcloud.kelpie.jobs import Jobs, StatusConstraintError
+from localcloud.kelpie.rules import DuplicateRuleError, Rules
+from localcloud.kelpie.validation import MISSING, InvalidRequestError, RefusedRequestError
+from localcloud.kelpie.webhooks import Webhooks
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Salad(Protocol):
+    """What Kelpie asks SaladCloud: who is calling, and which group has an id."""
+
+    def group_name(self, group_id: str) -> str | None:
+        """The name of the group with this id."""
+
+    def is_node_token(self, token: str) -> bool:
+        """True for the token of a node that runs now."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """The one account there is."""
+
+    api_key: str
+    organization: str
+    project: str
+    user_id: str
+    created: str
+
+
+def error(status: int, kind: str, message: str | None = None, **more: Any) -> Response:
+    """Kelpie's own errors: JSON sent as text/plain (UPSTREAM.md)."""
+    body = {"error": kind} | ({} if message is None else {"message": message}) | more
+    return Response(json.dumps(body), status, media_type="text/plain")
+
+
+class Kelpie:
+    """The handlers."""
+
+    def __init__(self, account: Account, jobs: Jobs, rules: Rules, salad: Salad, webhooks: Webhooks) -> None:
+        self.account, self.jobs, self.rules = account, jobs, rules
+        self.salad, self.webhooks = salad, webhooks
+
+    def app(self) -> Starlette:
+        """The routes; what is none of them is 404 once the caller is known."""
+        table: list[tuple[str, str, Handler]] = [
+            ("POST", "/jobs", self.create_job),
+            ("GET", "/jobs", self.list_jobs),
+            ("DELETE", "/jobs", self.admin_only),
+            ("POST", "/jobs/batch", self.create_batch),
+            ("DELETE", "/jobs/container-groups/{group}", self.purge_jobs),
+            ("GET", "/jobs/{id}", self.get_job),
+            ("DELETE", "/jobs/{id}", self.cancel_job),
+            ("POST", "/jobs/{id}/heartbeat", self.heartbeat),
+            ("POST", "/jobs/{id}/failed", self.report_failed),
+            ("POST", "/jobs/{id}/completed", self.report_completed),
+            ("GET", "/work", self.get_work),
+            ("POST", "/scaling-rules", self.create_rule),
+            ("GET", "/scaling-rules", self.list_rules),
+            ("DELETE", "/scaling-rules", self.admin_only),
+            ("GET", "/scaling-rules/{id}", self.get_rule),
+            ("PATCH", "/scaling-rules/{id}", self.update_rule),
+            ("DELETE", "/scaling-rules/{id}", self.delete_rule),
+            ("GET", "/users/me", self.get_user),
+            ("POST", "/users", self.admin_only),
+            ("DELETE", "/users", self.admin_only),
+            ("POST", "/users/{id}/token", self.admin_only),
+        ]
+        routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
+        nowhere = self._guarded(self.not_found)
+        fallback = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+        return Starlette(routes=[*routes, Route("/{rest:path}", nowhere, methods=fallback)])
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            refusal = self.refusal(request)
+            if refusal is not None:
+                return refusal
+            try:
+                return await handler(request)
+            except InvalidRequestError as invalid:
+                return JSONResponse({"errors": invalid.issues, "success": False, "result": {}}, 400)
+            except RefusedRequestError as refused:
+                where = {} if refused.index is None else {"index": refused.index}
+                return error(400, "Invalid request", refused.message, **where)
+
+        return guarded
+
+    def refusal(self, request: Request) -> Response | None:
+        """Why this caller is not served, None when it is."""
+        headers, account = request.headers, self.account
+        key, bearer = headers.get("salad-api-key"), headers.get("authorization")
+        organization, project = headers.get("salad-organization"), headers.get("salad-project")
+        if key and not (organization and project):
+            return error(
+                400, "Bad Request", "Salad API Key requires Salad-Organization and Salad-Project headers"
+            )
+        if bearer and not project:
+            return error(400, "Bad Request", "Bearer Token requires Salad-Project header")
+        if key:
+            if key != account.api_key:
+                return error(403, "Forbidden", "Invalid API Key")
+            if organization != account.organization:
+                return error(403, "Forbidden", "Invalid Organization Name")
+        elif bearer and bearer.startswith("Bearer "):
+            if not self.salad.is_node_token(bearer.removeprefix("Bearer ")):
+                return error(403, "Forbidden", "signature verification failed")
+        else:
+            return error(401, "Unauthorized", "API Key or Bearer Token Required")
+        if project != account.project:
+            return error(
+                403, "Forbidden", f"Invalid Project '{project}': Failed to list container groups: 404"
+            )
+        return None
+
+    # ---- jobs
+
+    async def create_job(self, request: Request) -> Response:
+        job = validation.job_submission(await body_of(request), ["body"])
+        return JSONResponse(self.jobs.create(validation.normalised_storage(job)), 202)
+
+    async def create_batch(self, request: Request) -> Response:
+        batch = validation.job_batch(await body_of(request))
+        jobs = [validation.normalised_storage(job, index) for index, job in enumerate(batch)]
+        return JSONResponse(self.jobs.create_batch(jobs), 202)
+
+    async def list_jobs(self, request: Request) -> Response:
+        jobs = self.jobs.page(**validation.listing(dict(request.query_params)))
+        return JSONResponse({"_count": len(jobs), "jobs": jobs})
+
+    async def get_job(self, request: Request) -> Response:
+        job = self.jobs.get(request.path_params["id"])
+        return error(404, "Not Found", "Job not found") if job is None else JSONResponse(job)
+
+    async def cancel_job(self, request: Request) -> Response:
+        self.jobs.cancel(request.path_params["id"])
+        return JSONResponse({"message": "Job canceled"}, 202)
+
+    async def purge_jobs(self, request: Request) -> Response:
+        try:
+            return JSONResponse({"count": self.jobs.purge(request.path_params["group"])})
+        except StatusConstraintError:
+            return internal("NOT NULL constraint failed: Jobs.status: SQLITE_CONSTRAINT")
+
+    # ---- nodes
+
+    async def get_work(self, request: Request) -> Response:
+        machine_id, group = validation.machine(dict(request.query_params), "query")
+        job = await self.jobs.hand_out(machine_id, group)
+        self.webhooks.fire(job, machine_id, group, "running")
+        return JSONResponse([] if job is None else [job])
+
+    async def heartbeat(self, request: Request) -> Response:
+        machine_id, _ = validation.machine(await body_of(request), "body")
+        status = self.jobs.heartbeat(request.path_params["id"], machine_id)
+        if status is None:
+            return error(404, "Not Found", "Job not found")
+        return JSONResponse({"status": status})
+
+    async def report_failed(self, request: Request) -> Response:
+        machine_id, group = validation.machine(await body_of(request), "body")
+        identity = request.path_params["id"]
+        status = self.jobs.fail(identity, machine_id)
+        if status is None:
+            return error(404, "Not Found", "Job not found")
+        if status == "failed":
+            self.webhooks.fire(self.jobs.get(identity), machine_id, group, "failed")
+        return JSONResponse({"message": "Failure reported"}, 202)
+
+    async def report_completed(self, request: Request) -> Response:
+        machine_id, group = validation.machine(await body_of(request), "body")
+        identity = request.path_params["id"]
+        self.jobs.complete(identity, machine_id)
+        self.webhooks.fire(self.jobs.get(identity), machine_id, group, "completed")
+        return JSONResponse({"message": "Completed reported"})
+
+    # ---- scaling rules
+
+    async def create_rule(self, request: Request) -> Response:
+        fields = validation.scaling_rule(await body_of(request), partial=False)
+        name = self.salad.group_name(fields["container_group_id"])
+        if name is None:
+            return error(400, "Container Group Not Found", "No container group found for ID")
+        try:
+            rule = self.rules.create(fields, self.account.organization, self.account.project, name)
+        except DuplicateRuleError:
+            return internal("UNIQUE constraint failed: ScalingRules.container_group_id: SQLITE_CONSTRAINT")
+        return JSONResponse(rule, 201)
+
+    async def list_rules(self, _request: Request) -> Response:
+        rules = self.rules.all()
+        return JSONResponse({"_count": len(rules), "rules": rules})
+
+    async def get_rule(self, request: Request) -> Response:
+        return found_rule(self.rules.get(request.path_params["id"]))
+
+    async def update_rule(self, request: Request) -> Response:
+        fields = validation.scaling_rule(await body_of(request), partial=True)
+        fields.pop("container_group_id", None)  # the path's id counts
+        if not fields:
+            return error(500, "Internal server error", "No fields to update")
+        return found_rule(self.rules.update(request.path_params["id"], fields))
+
+    async def delete_rule(self, request: Request) -> Response:
+        self.rules.delete(request.path_params["id"])
+        return Response(status_code=204)
+
+    # ---- the rest
+
+    async def get_user(self, _request: Request) -> Response:
+        account = self.account
+        return JSONResponse(
+            {"id": account.user_id, "username": account.organization, "created": account.created}
+        )
+
+    async def admin_only(self, _request: Request) -> Response:
+        return error(403, "Forbidden", "Admin Only")
+
+    async def not_found(self, _request: Request) -> Response:
+        return error(404, "Route Not Found")
+
+
+def internal(message: str) -> Response:
+    """A database error that Kelpie lets through."""
+    return error(500, "Internal server error", f"D1_ERROR: {message}")
+
+
+def found_rule(rule: dict[str, Any] | None) -> Response:
+    """A rule, or that there is none."""
+    if rule is None:
+        return error(404, "Scaling Rule Not Found", "No scaling rule found for container group ID")
+    return JSONResponse(rule)
+
+
+async def body_of(request: Request) -> Any:
+    """The request's JSON, whatever its content type says. Nothing, or no JSON, is `undefined` to the validator."""
+    raw = await request.body()
+    try:
+        return json.loads(raw) if raw else MISSING
+    except ValueError:
+        return MISSING

@@ -1,0 +1,41 @@
+"""GPU classes with their prices an hour by priority, as strings (UPSTREAM.md).
+
+The RTX 5090's id is the real one (UPSTREAM.md); the other ids and all prices are examples of the right order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRIORITIES = ("high", "medium", "low", "batch")
+
+# id, name, dollars an hour at high, medium, low, batch
+_CLASSES = (
+    ("851399fb-7329-4195-a042-d6514b28cf33", "RTX 5090 (32 GB)", "0.450", "0.370", "0.300", "0.250"),
+    ("ed563892-aacd-40f5-80b7-90c9be6c759b", "RTX 4090 (24 GB)", "0.300", "0.240", "0.200", "0.160"),
+    ("a5db5c50-cbcb-4596-ae80-6a0c8090d80f", "RTX 3090 (24 GB)", "0.230", "0.170", "0.130", "0.090"),
+    ("9998fe42-04a5-4807-b3a5-849943f16c38", "RTX 4080 (16 GB)", "0.220", "0.180", "0.140", "0.110"),
+    ("0d062939-7c01-4aae-a2b1-30e315124e51", "RTX 4070 Ti Super (16 GB)", "0.200", "0.160", "0.120", "0.090"),
+    ("f51baccc-dc95-40fb-a5d1-6d0ee0db31d2", "RTX 3060 (12 GB)", "0.100", "0.080", "0.060", "0.040"),
+)
+
+GPU_CLASSES: list[dict[str, Any]] = [
+    {
+        "id": identity,
+        "name": name,
+        "prices": [
+            {"priority": rank, "price": price} for rank, price in zip(PRIORITIES, prices, strict=True)
+        ],
+        "gpu_class_type": "community",
+        "is_high_demand": False,
+    }
+    for identity, name, *prices in _CLASSES
+]
+GPU_IDS = frozenset(gpu["id"] for gpu in GPU_CLASSES)
+
+
+def dollars_an_hour(gpu_ids: list[str], priority: str | None) -> float:
+    """The price of the dearest of the classes asked for at this priority (unset: high); 0 without a GPU."""
+    rank = PRIORITIES.index(priority) if priority in PRIORITIES else 0
+    prices = [float(gpu["prices"][rank]["price"]) for gpu in GPU_CLASSES if gpu["id"] in gpu_ids]
+    return max(prices, default=0.0)

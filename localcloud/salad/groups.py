@@ -1,0 +1,276 @@
+"""SaladCloud's container groups and their instances, in the database. The supervisor makes them run."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from localcloud.database import iso_time, now
+from localcloud.salad import validation
+from localcloud.salad.problems import ProblemError, not_found
+
+# The group is `pending` while its image is prepared: this part of the boot time.
+PENDING_PART = 0.2
+# A deleted group is still seen for a moment: DELETE is asynchronous (UPSTREAM.md).
+DELETION_SECONDS = 0.3
+
+
+class Groups:
+    """The groups of the one project. `changed` is called after whatever the supervisor has to act on."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        organization: str,
+        project: str,
+        quota: int,
+        boot_seconds: float,
+        changed: Callable[[], None],
+    ) -> None:
+        self._db, self.quota, self._boot = database, quota, boot_seconds
+        self._organization, self._project, self._changed = organization, project, changed
+
+    # ---- what the API does
+
+    def create(self, body: Any) -> dict[str, Any]:
+        """A new group. Raises ProblemError: 400 for a bad body, 409 for a name in use, 403 beyond the quota."""
+        fields = validation.prototype(body)
+        name, replicas = fields.pop("name"), fields.pop("replicas")
+        if self._find(name):
+            raise ProblemError(
+                409, f"A container group named {name!r} exists in this project.", kind="name_conflict"
+            )
+        self._check_quota(replicas, 0)
+        fields.setdefault("display_name", name)
+        fields["priority"] = fields["container"].pop("priority", None)
+        fields["container_version"] = 1
+        moment = now()
+        self._db.execute(
+            "INSERT INTO groups (id, name, body, replicas, started, pending_until, created, updated, start_time, finish_time)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                str(uuid.uuid4()),
+                name,
+                json.dumps(fields),
+                replicas,
+                fields["autostart_policy"],
+                moment + PENDING_PART * self._boot,
+                *(moment,) * 4,
+            ),
+        )
+        self._changed()
+        return self.get(name)
+
+    def get(self, name: str) -> dict[str, Any]:
+        """A group as the API shows it. Raises ProblemError 404."""
+        return self._shown(self._existing(name))
+
+    def all(self) -> list[dict[str, Any]]:
+        """All groups, by age."""
+        return [self._shown(row) for row in self._db.execute("SELECT * FROM groups ORDER BY created")]
+
+    def patch(self, name: str, body: Any) -> dict[str, Any]:
+        """Merge a change (RFC 7396). A change in `container` restarts every replica. Raises ProblemError."""
+        row = self._existing(name)
+        changes = validation.patch(body)
+        replicas = changes.pop("replicas", None)
+        if replicas is None:
+            replicas = row["replicas"]
+        self._check_quota(replicas, row["replicas"])
+        before = json.loads(row["body"])
+        after = merge_patch(before, changes)
+        if after.get("display_name") is None:
+            after["display_name"] = name
+        after["priority"] = after["container"].pop("priority", before["priority"])
+        version = row["version"] + int(after != before or replicas != row["replicas"])
+        if (after["container"], after["priority"]) != (before["container"], before["priority"]):
+            after["container_version"] = version
+        self._db.execute(
+            "UPDATE groups SET body = ?, replicas = ?, version = ?, updated = ? WHERE id = ?",
+            (json.dumps(after), replicas, version, now(), row["id"]),
+        )
+        self._changed()
+        return self.get(name)
+
+    def delete(self, name: str) -> None:
+        """Begin the deletion; the supervisor ends it. Raises ProblemError 404."""
+        row = self._existing(name)
+        self._db.execute(
+            "UPDATE groups SET deleting = COALESCE(deleting, ?) WHERE id = ?", (now(), row["id"])
+        )
+        self._changed()
+
+    def start(self, name: str) -> None:
+        """Start it. Raises ProblemError 404."""
+        self._switch(name, True, "start_time")
+
+    def stop(self, name: str) -> None:
+        """Stop it. Raises ProblemError 404."""
+        self._switch(name, False, "finish_time")
+
+    def instances(self, name: str) -> list[dict[str, Any]]:
+        """The group's instances. Raises ProblemError 404."""
+        group = self._existing(name)
+        rows = self._db.execute(
+            "SELECT * FROM instances WHERE group_id = ? ORDER BY created", (group["id"],)
+        ).fetchall()
+        return [_instance_shown(row) for row in rows]
+
+    def instance(self, name: str, identity: str) -> dict[str, Any]:
+        """One of them. Raises ProblemError 404."""
+        for instance in self.instances(name):
+            if instance["id"] == identity:
+                return instance
+        raise ProblemError(404, "The container group instance could not be found.")
+
+    def reallocate(self, name: str, identity: str) -> None:
+        """Give the machine back and run on another one. Raises ProblemError 404."""
+        self.instance(name, identity)
+        self._db.execute(
+            "UPDATE instances SET state = 'stopping', state_since = ? WHERE id = ? AND state != 'stopping'",
+            (now(), identity),
+        )
+        self._changed()
+
+    def set_deletion_cost(self, name: str, identity: str, body: Any) -> dict[str, Any]:
+        """What the worker sets to 1 while it works: the cheapest go first. Raises ProblemError 400, 404."""
+        self.instance(name, identity)
+        cost = body.get("deletion_cost") if isinstance(body, dict) else None
+        if not isinstance(cost, int) or not 0 <= cost <= 100000:
+            raise ProblemError(400, "deletion_cost: must be a whole number from 0 to 100000")
+        self._db.execute("UPDATE instances SET deletion_cost = ? WHERE id = ?", (cost, identity))
+        return self.instance(name, identity)
+
+    def replicas_used(self) -> int:
+        """Replicas of all groups, what the quota counts (UPSTREAM.md)."""
+        return int(self._db.execute("SELECT COALESCE(SUM(replicas), 0) FROM groups").fetchone()[0])
+
+    # ---- what Kelpie asks
+
+    def status_of(self, name: str) -> str | None:
+        """The group's status, None when there is no such group."""
+        row = self._find(name)
+        return None if row is None else str(self._state(row)["status"])
+
+    def set_replicas(self, name: str, replicas: int) -> None:
+        """As PATCH does it. Raises ProblemError."""
+        self.patch(name, {"replicas": replicas})
+
+    def group_name(self, group_id: str) -> str | None:
+        """The name of the group with this id, None when there is none."""
+        row = self._db.execute("SELECT name FROM groups WHERE id = ?", (group_id,)).fetchone()
+        return None if row is None else str(row["name"])
+
+    def is_node_token(self, token: str) -> bool:
+        """True for the token of an instance that exists."""
+        return self._db.execute("SELECT 1 FROM instances WHERE token = ?", (token,)).fetchone() is not None
+
+    # ---- within
+
+    def _find(self, name: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute("SELECT * FROM groups WHERE name = ?", (name,)).fetchone()
+        return row
+
+    def _existing(self, name: str) -> sqlite3.Row:
+        row = self._find(name)
+        if row is None:
+            raise not_found()
+        return row
+
+    def _switch(self, name: str, started: bool, time_column: str) -> None:
+        row = self._existing(name)
+        if bool(row["started"]) != started:
+            self._db.execute(
+                f"UPDATE groups SET started = ?, {time_column} = ? WHERE id = ?",  # noqa: S608 (our own names)
+                (started, now(), row["id"]),
+            )
+        self._changed()
+
+    def _check_quota(self, replicas: int, before: int) -> None:
+        wanted = self.replicas_used() - before + replicas
+        if replicas > before and wanted > self.quota:
+            raise ProblemError(
+                403,
+                f"The quota of {self.quota} replicas would be exceeded: {wanted} were asked for in all groups.",
+                kind="quota_exceeded",
+            )
+
+    def _state(self, row: sqlite3.Row) -> dict[str, Any]:
+        states = Counter(
+            instance["state"]
+            for instance in self._db.execute("SELECT state FROM instances WHERE group_id = ?", (row["id"],))
+        )
+        return {
+            "status": _status(row, states),
+            "description": None,
+            "start_time": iso_time(row["start_time"]),
+            "finish_time": iso_time(row["finish_time"]),
+            "instance_status_counts": {
+                "allocating_count": states["allocating"],
+                "creating_count": states["downloading"] + states["creating"],
+                "running_count": states["running"],
+                "stopping_count": states["stopping"],
+            },
+        }
+
+    def _shown(self, row: sqlite3.Row) -> dict[str, Any]:
+        """`priority` is at the top level when read; registry credentials are never shown."""
+        body = json.loads(row["body"])
+        body["container"].pop("registry_authentication", None)
+        container = {"command": None, "environment_variables": {}, "image_caching": True} | body.pop(
+            "container"
+        )
+        container["resources"] = {"gpu_classes": [], "shm_size": 64} | container["resources"]
+        stale = body.pop("container_version")
+        old = self._db.execute(
+            "SELECT 1 FROM instances WHERE group_id = ? AND version < ?", (row["id"], stale)
+        ).fetchone()
+        return {
+            "country_codes": [],
+            "scaling-actions": [],
+            "scheduled-scaling-enabled": False,
+            **body,
+            "id": row["id"],
+            "name": row["name"],
+            "organization_name": self._organization,
+            "project_name": self._project,
+            "container": container,
+            "replicas": row["replicas"],
+            "current_state": self._state(row),
+            "pending_change": old is not None,
+            "version": row["version"],
+            "create_time": iso_time(row["created"], 6),
+            "update_time": iso_time(row["updated"], 6),
+        }
+
+
+def _status(row: sqlite3.Row, states: Counter[str]) -> str:
+    if now() < row["pending_until"]:
+        return "pending"
+    if row["deleting"] is not None or not row["started"]:
+        return "stopped"
+    # A started group of 0 replicas has all that it wants.
+    return "running" if states["running"] or not row["replicas"] else "deploying"
+
+
+def _instance_shown(row: sqlite3.Row) -> dict[str, Any]:
+    running = row["state"] == "running"
+    shown = {name: row[name] for name in ("id", "machine_id", "state", "version", "deletion_cost")}
+    return shown | {"update_time": iso_time(row["state_since"], 6), "ready": running, "started": running}
+
+
+def merge_patch(target: Any, change: Any) -> Any:
+    """RFC 7396: objects are merged, null removes, everything else replaces."""
+    if not isinstance(change, dict):
+        return change
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in change.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged

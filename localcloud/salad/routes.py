@@ -1,0 +1,168 @@
+"""SaladCloud's HTTP API below /salad/api/public, held to salad-cloud.openapi.yaml and UPSTREAM.md."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from localcloud.salad.catalog import GPU_CLASSES
+from localcloud.salad.groups import Groups
+from localcloud.salad.problems import ProblemError, not_found
+
+MERGE_PATCH = "application/merge-patch+json"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class RateLimit:
+    """So many requests in any 60 seconds."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._times: deque[float] = deque()
+
+    def take(self) -> float | None:
+        """None when there was room, else the seconds until there is some."""
+        moment = time.monotonic()
+        while self._times and self._times[0] <= moment - 60:
+            self._times.popleft()
+        if len(self._times) >= self._most:
+            return self._times[0] + 60 - moment
+        self._times.append(moment)
+        return None
+
+
+class SaladCloud:
+    """The handlers."""
+
+    def __init__(
+        self, groups: Groups, api_key: str, organization: str, project: str, per_minute: int
+    ) -> None:
+        self.groups, self._key = groups, api_key
+        self._organization, self._project = organization, project
+        self._per_minute, self._limit = per_minute, RateLimit(per_minute)
+
+    def app(self) -> Starlette:
+        """The routes."""
+        organization = "/organizations/{organization}"
+        many = organization + "/projects/{project}/containers"
+        one = many + "/{name}"
+        instance = one + "/instances/{instance}"
+        table: list[tuple[str, str, Handler]] = [
+            ("GET", many, self.list_groups),
+            ("POST", many, self.create_group),
+            ("GET", one, self.get_group),
+            ("PATCH", one, self.patch_group),
+            ("DELETE", one, self.delete_group),
+            ("POST", one + "/start", self.start_group),
+            ("POST", one + "/stop", self.stop_group),
+            ("GET", one + "/instances", self.list_instances),
+            ("GET", instance, self.get_instance),
+            ("PATCH", instance, self.patch_instance),
+            ("POST", instance + "/reallocate", self.reallocate),
+            ("GET", organization + "/gpu-classes", self.gpu_classes),
+            ("GET", organization + "/quotas", self.quotas),
+        ]
+        routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
+        rest = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_nowhere), methods=rest)])
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            try:
+                self._check_caller(request)
+                return await handler(request)
+            except ProblemError as problem:
+                return problem.response()
+
+        return guarded
+
+    def _check_caller(self, request: Request) -> None:
+        if request.headers.get("salad-api-key") != self._key:
+            raise ProblemError(401, "The Salad-Api-Key header is missing or its key is not valid.")
+        wait = self._limit.take()
+        if wait is not None:
+            seconds = str(int(wait) + 1)
+            detail = f"{self._per_minute} requests a minute are allowed."
+            raise ProblemError(429, detail, headers={"Retry-After": seconds})
+        given = request.path_params
+        if given.get("organization", self._organization) != self._organization:
+            raise ProblemError(404, "The organization could not be found.")
+        if given.get("project", self._project) != self._project:
+            raise ProblemError(404, "The project could not be found.")
+
+    async def list_groups(self, _request: Request) -> Response:
+        return JSONResponse({"items": self.groups.all()})
+
+    async def create_group(self, request: Request) -> Response:
+        group = self.groups.create(await _body(request, "application/json"))
+        place = f"/organizations/{self._organization}/projects/{self._project}/containers/{group['name']}"
+        return JSONResponse(group, 201, {"Location": place})
+
+    async def get_group(self, request: Request) -> Response:
+        return JSONResponse(self.groups.get(request.path_params["name"]))
+
+    async def patch_group(self, request: Request) -> Response:
+        group = self.groups.patch(request.path_params["name"], await _body(request, MERGE_PATCH))
+        return JSONResponse(group, media_type=MERGE_PATCH)
+
+    async def delete_group(self, request: Request) -> Response:
+        self.groups.delete(request.path_params["name"])
+        return Response(status_code=202)
+
+    async def start_group(self, request: Request) -> Response:
+        self.groups.start(request.path_params["name"])
+        return Response(status_code=202)
+
+    async def stop_group(self, request: Request) -> Response:
+        self.groups.stop(request.path_params["name"])
+        return Response(status_code=202)
+
+    async def list_instances(self, request: Request) -> Response:
+        return JSONResponse({"instances": self.groups.instances(request.path_params["name"])})
+
+    async def get_instance(self, request: Request) -> Response:
+        return JSONResponse(
+            self.groups.instance(request.path_params["name"], request.path_params["instance"])
+        )
+
+    async def patch_instance(self, request: Request) -> Response:
+        name, identity = request.path_params["name"], request.path_params["instance"]
+        shown = self.groups.set_deletion_cost(name, identity, await _body(request, MERGE_PATCH))
+        return JSONResponse(shown, media_type=MERGE_PATCH)
+
+    async def reallocate(self, request: Request) -> Response:
+        self.groups.reallocate(request.path_params["name"], request.path_params["instance"])
+        return Response(status_code=202)
+
+    async def gpu_classes(self, _request: Request) -> Response:
+        return JSONResponse({"items": GPU_CLASSES})
+
+    async def quotas(self, _request: Request) -> Response:
+        numbers = {
+            "container_replicas_quota": self.groups.quota,
+            "container_replicas_used": self.groups.replicas_used(),
+        }
+        return JSONResponse({"container_groups_quotas": numbers})
+
+
+async def _nowhere(_request: Request) -> Response:
+    raise not_found()
+
+
+async def _body(request: Request, media_type: str) -> Any:
+    """The request's JSON. Raises ProblemError: 415 for another content type, 400 for what is no JSON."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != media_type:
+        raise ProblemError(415, f"The content type must be {media_type}, not {given or 'missing'}.")
+    try:
+        return json.loads(await request.body())
+    except ValueError:
+        raise ProblemError(400, "The request body is not JSON.") from None

@@ -1,0 +1,306 @@
+"""A stand-in for ostris/ai-toolkit's run.py that trains on the CPU: `python run.py FILE`.
+
+The interface, the file names, what is printed and the faults are ai-toolkit's (version 0.12.26; where a rule
+comes from stands beside it); the model is small: 64x64 thumbnails in the frequency domain, a fixed random network
+as the base, and a LoRA on it, trained by flow matching (the velocity is noise - image) with Adam. What it learns
+depends on the images, the captions, the seed and the settings, as with the real one.
+
+Settings used: config.name; config.process[0] training_folder, training_seed, trigger_word, network.linear,
+save.{dtype, save_every, max_step_saves_to_keep}, datasets[].{folder_path, caption_ext, caption_dropout_rate},
+train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.name_or_path, sample.{prompts, ...}.
+From the environment: STEP_SECONDS, the least time a step takes; SEED.
+"""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ[_name] = "1"  # read when NumPy loads its BLAS
+
+import copy  # noqa: E402
+import glob  # noqa: E402
+import json  # noqa: E402
+import re  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import yaml  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
+
+# It lies beside this file, on the node too; a package it is not.
+from standin import Adam, Array, Network, embed, encode, load_weights, save_weights  # type: ignore[import-not-found] # noqa: E402
+
+PACE = 15.0  # the small net learns at this multiple of the learning rate that suits FLUX
+
+
+# ------------------------------------------------------------------------- configuration (toolkit/config.py)
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
+        |\.[0-9_]+(?:[eE][-+][0-9]+)?
+        |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
+        |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
+        re.X,
+    ),
+    list("-+0123456789."),
+)
+
+
+def environment_value(match: re.Match[str]) -> str:
+    value = os.environ.get(match[1])
+    if value is None:
+        raise ValueError(f"Environment variable {match[1]} not set.")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    text = re.sub(r"\$\{([^}]+)\}", environment_value, path.read_text("utf-8"))
+    config = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
+    for key in ("job", "config"):
+        if key not in config:
+            raise ValueError(f"config file must have a {key} key")
+    if "name" not in config["config"]:
+        raise ValueError("config file must have a config.name key")
+    replaced = json.dumps(config).replace("[name]", str(config["config"]["name"]))
+    result: dict[str, Any] = json.loads(replaced)
+    return result
+
+
+def with_trigger(text: str, trigger: str, *, add: bool) -> str:
+    """toolkit/prompt_utils.py, inject_trigger_into_prompt"""
+    for tag in ("[name]", "[trigger]"):
+        text = text.replace(tag, trigger)
+    return f"{trigger} {text}" if add and trigger.strip() and trigger not in text else text
+
+
+# ------------------------------------------------------------------------- the dataset (toolkit/data_loader.py)
+
+
+class Dataset:
+    """Images with captions (toolkit/data_loader.py): one without a caption file silently gets an empty prompt."""
+
+    def __init__(self, settings: list[dict[str, Any]], trigger: str) -> None:
+        self.latents, self.captions, self.dropout = [], [], []
+        for entry in settings:
+            suffix = "." + str(entry.get("caption_ext", "txt")).lstrip(".")
+            root = Path(entry["folder_path"])
+            paths = [
+                p for p in sorted(root.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+            ]
+            paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+            print(f"Dataset: {root}\n  -  Found {len(paths)} images")
+            for path in paths:
+                with Image.open(path) as image:
+                    self.latents.append(encode(ImageOps.exif_transpose(image)))
+                text = path.with_suffix(suffix)
+                caption = text.read_text("utf-8").strip() if text.exists() else ""
+                self.captions.append(with_trigger(caption, trigger, add=True))
+                self.dropout.append(float(entry.get("caption_dropout_rate", 0)))
+        if not self.latents:
+            raise ValueError("no images found in the dataset")
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
+        chosen = rng.choice(len(self.latents), size, replace=size > len(self.latents))
+        kept = rng.random(size) >= np.array(self.dropout)[chosen]
+        captions = [embed(self.captions[i] if keep else "") for i, keep in zip(chosen, kept, strict=True)]
+        return np.stack([self.latents[i] for i in chosen]), np.stack(captions)
+
+
+# ------------------------------------------------------------------------- the training process
+
+
+class Bar:
+    """tqdm's bar on a pipe, with set_postfix_str and update, as ToolkitProgressBar is used."""
+
+    def __init__(self, name: str, n: int, total: int) -> None:
+        self.name, self.n, self.total, self.postfix, self.shown = name, n, total, "", 0
+        self.start_n, self.start, self.printed_at = n, time.monotonic(), 0.0
+        self.print()
+
+    def print(self) -> None:
+        self.printed_at = time.monotonic()
+        seconds, done = self.printed_at - self.start, self.n - self.start_n
+        rate = done / seconds if done and seconds else 0.0
+        speed = "?it/s" if not rate else f"{rate:5.2f}it/s" if rate >= 1 else f"{1 / rate:5.2f}s/it"
+        left = clock((self.total - self.n) / rate) if rate else "?"
+        eighths = int(80 * self.n / max(1, self.total))
+        blocks = ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8] * (eighths % 8 > 0)).ljust(10)
+        text = f"{self.name}: {100 * self.n / max(1, self.total):3.0f}%|{blocks}| {self.n}/{self.total} "
+        text += f"[{clock(seconds)}<{left}, {speed}{self.postfix and ', ' + self.postfix}]"
+        sys.stderr.write("\r" + text.ljust(self.shown))
+        sys.stderr.flush()
+        self.shown = len(text)
+
+    def update(self, n: int) -> None:
+        self.n = n
+        if time.monotonic() - self.printed_at >= 0.1:
+            self.print()
+
+    def close(self) -> None:
+        self.print()
+        sys.stderr.write("\n")
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes:02}:{rest:02}"
+
+
+class Training:
+    """jobs/process/BaseSDTrainProcess.py, as far as a LoRA needs it."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.raw, self.name = config, str(config["config"]["name"])
+        process = config["config"]["process"][0]
+        if process.get("type") not in ("sd_trainer", "diffusion_trainer", "ui_trainer"):
+            raise ValueError(f"config file is invalid. Unknown process type: {process.get('type')}")
+        print(json.dumps(process, indent=4))
+        self.train, self.save_settings = process.get("train", {}), process.get("save", {})
+        self.sample_settings, self.trigger = process.get("sample", {}), str(process.get("trigger_word") or "")
+        self.datasets = process["datasets"]
+        self.steps, self.lr = int(self.train.get("steps", 1000)), float(self.train.get("lr", 1e-6))
+        self.folder = Path(process["training_folder"]) / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(yaml.dump(config), "utf-8")
+        self.seed = int(os.environ.get("SEED") or process.get("training_seed") or 42)
+        network = process["network"]
+        rank = int(network.get("rank") or network.get("linear") or 4)
+        self.network = Network(str(process["model"]["name_or_path"]), rank, self.seed)
+        self.adam = Adam(self.network.lora)
+        self.step = self.epoch = 0
+
+    def run(self) -> None:
+        self.resume()
+        data = Dataset(self.datasets, self.trigger)
+        sampling = not self.train.get("disable_sampling", False)
+        if sampling and self.step <= 1 and not self.train.get("skip_first_sample", False):
+            print("Generating baseline samples before training")
+            self.sample(self.step)
+        self.loop(data, sampling)
+        self.save(None)
+        if sampling:
+            self.sample(self.step)
+        print("")
+
+    def loop(self, data: Dataset, sampling: bool) -> None:
+        """Step s is saved as s after its update, as if it had not been done: a resumed run repeats it."""
+        save_every, sample_every = (
+            self.save_settings.get("save_every", 1000),
+            self.sample_settings.get("sample_every", 100),
+        )
+        size, least = int(self.train.get("batch_size", 1)), float(os.environ.get("STEP_SECONDS") or 0)
+        first, bar = self.step, Bar(self.name, self.step, self.steps)
+        for step in range(first, self.steps):
+            started = time.monotonic()
+            self.step, self.epoch = step, step * size // len(data.latents)
+            rng = np.random.default_rng([self.seed, 2, step])
+            loss = self.network.loss(*data.batch(rng, size), rng)
+            self.adam.step(self.network.lora, self.network.grads, self.lr * PACE)
+            time.sleep(max(0.0, least - (time.monotonic() - started)))
+            bar.postfix = f"lr: {self.lr:.1e} loss: {loss:.3e}"
+            bar.print()
+            if step != first and save_every and step % save_every == 0:
+                print(f"\nSaving at step {step}")
+                self.save(step)
+            if step != first and sampling and sample_every and step % sample_every == 0:
+                self.sample(step)
+            bar.update(step + 1)
+            self.step = step + 1
+        bar.close()
+
+    def resume(self) -> None:
+        """get_latest_save_path: whatever begins with the name, the newest by ctime."""
+        found = list(self.folder.glob(f"{glob.escape(self.name)}*"))
+        if not found:
+            return
+        latest = max(found, key=lambda path: path.stat().st_ctime_ns)
+        print(f"#### IMPORTANT RESUMING FROM {latest} ####\nLoading from {latest}")
+        metadata = load_weights(latest, self.network.lora)
+        info = json.loads(metadata.get("training_info", "{}"))
+        if "step" in info:
+            self.step, self.epoch = int(info["step"]), int(info.get("epoch", 0))
+            print(f"Found step {self.step} in metadata, starting from there")
+        optimizer = self.folder / "optimizer.pt"
+        if optimizer.exists():
+            print(f"Loading optimizer state from {optimizer}")
+            try:
+                self.adam.load(optimizer)
+            except Exception as err:  # noqa: BLE001 - as the real one does: it goes on without
+                print(f"Failed to load optimizer state from {optimizer}\n{err}")
+
+    def save(self, step: int | None) -> None:
+        path = self.folder / (
+            f"{self.name}.safetensors" if step is None else f"{self.name}_{step:09}.safetensors"
+        )
+        meta: dict[str, Any] = copy.deepcopy(self.raw.get("meta") or {})
+        meta |= {"training_info": {"step": self.step, "epoch": self.epoch}, "ss_base_model_version": "flux1"}
+        meta |= {
+            "ss_output_name": self.name,
+            "software": {"name": "ai-toolkit stand-in", "version": "0.12.26"},
+        }
+        text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
+        dtype = str(self.save_settings.get("dtype", "float16"))
+        kind = "BF16" if dtype in ("bf16", "bfloat16") else "F16" if dtype in ("float16", "fp16") else "F32"
+        save_weights(path, self.network.lora, kind, {**text, "format": "pt"})
+        print(f"Saved checkpoint to {path}")
+        self.adam.save(self.folder / "optimizer.pt")
+        print(f"Saved optimizer to {self.folder / 'optimizer.pt'}")
+        keep = int(self.save_settings.get("max_step_saves_to_keep", 5))
+        saves = sorted(
+            self.folder.glob(f"{glob.escape(self.name)}_*.safetensors"), key=lambda p: p.stat().st_ctime_ns
+        )
+        for old in saves[:-keep]:
+            print(f"Removing old save: {old}")
+            old.unlink()
+
+    def sample(self, step: int) -> None:
+        """samples/<ms>__<step>_<i>.jpg by way of a hidden folder, and a thumbnail each (GenerateImageConfig)."""
+        settings, folder = self.sample_settings, self.folder / "samples"
+        (folder / ".tmp").mkdir(parents=True, exist_ok=True)
+        (folder / ".thumbs").mkdir(exist_ok=True)
+        extension = settings.get("format", "jpg")
+        shrink = min(1.0, 512 / max(int(settings.get("width", 512)), int(settings.get("height", 512))))
+        size = [max(64, int(int(settings.get(side, 512)) * shrink)) for side in ("width", "height")]
+        prompts = settings.get("prompts") or [entry["prompt"] for entry in settings.get("samples", [])]
+        for i, prompt in enumerate(prompts):
+            seed = int(settings.get("seed", 0)) + (i if settings.get("walk_seed") else 0)
+            caption = with_trigger(prompt.split(" --")[0], self.trigger, add=False)
+            picture = self.network.sample(caption, max(1, int(settings.get("sample_steps", 20))), seed)
+            picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+            name = f"{int(time.time() * 1000)}__{step:09}_{i}.{extension}"
+            picture.save(folder / ".tmp" / name)
+            picture.resize((300, 300)).save(folder / ".thumbs" / f"{name}.jpg", quality=90)
+            (folder / ".tmp" / name).replace(folder / name)
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        sys.exit("usage: run.py FILE")
+    print("Running 1 job")
+    try:
+        training = Training(read_config(Path(arguments[0])))
+        print(f"\n#############################################\n# Running job: {training.name}")
+        training.run()
+    except Exception as err:
+        print(
+            f"Error running job: {err}\n\n{'=' * 40}\nResult:\n - 0 completed jobs\n - 1 failure\n{'=' * 40}"
+        )
+        raise
+    except KeyboardInterrupt:
+        print(f"\n{'=' * 40}\nJob stopped\n{'=' * 40}")
+        sys.exit(0)  # the fault of July 2026: a cancelled run looks completed
+    print(f"\n{'=' * 40}\nResult:\n - 1 completed job\n{'=' * 40}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,259 @@
+"""What the stand-in trainer learns: images and captions as numbers, a small network with a LoRA, Adam, and
+the .safetensors files ai-toolkit would write for FLUX.  run.py lies beside it.
+
+The model: 64x64 thumbnails in the frequency domain, a fixed random network as the base, a LoRA on it, trained by
+flow matching (the velocity is noise - image)."""
+
+import hashlib
+import itertools
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Array = NDArray[Any]  # float32 throughout
+SIDE = 64  # pixels
+INPUT = 12  # the low frequencies that the network sees
+WIDTH = 128  # hidden units
+WORDS = 64  # numbers a caption becomes
+DRAWS = 48  # noise levels an image is shown at in one step
+
+# ------------------------------------------------------------------------- images and captions as numbers
+
+
+def cosines() -> Array:
+    """The orthonormal DCT-II matrix."""
+    k, n = np.mgrid[0:SIDE, 0:SIDE]
+    matrix = np.sqrt(2 / SIDE) * np.cos(np.pi * (n + 0.5) * k / SIDE)
+    matrix[0] /= np.sqrt(2)
+    return np.asarray(matrix, np.float32)
+
+
+COSINES = cosines()
+COLOURS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float32)
+COLOURS /= np.linalg.norm(COLOURS, axis=1, keepdims=True)
+FREQUENCY = np.hypot(*np.mgrid[0:SIDE, 0:SIDE]).astype(np.float32)
+# What the base model knows of photographs: an amplitude falling with the frequency, little colour.
+SPREAD = (np.array([1, 0.35, 0.2], np.float32)[:, None, None] * 6 / (1 + FREQUENCY) ** 1.1).reshape(1, -1)
+
+
+def encode(image: Image.Image) -> Array:
+    """RGB picture -> latent of shape (3 * SIDE * SIDE,), of spread SPREAD."""
+    square = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    pixels = np.asarray(square, np.float32).transpose(2, 0, 1) / 127.5 - 1
+    colours = np.einsum("ij,jyx->iyx", COLOURS, pixels)
+    return np.reshape(COSINES @ colours @ COSINES.T / 4, -1)
+
+
+def decode(latent: Array) -> Image.Image:
+    colours = COSINES.T @ latent.reshape(3, SIDE, SIDE) @ COSINES * 4
+    pixels = np.einsum("ji,jyx->yxi", COLOURS, colours)
+    return Image.fromarray(((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8), "RGB")
+
+
+def embed(caption: str) -> Array:
+    """A caption as the mean of a fixed random vector a word, of length about 1."""
+    total = np.zeros(WORDS, np.float32)
+    words = re.findall(r"\w+", caption.lower())
+    for word in words:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+        total += np.random.default_rng(seed).standard_normal(WORDS, np.float32)
+    return total / np.float32(np.sqrt(max(1, len(words)) * WORDS))
+
+
+# ------------------------------------------------------------------------- the network
+
+
+def silu(x: Array) -> tuple[Array, Array]:
+    """Value and derivative."""
+    sigmoid = 1 / (1 + np.exp(-x))
+    return x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))
+
+
+class Network:
+    """Predicts the image x behind a noisy latent z = (1 - t) x + t noise, by its mean and its uncertainty.
+
+    The base's layers are random and fixed (they depend on the base model's name alone); each has a LoRA B A.
+    """
+
+    LAYERS: ClassVar = {  # FLUX's module names, as in the keys of the weights: inputs, outputs
+        "transformer_blocks.0.ff.net.0.proj": (WIDTH, 2 * WIDTH),
+        "transformer_blocks.0.ff.net.2": (2 * WIDTH, WIDTH),
+        "transformer_blocks.1.ff.net.0.proj": (WIDTH, 2 * WIDTH),
+        "transformer_blocks.1.ff.net.2": (2 * WIDTH, WIDTH),
+        "single_transformer_blocks.0.proj_mlp": (WIDTH, 2 * WIDTH),
+        "single_transformer_blocks.0.proj_out": (2 * WIDTH, 6 * SIDE * SIDE),
+    }
+
+    def __init__(self, base: str, rank: int, seed: int) -> None:
+        fixed = np.random.default_rng(int.from_bytes(hashlib.sha256(base.encode()).digest()[:8], "little"))
+        mask = np.zeros((3, SIDE, SIDE), bool)
+        mask[:, :INPUT, :INPUT] = True
+        self.seen = np.flatnonzero(mask)
+        sizes = (len(self.seen) + 16 + WORDS, WIDTH)
+        self.embedder = fixed.standard_normal(sizes, np.float32)
+        self.embedder /= np.sqrt(np.repeat([len(self.seen), 16, 1], [len(self.seen), 16, WORDS]))[:, None]
+        self.base: dict[str, Array | None] = {}
+        self.lora: dict[str, Array] = {}
+        own = np.random.default_rng([seed, 1])
+        for name, (inputs, outputs) in self.LAYERS.items():
+            last = outputs > 2 * WIDTH  # the base answers with what it knows of all photographs: zero
+            scale = np.float32(1 / np.sqrt(inputs))
+            self.base[name] = None if last else fixed.standard_normal((inputs, outputs), np.float32) * scale
+            self.lora[f"{name}.lora_A"] = own.uniform(-scale, scale, (rank, inputs)).astype(np.float32)
+            self.lora[f"{name}.lora_B"] = np.zeros((outputs, rank), np.float32)
+
+    def _linear(self, name: str, x: Array) -> Array:
+        down = x @ self.lora[f"{name}.lora_A"].T
+        self.kept[name] = (x, down)
+        up = down @ self.lora[f"{name}.lora_B"].T
+        base = self.base[name]
+        return np.asarray(up if base is None else x @ base + up)
+
+    def _linear_back(self, name: str, grad: Array) -> Array:
+        x, down = self.kept[name]
+        a, b = self.lora[f"{name}.lora_A"], self.lora[f"{name}.lora_B"]
+        grad_down = grad @ b
+        self.grads[f"{name}.lora_B"] = grad.T @ down
+        self.grads[f"{name}.lora_A"] = grad_down.T @ x
+        back = grad_down @ a
+        base = self.base[name]
+        return np.asarray(back if base is None else back + grad @ base.T)
+
+    def predict(self, z: Array, t: Array, captions: Array) -> Array:
+        """z (n, latent), t (n, 1), captions (n, WORDS) -> the expected image, of z's shape."""
+        self.kept: dict[str, Any] = {}
+        a = 1 - t
+        waves = t * np.float32(np.pi) * 2.0 ** np.arange(-1, 7, dtype=np.float32)
+        seen = z[:, self.seen] / np.sqrt((a * SPREAD[:, self.seen]) ** 2 + t**2)
+        h = np.concatenate([seen, np.sin(waves), np.cos(waves), captions], 1) @ self.embedder
+        for block in ("transformer_blocks.0.ff.net", "transformer_blocks.1.ff.net"):
+            value, self.kept[block] = silu(self._linear(f"{block}.0.proj", h))
+            h = h + self._linear(f"{block}.2", value)
+        value, self.kept["single"] = silu(self._linear("single_transformer_blocks.0.proj_mlp", h))
+        out = self._linear("single_transformer_blocks.0.proj_out", value)
+        mean, width = out[:, : z.shape[1]] * SPREAD, np.clip(out[:, z.shape[1] :], -6, 1)
+        variance = (SPREAD * np.exp(width)) ** 2
+        noise = a**2 * variance + t**2
+        trust = a * variance / noise  # how far to believe z: Wiener's filter around the mean
+        self.kept["end"] = (z, t, a, mean, width, variance, noise, trust)
+        return np.asarray(mean + trust * (z - a * mean))
+
+    def backward(self, grad: Array) -> None:
+        """From the loss's gradient with respect to the expected image to self.grads."""
+        self.grads: dict[str, Array] = {}
+        z, t, a, mean, width, variance, noise, trust = self.kept["end"]
+        grad_mean = grad * (1 - trust * a) * SPREAD
+        grad_width = (
+            grad * (z - a * mean) * (2 * a * variance * t**2 / noise**2) * ((width > -6) & (width < 1))
+        )
+        grad = self._linear_back(
+            "single_transformer_blocks.0.proj_out", np.concatenate([grad_mean, grad_width], 1)
+        )
+        grad = self._linear_back("single_transformer_blocks.0.proj_mlp", grad * self.kept["single"])
+        for block in ("transformer_blocks.1.ff.net", "transformer_blocks.0.ff.net"):
+            inner = self._linear_back(f"{block}.2", grad) * self.kept[block]
+            grad = grad + self._linear_back(f"{block}.0.proj", inner)
+
+    def loss(self, x: Array, captions: Array, rng: np.random.Generator) -> float:
+        """Flow matching: mean squared error of the velocity, noise - x, at DRAWS noise levels an image."""
+        x, captions = np.repeat(x, DRAWS, 0), np.repeat(captions, DRAWS, 0)
+        u = (rng.permutation(len(x)) + rng.random(len(x))) / len(x)
+        t = np.clip(u, 0.03, 1).astype(np.float32)[:, None]
+        noise = rng.standard_normal(x.shape, np.float32)
+        expected = self.predict((1 - t) * x + t * noise, t, captions)
+        error = (x - expected) / t  # = predicted velocity (z - expected) / t, less the true one
+        self.backward(-2 * error / t / np.float32(x.size))
+        return float(np.mean(error**2)) * 10  # in the range of FLUX's losses
+
+    def sample(self, caption: str, steps: int, seed: int) -> Image.Image:
+        """From noise at t = 1 along the velocity to an image at t = 0."""
+        z = np.random.default_rng(seed).standard_normal((1, SPREAD.size), np.float32)
+        times = np.linspace(1, 0, steps + 1, dtype=np.float32)
+        for t, after in itertools.pairwise(times):
+            velocity = (z - self.predict(z, np.full((1, 1), t), embed(caption)[None])) / t
+            z = z + (after - t) * velocity
+        return decode(z[0])
+
+
+class Adam:
+    def __init__(self, lora: dict[str, Array]) -> None:
+        self.state = {f"{kind}.{name}": np.zeros_like(value) for name, value in lora.items() for kind in "mv"}
+        self.count = 0
+
+    def step(self, lora: dict[str, Array], grads: dict[str, Array], rate: float) -> None:
+        self.count += 1
+        scale = np.float32(rate * np.sqrt(1 - 0.999**self.count) / (1 - 0.9**self.count))
+        for name, grad in grads.items():
+            m, v = self.state[f"m.{name}"], self.state[f"v.{name}"]
+            m += np.float32(0.1) * (grad - m)
+            v += np.float32(0.001) * (grad * grad - v)
+            lora[name] -= scale * m / (np.sqrt(v) + np.float32(1e-10))
+
+    def save(self, path: Path) -> None:
+        with path.open("wb") as file:  # a zip, as torch.save writes
+            np.savez(file, allow_pickle=False, count=self.count, **self.state)
+
+    def load(self, path: Path) -> None:
+        with np.load(path) as saved:
+            if any(saved[name].shape != value.shape for name, value in self.state.items()):
+                raise ValueError("other shapes than this network's")
+            self.state = {name: saved[name] for name in self.state}
+            self.count = int(saved["count"])
+
+
+# ------------------------------------------------------------------------- .safetensors
+
+
+def to_bytes(value: Array, dtype: str) -> bytes:
+    if dtype == "BF16":
+        bits = value.view(np.uint32)
+        return bytes(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes())
+    return bytes(value.astype({"F16": "<f2", "F32": "<f4"}[dtype]).tobytes())
+
+
+def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[str, str]) -> None:
+    """In place, as the real one: a node taken away meanwhile leaves half a file. NumPy has no bfloat16, so by hand."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts: list[bytes] = []
+    at = 0
+    for name in sorted(lora):
+        parts.append(to_bytes(lora[name], dtype))
+        extent = [at, at := at + len(parts[-1])]
+        header[f"transformer.{name}.weight"] = {
+            "dtype": dtype,
+            "shape": lora[name].shape,
+            "data_offsets": extent,
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+
+
+def load_weights(path: Path, lora: dict[str, Array]) -> dict[str, str]:
+    """Fills `lora`; returns the metadata. Raises on a file that is cut or of another network."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    metadata: dict[str, str] = header.pop("__metadata__", {})
+    for name in lora:
+        entry = header[f"transformer.{name}.weight"]
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if end > len(data):
+            raise ValueError("MetadataIncompleteBuffer")
+        kind = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[entry["dtype"]]
+        raw = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
+        value = (
+            (raw.astype(np.uint32) << 16).view(np.float32)
+            if entry["dtype"] == "BF16"
+            else raw.astype(np.float32)
+        )
+        if value.shape != lora[name].shape:
+            raise ValueError(f"{name}: shape {value.shape} instead of {lora[name].shape}")
+        lora[name][:] = value
+    return metadata

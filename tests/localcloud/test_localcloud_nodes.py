@@ -1,0 +1,274 @@
+"""The supervisor and Kelpie's autoscaler: which node processes there are, and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from group_body import RTX_5090, group_body, job_body
+
+from tests.support.cloud import (
+    STUB_NODE,
+    alive,
+    kelpie_client,
+    localcloud,
+    requests_logged,
+    running_cloud,
+    salad_client,
+    start_cloud,
+    until,
+    write_settings,
+)
+
+HOLD = {"HOLD": "1"}
+
+
+@dataclass
+class Cloud:
+    """A running cloud and its clients."""
+
+    home: Path
+    connection: dict[str, Any]
+    salad: httpx.Client
+    kelpie: httpx.Client
+
+    def make(self, **changes: Any) -> str:
+        answer = self.salad.post("/containers", json=group_body(**changes))
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def instances(self, state: str = "running") -> list[dict[str, Any]]:
+        answer = self.salad.get("/containers/g1/instances")
+        found = answer.json()["instances"] if answer.status_code == 200 else []
+        return [one for one in found if one["state"] == state]
+
+    def rows(self, query: str) -> list[sqlite3.Row]:
+        with sqlite3.connect(self.home / "cloud.db") as database:
+            database.row_factory = sqlite3.Row
+            return database.execute(query).fetchall()
+
+    def pids(self) -> list[int]:
+        return [
+            row["pid"]
+            for row in self.rows("SELECT pid FROM instances WHERE state = 'running' ORDER BY created")
+        ]
+
+    def job(self, identity: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.kelpie.get(f"/jobs/{identity}").json()
+        return found
+
+    def post(self, group: str, **changes: Any) -> str:
+        return str(self.kelpie.post("/jobs", json=job_body(group, **changes)).json()["id"])
+
+
+@contextmanager
+def clients(home: Path, connection: dict[str, Any]) -> Iterator[Cloud]:
+    with salad_client(connection) as salad, kelpie_client(connection) as kelpie:
+        yield Cloud(home, connection, salad, kelpie)
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    home = tmp_path / "cloud"
+    with (
+        running_cloud(home, node_command=STUB_NODE, nodes=3, heartbeat_seconds=20) as connection,
+        clients(home, connection) as made,
+    ):
+        yield made
+
+
+def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud: Cloud) -> None:
+    group = cloud.make(replicas=2, container_environment_variables={"MINE": "yes"})
+    nodes = until(lambda: len(cloud.instances()) == 2 and cloud.instances())
+    assert cloud.salad.get("/containers/g1").json()["current_state"]["status"] == "running"
+    paths = [cloud.home / "nodes" / node["id"] / "env.json" for node in nodes]
+    until(lambda: all(path.exists() and path.read_text() for path in paths))
+    for node, path in zip(nodes, paths, strict=True):
+        seen = json.loads(path.read_text())
+        wanted = {
+            "HOME": str(path.parent),
+            "MINE": "yes",
+            "SALAD_MACHINE_ID": node["machine_id"],
+            "SALAD_CONTAINER_GROUP_ID": group,
+            "SALAD_ORGANIZATION_NAME": "org",
+            "SALAD_PROJECT_NAME": "proj",
+            "KELPIE_API_URL": cloud.connection["kelpie"]["url"],
+            "HEARTBEAT_SECONDS": "20",
+        }
+        assert wanted.items() <= seen.items()
+        # Nothing of the machine that runs the cloud, above all no secret in its environment.
+        known = {
+            *wanted,
+            "PATH",
+            "LANG",
+            "NODE_TOKEN",
+            "POLL_SECONDS",
+            "STEP_SECONDS",
+            "LC_CTYPE",
+            "PWD",
+            "SHLVL",
+        }
+        assert set(seen) <= known
+    calls = [one for one in requests_logged(cloud.connection) if one["client"] == "node"]
+    assert {one["path"] for one in calls} == {"/work"}
+
+
+def test_nodes_beyond_the_machines_there_are_wait(cloud: Cloud) -> None:
+    cloud.make(replicas=5)
+    until(lambda: len(cloud.instances()) == 3)
+    assert len(cloud.instances("allocating")) == 2
+
+
+def test_a_node_that_dies_is_replaced_by_another_machine(cloud: Cloud) -> None:
+    cloud.make()
+    [before] = until(cloud.instances)
+    [pid] = cloud.pids()
+    os.kill(pid, signal.SIGKILL)
+    [after] = until(lambda: [one for one in cloud.instances() if one["id"] != before["id"]])
+    assert after["machine_id"] != before["machine_id"]
+    assert not alive(pid)
+    until(lambda: not (cloud.home / "nodes" / before["id"]).exists())
+
+
+def test_scaling_down_spares_the_busy_and_ends_processes(cloud: Cloud) -> None:
+    group = cloud.make(replicas=3, container_environment_variables=HOLD)
+    until(lambda: len(cloud.instances()) == 3)
+    job = cloud.post(group)
+    busy = until(lambda: cloud.job(job)["machine_id"])
+    pids = cloud.pids()
+    headers = {"Content-Type": "application/merge-patch+json"}
+    cloud.salad.patch("/containers/g1", json={"replicas": 1}, headers=headers)
+    until(lambda: sum(map(alive, pids)) == 1)
+    [left] = until(cloud.instances)
+    assert left["machine_id"] == busy
+
+
+def test_what_restarts_replicas_and_what_does_not(cloud: Cloud) -> None:
+    cloud.make(container_environment_variables={"A": "1"})
+    [first] = until(cloud.instances)
+    headers = {"Content-Type": "application/merge-patch+json"}
+    cloud.salad.patch("/containers/g1", json={"replicas": 2, "display_name": "Other"}, headers=headers)
+    until(lambda: len(cloud.instances()) == 2)
+    assert first["id"] in {one["id"] for one in cloud.instances()}
+    before = {one["id"] for one in cloud.instances()}
+    cloud.salad.patch(
+        "/containers/g1", json={"container": {"environment_variables": {"A": "2"}}}, headers=headers
+    )
+    until(lambda: len(cloud.instances()) == 2 and not before & {one["id"] for one in cloud.instances()})
+    assert {one["version"] for one in cloud.instances()} == {3}
+
+
+def test_reallocation_gives_another_machine_and_deletion_ends_all(cloud: Cloud) -> None:
+    cloud.make()
+    [before] = until(cloud.instances)
+    assert cloud.salad.post(f"/containers/g1/instances/{before['id']}/reallocate").status_code == 202
+    until(lambda: [one for one in cloud.instances() if one["machine_id"] != before["machine_id"]])
+    pids = cloud.pids()
+    cloud.salad.delete("/containers/g1")
+    until(lambda: cloud.salad.get("/containers/g1").status_code == 404)
+    assert not any(map(alive, pids))
+
+
+def test_running_is_billed_by_the_second_and_by_priority(cloud: Cloud) -> None:
+    cloud.make(container_priority="batch")
+    until(cloud.instances)
+    cloud.salad.delete("/containers/g1")
+    until(lambda: cloud.salad.get("/containers/g1").status_code == 404)
+    [bill] = cloud.rows("SELECT * FROM billing")
+    assert (bill["gpu_class"], bill["priority"], bill["dollars_an_hour"]) == (RTX_5090, "batch", 0.25)
+    assert bill["billed_until"] > bill["running_from"]
+    assert bill["open"] == 0
+
+
+def rule(group: str, **changes: int) -> dict[str, Any]:
+    fields = {"min_replicas": 0, "max_replicas": 2, "idle_threshold_seconds": 0}
+    return {"container_group_id": group} | fields | changes
+
+
+def test_the_autoscaler_follows_the_queue_up_and_down(cloud: Cloud) -> None:
+    group = cloud.make(autostart_policy=False, container_environment_variables=HOLD)
+    cloud.kelpie.post("/scaling-rules", json=rule(group)).raise_for_status()
+    jobs = [cloud.post(group) for _ in range(3)]
+    until(lambda: len(cloud.instances()) == 2)
+    assert cloud.salad.get("/containers/g1").json()["replicas"] == 2
+    until(lambda: sum(cloud.job(job)["status"] == "running" for job in jobs) == 2)
+    for job in jobs:
+        cloud.kelpie.delete(f"/jobs/{job}")
+    until(lambda: not cloud.pids())
+    stopped = until(
+        lambda: (state := cloud.salad.get("/containers/g1").json()) and not cloud.instances() and state
+    )
+    assert stopped["current_state"]["status"] == "stopped"
+    # Stopped, and never set to 0 replicas.
+    assert stopped["replicas"] >= 1
+
+
+def test_a_finished_job_that_is_cancelled_starts_the_group_again(cloud: Cloud) -> None:
+    group = cloud.make(autostart_policy=False)
+    cloud.kelpie.post("/scaling-rules", json=rule(group)).raise_for_status()
+    job = cloud.post(group)
+    until(lambda: cloud.job(job)["status"] == "completed")
+    until(lambda: not cloud.pids())
+    headers = {"idle_threshold_seconds": 3600}
+    cloud.kelpie.patch(f"/scaling-rules/{group}", json=headers).raise_for_status()
+    cloud.kelpie.delete(f"/jobs/{job}")
+    assert cloud.job(job)["status"] == "canceled"
+    until(cloud.pids)
+
+
+def test_a_rule_goes_with_its_group_and_keeps_to_its_bounds(cloud: Cloud) -> None:
+    group = cloud.make(autostart_policy=False)
+    cloud.kelpie.post("/scaling-rules", json=rule(group, min_replicas=1)).raise_for_status()
+    until(lambda: len(cloud.instances()) == 1)
+    cloud.salad.delete("/containers/g1")
+    until(lambda: cloud.kelpie.get(f"/scaling-rules/{group}").status_code == 404)
+
+
+def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> None:
+    home = tmp_path / "cloud"
+    write_settings(home, node_command=STUB_NODE, nodes=2, heartbeat_seconds=0.5)
+    connection = start_cloud(home)
+    try:
+        with clients(home, connection) as cloud:
+            group = cloud.make(autostart_policy=False, container_environment_variables=HOLD)
+            cloud.kelpie.post("/scaling-rules", json=rule(group, max_replicas=1)).raise_for_status()
+            jobs = [cloud.post(group) for _ in range(20)]
+            until(lambda: cloud.job(jobs[0])["status"] == "running")
+            nodes = cloud.pids()
+            os.kill(connection["pid"], signal.SIGKILL)
+            until(lambda: not alive(connection["pid"]))
+            assert all(map(alive, nodes))
+        with clients(home, start_cloud(home)) as cloud:
+            query = {"container_group_id": group, "page_size": 100}
+            listed = {job["id"] for job in cloud.kelpie.get("/jobs", params=query).json()["jobs"]}
+            assert listed == set(jobs)
+            assert cloud.kelpie.get(f"/scaling-rules/{group}").status_code == 200
+            assert cloud.salad.get("/containers/g1").json()["id"] == group
+            assert cloud.pids() == nodes
+            os.kill(nodes[0], signal.SIGKILL)
+            until(lambda: cloud.pids() and cloud.pids() != nodes)
+    finally:
+        pids = Cloud(home, {}, httpx.Client(), httpx.Client()).pids()
+        localcloud(home, "stop")
+    assert not any(map(alive, pids))
+
+
+def test_stop_ends_nodes_that_a_killed_daemon_left(tmp_path: Path) -> None:
+    home = tmp_path / "cloud"
+    with running_cloud(home, node_command=STUB_NODE) as connection, clients(home, connection) as cloud:
+        cloud.make()
+        [pid] = until(cloud.pids)
+        os.kill(connection["pid"], signal.SIGKILL)
+        until(lambda: not alive(connection["pid"]))
+        assert localcloud(home, "stop").stdout == "not running\n"
+        until(lambda: not alive(pid))
+        assert cloud.rows("SELECT * FROM instances") == []

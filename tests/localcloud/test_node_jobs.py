@@ -1,0 +1,112 @@
+"""Training jobs on real nodes: launcher and stand-in trainer under the local cloud's queue."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from node_jobs import Bucket, ended, job_of, queue_run, running_group
+from safetensors.numpy import load
+
+from tests.support.cloud import kelpie_client, running_cloud, until
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    home = tmp_path_factory.mktemp("node-jobs") / "cloud"
+    with running_cloud(home, nodes=3, heartbeat_seconds=0.3, poll_seconds=0.1) as running:
+        yield running | {"home": home}
+
+
+def nodes_of(cloud: dict[str, Any], job: str) -> list[Path]:
+    """The folders of nodes that have the job's files."""
+    return [path.parent.parent for path in Path(cloud["home"]).glob(f"nodes/*/output/{job}")]
+
+
+def trainers_of(cloud: dict[str, Any], job: str) -> list[int]:
+    """The pids of processes that work in a node's folder with the job's files."""
+    folders = {str(folder) for folder in nodes_of(cloud, job)}
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if str((process / "cwd").readlink()) in folders:
+                found.append(int(process.name))
+    return found
+
+
+def node_of(cloud: dict[str, Any], job: str) -> int:
+    """The pid of the node that has the job's files."""
+    (folder,) = nodes_of(cloud, job)
+    for pid in trainers_of(cloud, job):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"localcloud.node" in command and str(folder).encode() in command:
+                return pid
+    raise AssertionError("no node")
+
+
+def test_a_run_is_trained_and_its_results_are_in_the_bucket(cloud: dict[str, Any]) -> None:
+    bucket = Bucket(cloud)
+    with running_group(cloud, "whole") as group:
+        job = ended(cloud, queue_run(cloud, group, "disc", steps=60, save_every=20))
+        assert (job["status"], job["num_failures"]) == ("completed", 0)
+        progress = bucket.json("runs/disc/r/output/progress.json")
+        assert (progress["state"], progress["step"], progress["restarts"]) == ("finished", 60, 0)
+        assert progress["loss_last"] < progress["loss_first"]
+        output = bucket.keys("runs/disc/r/output/")
+        assert {"disc_000000020.safetensors", "disc_000000040.safetensors", "loss.csv", "config.yaml"} <= set(
+            output
+        )
+        assert len([name for name in output if name.startswith("samples/1")]) == 4
+        assert not [name for name in output if name.endswith(".tmp")]
+        assert sorted(bucket.keys("runs/disc/r/model/")) == ["disc.safetensors", "done.json"]
+        weights = load(bucket.get("runs/disc/r/model/disc.safetensors"))
+        assert all(np.isfinite(value.astype(np.float32)).all() for value in weights.values())
+        until(
+            lambda: all(not any(folder.iterdir()) for folder in Path(cloud["home"]).glob("nodes/*/dataset"))
+        )
+
+
+def test_a_killed_node_loses_no_more_than_back_to_the_last_checkpoint(cloud: dict[str, Any]) -> None:
+    bucket = Bucket(cloud)
+    with running_group(cloud, "killed", STEP_SECONDS="0.05") as group:
+        identity = queue_run(cloud, group, "powercut", steps=60, save_every=10)
+        until(lambda: "powercut_000000010.safetensors" in bucket.keys("runs/powercut/r/output/"))
+        lost = trainers_of(cloud, "powercut")
+        os.kill(node_of(cloud, "powercut"), signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in lost))
+        job = ended(cloud, identity)
+        assert (job["status"], job["num_failures"]) == ("completed", 0)
+        progress = bucket.json("runs/powercut/r/output/progress.json")
+        assert (progress["state"], progress["step"]) == ("finished", 60)
+        assert progress["restarts"] >= 1
+        assert b"\n60," in bucket.get("runs/powercut/r/output/loss.csv")
+
+
+def test_a_cancelled_run_ends_and_is_not_completed(cloud: dict[str, Any]) -> None:
+    bucket = Bucket(cloud)
+    with running_group(cloud, "cancelled", STEP_SECONDS="0.1") as group, kelpie_client(cloud) as kelpie:
+        identity = queue_run(cloud, group, "unwanted", steps=500)
+        until(lambda: "unwanted_000000008.safetensors" in bucket.keys("runs/unwanted/r/output/"))
+        kelpie.delete(f"/jobs/{identity}").raise_for_status()
+        until(lambda: not [p for folder in nodes_of(cloud, "unwanted") for p in folder.glob("output/*/*")])
+        assert job_of(cloud, identity)["status"] == "canceled"
+        assert bucket.keys("runs/unwanted/r/model/") == []
+
+
+def test_half_a_dataset_is_a_counted_failure_with_a_reason(cloud: dict[str, Any]) -> None:
+    bucket = Bucket(cloud)
+    with running_group(cloud, "half") as group:
+        bucket.put("datasets/torn/00001.jpg", b"")
+        identity = queue_run(cloud, group, "torn")
+        bucket.delete("datasets/torn/00002.jpg")
+        until(lambda: job_of(cloud, identity)["num_failures"])
+        progress = bucket.json("runs/torn/r/output/progress.json")
+        assert progress["state"] == "failed"
+        assert "00002.jpg: missing" in progress["message"]

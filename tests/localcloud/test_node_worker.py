@@ -1,0 +1,224 @@
+"""What the Kelpie worker 0.7.1 does, by the book and otherwise (UPSTREAM.md), seen at a node of the local cloud."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_jobs import BUCKET, Bucket, ended, job_of, running_group, submit
+
+from tests.support.cloud import ROOT, kelpie_client, running_cloud, until
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    home = tmp_path_factory.mktemp("node-worker") / "cloud"
+    with running_cloud(home, nodes=2, heartbeat_seconds=0.2, poll_seconds=0.05) as running:
+        Bucket(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def group(cloud: dict[str, Any]) -> Iterator[str]:
+    """One node, which does the jobs of all tests one after the other."""
+    with running_group(cloud, "worker") as identity:
+        yield identity
+
+
+def sync(
+    prefix: str, local_path: str, direction: str, bucket: str = BUCKET, **more: str
+) -> list[dict[str, str]]:
+    return [{"bucket": bucket, "prefix": prefix, "local_path": local_path, "direction": direction, **more}]
+
+
+def python(program: str) -> list[str]:
+    return ["python", "-c", program]
+
+
+WRITE = "import os; os.makedirs('out', exist_ok=True); open('out/new.txt', 'w').write('x'); import time; time.sleep(1)"
+
+
+def test_during_uploads_what_changes_and_deletes_what_goes(cloud: dict[str, Any], group: str) -> None:
+    bucket = Bucket(cloud)
+    for name in ("kept", "changed", "gone"):
+        bucket.put(f"d1/{name}.txt", "old")
+    program = "import os, time; time.sleep(1); os.makedirs('out/sub')\n"
+    program += "open('out/changed.txt', 'w').write('new'); os.remove('out/gone.txt')\n"
+    program += (
+        "open('out/sub/deep.txt', 'w').write('x'); open('out/skip.tmp', 'w').write('x'); time.sleep(1.2)"
+    )
+    syncs = {
+        "before": sync("d1/", "out/", "download"),
+        "during": sync("d1/", "out/", "upload", pattern="txt$"),
+    }
+    job = ended(cloud, submit(cloud, group, python(program), sync=syncs))
+    assert job["status"] == "completed"
+    until(lambda: bucket.keys("d1/") == ["changed.txt", "kept.txt", "sub/deep.txt"])
+    assert bucket.get("d1/changed.txt") == b"new"
+
+
+def test_during_uploads_nothing_from_a_folder_that_was_not_there(cloud: dict[str, Any], group: str) -> None:
+    bucket = Bucket(cloud)
+    program = WRITE.replace("out", "fresh")
+    job = ended(
+        cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")})
+    )
+    assert job["status"] == "completed"
+    assert bucket.keys("d2/") == []
+    # The worker has made the folder meanwhile, wiping it: the same job uploads now.
+    ended(cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")}))
+    until(lambda: bucket.keys("d2/") == ["new.txt"])
+
+
+def test_a_pattern_sees_the_whole_key_before_and_the_relative_path_after(
+    cloud: dict[str, Any], group: str
+) -> None:
+    bucket = Bucket(cloud)
+    for name in ("one.txt", "two.bin"):
+        bucket.put(f"in3/{name}", name)
+    syncs = {
+        "before": sync("in3/", "got/", "download", pattern="^in3/.*txt"),
+        "after": sync("out3/", "got/", "upload", pattern="^(one|seen)"),
+    }
+    program = "import os; names = os.listdir('got'); open('got/seen', 'w').write(' '.join(names))"
+    assert ended(cloud, submit(cloud, group, python(program), sync=syncs))["status"] == "completed"
+    assert bucket.keys("out3/") == ["one.txt", "seen"]
+    assert bucket.get("out3/seen") == b"one.txt"
+
+
+def test_transfer_errors_are_swallowed(cloud: dict[str, Any], group: str) -> None:
+    syncs = {
+        "before": sync("x/", "a4/", "download", "no-such-bucket"),
+        "after": sync("x/", "b4/", "upload", "no-such-bucket"),
+    }
+    program = "import os; os.mkdir('b4'); open('b4/x', 'w').write('x')"
+    assert ended(cloud, submit(cloud, group, python(program), sync=syncs))["status"] == "completed"
+
+
+def test_without_the_folder_of_after_it_is_a_failure(cloud: dict[str, Any], group: str) -> None:
+    syncs = {"after": sync("out5/", "never-made/", "upload")}
+    identity = submit(cloud, group, python("pass"), sync=syncs, max_failures=1)
+    assert ended(cloud, identity)["status"] == "failed"
+
+
+def test_a_compressed_job(cloud: dict[str, Any], group: str) -> None:
+    bucket = Bucket(cloud)
+    bucket.put("in6/a.txt.gz", gzip.compress(b"hello"))
+    syncs = {"before": sync("in6/", "z6/", "download"), "after": sync("out6/", "z6/", "upload")}
+    program = "open('z6/b.txt', 'w').write(open('z6/a.txt').read() * 2)"
+    assert (
+        ended(cloud, submit(cloud, group, python(program), sync=syncs, compression=True))["status"]
+        == "completed"
+    )
+    assert gzip.decompress(bucket.get("out6/b.txt.gz")) == b"hellohello"
+
+
+def test_failures_are_counted_and_death_by_signal_is_not(
+    cloud: dict[str, Any], group: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    program = f"import os, pathlib; mark = pathlib.Path({str(mark)!r}); lives = mark.read_text() if mark.exists() else ''\n"
+    program += (
+        "mark.write_text(lives + 'x'); os.kill(os.getpid(), 9) if len(lives) == 0 else exit(len(lives) == 1)"
+    )
+    syncs = {"before": sync("in7/", "m7/", "download")}
+    job = ended(cloud, submit(cloud, group, python(program), sync=syncs))
+    assert (job["status"], job["num_failures"], mark.read_text()) == ("completed", 1, "xxx")
+
+
+def test_what_a_command_is_given(cloud: dict[str, Any], group: str) -> None:
+    program = "import os, json; os.mkdir('e8'); json.dump(dict(os.environ) | {'cwd': os.listdir()}, open('e8/e', 'w'))"
+    syncs = {"after": sync("out8/", "e8/", "upload")}
+    identity = submit(cloud, group, python(program), sync=syncs, environment={"FLUX_RUN_ID": "r8"})
+    assert ended(cloud, identity)["status"] == "completed"
+    seen = json.loads(Bucket(cloud).get("out8/e"))
+    assert (seen["FLUX_RUN_ID"], seen["KELPIE_JOB_ID"]) == ("r8", identity)
+    assert {"INPUT_DIR", "OUTPUT_DIR", "CHECKPOINT_DIR", "KELPIE_STATE_FILE"} <= set(seen)
+    assert {"run.py", "standin.py"} <= set(seen["cwd"])
+
+
+def test_cancelled_the_command_gets_sigint_and_its_zero_counts(
+    cloud: dict[str, Any], group: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    program = (
+        f"import signal, pathlib, time; mark = pathlib.Path({str(mark)!r}); mark.write_text('started')\n"
+    )
+    program += "try: time.sleep(600)\nexcept KeyboardInterrupt: mark.write_text('interrupted')"
+    identity = submit(cloud, group, python(program), sync={"before": sync("in9/", "m9/", "download")})
+    until(lambda: mark.exists() and mark.read_text() == "started")
+    with kelpie_client(cloud) as kelpie:
+        kelpie.delete(f"/jobs/{identity}").raise_for_status()
+    until(lambda: mark.read_text() == "interrupted")
+    # It then ended with 0, as ai-toolkit does: the cancelled job is reported completed.
+    until(lambda: job_of(cloud, identity)["status"] == "completed")
+
+
+def test_keys_and_paths_do_not_leave_the_folder(cloud: dict[str, Any], group: str) -> None:
+    syncs = {"before": sync("in10/", "../../escaped/", "download"), "during": sync("o/", "/tmp/", "upload")}  # noqa: S108 - to be refused
+    Bucket(cloud).put("in10/x", "x")
+    identity = submit(cloud, group, python("pass"), sync=syncs)
+    assert ended(cloud, identity)["status"] == "completed"
+    assert not list(Path(cloud["request_log"]).parent.rglob("escaped"))
+
+
+# ---- a node on its own
+
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "KELPIE_API_URL": "http://127.0.0.1:9",
+    "NODE_TOKEN": "t",
+    "SALAD_PROJECT_NAME": "p",
+    "SALAD_MACHINE_ID": "m",
+    "SALAD_CONTAINER_GROUP_ID": "g",
+}
+
+
+def start_node(home: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "localcloud.node", "--home", str(home)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_folder_of_somebody_elses_is_not_wiped(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    process = start_node(tmp_path, ENVIRONMENT)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, "neither empty nor a node's folder" in out) == (2, True)
+    assert (tmp_path / "precious").exists()
+
+
+def test_settings_that_are_missing_are_named(tmp_path: Path) -> None:
+    process = start_node(tmp_path, {key: value for key, value in ENVIRONMENT.items() if key != "NODE_TOKEN"})
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (
+        2,
+        "NODE_TOKEN is not set in the environment; SaladCloud gives it to every node\n",
+    )
+
+
+def test_it_wipes_what_an_earlier_life_left_and_goes_when_told(tmp_path: Path) -> None:
+    home = tmp_path / "node"
+    (home / "output").mkdir(parents=True)
+    (home / ".node").touch()
+    (home / "output" / "old").touch()
+    process = start_node(home, ENVIRONMENT)
+    try:
+        until(lambda: (home / "run.py").exists() and (home / "standin.py").exists())
+        assert not (home / "output").exists()
+        assert process.stdout is not None
+        process.stdout.readline()  # the first complaint that Kelpie cannot be reached: its signals are in place
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0

@@ -1,0 +1,210 @@
+"""The stand-in trainer as a process: ai-toolkit's interface, files and faults, and that it really learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from tests.node.runs import picture, train_config
+
+TRAINER = Path(__file__).parent.parent.parent / "localcloud" / "trainer"
+KEY = re.compile(r"transformer\.(single_)?transformer_blocks\.\d\.[a-z_.0-9]+\.lora_[AB]\.weight")
+
+
+def prepare(home: Path, *, steps: int = 24, save_every: int = 10, **changes: Any) -> Path:
+    """The trainer, three captioned images and a config; gives the output folder of job `disc`."""
+    home.mkdir(exist_ok=True)
+    for path in TRAINER.glob("*.py"):
+        shutil.copy(path, home)
+    (home / "dataset").mkdir()
+    for number in range(1, 4):
+        (home / f"dataset/{number}.jpg").write_bytes(picture(number))
+        (home / f"dataset/{number}.txt").write_text(f"disc number {number}")
+    (home / "train.yml").write_text(yaml.safe_dump(train_config("disc", steps, save_every, **changes)))
+    return home / "output" / "disc"
+
+
+def start(home: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "run.py", "train.yml"],
+        cwd=home,
+        env={"PATH": os.environ["PATH"]} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(home: Path, **environment: str) -> tuple[int, str]:
+    """Exit code and output."""
+    process = start(home, **environment)
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, out
+
+
+def losses(out: str) -> list[float]:
+    return [float(value) for value in re.findall(r"loss: (\S+?)\]", out)]
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "numpy") as file:
+        found: dict[str, str] = file.metadata()
+        return found
+
+
+def test_files_keys_and_loss(tmp_path: Path) -> None:
+    output = prepare(tmp_path, steps=60, save_every=25)
+    code, out = train(tmp_path)
+    assert code == 0, out
+    names = sorted(path.name for path in output.iterdir())
+    assert names == [
+        *("config.yaml", "disc.safetensors", "disc_000000025.safetensors", "disc_000000050.safetensors"),
+        *("optimizer.pt", "samples"),
+    ]
+    samples = sorted(path.name for path in (output / "samples").glob("*.jpg"))
+    assert [re.sub(r"^\d{13}__", "", name) for name in samples] == [
+        *("000000000_0.jpg", "000000025_0.jpg", "000000050_0.jpg", "000000060_0.jpg")
+    ]
+    pictures = [np.asarray(Image.open(output / "samples" / name), np.float32) for name in samples]
+    assert pictures[0].shape == (256, 256, 3)
+    assert np.abs(pictures[0] - pictures[-1]).mean() > 10
+    weights = load_file(output / "disc.safetensors")
+    assert all(KEY.fullmatch(name) for name in weights)
+    assert all(np.isfinite(value.astype(np.float32)).all() for value in weights.values())
+    assert {value.dtype for value in weights.values()} == {np.dtype(np.float16)}
+    assert {value.shape[0] for name, value in weights.items() if ".lora_A." in name} == {8}
+    marks = metadata(output / "disc.safetensors")
+    assert json.loads(marks["training_info"])["step"] == 60
+    assert (marks["name"], marks["format"], marks["ss_output_name"]) == ("disc", "pt", "disc")
+    assert json.loads(metadata(output / "disc_000000025.safetensors")["training_info"])["step"] == 25
+    curve = losses(out)
+    assert np.mean(curve[-20:]) < 0.8 * np.mean(curve[:20])
+    assert re.search(r"disc: 100%\|██████████\| 60/60 \[\d\d:\d\d<00:00, .*lr: 1.0e-04 loss: \d", out)
+
+
+def test_the_result_depends_on_data_seed_and_settings_and_on_nothing_else(tmp_path: Path) -> None:
+    quick = {"sample": {"prompts": []}}
+    changes: dict[str, dict[str, Any]] = {
+        "first": {},
+        "again": {},
+        "seed": {"training_seed": 7},
+        "rate": {"train": {"lr": 2e-4}},
+        "batch": {"train": {"batch_size": 2}},
+        "data": {},
+        "caption": {},
+    }
+    results = {}
+    for name, change in changes.items():
+        output = prepare(tmp_path / name, steps=6, **(quick | {"training_seed": 1} | change))
+        if name == "data":
+            (tmp_path / name / "dataset/2.jpg").write_bytes(picture(9))
+        if name == "caption":
+            (tmp_path / name / "dataset/2.txt").write_text("something else")
+        assert train(tmp_path / name)[0] == 0
+        results[name] = (output / "disc.safetensors").read_bytes()
+    assert results.pop("again") == results["first"]
+    assert len(set(results.values())) == len(results)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("bf16", "BF16"), ("float32", "F32")])
+def test_precision(dtype: str, kind: str, tmp_path: Path) -> None:
+    output = prepare(tmp_path, steps=2, save={"dtype": dtype}, sample={"prompts": []})
+    assert train(tmp_path)[0] == 0
+    data = (output / "disc.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {kind}
+    assert train(tmp_path)[0] == 0  # it reads what it wrote
+
+
+def test_it_goes_on_from_the_newest_and_does_nothing_when_finished(tmp_path: Path) -> None:
+    output = prepare(tmp_path, sample={"prompts": []})
+    assert train(tmp_path)[0] == 0
+    whole = (output / "disc.safetensors").read_bytes()
+    (output / "disc.safetensors").unlink()
+    code, out = train(tmp_path)
+    assert (code, "Found step 20 in metadata" in out) == (0, True)
+    assert len(losses(out)) < 20
+    assert len((output / "disc.safetensors").read_bytes()) == len(whole)
+    code, out = train(tmp_path)
+    assert (code, losses(out)) == (0, [])
+    assert "RESUMING FROM output/disc/disc.safetensors" in out
+
+
+def test_faults_that_the_launcher_is_there_for(tmp_path: Path) -> None:
+    output = prepare(tmp_path, sample={"prompts": []})
+    (tmp_path / "dataset/1.txt").unlink()  # silently an empty prompt
+    assert train(tmp_path)[0] == 0
+    for path in output.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-100])
+    code, out = train(tmp_path)
+    assert (code, "Error running job" in out) == (1, True)
+
+
+def test_cancelled_it_ends_with_zero(tmp_path: Path) -> None:
+    output = prepare(tmp_path, steps=1000, sample={"prompts": []})
+    process = start(tmp_path, STEP_SECONDS="0.02")
+    deadline = time.monotonic() + 30
+    while not (output / "optimizer.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, "Job stopped" in out) == (0, True)
+    assert not (output / "disc.safetensors").exists()
+
+
+def test_old_saves_go(tmp_path: Path) -> None:
+    output = prepare(tmp_path, save_every=5, save={"max_step_saves_to_keep": 2}, sample={"prompts": []})
+    assert train(tmp_path)[0] == 0
+    assert sorted(path.name for path in output.glob("disc_*")) == [
+        "disc_000000015.safetensors",
+        "disc_000000020.safetensors",
+    ]
+
+
+def test_the_config_is_read_by_ai_toolkits_rules(tmp_path: Path) -> None:
+    prepare(tmp_path, steps=2, sample={"prompts": []})
+    text = (tmp_path / "train.yml").read_text()
+    text = text.replace("lr: 0.0001", "lr: 1e-4").replace(
+        "training_folder: output", "training_folder: '${OUT}/[name]'"
+    )
+    (tmp_path / "train.yml").write_text(text)
+    code, out = train(tmp_path)
+    assert (code, "Environment variable OUT not set" in out) == (1, True)
+    code, out = train(tmp_path, OUT="elsewhere")
+    assert code == 0, out
+    assert (tmp_path / "elsewhere/disc/disc/disc.safetensors").exists()
+    assert "lr: 1.0e-04" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("sd_trainer", "nothing", "Unknown process type"),
+        ("name: disc", "title: disc", "must have a config.name key"),
+        ("folder_path: dataset", "folder_path: nowhere", "no images found"),
+    ],
+)
+def test_bad_configs_end_with_an_error(old: str, new: str, says: str, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    path = tmp_path / "train.yml"
+    path.write_text(path.read_text().replace(old, new))
+    code, out = train(tmp_path)
+    assert (code, says in out) == (1, True)

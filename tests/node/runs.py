@@ -1,0 +1,188 @@
+"""The files of a run as they lie on a node (DESIGN.md), and the launcher as a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image, ImageDraw
+
+LAUNCHER = Path(__file__).parent.parent.parent / "node" / "launch.py"
+FAKE = Path(__file__).parent / "fake_trainer.py"
+
+
+def picture(number: int) -> bytes:
+    """A small JPEG: a disc whose place and colour depend on `number`."""
+    image = Image.new("RGB", (96, 96), (20 * number % 256, 90, 160))
+    x = 10 + 9 * number % 50
+    ImageDraw.Draw(image).ellipse((x, 20, x + 40, 60), fill=(230, 40 * number % 256, 30))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def train_config(job: str, steps: int, save_every: int, **changes: Any) -> dict[str, Any]:
+    """A config ai-toolkit would accept."""
+    process = {
+        "type": "sd_trainer",
+        "training_folder": "output",
+        "device": "cuda:0",
+        "trigger_word": "d1sc",
+        "network": {"type": "lora", "linear": 8, "linear_alpha": 8},
+        "save": {"dtype": "float16", "save_every": save_every, "max_step_saves_to_keep": 20},
+        "datasets": [{"folder_path": "dataset", "caption_ext": "txt", "resolution": [512]}],
+        "train": {"batch_size": 1, "steps": steps, "lr": 1e-4, "dtype": "bf16"},
+        "model": {"name_or_path": "/model", "is_flux": True, "quantize": True},
+        "sample": {
+            "sample_every": save_every,
+            "width": 256,
+            "height": 256,
+            "prompts": ["[trigger]"],
+            "seed": 1,
+        },
+    }
+    for section, values in changes.items():
+        process[section] = {**process[section], **values} if isinstance(values, dict) else values
+    return {"job": "extension", "config": {"name": job, "process": [process]}, "meta": {"name": "[name]"}}
+
+
+def run_files(
+    job: str, *, steps: int = 20, save_every: int = 8, images: int = 4, **launch: Any
+) -> dict[str, bytes]:
+    """The files of one run as they lie on a node: training-config/…, dataset/…, output/<job>/run.json."""
+    config = train_config(job, steps, save_every)
+    pictures = {f"{i:05}.jpg": picture(i) for i in range(1, images + 1)}
+    manifest = {
+        name: {
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "caption": f"d1sc number {name[4]}",
+        }
+        for name, data in pictures.items()
+    }
+    settings = {
+        "contract": 1,
+        "job": job,
+        "run_id": "0123456789ab",
+        "attempt": 1,
+        "steps": steps,
+        "save_every": save_every,
+        "trainer": ["python", "run.py", "training-config/train.yml"],
+        "dataset_folder": "dataset",
+        "output_folder": f"output/{job}",
+        "model_folder": "model",
+        "manifest": "training-config/manifest.json",
+        "weights": f"{job}.safetensors",
+        "max_hours": None,
+        "stall_minutes": 30,
+        "wait_minutes": 0,
+        "settle_seconds": 1.5,
+        "free_gib": 0,
+    }
+    return {
+        **{f"dataset/{name}": data for name, data in pictures.items()},
+        "training-config/launch.py": LAUNCHER.read_bytes(),
+        "training-config/launch.json": json.dumps(settings | launch).encode(),
+        "training-config/manifest.json": json.dumps({"version": 1, "images": manifest}).encode(),
+        "training-config/train.yml": yaml.safe_dump(config).encode(),
+        f"output/{job}/run.json": b"{}",
+    }
+
+
+class Node:
+    """A folder as the worker leaves it for the launcher; job `job`, 20 steps, the fake trainer unless told otherwise."""
+
+    def __init__(self, home: Path, *words: str, **launch: Any) -> None:
+        self.home, self.output = home, home / "output" / "job"
+        trainer = [sys.executable, "-I", "-S", "fake.py", *words]
+        settings = {"trainer": trainer, "settle_seconds": 0} | launch
+        for name, data in run_files("job", images=2, **settings).items():
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_bytes(data)
+        (home / "fake.py").write_bytes(FAKE.read_bytes())
+
+    def change(self, file: str, **values: Any) -> None:
+        """Keys of training-config/FILE.json; None takes one away."""
+        path = self.home / "training-config" / f"{file}.json"
+        changed = json.loads(path.read_text()) | values
+        path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        """The launcher, without site packages."""
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "training-config/launch.py"],
+            cwd=self.home,
+            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def run(self, **environment: str) -> Ended:
+        """The launcher to its end."""
+        return self.ended(self.start(**environment))
+
+    def ended(self, process: subprocess.Popen[str]) -> Ended:
+        """What came of it. Raises TimeoutExpired after 30 s."""
+        try:
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        path = self.output / "progress.json"
+        progress = json.loads(path.read_text()) if path.exists() else {}
+        return Ended(process.returncode, out, progress, (self.home / "model" / "done.json").exists())
+
+    def asleep(self, process: subprocess.Popen[str]) -> int:
+        """The pid of the trainer, once it sleeps."""
+        path, deadline = self.output / "asleep", time.monotonic() + 20
+        while not path.exists() or not path.read_text():
+            assert process.poll() is None, "the launcher has ended"
+            assert time.monotonic() < deadline, "the trainer never slept"
+            time.sleep(0.01)
+        return int(path.read_text())
+
+    def set_aside(self) -> list[str]:
+        """The names of what was moved away."""
+        return sorted(path.name.partition("-")[2] for path in (self.home / "set-aside").glob("*"))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Exit code (negative: the signal it died by), output, progress.json, whether there is a result."""
+
+    code: int
+    out: str
+    progress: dict[str, Any]
+    published: bool
+
+
+def is_alive(pid: int) -> bool:
+    """True for a process that runs, False for a zombie or none."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return sys.platform != "linux"
+
+
+def until_gone(pid: int) -> None:
+    """Raises AssertionError when the process is still there after 20 s; it is then killed."""
+    deadline = time.monotonic() + 20
+    while is_alive(pid):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"process {pid} was left behind")
+        time.sleep(0.02)
