@@ -11,11 +11,13 @@ from training.errors import FluxError
 
 # Options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
 OPTIONS_VARIABLE = "LOCALCLOUD"
+# A worker tells of a finished job up to one heartbeat late: 30 seconds are right for hours of training, not for a minute.
+USUAL_OPTIONS = ("--heartbeat-seconds", "2")
 
 
 def start(environ: Mapping[str, str] = os.environ) -> None:
     """Start it, or find it running. Raises FluxError; what went wrong it has said itself."""
-    _call("start", *environ.get(OPTIONS_VARIABLE, "").split())
+    _call("start", *USUAL_OPTIONS, *environ.get(OPTIONS_VARIABLE, "").split())
 
 
 def stop() -> None:

@@ -6,6 +6,7 @@ Everything wrong in a folder is found in one pass and raised together as BadInpu
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from training.trainer_config import (
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_SUFFIX = ".txt"
+JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# ai-toolkit takes every file that begins with the job's name for a checkpoint of it: these lie beside the checkpoints.
+TAKEN_NAMES = ("run.json", "progress.json", "loss.csv", "config.yaml", "samples", "optimizer.pt")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,18 @@ class JobFolder:
 
 def read_config(path: Path) -> JobFolder:
     """The folder's train.yml (or train.yaml); raises BadInput."""
+    if not JOB_NAME.fullmatch(path.name):
+        raise BadInput(
+            [
+                f"{path}: a job's name is letters, digits, `.`, `_` and `-`, at most 63 of them; rename the folder"
+            ]
+        )
+    if any(taken.startswith(path.name) for taken in TAKEN_NAMES):
+        raise BadInput(
+            [
+                f"{path}: ai-toolkit would take its own {', '.join(TAKEN_NAMES)} for checkpoints of this job; rename the folder"
+            ]
+        )
     present = [name for name in CONFIG_NAMES if (path / name).is_file()]
     if not present:
         raise BadInput(

@@ -33,7 +33,7 @@ PARTS = (
 )
 REQUIREMENTS = ("requirements.txt", "requirements-local.txt", "requirements-dev.txt")
 # Free ports, and no waiting for what only models the pace of the real services.
-FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2"
+FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2 --heartbeat-seconds 0.5"
 
 
 @dataclass(frozen=True)

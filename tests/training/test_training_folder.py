@@ -150,3 +150,13 @@ def test_a_job_can_train_on_the_images_of_another(tmp_path: Path) -> None:
     assert len({job.run_id for job in jobs}) == 2
     with pytest.raises(BadInput, match=r"dataset `kat` is no folder .*did you mean `cat`"):
         declare_jobs(settings(**{"cat-high-rank": JobSettings(dataset="kat")}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("my dog", "letters, digits"), ("-dog", "letters, digits"), ("sam", "samples"), ("run", "run.json")],
+)
+def test_a_name_that_would_go_wrong_on_the_node_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    make_job(tmp_path, name)
+    with pytest.raises(BadInput, match=words):
+        read_job(tmp_path, name, None)
