@@ -1,0 +1,6 @@
+"""Pulumi for machines without the Pulumi CLI: runs a Python program with dynamic providers on the file backend.
+
+Start with `README.md`; the command line is `python -m engine COMMAND`.
+"""
+
+VERSION = "0.1.0"

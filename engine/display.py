@@ -1,0 +1,338 @@
+"""A run as plain lines, in the order and words of the CLI: steps, diagnostics, outputs, summary, duration."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, TextIO
+
+from engine import details, events, urns, values
+from engine.events import Step
+from engine.paths import parse
+from engine.values import Properties
+
+SYMBOLS: Final = {
+    events.SAME: "  ",
+    events.CREATE: "+ ",
+    events.UPDATE: "~ ",
+    events.DELETE: "- ",
+    events.REPLACE: "+-",
+    events.CREATE_REPLACEMENT: "++",
+    events.DELETE_REPLACED: "--",
+    events.REFRESH: "~ ",
+}
+# op: planned, running, done
+WORDS: Final = {
+    events.CREATE: ("create", "creating", "created"),
+    events.UPDATE: ("update", "updating", "updated"),
+    events.DELETE: ("delete", "deleting", "deleted"),
+    events.REPLACE: ("replace", "replacing", "replaced"),
+    events.CREATE_REPLACEMENT: ("create replacement", "creating replacement", "created replacement"),
+    events.DELETE_REPLACED: ("delete original", "deleting original", "deleted original"),
+    events.REFRESH: ("refresh", "refreshing", "refreshed"),
+    events.SAME: ("", "", ""),
+}
+_COLORS: Final = {"+ ": "32", "~ ": "33", "- ": "31", "+-": "35", "++": "32", "--": "31"}
+STYLES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "+-": "magenta", "++": "green", "--": "red"}
+_SEVERITIES: Final = {
+    events.DEBUG: "debug",
+    events.INFO: "info",
+    events.WARNING: "warning",
+    events.ERROR: "error",
+}
+# The CLI counts a replacement once, under `replace`.
+_COUNTED: Final = (events.CREATE, events.UPDATE, events.REPLACE, events.DELETE)
+_EPHEMERAL_EVERY: Final = 5.0
+
+
+@dataclass
+class _Message:
+    severity: int
+    urn: str
+    text: str
+
+
+@dataclass
+class Report:
+    """All that one preview or update has come to."""
+
+    steps: list[Step] = field(default_factory=list)
+    messages: list[_Message] = field(default_factory=list)
+    old_outputs: Properties = field(default_factory=dict)
+    new_outputs: Properties | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each op; resources that the CLI hides are not counted."""
+        return Counter(step.op for step in self.steps if not step.hidden)
+
+    @property
+    def changes(self) -> int:
+        """How many resources change."""
+        counts = self.counts
+        return sum(counts[op] for op in _COUNTED) + counts[events.DELETE_REPLACED] * (
+            not counts[events.REPLACE]
+        )
+
+    def errors(self) -> list[str]:
+        """The error texts."""
+        return [message.text for message in self.messages if message.severity == events.ERROR]
+
+
+class Display:
+    """Shows runs as lines; a preview's and an update's one after the other."""
+
+    def __init__(
+        self, stack: str, *, color: bool = False, details: bool = False, stream: TextIO | None = None
+    ) -> None:
+        self._stack = stack
+        self._color = color
+        self._details = details
+        self._stream = stream or sys.stdout
+        self._lock = threading.RLock()
+        self._secrets: list[str] = []
+        self._last_said: dict[str, float] = {}
+        self.preview = False
+        self.report = Report()
+
+    def hide(self, secrets: list[str]) -> None:
+        """Never show these texts."""
+        self._secrets = sorted({text for text in secrets if len(text) > 2}, key=len, reverse=True)
+
+    def start(self, title: str, *, preview: bool) -> None:
+        """Begin a preview, an update …"""
+        self.preview = preview
+        self.report = Report()
+        self._last_said = {}
+        self.line(f"{title} ({self._stack}):")
+
+    # Listener
+
+    def began(self, step: Step) -> None:
+        """A step is being done."""
+        if not self.preview and not step.hidden and step.op != events.REFRESH:
+            self._row(step, 1)
+
+    def ended(self, step: Step) -> None:
+        """A step has been done, or would be."""
+        with self._lock:
+            self.report.steps.append(step)
+            if step.op == events.SAME or step.hidden or (step.op == events.REFRESH and not step.note):
+                return
+            if self._details:
+                self._show_details(step)
+            else:
+                self._row(step, 0 if self.preview else 2)
+
+    def failed(self, step: Step, message: str) -> None:
+        """A step could not be done."""
+        self._row(step, 1, "**failed**")
+        self.message(events.ERROR, step.urn, message)
+
+    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+        """Something was said about a resource or the stack."""
+        if severity == events.DEBUG:
+            return
+        text = text.rstrip()
+        with self._lock:
+            if not ephemeral:
+                self.report.messages.append(_Message(severity, urn, text))
+                return
+            last = self._last_said.get(urn, 0.0)
+            if time.monotonic() - last >= _EPHEMERAL_EVERY:
+                self._last_said[urn] = time.monotonic()
+                self.line(f"    {label(urn)} {text}")
+
+    def outputs(self, old: Properties, new: Properties) -> None:
+        """The stack's outputs before and after."""
+        self.report.old_outputs, self.report.new_outputs = old, new
+
+    # The end
+
+    def finish(self) -> None:
+        """Diagnostics, outputs, summary and duration."""
+        with self._lock:
+            self._diagnostics()
+            self._outputs()
+            self._summary()
+            seconds = time.monotonic() - self.report.started
+            if not self.preview:
+                self.line("")
+                self.line(f"Duration: {_duration(seconds)}")
+            self.line("")
+
+    def masked(self, text: str) -> str:
+        """The text without the secrets of the configuration."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        return text
+
+    def line(self, text: str) -> None:
+        """One line."""
+        with self._lock:
+            self._stream.write(self.masked(text) + "\n")
+            self._stream.flush()
+
+    def _row(self, step: Step, tense: int, word: str = "") -> None:
+        symbol = self._paint(SYMBOLS[step.op])
+        parts = [f" {symbol} {label(step.urn)}", word or WORDS[step.op][tense]]
+        if tense == 2 and step.seconds:
+            parts.append(f"({seconds_text(step.seconds)})")
+        if step.diff is not None and step.op != events.CREATE:
+            parts.append(changed_keys(step))
+        if step.note:
+            parts.append(f"[{step.note}]")
+        self.line(" ".join(part for part in parts if part))
+
+    def _show_details(self, step: Step) -> None:
+        if step.op == events.REPLACE:
+            return
+        word = WORDS[step.op][0]
+        self.line(f"  {self._paint(SYMBOLS[step.op])} {_short_type(step.type)}: ({word})")
+        for text in details.of(step):
+            symbol = text.lstrip()[:2]
+            self.line(text.replace(symbol, self._paint(symbol), 1) if symbol in _COLORS else text)
+
+    def _diagnostics(self) -> None:
+        if not self.report.messages:
+            return
+        self.line("")
+        self.line("Diagnostics:")
+        by_urn: dict[str, list[_Message]] = {}
+        for message in self.report.messages:
+            by_urn.setdefault(message.urn, []).append(message)
+        for urn, messages in by_urn.items():
+            self.line(f"  {label(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}")
+            for message in messages:
+                mark = "" if message.severity == events.INFO else f"{_SEVERITIES[message.severity]}: "
+                color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
+                self.line(
+                    "    "
+                    + (self._ansi(mark, color) if color else mark)
+                    + message.text.replace("\n", "\n    ")
+                )
+
+    def _outputs(self) -> None:
+        new = self.report.new_outputs
+        if not new and not (new is not None and self.report.old_outputs):
+            return
+        self.line("")
+        self.line("Outputs:")
+        old = self.report.old_outputs
+        names = sorted({**old, **(new or {})})
+        width = max(len(name) for name in names)
+        for name in names:
+            symbol, text = _output_line(name, old, new or {})
+            self.line(f"  {self._paint(symbol)}{name:<{width}}: {text}")
+
+    def _summary(self) -> None:
+        counts = self.report.counts
+        self.line("")
+        self.line("Resources:")
+        kinds = 0
+        for op in _COUNTED:
+            if counts[op]:
+                kinds += 1
+                planned, _, done = WORDS[op]
+                self.line(
+                    f"    {self._paint(SYMBOLS[op])}{counts[op]} {'to ' + planned if self.preview else done}"
+                )
+        pieces = [f"{self.report.changes} changes"] if kinds > 1 else []
+        if counts[events.SAME]:
+            pieces.append(f"{counts[events.SAME]} unchanged")
+        if pieces or not kinds:
+            self.line("    " + (". ".join(pieces) or "0 unchanged"))
+
+    def _paint(self, symbol: str) -> str:
+        return self._ansi(symbol, _COLORS.get(symbol, ""))
+
+    def _ansi(self, text: str, code: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self._color and code and text.strip() else text
+
+
+def as_json(report: Report, config: dict[str, str]) -> str:
+    """A preview as `--json` shows it."""
+    steps = [
+        {
+            "op": step.op,
+            "urn": step.urn,
+            **({"provider": step.new.provider} if step.new and step.new.provider else {}),
+            **({"oldState": details.as_json(step.old)} if step.old else {}),
+            **({"newState": details.as_json(step.new)} if step.new else {}),
+            **details.reasons(step),
+        }
+        for step in report.steps
+        if not step.hidden
+    ]
+    messages = [
+        {"urn": message.urn, "message": message.text + "\n", "severity": _SEVERITIES[message.severity]}
+        for message in report.messages
+    ]
+    content = {
+        "config": config,
+        "steps": steps,
+        **({"diagnostics": messages} if messages else {}),
+        "duration": int((time.monotonic() - report.started) * 1e9),
+        "changeSummary": {op: count for op, count in report.counts.items() if op in (*_COUNTED, events.SAME)},
+    }
+    return json.dumps(content, indent=4, ensure_ascii=False)
+
+
+def label(urn: str, between: str = "") -> str:
+    """`type name`."""
+    if not urn:
+        return "pulumi:pulumi:Stack"
+    parsed = urns.parse(urn)
+    return f"{_short_type(parsed.type)} {between}{parsed.name}"
+
+
+def _short_type(type_: str) -> str:
+    """`aws:s3/bucket:Bucket` is shown as `aws:s3:Bucket`; other types as they are."""
+    parts = type_.split(":")
+    if len(parts) == 3 and parts[2]:
+        module, slash, last = parts[1].rpartition("/")
+        if slash and last == parts[2][0].lower() + parts[2][1:]:
+            return f"{parts[0]}:{module}:{parts[2]}"
+    return type_
+
+
+def changed_keys(step: Step) -> str:
+    """`[diff: ~text]`: the top-level properties that differ; those that replace the resource are named first."""
+    if step.diff is None:
+        return ""
+    marks = {"add": "+", "delete": "-"}
+    found: dict[str, str] = {}
+    for path, kind in step.diff.detailed.items():
+        parts = parse(path)
+        key = str(parts[0])
+        found[key] = marks.get(kind.removesuffix("-replace"), "~") if len(parts) == 1 else "~"
+    for key in step.diff.replaces:
+        found.setdefault(key, "~")
+    ordered = sorted(found, key=lambda key: (key not in step.diff.replaces if step.diff else True, key))
+    keys = ",".join(found[key] + key for key in ordered if key != "__provider" or len(found) == 1)
+    return f"[diff: {keys}]" if keys else ""
+
+
+def _output_line(name: str, old: Properties, new: Properties) -> tuple[str, str]:
+    if name not in new:
+        return "- ", details.text(old[name])
+    if name not in old:
+        return "+ ", details.text(new[name])
+    if values.same(old[name], new[name]):
+        return "  ", details.text(new[name])
+    return "~ ", f"{details.text(old[name])} => {details.text(new[name])}"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration of seconds, shorter the longer it is."""
+    return f"{seconds:.2f}s" if seconds < 1 else f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{max(rest, 1)}s"

@@ -1,0 +1,62 @@
+"""What a run tells whoever shows it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from engine.providers import Diff
+from engine.state import Resource
+from engine.urns import is_provider
+from engine.values import Properties
+
+SAME: Final = "same"
+CREATE: Final = "create"
+UPDATE: Final = "update"
+DELETE: Final = "delete"
+REPLACE: Final = "replace"
+CREATE_REPLACEMENT: Final = "create-replacement"
+DELETE_REPLACED: Final = "delete-replaced"
+REFRESH: Final = "refresh"
+
+DEBUG, INFO, WARNING, ERROR = range(4)
+
+
+@dataclass(eq=False)
+class Step:
+    """One step on one resource, planned or done."""
+
+    op: str
+    urn: str
+    type: str
+    old: Resource | None = None
+    new: Resource | None = None
+    diff: Diff | None = None
+    note: str = ""
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+
+    @property
+    def hidden(self) -> bool:
+        """Default providers are nobody's business."""
+        return is_provider(self.type) and self.urn.endswith("::default")
+
+
+class Listener(Protocol):
+    """Somebody who shows a run.  Called from any thread."""
+
+    def began(self, step: Step) -> None:
+        """A step is being done."""
+
+    def ended(self, step: Step) -> None:
+        """A step has been done (in a preview: would be)."""
+
+    def failed(self, step: Step, message: str) -> None:
+        """A step could not be done."""
+
+    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+        """Something was said about a resource, or with no URN about the stack."""
+
+    def outputs(self, old: Properties, new: Properties) -> None:
+        """The stack's outputs before and after."""

@@ -1,0 +1,190 @@
+"""The journal: what has happened since the checkpoint was written.
+
+Beside a checkpoint, `.pulumi/journals/<project>/<stack>.jsonl` holds one JSON line a change, each fsynced before
+the engine goes on.  It makes a step cost one short line instead of the whole state, and loses nothing to kill -9.
+Lines:
+
+    {"journal": 1, "checkpoint": sha256, "new": [uid…], "old": [uid…], "pending": [op…]}   first: what it extends
+    [change, …]                                                                 one step; all or nothing
+    {"fold": sha256}                                                            about to be folded into this file
+
+Changes: `["put", uid, resource]` replaces the row in place, or appends it to the new rows; `["drop", uid]`;
+`["begin", op, type, resource]` and `["end", op]` for pending operations; `["alias", old, new]`.
+In the folded state the new rows come first, in the order of their arrival (a resource arrives after what it
+depends on), then what is left of the old rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from engine.state import Json, rename_references
+
+Change = list[Any]
+_VERSION: Final = 1
+
+
+@dataclass
+class Rows:
+    """A checkpoint's rows under their ids, and the changes made to them."""
+
+    old: dict[int, Json] = field(default_factory=dict)
+    new: dict[int, Json] = field(default_factory=dict)
+    pending: dict[int, Json] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def apply(self, change: Change) -> None:
+        """Make one change."""
+        kind = change[0]
+        if kind == "put":
+            _, uid, resource = change
+            (self.old if uid in self.old else self.new)[uid] = resource
+        elif kind == "drop":
+            self.old.pop(change[1], None)
+            self.new.pop(change[1], None)
+        elif kind == "begin":
+            _, op, type_, resource = change
+            self.pending[op] = {"resource": resource, "type": type_}
+        elif kind == "end":
+            self.pending.pop(change[1], None)
+        elif kind == "alias":
+            self.aliases[change[1]] = change[2]
+        else:
+            raise ValueError(f"unknown change {kind!r} in the journal")
+
+    def resources(self) -> list[tuple[int, Json]]:
+        """All rows in the file's order, with their references under the new names."""
+        if self.aliases:
+            for item in (*self.old.values(), *(entry["resource"] for entry in self.pending.values())):
+                rename_references(item, self.aliases)
+        return [*self.new.items(), *self.old.items()]
+
+
+def digest(data: bytes) -> str:
+    """A checkpoint's identity."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Journal:
+    """An open journal.  Threads that write at the same time share one fsync."""
+
+    def __init__(self, path: Path, checkpoint: bytes, rows: Rows) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = threading.Lock()
+        self._disk = threading.Lock()
+        self._waiting: list[bytes] = []
+        self._written = 0
+        self._queued = 0
+        head = {
+            "journal": _VERSION,
+            "checkpoint": digest(checkpoint),
+            "new": list(rows.new),
+            "old": list(rows.old),
+            "pending": list(rows.pending),
+        }
+        fresh = path.with_suffix(".new")
+        self._file: BinaryIO = fresh.open("wb")
+        self._file.write(_line(head))
+        self._sync()
+        fresh.replace(path)
+        sync_folder(path.parent)
+
+    def append(self, changes: list[Change] | Json) -> int:
+        """Queue one step's changes; the ticket is for `flush`."""
+        with self._lock:
+            self._waiting.append(_line(changes))
+            self._queued += 1
+            return self._queued
+
+    def flush(self, ticket: int) -> None:
+        """Return once the line with this ticket is on the disk.  Raises OSError."""
+        with self._disk:
+            if self._written >= ticket:
+                return
+            with self._lock:
+                lines, self._waiting = self._waiting, []
+                upto = self._queued
+            self._file.write(b"".join(lines))
+            self._sync()
+            self._written = upto
+
+    def fold_into(self, checkpoint: bytes) -> None:
+        """Say which checkpoint is about to take the place of the one this journal extends."""
+        self.flush(self.append({"fold": digest(checkpoint)}))
+
+    def close(self) -> None:
+        """Close the file; it stays where it is."""
+        self._file.close()
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _line(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+@dataclass
+class Found:
+    """A journal that an ended run left behind."""
+
+    rows: Rows
+    steps: int
+
+
+def read(path: Path, checkpoint: bytes, deployment: Json) -> Found | None:
+    """The changes a left-over journal makes to `deployment`, the checkpoint's `latest` part.
+
+    None where there is no journal or all of it is in the checkpoint already.  A last line that was cut off
+    never happened.  Raises ValueError where the journal extends another checkpoint than this one.
+    """
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if _whole(line)]
+    if not lines or not isinstance(lines[0], dict):
+        return None
+    if lines[0].get("journal") != _VERSION:
+        raise ValueError("it was written by another version of this engine")
+    actual = digest(checkpoint)
+    if any(isinstance(line, dict) and line.get("fold") == actual for line in lines):
+        return None
+    if lines[0]["checkpoint"] != actual:
+        raise ValueError("the state file has been changed since it was written")
+    head = lines[0]
+    resources = deployment.get("resources") or []
+    count = len(head["new"])
+    rows = Rows(
+        old=dict(zip(head["old"], resources[count:], strict=True)),
+        new=dict(zip(head["new"], resources[:count], strict=True)),
+        pending=dict(zip(head["pending"], deployment.get("pending_operations") or [], strict=True)),
+    )
+    steps = [line for line in lines[1:] if isinstance(line, list)]
+    for changes in steps:
+        for change in changes:
+            rows.apply(change)
+    return Found(rows, len(steps)) if steps else None
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

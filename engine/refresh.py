@@ -1,0 +1,105 @@
+"""Reading every resource as it is, and taking that over into the state.  No program runs."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from engine import diffs, events, values
+from engine.errors import EngineError
+from engine.events import Listener, Step
+from engine.providers import Diff, Providers
+from engine.snapshot import Snapshot
+from engine.state import Resource, State, now, prune_references
+from engine.urns import is_provider
+
+
+class Refresh:
+    """One refresh of a state; with no snapshot, the state in memory alone.
+
+    `first`: before an update, whose steps are what is counted; the refresh only says what it found.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        providers: Providers,
+        listener: Listener,
+        snapshot: Snapshot | None,
+        *,
+        first: bool,
+    ) -> None:
+        self._state = state
+        self._providers = providers
+        self._listener = listener
+        self._snapshot = snapshot
+        self._first = first
+        self.stopping = False
+
+    def run(self, parallel: int) -> bool:
+        """Read them all; whether every read worked.  What is gone is dropped, with the references to it."""
+        self._providers.load(self._state.resources)
+        readable = [resource for resource in self._state.resources if _is_readable(resource)]
+        with ThreadPoolExecutor(max_workers=max(parallel, 1)) as pool:
+            results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
+        kept = []
+        for resource in self._state.resources:
+            found = results.get(id(resource), resource)
+            if found is None:
+                if self._snapshot:
+                    self._snapshot.write(drop=[resource], wait=False)
+            else:
+                kept.append(resource if isinstance(found, EngineError) else found)
+        self._state.resources = kept
+        for resource in prune_references(kept):
+            if self._snapshot:
+                self._snapshot.write(put=[resource], wait=False)
+        return not self.stopping and not any(isinstance(found, EngineError) for found in results.values())
+
+    def _read(self, old: Resource) -> Resource | EngineError | None:
+        """The resource as it is now, None where it is gone, or why it could not be read."""
+        step = Step(events.REFRESH, old.urn, old.type, old, None)
+        if self.stopping:
+            return EngineError("canceled")
+        self._listener.began(step)
+        try:
+            new = self._now(old, step)
+        except EngineError as error:
+            self._listener.failed(step, str(error))
+            return error
+        step.seconds = time.monotonic() - step.started
+        step.new = new
+        self._listener.ended(step)
+        return new
+
+    def _now(self, old: Resource, step: Step) -> Resource | None:
+        provider = self._providers.get(old.provider)
+        id_, outputs, inputs = provider.read(old)
+        if not id_:
+            self._say(step, events.DELETE, "gone")
+            return None
+        new = old.copy(
+            id=id_,
+            inputs=old.inputs if inputs is None else inputs,
+            outputs=values.make_secret(outputs, old.additional_secret_outputs),
+        )
+        new.uid = old.uid
+        if values.same(old.inputs, new.inputs) and values.same(old.outputs, new.outputs) and old.id == new.id:
+            self._say(step, events.SAME, "")
+            return old
+        new.modified = now()
+        self._say(step, events.UPDATE, "has drifted")
+        step.diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
+        if self._snapshot:
+            self._snapshot.write(put=[new], wait=False)
+        return new
+
+    def _say(self, step: Step, op: str, note: str) -> None:
+        if self._first:
+            step.note = note
+        else:
+            step.op = op
+
+
+def _is_readable(resource: Resource) -> bool:
+    return resource.custom and not is_provider(resource.type) and not resource.pending_replacement

@@ -1,0 +1,134 @@
+"""Runs the Pulumi program: what `pulumi-language-python-exec` is to the CLI.
+
+Started as a script under the program's own interpreter (it imports nothing of the engine), in the program's
+folder.  Settings come as one JSON line on stdin; when stdin ends, the engine has, and so does this process.
+Exit status: 0, or 32 where the reason has been told (the CLI's own number for that), or 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pickle
+import runpy
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+TOLD = 32
+
+
+def main() -> int:
+    """Run the program that the settings name."""
+    sys.path[0] = os.getcwd()  # noqa: PTH109 - in place of this script's folder, as for `python __main__.py`
+    try:
+        import pulumi
+        import pulumi.dynamic.dynamic as dynamic
+    except ImportError as error:
+        print(f"{sys.executable} cannot import the SDK (pip install pulumi): {error}", file=sys.stderr)
+        return 1
+    settings = json.loads(sys.stdin.buffer.readline() or b"{}")
+    if not settings:
+        return 1
+    threading.Thread(target=_end_with_the_engine, daemon=True).start()
+    _cure_the_sdk(pulumi, dynamic)
+    _configure(pulumi, settings)
+    return _run(pulumi, settings)
+
+
+def _end_with_the_engine() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _cure_the_sdk(pulumi: Any, dynamic: Any) -> None:
+    """Two costs of SDK 3.272: `log.debug` is a blocking call each, and every `serialize_provider` leaves one
+    more wrapper on the pickler, which ends in a RecursionError at about the 319th resource."""
+    pulumi.log.debug = lambda *_args, **_kwargs: None
+    serialize = dynamic.serialize_provider
+    pickler: Any = pickle._Pickler  # what the SDK itself patches
+
+    def serialize_and_restore(provider: Any) -> Any:
+        unpatched = pickler._batch_setitems
+        try:
+            return serialize(provider)
+        finally:
+            pickler._batch_setitems = unpatched
+
+    dynamic.serialize_provider = serialize_and_restore
+
+
+def _configure(pulumi: Any, settings: dict[str, Any]) -> None:
+    os.environ["PULUMI_CONFIG"] = json.dumps(settings["config"])
+    os.environ["PULUMI_CONFIG_SECRET_KEYS"] = json.dumps(settings["secret_keys"])
+    for name in ("project", "stack", "organization", "root_directory"):
+        os.environ[f"PULUMI_{name.upper()}"] = settings[name]
+    pulumi.runtime.set_all_config(settings["config"], settings["secret_keys"])
+    pulumi.runtime.configure(
+        pulumi.runtime.Settings(
+            monitor=settings["address"],
+            engine=settings["address"],
+            project=settings["project"],
+            stack=settings["stack"],
+            organization=settings["organization"],
+            root_directory=settings["root_directory"],
+            parallel=settings["parallel"],
+            dry_run=settings["dry_run"],
+        )
+    )
+
+
+def _run(pulumi: Any, settings: dict[str, Any]) -> int:
+    program = settings["program"]
+    sys.argv = [program]
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=max(settings["parallel"], 1) * 4))
+    # A program that fails leaves futures that nobody awaits; asyncio would complain about each.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    try:
+        loop.run_until_complete(
+            pulumi.runtime.run_in_stack(lambda: _no_result(runpy.run_path(program, run_name="__main__")))
+        )
+    except pulumi.RunError as error:
+        pulumi.log.error(str(error))
+        return 1
+    except Exception as error:  # noqa: BLE001 - the program's own; whatever it is, it is reported
+        pulumi.log.error("Program failed with an unhandled exception:\n" + _own_frames(error))
+        return TOLD
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def _no_result(_module: Any) -> None:
+    """The program's module is not a result that could be awaited."""
+
+
+def _own_frames(error: BaseException) -> str:
+    """The traceback without the frames of the interpreter, this file and the SDK."""
+    folder = os.getcwd()  # noqa: PTH109 - compared with file names as Python writes them
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if frame.filename.startswith(folder) and "site-packages" not in frame.filename
+    ]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or frames)]
+    return "".join([*(lines if own else []), *traceback.format_exception_only(error)]).rstrip()
+
+
+if __name__ == "__main__":
+    status = 1
+    try:
+        status = main()
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads that still wait for the engine are not waited for

@@ -1,0 +1,282 @@
+"""The state while it is being changed: every step is in the journal before the engine goes on.
+
+`Snapshot` is the one place that writes state.  It works on the rows as the file has them (secrets encrypted),
+so a left-over journal can be folded without the passphrase.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from engine import VERSION, journal
+from engine.backend import Backend
+from engine.errors import EngineError
+from engine.journal import Change, Journal, Rows
+from engine.secrets import Crypter
+from engine.state import Json, Pending, Resource, now, to_json
+
+_FOLD_EVERY: Final = 2.0
+MANIFEST_VERSION: Final = f"engine-{VERSION}"
+
+
+@dataclass(frozen=True)
+class StackId:
+    """Which stack."""
+
+    project: str
+    name: str
+
+    @property
+    def full(self) -> str:
+        """As the checkpoint has it."""
+        return f"organization/{self.project}/{self.name}"
+
+
+def checkpoint_of(stack: StackId, deployment: Json) -> bytes:
+    """A checkpoint file around a deployment."""
+    return json.dumps(
+        {"version": 3, "checkpoint": {"stack": stack.full, "latest": deployment}},
+        indent=4,
+        ensure_ascii=False,
+    ).encode()
+
+
+def deployment_of(checkpoint: bytes) -> Json:
+    """The deployment in a checkpoint file.  Raises EngineError where the file is damaged or of a later version."""
+    try:
+        content = json.loads(checkpoint)
+        version = content["version"]
+        latest = content["checkpoint"].get("latest") or {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise EngineError(
+            "the state file is damaged: it is no checkpoint. The one before it lies beside it as .bak"
+        ) from None
+    if version != 3:
+        raise EngineError(
+            f"the state file is of version {version}; this engine reads version 3. It needs the Pulumi CLI"
+        )
+    return dict(latest)
+
+
+def new_deployment(salt: str) -> Json:
+    """The deployment of a stack without resources."""
+    return {"manifest": _manifest(), "secrets_providers": _provider(salt), "metadata": {}}
+
+
+def _manifest() -> Json:
+    magic = hashlib.sha256(MANIFEST_VERSION.encode()).hexdigest()
+    return {"time": now(), "magic": magic, "version": MANIFEST_VERSION}
+
+
+def _provider(salt: str) -> Json:
+    return {"type": "passphrase", "state": {"salt": salt}}
+
+
+def recover(backend: Backend, stack: StackId) -> int:
+    """Fold the journal of a run that was killed into the checkpoint; the number of its steps.
+
+    To be called with the stack locked.  Raises EngineError where journal and checkpoint do not belong together.
+    """
+    path = backend.journal_file(stack.project, stack.name)
+    checkpoint = backend.read(stack.project, stack.name)
+    deployment = deployment_of(checkpoint)
+    try:
+        found = journal.read(path, checkpoint, deployment)
+    except (ValueError, KeyError) as error:
+        aside = path.with_suffix(f".{int(time.time())}.aside")
+        path.replace(aside)
+        raise EngineError(
+            f"an earlier update was killed and its journal cannot be added to the state: {error}. The journal was put "
+            f"aside as {aside.name}. Run `refresh`, or just repeat this command to go on without it"
+        ) from None
+    if found is not None:
+        _store(deployment, found.rows)
+        backend.write(stack.project, stack.name, checkpoint_of(stack, deployment))
+    path.unlink(missing_ok=True)
+    return found.steps if found else 0
+
+
+def current(backend: Backend, stack: StackId) -> Json:
+    """The stack's deployment with what its journal has beyond the file; nothing is written."""
+    checkpoint = backend.read(stack.project, stack.name)
+    deployment = deployment_of(checkpoint)
+    with contextlib.suppress(ValueError, KeyError):  # another run folds it at this moment, or `recover` tells
+        found = journal.read(backend.journal_file(stack.project, stack.name), checkpoint, deployment)
+        if found is not None:
+            _store(deployment, found.rows)
+    return deployment
+
+
+def _nothing() -> None:
+    """Nothing to wait for."""
+
+
+def _store(deployment: Json, rows: Rows) -> None:
+    metadata = deployment.pop("metadata", {})
+    for key, content in (
+        ("resources", [item for _, item in rows.resources()]),
+        ("pending_operations", list(rows.pending.values())),
+    ):
+        deployment.pop(key, None)
+        if content:
+            deployment[key] = content
+    deployment["metadata"] = metadata
+
+
+class Snapshot:
+    """A stack's state during one update.  All methods may be called from any thread."""
+
+    def __init__(self, backend: Backend, stack: StackId, crypter: Crypter | None) -> None:
+        self._backend = backend
+        self._stack = stack
+        self._crypter = crypter
+        self._lock = threading.RLock()
+        self._checkpoint = backend.read(stack.project, stack.name)
+        self._deployment = deployment_of(self._checkpoint)
+        self._rows = Rows(
+            old=dict(enumerate(self._deployment.get("resources") or [])),
+            pending=dict(enumerate(self._deployment.get("pending_operations") or [])),
+        )
+        self._next = max(len(self._rows.old), len(self._rows.pending))
+        self._journal: Journal | None = None
+        self._dirty = False
+        self._broken: EngineError | None = None
+        self._stop = threading.Event()
+        self._folder = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
+
+    def adopt(self, resources: list[Resource], pending: list[Pending]) -> dict[int, Pending]:
+        """Give the loaded resources their places; the pending operations by their numbers."""
+        for uid, resource in enumerate(resources):
+            resource.uid = uid
+        return dict(enumerate(pending))
+
+    def open(self) -> None:
+        """Start the journal."""
+        self._journal = Journal(self._journal_file(), self._checkpoint, self._rows)
+        self._folder.start()
+
+    def begin(self, kind: str, resource: Resource) -> int:
+        """An operation is about to begin: after this it is on the disk."""
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            op = self._number()
+            saved = self._record([["begin", op, kind, to_json(resource, self._crypter)]])
+        saved()
+        return op
+
+    def write(
+        self,
+        *,
+        put: list[Resource] | None = None,
+        drop: list[Resource] | None = None,
+        end: list[int] | None = None,
+        alias: tuple[str, str] | None = None,
+        wait: bool = True,
+    ) -> None:
+        """A step has ended: these resources are now so, those are gone, these operations have an outcome.
+
+        A resource that has no place yet is appended; one that has is replaced in its place.
+        """
+        changes: list[Change] = [["end", op] for op in end or []]
+        with self._lock:
+            for resource in put or []:
+                if resource.uid < 0:
+                    resource.uid = self._number()
+                changes.append(["put", resource.uid, to_json(resource, self._crypter)])
+            changes += [["drop", resource.uid] for resource in drop or [] if resource.uid >= 0]
+            if alias:
+                changes.append(["alias", *alias])
+            saved = self._record(changes)
+        if wait:
+            saved()
+
+    def close(self) -> None:
+        """Fold everything into the checkpoint.  Raises EngineError where it cannot be written; the journal stays."""
+        self._stop.set()
+        if self._folder.is_alive():
+            self._folder.join()
+        with self._lock:
+            self._fold(last=True)
+
+    def _record(self, changes: list[Change]) -> Callable[[], None]:
+        """Note the changes; what is returned waits until they are on the disk."""
+        for change in changes:
+            self._rows.apply(change)
+        self._dirty = True
+        journal_ = self._journal
+        if journal_ is None:
+            return _nothing
+        ticket = journal_.append(changes)
+        return lambda: self._flush(journal_, ticket)
+
+    def _flush(self, journal_: Journal, ticket: int) -> None:
+        try:
+            journal_.flush(ticket)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> EngineError:
+        self._broken = EngineError(
+            f"the state cannot be saved: {error}. Make room and run any command on the stack: what could be written "
+            "is in its journal and will be added to the state"
+        )
+        return self._broken
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next
+
+    def _fold_regularly(self) -> None:
+        while not self._stop.wait(_FOLD_EVERY):
+            with self._lock:
+                if self._dirty:
+                    with contextlib.suppress(EngineError):  # kept in _broken: the next step is told
+                        self._fold(last=False)
+
+    def _fold(self, *, last: bool) -> None:
+        """Write the checkpoint, then a journal that extends it; at the end, no journal."""
+        if self._journal is None and self._broken is None:
+            return
+        _store(self._deployment, self._rows)
+        if self._crypter is not None:
+            self._deployment["secrets_providers"] = _provider(self._crypter.salt)
+        self._deployment["manifest"] = _manifest()
+        ordered = {
+            "manifest": 0,
+            "secrets_providers": 0,
+            "resources": 0,
+            "pending_operations": 0,
+            "metadata": 0,
+        }
+        self._deployment = {
+            key: self._deployment[key]
+            for key in (*ordered, *(self._deployment.keys() - ordered))
+            if key in self._deployment
+        }
+        checkpoint = checkpoint_of(self._stack, self._deployment)
+        try:
+            if self._journal is not None and self._broken is None:
+                self._journal.fold_into(checkpoint)
+            self._backend.write(self._stack.project, self._stack.name, checkpoint)
+            self._dirty = False
+            before, self._journal = self._journal, None
+            if last:
+                self._journal_file().unlink(missing_ok=True)
+            else:
+                self._journal = Journal(self._journal_file(), checkpoint, self._rows)
+            if before is not None:
+                before.close()
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _journal_file(self) -> Path:
+        return self._backend.journal_file(self._stack.project, self._stack.name)

@@ -1,0 +1,234 @@
+"""The commands on stacks as such: init, ls, select, output, export, import, rm; and cancel and about."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine import VERSION, backend, locks, snapshot, state, urns, values
+from engine.children import interpreter
+from engine.config import check_stack_name
+from engine.errors import EngineError
+from engine.session import Session, create_stack
+from engine.snapshot import StackId
+from engine.values import Properties
+
+
+def show(session: Session, _options: argparse.Namespace) -> int:
+    """The selected stack and its resources."""
+    loaded = _state(session)
+    print(f"Current stack is {session.stack.name}:")
+    print(f"    {len(loaded.resources)} resources")
+    for resource in loaded.resources:
+        print(f"    {resource.type} {urns.name_of(resource.urn)}{' ' + resource.id if resource.id else ''}")
+    return 0
+
+
+def init(session: Session, options: argparse.Namespace) -> int:
+    """Make a stack and select it."""
+    name = options.name or session.wanted
+    if not name:
+        raise EngineError("missing stack name: `stack init NAME`")
+    create_stack(session, name)
+    print(f"Created stack '{check_stack_name(name)}'")
+    if not options.no_select:
+        _select(session, name)
+    return 0
+
+
+def select(session: Session, options: argparse.Namespace) -> int:
+    """Choose the stack that commands are about."""
+    name = options.name or session.wanted
+    if not name:
+        raise EngineError("missing stack name: `stack select NAME`")
+    stack = StackId(session.project.name, check_stack_name(name))
+    if not session.exists(stack):
+        if not options.create:
+            raise EngineError(f"no stack named '{name}' found: `stack select --create {name}` makes it")
+        create_stack(session, name)
+        print(f"Created stack '{stack.name}'")
+    _select(session, name)
+    return 0
+
+
+def _select(session: Session, name: str) -> None:
+    stack = check_stack_name(name)
+    backend.select(session.project.name, session.project.file, session.backend.url, stack)
+
+
+def list_(session: Session, options: argparse.Namespace) -> int:
+    """List the project's stacks."""
+    selected = backend.selected(session.project.name, session.project.file, session.backend.url)
+    rows = []
+    for name in session.backend.stacks(session.project.name):
+        latest = snapshot.current(session.backend, StackId(session.project.name, name))
+        count = len(latest.get("resources") or [])
+        rows.append({"name": name, "current": name == selected, "resourceCount": count})
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max([4, *(len(str(row["name"])) + 1 for row in rows)])
+    print(f"{'NAME':<{width}}  RESOURCE COUNT")
+    for row in rows:
+        print(f"{str(row['name']) + '*' * bool(row['current']):<{width}}  {row['resourceCount']}")
+    return 0
+
+
+def output(session: Session, options: argparse.Namespace) -> int:
+    """Show the stack's outputs, or one of them."""
+    outputs = _outputs(session)
+    name = options.name
+    if name is not None:
+        if name not in outputs:
+            raise EngineError(f"current stack does not have output property '{name}'")
+        value = _shown(outputs[name], options.show_secrets)
+        print(value if isinstance(value, str) and not options.json else json.dumps(value, ensure_ascii=False))
+        return 0
+    shown = {key: _shown(value, options.show_secrets) for key, value in sorted(outputs.items())}
+    if options.json:
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        return 0
+    print(f"Current stack outputs ({len(shown)}):")
+    width = max([6, *map(len, shown)])
+    print(f"    {'OUTPUT':<{width}}  VALUE")
+    for key, value in shown.items():
+        print(
+            f"    {key:<{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        )
+    return 0
+
+
+def _outputs(session: Session) -> Properties:
+    for resource in _state(session).resources:
+        if resource.type == urns.STACK_TYPE:
+            return resource.outputs
+    return {}
+
+
+def _shown(value: values.Value, show_secrets: bool) -> Any:
+    return values.reveal(value) if show_secrets else values.mask(value)
+
+
+def export(session: Session, options: argparse.Namespace) -> int:
+    """Write the state out."""
+    latest = session.deployment()
+    if options.show_secrets:
+        loaded = session.load(latest)
+        for item, resource in zip(latest.get("resources") or [], loaded.resources, strict=True):
+            for name, properties in (("inputs", resource.inputs), ("outputs", resource.outputs)):
+                if name in item:
+                    item[name] = {key: state.shown(value) for key, value in sorted(properties.items())}
+    text = json.dumps({"version": 3, "deployment": latest}, indent=4, ensure_ascii=False) + "\n"
+    if options.file:
+        Path(options.file).write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def import_(session: Session, options: argparse.Namespace) -> int:
+    """Take a state in place of the stack's own."""
+    text = Path(options.file).read_text(encoding="utf-8") if options.file else sys.stdin.read()
+    try:
+        content = json.loads(text)
+        latest = content["deployment"]
+        version = content["version"]
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(
+            "this is no exported stack: JSON with `version` and `deployment` was expected"
+        ) from None
+    if version != 3:
+        raise EngineError(f"the exported stack is of version {version}; this engine reads version 3")
+    stack = session.stack
+    for item in latest.get("resources") or []:
+        urn = urns.parse(item["urn"])
+        if (urn.stack, urn.project) != (stack.name, stack.project) and not options.force:
+            raise EngineError(
+                f"resource '{item['urn']}' is from another stack ({urn.project}/{urn.stack}); see --force"
+            )
+    lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
+    try:
+        snapshot.recover(session.backend, stack)
+        before = session.deployment()
+        crypter = session.crypter(session.config(), before)
+        loaded = state.load(latest, session.state_crypter(latest) or crypter)
+        for key, found in (
+            ("resources", [state.to_json(resource, crypter) for resource in loaded.resources]),
+        ):
+            if found:
+                latest[key] = found
+        latest["secrets_providers"] = before.get("secrets_providers", latest.get("secrets_providers"))
+        session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
+    finally:
+        lock.release()
+    print("Import complete.")
+    return 0
+
+
+def remove(session: Session, options: argparse.Namespace) -> int:
+    """Remove a stack that has no resources left."""
+    if options.name:
+        session.wanted = options.name
+    stack = session.stack
+    resources = session.deployment().get("resources") or []
+    if resources and not options.force:
+        raise EngineError(
+            f"'{stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and leave "
+            "its resources where they are with --force"
+        )
+    if not options.yes and (
+        getattr(options, "non_interactive", False)
+        or not sys.stdin.isatty()
+        or input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
+        != stack.name
+    ):
+        raise EngineError("confirmation declined: pass --yes to remove the stack")
+    lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
+    try:
+        session.backend.remove(stack.project, stack.name)
+        if not options.preserve_config:
+            session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    if backend.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
+        backend.select(session.project.name, session.project.file, session.backend.url, None)
+    print(f"Stack '{stack.name}' has been removed!")
+    return 0
+
+
+def cancel(session: Session, options: argparse.Namespace) -> int:
+    """Remove the stack's locks."""
+    if options.name:
+        session.wanted = options.name
+    stack = session.stack
+    removed = locks.cancel(session.backend.lock_folder(stack.project, stack.name))
+    recovered = snapshot.recover(session.backend, stack)
+    print(f"The currently running update for '{stack.name}' has been canceled! ({removed} lock(s) removed)")
+    if recovered:
+        print(f"{recovered} steps of it were added to the state.")
+    return 0
+
+
+def about(session: Session, _options: argparse.Namespace) -> int:
+    """Versions and places."""
+    rows = {
+        "Engine": f"{VERSION} (python -m engine)",
+        "Pulumi SDK": metadata.version("pulumi"),
+        "Python": platform.python_version(),
+        "Program's Python": interpreter(session.project),
+        "Project": session.project.name,
+        "Backend": session.backend.url,
+        "Stacks": ", ".join(session.backend.stacks(session.project.name)) or "none",
+    }
+    for key, value in rows.items():
+        print(f"{key:<17} {value}")
+    return 0
+
+
+def _state(session: Session) -> state.State:
+    return session.load(session.deployment())

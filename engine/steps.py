@@ -1,0 +1,220 @@
+"""Doing a step: the provider call, and the state before and after it.
+
+Every change is written down as pending before the provider is called, and its outcome after; see `snapshot.py`.
+In a preview nothing is called and nothing written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from engine import events, values
+from engine.errors import EngineError, StepError
+from engine.events import Listener, Step
+from engine.providers import Diff, ProviderError, Providers
+from engine.snapshot import Snapshot
+from engine.state import Pending, Resource, now
+from engine.urns import is_provider
+
+
+class Steps:
+    """Does steps, at most `parallel` at a time."""
+
+    def __init__(
+        self,
+        providers: Providers,
+        listener: Listener,
+        snapshot: Snapshot | None,
+        parallel: int,
+        pending: dict[int, Pending],
+    ) -> None:
+        self._providers = providers
+        self._listener = listener
+        self._snapshot = snapshot
+        self._slots: AbstractContextManager[Any] = (
+            threading.Semaphore(parallel) if snapshot else nullcontext()
+        )
+        self._left_over = pending
+        self._under_way = 0
+        self._idle = threading.Condition()
+
+    def drain(self) -> None:
+        """Return once no step is under way."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._under_way == 0)
+
+    def count(self, change: int) -> None:
+        """A step has begun (1) or ended (-1)."""
+        with self._idle:
+            self._under_way += change
+            self._idle.notify_all()
+
+    @property
+    def preview(self) -> bool:
+        """Whether nothing is really done."""
+        return self._snapshot is None
+
+    def same(self, old: Resource, new: Resource, alias: tuple[str, str] | None) -> None:
+        """Nothing changes but what the program says about the resource (its dependencies, its protection …)."""
+        new.id = old.id
+        new.outputs = values.make_secret(old.outputs, new.additional_secret_outputs)
+        values.keep_ciphertexts(new.inputs, old.inputs)
+        if self._snapshot:
+            self._snapshot.write(put=[new], drop=[old], alias=alias, wait=False)
+        self._listener.ended(Step(events.SAME, new.urn, new.type, old, new))
+
+    def create(
+        self,
+        new: Resource,
+        *,
+        replaces: Resource | None = None,
+        keep_old: bool = False,
+        diff: Diff | None = None,
+        alias: tuple[str, str] | None = None,
+    ) -> None:
+        """Make the resource.  `replaces`: in place of this one, which is gone already or, with `keep_old`, is
+        marked to be deleted once everything that depends on it has moved."""
+        op = events.CREATE_REPLACEMENT if replaces else events.CREATE
+        step = Step(op, new.urn, new.type, replaces, new, diff)
+        with self._running(step):
+            if not new.custom:
+                new.outputs = {}
+            elif is_provider(new.type):
+                new.id = str(uuid.uuid4()) if self._snapshot else values.UNKNOWN_TEXT
+                new.outputs = new.inputs
+            elif self._snapshot is None:
+                new.outputs = new.inputs
+            new.created = new.modified = now()
+            if self._snapshot:
+                self._create(self._snapshot, new, replaces, keep_old, alias)
+
+    def _create(
+        self,
+        snapshot: Snapshot,
+        new: Resource,
+        replaces: Resource | None,
+        keep_old: bool,
+        alias: tuple[str, str] | None,
+    ) -> None:
+        ended: list[int] = []
+        if new.custom and not is_provider(new.type):
+            provider = self._providers.get(new.provider)
+            operation = snapshot.begin("creating", new)
+            new.id, outputs = self._call(operation, lambda: provider.create(new.urn, new.inputs))
+            new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
+            ended = [operation, *self._resolved(new.urn)]
+        if replaces is not None and keep_old:
+            replaces.delete = True
+            snapshot.write(put=[new, replaces], end=ended, alias=alias)
+        else:
+            snapshot.write(put=[new], drop=[replaces] if replaces else [], end=ended, alias=alias)
+
+    def update(self, old: Resource, new: Resource, diff: Diff, alias: tuple[str, str] | None) -> None:
+        """Change the resource in place."""
+        step = Step(events.UPDATE, new.urn, new.type, old, new, diff)
+        with self._running(step):
+            new.id = old.id
+            new.modified = now()
+            if not new.custom:
+                new.outputs = old.outputs
+            elif is_provider(new.type) or self._snapshot is None:
+                new.outputs = new.inputs
+            ended: list[int] = []
+            if self._snapshot and new.custom and not is_provider(new.type):
+                provider = self._providers.get(new.provider)
+                operation = self._snapshot.begin("updating", new)
+                outputs = self._call(operation, lambda: provider.update(old, new.inputs, new.ignore_changes))
+                new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
+                ended = [operation]
+            values.keep_ciphertexts(new.inputs, old.inputs)
+            values.keep_ciphertexts(new.outputs, old.outputs)
+            if self._snapshot:
+                self._snapshot.write(put=[new], drop=[old], end=ended, alias=alias)
+
+    def delete(
+        self, old: Resource, *, op: str, skip_provider: bool, pending_replacement: bool = False
+    ) -> None:
+        """Take the resource down.  `pending_replacement`: its row stays until the new one has been made."""
+        step = Step(op, old.urn, old.type, old, None, None, "retained" if old.retain_on_delete else "")
+        with self._running(step):
+            if self._snapshot is None:
+                return
+            ended: list[int] = []
+            silent = skip_provider or old.retain_on_delete or old.external or not old.custom
+            if not silent and not is_provider(old.type):
+                provider = self._providers.get(old.provider)
+                operation = self._snapshot.begin("deleting", old)
+                self._call(operation, lambda: provider.delete(old))
+                ended = [operation]
+            if pending_replacement:
+                old.pending_replacement = True
+                self._snapshot.write(put=[old], end=ended)
+            else:
+                self._snapshot.write(drop=[old], end=ended)
+
+    def forget(self, old: Resource) -> None:
+        """Drop the row of a resource that was taken down earlier."""
+        if self._snapshot:
+            self._snapshot.write(drop=[old], wait=False)
+
+    def outputs(self, resource: Resource) -> None:
+        """Write down a component's outputs."""
+        if self._snapshot:
+            self._snapshot.write(put=[resource])
+
+    def replaced(self, old: Resource, new: Resource, diff: Diff) -> None:
+        """Say that old and new together are one replacement."""
+        self._listener.ended(Step(events.REPLACE, new.urn, new.type, old, new, diff))
+
+    def _resolved(self, urn: str) -> list[int]:
+        """Creates of this resource that an earlier run left without an outcome: the provider has just looked."""
+        found = [op for op, pending in self._left_over.items() if pending.resource.urn == urn]
+        for op in found:
+            del self._left_over[op]
+        return found
+
+    def _call(self, operation: int, call: Callable[[], Any]) -> Any:
+        """The provider's answer.  A failure ends the operation, except where its outcome is not known."""
+        assert self._snapshot is not None  # noqa: S101 - operations exist in a real run only
+        try:
+            return call()
+        except ProviderError as error:
+            if not error.outcome_unknown:
+                self._snapshot.write(end=[operation])
+            raise
+
+    def _running(self, step: Step) -> AbstractContextManager[None]:
+        return _Running(step, self._listener, self._slots, self.count)
+
+
+class _Running:
+    """Around a step: its turn, its time, and what is said about it."""
+
+    def __init__(
+        self, step: Step, listener: Listener, slots: AbstractContextManager[Any], count: Callable[[int], None]
+    ) -> None:
+        self._step = step
+        self._listener = listener
+        self._slots = slots
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._count(1)
+        self._slots.__enter__()
+        self._step.started = time.monotonic()
+        self._listener.began(self._step)
+
+    def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
+        self._slots.__exit__(None, None, None)
+        self._count(-1)
+        self._step.seconds = time.monotonic() - self._step.started
+        if error is None:
+            self._listener.ended(self._step)
+        elif isinstance(error, EngineError):
+            self._listener.failed(self._step, str(error))
+            raise StepError(str(error)) from None

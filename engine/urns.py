@@ -1,0 +1,77 @@
+"""URNs: `urn:pulumi:<stack>::<project>::<qualified type>::<name>`.
+
+The qualified type is the type, with the parent's qualified type and `$` before it, except directly under the Stack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+STACK_TYPE: Final = "pulumi:pulumi:Stack"
+PROVIDER_PREFIX: Final = "pulumi:providers:"
+_PREFIX: Final = "urn:pulumi:"
+
+
+@dataclass(frozen=True)
+class Urn:
+    """The parts of one URN."""
+
+    stack: str
+    project: str
+    qualified_type: str
+    name: str
+
+    @property
+    def type(self) -> str:
+        """The resource's own type, without its parents'."""
+        return self.qualified_type.rsplit("$", 1)[-1]
+
+    def __str__(self) -> str:
+        return f"{_PREFIX}{self.stack}::{self.project}::{self.qualified_type}::{self.name}"
+
+
+def parse(urn: str) -> Urn:
+    """The parts of a URN.  Raises ValueError where it is none."""
+    parts = urn.removeprefix(_PREFIX).split("::", 3)
+    if not urn.startswith(_PREFIX) or len(parts) != 4:
+        raise ValueError(f"{urn!r} is not a URN (urn:pulumi:<stack>::<project>::<type>::<name>)")
+    return Urn(*parts)
+
+
+def make(stack: str, project: str, parent: str, type_: str, name: str) -> str:
+    """The URN of a resource; `parent` is a URN, or empty."""
+    qualified = type_
+    if parent:
+        of_parent = parse(parent).qualified_type
+        if of_parent != STACK_TYPE:
+            qualified = f"{of_parent}${type_}"
+    return str(Urn(stack, project, qualified, name))
+
+
+def name_of(urn: str) -> str:
+    """The resource's name."""
+    return parse(urn).name
+
+
+def type_of(urn: str) -> str:
+    """The resource's own type."""
+    return parse(urn).type
+
+
+def is_provider(type_: str) -> bool:
+    """Whether resources of this type are providers."""
+    return type_.startswith(PROVIDER_PREFIX)
+
+
+def provider_urn(reference: str) -> str:
+    """The URN in a provider reference `<urn>::<id>`."""
+    return reference.rpartition("::")[0]
+
+
+def rename(reference: str, aliases: dict[str, str]) -> str:
+    """A URN or provider reference with the new name of what has been renamed."""
+    if reference in aliases:
+        return aliases[reference]
+    urn, _, id_ = reference.rpartition("::")
+    return f"{aliases[urn]}::{id_}" if urn in aliases else reference

@@ -1,0 +1,106 @@
+"""The commands on stacks and configuration, and what the engine does not do."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from engine_stack import Stack
+
+
+def test_stacks_come_and_go(stack: Stack) -> None:
+    assert "already exists" in stack.run("stack", "init", "dev", code=1)
+    stack.run("stack", "init", "second")
+    listed = json.loads(stack.run("stack", "ls", "--json"))
+    assert [(row["name"], row["current"]) for row in listed] == [("dev", False), ("second", True)]
+    assert "no stack named" in stack.run("stack", "select", "third", code=1)
+    stack.run("stack", "select", "organization/test/dev")
+    assert "dev*" in stack.run("stack", "ls")
+    stack.run("stack", "rm", "second", "--yes")
+    assert not (stack.folder / "Pulumi.second.yaml").exists()
+    assert "no stack named 'gone'" in stack.run("up", "--stack", "gone", "--yes", code=1)
+    stack.spec({"one": {"text": "a"}})
+    stack.up()
+    assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
+
+
+def test_export_and_import(stack: Stack) -> None:
+    stack.spec({"one": {"text": {"$secret": "hidden-text"}}}, exports={"it": {"$ref": ["one", "text"]}})
+    stack.up()
+    plain = stack.run("stack", "export", "--show-secrets")
+    assert "hidden-text" in plain
+    assert "hidden-text" not in stack.run("stack", "export")
+    (stack.folder / "export.json").write_text(plain)
+    stack.run("stack", "import", "--file", "export.json")
+    assert "hidden-text" not in stack.state_file.read_text()
+    assert "2 unchanged" in stack.up("--expect-no-changes")
+    assert stack.run("stack", "output", "it", "--show-secrets") == "hidden-text\n"
+    assert "does not have output property" in stack.run("stack", "output", "nothing", code=1)
+
+
+def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
+    file = stack.folder / "Pulumi.dev.yaml"
+    file.write_text(file.read_text().replace("config:", "# a comment that stays\nconfig:"))
+    stack.run("config", "set", "name", "yes")
+    stack.run("config", "set", "--secret", "key", "s3cret-value")
+    stack.run("config", "set", "--path", "deep.list[0].n", "4")
+    stack.run("config", "set", "other:thing", "1")
+    text = file.read_text()
+    assert "# a comment that stays" in text
+    assert "s3cret-value" not in text
+    assert stack.run("config", "get", "name") == "yes\n"
+    assert stack.run("config", "get", "key") == "s3cret-value\n"
+    assert stack.run("config", "get", "--path", "deep.list[0].n") == "4\n"
+    assert json.loads(stack.run("config", "get", "deep")) == {"list": [{"n": 4}]}
+    shown = stack.run("config")
+    assert "[secret]" in shown
+    assert "s3cret-value" not in shown
+    stack.run("config", "rm", "name")
+    assert "not found" in stack.run("config", "get", "name", code=1)
+
+
+@pytest.mark.parametrize("give", ["variable", "file"])
+def test_the_passphrase_is_asked_for_and_checked(stack: Stack, give: str) -> None:
+    del stack.environment["PULUMI_CONFIG_PASSPHRASE"]
+    assert "PULUMI_CONFIG_PASSPHRASE" in stack.run("preview", code=1)
+    wrong = stack.folder / "wrong.txt"
+    wrong.write_text("wrong\n")
+    variable = "PULUMI_CONFIG_PASSPHRASE" if give == "variable" else "PULUMI_CONFIG_PASSPHRASE_FILE"
+    assert "incorrect passphrase" in stack.run("preview", code=1, **{variable: str(wrong)})
+    wrong.write_text("fixture\n")
+    stack.run("preview", **{variable: "fixture" if give == "variable" else str(wrong)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("login",), "`pulumi login`"),
+        (("watch", "--anything"), "`pulumi watch`"),
+        (("stack", "tag", "ls"), "`pulumi stack tag`"),
+        (("up", "--target", "urn"), "`pulumi --target urn`"),
+    ],
+)
+def test_the_rest_is_refused_by_name(stack: Stack, arguments: tuple[str, ...], what: str) -> None:
+    output = stack.run(*arguments, code=None)
+    assert f"error: {what} needs the Pulumi CLI" in output
+
+
+def test_other_backends_and_runtimes_are_refused(stack: Stack) -> None:
+    assert "the backend s3://b needs the Pulumi CLI" in stack.run(
+        "preview", code=1, PULUMI_BACKEND_URL="s3://b"
+    )
+    (stack.folder / "Pulumi.yaml").write_text("name: test\nruntime: nodejs\nbackend: {url: 'file://.'}\n")
+    assert "the runtime 'nodejs'" in stack.run("preview", code=1)
+
+
+def test_up_asks_first(stack: Stack) -> None:
+    assert "--yes or --skip-preview" in stack.run("up", code=1)
+
+
+def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:
+    below = stack.folder / "a" / "b"
+    below.mkdir(parents=True)
+    stack.environment["PULUMI_BACKEND_URL"] = f"file://{stack.folder}"
+    for arguments in (("-C", str(below), "about"), ("about", "--cwd", os.fspath(below))):
+        assert "Project           test" in stack.run(*arguments)

@@ -1,0 +1,157 @@
+"""Crashes, interruptions and locks: the state is readable each time and knows what was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+from engine_stack import Stack
+
+
+def thing(text: str = "a", **more: object) -> dict[str, object]:
+    return {"text": text, **more}
+
+
+def locks(stack: Stack) -> list[Path]:
+    return list((stack.folder / ".pulumi/locks/organization/test/dev").glob("*.json"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A child that nobody has collected yet is dead all the same (Linux).
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes by /proc")
+def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: Stack) -> None:
+    stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait go")
+    own = children(process.pid)
+    assert len(own) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(locks(stack)) == 1
+    # The request under way is finished by the provider, which then ends.
+    stack.open("go")
+    stack.until(lambda: not any(alive(pid) for pid in own))
+    assert (stack.cloud / "slow.json").exists()
+    # Anybody who looks sees the finished step, before and after it is folded into the file.
+    assert 'resourceCount": 3' in stack.run("stack", "ls", "--json")
+    stack.calls()
+
+    output = stack.up()
+    assert "took over the lock" in output
+    assert "slow" in output
+    assert output.count("ended while it was creating") == 1
+    assert stack.calls() == ["wait go", "adopt slow"]
+    assert not locks(stack)
+    assert "pending_operations" not in stack.latest()
+    assert "3 unchanged" in stack.up()
+
+
+def until_created(stack: Stack, process: Popen[str], count: int) -> None:
+    log = stack.cloud / "calls.log"
+    stack.until(
+        lambda: process.poll() is not None or (log.exists() and log.read_text().count("create") > count)
+    )
+
+
+def test_kill_at_any_moment(stack: Stack) -> None:
+    things = {f"t{i}": thing() for i in range(12)}
+    seeded = random.Random(7)  # noqa: S311 - moments, not secrets
+    for _ in range(3):
+        stack.spec(things)
+        process = stack.start("up", "--yes", "--skip-preview")
+        after = seeded.randrange(12)
+        until_created(stack, process, after)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        latest = stack.run("stack", "export")
+        deployment = json.loads(latest)["deployment"]
+        known = {item["urn"].rsplit("::", 1)[-1] for item in deployment.get("resources", [])}
+        known |= {
+            op["resource"]["urn"].rsplit("::", 1)[-1] for op in deployment.get("pending_operations", [])
+        }
+        made = {path.stem for path in stack.cloud.glob("t*.json")}
+        assert made <= known
+        stack.up()
+        calls = stack.calls()
+        assert {path.stem for path in stack.cloud.glob("t*.json")} == set(things)
+        assert sorted(call.split()[1] for call in calls if call.startswith("create")) == sorted(things)
+        stack.run("destroy", "--yes", "--skip-preview")
+        stack.calls()
+
+
+def test_one_interrupt_finishes_what_runs(stack: Stack) -> None:
+    stack.spec({"slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})})
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait go")
+    process.send_signal(signal.SIGINT)
+    stack.open("go")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "update canceled" in output
+    assert "slow" in stack.resources()
+    assert "after" not in stack.resources()
+    assert not locks(stack)
+    assert "pending_operations" not in stack.latest()
+
+
+def test_two_interrupts_stop_at_once(stack: Stack) -> None:
+    stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait go")
+    stack.until(lambda: interrupted(process))
+    assert process.returncode == 1
+    assert "one" in stack.resources()
+    assert [op["type"] for op in stack.latest()["pending_operations"]] == ["creating"]
+    assert not locks(stack)
+
+
+def interrupted(process: Popen[str]) -> bool:
+    """Interrupt it once more; whether it has ended.  Two signals at the same moment may arrive as one."""
+    process.send_signal(signal.SIGINT)
+    return process.poll() is not None
+
+
+def test_locks_of_others_are_respected(stack: Stack) -> None:
+    folder = stack.folder / ".pulumi/locks/organization/test/dev"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = {
+        "pid": os.getpid(),
+        "username": "u",
+        "hostname": socket.gethostname(),
+        "timestamp": "2099-01-01T00:00:00Z",
+    }
+    (folder / "a.json").write_text(json.dumps(lock))
+    assert "currently locked by 1 lock(s)" in stack.up(code=1)
+    (folder / "a.json").write_text(json.dumps({**lock, "hostname": "elsewhere", "pid": 1}))
+    assert "created by u@elsewhere (pid 1)" in stack.up(code=1)
+    stack.run("cancel")
+    assert "1 created" in stack.up()
+
+
+def test_a_journal_of_another_state_is_put_aside(stack: Stack) -> None:
+    stack.spec({"one": thing()})
+    stack.up()
+    journal = stack.folder / ".pulumi/journals/test/dev.jsonl"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    head = {"journal": 1, "checkpoint": "0" * 64, "new": [], "old": [], "pending": []}
+    journal.write_text(json.dumps(head) + "\n" + json.dumps([["drop", 0]]) + "\n")
+    assert "put aside" in stack.up(code=1).replace("put\naside", "put aside")
+    assert "2 unchanged" in stack.up()

@@ -1,0 +1,166 @@
+"""One stack in the hands of the real CLI and of this engine, in turns: neither sees a change to the other's work.
+
+Where the CLI is not on the PATH, the states that it wrote before stand in for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_stack import HERE, Stack
+
+DATA = HERE / "data"
+
+
+def hand_over(stack: Stack, name: str) -> None:
+    """Put the CLI's own program and state in place of the test's."""
+    shutil.copytree(DATA / "program", stack.folder, dirs_exist_ok=True)
+    (stack.folder / "Pulumi.yaml").write_text("name: fixture\nruntime: python\nbackend: {url: 'file://.'}\n")
+    shutil.copy(DATA / "Pulumi.dev.yaml", stack.folder)
+    state = stack.folder / ".pulumi/stacks/fixture/dev.json"
+    state.parent.mkdir(parents=True)
+    shutil.copy(DATA / f"{name}.json", state)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "expected"),
+    [
+        ("0-new", "1", "+ 5 to create"),
+        ("1-created", "1", "    5 unchanged"),
+        ("1-created", "2", "    2 changes. 3 unchanged"),
+        ("2-updated-and-replaced", "2", "    5 unchanged"),
+        ("3-create-failed", "3", "+ 1 to create"),
+        ("4-killed-in-create", "2", "    5 unchanged"),
+    ],
+)
+def test_a_state_of_the_cli_is_taken_over(stack: Stack, name: str, step: str, expected: str) -> None:
+    hand_over(stack, name)
+    arguments = () if "unchanged" not in expected or "changes" in expected else ("--expect-no-changes",)
+    assert expected in stack.run("preview", "--stack", "dev", *arguments, STEP=step)
+
+
+def test_an_update_leaves_what_the_cli_would_have_left(stack: Stack) -> None:
+    hand_over(stack, "1-created")
+    stack.run("up", "--yes", "--skip-preview", "--stack", "dev", STEP="2")
+    ours = json.loads((stack.folder / ".pulumi/stacks/fixture/dev.json").read_text())
+    theirs = json.loads((DATA / "2-updated-and-replaced.json").read_text())
+    assert essence(ours["checkpoint"]["latest"]) == essence(theirs["checkpoint"]["latest"])
+
+
+def test_a_pending_create_of_the_cli_is_resolved(stack: Stack) -> None:
+    hand_over(stack, "4-killed-in-create")
+    program = stack.folder / "__main__.py"
+    program.write_text(program.read_text().replace('"refuse"', '"now it works"'))
+    output = stack.run("up", "--yes", "--skip-preview", "--stack", "dev", STEP="3")
+    assert output.count("ended while it was creating") == 1
+    latest = json.loads((stack.folder / ".pulumi/stacks/fixture/dev.json").read_text())["checkpoint"][
+        "latest"
+    ]
+    assert "pending_operations" not in latest
+    assert any(item["urn"].endswith("::bad") for item in latest["resources"])
+
+
+def essence(latest: dict[str, Any]) -> list[str]:
+    """The resources without times, made-up ids, and where in the SDK they were declared; secrets by their being so."""
+    found = []
+    for item in latest.get("resources", []):
+        kept = {
+            key: value
+            for key, value in item.items()
+            if key not in ("created", "modified", "stackTrace", "sourcePosition")
+        }
+        text = json.dumps(blind(kept), sort_keys=True)
+        found.append(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", text))
+    return sorted(found)
+
+
+def blind(value: Any) -> Any:
+    if isinstance(value, dict):
+        return "SECRET" if "ciphertext" in value else {key: blind(item) for key, item in value.items()}
+    return [blind(item) for item in value] if isinstance(value, list) else value
+
+
+def thing(text: str = "a", **more: Any) -> dict[str, Any]:
+    return {"text": text, **more}
+
+
+def turns() -> list[dict[str, Any]]:
+    """What the program declares, turn by turn: update, replace in both ways, rename, ignore, drop."""
+    length = {"$ref": ["one", "length"]}
+    secret = thing(
+        {"$config": "token"},
+        deep={"x": {"$secret": "hush"}},
+        options={"additional_secret_outputs": ["length"]},
+    )  # type: ignore[arg-type]
+    first = {
+        "group": {"group": True},
+        "one": thing(kind="a", options={"parent": "group"}),
+        "two": thing(of=length, options={"parent": "group"}),
+        "first": thing(kind="a", dbr=True),
+        "on": thing(on={"$ref": ["first", "kind"]}, dbr=True),
+        "secret": secret,
+    }
+    second = {
+        **first,
+        "one": thing("bb", kind="b", options={"parent": "group"}),
+        "first": thing(kind="b", dbr=True),
+    }
+    third = {
+        "other": {"group": True, "options": {"aliases": [{"name": "group"}]}},
+        "one": thing("bb", kind="b", options={"parent": "other"}),
+        "two": thing(of=length, kind="x", options={"parent": "other", "ignore_changes": ["kind"]}),
+        "secret": secret,
+    }
+    return [first, second, third]
+
+
+@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+@pytest.mark.parametrize("begins", ["engine", "cli"])
+def test_in_turns_with_the_cli(stack: Stack, begins: str) -> None:
+    venv = Path(sys.prefix)
+    (stack.folder / "Pulumi.yaml").write_text(
+        f"name: test\nruntime: {{name: python, options: {{virtualenv: '{venv}'}}}}\nbackend: {{url: 'file://.'}}\n"
+    )
+    hands: list[Callable[..., None]] = [
+        lambda *arguments: engine(stack, *arguments),
+        lambda *arguments: cli(stack, *arguments),
+    ]
+    for i, things in enumerate(turns()):
+        stack.spec(things, exports={"length": {"$ref": ["one", "length"]}})
+        one, other = hands if (begins == "engine") == (i % 2 == 0) else hands[::-1]
+        one("up", "--yes", "--skip-preview")
+        before = essence(stack.latest())
+        other("preview", "--expect-no-changes")
+        other("up", "--yes", "--skip-preview", "--expect-no-changes")
+        assert essence(stack.latest()) == before
+
+
+def engine(stack: Stack, *arguments: str) -> None:
+    stack.run(*arguments)
+
+
+def cli(stack: Stack, *arguments: str) -> None:
+    environment = {
+        **{key: value for key, value in stack.environment.items() if key != "PYTHONPATH"},
+        "PATH": os.environ["PATH"],
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
+    done = subprocess.run(
+        ["pulumi", *arguments, "--non-interactive", "--color", "never"],
+        cwd=stack.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,72 @@
+"""Drift: what refresh finds, and what the next update does about it."""
+
+from __future__ import annotations
+
+import json
+
+from engine_stack import Stack
+
+
+def thing(text: str = "a", **more: object) -> dict[str, object]:
+    return {"text": text, **more}
+
+
+def drift(stack: Stack) -> None:
+    (stack.cloud / "one.json").write_text(json.dumps({"text": "drifted"}))
+    (stack.cloud / "two.json").unlink()
+    stack.calls()
+
+
+def test_refresh_takes_over_what_is_there(stack: Stack) -> None:
+    stack.spec({"one": thing(), "two": thing(), "three": thing(options={"depends_on": ["two"]})})
+    stack.up()
+    drift(stack)
+    output = stack.run("refresh", "--yes")
+    assert "one updated" in output
+    assert "two deleted" in output
+    found = stack.resources()
+    assert "two" not in found
+    assert found["one"]["inputs"]["text"] == "drifted"
+    assert "dependencies" not in found["three"]
+    preview = stack.run("preview", "--diff")
+    assert '~ text: "drifted" => "a"' in preview
+    assert "+ 1 to create" in preview
+    stack.up()
+    assert sorted(stack.calls()) == ["create two", "update one"]
+    assert "unchanged" in stack.run("refresh", "--yes", "--expect-no-changes")
+
+
+def test_up_and_preview_refresh_first(stack: Stack) -> None:
+    stack.spec({"one": thing(), "two": thing()})
+    stack.up()
+    drift(stack)
+    before = stack.state_file.read_bytes()
+    output = stack.run("preview", "--refresh")
+    assert "[has drifted]" in output
+    assert "[gone]" in output
+    assert "+ 1 to create" in output
+    assert "~ 1 to update" in output
+    assert stack.state_file.read_bytes() == before
+    stack.up("--refresh")
+    assert sorted(stack.calls()) == ["create two", "update one"]
+
+
+def test_refresh_forgets_pending_creates_when_told(stack: Stack) -> None:
+    stack.spec({"one": thing("die")})
+    stack.up(code=1)
+    assert "may therefore exist" in stack.run("refresh", "--yes")
+    stack.run("refresh", "--yes", "--clear-pending-creates")
+    assert "pending_operations" not in stack.latest()
+
+
+def test_refresh_runs_the_program_when_told_and_changes_nothing_but_outputs(stack: Stack) -> None:
+    stack.spec({"one": thing(), "two": thing()}, exports={"length": {"$ref": ["one", "length"]}})
+    stack.up()
+    drift(stack)
+    stack.spec(
+        {"one": thing("another"), "three": thing()}, exports={"length": {"$ref": ["one", "length"]}, "new": 1}
+    )
+    stack.run("refresh", "--yes", "--skip-preview", "--run-program")
+    assert json.loads(stack.run("stack", "output", "--json")) == {"length": len("drifted"), "new": 1}
+    assert list(stack.resources()) == ["test-dev", "default", "one"]
+    assert stack.calls() == []

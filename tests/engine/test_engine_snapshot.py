@@ -1,0 +1,123 @@
+"""The state while it is changed: what is on the disk at each moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import snapshot
+from engine.backend import Backend
+from engine.errors import EngineError
+from engine.snapshot import Snapshot, StackId, checkpoint_of
+from engine.state import Resource
+
+STACK = StackId("p", "dev")
+
+
+def resource(name: str, *needs: str) -> Resource:
+    return Resource(urn(name), "t", dependencies=[urn(need) for need in needs])
+
+
+def urn(name: str) -> str:
+    return f"urn:pulumi:dev::p::t::{name}"
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Backend:
+    made = Backend.open(f"file://{tmp_path}", tmp_path)
+    items = [{"urn": urn(name), "custom": False, "type": "t"} for name in ("a", "b")]
+    made.write("p", "dev", checkpoint_of(STACK, {"resources": items, "metadata": {}}))
+    return made
+
+
+def opened(backend: Backend) -> Snapshot:
+    shot = Snapshot(backend, STACK, None)
+    shot.open()
+    return shot
+
+
+def names(backend: Backend) -> list[str]:
+    latest = snapshot.current(backend, STACK)
+    pending = [f"{op['type']} {op['resource']['urn'][-1]}" for op in latest.get("pending_operations", [])]
+    return [item["urn"][-1] for item in latest.get("resources", [])] + pending
+
+
+def test_each_step_is_on_the_disk_before_and_after_it(backend: Backend) -> None:
+    shot = opened(backend)
+    operation = shot.begin("creating", resource("c"))
+    assert names(backend) == ["a", "b", "creating c"]
+    shot.write(put=[resource("c")], end=[operation])
+    assert names(backend) == ["c", "a", "b"]
+    file = json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]
+    assert len(file["resources"]) == 2  # the steps are in the journal, the checkpoint is as it was
+    shot.close()
+    assert not backend.journal_file("p", "dev").exists()
+    assert names(backend) == ["c", "a", "b"]
+
+
+def test_a_fold_in_the_middle_keeps_the_order(backend: Backend) -> None:
+    shot = opened(backend)
+    first = resource("c")
+    shot.write(put=[first])
+    shot.begin("creating", resource("e"))
+    shot._fold(last=False)
+    shot.write(put=[resource("d", "c")])
+    assert names(backend) == ["c", "d", "a", "b", "creating e"]
+    first.protect = True
+    shot.write(put=[first])
+    assert snapshot.recover(backend, STACK) == 2
+    assert names(backend) == ["c", "d", "a", "b", "creating e"]
+    assert snapshot.current(backend, STACK)["resources"][0]["protect"] is True
+
+
+def test_a_full_disk_leaves_the_old_state_and_the_journal(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = opened(backend)
+    shot.write(put=[resource("c")])
+    before = backend.read("p", "dev")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.backend.replace_file", full)
+        with pytest.raises(EngineError, match="No space left"):
+            shot.close()
+    assert backend.read("p", "dev") == before
+    assert names(backend) == ["c", "a", "b"]
+    assert snapshot.recover(backend, STACK) == 1
+    assert json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
+
+
+def test_after_a_failed_write_nothing_more_is_begun(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = opened(backend)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.journal.os.fsync", full)
+        with pytest.raises(EngineError, match="cannot be saved"):
+            shot.write(put=[resource("c")])
+    with pytest.raises(EngineError, match="cannot be saved"):
+        shot.begin("creating", resource("d"))
+    shot.close()
+    assert names(backend) == ["c", "a", "b"]
+
+
+def test_a_damaged_state_is_told(backend: Backend) -> None:
+    backend.stack_file("p", "dev").write_bytes(b'{"version": 3, "checkp')
+    with pytest.raises(EngineError, match=r"damaged.*\.bak"):
+        snapshot.current(backend, STACK)
+    assert backend.stack_file("p", "dev").with_suffix(".json.bak").exists() is False
+
+
+def test_the_one_before_is_kept(backend: Backend) -> None:
+    before = backend.read("p", "dev")
+    backend.write("p", "dev", b"{}")
+    assert backend.stack_file("p", "dev").with_suffix(".json.bak").read_bytes() == before

@@ -1,0 +1,240 @@
+"""What a registration comes to: create, same, update, replace, delete, and the options that steer it."""
+
+from __future__ import annotations
+
+import json
+
+from engine_stack import Stack
+
+
+def thing(text: str = "a", **more: object) -> dict[str, object]:
+    return {"text": text, **more}
+
+
+def test_create_same_update_delete(stack: Stack) -> None:
+    stack.spec(
+        {"one": thing(), "two": thing(of={"$ref": ["one", "length"]})},
+        exports={"n": {"$ref": ["two", "length"]}},
+    )
+    assert "+ 3 created" in stack.up()
+    assert stack.calls() == ["create one", "create two"]
+    assert stack.resources()["two"]["dependencies"] == [stack.resources()["one"]["urn"]]
+
+    before = stack.resources()
+    assert "3 unchanged" in stack.up("--expect-no-changes")
+    assert stack.resources() == before
+
+    stack.spec({"one": thing("bb"), "two": thing(of={"$ref": ["one", "length"]})})
+    output = stack.up()
+    assert "one updated" in output
+    assert "[diff: ~text]" in output
+    assert stack.calls() == ["update one", "update two"]
+    assert stack.resources()["one"]["outputs"]["length"] == 2
+    assert stack.resources()["one"]["created"] == before["one"]["created"]
+
+    stack.spec()
+    assert "- 2 deleted" in stack.up()
+    assert stack.calls() == ["delete two", "delete one"]
+    assert list(stack.resources()) == ["test-dev"]
+
+
+def test_preview_tells_and_changes_nothing(stack: Stack) -> None:
+    stack.spec({"one": thing()})
+    stack.up()
+    before = stack.state_file.read_bytes()
+    stack.calls()
+    stack.spec({"one": thing("bb", kind="other"), "two": thing(of={"$ref": ["one", "length"]})})
+    content = json.loads(stack.run("preview", "--json"))
+    assert content["changeSummary"] == {"same": 1, "create": 1, "replace": 1}
+    why = next(step for step in content["steps"] if step["op"] == "replace")
+    assert why["replaceReasons"] == ["kind"]
+    assert why["detailedDiff"]["kind"]["kind"] == "add-replace"
+    assert why["detailedDiff"]["text"]["kind"] == "update"
+    shown = stack.run("preview", "--diff")
+    assert '~ text: "a" => "bb"' in shown
+    assert "of: [unknown]" in shown
+    assert stack.run("preview", "--expect-no-changes", code=1).count("no changes were expected") == 1
+    assert stack.calls() == []
+    assert stack.state_file.read_bytes() == before
+
+
+def test_replace_creates_first_and_deletes_last(stack: Stack) -> None:
+    stack.spec({"one": thing(kind="a"), "two": thing(of={"$ref": ["one", "kind"]})})
+    stack.up()
+    stack.calls()
+    stack.spec({"one": thing(kind="b"), "two": thing(of={"$ref": ["one", "kind"]})})
+    output = stack.up()
+    assert stack.calls() == ["adopt one", "update two", "delete one"]
+    assert "[diff: ~kind]" in output
+    assert "+-1 replaced" in output
+    assert list(stack.resources()) == ["test-dev", "default", "one", "two"]
+
+
+def test_delete_before_replace_takes_dependents_along(stack: Stack) -> None:
+    def spec(kind: str) -> None:
+        stack.spec(
+            {
+                "one": thing(kind=kind, dbr=True),
+                "on": thing(on={"$ref": ["one", "kind"]}, dbr=True),
+                "beside": thing(of={"$ref": ["one", "kind"]}),
+            }
+        )
+
+    spec("a")
+    stack.up()
+    stack.calls()
+    spec("b")
+    assert "+-2 to replace" in stack.run("preview")
+    output = stack.up()
+    calls = stack.calls()
+    assert calls[:3] == ["delete on", "delete one", "create one"]
+    assert sorted(calls[3:]) == ["create on", "update beside"]
+    assert "+-2 replaced" in output
+    assert not any("pendingReplacement" in item for item in stack.resources().values())
+
+
+def test_a_replacement_that_fails_is_finished_by_the_next_up(stack: Stack) -> None:
+    stack.spec({"one": thing(kind="a", dbr=True)})
+    stack.up()
+    stack.spec({"one": thing("refuse", kind="b", dbr=True)})
+    stack.up(code=1)
+    assert stack.resources()["one"]["pendingReplacement"] is True
+    stack.calls()
+    stack.spec({"one": thing(kind="b", dbr=True)})
+    stack.up()
+    assert stack.calls() == ["create one"]
+    assert "pendingReplacement" not in stack.resources()["one"]
+
+
+def test_an_original_that_could_not_be_deleted_is_deleted_by_the_next_up(stack: Stack) -> None:
+    stack.spec({"one": thing(kind="a", sticky=True)})
+    stack.up()
+    stack.spec({"one": thing(kind="b")})
+    assert "it sticks" in stack.up(code=1)
+    originals = [item for item in stack.latest()["resources"] if item.get("delete")]
+    assert [item["inputs"]["kind"] for item in originals] == ["a"]
+    stack.state_file.write_text(stack.state_file.read_text().replace('"sticky": true', '"sticky": false'))
+    stack.calls()
+    stack.up()
+    assert stack.calls() == ["delete one"]
+
+
+def test_aliases_rename_without_replacing(stack: Stack) -> None:
+    stack.spec(
+        {
+            "old": {"group": True},
+            "old-child": thing(options={"parent": "old"}),
+            "user": thing(options={"depends_on": ["old-child"]}),
+        }
+    )
+    stack.up()
+    stack.calls()
+    stack.spec(
+        {
+            "new": {"group": True, "options": {"aliases": [{"name": "old"}]}},
+            "new-child": {**thing(), "name": "old-child", "options": {"parent": "new"}},
+            "user": thing(options={"depends_on": ["new-child"]}),
+        }
+    )
+    assert "4 unchanged" in stack.up()
+    assert stack.calls() == []
+    found = stack.resources()
+    assert found["new-child"]["parent"] == found["new"]["urn"]
+    assert found["user"]["dependencies"] == [found["new-child"]["urn"]]
+    assert "old" not in found
+
+
+def test_ignore_changes_and_replace_on_changes(stack: Stack) -> None:
+    options = {"ignore_changes": ["deep.a"], "replace_on_changes": ["deep.b"]}
+    stack.spec({"one": thing(deep={"a": 1, "b": 1}, options=options)})
+    stack.up()
+    stack.spec({"one": thing(deep={"a": 2, "b": 1}, options=options)})
+    assert "2 unchanged" in stack.up()
+    stack.spec({"one": thing(deep={"a": 2, "b": 2}, options=options)})
+    assert "+-1 replaced" in stack.up()
+    assert stack.resources()["one"]["inputs"]["deep"] == {"a": 2, "b": 2}
+
+
+def test_protect_and_retain(stack: Stack) -> None:
+    stack.spec(
+        {
+            "kept": thing(options={"protect": True}),
+            "left": thing(options={"retain_on_delete": True}),
+            "plain": thing(),
+        }
+    )
+    stack.up()
+    stack.calls()
+    stack.spec({"plain": thing()})
+    assert "protected" in stack.up(code=1)
+    assert stack.calls() == []
+    stack.spec(
+        {
+            "kept": thing(kind="b", options={"protect": True}),
+            "left": thing(options={"retain_on_delete": True}),
+            "plain": thing(),
+        }
+    )
+    assert "unable to replace" in stack.up(code=1)
+    stack.spec({"kept": thing(), "left": thing(options={"retain_on_delete": True}), "plain": thing()})
+    stack.up()
+    stack.run("destroy", "--yes")
+    assert sorted(stack.calls()) == ["delete kept", "delete plain"]
+    assert (stack.cloud / "left.json").exists()
+
+
+def test_deleted_with(stack: Stack) -> None:
+    stack.spec({"house": thing(), "room": thing(options={"deleted_with": "house"})})
+    stack.up()
+    stack.calls()
+    stack.run("destroy", "--yes", "--skip-preview")
+    assert stack.calls() == ["delete house"]
+    assert stack.resources() == {}
+
+
+def test_secrets_stay_secret(stack: Stack) -> None:
+    stack.spec(
+        {
+            "one": thing(
+                {"$config": "token"},  # type: ignore[arg-type]
+                deep={"x": {"$secret": "s3cret-in-it"}},
+                tell_token=True,
+                options={"additional_secret_outputs": ["length", "token"]},
+            )
+        },
+        exports={"token": {"$ref": ["one", "text"]}, "plain": "p"},
+        prints=["the token is canary-7f3a"],
+    )
+    output = stack.run("up", "--yes", "--diff") + stack.run("preview", "--json")
+    for text in ("canary-7f3a", "s3cret-in-it"):
+        assert text not in output
+        assert text not in stack.state_file.read_text()
+    assert json.loads(stack.run("stack", "output", "--json")) == {"plain": "p", "token": "[secret]"}
+    assert json.loads(stack.run("stack", "output", "--json", "--show-secrets"))["token"] == "canary-7f3a"
+    outputs = stack.resources()["one"]["outputs"]
+    assert "ciphertext" in outputs["length"]
+    assert "ciphertext" in outputs["token"]
+    assert "ciphertext" in outputs["deep"]["x"]
+    before = stack.state_file.read_text().split('"resources"')[1]
+    stack.up()
+    assert stack.state_file.read_text().split('"resources"')[1] == before
+
+
+def test_a_provider_of_its_own_limits_what_is_stored(stack: Stack) -> None:
+    stack.spec({"one": thing(tell_token=True, options={"provider": {"test:token": {"$secret": "its-own"}}})})
+    assert "+ 3 created" in stack.up()
+    found = stack.resources()
+    assert found["one"]["provider"] == f"{found['mine']['urn']}::{found['mine']['id']}"
+    assert found["one"]["outputs"]["token"] == "its-own"
+    assert list(found["mine"]["inputs"]) == ["test:token"]
+    assert "default" not in found
+    stack.run("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    stack.spec({"one": thing(tell_token=True, options={"provider": {"test:token": {"$secret": "new"}}})})
+    assert "mine updated" in stack.up()
+
+
+def test_many_things_at_once(stack: Stack) -> None:
+    # More than the 319 at which the SDK's pickler overflows.
+    stack.spec({f"t{i}": thing(str(i)) for i in range(330)})
+    assert "+ 331 created" in stack.up()
+    assert "331 unchanged" in stack.up()

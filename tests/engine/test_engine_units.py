@@ -1,0 +1,229 @@
+"""Values, secrets, configuration and journal by themselves; golden values from states of the real CLI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import journal, paths, state, urns, values
+from engine.config import Project, StackConfig, find_project
+from engine.diffs import compare
+from engine.errors import EngineError, PassphraseError
+from engine.goals import Alias, Goal, OldNames
+from engine.journal import Rows
+from engine.secrets import Crypter
+from engine.values import UNKNOWN, Secret
+
+DATA = Path(__file__).parent / "data"
+STATES = sorted(path.stem for path in DATA.glob("[0-9]-*.json"))
+TOKEN = "canary-7f3a"
+
+# Times of a shared machine say nothing.
+settings.register_profile("engine", deadline=None, max_examples=60)
+settings.load_profile("engine")
+
+
+@pytest.fixture(scope="module")
+def crypter() -> Crypter:
+    salt = StackConfig(DATA / "Pulumi.dev.yaml").salt
+    assert salt is not None
+    made = Crypter(salt, "fixture")
+    made.check()
+    return made
+
+
+def plain_values() -> st.SearchStrategy[Any]:
+    numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False).map(
+        values.number
+    )
+    leaves = st.none() | st.booleans() | numbers | st.text()
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+    )
+
+
+def all_values() -> st.SearchStrategy[Any]:
+    return st.recursive(
+        plain_values() | st.just(UNKNOWN) | plain_values().map(Secret),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    ).filter(lambda value: values.UNKNOWN_TEXT not in str(value) and values.SIGNATURE not in str(value))
+
+
+@given(st.dictionaries(st.text(), all_values(), max_size=4))
+def test_values_survive_the_wire(properties: dict[str, Any]) -> None:
+    there_and_back = values.from_struct(values.to_struct(properties, secrets=True))
+    assert values.same(there_and_back, properties)
+    bare = values.from_struct(values.to_struct(properties, secrets=False))
+    assert values.same(bare, values.reveal(properties))
+    assert not values.has_secret(bare)
+
+
+@given(value=all_values().filter(lambda value: not values.has_unknown(value)))
+def test_values_survive_the_file(crypter: Crypter, value: Any) -> None:
+    stored = json.loads(json.dumps(state.value_to_json(value, crypter)))
+    # A secret within a secret is stored within the one text.
+    found = state.value_from_json(stored, crypter)
+    assert values.same(values.reveal(found), values.reveal(value))
+    assert values.has_secret(found) == values.has_secret(value)
+
+
+@given(plain_values(), plain_values())
+def test_a_comparison_finds_what_differs(old: Any, new: Any) -> None:
+    assert compare({"p": old}, {"p": old}) == {}
+    assert bool(compare({"p": old}, {"p": new})) == (not values.same(old, new))
+
+
+def test_true_is_not_one() -> None:
+    assert not values.same(True, 1)
+    assert not values.same({"a": [1]}, {"a": [True]})
+    assert values.same(1, 1.0)
+
+
+def test_secrets_are_marked_as_the_cli_marks_them() -> None:
+    outputs = {"a": "x", "b": {"c": 1, "d": 2}, "e": [1, 2], "f": 3}
+    inputs = {"a": Secret("x"), "b": {"c": Secret(1), "d": 2}, "e": [1, Secret(2)], "g": Secret(4)}
+    marked = values.mark_secrets(outputs, inputs)
+    assert isinstance(marked["a"], Secret)
+    assert isinstance(marked["b"]["c"], Secret)
+    assert marked["b"]["d"] == 2
+    assert isinstance(marked["e"], Secret)
+    assert marked["f"] == 3
+
+
+@given(text=st.text())
+def test_what_is_encrypted_can_be_read(crypter: Crypter, text: str) -> None:
+    first, second = crypter.encrypt(text), crypter.encrypt(text)
+    assert first != second
+    assert crypter.decrypt(first) == crypter.decrypt(second) == text
+
+
+def test_a_wrong_passphrase_and_a_damaged_secret_are_told(crypter: Crypter) -> None:
+    with pytest.raises(PassphraseError, match="incorrect passphrase"):
+        Crypter(crypter.salt, "wrong").check()
+    with pytest.raises(EngineError, match="not of the form"):
+        Crypter("v2:x", "fixture").check()
+    with pytest.raises(EngineError, match="could not be decrypted"):
+        crypter.decrypt("v1:AAAA:AAAA")
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> None:
+    latest = json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"]
+    loaded = state.load(latest, crypter)
+    found = latest.get("resources", []) + [item["resource"] for item in latest.get("pending_operations", [])]
+    resources = loaded.resources + [pending.resource for pending in loaded.pending]
+    for item, resource in zip(found, resources, strict=True):
+        item.pop("stackTrace", None)
+        written = state.to_json(resource, crypter)
+        assert written == item  # secrets keep their text
+        assert list(written) == list(item)
+
+
+def test_secrets_of_the_cli_are_read(crypter: Crypter) -> None:
+    latest = json.loads((DATA / "1-created.json").read_text())["checkpoint"]["latest"]
+    kept = next(found for found in state.load(latest, crypter).resources if found.urn.endswith("::kept"))
+    assert kept.inputs["text"].value == TOKEN
+    assert kept.outputs["length"].value == len(TOKEN)
+
+
+def test_scalars_are_read_as_the_cli_reads_them(tmp_path: Path, crypter: Crypter) -> None:
+    (tmp_path / "Pulumi.yaml").write_text(
+        "name: p\nruntime: python\nconfig:\n  p:object: {a: 1}\n  text: {type: string, default: d}\n  none: {type: string}\n"
+    )
+    (tmp_path / "Pulumi.dev.yaml").write_text(
+        f"encryptionsalt: {crypter.salt}\n"
+        "config:\n  p:yes: yes\n  p:time: 1:30\n  p:exp: 1e3\n  p:nothing: ~\n  p:date: 2020-01-02\n  p:true: true\n"
+        "  p:float: 1.50\n  p:object: {b: [1, yes, 2.0]}\n  other:key: '5'\n  p:secret:\n"
+        f"    secure: {crypter.encrypt('hush')}\n  p:deep:\n    - secure: {crypter.encrypt('inside')}\n"
+    )
+    project = find_project(tmp_path)
+    found = StackConfig(tmp_path / "Pulumi.dev.yaml").values(project, crypter)
+    assert {key: value.text for key, value in found.items()} == {
+        "p:yes": "yes",
+        "p:time": "1:30",
+        "p:exp": "1000",
+        "p:nothing": "",
+        "p:date": "2020-01-02",
+        "p:true": "true",
+        "p:float": "1.5",
+        "p:object": '{"b":[1,"yes",2]}',
+        "p:text": "d",
+        "other:key": "5",
+        "p:secret": "hush",
+        "p:deep": '["inside"]',
+    }
+    assert {key for key, value in found.items() if value.secret} == {"p:secret", "p:deep"}
+
+
+def test_urns_nest() -> None:
+    stack = urns.make("dev", "p", "", urns.STACK_TYPE, "p-dev")
+    group = urns.make("dev", "p", stack, "a:b:Group", "g")
+    child = urns.make("dev", "p", group, "x:y:Z", "c::d")
+    assert group == "urn:pulumi:dev::p::a:b:Group::g"
+    assert child == "urn:pulumi:dev::p::a:b:Group$x:y:Z::c::d"
+    assert urns.type_of(child) == "x:y:Z"
+    assert urns.name_of(child) == "c::d"
+
+
+def test_aliases_follow_the_parent() -> None:
+    names = OldNames("dev", "p")
+    old_parent, old_child = "urn:pulumi:dev::p::t:i:G::old", "urn:pulumi:dev::p::t:i:G$t:i:C::old-child"
+    olds = {old_parent: object(), old_child: object()}
+    parent = urns.make("dev", "p", "", "t:i:G", "new")
+    assert names.find(Goal("t:i:G", "new", False, aliases=[Alias(name="old")]), parent, olds) == old_parent
+    child = urns.make("dev", "p", parent, "t:i:C", "new-child")
+    assert names.find(Goal("t:i:C", "new-child", True, parent=parent), child, olds) == old_child
+
+
+def test_paths() -> None:
+    assert paths.parse('a.b[0]["c.d"].*') == ["a", "b", 0, "c.d", "*"]
+    assert paths.text_of(["a", "b", 0, "c.d"]) == 'a.b[0]["c.d"]'
+    with pytest.raises(EngineError):
+        paths.parse("a[x")
+    old, new = {"a": {"x": 1, "y": 1}, "gone": 1}, {"a": {"x": 2, "y": 2}, "come": 2}
+    assert paths.reset(new, old, ["a.x"]) == {"a": {"x": 1, "y": 2}, "come": 2}
+    assert paths.reset(new, old, ["gone", "come"]) == {"a": {"x": 2, "y": 2}, "gone": 1}
+    assert paths.reset(new, old, ["*"]) == old
+
+
+def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
+    rows = Rows(old=dict(enumerate(deployment["resources"])))
+    log = journal.Journal(tmp_path / "j.jsonl", b"before", rows)
+    log.flush(log.append([["begin", 9, "creating", {"urn": "c"}]]))
+    log.flush(
+        log.append([["end", 9], ["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["alias", "a", "c"]])
+    )
+    log.close()
+    with log.path.open("ab") as file:
+        file.write(b'[["drop", 1')
+    found = journal.read(log.path, b"before", json.loads(json.dumps(deployment)))
+    assert found is not None
+    assert [item["urn"] for _, item in found.rows.resources()] == ["c", "b"]
+    assert found.rows.old[1]["dependencies"] == ["c"]
+    assert found.rows.pending == {}
+    with pytest.raises(ValueError, match="changed"):
+        journal.read(log.path, b"another", deployment)
+
+
+def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
+    log = journal.Journal(tmp_path / "j.jsonl", b"before", Rows())
+    log.append([["put", 1, {"urn": "c"}]])
+    log.fold_into(b"after")
+    log.close()
+    assert journal.read(log.path, b"after", {"resources": [{"urn": "c"}]}) is None
+    found = journal.read(log.path, b"before", {})
+    assert found is not None
+    assert found.steps == 1
+
+
+def test_the_project_keeps_its_places(tmp_path: Path) -> None:
+    project = Project("p", tmp_path / "Pulumi.yaml", main="src", config_folder="config")
+    (tmp_path / "src").mkdir()
+    assert project.program_file() == tmp_path / "src" / "__main__.py"
+    assert project.stack_config_file("dev") == tmp_path / "config" / "Pulumi.dev.yaml"
