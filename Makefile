@@ -44,7 +44,7 @@ format: .venv/ready-dev ## let ruff mend what it can
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }
 	@echo "Making the virtual environment .venv with $(PYTHON) ..."
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/ready: .venv/bin/python requirements.txt requirements-local.txt
 	@echo "Installing the packages of requirements-local.txt (once; about a minute) ..."

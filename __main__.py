@@ -5,15 +5,18 @@ import sys
 from dataclasses import replace
 
 import pulumi
-from pulumi.runtime.config import CONFIG, get_config_env
+from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
-from clients.connection import CONNECTION_SETTINGS, Connection, connect
-from clients.results import inspect_run, past_runs
-from components.node_environment import fingerprint, node_environment
+from clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
+from clients.errors import NotFound
+from clients.results import inspect_run, past_runs, read_json
+from components.checkpoints import newest_sound
+from components.node_environment import fingerprint, node_environment, secret_values
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size
+from components.provider import home
 from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
-from training.lineage import choose_parent
+from training.lineage import choose_parent, declared_run, made_before
 from training.run import Layout
 from training.settings import StackSettings, parse_stack_settings
 
@@ -26,17 +29,18 @@ def main() -> None:
     project, stack = pulumi.get_project(), pulumi.get_stack()
     try:
         settings = parse_stack_settings(project, config)
+        refuse_plain_secrets(project, config)
         jobs = declare_jobs(settings)
-        connection = connect(
-            settings.cloud, {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}, os.environ
-        )
+        keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
+        connection = connect(settings.cloud, keys, os.environ)
         connection.check_alive()
         jobs = with_parents(connection, settings, jobs)
         unfinished = 0 if settings.cluster.autoscale else count_unfinished(connection, settings, jobs)
     except FluxError as error:
         refuse(error)
 
-    surroundings = Surroundings(f"{project}/{stack}", fingerprint(node_environment(connection)), unfinished)
+    environment = {**secret_values(settings.cluster.environment), **node_environment(connection)}
+    surroundings = Surroundings(f"{project}/{stack}", home(connection), fingerprint(environment), unfinished)
     pipeline = TrainingPipeline("pipeline", settings, jobs, surroundings)
 
     least, most = cluster_size(settings.cluster, len(jobs))
@@ -44,37 +48,71 @@ def main() -> None:
     pulumi.export("bucket", settings.storage.bucket)
     pulumi.export("prefix", settings.storage.key_prefix)
     pulumi.export("containerGroup", {"id": pipeline.group.id, "name": settings.cluster.name})
-    pulumi.export("clusterSize", {"min": least, "max": most})
+    pulumi.export("clusterSize", {"min": least, "max": most, "autoscale": settings.cluster.autoscale})
+
+
+def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
+    """A key in plain text would go into git with the stack's file, and into the state."""
+    plain = [
+        key
+        for key in SECRET_SETTINGS
+        if f"{project}:{key}" in config and not is_config_secret(f"{project}:{key}")
+    ]
+    if plain:
+        raise BadInput(
+            [
+                f"{project}:{key} stands in plain text; `pulumi config set --secret {key}` encrypts it"
+                for key in plain
+            ]
+        )
 
 
 def with_parents(
     connection: Connection, settings: StackSettings, jobs: list[DeclaredJob]
 ) -> list[DeclaredJob]:
     """The jobs, those with `resume: true` with the run that they go on from."""
-    if not any(job.settings.resume for job in jobs):
-        return jobs
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
-    if not storage.exists():
+    if not any(job.settings.resume for job in jobs) or not storage.exists():
         return jobs
 
     def parent_of(job: DeclaredJob) -> str | None:
         past = past_runs(storage, layout, job.name)
-        return choose_parent(job.image_set.manifest, job.folder.raw_config, job.settings.attempt, past)
+        run_of = declared_run(job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
+        made, parent = made_before(run_of, past)
+        if made:
+            return parent
+
+        def newest_checkpoint(run: str) -> int | None:
+            found = newest_sound(storage, layout.run(job.name, run))
+            return found[1] if found else None
+
+        return choose_parent(job.name, job.folder.config.steps, past, newest_checkpoint)
 
     return [replace(job, parent=parent_of(job)) if job.settings.resume else job for job in jobs]
 
 
 def count_unfinished(connection: Connection, settings: StackSettings, jobs: list[DeclaredJob]) -> int:
-    """Declared runs without verified weights in the bucket: the replicas to keep when nothing scales them."""
+    """Declared runs that still have something to do: the replicas to keep when nothing scales them."""
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
     if not storage.exists():
         return len(jobs)
-    return sum(
-        not inspect_run(storage, layout.run(job.name, job.run_id), job.folder.config.steps).finished
-        for job in jobs
-    )
+
+    def has_ended(job: DeclaredJob) -> bool:
+        keys = layout.run(job.name, job.run_id)
+        if inspect_run(storage, keys, job.folder.config.steps).finished:
+            return True
+        claim = read_json(storage, keys.claim) or {}
+        try:
+            return (
+                bool(claim.get("kelpie_id"))
+                and not connection.kelpie().get_job(claim["kelpie_id"]).unfinished
+            )
+        except NotFound:
+            return False
+
+    return sum(not has_ended(job) for job in jobs)
 
 
 def refuse(error: FluxError) -> None:

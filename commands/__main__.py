@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -45,6 +46,11 @@ def up(stack: str) -> None:
     engine = _ready(stack)
     _run(engine, "up", "--yes", "--skip-preview")
     failed = _collect(engine, stack)
+    if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
+        _say(
+            "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
+        )
+        _run(engine, "up", "--yes", "--skip-preview")
     _say("\nLooking once more, so that the stack's outputs tell how each run ended:")
     _refresh(engine)
     if failed:
@@ -167,9 +173,10 @@ def _next_steps(sights: list[Sight]) -> str:
     )
 
 
-def _tell_where_results_are(stack: str, outputs: dict[str, object]) -> None:
+def _tell_where_results_are(stack: str, outputs: dict[str, Any]) -> None:
     bucket, prefix = outputs.get("bucket"), outputs.get("prefix") or ""
-    if not bucket:
+    finished = [job for job in (outputs.get("jobs") or {}).values() if job.get("status") == COMPLETED]
+    if not bucket or not finished:
         return
     _say(
         f"\nTrained results stay in the bucket: s3://{bucket}/{prefix}runs/ ; what was fetched lies in {OUTPUTS}/."

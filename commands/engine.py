@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.locks import is_left_behind
+from commands.locks import has_journal, is_left_behind
 from training.errors import FluxError
 
+EMBEDDED = (sys.executable, "-m", "engine")
 ENGINE_VARIABLE = "ENGINE"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 # The local cloud's stack holds no secret worth one; Pulumi wants a passphrase all the same.
@@ -35,9 +36,16 @@ class Engine:
         return _wait(subprocess.Popen(self._line(arguments), env=dict(self.environment)))  # noqa: S603 - our own words
 
     def release(self, root: Path) -> None:
-        """Take away the lock of a CLI that was killed on this machine. Raises FluxError."""
-        if is_left_behind(root, self.stack):
-            self._quietly("cancel", "--yes")
+        """Take away the lock of a CLI that was killed on this machine; the embedded engine sees to its own. Raises FluxError."""
+        if self.command == EMBEDDED or not is_left_behind(root, self.stack):
+            return
+        if has_journal(root, self.stack):
+            raise FluxError(
+                f"the embedded engine was killed while it changed stack {self.stack}",
+                "only it can add its last steps to the state",
+                "run `make refresh ENGINE=embedded` once",
+            )
+        self._quietly("cancel", "--yes")
 
     def select(self) -> None:
         """Make the stack if there is none yet. Raises FluxError with what the engine said."""
@@ -72,9 +80,8 @@ class Engine:
 
 def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
     """The command for ENGINE=`wanted` (empty: the CLI if there is one). Raises FluxError."""
-    embedded = (sys.executable, "-m", "engine")
     if wanted == "embedded" or (wanted == "" and cli is None):
-        return embedded
+        return EMBEDDED
     if wanted not in ("", "cli"):
         raise FluxError(
             f"{ENGINE_VARIABLE}={wanted}", "it is `embedded` or `cli`", "set one of these or nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from clients.kelpie import Job
 from clients.results import read_json
 from clients.storage import Storage
 from commands.stack_jobs import Sight
+from training.errors import FluxError
 
 RECORD = "run.json"
 
@@ -28,15 +30,35 @@ def fetch(sight: Sight, storage: Storage, folder: Path) -> Path:
     digest = (read_json(storage, keys.done) or {}).get("sha256")
     for key, name in wanted.items():
         info = storage.head(key)
-        path = target / name
-        if info is None or (path.is_file() and path.stat().st_size == info.size):
+        path = place_below(target, name)
+        known = digest if key == keys.weights else None
+        if info is None or is_same(path, info.size, known):
             continue
-        storage.download(key, path, sha256=digest if key == keys.weights else None)
+        storage.download(key, path, sha256=known)
     for key, name in fresh.items():
         if storage.head(key) is not None:
             storage.download(key, target / name)
     write_record(target / RECORD, read_json(storage, keys.record) or {}, sight)
     return target
+
+
+def place_below(folder: Path, name: str) -> Path:
+    """Raises FluxError for a name that would leave the folder: nodes are strangers' PCs, and they choose these names."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FluxError(
+            f"the bucket holds a sample named {name!r}",
+            "a result stays below its folder",
+            "delete that object",
+        )
+    return path
+
+
+def is_same(path: Path, size: int, sha256: str | None) -> bool:
+    """Whether the file is there already. Two trainings of a LoRA have one size: where a digest is known it decides."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    return sha256 is None or hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def write_record(path: Path, record: dict[str, Any], sight: Sight) -> None:

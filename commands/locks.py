@@ -21,6 +21,11 @@ def is_left_behind(root: Path, stack: str) -> bool:
     return bool(locks) and all(is_dead(lock, socket.gethostname(), is_alive) for lock in locks)
 
 
+def has_journal(root: Path, stack: str) -> bool:
+    """Whether the embedded engine left steps that are not in the state file yet."""
+    return (root / ".pulumi" / "journals" / PROJECT / f"{stack}.jsonl").exists()
+
+
 def is_dead(lock: dict[str, object], host: str, alive: Callable[[int], bool]) -> bool:
     """Only what is known to be dead is: a lock of another host, or one that cannot be read, is not."""
     pid = lock.get("pid")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from clients.errors import NotFound
@@ -11,7 +12,10 @@ from clients.kelpie import Job, Kelpie
 from clients.results import inspect_run, read_json
 from clients.storage import Storage
 from training.run import RunKeys
-from training.run_state import COMPLETED, ENDED, RUNNING, explain, run_state
+from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, explain, run_state
+
+# Allocating a node and downloading the image takes minutes; longer than this something is amiss.
+PATIENCE_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class Sight:
     reason: str
     progress: Mapping[str, Any]
     queue_job: Job | None
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the queue took the job in; 0 when it does not say."""
+        created = self.queue_job.created if self.queue_job else None
+        return 0.0 if created is None else (datetime.now(UTC) - created).total_seconds()
 
     @property
     def ended(self) -> bool:
@@ -69,6 +79,11 @@ def look(job: StackJob, kelpie: Kelpie, storage: Storage) -> Sight:
 def describe(sight: Sight) -> str:
     """One line for a person: `training, step 120 of 300, loss 0.412, about 1 min left`."""
     progress = sight.progress
+    if sight.state == PENDING and sight.waited > PATIENCE_SECONDS:
+        return (
+            f"pending for {duration(sight.waited)}: no node takes it. Is Kelpie's user invited to the Salad organization, "
+            "is a GPU of this class to be had, does the container group still exist?"
+        )
     if sight.reason:
         return f"{sight.state}: {sight.reason}"
     if sight.state == COMPLETED and not sight.ended:

@@ -16,21 +16,22 @@ from training.errors import FluxError
 from training.manifest import canonical_json
 from training.run import Layout
 
-INPUTS = ("kind", "bucket", "prefix", "owner", "adopt", "results")
+INPUTS = ("home", "kind", "bucket", "prefix", "owner", "adopt", "results")
 
 
 class BucketProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        self.check_home(olds)
         return replace_on(("kind", "bucket", "prefix"), olds, news)
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
-        if not storage.exists():
-            storage.create_bucket()
-        mark_as_ours(storage, Layout(props["prefix"]), props["owner"], adopt=bool(props["adopt"]))
+        made = storage.ensure()
+        mark_as_ours(storage, Layout(props["prefix"]), props["owner"], adopt=bool(props["adopt"]), made=made)
         return CreateResult(props["bucket"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
+        self.check_home(props)
         storage = self.connection.storage(props["bucket"])
         if not storage.exists() or owner_of(storage, Layout(props["prefix"])) != props["owner"]:
             return ReadResult("", {})
@@ -45,30 +46,34 @@ class BucketProvider(FluxProvider):
     def delete(self, _id: str, props: Props) -> None:
         storage = self.connection.storage(props["bucket"])
         layout = Layout(props["prefix"])
+        self.check_home(props)
         if not storage.exists():
             return
+        if props["results"] == "delete":
+            storage.delete_many([item.key for item in storage.list(layout.runs)])
         kept = [
             item for item in storage.list(layout.prefix) if not item.key.startswith(f"{layout.prefix}.flux/")
         ]
         if kept:
             inform(
-                f"bucket {props['bucket']} stays: it holds {len(kept)} objects; the results lie below {layout.runs}"
+                f"bucket {props['bucket']} stays, with {len(kept)} objects; what runs left lies below {layout.runs}"
             )
             return
+        made = bool((read_json(storage, layout.owner) or {}).get("made"))
         storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])
-        if next(iter(storage.list("")), None) is None:
+        if made and next(iter(storage.list("")), None) is None:
             storage.delete_bucket()
 
 
-def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool) -> None:
-    """Write `.flux/owner.json`, or find our own there.
+def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made: bool = False) -> None:
+    """Write `.flux/owner.json`, or find our own there. `made`: the bucket is ours to delete once it is empty.
 
     Raises FluxError when it names somebody else, unless `adopt`, or when there is no mark but objects of others.
     """
     present = owner_of(storage, layout)
     if present == owner:
         return
-    mark = canonical_json({"version": 1, "owner": owner})
+    mark = canonical_json({"version": 1, "owner": owner, "made": made})
     where = f"{storage.bucket}/{layout.prefix}"
     if present is None and not adopt and next(iter(storage.list(layout.prefix)), None) is not None:
         raise FluxError(
@@ -85,7 +90,7 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool) -> N
     try:
         storage.put_bytes(layout.owner, mark, if_none_match=not adopt)
     except Conflict:
-        mark_as_ours(storage, layout, owner, adopt)
+        mark_as_ours(storage, layout, owner, adopt, made)
 
 
 def owner_of(storage: Storage, layout: Layout) -> str | None:

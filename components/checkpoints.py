@@ -11,35 +11,36 @@ from training.weights import WeightsHeader
 OPTIMIZER = "optimizer.pt"
 
 
-def bring_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys, steps: int) -> int:
-    """Copy the parent's newest sound checkpoint below the run's output/; its step, 0 when there is none.
+def bring_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys) -> int:
+    """Copy the parent's newest sound checkpoint below the run's output/, unless that has one already; its step.
 
-    Named as ai-toolkit names checkpoints (`<job>_000001000.safetensors`), so that it is found there. Raises FluxError when
-    nothing would be left to train.
+    Named as ai-toolkit names checkpoints (`<job>_000001000.safetensors`), so that it is found there. Raises FluxError when the
+    parent has none (any more).
     """
+    present = newest_sound(storage, keys)
+    if present is not None:
+        return present[1]
     found = newest_sound(storage, parent)
     if found is None:
-        return 0
-    source, step = found
-    if step >= steps:
         raise FluxError(
-            f"{keys.job}: `resume: true` finds a checkpoint of step {step}, but train.steps is {steps}",
-            "a run that goes on needs steps left to train",
-            "raise train.steps, or take `resume` out",
+            f"{keys.job}: no sound checkpoint lies below {parent.output} any more",
+            "a resumed run goes on from one",
+            "take `resume` out to train from the start",
         )
-    storage.copy(source, f"{keys.output}{keys.job}_{step:09}.safetensors")
+    source, step = found
     if storage.head(parent.output + OPTIMIZER) is not None:
         storage.copy(parent.output + OPTIMIZER, keys.output + OPTIMIZER)
+    storage.copy(source, f"{keys.output}{keys.job}_{step:09}.safetensors")
     return step
 
 
 def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
     """(key, step) of the run's checkpoint with the most steps among those that are whole."""
-    folder = [item for item in storage.list(keys.output) if item.key.endswith(".safetensors")]
+    files = [item for item in storage.list(keys.output) if "/" not in item.key.removeprefix(keys.output)]
     sound = [
         (item.key, header.step)
-        for item in folder
-        if "/" not in item.key.removeprefix(keys.output)
+        for item in files
+        if item.key.endswith(".safetensors")
         and (header := _sound_header(storage, item)) is not None
         and header.step is not None
     ]

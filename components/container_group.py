@@ -5,6 +5,7 @@ With a scaling rule its replicas and whether it runs are Kelpie's (UPSTREAM.md),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -13,11 +14,12 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Updat
 from clients.connection import Connection
 from clients.errors import Conflict, UncertainOutcome
 from clients.salad import GIB, ContainerGroup, GroupSpec, Salad
-from components.node_environment import fingerprint, node_environment
+from components.node_environment import fingerprint, node_environment, secret_values
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from training.errors import FluxError
 
 INPUTS = (
+    "home",
     "name",
     "image",
     "gpu",
@@ -27,7 +29,7 @@ INPUTS = (
     "storage",
     "replicas",
     "autoscale",
-    "environment",
+    "variables",
     "credentials",
     "owner",
     "adopt",
@@ -38,12 +40,13 @@ MB_PER_GB = 1024
 
 class ContainerGroupProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        self.check_home(olds)
         # PATCH has no `name` (UPSTREAM.md). Autostart and restart policy are constant here.
         return replace_on(("name",), olds, news)
 
     def create(self, props: Props) -> CreateResult:
         salad = self.connection.salad()
-        spec = group_spec(props, self.connection, salad)
+        spec = group_spec(props, self.connection, salad, self.cluster_environment)
         group = salad.get_group(spec.name)
         if group is None:
             group = _create(salad, spec)
@@ -53,6 +56,7 @@ class ContainerGroupProvider(FluxProvider):
         return CreateResult(group.id, _outputs(props, group))
 
     def read(self, id_: str, props: Props) -> ReadResult:
+        self.check_home(props)
         group = self.connection.salad().get_group(props["name"])
         # A group of the same name made anew is another group: the jobs queued for the old id never run there.
         if group is None or group.id != id_:
@@ -68,18 +72,23 @@ class ContainerGroupProvider(FluxProvider):
                 "",
                 "run `make refresh`",
             )
-        spec = group_spec(news, self.connection, salad)
+        spec = group_spec(news, self.connection, salad, self.cluster_environment)
         group = bring_in_line(salad, group, spec, autoscale=bool(news["autoscale"]))
         return UpdateResult(_outputs(news, group))
 
     def delete(self, id_: str, props: Props) -> None:
+        self.check_home(props)
+        # Kelpie's rule acts on groups by name: left behind, it would scale the next group of this one's name (UPSTREAM.md).
+        self.connection.kelpie().delete_rule(id_)
         salad = self.connection.salad()
         group = salad.get_group(props["name"])
         if group is not None and group.id == id_:
             salad.delete_group(props["name"])
 
 
-def group_spec(props: Props, connection: Connection, salad: Salad) -> GroupSpec:
+def group_spec(
+    props: Props, connection: Connection, salad: Salad, environment: Mapping[str, str]
+) -> GroupSpec:
     """What is asked of SaladCloud: the stack's settings, our mark, and the bucket's keys for the worker."""
     return GroupSpec(
         name=props["name"],
@@ -92,7 +101,11 @@ def group_spec(props: Props, connection: Connection, salad: Salad) -> GroupSpec:
         priority=props["priority"],
         replicas=int(props["replicas"]),
         autostart=False,
-        environment={**props["environment"], OWNER_VARIABLE: props["owner"], **node_environment(connection)},
+        environment={
+            **secret_values(environment),
+            OWNER_VARIABLE: props["owner"],
+            **node_environment(connection),
+        },
     )
 
 
@@ -136,17 +149,12 @@ def seen_inputs(props: Props, group: ContainerGroup) -> Props:
         "cpu": resources.cpu,
         "memory": resources.memory // MB_PER_GB,
         "priority": group.priority or props["priority"],
-        "environment": {
-            name: value
-            for name in props["environment"]
-            if (value := group.environment_value(name)) is not None
-        },
         "owner": group.environment_value(OWNER_VARIABLE) or "",
         "credentials": fingerprint(
             {
                 name: value.get_secret_value()
                 for name, value in group.container.environment_variables.items()
-                if name not in (*props["environment"], OWNER_VARIABLE)
+                if name != OWNER_VARIABLE
             }
         ),
     }

@@ -17,11 +17,12 @@ from training.folder import ImageSet, read_images
 from training.manifest import Image, dataset_index, parse_dataset_index
 from training.run import Layout
 
-INPUTS = ("bucket", "prefix", "name", "folder", "digest", "images", "bytes", "urn")
+INPUTS = ("home", "bucket", "prefix", "name", "folder", "digest", "images", "bytes", "urn")
 
 
 class DatasetProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        self.check_home(olds)
         # The old one last: its images are copied from, and its jobs have to go before it does.
         return replace_on(("bucket", "prefix", "digest"), olds, news, old_first=False)
 
@@ -39,8 +40,9 @@ class DatasetProvider(FluxProvider):
         return CreateResult(props["digest"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
+        self.check_home(props)
         storage = self.connection.storage(props["bucket"])
-        if not is_complete(storage, Layout(props["prefix"]), props["digest"]):
+        if not storage.exists() or not is_complete(storage, Layout(props["prefix"]), props["digest"]):
             return ReadResult("", {})
         outputs = inputs_of(props, INPUTS)
         return ReadResult(id_, outputs, outputs)
@@ -53,6 +55,9 @@ class DatasetProvider(FluxProvider):
         storage = self.connection.storage(props["bucket"])
         layout = Layout(props["prefix"])
         digest = props["digest"]
+        self.check_home(props)
+        if not storage.exists():
+            return
         storage.delete_many([_reference(layout, props)])
         if next(iter(storage.list(layout.dataset_references(digest))), None) is not None:
             return

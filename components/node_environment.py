@@ -30,6 +30,11 @@ def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
     return environment
 
 
+def secret_values(environment: Mapping[str, str]) -> dict[str, str | SecretStr]:
+    """What the user sets for the containers may be secret: nobody can tell, so all of it is treated so."""
+    return {name: SecretStr(value) for name, value in environment.items()}
+
+
 def fingerprint(environment: Mapping[str, str | SecretStr]) -> str:
     """12 hex digits: a changed key shows as a change in a preview, without a key in the state."""
     plain = {

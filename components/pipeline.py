@@ -15,7 +15,6 @@ from components.dataset import Dataset
 from components.scaling_rule import ScalingRule
 from components.training_job import TrainingJob
 from training.declare import DeclaredJob
-from training.run import Layout
 from training.settings import ClusterSettings, StackSettings
 
 
@@ -23,11 +22,12 @@ from training.settings import ClusterSettings, StackSettings
 class Surroundings:
     """What the pipeline is told besides the settings.
 
-    `owner` is `<project>/<stack>`. `credentials` is a fingerprint of what the nodes get, so that a new key shows as a change.
+    `owner` is `<project>/<stack>`; `home` where its resources live. `credentials` is a fingerprint of what the nodes get, so that a new key shows as a change.
     `unfinished` counts the declared runs without verified weights; it matters only without autoscaling.
     """
 
     owner: str
+    home: str
     credentials: str
     unfinished: int
 
@@ -59,28 +59,27 @@ class TrainingPipeline(pulumi.ComponentResource):
         self._settings = settings
         self._surroundings = surroundings
         storage = settings.storage
-        self.place = {"bucket": storage.bucket, "prefix": storage.key_prefix}
+        self._home = {"home": surroundings.home}
+        self.place = {**self._home, "bucket": storage.bucket, "prefix": storage.key_prefix}
         self.bucket = self._bucket()
         datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.group = self._group(len(jobs))
         self.jobs = {job.name: self._job(job, datasets[job.dataset_of]) for job in jobs}
         if settings.cluster.autoscale:
             self._rule(len(jobs))
-        self._declared = {job.name: job for job in jobs}
         self.register_outputs({})
 
     def summary(self) -> dict[str, Any]:
-        """The stack outputs of the jobs, by name."""
-        layout = Layout(self.place["prefix"])
+        """The stack outputs of the jobs, by name: all from the resources, none from the folders, which may have changed since."""
         return {
             name: {
                 "kelpieId": job.kelpieId,
-                "runId": self._declared[name].run_id,
+                "runId": job.runId,
                 "status": job.status,
                 "reason": job.reason,
                 "results": job.results,
-                "folder": layout.run(name, self._declared[name].run_id).base,
-                "steps": self._declared[name].folder.config.steps,
+                "folder": job.place,
+                "steps": job.steps,
             }
             for name, job in self.jobs.items()
         }
@@ -111,6 +110,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         cluster = self._settings.cluster
         least, most = cluster_size(cluster, declared)
         props = {
+            **self._home,
             "name": cluster.name,
             "image": cluster.image,
             "gpu": cluster.gpu,
@@ -120,7 +120,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "storage": cluster.storage,
             "replicas": least if cluster.autoscale else min(most, self._surroundings.unfinished),
             "autoscale": cluster.autoscale,
-            "environment": dict(cluster.environment),
+            "variables": ", ".join(sorted(cluster.environment)),
             "credentials": self._surroundings.credentials,
             "owner": self._surroundings.owner,
             "adopt": self._settings.adopt,
@@ -139,10 +139,11 @@ class TrainingPipeline(pulumi.ComponentResource):
             "parent": job.parent,
             "steps": job.folder.config.steps,
             "groupId": self.group.id,
+            "groupName": self._settings.cluster.name,
             **self.place,
             "maxHours": job.settings.max_hours,
             "stallMinutes": job.settings.stall_minutes,
-            "webhook": webhook,
+            "webhook": pulumi.Output.secret(webhook) if webhook else None,
             "owner": self._surroundings.owner,
         }
         return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[dataset]))
@@ -151,6 +152,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         cluster = self._settings.cluster
         least, most = cluster_size(cluster, declared)
         props = {
+            **self._home,
             "groupId": self.group.id,
             "minReplicas": least,
             "maxReplicas": most,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pulumi.dynamic import ConfigureRequest, DiffResult, ResourceProvider
+from pulumi.output import Unknown
 
 from clients.connection import CONNECTION_SETTINGS, Connection, connect
+from training.errors import FluxError
 
 Props = dict[str, Any]
-
-# An input that a preview does not know yet. pulumi.output.Unknown is truthy and cannot be indexed (PULUMI.md).
-UNKNOWN_TYPES = ("Unknown",)
 
 
 class FluxProvider(ResourceProvider):
@@ -22,6 +22,7 @@ class FluxProvider(ResourceProvider):
 
     serialize_as_secret_always = False
     connection: Connection
+    cluster_environment: dict[str, str]
 
     def __getstate__(self) -> None:
         return None
@@ -31,10 +32,35 @@ class FluxProvider(ResourceProvider):
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
         self.connection = connect(req.config.get("cloud"), settings, os.environ)
+        # The values may be secrets, so they come this way and not as inputs, which lie in the state in plain text.
+        cluster = json.loads(req.config.get("cluster") or "{}")
+        self.cluster_environment = dict(cluster.get("environment") or {})
+
+    def check_home(self, props: Props) -> None:
+        """Raises FluxError when the resource lives with another organization, project or store than the keys given reach.
+
+        Otherwise it would be "not found" there, dropped from the state, and made and paid for again.
+        """
+        here = home(self.connection)
+        if is_known(props.get("home")) and props.get("home") != here:
+            raise FluxError(
+                f"this stack lives in {props.get('home')}, but the keys given are for {here}",
+                "one stack stays in one place",
+                "give the keys of the first, or use another stack",
+            )
+
+
+def home(connection: Connection) -> str:
+    """Where a stack's resources live. The cloud on this machine is one place, whatever its ports."""
+    if connection.cloud == "local":
+        return "the cloud on this machine"
+    store = connection.s3_endpoint or f"S3 in {connection.s3_region}"
+    return f"{connection.organization}/{connection.project} at {connection.salad_url}, {store}"
 
 
 def is_known(value: object) -> bool:
-    return type(value).__name__ not in UNKNOWN_TYPES
+    """Whether a preview knows the value. Unknown is truthy and cannot be indexed (PULUMI.md)."""
+    return not isinstance(value, Unknown)
 
 
 def replace_on(

@@ -1,7 +1,7 @@
 """Exactly one job in the queue for a run, without help from the queue's API (it has no idempotency key).
 
 The claim in the bucket decides who may post; the queue's own list tells whether somebody has. A claim is never removed: whoever
-comes after a removed job finds it, sees that its job has ended, and takes it over.
+comes after a removed job finds it, sees what became of its job, and adopts that or takes the claim over.
 """
 
 from __future__ import annotations
@@ -12,29 +12,34 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 
-from clients.errors import Conflict, UncertainOutcome
+from clients.errors import Conflict, NotFound, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Kelpie
 from clients.storage import Storage
 from training.errors import FluxError
 from training.manifest import canonical_json
 from training.processes import is_alive
-from training.run import RUN_ID_VARIABLE
+from training.run import JOB_VARIABLE, RUN_ID_VARIABLE
 
-# Longer than a client waits for a post's answer, repetitions included: whoever claimed and has not posted by then is dead.
-CLAIM_PATIENCE_SECONDS = 180.0
+# Longer than one post takes with its repetitions and time-outs (clients/http.py: about 3.5 minutes at the worst), and than clocks
+# of two machines differ. A holder renews its claim before each post.
+CLAIM_PATIENCE_SECONDS = 600.0
 CLAIM_POLL_SECONDS = 1.0
-# A post can still arrive after its sender has died: so long nobody concludes from the queue's list that there was none.
+# A post can still arrive after its sender has died or given up: so long nobody concludes from the queue's list that there was none.
 SETTLE_SECONDS = 5.0
 POST_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Who may post the run's job. `claimed_at` in seconds since 1970, by the claimer's clock."""
+    """Who may post the run's job. `claimed_at` in seconds since 1970, by the claimer's clock.
+
+    The token makes each claim's bytes its own: a write whose answer was lost is recognised by reading it back.
+    """
 
     owner: str
     host: str
@@ -63,33 +68,67 @@ class Claim:
             return None
 
 
-def is_dead(
-    claim: Claim | None, host: str, own_pid: int, is_alive: Callable[[int], bool], now: float
-) -> bool:
-    """Whether a claim without a job in the queue holds nobody back any more.
+def this_host() -> str:
+    """Names this machine, this boot and this pid namespace: in it a process number means one process."""
+    parts = [socket.gethostname()]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    except OSError:
+        # Not Linux: the host's name alone has to do.
+        pass
+    return "/".join(parts)
 
-    With a job's id in it: that job is no longer live, or the caller would have adopted it. On this host: its process has ended.
-    Elsewhere: it is older than any post takes.
-    """
-    if claim is None or claim.kelpie_id is not None:
+
+def is_dead(claim: Claim, host: str, own_pid: int, alive: Callable[[int], bool], now: float) -> bool:
+    """Whether the holder of a claim without a job has ended: seen on this host, presumed elsewhere after its patience."""
+    if now - claim.claimed_at > CLAIM_PATIENCE_SECONDS:
         return True
-    age = now - claim.claimed_at
-    if claim.host == host and (claim.pid == own_pid or not is_alive(claim.pid)):
-        return age > SETTLE_SECONDS
-    return age > CLAIM_PATIENCE_SECONDS
+    return claim.host == host and (claim.pid == own_pid or not alive(claim.pid))
 
 
-def choose_job(jobs: Iterable[Job], run: str) -> Job | None:
+@dataclass(frozen=True)
+class Wanted:
+    """The run a job is wanted for, and where it writes: the same run id below another prefix is another training."""
+
+    job: str
+    run: str
+    bucket: str
+    output: str
+    runs_of_job: str
+
+    def is_own(self, job: Job) -> bool:
+        return job.environment.get(RUN_ID_VARIABLE) == self.run and self._writes_below(job, self.output)
+
+    def is_superseded(self, job: Job) -> bool:
+        """An unfinished job of another run of the same declared job: nothing in the configuration asks for it any more."""
+        return (
+            job.unfinished
+            and job.environment.get(JOB_VARIABLE) == self.job
+            and job.environment.get(RUN_ID_VARIABLE) != self.run
+            and self._writes_below(job, self.runs_of_job)
+        )
+
+    def _writes_below(self, job: Job, prefix: str) -> bool:
+        return any(rule.bucket == self.bucket and rule.prefix.startswith(prefix) for rule in job.sync.during)
+
+
+def choose_job(jobs: Iterable[Job], wanted: Wanted) -> Job | None:
     """The queue's job of a run that a new one would double: an unfinished one first, then the newest that completed or failed.
 
     A canceled one does not count: a run that is declared again after its removal is wanted again.
     """
-    own = [job for job in jobs if job.environment.get(RUN_ID_VARIABLE) == run]
-    unfinished = [job for job in own if job.unfinished]
+    own = [job for job in jobs if wanted.is_own(job)]
+    unfinished = in_order(job for job in own if job.unfinished)
     if unfinished:
         return unfinished[0]
-    ended = [job for job in own if job.status in ("completed", "failed")]
+    ended = in_order(job for job in own if job.status in ("completed", "failed"))
     return ended[-1] if ended else None
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Oldest first, and the same for everybody who asks: the queue's times have whole seconds only."""
+    return sorted(jobs, key=lambda job: (job.created or datetime.min.replace(tzinfo=UTC), job.id))
 
 
 class Queue:
@@ -101,64 +140,173 @@ class Queue:
         self._lock = Lock()
         self._jobs: list[Job] | None = None
 
-    def find(self, run: str, fresh: bool = False) -> Job | None:
+    def drop(self) -> None:
+        """Something was canceled: what was listed is no longer so."""
+        with self._lock:
+            self._jobs = None
+
+    def find(self, wanted: Wanted, fresh: bool = False) -> Job | None:
+        return choose_job(self._list(fresh), wanted)
+
+    def post_once(
+        self,
+        wanted: Wanted,
+        request: JobRequest,
+        claims: ClaimFile,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> Job:
+        """The run's one job: found, or posted under the claim. Jobs of runs it takes the place of are canceled.
+
+        `prepare` is called under the claim, before the first post. Raises ServiceError, FluxError.
+        """
+        self._cancel_superseded(wanted)
+        job = self.find(wanted)
+        if job is not None:
+            return job
+        job = self._win(wanted, claims)
+        if job is None:
+            prepare()
+            job = self._post(wanted, request, claims)
+        claims.record(job.id)
+        return job
+
+    def _list(self, fresh: bool = False) -> list[Job]:
         with self._lock:
             if self._jobs is None or fresh:
                 self._jobs = self.kelpie.list_jobs(container_group_id=self.group_id)
-            return choose_job(self._jobs, run)
+            return list(self._jobs)
 
-    def post_once(self, run: str, request: JobRequest, storage: Storage, claim_key: str, owner: str) -> Job:
-        """The run's one job: found, or posted under the claim. Raises ServiceError, FluxError."""
-        job = self.find(run)
-        if job is not None:
-            return job
-        claim = Claim(owner, socket.gethostname(), os.getpid(), datetime.now(UTC).timestamp())
-        job = self._win(run, claim, storage, claim_key) or self._post(run, request)
-        storage.put_bytes(claim_key, Claim(**{**claim.__dict__, "kelpie_id": job.id}).to_json())
-        return job
+    def _cancel_superseded(self, wanted: Wanted) -> None:
+        """What a killed update posted and no state knows is trained and paid for, unless somebody stops it."""
+        superseded = [job for job in self._list() if wanted.is_superseded(job)]
+        for job in superseded:
+            self.kelpie.cancel_job(job.id)
+        if superseded:
+            self.drop()
 
-    def _win(self, run: str, claim: Claim, storage: Storage, key: str) -> Job | None:
+    def _win(self, wanted: Wanted, claims: ClaimFile) -> Job | None:
         """Hold the claim (None), or have the job that another holder posted."""
-        try:
-            storage.put_bytes(key, claim.to_json(), if_none_match=True)
+        if claims.take(None):
             return None
-        except Conflict:
-            pass
+        dead_etag, dead_since = "", 0.0
         deadline = time.monotonic() + 2 * CLAIM_PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            etag = _etag(storage, key)
-            holder = Claim.from_json(storage.get_bytes(key) or b"")
-            job = self.find(run, fresh=True)
+            etag, holder = claims.read()
+            settled = etag == dead_etag and time.monotonic() - dead_since > SETTLE_SECONDS
+            # After the claim was read and, where its holder is dead, after what it sent had time to arrive.
+            job = self.find(wanted, fresh=True)
             if job is not None:
                 return job
-            if is_dead(holder, claim.host, claim.pid, is_alive, datetime.now(UTC).timestamp()):
-                try:
-                    storage.put_bytes(key, claim.to_json(), if_none_match=etag is None, if_match=etag)
-                    return None
-                except Conflict:
-                    continue
+            if holder is None:
+                free = True
+            elif holder.kelpie_id is not None:
+                job = self._job_of(holder.kelpie_id)
+                if job is not None:
+                    return job
+                free = True
+            else:
+                free = settled
+                if claims.holder_is_dead(holder) and etag != dead_etag:
+                    dead_etag, dead_since = etag, time.monotonic()
+            if free and claims.take(etag):
+                return None
             time.sleep(CLAIM_POLL_SECONDS)
         raise FluxError(
-            f"{key} is held by another update that does not post its job", "", "wait for it and run it again"
+            f"{claims.key} is held by another update that does not post its job",
+            "",
+            "wait for it and run it again",
         )
 
-    def _post(self, run: str, request: JobRequest) -> Job:
+    def _job_of(self, kelpie_id: str) -> Job | None:
+        """What became of a claim's job that this group's list does not have: one that ended by itself is not posted again.
+
+        An unfinished one was posted to a group that is no longer ours: it is canceled, or it might run beside the new one.
+        """
+        try:
+            job = self.kelpie.get_job(kelpie_id)
+        except NotFound:
+            return None
+        if job.unfinished:
+            self.kelpie.cancel_job(kelpie_id)
+            return None
+        return None if job.status == "canceled" else job
+
+    def _post(self, wanted: Wanted, request: JobRequest, claims: ClaimFile) -> Job:
         for attempt in range(POST_TRIES):
+            claims.renew()
             try:
                 job = self.kelpie.post_job(request)
             except UncertainOutcome:
-                found = self.find(run, fresh=True)
+                # The request may still be on its way: only a list made a while later can say that it was lost.
+                time.sleep(SETTLE_SECONDS)
+                found = self.find(wanted, fresh=True)
                 if found is not None:
-                    return found
+                    return self._only_one(wanted, found)
                 if attempt == POST_TRIES - 1:
                     raise
             else:
                 with self._lock:
-                    self._jobs = [*(self._jobs or []), job]
-                return job
+                    if self._jobs is not None:
+                        self._jobs.append(job)
+                return self._only_one(wanted, job) if attempt else job
         raise AssertionError("unreachable")
 
+    def _only_one(self, wanted: Wanted, job: Job) -> Job:
+        """After a repeated post: of several unfinished jobs of the run the oldest stays."""
+        unfinished = in_order(
+            found for found in self._list(fresh=True) if wanted.is_own(found) and found.unfinished
+        )
+        for double in unfinished[1:]:
+            self.kelpie.cancel_job(double.id)
+        if len(unfinished) > 1:
+            self.drop()
+        return unfinished[0] if unfinished else job
 
-def _etag(storage: Storage, key: str) -> str | None:
-    info = storage.head(key)
-    return None if info is None else info.etag
+
+class ClaimFile:
+    """A run's claim.json, as one claimer writes it: every write but the first says which claim it replaces."""
+
+    def __init__(self, storage: Storage, key: str, owner: str) -> None:
+        self.key = key
+        self._storage = storage
+        self._claim = Claim(owner, this_host(), os.getpid(), _now())
+        self._etag = ""
+
+    def read(self) -> tuple[str, Claim | None]:
+        """The ETag and the claim; ("", None) when there is none. The ETag is read first: a change between them shows."""
+        info = self._storage.head(self.key)
+        if info is None:
+            return "", None
+        return info.etag, Claim.from_json(self._storage.get_bytes(self.key) or b"")
+
+    def take(self, etag: str | None) -> bool:
+        """Write it if there is none (`etag` None or empty), or in place of the one of that ETag."""
+        return self._write(replace(self._claim, claimed_at=_now()), etag or None)
+
+    def renew(self) -> None:
+        """Before each post: whoever has taken the claim over meanwhile posts instead. Raises FluxError."""
+        if not self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag):
+            raise FluxError(
+                f"{self.key} was taken over by another update", "only one may post", "run it again"
+            )
+
+    def record(self, kelpie_id: str) -> None:
+        """Remember which job the run has. Losing a race here is no loss: the other one knows a job too."""
+        self._write(replace(self._claim, kelpie_id=kelpie_id), self._etag or self.read()[0])
+
+    def holder_is_dead(self, holder: Claim) -> bool:
+        return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
+
+    def _write(self, claim: Claim, etag: str | None) -> bool:
+        try:
+            self._etag = self._storage.put_bytes(
+                self.key, claim.to_json(), if_none_match=not etag, if_match=etag or None
+            )
+        except Conflict:
+            return False
+        self._claim = claim
+        return True
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -10,11 +10,12 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Updat
 from clients.kelpie import Kelpie
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 
-INPUTS = ("groupId", "minReplicas", "maxReplicas", "idleThresholdSeconds")
+INPUTS = ("home", "groupId", "minReplicas", "maxReplicas", "idleThresholdSeconds")
 
 
 class ScalingRuleProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        self.check_home(olds)
         return replace_on(("groupId",), olds, news)
 
     def create(self, props: Props) -> CreateResult:
@@ -22,10 +23,12 @@ class ScalingRuleProvider(FluxProvider):
         return CreateResult(props["groupId"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
+        self.check_home(props)
         rule = self.connection.kelpie().get_rule(props["groupId"])
         if rule is None:
             return ReadResult("", {})
         seen = {
+            "home": props["home"],
             "groupId": props["groupId"],
             "minReplicas": rule.min_replicas,
             "maxReplicas": rule.max_replicas,
@@ -38,6 +41,7 @@ class ScalingRuleProvider(FluxProvider):
         return UpdateResult(inputs_of(news, INPUTS))
 
     def delete(self, _id: str, props: Props) -> None:
+        self.check_home(props)
         self.connection.kelpie().delete_rule(props["groupId"])
 
 

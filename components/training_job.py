@@ -11,17 +11,19 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
+from clients.connection import Connection
 from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from clients.results import inspect_run, read_json
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
+from components.dataset import is_complete
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from components.queueing import Queue
+from components.queueing import ClaimFile, Queue, Wanted
 from training.declare import read_job
 from training.errors import FluxError
-from training.folder import ImageSet, JobFolder
+from training.folder import ImageSet, JobFolder, read_config
 from training.manifest import canonical_json
 from training.run import (
     ATTEMPT_VARIABLE,
@@ -36,10 +38,11 @@ from training.run import (
     launch_settings,
     run_id,
 )
-from training.run_state import explain, run_state
+from training.run_state import COMPLETED, LOST, explain, run_state
 from training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
 INPUTS = (
+    "home",
     "job",
     "folder",
     "dataset",
@@ -49,6 +52,7 @@ INPUTS = (
     "parent",
     "steps",
     "groupId",
+    "groupName",
     "bucket",
     "prefix",
     "maxHours",
@@ -64,7 +68,10 @@ _queues_lock = Lock()
 
 class TrainingJobProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        self.check_home(olds)
         found = replace_on(("runId", "groupId", "bucket", "prefix", "job"), olds, news)
+        if (olds["bucket"], olds["prefix"]) != (news["bucket"], news["prefix"]):
+            self._refuse_to_train_again(olds, news)
         if not found.replaces and olds.get("reason"):
             inform(what_to_do(olds))
         return found
@@ -72,44 +79,81 @@ class TrainingJobProvider(FluxProvider):
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
         keys = run_keys(props)
-        kelpie = self.connection.kelpie()
-        queue = _queue(kelpie, self.connection.kelpie_url, props["groupId"])
+        queue = _queue(self.connection, props["groupId"])
         if inspect_run(storage, keys, int(props["steps"])).finished:
             inform(
                 f"{props['job']}: run {props['runId']} is finished already; its results are taken over, nothing is trained"
             )
             return CreateResult(
-                props["runId"], _outputs(props, *_seen(storage, props, queue.find(props["runId"])))
+                props["runId"], _outputs(props, *_seen(storage, props, queue.find(wanted(props))))
             )
+        self._refuse_without_ground(storage, props)
         folder, image_set = read_job(Path(props["folder"]).parent, props["job"], props.get("dataset"))
         send_configuration(storage, keys, props, folder, image_set)
-        if props.get("parent"):
-            parent = Layout(props["prefix"]).run(props["job"], props["parent"])
-            step = bring_checkpoint(storage, parent, keys, int(props["steps"]))
-            inform(f"{props['job']}: goes on from step {step} of run {props['parent']}")
-        job = queue.post_once(props["runId"], job_request(props, keys), storage, keys.claim, props["owner"])
+
+        def bring_parents_checkpoint() -> None:
+            if props.get("parent"):
+                step = bring_checkpoint(storage, _run_of(props, props["parent"]), keys)
+                inform(f"{props['job']}: goes on from step {step} of run {props['parent']}")
+
+        claims = ClaimFile(storage, keys.claim, props["owner"])
+        job = queue.post_once(wanted(props), job_request(props, keys), claims, bring_parents_checkpoint)
         return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job)))
 
     def read(self, id_: str, props: Props) -> ReadResult:
+        self.check_home(props)
         storage = self.connection.storage(props["bucket"])
         job = _job_of(self.connection.kelpie(), props.get("kelpieId"))
+        if not storage.exists():
+            return ReadResult("", {})
         state, reason = _state(storage, props, job)
-        if state == "lost":
+        if state == LOST:
             return ReadResult("", {})
         kelpie_id = job.id if job else props.get("kelpieId")
-        return ReadResult(id_, _outputs(props, kelpie_id, state, reason), inputs_of(props, INPUTS))
+        # No inputs: what is declared cannot drift, and a secret webhook among them would be written down in plain text.
+        return ReadResult(id_, _outputs(props, kelpie_id, state, reason))
 
     def update(self, _id: str, olds: Props, news: Props) -> UpdateResult:
         """The limits reach the run at its next hand-out. A webhook cannot be changed on a queued job; it is the next run's."""
         storage = self.connection.storage(news["bucket"])
-        folder, _ = read_job(Path(news["folder"]).parent, news["job"], news.get("dataset"))
+        folder = read_config(Path(news["folder"]))
         storage.put_bytes(f"{run_keys(news).config}launch.json", _launch_json(news, folder))
-        return UpdateResult({**_outputs(news, olds.get("kelpieId"), olds["status"], olds.get("reason", ""))})
+        return UpdateResult(_outputs(news, olds.get("kelpieId"), olds["status"], olds.get("reason", "")))
 
     def delete(self, _id: str, props: Props) -> None:
         """Only a pending or running job is canceled: Kelpie would rewrite a finished one, and start GPUs for it (UPSTREAM.md)."""
-        if props.get("kelpieId"):
-            self.connection.kelpie().cancel_job(props["kelpieId"])
+        self.check_home(props)
+        if props.get("kelpieId") and self.connection.kelpie().cancel_job(props["kelpieId"]):
+            _queue(self.connection, props["groupId"]).drop()
+
+    def _refuse_without_ground(self, storage: Storage, props: Props) -> None:
+        """A job without its group is never run; one without its images fails, paid, as often as the queue allows."""
+        group = self.connection.salad().get_group(props["groupName"])
+        if group is None or group.id != props["groupId"]:
+            raise FluxError(
+                f"container group {props['groupName']} is gone, or is another one now",
+                "a job queued for it would wait for ever",
+                "run `make refresh`, then this again",
+            )
+        if not is_complete(storage, Layout(props["prefix"]), props["digest"]):
+            raise FluxError(
+                f"images of {props['job']} are missing in the bucket",
+                "half a dataset is not trained",
+                "run `make refresh`, then this again",
+            )
+
+    def _refuse_to_train_again(self, olds: Props, news: Props) -> None:
+        """Another bucket or prefix knows nothing of a finished run: it would be trained and paid for a second time."""
+        if olds.get("status") != COMPLETED or olds["runId"] != news["runId"]:
+            return
+        storage = self.connection.storage(news["bucket"])
+        if storage.exists() and inspect_run(storage, run_keys(news), int(news["steps"])).finished:
+            return
+        raise FluxError(
+            f"{olds['job']}: its results lie in s3://{olds['bucket']}/{run_keys(olds).base}",
+            "in another bucket or prefix it would be trained again",
+            f"copy runs/ there first, or set `attempt: {int(olds['attempt']) + 1}` for the job if that is what you want",
+        )
 
 
 def what_to_do(props: Props) -> str:
@@ -121,7 +165,17 @@ def what_to_do(props: Props) -> str:
 
 
 def run_keys(props: Props) -> RunKeys:
-    return Layout(props["prefix"]).run(props["job"], props["runId"])
+    return _run_of(props, props["runId"])
+
+
+def _run_of(props: Props, run: str) -> RunKeys:
+    return Layout(props["prefix"]).run(props["job"], run)
+
+
+def wanted(props: Props) -> Wanted:
+    """How the queue's jobs are told apart."""
+    runs_of_job = f"{Layout(props['prefix']).runs}{props['job']}/"
+    return Wanted(props["job"], props["runId"], props["bucket"], run_keys(props).output, runs_of_job)
 
 
 def send_configuration(
@@ -205,9 +259,10 @@ def _launch_json(props: Props, folder: JobFolder) -> bytes:
     )
 
 
-def _queue(kelpie: Kelpie, url: str, group_id: str) -> Queue:
+def _queue(connection: Connection, group_id: str) -> Queue:
+    """One for all the jobs of a group: they share its listing."""
     with _queues_lock:
-        return _queues.setdefault((url, group_id), Queue(kelpie, group_id))
+        return _queues.setdefault((connection.kelpie_url, group_id), Queue(connection.kelpie(), group_id))
 
 
 def _job_of(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
@@ -246,17 +301,24 @@ def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> P
         "status": status,
         "reason": reason,
         "results": f"s3://{props['bucket']}/{keys.model}",
+        "place": keys.base,
     }
 
 
 class TrainingJob(Resource, module="flux", name="TrainingJob"):
     """Its Pulumi id is the run id. `status` is as last seen: `refresh` looks again."""
 
+    runId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
+    steps: pulumi.Output[float]
+    place: pulumi.Output[str]
     kelpieId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
     status: pulumi.Output[str]
     reason: pulumi.Output[str]
     results: pulumi.Output[str]
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        outputs = {"kelpieId": None, "status": None, "reason": None, "results": None}
-        super().__init__(TrainingJobProvider(), name, {**props, **outputs}, opts)
+        outputs = {"kelpieId": None, "status": None, "reason": None, "results": None, "place": None}
+        # A webhook's address often holds a token.
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["webhook"])
+        options = pulumi.ResourceOptions.merge(opts, secret)
+        super().__init__(TrainingJobProvider(), name, {**props, **outputs}, options)

@@ -58,7 +58,6 @@ class JobFolder:
 
     name: str
     path: Path
-    config_name: str
     raw_config: bytes
     config: TrainerConfig
 
@@ -90,7 +89,7 @@ def read_config(path: Path) -> JobFolder:
         )
     config_path = path / present[0]
     raw, document = read_trainer_config(config_path)
-    return JobFolder(path.name, path, present[0], raw, understand(config_path, document))
+    return JobFolder(path.name, path, raw, understand(config_path, document))
 
 
 def read_images(path: Path) -> ImageSet:
@@ -98,15 +97,12 @@ def read_images(path: Path) -> ImageSet:
     folder = path / DATASET_FOLDER
     if not folder.is_dir():
         raise BadInput([f"{folder}: no such folder; put the images and their captions there"])
-    files = {
-        entry.name: entry
-        for entry in sorted(folder.iterdir())
-        if entry.is_file() and not entry.name.startswith(".")
-    }
+    entries = {entry.name: entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
+    files = {name: entry for name, entry in entries.items() if entry.is_file()}
     image_files = {name: file for name, file in files.items() if file.suffix.lower() in IMAGE_SUFFIXES}
     caption_files = {name: file for name, file in files.items() if file.suffix == CAPTION_SUFFIX}
 
-    findings = _strangers(folder, files.keys() - image_files.keys() - caption_files.keys())
+    findings = _strangers(folder, entries.keys() - image_files.keys() - caption_files.keys())
     findings += _pair_findings(folder, image_files, caption_files)
     if not image_files:
         findings.append(
@@ -164,7 +160,7 @@ def _read_image(file: Path) -> Image:
 
 def _read_caption(file: Path) -> str:
     try:
-        caption = file.read_text(encoding="utf-8").strip()
+        caption = file.read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError as error:
         raise BadInput(
             [f"{file}: no caption for this image; ai-toolkit would train it with an empty prompt: write one"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from training.errors import BadInput
 from training.run import run_id
 
 
@@ -16,14 +17,40 @@ class PastRun:
     created_at: str
 
 
-def choose_parent(manifest: bytes, raw_config: bytes, attempt: int, past: Sequence[PastRun]) -> str | None:
-    """The parent's run id, or None when the job has no run yet.
+def made_before(run_of: Callable[[str | None], str], past: Iterable[PastRun]) -> tuple[bool, str | None]:
+    """(True, its parent) when the declared run is among the past ones already, else (False, None).
 
-    A run that was already made from one of them keeps its parent: otherwise it would become its own successor at the next `up`.
+    `run_of` gives the run id the declaration has with a parent. Without this a run would become its own successor.
     """
-    ids = {run.run_id for run in past}
-    newest_first = sorted(past, key=lambda run: (run.created_at, run.run_id), reverse=True)
-    for run in newest_first:
-        if run_id(manifest, raw_config, attempt, run.run_id) in ids:
-            return run.run_id
-    return newest_first[0].run_id if newest_first else None
+    ids = [run.run_id for run in past]
+    for parent in (None, *ids):
+        if run_of(parent) in ids:
+            return True, parent
+    return False, None
+
+
+def choose_parent(
+    job: str, steps: int, past: Sequence[PastRun], newest_checkpoint: Callable[[str], int | None]
+) -> str | None:
+    """The newest run that left a sound checkpoint; None when none did, then training starts from nothing.
+
+    `newest_checkpoint` tells the step of a run's newest sound checkpoint. Raises BadInput when no step would be left.
+    """
+    for run in sorted(past, key=lambda run: (run.created_at, run.run_id), reverse=True):
+        step = newest_checkpoint(run.run_id)
+        if step is None:
+            continue
+        if step >= steps:
+            raise BadInput(
+                [
+                    f"job `{job}`: `resume: true` would go on from step {step} of run {run.run_id}, but train.steps is {steps}; "
+                    "raise train.steps"
+                ]
+            )
+        return run.run_id
+    return None
+
+
+def declared_run(manifest: bytes, raw_config: bytes, attempt: int) -> Callable[[str | None], str]:
+    """The run ids a declaration has, by parent."""
+    return lambda parent: run_id(manifest, raw_config, attempt, parent)

@@ -42,9 +42,11 @@ def run_state(queue_status: str | None, evidence: Evidence) -> str:
 def explain(state: str, evidence: Evidence, launchers_words: str = "") -> str:
     """Why a run counts as failed, for the person who has to act; empty for any other state.
 
+    While a run lasts nothing is wrong yet: done.json can arrive before the weights that it tells of.
+
     `launchers_words` is the last message that the launcher on the node left in progress.json.
     """
-    reason = _reason(state, evidence)
+    reason = _reason(state, evidence) if state in ENDED else ""
     return f"{reason}: {launchers_words}" if reason and launchers_words else reason
 
 
@@ -55,4 +57,5 @@ def _reason(state: str, evidence: Evidence) -> str:
         WITHOUT_WEIGHTS: "the worker reported the job as completed, but no weights lie in the bucket",
         LOST: "the queue no longer knows the job and no weights lie in the bucket",
         FAILED: "the job failed as often as the queue allows",
+        CANCELED: "the job was canceled in the queue",
     }.get(state, "")

@@ -22,6 +22,37 @@ from pydantic_core import ErrorDetails
 from training.errors import BadInput
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
+# Values that a person may see again in an error. Everything else might be, or hold, a secret.
+SHOWN = frozenset(
+    [
+        "adopt",
+        "attempt",
+        "autoscale",
+        "bucket",
+        "cloud",
+        "cpu",
+        "dataset",
+        "gpu",
+        "idleThresholdSeconds",
+        "image",
+        "jobsFolder",
+        "kind",
+        "maxHours",
+        "maxReplicas",
+        "memory",
+        "minReplicas",
+        "name",
+        "prefix",
+        "priority",
+        "results",
+        "resume",
+        "stallMinutes",
+        "storage",
+    ]
+)
+# What the project itself gives to the containers.
+OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
+LONGEST_VALUE = 1000
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 
@@ -49,7 +80,7 @@ class StorageSettings(_Strict):
 
     kind: Literal["r2", "s3"] = "s3"
     bucket: str = Field(pattern=BUCKET_NAME.pattern)
-    prefix: str = ""
+    prefix: str = Field("", pattern=r"^/?([A-Za-z0-9._-]+/?)*$")
 
     @property
     def key_prefix(self) -> str:
@@ -81,6 +112,20 @@ class ClusterSettings(_Strict):
         # Kelpie accepts min > max (UPSTREAM.md), so the check is ours.
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
+        return self
+
+    @model_validator(mode="after")
+    def _environment_that_can_be_sent(self) -> ClusterSettings:
+        taken = sorted(name for name in self.environment if name.startswith(OWN_VARIABLES))
+        if taken:
+            raise ValueError(f"environment: {', '.join(taken)} is set by this project; take it out")
+        wrong = sorted(
+            name for name, value in self.environment.items() if not 1 <= len(value) <= LONGEST_VALUE
+        )
+        if wrong:
+            raise ValueError(
+                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters (SaladCloud's rule)"
+            )
         return self
 
 
@@ -155,10 +200,12 @@ def _finding(project: str, details: ErrorDetails) -> str:
         return f"{where}: unknown key{nearest(location[-1], known)}; known here: {', '.join(sorted(known))}"
     if details["type"] == "missing":
         return f"{where}: is missing; set it in the stack's configuration"
-    shown = (
-        "" if _is_secret(location) or isinstance(details["input"], dict) else f" (it is {details['input']!r})"
-    )
+    shown = f" (it is {details['input']!r})" if location[-1] in SHOWN and _is_scalar(details["input"]) else ""
     return f"{where}: {details['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def _known_keys(location: list[str]) -> set[str]:
@@ -169,7 +216,3 @@ def _known_keys(location: list[str]) -> set[str]:
     }
     model = models[location[0]] if location else StackSettings
     return {field.alias or name for name, field in model.model_fields.items()}
-
-
-def _is_secret(location: list[str]) -> bool:
-    return location[0] in {"saladApiKey", "s3SecretAccessKey", "s3AccessKeyId"}

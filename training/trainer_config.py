@@ -48,7 +48,6 @@ class TrainerConfig:
     name: str
     steps: int
     save_every: int
-    trigger_word: str | None
 
 
 def read_trainer_config(path: Path) -> tuple[bytes, dict[str, Any]]:
@@ -65,6 +64,8 @@ def read_trainer_config(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise BadInput([f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8"]) from error
     except yaml.YAMLError as error:
         raise BadInput([f"{path}{_line(error)}: not YAML ({_problem(error)}); mend that line"]) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadInput([f"{path}: holds a value that cannot be read ({error}); mend it"]) from error
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("config"), dict)
@@ -78,8 +79,12 @@ def read_trainer_config(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise BadInput(
             [f"{path}: config.name is {name!r}; it must be the job folder's name, `{path.parent.name}`"]
         )
-    replaced = json.loads(json.dumps(document, default=str).replace("[name]", name))
-    return raw, replaced
+    if name != path.parent.name:
+        return raw, document  # a finding of `understand`; such a name might not even survive the replacing
+    try:
+        return raw, json.loads(json.dumps(document, default=str).replace("[name]", name))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadInput([f"{path}: ai-toolkit cannot take it as JSON ({error}); mend it"]) from error
 
 
 def understand(path: Path, document: dict[str, Any]) -> TrainerConfig:
@@ -121,8 +126,7 @@ def understand(path: Path, document: dict[str, Any]) -> TrainerConfig:
     findings += _dataset_findings(path, process)
     if findings or steps is None or save_every is None:
         raise BadInput(findings)
-    trigger = process.get("trigger_word")
-    return TrainerConfig(config["name"], steps, save_every, str(trigger) if trigger else None)
+    return TrainerConfig(config["name"], steps, save_every)
 
 
 def _dataset_findings(path: Path, process: dict[str, Any]) -> list[str]:

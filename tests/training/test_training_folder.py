@@ -28,7 +28,7 @@ def test_a_sound_folder_is_read_whole(tmp_path: Path) -> None:
 def test_train_yaml_is_taken_too_and_both_are_refused(tmp_path: Path) -> None:
     folder = make_job(tmp_path, "cat")
     (folder / "train.yml").rename(folder / "train.yaml")
-    assert read_job(tmp_path, "cat", None)[0].config_name == "train.yaml"
+    assert read_job(tmp_path, "cat", None)[0].raw_config == (folder / "train.yaml").read_bytes()
     (folder / "train.yml").write_bytes((folder / "train.yaml").read_bytes())
     with pytest.raises(BadInput, match=r"both train\.yml and train\.yaml"):
         read_job(tmp_path, "cat", None)
@@ -77,6 +77,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "dataset/00001.jpg").write_bytes((f / "dataset/00001.jpg").read_bytes()[:500]),
         "cannot be read as an image",
     ),
+    "a subfolder": (lambda f: (f / "dataset/more").mkdir(), "more: neither an image"),
+    "an impossible date": (_spoil_train_yml("meta:", "when: 2024-99-99\nmeta:"), "cannot be read"),
+    "a date as a key": (
+        _spoil_train_yml("meta:", "2024-01-01: x\nmeta:"),
+        "ai-toolkit cannot take it as JSON",
+    ),
+    "a circle": (_spoil_train_yml("meta:", "loop: &a [*a]\nmeta:"), "ai-toolkit cannot take it as JSON"),
+    "a quote in the name": (_spoil_train_yml('"cat"', "'c\"at'"), 'config.name is `c"at`'),
     "a stranger": (lambda f: (f / "dataset/notes.doc").write_text("x"), "neither an image"),
     "two images, one caption": (
         lambda f: write_image(f / "dataset/00001.png", 9),

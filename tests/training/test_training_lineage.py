@@ -1,38 +1,49 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.lineage import PastRun, choose_parent
-from training.run import run_id
+from training.errors import BadInput
+from training.lineage import PastRun, choose_parent, declared_run, made_before
 
-parts = st.tuples(st.binary(max_size=8), st.binary(max_size=8), st.integers(1, 3))
+declarations = st.tuples(st.binary(max_size=8), st.binary(max_size=8), st.integers(1, 3))
 past_runs = st.lists(
     st.builds(
         PastRun,
         st.text("0123456789abcdef", min_size=12, max_size=12),
-        st.sampled_from(["2026-01", "2026-02", "2026-03"]),
+        st.sampled_from(["2026-01", "2026-02"]),
     ),
     unique_by=lambda run: run.run_id,
     max_size=5,
 )
 
 
-def test_a_job_without_a_run_has_no_parent() -> None:
-    assert choose_parent(b"m", b"c", 1, []) is None
+@given(declarations, past_runs, st.data())
+def test_once_made_a_run_keeps_its_parent(
+    of: tuple[bytes, bytes, int], past: list[PastRun], data: st.DataObject
+) -> None:
+    run_of = declared_run(*of)
+    assert made_before(run_of, past) == (False, None)
+    parent = data.draw(st.sampled_from([None, *(run.run_id for run in past)]))
+    made = PastRun(run_of(parent), "2026-03")
+    assert made_before(run_of, [*past, made]) == (True, parent)
+    assert made_before(run_of, [PastRun("f" * 12, "2026-04"), made, *past]) == (True, parent)
 
 
-@given(parts, past_runs.filter(bool))
-def test_the_newest_run_is_the_parent(of: tuple[bytes, bytes, int], past: list[PastRun]) -> None:
-    parent = choose_parent(*of, past)
-    chosen = next(run for run in past if run.run_id == parent)
-    assert chosen.created_at == max(run.created_at for run in past)
+PAST = [PastRun("a", "2026-01"), PastRun("b", "2026-02"), PastRun("c", "2026-03")]
 
 
-@given(parts, past_runs.filter(bool))
-def test_once_made_a_run_keeps_its_parent(of: tuple[bytes, bytes, int], past: list[PastRun]) -> None:
-    parent = choose_parent(*of, past)
-    made = PastRun(run_id(*of, parent), "2026-04")
-    assert choose_parent(*of, [*past, made]) == parent
-    later = PastRun("f" * 12, "2026-05")
-    assert choose_parent(*of, [later, *past, made]) == parent
+@pytest.mark.parametrize(
+    ("checkpoints", "parent"),
+    [({}, None), ({"a": 5}, "a"), ({"a": 9, "b": 5}, "b"), ({"a": 5, "b": 5, "c": 5}, "c")],
+)
+def test_the_newest_run_with_a_sound_checkpoint_is_the_parent(
+    checkpoints: dict[str, int], parent: str | None
+) -> None:
+    assert choose_parent("cat", 10, PAST, checkpoints.get) == parent
+
+
+def test_a_run_with_no_step_left_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"from step 10 of run b, but train.steps is 10; raise train.steps"):
+        choose_parent("cat", 10, PAST, {"a": 5, "b": 10}.get)
