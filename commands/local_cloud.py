@@ -17,7 +17,17 @@ USUAL_OPTIONS = ("--heartbeat-seconds", "2")
 
 def start(environ: Mapping[str, str] = os.environ) -> None:
     """Start it, or find it running. Raises FluxError; what went wrong it has said itself."""
-    _call("start", *USUAL_OPTIONS, *environ.get(OPTIONS_VARIABLE, "").split())
+    options = environ.get(OPTIONS_VARIABLE, "").split()
+    if not is_running():
+        _call("start", *USUAL_OPTIONS, *options)
+    elif options:
+        # It tells what becomes of options that come too late.
+        _call("start", *options)
+
+
+def is_running() -> bool:
+    line = [sys.executable, "-m", "localcloud", "status"]
+    return subprocess.run(line, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own words
 
 
 def stop() -> None:

@@ -76,6 +76,9 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
     mark = canonical_json({"version": 1, "owner": owner, "made": made})
     where = f"{storage.bucket}/{layout.prefix}"
     if present is None and not adopt and next(iter(storage.list(layout.prefix)), None) is not None:
+        # Another update of this stack may have marked it between the two looks.
+        if owner_of(storage, layout) == owner:
+            return
         raise FluxError(
             f"bucket {where} holds objects that are not this project's",
             "it takes only an empty bucket or prefix, or its own",

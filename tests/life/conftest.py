@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cloud import running_cloud
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a local cloud without nodes: jobs wait in its queue."""
+    home = tmp_path_factory.mktemp("cloud")
+    with running_cloud(home, nodes=0, autoscaler_seconds=0.2):
+        yield home

@@ -1,0 +1,148 @@
+"""Stacks that share one local cloud, run by the engine alone: quick enough to be killed and repeated many times."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clients.connection import Connection, connect
+from clients.kelpie import Job
+from tests.training.job_folders import make_job
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("__main__.py", "Pulumi.yaml")
+FOLDERS = ("clients", "components", "engine", "node", "training")
+PASSPHRASE = "local-cloud"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A checkout with its own state. `place` is its prefix in the bucket and its container group's name."""
+
+    root: Path
+    cloud: Path
+    place: str
+
+    def configure(self, jobs: Mapping[str, object], **cluster: object) -> None:
+        config = {
+            "flux-training:cloud": "local",
+            "flux-training:storage": {"bucket": "life", "prefix": self.place},
+            "flux-training:jobs": dict(jobs),
+            "flux-training:cluster": {"name": self.place, "maxReplicas": 2, **cluster},
+        }
+        salt = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["encryptionsalt"]
+        text = yaml.safe_dump({"encryptionsalt": salt, "config": config}, sort_keys=False)
+        (self.root / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start the engine with these arguments, in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "engine", *arguments, "--stack", "dev"],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        process = self.begin(*arguments)
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == code, f"{arguments} ended with {process.returncode}:\n{printed}"
+        assert "Traceback" not in printed
+        return printed
+
+    def up(self, code: int = 0) -> str:
+        return self.run("up", "--yes", "--skip-preview", code=code)
+
+    def refresh(self) -> str:
+        return self.run("refresh", "--yes", "--skip-preview", "--run-program", "--clear-pending-creates")
+
+    def destroy(self) -> str:
+        return self.run("destroy", "--yes", "--skip-preview")
+
+    def outputs(self) -> dict[str, Any]:
+        return json.loads(self.run("stack", "output", "--json"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PULUMI_", "FLUX_"))
+        }
+        return {
+            **kept,
+            "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
+            "PULUMI_HOME": str(self.root / ".pulumi-home"),
+            "FLUX_LOCAL_CLOUD": str(self.cloud / "connection.json"),
+        }
+
+    @property
+    def connection(self) -> Connection:
+        return connect("local", {}, self.environment)
+
+    def jobs(self) -> list[Job]:
+        """The queue's jobs that write below this stack's prefix."""
+        below = f"{self.place}/"
+        jobs = self.connection.kelpie().list_jobs()
+        return [job for job in jobs if any(rule.prefix.startswith(below) for rule in job.sync.during)]
+
+    def live_runs(self) -> list[str]:
+        """The run id of each unfinished job, as often as it is queued."""
+        return sorted(job.environment["FLUX_RUN_ID"] for job in self.jobs() if job.unfinished)
+
+    def declared_runs(self) -> list[str]:
+        return sorted(job["runId"] for job in self.outputs()["jobs"].values())
+
+    def state(self) -> dict[str, Any]:
+        """The state file itself: raises ValueError when it is not readable."""
+        (path,) = (self.root / ".pulumi/stacks").rglob("dev.json")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def new_stack(root: Path, cloud: Path, place: str, jobs: Mapping[str, int]) -> Stack:
+    """A stack in the new folder `root` with these jobs (name → seed of its images)."""
+    root.mkdir(parents=True)
+    for part in FILES:
+        shutil.copy2(ROOT / part, root / part)
+    for part in FOLDERS:
+        (root / part).symlink_to(ROOT / part)
+    (root / ".venv").symlink_to(sys.prefix)
+    for name, seed in jobs.items():
+        make_job(root / "jobs", name, images=2, seed=seed)
+    stack = Stack(root, cloud, place)
+    stack.configure({name: {} for name in jobs})
+    stack.run("stack", "select", "--create", "dev")
+    return stack
+
+
+def kill_with_children(process: subprocess.Popen[str], and_providers: bool) -> None:
+    """SIGKILL to the engine, and with it to its program and provider processes, or to it alone."""
+    victims = descendants(process.pid) if and_providers else []
+    for pid in (process.pid, *victims):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            direct = [int(child) for child in children.read_text().split()]
+        except OSError:
+            continue
+        found += direct + [below for child in direct for below in descendants(child)]
+    return found
