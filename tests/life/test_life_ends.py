@@ -1,0 +1,110 @@
+"""How runs end: nothing is called done that is not, and taking a stack down starts nothing."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clients.storage import Storage
+from tests.life.stacks import Stack, new_stack
+from tests.life.test_life_model import leave_weights, report
+from tests.support.cloud import until
+from training.run import Layout, RunKeys
+
+
+def keys_of(stack: Stack, job: str) -> RunKeys:
+    return Layout(f"{stack.place}/").run(job, stack.outputs()["jobs"][job]["runId"])
+
+
+def _nothing(_storage: Storage, _keys: RunKeys) -> None:
+    return
+
+
+def _half(storage: Storage, keys: RunKeys) -> None:
+    storage.put_bytes(keys.weights, (storage.get_bytes(keys.weights) or b"")[:-2])
+
+
+def _wrong_step(storage: Storage, keys: RunKeys) -> None:
+    header = {
+        "__metadata__": {"training_info": '{"step": 10}'},
+        "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    text = json.dumps(header).encode()
+    storage.put_bytes(keys.weights, struct.pack("<Q", len(text)) + text + bytes(4))
+
+
+def _rubbish(storage: Storage, keys: RunKeys) -> None:
+    storage.put_bytes(keys.weights, b"<html>not weights</html>")
+
+
+def _no_weights(storage: Storage, keys: RunKeys) -> None:
+    storage.delete_many([keys.weights])
+
+
+ENDS: dict[str, tuple[Callable[[Storage, RunKeys], None], bool, str]] = {
+    "nothing": (_nothing, False, "no weights lie in the bucket"),
+    "done.json alone": (_no_weights, True, "cat.safetensors is missing"),
+    "half a file": (_half, True, "bytes long, but their header says"),
+    "the wrong step": (_wrong_step, True, "they are from step 10, not from the last one (20)"),
+    "something else": (_rubbish, True, "does not begin with a safetensors header"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_completed_without_sound_weights_is_not_done(end: str, cloud: Path, tmp_path: Path) -> None:
+    spoil, with_weights, words = ENDS[end]
+    stack = new_stack(
+        tmp_path / "stack", cloud, f"end{list(ENDS).index(end)}", {"cat": 500 + list(ENDS).index(end)}
+    )
+    stack.up()
+    keys = keys_of(stack, "cat")
+    if with_weights:
+        leave_weights(stack, "cat", stack.outputs()["jobs"]["cat"]["runId"])
+    spoil(stack.connection.storage("life"), keys)
+    (job,) = stack.jobs()
+    report(stack, job, "completed")
+
+    stack.refresh()
+    told = stack.outputs()["jobs"]["cat"]
+    assert told["status"] == "completed without weights"
+    assert words in told["reason"]
+    preview = stack.run("preview")
+    assert words in preview
+    assert "set `attempt: 2` for the job" in preview
+
+    stack.up()
+    assert stack.live_runs() == []
+    stack.configure({"cat": {"attempt": 2}})
+    stack.up()
+    assert stack.live_runs() == [stack.outputs()["jobs"]["cat"]["runId"]]
+
+
+def test_destroy_cancels_what_lasts_and_starts_nothing(cloud: Path, tmp_path: Path) -> None:
+    stack = new_stack(tmp_path / "stack", cloud, "ends-destroy", {"cat": 600, "dog": 601, "bird": 602})
+    stack.up()
+    by_name = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
+    leave_weights(stack, "cat", by_name["cat"].environment["FLUX_RUN_ID"])
+    report(stack, by_name["cat"], "completed")
+    until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]
+
+    log = cloud / "requests.jsonl"
+    before = len(log.read_text(encoding="utf-8").splitlines())
+    stack.destroy()
+    time.sleep(3 * 0.2)
+    since = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[before:]]
+    deleted = [entry["path"] for entry in since if entry["method"] == "DELETE"]
+    assert f"/jobs/{by_name['cat'].id}" not in deleted
+    assert {f"/jobs/{by_name[name].id}" for name in ("dog", "bird")} <= set(deleted)
+    rule = next(index for index, path in enumerate(deleted) if path.startswith("/scaling-rules/"))
+    group = next(index for index, path in enumerate(deleted) if "/containers/" in path)
+    assert rule < min(deleted.index(f"/jobs/{by_name[name].id}") for name in ("dog", "bird")) < group
+    assert (
+        stack.connection.salad().list_groups() == []
+        or stack.connection.salad().get_group(stack.place) is None
+    )
+    assert [entry for entry in since if entry["path"].endswith("/start")] == []
