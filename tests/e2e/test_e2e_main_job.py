@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from clients.connection import connect
 from clients.kelpie import Job
 from tests.e2e.checkout import ROOT, Checkout, asked, new_checkout
+from tests.support.cloud import running_cloud
 from tests.training.job_folders import make_job, write_image
 
 LORA_KEY = re.compile(r"transformer\.(single_)?transformer_blocks\.\d+\..+\.lora_[AB]\.weight")
@@ -313,3 +315,51 @@ def test_a_local_cloud_that_is_down_is_said_before_anything_is_tried(checkout: C
         assert "the local cloud" in done.stdout + done.stderr
         assert "make cloud" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_stack_on_saladcloud_is_driven_by_the_same_command(tmp_path: Path) -> None:
+    """`make up STACK=prod`, with the stand-ins' addresses and keys given as the real ones are: by the environment."""
+    home = tmp_path / "elsewhere"
+    with running_cloud(home, heartbeat_seconds=0.5) as cloud, new_checkout(tmp_path / "checkout") as checkout:
+        keys = {
+            "SALAD_API_URL": cloud["salad"]["url"],
+            "KELPIE_API_URL": cloud["kelpie"]["url"],
+            "SALAD_API_KEY": cloud["salad"]["api_key"],
+            "SALAD_ORGANIZATION": cloud["salad"]["organization"],
+            "SALAD_PROJECT": cloud["salad"]["project"],
+            "FLUX_S3_ENDPOINT_URL": cloud["s3"]["url"],
+            "FLUX_S3_ACCESS_KEY_ID": cloud["s3"]["access_key_id"],
+            "FLUX_S3_SECRET_ACCESS_KEY": cloud["s3"]["secret_access_key"],
+            "PULUMI_CONFIG_PASSPHRASE": "correct horse",
+            "STACK": "prod",
+        }
+        prod = replace(checkout, environment={**checkout.environment, **keys})
+        text = (
+            (prod.root / "Pulumi.dev.yaml")
+            .read_text(encoding="utf-8")
+            .replace("cloud: local", "cloud: salad")
+        )
+        without_salt = [line for line in text.splitlines() if not line.startswith("encryptionsalt")]
+        (prod.root / "Pulumi.prod.yaml").write_text("\n".join(without_salt), encoding="utf-8")
+
+        no_passphrase = replace(
+            prod, environment={k: v for k, v in prod.environment.items() if k != "PULUMI_CONFIG_PASSPHRASE"}
+        )
+        assert "PULUMI_CONFIG_PASSPHRASE" in no_passphrase.make("up", code=2)
+        no_key = replace(
+            prod, environment={k: v for k, v in prod.environment.items() if k != "SALAD_API_KEY"}
+        )
+        assert "SALAD_API_KEY is missing" in no_key.make("up", code=2)
+        assert not (prod.root / ".localcloud").exists()
+
+        printed = prod.make("up")
+        for job in ("cat", "dog"):
+            assert_results_are_whole(results(prod, job), job)
+        assert not (prod.root / ".localcloud").exists()
+        files = [path for path in (prod.root / ".pulumi").rglob("*") if path.is_file()]
+        for secret in (keys["SALAD_API_KEY"], keys["FLUX_S3_SECRET_ACCESS_KEY"]):
+            assert secret not in printed
+            assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []
+        wrong = replace(prod, environment={**prod.environment, "SALAD_PROJECT": "another"})
+        assert "this stack lives in" in wrong.make("refresh", code=2)
+        prod.make("destroy")
