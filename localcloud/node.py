@@ -26,8 +26,9 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
+from localcloud.faults import conditions
 from localcloud.worker.api import Heartbeat, Kelpie, KelpieError
 from localcloud.worker.transfer import OutsideError, Transfers, inside, purge
 from localcloud.worker.watch import FolderWatch
@@ -38,6 +39,13 @@ IMAGE = Path(__file__).parent / "trainer"
 MARK = ".node"  # in every folder that a node has made its own
 MOST_FAILURES = 5
 GRACE_SECONDS = 3.0
+PAUSE_SECONDS = 1.0
+
+
+def report_of(code: int) -> Literal["completed", "failed", "nothing"]:
+    """What the worker reports when the command ended with `code`; negative: by that signal, which it takes for an
+    interruption that nobody counts. `completed` needs the folders of `after` too."""
+    return "nothing" if code < 0 else "failed" if code else "completed"
 
 
 class Command:
@@ -77,14 +85,17 @@ class Command:
 class Worker:
     """Gets work, does it, reports it (src/index.ts)."""
 
-    def __init__(self, home: Path, kelpie: Kelpie, poll_seconds: float, most_heartbeat: float | None) -> None:
-        self._home, self._kelpie, self._poll, self._most_heartbeat = (
-            home,
-            kelpie,
-            poll_seconds,
-            most_heartbeat,
-        )
-        self._transfers, self._command = Transfers(home), Command(home)
+    def __init__(
+        self,
+        home: Path,
+        kelpie: Kelpie,
+        poll_seconds: float,
+        most_heartbeat: float | None,
+        transfers: Transfers | None = None,
+    ) -> None:
+        self._home, self._kelpie = home, kelpie
+        self._poll, self._most_heartbeat = poll_seconds, most_heartbeat
+        self._transfers, self._command = transfers or Transfers(home), Command(home)
         self._failures = 0
         self.stopping = False
 
@@ -100,13 +111,14 @@ class Worker:
                 time.sleep(self._poll)
                 continue
             log.info("received job %s", job["id"])
-            self._do(job)
+            self.do(job)
 
     def end(self) -> None:
         """The node is taken away."""
         self._command.end()
 
-    def _do(self, job: dict[str, Any]) -> None:
+    def do(self, job: dict[str, Any]) -> None:
+        """One job from its first download to its report; the last uploads go on in a thread."""
         sync: dict[str, list[dict[str, Any]]] = job.get("sync") or {}
         compressed = bool(job.get("compression"))
         seconds = float(job.get("heartbeat_interval") or 30)
@@ -167,16 +179,17 @@ class Worker:
         *,
         compressed: bool,
     ) -> None:
-        if code < 0:  # an interruption, to the worker: not reported, not counted
+        report = report_of(code)
+        if report == "nothing":
             heartbeat.stop()
-        elif code > 0:
+        elif report == "failed":
             self._failed(job)
             heartbeat.stop()
         elif not after:
             heartbeat.stop()
             self._kelpie.completed(job["id"])
         else:
-            time.sleep(1)  # "to ensure the output files are written"
+            time.sleep(PAUSE_SECONDS)  # "to ensure the output files are written"
             moved = [(self._move(entry, job["id"]), entry) for entry in after]
             # Meanwhile the worker asks for the next job.
             arguments = (job, moved, heartbeat, compressed)
@@ -248,6 +261,7 @@ def main() -> None:
     environment["AWS_EC2_METADATA_DISABLED"] = "true"  # there is no such service here to ask for credentials
     try:
         prepare(home)
+        conditions.apply(home)
         kelpie = Kelpie(
             environment["KELPIE_API_URL"],
             environment["NODE_TOKEN"],

@@ -6,6 +6,8 @@ nan:N       the same, with a value that is not a number        say:TEXT    a lin
 loss:X      one progress line with that loss                   noise       megabytes of bytes that are no text
 exit:N      ends with that code                                kill:N      dies by that signal
 sleep       for ever                                           deaf        SIGINT and SIGTERM are ignored
+pace:N      50 lines a second for N seconds           slow:N     the checkpoint of step N, in a second
+zero        ends with 0 on SIGINT
 child       leaves a process behind that holds the output      env         prints its environment
 """
 
@@ -55,6 +57,17 @@ def act(word: str) -> None:
             for step in range(first, last):
                 bar(step, f"{1 / (step + 1):.3e}")
                 bar(step + 1, f"{1 / (step + 1):.3e}")
+        case "pace":
+            (FOLDER / "asleep").write_text(str(os.getpid()))
+            for line in range(50 * int(value)):
+                bar(line // 2 % TOTAL, f"{1 / (line + 1):.3e}")
+                time.sleep(0.02)
+        case "slow":
+            with (FOLDER / f"job_{int(value):09}.safetensors").open("wb") as file:
+                for byte in weights(int(value)):
+                    file.write(bytes([byte]))
+                    file.flush()
+                    time.sleep(0.005)
         case "loss":
             bar(7, value)
         case "save":
@@ -77,6 +90,8 @@ def act(word: str) -> None:
         case "deaf":
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        case "zero":
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
         case "child":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         case "env":

@@ -9,15 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 from PIL import Image, ImageDraw
 
+from localcloud import node as kelpie_node
+from tests.node.queued import FolderTransfers, Queue
+
 LAUNCHER = Path(__file__).parent.parent.parent / "node" / "launch.py"
+STANDIN = LAUNCHER.parent.parent / "localcloud" / "trainer"
 FAKE = Path(__file__).parent / "fake_trainer.py"
 
 
@@ -99,17 +106,31 @@ def run_files(
     }
 
 
+class Worker(kelpie_node.Worker):
+    """The node's own worker; `code` is what the last command ended with."""
+
+    code = 0
+
+    def _execute(self, job: dict[str, Any]) -> int:
+        self.code = super()._execute(job)
+        return self.code
+
+
 class Node:
-    """A folder as the worker leaves it for the launcher; job `job`, 20 steps, the fake trainer unless told otherwise."""
+    """A folder as the worker leaves it for the launcher; job `job`, 20 steps. Words are for the fake trainer; without
+    any it is the stand-in trainer of the local cloud."""
 
     def __init__(self, home: Path, *words: str, **launch: Any) -> None:
-        self.home, self.output = home, home / "output" / "job"
-        trainer = [sys.executable, "-I", "-S", "fake.py", *words]
+        self.home, self.output, self.python = home, home / "output" / "job", sys.executable
+        standin = [sys.executable, "run.py", "training-config/train.yml"]
+        trainer = [sys.executable, "-I", "-S", "fake.py", *words] if words else standin
         settings = {"trainer": trainer, "settle_seconds": 0} | launch
         for name, data in run_files("job", images=2, **settings).items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_bytes(data)
-        (home / "fake.py").write_bytes(FAKE.read_bytes())
+        for path in (FAKE, *STANDIN.glob("*.py")):
+            (home / ("fake.py" if path == FAKE else path.name)).write_bytes(path.read_bytes())
+        self.queue = Queue(home / "queue.db")
 
     def change(self, file: str, **values: Any) -> None:
         """Keys of training-config/FILE.json; None takes one away."""
@@ -120,7 +141,7 @@ class Node:
     def start(self, **environment: str) -> subprocess.Popen[str]:
         """The launcher, without site packages."""
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "training-config/launch.py"],
+            [self.python, "-I", "-S", "training-config/launch.py"],
             cwd=self.home,
             env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment,
             stdout=subprocess.PIPE,
@@ -132,6 +153,54 @@ class Node:
     def run(self, **environment: str) -> Ended:
         """The launcher to its end."""
         return self.ended(self.start(**environment))
+
+    def submit(self) -> str:
+        """The run as a job of the queue, all its files being there already; its id."""
+        command = ["sh", "-c", 'exec "$0" "$@" >out.txt 2>&1', sys.executable]
+        after = [{"bucket": "", "prefix": "model/", "local_path": "model/"}]
+        return self.queue.submit(
+            [*command, "-I", "-S", "training-config/launch.py"], sync={"before": [], "after": after}
+        )
+
+    def handed_out(
+        self, job: str, while_it_sleeps: Callable[[Worker, int], object] | None = None, **environment: str
+    ) -> Ended:
+        """One hand-out to the node's worker, and what the queue makes of it. Meanwhile the given is done, with
+        the pid of the trainer, once that sleeps."""
+        transfers = FolderTransfers(self.home, self.home / "bucket")
+        worker = Worker(self.home, self.queue, 0, 0.02, transfers)  # type: ignore[arg-type]
+        given = self.queue.work()
+        self.queue.job_now = job
+        assert given is not None
+        assert given["id"] == job
+        given["environment"] |= environment
+        if while_it_sleeps:
+            act = while_it_sleeps
+            threading.Thread(target=lambda: act(worker, self.trainer())).start()
+        with mock.patch.object(kelpie_node, "PAUSE_SECONDS", 0):
+            worker.do(given)
+        for thread in threading.enumerate():
+            if thread.name == f"finalize-{job}":
+                thread.join()
+        path = self.output / "progress.json"
+        progress = json.loads(path.read_text()) if path.exists() else {}
+        published = (self.home / "bucket" / "model" / "done.json").exists()
+        return Ended(worker.code, (self.home / "out.txt").read_text(errors="replace"), progress, published)
+
+    def trainer(self) -> int:
+        """The pid of the trainer, once it sleeps."""
+        path, deadline = self.output / "asleep", time.monotonic() + 20
+        while not path.exists() or not path.read_text():
+            assert time.monotonic() < deadline, "the trainer never slept"
+            time.sleep(0.01)
+        return int(path.read_text())
+
+    def says_the_queue(self, job: str) -> str:
+        """`completed`; `counted` or `uncounted` when it is handed out again; `failed`, `canceled` and `lost` for good."""
+        seen, again = self.queue.job(job), self.queue.work() is not None
+        if seen["status"] == "running":
+            return "lost" if not again else "counted" if seen["num_failures"] else "uncounted"
+        return str(seen["status"])
 
     def ended(self, process: subprocess.Popen[str]) -> Ended:
         """What came of it. Raises TimeoutExpired after 30 s."""

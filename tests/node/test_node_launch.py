@@ -10,10 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from localcloud.worker import watch
 from tests.node.fake_trainer import weights
+from tests.node.fuzz import load
+from tests.node.queued import FolderTransfers
 from tests.node.runs import LAUNCHER, Node, picture, until_gone
 
 GOOD = ("steps:0-20", "final:20")
@@ -40,7 +44,8 @@ def test_progress_and_curve(tmp_path: Path) -> None:
     assert {key: ended.progress[key] for key in expected} == expected
     assert ended.progress["loss_last"] == pytest.approx((1 / 19 + 1 / 20) / 2, rel=1e-3)
     assert set(ended.progress) - set(expected) == {
-        *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at")
+        *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at"),
+        "begun",
     }
     rows = (tmp_path / "output/job/loss.csv").read_text().splitlines()
     assert (rows[0], rows[1], rows[20], len(rows)) == ("step,loss", "1,1", "20,0.05", 21)
@@ -174,33 +179,72 @@ def test_a_full_pipe_stops_neither_the_trainer_nor_the_watchdog(tmp_path: Path) 
 
 
 def test_no_secret_is_printed_or_written(tmp_path: Path) -> None:
-    node = Node(tmp_path, "env", "say:the key is verysecret1", "exit:1")
+    far = "x" * 1995 + "verysecret2"  # where the line is cut
+    node = Node(tmp_path, "env", "say:the key is verysecret1", f"say:{far}", "say:verysecret5", "exit:1")
     secrets = {"AWS_SECRET_ACCESS_KEY": "verysecret1", "HF_TOKEN": "verysecret2", "NODE_TOKEN": "verysecret3"}
+    secrets |= {"wandb_api_key": "verysecret4", "SSH_KEY": "-----\nverysecret5\n-----"}
     ended = node.run(**secrets)
-    written = "".join(path.read_text() for path in node.output.iterdir())
+    given = {"launch.json", "fake.py"}  # they hold the words that the trainer is to say
+    paths = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in given]
+    written = "".join(path.read_text(errors="replace") for path in paths)
     assert "the key is ***" in ended.out
     assert "the key is ***" in written
-    assert "verysecret" not in ended.out + written
+    assert "verys" not in ended.out + written
     names = ended.out.splitlines()
     assert "HF_TOKEN" in names
     assert not {"AWS_SECRET_ACCESS_KEY", "NODE_TOKEN"} & set(names)
 
 
+NEWER = {
+    "UTC",
+    "ExceptionGroup",
+    "TaskGroup",
+    "StrEnum",
+    "tomllib",
+    "Self",
+    "batched",
+    "file_digest",
+    "chdir",
+}
+
+
 def test_nothing_newer_than_python_3_10() -> None:
+    """The grammar, and the names most likely to slip in; vermin looks at all of them (test_node_shows.py)."""
     tree = ast.parse(LAUNCHER.read_text(encoding="utf-8"), feature_version=(3, 10))
-    newer = {
-        "UTC",
-        "ExceptionGroup",
-        "TaskGroup",
-        "StrEnum",
-        "tomllib",
-        "Self",
-        "batched",
-        "file_digest",
-        "chdir",
-    }
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    names |= {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    assert not names & newer
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names |= {alias.name for node in imports for alias in node.names}
+    assert not names & NEWER
+
+
+def test_a_slowly_written_checkpoint_is_uploaded_again(tmp_path: Path) -> None:
+    """The worker uploads it while it grows, and drops the changes that come meanwhile: cut in the bucket."""
+    node = Node(tmp_path, "slow:8", "sleep", resend_seconds=1)
+    transfers = FolderTransfers(tmp_path, tmp_path / "bucket", upload_seconds=0.8)
+    entry = {"bucket": "", "prefix": "output/", "local_path": "output/job/"}
+    with mock.patch.object(watch, "MOST_WAIT_SECONDS", 0.3):
+        folder_watch = watch.FolderWatch(node.output, entry, transfers, compressed=False)
+        process = node.start()
+        try:
+            node.asleep(process)
+            sent, deadline = tmp_path / "bucket/output/job_000000008.safetensors", time.monotonic() + 20
+            seen = set()
+            while not sent.exists() or sent.read_bytes() != weights(8):
+                seen |= {sent.stat().st_size} if sent.exists() else set()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            process.terminate()
+            node.ended(process)
+            folder_watch.stop()
+    assert seen
+    assert max(seen) < len(weights(8))
+
+
+def test_a_clock_that_goes_back_is_a_fault_of_its_own() -> None:
+    launch = load()
+    path = Path(__file__)
+    still = mock.patch.object(launch.os, "utime")
+    with mock.patch.object(launch, "CLOCK_SECONDS", 0.02), still, pytest.raises(launch.EndError) as caught:
+        launch.renew_ctime(path, time.time_ns() + 10**15)
+    assert caught.value.code == 14
