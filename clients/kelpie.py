@@ -21,6 +21,7 @@ MOST_REPLICAS = 500
 MOST_IDLE_SECONDS = 3600
 FIRST_PAGE = 1000
 CANCEL_TRIES = 3
+RULE_TRIES = 3
 PASSING_403 = ("invalid project", "network connection lost")
 
 
@@ -237,14 +238,17 @@ class Kelpie:
             "max_replicas": max_replicas,
             "idle_threshold_seconds": idle_threshold_seconds,
         }
-        if self.get_rule(group_id) is None:
+        for left in reversed(range(RULE_TRIES)):
+            if self.get_rule(group_id) is not None:
+                break
             try:
                 answer = self._http.request(
                     "POST", "scaling-rules", body=body | {"container_group_id": group_id}
                 )
                 return self._http.read(ScalingRule, answer)
             except (Conflict, UncertainOutcome):
-                if self.get_rule(group_id) is None:
+                # Kelpie keeps one rule a group: a post that comes late is refused, or ours is.
+                if not left and self.get_rule(group_id) is None:
                     raise
         return self._http.read(
             ScalingRule, self._http.request("PATCH", f"scaling-rules/{group_id}", body=body)

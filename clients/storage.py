@@ -101,7 +101,12 @@ class Storage:
         place: dict[str, Any] = {}
         if self.region not in NO_LOCATION and self.endpoint_url is None:
             place["CreateBucketConfiguration"] = {"LocationConstraint": self.region}
-        self._call("create_bucket", **place)
+        try:
+            self._call("create_bucket", **place)
+        except Conflict as conflict:
+            # botocore repeats a request whose answer was lost; the second one then meets the first one's bucket.
+            if not (conflict.repeated and conflict.code == "BucketAlreadyOwnedByYou"):
+                raise
 
     def delete_bucket(self) -> None:
         """Delete the bucket; fine if there is none. Raises Conflict when it holds objects."""

@@ -1,8 +1,9 @@
-"""`python -m localcloud [--home DIR] [--port N] start | stop | status [--json]`: a cloud on this machine.
+"""`python -m localcloud [--home DIR] [--port N] start | stop | status [--json] | chaos …`: a cloud on this machine.
 
     start    start it in the background (already running: says so); `start --help` lists the settings
     stop     end its nodes and itself
     status   how to reach it; with --json for programs
+    chaos    make something go wrong; `chaos --help` lists what
 
 Exit codes: 0 done; 1 it did not work; 2 wrong usage; 3 `status` and it is not running; 4 a port that cannot be used.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud import lifecycle
+from localcloud.faults import command as chaos
 from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeError
 
 EXIT_NOT_RUNNING = 3
@@ -56,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("stop", help="end its nodes and itself", parents=[shared])
     look = commands.add_parser("status", help="how to reach it", parents=[shared])
     look.add_argument("--json", action="store_true", help="as JSON")
+    chaos.add_to(commands, shared)
     return top
 
 
@@ -67,13 +70,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "start":
             return start(home, given)
+        if command == "chaos":
+            print(chaos.run(home, given))
+            return 0
         if command == "stop":
             print("stopped" if lifecycle.stop(home) else "not running")
             return 0
         return show(lifecycle.status(home), as_json)
     except lifecycle.DaemonError as error:
         return complain(str(error), error.exit_code)
-    except HomeError as error:
+    except (HomeError, chaos.ChaosError) as error:
         return complain(str(error), EXIT_FAILED)
 
 

@@ -26,14 +26,18 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from localcloud import page, processes
+from localcloud.cloudflare.keys import Keys
+from localcloud.cloudflare.routes import Cloudflare
 from localcloud.database import iso_time, open_database
 from localcloud.expect import ExpectMiddleware
-from localcloud.home import EXIT_FAILED, EXIT_PORT, Home, HomeError, State, write_json
+from localcloud.faults.chaos import Chaos
+from localcloud.faults.services import ServiceFaults
+from localcloud.home import EXIT_FAILED, EXIT_PORT, Home, HomeError, State, read_json, write_json
 from localcloud.kelpie.autoscaler import run_autoscaler
 from localcloud.kelpie.jobs import Jobs
 from localcloud.kelpie.routes import Account, Kelpie
@@ -42,7 +46,8 @@ from localcloud.kelpie.webhooks import Webhooks
 from localcloud.request_log import RequestLog, RequestLogMiddleware
 from localcloud.salad.groups import Groups
 from localcloud.salad.routes import SaladCloud
-from localcloud.storage import build_storage
+from localcloud.sight import sample_path
+from localcloud.storage import ObjectStorage, build_storage
 from localcloud.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,8 @@ log = logging.getLogger(__name__)
 ADDRESS = "127.0.0.1"
 SALAD_PREFIX = "/salad/api/public"
 KELPIE_PREFIX = "/kelpie"
+CLOUDFLARE_PREFIX = "/cloudflare/client/v4"
+PREFIXES = {"salad": SALAD_PREFIX, "kelpie": KELPIE_PREFIX, "cloudflare": CLOUDFLARE_PREFIX}
 
 
 class PortError(Exception):
@@ -120,13 +127,18 @@ def connection_of(home: Home, state: State) -> dict[str, Any]:
             "project": state.project,
         },
         "kelpie": {"url": page_url.rstrip("/") + KELPIE_PREFIX},
+        "cloudflare": {
+            "url": page_url.rstrip("/") + CLOUDFLARE_PREFIX,
+            "account_id": state.cloudflare_account_id,
+            "api_token": state.cloudflare_api_token,
+        },
         "request_log": str(home.request_log),
     }
 
 
 def place_api(path: str) -> tuple[str, str] | None:
     """Which service a path of the API port belongs to."""
-    for service, prefix in (("salad", SALAD_PREFIX), ("kelpie", KELPIE_PREFIX)):
+    for service, prefix in PREFIXES.items():
         if path.startswith(prefix):
             return service, path.removeprefix(prefix) or "/"
     return None
@@ -141,7 +153,8 @@ class Cloud:
         self.database = open_database(home.database)
         self.requests = RequestLog(home.request_log)
         kelpie_url = f"http://{ADDRESS}:{state.api_port}{KELPIE_PREFIX}"
-        self.supervisor = Supervisor(home, self.database, settings, state, kelpie_url)
+        self.chaos = Chaos(home.chaos)
+        self.supervisor = Supervisor(home, self.database, settings, state, kelpie_url, self.chaos)
         self.groups = Groups(
             self.database,
             state.organization,
@@ -176,19 +189,41 @@ class Cloud:
         return Starlette(
             routes=[
                 Route("/", self.page),
-                Mount(SALAD_PREFIX, salad.app()),
-                Mount(KELPIE_PREFIX, kelpie.app()),
+                Route("/samples/{job}/{name}", self.sample),
+                Mount(CLOUDFLARE_PREFIX, self.cloudflare().app()),
+                Mount(SALAD_PREFIX, ServiceFaults(salad.app(), self.chaos, "salad", state.project)),
+                Mount(KELPIE_PREFIX, ServiceFaults(kelpie.app(), self.chaos, "kelpie", state.project)),
             ],
             middleware=[Middleware(RequestLogMiddleware, log=self.requests, place=place_api)],
         )
 
+    def cloudflare(self) -> Cloudflare:
+        """Buckets and keys of R2."""
+        state = self.state
+        keys = Keys(self.database, [state.s3_access_key_id])
+        storage = ObjectStorage(self.home.objects.resolve())
+        return Cloudflare(
+            self.database, storage, keys, state.cloudflare_account_id, state.cloudflare_api_token
+        )
+
     async def page(self, _request: Request) -> HTMLResponse:
         """What there is, for people."""
-        return HTMLResponse(page.render(self.database))
+        picture = page.read(self.database, read_json(self.home.chaos))
+        content = await asyncio.to_thread(page.render, picture, self.home.objects)
+        return HTMLResponse(content, headers={"Content-Security-Policy": page.POLICY})
+
+    async def sample(self, request: Request) -> Response:
+        """A picture that a job has drawn."""
+        query = "SELECT body FROM jobs WHERE id = ?"
+        row = self.database.execute(query, (request.path_params["job"],)).fetchone()
+        found = row and sample_path(json.loads(row["body"]), self.home.objects, request.path_params["name"])
+        return FileResponse(found) if found else PlainTextResponse("no such sample", 404)
 
     def s3(self) -> ASGIApp:
         """Object storage."""
-        app = build_storage(self.home.objects, self.state.s3_access_key_id, self.state.s3_secret_access_key)
+        state = self.state
+        keys = Keys(open_database(self.home.database, any_thread=True), [state.s3_access_key_id])
+        app = build_storage(self.home.objects, state.s3_access_key_id, state.s3_secret_access_key, keys)
         return RequestLogMiddleware(ExpectMiddleware(app), self.requests, lambda path: ("s3", path))
 
 

@@ -1,6 +1,7 @@
 """The one SQLite file: opened, its tables made, times written as the services write them.
 
-All tables are used from the daemon's event loop only, so one connection is enough. WAL with synchronous=NORMAL: a
+All tables are used from the daemon's event loop only, so one connection is enough; but the S3 thread reads `r2_keys` by a
+connection of its own. WAL with synchronous=NORMAL: a
 killed daemon loses nothing that it has answered.
 """
 
@@ -35,12 +36,19 @@ CREATE TABLE IF NOT EXISTS scaling_rules (
     container_group_id TEXT PRIMARY KEY, org_name TEXT NOT NULL, project_name TEXT NOT NULL,
     container_group_name TEXT NOT NULL, user_id TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
     min_replicas INTEGER NOT NULL, max_replicas INTEGER NOT NULL, idle_threshold_seconds INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS r2_buckets (name TEXT PRIMARY KEY, location TEXT NOT NULL, storage_class TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS r2_keys (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, secret TEXT NOT NULL, scopes TEXT NOT NULL, policies TEXT NOT NULL,
+    created REAL NOT NULL, expires REAL, session_token TEXT, parent TEXT);
 """
 
 
-def open_database(path: Path) -> sqlite3.Connection:
-    """Open the file, making what is missing. Each statement is its own transaction unless one is begun."""
-    connection = sqlite3.connect(path, isolation_level=None)
+def open_database(path: Path, any_thread: bool = False) -> sqlite3.Connection:
+    """Open the file, making what is missing. Each statement is its own transaction unless one is begun.
+
+    `any_thread`: it is opened in one thread and used in another, never in both at once.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=not any_thread)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")

@@ -3,11 +3,13 @@
 HOME/settings.json     what `start` was last told
 HOME/state.json        keys, user id and ports, made once (mode 0600)
 HOME/connection.json   how to reach the running cloud (mode 0600)
-HOME/cloud.db          SQLite: container groups, instances, billing, jobs, scaling rules
+HOME/cloud.db          SQLite: container groups, instances, billing, jobs, scaling rules, keys of R2
 HOME/s3/<bucket>/…     the objects, as files
 HOME/nodes/<id>/       one folder a node
 HOME/log/              the daemon's and the nodes' logs
 HOME/requests.jsonl    one line a request
+HOME/chaos.json        what is to go wrong (localcloud/faults/chaos.py)
+HOME/connection-faulty.json   as connection.json, by way of `chaos proxy`, while that runs
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import secrets
 import tempfile
 import uuid
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,9 @@ class State:
     s3_secret_access_key: str
     salad_api_key: str
     user_id: str
+    # A home from before there was a Cloudflare gets them at its next start.
+    cloudflare_account_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    cloudflare_api_token: str = field(default_factory=lambda: secrets.token_urlsafe(30))
     organization: str = ORGANIZATION
     project: str = PROJECT
     api_port: int = 0
@@ -99,6 +104,8 @@ class Home:
         self.request_log = self.path / "requests.jsonl"
         self.connection = self.path / "connection.json"
         self.settings = self.path / "settings.json"
+        self.chaos = self.path / "chaos.json"
+        self.rerouted = self.path / "connection-faulty.json"
         self.state = self.path / "state.json"
         self.daemon_lock = self.path / "daemon.lock"
         self.start_lock = self.path / "start.lock"
@@ -117,7 +124,7 @@ class Home:
     def load_settings(self) -> Settings:
         """The kept settings, or the defaults; a key that is no longer known is left out."""
         kept = read_json(self.settings)
-        known = {field.name for field in fields(Settings)}
+        known = {one.name for one in fields(Settings)}
         values = {name: value for name, value in kept.items() if name in known}
         if values.get("node_command") is not None:
             values["node_command"] = tuple(values["node_command"])

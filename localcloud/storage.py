@@ -8,7 +8,9 @@ nanio gives routes, XML, signatures and multipart uploads. Mended here, each see
 - A range past the end is an error, and `bytes=-N` is unknown.
 - After a kill, an object can stand beside the metadata of the one it replaced, a left-over `.json.tmp` blocks its key
   for ever, and an empty folder makes its bucket undeletable.
-- A body signed as STREAMING-UNSIGNED-PAYLOAD-TRAILER would be stored with its framing: refused instead.
+- A body in chunks (STREAMING-…, as SDKs send it with a trailing checksum) is refused, as R2 does; nanio takes those that are
+  signed and stores the others with their framing.
+- Keys are fixed; here those that the Cloudflare stand-in gives out count too, within their rights.
 
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
 """
@@ -29,7 +31,6 @@ from typing import Any
 
 # nanio ships no type information.
 from nanio.app import build_app  # type: ignore[import-untyped]
-from nanio.auth.credentials import StaticCredentialResolver  # type: ignore[import-untyped]
 from nanio.config import Settings as NanioSettings  # type: ignore[import-untyped]
 from nanio.errors import (  # type: ignore[import-untyped]
     BadDigest,
@@ -48,11 +49,15 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localcloud.cloudflare.keys import Keys
+from localcloud.cloudflare.rights import KeyResolver, RightsMiddleware
 from localcloud.listing import Page, page_of, walk_keys
 
 CHUNK = 1024 * 1024
 TEMPORARY = ".tmp."
-UNSIGNED_TRAILER = b"STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+STREAMING = (
+    b"STREAMING-"  # how x-amz-content-sha256 begins for a body in signed chunks, or with a trailing checksum
+)
 _SUFFIX_RANGE = re.compile(r"^bytes=-(\d+)$")
 
 # (If-None-Match, If-Match) of the PUT that is being served; tasks, so requests, have their own.
@@ -217,9 +222,10 @@ class StorageMiddleware:
         await self._app(scope, receive, send)
 
     def _prepared(self, scope: Scope, headers: dict[bytes, bytes]) -> Scope:
-        if headers.get(b"x-amz-content-sha256") == UNSIGNED_TRAILER:
+        signed_as = headers.get(b"x-amz-content-sha256", b"")
+        if signed_as.startswith(STREAMING):
             raise NotImplemented_(
-                "bodies with a trailing checksum: set request_checksum_calculation=when_required"
+                f"{_text(signed_as)} is not implemented: a body in chunks; set request_checksum_calculation=when_required"
             )
         bucket, _, key = scope["path"].lstrip("/").partition("/")
         if scope["method"] in ("PUT", "POST") and key:
@@ -241,18 +247,22 @@ class StorageMiddleware:
         return {**scope, "headers": [*rest, (b"range", f"bytes={first}-".encode())]}
 
 
-def build_storage(folder: Path, access_key_id: str, secret_access_key: str) -> Starlette:
-    """The S3 application on `folder`, after putting right what a kill may have left."""
+def build_storage(folder: Path, access_key_id: str, secret_access_key: str, keys: Keys) -> Starlette:
+    """The S3 application on `folder`, after putting right what a kill may have left.
+
+    The access key given may do everything; `keys` are those of R2's tokens.
+    """
     settings = NanioSettings(
         data_dir=folder.resolve(),
         region="auto",
-        credentials=StaticCredentialResolver({access_key_id: secret_access_key}),
+        credentials=KeyResolver(access_key_id, secret_access_key, keys),
     )
     app: Starlette = build_app(settings)
     storage = ObjectStorage(settings.data_dir, chunk_size=settings.chunk_size)
     storage.recover()
     app.state.storage = storage
     # The last of the list is the innermost: behind the signature check, inside nanio's error handling.
+    app.user_middleware.append(Middleware(RightsMiddleware, keys=keys))
     app.user_middleware.append(Middleware(StorageMiddleware, storage=storage))
     return app
 

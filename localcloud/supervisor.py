@@ -24,6 +24,8 @@ from pathlib import Path
 
 from localcloud import processes
 from localcloud.database import now
+from localcloud.faults import conditions
+from localcloud.faults.chaos import Chaos
 from localcloud.home import Home, Settings, State
 from localcloud.salad.catalog import dollars_an_hour
 from localcloud.salad.groups import DELETION_SECONDS
@@ -51,10 +53,17 @@ class Supervisor:
     """Runs in the daemon's event loop; all that it knows is in the database, but for the handles of its children."""
 
     def __init__(
-        self, home: Home, database: sqlite3.Connection, settings: Settings, state: State, kelpie_url: str
+        self,
+        home: Home,
+        database: sqlite3.Connection,
+        settings: Settings,
+        state: State,
+        kelpie_url: str,
+        chaos: Chaos,
     ) -> None:
         self._home, self._db, self._settings, self._state = home, database, settings, state
-        self._kelpie_url = kelpie_url
+        self._kelpie_url, self._chaos = kelpie_url, chaos
+        self._taken_away_at: dict[str, float] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._quick_deaths: Counter[str] = Counter()
         self._asked: set[str] = set()
@@ -80,6 +89,7 @@ class Supervisor:
     def step(self) -> None:
         """One look at everything."""
         self._reap()
+        self._interrupt()
         self._bill()
         for group in self._db.execute("SELECT * FROM groups ORDER BY created").fetchall():
             self._scale(Rows(group, self._instances(group["id"])))
@@ -172,6 +182,8 @@ class Supervisor:
 
     def _boot(self, instance: sqlite3.Row) -> None:
         following, part = BOOT[instance["state"]]
+        if instance["pid"] is not None:
+            self._end_container(instance)
         if now() < max(instance["state_since"] + part * self._settings.boot_seconds, instance["not_before"]):
             return
         if instance["state"] == "allocating" and self._machines_used() >= self._settings.nodes:
@@ -181,6 +193,13 @@ class Supervisor:
         else:
             self._set_state(instance["id"], following)
             self.wake.set()
+
+    def _end_container(self, instance: sqlite3.Row) -> None:
+        """It is to be restarted: the machine stays, what runs on it ends."""
+        processes.kill_group(instance["pid"], instance["pid_start"])
+        self._children.pop(instance["pid"], None)
+        self._close_bill(instance["id"])
+        self._db.execute("UPDATE instances SET pid = NULL, pid_start = NULL WHERE id = ?", (instance["id"],))
 
     def _machines_used(self) -> int:
         marks = ", ".join("?" * len(ON_MACHINE))
@@ -218,6 +237,8 @@ class Supervisor:
             (now(), child.pid, processes.start_time(child.pid), instance["id"]),
         )
         self._open_bill(instance, group)
+        if (lifetime := self._chaos.lifetime()) is not None:
+            self._taken_away_at[instance["id"]] = now() + lifetime
         log.info("node %s of group %s runs as pid %s", instance["id"], group["name"], child.pid)
 
     def _environment(self, instance: sqlite3.Row, group: sqlite3.Row, folder: Path) -> dict[str, str]:
@@ -240,7 +261,19 @@ class Supervisor:
         }
         if settings.heartbeat_seconds is not None:
             salad["HEARTBEAT_SECONDS"] = str(settings.heartbeat_seconds)
+        if wrong := self._chaos.conditions():
+            salad[conditions.VARIABLE] = wrong
         return own | given | salad
+
+    def _interrupt(self) -> None:
+        """Take away the nodes whose time is up."""
+        for identity in [one for one, due in self._taken_away_at.items() if due <= now()]:
+            del self._taken_away_at[identity]
+            query = "SELECT * FROM instances WHERE id = ? AND state = 'running'"
+            instance = self._db.execute(query, (identity,)).fetchone()
+            if instance is not None and self._alive(instance):
+                log.info("chaos: node %s is taken away", identity)
+                processes.send(instance["pid"], signal.SIGTERM)
 
     def _reap(self) -> None:
         """Notice nodes that died by themselves or were killed: their machine is lost."""
@@ -277,6 +310,7 @@ class Supervisor:
         self._close_bill(instance["id"])
         self._db.execute("DELETE FROM instances WHERE id = ?", (instance["id"],))
         self._asked.discard(instance["id"])
+        self._taken_away_at.pop(instance["id"], None)
         folder = self._home.nodes / instance["id"]
         # Beside the loop: a dataset can be many files. The loop's end waits for it.
         asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -307,7 +341,8 @@ class Supervisor:
         price = dollars_an_hour(gpus, body["priority"])
         values = (instance["id"], group["id"], group["name"], instance["machine_id"], ",".join(gpus))
         self._db.execute(
-            "INSERT INTO billing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+            # The same instance again: it was restarted, and the moment in between is billed too.
+            "INSERT INTO billing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET open = 1",
             (*values, body["priority"], price, now(), now()),
         )
 

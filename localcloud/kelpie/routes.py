@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from localcloud.kelpie import validation
-from localcloud.kelpie.jobs import Jobs, StatusConstraintError
+from localcloud.kelpie.jobs import Jobs, StatusConstraintError, TooManyJobsError
 from localcloud.kelpie.rules import DuplicateRuleError, Rules
 from localcloud.kelpie.validation import MISSING, InvalidRequestError, RefusedRequestError
 from localcloud.kelpie.webhooks import Webhooks
@@ -136,7 +136,10 @@ class Kelpie:
     async def create_batch(self, request: Request) -> Response:
         batch = validation.job_batch(await body_of(request))
         jobs = [validation.normalised_storage(job, index) for index, job in enumerate(batch)]
-        return JSONResponse(self.jobs.create_batch(jobs), 202)
+        try:
+            return JSONResponse(self.jobs.create_batch(jobs), 202)
+        except TooManyJobsError:
+            return internal("too many SQL variables: SQLITE_ERROR")
 
     async def list_jobs(self, request: Request) -> Response:
         jobs = self.jobs.page(**validation.listing(dict(request.query_params)))

@@ -136,6 +136,15 @@ class Groups:
         )
         self._changed()
 
+    def restart(self, name: str, identity: str) -> None:
+        """A new container on the same machine, if one runs there (`recreate` and `restart`). Raises ProblemError 404."""
+        self.instance(name, identity)
+        self._db.execute(
+            "UPDATE instances SET state = 'creating', state_since = ? WHERE id = ? AND state = 'running'",
+            (now(), identity),
+        )
+        self._changed()
+
     def set_deletion_cost(self, name: str, identity: str, body: Any) -> dict[str, Any]:
         """What the worker sets to 1 while it works: the cheapest go first. Raises ProblemError 400, 404."""
         self.instance(name, identity)

@@ -67,6 +67,8 @@ class SaladCloud:
             ("GET", instance, self.get_instance),
             ("PATCH", instance, self.patch_instance),
             ("POST", instance + "/reallocate", self.reallocate),
+            ("POST", instance + "/recreate", self.restart),
+            ("POST", instance + "/restart", self.restart),
             ("GET", organization + "/gpu-classes", self.gpu_classes),
             ("GET", organization + "/quotas", self.quotas),
         ]
@@ -129,17 +131,19 @@ class SaladCloud:
         return JSONResponse({"instances": self.groups.instances(request.path_params["name"])})
 
     async def get_instance(self, request: Request) -> Response:
-        return JSONResponse(
-            self.groups.instance(request.path_params["name"], request.path_params["instance"])
-        )
+        shown = self.groups.instance(request.path_params["name"], request.path_params["instance"])
+        return JSONResponse(shown, 202)  # not 200: salad-cloud.openapi.yaml
 
     async def patch_instance(self, request: Request) -> Response:
         name, identity = request.path_params["name"], request.path_params["instance"]
-        shown = self.groups.set_deletion_cost(name, identity, await _body(request, MERGE_PATCH))
-        return JSONResponse(shown, media_type=MERGE_PATCH)
+        return JSONResponse(self.groups.set_deletion_cost(name, identity, await _body(request, MERGE_PATCH)))
 
     async def reallocate(self, request: Request) -> Response:
         self.groups.reallocate(request.path_params["name"], request.path_params["instance"])
+        return Response(status_code=202)
+
+    async def restart(self, request: Request) -> Response:
+        self.groups.restart(request.path_params["name"], request.path_params["instance"])
         return Response(status_code=202)
 
     async def gpu_classes(self, _request: Request) -> Response:

@@ -176,6 +176,22 @@ def test_a_rule_made_by_a_request_whose_answer_was_lost_is_found_and_changed() -
     assert asked == ["GET", "POST", "GET", "PATCH"]
 
 
+def test_a_rule_whose_request_was_lost_is_made_by_the_next_one() -> None:
+    """Kelpie keeps one rule a group, so that a second post is no second rule."""
+    asked = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        if request.method == "GET":
+            return httpx.Response(404)
+        if asked.count("POST") == 1:
+            raise httpx.ReadError("reset")
+        return httpx.Response(201, json=RULE)
+
+    assert kelpie(handler).put_rule("g1", 0, 2, 60).max_replicas == 2
+    assert asked == ["GET", "POST", "GET", "POST"]
+
+
 def test_a_rule_that_could_not_be_made_is_an_error() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(404 if request.method == "GET" else 500)

@@ -107,6 +107,22 @@ def test_a_claim_that_another_has_is_a_conflict(server: Server) -> None:
         claim(server, b"mine", lost=False).put_bytes("claim.json", b"mine", if_none_match=True)
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_bucket_whose_making_was_not_answered_is_made(server: Server, lost: bool) -> None:
+    made = claim(server, b"", lost=lost)
+    refused = server.reply
+
+    def reply(method: str, path: str, body: bytes) -> Reply:
+        return None if refused(method, path, body) is None else (409, refusal("BucketAlreadyOwnedByYou"))
+
+    server.reply = reply
+    if lost:
+        made.create_bucket()
+    else:
+        with pytest.raises(Conflict):
+            made.create_bucket()
+
+
 def test_conditions_are_sent_as_headers(server: Server) -> None:
     made = storage(server.url)
     made.put_bytes("a", b"1", if_none_match=True)

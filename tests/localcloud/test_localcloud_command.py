@@ -14,16 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from group_body import group_body, job_body
 
 from tests.support.cloud import (
     ROOT,
     alive,
     connection_of,
-    kelpie_client,
     localcloud,
-    running_cloud,
-    salad_client,
     start_cloud,
     until,
     write_settings,
@@ -51,7 +47,8 @@ def test_start_returns_once_everything_answers_and_says_where(home: Path) -> Non
     shown = localcloud(home, "status", "--json")
     assert shown.returncode == 0
     assert json.loads(shown.stdout) == connection
-    assert set(connection) == {"version", "running", "pid", "page", "s3", "salad", "kelpie", "request_log"}
+    services = {"s3", "salad", "kelpie", "cloudflare"}
+    assert set(connection) == {"version", "running", "pid", "page", "request_log", *services}
     for_people = localcloud(home, "status").stdout
     assert connection["salad"]["api_key"] not in for_people
     assert connection["s3"]["secret_access_key"] not in for_people
@@ -154,16 +151,3 @@ def test_it_outlives_the_session_that_started_it(home: Path) -> None:
     assert starter.wait(30) == 0
     pid = connection_of(home)["pid"]
     assert os.getsid(pid) == pid
-
-
-def test_the_page_shows_groups_nodes_and_queue(tmp_path: Path) -> None:
-    with (
-        running_cloud(tmp_path / "cloud", nodes=0) as connection,
-        salad_client(connection) as salad,
-        kelpie_client(connection) as kelpie,
-    ):
-        group = salad.post("/containers", json=group_body("on-the-page")).json()["id"]
-        job = kelpie.post("/jobs", json=job_body(group)).json()["id"]
-        page = httpx.get(connection["page"]).text
-    for shown in ("Container groups", "on-the-page", "Nodes", "Queue", job, "Cost so far"):
-        assert shown in page

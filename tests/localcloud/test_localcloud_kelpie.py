@@ -224,7 +224,8 @@ def test_each_request_is_one_line_of_the_log_without_its_keys(
     kelpie: httpx.Client, connection: dict[str, Any]
 ) -> None:
     kelpie.get("/jobs/in-the-log", params={"a": "b"})
-    entries = [one for one in requests_logged(connection) if one["path"] == "/jobs/in-the-log"]
+    # The line is written after the answer has been sent.
+    entries = until(lambda: [one for one in requests_logged(connection) if one["path"] == "/jobs/in-the-log"])
     assert len(entries) == 1
     wanted = {"service": "kelpie", "client": "product", "method": "GET", "query": "a=b", "status": 404}
     assert wanted.items() <= entries[0].items()

@@ -118,7 +118,7 @@ def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud:
             "SHLVL",
         }
         assert set(seen) <= known
-    calls = [one for one in requests_logged(cloud.connection) if one["client"] == "node"]
+    calls = until(lambda: [one for one in requests_logged(cloud.connection) if one["client"] == "node"])
     assert {one["path"] for one in calls} == {"/work"}
 
 

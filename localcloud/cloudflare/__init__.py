@@ -1,0 +1,1 @@
+"""Cloudflare's stand-in: R2 buckets, bucket-scoped tokens and temporary credentials, which the local S3 honours."""

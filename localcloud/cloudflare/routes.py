@@ -1,0 +1,310 @@
+"""Cloudflare's API below /cloudflare/client/v4: R2 buckets, account tokens, temporary credentials.
+
+Answers have Cloudflare's envelope: {"success", "errors": [{"code", "message"}], "messages", "result"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+# nanio ships no type information.
+from nanio.errors import BucketAlreadyOwnedByYou, BucketNotEmpty, NoSuchBucket  # type: ignore[import-untyped]
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from localcloud.cloudflare.keys import Key, Keys, Scope, new_id, new_token_value
+from localcloud.database import iso_time, now
+from localcloud.storage import ObjectStorage
+
+BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+LOCATIONS = ("apac", "eeur", "enam", "weur", "wnam", "oc")
+MOST_TTL_SECONDS = 604800
+PERMISSIONS = {
+    "admin-read-write": (True, True),
+    "admin-read-only": (False, True),
+    "object-read-write": (True, False),
+    "object-read-only": (False, False),
+}
+# Cloudflare's own ids -> name, (write, admin)
+PERMISSION_GROUPS = {
+    "2efd5506f9c8494dacb1fa10a3e7d5b6": ("Workers R2 Storage Bucket Item Write", (True, False)),
+    "6a018a9f2fc74eb6b293b0c548f38b39": ("Workers R2 Storage Bucket Item Read", (False, False)),
+    "bf7481a1826f439697cb59a20b22293e": ("Workers R2 Storage Write", (True, True)),
+    "b4992e1108244f5d8bfbd5744320c2e1": ("Workers R2 Storage Read", (False, True)),
+}
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+class RefusalError(Exception):
+    """A request that is refused: HTTP status, Cloudflare's code, what is wrong."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+NO_BUCKET = RefusalError(404, 10006, "The specified bucket does not exist.")
+
+
+class Cloudflare:
+    """The handlers, for the one account."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        storage: ObjectStorage,
+        keys: Keys,
+        account_id: str,
+        api_token: str,
+    ) -> None:
+        self._db, self._storage, self._keys = database, storage, keys
+        self._account, self._token = account_id, api_token
+
+    def app(self) -> Starlette:
+        """The routes."""
+        account = "/accounts/{account}"
+        table: list[tuple[str, str, Handler]] = [
+            ("GET", account + "/r2/buckets", self.list_buckets),
+            ("POST", account + "/r2/buckets", self.create_bucket),
+            ("GET", account + "/r2/buckets/{name}", self.get_bucket),
+            ("DELETE", account + "/r2/buckets/{name}", self.delete_bucket),
+            ("POST", account + "/r2/temp-access-credentials", self.create_temporary),
+            ("GET", account + "/tokens", self.list_tokens),
+            ("POST", account + "/tokens", self.create_token),
+            ("GET", account + "/tokens/permission_groups", self.permission_groups),
+            ("GET", account + "/tokens/{id}", self.get_token),
+            ("DELETE", account + "/tokens/{id}", self.delete_token),
+        ]
+        routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
+        rest = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_nowhere), methods=rest)])
+
+    def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            try:
+                if request.headers.get("authorization") != f"Bearer {self._token}":
+                    raise RefusalError(403, 10000, "Authentication error")
+                if request.path_params.get("account", self._account) != self._account:
+                    raise RefusalError(403, 10000, "Authentication error")
+                return envelope(200, result=await handler(request))
+            except RefusalError as refusal:
+                return envelope(refusal.status, error={"code": refusal.code, "message": refusal.message})
+
+        return guarded
+
+    # ---- buckets
+
+    async def list_buckets(self, _request: Request) -> Any:
+        return {"buckets": [self._shown(info.name) for info in self._storage.list_buckets()]}
+
+    async def create_bucket(self, request: Request) -> Any:
+        body = await body_of(request)
+        name, hint = body.get("name"), body.get("locationHint")
+        if not isinstance(name, str) or not BUCKET_NAME.fullmatch(name):
+            raise RefusalError(400, 10005, "The specified bucket name is not valid.")
+        if hint is not None and str(hint).lower() not in LOCATIONS:
+            raise RefusalError(400, 10040, f"The location hint must be one of {', '.join(LOCATIONS)}.")
+        try:
+            self._storage.create_bucket(name)
+        except BucketAlreadyOwnedByYou:
+            raise RefusalError(
+                409, 10004, "The bucket you tried to create already exists, and you own it."
+            ) from None
+        self._db.execute(
+            "INSERT OR REPLACE INTO r2_buckets VALUES (?, ?, ?)",
+            (name, str(hint or "weur").upper(), str(body.get("storageClass") or "Standard")),
+        )
+        return self._shown(name)
+
+    async def get_bucket(self, request: Request) -> Any:
+        return self._shown(request.path_params["name"])
+
+    async def delete_bucket(self, request: Request) -> Any:
+        name = request.path_params["name"]
+        self._shown(name)
+        try:
+            self._storage.delete_bucket(name)
+        except BucketNotEmpty:
+            raise RefusalError(409, 10008, "The bucket you tried to delete is not empty.") from None
+        self._db.execute("DELETE FROM r2_buckets WHERE name = ?", (name,))
+        return {}
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        if not BUCKET_NAME.fullmatch(name):
+            raise NO_BUCKET
+        try:
+            info = self._storage.head_bucket(name)
+        except NoSuchBucket:
+            raise NO_BUCKET from None
+        row = self._db.execute("SELECT * FROM r2_buckets WHERE name = ?", (name,)).fetchone()
+        return {
+            "name": name,
+            "creation_date": iso_time(info.created.timestamp()),
+            "location": row["location"] if row else "WEUR",
+            "storage_class": row["storage_class"] if row else "Standard",
+            "jurisdiction": "default",
+        }
+
+    # ---- tokens
+
+    async def permission_groups(self, _request: Request) -> Any:
+        return [{"id": identity, "name": name} for identity, (name, _) in PERMISSION_GROUPS.items()]
+
+    async def list_tokens(self, _request: Request) -> Any:
+        return [token_shown(key) for key in self._keys.tokens()]
+
+    async def create_token(self, request: Request) -> Any:
+        """The one answer that holds the token's value."""
+        body = await body_of(request)
+        policies, name = body.get("policies"), body.get("name")
+        if not isinstance(name, str) or not isinstance(policies, list) or not policies:
+            raise RefusalError(400, 1001, "A token needs a name and at least one policy.")
+        value = new_token_value()
+        secret = hashlib.sha256(value.encode()).hexdigest()
+        scopes = tuple(self._scope(policy) for policy in policies)
+        key = Key(new_id(), name, secret, scopes, policies, now(), expires=_moment(body.get("expires_on")))
+        self._keys.add(key)
+        return token_shown(key) | {"value": value}
+
+    async def get_token(self, request: Request) -> Any:
+        return token_shown(self._existing(request.path_params["id"]))
+
+    async def delete_token(self, request: Request) -> Any:
+        key = self._existing(request.path_params["id"])
+        self._keys.remove(key.id)
+        return {"id": key.id}
+
+    def _existing(self, identity: str) -> Key:
+        key = self._keys.get(identity)
+        if key is None or key.parent:
+            raise RefusalError(404, 1003, "The token could not be found.")
+        return key
+
+    def _scope(self, policy: Any) -> Scope:
+        """A policy's scope. Raises RefusalError for any but those that allow R2 to somebody."""
+        try:
+            groups = [PERMISSION_GROUPS[str(group["id"])][1] for group in policy["permission_groups"]]
+            resources = list(policy["resources"])
+            allowed = policy["effect"] == "allow"
+        except (KeyError, TypeError):
+            raise RefusalError(400, 1001, "A policy's permission group or resource is not known.") from None
+        if not allowed or not groups:
+            raise RefusalError(400, 1001, "Only policies with effect allow are known here.")
+        begin = f"com.cloudflare.edge.r2.bucket.{self._account}_default_"
+        buckets = tuple(name.removeprefix(begin) for name in resources if name.startswith(begin))
+        everything = f"com.cloudflare.api.account.{self._account}" in resources
+        if not everything and len(buckets) != len(resources):
+            raise RefusalError(
+                400, 1001, "A policy's resource is neither this account nor one of its buckets."
+            )
+        write, admin = any(one[0] for one in groups), any(one[1] for one in groups)
+        return Scope(None if everything else buckets, write, admin)
+
+    # ---- temporary credentials
+
+    async def create_temporary(self, request: Request) -> Any:
+        body = await body_of(request)
+        scope, seconds = _temporary_scope(body)
+        parent = body.get("parentAccessKeyId")
+        if not isinstance(parent, str) or not self._may_give(parent, scope):
+            raise RefusalError(
+                403, 10003, "The parent access key is not known or may less than is asked for."
+            )
+        key = Key(
+            new_id(),
+            "temporary",
+            secrets.token_hex(32),
+            (scope,),
+            [],
+            now(),
+            expires=now() + seconds,
+            session_token=secrets.token_urlsafe(96),
+            parent=parent,
+        )
+        self._keys.add(key)
+        return {"accessKeyId": key.id, "secretAccessKey": key.secret, "sessionToken": key.session_token}
+
+    def _may_give(self, parent: str, scope: Scope) -> bool:
+        if self._keys.is_root(parent):
+            return True
+        key = self._keys.get(parent)
+        return (
+            key is not None
+            and not key.expired
+            and not key.parent
+            and any(s.covers(scope) for s in key.scopes)
+        )
+
+
+def _temporary_scope(body: dict[str, Any]) -> tuple[Scope, float]:
+    """(what is asked for, seconds). Raises RefusalError."""
+    bucket, permission, seconds = (body.get(name) for name in ("bucket", "permission", "ttlSeconds"))
+    prefixes, objects = body.get("prefixes") or [], body.get("objects") or []
+    if not isinstance(bucket, str) or permission not in PERMISSIONS:
+        raise RefusalError(
+            400, 10025, f"bucket and permission (one of {', '.join(PERMISSIONS)}) are required."
+        )
+    good = (
+        isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MOST_TTL_SECONDS
+    )
+    if not good:
+        raise RefusalError(400, 10025, f"ttlSeconds must be more than 0 and at most {MOST_TTL_SECONDS}.")
+    if not all(isinstance(path, str) for path in [*prefixes, *objects]):
+        raise RefusalError(400, 10025, "prefixes and objects must be lists of texts.")
+    write, admin = PERMISSIONS[permission]
+    return Scope((bucket,), write, admin, tuple(prefixes), tuple(objects)), float(seconds or 0)
+
+
+def token_shown(key: Key) -> dict[str, Any]:
+    """A token as the API shows it: without its value."""
+    shown = {
+        "id": key.id,
+        "name": key.name,
+        "status": "expired" if key.expired else "active",
+        "issued_on": iso_time(key.created),
+        "modified_on": iso_time(key.created),
+        "policies": key.policies,
+    }
+    return shown if key.expires is None else shown | {"expires_on": iso_time(key.expires)}
+
+
+def envelope(status: int, result: Any = None, error: dict[str, Any] | None = None) -> Response:
+    """Cloudflare's envelope."""
+    errors = [] if error is None else [error]
+    return JSONResponse(
+        {"success": error is None, "errors": errors, "messages": [], "result": result}, status
+    )
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The request's JSON object. Raises RefusalError."""
+    try:
+        body = json.loads(await request.body())
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise RefusalError(400, 6007, "Malformed JSON in request body")
+    return body
+
+
+def _moment(text: Any) -> float | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        raise RefusalError(400, 1001, "expires_on must be an ISO 8601 time.") from None
+
+
+async def _nowhere(_request: Request) -> Any:
+    raise RefusalError(404, 7000, "No route for that URI")

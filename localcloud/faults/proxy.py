@@ -1,0 +1,234 @@
+"""A proxy between a client and the local cloud, on which requests and answers get lost, late, cut or refused.
+
+One listening port for each upstream. Requests go on byte for byte, their Host header too, so that S3 signatures stay
+good. Whole bodies are held in memory: it is made for tests.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from localcloud.faults.plan import Faults, reply
+
+ADDRESS = "127.0.0.1"
+HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
+UPSTREAM_SECONDS = 60
+PIECE = 16 * 1024  # bytes, on a slow line
+PAGE = "page"  # the local cloud's own, for people: no service, so it has no faults
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and the server's answer to it, whether or not the client got it."""
+
+    service: str
+    method: str
+    target: str
+    request_headers: Headers
+    request_body: bytes
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Proxy:
+    """Listens on a port of its own while it is open (`with`) and forwards to `upstream` (http://host:port)."""
+
+    def __init__(
+        self,
+        upstream: str,
+        service_of: Callable[[str], str],
+        faults: Faults | None = None,
+        seen: Callable[[Exchange], None] | None = None,
+        bytes_a_second: int | None = None,
+    ) -> None:
+        self.upstream = urlsplit(upstream)
+        self.service_of, self.faults, self.seen = service_of, faults, seen
+        self.bytes_a_second = bytes_a_second
+        self._server = _Server((ADDRESS, 0), _Handler)
+        self._server.proxy = self
+        self.url = f"http://{ADDRESS}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def open(self) -> Self:
+        """Listen; `with` does it, and closes at its end."""
+        self._thread.start()
+        return self
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+    proxy: Proxy
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away in the middle is what this is made for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the local cloud logs its requests itself."""
+
+    def parse_request(self) -> bool:
+        """Any method is forwarded, so each is the same handler."""
+        good = super().parse_request()
+        if good:
+            setattr(self, f"do_{self.command}", self._serve)
+        return good
+
+    def _serve(self) -> None:
+        proxy = self.server.proxy
+        body = self._read_body()
+        self._wait_for(len(body))
+        path = urlsplit(self.path).path
+        service = proxy.service_of(path)
+        kind, wait = None, 0.0
+        if proxy.faults and service != PAGE:
+            kind, wait = proxy.faults.draw(service, self.command, path)
+        time.sleep(wait)
+        if kind == "drop-before":
+            self._hang_up()
+        elif kind in ("429", "403", "500-before"):
+            self._send_fault(kind, service)
+        else:
+            self._forward(service, body, kind)
+
+    def _forward(self, service: str, body: bytes, kind: str | None) -> None:
+        status, headers, answer = self._ask(body)
+        if self.server.proxy.seen:
+            given = list(self.headers.items())
+            exchange = Exchange(service, self.command, self.path, given, body, status, headers, answer)
+            self.server.proxy.seen(exchange)
+        if kind == "drop-after" or (kind == "cut" and len(answer) < 2):
+            self._hang_up()
+        elif kind == "500-after":
+            self._send_fault(kind, service)
+        else:
+            self._send(status, headers, answer, cut=kind == "cut")
+
+    def _ask(self, body: bytes) -> tuple[int, Headers, bytes]:
+        upstream = self.server.proxy.upstream
+        connection = http.client.HTTPConnection(
+            upstream.hostname or ADDRESS, upstream.port, timeout=UPSTREAM_SECONDS
+        )
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in HOP_BY_HOP:
+                    connection.putheader(name, value)
+            if body or self.command in ("POST", "PUT", "PATCH"):
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+    def _send_fault(self, kind: str, service: str) -> None:
+        proxy = self.server.proxy
+        said = reply(kind, service, number=proxy.faults.met[kind] if proxy.faults else 0)
+        headers = [("Content-Type", said.content_type), *said.headers]
+        self._send(said.status, headers, said.body, cut=False)
+
+    def _send(self, status: int, headers: Headers, body: bytes, *, cut: bool) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in HOP_BY_HOP:
+                self.send_header(name, value)
+        own = _value(headers, "content-length") if self.command == "HEAD" else None
+        if status >= 200 and status not in (204, 304):
+            self.send_header("Content-Length", own or str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self._write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self._hang_up()
+
+    def _write(self, body: bytes) -> None:
+        for start in range(0, len(body), PIECE):
+            piece = body[start : start + PIECE]
+            self._wait_for(len(piece))
+            self.wfile.write(piece)
+
+    def _wait_for(self, size: int) -> None:
+        """As long as so many bytes take on a slow line."""
+        if self.server.proxy.bytes_a_second:
+            time.sleep(size / self.server.proxy.bytes_a_second)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _read_body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            return self._read_chunks()
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _read_chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return body
+
+
+def _value(headers: Headers, wanted: str) -> str | None:
+    return next((value for name, value in headers if name.lower() == wanted), None)
+
+
+def api_service(path: str) -> str:
+    """Which service a path of the local cloud's API port belongs to."""
+    first = path.split("/")[1]
+    return first if first in ("kelpie", "salad") else PAGE
+
+
+def s3_service(_path: str) -> str:
+    """All of the S3 port."""
+    return "s3"
+
+
+def rerouted(connection: Mapping[str, object], api: str, s3: str) -> dict[str, object]:
+    """A copy of HOME/connection.json with other addresses (http://host:port) in it."""
+    page = str(connection["page"]).rstrip("/")
+    moved: dict[str, object] = {**connection, "page": f"{api}/"}
+    for service in ("salad", "kelpie"):
+        entry = connection[service]
+        if isinstance(entry, Mapping):
+            moved[service] = {**entry, "url": str(entry["url"]).replace(page, api, 1)}
+    storage = connection["s3"]
+    if isinstance(storage, Mapping):
+        moved["s3"] = {**storage, "url": s3}
+    return moved

@@ -1,0 +1,102 @@
+"""What a job has left in the bucket so far, for the page: its progress, its losses, its samples."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MOST_POINTS = 160
+MOST_SAMPLES = 6
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class JobSight:
+    """A job of the queue and what the bucket knows of it. `losses` are (step, loss), thinned out; samples oldest first."""
+
+    id: str
+    name: str
+    run: str
+    status: str
+    failures: str
+    machine: str
+    progress: dict[str, Any] = field(default_factory=dict)
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+
+
+def see(row: sqlite3.Row, objects: Path) -> JobSight:
+    """Look at a row of the job table and, through its `during` sync, into the bucket's folder."""
+    body = json.loads(row["body"])
+    environment = body.get("environment") or {}
+    folder = output_folder(body, objects)
+    return JobSight(
+        row["id"],
+        environment.get("FLUX_JOB") or body["command"],
+        environment.get("FLUX_RUN_ID", ""),
+        row["status"],
+        f"{row['num_failures']} of {row['max_failures']}" if row["num_failures"] else "",
+        row["machine_id"] or "",
+        _progress(folder),
+        _losses(folder),
+        _samples(folder),
+    )
+
+
+def output_folder(body: dict[str, Any], objects: Path) -> Path | None:
+    """The folder behind the job's first `during` sync; None when there is none inside the bucket."""
+    for entry in (body.get("sync") or {}).get("during") or []:
+        bucket = objects / str(entry["bucket"])
+        folder = (bucket / str(entry["prefix"])).resolve()
+        if bucket.resolve() in folder.parents:
+            return folder
+    return None
+
+
+def sample_path(body: dict[str, Any], objects: Path, name: str) -> Path | None:
+    """The file of one of the job's samples; None when it is none."""
+    folder = output_folder(body, objects)
+    if folder is None or Path(name).name != name or not name.endswith(PICTURES):
+        return None
+    path = folder / "samples" / name
+    return path if path.is_file() else None
+
+
+def _progress(folder: Path | None) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "progress.json").read_bytes()) if folder else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _losses(folder: Path | None) -> list[tuple[int, float]]:
+    """From loss.csv (step,loss); a line that is not that, or no finite number, is left out."""
+    try:
+        lines = (folder / "loss.csv").read_text(encoding="utf-8").splitlines() if folder else []
+    except (OSError, UnicodeDecodeError):
+        return []
+    points = []
+    for line in lines:
+        step, _, loss = line.partition(",")
+        try:
+            point = (int(step), float(loss))
+        except ValueError:
+            continue
+        if math.isfinite(point[1]):
+            points.append(point)
+    apart = -(-len(points) // MOST_POINTS) or 1
+    # The last one is always among them.
+    return points[::-1][::apart][::-1]
+
+
+def _samples(folder: Path | None) -> list[str]:
+    try:
+        names = sorted(path.name for path in (folder / "samples").iterdir()) if folder else []
+    except OSError:
+        return []
+    return [name for name in names if name.endswith(PICTURES)][-MOST_SAMPLES:]

@@ -1,0 +1,238 @@
+"""`up` → a change → `up` → `destroy` through a proxy on which requests fail, and what is there after each step.
+
+`python -m tests.faults.story 1-200 [PROCESSES]` plays many seeds and prints a line for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from localcloud.faults.plan import Faults
+from localcloud.faults.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from tests.e2e.checkout import Checkout, new_checkout
+from tests.support.cloud import running_cloud, until
+from tests.training.job_folders import make_job, write_image
+
+RATE = 0.2
+MOST_TRIES = 5  # of one command: a user types it again, and does nothing else
+# The waits before the product's own retries, a hundredth as long: what converges does so at any pace.
+SHORT_WAITS = """\
+import time
+
+_sleep = time.sleep
+time.sleep = lambda seconds: _sleep(seconds / 100)
+"""
+
+Picture = dict[str, Any]
+
+
+@dataclass
+class Story:
+    """What came of one seed; seed None is without faults."""
+
+    seed: int | None
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    commands: Counter[str] = field(default_factory=Counter)
+    posts: Counter[str] = field(default_factory=Counter)
+    leaks: list[str] = field(default_factory=list)
+    met: Counter[str] = field(default_factory=Counter)
+    exchanges: list[Exchange] = field(default_factory=list)
+    output: str = ""
+
+    @property
+    def line(self) -> str:
+        """For people: the seed and what it met."""
+        failed = sum(count for kind, count in self.met.items() if kind != "none")
+        kinds = ", ".join(f"{kind} {self.met[kind]}" for kind in sorted(self.met) if kind != "none")
+        again = sum(self.commands.values()) - len(self.commands)
+        return (
+            f"seed {self.seed}: {failed} of {self.met.total()} requests failed ({kinds}); "
+            f"{again} commands typed again; {len(self.posts)} runs posted {self.posts.total()} times"
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A checkout with a cloud behind proxies."""
+
+    checkout: Checkout
+    home: Path
+    connection: dict[str, Any]
+
+    def run(self, story: Story, *arguments: str) -> None:
+        """Type a command until it succeeds. Raises AssertionError after MOST_TRIES."""
+        for _ in range(MOST_TRIES):
+            done = self.checkout.run_engine(*arguments)
+            story.commands[arguments[0] + str(len(story.pictures))] += 1
+            story.output += f"$ {' '.join(arguments)} ({done.returncode})\n{done.stdout}{done.stderr}"
+            if done.returncode == 0:
+                return
+        raise AssertionError(f"seed {story.seed}: {arguments[0]} never succeeded:\n{story.output}")
+
+    def picture(self) -> Picture:
+        """Everything that there is, without what differs from one run to the next (ids, times, addresses)."""
+        with sqlite3.connect(self.home / "cloud.db") as database:
+            database.row_factory = sqlite3.Row
+            jobs = database.execute("SELECT * FROM jobs").fetchall()
+            groups = database.execute("SELECT * FROM groups WHERE deleting IS NULL").fetchall()
+            rules = database.execute("SELECT * FROM scaling_rules").fetchall()
+        bucket = self.home / "s3/flux-training"
+        state = json.loads(self.checkout.engine("stack", "export"))["deployment"]
+        return {
+            "jobs": sorted((run_of(job), job["status"]) for job in jobs),
+            "groups": [(group["name"], described(group["body"])) for group in groups],
+            "rules": [(rule["min_replicas"], rule["max_replicas"]) for rule in rules],
+            "objects": sorted(
+                path.relative_to(bucket).as_posix()
+                for path in bucket.rglob("*")
+                if path.is_file() and path.relative_to(bucket).parts[0] != ".nanio-meta"
+            ),
+            "resources": sorted(resource["urn"] for resource in state.get("resources") or []),
+            "pending operations": state.get("pending_operations") or [],
+        }
+
+    def posts(self) -> Counter[str]:
+        """How often each run was ever queued."""
+        with sqlite3.connect(self.home / "cloud.db") as database:
+            database.row_factory = sqlite3.Row
+            return Counter(run_of(job) for job in database.execute("SELECT body FROM jobs"))
+
+    def leaks(self, output: str) -> list[str]:
+        """Where a key of the cloud's stands that has no business there."""
+        keys = (self.connection["salad"]["api_key"], self.connection["s3"]["secret_access_key"])
+        found = [f"output: {key[:6]}…" for key in keys if key in output]
+        for place in (self.checkout.root / ".pulumi", self.home / "s3", self.home / "log"):
+            for path in place.rglob("*"):
+                if path.is_file() and any(key.encode() in path.read_bytes() for key in keys):
+                    found.append(str(path))
+        return found
+
+
+def run_of(job: sqlite3.Row) -> str:
+    return str(json.loads(job["body"])["environment"]["FLUX_RUN_ID"])
+
+
+def described(body: str) -> Picture:
+    """A group without the keys and addresses in its environment."""
+    group = json.loads(body)
+    container = group["container"]
+    container["environment_variables"] = sorted(container["environment_variables"])
+    return {name: value for name, value in group.items() if name != "container_version"}
+
+
+@contextmanager
+def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None]) -> Iterator[Stage]:
+    """A checkout of the product and a cloud without nodes, the proxies between them."""
+    home = folder / "cloud"
+    with running_cloud(home, nodes=0) as connection, new_checkout(folder / "checkout") as checkout:
+        page, s3 = connection["page"].rstrip("/"), connection["s3"]["url"]
+        with Proxy(page, api_service, faults, seen) as api, Proxy(s3, s3_service, faults) as storage:
+            known = folder / "connection.json"
+            known.write_text(json.dumps(rerouted(connection, api.url, storage.url)))
+            (folder / "waits").mkdir()
+            (folder / "waits/sitecustomize.py").write_text(SHORT_WAITS)
+            environment = {
+                **checkout.environment,
+                "FLUX_LOCAL_CLOUD": str(known),
+                "PYTHONPATH": str(folder / "waits"),
+            }
+            yield Stage(replace(checkout, environment=environment), home, connection)
+
+
+def play(folder: Path, seed: int | None) -> Story:
+    """The whole story of a seed in `folder`. Raises AssertionError when a command never succeeds."""
+    faults = None if seed is None else Faults(RATE, seed, delays=0.05)
+    story = Story(seed)
+    with stage(folder, faults, story.exchanges.append) as there:
+        there.run(story, "stack", "select", "--create")
+        there.run(story, "up", "--yes", "--skip-preview")
+        story.pictures["after the first up"] = there.picture()
+        change(there.checkout)
+        there.run(story, "up", "--yes", "--skip-preview")
+        story.pictures["after the change"] = there.picture()
+        there.run(story, "destroy", "--yes", "--skip-preview")
+        until(lambda: not there.picture()["groups"])
+        story.pictures["after destroy"] = there.picture()
+        story.posts = there.posts()
+        story.leaks = there.leaks(story.output)
+        story.met = faults.met if faults else Counter()
+    return story
+
+
+def change(checkout: Checkout) -> None:
+    """A caption of `cat`, an image more for `dog`, a new job `owl`, and another size of the cluster."""
+    (checkout.root / "jobs/cat/dataset/00001.txt").write_text("tr1gger, asleep\n", encoding="utf-8")
+    write_image(checkout.root / "jobs/dog/dataset/00004.jpg", 999)
+    (checkout.root / "jobs/dog/dataset/00004.txt").write_text("tr1gger, again\n", encoding="utf-8")
+    make_job(checkout.root / "jobs", "owl", seed=3)
+    checkout.declare(cat={}, dog={}, owl={})
+    checkout.configure("cluster", {"gpu": "RTX 5090", "maxReplicas": 3, "memory": 20})
+
+
+def problems(story: Story, expected: dict[str, Picture]) -> list[str]:
+    """What is not as it is without faults."""
+    found = [
+        f"{when}, {what}: {difference(story.pictures[when][what], wanted)}"
+        for when, picture in expected.items()
+        for what, wanted in picture.items()
+        if story.pictures[when][what] != wanted
+    ]
+    found += [f"run {run} was posted {count} times" for run, count in story.posts.items() if count != 1]
+    return [*found, *(f"a key stands in {place}" for place in story.leaks)]
+
+
+def difference(seen: list[Any], wanted: list[Any]) -> str:
+    """What is too much and what is missing."""
+    extra = [one for one in seen if seen.count(one) > wanted.count(one)]
+    return f"too much {extra}, missing {[one for one in wanted if wanted.count(one) > seen.count(one)]}"
+
+
+def seeds_of(text: str) -> list[int]:
+    """`1-3,8` → [1, 2, 3, 8]."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def main(text: str, processes: int) -> int:
+    """Play the seeds, `processes` at a time; prints each, gives how many went wrong."""
+
+    def one(seed: int | None) -> tuple[Story, str]:
+        with tempfile.TemporaryDirectory(prefix="flux-story-") as folder:
+            try:
+                return play(Path(folder), seed), ""
+            except Exception as error:  # noqa: BLE001 - a seed that breaks the harness is a finding too
+                return Story(seed), f"{type(error).__name__}: {error}"
+
+    reference, broken = one(None)
+    if broken:
+        raise AssertionError(broken)
+    seeds, wrong = seeds_of(text), []
+    with ThreadPoolExecutor(processes) as pool:
+        for story, failure in pool.map(one, seeds):
+            found = [failure] if failure else problems(story, reference.pictures)
+            print(story.line, flush=True)
+            for problem in found:
+                print(f"  WRONG: {problem}", flush=True)
+            if found and os.environ.get("FLUX_FAULT_OUTPUT"):
+                print(story.output, flush=True)
+            wrong += [story.seed] if found else []
+    print(f"{len(seeds)} seeds ({text}), {len(seeds) - len(wrong)} converged; wrong: {wrong or 'none'}")
+    return len(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1) > 0)

@@ -1,0 +1,108 @@
+"""The page for people: what it shows, that it shows it safely, and that a browser can show it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from group_body import group_body, job_body
+from PIL import Image
+
+from tests.support.cloud import kelpie_client, localcloud, running_cloud, s3_client, salad_client
+
+HOSTILE = "<script>alert(1)</script>"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@dataclass
+class Shown:
+    """A cloud with one group and two jobs, of which the first has losses and samples."""
+
+    page: str
+    job: str
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    home = tmp_path_factory.mktemp("page") / "cloud"
+    with (
+        running_cloud(home, nodes=0) as connection,
+        salad_client(connection) as salad,
+        kelpie_client(connection) as kelpie,
+    ):
+        group = salad.post("/containers", json=group_body("on-the-page", autostart_policy=False)).json()["id"]
+        fill_bucket(connection)
+        job = kelpie.post("/jobs", json=traced_job(group, "cat", "runs/cat/1/output/")).json()["id"]
+        kelpie.post("/jobs", json=traced_job(group, HOSTILE, "../../")).raise_for_status()
+        assert localcloud(home, "chaos", "bad-gpu").returncode == 0
+        yield Shown(connection["page"], job, home)
+
+
+def traced_job(group: str, name: str, prefix: str) -> dict[str, Any]:
+    during = [{"bucket": "bkt", "prefix": prefix, "local_path": "output/", "direction": "upload"}]
+    environment = {"FLUX_JOB": name, "FLUX_RUN_ID": "0123456789ab"}
+    return job_body(group, environment=environment, sync={"during": during})
+
+
+def fill_bucket(connection: dict[str, Any]) -> None:
+    s3 = s3_client(connection)
+    s3.create_bucket(Bucket="bkt")
+    progress = {"state": "training", "step": 30, "steps": 300, "loss": 0.5, "loss_smoothed": 0.75}
+    losses = (
+        "step,loss\n" + "".join(f"{step},{1 / step}\n" for step in range(1, 1001)) + "1001,nan\nnonsense\n"
+    )
+    picture = Path(connection["request_log"]).parent / "picture.jpg"
+    Image.new("RGB", (8, 8), "red").save(picture)
+    for name, content in {
+        "progress.json": json.dumps(progress).encode(),
+        "loss.csv": losses.encode(),
+        "samples/1__000000010_0.jpg": picture.read_bytes(),
+        "samples/2__000000020_0.jpg": picture.read_bytes(),
+        "samples/note.txt": b"x",
+    }.items():
+        s3.put_object(Bucket="bkt", Key=f"runs/cat/1/output/{name}", Body=content)
+
+
+def test_it_shows_groups_nodes_queue_cost_loss_and_samples(shown: Shown) -> None:
+    page = httpx.get(shown.page).text
+    for text in ("on-the-page", "RTX 5090", "stopped", "Cost so far", "$0.0000", "Nodes", "Queue"):
+        assert text in page
+    for text in ("cat", "0123456789ab", "step 30 of 300", "loss 0.7500", "(step 1000)", "2 pending"):
+        assert text in page
+    assert "<polyline" in page
+    assert "Set to go wrong: bad-gpu" in page
+    for number in (1, 2):
+        url = f"/samples/{shown.job}/{number}__0000000{number}0_0.jpg"
+        assert url in page
+        assert httpx.get(shown.page + url[1:]).headers["content-type"] == "image/jpeg"
+    assert "note.txt" not in page
+
+
+def test_it_shows_nothing_else_and_runs_nothing_of_others(shown: Shown) -> None:
+    answer = httpx.get(shown.page)
+    assert HOSTILE not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "http" not in answer.text.replace("http-equiv", "")
+    for name in ("note.txt", "..%2F..%2Floss.csv", "..%2fprogress.json", "none.jpg"):
+        assert httpx.get(f"{shown.page}samples/{shown.job}/{name}").status_code == 404
+    assert httpx.get(f"{shown.page}samples/none/1.jpg").status_code == 404
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH (apt-get install chromium)")
+def test_a_browser_shows_it_and_its_pictures(shown: Shown, tmp_path: Path) -> None:
+    assert BROWSER is not None
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+    # Time enough, by the browser's own clock, for the page to renew itself twice.
+    asked = (*options, "--virtual-time-budget=5000", "--window-size=1200,900", "--dump-dom", shown.page)
+    done = subprocess.run([BROWSER, *asked], capture_output=True, text=True, check=False, timeout=120)
+    assert "on-the-page" in done.stdout, done.stderr
+    assert "<title>Local cloud: 2 pending</title>" in done.stdout
+    assert "Content Security Policy" not in done.stderr
