@@ -35,13 +35,18 @@ def interpreter(project: Project) -> str:
 
 
 class Child:
-    """A process of ours: `runner.py` or `provhost.py`."""
+    """A process of ours: `runner.py`, `provhost.py` or a plugin."""
 
-    def __init__(self, script: str, project: Project) -> None:
+    @classmethod
+    def script(cls, name: str, project: Project) -> Child:
+        """One of our scripts under the project's interpreter."""
+        return cls([interpreter(project), "-u", str(_HERE / name)], project)
+
+    def __init__(self, command: list[str], project: Project) -> None:
         environment = {key: value for key, value in os.environ.items() if key not in _SECRET_ENVIRONMENT}
-        # A fixed command: our own script under the project's interpreter.
+        # A fixed command: our own script, or a plugin by the name that Pulumi gives it.
         self._process = subprocess.Popen(  # noqa: S603
-            [interpreter(project), "-u", str(_HERE / script)],
+            command,
             cwd=project.program_folder(),
             env=environment,
             stdin=subprocess.PIPE,

@@ -106,11 +106,15 @@ def _add_runs(commands: Any, command: Callable[..., _Parser]) -> None:
         made.add_argument("--continue-on-error", action="store_true", help="do what can still be done")
     for made in (preview, up, refresh, destroy):
         made.add_argument("-p", "--parallel", type=int, default=_PARALLEL, help="steps at a time")
+        made.add_argument(
+            "-t", "--target", action="append", default=[], help="only this URN (** for any part)"
+        )
         made.add_argument("--diff", action="store_true", help="show changes property by property")
         made.add_argument("-m", "--message", default="", help="accepted; the file backend has no use for it")
         made.add_argument("--suppress-outputs", action="store_true", help=argparse.SUPPRESS)
     for made in (preview, up, refresh):
         made.add_argument("--expect-no-changes", action="store_true", help="fail where anything changes")
+    destroy.add_argument("--target-dependents", action="store_true", help="and what depends on the targets")
     preview.add_argument("-j", "--json", action="store_true", help="show it as JSON")
     refresh.add_argument(
         "--clear-pending-creates", action="store_true", help="forget creates without an outcome"

@@ -11,17 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
-from engine import diffs, events, paths, urns, values
+from engine import diffs, events, paths, references, urns, values
 from engine.deletes import Deletes
-from engine.errors import EngineError, StepError
+from engine.errors import EngineError, NeedsCliError, StepError
 from engine.events import Listener
 from engine.goals import Goal, OldNames
-from engine.monitor import FAIL, SKIP, Registered
-from engine.providers import PROVIDER_TYPE, Diff, Provider, Providers, check_package
+from engine.monitor import FAIL, SKIP, Answer, Registered, Wanted
+from engine.plugins import INTERNAL, package_of
+from engine.providers import PACKAGE, CheckFailure, Diff, Provider
+from engine.registry import Providers, check_package
 from engine.state import Resource, State
 from engine.steps import Steps
-from engine.urns import is_provider
+from engine.targets import ALL, Targets
+from engine.urns import PROVIDER_PREFIX, is_provider
 from engine.values import UNKNOWN_TEXT, Properties
 
 
@@ -38,6 +42,10 @@ class Settings:
     continue_on_error: bool = False
     parallel: int = 16
     look_only: bool = False
+    targets: Targets = ALL
+
+
+_GET_RESOURCE: Final = "pulumi:pulumi:getResource"
 
 
 @dataclass
@@ -73,7 +81,8 @@ class Deployment:
         self._news: dict[str, Resource] = {}
         self._broken: set[str] = set()
         self._gone: set[str] = set()
-        self._default_provider = ""
+        self._left_alone: set[str] = set()
+        self._defaults: dict[str, str] = {}
         self._unconfigured: set[str] = set()
         self._stack_outputs: Properties | None = None
         self.failed = False
@@ -86,7 +95,7 @@ class Deployment:
     def register(self, goal: Goal) -> Registered:
         """Make, change or keep a resource.  Raises EngineError for what cannot be asked of this engine."""
         if goal.custom:
-            check_package(goal.type, goal.name)
+            check_package(goal.type, goal.name, goal.version)
         if self._settings.look_only:
             return self._look(goal)
         with self._lock:
@@ -102,6 +111,54 @@ class Deployment:
             self._listener.message(events.ERROR, urn, str(error))
             return self._failed(urn)
 
+    def read(self, goal: Goal) -> Registered:
+        """Look up a resource that exists already and is nobody's to change."""
+        if goal.type != references.REFERENCE_TYPE:
+            check_package(goal.type, goal.name, goal.version)
+        if self._settings.look_only:
+            return self._look(goal)
+        with self._lock:
+            placed = self._place(goal)
+        new, old = placed.new, placed.old
+        new.external, new.id = True, goal.read_id
+        try:
+            if old is not None and not old.external:
+                raise NeedsCliError(f"reading {goal.name!r}, which this stack has managed until now,")
+            if values.has_unknown(goal.read_id) or values.has_unknown(new.inputs):
+                new.id = UNKNOWN_TEXT
+                return Registered(new.urn, UNKNOWN_TEXT, new.inputs)
+            if self.stopping.is_set():
+                return self._skipped(new.urn)
+            self._steps.read(new, old, self._providers.get(new.provider))
+        except EngineError as error:
+            if not isinstance(error, StepError):
+                self._listener.message(events.ERROR, new.urn, str(error))
+            return self._failed(new.urn)
+        return _registered(new)
+
+    def invoke(self, function: str, arguments: Properties, wanted: Wanted) -> Answer:
+        """Call a provider's function.  Raises EngineError."""
+        package = package_of(function)
+        if function == _GET_RESOURCE:
+            return Answer(self._resource_state(str(arguments.get("urn", ""))))
+        if package in (PACKAGE, references.PACKAGE):
+            raise NeedsCliError(f"the function {function}")
+        check_package(function, "", wanted.version, f"the function {function}")
+        with self._lock:
+            reference = wanted.reference or self._default(package, wanted.version, wanted.url)
+        if values.has_unknown(arguments) or reference in self._unconfigured:
+            return Answer({})
+        result, failures = self._providers.get(reference).invoke(
+            function, arguments, preview=self._steps.preview
+        )
+        return Answer(result, failures)
+
+    def _resource_state(self, urn: str) -> Properties:
+        resource = self._news.get(urn)
+        if resource is None:
+            raise EngineError(f"unknown resource {urn}")
+        return {"urn": urn, "id": resource.id, "provider": resource.provider, "state": resource.outputs}
+
     def register_outputs(self, urn: str, outputs: Properties) -> None:
         """Note a component's outputs; the stack's are shown at the end."""
         with self._lock:
@@ -111,7 +168,7 @@ class Deployment:
             if resource.type == urns.STACK_TYPE:
                 old = self._olds.get(urn)
                 self._stack_outputs = outputs
-                self._listener.outputs(old.outputs if old else {}, outputs)
+                self._listener.outputs(old.outputs if old else None, outputs)
             if not self._steps.preview and values.has_unknown(outputs):
                 outputs = {**resource.outputs, **_known(outputs)}  # something failed
             if values.same(resource.outputs, outputs):
@@ -150,6 +207,16 @@ class Deployment:
                 self._steps.forget(old)
             else:
                 rest.append(old)
+        if self._settings.targets:
+            try:
+                self._settings.targets.check_known([*self._news, *self._olds])
+            except EngineError as error:
+                self._listener.message(events.ERROR, "", str(error))
+                self.failed = True
+                return
+            rest = [
+                resource for resource in rest if self._settings.targets.has(resource.urn) or resource.delete
+            ]
         self._providers.load(self._state.resources)
         deletes = Deletes(self._steps, self._listener, self._settings, self.stopping)
         if not deletes.run(rest, self._names.taken):
@@ -169,7 +236,9 @@ class Deployment:
         old = self._olds.get(was) if was else None
         provider = ""
         if goal.custom and not is_provider(goal.type):
-            provider = goal.provider or self._the_default_provider()
+            provider = goal.provider or self._default(package_of(goal.type), goal.version, goal.plugin_url)
+        if goal.custom and is_provider(goal.type):
+            goal.inputs = {**goal.inputs, **_plugin_inputs(goal.version, goal.plugin_url)}
         new = goal.resource(urn, provider, old)
         self._news[urn] = new
         if old is not None:
@@ -177,14 +246,24 @@ class Deployment:
         alias = (was, urn) if was and was != urn else None
         return _Placed(goal, new, old, alias)
 
-    def _the_default_provider(self) -> str:
+    def _default(self, package: str, version: str = "", url: str = "") -> str:
         """The reference of the provider that resources have without naming one; made at its first use."""
-        if not self._default_provider:
-            goal = Goal(type=PROVIDER_TYPE, name="default", custom=True, inputs=self._settings.config)
+        name = "default" + (f"_{version}" if version else "").replace(".", "_")
+        key = f"{package}:{name}"
+        if key not in self._defaults:
+            inputs = self._settings.config
+            if package == references.PACKAGE:
+                inputs = {}
+            elif package != PACKAGE:
+                start = f"{package}:"
+                inputs = {k.removeprefix(start): v for k, v in inputs.items() if k.startswith(start)}
+            goal = Goal(
+                PROVIDER_PREFIX + package, name, custom=True, inputs=inputs, version=version, plugin_url=url
+            )
             placed = self._place(goal)
             self._keep_provider(placed)
-            self._default_provider = f"{placed.new.urn}::{placed.new.id}"
-        return self._default_provider
+            self._defaults[key] = f"{placed.new.urn}::{placed.new.id}"
+        return self._defaults[key]
 
     def _look(self, goal: Goal) -> Registered:
         """The resource as the state has it; one that is not there yet is not made."""
@@ -200,6 +279,14 @@ class Deployment:
     # Deciding.
 
     def _proceed(self, placed: _Placed) -> Registered:
+        if not self._is_meant(placed.new):
+            return self._leave_alone(placed)
+        missing = placed.new.depends_on() & self._left_alone
+        if missing:
+            raise EngineError(
+                f"Resource '{placed.new.urn}' depends on '{min(missing)}', which does not exist yet and is not a target: "
+                "name it with --target too"
+            )
         if is_provider(placed.new.type):
             self._keep_provider(placed)
             return _registered(placed.new)
@@ -225,6 +312,23 @@ class Deployment:
             self._steps.update(placed.old, placed.new, diff, placed.alias)
         return _registered(placed.new)
 
+    def _is_meant(self, new: Resource) -> bool:
+        return self._settings.targets.has(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
+
+    def _leave_alone(self, placed: _Placed) -> Registered:
+        """A resource that is no target stays as the state has it, and where it is not there, is not made."""
+        old, new = placed.old, placed.new
+        if old is None:
+            with self._lock:
+                self._left_alone.add(new.urn)
+                self._news.pop(new.urn)
+            return Registered(new.urn, UNKNOWN_TEXT if new.custom else "", new.inputs)
+        kept = old.copy(urn=new.urn, parent=new.parent)
+        with self._lock:
+            self._news[new.urn] = kept
+        self._steps.same(old, kept, placed.alias)
+        return _registered(kept)
+
     def _provider_of(self, new: Resource) -> Provider | None:
         if not new.custom or new.provider in self._unconfigured:
             return None
@@ -232,18 +336,41 @@ class Deployment:
 
     def _keep_provider(self, placed: _Placed) -> None:
         new, old = placed.new, placed.old
-        new.outputs = new.inputs
+        if package_of(new.type) not in (PACKAGE, references.PACKAGE) and not values.has_unknown(new.inputs):
+            self._check_plugin(placed)
+        new.outputs = {key: value for key, value in new.inputs.items() if key != INTERNAL}
         if old is None:
             self._steps.create(new)
-        elif values.same(old.outputs, new.inputs):
+        elif values.same(old.outputs, new.outputs):
             self._steps.same(old, new, placed.alias)
         else:
-            diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.inputs, [])
+            diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
             self._steps.update(old, new, diff, placed.alias)
         if values.has_unknown(new.inputs):
             self._unconfigured.add(f"{new.urn}::{new.id}")
         else:
             self._providers.register(f"{new.urn}::{new.id}", new.inputs)
+
+    def _check_plugin(self, placed: _Placed) -> None:
+        """Let a plugin look at its own configuration.  Raises StepError once every failure has been shown."""
+        new, old = placed.new, placed.old
+        plugin = self._providers.prepare(new.urn, new.inputs)
+        new.inputs, failures = plugin.check_config(placed.old_inputs, new.inputs)
+        self._tell(placed, failures)
+        if old is not None:
+            keys = plugin.replaces_on(old.id, old.inputs, new.inputs)
+            if keys:
+                raise NeedsCliError(
+                    f"replacing the provider {placed.goal.name!r} because of {', '.join(keys)}"
+                )
+
+    def _tell(self, placed: _Placed, failures: list[CheckFailure]) -> None:
+        for failure in failures:
+            where = f"property {failure.property} " if failure.property else ""
+            text = f"{placed.new.type} resource '{placed.goal.name}': {where}has a problem: {failure.reason}"
+            self._listener.message(events.ERROR, placed.new.urn, text)
+        if failures:
+            raise StepError(f"{placed.goal.name} is invalid")
 
     def _check(self, placed: _Placed, provider: Provider | None) -> None:
         """Let the provider check the inputs.  Raises StepError once every failure has been shown."""
@@ -254,17 +381,14 @@ class Deployment:
         if provider is None:
             return
         placed.new.inputs, failures = provider.check(placed.new.urn, placed.old_inputs, inputs)
-        for failure in failures:
-            where = f"property {failure.property} " if failure.property else ""
-            text = f"{placed.new.type} resource '{placed.goal.name}': {where}has a problem: {failure.reason}"
-            self._listener.message(events.ERROR, placed.new.urn, text)
-        if failures:
-            raise StepError(f"{placed.goal.name} is invalid")
+        self._tell(placed, failures)
 
     def _diff(self, placed: _Placed, provider: Provider | None) -> Diff | None:
         old, new, goal = placed.old, placed.new, placed.goal
         if old is None:
             return None
+        if old.external:
+            raise NeedsCliError(f"managing {goal.name!r}, which this stack has only read until now,")
         if old.custom != new.custom or (new.custom and self._moved_provider(old, new)):
             return Diff(True, ["provider"])
         if new.deleted_with and new.deleted_with in self._gone:
@@ -404,3 +528,11 @@ def _registered(new: Resource) -> Registered:
 
 def _known(outputs: Properties) -> Properties:
     return {key: value for key, value in outputs.items() if not values.has_unknown(value)}
+
+
+def _plugin_inputs(version: str, url: str) -> Properties:
+    """What a provider's inputs have beside its configuration."""
+    if not version and not url:
+        return {}
+    named = {"version": version} if version else {}
+    return {**named, INTERNAL: {"pluginDownloadURL": url} if url else {}}

@@ -2,73 +2,64 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
-from engine import diffs, state, values
+from engine import diffs, events, objects, state, urns, values
 from engine.events import Step
 from engine.paths import parse
 from engine.state import Resource
-from engine.values import Properties, Value
 
-_MARKS = {diffs.ADD: "+ ", diffs.DELETE: "- ", diffs.UPDATE: "~ "}
-_HIDDEN = "__provider"
+Seen = Mapping[str, str]
 
 
-def of(step: Step) -> list[str]:
+def of(step: Step, indent: int) -> list[str]:
     """The lines under a step's heading."""
-    resource = step.new or step.old
-    lines = [f"      [urn={step.urn}]"]
-    if resource is not None and step.old is not None and step.old.id:
-        lines.insert(0, f"      [id={step.old.id}]")
-    if step.diff is not None and step.old is not None and step.new is not None:
-        if step.diff.replaces:
-            lines.append(f"      [replaced because of: {', '.join(sorted(step.diff.replaces))}]")
-        return lines + _changed(step)
-    mark = "- " if step.new is None else "+ "
-    shown = resource.inputs if resource is not None else {}
-    return lines + [
-        f"      {mark}{key}: {text(value)}" for key, value in sorted(shown.items()) if key != _HIDDEN
-    ]
+    inner = "    " * (indent + 1)
+    lines = [f"{inner}[id={step.old.id}]"] if step.old is not None and step.old.id else []
+    lines.append(f"{inner}[urn={step.urn}]")
+    provider = step.new.provider if step.new else step.old.provider if step.old else ""
+    if step.old is not None and step.new is not None and step.old.provider != step.new.provider:
+        after = provider.replace(values.UNKNOWN_TEXT, "[unknown]")
+        lines.append(f"{inner}[provider: {step.old.provider} => {after}]")
+    elif provider and urns.name_of(urns.provider_urn(provider)) != "default":
+        lines.append(f"{inner}[provider={provider}]")
+    return lines + _properties(step, indent + 1)
 
 
-def _changed(step: Step) -> list[str]:
-    assert step.old is not None  # noqa: S101 - the caller has looked
-    assert step.new is not None  # noqa: S101
-    old, new = step.old.inputs, step.new.inputs
-    lines = []
-    for path, kind in (step.diff.detailed if step.diff else {}).items():
-        parts = parse(path)
-        kind = kind.removesuffix("-replace")
-        before, after = at(old, parts), at(new, parts)
-        shown = {
-            diffs.ADD: text(after),
-            diffs.DELETE: text(before),
-        }.get(kind, f"{text(before)} => {text(after)}")
-        lines.append(f"      {_MARKS.get(kind, '~ ')}{path}: {shown}")
-    return lines
+def _properties(step: Step, indent: int) -> list[str]:
+    if step.op == events.SAME:
+        return []
+    if step.old is None or step.new is None:
+        resource = step.new or step.old
+        return objects.whole(resource.inputs, indent) if resource else []
+    before, after = step.old, step.new
+    old, new = (before.outputs, after.outputs) if step.op == events.REFRESH else (before.inputs, after.inputs)
+    if step.diff is not None and step.diff.by_engine:
+        return objects.changed(old, new, indent, objects.View(sames=False, secrets=True))
+    keys = {str(parse(path)[0]) for path in step.diff.detailed} if step.diff else set()
+    return objects.changed(old, new, indent, objects.View(secrets=True), keys or None)
 
 
-def at(properties: Properties, path: list[str | int]) -> Value:
-    """The value at a path; a secret on the way makes it secret; None where there is none."""
-    value: Value = properties
-    secret = False
-    for part in path:
-        if isinstance(value, values.Secret):
-            value, secret = value.value, True
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return values.Secret(value) if secret and not isinstance(value, values.Secret) else value
+def outputs(step: Step, indent: int) -> list[str]:
+    """The outputs that a step has changed, without those that are as the program gave them."""
+    new = step.new.outputs if step.new else {}
+    given = step.new.inputs if step.new else {}
+    news = {key: value for key, value in new.items() if not (key in given and values.same(value, given[key]))}
+    if step.old is None:
+        return objects.whole(news, indent, width=max(map(len, new), default=0))
+    olds = {key: value for key, value in step.old.outputs.items() if key in news or key not in new}
+    return objects.top(olds, news, indent, objects.View(), sames=False)
 
 
-def text(value: Value) -> str:
-    """A value for the eye, secrets masked."""
-    masked = values.mask(value)
-    if masked in ("[secret]", "[unknown]"):
-        return str(masked)
-    return json.dumps(masked, ensure_ascii=False)
+def depth(urn: str, parents: Seen) -> int:
+    """How deep a resource is shown: under those of its parents that are shown too."""
+    found = 0
+    parent = parents.get(urn, "")
+    while parent in parents:
+        found += 1
+        parent = parents[parent]
+    return found
 
 
 def as_json(resource: Resource) -> dict[str, Any]:

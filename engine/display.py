@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
-from engine import details, events, urns, values
+from engine import details, events, objects, urns
 from engine.events import Step
 from engine.paths import parse
 from engine.values import Properties
@@ -24,6 +24,7 @@ SYMBOLS: Final = {
     events.CREATE_REPLACEMENT: "++",
     events.DELETE_REPLACED: "--",
     events.REFRESH: "~ ",
+    events.READ: "> ",
 }
 # op: planned, running, done
 WORDS: Final = {
@@ -34,6 +35,7 @@ WORDS: Final = {
     events.CREATE_REPLACEMENT: ("create replacement", "creating replacement", "created replacement"),
     events.DELETE_REPLACED: ("delete original", "deleting original", "deleted original"),
     events.REFRESH: ("refresh", "refreshing", "refreshed"),
+    events.READ: ("read", "reading", "read"),
     events.SAME: ("", "", ""),
 }
 _COLORS: Final = {"+ ": "32", "~ ": "33", "- ": "31", "+-": "35", "++": "32", "--": "31"}
@@ -62,7 +64,7 @@ class Report:
 
     steps: list[Step] = field(default_factory=list)
     messages: list[_Message] = field(default_factory=list)
-    old_outputs: Properties = field(default_factory=dict)
+    old_outputs: Properties | None = None
     new_outputs: Properties | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -97,6 +99,8 @@ class Display:
         self._lock = threading.RLock()
         self._secrets: list[str] = []
         self._last_said: dict[str, float] = {}
+        self._parents: dict[str, str] = {}
+        self.without_outputs = False
         self.preview = False
         self.report = Report()
 
@@ -108,23 +112,26 @@ class Display:
         """Begin a preview, an update …"""
         self.preview = preview
         self.report = Report()
-        self._last_said = {}
+        self._last_said, self._parents = {}, {}
         self.line(f"{title} ({self._stack}):")
 
     # Listener
 
     def began(self, step: Step) -> None:
         """A step is being done."""
-        if not self.preview and not step.hidden and step.op != events.REFRESH:
+        if not self.preview and not self._details and not step.hidden and step.op != events.REFRESH:
             self._row(step, 1)
 
     def ended(self, step: Step) -> None:
         """A step has been done, or would be."""
         with self._lock:
             self.report.steps.append(step)
-            if step.op == events.SAME or step.hidden or (step.op == events.REFRESH and not step.note):
+            is_stack = step.type == urns.STACK_TYPE
+            if self._details and is_stack and step.op in (events.SAME, events.CREATE):
+                self._show_details(step)
+            elif step.op == events.SAME or step.hidden or (step.op == events.REFRESH and not step.note):
                 return
-            if self._details:
+            elif self._details:
                 self._show_details(step)
             else:
                 self._row(step, 0 if self.preview else 2)
@@ -148,7 +155,7 @@ class Display:
                 self._last_said[urn] = time.monotonic()
                 self.line(f"    {label(urn)} {text}")
 
-    def outputs(self, old: Properties, new: Properties) -> None:
+    def outputs(self, old: Properties | None, new: Properties) -> None:
         """The stack's outputs before and after."""
         self.report.old_outputs, self.report.new_outputs = old, new
 
@@ -168,9 +175,10 @@ class Display:
 
     def masked(self, text: str) -> str:
         """The text without the secrets of the configuration."""
+        parts = text.split("[secret]")  # a secret may be a part of this very word
         for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
-        return text
+            parts = [piece for part in parts for piece in part.split(secret)]
+        return "[secret]".join(parts)
 
     def line(self, text: str) -> None:
         """One line."""
@@ -190,13 +198,26 @@ class Display:
         self.line(" ".join(part for part in parts if part))
 
     def _show_details(self, step: Step) -> None:
-        if step.op == events.REPLACE:
-            return
-        word = WORDS[step.op][0]
-        self.line(f"  {self._paint(SYMBOLS[step.op])} {_short_type(step.type)}: ({word})")
-        for text in details.of(step):
-            symbol = text.lstrip()[:2]
-            self.line(text.replace(symbol, self._paint(symbol), 1) if symbol in _COLORS else text)
+        if step.op in (events.CREATE_REPLACEMENT, events.DELETE_REPLACED):
+            return  # told as one replacement
+        resource = step.new or step.old
+        self._parents[step.urn] = resource.parent if resource else ""
+        indent = details.depth(step.urn, self._parents)
+        locked = " \N{LOCK}" if resource and resource.protect else ""
+        word = step.op + (
+            "[retain]" if resource and resource.retain_on_delete and step.op != events.SAME else ""
+        )
+        self.line(f"{'    ' * indent}{self._paint(SYMBOLS[step.op])}{step.type}: ({word}){locked}")
+        self._marked(details.of(step, indent))
+        if not self.preview and step.type != urns.STACK_TYPE and step.op != events.REFRESH:
+            lines = details.outputs(step, indent + 1)
+            self._marked([f"{'    ' * (indent + 1)}--outputs:--", *lines] if lines else [])
+
+    def _marked(self, lines: list[str]) -> None:
+        """Lines, each with its mark in colour."""
+        for text in lines:
+            mark = text.lstrip()[:2]
+            self.line(text.replace(mark, self._paint(mark), 1) if mark in _COLORS else text)
 
     def _diagnostics(self) -> None:
         if not self.report.messages:
@@ -218,17 +239,16 @@ class Display:
                 )
 
     def _outputs(self) -> None:
-        new = self.report.new_outputs
-        if not new and not (new is not None and self.report.old_outputs):
+        old, new = self.report.old_outputs, self.report.new_outputs
+        if new is None or self.without_outputs:
             return
-        self.line("")
-        self.line("Outputs:")
-        old = self.report.old_outputs
-        names = sorted({**old, **(new or {})})
-        width = max(len(name) for name in names)
-        for name in names:
-            symbol, text = _output_line(name, old, new or {})
-            self.line(f"  {self._paint(symbol)}{name:<{width}}: {text}")
+        if old is None:
+            lines = objects.whole(new, 1)
+        else:
+            lines = objects.top(old, new, 1, objects.View(preview=self.preview), sames=not self.preview)
+        if lines:
+            self.line("    --outputs:--" if self._details else "\nOutputs:")
+            self._marked(lines)
 
     def _summary(self) -> None:
         counts = self.report.counts
@@ -302,30 +322,20 @@ def _short_type(type_: str) -> str:
 
 
 def changed_keys(step: Step) -> str:
-    """`[diff: ~text]`: the top-level properties that differ; those that replace the resource are named first."""
+    """`[diff: +kind~tags,text]`: the top-level properties that come, go and differ."""
     if step.diff is None:
         return ""
     marks = {"add": "+", "delete": "-"}
     found: dict[str, str] = {}
     for path, kind in step.diff.detailed.items():
         parts = parse(path)
-        key = str(parts[0])
-        found[key] = marks.get(kind.removesuffix("-replace"), "~") if len(parts) == 1 else "~"
+        found[str(parts[0])] = marks.get(kind.removesuffix("-replace"), "~") if len(parts) == 1 else "~"
     for key in step.diff.replaces:
         found.setdefault(key, "~")
-    ordered = sorted(found, key=lambda key: (key not in step.diff.replaces if step.diff else True, key))
-    keys = ",".join(found[key] + key for key in ordered if key != "__provider" or len(found) == 1)
-    return f"[diff: {keys}]" if keys else ""
-
-
-def _output_line(name: str, old: Properties, new: Properties) -> tuple[str, str]:
-    if name not in new:
-        return "- ", details.text(old[name])
-    if name not in old:
-        return "+ ", details.text(new[name])
-    if values.same(old[name], new[name]):
-        return "  ", details.text(new[name])
-    return "~ ", f"{details.text(old[name])} => {details.text(new[name])}"
+    keys = [key for key in sorted(found) if key != "__provider" or len(found) == 1]
+    groups = {mark: ",".join(key for key in keys if found[key] == mark) for mark in "+-~"}
+    text = "".join(mark + names for mark, names in groups.items() if names)
+    return f"[diff: {text}]" if text else ""
 
 
 def seconds_text(seconds: float) -> str:

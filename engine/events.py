@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from engine.providers import Diff
 from engine.state import Resource
-from engine.urns import is_provider
+from engine.urns import is_provider, name_of
 from engine.values import Properties
 
 SAME: Final = "same"
@@ -19,6 +19,7 @@ REPLACE: Final = "replace"
 CREATE_REPLACEMENT: Final = "create-replacement"
 DELETE_REPLACED: Final = "delete-replaced"
 REFRESH: Final = "refresh"
+READ: Final = "read"
 
 DEBUG, INFO, WARNING, ERROR = range(4)
 
@@ -39,8 +40,10 @@ class Step:
 
     @property
     def hidden(self) -> bool:
-        """Default providers are nobody's business."""
-        return is_provider(self.type) and self.urn.endswith("::default")
+        """Default providers are nobody's business, and what is only read is not changed."""
+        resource = self.new or self.old
+        default = is_provider(self.type) and name_of(self.urn).partition("_")[0] == "default"
+        return default or (resource is not None and resource.external and self.op != REFRESH)
 
 
 class Listener(Protocol):
@@ -58,5 +61,5 @@ class Listener(Protocol):
     def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
         """Something was said about a resource, or with no URN about the stack."""
 
-    def outputs(self, old: Properties, new: Properties) -> None:
-        """The stack's outputs before and after."""
+    def outputs(self, old: Properties | None, new: Properties) -> None:
+        """The stack's outputs before (None: the stack is new) and after."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine import urns
 from engine.state import Json, Resource
-from engine.values import Properties
+from engine.values import Properties, Value
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Goal:
     deleted_with: str = ""
     custom_timeouts: Json = field(default_factory=dict)
     source_position: str = ""
+    read_id: Value = None
+    version: str = ""
+    plugin_url: str = ""
 
     def resource(self, urn: str, provider: str, old: Resource | None) -> Resource:
         """The resource as it would be stored, before anything has been done about it."""

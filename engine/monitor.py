@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlparse
 
@@ -19,7 +19,14 @@ from engine import values
 from engine.errors import EngineError, NeedsCliError
 from engine.events import Listener
 from engine.goals import Alias, Goal
-from engine.stubs import GRPC_OPTIONS, engine_pb2, engine_pb2_grpc, resource_pb2, resource_pb2_grpc
+from engine.stubs import (
+    GRPC_OPTIONS,
+    engine_pb2,
+    engine_pb2_grpc,
+    provider_pb2,
+    resource_pb2,
+    resource_pb2_grpc,
+)
 from engine.values import Properties
 
 # Secrets, references, output values, alias specs, deletedWith are served.  Hooks, transforms and packages are
@@ -28,6 +35,23 @@ _FEATURES: Final[Any] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 SUCCESS: Final[Any] = 0
 FAIL: Final[Any] = 1
 SKIP: Final[Any] = 2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which provider is to be asked: a provider resource's reference, or the default of a package's version."""
+
+    version: str = ""
+    url: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a provider's function returned; `failures`: (argument, reason)."""
+
+    result: Properties
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -48,6 +72,12 @@ class Registrar(Protocol):
 
     def register_outputs(self, urn: str, outputs: Properties) -> None:
         """Note a component's outputs."""
+
+    def read(self, goal: Goal) -> Registered:
+        """Look up a resource that exists already and is nobody's to change."""
+
+    def invoke(self, function: str, arguments: Properties, wanted: Wanted) -> Answer:
+        """Call a provider's function."""
 
     def program_is_done(self) -> None:
         """The program has registered everything; returns when the rest has been done."""
@@ -79,13 +109,13 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         return self._answer(context, self._done)
 
     def ReadResource(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"reading the existing {request.type} {request.name!r}"))
+        return self._answer(context, lambda: self._read(request))
 
     def ExistsResource(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer(context, lambda: _refuse(f"looking for an existing {request.type}"))
 
     def Invoke(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"the function {request.tok}"))
+        return self._answer(context, lambda: self._invoke(request))
 
     def Call(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer(context, lambda: _refuse(f"the method {request.tok}"))
@@ -143,6 +173,27 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
             result=done.result,
         )
 
+    def _read(self, request: Any) -> Any:
+        if request.packageRef:
+            raise NeedsCliError(f"a parameterized package on {request.type} {request.name!r}")
+        done = self._registrar.read(read_goal_of(request, self._root))
+        return resource_pb2.ReadResourceResponse(
+            urn=done.urn,
+            id=done.id,
+            properties=values.to_struct(done.outputs or {}, secrets=True),
+            result=done.result,
+        )
+
+    def _invoke(self, request: Any) -> Any:
+        if request.packageRef:
+            raise NeedsCliError(f"a parameterized package for the function {request.tok}")
+        wanted = Wanted(request.version, request.pluginDownloadURL, request.provider)
+        found = self._registrar.invoke(request.tok, values.from_struct(request.args), wanted)
+        return provider_pb2.InvokeResponse(
+            failures=[provider_pb2.CheckFailure(property=key, reason=why) for key, why in found.failures],
+            **{"return": values.to_struct(found.result, secrets=True)},
+        )
+
     def _outputs(self, request: Any) -> Any:
         self._registrar.register_outputs(request.urn, values.from_struct(request.outputs))
         return empty_pb2.Empty()
@@ -178,6 +229,26 @@ def goal_of(request: Any, root: str) -> Goal:
         deleted_with=request.deletedWith,
         custom_timeouts=_timeouts(request.customTimeouts),
         source_position=_position(request.sourcePosition, root),
+        version=request.version,
+        plugin_url=request.pluginDownloadURL,
+    )
+
+
+def read_goal_of(request: Any, root: str) -> Goal:
+    """The look-up in a message."""
+    return Goal(
+        type=request.type,
+        name=request.name,
+        custom=True,
+        parent=request.parent,
+        inputs=values.from_struct(request.properties),
+        provider=request.provider,
+        dependencies=list(request.dependencies),
+        additional_secret_outputs=list(request.additionalSecretOutputs),
+        source_position=_position(request.sourcePosition, root),
+        read_id=values.UNKNOWN if request.id == values.UNKNOWN_TEXT else request.id,
+        version=request.version,
+        plugin_url=request.pluginDownloadURL,
     )
 
 

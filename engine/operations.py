@@ -12,6 +12,8 @@ from engine.display import Display, as_json
 from engine.errors import EngineError
 from engine.run import Options, Run
 from engine.session import Session
+from engine.stacks import forget
+from engine.targets import Targets
 
 
 def preview(session: Session, options: argparse.Namespace) -> int:
@@ -47,7 +49,8 @@ def destroy(session: Session, options: argparse.Namespace) -> int:
     """Delete all resources."""
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
-        session.backend.remove(session.stack.project, session.stack.name)
+        forget(session, preserve_config=False)
+        print("The resources in the stack have been deleted, and the configuration removed.")
     return status
 
 
@@ -98,8 +101,10 @@ def _run(session: Session, display: Display, options: argparse.Namespace, *, pro
         parallel=max(options.parallel, 1),
         clear_pending_creates=getattr(options, "clear_pending_creates", False),
         run_program=getattr(options, "run_program", False),
+        targets=Targets(tuple(options.target), getattr(options, "target_dependents", False)),
     )
     run = Run(session, display, settings, program=program)
+    display.without_outputs = options.suppress_outputs
     display.hide(run.secrets())
     return run
 

@@ -5,6 +5,7 @@ The dynamic provider takes no secrets: they are unwrapped before a call, and equ
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,17 +15,26 @@ import grpc
 
 from engine import values
 from engine.children import Child
-from engine.config import Project
-from engine.errors import EngineError, NeedsCliError
+from engine.errors import EngineError
 from engine.state import Resource
 from engine.stubs import GRPC_OPTIONS, provider_pb2, provider_pb2_grpc
-from engine.urns import PROVIDER_PREFIX, is_provider, name_of, provider_urn, type_of
+from engine.urns import PROVIDER_PREFIX, name_of, type_of
 from engine.values import Properties
 
 PACKAGE: Final = "pulumi-python"
 PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
 # The id of a provider that a preview would make.
 UNKNOWN_ID: Final = values.UNKNOWN_TEXT
+_DETAILS: Final = "grpc-status-details-bin"
+# PropertyDiff.Kind of the protocol.
+_KINDS: Final = {
+    0: "add",
+    1: "add-replace",
+    2: "delete",
+    3: "delete-replace",
+    4: "update",
+    5: "update-replace",
+}
 
 
 class ProviderError(EngineError):
@@ -57,10 +67,12 @@ class Diff:
 class Provider:
     """The calls of one configured provider process."""
 
-    def __init__(self, child: Child, config: Properties, show: Callable[[str], None]) -> None:
+    def __init__(self, child: Child | None, config: Properties, show: Callable[[str], None]) -> None:
         self._child = child
         self._show = show
+        self._configured = False
         self.config = config
+        self.supports_preview = False
         self._lock = threading.Lock()
         self._stub: Any = None
         self._channel: Any = None
@@ -70,7 +82,12 @@ class Provider:
         answer = self._call(
             "Check",
             provider_pb2.CheckRequest(
-                urn=urn, olds=_plain(old), news=_plain(new), name=name_of(urn), type=type_of(urn)
+                urn=urn,
+                olds=plain(old),
+                news=plain(new),
+                name=name_of(urn),
+                type=type_of(urn),
+                randomSeed=os.urandom(32),
             ),
         )
         failures = [CheckFailure(failure.property, failure.reason) for failure in answer.failures]
@@ -85,9 +102,9 @@ class Provider:
             provider_pb2.DiffRequest(
                 id=resource.id,
                 urn=resource.urn,
-                olds=_plain(resource.outputs),
-                news=_plain(new),
-                old_inputs=_plain(old_inputs),
+                olds=plain(resource.outputs),
+                news=plain(new),
+                old_inputs=plain(old_inputs),
                 ignoreChanges=ignore,
                 name=name_of(resource.urn),
                 type=resource.type,
@@ -97,35 +114,42 @@ class Provider:
         if answer.changes == provider_pb2.DiffResponse.DIFF_UNKNOWN:
             return Diff(False, replaces, answer.deleteBeforeReplace, by_engine=True)
         changes = answer.changes == provider_pb2.DiffResponse.DIFF_SOME
+        if answer.hasDetailedDiff:
+            found = {path: _KINDS.get(part.kind, "update") for path, part in answer.detailedDiff.items()}
+            replaces = replaces or sorted({path for path, kind in found.items() if kind.endswith("-replace")})
+            return Diff(changes, replaces, answer.deleteBeforeReplace, found)
         detailed = dict.fromkeys(answer.diffs, "update")
         detailed.update(dict.fromkeys(replaces, "update-replace"))
         return Diff(changes, replaces, answer.deleteBeforeReplace, detailed)
 
-    def create(self, urn: str, inputs: Properties) -> tuple[str, Properties]:
-        """The new resource's id and outputs."""
+    def create(self, urn: str, inputs: Properties, *, preview: bool = False) -> tuple[str, Properties]:
+        """The new resource's id and outputs; in a preview as far as they can be foreseen."""
         answer = self._call(
             "Create",
             provider_pb2.CreateRequest(
-                urn=urn, properties=_plain(inputs), name=name_of(urn), type=type_of(urn)
+                urn=urn, properties=plain(inputs), name=name_of(urn), type=type_of(urn), preview=preview
             ),
         )
-        if not answer.id:
+        if not answer.id and not preview:
             raise ProviderError("the provider's create returned no id")
         return answer.id, values.mark_secrets(values.from_struct(answer.properties), inputs)
 
-    def update(self, old: Resource, inputs: Properties, ignore: list[str]) -> Properties:
+    def update(
+        self, old: Resource, inputs: Properties, ignore: list[str], *, preview: bool = False
+    ) -> Properties:
         """The outputs after the update."""
         answer = self._call(
             "Update",
             provider_pb2.UpdateRequest(
                 id=old.id,
                 urn=old.urn,
-                olds=_plain(old.outputs),
-                news=_plain(inputs),
-                old_inputs=_plain(old.inputs),
+                olds=plain(old.outputs),
+                news=plain(inputs),
+                old_inputs=plain(old.inputs),
                 ignoreChanges=ignore,
                 name=name_of(old.urn),
                 type=old.type,
+                preview=preview,
             ),
         )
         return values.mark_secrets(values.from_struct(answer.properties), inputs)
@@ -137,8 +161,8 @@ class Provider:
             provider_pb2.DeleteRequest(
                 id=old.id,
                 urn=old.urn,
-                properties=_plain(old.outputs),
-                old_inputs=_plain(old.inputs),
+                properties=plain(old.outputs),
+                old_inputs=plain(old.inputs),
                 name=name_of(old.urn),
                 type=old.type,
             ),
@@ -151,8 +175,8 @@ class Provider:
             provider_pb2.ReadRequest(
                 id=old.id,
                 urn=old.urn,
-                properties=_plain(old.outputs),
-                inputs=_plain(old.inputs),
+                properties=plain(old.outputs),
+                inputs=plain(old.inputs),
                 name=name_of(old.urn),
                 type=old.type,
             ),
@@ -162,6 +186,15 @@ class Provider:
         if answer.HasField("inputs"):
             inputs = values.mark_secrets(values.from_struct(answer.inputs), old.inputs)
         return answer.id, outputs, inputs
+
+    def invoke(
+        self, function: str, arguments: Properties, *, preview: bool
+    ) -> tuple[Properties, list[tuple[str, str]]]:
+        """What the provider's function returns, and which arguments it does not accept."""
+        request = provider_pb2.InvokeRequest(tok=function, args=plain(arguments), preview=preview)
+        answer = self._call("Invoke", request)
+        failures = [(failure.property, failure.reason) for failure in answer.failures]
+        return values.from_struct(getattr(answer, "return")), failures
 
     def _call(self, method: str, request: Any) -> Any:
         stub = self._ready()
@@ -174,15 +207,20 @@ class Provider:
                     "been done: the next `up` looks",
                     outcome_unknown=True,
                 ) from None
-            raise ProviderError(str(error.details()).strip() or f"{method} failed without a reason") from None
+            # With details a plugin says that the resource exists and is not as it should be: it may not be forgotten.
+            details: Any = error.trailing_metadata() or ()
+            half = any(key == _DETAILS for key, _ in details)
+            text = str(error.details()).strip() or f"{method} failed without a reason"
+            raise ProviderError(text, outcome_unknown=half) from None
 
     def _ready(self) -> Any:
         """The process, once it is up and configured."""
         with self._lock:
             if self._stub is None:
-                self._channel, self._stub = _connect(self._child)
+                assert self._child is not None  # noqa: S101 - a provider without one brings its own way
+                self._channel, self._stub = connect(self._child)
                 self._child.follow_stdout(self._show)
-                config = _plain(self.config)
+                config = plain(self.config)
                 variables = {key: str(values.reveal(value)) for key, value in self.config.items()}
                 request = provider_pb2.ConfigureRequest(args=config, variables=variables, acceptSecrets=True)
                 try:
@@ -193,16 +231,18 @@ class Provider:
 
     def kill(self) -> None:
         """End the process in the middle of whatever it does."""
-        self._child.kill()
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
         """End the process."""
         if self._channel is not None:
             self._channel.close()
-        self._child.finish()
+        if self._child is not None:
+            self._child.finish()
 
 
-def _connect(child: Child) -> tuple[Any, Any]:
+def connect(child: Child) -> tuple[Any, Any]:
     port = child.first_line()
     if not port.isdigit():
         raise EngineError(f"the dynamic provider process did not start{': ' + port if port else ''}")
@@ -210,102 +250,5 @@ def _connect(child: Child) -> tuple[Any, Any]:
     return channel, provider_pb2_grpc.ResourceProviderStub(channel)
 
 
-def _plain(properties: Mapping[str, Any]) -> Any:
+def plain(properties: Mapping[str, Any]) -> Any:
     return values.to_struct(properties, secrets=False, refs=False)
-
-
-class Providers:
-    """All providers of a run, by their references `<urn>::<id>`.
-
-    The first process is started before anybody asks for it: it imports while the engine reads the state.
-    """
-
-    def __init__(self, project: Project, show: Callable[[str], None], parallel: int) -> None:
-        self._project = project
-        self._show = show
-        self._parallel = parallel
-        self._lock = threading.Lock()
-        self._providers: dict[str, Provider] = {}
-        self._replaced: list[Provider] = []
-        self._spare: Child | None = Child("provhost.py", project)
-        self._address = ""
-
-    def listen_at(self, address: str) -> None:
-        """Where the engine listens for the providers' messages; to be called before the first is asked for."""
-        self._address = address
-
-    def register(self, reference: str, inputs: Properties) -> None:
-        """Let the provider be known; a process that has its configuration already (a preview's) is kept."""
-        urn = provider_urn(reference)
-        with self._lock:
-            for other, known in self._providers.items():
-                if provider_urn(other) == urn and values.same(
-                    values.reveal(known.config), values.reveal(inputs)
-                ):
-                    self._providers[reference] = known
-                    return
-            before = self._providers.get(reference)
-            self._providers[reference] = Provider(self._start(), inputs, self._show)
-            if before is not None:
-                self._replaced.append(before)
-
-    def get(self, reference: str) -> Provider:
-        """The provider of a resource.  Raises EngineError where the state does not know it."""
-        with self._lock:
-            if reference not in self._providers:
-                urn = provider_urn(reference)
-                check_package(type_of(urn), name_of(urn))
-                raise EngineError(
-                    f"unknown provider {reference!r}: the state holds no such provider resource"
-                )
-            return self._providers[reference]
-
-    def load(self, resources: list[Resource]) -> None:
-        """Make the state's own providers known where this run has not brought its own."""
-        for resource in resources:
-            if is_provider(resource.type) and resource.type == PROVIDER_TYPE:
-                reference = f"{resource.urn}::{resource.id}"
-                with self._lock:
-                    if reference in self._providers:
-                        continue
-                self.register(reference, resource.inputs)
-
-    def close(self) -> None:
-        """End all processes; each finishes what it is doing."""
-        threads = [threading.Thread(target=provider.close) for provider in self._all()]
-        if self._spare is not None:
-            threads.append(threading.Thread(target=self._spare.kill))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def kill(self) -> None:
-        """End all processes at once."""
-        for provider in self._all():
-            provider.kill()
-        if self._spare is not None:
-            self._spare.kill()
-
-    def _all(self) -> set[Provider]:
-        return {*self._providers.values(), *self._replaced}
-
-    def _start(self) -> Child:
-        child, self._spare = self._spare or Child("provhost.py", self._project), None
-        environment = {
-            "PULUMI_PROJECT": self._project.name,
-            "PULUMI_ROOT_DIRECTORY": str(self._project.folder),
-        }
-        child.send({"address": self._address, "parallel": self._parallel, "environment": environment})
-        child.follow(self._show, stdout=False)
-        return child
-
-
-def check_package(type_: str, name: str) -> None:
-    """Refuse resources that need a plugin.  Raises NeedsCliError with the package and the resource's name."""
-    package = type_.removeprefix(PROVIDER_PREFIX) if is_provider(type_) else type_.split(":")[0]
-    if package != PACKAGE:
-        raise NeedsCliError(
-            f"resource {name!r} of type {type_}",
-            f"the plugin pulumi-resource-{package} is needed, and this engine runs dynamic providers only",
-        )

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from engine import diffs, events, values
 from engine.errors import EngineError
 from engine.events import Listener, Step
-from engine.providers import Diff, Providers
+from engine.providers import Diff
+from engine.registry import Providers
 from engine.snapshot import Snapshot
 from engine.state import Resource, State, now, prune_references
-from engine.urns import is_provider
+from engine.targets import Targets
+from engine.urns import STACK_TYPE, is_provider
 
 
 class Refresh:
@@ -35,11 +37,16 @@ class Refresh:
         self._snapshot = snapshot
         self._first = first
         self.stopping = False
+        self.targets = Targets()
 
     def run(self, parallel: int) -> bool:
         """Read them all; whether every read worked.  What is gone is dropped, with the references to it."""
         self._providers.load(self._state.resources)
-        readable = [resource for resource in self._state.resources if _is_readable(resource)]
+        readable = [
+            resource
+            for resource in self._state.resources
+            if _is_readable(resource) and self.targets.has(resource.urn)
+        ]
         with ThreadPoolExecutor(max_workers=max(parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
         kept = []
@@ -51,6 +58,9 @@ class Refresh:
             else:
                 kept.append(resource if isinstance(found, EngineError) else found)
         self._state.resources = kept
+        for resource in kept:
+            if resource.type == STACK_TYPE:
+                self._listener.outputs(resource.outputs, resource.outputs)
         for resource in prune_references(kept):
             if self._snapshot:
                 self._snapshot.write(put=[resource], wait=False)

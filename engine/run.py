@@ -17,13 +17,15 @@ from engine.errors import EngineError
 from engine.events import Listener
 from engine.locks import Lock
 from engine.monitor import Monitor, Server
-from engine.providers import Providers
+from engine.references import StackReferences
 from engine.refresh import Refresh
+from engine.registry import Providers
 from engine.runner import TOLD
 from engine.session import Session, provider_config
 from engine.snapshot import Snapshot
 from engine.state import Pending, State
 from engine.steps import Steps
+from engine.targets import ALL, Targets
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Options:
     parallel: int = 16
     clear_pending_creates: bool = False
     run_program: bool = False
+    targets: Targets = ALL
 
 
 class Run:
@@ -49,9 +52,10 @@ class Run:
         self.listener = listener
         if program:
             _check_program(session)
-        self._program = Child("runner.py", session.project) if program else None
+        self._program = Child.script("runner.py", session.project) if program else None
         self._running: Child | None = None
-        self._providers = Providers(session.project, self.say, options.parallel)
+        stacks = StackReferences(session.project.name, session.outputs_of)
+        self._providers = Providers(session.project, self.say, options.parallel, stacks)
         self._snapshot: Snapshot | None = None
         self._lock: Lock | None = None
         try:
@@ -171,6 +175,7 @@ class Run:
             self._options.continue_on_error,
             self._options.parallel,
             self._options.run_program,
+            self._options.targets,
         )
         steps = Steps(self._providers, self.listener, shot, self._options.parallel, pending)
         deployment = Deployment(settings, state, steps, self._providers, self.listener)
@@ -200,6 +205,7 @@ class Run:
             self._providers.load(state.resources)
             steps = Steps(self._providers, self.listener, shot, self._options.parallel, pending)
             rest = [resource for resource in state.resources if not resource.pending_replacement]
+            rest = self._options.targets.among(rest)
             for resource in state.resources:
                 if resource.pending_replacement:
                     steps.forget(resource)
@@ -209,6 +215,7 @@ class Run:
     def _refresh(self, state: State, shot: Snapshot | None) -> bool:
         with _Listening(self), _Signals(self, stopping := _Stopping()):
             refresh = Refresh(state, self._providers, self.listener, shot, first=self._options.refresh)
+            refresh.targets = self._options.targets
             stopping.on_stop = lambda: setattr(refresh, "stopping", True)
             return refresh.run(self._options.parallel)
 
@@ -226,13 +233,13 @@ class Run:
 
     def take_program(self) -> Child:
         """The waiting program process, or a new one."""
-        child = self._program or Child("runner.py", self._session.project)
+        child = self._program or Child.script("runner.py", self._session.project)
         self._program, self._running = None, child
         return child
 
     def prepare_next(self) -> None:
         """Start the next program process: it imports while the user decides."""
-        self._program = self._program or Child("runner.py", self._session.project)
+        self._program = self._program or Child.script("runner.py", self._session.project)
 
     @property
     def goes_on(self) -> bool:
@@ -330,6 +337,12 @@ class _Nobody:
     """Registers nothing."""
 
     def register(self, _goal: Any) -> Any:
+        raise EngineError("no program is running")
+
+    def read(self, _goal: Any) -> Any:
+        raise EngineError("no program is running")
+
+    def invoke(self, _function: str, _arguments: Any, _wanted: Any) -> Any:
         raise EngineError("no program is running")
 
     def register_outputs(self, _urn: str, _outputs: Any) -> None:

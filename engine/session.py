@@ -13,6 +13,7 @@ from engine.errors import EngineError
 from engine.secrets import Crypter, passphrase
 from engine.snapshot import StackId
 from engine.state import Json, State
+from engine.urns import STACK_TYPE
 from engine.values import Properties, Secret
 
 
@@ -73,6 +74,14 @@ class Session:
     def crypter(self, config: StackConfig, deployment: Json) -> Crypter | None:
         """The crypter for what is written: the configuration's, else the state's."""
         return self.crypter_for(config.salt) if config.salt else self.state_crypter(deployment)
+
+    def outputs_of(self, project: str, name: str) -> Properties | None:
+        """Another stack's outputs, None where this backend has no such stack.  Raises EngineError."""
+        other = StackId(project, check_stack_name(name))
+        if not self.exists(other):
+            return None
+        resources = self.load(snapshot.current(self.backend, other)).resources
+        return next((resource.outputs for resource in resources if resource.type == STACK_TYPE), {})
 
     def load(self, deployment: Json) -> State:
         """The stack's state, secrets decrypted."""

@@ -23,11 +23,8 @@ def show(session: Session, options: argparse.Namespace) -> int:
         for key, value in values.items()
     }
     if options.json:
-        print(
-            json.dumps(
-                {key: {"value": text, "secret": values[key].secret} for key, text in shown.items()}, indent=2
-            )
-        )
+        content = {key: _as_json(text, values[key], options.show_secrets) for key, text in shown.items()}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
         return 0
     names = {key: key.removeprefix(f"{session.project.name}:") for key in shown}
     width = max([3, *map(len, names.values())])
@@ -35,6 +32,15 @@ def show(session: Session, options: argparse.Namespace) -> int:
     for key, text in shown.items():
         print(f"{names[key]:<{width}}  {text}")
     return 0
+
+
+def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]:
+    seen = value.is_object and (show_secrets or not value.secret)
+    return {
+        "value": text,
+        **({"objectValue": json.loads(value.text)} if seen else {}),
+        "secret": value.secret,
+    }
 
 
 def get(session: Session, options: argparse.Namespace) -> int:

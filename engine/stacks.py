@@ -87,7 +87,8 @@ def output(session: Session, options: argparse.Namespace) -> int:
         if name not in outputs:
             raise EngineError(f"current stack does not have output property '{name}'")
         value = _shown(outputs[name], options.show_secrets)
-        print(value if isinstance(value, str) and not options.json else json.dumps(value, ensure_ascii=False))
+        plain = isinstance(value, str) and not options.json
+        print(value if plain else values.compact(value))
         return 0
     shown = {key: _shown(value, options.show_secrets) for key, value in sorted(outputs.items())}
     if options.json:
@@ -97,9 +98,7 @@ def output(session: Session, options: argparse.Namespace) -> int:
     width = max([6, *map(len, shown)])
     print(f"    {'OUTPUT':<{width}}  VALUE")
     for key, value in shown.items():
-        print(
-            f"    {key:<{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        )
+        print(f"    {key:<{width}}  {value if isinstance(value, str) else values.compact(value)}")
     return 0
 
 
@@ -190,15 +189,21 @@ def remove(session: Session, options: argparse.Namespace) -> int:
         raise EngineError("confirmation declined: pass --yes to remove the stack")
     lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
     try:
-        session.backend.remove(stack.project, stack.name)
-        if not options.preserve_config:
-            session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+        forget(session, preserve_config=options.preserve_config)
     finally:
         lock.release()
-    if backend.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
-        backend.select(session.project.name, session.project.file, session.backend.url, None)
     print(f"Stack '{stack.name}' has been removed!")
     return 0
+
+
+def forget(session: Session, *, preserve_config: bool) -> None:
+    """Take away a stack's state, its configuration and its being selected."""
+    stack = session.stack
+    session.backend.remove(stack.project, stack.name)
+    if not preserve_config:
+        session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    if backend.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
+        backend.select(session.project.name, session.project.file, session.backend.url, None)
 
 
 def cancel(session: Session, options: argparse.Namespace) -> int:

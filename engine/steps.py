@@ -16,10 +16,12 @@ from typing import Any
 from engine import events, values
 from engine.errors import EngineError, StepError
 from engine.events import Listener, Step
-from engine.providers import Diff, ProviderError, Providers
+from engine.providers import Diff, Provider, ProviderError
+from engine.registry import Providers
 from engine.snapshot import Snapshot
 from engine.state import Pending, Resource, now
 from engine.urns import is_provider
+from engine.values import Properties
 
 
 class Steps:
@@ -86,9 +88,8 @@ class Steps:
                 new.outputs = {}
             elif is_provider(new.type):
                 new.id = str(uuid.uuid4()) if self._snapshot else values.UNKNOWN_TEXT
-                new.outputs = new.inputs
             elif self._snapshot is None:
-                new.outputs = new.inputs
+                new.outputs = self._foreseen(new, None)
             new.created = new.modified = now()
             if self._snapshot:
                 self._create(self._snapshot, new, replaces, keep_old, alias)
@@ -122,8 +123,8 @@ class Steps:
             new.modified = now()
             if not new.custom:
                 new.outputs = old.outputs
-            elif is_provider(new.type) or self._snapshot is None:
-                new.outputs = new.inputs
+            elif self._snapshot is None and not is_provider(new.type):
+                new.outputs = self._foreseen(new, old)
             ended: list[int] = []
             if self._snapshot and new.custom and not is_provider(new.type):
                 provider = self._providers.get(new.provider)
@@ -156,6 +157,30 @@ class Steps:
                 self._snapshot.write(put=[old], end=ended)
             else:
                 self._snapshot.write(drop=[old], end=ended)
+
+    def _foreseen(self, new: Resource, old: Resource | None) -> Properties:
+        """The outputs in a preview: the inputs, or what a provider that can look ahead says."""
+        provider = None if values.has_unknown(new.provider) else self._providers.known(new.provider)
+        if provider is None or not provider.supports_preview:
+            return new.inputs
+        if old is None:
+            return provider.create(new.urn, new.inputs, preview=True)[1]
+        return provider.update(old, new.inputs, new.ignore_changes, preview=True)
+
+    def read(self, new: Resource, old: Resource | None, provider: Provider) -> None:
+        """Look up what is nobody's to change; also in a preview."""
+        step = Step(events.READ, new.urn, new.type, old, new)
+        with self._running(step):
+            new.id, new.outputs, inputs = provider.read(new)
+            if not new.id:
+                raise EngineError(f"resource '{new.urn}' does not exist")
+            new.inputs = new.inputs if inputs is None else inputs
+            new.outputs = values.make_secret(new.outputs, new.additional_secret_outputs)
+            if old is not None:
+                values.keep_ciphertexts(new.inputs, old.inputs)
+                values.keep_ciphertexts(new.outputs, old.outputs)
+            if self._snapshot:
+                self._snapshot.write(put=[new], drop=[old] if old else [], wait=False)
 
     def forget(self, old: Resource) -> None:
         """Drop the row of a resource that was taken down earlier."""

@@ -78,7 +78,7 @@ def test_the_passphrase_is_asked_for_and_checked(stack: Stack, give: str) -> Non
         (("login",), "`pulumi login`"),
         (("watch", "--anything"), "`pulumi watch`"),
         (("stack", "tag", "ls"), "`pulumi stack tag`"),
-        (("up", "--target", "urn"), "`pulumi --target urn`"),
+        (("up", "--target-replace", "urn"), "`pulumi --target-replace urn`"),
     ],
 )
 def test_the_rest_is_refused_by_name(stack: Stack, arguments: tuple[str, ...], what: str) -> None:

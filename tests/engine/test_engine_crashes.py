@@ -73,7 +73,7 @@ def until_created(stack: Stack, process: Popen[str], count: int) -> None:
 
 def test_kill_at_any_moment(stack: Stack) -> None:
     things = {f"t{i}": thing() for i in range(12)}
-    seeded = random.Random(7)  # noqa: S311 - moments, not secrets
+    seeded = random.Random(7)
     for _ in range(3):
         stack.spec(things)
         process = stack.start("up", "--yes", "--skip-preview")

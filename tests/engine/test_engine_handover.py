@@ -6,16 +6,12 @@ Where the CLI is not on the PATH, the states that it wrote before stand in for i
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_cli import cli, essence, for_both
 from engine_stack import HERE, Stack
 
 DATA = HERE / "data"
@@ -69,26 +65,6 @@ def test_a_pending_create_of_the_cli_is_resolved(stack: Stack) -> None:
     assert any(item["urn"].endswith("::bad") for item in latest["resources"])
 
 
-def essence(latest: dict[str, Any]) -> list[str]:
-    """The resources without times, made-up ids, and where in the SDK they were declared; secrets by their being so."""
-    found = []
-    for item in latest.get("resources", []):
-        kept = {
-            key: value
-            for key, value in item.items()
-            if key not in ("created", "modified", "stackTrace", "sourcePosition")
-        }
-        text = json.dumps(blind(kept), sort_keys=True)
-        found.append(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", text))
-    return sorted(found)
-
-
-def blind(value: Any) -> Any:
-    if isinstance(value, dict):
-        return "SECRET" if "ciphertext" in value else {key: blind(item) for key, item in value.items()}
-    return [blind(item) for item in value] if isinstance(value, list) else value
-
-
 def thing(text: str = "a", **more: Any) -> dict[str, Any]:
     return {"text": text, **more}
 
@@ -126,10 +102,7 @@ def turns() -> list[dict[str, Any]]:
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize("begins", ["engine", "cli"])
 def test_in_turns_with_the_cli(stack: Stack, begins: str) -> None:
-    venv = Path(sys.prefix)
-    (stack.folder / "Pulumi.yaml").write_text(
-        f"name: test\nruntime: {{name: python, options: {{virtualenv: '{venv}'}}}}\nbackend: {{url: 'file://.'}}\n"
-    )
+    for_both(stack)
     hands: list[Callable[..., None]] = [
         lambda *arguments: engine(stack, *arguments),
         lambda *arguments: cli(stack, *arguments),
@@ -146,21 +119,3 @@ def test_in_turns_with_the_cli(stack: Stack, begins: str) -> None:
 
 def engine(stack: Stack, *arguments: str) -> None:
     stack.run(*arguments)
-
-
-def cli(stack: Stack, *arguments: str) -> None:
-    environment = {
-        **{key: value for key, value in stack.environment.items() if key != "PYTHONPATH"},
-        "PATH": os.environ["PATH"],
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
-    done = subprocess.run(
-        ["pulumi", *arguments, "--non-interactive", "--color", "never"],
-        cwd=stack.folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

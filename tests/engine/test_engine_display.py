@@ -1,0 +1,156 @@
+"""What is shown of outputs and changes: nested, line by line, as the CLI shows them (its own words were looked up by running it)."""
+
+from __future__ import annotations
+
+from engine_stack import Stack
+
+from engine import objects
+from engine.objects import View
+from engine.values import UNKNOWN, Secret
+
+OLD = {
+    "jobs": {
+        "cat": {"state": "done", "step": 1, "images": ["a", "b", "c"], "empty": {}, "el": []},
+        "dog": {"state": "new"},
+    },
+    "js": '{"a": 1, "b": [1,2]}',
+    "multi": "line1\nline2",
+    "num": 3,
+    "sec": Secret("hush"),
+    "unk": 1,
+    "same": {"k": "v"},
+}
+NEW = {
+    "jobs": {
+        "cat": {"state": "running", "step": 2, "images": ["a", "x", "c", "d"], "empty": {}, "el": [1]},
+        "mouse": {"state": "new"},
+    },
+    "js": '{"a": 2, "b": [1,2,3]}',
+    "multi": "line1\nline3",
+    "num": "3",
+    "sec": Secret("other"),
+    "unk": UNKNOWN,
+    "same": {"k": "v"},
+    "unknest": {"u": UNKNOWN, "w": True},
+}
+# As `pulumi preview` 3.272.0 showed just this.
+SHOWN = """\
+  ~ jobs   : {
+      ~ cat  : {
+          ~ el    : [
+              + [0]: 1
+            ]
+          ~ images: [
+                [0]: "a"
+              ~ [1]: "b" => "x"
+                [2]: "c"
+              + [3]: "d"
+            ]
+          ~ state : "done" => "running"
+          ~ step  : 1 => 2
+        }
+      - dog  : {
+          - state: "new"
+        }
+      + mouse: {
+          + state: "new"
+        }
+    }
+  ~ js     : (json) {
+      ~ a: 1 => 2
+      ~ b: [
+            [0]: 1
+            [1]: 2
+          + [2]: 3
+        ]
+    }
+  ~ multi  :{blank}
+        line1
+      - line2
+      + line3
+  ~ num    : 3 => "3"
+  + unknest: {
+      + u: [unknown]
+      + w: true
+    }""".replace("{blank}", " ")
+
+
+def test_outputs_leaf_by_leaf() -> None:
+    assert "\n".join(objects.top(OLD, NEW, 1, View(preview=True), sames=False)) == SHOWN
+
+
+def test_unchanged_outputs_are_shown_after_an_update_only() -> None:
+    lines = objects.top(OLD, OLD, 1, View(), sames=True)
+    assert lines[:2] == ["    jobs : {", "        cat: {"]
+    assert "    sec  : [secret]" in lines
+    assert objects.top(OLD, OLD, 1, View(preview=True), sames=False) == []
+
+
+def test_a_detailed_difference_has_only_what_differs() -> None:
+    old = {"tags": {"a": {"deep": [1, 2, {"k": "v"}]}, "b": "x"}, "of": 1, "s": Secret("a"), "keep": 1}
+    new = {
+        "tags": {"a": {"deep": [1, 3, {"k": "w"}]}, "b": {"c": 1}},
+        "of": UNKNOWN,
+        "s": Secret("b"),
+        "keep": 1,
+    }
+    assert objects.changed(old, new, 1, View(sames=False, secrets=True)) == [
+        "  ~ of  : 1 => [unknown]",
+        "  ~ s   : [secret] => [secret]",
+        "  ~ tags: {",
+        "      ~ a: {",
+        "          ~ deep: [",
+        "              ~ [1]: 2 => 3",
+        "              ~ [2]: {",
+        '                      ~ k: "v" => "w"',
+        "                    }",
+        "            ]",
+        "        }",
+        '      - b: "x"',
+        "      + b: {",
+        "          + c: 1",
+        "        }",
+        "    }",
+    ]
+
+
+def test_long_texts_are_cut_and_yaml_is_shown_as_an_object() -> None:
+    lines = objects.whole({"long": "x" * 200, "many": "a b\nc d\ne f\ng h", "yaml": "k: 1\nl: [2]\n"}, 1)
+    assert lines[0] == f'    long: "{"x" * 150}..."'
+    assert lines[1] == '    many: "a b\\nc d\\ne f\\n..."'
+    assert lines[2:5] == ["    yaml: (yaml) {", "        k: 1", "        l: ["]
+
+
+def test_outputs_and_details_of_a_run(stack: Stack) -> None:
+    thing = {"text": "a", "tags": {"a": 1, "b": ["x"]}}
+    stack.spec({"one": thing}, exports={"o": {"x": 1, "y": {"$secret": "z"}}})
+    stack.up()
+    changed = {"text": "bb", "tags": {"a": 2, "b": ["x", "y"]}}
+    stack.spec({"one": changed}, exports={"o": {"x": 2, "y": {"$secret": "z"}}})
+    shown = stack.run("preview", "--diff")
+    assert (
+        """\
+  pulumi:pulumi:Stack: (same)
+    [urn=urn:pulumi:dev::test::pulumi:pulumi:Stack::test-dev]
+    ~ pulumi-python:dynamic/test:Thing: (update)
+        [id=id-one]
+        [urn=urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::one]
+      ~ tags: {
+          ~ a: 1 => 2
+          ~ b: [
+              + [1]: "y"
+            ]
+        }
+      ~ text: "a" => "bb"
+    --outputs:--
+  ~ o: {
+      ~ x: 1 => 2
+        y: [secret]
+    }
+"""
+        in shown
+    )
+    assert "      ~ length: 1 => 2\n" in stack.up("--diff")
+    assert "\nOutputs:\n    o: {\n        x: 2\n        y: [secret]\n    }\n" in stack.up()
+    assert "Outputs:" not in stack.run("preview")
+    assert "Outputs:" not in stack.run("destroy", "--yes")

@@ -1,0 +1,132 @@
+"""Provider plugins, stack references, look-ups and targets: with a home-made plugin in Python on the PATH."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from engine_stack import HERE, Stack
+
+PROGRAM = """
+import pulumi
+{body}
+"""
+SHELF = """
+class Jar(pulumi.CustomResource):
+    size: pulumi.Output[int]
+    def __init__(self, name, version="1.2.3", opts=None, **props):
+        opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(version=version))
+        super().__init__("shelf:index:Jar", name, {**props, "size": None}, opts)
+
+one = Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))
+mine = pulumi.ProviderResource("shelf", "mine", {"prefix": "other"}, pulumi.ResourceOptions(version="1.2.3"))
+two = Jar("two", opts=pulumi.ResourceOptions(provider=mine), label=one.size)
+pulumi.export("size", two.size)
+pulumi.export("counted", pulumi.runtime.invoke("shelf:index:count", {"of": "abc"}).value)
+"""
+
+
+def write(stack: Stack, body: str) -> None:
+    (stack.folder / "__main__.py").write_text(PROGRAM.format(body=body))
+
+
+def install(folder: Path) -> None:
+    """The plugin as a program in this folder."""
+    folder.mkdir(parents=True)
+    plugin = folder / "pulumi-resource-shelf"
+    plugin.write_text(f"#!{sys.executable}\n" + (HERE / "shelf_plugin.py").read_text())
+    plugin.chmod(0o755)
+
+
+@pytest.mark.parametrize("place", ["path", "home"])
+def test_a_plugin_is_found_and_spoken_to(stack: Stack, tmp_path: Path, place: str) -> None:
+    if place == "path":
+        install(tmp_path / "bin")
+        stack.environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    else:
+        install(tmp_path / "home/plugins/resource-shelf-v1.2.3")
+    stack.run("config", "set", "shelf:prefix", "hello")
+    write(stack, SHELF.replace("LABEL", "x"))
+    assert "4 created" in stack.up()
+    resources = stack.resources()
+    assert resources["one"]["outputs"]["where"] == "hello"
+    assert resources["two"]["outputs"]["where"] == "other"
+    assert "ciphertext" in resources["one"]["outputs"]["hidden"]
+    # As the CLI 3.272.0 wrote it for this plugin and program.
+    default = resources["default_1_2_3"]
+    assert default["inputs"] == {"__internal": {}, "prefix": "hello", "version": "1.2.3"}
+    assert default["outputs"] == {"prefix": "hello", "version": "1.2.3"}
+    assert "4 unchanged" in stack.run("preview", "--expect-no-changes")
+    write(stack, SHELF.replace("LABEL", "yyy"))
+    shown = stack.run("up", "--yes", "--diff")
+    assert '~ label: "x" => "yyy"' in shown
+    assert "~ label: 1 => 3" in shown  # the plugin foresees its outputs in a preview
+    assert "4 unchanged" in stack.run("refresh", "--yes", "--skip-preview") + stack.up()
+    assert "4 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+
+
+def test_a_missing_plugin_is_named_with_the_way_to_get_it(stack: Stack) -> None:
+    write(stack, SHELF.replace("LABEL", "x"))
+    shown = stack.run("preview", code=1)
+    assert (
+        "resource 'one' of type shelf:index:Jar needs the provider plugin pulumi-resource-shelf v1.2.3"
+        in shown
+    )
+    assert "`pulumi plugin install resource shelf v1.2.3`" in shown
+
+
+def test_a_stack_reference_reads_another_stack(stack: Stack, tmp_path: Path) -> None:
+    stack.spec({}, exports={"plain": {"a": 1}, "hidden": {"$secret": "hush"}})
+    stack.up()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "Pulumi.yaml").write_text("name: other\nruntime: python\n")
+    (other / "__main__.py").write_text(
+        "import pulumi\n"
+        "found = pulumi.StackReference('organization/test/dev')\n"
+        "for name in ('plain', 'hidden'):\n    pulumi.export(name, found.require_output(name))\n"
+    )
+    reader = Stack(other, {**stack.environment, "PULUMI_BACKEND_URL": f"file://{stack.folder}"})
+    reader.run("stack", "select", "--create", "dev")
+    assert "+ 1 created" in reader.up()
+    assert '"hidden": "[secret]"' in reader.run("stack", "output", "--json")
+    assert '"hidden": "hush"' in reader.run("stack", "output", "--json", "--show-secrets")
+    assert "1 unchanged" in reader.run("preview", "--expect-no-changes")
+    program = (other / "__main__.py").read_text()
+    (other / "__main__.py").write_text(program.replace("test/dev", "test/nope"))
+    assert 'unknown stack "organization/test/nope"' in reader.run("preview", code=1)
+
+
+def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
+    write(
+        stack,
+        "from things import Thing\n"
+        "found = Thing('x', {'text': 'a'}, pulumi.ResourceOptions(id='id-x'))\n"
+        "pulumi.export('length', found.length)",
+    )
+    assert "does not exist" in stack.up(code=1)
+    stack.cloud.mkdir()
+    (stack.cloud / "x.json").write_text('{"text": "abc"}')
+    assert "length: 3" in stack.up()
+    assert stack.resources()["x"]["external"] is True
+    assert "1 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+    assert (stack.cloud / "x.json").exists()
+
+
+def test_only_targets_are_changed(stack: Stack) -> None:
+    urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::"
+    length = {"$ref": ["one", "length"]}
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b", "of": length}, "three": {"text": "c"}})
+    stack.up()
+    stack.calls()
+    stack.spec({"one": {"text": "aa"}, "two": {"text": "bb", "of": length}, "four": {"text": "d"}})
+    stack.up("--target", urn + "one")
+    assert stack.calls() == ["update one"]
+    assert "could not be found in the stack" in stack.up("--target", urn + "nope", code=1)
+    refused = stack.run("destroy", "--yes", "--skip-preview", "--target", urn + "one", code=1)
+    assert f"'{urn}two' will be destroyed but was not specified" in refused
+    stack.run("destroy", "--yes", "--skip-preview", "--target", urn + "one", "--target-dependents")
+    assert stack.calls() == ["delete two", "delete one"]
+    assert set(stack.resources()) == {"test-dev", "default", "three"}
