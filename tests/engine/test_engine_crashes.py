@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 from pathlib import Path
@@ -62,39 +61,6 @@ def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: Stack) 
     assert not locks(stack)
     assert "pending_operations" not in stack.latest()
     assert "3 unchanged" in stack.up()
-
-
-def until_created(stack: Stack, process: Popen[str], count: int) -> None:
-    log = stack.cloud / "calls.log"
-    stack.until(
-        lambda: process.poll() is not None or (log.exists() and log.read_text().count("create") > count)
-    )
-
-
-def test_kill_at_any_moment(stack: Stack) -> None:
-    things = {f"t{i}": thing() for i in range(12)}
-    seeded = random.Random(7)
-    for _ in range(3):
-        stack.spec(things)
-        process = stack.start("up", "--yes", "--skip-preview")
-        after = seeded.randrange(12)
-        until_created(stack, process, after)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        latest = stack.run("stack", "export")
-        deployment = json.loads(latest)["deployment"]
-        known = {item["urn"].rsplit("::", 1)[-1] for item in deployment.get("resources", [])}
-        known |= {
-            op["resource"]["urn"].rsplit("::", 1)[-1] for op in deployment.get("pending_operations", [])
-        }
-        made = {path.stem for path in stack.cloud.glob("t*.json")}
-        assert made <= known
-        stack.up()
-        calls = stack.calls()
-        assert {path.stem for path in stack.cloud.glob("t*.json")} == set(things)
-        assert sorted(call.split()[1] for call in calls if call.startswith("create")) == sorted(things)
-        stack.run("destroy", "--yes", "--skip-preview")
-        stack.calls()
 
 
 def test_one_interrupt_finishes_what_runs(stack: Stack) -> None:
