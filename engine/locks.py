@@ -112,7 +112,15 @@ def _has_ended(content: dict[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
-    return _started_later(pid, str(content.get("timestamp")))
+    return _is_zombie(pid) or _started_later(pid, str(content.get("timestamp")))
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended and only waits to be collected (Linux): it answers signals, but works no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
 
 
 def _started_later(pid: int, timestamp: str) -> bool:
