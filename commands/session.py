@@ -1,0 +1,63 @@
+"""What the commands share: the stack's engine with its cloud running, its outputs, its services, and one way to say things."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+
+from clients.connection import VARIABLES, Connection, connect
+from commands import local_cloud
+from commands.engine import Engine, find_engine, project_root
+from commands.stack_file import uses_local_cloud
+
+OUTPUTS = "outputs"
+
+console = Console(soft_wrap=True)
+stack_option = click.option(
+    "--stack", default="dev", show_default=True, help="The stack: Pulumi.<stack>.yaml."
+)
+
+
+class UserPath(click.Path):
+    """A path as the user means it: relative to where `flux` was called, though the command itself runs in the checkout."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        called_from = ctx.find_root().obj if ctx else None
+        return super().convert(Path(called_from or ".") / str(value), param, ctx)
+
+
+def ready(stack: str) -> Engine:
+    """The stack's engine, with its cloud running and the stack made. Raises FluxError."""
+    local = uses_local_cloud(project_root(), stack)
+    engine = find_engine(stack, local)
+    if local:
+        local_cloud.start()
+    engine.select()
+    engine.release(project_root())
+    return engine
+
+
+def run(engine: Engine, *arguments: str) -> None:
+    """Run one of Pulumi's commands; one that fails has said why and ends this process with its exit code."""
+    code = engine.run(*arguments)
+    if code != 0:
+        sys.exit(code)
+
+
+def connection_of(engine: Engine, stack: str) -> Connection:
+    """The services of a stack, with the keys of its configuration or of the environment. Raises FluxError."""
+    if uses_local_cloud(project_root(), stack):
+        return connect("local", {}, os.environ)
+    settings: dict[str, Any] = {
+        key: engine.setting(key) for variable, key in VARIABLES.items() if variable not in os.environ
+    }
+    return connect("salad", settings, os.environ)
+
+
+def say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)

@@ -1,0 +1,147 @@
+"""The commands that change or look at a whole stack: up, preview, refresh, destroy; and the cloud on this machine: cloud, down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
+from clients.storage import Storage
+from commands import local_cloud
+from commands.engine import Engine, project_root
+from commands.fetch import fetch
+from commands.follow import follow
+from commands.session import OUTPUTS, connection_of, console, ready, run, say, stack_option
+from commands.stack_file import uses_local_cloud
+from commands.stack_jobs import Sight, StackJob, look, stack_jobs
+from training.errors import FluxError
+from training.run_state import COMPLETED
+
+
+@click.command()
+@stack_option
+def up(stack: str) -> None:
+    """Make everything agree with the configuration, wait for the jobs, fetch their results."""
+    engine = ready(stack)
+    run(engine, "up", "--yes", "--skip-preview")
+    failed = _collect(engine, stack)
+    if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
+        say(
+            "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
+        )
+        run(engine, "up", "--yes", "--skip-preview")
+    say("\nLooking once more, so that the stack's outputs tell how each run ended:")
+    _refresh(engine)
+    if failed:
+        raise FluxError(
+            f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
+            "a failed job is not queued again by itself, because it would be paid for again",
+            "mend what is said above, or set `attempt: 2` for the job in the stack's configuration; then run it again",
+        )
+
+
+@click.command()
+@stack_option
+def preview(stack: str) -> None:
+    """Show what `up` would do. Changes nothing."""
+    run(ready(stack), "preview", "--diff")
+
+
+@click.command()
+@stack_option
+def refresh(stack: str) -> None:
+    """Look how everything really is, and write it into the state."""
+    _refresh(ready(stack))
+
+
+@click.command()
+@stack_option
+def destroy(stack: str) -> None:
+    """Take everything down. Trained results stay in the bucket, and in outputs/."""
+    engine = ready(stack)
+    before = engine.outputs()
+    run(engine, "destroy", "--yes", "--skip-preview")
+    _tell_where_results_are(stack, before)
+
+
+@click.command(name="cloud")
+def start_cloud() -> None:
+    """Start the cloud on this machine."""
+    local_cloud.start()
+
+
+@click.command()
+def down() -> None:
+    """Stop the cloud on this machine. Its files stay in .localcloud/."""
+    local_cloud.stop()
+
+
+def _refresh(engine: Engine) -> None:
+    # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
+    # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
+    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview")
+
+
+def _collect(engine: Engine, stack: str) -> list[str]:
+    """Wait for the jobs and fetch what they left; the names of those that did not end well."""
+    outputs = engine.outputs()
+    jobs = stack_jobs(outputs)
+    if not jobs:
+        say("The stack declares no job.")
+        return []
+    connection = connection_of(engine, stack)
+    storage = connection.storage(outputs["bucket"])
+    say(
+        "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
+    )
+    sights = follow(jobs, _looker(connection, storage), console)
+    say("\nResults:")
+    for sight in sights:
+        place = fetch(sight, storage, Path(OUTPUTS))
+        say(f"  {sight.job.name}: {_result_line(sight, place)}")
+    say(_next_steps(sights))
+    return [sight.job.name for sight in sights if sight.state != COMPLETED]
+
+
+def _looker(connection: Connection, storage: Storage) -> Callable[[StackJob], Sight]:
+    return lambda job: look(job, connection.kelpie(), storage)
+
+
+def _result_line(sight: Sight, place: Path) -> str:
+    if sight.state != COMPLETED:
+        return f"{sight.state}: {sight.reason}; what there is lies in {place}"
+    progress = sight.progress
+    learned = ""
+    if isinstance(progress.get("loss_first"), float) and isinstance(progress.get("loss_last"), float):
+        learned = f" (loss {progress['loss_first']:.4f} at the start, {progress['loss_last']:.4f} at the end)"
+    return f"{place / (sight.job.name + '.safetensors')}{learned}"
+
+
+def _next_steps(sights: list[Sight]) -> str:
+    done = [sight for sight in sights if sight.state == COMPLETED]
+    if not done:
+        return ""
+    first = done[0].job
+    return (
+        f"\nLook next at {OUTPUTS}/{first.name}/{first.run_id}/samples/: what the LoRA draws, step by step.\n"
+        "Then edit a caption under jobs/ and type `make preview`: it shows what would be trained again."
+    )
+
+
+def _tell_where_results_are(stack: str, outputs: dict[str, Any]) -> None:
+    bucket, prefix = outputs.get("bucket"), outputs.get("prefix") or ""
+    finished = [job for job in (outputs.get("jobs") or {}).values() if job.get("status") == COMPLETED]
+    if not bucket or not finished:
+        return
+    say(
+        f"\nTrained results stay in the bucket: s3://{bucket}/{prefix}runs/ ; what was fetched lies in {OUTPUTS}/."
+    )
+    if uses_local_cloud(project_root(), stack):
+        home = Path(os.environ.get(LOCAL_FILE_VARIABLE, LOCAL_FILE)).parent
+        say(
+            f"On this machine that is the folder {home}/s3/{bucket}/{prefix}runs/. `make up` takes them over again."
+        )

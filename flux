@@ -1,0 +1,5 @@
+#!/bin/sh
+# The `flux` command of this checkout: `./flux --help`.
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+make -s -C "$here" .venv/ready >&2 || exit 1
+PYTHONPATH="$here" exec "$here/.venv/bin/python" -m commands "$@"
