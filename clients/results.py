@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from clients.kelpie import Job
 from clients.storage import Storage
 from training.lineage import PastRun
 from training.run import Layout, RunKeys
-from training.run_state import Evidence
+from training.run_state import PENDING, RUNNING, Evidence, Signs, explain, run_state, stall
 from training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as just seen. `reason` is empty unless it counts as failed; `progress` is the launcher's progress.json."""
+
+    state: str
+    reason: str
+    progress: dict[str, Any]
+
+
+def see_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float) -> Seen:
+    """What queue and bucket say of a run together. Raises ServiceError."""
+    evidence = inspect_run(storage, keys, steps)
+    waiting = job is not None and job.status == PENDING
+    progress = {} if waiting else read_json(storage, keys.progress) or {}
+    stalled = ""
+    if job is not None and job.status == RUNNING and not evidence.done:
+        stalled = stall(_signs(storage, keys, job), stall_minutes)
+    state = run_state(job.status if job else None, evidence, stalled)
+    return Seen(state, explain(state, evidence, str(progress.get("message") or ""), stalled), progress)
+
+
+def _signs(storage: Storage, keys: RunKeys, job: Job) -> Signs:
+    """By the services' clocks: a stranger's PC may think it is another year."""
+    now = datetime.now(UTC)
+    written = storage.head(keys.progress)
+    begun = job.started or job.created or now
+    worker = max(begun, job.heartbeat or begun)
+    launcher = max(begun, written.modified if written and written.modified else begun)
+    return Signs((now - worker).total_seconds(), (now - launcher).total_seconds(), job.heartbeat_interval)
 
 
 def inspect_run(storage: Storage, keys: RunKeys, steps: int) -> Evidence:

@@ -9,7 +9,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,11 +44,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object without its bytes. `etag` has no quotes; after a multipart upload it is no MD5."""
+    """An object without its bytes. `etag` has no quotes; after a multipart upload it is no MD5. `modified` by the storage's clock."""
 
     key: str
     size: int
     etag: str
+    modified: datetime | None = field(default=None, compare=False)
 
 
 class Storage:
@@ -115,7 +117,9 @@ class Storage:
     def head(self, key: str) -> ObjectInfo | None:
         """Size and ETag; None when there is no such object (a missing bucket looks the same)."""
         answer = self._unless_missing(lambda: self._call("head_object", Key=key))
-        return answer and ObjectInfo(key, answer["ContentLength"], answer["ETag"].strip('"'))
+        return answer and ObjectInfo(
+            key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"]
+        )
 
     def get_bytes(self, key: str) -> bytes | None:
         """The whole object; None when there is none. Raises NotFound when there is no bucket."""

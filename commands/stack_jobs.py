@@ -9,10 +9,10 @@ from typing import Any
 
 from clients.errors import NotFound
 from clients.kelpie import Job, Kelpie
-from clients.results import inspect_run, read_json
+from clients.results import see_run
 from clients.storage import Storage
 from training.run import RunKeys
-from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, explain, run_state
+from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, STALLED, in_words
 
 # Allocating a node and downloading the image takes minutes; longer than this something is amiss.
 PATIENCE_SECONDS = 900.0
@@ -27,6 +27,7 @@ class StackJob:
     kelpie_id: str
     steps: int
     keys: RunKeys
+    stall_minutes: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Sight:
 
     @property
     def ended(self) -> bool:
-        """Weights in the bucket are not the end: the worker still has to tell the queue."""
+        """Weights in the bucket are not the end: the worker still has to tell the queue. What is stalled may wait for ever."""
+        if self.state == STALLED:
+            return True
         return self.state in ENDED and not (self.queue_job and self.queue_job.unfinished)
 
 
@@ -60,6 +63,7 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
             entry.get("kelpieId") or "",
             int(entry["steps"]),
             RunKeys(entry["folder"], name),
+            float(entry.get("stallMinutes") or StackJob.stall_minutes),
         )
         for name, entry in sorted((outputs.get("jobs") or {}).items())
     ]
@@ -68,12 +72,8 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
 def look(job: StackJob, kelpie: Kelpie, storage: Storage) -> Sight:
     """See how a job is. Raises ServiceError."""
     queue_job = _queue_job(kelpie, job.kelpie_id)
-    evidence = inspect_run(storage, job.keys, job.steps)
-    state = run_state(queue_job.status if queue_job else None, evidence)
-    progress = read_json(storage, job.keys.progress) or {}
-    return Sight(
-        job, state, explain(state, evidence, str(progress.get("message") or "")), progress, queue_job
-    )
+    seen = see_run(storage, job.keys, job.steps, queue_job, job.stall_minutes)
+    return Sight(job, seen.state, seen.reason, seen.progress, queue_job)
 
 
 def describe(sight: Sight) -> str:
@@ -81,7 +81,7 @@ def describe(sight: Sight) -> str:
     progress = sight.progress
     if sight.state == PENDING and sight.waited > PATIENCE_SECONDS:
         return (
-            f"pending for {duration(sight.waited)}: no node takes it. Is Kelpie's user invited to the Salad organization, "
+            f"pending for {in_words(sight.waited)}: no node takes it. Is Kelpie's user invited to the Salad organization, "
             "is a GPU of this class to be had, does the container group still exist?"
         )
     if sight.reason:
@@ -96,17 +96,8 @@ def describe(sight: Sight) -> str:
     if isinstance(progress.get("loss_smoothed"), int | float):
         words.append(f"loss {progress['loss_smoothed']:.4f}")
     if isinstance(progress.get("eta_seconds"), int | float):
-        words.append(f"about {duration(progress['eta_seconds'])} left")
+        words.append(f"about {in_words(progress['eta_seconds'])} left")
     return ", ".join(words)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
-    whole = max(0, round(seconds))
-    if whole < 90:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _queue_job(kelpie: Kelpie, kelpie_id: str) -> Job | None:

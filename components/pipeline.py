@@ -80,6 +80,7 @@ class TrainingPipeline(pulumi.ComponentResource):
                 "results": job.results,
                 "folder": job.place,
                 "steps": job.steps,
+                "stallMinutes": job.stallMinutes,
             }
             for name, job in self.jobs.items()
         }

@@ -14,7 +14,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Updat
 from clients.connection import Connection
 from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
-from clients.results import inspect_run, read_json
+from clients.results import inspect_run, read_json, see_run
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
 from components.dataset import is_complete
@@ -38,7 +38,7 @@ from training.run import (
     launch_settings,
     run_id,
 )
-from training.run_state import COMPLETED, LOST, explain, run_state
+from training.run_state import COMPLETED, LOST
 from training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
 INPUTS = (
@@ -284,13 +284,8 @@ def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, 
 
 
 def _state(storage: Storage, props: Props, job: Job | None) -> tuple[str, str]:
-    keys = run_keys(props)
-    evidence = inspect_run(storage, keys, int(props["steps"]))
-    state = run_state(job.status if job else None, evidence)
-    if not explain(state, evidence):
-        return state, ""
-    progress = read_json(storage, keys.progress) or {}
-    return state, explain(state, evidence, str(progress.get("message") or ""))
+    seen = see_run(storage, run_keys(props), int(props["steps"]), job, float(props["stallMinutes"]))
+    return seen.state, seen.reason
 
 
 def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> Props:
@@ -310,6 +305,7 @@ class TrainingJob(Resource, module="flux", name="TrainingJob"):
 
     runId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
     steps: pulumi.Output[float]
+    stallMinutes: pulumi.Output[float]  # noqa: N815 - Pulumi finds an output by its property's name
     place: pulumi.Output[str]
     kelpieId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
     status: pulumi.Output[str]

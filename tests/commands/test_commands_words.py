@@ -14,9 +14,10 @@ from commands.engine import choose_command, find_engine
 from commands.fetch import write_record
 from commands.locks import is_dead, is_left_behind
 from commands.stack_file import uses_local_cloud
-from commands.stack_jobs import Sight, StackJob, describe, duration, stack_jobs
+from commands.stack_jobs import Sight, StackJob, describe, stack_jobs
 from training.errors import BadInput, FluxError
 from training.run import RunKeys
+from training.run_state import in_words
 
 JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789ab/", "cat"))
 
@@ -26,7 +27,7 @@ JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789a
     [(0, "0 s"), (-3, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (12000, "3 h 20 min")],
 )
 def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert in_words(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,13 @@ def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> No
 )
 def test_a_job_in_one_line(state: str, reason: str, progress: dict[str, object], words: str) -> None:
     assert describe(Sight(JOB, state, reason, progress, None)) == words
+
+
+def test_watching_ends_with_a_stalled_job_although_the_queue_calls_it_running() -> None:
+    running = Job(id="id-1", container_group_id="g", status="running")
+    sight = Sight(JOB, "stalled", "no node has reported it", {}, running)
+    assert sight.ended
+    assert describe(sight) == "stalled: no node has reported it"
 
 
 def test_a_run_has_ended_only_when_the_queue_knows() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import struct
 import time
 from collections.abc import Callable
@@ -82,6 +84,36 @@ def test_completed_without_sound_weights_is_not_done(end: str, cloud: Path, tmp_
     stack.configure({"cat": {"attempt": 2}})
     stack.up()
     assert stack.live_runs() == [stack.outputs()["jobs"]["cat"]["runId"]]
+
+
+def silent_since(cloud: Path, job: str, hours: int) -> None:
+    """As if a worker had taken the job and reported it last some hours ago."""
+    then = time.time() - hours * 3600
+    with contextlib.closing(sqlite3.connect(cloud / "cloud.db")) as database, database:
+        database.execute(
+            "UPDATE jobs SET status = 'running', started = ?, heartbeat = ? WHERE id = ?", (then, then, job)
+        )
+
+
+def test_a_job_that_no_node_reports_is_stalled_and_a_new_attempt_takes_its_place(
+    cloud: Path, tmp_path: Path
+) -> None:
+    stack = new_stack(tmp_path / "stack", cloud, "ends-stalled", {"cat": 610})
+    stack.up()
+    (job,) = stack.jobs()
+    silent_since(cloud, job.id, hours=2)
+    stack.refresh()
+    told = stack.outputs()["jobs"]["cat"]
+    assert told["status"] == "stalled"
+    assert "no node has reported it for 2 h 0 min" in told["reason"]
+    assert "set `attempt: 2` for the job" in stack.run("preview")
+
+    stack.up()
+    assert [job.id for job in stack.jobs()] == [job.id]
+    stack.configure({"cat": {"attempt": 2}})
+    stack.up()
+    assert stack.live_runs() == [stack.outputs()["jobs"]["cat"]["runId"]]
+    assert stack.connection.kelpie().get_job(job.id).status == "canceled"
 
 
 def test_destroy_cancels_what_lasts_and_starts_nothing(cloud: Path, tmp_path: Path) -> None:

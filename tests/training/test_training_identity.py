@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from training.errors import BadInput
 from training.manifest import Image, dataset_digest, dataset_index, manifest, parse_dataset_index
 from training.run import run_id
-from training.run_state import Evidence, explain, run_state
+from training.run_state import Evidence, Signs, explain, run_state, stall
 from training.settings import parse_stack_settings
 from training.trainer_config import read_trainer_config
 from training.weights import header_length, parse_header, problems
@@ -137,6 +137,45 @@ def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evi
     assert bool(explain(state, evidence)) == (
         state in ("completed without weights", "failed", "lost", "canceled")
     )
+
+
+@pytest.mark.parametrize(
+    ("worker", "launcher", "words"),
+    [
+        (0, 0, ""),
+        (1800, 0, ""),
+        (1801, 0, "no node has reported it for 30 min"),
+        (86400, 86400, "no node has reported it for 24 h 0 min"),
+        (29, 3600, ""),
+        (29, 3601, "nothing has come into the bucket for 60 min"),
+    ],
+)
+def test_a_job_is_stalled_when_worker_or_launcher_is_silent_for_too_long(
+    worker: float, launcher: float, words: str
+) -> None:
+    found = stall(Signs(worker, launcher), stall_minutes=30)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_short_patience_still_waits_for_three_heartbeats() -> None:
+    assert stall(Signs(worker=90, launcher=0, heartbeat_interval=30), stall_minutes=0.1) == ""
+    assert stall(Signs(worker=91, launcher=0, heartbeat_interval=30), stall_minutes=0.1) != ""
+
+
+@pytest.mark.parametrize(
+    ("queue", "evidence", "state"),
+    [
+        ("running", Evidence(False), "stalled"),
+        ("running", Evidence(True), "completed"),
+        ("pending", Evidence(False), "pending"),
+        ("failed", Evidence(False), "failed"),
+        (None, Evidence(False), "lost"),
+    ],
+)
+def test_only_what_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
+    assert run_state(queue, evidence, stalled="silent") == state
+    assert (explain(state, evidence, "", "silent") == "silent") == (state == "stalled")
 
 
 def config(**values: object) -> dict[str, str]:
