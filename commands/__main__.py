@@ -22,6 +22,7 @@ COMMANDS = {
     "preview": "commands.stack:preview",
     "refresh": "commands.stack:refresh",
     "destroy": "commands.stack:destroy",
+    "status": "commands.status:status",
     "cloud": "commands.stack:start_cloud",
     "down": "commands.stack:down",
 }

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
-from clients.storage import Storage
+from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from commands import local_cloud
 from commands.engine import Engine, project_root
 from commands.fetch import fetch
 from commands.follow import follow
-from commands.session import OUTPUTS, connection_of, console, ready, run, say, stack_option
+from commands.session import OUTPUTS, connection_of, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
-from commands.stack_jobs import Sight, StackJob, look, stack_jobs
+from commands.stack_jobs import Sight, stack_jobs
+from commands.watching import Watcher
 from training.errors import FluxError
 from training.run_state import COMPLETED
 
@@ -89,35 +88,29 @@ def _refresh(engine: Engine) -> None:
 def _collect(engine: Engine, stack: str) -> list[str]:
     """Wait for the jobs and fetch what they left; the names of those that did not end well."""
     outputs = engine.outputs()
-    jobs = stack_jobs(outputs)
-    if not jobs:
+    if not stack_jobs(outputs):
         say("The stack declares no job.")
         return []
-    connection = connection_of(engine, stack)
-    storage = connection.storage(outputs["bucket"])
+    watcher = Watcher(connection_of(engine, stack), outputs)
     say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
     )
-    sights = follow(jobs, _looker(connection, storage), console)
+    sights = [row.sight for row in follow(watcher).rows]
     say("\nResults:")
     for sight in sights:
-        place = fetch(sight, storage, Path(OUTPUTS))
+        place = fetch(sight, watcher.storage, Path(OUTPUTS))
         say(f"  {sight.job.name}: {_result_line(sight, place)}")
     say(_next_steps(sights))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
 
 
-def _looker(connection: Connection, storage: Storage) -> Callable[[StackJob], Sight]:
-    return lambda job: look(job, connection.kelpie(), storage)
-
-
 def _result_line(sight: Sight, place: Path) -> str:
     if sight.state != COMPLETED:
         return f"{sight.state}: {sight.reason}; what there is lies in {place}"
-    progress = sight.progress
+    told = sight.told
     learned = ""
-    if isinstance(progress.get("loss_first"), float) and isinstance(progress.get("loss_last"), float):
-        learned = f" (loss {progress['loss_first']:.4f} at the start, {progress['loss_last']:.4f} at the end)"
+    if told.loss_first is not None and told.loss_last is not None:
+        learned = f" (loss {told.loss_first:.4f} at the start, {told.loss_last:.4f} at the end)"
     return f"{place / (sight.job.name + '.safetensors')}{learned}"
 
 
