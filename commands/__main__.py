@@ -23,6 +23,7 @@ COMMANDS = {
     "refresh": "commands.stack:refresh",
     "destroy": "commands.stack:destroy",
     "status": "commands.status:status",
+    "fetch": "commands.fetching:fetch_command",
     "cloud": "commands.stack:start_cloud",
     "down": "commands.stack:down",
 }

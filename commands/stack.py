@@ -12,6 +12,7 @@ from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from commands import local_cloud
 from commands.engine import Engine, project_root
 from commands.fetch import fetch
+from commands.fetching import report_left
 from commands.follow import follow
 from commands.session import OUTPUTS, connection_of, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
@@ -95,11 +96,13 @@ def _collect(engine: Engine, stack: str) -> list[str]:
     say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
     )
-    sights = [row.sight for row in follow(watcher).rows]
+    rows = follow(watcher).rows
     say("\nResults:")
-    for sight in sights:
-        place = fetch(sight, watcher.storage, Path(OUTPUTS))
-        say(f"  {sight.job.name}: {_result_line(sight, place)}")
+    for row in rows:
+        result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
+        say(f"  {row.name}: {_result_line(row.sight, result.place)}")
+        report_left(result)
+    sights = [row.sight for row in rows]
     say(_next_steps(sights))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
 

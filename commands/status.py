@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from commands.session import connection_of, deployed_outputs, reading_engine, say, stack_option
+from commands.session import connection_of, deployed_outputs, reading_engine, say, screen, stack_option
 from commands.table import render, state_word, steps_done
 from commands.watching import Row, View, Watcher
 

@@ -34,9 +34,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Row:
-    """One job as a person wants to see it. `machine` and `instance` are ids, empty while it is on none."""
+    """One job as a person wants to see it. `price` is dollars an hour; `machine` and `instance` are ids, empty while it is on none."""
 
     sight: Sight
+    price: Decimal | None
     spent: Decimal | None
     machine: str
     instance: str
@@ -66,6 +67,15 @@ class View:
         """Dollars for all jobs; None when no one's are known."""
         known = [row.spent for row in self.rows if row.spent is not None]
         return sum(known, Decimal(0)) if known else None
+
+
+def price_of(connection: Connection, outputs: Mapping[str, Any]) -> Decimal | None:
+    """Dollars an hour of one of the stack's nodes; None when SaladCloud does not tell or there is no group."""
+    name = str((outputs.get("containerGroup") or {}).get("name") or "")
+    with suppress(ServiceError):
+        group = connection.salad().get_group(name) if name else None
+        return usd_an_hour(group, connection.salad().gpu_classes()) if group else None
+    return None
 
 
 class Watcher:
@@ -135,4 +145,4 @@ def _row(sight: Sight, cluster: Cluster, problem: str) -> Row:
     machine = (sight.queue_job.machine_id or "") if sight.queue_job else ""
     node = cluster.instances.get(machine)
     spent = spent_usd(sight.told.gpu_seconds, cluster.price)
-    return Row(sight, spent, machine, node.id if node else "", problem)
+    return Row(sight, cluster.price, spent, machine, node.id if node else "", problem)
