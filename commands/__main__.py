@@ -24,6 +24,7 @@ COMMANDS = {
     "destroy": "commands.stack:destroy",
     "status": "commands.status:status",
     "fetch": "commands.fetching:fetch_command",
+    "report": "commands.report.command:report",
     "cloud": "commands.stack:start_cloud",
     "down": "commands.stack:down",
 }

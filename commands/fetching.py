@@ -100,7 +100,9 @@ def _fetch_one(
     sight = look(job, queue_job(connection.kelpie(), job.kelpie_id), storage)
     with _bar(f"{job.name} {job.run_id}") as (expect, told):
         result = fetch(sight, storage, folder, price, Options(force, checkpoints, expect, told))
-    say(f"{job.name}: {result.place} ({sight.state}; files fetched: {result.new}, there already: {result.kept})")
+    say(
+        f"{job.name}: {result.place} ({sight.state}; files fetched: {result.new}, there already: {result.kept})"
+    )
     report_left(result)
     return result
 
