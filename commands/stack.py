@@ -14,6 +14,8 @@ from commands.engine import Engine, project_root
 from commands.fetch import fetch
 from commands.fetching import report_left
 from commands.follow import follow
+from commands.report.command import JOBS, write_report
+from commands.report.runs import ReportedRun
 from commands.session import OUTPUTS, connection_of, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, stack_jobs
@@ -102,6 +104,8 @@ def _collect(engine: Engine, stack: str) -> list[str]:
         result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
         say(f"  {row.name}: {_result_line(row.sight, result.place)}")
         report_left(result)
+        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), Path(JOBS))
+        say(f"    {page}: its samples, loss and dataset on one page")
     sights = [row.sight for row in rows]
     say(_next_steps(sights))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
@@ -123,7 +127,7 @@ def _next_steps(sights: list[Sight]) -> str:
         return ""
     first = done[0].job
     return (
-        f"\nLook next at {OUTPUTS}/{first.name}/{first.run_id}/samples/: what the LoRA draws, step by step.\n"
+        f"\nOpen {OUTPUTS}/{first.name}/{first.run_id}/report.html in a browser: what the LoRA draws, step by step.\n"
         "Then edit a caption under jobs/ and type `make preview`: it shows what would be trained again."
     )
 

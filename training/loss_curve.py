@@ -33,15 +33,14 @@ def parse_losses(text: str) -> list[Point]:
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """Each point as the mean of those around it: a window of a tenth of the curve that shrinks towards its ends."""
+    """Each point as the mean of those around it: a tenth of the curve, half as much at its ends."""
     half = max(1, len(points) // 20)
     sums = [0.0]
     for point in points:
         sums.append(sums[-1] + point.loss)
     smoothed = []
     for index, point in enumerate(points):
-        reach = min(half, index, len(points) - 1 - index)
-        first, last = index - reach, index + reach + 1
+        first, last = max(0, index - half), min(len(points), index + half + 1)
         smoothed.append(Point(point.step, (sums[last] - sums[first]) / (last - first)))
     return smoothed
 
