@@ -235,6 +235,17 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         ]
 
 
+class Quotas(Answer):
+    """How many replicas the organization may have, and has, over all its groups."""
+
+    quota: int = Field(alias="container_replicas_quota")
+    used: int = Field(0, alias="container_replicas_used")
+
+
+class _Quotas(Answer):
+    container_groups_quotas: Quotas
+
+
 class _GpuClasses(Answer):
     items: list[GpuClass]
 
@@ -297,6 +308,11 @@ class Salad:
     def gpu_class_id(self, name_or_uuid: str) -> str:
         """The UUID of the GPU class of this name (or UUID). Raises BadInput, with the nearest names."""
         return self.gpu_class(name_or_uuid).id
+
+    def quotas(self) -> Quotas:
+        """The organization's limits."""
+        answer = self._http.request("GET", f"{self._organization}/quotas")
+        return self._http.read(_Quotas, answer).container_groups_quotas
 
     def list_groups(self) -> list[ContainerGroup]:
         """All container groups of the project."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "commands.status:status",
     "fetch": "commands.fetching:fetch_command",
     "report": "commands.report.command:report",
+    "doctor": "commands.doctor.command:doctor",
     "cloud": "commands.stack:start_cloud",
     "down": "commands.stack:down",
 }
