@@ -14,6 +14,7 @@ import rich_click as click
 from clients.connection import Connection
 from clients.results import past_runs, read_json
 from clients.storage import Storage
+from commands.engine import project_root
 from commands.fetch import Fetched, Options, fetch
 from commands.session import (
     OUTPUTS,
@@ -66,7 +67,7 @@ def fetch_command(
     engine = reading_engine(stack)
     outputs = deployed_outputs(engine)
     connection = connection_of(engine, stack)
-    bucket, prefix = _place(outputs, stack)
+    bucket, prefix = results_place(outputs, stack)
     storage = connection.storage(bucket)
     wanted = _choose(storage, Layout(prefix), stack_jobs(outputs), job, run_id, all_runs)
     price = price_of(connection, outputs)
@@ -107,11 +108,11 @@ def _fetch_one(
     return result
 
 
-def _place(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:
+def results_place(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:
     """Bucket and prefix: as deployed, else as declared, since results outlive the stack."""
     if outputs.get("bucket"):
         return str(outputs["bucket"]), str(outputs.get("prefix") or "")
-    storage = stack_settings(Path(), stack).storage
+    storage = stack_settings(project_root(), stack).storage
     return storage.bucket, storage.key_prefix
 
 
@@ -144,6 +145,14 @@ def _choose(
             )
         found += [_past_job(storage, layout, name, one) for one in (ids if all_runs or run_id else ids[-1:])]
     return found
+
+
+def newest_run(storage: Storage, layout: Layout, name: str) -> StackJob | None:
+    """The run of a job that was queued last; None when the bucket knows of none."""
+    if not storage.exists():
+        return None
+    runs = sorted(past_runs(storage, layout, name), key=lambda run: run.created_at)
+    return _past_job(storage, layout, name, runs[-1].run_id) if runs else None
 
 
 def _past_job(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:

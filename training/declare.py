@@ -91,7 +91,7 @@ def choose(
 ) -> tuple[dict[str, JobSettings], list[str]]:
     """Which folders the names and globs mean, and what is wrong with them.
 
-    A name's own entry wins over a glob's; of two globs the one written later wins.
+    A name's own entry wins over a glob's; of two globs the one written later wins. One that says `skip` means none.
     """
     chosen: dict[str, JobSettings] = {}
     findings: list[str] = []
@@ -112,4 +112,4 @@ def choose(
             )
         else:
             chosen[name] = entry
-    return chosen, findings
+    return {name: entry for name, entry in chosen.items() if not entry.skip}, findings

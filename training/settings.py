@@ -46,6 +46,7 @@ SHOWN = frozenset(
         "priority",
         "results",
         "resume",
+        "skip",
         "stallMinutes",
         "storage",
     ]
@@ -65,8 +66,10 @@ class JobSettings(_Strict):
     """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
 
     `resume`: a new run goes on from the newest sound checkpoint of the job's last run instead of from nothing.
+    `skip`: as if the job were not named at all, also where a glob means it (`flux cancel` writes it).
     """
 
+    skip: bool = False
     attempt: int = Field(1, ge=1)
     resume: bool = False
     dataset: str | None = None
