@@ -29,6 +29,7 @@ COMMANDS = {
     "fetch": "commands.fetching:fetch_command",
     "report": "commands.report.command:report",
     "doctor": "commands.doctor.command:doctor",
+    "webhook": "commands.webhook.command:webhook",
     "cloud": "commands.stack:start_cloud",
     "down": "commands.stack:down",
 }

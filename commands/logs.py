@@ -107,8 +107,10 @@ class _Reader:
 
     def _of_files(self, queue: Job) -> list[str]:
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE).parent
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(home.glob(NODE_LOGS))]
-        lines = [line for text in texts for line in lines_of_job(text.splitlines(), queue.id)]
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in home.glob(NODE_LOGS)]
+        # Each begins with the time at which that node got the job.
+        parts = sorted(lines_of_job(text.splitlines(), queue.id) for text in texts)
+        lines = [line for part in parts for line in part]
         fresh, self._shown = lines[self._shown :], max(self._shown, len(lines))
         return fresh
 
