@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import rich_click as click
+from rich.console import Console
 
 from commands.session import connection_of, deployed_outputs, reading_engine, say, screen, stack_option
 from commands.table import render, state_word, steps_done
@@ -53,7 +54,7 @@ def _print(view: View, local: bool) -> None:
     if screen.is_terminal:
         screen.print(render(view, screen.width, local))
     else:
-        screen.print(render(view, PIPE_WIDTH, local, bar=False), width=PIPE_WIDTH)
+        Console(width=PIPE_WIDTH).print(render(view, PIPE_WIDTH, local, bar=False))
 
 
 def _tell_nothing_is_there(stack: str, outputs: dict[str, Any], as_json: bool) -> None:

@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.spent import dollars
-from commands.stack_jobs import duration
 from commands.watching import Row, View
-from training.run_state import COMPLETED, RUNNING
+from training.run_state import COMPLETED, RUNNING, in_words
 
 # Columns of terminal below which the bar goes, and then what only a person who looks for a fault needs.
 WIDTH_WITH_BAR, WIDTH_WITH_NODE = 110, 84
@@ -95,4 +94,4 @@ def _loss(row: Row) -> str:
 
 def _left(row: Row) -> str:
     left = row.sight.told.eta_seconds
-    return duration(left) if left is not None and row.sight.state == RUNNING else NOTHING
+    return in_words(left) if left is not None and row.sight.state == RUNNING else NOTHING

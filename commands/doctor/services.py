@@ -18,8 +18,8 @@ from clients.salad import ContainerGroup, GpuClass, Salad, find_gpu_class
 from clients.storage import AWS_URL, Storage
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.health import PATIENCE_SECONDS, age
-from commands.stack_jobs import duration
 from training.run import Layout
+from training.run_state import in_words
 from training.settings import ClusterSettings, StackSettings
 
 # A doctor does not wait: what is down now is told now.
@@ -88,7 +88,7 @@ def clock(what: str, date: str | None, now: datetime) -> list[Finding]:
     off = (now - theirs.astimezone(UTC)).total_seconds()
     if abs(off) < NOTABLE_SKEW:
         return []
-    words = f"this machine is {duration(abs(off))} {'ahead of' if off > 0 else 'behind'} {what}"
+    words = f"this machine is {in_words(abs(off))} {'ahead of' if off > 0 else 'behind'} {what}"
     mend = "let this machine set its clock by the network (timedatectl set-ntp true)"
     return [(bad if abs(off) >= BAD_SKEW else note)("Clock", words, mend)]
 
@@ -156,7 +156,7 @@ def invitation(
     waiting = [age(job.created, now) for job in jobs if job.status == "pending"]
     longest = max(waiting, default=0.0)
     if longest > PATIENCE_SECONDS and rule.max_replicas > 0:
-        return bad(what, f"a job has waited for {duration(longest)} and the group was never scaled up", mend)
+        return bad(what, f"a job has waited for {in_words(longest)} and the group was never scaled up", mend)
     return note(
         what, "whether it is in the organization cannot be known yet: no job has needed a node so far", mend
     )

@@ -15,10 +15,9 @@ from commands.report.chart import charts
 from commands.report.pictures import Picture, embed
 from commands.report.runs import ReportedRun, find_images, parent_of
 from commands.spent import dollars
-from commands.stack_jobs import duration
 from training.config_diff import caption_changes, changes, differing
 from training.progress import read_time
-from training.run_state import COMPLETED, FAILED
+from training.run_state import COMPLETED, FAILED, LOST, STALLED, WITHOUT_WEIGHTS, in_words
 from training.samples import spread
 from training.words import one_line, printable
 
@@ -148,7 +147,7 @@ def _figures(run: ReportedRun) -> list[tuple[str, str]]:
     if progress.step is not None:
         found.append(("Steps", f"{progress.step} of {progress.steps or run.record.get('steps')}"))
     if progress.gpu_seconds is not None:
-        found.append(("GPU time", duration(progress.gpu_seconds)))
+        found.append(("GPU time", in_words(progress.gpu_seconds)))
     if isinstance(cost, dict) and isinstance(cost.get("usd"), int | float):
         found.append(("Cost", dollars(Decimal(str(cost["usd"])))))
     found.append(("Images", str(len(run.images))))
@@ -166,9 +165,9 @@ def _timings(run: ReportedRun) -> list[tuple[str, str]]:
     found = [(word, _moment(times[name])) for name, word in _MOMENTS if times[name]]
     ended = times["completed"] or times["failed"] or times["canceled"]
     if times["created"] and times["started"]:
-        found.append(("Waited for a node", duration((times["started"] - times["created"]).total_seconds())))
+        found.append(("Waited for a node", in_words((times["started"] - times["created"]).total_seconds())))
     if times["created"] and ended:
-        found.append(("From the queue to the end", duration((ended - times["created"]).total_seconds())))
+        found.append(("From the queue to the end", in_words((ended - times["created"]).total_seconds())))
     if progress.seconds_per_step is not None:
         found.append(("A step", f"{progress.seconds_per_step:.2f} s"))
     cost = run.record.get("cost")

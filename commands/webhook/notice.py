@@ -8,9 +8,9 @@ from decimal import Decimal
 
 from clients.kelpie import Job
 from commands.spent import dollars, spent_usd
-from commands.stack_jobs import Sight, StackJob, duration
+from commands.stack_jobs import Sight, StackJob
 from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
-from training.run_state import COMPLETED, ENDED, PENDING, RUNNING
+from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, in_words
 from training.words import one_line
 
 OUTPUT = "output/"
@@ -79,7 +79,7 @@ def notice_of(sight: Sight, bucket: str, price: Decimal | None) -> Notice | None
         reason=one_line(sight.reason),
         steps=f"{told.step} steps" if told.step else "",
         loss=f"loss {told.loss_first:.4f} to {told.loss_last:.4f}" if learned else "",
-        gpu_time=duration(told.gpu_seconds) if told.gpu_seconds is not None else "",
+        gpu_time=in_words(told.gpu_seconds) if told.gpu_seconds is not None else "",
         cost=dollars(spent_usd(told.gpu_seconds, price)),
         results=f"s3://{bucket}/{sight.job.keys.model}",
     )
