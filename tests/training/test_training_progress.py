@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config_diff import ABSENT, Change, caption_changes, changes, differing
@@ -24,13 +24,16 @@ JSON = st.recursive(
 FIELDS = st.sampled_from([*Progress.__dataclass_fields__, "loss_smoothed"])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(FIELDS, JSON))
 def test_no_progress_json_can_do_harm(raw: dict[str, Any]) -> None:
     progress = read_progress(raw)
     for number in (progress.loss, progress.eta_seconds, progress.gpu_seconds):
         assert number is None or (number >= 0 and math.isfinite(number))
     assert progress.step is None or progress.step >= 0
-    assert all(character.isprintable() or character == "\n" for character in progress.message + progress.state)
+    assert all(
+        character.isprintable() or character == "\n" for character in progress.message + progress.state
+    )
 
 
 def test_a_usual_progress_json() -> None:
@@ -43,7 +46,12 @@ def test_a_usual_progress_json() -> None:
         "updated_at": "2026-11-23T00:08:09Z",
     }
     progress = read_progress(raw)
-    assert (progress.state, progress.step, progress.loss, progress.gpu_seconds) == ("training", 120, 0.41, 61.5)
+    assert (progress.state, progress.step, progress.loss, progress.gpu_seconds) == (
+        "training",
+        120,
+        0.41,
+        61.5,
+    )
     assert progress.updated_at == read_time("2026-11-23T01:08:09+01:00")
 
 
@@ -53,6 +61,7 @@ def test_what_is_no_sensible_number_is_as_if_it_were_not_said(value: object) -> 
     assert (progress.step, progress.gpu_seconds) == (None, None)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_makes_a_terminal_obey(text: str) -> None:
     assert one_line(text).isprintable()
@@ -69,6 +78,7 @@ def test_losses_are_read_line_by_line() -> None:
     assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789,.-e\nnaif ", max_size=300))
 def test_any_text_is_read_as_losses(text: str) -> None:
     points = parse_losses(text)
@@ -81,6 +91,7 @@ POINTS = st.lists(st.floats(-1e6, 1e6), max_size=400).map(
 )
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_smoothing_keeps_every_step_and_stays_between_lowest_and_highest(points: list[Point]) -> None:
     smoothed = smooth(points)
@@ -89,6 +100,7 @@ def test_smoothing_keeps_every_step_and_stays_between_lowest_and_highest(points:
     assert all(min(losses) - 1e-3 <= point.loss <= max(losses) + 1e-3 for point in smoothed)
 
 
+@settings(deadline=None)
 @given(POINTS, st.integers(4, 100))
 def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int) -> None:
     thinned = thin_out(points, most)
@@ -98,6 +110,7 @@ def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int
         assert max(point.loss for point in thinned) == max(point.loss for point in points)
 
 
+@settings(deadline=None)
 @given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5), st.integers(2, 10))
 def test_ticks_are_few_round_and_cover_the_range(low: float, width: float, about: int) -> None:
     ticks = round_ticks(low, low + width, about)
@@ -120,6 +133,7 @@ def test_samples_by_prompt_and_step_the_newest_of_two() -> None:
     assert grid[0][100].name == "1795392463999__000000100_0.jpg"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), unique=True).map(sorted), st.integers(2, 12))
 def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most: int) -> None:
     shown = spread(steps, most)
@@ -131,7 +145,10 @@ def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most
 
 def test_prompts_with_the_trigger_in_its_place() -> None:
     sample = {"prompts": ["[trigger] at sea", 3]}
-    assert prompts_of({"config": {"process": [{"trigger_word": "c4t", "sample": sample}]}}) == ["c4t at sea", "3"]
+    assert prompts_of({"config": {"process": [{"trigger_word": "c4t", "sample": sample}]}}) == [
+        "c4t at sea",
+        "3",
+    ]
     assert prompts_of({"config": {"process": [{"sample": {"samples": [{"prompt": "a"}]}}]}}) == ["a"]
     assert prompts_of({}) == []
 
@@ -141,7 +158,10 @@ def test_what_differs_between_two_configurations_has_the_names_people_use() -> N
         return {"config": {"process": [{"train": train, "resolution": [512, 768]}]}}
 
     before, after = document(lr=1e-4, steps=300), document(lr=2e-4, steps=300, ema=True)
-    assert changes(before, after) == [Change("train.ema", ABSENT, "true"), Change("train.lr", "0.0001", "0.0002")]
+    assert changes(before, after) == [
+        Change("train.ema", ABSENT, "true"),
+        Change("train.lr", "0.0001", "0.0002"),
+    ]
     assert differing([before, after, after])["train.lr"] == ["0.0001", "0.0002", "0.0002"]
     assert changes(before, json.loads(json.dumps(before))) == []
 
