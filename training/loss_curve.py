@@ -60,7 +60,7 @@ def thin_out(points: Sequence[Point], most: int) -> list[Point]:
 
 def round_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
-    if not high > low:
+    if high - low <= 1e-6 * max(abs(low), abs(high)):  # a flat line, give or take a rounding
         high = low + (abs(low) or 1.0)
     raw = (high - low) / max(1, about)
     power = 10.0 ** math.floor(math.log10(raw))
