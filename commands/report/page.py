@@ -17,7 +17,7 @@ from commands.report.runs import ReportedRun, find_images, parent_of
 from commands.spent import dollars
 from training.config_diff import caption_changes, changes, differing
 from training.progress import read_time
-from training.run_state import COMPLETED, FAILED, LOST, STALLED, WITHOUT_WEIGHTS, in_words
+from training.run_state import COMPLETED, FAILED, in_words
 from training.samples import spread
 from training.words import one_line, printable
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import threading
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,22 +67,27 @@ class Receiver(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        cut_off = threading.Timer(REQUEST_SECONDS, self.shutdown_request, [request])
-        cut_off.daemon = True
-        cut_off.start()
+        clock = threading.Timer(REQUEST_SECONDS, _cut_off, [request])
+        clock.daemon = True
+        clock.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
-            cut_off.cancel()
+            clock.cancel()
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A caller that went away is nothing to speak of."""
 
 
+def _cut_off(connection: socket.socket) -> None:
+    """Both ways: closing alone would leave the thread that reads from it waiting."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Receiver
-    timeout = REQUEST_SECONDS
     server_version, sys_version = "flux-webhook", ""
 
     def do_POST(self) -> None:

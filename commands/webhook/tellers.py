@@ -40,7 +40,7 @@ def tell_slack(url: str, notice: Notice) -> None:
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(httpx.HTTPError),
         stop=tenacity.stop_after_attempt(TRIES),
-        wait=tenacity.wait_exponential_jitter(initial=0.5, max=8),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=8),
         reraise=True,
     )
     def post() -> httpx.Response:

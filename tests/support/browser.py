@@ -17,7 +17,9 @@ import pytest
 CHROMIUM = next(
     filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), None
 )
-NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: pages are not looked at")
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on the PATH: pages are not looked at"
+)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
