@@ -38,7 +38,7 @@ def ready(stack: str) -> Engine:
     if local:
         local_cloud.start()
     engine.select()
-    engine.release(project_root())
+    engine.release()
     return engine
 
 
