@@ -12,6 +12,7 @@ from pulumi.dynamic import Resource
 from components.bucket import Bucket
 from components.container_group import TrainingGroup
 from components.dataset import Dataset
+from components.declared_runs import DeclaredRuns
 from components.scaling_rule import ScalingRule
 from components.training_job import TrainingJob
 from training.declare import DeclaredJob
@@ -64,7 +65,8 @@ class TrainingPipeline(pulumi.ComponentResource):
         self.bucket = self._bucket()
         datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.group = self._group(len(jobs))
-        self.jobs = {job.name: self._job(job, datasets[job.dataset_of]) for job in jobs}
+        declared = self._declared_runs(jobs)
+        self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
         if settings.cluster.autoscale:
             self._rule(len(jobs))
         self.register_outputs({})
@@ -128,7 +130,11 @@ class TrainingPipeline(pulumi.ComponentResource):
         }
         return TrainingGroup("cluster", props, pulumi.ResourceOptions(parent=self))
 
-    def _job(self, job: DeclaredJob, dataset: Dataset) -> TrainingJob:
+    def _declared_runs(self, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
+        props = {**self.place, "groupId": self.group.id, "runs": {job.name: job.run_id for job in jobs}}
+        return DeclaredRuns("runs", props, pulumi.ResourceOptions(parent=self))
+
+    def _job(self, job: DeclaredJob, needs: list[Resource]) -> TrainingJob:
         webhook = job.settings.webhook or self._settings.webhook
         props = {
             "job": job.name,
@@ -147,7 +153,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "webhook": pulumi.Output.secret(webhook) if webhook else None,
             "owner": self._surroundings.owner,
         }
-        return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[dataset]))
+        return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=needs))
 
     def _rule(self, declared: int) -> ScalingRule:
         cluster = self._settings.cluster

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.connection import Connection
 from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from clients.results import inspect_run, read_json, see_run
@@ -20,7 +18,7 @@ from components.checkpoints import bring_checkpoint
 from components.dataset import is_complete
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from components.queueing import ClaimFile, Queue, Wanted
+from components.queueing import ClaimFile, Wanted, queue_of
 from training.declare import read_job
 from training.errors import FluxError
 from training.folder import ImageSet, JobFolder, read_config
@@ -62,9 +60,6 @@ INPUTS = (
 )
 LAUNCHER = Path(__file__).parent.parent / "node" / "launch.py"
 
-_queues: dict[tuple[str, str], Queue] = {}
-_queues_lock = Lock()
-
 
 class TrainingJobProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
@@ -79,7 +74,7 @@ class TrainingJobProvider(FluxProvider):
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
         keys = run_keys(props)
-        queue = _queue(self.connection, props["groupId"])
+        queue = queue_of(self.connection, props["groupId"])
         if inspect_run(storage, keys, int(props["steps"])).finished:
             inform(
                 f"{props['job']}: run {props['runId']} is finished already; its results are taken over, nothing is trained"
@@ -124,7 +119,7 @@ class TrainingJobProvider(FluxProvider):
         """Only a pending or running job is canceled: Kelpie would rewrite a finished one, and start GPUs for it (UPSTREAM.md)."""
         self.check_home(props)
         if props.get("kelpieId") and self.connection.kelpie().cancel_job(props["kelpieId"]):
-            _queue(self.connection, props["groupId"]).drop()
+            queue_of(self.connection, props["groupId"]).drop()
 
     def _refuse_without_ground(self, storage: Storage, props: Props) -> None:
         """A job without its group is never run; one without its images fails, paid, as often as the queue allows."""
@@ -257,12 +252,6 @@ def _launch_json(props: Props, folder: JobFolder) -> bytes:
         folder.config.save_every,
         limits,
     )
-
-
-def _queue(connection: Connection, group_id: str) -> Queue:
-    """One for all the jobs of a group: they share its listing."""
-    with _queues_lock:
-        return _queues.setdefault((connection.kelpie_url, group_id), Queue(connection.kelpie(), group_id))
 
 
 def _job_of(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
