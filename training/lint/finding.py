@@ -10,6 +10,16 @@ Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What is wrong at a place, before the rule is known. `code` names it when reading a file ran into it."""
+
+    path: str
+    message: str
+    line: int | None = None
+    code: str = ""
+
+
+@dataclass(frozen=True)
 class Finding:
     """An error stops `up`; a warning does not.
 
