@@ -75,8 +75,7 @@ def _decoded(facts: ImageFacts, picture: Pillow.Image) -> ImageFacts:
     frames = getattr(picture, "n_frames", 1)
     orientation = picture.getexif().get(ORIENTATION_TAG, UPRIGHT)
     picture.load()
-    extrema = picture.getextrema()
-    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    bits = perceptual_hash(picture)
     return replace(
         facts,
         format=picture.format or "",
@@ -87,9 +86,16 @@ def _decoded(facts: ImageFacts, picture: Pillow.Image) -> ImageFacts:
         frames=1 if picture.format == "MPO" else frames,
         orientation=orientation if isinstance(orientation, int) else UPRIGHT,
         transparent=_is_transparent(picture),
-        blank=all(least == most for least, most in bands),
-        hash=perceptual_hash(picture),
+        # The hash of a flat picture is 0: only then is it worth looking at every pixel.
+        blank=bits == 0 and _is_blank(picture),
+        hash=bits,
     )
+
+
+def _is_blank(picture: Pillow.Image) -> bool:
+    extrema = picture.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(least == most for least, most in bands)
 
 
 def _is_transparent(picture: Pillow.Image) -> bool:

@@ -68,3 +68,19 @@ class LintReport:
     @property
     def warnings(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == "warning"]
+
+
+def in_short(findings: Sequence[Finding], most: int) -> list[str]:
+    """Each finding as a line; of one rule in one job no more than `most`, then how many there are besides."""
+    seen: dict[tuple[str, str], int] = {}
+    lines: list[str] = []
+    for finding in findings:
+        count = seen[finding.job, finding.code] = seen.get((finding.job, finding.code), 0) + 1
+        if count <= most:
+            lines.append(str(finding))
+    lines += [
+        f"{job or 'jobs'}: {count - most} more of [{code}]; `flux lint` shows all"
+        for (job, code), count in seen.items()
+        if count > most
+    ]
+    return lines

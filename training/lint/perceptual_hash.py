@@ -18,7 +18,7 @@ NEAR = 6
 
 def perceptual_hash(picture: Pillow.Image) -> int:
     """128 bits. The same for a picture and its smaller copy, nearly always."""
-    small = picture.convert("RGB") if picture.mode in ("P", "PA", "CMYK") else picture
+    small = picture if picture.mode in ("RGB", "RGBA", "L") else _grey(picture)
     # First roughly, then exactly: a large photograph costs as little as a small one.
     grey = small.resize((SIDE + 1, SIDE + 1), Pillow.Resampling.BOX, reducing_gap=4.0).convert("L").tobytes()
     bits = 0
@@ -27,6 +27,12 @@ def perceptual_hash(picture: Pillow.Image) -> int:
             at = row * (SIDE + 1) + column
             bits = bits << 2 | (grey[at] < grey[at + 1]) << 1 | (grey[at] < grey[at + SIDE + 1])
     return bits
+
+
+def _grey(picture: Pillow.Image) -> Pillow.Image:
+    if picture.mode == "LAB":
+        return picture.getchannel("L")
+    return (picture.convert("I") if picture.mode.startswith("I;") else picture).convert("L")
 
 
 def distance(one: int, other: int) -> int:
