@@ -32,11 +32,13 @@ def lint_jobs(
     Bad input is a finding: raises nothing for it. `files` from `file_facts`; every file is read when it is not given.
     """
     chosen = gather_jobs(settings, root, files or FileFacts(), list(names) if names is not None else None)
-    findings = [*chosen.findings, *_same_names(chosen)]
+    findings = list(chosen.findings)
+    alike = _same_names(chosen)
     silenced: list[Silenced] = []
     for subject in chosen.subjects:
         silence = chosen.settings[subject.name].lint.silence
-        counts, quiet = split_silenced(check(subject), silence)
+        found = [*(finding for finding in alike if finding.job == subject.name), *check(subject)]
+        counts, quiet = split_silenced(found, silence)
         findings += counts
         silenced += quiet
         # A glob's silence is for all of its jobs: one that does not need it is no mistake.

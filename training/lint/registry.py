@@ -117,8 +117,8 @@ class Area:
     ) -> Callable[[Check], Check]:
         return self._add(code, "error", rule, mend, needed, why_loud or (NEEDED if needed else ""))
 
-    def warning(self, code: str, rule: str, mend: str) -> Callable[[Check], Check]:
-        return self._add(code, "warning", rule, mend, False, "")
+    def warning(self, code: str, rule: str, mend: str, why_loud: str = "") -> Callable[[Check], Check]:
+        return self._add(code, "warning", rule, mend, False, why_loud)
 
     def fault(self, code: str, rule: str, mend: str) -> None:
         """A rule that reading a file checks: its problems come with the facts."""

@@ -29,6 +29,7 @@ def job_case(_job: object) -> tuple[Problem, ...]:
     "silence-unused",
     "a silence that hides nothing hides the next mistake",
     "take it out of the job's lint.silence",
+    why_loud="take the other silence out instead",
 )
 def silence_unused(_job: object) -> tuple[Problem, ...]:
     return ()
