@@ -57,14 +57,16 @@ def lint(
     settings = stack_settings(project_root(), stack)
     folders = folder_names(Path(settings.jobs_folder))
     names = folders if every else _named(jobs, settings.jobs_folder, folders, ctx.find_root().obj)
+    # A stack's file among the changed ones (pre-commit hands them over) concerns all that is declared.
+    declared = not every and len(names) < max(len(jobs), 1)
     with _progress() as progress:
         files = file_facts(cached=not no_cache, progress=progress)
-        report = lint_jobs(settings, names=names, files=files)
+        report = lint_jobs(settings, names=sorted(set(names)), files=files, declared=declared)
     if as_json:
         print(json.dumps(as_document(report), indent=2))
     else:
         _show(report)
-        if names is None:
+        if declared:
             _tell_of_others(report, settings, folders, stack)
     if report.errors or (strict and report.warnings):
         sys.exit(1)
@@ -81,8 +83,8 @@ def as_document(report: LintReport) -> dict[str, Any]:
     }
 
 
-def _named(jobs: Sequence[str], jobs_folder: str, folders: list[str], called_from: Path) -> list[str] | None:
-    """The job folders that the arguments mean; None for those the stack declares. Raises BadInput."""
+def _named(jobs: Sequence[str], jobs_folder: str, folders: list[str], called_from: Path) -> list[str]:
+    """The job folders that the arguments mean, one an argument that means one. Raises BadInput for what is neither that nor a file."""
     names: list[str] = []
     findings: list[str] = []
     for said in jobs:
@@ -95,9 +97,7 @@ def _named(jobs: Sequence[str], jobs_folder: str, folders: list[str], called_fro
             )
     if findings:
         raise BadInput(findings)
-    # A stack's file among the changed ones (pre-commit hands them over) concerns all that is declared.
-    outside = len(names) < len(jobs)
-    return None if outside or not jobs else sorted(set(names))
+    return names
 
 
 def _job_of(path: Path, jobs_folder: Path) -> str:
@@ -118,8 +118,16 @@ def _progress() -> Iterator[Progress]:
             )
         )
         return
-    with aside.status("") as status:
-        yield lambda done, total: status.update(f"Looked at {done} of {total} images")
+    status = aside.status("")
+
+    def show(done: int, total: int) -> None:
+        status.update(f"Looked at {done} of {total} images")
+        status.start()
+
+    try:
+        yield show
+    finally:
+        status.stop()
 
 
 def _begins_thousand(done: int) -> bool:

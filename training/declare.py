@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,15 +80,17 @@ def declare_jobs(
 
 
 def gather_jobs(
-    settings: StackSettings, root: Path, files: FileFacts, names: list[str] | None = None
+    settings: StackSettings, root: Path, files: FileFacts, names: Iterable[str] = (), declared: bool = True
 ) -> ChosenJobs:
-    """The facts of the declared jobs, or of the job folders `names` whether they are declared or not."""
+    """The facts of the declared jobs, and of the job folders `names` whether they are declared or not.
+
+    Without `declared` only of `names`; what is wrong with the list of jobs is then not asked.
+    """
     jobs_folder = root / settings.jobs_folder
     folders = folder_names(jobs_folder)
     chosen, findings = choose(settings.jobs, folders, str(jobs_folder))
-    if names is not None:
-        chosen = {name: chosen.get(name, JobSettings()) for name in names}
-        findings = []
+    named = {name: chosen.get(name, JobSettings()) for name in names}
+    chosen, findings = (chosen | named, findings) if declared else (named, [])
     datasets: dict[str, Path | None] = {}
     for name, entry in sorted(chosen.items()):
         datasets[name] = jobs_folder / (entry.dataset or name)

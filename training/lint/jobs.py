@@ -24,14 +24,15 @@ def file_facts(
 def lint_jobs(
     settings: StackSettings,
     root: Path = Path(),
-    names: Sequence[str] | None = None,
+    names: Sequence[str] = (),
     files: FileFacts | None = None,
+    declared: bool = True,
 ) -> LintReport:
-    """Everything wrong in the declared jobs (or in the job folders `names`) of the checkout `root`.
+    """Everything wrong in the declared jobs and in the job folders `names` of the checkout `root`; without `declared` only in these.
 
     Bad input is a finding: raises nothing for it. `files` from `file_facts`; every file is read when it is not given.
     """
-    chosen = gather_jobs(settings, root, files or FileFacts(), list(names) if names is not None else None)
+    chosen = gather_jobs(settings, root, files or FileFacts(), names, declared)
     findings = list(chosen.findings)
     alike = _same_names(chosen)
     silenced: list[Silenced] = []
