@@ -18,6 +18,7 @@ from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
 from training.lineage import choose_parent, declared_run, made_before
 from training.lint.finding import LintReport, in_short
+from training.lint.gather import each_thousand
 from training.lint.jobs import file_facts, lint_jobs
 from training.run import Layout
 from training.settings import StackSettings, parse_stack_settings
@@ -35,7 +36,8 @@ def main() -> None:
     try:
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
-        files = file_facts()
+        # Printed: what is logged is shown when the program has ended.
+        files = file_facts(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
         refuse_mistakes(lint_jobs(settings, files=files))
         jobs = declare_jobs(settings, files=files)
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}

@@ -20,14 +20,13 @@ from commands.stack_file import stack_settings
 from training.declare import folder_names
 from training.errors import BadInput
 from training.lint.finding import Finding, LintReport
-from training.lint.gather import Progress
+from training.lint.gather import Progress, each_thousand
 from training.lint.jobs import file_facts, lint_jobs
 from training.settings import StackSettings, nearest
 
 # Of one rule in one job, on a terminal.
 MOST_PLACES = 10
 COLOURS = {"error": "bold red", "warning": "yellow"}
-LINE_EVERY = 1000
 
 
 @click.command()
@@ -112,11 +111,7 @@ def _progress() -> Iterator[Progress]:
     """Tells how many images are done: one line that changes on a terminal, else a line for each thousand."""
     aside = Console(stderr=True, soft_wrap=True)
     if not aside.is_terminal:
-        yield (
-            lambda done, total: (
-                aside.print(f"looked at {done} of {total} images") if _begins_thousand(done) else None
-            )
-        )
+        yield each_thousand(aside.print)
         return
     status = aside.status("")
 
@@ -128,10 +123,6 @@ def _progress() -> Iterator[Progress]:
         yield show
     finally:
         status.stop()
-
-
-def _begins_thousand(done: int) -> bool:
-    return done >= LINE_EVERY and done % LINE_EVERY == 0
 
 
 def _show(report: LintReport) -> None:

@@ -91,21 +91,22 @@ def gather_jobs(
     chosen, findings = choose(settings.jobs, folders, str(jobs_folder))
     named = {name: chosen.get(name, JobSettings()) for name in names}
     chosen, findings = (chosen | named, findings) if declared else (named, [])
-    datasets: dict[str, Path | None] = {}
-    for name, entry in sorted(chosen.items()):
-        datasets[name] = jobs_folder / (entry.dataset or name)
-        if entry.dataset is not None and not (jobs_folder / entry.dataset).is_dir():
-            datasets[name] = None
-            message = f"job `{name}`: dataset `{entry.dataset}` is no folder under {jobs_folder}{nearest(entry.dataset, folders)}"
+    datasets = {name: jobs_folder / (entry.dataset or name) for name, entry in sorted(chosen.items())}
+    for name, folder in datasets.items():
+        other = chosen[name].dataset
+        if other and not folder.is_dir():
+            message = (
+                f"job `{name}`: dataset `{other}` is no folder under {jobs_folder}{nearest(other, folders)}"
+            )
             findings.append(_finding("dataset-unknown", message, name))
-    files.prepare(folder for folder in datasets.values() if folder)
+    files.prepare(datasets.values())
     variables = frozenset(settings.cluster.environment) | NODE_VARIABLES
     subjects = [
         Subject(
             name,
             jobs_folder / name,
             read_trainer_file(jobs_folder / name),
-            files.dataset(folder) if folder else None,
+            files.dataset(folder) if folder.is_dir() or not chosen[name].dataset else None,
             settings.cluster.gpu,
             variables,
         )

@@ -194,3 +194,11 @@ def test_a_postscript_file_is_never_opened(tmp_path: Path) -> None:
     picture(1, 32).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
     assert look_at_image(tmp_path / "x.jpg").damage == "not an image"
+
+
+def test_a_line_is_said_for_each_thousand() -> None:
+    lines: list[str] = []
+    tell = gather.each_thousand(lines.append)
+    for done in range(0, 2600, 7):
+        tell(done, 2600)
+    assert lines == ["looked at 1000 of 2600 images", "looked at 2000 of 2600 images"]

@@ -45,6 +45,19 @@ class DatasetFacts:
         return str(self.folder / name)
 
 
+def each_thousand(say: Callable[[str], None]) -> Progress:
+    """A progress that says a line for each thousand images: where lines cannot be taken back."""
+    said = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if done // 1000 > said:
+            said = done // 1000
+            say(f"looked at {said * 1000} of {total} images")
+
+    return tell
+
+
 def caption_name(image: str) -> str:
     """The caption of `00001.jpg` is `00001.txt`."""
     return Path(image).stem + CAPTION_SUFFIX
@@ -101,7 +114,8 @@ class FileFacts:
         def tell(more: int) -> None:
             nonlocal done
             done += more
-            self._progress(done, len(new))
+            if more:
+                self._progress(done, len(new))
 
         for path, facts in zip(new, look_at_images(new, tell), strict=True):
             known[path] = facts

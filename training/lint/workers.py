@@ -13,9 +13,8 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from training.lint.facts import ImageFacts, look_at_image
 # Starting a worker takes about as long as decoding so many photographs.
 WORTH_A_WORKER = 16
 BATCH = 8
+TELL_SECONDS = 0.2
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 Tell = Callable[[int], None]
@@ -44,12 +44,11 @@ def look_at_images(paths: Sequence[Path], tell: Tell = lambda _: None) -> list[I
 
 
 def _shared_out(paths: Sequence[Path], workers: int, tell: Tell) -> dict[int, ImageFacts]:
-    """Facts by the path's place in `paths`."""
+    """Facts by the path's place in `paths`. `tell` is called by this thread alone."""
     facts: dict[int, ImageFacts] = {}
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for start in range(0, len(paths), BATCH):
         todo.put(start)
-    one_at_a_time = threading.Lock()
 
     def work() -> None:
         with _worker() as worker:
@@ -58,13 +57,16 @@ def _shared_out(paths: Sequence[Path], workers: int, tell: Tell) -> dict[int, Im
                 found = _ask(worker, batch)
                 if not found:
                     return
-                with one_at_a_time:
-                    facts.update(enumerate(found, start))
-                    tell(len(found))
+                facts.update(enumerate(found, start))
 
     with ThreadPoolExecutor(workers) as threads:
         running = [threads.submit(work) for _ in range(workers)]
         try:
+            told = 0
+            while told < len(paths) and not all(each.done() for each in running):
+                wait(running, timeout=TELL_SECONDS)
+                tell(len(facts) - told)
+                told = len(facts)
             for each in running:
                 each.result()
         finally:
