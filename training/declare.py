@@ -105,7 +105,7 @@ def gather_jobs(
         Subject(
             name,
             jobs_folder / name,
-            read_trainer_file(jobs_folder / name),
+            files.trainer_file(jobs_folder / name),
             files.dataset(folder) if folder.is_dir() or not chosen[name].dataset else None,
             settings.cluster.gpu,
             variables,

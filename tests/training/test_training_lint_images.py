@@ -202,3 +202,16 @@ def test_a_line_is_said_for_each_thousand() -> None:
     for done in range(0, 2600, 7):
         tell(done, 2600)
     assert lines == ["looked at 1000 of 2600 images", "looked at 2000 of 2600 images"]
+
+
+def test_what_was_looked_at_before_ctrl_c_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "KEPT_EVERY", 3)
+    monkeypatch.setattr("training.lint.cache.SETTLED_NS", 0)
+
+    def stop_after_six(done: int, _total: int) -> None:
+        if done > 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lint_jobs(stack(cat={}), root, files=file_facts(root, progress=stop_after_six))
+    assert findings(root, monkeypatch) == ([], 2)

@@ -37,6 +37,11 @@ def stamp_of(path: Path) -> Stamp | None:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
+def is_settled(stamp: Stamp) -> bool:
+    """Whether a change from now on would show in the stamp."""
+    return time.time_ns() - max(stamp[1], stamp[2]) >= SETTLED_NS
+
+
 class FactsCache:
     """Facts by folder and name. `save` writes them when there is something new."""
 
@@ -55,8 +60,8 @@ class FactsCache:
             return None
 
     def put(self, path: Path, stamp: Stamp, facts: ImageFacts) -> None:
-        """Keep facts that were gathered after `stamp` was taken, if the file is still the same and old enough to tell."""
-        if stamp_of(path) != stamp or time.time_ns() - max(stamp[1], stamp[2]) < SETTLED_NS:
+        """Keep facts that were gathered after a settled `stamp` was taken, if the file is still the same."""
+        if stamp_of(path) != stamp:
             return
         self._folders.setdefault(_key(path.parent), {})[path.name] = [*stamp, asdict(facts)]
         self._changed = True

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.lint.cache import FactsCache, Stamp, stamp_of
+from training.lint.cache import FactsCache, Stamp, is_settled, stamp_of
 from training.lint.facts import ImageFacts
 from training.lint.finding import Problem
 from training.lint.workers import look_at_images
 from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from training.trainer_config import DATASET_FOLDER
+from training.trainer_config import DATASET_FOLDER, TrainerFile, read_trainer_file
 
 # (images done, images to do)
 Progress = Callable[[int, int], None]
 LARGEST_CAPTION = 1_000_000
+# Images: what Ctrl-C leaves of many is not looked at again.
+KEPT_EVERY = 1000
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def caption_name(image: str) -> str:
 
 
 class FileFacts:
-    """Looks at each dataset once in its life. Without a cache every file is read."""
+    """Looks at each dataset and train.yml once in its life, so that who asks twice sees the same. Without a cache every image is read."""
 
     def __init__(
         self, cache: FactsCache | None = None, progress: Progress = lambda _done, _all: None
@@ -72,6 +74,12 @@ class FileFacts:
         self._cache = cache
         self._progress = progress
         self._datasets: dict[Path, DatasetFacts] = {}
+        self._trainer_files: dict[Path, TrainerFile] = {}
+
+    def trainer_file(self, job_folder: Path) -> TrainerFile:
+        if job_folder not in self._trainer_files:
+            self._trainer_files[job_folder] = read_trainer_file(job_folder)
+        return self._trainer_files[job_folder]
 
     def dataset(self, job_folder: Path) -> DatasetFacts:
         self.prepare([job_folder])
@@ -106,7 +114,7 @@ class FileFacts:
             facts = self._cache.get(path, stamp) if self._cache and stamp else None
             if facts:
                 known[path] = facts
-            elif stamp:
+            elif stamp and is_settled(stamp):
                 stamps[path] = stamp
         new = [path for path in paths if path not in known]
         done = 0
@@ -117,10 +125,14 @@ class FileFacts:
             if more:
                 self._progress(done, len(new))
 
-        for path, facts in zip(new, look_at_images(new, tell), strict=True):
-            known[path] = facts
-            if self._cache and path in stamps:
-                self._cache.put(path, stamps[path], facts)
+        for start in range(0, len(new), KEPT_EVERY):
+            part = new[start : start + KEPT_EVERY]
+            for path, facts in zip(part, look_at_images(part, tell), strict=True):
+                known[path] = facts
+                if self._cache and path in stamps:
+                    self._cache.put(path, stamps[path], facts)
+            if self._cache:
+                self._cache.save()
         return known
 
 
