@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 FLUX := $(BIN)/python -m commands
 
-.PHONY: up preview refresh destroy down cloud test lint format help
+.PHONY: up preview refresh destroy down cloud test lint format generated help
 .DEFAULT_GOAL := help
 
 help: ## what can be typed
@@ -40,6 +40,9 @@ lint: .venv/ready-dev ## ruff and mypy
 format: .venv/ready-dev ## let ruff mend what it can
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format .
+
+generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
+	@$(BIN)/python -m commands.generated
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }

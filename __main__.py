@@ -17,11 +17,17 @@ from components.provider import home
 from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
 from training.lineage import choose_parent, declared_run, made_before
+from training.lint.finding import LintReport, in_short
+from training.lint.gather import each_thousand
+from training.lint.jobs import file_facts, lint_jobs
 from training.run import Layout
 from training.settings import StackSettings, parse_stack_settings
 
 # Pulumi shows what was logged, and no traceback, for a program that ends with this code (PULUMI.md).
 REFUSED = 32
+# Of one rule in one job: ten thousand lines would hide the next rule's.
+MOST_WARNINGS = 5
+MOST_ERRORS = 50
 
 
 def main() -> None:
@@ -30,7 +36,10 @@ def main() -> None:
     try:
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
-        jobs = declare_jobs(settings)
+        # Printed: what is logged is shown when the program has ended.
+        files = file_facts(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
+        refuse_mistakes(lint_jobs(settings, files=files))
+        jobs = declare_jobs(settings, files=files)
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
         connection = connect(settings.cloud, keys, os.environ)
         connection.check_alive()
@@ -49,6 +58,14 @@ def main() -> None:
     pulumi.export("prefix", settings.storage.key_prefix)
     pulumi.export("containerGroup", {"id": pipeline.group.id, "name": settings.cluster.name})
     pulumi.export("clusterSize", {"min": least, "max": most, "autoscale": settings.cluster.autoscale})
+
+
+def refuse_mistakes(report: LintReport) -> None:
+    """What lint warns of is said; its errors are raised together."""
+    for line in in_short(report.warnings, MOST_WARNINGS):
+        pulumi.log.warn(line)
+    if report.errors:
+        raise BadInput(in_short(report.errors, MOST_ERRORS))
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:

@@ -13,13 +13,24 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from training.errors import BadInput
+
+if TYPE_CHECKING:
+    from training.lint.registry import Rule
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
 # Values that a person may see again in an error. Everything else might be, or hold, a secret.
@@ -61,6 +72,23 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
 
 
+class LintSettings(_Strict):
+    """`silence`: what lint shall not say of this job, by rule (docs/lint.md), each with the reason."""
+
+    silence: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("silence")
+    @classmethod
+    def _rules_that_can_be_silenced(cls, silence: dict[str, str]) -> dict[str, str]:
+        # Only here: the rules look at settings themselves.
+        from training.lint.rules import RULES
+
+        wrong = [_why_not_silenced(code, reason, RULES) for code, reason in silence.items()]
+        if any(wrong):
+            raise ValueError("; ".join(filter(None, wrong)))
+        return silence
+
+
 class JobSettings(_Strict):
     """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
 
@@ -73,6 +101,7 @@ class JobSettings(_Strict):
     max_hours: float | None = Field(None, gt=0)
     stall_minutes: float = Field(30, gt=0)
     webhook: str | None = None
+    lint: LintSettings = LintSettings()
 
 
 class StorageSettings(_Strict):
@@ -182,6 +211,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean `{matches[0]}`?)" if matches else ""
 
 
+def _why_not_silenced(code: str, reason: str, rules: Mapping[str, Rule]) -> str:
+    """Empty when a job may silence the rule for this reason."""
+    if code not in rules:
+        return f"`{code}` is no rule of lint{nearest(code, rules)}; docs/lint.md has all"
+    if rules[code].why_loud:
+        return f"`{code}` cannot be silenced: {rules[code].why_loud}"
+    return "" if reason.strip() else f"`{code}` needs a reason; write why it does not matter here"
+
+
 def _plain(text: str) -> Any:
     """Pulumi gives objects as JSON text and everything else as a string."""
     if text[:1] in ("{", "["):
@@ -215,4 +253,6 @@ def _known_keys(location: list[str]) -> set[str]:
         "jobs": JobSettings,
     }
     model = models[location[0]] if location else StackSettings
+    if location[0:1] == ["jobs"] and location[2:] == ["lint"]:
+        model = LintSettings
     return {field.alias or name for name, field in model.model_fields.items()}
