@@ -13,6 +13,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from clients.connection import Connection
+from clients.datasets import is_complete
 from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from clients.pricing import estimate_run, work_of
@@ -20,7 +21,6 @@ from clients.results import inspect_run, read_json, see_run
 from clients.salad import ContainerGroup
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
-from components.dataset import is_complete
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import ClaimFile, Queue, Wanted

@@ -63,26 +63,28 @@ class Seen:
     seconds_a_step: float
 
 
-# Loading and quantizing FLUX, first samples: an assumption. The recipe's hour is taken as the whole of the job.
-START_SECONDS = 180.0
-RECIPE_STEPS = 2000
-RECIPE = Seen("RTX 5090", Shape(), START_SECONDS, (HOUR - START_SECONDS) / RECIPE_STEPS)
-
-
 @dataclass(frozen=True)
 class Cloud:
     """What else a stack pays for, or waits for, in its cloud.
 
     `autoscaler_seconds`: how often Kelpie looks at its rules [UPSTREAM.md: 5 minutes; the local cloud: 2 s]. `download`: bytes a second
-    that a worker gets its images with; for SaladCloud's home lines an assumption. `stand_in`: every card trains like every other.
+    that a worker gets its images with. `around_seconds`: what a job takes on its node besides download and trainer: the launcher's checks
+    and its last 3 s (node/launch.py), the upload of the weights. `stand_in`: every card trains like every other.
     """
 
     autoscaler_seconds: float
     download: float
+    around_seconds: float
     stand_in: bool = False
 
 
-CLOUDS = {"salad": Cloud(300.0, 5e6), "local": Cloud(2.0, 100e6, stand_in=True)}
+# For SaladCloud's home lines both rates are assumptions: 40 Mbit/s down; a minute for weights of 170 MB up. The local cloud's are seen.
+CLOUDS = {"salad": Cloud(300.0, 5e6, 60.0), "local": Cloud(2.0, 100e6, 5.0, stand_in=True)}
+
+# Loading and quantizing FLUX, first samples: an assumption. The recipe's hour is taken as the whole of the job.
+START_SECONDS = 180.0
+RECIPE_SECONDS = HOUR - START_SECONDS - CLOUDS["salad"].around_seconds
+RECIPE = Seen("RTX 5090", Shape(), START_SECONDS, RECIPE_SECONDS / 2000)
 
 
 @dataclass(frozen=True)
@@ -210,11 +212,11 @@ class Bill:
 
 
 def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Line:
-    """One job's estimate: download of its images, start, steps."""
+    """One job's estimate: download of its images, start, steps, what is around them."""
     if how_fast is None:
         unknown = f"nothing is known of the speed of {rate.gpu}"
         return Line(work.job, work.state, work.steps, None, None, unknown)
-    seconds = work.bytes / cloud.download + how_fast.seconds(work.steps)
+    seconds = work.bytes / cloud.download + how_fast.seconds(work.steps) + cloud.around_seconds
     usd = None if rate.usd_an_hour is None else seconds / HOUR * rate.usd_an_hour
     return Line(work.job, work.state, work.steps, seconds, usd, how_fast.basis)
 
