@@ -16,7 +16,8 @@ from training.bill import estimate_record
 from training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
 from training.declare import DeclaredJob
 from training.folder import ImageSet, JobFolder
-from training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, memory_of, names_a_class
+from training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, names_a_class
+from training.lint.gpu_memory import memory_gb
 from training.run import Layout, RunKeys
 from training.run_state import Standing
 from training.settings import StackSettings
@@ -135,7 +136,7 @@ def _kept_class(salad: Salad, group_name: str, standings: Iterable[Standing]) ->
 
 def offer_of(gpu: GpuClass, priority: str) -> Offer:
     price = gpu.price(priority)
-    return Offer(gpu.id, gpu.name, memory_of(gpu.name), None if price is None else float(price))
+    return Offer(gpu.id, gpu.name, memory_gb(gpu.name), None if price is None else float(price))
 
 
 def _rate_of(offer: Offer, priority: str) -> Rate:

@@ -10,6 +10,7 @@ from typing import Any
 from clients.errors import NotFound
 from clients.kelpie import Job, Kelpie
 from clients.storage import ObjectInfo, Storage
+from training.changes import Inputs
 from training.lineage import PastRun
 from training.run import Layout, RunKeys
 from training.run_state import (
@@ -140,3 +141,14 @@ def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> 
     if job.unfinished:
         return Standing.UNFINISHED
     return Standing.CANCELED if job.status == CANCELED else Standing.FAILED
+
+
+def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
+    """What a past run was made of; None when the bucket does not have it whole."""
+    manifest = storage.get_bytes(f"{keys.config}manifest.json")
+    raw_config = storage.get_bytes(f"{keys.config}train.yml")
+    record = read_json(storage, keys.record)
+    if manifest is None or raw_config is None or record is None:
+        return None
+    attempt, parent = record.get("attempt"), record.get("parent")
+    return Inputs(manifest, raw_config, attempt if isinstance(attempt, int) else 1, parent)

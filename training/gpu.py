@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from training.errors import BadInput
 CHEAPEST = "cheapest"
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
 MODEL = re.compile(r"\b(RTX|GTX)\s?(A?\d{4})((?:\s(?:Ti|Super|Laptop))*)", re.IGNORECASE)
-MEMORY = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 # Peak FP32 TFLOPS as NVIDIA publishes them. The tensor cores' BF16 rate is twice that for each of these, so the ratio of two cards is
 # the same. That training time goes by this ratio is an assumption: only finished runs measure it (training/cost.py).
@@ -25,21 +25,18 @@ TFLOPS = {
     "RTX 3060": 12.7,
 }
 
-# GB of GPU memory. ai-toolkit's example for FLUX with `quantize: true`, one image a step, is written for 24 GB (its name says so:
-# train_lora_flux_24gb.yaml). What is above that example needs the next class: an assumption, like the next line.
-FOR_THE_EXAMPLE = 24
-FOR_MORE = 32
-# Not quantized, the 12 billion weights of FLUX alone are 24 GB in BF16, and T5 with its activations comes on top.
-NOT_QUANTIZED = 48
-EXAMPLE_RESOLUTION = 1024
-EXAMPLE_RANK = 64
+# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb, the same that lint warns by (training/lint/options.py). ai-toolkit's
+# example for FLUX, quantized and with one image a step, is named after its 24 GB; the 12 billion weights alone are as much in BF16.
+GB_QUANTIZED = 24
+GB_UNQUANTIZED = 48
+GB_EACH_MORE_MEGAPIXEL = 8
 
 
 @dataclass(frozen=True)
 class Offer:
     """A GPU class as it is offered now, at the stack's priority.
 
-    `memory` in GB, read from the name (the API has no field for it), None when the name does not tell. `usd_an_hour` for one replica,
+    `memory` in GB, from the name (the API has no field for it), None when the name does not tell. `usd_an_hour` for one replica,
     None when there is no price at that priority.
     """
 
@@ -56,12 +53,6 @@ def model_of(name: str) -> str:
         return " ".join(name.split("(")[0].split(",")[0].split())
     extra = "".join(f" {word.title()}" for word in match[3].split())
     return f"{match[1].upper()} {match[2].upper()}{extra}"
-
-
-def memory_of(name: str) -> int | None:
-    """GB, from a class's name: `RTX 5090 (32 GB)` → 32."""
-    match = MEMORY.search(name)
-    return int(match[1]) if match else None
 
 
 def names_a_class(wanted: str) -> bool:
@@ -86,13 +77,10 @@ def memory_needed(document: Mapping[str, Any]) -> int:
     process = first_process(document)
     model, train = mapping(process.get("model")), mapping(process.get("train"))
     if model.get("quantize") is not True:
-        return NOT_QUANTIZED
-    more = (
-        whole(train.get("batch_size"), 1) > 1
-        or max(resolutions_of(process)) > EXAMPLE_RESOLUTION
-        or rank_of(process) > EXAMPLE_RANK
-    )
-    return FOR_MORE if more else FOR_THE_EXAMPLE
+        return GB_UNQUANTIZED
+    batch = whole(train.get("batch_size"), 1)
+    megapixels = batch * (max(resolutions_of(process)) / 1024) ** 2
+    return GB_QUANTIZED + (GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0)
 
 
 def choose_gpu(

@@ -143,7 +143,7 @@ def test_the_shape_is_read_as_ai_toolkit_reads_it() -> None:
         "train": {"batch_size": 2, "gradient_accumulation": 3, "gradient_accumulation_steps": 1},
         "datasets": [{"resolution": [1024, 512]}, {"resolution": 768}],
     }
-    document = {"config": {"process": [process]}}
+    document = {"job": "extension", "config": {"process": [process]}}
     assert shape_of(document) == Shape(32, 6, (512, 768, 1024))
     assert shape_of(document_of(json.dumps(document).encode())) == Shape(32, 6, (512, 768, 1024))
 
@@ -179,7 +179,7 @@ def test_above_the_budget_every_line_is_told() -> None:
     found = bill(Work("cat", 2000, EXAMPLE, 0), Work("dog", 4000, EXAMPLE, 0))
     one, both = over_budget(budget(maxUsd=1.0, maxUsdPerJob=0.5), found)
     assert one.startswith("budget.maxUsdPerJob is $0.50, but dog would cost about $0.87 (4,000 steps, 1.9 h)")
-    assert both.startswith("budget.maxUsd is $1.00, but this would cost about $1.37 on RTX 5090")
+    assert both.startswith("budget.maxUsd is $1.00, but this would cost about $1.38 on RTX 5090")
     for line in ("cat", "dog", "idle", "in sum"):
         assert f"\n  {line} " in both
     assert over_budget(budget(maxUsd=2.0, maxUsdPerJob=0.9), found) == []
