@@ -16,7 +16,7 @@ from clients.results import inputs_of_run, past_runs, standing_of
 from clients.storage import Storage
 from commands.engine import Engine, project_root
 from commands.plan_document import as_json
-from commands.plan_markdown import as_markdown
+from commands.plan_markdown import as_comment
 from commands.plan_page import as_page
 from commands.plan_pictures import InRepository, OnPage
 from commands.plan_text import as_text
@@ -99,7 +99,7 @@ def plan(
         )
         Path(page).write_text(as_page(found, pictures), encoding="utf-8")
     if markdown:
-        print(as_markdown(found, InRepository(repository, commit, base) if repository else None))
+        print(as_comment(found, InRepository(repository, commit, base) if repository else None))
     elif as_document:
         print(as_json(found))
     else:

@@ -9,6 +9,7 @@ import difflib
 import html
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from commands.plan_pictures import SIDE, Pictures
 from commands.plan_text import upload_words
@@ -20,6 +21,7 @@ from training.plan import JobPlan, Plan, What, headline
 # GitHub refuses comments of more than 65,536 characters.
 LONGEST = 60_000
 MOST_PICTURES = 12
+PICTURES_A_ROW = 6
 MOST_CAPTIONS = 20
 MOST_DETAILED = 20
 MOST_ROWS = 100
@@ -27,10 +29,13 @@ MOST_FINDINGS = 30
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$])")
 
 
-def as_markdown(plan: Plan, pictures: Pictures | None) -> str:
-    """The whole plan; without the details of jobs when it would be too long for a comment."""
-    whole = _document(plan, pictures, MOST_DETAILED)
-    return whole if len(whole) <= LONGEST else _document(plan, None, 0)[:LONGEST]
+def as_comment(plan: Plan, pictures: Pictures | None) -> str:
+    """The plan as a comment; without the details of jobs when it would be too long for one."""
+    whole = as_markdown(plan, pictures)
+    if len(whole) <= LONGEST:
+        return whole
+    short = as_markdown(replace(plan, lint=None), None, detailed=0)
+    return f"{short[:LONGEST]}\nToo long for a comment: `flux plan` shows what changed in each job, and what lint found.\n"
 
 
 def marker(stack: str) -> str:
@@ -38,7 +43,8 @@ def marker(stack: str) -> str:
     return f"<!-- flux-plan: {escaped(stack)} -->"
 
 
-def _document(plan: Plan, pictures: Pictures | None, detailed: int) -> str:
+def as_markdown(plan: Plan, pictures: Pictures | None, detailed: int = MOST_DETAILED) -> str:
+    """The plan, with what changed in the first `detailed` jobs."""
     parts = [marker(plan.stack), f"## Training plan for `{_code(plan.stack)}`"]
     if plan.problems:
         parts.append("**`up` would be refused, nothing would be made:**")
@@ -137,10 +143,14 @@ def _images(job: JobPlan, pictures: Pictures | None) -> list[str]:
 
 
 def _row_of_pictures(words: str, shown: list[tuple[str, str | None]], number: int) -> str:
-    cells = " | ".join(_picture(name, address) for name, address in shown)
     rest = f", of which {len(shown)} are shown" if number > len(shown) else ""
-    line = "|---" * len(shown) + "|"
-    return f"{count(number, 'image')} {words}{rest}:\n\n| {cells} |\n{line}"
+    title = f"{count(number, 'image')} {words}{rest}:"
+    if not any(address for _, address in shown):
+        return f"{title} {', '.join(_picture(name, None) for name, _ in shown)}"
+    cells = [_picture(name, address) for name, address in shown]
+    rows = [cells[first : first + PICTURES_A_ROW] for first in range(0, len(cells), PICTURES_A_ROW)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([title, "", lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def _picture(name: str, address: str | None) -> str:

@@ -12,7 +12,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2530; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { border-bottom: 1px solid #d0d7de; padding-bottom: .3rem; }
 table { border-collapse: collapse; margin: .8rem 0; }
-td, th { border: 1px solid #d0d7de; padding: .35rem .7rem; vertical-align: top; text-align: left; }
+td, th { font-weight: normal; border: 1px solid #d0d7de; padding: .35rem .7rem; vertical-align: top; text-align: left; }
 code { background: #eff1f3; border-radius: .25rem; padding: .1rem .3rem; font-size: .9em; }
 pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; } pre code { background: none; }
 del { background: #ffebe9; } ins { background: #dafbe1; text-decoration: none; }
