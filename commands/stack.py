@@ -26,10 +26,15 @@ from training.run_state import COMPLETED
 
 @click.command()
 @stack_option
-def up(stack: str) -> None:
+@click.option(
+    "--no-wait", is_flag=True, help="End when the jobs are queued; `flux up` later fetches their results."
+)
+def up(stack: str, no_wait: bool) -> None:
     """Make everything agree with the configuration, wait for the jobs, fetch their results."""
     engine = ready(stack)
     run(engine, "up", "--yes", "--skip-preview")
+    if no_wait:
+        return
     failed = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
