@@ -74,6 +74,7 @@ def price_stack(
             cloud,
             most_replicas=cluster.max_replicas,
             idle_threshold=cluster.idle_threshold_seconds if cluster.autoscale else None,
+            always=min(cluster.min_replicas, len(jobs)),
         )
 
     return bill_at(_rate(connection, settings, jobs, standings, bill_at))

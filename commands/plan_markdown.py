@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from commands.plan_pictures import SIDE, Pictures
 from commands.plan_text import upload_words
-from training.bill import NOBODY_PAYS, bases, dollars, heading, rows
+from training.bill import NOBODY_PAYS, bases, dollars, heading, rows, standing_charge
 from training.bill import hours as time_of
 from training.changes import Edited, count
 from training.plan import JobPlan, Plan, What, headline
@@ -58,9 +58,12 @@ def as_markdown(plan: Plan, pictures: Pictures | None, detailed: int = MOST_DETA
 
 def _money(plan: Plan) -> str:
     bill = plan.bill
-    if bill is None or not bill.lines:
-        return "Nothing is to be paid."
-    return f"Estimated cost **{dollars(bill.usd)}** on {escaped(heading(bill))}."
+    if bill is None:
+        return ""
+    charge = escaped(standing_charge(bill))
+    if not bill.lines:
+        return charge or "Nothing is to be paid."
+    return f"Estimated cost **{dollars(bill.usd)}** on {escaped(heading(bill))}. {charge}".rstrip()
 
 
 def _table(plan: Plan) -> str:

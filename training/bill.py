@@ -66,11 +66,21 @@ def bases(bill: Bill) -> list[str]:
 
 
 def announce(bill: Bill, local: bool) -> str:
-    """What a preview says about the cost; empty when there is nothing to train."""
-    if not bill.lines:
+    """What a preview says about the cost; empty when there is nothing to train and no replica stays."""
+    parts = []
+    if bill.lines:
+        closing = f"Times from {'; '.join(bases(bill))}." + (f" {NOBODY_PAYS}" if local else "")
+        parts = [f"Estimated cost on {heading(bill)}:", table(bill), closing]
+    return "\n".join([*parts, *([standing_charge(bill)] if bill.always else [])])
+
+
+def standing_charge(bill: Bill) -> str:
+    """What replicas cost that stay without work; empty when none does."""
+    if not bill.always:
         return ""
-    closing = f"Times from {'; '.join(bases(bill))}." + (f" {NOBODY_PAYS}" if local else "")
-    return f"Estimated cost on {heading(bill)}:\n{table(bill)}\n{closing}"
+    price = bill.rate.usd_an_hour
+    a_day = "" if price is None else f": {dollars(24 * price * bill.always)} a day"
+    return f"cluster.minReplicas keeps {bill.always} rented also without work, in no sum above{a_day}."
 
 
 def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:

@@ -191,12 +191,14 @@ class Bill:
     """The estimate of all that a change would train and of what is still unfinished: what the budget is held against.
 
     `idle_seconds` of all replicas together: after its last job each waits for the idle threshold and Kelpie's next look.
+    `always`: replicas that are never scaled down; what they cost without work is in no sum.
     """
 
     rate: Rate
     lines: tuple[Line, ...]
     idle_seconds: float = 0.0
     replicas: int = 0
+    always: int = 0
 
     @property
     def idle_usd(self) -> float | None:
@@ -230,6 +232,7 @@ def bill_for(
     *,
     most_replicas: int,
     idle_threshold: float | None,
+    always: int = 0,
 ) -> Bill:
     """The estimate for `works`. `idle_threshold` in seconds, None when nothing scales the cluster (then `up` itself ends it)."""
     lines = tuple(
@@ -238,7 +241,7 @@ def bill_for(
     replicas = min(most_replicas, len(works))
     # Kelpie looks at any time in its period: half of it on average.
     tail = 0.0 if idle_threshold is None else idle_threshold + cloud.autoscaler_seconds / 2
-    return Bill(rate, lines, replicas * tail, replicas)
+    return Bill(rate, lines, replicas * tail, replicas, always)
 
 
 def _is_number(value: object) -> bool:

@@ -175,6 +175,13 @@ def test_a_preview_says_what_is_trained_and_nothing_when_nothing_is() -> None:
     assert announce(bill(), local=False) == ""
 
 
+def test_replicas_that_always_stay_are_said_with_what_a_day_costs() -> None:
+    found = bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300, always=2)
+    assert announce(found, local=False).endswith(
+        "keeps 2 rented also without work, in no sum above: $21.60 a day."
+    )
+
+
 def test_above_the_budget_every_line_is_told() -> None:
     found = bill(Work("cat", 2000, EXAMPLE, 0), Work("dog", 4000, EXAMPLE, 0))
     one, both = over_budget(budget(maxUsd=1.0, maxUsdPerJob=0.5), found)
