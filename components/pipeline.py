@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,17 @@ def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
     """(min, max) replicas: no more replicas than jobs, for one more could only idle."""
     most = min(cluster.max_replicas, declared)
     return min(cluster.min_replicas, most), most
+
+
+def in_sum(jobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The jobs' costs with their sums, as far as they are known."""
+    known = {name: dict(cost) for name, cost in jobs.items() if cost}
+    sums = {
+        key: round(sum(cost.get(key, 0.0) for cost in known.values()), 4)
+        for key in ("estimateUsd", "actualUsd")
+        if any(key in cost for cost in known.values())
+    }
+    return {**sums, "jobs": known}
 
 
 def resource_urn(parent: pulumi.ComponentResource, kind: type[Resource], name: str) -> str:
@@ -86,6 +97,10 @@ class TrainingPipeline(pulumi.ComponentResource):
             }
             for name, job in self.jobs.items()
         }
+
+    def cost(self) -> pulumi.Output[dict[str, Any]]:
+        """The stack output `cost`: each job's estimate when it was queued, and what it has taken as last seen; dollars and hours."""
+        return pulumi.Output.all(**{name: job.cost for name, job in self.jobs.items()}).apply(in_sum)
 
     def _bucket(self) -> Bucket:
         props = {

@@ -28,6 +28,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from training.errors import BadInput
+from training.gpu import check_condition
 
 if TYPE_CHECKING:
     from training.lint.registry import Rule
@@ -50,6 +51,8 @@ SHOWN = frozenset(
         "kind",
         "maxHours",
         "maxReplicas",
+        "maxUsd",
+        "maxUsdPerJob",
         "memory",
         "minReplicas",
         "name",
@@ -120,6 +123,9 @@ class StorageSettings(_Strict):
 class ClusterSettings(_Strict):
     """The container group. Memory and storage in GB; the recipe's figures are the defaults.
 
+    `gpu`: a name (`RTX 5090`), an amount of GPU memory (`>= 24 GB`) or `cheapest`. For the latter two the class is taken on which the
+    runs cost least, of those with so much memory or, for `cheapest`, with as much as the declared train.yml files need. While runs are
+    unfinished, and while there is nothing to train, the class stays what it is as long as it satisfies the condition.
     `idleThresholdSeconds`: how long a finished job keeps its replica (Kelpie: 0 to 3600).
     """
 
@@ -144,6 +150,11 @@ class ClusterSettings(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _gpu_that_is_understood(self) -> ClusterSettings:
+        check_condition(self.gpu)
+        return self
+
+    @model_validator(mode="after")
     def _environment_that_can_be_sent(self) -> ClusterSettings:
         taken = sorted(name for name in self.environment if name.startswith(OWN_VARIABLES))
         if taken:
@@ -158,6 +169,17 @@ class ClusterSettings(_Strict):
         return self
 
 
+class BudgetSettings(_Strict):
+    """Limits in dollars on the estimate (training/cost.py); above one, preview and up fail before anything is made.
+
+    `maxUsd`: the runs that are still to be trained or unfinished, together, with the replicas' idle time after them. `maxUsdPerJob`:
+    each of them.
+    """
+
+    max_usd: float | None = Field(None, ge=0)
+    max_usd_per_job: float | None = Field(None, ge=0)
+
+
 class StackSettings(_Strict):
     """The whole stack. Keys of the services may stand here as secrets; the environment goes before them.
 
@@ -169,6 +191,7 @@ class StackSettings(_Strict):
     jobs: dict[str, JobSettings]
     jobs_folder: str = "jobs"
     cluster: ClusterSettings = ClusterSettings()
+    budget: BudgetSettings = BudgetSettings()
     adopt: bool = False
     webhook: str | None = None
     results: Literal["keep", "delete"] = "keep"
@@ -187,6 +210,12 @@ class StackSettings(_Strict):
         if isinstance(values, dict) and isinstance(values.get("jobs"), dict):
             values = {**values, "jobs": {name: entry or {} for name, entry in values["jobs"].items()}}
         return values
+
+
+def on_gpu(settings: StackSettings, name: str) -> StackSettings:
+    """The settings with the class that a condition was resolved to in the condition's place."""
+    cluster = settings.cluster.model_copy(update={"gpu": name})
+    return settings.model_copy(update={"cluster": cluster})
 
 
 def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:
@@ -250,6 +279,7 @@ def _known_keys(location: list[str]) -> set[str]:
     models: dict[str, type[BaseModel]] = {
         "storage": StorageSettings,
         "cluster": ClusterSettings,
+        "budget": BudgetSettings,
         "jobs": JobSettings,
     }
     model = models[location[0]] if location else StackSettings

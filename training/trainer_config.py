@@ -142,6 +142,14 @@ def read_trainer_file(folder: Path) -> TrainerFile:
         return TrainerFile(path, raw, fault=Problem(str(path), fault.message, fault.line, fault.code))
 
 
+def document_of(raw: bytes) -> dict[str, Any]:
+    """A train.yml's content, of a run that was accepted once; empty when it cannot be read."""
+    try:
+        return _parse(raw)[0]
+    except _Fault:
+        return {}
+
+
 def positive_int(value: object) -> int | None:
     """A whole number above 0, or None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
