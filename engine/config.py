@@ -19,9 +19,9 @@ from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 
-from engine.backend import replace_file
 from engine.errors import EngineError, NeedsCliError
 from engine.secrets import Crypter
+from engine.stores import replace_file
 from engine.values import compact, number
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")

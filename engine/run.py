@@ -132,7 +132,7 @@ class Run:
     def _changing(self, change: Callable[[State, Snapshot, dict[int, Pending]], bool]) -> bool:
         """Lock, recover, load again (a preview has changed what was loaded), change, fold, unlock."""
         stack, backend = self.stack, self._session.backend
-        self._lock = locks.take(backend.lock_folder(stack.project, stack.name), self._warn)
+        self._lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), self._warn)
         recovered = snapshot.recover(backend, stack)
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")

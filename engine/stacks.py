@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine import VERSION, backend, locks, snapshot, state, urns, values
+from engine import VERSION, locks, selection, snapshot, state, urns, values
 from engine.children import interpreter
 from engine.config import check_stack_name
-from engine.errors import EngineError
+from engine.errors import EngineError, StackNotFoundError
 from engine.session import Session, create_stack
 from engine.snapshot import StackId
 from engine.values import Properties
@@ -49,7 +49,9 @@ def select(session: Session, options: argparse.Namespace) -> int:
     stack = StackId(session.project.name, check_stack_name(name))
     if not session.exists(stack):
         if not options.create:
-            raise EngineError(f"no stack named '{name}' found: `stack select --create {name}` makes it")
+            raise StackNotFoundError(
+                f"no stack named '{name}' found: `stack select --create {name}` makes it"
+            )
         create_stack(session, name)
         print(f"Created stack '{stack.name}'")
     _select(session, name)
@@ -58,12 +60,12 @@ def select(session: Session, options: argparse.Namespace) -> int:
 
 def _select(session: Session, name: str) -> None:
     stack = check_stack_name(name)
-    backend.select(session.project.name, session.project.file, session.backend.url, stack)
+    selection.select(session.project.name, session.project.file, session.backend.url, stack)
 
 
 def list_(session: Session, options: argparse.Namespace) -> int:
     """List the project's stacks."""
-    selected = backend.selected(session.project.name, session.project.file, session.backend.url)
+    selected = selection.selected(session.project.name, session.project.file, session.backend.url)
     rows = []
     for name in session.backend.stacks(session.project.name):
         latest = snapshot.current(session.backend, StackId(session.project.name, name))
@@ -150,7 +152,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
             raise EngineError(
                 f"resource '{item['urn']}' is from another stack ({urn.project}/{urn.stack}); see --force"
             )
-    lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
+    lock = _lock(session)
     try:
         snapshot.recover(session.backend, stack)
         before = session.deployment()
@@ -187,7 +189,7 @@ def remove(session: Session, options: argparse.Namespace) -> int:
         != stack.name
     ):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
-    lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
+    lock = _lock(session)
     try:
         forget(session, preserve_config=options.preserve_config)
     finally:
@@ -202,8 +204,8 @@ def forget(session: Session, *, preserve_config: bool) -> None:
     session.backend.remove(stack.project, stack.name)
     if not preserve_config:
         session.project.stack_config_file(stack.name).unlink(missing_ok=True)
-    if backend.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
-        backend.select(session.project.name, session.project.file, session.backend.url, None)
+    if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
+        selection.select(session.project.name, session.project.file, session.backend.url, None)
 
 
 def cancel(session: Session, options: argparse.Namespace) -> int:
@@ -211,7 +213,7 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.wanted = options.name
     stack = session.stack
-    removed = locks.cancel(session.backend.lock_folder(stack.project, stack.name))
+    removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
     recovered = snapshot.recover(session.backend, stack)
     print(f"The currently running update for '{stack.name}' has been canceled! ({removed} lock(s) removed)")
     if recovered:
@@ -233,6 +235,11 @@ def about(session: Session, _options: argparse.Namespace) -> int:
     for key, value in rows.items():
         print(f"{key:<17} {value}")
     return 0
+
+
+def _lock(session: Session) -> locks.Lock:
+    stack, backend = session.stack, session.backend
+    return locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
 
 
 def _state(session: Session) -> state.State:

@@ -87,8 +87,8 @@ def test_the_rest_is_refused_by_name(stack: Stack, arguments: tuple[str, ...], w
 
 
 def test_other_backends_and_runtimes_are_refused(stack: Stack) -> None:
-    assert "the backend s3://b needs the Pulumi CLI" in stack.run(
-        "preview", code=1, PULUMI_BACKEND_URL="s3://b"
+    assert "the backend gs://b needs the Pulumi CLI" in stack.run(
+        "preview", code=1, PULUMI_BACKEND_URL="gs://b"
     )
     (stack.folder / "Pulumi.yaml").write_text("name: test\nruntime: nodejs\nbackend: {url: 'file://.'}\n")
     assert "the runtime 'nodejs'" in stack.run("preview", code=1)
