@@ -188,6 +188,11 @@ class StackConfig:
             found[full_key(project.name, str(key))] = value_of(raw, crypter)
         return dict(sorted(found.items()))
 
+    def stored(self, project: str) -> dict[str, Any]:
+        """All values by their full keys as the file has them: secrets encrypted."""
+        found = self.content.get("config") or {}
+        return {full_key(project, str(key)): _stored(raw) for key, raw in sorted(found.items())}
+
     def has_secrets(self) -> bool:
         """Whether decrypting is needed to read the values."""
         return _has_secure(self.content.get("config"))
@@ -235,6 +240,12 @@ def scalar_text(value: Any) -> str:
     if isinstance(value, float):
         return str(number(float(value)))
     return str(value)
+
+
+def _stored(raw: Any) -> Any:
+    if isinstance(raw, dict):
+        return {str(key): _stored(item) for key, item in raw.items()}
+    return [_stored(item) for item in raw] if isinstance(raw, list) else scalar_text(raw)
 
 
 def _plain(raw: Any, crypter: Crypter | None) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine import selection, snapshot, state
 from engine.backend import Backend
 from engine.config import ConfigValue, Project, StackConfig, check_stack_name, find_project
-from engine.errors import EngineError, StackNotFoundError
+from engine.errors import EngineError
 from engine.secrets import Crypter, passphrase
 from engine.snapshot import StackId
 from engine.state import Json, State
@@ -43,7 +43,7 @@ class Session:
         name = self.wanted or os.environ.get("PULUMI_STACK")
         name = name or selection.selected(self.project.name, self.project.file, self.backend.url)
         if not name:
-            raise StackNotFoundError("no stack selected: name one with --stack, or use `stack select NAME`")
+            raise EngineError("no stack selected: name one with --stack, or use `stack select NAME`")
         return StackId(self.project.name, check_stack_name(name))
 
     def exists(self, stack: StackId) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from engine import VERSION, locks, selection, snapshot, state, urns, values
 from engine.children import interpreter
@@ -70,15 +72,60 @@ def list_(session: Session, options: argparse.Namespace) -> int:
     for name in session.backend.stacks(session.project.name):
         latest = snapshot.current(session.backend, StackId(session.project.name, name))
         count = len(latest.get("resources") or [])
-        rows.append({"name": name, "current": name == selected, "resourceCount": count})
+        updated = _moment((latest.get("manifest") or {}).get("time"))
+        rows.append((name, name == selected, updated, count))
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([_row_as_json(*row) for row in rows], indent=2))
         return 0
-    width = max([4, *(len(str(row["name"])) + 1 for row in rows)])
-    print(f"{'NAME':<{width}}  RESOURCE COUNT")
-    for row in rows:
-        print(f"{str(row['name']) + '*' * bool(row['current']):<{width}}  {row['resourceCount']}")
+    table = [("NAME", "LAST UPDATE", "RESOURCE COUNT")]
+    for name, current, updated, count in rows:
+        table.append((name + "*" * current, _ago(updated), str(count)))
+    name_width, time_width = (max(len(row[column]) for row in table) for column in (0, 1))
+    for shown_name, shown_time, shown_count in table:
+        print(f"{shown_name:<{name_width}}  {shown_time:<{time_width}}  {shown_count}")
     return 0
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A time of the state; its nanoseconds are more than Python's clock knows."""
+    found = re.fullmatch(r"(.{19})(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", text or "")
+    if not found:
+        return None
+    seconds, fraction, zone = found.groups()
+    return datetime.fromisoformat(f"{seconds}{(fraction or '.0').ljust(7, '0')}{zone.replace('Z', '+00:00')}")
+
+
+def _row_as_json(name: str, current: bool, updated: datetime | None, count: int) -> dict[str, Any]:
+    moment = updated and updated.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return {
+        "name": name,
+        "current": current,
+        **({"lastUpdate": moment} if moment else {}),
+        "resourceCount": count,
+    }
+
+
+_UNITS: Final = (
+    ("year", 365 * 86400),
+    ("month", 30 * 86400),
+    ("week", 7 * 86400),
+    ("day", 86400),
+    ("hour", 3600),
+    ("minute", 60),
+    ("second", 1),
+)
+
+
+def _ago(moment: datetime | None) -> str:
+    """How long ago, in the CLI's words."""
+    if moment is None:
+        return "n/a"
+    seconds = int((datetime.now(UTC) - moment).total_seconds())
+    for unit, length in _UNITS:
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
 
 
 def output(session: Session, options: argparse.Namespace) -> int:
