@@ -7,6 +7,7 @@ there is no such stack; 7 for changes with `--expect-no-changes`; 8 where the qu
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return 0
+    gc.set_threshold(100_000, 50, 100)  # a run makes many objects, keeps them, and ends
     try:
         return int(options.run(options))
     except EngineError as error:
