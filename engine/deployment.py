@@ -304,7 +304,7 @@ class Deployment:
         elif gone or placed.old.pending_replacement:
             self._check_anew(placed, provider)
             self._recreate(placed, diff)
-        elif diff is None or not diff.changes:
+        elif diff is None or not (diff.changes or placed.old.init_errors):
             self._steps.same(placed.old, placed.new, placed.alias)
         elif diff.replaces:
             self._replace(placed, provider, diff, cascade)
