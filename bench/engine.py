@@ -70,6 +70,7 @@ class Tool:
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PYTHONPATH": str(REPOSITORY) if self.name == "engine" else "",
             "THINGS": str(size),
+            "PYTHONDONTWRITEBYTECODE": "",  # compiled once, as for everybody
         }
         began = time.perf_counter()
         done = subprocess.run(  # noqa: S603 - the tool measured

@@ -129,7 +129,7 @@ def new_stack(tmp_path: Path, **more: str) -> Stack:
         "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
         "PULUMI_HOME": str(tmp_path / "home"),
         "PYTHONPATH": str(REPOSITORY),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # compiled once, not by each of hundreds of processes
         **more,
     }
     made = Stack(folder, environment)
