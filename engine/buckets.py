@@ -4,7 +4,7 @@ The URL is the CLI's own: `s3://BUCKET[/FOLDER]?endpoint=…&region=…&s3ForceP
 where every AWS tool looks for them (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, …).
 
 A bucket cannot append to a file.  A log is a folder of objects there, one for each `append`, named
-`<when it was started>-<number>`: the latest start counts, and one whose number 0 is gone is being removed.
+`<when it was started>-<number>`: the latest start counts, and one without a number 0 is being removed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from engine.errors import NeedsCliError
 from engine.stores import Log, StoreError
 
 SCHEME: Final = "s3://"
+_FIRST: Final = f"-{0:08}"
 _ON: Final = ("1", "t", "true")
 
 
@@ -172,9 +173,8 @@ class ObjectLog:
     def _latest(self) -> tuple[str, int]:
         """When the log was started that counts, and how many objects it has."""
         names = [key.rpartition("/")[2] for key in self._bucket.keys(self._folder)]
-        start = max((name.partition("-")[0] for name in names), default="")
-        count = sum(name.startswith(f"{start}-") for name in names)
-        return (start, count) if f"{start}-{0:08}" in names else ("", 0)
+        start = max((name.partition("-")[0] for name in names if name.endswith(_FIRST)), default="")
+        return start, sum(bool(start) and name.startswith(f"{start}-") for name in names)
 
     def remove(self) -> None:
         """See `Log`."""

@@ -44,6 +44,7 @@ def _yaml() -> YAML:
     yaml.Constructor = _Constructor
     yaml.preserve_quotes = True
     yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)  # as the CLI writes lists
     return yaml
 
 

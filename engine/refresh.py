@@ -40,7 +40,13 @@ class Refresh:
         self.targets = Targets()
 
     def run(self, parallel: int) -> bool:
-        """Read them all; whether every read worked.  What is gone is dropped, with the references to it."""
+        """Read them all; whether every read worked.  What is gone is dropped, with the references to it.
+
+        Raises EngineError for a target that is no resource.
+        """
+        self.targets.check_known(
+            (resource.urn for resource in self._state.resources), "no resource named '{}' found"
+        )
         self._providers.load(self._state.resources)
         readable = [
             resource
@@ -59,7 +65,7 @@ class Refresh:
                 kept.append(resource if isinstance(found, EngineError) else found)
         self._state.resources = kept
         for resource in kept:
-            if resource.type == STACK_TYPE:
+            if resource.type == STACK_TYPE and not self._first and self.targets.has(resource.urn):
                 self._listener.outputs(resource.outputs, resource.outputs)
         for resource in prune_references(kept):
             if self._snapshot:

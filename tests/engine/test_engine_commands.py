@@ -59,6 +59,14 @@ def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
     shown = stack.run("config")
     assert "[secret]" in shown
     assert "s3cret-value" not in shown
+    shown = json.loads(stack.run("config", "--json"))
+    assert shown["test:key"] == {"secret": True}
+    assert shown["test:deep"]["objectValue"] == {"list": [{"n": 4}]}
+    assert "exclude each other" in stack.run("config", "set", "--secret", "--plaintext", "a", "b", code=1)
+    stack.run("config", "rm", "--path", "deep.list[0]")
+    assert json.loads(stack.run("config", "get", "deep")) == {"list": []}
+    stack.run("config", "rm", "--path", "deep.none.below")
+    stack.run("config", "rm", "none")
     stack.run("config", "rm", "name")
     assert "not found" in stack.run("config", "get", "name", code=1)
 
