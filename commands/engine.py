@@ -19,27 +19,31 @@ from training.errors import FluxError
 EMBEDDED = (sys.executable, "-m", "engine")
 ENGINE_VARIABLE = "ENGINE"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+# Pulumi Cloud keeps a stack's secrets itself.
+ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - a variable's name
 # The local cloud's stack holds no secret worth one; Pulumi wants a passphrase all the same.
 LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - it protects nothing, and says so
 
 
 @dataclass(frozen=True)
 class Engine:
-    """`command` is how it is started; `environment` is its whole environment."""
+    """`command` is how it is started, in the checkout `root`; `environment` is its whole environment."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     stack: str
+    root: Path
 
     def run(self, *arguments: str) -> int:
         """Run one of Pulumi's commands with its output going to the user; the exit code."""
-        return _wait(subprocess.Popen(self._line(arguments), env=dict(self.environment)))  # noqa: S603 - our own words
+        line = self._line(arguments)
+        return _wait(subprocess.Popen(line, env=dict(self.environment), cwd=self.root))  # noqa: S603 - our own words
 
-    def release(self, root: Path) -> None:
+    def release(self) -> None:
         """Take away the lock of a CLI that was killed on this machine; the embedded engine sees to its own. Raises FluxError."""
-        if self.command == EMBEDDED or not is_left_behind(root, self.stack):
+        if self.command == EMBEDDED or not is_left_behind(self.root, self.stack):
             return
-        if has_journal(root, self.stack):
+        if has_journal(self.root, self.stack):
             raise FluxError(
                 f"the embedded engine was killed while it changed stack {self.stack}",
                 "only it can add its last steps to the state",
@@ -56,6 +60,19 @@ class Engine:
         outputs = json.loads(self._quietly("stack", "output", "--json"))
         return outputs if isinstance(outputs, dict) else {}
 
+    def preview(self) -> tuple[dict[str, Any], str]:
+        """(what `preview --json` says, what it said besides); the first also when the program refused. Raises FluxError."""
+        line = self._line(("preview", "--json"))
+        done = subprocess.run(line, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        try:
+            found = json.loads(done.stdout)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            words = (done.stderr or done.stdout).strip()
+            raise FluxError(f"the preview of stack {self.stack} failed: {words}")
+        return found, done.stderr.strip() if done.returncode != 0 else ""
+
     def setting(self, key: str) -> str | None:
         """One value of the stack's configuration, decrypted; None when it is not set there."""
         try:
@@ -65,7 +82,9 @@ class Engine:
 
     def _quietly(self, *arguments: str) -> str:
         line = self._line(arguments)
-        done = subprocess.run(line, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own words
+            line, env=dict(self.environment), cwd=self.root, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             words = (done.stderr or done.stdout).strip()
             raise FluxError(f"`{' '.join(arguments)}` failed for stack {self.stack}: {words}")
@@ -93,22 +112,30 @@ def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
     return (cli,)
 
 
-def find_engine(stack: str, local: bool, environ: Mapping[str, str] = os.environ) -> Engine:
+def project_root() -> Path:
+    """The checkout: where Pulumi.yaml lies."""
+    return Path(__file__).resolve().parent.parent
+
+
+def find_engine(
+    stack: str, local: bool, environ: Mapping[str, str] = os.environ, root: Path | None = None
+) -> Engine:
     """The engine for a stack; `local` when it runs in the cloud on this machine. Raises FluxError."""
     environment = dict(environ)
     command = choose_command(
         environ.get(ENGINE_VARIABLE, ""), shutil.which("pulumi", path=environ.get("PATH"))
     )
     if not any(name in environ for name in PASSPHRASE_VARIABLES):
-        if not local:
+        if not local and ACCESS_TOKEN not in environ:
             raise FluxError(
                 f"stack {stack} needs the passphrase its secrets are encrypted with",
                 "",
                 f"set {' or '.join(PASSPHRASE_VARIABLES)}",
             )
-        environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
+        if local:
+            environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
     environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
-    return Engine(command, environment, stack)
+    return Engine(command, environment, stack, root or project_root())
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
@@ -120,8 +147,3 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             # A terminal sends Ctrl-C to the engine as well; a second one would make it stop at once.
             if not sys.stdin.isatty():
                 process.send_signal(signal.SIGINT)
-
-
-def project_root() -> Path:
-    """The checkout: where Pulumi.yaml lies."""
-    return Path(__file__).resolve().parent.parent

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from clients.kelpie import Job
 from clients.results import read_json
 from clients.storage import ObjectInfo, Storage
 from commands.download import download, sha256_of
-from commands.spent import spent_usd
 from commands.stack_jobs import Sight
+from training.bill import cost_of
 from training.errors import FluxError
-from training.folder import IMAGE_SUFFIXES
+from training.names import IMAGE_SUFFIXES
 from training.run import RunKeys
 from training.words import one_line
 
@@ -64,7 +63,7 @@ class Fetched:
 
 
 def fetch(
-    sight: Sight, storage: Storage, folder: Path, price: Decimal | None = None, options: Options | None = None
+    sight: Sight, storage: Storage, folder: Path, price: float | None = None, options: Options | None = None
 ) -> Fetched:
     """Bring one run's weights, samples, train.yml, captions, progress and loss.
 
@@ -124,7 +123,7 @@ def place_below(folder: Path, name: str) -> Path:
     return path
 
 
-def write_record(path: Path, record: dict[str, Any], sight: Sight, price: Decimal | None = None) -> None:
+def write_record(path: Path, record: dict[str, Any], sight: Sight, price: float | None = None) -> None:
     """run.json completed with what the queue knows (the recipe's kelpie_job.json) and what it cost.
 
     What was known and is no longer told is kept: the queue forgets jobs, and a group that is gone has no price.
@@ -134,7 +133,7 @@ def write_record(path: Path, record: dict[str, Any], sight: Sight, price: Decima
         "state": sight.state,
         "reason": sight.reason or None,
         "kelpie": _queue_facts(sight.queue_job) or before.get("kelpie"),
-        "cost": _cost(sight, price) or before.get("cost"),
+        "cost": _cost(record, sight, price) or before.get("cost"),
     }
     _write_json(path, {**record, **facts})
 
@@ -217,12 +216,11 @@ def _queue_facts(job: Job | None) -> dict[str, Any] | None:
     return job.model_dump(mode="json", include=facts | times, exclude_none=True)
 
 
-def _cost(sight: Sight, price: Decimal | None) -> dict[str, float] | None:
-    seconds = sight.told.gpu_seconds
-    usd = spent_usd(seconds, price)
-    if seconds is None or price is None or usd is None:
-        return None
-    return {"gpu_seconds": seconds, "usd_per_hour": float(price), "usd": round(float(usd), 6)}
+def _cost(record: Mapping[str, Any], sight: Sight, price: float | None) -> dict[str, Any] | None:
+    """By the price at which it was queued, else by the one of now; None where neither is known."""
+    estimate = record.get("estimate") or {"usd_an_hour": price}
+    cost = cost_of({"estimate": estimate}, {"gpu_seconds": sight.told.gpu_seconds})
+    return cost if "actualUsd" in cost else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def _fetch_one(
     connection: Connection,
     storage: Storage,
     folder: Path,
-    price: Decimal | None,
+    price: float | None,
     checkpoints: bool,
     force: bool,
 ) -> Fetched:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
 from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
+from clients.results import read_json
 from commands import local_cloud
 from commands.engine import Engine, project_root
 from commands.fetch import fetch
@@ -20,16 +22,22 @@ from commands.session import OUTPUTS, connection_of, ready, run, say, stack_opti
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, stack_jobs
 from commands.watching import Watcher
+from training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from training.errors import FluxError
 from training.run_state import COMPLETED
 
 
 @click.command()
 @stack_option
-def up(stack: str) -> None:
+@click.option(
+    "--no-wait", is_flag=True, help="End when the jobs are queued; `flux up` later fetches their results."
+)
+def up(stack: str, no_wait: bool) -> None:
     """Make everything agree with the configuration, wait for the jobs, fetch their results."""
     engine = ready(stack)
     run(engine, "up", "--yes", "--skip-preview")
+    if no_wait:
+        return
     failed = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
@@ -100,13 +108,18 @@ def _collect(engine: Engine, stack: str) -> list[str]:
     )
     rows = follow(watcher).rows
     say("\nResults:")
+    costs = {}
     for row in rows:
         result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
+        costs[row.name] = cost_of(
+            read_json(watcher.storage, row.sight.job.keys.record) or {}, row.sight.progress
+        )
         say(f"  {row.name}: {_result_line(row.sight, result.place)}")
         report_left(result)
         page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), Path(JOBS))
         say(f"    {page}: its samples, loss and dataset on one page")
     sights = [row.sight for row in rows]
+    say(_cost_lines(costs, local=watcher.local))
     say(_next_steps(sights))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
 
@@ -119,6 +132,22 @@ def _result_line(sight: Sight, place: Path) -> str:
     if told.loss_first is not None and told.loss_last is not None:
         learned = f" (loss {told.loss_first:.4f} at the start, {told.loss_last:.4f} at the end)"
     return f"{place / (sight.job.name + '.safetensors')}{learned}"
+
+
+def _cost_lines(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
+    """What the runs have taken beside what was estimated: GPU time at the price there was; no bill, which only SaladCloud writes."""
+    told = {name: text for name, cost in costs.items() if (text := beside(cost))}
+    if not told:
+        return ""
+    width = max(map(len, told))
+    lines = [f"  {name:<{width}}  {text}" for name, text in told.items()]
+    if len(told) > 1:
+        spent, guessed = (
+            sum(cost.get(key, 0.0) for cost in costs.values()) for key in ("actualUsd", "estimateUsd")
+        )
+        lines.append(f"  {'in sum':<{width}}  about {dollars(spent)} (estimated {dollars(guessed)})")
+    note = f" {NOBODY_PAYS}" if local else ""
+    return f"\nCost by GPU time, without download and idle time of the replicas.{note}\n" + "\n".join(lines)
 
 
 def _next_steps(sights: list[Sight]) -> str:

@@ -9,15 +9,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from commands.spent import dollars
 from commands.watching import Row, View
+from training.bill import NOBODY_PAYS, dollars
 from training.run_state import COMPLETED, RUNNING, in_words
 
 # Columns of terminal below which the bar goes, and then what only a person who looks for a fault needs.
 WIDTH_WITH_BAR, WIDTH_WITH_NODE = 110, 84
 SHORT_ID = 8
 NOTHING = "-"
-NOBODY_PAYS = "Nothing is paid on this machine: the cost is what the stand-in's prices would make of it."
 
 
 def render(view: View, width: int, local: bool, *, bar: bool = True) -> Group:
@@ -71,7 +70,7 @@ def _columns(width: int, bar: bool) -> list[tuple[str, Callable[[Row], Renderabl
         ("Steps", lambda row: f"{steps_done(row)}/{row.sight.job.steps}"),
         ("Loss", lambda row: _loss(row)),
         ("Left", lambda row: _left(row)),
-        ("Cost", lambda row: dollars(row.spent) or NOTHING),
+        ("Cost", lambda row: dollars(row.spent) if row.spent is not None else NOTHING),
     ]
     if width >= WIDTH_WITH_NODE:
         columns += [

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from clients.connection import Connection
@@ -29,7 +28,7 @@ class Cluster:
     """The nodes by the machine they run on, and dollars an hour of one; empty and None when SaladCloud did not tell."""
 
     instances: Mapping[str, Instance] = field(default_factory=dict)
-    price: Decimal | None = None
+    price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Row:
     """One job as a person wants to see it. `price` is dollars an hour; `machine` and `instance` are ids, empty while it is on none."""
 
     sight: Sight
-    price: Decimal | None
-    spent: Decimal | None
+    price: float | None
+    spent: float | None
     machine: str
     instance: str
     problem: str
@@ -63,13 +62,13 @@ class View:
         return all(row.sight.ended for row in self.rows)
 
     @property
-    def spent(self) -> Decimal | None:
+    def spent(self) -> float | None:
         """Dollars for all jobs; None when no one's are known."""
         known = [row.spent for row in self.rows if row.spent is not None]
-        return sum(known, Decimal(0)) if known else None
+        return sum(known) if known else None
 
 
-def price_of(connection: Connection, outputs: Mapping[str, Any]) -> Decimal | None:
+def price_of(connection: Connection, outputs: Mapping[str, Any]) -> float | None:
     """Dollars an hour of one of the stack's nodes; None when SaladCloud does not tell or there is no group."""
     name = str((outputs.get("containerGroup") or {}).get("name") or "")
     with suppress(ServiceError):

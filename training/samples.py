@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.gpu import first_process
+
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
 
 
@@ -59,11 +61,3 @@ def prompts_of(document: Mapping[str, Any]) -> list[str]:
         text = entry.get("prompt", "") if isinstance(entry, Mapping) else entry
         found.append(str(text).replace("[trigger]", trigger) if trigger else str(text))
     return found
-
-
-def first_process(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`config.process[0]`, or nothing."""
-    config = document.get("config")
-    processes = config.get("process") if isinstance(config, Mapping) else None
-    first = processes[0] if isinstance(processes, list) and processes else None
-    return first if isinstance(first, Mapping) else {}

@@ -7,14 +7,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from commands.report.chart import charts
 from commands.report.pictures import Picture, embed
 from commands.report.runs import ReportedRun, find_images, parent_of
-from commands.spent import dollars
+from training.bill import dollars
 from training.config_diff import caption_changes, changes, differing
 from training.progress import read_time
 from training.run_state import COMPLETED, FAILED, in_words
@@ -148,8 +147,8 @@ def _figures(run: ReportedRun) -> list[tuple[str, str]]:
         found.append(("Steps", f"{progress.step} of {progress.steps or run.record.get('steps')}"))
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
-    if isinstance(cost, dict) and isinstance(cost.get("usd"), int | float):
-        found.append(("Cost", dollars(Decimal(str(cost["usd"])))))
+    if isinstance(cost, dict) and isinstance(cost.get("actualUsd"), int | float):
+        found.append(("Cost", dollars(cost["actualUsd"])))
     found.append(("Images", str(len(run.images))))
     if progress.restarts is not None:
         found.append(("Restarts", str(progress.restarts)))
@@ -171,8 +170,8 @@ def _timings(run: ReportedRun) -> list[tuple[str, str]]:
     if progress.seconds_per_step is not None:
         found.append(("A step", f"{progress.seconds_per_step:.2f} s"))
     cost = run.record.get("cost")
-    if isinstance(cost, dict) and isinstance(cost.get("usd_per_hour"), int | float):
-        found.append(("Price of the node", f"${cost['usd_per_hour']:.3f} an hour"))
+    if isinstance(cost, dict) and isinstance(cost.get("usdAnHour"), int | float):
+        found.append(("Price of the node", f"${cost['usdAnHour']:.3f} an hour"))
     if progress.gpu:
         found.append(("GPU", progress.gpu))
     if facts.get("machine_id"):

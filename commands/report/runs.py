@@ -12,11 +12,12 @@ from typing import Any
 
 from commands.fetch import RECORD
 from training.errors import BadInput
+from training.gpu import first_process
 from training.loss_curve import Point, parse_losses
 from training.progress import Progress, read_progress
-from training.samples import Sample, first_process, prompts_of, sample_grid
+from training.samples import Sample, prompts_of, sample_grid
 from training.settings import nearest
-from training.trainer_config import DATASET_FOLDER, read_trainer_config
+from training.trainer_config import DATASET_FOLDER, document_of
 
 # A folder of a run holds nothing of this size but weights and pictures.
 MOST_BYTES = 64 * 1024 * 1024
@@ -53,10 +54,7 @@ class ReportedRun:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """train.yml as the trainer reads it; empty when it cannot be read."""
-        try:
-            return read_trainer_config(self.folder / "train.yml")[1]
-        except BadInput:
-            return {}
+        return document_of(self.config_text.encode())
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ class Lookout:
         self._engine, self._connection, self._memory, self._tellers = engine, connection, memory, tellers
         self._limiter = RateLimiter(LOOKS_A_MINUTE)
         self._outputs: dict[str, Any] = {}
-        self._price: Decimal | None = None
+        self._price: float | None = None
 
     def go_on(self, inbox: Inbox) -> None:
         """Until the process ends."""

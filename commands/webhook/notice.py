@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 from clients.kelpie import Job
-from commands.spent import dollars, spent_usd
+from commands.spent import spent_usd
 from commands.stack_jobs import Sight, StackJob
+from training.bill import dollars
 from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
 from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, in_words
 from training.words import one_line
@@ -65,11 +65,12 @@ def stack_job(job: Job, bucket: str) -> StackJob | None:
     return StackJob(name, run_id, job.id, 0, RunKeys(rules[0].prefix.removesuffix(OUTPUT), name))
 
 
-def notice_of(sight: Sight, bucket: str, price: Decimal | None) -> Notice | None:
+def notice_of(sight: Sight, bucket: str, price: float | None) -> Notice | None:
     """None while there is nothing to tell: it waits, or its worker has not reported the end yet."""
     if sight.state == PENDING or (sight.state == COMPLETED and not sight.ended):
         return None
     told = sight.told
+    spent = spent_usd(told.gpu_seconds, price)
     learned = told.loss_first is not None and told.loss_last is not None
     return Notice(
         job=one_line(sight.job.name, 80),
@@ -80,7 +81,7 @@ def notice_of(sight: Sight, bucket: str, price: Decimal | None) -> Notice | None
         steps=f"{told.step} steps" if told.step else "",
         loss=f"loss {told.loss_first:.4f} to {told.loss_last:.4f}" if learned else "",
         gpu_time=in_words(told.gpu_seconds) if told.gpu_seconds is not None else "",
-        cost=dollars(spent_usd(told.gpu_seconds, price)),
+        cost=dollars(spent) if spent is not None else "",
         results=f"s3://{bucket}/{sight.job.keys.model}",
     )
 

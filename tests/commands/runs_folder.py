@@ -58,7 +58,7 @@ def make_run(
         "started": "2026-11-23T00:03:00Z",
         "completed": "2026-11-23T01:00:00Z",
     }
-    cost = {"gpu_seconds": 3420, "usd_per_hour": 0.45, "usd": 0.4275}
+    cost = {"usdAnHour": 0.45, "actualUsd": 0.4275}
     write_json(folder / "run.json", {**record, "reason": message or None, "kelpie": queue, "cost": cost})
     progress = {
         "step": 20,

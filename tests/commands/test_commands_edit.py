@@ -77,7 +77,8 @@ def test_a_file_without_jobs_is_refused(text: str) -> None:
         edit_job(text, "cat", attempt=2)
 
 
-NAMES = st.text(string.ascii_lowercase, min_size=1, max_size=6)
+# Not `null` or `yes`, which YAML takes for something else.
+NAMES = st.text(string.ascii_lowercase, min_size=1, max_size=6).map("job-".__add__)
 COMMENTS = st.text(string.ascii_letters + " ", max_size=10).map(lambda words: f"  # {words}".rstrip())
 
 

@@ -97,11 +97,9 @@ def test_checkpoints_come_when_asked_for(bucket: Storage, sight: Sight, tmp_path
 def test_what_a_run_cost_is_written_down_and_kept_when_the_price_is_gone(
     bucket: Storage, sight: Sight, tmp_path: Path
 ) -> None:
-    from decimal import Decimal
-
-    place = fetch(sight, bucket, tmp_path, Decimal("0.45")).place
+    place = fetch(sight, bucket, tmp_path, 0.45).place
     fetch(sight, bucket, tmp_path)
-    assert json.loads((place / RECORD).read_text())["cost"]["usd"] == 0.45
+    assert json.loads((place / RECORD).read_text())["cost"]["actualUsd"] == 0.45
 
 
 @pytest.mark.parametrize("name", ["train.yml", "cat.safetensors", "samples/1__000000010_0.jpg"])

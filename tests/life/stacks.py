@@ -1,4 +1,4 @@
-"""Stacks that share one local cloud, run by the engine alone: quick enough to be killed and repeated many times."""
+"""Stacks that share one local cloud, run by an engine alone: quick enough to be killed and repeated many times."""
 
 from __future__ import annotations
 
@@ -17,21 +17,27 @@ import yaml
 
 from clients.connection import Connection, connect
 from clients.kelpie import Job
+from commands.engine import find_engine
 from tests.training.job_folders import make_job
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("__main__.py", "Pulumi.yaml")
 FOLDERS = ("clients", "components", "engine", "node", "training")
+CLI = "cli"
 PASSPHRASE = "local-cloud"
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A checkout with its own state. `place` is its prefix in the bucket and its container group's name."""
+    """A checkout with its own state. `place` is its prefix in the bucket and its container group's name.
+
+    `engine` is `embedded` or `cli`, the real one from the PATH.
+    """
 
     root: Path
     cloud: Path
     place: str
+    engine: str = "embedded"
 
     def configure(self, jobs: Mapping[str, object], **cluster: object) -> None:
         config = {
@@ -46,8 +52,9 @@ class Stack:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the engine with these arguments, in a process group of its own."""
+        command = ["pulumi", "--non-interactive"] if self.engine == CLI else [sys.executable, "-m", "engine"]
         return subprocess.Popen(
-            [sys.executable, "-m", "engine", *arguments, "--stack", "dev"],
+            [*command, *arguments, "--stack", "dev"],
             cwd=self.root,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -57,6 +64,8 @@ class Stack:
         )
 
     def run(self, *arguments: str, code: int = 0) -> str:
+        # What `make` does before each command: the lock of a CLI that was killed is taken away.
+        find_engine("dev", local=True, environ=self.environment, root=self.root).release()
         process = self.begin(*arguments)
         printed = process.communicate(timeout=300)[0]
         assert process.returncode == code, f"{arguments} ended with {process.returncode}:\n{printed}"
@@ -84,6 +93,7 @@ class Stack:
             **kept,
             "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
             "PULUMI_HOME": str(self.root / ".pulumi-home"),
+            "ENGINE": self.engine,
             "FLUX_LOCAL_CLOUD": str(self.cloud / "connection.json"),
         }
 
@@ -110,7 +120,9 @@ class Stack:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def new_stack(root: Path, cloud: Path, place: str, jobs: Mapping[str, int]) -> Stack:
+def new_stack(
+    root: Path, cloud: Path, place: str, jobs: Mapping[str, int], engine: str = "embedded"
+) -> Stack:
     """A stack in the new folder `root` with these jobs (name → seed of its images)."""
     root.mkdir(parents=True)
     for part in FILES:
@@ -120,9 +132,9 @@ def new_stack(root: Path, cloud: Path, place: str, jobs: Mapping[str, int]) -> S
     (root / ".venv").symlink_to(sys.prefix)
     for name, seed in jobs.items():
         make_job(root / "jobs", name, images=2, seed=seed)
-    stack = Stack(root, cloud, place)
+    stack = Stack(root, cloud, f"{engine}-{place}", engine)
     stack.configure({name: {} for name in jobs})
-    stack.run("stack", "select", "--create", "dev")
+    stack.run("stack", "select", "--create")
     return stack
 
 

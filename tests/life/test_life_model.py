@@ -42,6 +42,7 @@ Run = tuple[str, int, int]
 class Life(RuleBasedStateMachine):
     """`runs` tells of every run ever queued whether it is queued, completed, failed or canceled now."""
 
+    engine: str
     cloud: Path
     folder: Path
 
@@ -49,7 +50,7 @@ class Life(RuleBasedStateMachine):
     def begin(self) -> None:
         number = next(_numbers)
         place = f"life{os.getpid()}-{number}"
-        self.stack: Stack = new_stack(self.folder / place, self.cloud, place, {"cat": number})
+        self.stack: Stack = new_stack(self.folder / place, self.cloud, place, {"cat": number}, self.engine)
         self.number = number
         self.edits = {"cat": 0}
         self.declared: dict[str, int] = {"cat": 1}
@@ -208,8 +209,8 @@ def report(stack: Stack, job: Job, what: str) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_model_and_cloud_agree(cloud: Path, tmp_path: Path) -> None:
-    machine = type("LifeHere", (Life,), {"cloud": cloud, "folder": tmp_path})
+def test_model_and_cloud_agree(engine: str, cloud: Path, tmp_path: Path) -> None:
+    machine = type("LifeHere", (Life,), {"engine": engine, "cloud": cloud, "folder": tmp_path})
     told = settings(
         max_examples=MODELS,
         stateful_step_count=8,
