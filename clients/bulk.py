@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 from pydantic import SecretStr
 
-from clients.errors import RateLimited, Service, ServiceError, Unavailable
+from clients.errors import NotFound, RateLimited, Service, ServiceError, Unavailable
 from clients.http import LOOPBACK
 from clients.s3_errors import from_obstore
 from training.errors import BadInput
@@ -148,14 +148,24 @@ class Bulk:
         """Download each into its file, which appears only when it is whole. Raises NotFound, ServiceError."""
         self._each(objects, self._fetch_one, told)
 
-    def copy(self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing) -> None:
-        """Copy objects (up to 5 GB) inside the bucket, from key to key. Raises NotFound, ServiceError."""
+    def copy(self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing) -> list[tuple[str, str]]:
+        """Copy objects (up to 5 GB) inside the bucket, from key to key; gives the pairs whose source is not there.
+
+        Raises ServiceError.
+        """
+        gone: list[tuple[str, str]] = []
 
         def one(pair: tuple[str, str]) -> int:
-            self._again("copy_object", pair[0], 0, lambda: self._obstore().copy(self._store(), *pair))
+            try:
+                self._again("copy_object", pair[0], 0, lambda: self._obstore().copy(self._store(), *pair))
+            except NotFound as error:
+                if error.code == "NoSuchBucket":
+                    raise
+                gone.append(pair)
             return 0
 
         self._each(pairs, one, told)
+        return gone
 
     def _each(self, items: Sequence[T], one: Callable[[T], int], told: Told) -> None:
         """`one` of each item, many at a time. What users can mend is gathered; any other failure ends it at once."""

@@ -202,11 +202,14 @@ class Storage:
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object (up to 5 GB) inside the bucket. Raises NotFound."""
-        self.copy_many([(source, target)])
+        if self.copy_many([(source, target)]):
+            raise NotFound(f"{source} is not in bucket {self.bucket}")
 
-    def copy_many(self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing) -> None:
-        """Copy many objects (up to 5 GB each) inside the bucket, from key to key. Raises NotFound."""
-        self._bulk.copy(pairs, told)
+    def copy_many(
+        self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing
+    ) -> Sequence[tuple[str, str]]:
+        """Copy many objects (up to 5 GB each) inside the bucket, from key to key; gives those whose source is not there."""
+        return self._bulk.copy(pairs, told)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key begins with `prefix`, by key."""
