@@ -21,8 +21,7 @@ from training.folder import ImageSet, read_images
 from training.manifest import Image, dataset_index, parse_dataset_index
 from training.run import Layout
 
-# What `diff`, `read` and `delete` are given again; the rest of the inputs is in the state once, and not twice.
-KEPT = ("home", "bucket", "prefix", "name", "digest")
+INPUTS = ("home", "bucket", "prefix", "name", "folder", "digest", "images", "bytes", "urn")
 INDEXES_AT_ONCE = 16
 
 
@@ -43,19 +42,19 @@ class DatasetProvider(FluxProvider):
                 raise FluxError(f"{props['folder']} changed while the update was running", "", "run it again")
             urn = props["urn"]
             send(storage, layout, image_set, lambda text: progress(text, urn))
-        return CreateResult(props["digest"], inputs_of(props, KEPT))
+        return CreateResult(props["digest"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
         self.check_home(props)
         storage = self.connection.storage(props["bucket"])
         if not storage.exists() or not is_complete(storage, Layout(props["prefix"]), props["digest"]):
             return ReadResult("", {})
-        # No inputs: an immutable set of images cannot drift.
-        return ReadResult(id_, inputs_of(props, KEPT))
+        outputs = inputs_of(props, INPUTS)
+        return ReadResult(id_, outputs, outputs)
 
     def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
         # Only where the folder lies has changed: the images are the same, or this would be a replacement.
-        return UpdateResult(inputs_of(news, KEPT))
+        return UpdateResult(inputs_of(news, INPUTS))
 
     def delete(self, _id: str, props: Props) -> None:
         storage = self.connection.storage(props["bucket"])

@@ -42,8 +42,25 @@ from training.run import (
 from training.run_state import COMPLETED, LOST
 from training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
-# What `diff`, `read` and `delete` are given again; the rest of the inputs is in the state once, and not twice.
-KEPT = ("home", "job", "runId", "attempt", "steps", "groupId", "bucket", "prefix", "webhook")
+INPUTS = (
+    "home",
+    "job",
+    "folder",
+    "dataset",
+    "digest",
+    "runId",
+    "attempt",
+    "parent",
+    "steps",
+    "groupId",
+    "groupName",
+    "bucket",
+    "prefix",
+    "maxHours",
+    "stallMinutes",
+    "webhook",
+    "owner",
+)
 LAUNCHER = Path(__file__).parent.parent / "node" / "launch.py"
 
 _queues: dict[tuple[str, str], Queue] = {}
@@ -283,7 +300,7 @@ def _state(storage: Storage, props: Props, job: Job | None) -> tuple[str, str]:
 def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> Props:
     keys = run_keys(props)
     return {
-        **inputs_of(props, KEPT),
+        **inputs_of(props, INPUTS),
         "kelpieId": kelpie_id or "",
         "status": status,
         "reason": reason,
