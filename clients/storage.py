@@ -125,7 +125,7 @@ class Storage:
         """Size and ETag; None when there is no such object (a missing bucket looks the same)."""
         answer = self._unless_missing(lambda: self._call("head_object", Key=key))
         return answer and ObjectInfo(
-            key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"]
+            key, answer["ContentLength"], answer["ETag"].strip('"'), answer.get("LastModified")
         )
 
     def get_bytes(self, key: str) -> bytes | None:
