@@ -18,7 +18,9 @@ IMAGES = 2000
 
 def scan_to_plan(folder: Path, rounds: int) -> str:
     make_job(folder / "jobs", "cat", images=IMAGES)
-    settings = StackSettings(cloud="local", storage=StorageSettings(bucket="bench"), jobs={"cat": JobSettings()})
+    settings = StackSettings(
+        cloud="local", storage=StorageSettings(bucket="bench"), jobs={"cat": JobSettings()}
+    )
     time.sleep(SETTLED_SECONDS + 0.5)
 
     def ours() -> None:

@@ -336,6 +336,10 @@ def _make_store(access: Access, patient: bool) -> S3Store:
         "timeout": timedelta(minutes=30) if patient else timedelta(minutes=5),
         "read_timeout": timedelta(seconds=60),
     }
+    # As boto3 does: where a company's proxy signs what comes from outside, its certificates are named there.
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if bundle and url.scheme == "https":
+        options["root_certificate"] = Path(bundle).read_bytes()
     config: S3Config = {
         "region": access.region,
         "access_key_id": access.key_id,

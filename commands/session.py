@@ -14,12 +14,27 @@ from clients.connection import VARIABLES, Connection, connect
 from commands import local_cloud
 from commands.engine import Engine, find_engine, project_root
 from commands.stack_file import uses_local_cloud
+from training.file_cache import NO_CACHE_VARIABLE
 
 OUTPUTS = "outputs"
 
 console = Console(soft_wrap=True)
 stack_option = click.option(
     "--stack", default="dev", show_default=True, help="The stack: Pulumi.<stack>.yaml."
+)
+
+
+def _read_all_again(_ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ[NO_CACHE_VARIABLE] = "1"
+
+
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    expose_value=False,
+    callback=_read_all_again,
+    help="Read every image and caption again, also those that look unchanged.",
 )
 
 

@@ -15,7 +15,7 @@ from commands import local_cloud
 from commands.engine import Engine, project_root
 from commands.fetch import fetch
 from commands.follow import follow
-from commands.session import OUTPUTS, connection_of, console, ready, run, say, stack_option
+from commands.session import OUTPUTS, connection_of, console, no_cache_option, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, StackJob, look, stack_jobs
 from training.errors import FluxError
@@ -24,6 +24,7 @@ from training.run_state import COMPLETED
 
 @click.command()
 @stack_option
+@no_cache_option
 def up(stack: str) -> None:
     """Make everything agree with the configuration, wait for the jobs, fetch their results."""
     engine = ready(stack)
@@ -46,6 +47,7 @@ def up(stack: str) -> None:
 
 @click.command()
 @stack_option
+@no_cache_option
 def preview(stack: str) -> None:
     """Show what `up` would do. Changes nothing."""
     run(ready(stack), "preview", "--diff")
