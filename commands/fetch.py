@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clients.bulk import Incoming
 from clients.kelpie import Job
 from clients.results import read_json
-from clients.storage import Storage
+from clients.storage import ObjectInfo, Storage
 from commands.stack_jobs import Sight
 from training.errors import FluxError
 
@@ -17,27 +18,29 @@ RECORD = "run.json"
 
 
 def fetch(sight: Sight, storage: Storage, folder: Path) -> Path:
-    """Bring one run's weights, samples, train.yml, progress and loss; returns where they lie. Raises ServiceError."""
+    """Bring one run's weights, samples, train.yml, progress and loss; returns where they lie. Raises ServiceError.
+
+    One listing tells what there is; what is missing or differs here comes many at a time.
+    """
     keys = sight.job.keys
     target = folder / sight.job.name / sight.job.run_id
-    wanted = {f"{keys.config}train.yml": "train.yml", f"{keys.output}loss.csv": "loss.csv"}
-    wanted |= {
-        item.key: item.key.removeprefix(keys.output) for item in storage.list(f"{keys.output}samples/")
+    there = {item.key: item for item in storage.list(keys.base)}
+    names = {
+        f"{keys.config}train.yml": "train.yml",
+        f"{keys.output}loss.csv": "loss.csv",
+        keys.progress: "progress.json",
+        keys.done: "done.json",
+        keys.weights: f"{sight.job.name}.safetensors",
     }
-    wanted |= {keys.weights: f"{sight.job.name}.safetensors"}
-    # Small and rewritten while a run lasts: always anew.
-    fresh = {keys.progress: "progress.json", keys.done: "done.json"}
-    digest = (read_json(storage, keys.done) or {}).get("sha256")
-    for key, name in wanted.items():
-        info = storage.head(key)
+    names |= {key: key.removeprefix(keys.output) for key in there if key.startswith(f"{keys.output}samples/")}
+    digest = (read_json(storage, keys.done) or {}).get("sha256") if keys.done in there else None
+    wanted = []
+    for key, name in names.items():
         path = place_below(target, name)
         known = digest if key == keys.weights else None
-        if info is None or is_same(path, info.size, known):
-            continue
-        storage.download(key, path, sha256=known)
-    for key, name in fresh.items():
-        if storage.head(key) is not None:
-            storage.download(key, target / name)
+        if key in there and not is_same(path, there[key], known):
+            wanted.append(Incoming(key, path, known))
+    storage.fetch_files(wanted)
     write_record(target / RECORD, read_json(storage, keys.record) or {}, sight)
     return target
 
@@ -54,11 +57,21 @@ def place_below(folder: Path, name: str) -> Path:
     return path
 
 
-def is_same(path: Path, size: int, sha256: str | None) -> bool:
-    """Whether the file is there already. Two trainings of a LoRA have one size: where a digest is known it decides."""
-    if not path.is_file() or path.stat().st_size != size:
+def is_same(path: Path, there: ObjectInfo, sha256: str | None) -> bool:
+    """Whether the file is there already: by its digest where that is known, else by its MD5, which the ETag of a single PUT is.
+
+    Size alone says nothing: two trainings of a LoRA have one size, and so may two states of progress.json.
+    """
+    if not path.is_file() or path.stat().st_size != there.size:
         return False
-    return sha256 is None or hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    with path.open("rb") as file:
+        if sha256 is not None:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return hashlib.file_digest(file, _md5).hexdigest() == there.etag
+
+
+def _md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)
 
 
 def write_record(path: Path, record: dict[str, Any], sight: Sight) -> None:
