@@ -20,6 +20,8 @@ STOPPED = 130
 COMMANDS = {
     "up": "commands.stack:up",
     "preview": "commands.stack:preview",
+    "plan": "commands.plan:plan",
+    "lint": "commands.lint:lint",
     "refresh": "commands.stack:refresh",
     "destroy": "commands.stack:destroy",
     "cloud": "commands.stack:start_cloud",

@@ -13,6 +13,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from clients.bulk import Outgoing
+from clients.datasets import is_complete, missing
 from clients.storage import Storage
 from components.messages import Pulse, inform, progress
 from components.provider import FluxProvider, Props, inputs_of, replace_on
@@ -82,25 +83,6 @@ class DatasetProvider(FluxProvider):
             if job.sync is not None
             for rule in job.sync.before
         )
-
-
-def is_complete(storage: Storage, layout: Layout, digest: str) -> bool:
-    """Whether the index is there and every image it names lies in the bucket with its size."""
-    raw = storage.get_bytes(layout.dataset_index(digest))
-    if raw is None:
-        return False
-    try:
-        wanted = parse_dataset_index(raw)
-    except ValueError:
-        return False
-    return not missing(storage, layout, digest, wanted)
-
-
-def missing(storage: Storage, layout: Layout, digest: str, wanted: dict[str, Image]) -> list[str]:
-    """The names of the images that are not in the bucket, or have another size there."""
-    folder = layout.dataset(digest)
-    present = {item.key.removeprefix(folder): item.size for item in storage.list(folder)}
-    return [name for name, image in sorted(wanted.items()) if present.get(name) != image.size]
 
 
 def send(storage: Storage, layout: Layout, image_set: ImageSet, tell: Callable[[str], None]) -> None:

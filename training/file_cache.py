@@ -1,4 +1,4 @@
-"""What a folder's files were found to hold, remembered in `.flux-cache/` so that an unchanged file costs one stat and no read.
+"""A dataset folder that was found sound, remembered in `.flux-cache/` so that an unchanged one costs a stat a file and no read.
 
 A file counts as unchanged when size, mtime, ctime, inode and mode are what they were. Size and mtime can be forged (`cp -p`, `touch -d`,
 archives, some editors); ctime cannot: the kernel sets it at every write, rename over or change of attributes, and offers no way to set it
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -29,73 +28,47 @@ VERSION = 1
 SETTLED_SECONDS = 2.5
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Seen:
-    """A directory entry with what `stat` tells of it; mode 0 is a link that leads nowhere."""
-
-    name: str
-    mode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @property
-    def is_file(self) -> bool:
-        return stat.S_ISREG(self.mode)
-
-    @property
-    def mark(self) -> list[int]:
-        """What changes whenever the file does."""
-        return [self.mode, self.size, self.mtime_ns, self.ctime_ns, self.inode]
-
-    def is_settled(self, now_ns: int) -> bool:
-        """Whether the next write to it is sure to show in its times."""
-        return max(self.mtime_ns, self.ctime_ns) < now_ns - int(SETTLED_SECONDS * 1e9)
-
-
 def scan(folder: Path) -> list[tuple[Any, ...]]:
-    """One stat for each entry that is not hidden, by name: the fields of Seen as tuples, which cost a fraction of objects."""
+    """One stat for each entry that is not hidden, by name: (name, mode, size, mtime_ns, ctime_ns, inode); none without a folder."""
     found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                s = entry.stat()
-            except OSError:
-                found.append((entry.name, 0, 0, 0, 0, 0))
-                continue
-            found.append((entry.name, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return []
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            s = entry.stat()
+        except OSError:
+            # A link that leads nowhere.
+            found.append((entry.name, 0, 0, 0, 0, 0))
+            continue
+        found.append((entry.name, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino))
     found.sort()
     return found
 
 
 @dataclass(frozen=True)
 class FolderCache:
-    """What is remembered of one folder, in two files: the whole of it under its signature, and each file's own part.
+    """What is remembered of one folder, whole, under its signature. `place` None: nothing is."""
 
-    While nothing in the folder has changed only the first is read, and not parsed beyond its head.
-    """
-
-    whole: Path | None
-    parts: Path | None
+    place: Path | None
 
     @staticmethod
     def of(folder: Path, environ: Mapping[str, str] = os.environ) -> FolderCache:
         """The cache of a folder, below the current directory: the checkout. None is used when the environment says so."""
         if environ.get(NO_CACHE_VARIABLE, "") not in ("", "0"):
-            return FolderCache(None, None)
+            return FolderCache(None)
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:24]
-        base = Path(CACHE_FOLDER) / "folders"
-        return FolderCache(base / f"{name}.whole", base / f"{name}.parts")
+        return FolderCache(Path(CACHE_FOLDER) / "folders" / name)
 
-    def load_whole(self, signature: str) -> tuple[dict[str, Any], bytes] | None:
+    def load(self, signature: str) -> tuple[dict[str, Any], bytes] | None:
         """(facts, content) as they were kept for this signature; None when they are not, or not sound."""
-        if self.whole is None:
+        if self.place is None:
             return None
         try:
-            head, _, content = self.whole.read_bytes().partition(b"\n")
+            head, _, content = self.place.read_bytes().partition(b"\n")
             facts = json.loads(head)
             if (facts["version"], facts["signature"]) != (VERSION, signature):
                 return None
@@ -103,25 +76,10 @@ class FolderCache:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def save_whole(self, signature: str, facts: Mapping[str, Any], content: bytes) -> None:
+    def save(self, signature: str, facts: Mapping[str, Any], content: bytes) -> None:
         digest = hashlib.sha256(content).hexdigest()
         head = {**facts, "version": VERSION, "signature": signature, "sha256": digest}
-        _write(self.whole, json.dumps(head).encode() + b"\n" + content)
-
-    def load_parts(self) -> dict[str, tuple[list[int], str]]:
-        """Each file's mark and what it was found to hold (an image's SHA-256, a caption's text)."""
-        if self.parts is None:
-            return {}
-        try:
-            known = json.loads(self.parts.read_bytes())
-            if known["version"] != VERSION:
-                return {}
-            return {str(name): (list(mark), str(held)) for name, (mark, held) in known["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
-
-    def save_parts(self, files: Mapping[str, tuple[list[int], str]]) -> None:
-        _write(self.parts, json.dumps({"version": VERSION, "files": files}).encode())
+        _write(self.place, json.dumps(head).encode() + b"\n" + content)
 
 
 def signature_of(scanned: list[tuple[Any, ...]]) -> str:
@@ -131,8 +89,8 @@ def signature_of(scanned: list[tuple[Any, ...]]) -> str:
 
 def all_settled(scanned: list[tuple[Any, ...]]) -> bool:
     """Whether the signature of these is sure to change with the next write to any of them."""
-    now = time.time_ns()
-    return all(Seen(*entry).is_settled(now) for entry in scanned)
+    limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
+    return all(max(mtime_ns, ctime_ns) < limit for _, _, _, mtime_ns, ctime_ns, _ in scanned)
 
 
 def _write(path: Path | None, data: bytes) -> None:

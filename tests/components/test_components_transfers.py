@@ -12,8 +12,9 @@ import pytest
 from pulumi.dynamic import dynamic
 
 from clients.connection import connect
+from clients.datasets import is_complete
 from clients.storage import Storage
-from components.dataset import DatasetProvider, is_complete, send
+from components.dataset import DatasetProvider, send
 from components.lookups import SECONDS, Lookups
 from components.messages import Pulse
 from components.training_job import TrainingJobProvider
