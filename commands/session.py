@@ -15,6 +15,7 @@ from commands import local_cloud
 from commands.engine import Engine, find_engine, project_root
 from commands.stack_file import uses_local_cloud
 from training.errors import FluxError
+from training.file_cache import NO_CACHE_VARIABLE
 
 OUTPUTS = "outputs"
 # What both engines say of a stack that was never made.
@@ -25,6 +26,20 @@ console = Console(soft_wrap=True)
 screen = Console()
 stack_option = click.option(
     "--stack", default="dev", show_default=True, help="The stack: Pulumi.<stack>.yaml."
+)
+
+
+def _read_all_again(_ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ[NO_CACHE_VARIABLE] = "1"
+
+
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    expose_value=False,
+    callback=_read_all_again,
+    help="Read every image and caption again, also those that look unchanged.",
 )
 
 

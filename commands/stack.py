@@ -18,7 +18,7 @@ from commands.fetching import report_left
 from commands.follow import follow
 from commands.report.command import JOBS, write_report
 from commands.report.runs import ReportedRun
-from commands.session import OUTPUTS, connection_of, ready, run, say, stack_option
+from commands.session import OUTPUTS, connection_of, no_cache_option, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, stack_jobs
 from commands.watching import Watcher
@@ -29,6 +29,7 @@ from training.run_state import COMPLETED
 
 @click.command()
 @stack_option
+@no_cache_option
 @click.option(
     "--no-wait", is_flag=True, help="End when the jobs are queued; `flux up` later fetches their results."
 )
@@ -56,6 +57,7 @@ def up(stack: str, no_wait: bool) -> None:
 
 @click.command()
 @stack_option
+@no_cache_option
 def preview(stack: str) -> None:
     """Show what `up` would do. Changes nothing."""
     run(ready(stack), "preview", "--diff")
