@@ -62,20 +62,19 @@ class JobFolder:
     config: TrainerConfig
 
 
+def name_finding(path: Path) -> str | None:
+    """What is wrong with a job folder's name, if anything."""
+    if not JOB_NAME.fullmatch(path.name):
+        return f"{path}: a job's name is letters, digits, `.`, `_` and `-`, at most 63 of them; rename the folder"
+    if any(taken.startswith(path.name) for taken in TAKEN_NAMES):
+        return f"{path}: ai-toolkit would take its own {', '.join(TAKEN_NAMES)} for checkpoints of this job; rename the folder"
+    return None
+
+
 def read_config(path: Path) -> JobFolder:
     """The folder's train.yml (or train.yaml); raises BadInput."""
-    if not JOB_NAME.fullmatch(path.name):
-        raise BadInput(
-            [
-                f"{path}: a job's name is letters, digits, `.`, `_` and `-`, at most 63 of them; rename the folder"
-            ]
-        )
-    if any(taken.startswith(path.name) for taken in TAKEN_NAMES):
-        raise BadInput(
-            [
-                f"{path}: ai-toolkit would take its own {', '.join(TAKEN_NAMES)} for checkpoints of this job; rename the folder"
-            ]
-        )
+    if (finding := name_finding(path)) is not None:
+        raise BadInput([finding])
     present = [name for name in CONFIG_NAMES if (path / name).is_file()]
     if not present:
         raise BadInput(
@@ -114,7 +113,7 @@ def read_images(path: Path) -> ImageSet:
     for name, file in image_files.items():
         try:
             images[name] = _read_image(file)
-            captions[name] = _read_caption(file.with_suffix(CAPTION_SUFFIX))
+            captions[name] = read_caption(file.with_suffix(CAPTION_SUFFIX))
         except BadInput as bad:
             findings += bad.findings
     if findings:
@@ -158,7 +157,8 @@ def _read_image(file: Path) -> Image:
     return Image(file.name, len(raw), hashlib.sha256(raw).hexdigest())
 
 
-def _read_caption(file: Path) -> str:
+def read_caption(file: Path) -> str:
+    """A caption without the white space around it; raises BadInput."""
     try:
         caption = file.read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError as error:

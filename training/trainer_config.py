@@ -50,6 +50,11 @@ class TrainerConfig:
     save_every: int
 
 
+def parse_trainer_yaml(text: str) -> Any:
+    """What ai-toolkit reads in a text; raises yaml.YAMLError, ValueError, TypeError, RecursionError."""
+    return yaml.load(text, Loader=_AiToolkitLoader)  # noqa: S506 - a SafeLoader
+
+
 def read_trainer_config(path: Path) -> tuple[bytes, dict[str, Any]]:
     """The file's bytes and its content after ai-toolkit's own reading.
 
@@ -57,7 +62,7 @@ def read_trainer_config(path: Path) -> tuple[bytes, dict[str, Any]]:
     """
     try:
         raw = path.read_bytes()
-        document = yaml.load(raw.decode(), Loader=_AiToolkitLoader)  # noqa: S506 - a SafeLoader
+        document = parse_trainer_yaml(raw.decode())
     except OSError as error:
         raise BadInput([f"{path}: cannot be read ({error.strerror}); make it a readable file"]) from error
     except UnicodeDecodeError as error:
