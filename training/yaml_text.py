@@ -26,7 +26,11 @@ def set_value(text: str, path: Path, literal: str) -> str:
     if not _stands_on_its_own(node):
         raise ValueError("it is a block of several lines")
     changed = text[: node.start_mark.index] + literal + text[node.end_mark.index :]
-    _hold_to(changed, _with(_plain(text), path, _plain(literal)))
+    try:
+        value = _plain(literal)
+    except yaml.YAMLError as error:
+        raise ValueError("it is no YAML") from error
+    _hold_to(changed, _with(_plain(text), path, value))
     return changed
 
 

@@ -1,0 +1,108 @@
+"""The `flux` command as people call it: in this process for speed, in a terminal or a pipe of its own where that matters."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("commands", "clients", "training")
+STACK_FILE = """\
+# The stack of a test.
+config:
+  flux-training:cloud: local
+  flux-training:storage:
+    kind: s3
+    bucket: flux-training
+  # Each is a folder below jobs/.
+  flux-training:jobs:
+    first: {}   # the first one
+  # What trains them.
+  flux-training:cluster:
+    gpu: RTX 5090
+"""
+ESCAPE = "\x1b"
+COLOUR = re.compile(r"\x1b\[(?:[0-9]*;)*(?:3[0-8]|9[0-7])(?:;[0-9;]*)?m")
+BAR = "━"
+
+
+def make_checkout(folder: Path) -> Path:
+    """A folder with a stack file and jobs/, for commands that run in this process."""
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "Pulumi.dev.yaml").write_text(STACK_FILE, encoding="utf-8")
+    return folder
+
+
+def with_code(checkout: Path) -> Path:
+    """The checkout with the command's code in it, for processes of its own."""
+    for part in CODE:
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return checkout
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    output: str
+
+
+def line_of(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "commands", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Without what decides about colours, and without keys of the user's."""
+    foreign = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "LINES", "CI", "GITHUB_ACTIONS", "OPENAI_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {**kept, "TERM": "xterm-256color", "COLUMNS": "100", **more}
+
+
+def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
+    done = subprocess.run(
+        line_of(arguments),
+        cwd=checkout,
+        env=dict(env or environment()),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return Ended(done.returncode, done.stdout)
+
+
+def in_terminal(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
+    """With a pseudo-terminal for standard input, output and error."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        line_of(arguments),
+        cwd=checkout,
+        env=dict(env or environment()),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    output = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([ours], [], [], 0.1)
+        try:
+            part = os.read(ours, 65536) if ready else b""
+        except OSError:  # Linux: the other end is closed
+            break
+        if ready and not part:
+            break
+        output += part
+    os.close(ours)
+    return Ended(process.wait(timeout=10), output.decode())
