@@ -177,11 +177,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in self.server.hosts:
             self._refuse(403, "this page is for this machine only")
             return None
-        _, token, *rest = [*self.path.split("?", 1)[0].split("/", 2), ""]
-        if not secrets.compare_digest(token.encode(), self.server.token.encode()):
+        token, slash, path = self.path.split("?", 1)[0].removeprefix("/").partition("/")
+        if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             self._refuse(404, "there is no such thing here")
             return None
-        return unquote(rest[0])
+        return unquote(path)
 
     def _body(self) -> dict[str, str] | None:
         """The request's JSON; None when the request was refused."""

@@ -89,7 +89,7 @@ def test_an_entry_is_added_behind_the_last_one_and_before_the_next_comment(befor
     "text", ["config: {b: 1}", "a: 1", "config:\n  p:jobs: [a]\n", "config:\n  p:jobs: x\n"]
 )
 def test_a_text_that_has_no_place_for_the_entry_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="it|the"):
+    with pytest.raises(ValueError, match=r"\b(it|the)\b"):
         add_entry(text, JOBS, "n", {})
 
 
