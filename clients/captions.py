@@ -13,7 +13,7 @@ import tenacity
 from pydantic import SecretStr
 
 from clients.http import LOOPBACK, Patience, RateLimiter, retry_after
-from training.captions import Answer
+from training.captions import Answer, one_line
 from training.errors import FluxError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Captioner:
         """What the service said, never with the key: some repeat it."""
         body: Any = failure.body
         said = body.get("message") if isinstance(body, dict) else None
-        words = " ".join(str(said or failure.message).split())
+        words = one_line(str(said or failure.message))
         secret = self._key.get_secret_value() if self._key else ""
         return (words.replace(secret, "***") if secret else words)[:300]
 

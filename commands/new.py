@@ -11,7 +11,15 @@ from pathlib import Path
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from commands.job_folders import DEFAULT_STACK, HERE, declare, declared_jobs, entry_for, jobs_folder
+from commands.job_folders import (
+    DEFAULT_STACK,
+    HERE,
+    declare,
+    declared_jobs,
+    entry_for,
+    existing_dataset,
+    jobs_folder,
+)
 from commands.session import UserPath, console, say
 from training.errors import BadInput, FluxError
 from training.files import natural_key, only_one_in, write_atomically
@@ -70,20 +78,28 @@ def new(
     Takes JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF and GIF (of a moving one the first frame). Where a photo was
     taken and with what does not come along. The photos themselves are not changed.
     """
-    job = jobs_folder(HERE, stack or DEFAULT_STACK) / name
+    folder = jobs_folder(HERE, stack or DEFAULT_STACK)
+    job = folder / name
     if add:
-        intake, numbers = _add(job, source, max_side)
+        if trigger is not None or prompts:
+            raise click.UsageError("--trigger and --prompt are for a new job; edit this one's train.yml")
+        intake, numbers = _add(existing_dataset(folder, name), source, max_side)
     else:
-        intake, numbers = _make(job, source, _checked(trigger, prompts, job), prompts or PROMPTS, max_side)
+        intake, numbers = _make(
+            job, source, _checked(trigger, prompts, folder, name), prompts or PROMPTS, max_side
+        )
     _report(job, intake, numbers)
     _declare_or_tell(stack, name)
     _next_steps(job, stack or DEFAULT_STACK)
 
 
-def _checked(trigger: str | None, prompts: tuple[str, ...], job: Path) -> str:
+def _checked(trigger: str | None, prompts: tuple[str, ...], folder: Path, name: str) -> str:
     """The trigger word, when all that was given can be used; raises BadInput with everything that cannot."""
+    job = folder / name
     findings = [finding] if (finding := name_finding(job)) else []
-    if job.exists():
+    if "/" in name:
+        findings = [f"{name}: a job's folder lies directly in {folder}; give a name without `/`"]
+    elif job.exists():
         findings.append(
             f"{job.name}: {job} is there already, and is not overwritten; "
             f"`flux new {job.name} --add --from …` adds the photos that it has not yet, another name makes another job"
@@ -125,11 +141,8 @@ def _make(
     return intake, numbers
 
 
-def _add(job: Path, source: Path, max_side: int) -> tuple[Intake, list[int]]:
-    dataset = job / DATASET_FOLDER
-    if not dataset.is_dir():
-        raise FluxError(f"{dataset}: no such folder", "--add adds to a job that is there", "leave --add away")
-    with only_one_in(dataset), _staging(job.parent, job.name) as staging:
+def _add(dataset: Path, source: Path, max_side: int) -> tuple[Intake, list[int]]:
+    with only_one_in(dataset), _staging(dataset.parent.parent, dataset.parent.name) as staging:
         present = [file for file in dataset.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         known = looks_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
         intake = _take(source, staging, known, max_side)

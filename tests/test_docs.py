@@ -45,4 +45,8 @@ def test_every_setting_in_an_example_is_one(document: Path) -> None:
     keys = re.findall(r"flux-training:([A-Za-z]+):", "\n".join(examples))
     assert [key for key in keys if key not in known] == []
     for example in examples:
-        yaml.safe_load("\n".join(line.removeprefix("   ") for line in example.split("\n")) if example[:1] == " " else example)
+        yaml.safe_load(
+            "\n".join(line.removeprefix("   ") for line in example.split("\n"))
+            if example[:1] == " "
+            else example
+        )

@@ -24,14 +24,9 @@ MAX_SIDE = 1024
 PATCH = 32
 MOST_PATCHES = 1536
 # Tokens a patch, by model (OpenAI, "Images and vision", calculating costs).
-TOKENS_A_PATCH = {
-    "gpt-4.1-nano": 2.46,
-    "gpt-4.1-mini": 1.62,
-    "gpt-5-nano": 2.46,
-    "gpt-5-mini": 1.62,
-    "o4-mini": 1.72,
-}
-# USD for a million tokens in, out: what public price tables quoted in 2026. --price says otherwise.
+TOKENS_A_PATCH = {"gpt-4.1-nano": 2.46, "gpt-4.1-mini": 1.62}
+# USD for a million tokens in, out: as public price tables quote OpenAI in 2026 (its own page could not be read here). --price
+# says otherwise.
 PRICES = {"gpt-4.1-nano": (0.10, 0.40), "gpt-4.1-mini": (0.40, 1.60)}
 # Assumed of a caption not yet written: 80 words, and of the instruction: four characters a token and the frame around it.
 ASSUMED_ANSWER_TOKENS = 105
@@ -96,14 +91,14 @@ def has_caption(image: Path) -> bool:
 def judge(answer: Answer) -> Caption:
     """The caption in an answer, on one line; or the problem, when it was cut, held back, refused or is empty."""
     if answer.refusal:
-        return Caption(problem=f"refused: {_one_line(answer.refusal)}")
+        return Caption(problem=f"refused: {one_line(answer.refusal)}")
     if answer.finish == "length":
         return Caption(problem="the answer was cut before its end; raise --max-tokens")
     if answer.finish == "content_filter":
         return Caption(problem="held back by the service's content filter")
     if answer.finish not in (None, "stop"):
-        return Caption(problem=f"the answer ended with `{_one_line(answer.finish)}` and is no caption")
-    text = _one_line(answer.text or "").strip("\"“”'` ")
+        return Caption(problem=f"the answer ended with `{one_line(answer.finish)}` and is no caption")
+    text = one_line(answer.text or "").strip("\"“”'` ")
     if not text:
         return Caption(problem="the answer was empty")
     if REFUSAL.match(text):
@@ -145,5 +140,6 @@ def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def one_line(text: str) -> str:
+    """Without line breaks, and without what a terminal would obey."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

@@ -122,6 +122,24 @@ def test_everything_wrong_in_the_options_is_said_at_once(tmp_path: Path, run: Ru
     assert len(caught.value.findings) == 3
 
 
+@pytest.mark.parametrize("name", ["../dog", "a/b", "/tmp/dog"])  # noqa: S108 - nothing is written there
+def test_a_job_lies_in_the_folder_of_jobs_and_nowhere_else(tmp_path: Path, run: Run, name: str) -> None:
+    source = photos(tmp_path / "from", 1)
+    before = tree(tmp_path)
+    with pytest.raises(BadInput):
+        run(new, name, "--from", source, "--trigger", "ohwx")
+    with pytest.raises(BadInput):
+        run(new, name, "--from", source, "--add")
+    assert tree(tmp_path) == before
+
+
+def test_what_only_a_new_job_takes_is_refused_when_adding(tmp_path: Path, run: Run) -> None:
+    source = photos(tmp_path / "from", 1)
+    run(new, "cat", "--from", source, "--trigger", "ohwx")
+    with pytest.raises(click.UsageError, match=r"train\.yml"):
+        run(new, "cat", "--from", source, "--add", "--trigger", "other")
+
+
 def test_without_an_image_nothing_is_made(checkout: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from/a.mp4").write_bytes(b"film")

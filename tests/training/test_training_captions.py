@@ -25,6 +25,7 @@ from training.captions import (
         (Answer("A cat.", "stop"), "A cat.", ""),
         (Answer(' "A cat,\n sitting."\n', "stop"), "A cat, sitting.", ""),
         (Answer("A cat."), "A cat.", ""),
+        (Answer("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
         (Answer("A woman who is sorry", "stop"), "A woman who is sorry", ""),
         (Answer("A cat on a", "length"), "", "the answer was cut"),
         (Answer("A cat", "content_filter"), "", "held back"),
