@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 FLUX := $(BIN)/python -m commands
 
-.PHONY: up preview refresh destroy down cloud test lint format help
+.PHONY: up preview plan refresh destroy down cloud test lint format generated help
 .DEFAULT_GOAL := help
 
 help: ## what can be typed
@@ -16,6 +16,9 @@ up: .venv/ready ## train the declared jobs and fetch the results to outputs/ (ST
 
 preview: .venv/ready ## what `make up` would do
 	@$(FLUX) preview --stack $(STACK)
+
+plan: .venv/ready ## what `make up` would train, why, and for how many dollars
+	@$(FLUX) plan --stack $(STACK)
 
 refresh: .venv/ready ## look how everything really is
 	@$(FLUX) refresh --stack $(STACK)
@@ -32,14 +35,19 @@ down: .venv/ready ## stop the cloud on this machine; its files stay
 test: .venv/ready-dev ## all tests
 	@$(BIN)/python -m pytest
 
-lint: .venv/ready-dev ## ruff and mypy
+lint: .venv/ready-dev ## ruff, mypy, and the workflows' actionlint and zizmor
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/zizmor --quiet --offline .github/workflows
+	@.ci/actionlint
 
 format: .venv/ready-dev ## let ruff mend what it can
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format .
+
+generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
+	@$(BIN)/python -m commands.generated
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }

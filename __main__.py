@@ -8,20 +8,27 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
 from clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
-from clients.errors import NotFound
-from clients.results import inspect_run, past_runs, read_json
-from components.checkpoints import newest_sound
+from clients.pricing import price_stack, standings_of
+from clients.results import newest_sound, past_runs
 from components.node_environment import fingerprint, node_environment, secret_values
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size
 from components.provider import home
+from training.bill import announce, over_budget
 from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
+from training.gpu import names_a_class
 from training.lineage import choose_parent, declared_run, made_before
+from training.lint.finding import LintReport, in_short
+from training.lint.gather import each_thousand
+from training.lint.jobs import file_facts, lint_jobs
 from training.run import Layout
-from training.settings import StackSettings, parse_stack_settings
+from training.settings import StackSettings, on_gpu, parse_stack_settings
 
 # Pulumi shows what was logged, and no traceback, for a program that ends with this code (PULUMI.md).
 REFUSED = 32
+# Of one rule in one job: ten thousand lines would hide the next rule's.
+MOST_WARNINGS = 5
+MOST_ERRORS = 50
 
 
 def main() -> None:
@@ -30,14 +37,27 @@ def main() -> None:
     try:
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
-        jobs = declare_jobs(settings)
+        # Printed: what is logged is shown when the program has ended.
+        files = file_facts(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
+        refuse_mistakes(lint_jobs(settings, files=files))
+        jobs = declare_jobs(settings, files=files)
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
         connection = connect(settings.cloud, keys, os.environ)
         connection.check_alive()
         jobs = with_parents(connection, settings, jobs)
-        unfinished = 0 if settings.cluster.autoscale else count_unfinished(connection, settings, jobs)
+        standings = standings_of(connection, settings, jobs)
+        bill = price_stack(connection, settings, jobs, standings)
+        findings = over_budget(settings.budget, bill)
+        if findings:
+            raise BadInput(findings)
     except FluxError as error:
         refuse(error)
+
+    if text := announce(bill, local=connection.cloud == "local"):
+        pulumi.log.info(text)
+    if not names_a_class(settings.cluster.gpu):
+        settings = on_gpu(settings, bill.rate.gpu)
+    unfinished = sum(not standing.has_ended for standing in standings.values())
 
     environment = {**secret_values(settings.cluster.environment), **node_environment(connection)}
     surroundings = Surroundings(f"{project}/{stack}", home(connection), fingerprint(environment), unfinished)
@@ -45,10 +65,19 @@ def main() -> None:
 
     least, most = cluster_size(settings.cluster, len(jobs))
     pulumi.export("jobs", pipeline.summary())
+    pulumi.export("cost", pipeline.cost())
     pulumi.export("bucket", settings.storage.bucket)
     pulumi.export("prefix", settings.storage.key_prefix)
     pulumi.export("containerGroup", {"id": pipeline.group.id, "name": settings.cluster.name})
     pulumi.export("clusterSize", {"min": least, "max": most, "autoscale": settings.cluster.autoscale})
+
+
+def refuse_mistakes(report: LintReport) -> None:
+    """What lint warns of is said; its errors are raised together."""
+    for line in in_short(report.warnings, MOST_WARNINGS):
+        pulumi.log.warn(line)
+    if report.errors:
+        raise BadInput(in_short(report.errors, MOST_ERRORS))
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
@@ -90,29 +119,6 @@ def with_parents(
         return choose_parent(job.name, job.folder.config.steps, past, newest_checkpoint)
 
     return [replace(job, parent=parent_of(job)) if job.settings.resume else job for job in jobs]
-
-
-def count_unfinished(connection: Connection, settings: StackSettings, jobs: list[DeclaredJob]) -> int:
-    """Declared runs that still have something to do: the replicas to keep when nothing scales them."""
-    storage = connection.storage(settings.storage.bucket)
-    layout = Layout(settings.storage.key_prefix)
-    if not storage.exists():
-        return len(jobs)
-
-    def has_ended(job: DeclaredJob) -> bool:
-        keys = layout.run(job.name, job.run_id)
-        if inspect_run(storage, keys, job.folder.config.steps).finished:
-            return True
-        claim = read_json(storage, keys.claim) or {}
-        try:
-            return (
-                bool(claim.get("kelpie_id"))
-                and not connection.kelpie().get_job(claim["kelpie_id"]).unfinished
-            )
-        except NotFound:
-            return False
-
-    return sum(not has_ended(job) for job in jobs)
 
 
 def refuse(error: FluxError) -> None:

@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from clients.kelpie import Job
-from clients.storage import Storage
+from clients.errors import NotFound
+from clients.kelpie import Job, Kelpie
+from clients.storage import ObjectInfo, Storage
+from training.changes import Inputs
 from training.lineage import PastRun
 from training.run import Layout, RunKeys
-from training.run_state import PENDING, RUNNING, Evidence, Signs, explain, run_state, stall
+from training.run_state import (
+    CANCELED,
+    PENDING,
+    RUNNING,
+    Evidence,
+    Signs,
+    Standing,
+    explain,
+    run_state,
+    stall,
+)
 from training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
 
 
@@ -92,3 +104,51 @@ def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
         if record is not None:
             found.append(PastRun(run, str(record.get("created_at", ""))))
     return found
+
+
+def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
+    """(key, step) of the run's checkpoint with the most steps among those that are whole."""
+    files = [item for item in storage.list(keys.output) if "/" not in item.key.removeprefix(keys.output)]
+    sound = [
+        (item.key, header.step)
+        for item in files
+        if item.key.endswith(".safetensors")
+        and (header := _sound_header(storage, item)) is not None
+        and header.step is not None
+    ]
+    return max(sound, key=lambda found: found[1], default=None)
+
+
+def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
+    try:
+        header = weights_header(storage, item.key)
+    except ValueError:
+        return None
+    return header if header.tensors and header.data_end == item.size else None
+
+
+def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> Standing:
+    """Whether a run is still to be trained. One request for a new run, four for a finished one; unfinished ones ask the queue."""
+    if inspect_run(storage, keys, steps).finished:
+        return Standing.FINISHED
+    job_id = (read_json(storage, keys.claim) or {}).get("kelpie_id")
+    if not job_id:
+        return Standing.NEW
+    try:
+        job = kelpie.get_job(str(job_id))
+    except NotFound:
+        return Standing.NEW
+    if job.unfinished:
+        return Standing.UNFINISHED
+    return Standing.CANCELED if job.status == CANCELED else Standing.FAILED
+
+
+def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
+    """What a past run was made of; None when the bucket does not have it whole."""
+    manifest = storage.get_bytes(f"{keys.config}manifest.json")
+    raw_config = storage.get_bytes(f"{keys.config}train.yml")
+    record = read_json(storage, keys.record)
+    if manifest is None or raw_config is None or record is None:
+        return None
+    attempt, parent = record.get("attempt"), record.get("parent")
+    return Inputs(manifest, raw_config, attempt if isinstance(attempt, int) else 1, parent)

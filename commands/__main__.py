@@ -24,6 +24,8 @@ COMMANDS = {
     "sweep": "commands.sweep:sweep",
     "up": "commands.stack:up",
     "preview": "commands.stack:preview",
+    "plan": "commands.plan:plan",
+    "lint": "commands.lint:lint",
     "refresh": "commands.stack:refresh",
     "destroy": "commands.stack:destroy",
     "cloud": "commands.stack:start_cloud",

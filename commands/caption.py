@@ -34,9 +34,9 @@ from training.captions import (
 )
 from training.errors import BadInput, FluxError
 from training.files import only_one_in, write_atomically, write_new
-from training.folder import CAPTION_SUFFIX
+from training.names import CAPTION_SUFFIX
 from training.pictures import jpeg, read_picture, reduce, size_of
-from training.trainer_config import CONFIG_NAMES, read_trainer_config
+from training.trainer_config import read_trainer_file
 
 if TYPE_CHECKING:
     from clients.captions import Captioner
@@ -185,12 +185,10 @@ def _check_trigger(job: Path, how: Wishes) -> None:
 
 def _trigger_word(job: Path) -> str:
     """What the job's train.yml says [trigger] becomes; nothing when it does not say. Raises BadInput."""
-    config = next((job / name for name in CONFIG_NAMES if (job / name).is_file()), None)
-    if config is None:
-        return ""
-    processes = read_trainer_config(config)[1]["config"].get("process")
-    first = processes[0] if isinstance(processes, list) and processes else {}
-    return str(first.get("trigger_word") or "") if isinstance(first, dict) else ""
+    file = read_trainer_file(job)
+    if file.fault and file.raw:
+        raise BadInput([f"{file.fault.path}: {file.fault.message}"])
+    return file.trigger
 
 
 def _announce(dataset: Path, missing: Sequence[Path], how: Wishes) -> None:

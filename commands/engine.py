@@ -19,6 +19,8 @@ from training.errors import FluxError
 EMBEDDED = (sys.executable, "-m", "engine")
 ENGINE_VARIABLE = "ENGINE"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+# Pulumi Cloud keeps a stack's secrets itself.
+ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - a variable's name
 # The local cloud's stack holds no secret worth one; Pulumi wants a passphrase all the same.
 LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - it protects nothing, and says so
 
@@ -57,6 +59,19 @@ class Engine:
         """The stack's outputs as they are in the state. Raises FluxError."""
         outputs = json.loads(self._quietly("stack", "output", "--json"))
         return outputs if isinstance(outputs, dict) else {}
+
+    def preview(self) -> tuple[dict[str, Any], str]:
+        """(what `preview --json` says, what it said besides); the first also when the program refused. Raises FluxError."""
+        line = self._line(("preview", "--json"))
+        done = subprocess.run(line, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        try:
+            found = json.loads(done.stdout)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            words = (done.stderr or done.stdout).strip()
+            raise FluxError(f"the preview of stack {self.stack} failed: {words}")
+        return found, done.stderr.strip() if done.returncode != 0 else ""
 
     def setting(self, key: str) -> str | None:
         """One value of the stack's configuration, decrypted; None when it is not set there."""
@@ -111,13 +126,14 @@ def find_engine(
         environ.get(ENGINE_VARIABLE, ""), shutil.which("pulumi", path=environ.get("PATH"))
     )
     if not any(name in environ for name in PASSPHRASE_VARIABLES):
-        if not local:
+        if not local and ACCESS_TOKEN not in environ:
             raise FluxError(
                 f"stack {stack} needs the passphrase its secrets are encrypted with",
                 "",
                 f"set {' or '.join(PASSPHRASE_VARIABLES)}",
             )
-        environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
+        if local:
+            environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
     environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
     return Engine(command, environment, stack, root or project_root())
 

@@ -11,6 +11,7 @@ from clients.kelpie import Job
 from clients.results import read_json
 from clients.storage import Storage
 from commands.stack_jobs import Sight
+from training.bill import cost_of
 from training.errors import FluxError
 
 RECORD = "run.json"
@@ -62,12 +63,13 @@ def is_same(path: Path, size: int, sha256: str | None) -> bool:
 
 
 def write_record(path: Path, record: dict[str, Any], sight: Sight) -> None:
-    """run.json completed with what the queue knows: the recipe's kelpie_job.json. Kept when the queue knows no more."""
+    """run.json completed with what the queue knows (the recipe's kelpie_job.json; kept when it knows no more) and what the run cost."""
     queue = _queue_facts(sight.queue_job)
     if queue is None:
         queue = _queue_facts_before(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**record, "state": sight.state, "kelpie": queue}, indent=2, sort_keys=True)
+    facts = {**record, "state": sight.state, "kelpie": queue, "cost": cost_of(record, sight.progress)}
+    text = json.dumps(facts, indent=2, sort_keys=True)
     partial = path.with_name(path.name + ".part")
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from commands.stack_file import PROJECT, uses_local_cloud
+from commands.stack_file import PROJECT, stack_config, stack_settings
 from training.declare import GLOB_CHARACTERS, folder_names
 from training.errors import BadInput, FluxError
 from training.files import write_atomically
@@ -24,10 +24,8 @@ HERE = Path()
 
 
 def jobs_folder(root: Path, stack: str) -> Path:
-    """The stack's `jobsFolder`, relative to the checkout. Raises BadInput when there is no such stack."""
-    uses_local_cloud(root, stack)  # says what is wrong with the stack's file
-    folder = _configuration(root, stack).get(f"{PROJECT}:jobsFolder")
-    return Path(folder if isinstance(folder, str) and folder else "jobs")
+    """The stack's `jobsFolder`, relative to the checkout. Raises BadInput when the stack's file cannot be used."""
+    return Path(stack_settings(root, stack).jobs_folder)
 
 
 def existing_job(folder: Path, name: str) -> Path:
@@ -51,7 +49,7 @@ def existing_dataset(folder: Path, name: str) -> Path:
 
 def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
     """The stack's `jobs` as they are written: names and globs with their settings."""
-    jobs = _configuration(root, stack).get(f"{PROJECT}:jobs")
+    jobs = stack_config(root, stack).get(f"{PROJECT}:jobs")
     return {str(name): entry or {} for name, entry in jobs.items()} if isinstance(jobs, dict) else {}
 
 
@@ -88,9 +86,3 @@ def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) ->
     if added:
         write_atomically(path, text)
     return added
-
-
-def _configuration(root: Path, stack: str) -> dict[str, Any]:
-    document = yaml.safe_load((root / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
-    config = document.get("config") if isinstance(document, dict) else None
-    return config if isinstance(config, dict) else {}

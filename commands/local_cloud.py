@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import TextIO
 
 from training.errors import FluxError
 
@@ -15,14 +16,14 @@ OPTIONS_VARIABLE = "LOCALCLOUD"
 USUAL_OPTIONS = ("--heartbeat-seconds", "2")
 
 
-def start(environ: Mapping[str, str] = os.environ) -> None:
-    """Start it, or find it running. Raises FluxError; what went wrong it has said itself."""
+def start(environ: Mapping[str, str] = os.environ, words: TextIO | None = None) -> None:
+    """Start it, or find it running; it speaks to `words` (standard output). Raises FluxError; what went wrong it has said itself."""
     options = environ.get(OPTIONS_VARIABLE, "").split()
     if not is_running():
-        _call("start", *USUAL_OPTIONS, *options)
+        _call("start", *USUAL_OPTIONS, *options, words=words)
     elif options:
         # It tells what becomes of options that come too late.
-        _call("start", *options)
+        _call("start", *options, words=words)
 
 
 def is_running() -> bool:
@@ -35,8 +36,9 @@ def stop() -> None:
     _call("stop")
 
 
-def _call(*arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", "localcloud", *arguments], check=False).returncode  # noqa: S603 - our own words
+def _call(*arguments: str, words: TextIO | None = None) -> None:
+    line = [sys.executable, "-m", "localcloud", *arguments]
+    code = subprocess.run(line, check=False, stdout=words).returncode  # noqa: S603 - our own words
     if code != 0:
         raise FluxError(
             f"the local cloud could not {arguments[0]} (exit code {code})", "", "its own words are above"

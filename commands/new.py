@@ -23,7 +23,7 @@ from commands.job_folders import (
 from commands.session import UserPath, console, say
 from training.errors import BadInput, FluxError
 from training.files import natural_key, only_one_in, write_atomically
-from training.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES, name_finding, read_config
+from training.folder import read_config
 from training.intake import (
     MAX_SIDE,
     NUMBERED,
@@ -34,6 +34,9 @@ from training.intake import (
     next_number,
     take_in,
 )
+from training.lint.check import refuse_unusable
+from training.lint.registry import Subject
+from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from training.pictures import Look
 from training.train_file import PROMPTS, new_train_yml
 from training.trainer_config import DATASET_FOLDER
@@ -96,10 +99,12 @@ def new(
 def _checked(trigger: str | None, prompts: tuple[str, ...], folder: Path, name: str) -> str:
     """The trigger word, when all that was given can be used; raises BadInput with everything that cannot."""
     job = folder / name
-    findings = [finding] if (finding := name_finding(job)) else []
-    if "/" in name:
-        findings = [f"{name}: a job's folder lies directly in {folder}; give a name without `/`"]
-    elif job.exists():
+    findings = []
+    try:
+        refuse_unusable(Subject(name, job, None, None))
+    except BadInput as bad:
+        findings += bad.findings
+    if not findings and job.exists():
         findings.append(
             f"{job.name}: {job} is there already, and is not overwritten; "
             f"`flux new {job.name} --add --from …` adds the photos that it has not yet, another name makes another job"

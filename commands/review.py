@@ -17,9 +17,9 @@ from urllib.parse import quote, unquote
 
 from commands.session import say
 from training.captions import has_caption, is_image
-from training.errors import BadInput
 from training.files import natural_key, write_atomically
-from training.folder import CAPTION_SUFFIX, read_caption
+from training.lint.gather import read_caption
+from training.names import CAPTION_SUFFIX
 from training.pictures import size_of
 
 PAGE = Path(__file__).with_name("review_page")
@@ -84,10 +84,7 @@ def serve(dataset: Path, trigger: str) -> None:
 
 def caption_of(image: Path) -> str:
     """The caption as it stands, or nothing where there is none that can be read."""
-    try:
-        return read_caption(image.with_suffix(CAPTION_SUFFIX))
-    except BadInput:
-        return ""
+    return read_caption(image.with_suffix(CAPTION_SUFFIX)).text
 
 
 def page(server: ReviewServer) -> str:

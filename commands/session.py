@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import rich_click as click
 from rich.console import Console
@@ -31,12 +31,12 @@ class UserPath(click.Path):
         return super().convert(Path(called_from or ".") / str(value), param, ctx)
 
 
-def ready(stack: str) -> Engine:
-    """The stack's engine, with its cloud running and the stack made. Raises FluxError."""
+def ready(stack: str, words: TextIO | None = None) -> Engine:
+    """The stack's engine, with its cloud running (it speaks to `words`) and the stack made. Raises FluxError."""
     local = uses_local_cloud(project_root(), stack)
     engine = find_engine(stack, local)
     if local:
-        local_cloud.start()
+        local_cloud.start(words=words)
     engine.select()
     engine.release()
     return engine

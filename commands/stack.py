@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
 from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
+from clients.results import read_json
 from clients.storage import Storage
 from commands import local_cloud
 from commands.engine import Engine, project_root
@@ -18,16 +19,22 @@ from commands.follow import follow
 from commands.session import OUTPUTS, connection_of, console, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, StackJob, look, stack_jobs
+from training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from training.errors import FluxError
 from training.run_state import COMPLETED
 
 
 @click.command()
 @stack_option
-def up(stack: str) -> None:
+@click.option(
+    "--no-wait", is_flag=True, help="End when the jobs are queued; `flux up` later fetches their results."
+)
+def up(stack: str, no_wait: bool) -> None:
     """Make everything agree with the configuration, wait for the jobs, fetch their results."""
     engine = ready(stack)
     run(engine, "up", "--yes", "--skip-preview")
+    if no_wait:
+        return
     failed = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
@@ -100,9 +107,12 @@ def _collect(engine: Engine, stack: str) -> list[str]:
     )
     sights = follow(jobs, _looker(connection, storage), console)
     say("\nResults:")
+    costs = {}
     for sight in sights:
         place = fetch(sight, storage, Path(OUTPUTS))
+        costs[sight.job.name] = cost_of(read_json(storage, sight.job.keys.record) or {}, sight.progress)
         say(f"  {sight.job.name}: {_result_line(sight, place)}")
+    say(_cost_lines(costs, local=connection.cloud == "local"))
     say(_next_steps(sights))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
 
@@ -119,6 +129,22 @@ def _result_line(sight: Sight, place: Path) -> str:
     if isinstance(progress.get("loss_first"), float) and isinstance(progress.get("loss_last"), float):
         learned = f" (loss {progress['loss_first']:.4f} at the start, {progress['loss_last']:.4f} at the end)"
     return f"{place / (sight.job.name + '.safetensors')}{learned}"
+
+
+def _cost_lines(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
+    """What the runs have taken beside what was estimated: GPU time at the price there was; no bill, which only SaladCloud writes."""
+    told = {name: text for name, cost in costs.items() if (text := beside(cost))}
+    if not told:
+        return ""
+    width = max(map(len, told))
+    lines = [f"  {name:<{width}}  {text}" for name, text in told.items()]
+    if len(told) > 1:
+        spent, guessed = (
+            sum(cost.get(key, 0.0) for cost in costs.values()) for key in ("actualUsd", "estimateUsd")
+        )
+        lines.append(f"  {'in sum':<{width}}  about {dollars(spent)} (estimated {dollars(guessed)})")
+    note = f" {NOBODY_PAYS}" if local else ""
+    return f"\nCost by GPU time, without download and idle time of the replicas.{note}\n" + "\n".join(lines)
 
 
 def _next_steps(sights: list[Sight]) -> str:

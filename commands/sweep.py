@@ -16,7 +16,7 @@ from training.errors import BadInput
 from training.files import only_one_in, write_atomically
 from training.folder import read_config
 from training.sweep import Axis, Variant, make_variants, parse_axis
-from training.trainer_config import CONFIG_NAMES, parse_trainer_yaml, understand
+from training.trainer_config import CONFIG_NAMES
 
 # What of the base job's settings its variants share; `attempt` and `resume` are its own affair.
 SHARED = ("dataset", "maxHours", "stallMinutes", "webhook")
@@ -95,13 +95,15 @@ def _there(folder: Path, variants: Sequence[Variant]) -> set[str]:
 def _steps(folder: Path, variants: Sequence[Variant]) -> int:
     """Steps of all of them. Raises BadInput with everything that is wrong in their train.yml, before any is made."""
     steps, findings = 0, []
-    for variant in variants:
-        try:
-            steps += understand(
-                folder / variant.name / CONFIG_NAMES[0], parse_trainer_yaml(variant.text)
-            ).steps
-        except BadInput as bad:
-            findings += bad.findings
+    with tempfile.TemporaryDirectory() as name:
+        for variant in variants:
+            tried = Path(name) / variant.name
+            tried.mkdir()
+            (tried / CONFIG_NAMES[0]).write_text(variant.text, encoding="utf-8")
+            try:
+                steps += read_config(tried).config.steps
+            except BadInput as bad:
+                findings += [finding.replace(name, str(folder)) for finding in bad.findings]
     if findings:
         raise BadInput(findings)
     return steps

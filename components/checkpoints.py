@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from clients.results import weights_header
-from clients.storage import ObjectInfo, Storage
+from clients.results import newest_sound
+from clients.storage import Storage
 from training.errors import FluxError
 from training.run import RunKeys
-from training.weights import WeightsHeader
 
 OPTIMIZER = "optimizer.pt"
 
@@ -32,24 +31,3 @@ def bring_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys) -> int:
         storage.copy(parent.output + OPTIMIZER, keys.output + OPTIMIZER)
     storage.copy(source, f"{keys.output}{keys.job}_{step:09}.safetensors")
     return step
-
-
-def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
-    """(key, step) of the run's checkpoint with the most steps among those that are whole."""
-    files = [item for item in storage.list(keys.output) if "/" not in item.key.removeprefix(keys.output)]
-    sound = [
-        (item.key, header.step)
-        for item in files
-        if item.key.endswith(".safetensors")
-        and (header := _sound_header(storage, item)) is not None
-        and header.step is not None
-    ]
-    return max(sound, key=lambda found: found[1], default=None)
-
-
-def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
-    try:
-        header = weights_header(storage, item.key)
-    except ValueError:
-        return None
-    return header if header.tensors and header.data_end == item.size else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from pulumi.dynamic import Resource
 from components.bucket import Bucket
 from components.container_group import TrainingGroup
 from components.dataset import Dataset
+from components.declared_runs import DeclaredRuns
 from components.scaling_rule import ScalingRule
 from components.training_job import TrainingJob
 from training.declare import DeclaredJob
@@ -36,6 +37,17 @@ def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
     """(min, max) replicas: no more replicas than jobs, for one more could only idle."""
     most = min(cluster.max_replicas, declared)
     return min(cluster.min_replicas, most), most
+
+
+def in_sum(jobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The jobs' costs with their sums, as far as they are known."""
+    known = {name: dict(cost) for name, cost in jobs.items() if cost}
+    sums = {
+        key: round(sum(cost.get(key, 0.0) for cost in known.values()), 4)
+        for key in ("estimateUsd", "actualUsd")
+        if any(key in cost for cost in known.values())
+    }
+    return {**sums, "jobs": known}
 
 
 def resource_urn(parent: pulumi.ComponentResource, kind: type[Resource], name: str) -> str:
@@ -64,7 +76,8 @@ class TrainingPipeline(pulumi.ComponentResource):
         self.bucket = self._bucket()
         datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.group = self._group(len(jobs))
-        self.jobs = {job.name: self._job(job, datasets[job.dataset_of]) for job in jobs}
+        declared = self._declared_runs(jobs)
+        self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
         if settings.cluster.autoscale:
             self._rule(len(jobs))
         self.register_outputs({})
@@ -84,6 +97,10 @@ class TrainingPipeline(pulumi.ComponentResource):
             }
             for name, job in self.jobs.items()
         }
+
+    def cost(self) -> pulumi.Output[dict[str, Any]]:
+        """The stack output `cost`: each job's estimate when it was queued, and what it has taken as last seen; dollars and hours."""
+        return pulumi.Output.all(**{name: job.cost for name, job in self.jobs.items()}).apply(in_sum)
 
     def _bucket(self) -> Bucket:
         props = {
@@ -128,7 +145,11 @@ class TrainingPipeline(pulumi.ComponentResource):
         }
         return TrainingGroup("cluster", props, pulumi.ResourceOptions(parent=self))
 
-    def _job(self, job: DeclaredJob, dataset: Dataset) -> TrainingJob:
+    def _declared_runs(self, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
+        props = {**self.place, "groupId": self.group.id, "runs": {job.name: job.run_id for job in jobs}}
+        return DeclaredRuns("runs", props, pulumi.ResourceOptions(parent=self))
+
+    def _job(self, job: DeclaredJob, needs: list[Resource]) -> TrainingJob:
         webhook = job.settings.webhook or self._settings.webhook
         props = {
             "job": job.name,
@@ -147,7 +168,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "webhook": pulumi.Output.secret(webhook) if webhook else None,
             "owner": self._surroundings.owner,
         }
-        return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[dataset]))
+        return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=needs))
 
     def _rule(self, declared: int) -> ScalingRule:
         cluster = self._settings.cluster

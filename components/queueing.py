@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
+from clients.connection import Connection
 from clients.errors import Conflict, NotFound, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Kelpie
 from clients.storage import Storage
@@ -146,7 +147,7 @@ class Queue:
             self._jobs = None
 
     def find(self, wanted: Wanted, fresh: bool = False) -> Job | None:
-        return choose_job(self._list(fresh), wanted)
+        return choose_job(self.jobs(fresh), wanted)
 
     def post_once(
         self,
@@ -170,7 +171,7 @@ class Queue:
         claims.record(job.id)
         return job
 
-    def _list(self, fresh: bool = False) -> list[Job]:
+    def jobs(self, fresh: bool = False) -> list[Job]:
         with self._lock:
             if self._jobs is None or fresh:
                 self._jobs = self.kelpie.list_jobs(container_group_id=self.group_id)
@@ -178,7 +179,7 @@ class Queue:
 
     def _cancel_superseded(self, wanted: Wanted) -> None:
         """What a killed update posted and no state knows is trained and paid for, unless somebody stops it."""
-        superseded = [job for job in self._list() if wanted.is_superseded(job)]
+        superseded = [job for job in self.jobs() if wanted.is_superseded(job)]
         for job in superseded:
             self.kelpie.cancel_job(job.id)
         if superseded:
@@ -254,13 +255,23 @@ class Queue:
     def _only_one(self, wanted: Wanted, job: Job) -> Job:
         """After a repeated post: of several unfinished jobs of the run the oldest stays."""
         unfinished = in_order(
-            found for found in self._list(fresh=True) if wanted.is_own(found) and found.unfinished
+            found for found in self.jobs(fresh=True) if wanted.is_own(found) and found.unfinished
         )
         for double in unfinished[1:]:
             self.kelpie.cancel_job(double.id)
         if len(unfinished) > 1:
             self.drop()
         return unfinished[0] if unfinished else job
+
+
+_queues: dict[tuple[str, str], Queue] = {}
+_queues_lock = Lock()
+
+
+def queue_of(connection: Connection, group_id: str) -> Queue:
+    """One for all that looks at a group's jobs in this process: they share its listing."""
+    with _queues_lock:
+        return _queues.setdefault((connection.kelpie_url, group_id), Queue(connection.kelpie(), group_id))
 
 
 class ClaimFile:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.connection import Connection
+from clients.datasets import is_complete
 from clients.errors import Conflict, NotFound
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
+from clients.pricing import estimate_run, work_of
 from clients.results import inspect_run, read_json, see_run
+from clients.salad import ContainerGroup
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
-from components.dataset import is_complete
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from components.queueing import ClaimFile, Queue, Wanted
+from components.queueing import ClaimFile, Wanted, queue_of
+from training.bill import cost_of
 from training.declare import read_job
 from training.errors import FluxError
 from training.folder import ImageSet, JobFolder, read_config
@@ -38,7 +40,7 @@ from training.run import (
     launch_settings,
     run_id,
 )
-from training.run_state import COMPLETED, LOST
+from training.run_state import COMPLETED, ENDED, LOST
 from training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
 INPUTS = (
@@ -62,9 +64,6 @@ INPUTS = (
 )
 LAUNCHER = Path(__file__).parent.parent / "node" / "launch.py"
 
-_queues: dict[tuple[str, str], Queue] = {}
-_queues_lock = Lock()
-
 
 class TrainingJobProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
@@ -79,17 +78,19 @@ class TrainingJobProvider(FluxProvider):
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
         keys = run_keys(props)
-        queue = _queue(self.connection, props["groupId"])
+        queue = queue_of(self.connection, props["groupId"])
         if inspect_run(storage, keys, int(props["steps"])).finished:
             inform(
                 f"{props['job']}: run {props['runId']} is finished already; its results are taken over, nothing is trained"
             )
-            return CreateResult(
-                props["runId"], _outputs(props, *_seen(storage, props, queue.find(wanted(props))))
-            )
-        self._refuse_without_ground(storage, props)
+            seen = _seen(storage, props, queue.find(wanted(props)))
+            return CreateResult(props["runId"], _outputs(props, *seen, _cost(storage, props)))
+        group = self._refuse_without_ground(storage, props)
         folder, image_set = read_job(Path(props["folder"]).parent, props["job"], props.get("dataset"))
-        send_configuration(storage, keys, props, folder, image_set)
+        parent = _run_of(props, props["parent"]) if props.get("parent") else None
+        work = work_of(storage, folder, image_set, parent)
+        estimate = estimate_run(self.connection, props["bucket"], props["prefix"], group, work)
+        send_configuration(storage, keys, props, folder, image_set, estimate)
 
         def bring_parents_checkpoint() -> None:
             if props.get("parent"):
@@ -98,7 +99,8 @@ class TrainingJobProvider(FluxProvider):
 
         claims = ClaimFile(storage, keys.claim, props["owner"])
         job = queue.post_once(wanted(props), job_request(props, keys), claims, bring_parents_checkpoint)
-        return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job)))
+        cost = _cost(storage, props)
+        return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job), cost))
 
     def read(self, id_: str, props: Props) -> ReadResult:
         self.check_home(props)
@@ -111,22 +113,25 @@ class TrainingJobProvider(FluxProvider):
             return ReadResult("", {})
         kelpie_id = job.id if job else props.get("kelpieId")
         # No inputs: what is declared cannot drift, and a secret webhook among them would be written down in plain text.
-        return ReadResult(id_, _outputs(props, kelpie_id, state, reason))
+        ended = props.get("status") == state and state in ENDED
+        cost = props["cost"] if ended and props.get("cost") else _cost(storage, props)
+        return ReadResult(id_, _outputs(props, kelpie_id, state, reason, cost))
 
     def update(self, _id: str, olds: Props, news: Props) -> UpdateResult:
         """The limits reach the run at its next hand-out. A webhook cannot be changed on a queued job; it is the next run's."""
         storage = self.connection.storage(news["bucket"])
         folder = read_config(Path(news["folder"]))
         storage.put_bytes(f"{run_keys(news).config}launch.json", _launch_json(news, folder))
-        return UpdateResult(_outputs(news, olds.get("kelpieId"), olds["status"], olds.get("reason", "")))
+        status, reason = olds["status"], olds.get("reason", "")
+        return UpdateResult(_outputs(news, olds.get("kelpieId"), status, reason, olds.get("cost") or {}))
 
     def delete(self, _id: str, props: Props) -> None:
         """Only a pending or running job is canceled: Kelpie would rewrite a finished one, and start GPUs for it (UPSTREAM.md)."""
         self.check_home(props)
         if props.get("kelpieId") and self.connection.kelpie().cancel_job(props["kelpieId"]):
-            _queue(self.connection, props["groupId"]).drop()
+            queue_of(self.connection, props["groupId"]).drop()
 
-    def _refuse_without_ground(self, storage: Storage, props: Props) -> None:
+    def _refuse_without_ground(self, storage: Storage, props: Props) -> ContainerGroup:
         """A job without its group is never run; one without its images fails, paid, as often as the queue allows."""
         group = self.connection.salad().get_group(props["groupName"])
         if group is None or group.id != props["groupId"]:
@@ -141,6 +146,7 @@ class TrainingJobProvider(FluxProvider):
                 "half a dataset is not trained",
                 "run `make refresh`, then this again",
             )
+        return group
 
     def _refuse_to_train_again(self, olds: Props, news: Props) -> None:
         """Another bucket or prefix knows nothing of a finished run: it would be trained and paid for a second time."""
@@ -179,10 +185,16 @@ def wanted(props: Props) -> Wanted:
 
 
 def send_configuration(
-    storage: Storage, keys: RunKeys, props: Props, folder: JobFolder, image_set: ImageSet
+    storage: Storage,
+    keys: RunKeys,
+    props: Props,
+    folder: JobFolder,
+    image_set: ImageSet,
+    estimate: Mapping[str, Any] | None,
 ) -> None:
     """config/ and, before anything else can, run.json below output/: without one object there the worker uploads nothing.
 
+    `estimate`: what the run was expected to cost, kept in run.json to be compared with what it did.
     Raises FluxError when the folder is no longer what the run id was made of.
     """
     attempt = int(props["attempt"])
@@ -206,6 +218,7 @@ def send_configuration(
         "launcher": LAUNCHER_CONTRACT,
         "owner": props["owner"],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "estimate": estimate,
     }
     try:
         storage.put_bytes(keys.record, canonical_json(record), if_none_match=True)
@@ -259,12 +272,6 @@ def _launch_json(props: Props, folder: JobFolder) -> bytes:
     )
 
 
-def _queue(connection: Connection, group_id: str) -> Queue:
-    """One for all the jobs of a group: they share its listing."""
-    with _queues_lock:
-        return _queues.setdefault((connection.kelpie_url, group_id), Queue(connection.kelpie(), group_id))
-
-
 def _job_of(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
     if not kelpie_id:
         return None
@@ -288,7 +295,12 @@ def _state(storage: Storage, props: Props, job: Job | None) -> tuple[str, str]:
     return seen.state, seen.reason
 
 
-def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> Props:
+def _cost(storage: Storage, props: Props) -> dict[str, Any]:
+    keys = run_keys(props)
+    return cost_of(read_json(storage, keys.record) or {}, read_json(storage, keys.progress) or {})
+
+
+def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str, cost: dict[str, Any]) -> Props:
     keys = run_keys(props)
     return {
         **inputs_of(props, INPUTS),
@@ -297,6 +309,7 @@ def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str) -> P
         "reason": reason,
         "results": f"s3://{props['bucket']}/{keys.model}",
         "place": keys.base,
+        "cost": cost,
     }
 
 
@@ -311,9 +324,10 @@ class TrainingJob(Resource, module="flux", name="TrainingJob"):
     status: pulumi.Output[str]
     reason: pulumi.Output[str]
     results: pulumi.Output[str]
+    cost: pulumi.Output[dict[str, Any]]
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        outputs = {"kelpieId": None, "status": None, "reason": None, "results": None, "place": None}
+        outputs = dict.fromkeys(("kelpieId", "status", "reason", "results", "place", "cost"))
         # A webhook's address often holds a token.
         secret = pulumi.ResourceOptions(additional_secret_outputs=["webhook"])
         options = pulumi.ResourceOptions.merge(opts, secret)

@@ -1,4 +1,4 @@
-"""Pulumi for machines without the Pulumi CLI: runs a Python program with dynamic providers on the file backend.
+"""Pulumi for machines without the Pulumi CLI: runs a Python program with dynamic providers, state in a folder or bucket.
 
 Start with `README.md`; the command line is `python -m engine COMMAND`.
 """

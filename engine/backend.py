@@ -1,36 +1,34 @@
-"""The file backend: where stacks, locks and journals lie, in the CLI's own layout.
+"""The backend: where a stack's files lie, in the CLI's own layout, in a folder or a bucket.
 
-    .pulumi/meta.yaml                                             version: 1
-    .pulumi/stacks/<project>/<stack>.json (.bak)                  the checkpoint and the one before it
-    .pulumi/locks/organization/<project>/<stack>/<uuid>.json      who is at it
-    .pulumi/journals/<project>/<stack>.jsonl                      ours: see `journal.py`
-
-Selected stacks are kept where the CLI keeps them, `$PULUMI_HOME/workspaces/<project>-<sha1>-workspace.json`.
+.pulumi/meta.yaml                                             version: 1
+.pulumi/stacks/<project>/<stack>.json (.bak)                  the checkpoint and the one before it
+.pulumi/locks/organization/<project>/<stack>/<uuid>.json      who is at it
+.pulumi/history/<project>/<stack>/…, .pulumi/backups/…        see `history.py`
+.pulumi/journals/<project>/<stack>.jsonl                      ours: see `journal.py`
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from engine.errors import EngineError, NeedsCliError
-from engine.journal import sync_folder
+from engine.buckets import SCHEME, Bucket
+from engine.errors import NeedsCliError, StackNotFoundError
+from engine.stores import Folder, Log, Store
 
 _FILE: Final = "file://"
+_META: Final = "meta.yaml"
+_BOOKS: Final = ".pulumi"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One file backend."""
+    """One backend; keys count from its `.pulumi`."""
 
     url: str
-    root: Path
+    store: Store
 
     @classmethod
     def open(cls, url: str, folder: Path) -> Backend:
@@ -38,127 +36,78 @@ class Backend:
 
         Raises NeedsCliError for other kinds of backends and for the layout from before projects.
         """
+        if url.startswith(SCHEME):
+            return cls(url, Bucket(url, _BOOKS))
         if not url.startswith(_FILE):
-            raise NeedsCliError(f"the backend {url}", "this engine knows file:// backends")
+            raise NeedsCliError(f"the backend {url}", "this engine knows file:// and s3:// backends")
         path = Path(unquote(url.removeprefix(_FILE).split("?")[0] or ".")).expanduser()
-        backend = cls(url, (folder / path).resolve() / ".pulumi")
-        old_layout = backend.root / "stacks"
-        if not backend.meta.exists() and old_layout.exists() and list(old_layout.glob("*.json")):
+        return cls(url, Folder((folder / path).resolve() / _BOOKS))
+
+    def check_layout(self) -> None:
+        """Raises NeedsCliError for the layout from before projects."""
+        if not self.store.exists(_META) and any(key.endswith(".json") for key in self.store.keys("stacks")):
             raise NeedsCliError(
-                f"the backend {url}", "its layout is from before Pulumi 3.61; run `pulumi state upgrade`"
+                f"the backend {self.url}", "its layout is from before Pulumi 3.61; run `pulumi state upgrade`"
             )
-        return backend
 
-    @property
-    def meta(self) -> Path:
-        """The file that says which layout this is."""
-        return self.root / "meta.yaml"
-
-    def stack_file(self, project: str, stack: str) -> Path:
+    def stack_key(self, project: str, stack: str) -> str:
         """The checkpoint of a stack."""
-        return self.root / "stacks" / project / f"{stack}.json"
+        return f"stacks/{project}/{stack}.json"
 
-    def journal_file(self, project: str, stack: str) -> Path:
-        """The journal of a stack."""
-        return self.root / "journals" / project / f"{stack}.jsonl"
-
-    def lock_folder(self, project: str, stack: str) -> Path:
+    def lock_folder(self, project: str, stack: str) -> str:
         """The folder with the stack's locks."""
-        return self.root / "locks" / "organization" / project / stack
+        return f"locks/organization/{project}/{stack}"
+
+    def journal(self, project: str, stack: str) -> Log:
+        """The journal of a stack."""
+        return self.store.log(f"journals/{project}/{stack}.jsonl")
 
     def stacks(self, project: str) -> list[str]:
         """The names of a project's stacks."""
-        folder = self.root / "stacks" / project
-        return sorted(path.stem for path in folder.glob("*.json"))
+        names = (key.rpartition("/")[2] for key in self.store.keys(f"stacks/{project}"))
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+    def has(self, project: str, stack: str) -> bool:
+        """Whether there is such a stack."""
+        return self.store.exists(self.stack_key(project, stack))
 
     def read(self, project: str, stack: str) -> bytes:
-        """The checkpoint.  Raises EngineError where there is no such stack."""
-        path = self.stack_file(project, stack)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            if path.with_suffix(".json.gz").exists():
-                raise NeedsCliError(f"the compressed state {path.name}.gz") from None
-            raise EngineError(
-                f"no stack named '{stack}' found in {self.url}: `stack init {stack}` makes it"
-            ) from None
+        """The checkpoint.  Raises StackNotFoundError where there is no such stack."""
+        key = self.stack_key(project, stack)
+        checkpoint = self.store.read(key)
+        if checkpoint is not None:
+            return checkpoint
+        for compressed in (f"{key}.gz", f"{key}.zst"):
+            if self.store.exists(compressed):
+                raise NeedsCliError(f"the compressed state {compressed}")
+        self.check_layout()
+        raise StackNotFoundError(
+            f"no stack named '{stack}' found in {self.url}: `stack init {stack}` makes it"
+        )
 
     def write(self, project: str, stack: str, checkpoint: bytes) -> None:
         """Put a new checkpoint in place of the old one, which becomes `.bak`.  Raises OSError; the old one stays."""
-        path = self.stack_file(project, stack)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.meta.exists():
-            replace_file(self.meta, b"version: 1\n")
-        if path.exists():
-            _hard_copy(path, path.with_suffix(".json.bak"))
-        for stale in (path.with_suffix(".json.attrs"), path.with_suffix(".json.bak.attrs")):
-            stale.unlink(missing_ok=True)
-        replace_file(path, checkpoint)
+        key = self.stack_key(project, stack)
+        if self.store.exists(key):
+            self.store.copy(key, f"{key}.bak")
+        elif not self.store.exists(_META):
+            self.check_layout()
+            self.store.write(_META, b"version: 1\n")
+        self.store.write(key, checkpoint)
 
     def remove(self, project: str, stack: str) -> None:
         """Forget a stack.  The last checkpoint stays as `.bak`."""
-        path = self.stack_file(project, stack)
-        path.replace(path.with_suffix(".json.bak"))
-        path.with_suffix(".json.attrs").unlink(missing_ok=True)
-        self.journal_file(project, stack).unlink(missing_ok=True)
+        key = self.stack_key(project, stack)
+        self.store.copy(key, f"{key}.bak")
+        self.store.remove(key)
+        self.journal(project, stack).remove()
+        for entry in self.store.keys(self.history_folder(project, stack)):
+            self.store.remove(entry)
 
+    def history_folder(self, project: str, stack: str) -> str:
+        """The folder that tells of the stack's updates."""
+        return f"history/{project}/{stack}"
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def _hard_copy(source: Path, target: Path) -> None:
-    """A second name for the same bytes; where the file system has no such thing, a copy."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
-    fresh.unlink(missing_ok=True)
-    try:
-        os.link(source, fresh)
-    except OSError:
-        fresh.write_bytes(source.read_bytes())
-    fresh.replace(target)
-
-
-def home() -> Path:
-    """Pulumi's own folder."""
-    return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
-
-
-def _selection_file(project: str, project_file: Path) -> Path:
-    # The CLI names the file so; nothing depends on the hash being hard to forge.
-    mark = hashlib.sha1(str(project_file).encode(), usedforsecurity=False).hexdigest()
-    return home() / "workspaces" / f"{project}-{mark}-workspace.json"
-
-
-def selected(project: str, project_file: Path, url: str) -> str | None:
-    """The stack selected for the project on this machine, if any."""
-    with contextlib.suppress(OSError, ValueError):
-        settings = json.loads(_selection_file(project, project_file).read_bytes())
-        name = (settings.get("stacks") or {}).get(url) or settings.get("stack")
-        return str(name).rsplit("/", 1)[-1] if name else None
-    return None
-
-
-def select(project: str, project_file: Path, url: str, stack: str | None) -> None:
-    """Remember the selected stack, or with None that there is none."""
-    path = _selection_file(project, project_file)
-    settings = {}
-    with contextlib.suppress(OSError, ValueError):
-        settings = json.loads(path.read_bytes())
-    stacks = dict(settings.get("stacks") or {})
-    stacks.pop(url, None)
-    settings.pop("stack", None)
-    if stack is not None:
-        stacks[url] = settings["stack"] = f"organization/{project}/{stack}"
-    settings["stacks"] = stacks
-    replace_file(path, json.dumps(settings, indent=4).encode())
+    def backup_folder(self, project: str, stack: str) -> str:
+        """The folder with the stack's checkpoints after each update."""
+        return f"backups/{project}/{stack}"

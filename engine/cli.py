@@ -1,12 +1,13 @@
 """The command line: the CLI's names, options and exit codes for what this engine does; the rest is refused by name.
 
-Exit codes: 0, or 1 where anything failed (a failed step, `--expect-no-changes` with changes, bad usage of a
-stack), or 2 for a command line that cannot be understood.
+Exit codes, as the CLI's: 0; 1 where anything failed; 2 for a command line that cannot be done as it stands; 6 where
+there is no such stack; 7 for changes with `--expect-no-changes`; 8 where the question was answered with no.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -40,11 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return 0
+    gc.set_threshold(100_000, 50, 100)  # a run makes many objects, keeps them, and ends
     try:
         return int(options.run(options))
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("error: canceled", file=sys.stderr)
         return 1
@@ -110,7 +112,7 @@ def _add_runs(commands: Any, command: Callable[..., _Parser]) -> None:
             "-t", "--target", action="append", default=[], help="only this URN (** for any part)"
         )
         made.add_argument("--diff", action="store_true", help="show changes property by property")
-        made.add_argument("-m", "--message", default="", help="accepted; the file backend has no use for it")
+        made.add_argument("-m", "--message", default="", help="kept in the stack's history")
         made.add_argument("--suppress-outputs", action="store_true", help=argparse.SUPPRESS)
     for made in (preview, up, refresh):
         made.add_argument("--expect-no-changes", action="store_true", help="fail where anything changes")

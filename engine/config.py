@@ -19,9 +19,9 @@ from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 
-from engine.backend import replace_file
 from engine.errors import EngineError, NeedsCliError
 from engine.secrets import Crypter
+from engine.stores import replace_file
 from engine.values import compact, number
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")
@@ -44,6 +44,7 @@ def _yaml() -> YAML:
     yaml.Constructor = _Constructor
     yaml.preserve_quotes = True
     yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)  # as the CLI writes lists
     return yaml
 
 
@@ -188,6 +189,11 @@ class StackConfig:
             found[full_key(project.name, str(key))] = value_of(raw, crypter)
         return dict(sorted(found.items()))
 
+    def stored(self, project: str) -> dict[str, Any]:
+        """All values by their full keys as the file has them: secrets encrypted."""
+        found = self.content.get("config") or {}
+        return {full_key(project, str(key)): _stored(raw) for key, raw in sorted(found.items())}
+
     def has_secrets(self) -> bool:
         """Whether decrypting is needed to read the values."""
         return _has_secure(self.content.get("config"))
@@ -235,6 +241,12 @@ def scalar_text(value: Any) -> str:
     if isinstance(value, float):
         return str(number(float(value)))
     return str(value)
+
+
+def _stored(raw: Any) -> Any:
+    if isinstance(raw, dict):
+        return {str(key): _stored(item) for key, item in raw.items()}
+    return [_stored(item) for item in raw] if isinstance(raw, list) else scalar_text(raw)
 
 
 def _plain(raw: Any, crypter: Crypter | None) -> Any:

@@ -159,6 +159,10 @@ class Display:
         """The stack's outputs before and after."""
         self.report.old_outputs, self.report.new_outputs = old, new
 
+    def changes(self) -> dict[str, int]:
+        """How many resources came to each of the ops."""
+        return {op: count for op, count in self.report.counts.items() if op in events.OUTCOMES}
+
     # The end
 
     def finish(self) -> None:

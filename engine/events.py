@@ -21,6 +21,9 @@ DELETE_REPLACED: Final = "delete-replaced"
 REFRESH: Final = "refresh"
 READ: Final = "read"
 
+# What a resource comes to; the others are the steps on the way there.
+OUTCOMES: Final = (SAME, CREATE, UPDATE, DELETE, REPLACE, READ, REFRESH)
+
 DEBUG, INFO, WARNING, ERROR = range(4)
 
 
@@ -63,3 +66,6 @@ class Listener(Protocol):
 
     def outputs(self, old: Properties | None, new: Properties) -> None:
         """The stack's outputs before (None: the stack is new) and after."""
+
+    def changes(self) -> dict[str, int]:
+        """How many resources came to each of the ops."""

@@ -1,7 +1,7 @@
 """The journal: what has happened since the checkpoint was written.
 
-Beside a checkpoint, `.pulumi/journals/<project>/<stack>.jsonl` holds one JSON line a change, each fsynced before
-the engine goes on.  It makes a step cost one short line instead of the whole state, and loses nothing to kill -9.
+In the checkpoint's own backend, `.pulumi/journals/<project>/<stack>.jsonl` holds one JSON line a change, each safe
+before the engine goes on.  It makes a step cost one short line instead of the whole state, and loses nothing to kill -9.
 Lines:
 
     {"journal": 1, "checkpoint": sha256, "new": [uid…], "old": [uid…], "pending": [op…]}   first: what it extends
@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from engine.state import Json, rename_references
+from engine.stores import Log
 
 Change = list[Any]
 _VERSION: Final = 1
@@ -74,9 +73,8 @@ def digest(data: bytes) -> str:
 class Journal:
     """An open journal.  Threads that write at the same time share one fsync."""
 
-    def __init__(self, path: Path, checkpoint: bytes, rows: Rows) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+    def __init__(self, log: Log, checkpoint: bytes, rows: Rows) -> None:
+        self._log = log
         self._lock = threading.Lock()
         self._disk = threading.Lock()
         self._waiting: list[bytes] = []
@@ -89,12 +87,7 @@ class Journal:
             "old": list(rows.old),
             "pending": list(rows.pending),
         }
-        fresh = path.with_suffix(".new")
-        self._file: BinaryIO = fresh.open("wb")
-        self._file.write(_line(head))
-        self._sync()
-        fresh.replace(path)
-        sync_folder(path.parent)
+        log.start(_line(head))
 
     def append(self, changes: list[Change] | Json) -> int:
         """Queue one step's changes; the ticket is for `flush`."""
@@ -111,30 +104,17 @@ class Journal:
             with self._lock:
                 lines, self._waiting = self._waiting, []
                 upto = self._queued
-            self._file.write(b"".join(lines))
-            self._sync()
+            self._log.append(b"".join(lines))
             self._written = upto
 
     def fold_into(self, checkpoint: bytes) -> None:
         """Say which checkpoint is about to take the place of the one this journal extends."""
         self.flush(self.append({"fold": digest(checkpoint)}))
 
-    def close(self) -> None:
-        """Close the file; it stays where it is."""
-        self._file.close()
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def fold_into(log: Log, checkpoint: bytes) -> None:
+    """Say the same in a journal that an ended run has left."""
+    log.append(_line({"fold": digest(checkpoint)}))
 
 
 def _line(content: Any) -> bytes:
@@ -149,15 +129,13 @@ class Found:
     steps: int
 
 
-def read(path: Path, checkpoint: bytes, deployment: Json) -> Found | None:
+def read(log: Log, checkpoint: bytes, deployment: Json) -> Found | None:
     """The changes a left-over journal makes to `deployment`, the checkpoint's `latest` part.
 
     None where there is no journal or all of it is in the checkpoint already.  A last line that was cut off
     never happened.  Raises ValueError where the journal extends another checkpoint than this one.
     """
-    if not path.exists():
-        return None
-    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if _whole(line)]
+    lines = [json.loads(line) for line in log.read().split(b"\n")[:-1] if _whole(line)]
     if not lines or not isinstance(lines[0], dict):
         return None
     if lines[0].get("journal") != _VERSION:

@@ -17,76 +17,77 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.backend import replace_file
 from engine.errors import LockedError
 from engine.state import now
+from engine.stores import Store
 
 
 @dataclass(frozen=True)
 class Lock:
     """A lock that is held."""
 
-    path: Path
+    store: Store
+    key: str
 
     def release(self) -> None:
         """Let others work on the stack."""
-        self.path.unlink(missing_ok=True)
+        self.store.remove(self.key)
 
 
-def take(folder: Path, tell: Callable[[str], None]) -> Lock:
+def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
     """Lock the stack of this lock folder.  Raises LockedError where somebody else is at it."""
-    for path in _others(folder, None):
-        content = _read(path)
+    for key in _locks(store, folder):
+        content = _read(store, key)
         if not _has_ended(content):
             continue
-        path.unlink(missing_ok=True)
+        store.remove(key)
         tell(
             f"took over the lock of an update that has ended without releasing it (process {content.get('pid')})"
         )
-    _refuse(folder, None)
-    lock = Lock(folder / f"{uuid.uuid4()}.json")
+    _refuse(store, folder, None)
+    lock = Lock(store, f"{folder}/{uuid.uuid4()}.json")
     content = {"pid": os.getpid(), "username": _user(), "hostname": socket.gethostname(), "timestamp": now()}
-    replace_file(lock.path, json.dumps(content, separators=(",", ":")).encode())
+    store.write(lock.key, json.dumps(content, separators=(",", ":")).encode())
     try:
-        _refuse(folder, lock.path)  # two that looked at the same time both see each other here
+        _refuse(store, folder, lock.key)  # two that looked at the same time both see each other here
     except LockedError:
         lock.release()
         raise
     return lock
 
 
-def cancel(folder: Path) -> int:
+def cancel(store: Store, folder: str) -> int:
     """Remove all locks; the number removed."""
-    paths = _others(folder, None)
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return len(paths)
+    keys = _locks(store, folder)
+    for key in keys:
+        store.remove(key)
+    return len(keys)
 
 
-def _others(folder: Path, own: Path | None) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if path != own) if folder.is_dir() else []
+def _locks(store: Store, folder: str) -> list[str]:
+    return [key for key in store.keys(folder) if key.endswith(".json") and "/." not in key]
 
 
-def _refuse(folder: Path, own: Path | None) -> None:
-    others = _others(folder, own)
+def _refuse(store: Store, folder: str, own: str | None) -> None:
+    others = [key for key in _locks(store, folder) if key != own]
     if not others:
         return
     lines = [
         f"the stack is currently locked by {len(others)} lock(s). Either wait for the other process(es) to end or "
         "delete the lock file with `cancel`."
     ]
-    for path in others:
-        content = _read(path)
+    for key in others:
+        content = _read(store, key)
         lines.append(
-            f"  {path.name}: created by {content.get('username')}@{content.get('hostname')} "
+            f"  {key.rpartition('/')[2]}: created by {content.get('username')}@{content.get('hostname')} "
             f"(pid {content.get('pid')}) at {content.get('timestamp')}"
         )
     raise LockedError("\n".join(lines))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(store: Store, key: str) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_bytes())
+        content = json.loads(store.read(key) or b"{}")
         if isinstance(content, dict):
             return content
     return {}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from engine.display import Display, as_json
-from engine.errors import EngineError
+from engine.errors import CANCELLED, CHANGES, FAILED, UsageError
 from engine.run import Options, Run
 from engine.session import Session
 from engine.stacks import forget
@@ -28,7 +28,7 @@ def preview(session: Session, options: argparse.Namespace) -> int:
             sys.stdout.write(display.masked(as_json(display.report, run.shown_config())) + "\n")
         else:
             display.finish()
-        return _status(good, display, options)
+        return _status(good, display, options, "preview")
     finally:
         run.close()
 
@@ -68,7 +68,7 @@ def _operate(
 ) -> int:
     interactive = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
     if not interactive and not options.yes and not options.skip_preview:
-        raise EngineError(
+        raise UsageError(
             "--yes or --skip-preview must be passed in to proceed when running in non-interactive mode"
         )
     display = _display(session, options)
@@ -78,18 +78,18 @@ def _operate(
             display.start(f"Previewing {what}", preview=True)
             good = look(run)
             display.finish()
-            if not good or _unexpected(display, options):
-                return 1
+            if not good:
+                return FAILED
             if program:
                 run.prepare_next()
             if not options.yes and not _confirm(what):
-                return 1
+                return CANCELLED
         display.start(_TITLES[what], preview=False)
         try:
             good = change(run)
         finally:
             display.finish()
-        return _status(good, display, options)
+        return _status(good, display, options, what)
     finally:
         run.close()
 
@@ -102,6 +102,7 @@ def _run(session: Session, display: Display, options: argparse.Namespace, *, pro
         clear_pending_creates=getattr(options, "clear_pending_creates", False),
         run_program=getattr(options, "run_program", False),
         targets=Targets(tuple(options.target), getattr(options, "target_dependents", False)),
+        message=options.message,
     )
     run = Run(session, display, settings, program=program)
     display.without_outputs = options.suppress_outputs
@@ -121,15 +122,13 @@ def _display(session: Session, options: argparse.Namespace, *, quiet: bool = Fal
     return Display(session.stack.name, color=color, details=options.diff, stream=stream)
 
 
-def _status(good: bool, display: Display, options: argparse.Namespace) -> int:
-    return 0 if good and not _unexpected(display, options) else 1
-
-
-def _unexpected(display: Display, options: argparse.Namespace) -> bool:
+def _status(good: bool, display: Display, options: argparse.Namespace, what: str) -> int:
+    if not good:
+        return FAILED
     if not getattr(options, "expect_no_changes", False) or not display.report.changes:
-        return False
-    print("error: no changes were expected but changes were proposed", file=sys.stderr)
-    return True
+        return 0
+    print(f"error: no changes were expected for {what} but changes were proposed", file=sys.stderr)
+    return CHANGES
 
 
 def _confirm(what: str) -> bool:

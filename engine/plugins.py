@@ -11,11 +11,11 @@ from typing import Any, Final
 import grpc
 
 from engine import values
-from engine.backend import home
 from engine.children import Child
 from engine.config import Project
 from engine.errors import EngineError
 from engine.providers import CheckFailure, Provider, connect, plain
+from engine.selection import home
 from engine.stubs import provider_pb2
 from engine.urns import PROVIDER_PREFIX, name_of, type_of
 from engine.values import Properties

@@ -8,6 +8,7 @@ serves as many requests at a time as the engine is asked to run.  Settings: one 
 from __future__ import annotations
 
 import builtins
+import gc
 import importlib
 import json
 import os
@@ -106,6 +107,7 @@ def main() -> None:
         print(f"{sys.executable} cannot import the SDK (pip install pulumi): {error}")
         return
 
+    gc.freeze()
     settings = json.loads(sys.stdin.buffer.readline() or b"{}")
     if not settings:
         return

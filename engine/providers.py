@@ -17,7 +17,7 @@ from engine import values
 from engine.children import Child
 from engine.errors import EngineError
 from engine.state import Resource
-from engine.stubs import GRPC_OPTIONS, provider_pb2, provider_pb2_grpc
+from engine.stubs import GRPC_OPTIONS, provider_pb2, provider_pb2_grpc, status_pb2
 from engine.urns import PROVIDER_PREFIX, name_of, type_of
 from engine.values import Properties
 
@@ -43,6 +43,24 @@ class ProviderError(EngineError):
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+
+
+class PartialError(ProviderError):
+    """The resource is there, as `id` and `outputs` say, but is not yet as it should be: `reasons`.
+
+    `inputs`: what it is made from now, where a read says so.
+    """
+
+    def __init__(self, found: Any) -> None:
+        self.id: str = found.id
+        self.outputs = values.from_struct(found.properties)
+        self.inputs = values.from_struct(found.inputs) if found.HasField("inputs") else None
+        self.reasons = list(found.reasons)
+        count = len(self.reasons)
+        listed = "".join(f"\n\t* {reason}" for reason in self.reasons)
+        super().__init__(
+            f"{count} error{'s' if count > 1 else ''} occurred:{listed}" if count else "resource init failed"
+        )
 
 
 @dataclass(frozen=True)
@@ -207,11 +225,10 @@ class Provider:
                     "been done: the next `up` looks",
                     outcome_unknown=True,
                 ) from None
-            # With details a plugin says that the resource exists and is not as it should be: it may not be forgotten.
-            details: Any = error.trailing_metadata() or ()
-            half = any(key == _DETAILS for key, _ in details)
-            text = str(error.details()).strip() or f"{method} failed without a reason"
-            raise ProviderError(text, outcome_unknown=half) from None
+            found = _init_failure(error)
+            if found is not None:
+                raise PartialError(found) from None
+            raise ProviderError(str(error.details()).strip() or f"{method} failed without a reason") from None
 
     def _ready(self) -> Any:
         """The process, once it is up and configured."""
@@ -240,6 +257,17 @@ class Provider:
             self._channel.close()
         if self._child is not None:
             self._child.finish()
+
+
+def _init_failure(error: Any) -> Any:
+    """What a plugin says of a resource that exists and is not as it should be; None where it says nothing such."""
+    for key, content in error.trailing_metadata() or ():
+        if key == _DETAILS:
+            for detail in status_pb2.Status.FromString(content).details:
+                found = provider_pb2.ErrorResourceInitFailed()
+                if detail.Unpack(found):
+                    return found
+    return None
 
 
 def connect(child: Child) -> tuple[Any, Any]:

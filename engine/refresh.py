@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from engine import diffs, events, values
 from engine.errors import EngineError
 from engine.events import Listener, Step
-from engine.providers import Diff
+from engine.providers import Diff, PartialError
 from engine.registry import Providers
 from engine.snapshot import Snapshot
 from engine.state import Resource, State, now, prune_references
@@ -40,7 +40,13 @@ class Refresh:
         self.targets = Targets()
 
     def run(self, parallel: int) -> bool:
-        """Read them all; whether every read worked.  What is gone is dropped, with the references to it."""
+        """Read them all; whether every read worked.  What is gone is dropped, with the references to it.
+
+        Raises EngineError for a target that is no resource.
+        """
+        self.targets.check_known(
+            (resource.urn for resource in self._state.resources), "no resource named '{}' found"
+        )
         self._providers.load(self._state.resources)
         readable = [
             resource
@@ -59,7 +65,7 @@ class Refresh:
                 kept.append(resource if isinstance(found, EngineError) else found)
         self._state.resources = kept
         for resource in kept:
-            if resource.type == STACK_TYPE:
+            if resource.type == STACK_TYPE and not self._first and self.targets.has(resource.urn):
                 self._listener.outputs(resource.outputs, resource.outputs)
         for resource in prune_references(kept):
             if self._snapshot:
@@ -84,7 +90,17 @@ class Refresh:
 
     def _now(self, old: Resource, step: Step) -> Resource | None:
         provider = self._providers.get(old.provider)
-        id_, outputs, inputs = provider.read(old)
+        unwell: list[str] = []
+        try:
+            id_, outputs, inputs = provider.read(old)
+        except PartialError as error:
+            id_, unwell, inputs = error.id, error.reasons, error.inputs
+            outputs = values.mark_secrets(error.outputs, old.outputs)
+            inputs = None if inputs is None else values.mark_secrets(inputs, old.inputs)
+            listed = "".join(f"\n* {reason}" for reason in unwell)
+            self._listener.message(
+                events.WARNING, old.urn, f"Refreshed resource is in an unhealthy state:{listed}"
+            )
         if not id_:
             self._say(step, events.DELETE, "gone")
             return None
@@ -92,9 +108,11 @@ class Refresh:
             id=id_,
             inputs=old.inputs if inputs is None else inputs,
             outputs=values.make_secret(outputs, old.additional_secret_outputs),
+            init_errors=unwell,
         )
         new.uid = old.uid
-        if values.same(old.inputs, new.inputs) and values.same(old.outputs, new.outputs) and old.id == new.id:
+        same = values.same(old.inputs, new.inputs) and values.same(old.outputs, new.outputs)
+        if same and old.id == new.id and old.init_errors == unwell:
             self._say(step, events.SAME, "")
             return old
         new.modified = now()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine import events, locks, snapshot
+from engine import events, history, locks, snapshot
 from engine.children import Child
 from engine.deletes import Deletes
 from engine.deployment import Deployment, Settings
@@ -38,6 +38,7 @@ class Options:
     clear_pending_creates: bool = False
     run_program: bool = False
     targets: Targets = ALL
+    message: str = ""
 
 
 class Run:
@@ -95,15 +96,15 @@ class Run:
 
     def update(self) -> bool:
         """Make the resources what the program says; whether all of them are."""
-        return self._changing(self._update)
+        return self._changing("update", self._update)
 
     def destroy(self) -> bool:
         """Delete everything; whether all of it is gone."""
-        return self._changing(self._destroy_all)
+        return self._changing("destroy", self._destroy_all)
 
     def refresh(self) -> bool:
         """Take over what the providers read; whether everything could be read."""
-        return self._changing(self._refresh_all)
+        return self._changing("refresh", self._refresh_all)
 
     def _update(self, state: State, shot: Snapshot, pending: dict[int, Pending]) -> bool:
         self._tell_of_pending(shot, pending)
@@ -129,10 +130,11 @@ class Run:
 
     # Around a change.
 
-    def _changing(self, change: Callable[[State, Snapshot, dict[int, Pending]], bool]) -> bool:
-        """Lock, recover, load again (a preview has changed what was loaded), change, fold, unlock."""
+    def _changing(self, kind: str, change: Callable[[State, Snapshot, dict[int, Pending]], bool]) -> bool:
+        """Lock, recover, load again (a preview has changed what was loaded), change, fold, tell of it, unlock."""
+        entry = history.Entry(kind, self._options.message, self._config.stored(self._session.project.name))
         stack, backend = self.stack, self._session.backend
-        self._lock = locks.take(backend.lock_folder(stack.project, stack.name), self._warn)
+        self._lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), self._warn)
         recovered = snapshot.recover(backend, stack)
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
@@ -143,11 +145,21 @@ class Run:
         shot.open()
         self._snapshot = shot
         try:
-            return change(state, shot, pending)
+            entry.good = change(state, shot, pending)
+            return entry.good
         finally:
             lock, self._lock = self._lock, None
             shot.close()  # where it fails, the journal is all there is: the lock stays and keeps the CLI away
+            self._note(entry)
             lock.release()
+
+    def _note(self, entry: history.Entry) -> None:
+        """Add to the stack's history; where that fails the state is saved all the same."""
+        entry.changes = self.listener.changes()
+        try:
+            history.add(self._session.backend, self.stack, entry)
+        except OSError as error:
+            self._warn(f"this update could not be noted in the stack's history: {error}")
 
     def _tell_of_pending(self, shot: Snapshot, pending: dict[int, Pending]) -> None:
         """Creates without an outcome are looked at by their providers; nothing can be said of other operations."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine import backend, snapshot, state
+from engine import selection, snapshot, state
 from engine.backend import Backend
 from engine.config import ConfigValue, Project, StackConfig, check_stack_name, find_project
 from engine.errors import EngineError
@@ -41,14 +41,14 @@ class Session:
     def stack(self) -> StackId:
         """The stack named by `--stack`, or the one selected.  Raises EngineError where there is neither."""
         name = self.wanted or os.environ.get("PULUMI_STACK")
-        name = name or backend.selected(self.project.name, self.project.file, self.backend.url)
+        name = name or selection.selected(self.project.name, self.project.file, self.backend.url)
         if not name:
             raise EngineError("no stack selected: name one with --stack, or use `stack select NAME`")
         return StackId(self.project.name, check_stack_name(name))
 
     def exists(self, stack: StackId) -> bool:
         """Whether the backend has the stack."""
-        return self.backend.stack_file(stack.project, stack.name).exists()
+        return self.backend.has(stack.project, stack.name)
 
     def config(self) -> StackConfig:
         """The stack's configuration file."""

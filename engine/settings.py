@@ -35,10 +35,10 @@ def show(session: Session, options: argparse.Namespace) -> int:
 
 
 def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]:
-    seen = value.is_object and (show_secrets or not value.secret)
+    seen = show_secrets or not value.secret
     return {
-        "value": text,
-        **({"objectValue": json.loads(value.text)} if seen else {}),
+        **({"value": text} if seen else {}),
+        **({"objectValue": json.loads(value.text)} if seen and value.is_object else {}),
         "secret": value.secret,
     }
 
@@ -66,6 +66,10 @@ def set_(session: Session, options: argparse.Namespace) -> int:
         raise EngineError(
             f"no stack named '{session.stack.name}' found: `stack init {session.stack.name}` makes it"
         )
+    if options.secret and options.plaintext:
+        raise EngineError(
+            "--secret and --plaintext exclude each other: a value is stored encrypted or as it is"
+        )
     text = options.value
     if text is None:
         text = sys.stdin.readline().rstrip("\n")
@@ -86,21 +90,18 @@ def set_(session: Session, options: argparse.Namespace) -> int:
 
 
 def remove(session: Session, options: argparse.Namespace) -> int:
-    """Remove a value."""
+    """Remove a value; one that is not there is gone already."""
     config = session.config()
     key, path = _key(session, options)
-    key = _as_written(config, session, key)
-    if key not in config.config:
-        raise EngineError(f"configuration key '{options.key}' not found for stack '{session.stack.name}'")
-    if path:
-        parent = config.config[key]
-        for part in path[:-1]:
-            parent = _step(parent, part, options.key)
-        _step(parent, path[-1], options.key)
-        del parent[path[-1]]
-    else:
-        del config.config[key]
-    config.save()
+    parent: Any = config.config
+    *above, last = [_as_written(config, session, key), *path]
+    for part in above:
+        if not _has(parent, part):
+            return 0
+        parent = parent[part]
+    if _has(parent, last):
+        del parent[last]
+        config.save()
     return 0
 
 
@@ -140,12 +141,15 @@ def _at(value: ConfigValue, path: paths.Path, asked: str) -> Any:
     return found
 
 
+def _has(parent: Any, part: str | int) -> bool:
+    if isinstance(parent, list):
+        return isinstance(part, int) and part < len(parent)
+    return isinstance(parent, dict) and part in parent
+
+
 def _step(parent: Any, part: str | int, asked: str) -> Any:
-    if (isinstance(parent, dict) and part in parent) or (
-        isinstance(parent, list) and isinstance(part, int) and part < len(parent)
-    ):
-        place: Any = part
-        return parent[place]
+    if _has(parent, part):
+        return parent[part]
     raise EngineError(f"configuration key '{asked}' not found")
 
 

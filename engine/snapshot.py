@@ -10,10 +10,8 @@ import contextlib
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from engine import VERSION, journal
@@ -85,22 +83,23 @@ def recover(backend: Backend, stack: StackId) -> int:
 
     To be called with the stack locked.  Raises EngineError where journal and checkpoint do not belong together.
     """
-    path = backend.journal_file(stack.project, stack.name)
+    log = backend.journal(stack.project, stack.name)
     checkpoint = backend.read(stack.project, stack.name)
     deployment = deployment_of(checkpoint)
     try:
-        found = journal.read(path, checkpoint, deployment)
+        found = journal.read(log, checkpoint, deployment)
     except (ValueError, KeyError) as error:
-        aside = path.with_suffix(f".{int(time.time())}.aside")
-        path.replace(aside)
+        aside = log.put_aside()
         raise EngineError(
             f"an earlier update was killed and its journal cannot be added to the state: {error}. The journal was put "
-            f"aside as {aside.name}. Run `refresh`, or just repeat this command to go on without it"
+            f"aside as {aside}. Run `refresh`, or just repeat this command to go on without it"
         ) from None
     if found is not None:
         _store(deployment, found.rows)
-        backend.write(stack.project, stack.name, checkpoint_of(stack, deployment))
-    path.unlink(missing_ok=True)
+        folded = checkpoint_of(stack, deployment)
+        journal.fold_into(log, folded)  # a crash after the next line: it is in the checkpoint
+        backend.write(stack.project, stack.name, folded)
+    log.remove()
     return found.steps if found else 0
 
 
@@ -109,7 +108,7 @@ def current(backend: Backend, stack: StackId) -> Json:
     checkpoint = backend.read(stack.project, stack.name)
     deployment = deployment_of(checkpoint)
     with contextlib.suppress(ValueError, KeyError):  # another run folds it at this moment, or `recover` tells
-        found = journal.read(backend.journal_file(stack.project, stack.name), checkpoint, deployment)
+        found = journal.read(backend.journal(stack.project, stack.name), checkpoint, deployment)
         if found is not None:
             _store(deployment, found.rows)
     return deployment
@@ -136,6 +135,7 @@ class Snapshot:
 
     def __init__(self, backend: Backend, stack: StackId, crypter: Crypter | None) -> None:
         self._backend = backend
+        self._log = backend.journal(stack.project, stack.name)
         self._stack = stack
         self._crypter = crypter
         self._lock = threading.RLock()
@@ -160,7 +160,7 @@ class Snapshot:
 
     def open(self) -> None:
         """Start the journal."""
-        self._journal = Journal(self._journal_file(), self._checkpoint, self._rows)
+        self._journal = Journal(self._log, self._checkpoint, self._rows)
         self._folder.start()
 
     def begin(self, kind: str, resource: Resource) -> int:
@@ -268,15 +268,10 @@ class Snapshot:
                 self._journal.fold_into(checkpoint)
             self._backend.write(self._stack.project, self._stack.name, checkpoint)
             self._dirty = False
-            before, self._journal = self._journal, None
+            self._journal = None
             if last:
-                self._journal_file().unlink(missing_ok=True)
+                self._log.remove()
             else:
-                self._journal = Journal(self._journal_file(), checkpoint, self._rows)
-            if before is not None:
-                before.close()
+                self._journal = Journal(self._log, checkpoint, self._rows)
         except OSError as error:
             raise self._unwritable(error) from None
-
-    def _journal_file(self) -> Path:
-        return self._backend.journal_file(self._stack.project, self._stack.name)

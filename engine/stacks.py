@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from engine import VERSION, backend, locks, snapshot, state, urns, values
+from engine import VERSION, locks, selection, snapshot, state, urns, values
 from engine.children import interpreter
 from engine.config import check_stack_name
-from engine.errors import EngineError
+from engine.errors import EngineError, StackNotFoundError
 from engine.session import Session, create_stack
 from engine.snapshot import StackId
 from engine.values import Properties
@@ -49,7 +51,9 @@ def select(session: Session, options: argparse.Namespace) -> int:
     stack = StackId(session.project.name, check_stack_name(name))
     if not session.exists(stack):
         if not options.create:
-            raise EngineError(f"no stack named '{name}' found: `stack select --create {name}` makes it")
+            raise StackNotFoundError(
+                f"no stack named '{name}' found: `stack select --create {name}` makes it"
+            )
         create_stack(session, name)
         print(f"Created stack '{stack.name}'")
     _select(session, name)
@@ -58,25 +62,70 @@ def select(session: Session, options: argparse.Namespace) -> int:
 
 def _select(session: Session, name: str) -> None:
     stack = check_stack_name(name)
-    backend.select(session.project.name, session.project.file, session.backend.url, stack)
+    selection.select(session.project.name, session.project.file, session.backend.url, stack)
 
 
 def list_(session: Session, options: argparse.Namespace) -> int:
     """List the project's stacks."""
-    selected = backend.selected(session.project.name, session.project.file, session.backend.url)
+    selected = selection.selected(session.project.name, session.project.file, session.backend.url)
     rows = []
     for name in session.backend.stacks(session.project.name):
         latest = snapshot.current(session.backend, StackId(session.project.name, name))
         count = len(latest.get("resources") or [])
-        rows.append({"name": name, "current": name == selected, "resourceCount": count})
+        updated = _moment((latest.get("manifest") or {}).get("time"))
+        rows.append((name, name == selected, updated, count))
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([_row_as_json(*row) for row in rows], indent=2))
         return 0
-    width = max([4, *(len(str(row["name"])) + 1 for row in rows)])
-    print(f"{'NAME':<{width}}  RESOURCE COUNT")
-    for row in rows:
-        print(f"{str(row['name']) + '*' * bool(row['current']):<{width}}  {row['resourceCount']}")
+    table = [("NAME", "LAST UPDATE", "RESOURCE COUNT")]
+    for name, current, updated, count in rows:
+        table.append((name + "*" * current, _ago(updated), str(count)))
+    name_width, time_width = (max(len(row[column]) for row in table) for column in (0, 1))
+    for shown_name, shown_time, shown_count in table:
+        print(f"{shown_name:<{name_width}}  {shown_time:<{time_width}}  {shown_count}")
     return 0
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A time of the state; its nanoseconds are more than Python's clock knows."""
+    found = re.fullmatch(r"(.{19})(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", text or "")
+    if not found:
+        return None
+    seconds, fraction, zone = found.groups()
+    return datetime.fromisoformat(f"{seconds}{(fraction or '.0').ljust(7, '0')}{zone.replace('Z', '+00:00')}")
+
+
+def _row_as_json(name: str, current: bool, updated: datetime | None, count: int) -> dict[str, Any]:
+    moment = updated and updated.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return {
+        "name": name,
+        "current": current,
+        **({"lastUpdate": moment} if moment else {}),
+        "resourceCount": count,
+    }
+
+
+_UNITS: Final = (
+    ("year", 365 * 86400),
+    ("month", 30 * 86400),
+    ("week", 7 * 86400),
+    ("day", 86400),
+    ("hour", 3600),
+    ("minute", 60),
+    ("second", 1),
+)
+
+
+def _ago(moment: datetime | None) -> str:
+    """How long ago, in the CLI's words."""
+    if moment is None:
+        return "n/a"
+    seconds = int((datetime.now(UTC) - moment).total_seconds())
+    for unit, length in _UNITS:
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
 
 
 def output(session: Session, options: argparse.Namespace) -> int:
@@ -150,7 +199,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
             raise EngineError(
                 f"resource '{item['urn']}' is from another stack ({urn.project}/{urn.stack}); see --force"
             )
-    lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
+    lock = _lock(session)
     try:
         snapshot.recover(session.backend, stack)
         before = session.deployment()
@@ -187,7 +236,7 @@ def remove(session: Session, options: argparse.Namespace) -> int:
         != stack.name
     ):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
-    lock = locks.take(session.backend.lock_folder(stack.project, stack.name), print)
+    lock = _lock(session)
     try:
         forget(session, preserve_config=options.preserve_config)
     finally:
@@ -202,8 +251,8 @@ def forget(session: Session, *, preserve_config: bool) -> None:
     session.backend.remove(stack.project, stack.name)
     if not preserve_config:
         session.project.stack_config_file(stack.name).unlink(missing_ok=True)
-    if backend.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
-        backend.select(session.project.name, session.project.file, session.backend.url, None)
+    if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
+        selection.select(session.project.name, session.project.file, session.backend.url, None)
 
 
 def cancel(session: Session, options: argparse.Namespace) -> int:
@@ -211,7 +260,7 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.wanted = options.name
     stack = session.stack
-    removed = locks.cancel(session.backend.lock_folder(stack.project, stack.name))
+    removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
     recovered = snapshot.recover(session.backend, stack)
     print(f"The currently running update for '{stack.name}' has been canceled! ({removed} lock(s) removed)")
     if recovered:
@@ -233,6 +282,11 @@ def about(session: Session, _options: argparse.Namespace) -> int:
     for key, value in rows.items():
         print(f"{key:<17} {value}")
     return 0
+
+
+def _lock(session: Session) -> locks.Lock:
+    stack, backend = session.stack, session.backend
+    return locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
 
 
 def _state(session: Session) -> state.State:

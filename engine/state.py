@@ -34,6 +34,7 @@ _KEYS: Final = {
     "protect": "protect",
     "external": "external",
     "dependencies": "dependencies",
+    "init_errors": "initErrors",
     "provider": "provider",
     "property_dependencies": "propertyDependencies",
     "pending_replacement": "pendingReplacement",
@@ -68,6 +69,7 @@ class Resource:
     protect: bool = False
     external: bool = False
     dependencies: list[str] = field(default_factory=list)
+    init_errors: list[str] = field(default_factory=list)
     provider: str = ""
     property_dependencies: dict[str, list[str]] = field(default_factory=dict)
     pending_replacement: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 from engine import events, values
 from engine.errors import EngineError, StepError
 from engine.events import Listener, Step
-from engine.providers import Diff, Provider, ProviderError
+from engine.providers import Diff, PartialError, Provider, ProviderError
 from engine.registry import Providers
 from engine.snapshot import Snapshot
 from engine.state import Pending, Resource, now
@@ -103,10 +103,15 @@ class Steps:
         alias: tuple[str, str] | None,
     ) -> None:
         ended: list[int] = []
+        failure: PartialError | None = None
         if new.custom and not is_provider(new.type):
             provider = self._providers.get(new.provider)
             operation = snapshot.begin("creating", new)
-            new.id, outputs = self._call(operation, lambda: provider.create(new.urn, new.inputs))
+            try:
+                new.id, outputs = self._call(operation, lambda: provider.create(new.urn, new.inputs))
+            except PartialError as error:
+                failure, new.id = error, error.id
+                outputs = _half_made(error, new)
             new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             ended = [operation, *self._resolved(new.urn)]
         if replaces is not None and keep_old:
@@ -114,6 +119,8 @@ class Steps:
             snapshot.write(put=[new, replaces], end=ended, alias=alias)
         else:
             snapshot.write(put=[new], drop=[replaces] if replaces else [], end=ended, alias=alias)
+        if failure is not None:
+            raise failure
 
     def update(self, old: Resource, new: Resource, diff: Diff, alias: tuple[str, str] | None) -> None:
         """Change the resource in place."""
@@ -126,16 +133,24 @@ class Steps:
             elif self._snapshot is None and not is_provider(new.type):
                 new.outputs = self._foreseen(new, old)
             ended: list[int] = []
+            failure: PartialError | None = None
             if self._snapshot and new.custom and not is_provider(new.type):
                 provider = self._providers.get(new.provider)
                 operation = self._snapshot.begin("updating", new)
-                outputs = self._call(operation, lambda: provider.update(old, new.inputs, new.ignore_changes))
+                try:
+                    outputs = self._call(
+                        operation, lambda: provider.update(old, new.inputs, new.ignore_changes)
+                    )
+                except PartialError as error:
+                    failure, outputs = error, _half_made(error, new)
                 new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
                 ended = [operation]
             values.keep_ciphertexts(new.inputs, old.inputs)
             values.keep_ciphertexts(new.outputs, old.outputs)
             if self._snapshot:
                 self._snapshot.write(put=[new], drop=[old], end=ended, alias=alias)
+            if failure is not None:
+                raise failure
 
     def delete(
         self, old: Resource, *, op: str, skip_provider: bool, pending_replacement: bool = False
@@ -208,6 +223,8 @@ class Steps:
         assert self._snapshot is not None  # noqa: S101 - operations exist in a real run only
         try:
             return call()
+        except PartialError:
+            raise  # the operation ends with the resource's row
         except ProviderError as error:
             if not error.outcome_unknown:
                 self._snapshot.write(end=[operation])
@@ -215,6 +232,12 @@ class Steps:
 
     def _running(self, step: Step) -> AbstractContextManager[None]:
         return _Running(step, self._listener, self._slots, self.count)
+
+
+def _half_made(error: PartialError, new: Resource) -> Properties:
+    """The outputs of a resource that is there and not as it should be; why is noted in it."""
+    new.init_errors = error.reasons
+    return values.mark_secrets(error.outputs, new.inputs)
 
 
 class _Running:

@@ -36,6 +36,7 @@ from pulumi.runtime.proto import (  # noqa: E402
     provider_pb2_grpc,
     resource_pb2,
     resource_pb2_grpc,
+    status_pb2,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "provider_pb2_grpc",
     "resource_pb2",
     "resource_pb2_grpc",
+    "status_pb2",
 ]
 
 # The SDK's own limits (sdk/python runtime/_grpc_settings.py).

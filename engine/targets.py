@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Final
 
 from engine.errors import EngineError
 from engine.state import Resource
+
+_UNKNOWN: Final = "Target '{}' could not be found in the stack. Did you forget to escape $ in your shell?"
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,12 @@ class Targets:
         """Whether the resource is meant."""
         return not self.patterns or any(fnmatchcase(urn, pattern) for pattern in self.patterns)
 
-    def check_known(self, urns: Iterable[str]) -> None:
-        """Raises EngineError for a target that is no resource."""
+    def check_known(self, urns: Iterable[str], text: str = _UNKNOWN) -> None:
+        """Raises EngineError with the text for a target that is no resource."""
         known = list(urns)
         for pattern in self.patterns:
             if not any(fnmatchcase(urn, pattern) for urn in known):
-                raise EngineError(
-                    f"Target '{pattern}' could not be found in the stack. Did you forget to escape $ in your shell?"
-                )
+                raise EngineError(text.format(pattern))
 
     def among(self, resources: list[Resource]) -> list[Resource]:
         """Those that are to be deleted.  Raises EngineError where something else stands on one of them."""

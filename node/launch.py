@@ -440,6 +440,7 @@ class Progress:
         self.step, self.trainer_seconds = 0, 0.0
         self.losses: dict[int, float] = {}  # by the number of steps done; the last word on each counts
         self.pace: float | None = None  # seconds a step
+        self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
         self._written: tuple[object, ...] = ()
         self._written_at = self._curve_at = -math.inf
         before: dict[str, Any] = {}
@@ -494,6 +495,7 @@ class Progress:
         report |= {"loss_first": mean(losses[:tenth]), "loss_last": mean(losses[-tenth:])}
         report |= {"seconds_per_step": self.pace, "eta_seconds": None if left is None else round(left, 1)}
         report |= {"gpu": self.gpu or None, "gpu_seconds": round(self.gpu_seconds, 1)}
+        report |= {"start_seconds": self.start_seconds}
         report |= {
             "restarts": self.restarts,
             "started_at": self.started_at,
@@ -553,6 +555,7 @@ class Trainer:
         self.progress, self.steps = progress, settings.steps
         self.tail: deque[str] = deque(maxlen=12)
         self.step_at, self._bar_said_at = time.monotonic(), -math.inf
+        self._started_at = self.step_at
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)
         # What ai-toolkit prints (BaseSDTrainProcess; tqdm): "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s,
         # lr: 1.0e-04 loss: 4.512e-01]", for each step once with the old count and once with the new one.
@@ -586,6 +589,8 @@ class Trainer:
 
     def _step(self, step: int, loss: str | None) -> None:
         progress, at = self.progress, time.monotonic()
+        if progress.start_seconds is None:
+            progress.start_seconds = round(at - self._started_at, 3)
         if loss is not None:
             with contextlib.suppress(ValueError):
                 progress.losses[min(step + 1, self.steps)] = float(loss)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.files import natural_key
-from training.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from training.lint.captions import REFUSAL
+from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
 MODEL = "gpt-4.1-nano"
 # The recipe's own words (generate-captions.py).
@@ -31,12 +31,6 @@ PRICES = {"gpt-4.1-nano": (0.10, 0.40), "gpt-4.1-mini": (0.40, 1.60)}
 # Assumed of a caption not yet written: 80 words, and of the instruction: four characters a token and the frame around it.
 ASSUMED_ANSWER_TOKENS = 105
 ASSUMED_FRAME_TOKENS = 35
-
-# The answers that models give instead of a caption without saying so in the API's own fields; `.` is either apostrophe.
-REFUSAL = re.compile(
-    r"(i.?m|i am) (sorry|unable|not able)|i (can.?t|cannot|won.?t) (assist|help|provide|describe|caption|identify)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,8 @@ def judge(answer: Answer) -> Caption:
     text = one_line(answer.text or "").strip("\"“”'` ")
     if not text:
         return Caption(problem="the answer was empty")
-    if REFUSAL.match(text):
+    # What models answer instead of a caption without saying so in the API's own fields.
+    if REFUSAL.match(text.replace("\u2019", "'")):
         return Caption(problem=f"refused: {text[:120]}")
     return Caption(text)
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.errors import BadInput
-from training.folder import ImageSet, JobFolder, read_config, read_images
-from training.run import run_id
+from training.folder import ImageSet, JobFolder, image_set, job_folder
+from training.lint.check import check, refuse_unusable
+from training.lint.finding import Finding, Problem
+from training.lint.gather import FileFacts
+from training.lint.registry import Subject
+from training.lint.rules import NEEDED
+from training.lint.stack import rule_of
+from training.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from training.settings import JobSettings, StackSettings, nearest
+from training.trainer_config import read_trainer_file
 
 GLOB_CHARACTERS = frozenset("*?[")
+# What findings about the list of jobs name as their place.
+JOBS_SETTING = "jobs"
+# The bucket's keys are variables of the node as well; a train.yml has no business with them.
+NODE_VARIABLES = frozenset([RUN_ID_VARIABLE, ATTEMPT_VARIABLE, JOB_VARIABLE])
 
 
 @dataclass(frozen=True)
@@ -36,46 +48,80 @@ class DeclaredJob:
         return run_id(self.image_set.manifest, self.folder.raw_config, self.settings.attempt, self.parent)
 
 
-def declare_jobs(settings: StackSettings, root: Path = Path()) -> list[DeclaredJob]:
-    """The declared jobs in the order of their names; raises BadInput with the findings of all of them."""
-    jobs_folder = root / settings.jobs_folder
-    chosen, findings = choose(settings.jobs, folder_names(jobs_folder), str(jobs_folder))
+@dataclass(frozen=True)
+class ChosenJobs:
+    """The jobs that names and globs mean, by name, what is wrong with the list itself, and the facts of each that is a folder."""
+
+    settings: dict[str, JobSettings] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    subjects: list[Subject] = field(default_factory=list)
+
+
+def declare_jobs(
+    settings: StackSettings, root: Path = Path(), files: FileFacts | None = None
+) -> list[DeclaredJob]:
+    """The declared jobs in the order of their names; raises BadInput with the findings of all of them.
+
+    `files` has the facts of files that were looked at before.
+    """
+    chosen = gather_jobs(settings, root, files or FileFacts())
+    findings = chosen.findings + [
+        finding for subject in chosen.subjects for finding in check(subject, NEEDED)
+    ]
+    if findings:
+        raise BadInput(list(dict.fromkeys(str(finding) for finding in findings)))
     jobs: list[DeclaredJob] = []
     first_with: dict[str, str] = {}
-    for name, job_settings in sorted(chosen.items()):
-        try:
-            folder, image_set = read_job(jobs_folder, name, job_settings.dataset)
-        except BadInput as bad:
-            findings += [finding for finding in bad.findings if finding not in findings]
-            continue
-        dataset_of = first_with.setdefault(image_set.digest, name)
-        jobs.append(DeclaredJob(folder, image_set, job_settings, dataset_of))
-    if findings:
-        raise BadInput(findings)
+    for subject in chosen.subjects:
+        folder, images = _job_of(subject)
+        dataset_of = first_with.setdefault(images.digest, subject.name)
+        jobs.append(DeclaredJob(folder, images, chosen.settings[subject.name], dataset_of))
     return jobs
 
 
-def read_job(jobs_folder: Path, name: str, dataset: str | None) -> tuple[JobFolder, ImageSet]:
-    """One job's train.yml and images; raises BadInput with the findings of both."""
-    findings: list[str] = []
-    folder = image_set = None
-    try:
-        folder = read_config(jobs_folder / name)
-    except BadInput as bad:
-        findings += bad.findings
-    if dataset is not None and not (jobs_folder / dataset).is_dir():
-        names = folder_names(jobs_folder)
-        findings.append(
-            f"job `{name}`: dataset `{dataset}` is no folder under {jobs_folder}{nearest(dataset, names)}"
+def gather_jobs(
+    settings: StackSettings, root: Path, files: FileFacts, names: Iterable[str] = (), declared: bool = True
+) -> ChosenJobs:
+    """The facts of the declared jobs, and of the job folders `names` whether they are declared or not.
+
+    Without `declared` only of `names`; what is wrong with the list of jobs is then not asked.
+    """
+    jobs_folder = root / settings.jobs_folder
+    folders = folder_names(jobs_folder)
+    chosen, findings = choose(settings.jobs, folders, str(jobs_folder))
+    named = {name: chosen.get(name, JobSettings()) for name in names}
+    chosen, findings = (chosen | named, findings) if declared else (named, [])
+    datasets = {name: jobs_folder / (entry.dataset or name) for name, entry in sorted(chosen.items())}
+    for name, folder in datasets.items():
+        other = chosen[name].dataset
+        if other and not folder.is_dir():
+            message = (
+                f"job `{name}`: dataset `{other}` is no folder under {jobs_folder}{nearest(other, folders)}"
+            )
+            findings.append(_finding("dataset-unknown", message, name))
+    files.prepare(datasets.values())
+    variables = frozenset(settings.cluster.environment) | NODE_VARIABLES
+    subjects = [
+        Subject(
+            name,
+            jobs_folder / name,
+            files.trainer_file(jobs_folder / name),
+            files.dataset(folder) if folder.is_dir() or not chosen[name].dataset else None,
+            settings.cluster.gpu,
+            variables,
         )
-    else:
-        try:
-            image_set = read_images(jobs_folder / (dataset or name))
-        except BadInput as bad:
-            findings += bad.findings
-    if folder is None or image_set is None or findings:
-        raise BadInput(findings)
-    return folder, image_set
+        for name, folder in datasets.items()
+    ]
+    return ChosenJobs(chosen, findings, subjects)
+
+
+def read_job(jobs_folder: Path, name: str, dataset: str | None) -> tuple[JobFolder, ImageSet]:
+    """One job's train.yml and images, each file read; raises BadInput with the findings of both."""
+    path = jobs_folder / name
+    facts = FileFacts().dataset(jobs_folder / (dataset or name))
+    subject = Subject(name, path, read_trainer_file(path), facts)
+    refuse_unusable(subject)
+    return _job_of(subject)
 
 
 def folder_names(jobs_folder: Path) -> list[str]:
@@ -88,28 +134,35 @@ def folder_names(jobs_folder: Path) -> list[str]:
 
 def choose(
     declared: dict[str, JobSettings], folders: list[str], where: str
-) -> tuple[dict[str, JobSettings], list[str]]:
+) -> tuple[dict[str, JobSettings], list[Finding]]:
     """Which folders the names and globs mean, and what is wrong with them.
 
     A name's own entry wins over a glob's; of two globs the one written later wins.
     """
     chosen: dict[str, JobSettings] = {}
-    findings: list[str] = []
+    findings: list[Finding] = []
     globs = {pattern: entry for pattern, entry in declared.items() if GLOB_CHARACTERS & set(pattern)}
     for pattern, entry in globs.items():
         matches = fnmatch.filter(folders, pattern)
         if not matches:
-            findings.append(
-                f"jobs: `{pattern}` matches no folder under {where}; mend the pattern or add the folder"
-            )
+            findings.append(_finding("glob-empty", f"`{pattern}` matches no folder under {where}"))
         chosen |= dict.fromkeys(matches, entry)
     for name, entry in declared.items():
         if name in globs:
             continue
         if name not in folders:
-            findings.append(
-                f"jobs: `{name}` is no folder under {where}{nearest(name, folders)}; add it or take it out of `jobs`"
-            )
+            message = f"`{name}` is no folder under {where}{nearest(name, folders)}"
+            findings.append(_finding("job-unknown", message))
         else:
             chosen[name] = entry
     return chosen, findings
+
+
+def _finding(code: str, message: str, job: str = "") -> Finding:
+    return rule_of(code).finding(Problem(JOBS_SETTING, message), job)
+
+
+def _job_of(subject: Subject) -> tuple[JobFolder, ImageSet]:
+    assert subject.config is not None  # noqa: S101 - gather_jobs read it
+    assert subject.dataset is not None  # noqa: S101 - dataset-unknown
+    return job_folder(subject.folder, subject.config), image_set(subject.dataset)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from training.errors import BadInput
 from training.files import natural_key
-from training.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES, read_caption
+from training.lint.gather import read_caption
+from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from training.pictures import Look, is_same, jpeg, look_of, read_picture, reduce
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
@@ -184,12 +185,12 @@ def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
     file = sources.caption_of(image)
     if file is None:
         return ""
-    try:
-        return read_caption(file)
-    except BadInput as bad:
+    caption = read_caption(file)
+    if caption.fault:
         # Two images (photo.heic, photo.jpg) can have one caption: it is told once.
-        findings += [finding for finding in bad.findings if finding not in findings]
-        return ""
+        finding = f"{file.name}: {caption.fault.message}; its image is taken without it"
+        findings += [finding] if finding not in findings else []
+    return caption.text
 
 
 def _same_name(name: str) -> str:

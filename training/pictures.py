@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import itertools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image as Pillow
 from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from training.errors import BadInput
+from training.lint.perceptual_hash import NEAR, distance, perceptual_hash
 
 # What Pillow may try. Not all it knows: for some (EPS) it would start another program on a stranger's file.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "BMP", "TIFF", "GIF")
@@ -23,17 +23,16 @@ SUFFIXES = frozenset(
 MOVING = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 WHITE = (255, 255, 255)
 JPEG_QUALITY = 95
-HASH_SIDE = 16
 THUMB_SIDE = 8
-# Seen on the 20 pictures below jobs/: saved again at quality 30 and at a quarter of their size they differ by at most 11 bits
-# and by 5 of 255 in the eighth (of each side) that differs most; moved by 2 % of the width, as in a burst, by at least 27 and 10.
-NEAR_BITS = 24
+# Of 255, in the eighth (of each side) that differs most. Seen on the 20 pictures below jobs/: at most 5 when saved again at quality 30 and
+# at a quarter of their size, at least 10 when moved by 2 % of the width, as in a burst. The hash alone would take different things on
+# a white ground for one.
 NEAR_DIFFERENCE = 12
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a picture looks like: a difference hash of 256 bits and a small RGB copy. `pixels` counts the original's."""
+    """What a picture looks like: its perceptual hash and a small RGB copy. `pixels` counts the original's."""
 
     digest: str
     bits: int
@@ -94,21 +93,15 @@ def jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:
 def look_of(image: Pillow.Image) -> Look:
     """How an RGB image looks, for `is_same`."""
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    small = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Pillow.Resampling.LANCZOS).tobytes()
-    bits = 0
-    for row in range(HASH_SIDE):
-        line = small[row * (HASH_SIDE + 1) : (row + 1) * (HASH_SIDE + 1)]
-        for left, right in itertools.pairwise(line):
-            bits = bits << 1 | (left > right)
     thumb = image.resize((THUMB_SIDE, THUMB_SIDE), Pillow.Resampling.BOX)
-    return Look(digest, bits, thumb, image.width * image.height)
+    return Look(digest, perceptual_hash(image), thumb, image.width * image.height)
 
 
 def is_same(one: Look, other: Look) -> bool:
     """Whether two looks are of one picture: the very same, or saved again in another size, format or quality."""
     if one.digest == other.digest:
         return True
-    if (one.bits ^ other.bits).bit_count() > NEAR_BITS:
+    if distance(one.bits, other.bits) > NEAR:
         return False
     return max(ImageChops.difference(one.thumb, other.thumb).tobytes()) <= NEAR_DIFFERENCE
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from training.errors import BadInput, FluxError
 from training.files import natural_key, write_atomically
-from training.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from training.intake import NUMBERED
+from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
 # Hidden: neither is an image, so neither is sent. JOURNAL is there while files are being renamed, LAST after it.
 JOURNAL = ".rename-under-way.json"

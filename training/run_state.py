@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 PENDING = "pending"
 RUNNING = "running"
@@ -18,6 +19,25 @@ ENDED = frozenset({COMPLETED, FAILED, CANCELED, WITHOUT_WEIGHTS, LOST})
 MISSED_HEARTBEATS = 3
 # The launcher's own watchdog ends a trainer after `stallMinutes`; what it says has then as long to arrive.
 SILENT_PARTS = 2
+
+
+class Standing(StrEnum):
+    """What a declared run still costs: NEW and CANCELED ones are trained by the next `up`, UNFINISHED ones already are."""
+
+    NEW = "new"
+    UNFINISHED = "queued"
+    CANCELED = "canceled"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+    @property
+    def is_paid_for(self) -> bool:
+        """Whether it is, or will be, paid for. A canceled one may be: declared again (after a destroy, say) it is trained again."""
+        return self in (Standing.NEW, Standing.UNFINISHED, Standing.CANCELED)
+
+    @property
+    def has_ended(self) -> bool:
+        return self in (Standing.CANCELED, Standing.FAILED, Standing.FINISHED)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,25 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from training.errors import BadInput
+from training.gpu import check_condition
+
+if TYPE_CHECKING:
+    from training.lint.registry import Rule
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
 # Values that a person may see again in an error. Everything else might be, or hold, a secret.
@@ -39,6 +51,8 @@ SHOWN = frozenset(
         "kind",
         "maxHours",
         "maxReplicas",
+        "maxUsd",
+        "maxUsdPerJob",
         "memory",
         "minReplicas",
         "name",
@@ -61,6 +75,23 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
 
 
+class LintSettings(_Strict):
+    """`silence`: what lint shall not say of this job, by rule (docs/lint.md), each with the reason."""
+
+    silence: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("silence")
+    @classmethod
+    def _rules_that_can_be_silenced(cls, silence: dict[str, str]) -> dict[str, str]:
+        # Only here: the rules look at settings themselves.
+        from training.lint.rules import RULES
+
+        wrong = [_why_not_silenced(code, reason, RULES) for code, reason in silence.items()]
+        if any(wrong):
+            raise ValueError("; ".join(filter(None, wrong)))
+        return silence
+
+
 class JobSettings(_Strict):
     """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
 
@@ -73,6 +104,7 @@ class JobSettings(_Strict):
     max_hours: float | None = Field(None, gt=0)
     stall_minutes: float = Field(30, gt=0)
     webhook: str | None = None
+    lint: LintSettings = LintSettings()
 
 
 class StorageSettings(_Strict):
@@ -91,6 +123,9 @@ class StorageSettings(_Strict):
 class ClusterSettings(_Strict):
     """The container group. Memory and storage in GB; the recipe's figures are the defaults.
 
+    `gpu`: a name (`RTX 5090`), an amount of GPU memory (`>= 24 GB`) or `cheapest`. For the latter two the class is taken on which the
+    runs cost least, of those with so much memory or, for `cheapest`, with as much as the declared train.yml files need. While runs are
+    unfinished, and while there is nothing to train, the class stays what it is as long as it satisfies the condition.
     `idleThresholdSeconds`: how long a finished job keeps its replica (Kelpie: 0 to 3600).
     """
 
@@ -115,6 +150,11 @@ class ClusterSettings(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _gpu_that_is_understood(self) -> ClusterSettings:
+        check_condition(self.gpu)
+        return self
+
+    @model_validator(mode="after")
     def _environment_that_can_be_sent(self) -> ClusterSettings:
         taken = sorted(name for name in self.environment if name.startswith(OWN_VARIABLES))
         if taken:
@@ -129,6 +169,17 @@ class ClusterSettings(_Strict):
         return self
 
 
+class BudgetSettings(_Strict):
+    """Limits in dollars on the estimate (training/cost.py); above one, preview and up fail before anything is made.
+
+    `maxUsd`: the runs that are still to be trained or unfinished, together, with the replicas' idle time after them. `maxUsdPerJob`:
+    each of them.
+    """
+
+    max_usd: float | None = Field(None, ge=0)
+    max_usd_per_job: float | None = Field(None, ge=0)
+
+
 class StackSettings(_Strict):
     """The whole stack. Keys of the services may stand here as secrets; the environment goes before them.
 
@@ -140,6 +191,7 @@ class StackSettings(_Strict):
     jobs: dict[str, JobSettings]
     jobs_folder: str = "jobs"
     cluster: ClusterSettings = ClusterSettings()
+    budget: BudgetSettings = BudgetSettings()
     adopt: bool = False
     webhook: str | None = None
     results: Literal["keep", "delete"] = "keep"
@@ -158,6 +210,12 @@ class StackSettings(_Strict):
         if isinstance(values, dict) and isinstance(values.get("jobs"), dict):
             values = {**values, "jobs": {name: entry or {} for name, entry in values["jobs"].items()}}
         return values
+
+
+def on_gpu(settings: StackSettings, name: str) -> StackSettings:
+    """The settings with the class that a condition was resolved to in the condition's place."""
+    cluster = settings.cluster.model_copy(update={"gpu": name})
+    return settings.model_copy(update={"cluster": cluster})
 
 
 def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:
@@ -180,6 +238,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean `x`?)`, or nothing when no known word is near."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+
+def _why_not_silenced(code: str, reason: str, rules: Mapping[str, Rule]) -> str:
+    """Empty when a job may silence the rule for this reason."""
+    if code not in rules:
+        return f"`{code}` is no rule of lint{nearest(code, rules)}; docs/lint.md has all"
+    if rules[code].why_loud:
+        return f"`{code}` cannot be silenced: {rules[code].why_loud}"
+    return "" if reason.strip() else f"`{code}` needs a reason; write why it does not matter here"
 
 
 def _plain(text: str) -> Any:
@@ -212,7 +279,10 @@ def _known_keys(location: list[str]) -> set[str]:
     models: dict[str, type[BaseModel]] = {
         "storage": StorageSettings,
         "cluster": ClusterSettings,
+        "budget": BudgetSettings,
         "jobs": JobSettings,
     }
     model = models[location[0]] if location else StackSettings
+    if location[0:1] == ["jobs"] and location[2:] == ["lint"]:
+        model = LintSettings
     return {field.alias or name for name, field in model.model_fields.items()}

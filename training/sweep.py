@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from training.errors import BadInput
-from training.folder import JOB_NAME
+from training.names import JOB_NAME
 from training.settings import nearest
 from training.train_file import PROCESS, quoted
-from training.trainer_config import parse_trainer_yaml
+from training.trainer_config import document_of
 from training.yaml_text import node_at, set_value
 
 # What people call these; any other key is called by its last word.
@@ -90,11 +90,11 @@ def _variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]
     # Keys that change together are named once.
     parts = [_label(axis.keys[0]) + _tidy(value) for axis, value in zip(axes, values, strict=True)]
     name = "-".join([base, *parts])
-    before = parse_trainer_yaml(text)
+    before = document_of(text.encode())
     changed = text
     for key, value in pairs:
         changed = set_value(changed, _path(key), _literal(text, key, value))
-    same = parse_trainer_yaml(changed) == before
+    same = document_of(changed.encode()) == before
     return Variant(name, tuple(pairs), set_value(changed, ("config", "name"), quoted(name)), same)
 
 
@@ -126,7 +126,7 @@ def _problem(text: str, key: str, value: str) -> str | None:
     try:
         changed = set_value(text, _path(key), _literal(text, key, value))
         new = _value_at(changed, key)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, KeyError) as error:
         return f"cannot be put there ({' '.join(str(error).split())})"
     if _kind(new) != _kind(now):
         return f"{_kind(new)}, but train.yml has {_kind(now)} there ({now})"
@@ -172,7 +172,7 @@ def _keys(node: yaml.Node, prefix: str) -> list[str]:
 
 
 def _value_at(text: str, key: str) -> Any:
-    value: Any = parse_trainer_yaml(text)
+    value: Any = document_of(text.encode())
     for step in _path(key):
         value = value[step]
     return value

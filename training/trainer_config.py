@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from training.errors import BadInput
+from training.lint.finding import Problem
 
 CONFIG_NAMES = ("train.yml", "train.yaml")
 OUTPUT_FOLDER = "output"
 DATASET_FOLDER = "dataset"
+# A train.yml has a hundred lines. More than this is another file, or a trap of aliases that unfold for ever.
+LARGEST = 1_000_000
+MOST_NODES = 100_000
+
+Place = tuple[str, ...]
+PROCESS: Place = ("config", "process", "0")
 
 
 class _AiToolkitLoader(yaml.SafeLoader):
@@ -50,128 +58,195 @@ class TrainerConfig:
     save_every: int
 
 
-def parse_trainer_yaml(text: str) -> Any:
-    """What ai-toolkit reads in a text; raises yaml.YAMLError, ValueError, TypeError, RecursionError."""
-    return yaml.load(text, Loader=_AiToolkitLoader)  # noqa: S506 - a SafeLoader
+@dataclass(frozen=True)
+class TrainerFile:
+    """A train.yml as it was found: `document` is empty when `fault` says why it cannot be read.
 
-
-def read_trainer_config(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The file's bytes and its content after ai-toolkit's own reading.
-
-    Raises BadInput when it is not UTF-8, not YAML, or lacks `job` or `config.name` (what ai-toolkit refuses).
+    `lines` tells the line of each key and list entry, by its place: `("config", "process", "0", "train", "steps")`.
+    `repeated` are the keys that stand twice in one mapping, with the line of the second.
     """
+
+    path: Path
+    raw: bytes = b""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[Place, int] = field(default_factory=dict)
+    repeated: tuple[tuple[str, int], ...] = ()
+    fault: Problem | None = None
+
+    @cached_property
+    def process(self) -> Mapping[str, Any]:
+        """`config.process[0]`, the training; empty when it is missing."""
+        config = self.document.get("config")
+        processes = config.get("process") if isinstance(config, dict) else None
+        first = processes[0] if isinstance(processes, list) and processes else None
+        return first if isinstance(first, dict) else {}
+
+    @cached_property
+    def datasets(self) -> list[Mapping[str, Any]]:
+        """The entries of `datasets` that are mappings."""
+        found = self.process.get("datasets")
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A mapping below the process, such as `train`; empty when it is none."""
+        found = self.process.get(name)
+        return found if isinstance(found, dict) else {}
+
+    def line(self, *place: str) -> int | None:
+        """The line of a key below the process, or of what is nearest above it."""
+        return self.line_of(PROCESS + place)
+
+    def line_of(self, place: Place) -> int | None:
+        """The line of a place in the whole file, or of what is nearest above it."""
+        return next(
+            (self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None
+        )
+
+    @property
+    def trigger(self) -> str:
+        """The trigger word, empty when there is none."""
+        words = [self.process.get("trigger_word"), *(entry.get("trigger_word") for entry in self.datasets)]
+        return next((word for word in words if isinstance(word, str) and word), "")
+
+    @property
+    def steps(self) -> int | None:
+        return positive_int(self.section("train").get("steps"))
+
+    @property
+    def save_every(self) -> int | None:
+        return positive_int(self.section("save").get("save_every"))
+
+
+class _Fault(Exception):  # noqa: N818 - it never leaves this module
+    def __init__(self, code: str, message: str, line: int | None = None) -> None:
+        super().__init__(code, message, line)
+        self.code, self.message, self.line = code, message, line
+
+
+def read_trainer_file(folder: Path) -> TrainerFile:
+    """The job folder's train.yml or train.yaml. What is wrong with it is its `fault`: raises nothing."""
+    present = [name for name in CONFIG_NAMES if (folder / name).is_file()]
+    if not present:
+        return TrainerFile(folder, fault=Problem(str(folder), "no train.yml", code="config-missing"))
+    if len(present) > 1:
+        return TrainerFile(
+            folder, fault=Problem(str(folder), "both train.yml and train.yaml", code="config-both")
+        )
+    path = folder / present[0]
+    raw = b""
     try:
-        raw = path.read_bytes()
-        document = parse_trainer_yaml(raw.decode())
+        raw = _read(path)
+        document, lines, repeated = _parse(raw)
+        return TrainerFile(path, raw, document, lines, repeated)
+    except _Fault as fault:
+        return TrainerFile(path, raw, fault=Problem(str(path), fault.message, fault.line, fault.code))
+
+
+def document_of(raw: bytes) -> dict[str, Any]:
+    """A train.yml's content, of a run that was accepted once; empty when it cannot be read."""
+    try:
+        return _parse(raw)[0]
+    except _Fault:
+        return {}
+
+
+def positive_int(value: object) -> int | None:
+    """A whole number above 0, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise _Fault("config-unreadable", f"{path.stat().st_size} bytes are no train.yml")
+        return path.read_bytes()
     except OSError as error:
-        raise BadInput([f"{path}: cannot be read ({error.strerror}); make it a readable file"]) from error
+        raise _Fault("config-unreadable", f"cannot be read ({error.strerror})") from error
+
+
+def _parse(raw: bytes) -> tuple[dict[str, Any], dict[Place, int], tuple[tuple[str, int], ...]]:
+    lines: dict[Place, int] = {}
+    repeated: list[tuple[str, int]] = []
+    try:
+        loader = _AiToolkitLoader(raw.decode())
+        node = loader.get_single_node()
+        if node is None:
+            raise _Fault("config-keys", "the file is empty")
+        _unfolded(node, set(), {})
+        _note_lines(node, (), lines, repeated)
+        document = loader.construct_document(node)
     except UnicodeDecodeError as error:
-        raise BadInput([f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8"]) from error
+        raise _Fault("config-encoding", f"not UTF-8 (byte {error.start})") from error
     except yaml.YAMLError as error:
-        raise BadInput([f"{path}{_line(error)}: not YAML ({_problem(error)}); mend that line"]) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadInput([f"{path}: holds a value that cannot be read ({error}); mend it"]) from error
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise _Fault("config-yaml", f"not YAML ({problem})", mark.line + 1 if mark else None) from error
+    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
+        raise _Fault("config-value", f"holds a value that cannot be read ({error})") from error
+    return _as_json(document), lines, tuple(repeated)
+
+
+def _as_json(document: Any) -> dict[str, Any]:
+    """What ai-toolkit makes of the document: JSON, with `[name]` replaced."""
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("config"), dict)
         or "job" not in document
     ):
-        raise BadInput(
-            [f"{path}: ai-toolkit wants the keys `job` and `config` at the top; see jobs/ for an example"]
-        )
+        raise _Fault("config-keys", "ai-toolkit wants the keys `job` and `config` at the top")
     name = document["config"].get("name")
-    if not isinstance(name, str) or not name:
-        raise BadInput(
-            [f"{path}: config.name is {name!r}; it must be the job folder's name, `{path.parent.name}`"]
-        )
-    if name != path.parent.name:
-        return raw, document  # a finding of `understand`; such a name might not even survive the replacing
     try:
-        return raw, json.loads(json.dumps(document, default=str).replace("[name]", name))
+        text = json.dumps(document, default=str)
+        if isinstance(name, str) and name:
+            text = text.replace("[name]", json.dumps(name)[1:-1])
+        found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise BadInput([f"{path}: ai-toolkit cannot take it as JSON ({error}); mend it"]) from error
+        raise _Fault("config-value", f"ai-toolkit cannot take it as JSON ({error})") from error
+    assert isinstance(found, dict)  # noqa: S101 - it was one before
+    return found
 
 
-def understand(path: Path, document: dict[str, Any]) -> TrainerConfig:
-    """The fields we rely on, each checked; raises BadInput with every finding at once."""
-    findings: list[str] = []
-    config = document["config"]
-    job = path.parent.name
-    if config["name"] != job:
-        findings.append(
-            f"{path}: config.name is `{config['name']}`, but the folder is `{job}`; they must be the same, "
-            "because outputs are synced from output/<job folder>: rename one of them"
+def _unfolded(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:
+    """How many nodes it is with every alias written out. Raises _Fault for a circle and for far too many."""
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in above:
+        raise _Fault(
+            "config-value", "ai-toolkit cannot take it as JSON (an alias refers to itself)", _line(node)
         )
-    process = _first_process(config)
-    if process is None:
-        raise BadInput(
-            [
-                *findings,
-                f"{path}: config.process[0] is missing; ai-toolkit needs one process (type sd_trainer)",
-            ]
-        )
-
-    train = _section(process, "train")
-    save = _section(process, "save")
-    steps = _positive_int(train.get("steps"))
-    save_every = _positive_int(save.get("save_every"))
-    if steps is None:
-        findings.append(
-            f"{path}: train.steps is {train.get('steps')!r}; it must be a whole number above 0, such as 2000"
-        )
-    if save_every is None:
-        findings.append(
-            f"{path}: save.save_every is {save.get('save_every')!r}; it must be a whole number above 0, such as 250"
-        )
-    training_folder = process.get("training_folder")
-    if training_folder != OUTPUT_FOLDER:
-        findings.append(
-            f"{path}: training_folder is {training_folder!r}; only `{OUTPUT_FOLDER}` is synced to the bucket: set it to that"
-        )
-    findings += _dataset_findings(path, process)
-    if findings or steps is None or save_every is None:
-        raise BadInput(findings)
-    return TrainerConfig(config["name"], steps, save_every)
+    total = 1
+    for child in _children(node):
+        total += _unfolded(child, above | {id(node)}, known)
+    if total > MOST_NODES:
+        raise _Fault("config-value", f"its aliases unfold to more than {MOST_NODES} values", _line(node))
+    known[id(node)] = total
+    return total
 
 
-def _dataset_findings(path: Path, process: dict[str, Any]) -> list[str]:
-    datasets = process.get("datasets")
-    if not isinstance(datasets, list) or not datasets or not isinstance(datasets[0], dict):
-        return [f"{path}: datasets[0] is missing; set datasets: [{{folder_path: {DATASET_FOLDER}}}]"]
-    findings = []
-    for index, dataset in enumerate(datasets):
-        folder = dataset.get("folder_path") if isinstance(dataset, dict) else None
-        if (
-            not isinstance(folder, str)
-            or folder.strip("/").removeprefix("./") != DATASET_FOLDER
-            or folder.startswith("/")
-        ):
-            findings.append(
-                f"{path}: datasets[{index}].folder_path is {folder!r}; on the node the images lie in `{DATASET_FOLDER}`: set it to that"
-            )
-    return findings
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _first_process(config: dict[str, Any]) -> dict[str, Any] | None:
-    processes = config.get("process")
-    if isinstance(processes, list) and processes and isinstance(processes[0], dict):
-        return processes[0]
-    return None
+def _note_lines(
+    node: yaml.Node, place: Place, lines: dict[Place, int], repeated: list[tuple[str, int]]
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen and key.value != "<<":
+                repeated.append((".".join((*place, key.value)), _line(key)))
+            seen.add(key.value)
+            lines[(*place, key.value)] = _line(key)
+            _note_lines(value, (*place, key.value), lines, repeated)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            lines[(*place, str(number))] = _line(value)
+            _note_lines(value, (*place, str(number)), lines, repeated)
 
 
-def _section(process: dict[str, Any], name: str) -> dict[str, Any]:
-    section = process.get(name)
-    return section if isinstance(section, dict) else {}
-
-
-def _positive_int(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f":{mark.line + 1}" if mark is not None else ""
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).replace("\n", " ")
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

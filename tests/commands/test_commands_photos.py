@@ -253,6 +253,6 @@ def test_a_job_of_another_sweep_is_not_overwritten(checkout: Path, run: Run) -> 
 
 def test_a_value_that_the_trainer_would_refuse_makes_nothing(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
-    with pytest.raises(BadInput, match="must be a whole number above 0"):
+    with pytest.raises(BadInput, match="a whole number above 0"):
         run(sweep, "sweep-me", "--set", "train.steps=10,0")
     assert [folder.name for folder in (checkout / "jobs").iterdir()] == ["sweep-me"]

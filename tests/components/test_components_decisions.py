@@ -12,9 +12,10 @@ from pulumi.output import Unknown
 from pydantic import SecretStr
 
 from clients.connection import Connection
-from clients.kelpie import Job
+from clients.kelpie import Job, Sync, SyncRule
 from clients.salad import GIB, ContainerGroup, GroupSpec
 from components.container_group import spec_of
+from components.declared_runs import undeclared
 from components.node_environment import fingerprint, node_environment
 from components.pipeline import cluster_size
 from components.provider import home, replace_on
@@ -222,3 +223,27 @@ def spec(**changes: Any) -> GroupSpec:
 )
 def test_a_group_is_sent_only_what_differs(wanted: GroupSpec, patch: dict[str, Any]) -> None:
     assert wanted.patch_body(spec_of(group(), wanted)) == patch
+
+
+def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "p/runs/cat/x/output/") -> Job:
+    rule = SyncRule(bucket=bucket, prefix=prefix, local_path="output/cat/", direction="upload")
+    environment = {"FLUX_RUN_ID": job, "FLUX_JOB": "cat"} if job else {}
+    return Job(
+        id=job, container_group_id="g", status=status, environment=environment, sync=Sync(during=[rule])
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "found"),
+    [
+        (queued("orphan"), True),
+        (queued("orphan", status="running"), True),
+        (queued("declared"), False),
+        (queued("orphan", status="completed"), False),
+        (queued("orphan", bucket="another"), False),
+        (queued("orphan", prefix="other-stack/runs/cat/x/output/"), False),
+        (queued(""), False),
+    ],
+)
+def test_what_is_queued_beside_the_declared_runs(job: Job, found: bool) -> None:
+    assert undeclared([job], "b", "p/runs/", {"declared"}) == ([job] if found else [])

@@ -99,7 +99,7 @@ def test_up_trains_and_a_second_up_does_nothing(checkout: Checkout) -> None:
     assert {job.id for job in queue(checkout)} == {job["kelpieId"] for job in jobs.values()}
 
     before = len(checkout.requests())
-    assert "9 unchanged" in checkout.make("up")
+    assert "10 unchanged" in checkout.make("up")
     since = checkout.requests()[before:]
     assert since
     assert asked(since, "kelpie", "POST") == []
@@ -191,7 +191,7 @@ def test_destroy_leaves_the_results_and_up_takes_them_over(checkout: Checkout) -
     checkout.make("up")
     assert asked(checkout.requests()[before:], "kelpie", "POST", "/jobs") == []
     assert {job["status"] for job in checkout.outputs()["jobs"].values()} == {"completed"}
-    assert len(checkout.resources()) == 8
+    assert len(checkout.resources()) == 9
 
 
 def test_a_resumed_run_goes_on_from_the_newest_checkpoint_of_the_last(checkout: Checkout) -> None:

@@ -42,12 +42,14 @@ def blind(value: Any) -> Any:
     return [blind(item) for item in value] if isinstance(value, list) else value
 
 
-def cli(stack: Stack, *arguments: str, code: int = 0) -> str:
+def cli(stack: Stack, *arguments: str, code: int = 0, **more: str) -> str:
+    """Run the CLI; what it printed.  `code`: the exit status it must have; `more`: its environment."""
     environment = {
         **{key: value for key, value in stack.environment.items() if key != "PYTHONPATH"},
         "PATH": os.environ["PATH"],
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        **more,
     }
     done = subprocess.run(
         ["pulumi", *arguments, "--non-interactive", "--color", "never"],

@@ -119,8 +119,8 @@ class Stack:
         self.until(lambda: log.exists() and line in log.read_text().splitlines())
 
 
-def new_stack(tmp_path: Path) -> Stack:
-    """A new stack `dev` of the project `test`."""
+def new_stack(tmp_path: Path, **more: str) -> Stack:
+    """A new stack `dev` of the project `test`; `more`: its environment."""
     folder = tmp_path / "project"
     shutil.copytree(HERE / "program", folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "Pulumi.yaml").write_text("name: test\nruntime: python\nbackend:\n  url: file://.\n")
@@ -129,7 +129,8 @@ def new_stack(tmp_path: Path) -> Stack:
         "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
         "PULUMI_HOME": str(tmp_path / "home"),
         "PYTHONPATH": str(REPOSITORY),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # compiled once, not by each of hundreds of processes
+        **more,
     }
     made = Stack(folder, environment)
     made.spec()

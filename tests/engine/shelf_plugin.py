@@ -5,7 +5,7 @@ from concurrent import futures
 
 import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
-from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc, status_pb2
 
 
 def struct_of(content):
@@ -50,11 +50,26 @@ class Shelf(provider_pb2_grpc.ResourceProviderServicer):
         size = len(label) if isinstance(label, str) else label
         return struct_of({**content, "size": size, "where": self.prefix})
 
-    def Create(self, request, _context):  # noqa: N802
+    def _refuse_cracked(self, context, id_, properties):
+        """A jar labelled `cracked` is there, but not as it should be."""
+        if properties["label"] == "cracked":
+            failure = provider_pb2.ErrorResourceInitFailed(
+                id=id_, properties=self._outputs(properties), reasons=["the jar is cracked", "it leaks"]
+            )
+            status = status_pb2.Status(code=2, message="half made")
+            status.details.add().Pack(failure)
+            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+            context.abort(grpc.StatusCode.UNKNOWN, "half made")
+
+    def Create(self, request, context):  # noqa: N802
         id_ = "" if request.preview else f"jar-{request.name}"
+        if not request.preview:
+            self._refuse_cracked(context, id_, request.properties)
         return provider_pb2.CreateResponse(id=id_, properties=self._outputs(request.properties))
 
-    def Update(self, request, _context):  # noqa: N802
+    def Update(self, request, context):  # noqa: N802
+        if not request.preview:
+            self._refuse_cracked(context, request.id, request.news)
         return provider_pb2.UpdateResponse(properties=self._outputs(request.news))
 
     def Delete(self, _request, _context):  # noqa: N802

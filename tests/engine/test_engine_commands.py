@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 from engine_stack import Stack
@@ -14,12 +15,14 @@ def test_stacks_come_and_go(stack: Stack) -> None:
     stack.run("stack", "init", "second")
     listed = json.loads(stack.run("stack", "ls", "--json"))
     assert [(row["name"], row["current"]) for row in listed] == [("dev", False), ("second", True)]
-    assert "no stack named" in stack.run("stack", "select", "third", code=1)
+    assert "no stack named" in stack.run("stack", "select", "third", code=6)
     stack.run("stack", "select", "organization/test/dev")
-    assert "dev*" in stack.run("stack", "ls")
+    listed = stack.run("stack", "ls").splitlines()
+    assert listed[0].split("  ")[0] == "NAME"
+    assert re.search(r"^dev\* +(now|\d+ seconds? ago) +0$", listed[1])
     stack.run("stack", "rm", "second", "--yes")
     assert not (stack.folder / "Pulumi.second.yaml").exists()
-    assert "no stack named 'gone'" in stack.run("up", "--stack", "gone", "--yes", code=1)
+    assert "no stack named 'gone'" in stack.run("up", "--stack", "gone", "--yes", code=6)
     stack.spec({"one": {"text": "a"}})
     stack.up()
     assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
@@ -56,6 +59,14 @@ def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
     shown = stack.run("config")
     assert "[secret]" in shown
     assert "s3cret-value" not in shown
+    shown = json.loads(stack.run("config", "--json"))
+    assert shown["test:key"] == {"secret": True}
+    assert shown["test:deep"]["objectValue"] == {"list": [{"n": 4}]}
+    assert "exclude each other" in stack.run("config", "set", "--secret", "--plaintext", "a", "b", code=1)
+    stack.run("config", "rm", "--path", "deep.list[0]")
+    assert json.loads(stack.run("config", "get", "deep")) == {"list": []}
+    stack.run("config", "rm", "--path", "deep.none.below")
+    stack.run("config", "rm", "none")
     stack.run("config", "rm", "name")
     assert "not found" in stack.run("config", "get", "name", code=1)
 
@@ -87,15 +98,54 @@ def test_the_rest_is_refused_by_name(stack: Stack, arguments: tuple[str, ...], w
 
 
 def test_other_backends_and_runtimes_are_refused(stack: Stack) -> None:
-    assert "the backend s3://b needs the Pulumi CLI" in stack.run(
-        "preview", code=1, PULUMI_BACKEND_URL="s3://b"
+    assert "the backend gs://b needs the Pulumi CLI" in stack.run(
+        "preview", code=1, PULUMI_BACKEND_URL="gs://b"
     )
     (stack.folder / "Pulumi.yaml").write_text("name: test\nruntime: nodejs\nbackend: {url: 'file://.'}\n")
     assert "the runtime 'nodejs'" in stack.run("preview", code=1)
 
 
 def test_up_asks_first(stack: Stack) -> None:
-    assert "--yes or --skip-preview" in stack.run("up", code=1)
+    assert "--yes or --skip-preview" in stack.run("up", code=2)
+
+
+def test_unexpected_changes_are_an_exit_code_of_their_own(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}})
+    shown = stack.run("preview", "--expect-no-changes", code=7)
+    assert "no changes were expected for preview but changes were proposed" in shown
+    stack.up("--expect-no-changes", code=7)
+    stack.up("--expect-no-changes")
+
+
+def test_the_history_tells_of_each_update(stack: Stack) -> None:
+    stack.run("config", "set", "--secret", "key", "s3cret-value")
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
+    stack.up("--message", "the first one")
+    stack.spec({"one": {"text": "bb"}, "two": {"text": "refuse"}})
+    stack.up("--continue-on-error", code=1)
+    stack.run("refresh", "--yes", "--skip-preview")
+    stack.run("destroy", "--yes", "--skip-preview")
+    folder = stack.folder / ".pulumi/history/test/dev"
+    texts = [path.read_text() for path in sorted(folder.glob("dev-*.history.json"))]
+    found = [json.loads(text) for text in texts]
+    assert [(entry["kind"], entry["result"]) for entry in found] == [
+        ("update", "succeeded"),
+        ("update", "failed"),
+        ("refresh", "succeeded"),
+        ("destroy", "succeeded"),
+    ]
+    assert found[0]["message"] == "the first one"
+    assert found[0]["resourceChanges"] == {"create": 3}
+    assert found[1]["resourceChanges"] == {"update": 1, "same": 1}
+    assert found[3]["resourceChanges"] == {"delete": 3}
+    assert list(found[0]["config"]["test:key"]) == ["secure"]
+    assert "s3cret-value" not in "".join(texts)
+    checkpoints = sorted(folder.glob("dev-*.checkpoint.json"))
+    assert len(checkpoints) == len(list((stack.folder / ".pulumi/backups/test/dev").glob("dev.*.json"))) == 4
+    assert "resources" in json.loads(checkpoints[0].read_text())["checkpoint"]["latest"]
+    assert checkpoints[-1].read_bytes() == stack.state_file.read_bytes()
+    stack.run("stack", "rm", "--yes")
+    assert not list(folder.iterdir())
 
 
 def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from engine_cli import cli, essence, for_both
 from engine_stack import HERE, Stack
 
 PROGRAM = """
@@ -65,6 +67,33 @@ def test_a_plugin_is_found_and_spoken_to(stack: Stack, tmp_path: Path, place: st
     assert "~ label: 1 => 3" in shown  # the plugin foresees its outputs in a preview
     assert "4 unchanged" in stack.run("refresh", "--yes", "--skip-preview") + stack.up()
     assert "4 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+
+
+CRACKED = SHELF.partition("one = ")[0] + 'Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))'
+
+
+def test_what_was_made_by_half_is_kept_and_tried_again(stack: Stack, tmp_path: Path) -> None:
+    for_both(stack)
+    install(tmp_path / "bin")
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    stack.environment["PATH"] = path
+    write(stack, CRACKED.replace("LABEL", "cracked"))
+    for before in ("the create", "the update"):
+        shown = stack.up(code=1)
+        assert "2 errors occurred:" in shown, before
+        assert "* the jar is cracked" in shown
+        jar = stack.resources()["one"]
+        assert (jar["id"], jar["initErrors"]) == ("jar-one", ["the jar is cracked", "it leaks"])
+        assert jar["outputs"]["size"] == 7
+        assert "ciphertext" in jar["outputs"]["hidden"]
+        assert "pending_operations" not in stack.latest()
+    ours = essence(stack.latest())
+    if shutil.which("pulumi"):
+        cli(stack, "up", "--yes", "--skip-preview", code=1, PATH=path)
+        assert essence(stack.latest()) == ours
+    write(stack, CRACKED.replace("LABEL", "whole"))
+    assert "1 updated" in stack.up()
+    assert "initErrors" not in stack.resources()["one"]
 
 
 def test_a_missing_plugin_is_named_with_the_way_to_get_it(stack: Stack) -> None:

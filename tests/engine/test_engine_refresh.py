@@ -51,6 +51,24 @@ def test_up_and_preview_refresh_first(stack: Stack) -> None:
     assert sorted(stack.calls()) == ["create two", "update one"]
 
 
+def test_only_targets_are_refreshed(stack: Stack) -> None:
+    stack.spec({"one": thing(), "two": thing()}, exports={"o": 1})
+    stack.up()
+    drift(stack)
+    urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::"
+    assert f"no resource named '{urn}nope' found" in stack.run(
+        "refresh", "--yes", "--target", f"{urn}nope", code=1
+    )
+    shown = stack.run("refresh", "--yes", "--skip-preview", "--target", "**::one")
+    assert "one updated" in shown
+    assert "Outputs:" not in shown
+    assert stack.resources()["one"]["inputs"]["text"] == "drifted"
+    assert "two" in stack.resources()
+    stack.calls()
+    stack.run("destroy", "--yes", "--skip-preview", "--refresh")
+    assert stack.calls() == ["delete one"]
+
+
 def test_refresh_forgets_pending_creates_when_told(stack: Stack) -> None:
     stack.spec({"one": thing("die")})
     stack.up(code=1)

@@ -59,8 +59,7 @@ class Sequence:
             done.append(step.__name__)
             step(one, other)
             before = essence(self.stack.latest())
-            other(self.stack, "preview", "--expect-no-changes")
-            other(self.stack, *UP, "--expect-no-changes")
+            other(self.stack, "up", "--yes", "--expect-no-changes")  # with its preview
             assert essence(self.stack.latest()) == before, done
         return done
 
@@ -74,8 +73,7 @@ class Sequence:
         self.things[name]["text"] = "x" * self.random.randint(1, 9)
         self.things[name]["tags"] = {"n": self.random.randint(1, 99), "l": [1, {"x": self.random.random()}]}
         self.say()
-        one(self.stack, "preview")
-        one(self.stack, *UP)
+        one(self.stack, "up", "--yes")  # with its preview
 
     def refresh(self, one: Hand, _other: Hand) -> None:
         one(self.stack, "refresh", "--yes", "--skip-preview")

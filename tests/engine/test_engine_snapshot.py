@@ -53,7 +53,7 @@ def test_each_step_is_on_the_disk_before_and_after_it(backend: Backend) -> None:
     file = json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]
     assert len(file["resources"]) == 2  # the steps are in the journal, the checkpoint is as it was
     shot.close()
-    assert not backend.journal_file("p", "dev").exists()
+    assert backend.journal("p", "dev").read() == b""
     assert names(backend) == ["c", "a", "b"]
 
 
@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("engine.backend.replace_file", full)
+        patched.setattr("engine.stores.replace_file", full)
         with pytest.raises(EngineError, match="No space left"):
             shot.close()
     assert backend.read("p", "dev") == before
@@ -101,7 +101,7 @@ def test_after_a_failed_write_nothing_more_is_begun(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("engine.journal.os.fsync", full)
+        patched.setattr("engine.stores.os.fsync", full)
         with pytest.raises(EngineError, match="cannot be saved"):
             shot.write(put=[resource("c")])
     with pytest.raises(EngineError, match="cannot be saved"):
@@ -111,13 +111,13 @@ def test_after_a_failed_write_nothing_more_is_begun(
 
 
 def test_a_damaged_state_is_told(backend: Backend) -> None:
-    backend.stack_file("p", "dev").write_bytes(b'{"version": 3, "checkp')
+    backend.store.write("stacks/p/dev.json", b'{"version": 3, "checkp')
     with pytest.raises(EngineError, match=r"damaged.*\.bak"):
         snapshot.current(backend, STACK)
-    assert backend.stack_file("p", "dev").with_suffix(".json.bak").exists() is False
+    assert not backend.store.exists("stacks/p/dev.json.bak")
 
 
 def test_the_one_before_is_kept(backend: Backend) -> None:
     before = backend.read("p", "dev")
     backend.write("p", "dev", b"{}")
-    assert backend.stack_file("p", "dev").with_suffix(".json.bak").read_bytes() == before
+    assert backend.store.read("stacks/p/dev.json.bak") == before

@@ -17,6 +17,7 @@ from engine.errors import EngineError, PassphraseError
 from engine.goals import Alias, Goal, OldNames
 from engine.journal import Rows
 from engine.secrets import Crypter
+from engine.stores import FileLog
 from engine.values import UNKNOWN, Secret
 
 DATA = Path(__file__).parent / "data"
@@ -194,30 +195,28 @@ def test_paths() -> None:
 def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
     deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
     rows = Rows(old=dict(enumerate(deployment["resources"])))
-    log = journal.Journal(tmp_path / "j.jsonl", b"before", rows)
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), b"before", rows)
     log.flush(log.append([["begin", 9, "creating", {"urn": "c"}]]))
     log.flush(
         log.append([["end", 9], ["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["alias", "a", "c"]])
     )
-    log.close()
-    with log.path.open("ab") as file:
+    with (tmp_path / "j.jsonl").open("ab") as file:
         file.write(b'[["drop", 1')
-    found = journal.read(log.path, b"before", json.loads(json.dumps(deployment)))
+    found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", json.loads(json.dumps(deployment)))
     assert found is not None
     assert [item["urn"] for _, item in found.rows.resources()] == ["c", "b"]
     assert found.rows.old[1]["dependencies"] == ["c"]
     assert found.rows.pending == {}
     with pytest.raises(ValueError, match="changed"):
-        journal.read(log.path, b"another", deployment)
+        journal.read(FileLog(tmp_path / "j.jsonl"), b"another", deployment)
 
 
 def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
-    log = journal.Journal(tmp_path / "j.jsonl", b"before", Rows())
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), b"before", Rows())
     log.append([["put", 1, {"urn": "c"}]])
     log.fold_into(b"after")
-    log.close()
-    assert journal.read(log.path, b"after", {"resources": [{"urn": "c"}]}) is None
-    found = journal.read(log.path, b"before", {})
+    assert journal.read(FileLog(tmp_path / "j.jsonl"), b"after", {"resources": [{"urn": "c"}]}) is None
+    found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", {})
     assert found is not None
     assert found.steps == 1
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clients.storage import Storage
-from tests.life.stacks import Stack, new_stack
+from tests.life.stacks import Stack, kill_with_children, new_stack
 from tests.life.test_life_model import leave_weights, report
 from tests.support.cloud import until
 from training.run import Layout, RunKeys
@@ -116,6 +116,26 @@ def test_a_job_that_no_node_reports_is_stalled_and_a_new_attempt_takes_its_place
     stack.up()
     assert stack.live_runs() == [stack.outputs()["jobs"]["cat"]["runId"]]
     assert stack.connection.kelpie().get_job(job.id).status == "canceled"
+
+
+def test_a_job_taken_out_of_the_configuration_after_a_killed_post_is_canceled(
+    engine: str, cloud: Path, tmp_path: Path
+) -> None:
+    """The post was the last thing the killed `up` did: no state knows the job, and nothing declares it any more."""
+    stack = new_stack(tmp_path / "stack", cloud, "ends-orphan", {"cat": 620, "dog": 621}, engine)
+    stack.configure({"cat": {}})
+    stack.up()
+    before = stack.outputs()["jobs"]["cat"]["runId"]
+    stack.configure({"cat": {}, "dog": {}})
+    process = stack.begin("up", "--yes", "--skip-preview")
+    until(lambda: len(stack.jobs()) == 2)
+    kill_with_children(process, and_providers=True)
+
+    stack.configure({"cat": {}})
+    stack.up()
+    assert stack.live_runs() == [before]
+    stack.destroy()
+    assert stack.live_runs() == []
 
 
 def test_destroy_cancels_what_lasts_and_starts_nothing(engine: str, cloud: Path, tmp_path: Path) -> None:

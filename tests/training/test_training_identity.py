@@ -15,7 +15,7 @@ from training.manifest import Image, dataset_digest, dataset_index, manifest, pa
 from training.run import run_id
 from training.run_state import Evidence, Signs, explain, run_state, stall
 from training.settings import parse_stack_settings
-from training.trainer_config import read_trainer_config
+from training.trainer_config import read_trainer_file
 from training.weights import header_length, parse_header, problems
 
 names = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20)
@@ -77,10 +77,11 @@ def test_yaml_is_read_as_the_trainer_reads_it(tmp_path: Path, text: str, value: 
     path = tmp_path / "cat/train.yml"
     path.parent.mkdir()
     path.write_text(f"job: extension\nconfig: {{name: cat, x: {text}}}\nmeta: {{name: '[name]-v1'}}\n")
-    raw, document = read_trainer_config(path)
-    assert (document["config"]["x"], type(document["config"]["x"])) == (value, type(value))
-    assert document["meta"]["name"] == "cat-v1"
-    assert raw == path.read_bytes()
+    file = read_trainer_file(path.parent)
+    config = file.document["config"]
+    assert (config["x"], type(config["x"])) == (value, type(value))
+    assert file.document["meta"]["name"] == "cat-v1"
+    assert file.raw == path.read_bytes()
 
 
 def safetensors(step: int | None, size: int = 16) -> bytes:

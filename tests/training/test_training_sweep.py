@@ -8,7 +8,7 @@ import pytest
 
 from training.errors import BadInput
 from training.sweep import make_variants, parse_axis
-from training.trainer_config import parse_trainer_yaml
+from training.trainer_config import document_of
 
 TEXT = (Path(__file__).parents[2] / "jobs/chelsea-cat/train.yml").read_text(encoding="utf-8")
 
@@ -63,7 +63,7 @@ def test_ai_toolkit_reads_the_value_that_was_meant(
     axis: str, path: tuple[str | int, ...], value: object
 ) -> None:
     (text,) = variants(axis).values()
-    found = parse_trainer_yaml(text)["config"]["process"][0]
+    found = document_of((text).encode())["config"]["process"][0]
     for step in path:
         found = found[step]
     assert (found, type(found)) == (value, type(value))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.train_file import PROMPTS, TEMPLATE, new_train_yml
-from training.trainer_config import parse_trainer_yaml
+from training.trainer_config import document_of
 
 # config/examples/train_lora_flux_24gb.yaml of ostris/ai-toolkit: what the recipe does not change.
 EXAMPLE = {
@@ -32,7 +32,7 @@ TEXTS = st.text(st.characters(categories=["L", "N", "P", "Zs", "S"]), min_size=1
 
 
 def process_of(text: str) -> dict[str, object]:
-    process = parse_trainer_yaml(text)["config"]["process"][0]
+    process = document_of((text).encode())["config"]["process"][0]
     assert isinstance(process, dict)
     return process
 
@@ -43,7 +43,7 @@ def test_what_the_recipe_does_not_change_is_as_in_the_example() -> None:
 
 
 def test_the_recipes_five_changes_are_made() -> None:
-    document = parse_trainer_yaml(new_train_yml("cat", "word", ["[trigger] at sea", 'say "hi": #1']))
+    document = document_of(new_train_yml("cat", "word", ["[trigger] at sea", 'say "hi": #1']).encode())
     process = document["config"]["process"][0]
     assert document["config"]["name"] == "cat"
     assert process["datasets"][0]["folder_path"] == "dataset"

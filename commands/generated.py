@@ -1,0 +1,30 @@
+"""Writes the files that are made from the code: schemas/*.json and docs/lint.md. `make generated` runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from commands.engine import project_root
+from training.lint.document import lint_document
+from training.lint.schemas import stack_schema, train_schema
+
+
+def generated_files() -> dict[str, str]:
+    """Path below the checkout → content."""
+    return {
+        "schemas/stack.schema.json": json.dumps(stack_schema(), indent=2) + "\n",
+        "schemas/train.schema.json": json.dumps(train_schema(), indent=2) + "\n",
+        "docs/lint.md": lint_document(),
+    }
+
+
+def write(root: Path) -> None:
+    for name, content in generated_files().items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(project_root())

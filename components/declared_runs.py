@@ -1,0 +1,71 @@
+"""What this stack wants trained, written down before anything is queued, so that what is queued beside it can be found.
+
+An `up` that is killed after a post leaves a job that no state knows. If its folder is declared still, the next `up` adopts it;
+if it was taken out of the configuration meanwhile, nothing else would ever stop it, and it would be paid for to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from clients.kelpie import Job
+from components.messages import inform
+from components.provider import FluxProvider, Props, inputs_of, replace_on
+from components.queueing import queue_of
+from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+
+INPUTS = ("home", "groupId", "bucket", "prefix", "runs")
+
+
+def undeclared(jobs: Iterable[Job], bucket: str, runs_prefix: str, declared: Collection[str]) -> list[Job]:
+    """Unfinished jobs that write below this stack's runs, but train none of the declared ones (run ids)."""
+    return [
+        job
+        for job in jobs
+        if job.unfinished
+        and RUN_ID_VARIABLE in job.environment
+        and job.environment[RUN_ID_VARIABLE] not in declared
+        and any(rule.bucket == bucket and rule.prefix.startswith(runs_prefix) for rule in job.sync.during)
+    ]
+
+
+class DeclaredRunsProvider(FluxProvider):
+    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+        self.check_home(olds)
+        return replace_on(("groupId", "bucket", "prefix"), olds, news)
+
+    def create(self, props: Props) -> CreateResult:
+        self._cancel_undeclared(props, props["runs"])
+        return CreateResult(props["groupId"], inputs_of(props, INPUTS))
+
+    def read(self, id_: str, props: Props) -> ReadResult:
+        return ReadResult(id_, inputs_of(props, INPUTS), inputs_of(props, INPUTS))
+
+    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
+        self._cancel_undeclared(news, news["runs"])
+        return UpdateResult(inputs_of(news, INPUTS))
+
+    def delete(self, _id: str, props: Props) -> None:
+        self.check_home(props)
+        self._cancel_undeclared(props, {})
+
+    def _cancel_undeclared(self, props: Props, runs: dict[str, str]) -> None:
+        queue = queue_of(self.connection, props["groupId"])
+        left = undeclared(queue.jobs(), props["bucket"], Layout(props["prefix"]).runs, set(runs.values()))
+        for job in left:
+            queue.kelpie.cancel_job(job.id)
+            name, run = job.environment.get(JOB_VARIABLE, "?"), job.environment[RUN_ID_VARIABLE]
+            inform(f"{name}: canceled the job of run {run}, which is not declared (any more)")
+        if left:
+            queue.drop()
+
+
+class DeclaredRuns(Resource, module="flux", name="DeclaredRuns"):
+    """`runs` by job name. One a stack; before its jobs, after its group."""
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(DeclaredRunsProvider(), name, props, opts)

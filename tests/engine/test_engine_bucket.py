@@ -1,0 +1,150 @@
+"""A stack whose state lies in an S3-compatible bucket: its whole life, kills, and hand-over with the real CLI."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from engine_cli import cli, essence, for_both
+from engine_stack import new_stack
+
+from tests.support.cloud import running_cloud, s3_client
+
+Things = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0) as running:
+        yield running
+
+
+class InBucket:
+    """A stack in a bucket of its own."""
+
+    def __init__(self, folder: Path, server: dict[str, Any]) -> None:
+        self.s3 = s3_client(server)
+        self.bucket = f"state-{uuid.uuid4().hex[:12]}"
+        self.s3.create_bucket(Bucket=self.bucket)
+        query = {
+            "endpoint": server["s3"]["url"],
+            "region": server["s3"]["region"],
+            "s3ForcePathStyle": "true",
+        }
+        self.stack = new_stack(
+            folder,
+            PULUMI_BACKEND_URL=f"s3://{self.bucket}/states?{urlencode(query)}",
+            AWS_ACCESS_KEY_ID=server["s3"]["access_key_id"],
+            AWS_SECRET_ACCESS_KEY=server["s3"]["secret_access_key"],
+        )
+
+    def keys(self, below: str = "") -> list[str]:
+        listed = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=f"states/.pulumi/{below}")
+        return [item["Key"].removeprefix("states/.pulumi/") for item in listed.get("Contents", [])]
+
+    def latest(self) -> dict[str, Any]:
+        key = "states/.pulumi/stacks/test/dev.json"
+        content = json.loads(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+        latest: dict[str, Any] = content["checkpoint"]["latest"]
+        return latest
+
+    def names(self) -> set[str]:
+        return {item["urn"].rsplit("::", 1)[-1] for item in self.latest().get("resources", [])}
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, server: dict[str, Any]) -> Iterator[InBucket]:
+    made = InBucket(tmp_path, server)
+    yield made
+    made.stack.clean_up()
+
+
+def things(text: str = "a") -> Things:
+    return {"one": {"text": text}, "two": {"text": "b", "of": {"$ref": ["one", "length"]}}}
+
+
+def test_the_life_of_a_stack_in_a_bucket(bucket: InBucket) -> None:
+    stack = bucket.stack
+    stack.spec(things(), exports={"length": {"$ref": ["one", "length"]}})
+    assert "3 created" in stack.up()
+    assert bucket.names() == {"test-dev", "default", "one", "two"}
+    assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
+    assert json.loads(stack.run("stack", "output", "--json")) == {"length": 1}
+    assert [row["name"] for row in json.loads(stack.run("stack", "ls", "--json"))] == ["dev"]
+    stack.spec(things("bb"))
+    assert "2 updated" in stack.up()
+    assert "stacks/test/dev.json.bak" in bucket.keys("stacks")
+    assert bucket.keys("locks") == bucket.keys("journals") == []
+    assert not (stack.folder / ".pulumi").exists()
+    assert "3 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+    stack.run("stack", "rm", "--yes")
+    assert bucket.keys("stacks") == ["stacks/test/dev.json.bak"]
+
+
+def test_what_a_bucket_cannot_do_is_told(bucket: InBucket) -> None:
+    url = bucket.stack.environment["PULUMI_BACKEND_URL"]
+    stack = bucket.stack
+    shown = stack.run("up", "--yes", code=1, PULUMI_BACKEND_URL=url.replace("state-", "nope-"))
+    assert "the bucket nope-" in shown
+    shown = stack.run("up", "--yes", code=1, PULUMI_BACKEND_URL=url + "&ssetype=aws:kms")
+    assert "the parameter 'ssetype' of the backend" in shown
+
+
+def kill_in_create(bucket: InBucket) -> None:
+    """A finished step and one without an outcome."""
+    stack = bucket.stack
+    stack.spec({"one": {"text": "a"}, "slow": {"text": "a", "gate": "go", "of": {"$ref": ["one", "length"]}}})
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait go")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stack.open("go")
+    stack.until(lambda: (stack.cloud / "slow.json").exists())
+    stack.calls()
+
+
+def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: InBucket, tmp_path: Path) -> None:
+    kill_in_create(bucket)
+    stack = bucket.stack
+    assert len(bucket.keys("locks")) == 1
+    assert bucket.keys("journals")
+    if shutil.which("pulumi"):
+        for_both(stack)
+        # The CLI knows nothing of the journal: the lock keeps it off a checkpoint that lacks steps.
+        assert "currently locked" in cli(stack, "up", "--yes", "--skip-preview", code=1)
+    # The journal is where the state is: another machine, with nothing of this one's, finds it.
+    stack.environment["PULUMI_HOME"] = str(tmp_path / "another home")
+    output = stack.run("up", "--yes", "--skip-preview", "--stack", "dev")
+    assert "took over the lock" in output
+    assert stack.calls() == ["wait go", "adopt slow"]
+    assert bucket.keys("locks") == bucket.keys("journals") == []
+    assert "pending_operations" not in bucket.latest()
+
+
+def test_cancel_adds_what_a_killed_update_had_done(bucket: InBucket) -> None:
+    kill_in_create(bucket)
+    assert "steps of it were added" in bucket.stack.run("cancel")
+    assert bucket.keys("locks") == bucket.keys("journals") == []
+    assert "one" in bucket.names()
+
+
+@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+def test_in_turns_with_the_cli_on_a_bucket(bucket: InBucket) -> None:
+    stack = bucket.stack
+    for_both(stack)
+    turns = [things(), things("bb"), {**things("bb"), "three": {"text": {"$config": "token"}}}]
+    for turn, declared in enumerate(turns):
+        stack.spec(declared, exports={"length": {"$ref": ["one", "length"]}})
+        hands = [lambda *given: stack.run(*given), lambda *given: cli(stack, *given)]
+        one, other = hands if turn % 2 else hands[::-1]
+        one("up", "--yes", "--skip-preview")
+        before = essence(bucket.latest())
+        other("up", "--yes", "--expect-no-changes")
+        assert essence(bucket.latest()) == before

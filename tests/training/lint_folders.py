@@ -1,0 +1,322 @@
+"""Job folders for lint's tests: clean ones, and one mistake a rule."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
+
+SIDE = 256
+TRAIN_YML = """\
+job: extension
+config:
+  name: "{name}"
+  process:
+    - type: sd_trainer
+      training_folder: output
+      device: cuda:0
+      trigger_word: "tr1gger"
+      network:
+        type: lora
+        linear: 16
+        linear_alpha: 16
+      save:
+        dtype: float16
+        save_every: 250
+        max_step_saves_to_keep: 20
+        push_to_hub: false
+      datasets:
+        - folder_path: dataset
+          caption_ext: txt
+          caption_dropout_rate: 0.05
+          resolution: [256]
+      train:
+        batch_size: 1
+        steps: 2000
+        lr: 1e-4
+        optimizer: adamw8bit
+        noise_scheduler: flowmatch
+        gradient_checkpointing: true
+        train_unet: true
+        train_text_encoder: false
+        dtype: bf16
+      model:
+        name_or_path: /model
+        is_flux: true
+        quantize: true
+        low_vram: false
+      sample:
+        sampler: flowmatch
+        sample_every: 250
+        prompts:
+          - "a photo of [trigger]"
+          - "tr1gger in the rain"
+meta:
+  name: "[name]"
+"""
+
+
+def picture(seed: int, side: int = SIDE) -> Image.Image:
+    """Soft colours that no other seed has."""
+    small = Image.frombytes("RGB", (12, 12), random.Random(seed).randbytes(12 * 12 * 3))
+    return small.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def make_clean_job(jobs: Path, name: str, images: int = 8, seed: int = 0) -> Path:
+    """A job folder in which lint finds nothing."""
+    folder = jobs / name
+    (folder / "dataset").mkdir(parents=True)
+    for number in range(1, images + 1):
+        picture(seed * 1000 + number).save(folder / f"dataset/{number:05}.jpg")
+        text = f"a photo of tr1gger, view {number} of it\n"
+        (folder / f"dataset/{number:05}.txt").write_text(text, encoding="utf-8")
+    (folder / "train.yml").write_text(TRAIN_YML.format(name=name), encoding="utf-8")
+    return folder
+
+
+def stack(gpu: str = "RTX 5090", **jobs: dict[str, Any]) -> StackSettings:
+    """A stack that declares these jobs."""
+    return StackSettings(
+        cloud="local",
+        storage=StorageSettings(bucket="bucket"),
+        jobs={name: JobSettings.model_validate(entry) for name, entry in jobs.items()},
+        cluster=ClusterSettings(gpu=gpu),
+    )
+
+
+# Does something to the clean folder `cat`; what it returns is the stack instead of one that declares just that.
+Spoil = Callable[[Path], StackSettings | None]
+
+
+def edit(old: str, new: str, gpu: str = "RTX 5090") -> Spoil:
+    """One change in train.yml."""
+
+    def spoil(folder: Path) -> StackSettings:
+        path = folder / "train.yml"
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, old
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        return stack(gpu, cat={})
+
+    return spoil
+
+
+def caption(text: str | bytes, number: int = 1) -> Spoil:
+    def spoil(folder: Path) -> None:
+        raw = text.encode() if isinstance(text, str) else text
+        (folder / f"dataset/{number:05}.txt").write_bytes(raw)
+
+    return spoil
+
+
+def all_captions(text: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        for path in (folder / "dataset").glob("*.txt"):
+            path.write_text(text, encoding="utf-8")
+
+    return spoil
+
+
+def image(change: Callable[[Image.Image], Image.Image], name: str = "00001.png", **options: Any) -> Spoil:
+    """The first image, changed and saved anew."""
+
+    def spoil(folder: Path) -> None:
+        changed = change(picture(99))
+        (folder / "dataset/00001.jpg").unlink()
+        changed.save(folder / "dataset" / name, **options)
+
+    return spoil
+
+
+def renamed(stem: str) -> Spoil:
+    """The first image and its caption under another name."""
+
+    def spoil(folder: Path) -> None:
+        for suffix in (".jpg", ".txt"):
+            (folder / f"dataset/00001{suffix}").rename(folder / f"dataset/{stem}{suffix}")
+
+    return spoil
+
+
+def do(change: Callable[[Path], object], gpu: str = "RTX 5090", **jobs: dict[str, Any]) -> Spoil:
+    def spoil(folder: Path) -> StackSettings:
+        change(folder)
+        return stack(gpu, **(jobs or {"cat": {}}))
+
+    return spoil
+
+
+def another_job(name: str) -> Spoil:
+    """The folder under another name that is not allowed."""
+
+    def spoil(folder: Path) -> StackSettings:
+        folder.rename(folder.parent / name)
+        return stack(**{name: {}})
+
+    return spoil
+
+
+def _write(name: str, raw: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(raw)
+
+
+def _cut(name: str) -> Callable[[Path], object]:
+    return lambda folder: os.truncate(folder / name, 1500)
+
+
+def _nothing(_folder: Path) -> None:
+    """The mistake is in the stack."""
+
+
+def _no_images(folder: Path) -> None:
+    for path in (folder / "dataset").iterdir():
+        path.unlink()
+
+
+def _one_more(name: str, source: str = "00002") -> Callable[[Path], object]:
+    """Another image, a copy of one, with a caption of its own."""
+
+    def add(folder: Path) -> None:
+        shutil.copy(folder / f"dataset/{source}.jpg", folder / f"dataset/{name}.jpg")
+        (folder / f"dataset/{name}.txt").write_text("tr1gger once more", encoding="utf-8")
+
+    return add
+
+
+def _names_alike(folder: Path) -> None:
+    for number, name in enumerate(("a", "A")):
+        picture(90 + number).save(folder / f"dataset/{name}.jpg")
+        (folder / f"dataset/{name}.txt").write_text(f"tr1gger {name}", encoding="utf-8")
+
+
+def _smaller_copy(folder: Path) -> None:
+    _one_more("00009")(folder)
+    with Image.open(folder / "dataset/00002.jpg") as found:
+        found.resize((240, 240)).save(folder / "dataset/00009.jpg", quality=70)
+
+
+def _upright(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(99).save(folder / "dataset/00001.jpg", exif=exif)
+
+
+TOKEN = "hf_" + "abcDEF" * 6
+MISTAKES: dict[str, Spoil] = {
+    "job-unknown": do(_nothing, cat={}, dog={}),
+    "glob-empty": do(_nothing, cat={}, **{"dog-*": {}}),
+    "dataset-unknown": do(_nothing, cat={"dataset": "dog"}),
+    "job-case": do(lambda folder: make_clean_job(folder.parent, "Cat", seed=5), cat={}, Cat={}),
+    "silence-unused": do(_nothing, cat={"lint": {"silence": {"image-few": "a test"}}}),
+    "job-name": another_job("my cat"),
+    "job-name-taken": another_job("sam"),
+    "name-unsafe": do(renamed(os.fsdecode(b"caf\xe9"))),
+    "name-awkward": renamed("a#b"),
+    "name-unicode": renamed("cafe\u0301"),
+    "name-reserved": renamed("con"),
+    "name-case": do(_names_alike),
+    "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
+    "dataset-empty": do(_no_images),
+    "dataset-stranger": do(_write("dataset/notes.doc", b"x")),
+    "image-unreadable": do(_write("dataset/00001.jpg", b"hello")),
+    "image-truncated": do(_cut("dataset/00001.jpg")),
+    "image-animated": image(lambda first: first, "00001.webp", save_all=True, append_images=[picture(98)]),
+    "image-cmyk": image(lambda found: found.convert("CMYK"), "00001.jpg"),
+    "image-rotated": do(_upright),
+    "image-transparent": image(lambda found: (found.putalpha(Image.linear_gradient("L")), found)[1]),
+    "image-deep": image(lambda found: found.convert("L").convert("I;16")),
+    "image-blank": image(lambda found: Image.new("RGB", found.size, "white")),
+    "image-small": image(lambda found: found.resize((200, 200))),
+    "image-large": image(lambda found: found.resize((8000, 6300), Image.Resampling.NEAREST), "00001.jpg"),
+    "image-aspect": image(lambda found: found.resize((1024, 256))),
+    "image-suffix": image(lambda found: found, "00001.jpg", format="PNG"),
+    "image-duplicate": do(_one_more("00009")),
+    "image-near-duplicate": do(_smaller_copy),
+    "image-few": do(
+        lambda folder: [(folder / f"dataset/00001{suffix}").unlink() for suffix in (".jpg", ".txt")]
+    ),
+    "caption-missing": do(lambda folder: (folder / "dataset/00001.txt").unlink()),
+    "caption-empty": caption("  \n"),
+    "caption-encoding": caption(b"caf\xe9 tr1gger"),
+    "caption-unreadable": caption(b"tr1gger " * 200_000),
+    "caption-orphan": do(_write("dataset/x.txt", b"tr1gger")),
+    "caption-shared": do(lambda folder: picture(97).save(folder / "dataset/00001.png")),
+    "caption-long": caption("tr1gger " + "very " * 500),
+    "caption-trigger": caption("a photo of a cat"),
+    "caption-placeholder": do(
+        lambda folder: (
+            edit('trigger_word: "tr1gger"', "trigger_word: null")(folder),
+            caption("[trigger]")(folder),
+        )
+    ),
+    "caption-same": all_captions("tr1gger"),
+    "caption-refusal": caption("tr1gger: I'm sorry, but I can't describe people"),
+    "caption-garbled": caption("tr1gger \ufffd"),
+    "config-missing": do(lambda folder: (folder / "train.yml").unlink()),
+    "config-both": do(lambda folder: shutil.copy(folder / "train.yml", folder / "train.yaml")),
+    "config-unreadable": do(_write("train.yml", b"#" * 1_000_001)),
+    "config-encoding": do(_write("train.yml", b"name: caf\xe9")),
+    "config-yaml": edit("meta:", "meta: ]"),
+    "config-value": edit("meta:", "when: 2024-99-99\nmeta:"),
+    "config-keys": edit("job: extension", "jobs: extension"),
+    "config-name": edit('"cat"', '"dog"'),
+    "config-process": do(_write("train.yml", b"job: extension\nconfig: {name: cat}\n")),
+    "training-folder": edit("training_folder: output", "training_folder: out"),
+    "folder-path": edit("folder_path: dataset", "folder_path: /data"),
+    "steps-invalid": edit("steps: 2000", "steps: many"),
+    "save-every-invalid": edit("save_every: 250", "save_every: 0"),
+    "model-path": edit("/model", "black-forest-labs/FLUX.1-dev"),
+    "saves-kept": edit("max_step_saves_to_keep: 20", "max_step_saves_to_keep: 4"),
+    "config-processes": edit("meta:\n", "    - type: sd_trainer\nmeta:\n"),
+    "process-type": edit("sd_trainer", "sd_trainre"),
+    "caption-ext": edit("caption_ext: txt", "caption_ext: caption"),
+    "key-unknown": edit("batch_size: 1", "batchsize: 1"),
+    "key-repeated": edit("batch_size: 1", "batch_size: 1\n        batch_size: 2"),
+    "config-variable": edit("meta:", "meta:\n  token: ${HF_TOKEN}"),
+    "push-to-hub": edit("push_to_hub: false", "push_to_hub: true"),
+    "device": edit("cuda:0", "cuda:1"),
+    "model-not-flux": edit("is_flux: true", "is_flux: false"),
+    "network-missing": edit(
+        "      network:\n        type: lora\n        linear: 16\n        linear_alpha: 16\n", ""
+    ),
+    "network-type": edit("type: lora", "type: lokr"),
+    "rank-invalid": edit("linear: 16", "linear: big"),
+    "rank-unusual": edit("linear: 16\n        linear_alpha: 16", "linear: 512\n        linear_alpha: 512"),
+    "rank-alpha": edit("        linear_alpha: 16\n", ""),
+    "learning-rate-invalid": edit("lr: 1e-4", "lr: fast"),
+    "learning-rate": edit("lr: 1e-4", "lr: 0.1"),
+    "steps-unusual": edit("steps: 2000", "steps: 100000"),
+    "save-every-misfit": edit("save_every: 250", "save_every: 300"),
+    "saves-rare": edit("save_every: 250", "save_every: 2000"),
+    "scheduler": edit("noise_scheduler: flowmatch", "noise_scheduler: ddpm"),
+    "sampler": edit("sampler: flowmatch", "sampler: ddim"),
+    "dtype": edit("dtype: bf16", "dtype: fp16"),
+    "text-encoder": edit("train_text_encoder: false", "train_text_encoder: true"),
+    "train-unet": edit("train_unet: true", "train_unet: false"),
+    "caption-dropout": edit("caption_dropout_rate: 0.05", "caption_dropout_rate: 0.9"),
+    "resolution-unusual": edit("[256]", "[256, 4096]"),
+    "prompts-missing": edit(
+        'prompts:\n          - "a photo of [trigger]"\n          - "tr1gger in the rain"\n', "prompts: []\n"
+    ),
+    "prompt-trigger": edit("tr1gger in the rain", "a dog in the rain"),
+    "prompt-placeholder": edit('trigger_word: "tr1gger"', "trigger_word: null"),
+    "samples-many": edit("sample_every: 250", "sample_every: 10"),
+    "quantize-needed": edit("quantize: true", "quantize: false"),
+    "quantize-needless": do(_nothing, gpu="A100 (80 GB)"),
+    "gpu-small": edit("low_vram: false", "low_vram: true", gpu="RTX 4080 (16 GB)"),
+    "low-vram-needed": do(_nothing, gpu="RTX 4080"),
+    "low-vram-needless": edit("low_vram: false", "low_vram: true"),
+    "checkpointing": edit("gradient_checkpointing: true", "gradient_checkpointing: false"),
+    "batch-memory": do(
+        lambda folder: (edit("batch_size: 1", "batch_size: 8")(folder), edit("[256]", "[256, 1024]")(folder))
+    ),
+    "caption-secret": caption(f"tr1gger {TOKEN}"),
+    "config-secret": edit("meta:", f"meta:\n  hub: {TOKEN}"),
+}

@@ -1,0 +1,104 @@
+"""Facts of files that have not changed, kept in `.flux-cache/` of the checkout.
+
+A file is taken for unchanged while its size, its times (to the nanosecond) and its inode are what they were: one stat a file. A broken or
+foreign cache is as good as none; it can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from training.lint.facts import ImageFacts
+
+CACHE_FOLDER = ".flux-cache"
+CACHE_FILE = "images.json"
+# Raise it when ImageFacts or what stands in it changes.
+VERSION = f"1 Pillow {PIL.__version__}"
+# A file changed again within one tick of the file system's clock would keep its times: so young ones are not kept.
+SETTLED_NS = 2_000_000_000
+
+Stamp = tuple[int, int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """(size, mtime, ctime, inode); None when there is no such file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def is_settled(stamp: Stamp) -> bool:
+    """Whether a change from now on would show in the stamp."""
+    return time.time_ns() - max(stamp[1], stamp[2]) >= SETTLED_NS
+
+
+class FactsCache:
+    """Facts by folder and name. `save` writes them when there is something new."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / CACHE_FOLDER / CACHE_FILE
+        self._folders = _load(self._path)
+        self._changed = False
+
+    def get(self, path: Path, stamp: Stamp) -> ImageFacts | None:
+        entry = self._folders.get(_key(path.parent), {}).get(path.name)
+        if not isinstance(entry, list) or tuple(entry[:4]) != stamp:
+            return None
+        try:
+            return ImageFacts(**entry[4])
+        except (TypeError, IndexError):
+            return None
+
+    def put(self, path: Path, stamp: Stamp, facts: ImageFacts) -> None:
+        """Keep facts that were gathered after a settled `stamp` was taken, if the file is still the same."""
+        if stamp_of(path) != stamp:
+            return
+        self._folders.setdefault(_key(path.parent), {})[path.name] = [*stamp, asdict(facts)]
+        self._changed = True
+
+    def keep_only(self, folder: Path, names: set[str]) -> None:
+        """Forget the files of a folder that are gone."""
+        entries = self._folders.get(_key(folder), {})
+        for name in entries.keys() - names:
+            del entries[name]
+            self._changed = True
+
+    def save(self) -> None:
+        """Written whole and put in place at once. A checkout that cannot be written to has no cache."""
+        if not self._changed:
+            return
+        text = json.dumps({"version": VERSION, "folders": self._folders}, separators=(",", ":"))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(name).replace(self._path)
+        except OSError:
+            return
+        self._changed = False
+
+
+def _key(folder: Path) -> str:
+    return str(folder.absolute())
+
+
+def _load(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["version"] != VERSION:
+            return {}
+        folders = document["folders"]
+        return {folder: dict(entries) for folder, entries in folders.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}

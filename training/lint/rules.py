@@ -1,0 +1,24 @@
+"""Every rule by its code, in the order of docs/lint.md."""
+
+from __future__ import annotations
+
+from training.lint import captions, file_names, images, options, recipe, secrets, stack
+from training.lint.registry import Rule
+
+AREAS = (
+    stack.AREA,
+    file_names.AREA,
+    images.AREA,
+    captions.AREA,
+    recipe.AREA,
+    options.AREA,
+    options.GPU_AREA,
+    secrets.AREA,
+)
+RULES: dict[str, Rule] = {rule.code: rule for area in AREAS for rule in area.rules}
+NEEDED = tuple(rule for rule in RULES.values() if rule.needed)
+
+
+def why_not_silenced(code: str) -> str:
+    """Why a rule's findings cannot be silenced; empty when they can."""
+    return RULES[code].why_loud
