@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.lint.check import check
+from training.lint.registry import Subject
 from training.train_file import PROMPTS, TEMPLATE, new_train_yml
-from training.trainer_config import document_of
+from training.trainer_config import document_of, read_trainer_file
 
 # config/examples/train_lora_flux_24gb.yaml of ostris/ai-toolkit: what the recipe does not change.
 EXAMPLE = {
@@ -49,7 +53,10 @@ def test_the_recipes_five_changes_are_made() -> None:
     assert process["datasets"][0]["folder_path"] == "dataset"
     assert process["model"]["name_or_path"] == "/model"
     assert process["sample"]["prompts"] == ["[trigger] at sea", 'say "hi": #1']
-    assert process["save"]["max_step_saves_to_keep"] == 2
+    # The recipe keeps 2; what the trainer deletes is deleted in the bucket, so here it is more than a run writes.
+    assert (
+        process["save"]["max_step_saves_to_keep"] > process["train"]["steps"] / process["save"]["save_every"]
+    )
     assert process["trigger_word"] == "word"
 
 
@@ -73,3 +80,9 @@ def test_any_word_and_any_prompt_arrive_as_they_are(trigger: str, prompts: list[
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_prompts_that_nobody_chose_have_the_trigger_word(prompt: str) -> None:
     assert "[trigger]" in prompt
+
+
+def test_lint_has_nothing_to_say_of_a_new_train_yml(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/train.yml").write_text(new_train_yml("cat", "word"), encoding="utf-8")
+    assert check(Subject("cat", tmp_path / "cat", read_trainer_file(tmp_path / "cat"), None)) == []
