@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 FLUX := $(BIN)/python -m commands
 
-.PHONY: up preview plan refresh destroy down cloud test lint format generated help
+.PHONY: up preview plan refresh destroy down cloud test bench lint format generated help
 .DEFAULT_GOAL := help
 
 help: ## what can be typed
@@ -34,6 +34,9 @@ down: .venv/ready ## stop the cloud on this machine; its files stay
 
 test: .venv/ready-dev ## all tests
 	@$(BIN)/python -m pytest
+
+bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (an hour)
+	@$(BIN)/python -m bench
 
 lint: .venv/ready-dev ## ruff, mypy, and the workflows' actionlint and zizmor
 	@$(BIN)/ruff check .

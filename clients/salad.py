@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 from urllib.parse import quote
@@ -26,6 +27,7 @@ DISPLAY_NAME = re.compile(r"[ ,\-.0-9A-Za-z]{2,63}")
 LONGEST_VALUE = 1000
 GIB = 1024**3
 SLOWEST_POLL = 5.0
+LOG_PAGE_SIZE, LOG_PAGES = 100, 20
 
 Priority = Literal["high", "medium", "low", "batch"]
 RestartPolicy = Literal["always", "on_failure", "never"]
@@ -235,6 +237,42 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         ]
 
 
+class LogResource(Answer):
+    """Where a line of a log comes from. The API document does not say which labels there are."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class LogEntry(Answer):
+    """One line that a container wrote."""
+
+    time: datetime
+    text_log: str = ""
+    json_log: dict[str, Any] = Field(default_factory=dict)
+    severity: str = "default"
+    resource: LogResource = LogResource()
+
+    def is_of(self, names: Collection[str]) -> bool:
+        """Whether one of its labels is one of these ids or names."""
+        return any(value in names for value in self.resource.labels.values())
+
+
+class _LogEntries(Answer):
+    items: list[LogEntry] = Field(default_factory=list)
+    page_min_time: datetime | None = None
+
+
+class Quotas(Answer):
+    """How many replicas the organization may have, and has, over all its groups."""
+
+    quota: int = Field(alias="container_replicas_quota")
+    used: int = Field(0, alias="container_replicas_used")
+
+
+class _Quotas(Answer):
+    container_groups_quotas: Quotas
+
+
 class _GpuClasses(Answer):
     items: list[GpuClass]
 
@@ -297,6 +335,37 @@ class Salad:
     def gpu_class_id(self, name_or_uuid: str) -> str:
         """The UUID of the GPU class of this name (or UUID). Raises BadInput, with the nearest names."""
         return self.gpu_class(name_or_uuid).id
+
+    def quotas(self) -> Quotas:
+        """The organization's limits."""
+        answer = self._http.request("GET", f"{self._organization}/quotas")
+        return self._http.read(_Quotas, answer).container_groups_quotas
+
+    def log_entries(self, start: datetime, end: datetime, of: Collection[str], most: int) -> list[LogEntry]:
+        """The last lines, at most `most`, that the containers labelled with one of `of` wrote between two times, oldest first.
+
+        The language of the API's query is not documented: all of the organization's lines are asked for, newest first, at
+        most LOG_PAGES pages of them. Raises NotFound where there is no such address.
+        """
+        found: list[LogEntry] = []
+        for _ in range(LOG_PAGES):
+            body = {
+                "query": "",
+                "start_time": start.isoformat(),
+                "end_time": end.isoformat(),
+                "page_size": LOG_PAGE_SIZE,
+                "sort_order": "desc",
+            }
+            answer = self._http.request(
+                "POST", f"{self._organization}/log-entries", body=body, repeatable=True
+            )
+            page = self._http.read(_LogEntries, answer)
+            found += [entry for entry in page.items if entry.is_of(of)]
+            earlier = page.page_min_time
+            if len(found) >= most or len(page.items) < LOG_PAGE_SIZE or earlier is None or earlier >= end:
+                break
+            end = earlier
+        return sorted(found, key=lambda entry: entry.time)[-most:]
 
     def list_groups(self) -> list[ContainerGroup]:
         """All container groups of the project."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,27 +16,23 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import SecretStr
 
+from clients.bulk import Access, Bulk, Incoming, Outgoing, Told, say_nothing
 from clients.errors import (
     Conflict,
     Invalid,
     NotFound,
     Service,
     ServiceError,
-    Unauthorized,
-    Unavailable,
-    error_for_status,
 )
 from clients.http import LOOPBACK
+from clients.s3_errors import no_answer, refused
 from training.errors import BadInput
 
 AWS_URL = "https://s3.amazonaws.com"
 CONNECTIONS = 32
-CHUNK = 1024 * 1024
 MOST_KEYS_A_DELETE = 1000
-DOWNLOAD_TRIES = 3
+READ_TRIES = 3
 NO_LOCATION = frozenset({"auto", "us-east-1"})
-# What S3 calls a wrong key, beside plain 403 and 401.
-WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
 
 R = TypeVar("R")
 
@@ -83,6 +78,18 @@ class Storage:
         )
         self._lock = threading.Lock()
         self._made: Any = None
+        self._bulk = Bulk(
+            Access(
+                self._service,
+                bucket,
+                endpoint_url,
+                region,
+                access_key_id,
+                secret_access_key,
+                session_token,
+                retries,
+            )
+        )
 
     def __repr__(self) -> str:
         return f"<Storage {self.bucket} at {self._service.host}>"
@@ -118,7 +125,7 @@ class Storage:
         """Size and ETag; None when there is no such object (a missing bucket looks the same)."""
         answer = self._unless_missing(lambda: self._call("head_object", Key=key))
         return answer and ObjectInfo(
-            key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"]
+            key, answer["ContentLength"], answer["ETag"].strip('"'), answer.get("LastModified")
         )
 
     def get_bytes(self, key: str) -> bytes | None:
@@ -167,45 +174,42 @@ class Storage:
                 raise
             return there.etag
 
-    def put_file(self, key: str, path: Path, sha256: str) -> str:
-        """Upload a file (up to some 100 MB: it is read whole) and return its ETag.
-
-        The bytes sent are the bytes hashed. Raises BadInput when they are not those of `sha256` (64 hex).
-        """
+    def put_file(self, key: str, path: Path, sha256: str) -> None:
+        """Upload one file; see `send_files`."""
         try:
-            data = path.read_bytes()
+            size = path.stat().st_size
         except OSError as error:
             raise BadInput([f"{path} cannot be read ({error.strerror}); restore it and run again"]) from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != sha256:
-            change = f"SHA-256 {found[:12]}…, was {sha256[:12]}…"
-            raise BadInput([f"{path} has changed since it was read ({change}); run again"])
-        return self._put(key, data, {})
+        self.send_files([Outgoing(path, key, size, sha256)])
+
+    def send_files(self, files: Sequence[Outgoing], told: Told = say_nothing) -> None:
+        """Upload many files at once. The bytes sent are the bytes hashed; `told(1, bytes)` after each file.
+
+        Raises BadInput naming all that are not those of their `sha256`, ServiceError.
+        """
+        self._bulk.send(files, told)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """Fetch the object into the file `path`, which appears only when it is whole.
+        """Fetch one object; see `fetch_files`."""
+        self.fetch_files([Incoming(key, path, sha256)])
 
-        Raises NotFound; ServiceError when the bytes are not those of `sha256` (64 hex), if that is given.
+    def fetch_files(self, objects: Sequence[Incoming], told: Told = say_nothing) -> None:
+        """Fetch many objects at once, each into its file, which appears only when it is whole; `told(1, bytes)` after each.
+
+        Raises NotFound; ServiceError when the bytes are not those of `sha256`, if that is given.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        part = Path(name)
-        try:
-            found = self._download(key, part)
-            if sha256 is not None and found != sha256:
-                raise ServiceError(
-                    f"{key} in bucket {self.bucket} is not what was written there (SHA-256 {found[:12]}…)",
-                    f"it should be {sha256[:12]}…",
-                    "fetch it again; if that does not help, the object is damaged",
-                )
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        self._bulk.fetch(objects, told)
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object (up to 5 GB) inside the bucket. Raises NotFound."""
-        self._call("copy_object", Key=target, CopySource={"Bucket": self.bucket, "Key": source})
+        if self.copy_many([(source, target)]):
+            raise NotFound(f"{source} is not in bucket {self.bucket}")
+
+    def copy_many(
+        self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing
+    ) -> Sequence[tuple[str, str]]:
+        """Copy many objects (up to 5 GB each) inside the bucket, from key to key; gives those whose source is not there."""
+        return self._bulk.copy(pairs, told)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key begins with `prefix`, by key."""
@@ -248,29 +252,18 @@ class Storage:
         """The body of an answer, fetched again when the connection breaks in its middle."""
         return self._again(lambda: bytes(self._call(operation, **arguments)["Body"].read()))
 
-    def _download(self, key: str, part: Path) -> str:
-        """Write the object to `part` and return its SHA-256."""
-
-        def once() -> str:
-            digest = hashlib.sha256()
-            with part.open("wb") as file:
-                for chunk in self._call("get_object", Key=key)["Body"].iter_chunks(CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
-            return digest.hexdigest()
-
-        return self._again(once)
-
     def _again(self, once: Callable[[], R]) -> R:
         """`once`, tried again when a body ends early: botocore's own retries end where the body begins."""
         from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # ships no types
 
-        for left in reversed(range(DOWNLOAD_TRIES)):
+        for left in reversed(range(READ_TRIES)):
             try:
                 return once()
             except BotoCoreError as failure:
                 if not left:
-                    raise self._no_answer(failure) from None
+                    raise no_answer(
+                        self._service, self.bucket, type(failure).__name__, str(failure)
+                    ) from None
         raise AssertionError("unreachable")
 
     def _pages(self, **arguments: Any) -> Iterator[Mapping[str, Any]]:
@@ -294,48 +287,14 @@ class Storage:
         try:
             return getattr(self._client(), operation)(Bucket=self.bucket, **arguments)
         except ClientError as failure:
-            raise self._refused(operation, str(arguments.get("Key", "")), failure.response) from None
+            key = str(arguments.get("Key", ""))
+            raise refused(self._service, self.bucket, operation, key, failure.response) from None
         except ParamValidationError as failure:
             raise Invalid(
                 f"{operation} on bucket {self.bucket}: {self._service.clean(str(failure))}"
             ) from None
         except BotoCoreError as failure:
-            raise self._no_answer(failure) from None
-
-    def _refused(self, operation: str, key: str, answer: Mapping[str, Any]) -> ServiceError:
-        error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
-        code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-        # An answer without a body (HEAD) has its status for a code.
-        said = "" if code.isdigit() else f"{code}: {error.get('Message', '')}"
-        words = self._service.clean(said)
-        what = f"{operation} {'/'.join(p for p in (self.bucket, key) if p)} at {self._service.host}"
-        if code in WRONG_KEY:
-            typed: ServiceError = Unauthorized(
-                f"{what} was answered {status}: {words}", "", self._service.if_refused
-            )
-        elif code == "NoSuchBucket":
-            typed = NotFound(
-                f"there is no bucket {self.bucket} at {self._service.host}",
-                "",
-                "check its name and the endpoint's address; `pulumi up` makes it",
-            )
-        elif code in ("BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"):
-            typed = Conflict(f"{what} was answered {status}: {words}")
-        else:
-            typed = error_for_status(self._service, status, what, words)
-        typed.status = status
-        typed.code = code
-        typed.repeated = meta.get("RetryAttempts", 0) > 0
-        return typed
-
-    def _no_answer(self, failure: Exception) -> Unavailable:
-        kind = type(failure).__name__
-        reason = self._service.clean(str(failure))
-        return Unavailable(
-            f"bucket {self.bucket}: no answer from {self._service.host} ({kind}: {reason})",
-            "",
-            self._service.if_down,
-        )
+            raise no_answer(self._service, self.bucket, type(failure).__name__, str(failure)) from None
 
     def _client(self) -> Any:
         """The boto3 client (thread-safe), made at the first use: importing boto3 takes a while."""

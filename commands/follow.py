@@ -3,74 +3,64 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from clients.errors import ServiceError
-from commands.stack_jobs import Sight, StackJob, describe
-from training.run_state import COMPLETED
+from commands.session import say, screen
+from commands.stack_jobs import Sight, describe
+from commands.table import render
+from commands.watching import Row, View, Watcher
 
-POLL_SECONDS = 1.0
+# Kelpie asks SaladCloud at each request: what changes within minutes there is not asked for every second.
+POLL_SECONDS = {True: 1.0, False: 5.0}
 # In plain output a running job gets a line for each such part of its steps.
 PLAIN_PARTS = 5
 
-Look = Callable[[StackJob], Sight]
 
-
-def follow(jobs: Sequence[StackJob], look: Look, console: Console) -> list[Sight]:
+def follow(watcher: Watcher) -> View:
     """The jobs as they ended. A service that does not answer for a while is waited for, and said so once."""
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=4) as live:
-            return _until_ended(jobs, look, console, lambda sights: live.update(_table(sights)))
+    if screen.is_terminal:
+        with Live(console=screen, refresh_per_second=4) as live:
+            return _until_ended(
+                watcher, lambda view: live.update(render(view, screen.width, watcher.local)), _say_above
+            )
     told: dict[str, object] = {}
 
-    def tell(sights: Sequence[Sight]) -> None:
-        for sight in sights:
-            if told.get(sight.job.name) != _milestone(sight):
-                told[sight.job.name] = _milestone(sight)
-                console.print(f"{sight.job.name}: {describe(sight)}", highlight=False, markup=False)
+    def tell(view: View) -> None:
+        for row in view.rows:
+            if told.get(row.name) != _milestone(row):
+                told[row.name] = _milestone(row)
+                say(f"{row.name}: {row.problem or describe(row.sight)}")
 
-    return _until_ended(jobs, look, console, tell)
+    return _until_ended(watcher, tell, say)
 
 
-def _until_ended(
-    jobs: Sequence[StackJob], look: Look, console: Console, show: Callable[[Sequence[Sight]], None]
-) -> list[Sight]:
-    seen: dict[str, Sight] = {}
+def _until_ended(watcher: Watcher, show: Callable[[View], None], tell: Callable[[str], None]) -> View:
     silent = False
     while True:
         try:
-            for job in jobs:
-                if job.name not in seen or not seen[job.name].ended:
-                    seen[job.name] = look(job)
-            silent = False
+            view = watcher.look()
         except ServiceError as error:
             if not silent:
-                console.print(f"{error}; waiting for it", highlight=False, markup=False)
+                tell(f"{error}; waiting for it")
             silent = True
-        sights = [seen[job.name] for job in jobs if job.name in seen]
-        show(sights)
-        if len(sights) == len(jobs) and all(sight.ended for sight in sights):
-            return sights
-        time.sleep(POLL_SECONDS)
+        else:
+            silent = False
+            show(view)
+            if view.ended:
+                return view
+        time.sleep(POLL_SECONDS[watcher.local])
 
 
-def _milestone(sight: Sight) -> object:
-    step = sight.progress.get("step")
-    part = step * PLAIN_PARTS // sight.job.steps if isinstance(step, int) and not sight.ended else None
-    return sight.state, sight.progress.get("state") if not sight.ended else None, part
+def _say_above(text: str) -> None:
+    """Above the live table, on the console that it is on."""
+    screen.print(text, highlight=False, markup=False)
 
 
-def _table(sights: Sequence[Sight]) -> Group:
-    table = Table.grid(padding=(0, 2))
-    for sight in sights:
-        step = sight.progress.get("step") or 0
-        done = sight.job.steps if sight.state == COMPLETED else min(int(step), sight.job.steps)
-        table.add_row(
-            sight.job.name, ProgressBar(total=sight.job.steps, completed=done, width=30), describe(sight)
-        )
-    return Group(table)
+def _milestone(row: Row) -> object:
+    sight: Sight = row.sight
+    step, ended = sight.told.step, sight.ended
+    part = step * PLAIN_PARTS // sight.job.steps if step is not None and not ended else None
+    return sight.state, ended, bool(row.problem), None if ended else sight.told.state, part

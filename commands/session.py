@@ -14,12 +14,32 @@ from clients.connection import VARIABLES, Connection, connect
 from commands import local_cloud
 from commands.engine import Engine, find_engine, project_root
 from commands.stack_file import uses_local_cloud
+from training.errors import FluxError
+from training.file_cache import NO_CACHE_VARIABLE
 
 OUTPUTS = "outputs"
+# What both engines say of a stack that was never made.
+NO_STACK = "no stack named"
 
+# Sentences, which a terminal wraps by itself and a pipe not at all; and tables, which know how wide the terminal is.
 console = Console(soft_wrap=True)
+screen = Console()
 stack_option = click.option(
     "--stack", default="dev", show_default=True, help="The stack: Pulumi.<stack>.yaml."
+)
+
+
+def _read_all_again(_ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ[NO_CACHE_VARIABLE] = "1"
+
+
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    expose_value=False,
+    callback=_read_all_again,
+    help="Read every image and caption again, also those that look unchanged.",
 )
 
 
@@ -40,6 +60,21 @@ def ready(stack: str, words: TextIO | None = None) -> Engine:
     engine.select()
     engine.release()
     return engine
+
+
+def reading_engine(stack: str) -> Engine:
+    """The stack's engine for commands that only look: nothing is started and no stack is made. Raises FluxError."""
+    return find_engine(stack, uses_local_cloud(project_root(), stack))
+
+
+def deployed_outputs(engine: Engine) -> dict[str, Any]:
+    """The stack's outputs; empty when it was never deployed, or was taken down. Raises FluxError."""
+    try:
+        return engine.outputs()
+    except FluxError as error:
+        if NO_STACK in str(error):
+            return {}
+        raise
 
 
 def run(engine: Engine, *arguments: str) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
+from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from clients.results import read_json
-from clients.storage import Storage
 from commands import local_cloud
 from commands.engine import Engine, project_root
 from commands.fetch import fetch
+from commands.fetching import report_left
 from commands.follow import follow
-from commands.session import OUTPUTS, connection_of, console, ready, run, say, stack_option
+from commands.report.command import JOBS, write_report
+from commands.report.runs import ReportedRun
+from commands.session import OUTPUTS, connection_of, no_cache_option, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
-from commands.stack_jobs import Sight, StackJob, look, stack_jobs
+from commands.stack_jobs import Sight, stack_jobs
+from commands.watching import Watcher
 from training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from training.errors import FluxError
 from training.run_state import COMPLETED
@@ -26,6 +29,7 @@ from training.run_state import COMPLETED
 
 @click.command()
 @stack_option
+@no_cache_option
 @click.option(
     "--no-wait", is_flag=True, help="End when the jobs are queued; `flux up` later fetches their results."
 )
@@ -53,6 +57,7 @@ def up(stack: str, no_wait: bool) -> None:
 
 @click.command()
 @stack_option
+@no_cache_option
 def preview(stack: str) -> None:
     """Show what `up` would do. Changes nothing."""
     run(ready(stack), "preview", "--diff")
@@ -96,38 +101,38 @@ def _refresh(engine: Engine) -> None:
 def _collect(engine: Engine, stack: str) -> list[str]:
     """Wait for the jobs and fetch what they left; the names of those that did not end well."""
     outputs = engine.outputs()
-    jobs = stack_jobs(outputs)
-    if not jobs:
+    if not stack_jobs(outputs):
         say("The stack declares no job.")
         return []
-    connection = connection_of(engine, stack)
-    storage = connection.storage(outputs["bucket"])
+    watcher = Watcher(connection_of(engine, stack), outputs)
     say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
     )
-    sights = follow(jobs, _looker(connection, storage), console)
+    rows = follow(watcher).rows
     say("\nResults:")
     costs = {}
-    for sight in sights:
-        place = fetch(sight, storage, Path(OUTPUTS))
-        costs[sight.job.name] = cost_of(read_json(storage, sight.job.keys.record) or {}, sight.progress)
-        say(f"  {sight.job.name}: {_result_line(sight, place)}")
-    say(_cost_lines(costs, local=connection.cloud == "local"))
+    for row in rows:
+        result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
+        costs[row.name] = cost_of(
+            read_json(watcher.storage, row.sight.job.keys.record) or {}, row.sight.progress
+        )
+        say(f"  {row.name}: {_result_line(row.sight, result.place)}")
+        report_left(result)
+        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), Path(JOBS))
+        say(f"    {page}: its samples, loss and dataset on one page")
+    sights = [row.sight for row in rows]
+    say(_cost_lines(costs, local=watcher.local))
     say(_next_steps(sights))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
-
-
-def _looker(connection: Connection, storage: Storage) -> Callable[[StackJob], Sight]:
-    return lambda job: look(job, connection.kelpie(), storage)
 
 
 def _result_line(sight: Sight, place: Path) -> str:
     if sight.state != COMPLETED:
         return f"{sight.state}: {sight.reason}; what there is lies in {place}"
-    progress = sight.progress
+    told = sight.told
     learned = ""
-    if isinstance(progress.get("loss_first"), float) and isinstance(progress.get("loss_last"), float):
-        learned = f" (loss {progress['loss_first']:.4f} at the start, {progress['loss_last']:.4f} at the end)"
+    if told.loss_first is not None and told.loss_last is not None:
+        learned = f" (loss {told.loss_first:.4f} at the start, {told.loss_last:.4f} at the end)"
     return f"{place / (sight.job.name + '.safetensors')}{learned}"
 
 
@@ -153,7 +158,7 @@ def _next_steps(sights: list[Sight]) -> str:
         return ""
     first = done[0].job
     return (
-        f"\nLook next at {OUTPUTS}/{first.name}/{first.run_id}/samples/: what the LoRA draws, step by step.\n"
+        f"\nOpen {OUTPUTS}/{first.name}/{first.run_id}/report.html in a browser: what the LoRA draws, step by step.\n"
         "Then edit a caption under jobs/ and type `make preview`: it shows what would be trained again."
     )
 

@@ -29,9 +29,13 @@ def stack_settings(root: Path, stack: str) -> StackSettings:
     return parse_stack_settings(PROJECT, texts)
 
 
+def stack_path(root: Path, stack: str) -> Path:
+    return root / f"Pulumi.{stack}.yaml"
+
+
 def stack_config(root: Path, stack: str) -> dict[str, Any]:
     """`config` of the stack's file; empty when it has none. Raises BadInput when there is no such file or it is no YAML."""
-    path = root / f"Pulumi.{stack}.yaml"
+    path = stack_path(root, stack)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

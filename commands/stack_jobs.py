@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from clients.errors import NotFound
 from clients.kelpie import Job, Kelpie
 from clients.results import see_run
 from clients.storage import Storage
+from training.progress import Progress, read_progress
 from training.run import RunKeys
-from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, STALLED, in_words
-
-# Allocating a node and downloading the image takes minutes; longer than this something is amiss.
-PATIENCE_SECONDS = 900.0
+from training.run_state import COMPLETED, ENDED, RUNNING, STALLED, in_words
+from training.words import printable
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,10 @@ class Sight:
     progress: Mapping[str, Any]
     queue_job: Job | None
 
-    @property
-    def waited(self) -> float:
-        """Seconds since the queue took the job in; 0 when it does not say."""
-        created = self.queue_job.created if self.queue_job else None
-        return 0.0 if created is None else (datetime.now(UTC) - created).total_seconds()
+    @cached_property
+    def told(self) -> Progress:
+        """What of `progress` can be used."""
+        return read_progress(self.progress)
 
     @property
     def ended(self) -> bool:
@@ -69,38 +67,33 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
     ]
 
 
-def look(job: StackJob, kelpie: Kelpie, storage: Storage) -> Sight:
-    """See how a job is. Raises ServiceError."""
-    queue_job = _queue_job(kelpie, job.kelpie_id)
+def look(job: StackJob, queue_job: Job | None, storage: Storage) -> Sight:
+    """See how a job is; `queue_job` is what the queue just said of it. Raises ServiceError."""
     seen = see_run(storage, job.keys, job.steps, queue_job, job.stall_minutes)
-    return Sight(job, seen.state, seen.reason, seen.progress, queue_job)
+    return Sight(job, seen.state, printable(seen.reason), seen.progress, queue_job)
 
 
 def describe(sight: Sight) -> str:
     """One line for a person: `training, step 120 of 300, loss 0.412, about 1 min left`."""
-    progress = sight.progress
-    if sight.state == PENDING and sight.waited > PATIENCE_SECONDS:
-        return (
-            f"pending for {in_words(sight.waited)}: no node takes it. Is Kelpie's user invited to the Salad organization, "
-            "is a GPU of this class to be had, does the container group still exist?"
-        )
     if sight.reason:
         return f"{sight.state}: {sight.reason}"
     if sight.state == COMPLETED and not sight.ended:
         return "the weights are in the bucket; the worker is finishing"
-    if sight.state != RUNNING or not progress:
+    if sight.state != RUNNING or not sight.progress:
         return sight.state
-    words = [str(progress.get("state") or RUNNING)]
-    if progress.get("step"):
-        words.append(f"step {progress['step']} of {progress.get('steps', sight.job.steps)}")
-    if isinstance(progress.get("loss_smoothed"), int | float):
-        words.append(f"loss {progress['loss_smoothed']:.4f}")
-    if isinstance(progress.get("eta_seconds"), int | float):
-        words.append(f"about {in_words(progress['eta_seconds'])} left")
+    told = sight.told
+    words = [told.state or RUNNING]
+    if told.step:
+        words.append(f"step {told.step} of {told.steps or sight.job.steps}")
+    if told.loss is not None:
+        words.append(f"loss {told.loss:.4f}")
+    if told.eta_seconds is not None:
+        words.append(f"about {in_words(told.eta_seconds)} left")
     return ", ".join(words)
 
 
-def _queue_job(kelpie: Kelpie, kelpie_id: str) -> Job | None:
+def queue_job(kelpie: Kelpie, kelpie_id: str) -> Job | None:
+    """What the queue says of a job; None when it does not know it."""
     if not kelpie_id:
         return None
     try:

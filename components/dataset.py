@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.datasets import images_elsewhere, is_complete, missing
+from clients.bulk import Outgoing
+from clients.datasets import is_complete, missing
 from clients.storage import Storage
-from components.messages import inform, progress
+from components.messages import Pulse, inform, progress
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from training.errors import FluxError
 from training.folder import ImageSet, read_images
-from training.manifest import dataset_index
+from training.manifest import Image, dataset_index, parse_dataset_index
 from training.run import Layout
 
 INPUTS = ("home", "bucket", "prefix", "name", "folder", "digest", "images", "bytes", "urn")
+INDEXES_AT_ONCE = 16
 
 
 class DatasetProvider(FluxProvider):
@@ -87,16 +92,23 @@ def send(storage: Storage, layout: Layout, image_set: ImageSet, tell: Callable[[
     """
     folder = layout.dataset(image_set.digest)
     todo = missing(storage, layout, image_set.digest, image_set.images)
-    elsewhere = images_elsewhere(storage, layout) if todo else {}
-    for number, name in enumerate(todo, 1):
-        image = image_set.images[name]
-        source = elsewhere.get((image.sha256, image.size))
-        tell(f"{'copying' if source else 'uploading'} {name} ({number} of {len(todo)})")
-        if source:
-            storage.copy(source, folder + name)
-        else:
-            storage.put_file(folder + name, image_set.folder / name, sha256=image.sha256)
-    still_missing = missing(storage, layout, image_set.digest, image_set.images)
+    shelf = shelf_of(storage, layout)
+    copies = [
+        (source, folder + name)
+        for name in todo
+        if (source := shelf.place_of(image_set.images[name])) and source != folder + name
+    ]
+    if copies:
+        storage.copy_many(copies, Pulse("copying", len(copies), 0, tell).told)
+        # What was not where its index says, or not whole, comes from here after all.
+        todo_now = missing(storage, layout, image_set.digest, image_set.images)
+    else:
+        todo_now = todo
+    images = [image_set.images[name] for name in todo_now]
+    files = [Outgoing(image_set.folder / i.name, folder + i.name, i.size, i.sha256) for i in images]
+    size = sum(file.size for file in files)
+    storage.send_files(files, Pulse("uploading", len(files), size, tell).told)
+    still_missing = missing(storage, layout, image_set.digest, image_set.images) if todo else []
     if still_missing:
         raise FluxError(
             f"the bucket lacks {', '.join(still_missing)} after the upload",
@@ -104,6 +116,57 @@ def send(storage: Storage, layout: Layout, image_set: ImageSet, tell: Callable[[
             "run it again",
         )
     storage.put_bytes(layout.dataset_index(image_set.digest), dataset_index(image_set.images))
+    shelf.add(image_set)
+
+
+class Shelf:
+    """Which images the datasets of a bucket hold: read once a process, when the first image is to be brought, and kept up to date.
+
+    Thread-safe. What it says is a hint: a copy may find nothing there.
+    """
+
+    def __init__(self, storage: Storage, layout: Layout) -> None:
+        self._storage, self._layout = storage, layout
+        self._lock = Lock()
+        self._known: dict[tuple[str, int], str] | None = None
+
+    def place_of(self, image: Image) -> str | None:
+        """The key below which the bucket should have the image."""
+        with self._lock:
+            if self._known is None:
+                self._known = self._read()
+            return self._known.get((image.sha256, image.size))
+
+    def add(self, image_set: ImageSet) -> None:
+        with self._lock:
+            if self._known is not None:
+                self._known |= self._places(image_set.digest, image_set.images)
+
+    def _read(self) -> dict[tuple[str, int], str]:
+        indexes = [item.key for item in self._storage.list(self._layout.dataset_indexes)]
+        with ThreadPoolExecutor(INDEXES_AT_ONCE) as pool:
+            raw = list(pool.map(self._storage.get_bytes, indexes))
+        found: dict[tuple[str, int], str] = {}
+        for key, content in zip(indexes, raw, strict=True):
+            digest = key.removeprefix(self._layout.dataset_indexes).removesuffix(".json")
+            with suppress(ValueError):
+                found |= self._places(digest, parse_dataset_index(content or b"{}"))
+        return found
+
+    def _places(self, digest: str, images: Mapping[str, Image]) -> dict[tuple[str, int], str]:
+        folder = self._layout.dataset(digest)
+        return {(image.sha256, image.size): folder + name for name, image in images.items()}
+
+
+_shelves: dict[tuple[str, str, str], Shelf] = {}
+_shelves_lock = Lock()
+
+
+def shelf_of(storage: Storage, layout: Layout) -> Shelf:
+    """One for all the datasets of a stack: a thousand of them read the indexes once."""
+    with _shelves_lock:
+        place = (storage.endpoint_url or "", storage.bucket, layout.prefix)
+        return _shelves.setdefault(place, Shelf(storage, layout))
 
 
 def _reference(layout: Layout, props: Props) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,42 @@ def progress(text: str, urn: str) -> None:
         return
     _last_told[urn] = now
     _log(text, urn, ephemeral=True)
+
+
+class Pulse:
+    """How a transfer of `count` files, `size` bytes together (0: not known), gets on, at what rate, and for how long still."""
+
+    def __init__(
+        self,
+        verb: str,
+        count: int,
+        size: int,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._verb, self._count, self._size, self._tell, self._clock = verb, count, size, tell, clock
+        self._begun = clock()
+        self._done = self._sent = 0
+
+    def told(self, files: int, size: int) -> None:
+        """So many files and bytes more are through."""
+        self._done += files
+        self._sent += size
+        self._tell(self.text())
+
+    def text(self) -> str:
+        """`uploading 120 of 2000, 12.3 MB/s, about 15 s left`."""
+        seconds = max(self._clock() - self._begun, 1e-6)
+        done, whole = (self._sent, self._size) if self._size else (self._done, self._count)
+        left = (whole - done) * seconds / done if done else 0.0
+        rate = (
+            f", {self._sent / seconds / 1e6:.1f} MB/s"
+            if self._size
+            else f", {self._done / seconds:.0f} a second"
+        )
+        return f"{self._verb} {self._done} of {self._count}{rate}" + (
+            f", about {left:.0f} s left" if left >= 1 else ""
+        )
 
 
 def inform(text: str, urn: str = "") -> None:

@@ -118,7 +118,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "name": job.name,
             "folder": str(job.image_set.folder),
             "digest": job.image_set.digest,
-            "images": len(job.image_set.images),
+            "images": job.image_set.count,
             "bytes": job.image_set.size,
             "urn": resource_urn(self, Dataset, job.name),
         }

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pulumi.dynamic import ConfigureRequest, DiffResult, ResourceProvider
+from pulumi.dynamic import ConfigureRequest, DiffResult, ResourceProvider, dynamic
 from pulumi.output import Unknown
 
 from clients.connection import CONNECTION_SETTINGS, Connection, connect
 from training.errors import FluxError
 
 Props = dict[str, Any]
+
+
+def cure_the_sdk() -> None:
+    """Serialise each provider class once, not once a resource.
+
+    Each call of the SDK's `serialize_provider` (seen in 3.260 and 3.272) costs 4 ms and leaves one more wrapper on the pickler it
+    sorts with, until at about the 319th dynamic resource of a program Python gives up with RecursionError (ENGINE.md, trap 1). Ours
+    have no state (`__getstate__`), so one text stands for all the resources of a class.
+    """
+    if getattr(dynamic.serialize_provider, "cured", False):
+        return
+    serialize = dynamic.serialize_provider
+    pickler: Any = pickle._Pickler  # type: ignore[attr-defined,unused-ignore]  # what the SDK itself patches
+    known: dict[type, str] = {}
+
+    def once(provider: ResourceProvider) -> str:
+        kind = type(provider)
+        if not isinstance(provider, FluxProvider) or kind not in known:
+            unpatched = pickler._batch_setitems
+            try:
+                known[kind] = serialize(provider)
+            finally:
+                pickler._batch_setitems = unpatched
+        return known[kind]
+
+    once.cured = True  # type: ignore[attr-defined]
+    dynamic.serialize_provider = once
 
 
 class FluxProvider(ResourceProvider):
@@ -48,6 +76,9 @@ class FluxProvider(ResourceProvider):
                 "one stack stays in one place",
                 "give the keys of the first, or use another stack",
             )
+
+
+cure_the_sdk()
 
 
 def home(connection: Connection) -> str:

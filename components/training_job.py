@@ -19,6 +19,7 @@ from clients.results import inspect_run, read_json, see_run
 from clients.salad import ContainerGroup
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
+from components.lookups import Lookups
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import ClaimFile, Wanted, queue_of
@@ -63,6 +64,8 @@ INPUTS = (
     "owner",
 )
 LAUNCHER = Path(__file__).parent.parent / "node" / "launch.py"
+
+_lookups = Lookups()
 
 
 class TrainingJobProvider(FluxProvider):
@@ -133,14 +136,21 @@ class TrainingJobProvider(FluxProvider):
 
     def _refuse_without_ground(self, storage: Storage, props: Props) -> ContainerGroup:
         """A job without its group is never run; one without its images fails, paid, as often as the queue allows."""
-        group = self.connection.salad().get_group(props["groupName"])
-        if group is None or group.id != props["groupId"]:
+        salad, wanted_id = self.connection.salad(), props["groupId"]
+        group = _lookups.get(
+            (self.connection.salad_url, props["groupName"]),
+            lambda: salad.get_group(props["groupName"]),
+            lambda found: found is not None and found.id == wanted_id,
+        )
+        if group is None or group.id != wanted_id:
             raise FluxError(
                 f"container group {props['groupName']} is gone, or is another one now",
                 "a job queued for it would wait for ever",
                 "run `make refresh`, then this again",
             )
-        if not is_complete(storage, Layout(props["prefix"]), props["digest"]):
+        layout, digest = Layout(props["prefix"]), props["digest"]
+        place = (storage.endpoint_url, storage.bucket, layout.dataset(digest))
+        if not _lookups.get(place, lambda: is_complete(storage, layout, digest), bool):
             raise FluxError(
                 f"images of {props['job']} are missing in the bucket",
                 "half a dataset is not trained",

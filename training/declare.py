@@ -137,7 +137,7 @@ def choose(
 ) -> tuple[dict[str, JobSettings], list[Finding]]:
     """Which folders the names and globs mean, and what is wrong with them.
 
-    A name's own entry wins over a glob's; of two globs the one written later wins.
+    A name's own entry wins over a glob's; of two globs the one written later wins. One that says `skip` means none.
     """
     chosen: dict[str, JobSettings] = {}
     findings: list[Finding] = []
@@ -155,7 +155,7 @@ def choose(
             findings.append(_finding("job-unknown", message))
         else:
             chosen[name] = entry
-    return chosen, findings
+    return {name: entry for name, entry in chosen.items() if not entry.skip}, findings
 
 
 def _finding(code: str, message: str, job: str = "") -> Finding:

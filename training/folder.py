@@ -6,35 +6,47 @@ What makes a folder usable are the needed rules of `training.lint`; everything w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from training.file_cache import FolderCache, all_settled, scan, signature_of
 from training.lint.check import refuse_unusable
 from training.lint.gather import DatasetFacts, FileFacts, caption_name
 from training.lint.registry import Subject
-from training.manifest import Image, dataset_digest, manifest
-from training.trainer_config import TrainerConfig, TrainerFile, read_trainer_file
+from training.manifest import Image, dataset_digest, manifest, parse_manifest
+from training.trainer_config import DATASET_FOLDER, TrainerConfig, TrainerFile, read_trainer_file
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one `dataset/` folder and their captions, both keyed by image name."""
+    """The images of one `dataset/` folder with their captions, as their manifest says.
+
+    `count` images of `size` bytes together; `digest` covers the images alone. All that a plan needs is here at once; `images` and
+    `captions`, by image name, are taken from the manifest when somebody asks.
+    """
 
     folder: Path
-    images: dict[str, Image]
-    captions: dict[str, str]
+    manifest: bytes
+    digest: str
+    count: int
+    size: int
+
+    @staticmethod
+    def of(folder: Path, images: dict[str, Image], captions: dict[str, str]) -> ImageSet:
+        size = sum(image.size for image in images.values())
+        return ImageSet(folder, manifest(images, captions), dataset_digest(images), len(images), size)
 
     @property
-    def digest(self) -> str:
-        return dataset_digest(self.images)
+    def images(self) -> dict[str, Image]:
+        return self._parsed[0]
 
     @property
-    def manifest(self) -> bytes:
-        return manifest(self.images, self.captions)
+    def captions(self) -> dict[str, str]:
+        return self._parsed[1]
 
-    @property
-    def size(self) -> int:
-        """Bytes of all images."""
-        return sum(image.size for image in self.images.values())
+    @cached_property
+    def _parsed(self) -> tuple[dict[str, Image], dict[str, str]]:
+        return parse_manifest(self.manifest)
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,26 @@ def read_config(path: Path) -> JobFolder:
 
 
 def read_images(path: Path) -> ImageSet:
-    """The images and captions of a job folder's `dataset/`, each file read; raises BadInput with every finding."""
-    facts = FileFacts().dataset(path)
-    refuse_unusable(Subject(path.name, path, None, facts))
-    return image_set(facts)
+    """The images and captions of a job folder's `dataset/`; raises BadInput with every finding.
+
+    A folder in which nothing has changed since it was found sound is not read again (training/file_cache.py).
+    """
+    folder = path / DATASET_FOLDER
+    scanned = scan(folder)
+    signature = signature_of(scanned)
+    cache = FolderCache.of(folder)
+    known = cache.load(signature) if scanned else None
+    if known is not None:
+        facts, content = known
+        return ImageSet(folder, content, facts["digest"], facts["count"], facts["bytes"])
+    found = FileFacts().dataset(path)
+    refuse_unusable(Subject(path.name, path, None, found))
+    images = image_set(found)
+    if all_settled(scanned):
+        cache.save(
+            signature, {"digest": images.digest, "count": images.count, "bytes": images.size}, images.manifest
+        )
+    return images
 
 
 def job_folder(path: Path, file: TrainerFile) -> JobFolder:
@@ -73,4 +101,4 @@ def image_set(facts: DatasetFacts) -> ImageSet:
     """From a dataset that the needed rules let pass."""
     images = {name: Image(name, image.size, image.sha256) for name, image in facts.images.items()}
     captions = {name: facts.captions[caption_name(name)].text for name in images}
-    return ImageSet(facts.folder, images, captions)
+    return ImageSet.of(facts.folder, images, captions)

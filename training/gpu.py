@@ -25,7 +25,7 @@ TFLOPS = {
     "RTX 3060": 12.7,
 }
 
-# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb, the same that lint warns by (training/lint/options.py). ai-toolkit's
+# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb; lint warns by them, too (training/lint/options.py). ai-toolkit's
 # example for FLUX, quantized and with one image a step, is named after its 24 GB; the 12 billion weights alone are as much in BF16.
 GB_QUANTIZED = 24
 GB_UNQUANTIZED = 48

@@ -54,3 +54,13 @@ def manifest(images: Mapping[str, Image], captions: Mapping[str, str]) -> bytes:
         for name, image in images.items()
     }
     return canonical_json({"version": 1, "images": entries})
+
+
+def parse_manifest(raw: bytes) -> tuple[dict[str, Image], dict[str, str]]:
+    """The images and captions of a manifest, both by image name; raises ValueError when it is not one."""
+    try:
+        entries = json.loads(raw)["images"]
+        captions = {name: str(entry["caption"]) for name, entry in entries.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a manifest") from error
+    return parse_dataset_index(raw), captions

@@ -60,6 +60,7 @@ SHOWN = frozenset(
         "priority",
         "results",
         "resume",
+        "skip",
         "stallMinutes",
         "storage",
     ]
@@ -96,8 +97,10 @@ class JobSettings(_Strict):
     """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
 
     `resume`: a new run goes on from the newest sound checkpoint of the job's last run instead of from nothing.
+    `skip`: as if the job were not named at all, also where a glob means it (`flux cancel` writes it).
     """
 
+    skip: bool = False
     attempt: int = Field(1, ge=1)
     resume: bool = False
     dataset: str | None = None

@@ -7,6 +7,7 @@ Nothing is started there: groups have no replicas, jobs are canceled.
 """
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from clients.connection import VARIABLES, Connection, connect
 from clients.salad import ContainerGroup, GroupSpec
 from clients.storage import Storage
 from tests.support.cloud import running_cloud
+from tests.support.s3_server import Server
 
 GPU = "RTX 5090 (32 GB)"
 
@@ -67,3 +69,14 @@ def group(connection: Connection) -> Iterator[ContainerGroup]:
     )
     yield salad.create_group(spec)
     salad.delete_group(spec.name)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()

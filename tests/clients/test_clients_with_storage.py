@@ -80,7 +80,8 @@ def test_files_go_there_and_back(storage: Storage, tmp_path: Path) -> None:
     data = bytes(range(251)) * 20_000
     sha256 = hashlib.sha256(data).hexdigest()
     (tmp_path / "up.bin").write_bytes(data)
-    assert storage.put_file("f/up.bin", tmp_path / "up.bin", sha256) == md5(data)
+    storage.put_file("f/up.bin", tmp_path / "up.bin", sha256)
+    assert storage.head("f/up.bin") == ObjectInfo("f/up.bin", len(data), md5(data))
     storage.download("f/up.bin", tmp_path / "new" / "down.bin", sha256)
     assert (tmp_path / "new" / "down.bin").read_bytes() == data
     with pytest.raises(NotFound):

@@ -45,8 +45,9 @@ def test_progress_and_curve(tmp_path: Path) -> None:
     assert ended.progress["loss_last"] == pytest.approx((1 / 19 + 1 / 20) / 2, rel=1e-3)
     assert set(ended.progress) - set(expected) == {
         *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at"),
-        "begun",
+        *("begun", "start_seconds"),
     }
+    assert 0 <= ended.progress["start_seconds"] <= ended.progress["gpu_seconds"] + 0.1
     rows = (tmp_path / "output/job/loss.csv").read_text().splitlines()
     assert (rows[0], rows[1], rows[20], len(rows)) == ("step,loss", "1,1", "20,0.05", 21)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TypeGuard
 
+from training.gpu import GB_EACH_MORE_MEGAPIXEL, GB_QUANTIZED, GB_UNQUANTIZED
 from training.lint.captions import has_placeholder
 from training.lint.finding import Problem
 from training.lint.images import resolutions
@@ -23,10 +24,6 @@ MOST_SAMPLES = 200
 SMALL_RESOLUTION, LARGE_RESOLUTION = 256, 1536
 # These find their rate themselves: 1 is their unit.
 SELF_TUNING = ("prodigy", "dadapt")
-# FLUX.1-dev has 12 billion parameters, 24 GB in bf16, and its T5 another 9.5 GB.
-GB_UNQUANTIZED = 48
-GB_QUANTIZED = 24
-GB_LOW_VRAM = 16
 MATCH_SCHEDULER = "flowmatch"
 
 
@@ -340,7 +337,7 @@ def checkpointing(job: Subject) -> Iterator[Problem]:
 
 @GPU_AREA.warning(
     "batch-memory",
-    f"with {GB_QUANTIZED} GB one image of a megapixel fits beside FLUX.1-dev, and one more for each 8 GB above",
+    f"with {GB_QUANTIZED} GB one image of a megapixel fits beside FLUX.1-dev, and one more for each {GB_EACH_MORE_MEGAPIXEL} GB above",
     "lower train.batch_size, or raise gradient_accumulation_steps instead",
 )
 def batch_memory(job: Subject) -> Iterator[Problem]:
@@ -348,7 +345,7 @@ def batch_memory(job: Subject) -> Iterator[Problem]:
     if not job.trains or not batch or job.gpu_gb is None:
         return
     megapixels = batch * (max(resolutions(job), default=512) / 1024) ** 2
-    fits = max(1, 1 + (job.gpu_gb - GB_QUANTIZED) // 8)
+    fits = max(1, 1 + (job.gpu_gb - GB_QUANTIZED) // GB_EACH_MORE_MEGAPIXEL)
     if batch > 1 and megapixels > fits:
         message = f"batches of {batch} images, {job.gpu} has {job.gpu_gb} GB"
         yield job.in_config(message, "train", "batch_size")

@@ -1,0 +1,44 @@
+"""A no-op over 4,000 files: from the folder to the plan, beside a bare stat walk of the same tree."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+from bench.measure import in_turns, ratio, table
+from tests.training.job_folders import make_job
+from training.declare import declare_jobs
+from training.file_cache import SETTLED_SECONDS
+from training.settings import JobSettings, StackSettings, StorageSettings
+
+IMAGES = 2000
+
+
+def scan_to_plan(folder: Path, rounds: int) -> str:
+    make_job(folder / "jobs", "cat", images=IMAGES)
+    settings = StackSettings(
+        cloud="local", storage=StorageSettings(bucket="bench"), jobs={"cat": JobSettings()}
+    )
+    time.sleep(SETTLED_SECONDS + 0.5)
+
+    def ours() -> None:
+        for job in declare_jobs(settings):
+            assert job.run_id  # noqa: S101 - the plan's identity: manifest, digest, train.yml
+
+    def stat_walk() -> None:
+        for root, _folders, files in os.walk(folder / "jobs"):
+            for name in files:
+                os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118 - bare
+
+    with contextlib.chdir(folder):
+        ours()
+        times = in_turns({"ours": ours, "a bare stat walk": stat_walk}, rounds)
+    walk = ratio(times["ours"], times["a bare stat walk"])
+    return table(
+        f"No-op over {2 * IMAGES:,} files: folder scan to plan",
+        times,
+        "ours",
+        {"ours": f"{walk} times the walk"},
+    )

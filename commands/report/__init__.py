@@ -1,0 +1,1 @@
+"""`flux report`: a run, or several side by side, as one HTML file that needs nothing and asks nobody."""

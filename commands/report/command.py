@@ -1,0 +1,78 @@
+"""`flux report`: see the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from commands.report.runs import ReportedRun, newest_runs, runs_of
+from commands.session import OUTPUTS, UserPath, say
+from training.errors import BadInput
+
+JOBS = "jobs"
+PAGE = "report.html"
+COMPARED = "compare.html"
+OutputsPath = UserPath(file_okay=False, exists=True, path_type=Path)
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.option(
+    "--compare", is_flag=True, help="One page with the runs side by side; of a single JOB all its runs."
+)
+@click.option(
+    "--all-runs", is_flag=True, help="A page for every fetched run, not only for the newest of each job."
+)
+@click.option("--from", "folder", type=OutputsPath, help="Where the fetched runs lie. [default: outputs/]")
+@click.option("--jobs-folder", type=OutputsPath, help="Where the images are looked for. [default: jobs/]")
+def report(
+    jobs: tuple[str, ...], compare: bool, all_runs: bool, folder: Path | None, jobs_folder: Path | None
+) -> None:
+    """Make a page of each JOB's newest run: samples, loss, dataset, what changed, cost, times.
+
+    Each is one file that needs nothing else and asks nobody: outputs/<job>/<run>/report.html. It shows what was fetched.
+    """
+    outputs = folder or Path(OUTPUTS)
+    if compare:
+        say(str(write_comparison(_to_compare(outputs, jobs), outputs)))
+        return
+    for run in newest_runs(outputs, jobs):
+        for one in runs_of(outputs, run.job) if all_runs else [run]:
+            say(str(write_report(one, outputs, jobs_folder or Path(JOBS))))
+
+
+def write_report(run: ReportedRun, outputs: Path, jobs_folder: Path) -> Path:
+    """The run's page, written; its path."""
+    from commands.report.page import run_page
+
+    return _write(run.folder / PAGE, run_page(run, outputs, jobs_folder))
+
+
+def write_comparison(runs: list[ReportedRun], outputs: Path) -> Path:
+    """The page with these runs side by side, written; its path."""
+    from commands.report.page import compare_page
+
+    return _write(outputs / COMPARED, compare_page(runs))
+
+
+def _to_compare(outputs: Path, jobs: tuple[str, ...]) -> list[ReportedRun]:
+    """Raises BadInput when there are not two."""
+    runs = newest_runs(outputs, jobs)
+    if len(runs) == 1:
+        runs = runs_of(outputs, runs[0].job)
+    if len(runs) < 2:
+        raise BadInput(
+            [
+                f"only run {runs[0].run_id} of {runs[0].job} lies in {outputs}; two are needed: "
+                "name another job, or `flux fetch --all-runs`"
+            ]
+        )
+    return runs
+
+
+def _write(path: Path, text: str) -> Path:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path

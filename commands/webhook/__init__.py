@@ -1,0 +1,1 @@
+"""`flux webhook`: a small receiver of Kelpie's calls. They are not signed, so a call is only a hint to look at the job."""

@@ -1,0 +1,128 @@
+"""The cache of what files hold: what it spares, what never fools it, and what happens when it is broken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.training.job_folders import make_job
+from training import file_cache
+from training.errors import BadInput
+from training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
+from training.folder import read_images
+from training.lint.gather import DatasetFacts, FileFacts
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job folder, in a checkout where whatever was written counts as written long ago."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(file_cache, "SETTLED_SECONDS", -60)
+    return make_job(tmp_path / "jobs", "cat")
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the job folders whose files were looked at."""
+    names: list[str] = []
+    look = FileFacts.dataset
+
+    def noted(self: FileFacts, path: Path) -> DatasetFacts:
+        names.append(path.name)
+        return look(self, path)
+
+    monkeypatch.setattr(FileFacts, "dataset", noted)
+    return names
+
+
+def test_an_unchanged_folder_is_not_read_again_and_gives_the_same(job: Path, read: list[str]) -> None:
+    first = read_images(job)
+    assert read == ["cat"]
+    second = read_images(job)
+    assert read == ["cat"]
+    assert (second, second.images, second.captions) == (first, first.images, first.captions)
+
+
+def test_an_edited_caption_is_seen(job: Path) -> None:
+    before = read_images(job)
+    (job / "dataset/00002.txt").write_text("another caption", encoding="utf-8")
+    after = read_images(job)
+    assert after.captions["00002.jpg"] == "another caption"
+    assert after.digest == before.digest
+
+
+def _same_size_and_time(path: Path) -> None:
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0xFF
+    path.write_bytes(bytes(data))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def _replaced_by_another(path: Path) -> None:
+    before = path.stat()
+    copy = path.with_suffix(".new")
+    shutil.copy2(path, copy)
+    _same_size_and_time(copy)
+    copy.replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [_same_size_and_time, _replaced_by_another])
+def test_a_file_of_the_same_size_and_time_fools_nobody(job: Path, change: Callable[[Path], None]) -> None:
+    before = read_images(job)
+    change(job / "dataset/00001.jpg")
+    after = read_images(job)
+    assert after.digest != before.digest
+    assert after.images["00001.jpg"].sha256 != before.images["00001.jpg"].sha256
+
+
+def test_what_was_written_just_now_is_not_remembered(
+    job: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_cache, "SETTLED_SECONDS", 3600)
+    read_images(job)
+    read_images(job)
+    assert read == ["cat", "cat"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]\n", b'{"version": 1}\nxx', bytes(range(256))])
+def test_a_broken_cache_is_as_good_as_none(job: Path, damage: bytes) -> None:
+    first = read_images(job)
+    kept = [path for path in Path(CACHE_FOLDER).rglob("*") if path.is_file()]
+    assert len(kept) == 1
+    for path in kept:
+        path.write_bytes(damage)
+    assert read_images(job) == first
+
+
+def test_a_cache_whose_content_was_altered_is_not_believed(job: Path) -> None:
+    first = read_images(job)
+    (whole,) = (path for path in Path(CACHE_FOLDER).rglob("*") if path.is_file())
+    whole.write_bytes(whole.read_bytes().replace(b"picture 1", b"picture 7"))
+    assert read_images(job) == first
+
+
+def test_no_cache_means_none(job: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NO_CACHE_VARIABLE, "1")
+    read_images(job)
+    read_images(job)
+    assert read == ["cat", "cat"]
+    assert not Path(CACHE_FOLDER).exists()
+
+
+def test_a_place_that_cannot_be_written_is_no_failure(job: Path) -> None:
+    Path(CACHE_FOLDER).write_text("a file where the folder should be", encoding="utf-8")
+    assert read_images(job) == read_images(job)
+
+
+def test_a_folder_with_findings_is_not_remembered_as_sound(job: Path) -> None:
+    (job / "dataset/00003.txt").unlink()
+    for _ in range(2):
+        with pytest.raises(BadInput, match="no caption for this image"):
+            read_images(job)

@@ -1,0 +1,175 @@
+"""What nodes and files say, read with care: progress.json, loss.csv, names of samples, words for a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.config_diff import ABSENT, Change, caption_changes, changes, differing
+from training.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
+from training.progress import Progress, read_progress, read_time
+from training.samples import prompts_of, sample_grid, spread
+from training.words import one_line, printable
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda below: st.lists(below) | st.dictionaries(st.text(), below),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from([*Progress.__dataclass_fields__, "loss_smoothed"])
+
+
+@settings(deadline=None)
+@given(st.dictionaries(FIELDS, JSON))
+def test_no_progress_json_can_do_harm(raw: dict[str, Any]) -> None:
+    progress = read_progress(raw)
+    for number in (progress.loss, progress.eta_seconds, progress.gpu_seconds):
+        assert number is None or (number >= 0 and math.isfinite(number))
+    assert progress.step is None or progress.step >= 0
+    assert all(
+        character.isprintable() or character == "\n" for character in progress.message + progress.state
+    )
+
+
+def test_a_usual_progress_json() -> None:
+    raw = {
+        "state": "training",
+        "step": 120,
+        "loss": 0.3,
+        "loss_smoothed": 0.41,
+        "gpu_seconds": 61.5,
+        "updated_at": "2026-11-23T00:08:09Z",
+    }
+    progress = read_progress(raw)
+    assert (progress.state, progress.step, progress.loss, progress.gpu_seconds) == (
+        "training",
+        120,
+        0.41,
+        61.5,
+    )
+    assert progress.updated_at == read_time("2026-11-23T01:08:09+01:00")
+
+
+@pytest.mark.parametrize("value", [True, -1, math.nan, math.inf, 1e300, "12", None, [3]])
+def test_what_is_no_sensible_number_is_as_if_it_were_not_said(value: object) -> None:
+    progress = read_progress({"step": value, "gpu_seconds": value})
+    assert (progress.step, progress.gpu_seconds) == (None, None)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_no_text_makes_a_terminal_obey(text: str) -> None:
+    assert one_line(text).isprintable()
+    assert all(character.isprintable() or character == "\n" for character in printable(text))
+
+
+def test_escape_sequences_and_turned_writing_are_shown_and_not_obeyed() -> None:
+    assert printable("a\x1b[31mred\r\u202eb\nc") == "a?[31mred??b\nc"
+    assert printable("12345", 4) == "1234…"
+
+
+def test_losses_are_read_line_by_line() -> None:
+    text = "step,loss\n1,0.5\n3,nan\nrubbish\n2,0.4\n2,0.3\n-1,0.2\n4,1e999\n"
+    assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="0123456789,.-e\nnaif ", max_size=300))
+def test_any_text_is_read_as_losses(text: str) -> None:
+    points = parse_losses(text)
+    assert all(math.isfinite(point.loss) for point in points)
+    assert [point.step for point in points] == sorted({point.step for point in points})
+
+
+POINTS = st.lists(st.floats(-1e6, 1e6), max_size=400).map(
+    lambda losses: [Point(step, loss) for step, loss in enumerate(losses, 1)]
+)
+
+
+@settings(deadline=None)
+@given(POINTS)
+def test_smoothing_keeps_every_step_and_stays_between_lowest_and_highest(points: list[Point]) -> None:
+    smoothed = smooth(points)
+    assert [point.step for point in smoothed] == [point.step for point in points]
+    losses = [point.loss for point in points]
+    assert all(min(losses) - 1e-3 <= point.loss <= max(losses) + 1e-3 for point in smoothed)
+
+
+@settings(deadline=None)
+@given(POINTS, st.integers(4, 100))
+def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int) -> None:
+    thinned = thin_out(points, most)
+    assert len(thinned) <= max(most + 2, 4)
+    if points:
+        assert (thinned[0], thinned[-1]) == (points[0], points[-1])
+        assert max(point.loss for point in thinned) == max(point.loss for point in points)
+
+
+@settings(deadline=None)
+@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5), st.integers(2, 10))
+def test_ticks_are_few_round_and_cover_the_range(low: float, width: float, about: int) -> None:
+    ticks = round_ticks(low, low + width, about)
+    assert ticks[0] <= low + width * 1e-6
+    assert ticks[-1] >= low + width * (1 - 1e-6)
+    assert 2 <= len(ticks) <= about + 3
+
+
+def test_samples_by_prompt_and_step_the_newest_of_two() -> None:
+    names = [
+        "1795392457384__000000000_0.jpg",
+        "1795392463128__000000100_0.jpg",
+        "1795392463999__000000100_0.jpg",
+        "1795392463232__000000100_1.png",
+        "notes.txt",
+        "../1795392463232__000000100_1.png",
+    ]
+    grid = sample_grid(names)
+    assert {prompt: list(by_step) for prompt, by_step in grid.items()} == {0: [0, 100], 1: [100]}
+    assert grid[0][100].name == "1795392463999__000000100_0.jpg"
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 10**6), unique=True).map(sorted), st.integers(2, 12))
+def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most: int) -> None:
+    shown = spread(steps, most)
+    assert len(shown) == min(most, len(steps))
+    assert shown == sorted(set(shown))
+    if steps:
+        assert (shown[0], shown[-1]) == (steps[0], steps[-1])
+
+
+def test_prompts_with_the_trigger_in_its_place() -> None:
+    sample = {"prompts": ["[trigger] at sea", 3]}
+    assert prompts_of({"config": {"process": [{"trigger_word": "c4t", "sample": sample}]}}) == [
+        "c4t at sea",
+        "3",
+    ]
+    assert prompts_of({"config": {"process": [{"sample": {"samples": [{"prompt": "a"}]}}]}}) == ["a"]
+    assert prompts_of({}) == []
+
+
+def test_what_differs_between_two_configurations_has_the_names_people_use() -> None:
+    def document(**train: object) -> dict[str, object]:
+        return {"config": {"process": [{"train": train, "resolution": [512, 768]}]}}
+
+    before, after = document(lr=1e-4, steps=300), document(lr=2e-4, steps=300, ema=True)
+    assert changes(before, after) == [
+        Change("train.ema", ABSENT, "true"),
+        Change("train.lr", "0.0001", "0.0002"),
+    ]
+    assert differing([before, after, after])["train.lr"] == ["0.0001", "0.0002", "0.0002"]
+    assert changes(before, json.loads(json.dumps(before))) == []
+
+
+def test_captions_changed_added_and_removed() -> None:
+    found = caption_changes({"1.jpg": "a", "2.jpg": "b"}, {"2.jpg": "c", "3.jpg": "d"})
+    assert found == [
+        Change("1.jpg", "a", ABSENT),
+        Change("2.jpg", "b", "c"),
+        Change("3.jpg", ABSENT, "d"),
+    ]
