@@ -18,6 +18,10 @@ from training.errors import FluxError
 STOPPED = 130
 # Where each command is: imported only when it is asked for, so that none waits for another's libraries.
 COMMANDS = {
+    "new": "commands.new:new",
+    "caption": "commands.caption:caption",
+    "rename": "commands.rename:rename",
+    "sweep": "commands.sweep:sweep",
     "up": "commands.stack:up",
     "preview": "commands.stack:preview",
     "plan": "commands.plan:plan",

@@ -1,0 +1,47 @@
+"""`flux rename`: a dataset's images numbered in order, each with its caption."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from commands.job_folders import HERE, existing_dataset, jobs_folder
+from commands.session import say, stack_option
+from training.files import only_one_in
+from training.renaming import Renaming, carry_out, go_on, plan, taken_back
+
+
+@click.command()
+@click.argument("name")
+@stack_option
+@click.option("--undo", is_flag=True, help="Give the files the names that they had before the last renaming.")
+@click.option("--dry-run", is_flag=True, help="Say what would be renamed; rename nothing.")
+def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
+    """Number a job's images 00001, 00002 … in their natural order, each together with its caption.
+
+    Interrupted, run it again: it ends what it began. New names are a new dataset: the images are sent, and the job
+    is trained, again.
+    """
+    dataset = existing_dataset(jobs_folder(HERE, stack), name)
+    with only_one_in(dataset):
+        ended = go_on(dataset)
+        if ended is not None:
+            say(f"{dataset}: ended what was interrupted, of {_files(ended)}")
+        if undo and ended is not None and ended.undo:
+            return
+        renaming = taken_back(dataset) if undo else plan(dataset)
+        if not renaming.moves:
+            say(f"{dataset}: the images are numbered already")
+        elif dry_run:
+            for move in renaming.moves:
+                say(f"  {move.old} → {move.new}")
+            say(f"{dataset}: {_files(renaming)} would be renamed")
+        else:
+            carry_out(dataset, renaming)
+            back = (
+                "have their old names back" if undo else f"renamed; ./flux rename {name} --undo takes it back"
+            )
+            say(f"{dataset}: {_files(renaming)} {back}")
+
+
+def _files(renaming: Renaming) -> str:
+    return f"{len(renaming.moves)} file{'' if len(renaming.moves) == 1 else 's'}"

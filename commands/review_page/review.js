@@ -1,0 +1,114 @@
+// Saves a caption when it is left, and says so. Everything goes to the address the page came from.
+"use strict";
+
+const fields = [...document.querySelectorAll("textarea")];
+const trigger = document.body.dataset.trigger;
+const saved = new Map(fields.map((field) => [field, field.value.trim()]));
+const underWay = new Map();
+
+const hasTrigger = (text) => text.includes("[trigger]") || (trigger !== "" && text.includes(trigger));
+
+function say(field, text, kind = "") {
+  const state = document.getElementById(field.getAttribute("aria-describedby"));
+  state.textContent = text;
+  state.className = `state ${kind}`;
+}
+
+function describe(field) {
+  const text = saved.get(field);
+  if (text === "") say(field, "no caption yet", "bad");
+  else if (trigger !== "" && !hasTrigger(text)) say(field, "without the trigger word: the trainer puts it in front");
+  else say(field, `${text.split(/\s+/).length} words`);
+}
+
+async function send(field) {
+  const caption = field.value.trim();
+  const before = saved.get(field);
+  if (caption === before) return;
+  if (caption === "") {
+    say(field, "an empty caption is not saved; Esc brings the last one back", "bad");
+    return;
+  }
+  say(field, "saving …");
+  let answer;
+  try {
+    answer = await fetch(`caption/${encodeURIComponent(field.dataset.image)}`, {
+      method: "PUT",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ before, caption }),
+      keepalive: true,
+    });
+  } catch {
+    say(field, "not saved: the review has ended; start it again and reload this page", "bad");
+    return;
+  }
+  if (answer.status === 204) {
+    saved.set(field, caption);
+    describe(field);
+    say(field, `saved, ${caption.split(/\s+/).length} words`, "good");
+    count();
+  } else if (answer.status === 409) {
+    const now = (await answer.json()).caption;
+    saved.set(field, now);
+    say(field, `not saved: the file was changed elsewhere and says “${now}”. Leave this field again to write yours over it.`, "bad");
+  } else {
+    say(field, `not saved: ${await answer.text()}`, "bad");
+  }
+}
+
+// One request a caption at a time: what is typed meanwhile is sent after it.
+function save(field) {
+  const next = (underWay.get(field) ?? Promise.resolve()).then(() => send(field));
+  underWay.set(field, next);
+  return next;
+}
+
+function count() {
+  document.getElementById("missing").textContent = fields.filter((field) => saved.get(field) === "").length;
+}
+
+function shown() {
+  return fields.filter((field) => !field.closest(".card").hidden);
+}
+
+function go(field, by) {
+  const all = shown();
+  const target = all[all.indexOf(field) + by];
+  if (!target) return;
+  target.focus();
+  target.closest(".card").scrollIntoView({ block: "start" });
+}
+
+function filter(which) {
+  for (const field of fields) {
+    const text = saved.get(field);
+    const wanted = which === "all" || (which === "missing" ? text === "" : !hasTrigger(text));
+    field.closest(".card").hidden = !wanted;
+  }
+  document.getElementById("none").hidden = shown().length > 0;
+}
+
+for (const field of fields) {
+  describe(field);
+  field.addEventListener("blur", () => save(field));
+  field.addEventListener("input", () => say(field, "not saved yet"));
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      save(field);
+      go(field, 1);
+    } else if (event.altKey && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+      event.preventDefault();
+      go(field, event.key === "ArrowDown" ? 1 : -1);
+    } else if (event.key === "Escape") {
+      field.value = saved.get(field);
+      describe(field);
+    }
+  });
+}
+
+for (const choice of document.querySelectorAll("input[name=show]")) {
+  choice.addEventListener("change", () => filter(choice.value));
+}
+
+addEventListener("pagehide", () => fields.forEach(save));

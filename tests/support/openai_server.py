@@ -1,0 +1,156 @@
+"""A server with OpenAI's interface for captions, which misbehaves as told. `with captioner(plan) as server: …`.
+
+Images are told apart by their width: FIRST_WIDTH + number. The tests' images are small enough not to be reduced.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+FIRST_WIDTH = 64
+HEIGHT = 64
+# (number of the image, attempt from 1) → what to do with the request.
+Plan = Callable[[int, int], str]
+
+
+def make_images(dataset: Path, count: int) -> list[Path]:
+    """Images 1 to `count`, which the server tells apart."""
+    dataset.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number in range(1, count + 1):
+        file = dataset / f"{number:05}.jpg"
+        Image.new("RGB", (FIRST_WIDTH + number, HEIGHT), (number % 256, 80, 160)).save(file)
+        files.append(file)
+    return files
+
+
+class CaptionServer(ThreadingHTTPServer):
+    """`asked`, `captioned` count by image; `keys` and `sizes` are what came; `most_at_once` is a high-water mark."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, plan: Plan, delay: float) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.plan, self.delay = plan, delay
+        self.lock = threading.Lock()
+        self.asked: Counter[int] = Counter()
+        self.captioned: Counter[int] = Counter()
+        self.keys: set[str] = set()
+        self.bodies: list[dict[str, Any]] = []
+        self.now = self.most_at_once = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+@contextmanager
+def captioner(plan: Plan = lambda _number, _attempt: "ok", delay: float = 0.0) -> Iterator[CaptionServer]:
+    server = CaptionServer(plan, delay)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: CaptionServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        url = body["messages"][0]["content"][1]["image_url"]["url"]
+        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
+            number = picture.width - FIRST_WIDTH
+        server = self.server
+        with server.lock:
+            server.asked[number] += 1
+            attempt = server.asked[number]
+            server.keys.add(self.headers.get("Authorization", ""))
+            server.bodies.append({key: value for key, value in body.items() if key != "messages"})
+            server.now += 1
+            server.most_at_once = max(server.most_at_once, server.now)
+        try:
+            time.sleep(server.delay)
+            self._behave(server.plan(number, attempt), number)
+        finally:
+            with server.lock:
+                server.now -= 1
+
+    def _behave(self, how: str, number: int) -> None:
+        errors = {"500": 500, "503": 503, "429": 429, "400": 400, "401": 401, "404": 404, "quota": 429}
+        if how == "hang up":
+            self.close_connection = True
+            self.connection.close()
+        elif how in errors:
+            code = "insufficient_quota" if how == "quota" else None
+            key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            headers = {"Retry-After": "0"} if how == "429" else {}
+            self._send(
+                errors[how], {"error": {"message": f"{how}, says the server to {key}", "code": code}}, headers
+            )
+        else:
+            self._send(200, self._completion(how, number), {})
+
+    def _completion(self, how: str, number: int) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": f"A square, number {number}.",
+            "refusal": None,
+        }
+        finish = "stop"
+        if how == "refuse":
+            message |= {"content": None, "refusal": "I cannot describe this person."}
+        elif how == "sorry":
+            message["content"] = "I'm sorry, but I can't help with that."
+        elif how == "cut":
+            message["content"], finish = "A square that", "length"
+        elif how == "filter":
+            message["content"], finish = "", "content_filter"
+        elif how == "empty":
+            message["content"] = " \n"
+        elif how == "poor":
+            # What small servers send: no usage, no refusal, no finish reason.
+            return {"choices": [{"message": {"content": '"A square,\nnumber one."'}}]}
+        if how == "ok":
+            with self.server.lock:
+                self.server.captioned[number] += 1
+        return {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+        }
+
+    def _send(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(raw)),
+            **headers,
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: object) -> None:
+        pass

@@ -1,0 +1,101 @@
+"""What an answer is worth, where the trigger word goes, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.openai_server import make_images
+from training.captions import (
+    Answer,
+    Price,
+    estimate,
+    fitted,
+    image_tokens,
+    judge,
+    place_trigger,
+    uncaptioned,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "problem"),
+    [
+        (Answer("A cat.", "stop"), "A cat.", ""),
+        (Answer(' "A cat,\n sitting."\n', "stop"), "A cat, sitting.", ""),
+        (Answer("A cat."), "A cat.", ""),
+        (Answer("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
+        (Answer("A woman who is sorry", "stop"), "A woman who is sorry", ""),
+        (Answer("A cat on a", "length"), "", "the answer was cut"),
+        (Answer("A cat", "content_filter"), "", "held back"),
+        (Answer("A cat", "tool_calls"), "", "ended with `tool_calls`"),
+        (Answer(None, "stop", "I will not."), "", "refused: I will not."),
+        (Answer("I'm sorry, I can't assist with that.", "stop"), "", "refused: I'm sorry"),
+        (Answer("I can\u2019t help with identifying people.", "stop"), "", "refused"),
+        (Answer(None, "stop"), "", "empty"),
+        (Answer(' "" \n', "stop"), "", "empty"),
+    ],
+)
+def test_only_a_whole_caption_is_one(answer: Answer, text: str, problem: str) -> None:
+    made = judge(answer)
+    assert made.text == text
+    assert problem in made.problem
+    assert bool(made.text) != bool(made.problem)
+
+
+@pytest.mark.parametrize(
+    ("position", "caption", "placed"),
+    [
+        ("end", "A cat.", "A cat. [trigger]"),
+        ("start", "A cat.", "[trigger] A cat."),
+        ("none", "A cat.", "A cat."),
+        ("end", "A [trigger] cat.", "A [trigger] cat."),
+    ],
+)
+def test_the_trigger_word_is_placed_as_told_and_once(position: str, caption: str, placed: str) -> None:
+    assert place_trigger(caption, "[trigger]", position) == placed
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "model", "tokens"),
+    [
+        # 32 x 32 patches, as OpenAI's own examples count them.
+        (1024, 1024, "gpt-4.1-nano", 1024 * 2.46),
+        (33, 32, "gpt-4.1-nano", 2 * 2.46),
+        (1800, 2400, "gpt-4.1-mini", 1536 * 1.62),
+        (1024, 1024, "llava", None),
+    ],
+)
+def test_image_tokens_are_counted_by_patches(
+    width: int, height: int, model: str, tokens: float | None
+) -> None:
+    assert image_tokens(width, height, model) == tokens
+
+
+def test_the_estimate_grows_with_the_images_and_is_unknown_where_a_part_is() -> None:
+    price = Price(1.0, 2.0)
+    one, two = (estimate([(512, 512)] * count, "gpt-4.1-nano", "x" * 40, price) for count in (1, 2))
+    assert one is not None
+    assert two == pytest.approx(2 * one)
+    assert one == pytest.approx((256 * 2.46 + 35 + 10 + 105 * 2) / 1e6)
+    assert estimate([(512, 512)], "llava", "x", price) is None
+    assert estimate([(512, 512)], "gpt-4.1-nano", "x", None) is None
+
+
+def test_sizes_are_fitted_as_images_are() -> None:
+    assert (fitted(2048, 1024, 1024), fitted(10, 20, 1024), fitted(3000, 1, 300)) == (
+        (1024, 512),
+        (10, 20),
+        (300, 1),
+    )
+
+
+def test_an_image_lacks_a_caption_when_there_is_none_or_nothing_in_it(tmp_path: Path) -> None:
+    make_images(tmp_path, 4)
+    (tmp_path / "00001.txt").write_text("words", encoding="utf-8")
+    (tmp_path / "00002.txt").write_text("\ufeff \n", encoding="utf-8")
+    (tmp_path / "00003.txt").touch()
+    (tmp_path / ".00005.jpg").touch()
+    (tmp_path / "notes.md").touch()
+    assert [file.name for file in uncaptioned(tmp_path)] == ["00002.jpg", "00003.jpg", "00004.jpg"]

@@ -1,0 +1,108 @@
+"""A sweep is the base job's train.yml with some values changed: comments, spelling and everything else stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.errors import BadInput
+from training.sweep import make_variants, parse_axis
+from training.trainer_config import document_of
+
+TEXT = (Path(__file__).parents[2] / "jobs/chelsea-cat/train.yml").read_text(encoding="utf-8")
+
+
+def variants(*axes: str) -> dict[str, str]:
+    """Name → train.yml."""
+    made = make_variants("cat", TEXT, [parse_axis(axis) for axis in axes])
+    return {variant.name: variant.text for variant in made}
+
+
+def findings(*axes: str) -> list[str]:
+    with pytest.raises(BadInput) as caught:
+        variants(*axes)
+    return caught.value.findings
+
+
+def test_every_combination_has_a_readable_name() -> None:
+    assert list(variants("train.lr=1e-4,2e-4", "network.linear=16,32")) == [
+        "cat-lr1e-4-rank16",
+        "cat-lr1e-4-rank32",
+        "cat-lr2e-4-rank16",
+        "cat-lr2e-4-rank32",
+    ]
+
+
+def test_only_the_lines_of_the_values_and_the_name_are_different() -> None:
+    text = variants("train.lr=2e-4", "network.linear+network.linear_alpha=32")["cat-lr2e-4-rank32"]
+    lines = [pair for pair in zip(TEXT.split("\n"), text.split("\n"), strict=True) if pair[0] != pair[1]]
+    assert lines == [
+        ('  name: "chelsea-cat"', '  name: "cat-lr2e-4-rank32"'),
+        ("        linear: 16", "        linear: 32"),
+        ("        linear_alpha: 16", "        linear_alpha: 32"),
+        ("        lr: 1e-4", "        lr: 2e-4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axis", "path", "value"),
+    [
+        ("train.lr=1e-4", ("train", "lr"), 1e-4),
+        ("train.lr=5E-5", ("train", "lr"), 5e-5),
+        ("train.steps=1000", ("train", "steps"), 1000),
+        ("train.ema_config.use_ema=false", ("train", "ema_config", "use_ema"), False),
+        ("trigger_word=1e-4", ("trigger_word",), "1e-4"),
+        ("trigger_word=yes", ("trigger_word",), "yes"),
+        ('trigger_word="a, b"', ("trigger_word",), "a, b"),
+        ("datasets.0.resolution=[512, 768]", ("datasets", 0, "resolution"), [512, 768]),
+        ("config.process.0.train.lr=1e-4", ("train", "lr"), 1e-4),
+    ],
+)
+def test_ai_toolkit_reads_the_value_that_was_meant(
+    axis: str, path: tuple[str | int, ...], value: object
+) -> None:
+    (text,) = variants(axis).values()
+    found = document_of((text).encode())["config"]["process"][0]
+    for step in path:
+        found = found[step]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_variant_that_trains_what_the_job_trains_is_known() -> None:
+    made = make_variants("cat", TEXT, [parse_axis("train.lr=1e-4,2e-4")])
+    assert [variant.repeats for variant in made] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [
+        ("train.learning_rate=1", "--set train.learning_rate: train.yml has no such value"),
+        ("network.linaer=1", "(did you mean `network.linear`?)"),
+        ("network.conv=4", "a key that it lacks has to be written there first"),
+        ("model=1", "--set model: train.yml has no such value"),
+        ("train.lr=fast", "--set train.lr=fast: a text, but train.yml has a number there (0.0001)"),
+        ("train.steps=true", "true or false, but train.yml has a number"),
+        ("train.train_unet=1", "a number, but train.yml has true or false"),
+        ("datasets.0.resolution=512", "a number, but train.yml has a list"),
+        ("train.lr=[", "cannot be put there"),
+    ],
+)
+def test_what_cannot_be_swept_is_said(axis: str, words: str) -> None:
+    (finding,) = findings(axis)
+    assert words in finding
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    assert len(findings("train.lrr=1", "network.linear=a,b", "train.steps=2", "train.steps=3")) == 4
+
+
+@pytest.mark.parametrize("text", ["train.lr", "train.lr=", "=1", "train.lr=1,,2", "a+=1", "train.lr=1,2,1"])
+def test_an_axis_is_a_key_and_different_values(text: str) -> None:
+    with pytest.raises(BadInput, match=r"--set"):
+        parse_axis(text)
+
+
+def test_names_that_would_be_one_or_too_long_are_refused() -> None:
+    assert "the name of two jobs" in findings("trigger_word=a b,a_b")[0]
+    assert "at most 63" in findings("trigger_word=" + "x" * 60)[0]

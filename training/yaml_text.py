@@ -1,0 +1,179 @@
+"""Change one value of a YAML text where it stands. Every other byte stays, comments and odd spacing too.
+
+A YAML library that reads and writes the whole file (ruamel.yaml) keeps most comments, but moves those that stand
+between two entries and sets indentation, quotes and line breaks anew. Here the parser only says where a value stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+Path = Sequence[str | int]
+
+
+def set_value(text: str, path: Path, literal: str) -> str:
+    """The text with the value at `path` replaced by `literal`, which is YAML for a scalar or a flow list.
+
+    Raises KeyError when there is no such value, ValueError when it cannot be replaced where it stands.
+    """
+    node = node_at(text, path)
+    if node is None:
+        raise KeyError(".".join(map(str, path)))
+    if not _stands_on_its_own(node):
+        raise ValueError("it is a block of several lines")
+    changed = text[: node.start_mark.index] + literal + text[node.end_mark.index :]
+    try:
+        value = _plain(literal)
+    except yaml.YAMLError as error:
+        raise ValueError("it is no YAML") from error
+    _hold_to(changed, _with(_plain(text), path, value))
+    return changed
+
+
+def add_entry(text: str, path: Path, key: str, value: object) -> str:
+    """The text with `key: value` as the last entry of the mapping at `path`, which is made when it is missing.
+
+    Raises ValueError when that cannot be done without touching anything else.
+    """
+    node = node_at(text, path)
+    entry = f"{quote(key)}: {flow(value)}"
+    if node is None:
+        parent = node_at(text, path[:-1])
+        if not isinstance(parent, yaml.MappingNode) or parent.flow_style or not parent.value:
+            raise ValueError(f"it has no `{path[-1]}`")
+        indent = parent.value[0][0].start_mark.column
+        made = [f"{' ' * indent}{quote(str(path[-1]))}:", f"{' ' * (indent + 2)}{entry}"]
+        changed = _insert_lines(text, _content_end(parent), made)
+    elif isinstance(node, yaml.MappingNode) and node.flow_style:
+        closing = node.end_mark.index - 1
+        changed = f"{text[:closing].rstrip()}{', ' if node.value else ''}{entry}{text[closing:]}"
+    elif isinstance(node, yaml.MappingNode):
+        indent = node.value[0][0].start_mark.column
+        changed = _insert_lines(text, _content_end(node), [f"{' ' * indent}{entry}"])
+    elif _is_nothing(node):
+        indent = _column_of(text, path) + 2
+        changed = _insert_lines(text, node.start_mark.index, [f"{' ' * indent}{entry}"])
+    else:
+        raise ValueError(f"its `{path[-1]}` is no mapping")
+    before = _plain(text)
+    known = _at(before, path) if node is not None and not _is_nothing(node) else {}
+    _hold_to(changed, _with(before, path, {**known, key: _plain(flow(value))}))
+    return changed
+
+
+def node_at(text: str, path: Path) -> yaml.Node | None:
+    """Where a value stands, or None. Raises yaml.YAMLError."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == str(step)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+        else:
+            return None
+    return node
+
+
+def quote(text: str) -> str:
+    """The text as a YAML scalar that every YAML reads as this text: plain where that is safe."""
+    try:
+        plain = yaml.safe_load(text) == text and yaml.safe_load(f"{{{text}: [{text}]}}") == {text: [text]}
+    except (yaml.YAMLError, TypeError, ValueError):
+        plain = False
+    # YAML 1.2 and ai-toolkit read `1e-4` as a number, PyYAML does not.
+    if plain and not _is_number(text):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def flow(value: object) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{quote(str(key))}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    return json.dumps(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _stands_on_its_own(node: yaml.Node) -> bool:
+    if isinstance(node, yaml.ScalarNode):
+        return node.style not in ("|", ">") and not _is_nothing(node)
+    return bool(getattr(node, "flow_style", False))
+
+
+def _is_nothing(node: yaml.Node) -> bool:
+    """Nothing stands after the colon."""
+    return isinstance(node, yaml.ScalarNode) and node.start_mark.index == node.end_mark.index
+
+
+def _content_end(node: yaml.Node) -> int:
+    """Where the last character of a value stands; a block's own end mark lies behind the comments after it."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+        key, value = node.value[-1]
+        return int(key.end_mark.index) if _is_nothing(value) else _content_end(value)
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        return _content_end(node.value[-1])
+    return int(node.end_mark.index)
+
+
+def _insert_lines(text: str, after: int, lines: list[str]) -> str:
+    """The lines, inserted below the line in which the character before `after` stands."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    end = after if text[after - 1 : after] == "\n" else text.find("\n", after) + 1
+    if end == 0:
+        return text + "".join(newline + line for line in lines) + newline
+    return text[:end] + "".join(line + newline for line in lines) + text[end:]
+
+
+def _column_of(text: str, path: Path) -> int:
+    parent = node_at(text, path[:-1])
+    if isinstance(parent, yaml.MappingNode):
+        for key, _ in parent.value:
+            if key.value == str(path[-1]):
+                return int(key.start_mark.column)
+    return 0
+
+
+def _plain(text: str) -> Any:
+    # Every scalar as the text it is: what is compared is that nothing else changed.
+    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and dicts only
+
+
+def _at(document: Any, path: Path) -> Any:
+    for step in path:
+        document = document[step]
+    return document
+
+
+def _with(document: Any, path: Path, value: Any) -> Any:
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(document, list):
+        return [_with(item, rest, value) if index == first else item for index, item in enumerate(document)]
+    below = document if isinstance(document, dict) else {}
+    return {**below, first: _with(below.get(first), rest, value)}
+
+
+def _hold_to(text: str, expected: Any) -> None:
+    """Raises ValueError when the text does not say just this; an alias or a tab in the way can be why."""
+    try:
+        if _plain(text) == expected:
+            return
+    except yaml.YAMLError:
+        pass
+    raise ValueError("the change would change something else as well")
