@@ -10,8 +10,9 @@ from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 from clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
 from clients.pricing import price_stack, standings_of
 from clients.results import newest_sound, past_runs
-from components.node_environment import fingerprint, node_environment, secret_values
+from components.node_environment import fingerprint, given_keys, node_environment, secret_values
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size
+from components.preparation import parent_mark, survey
 from components.provider import home
 from training.bill import announce, over_budget
 from training.declare import DeclaredJob, declare_jobs
@@ -42,7 +43,7 @@ def main() -> None:
         refuse_mistakes(lint_jobs(settings, files=files))
         jobs = declare_jobs(settings, files=files)
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
-        connection = connect(settings.cloud, keys, os.environ)
+        connection = connect(settings.cloud, keys, os.environ, settings.storage.kind)
         connection.check_alive()
         jobs = with_parents(connection, settings, jobs)
         standings = standings_of(connection, settings, jobs)
@@ -50,6 +51,7 @@ def main() -> None:
         findings = over_budget(settings.budget, bill)
         if findings:
             raise BadInput(findings)
+        found = survey(connection, settings, jobs, f"{project}/{stack}")
     except FluxError as error:
         refuse(error)
 
@@ -59,8 +61,22 @@ def main() -> None:
         settings = on_gpu(settings, bill.rate.gpu)
     unfinished = sum(not standing.has_ended for standing in standings.values())
 
-    environment = {**secret_values(settings.cluster.environment), **node_environment(connection)}
-    surroundings = Surroundings(f"{project}/{stack}", home(connection), fingerprint(environment), unfinished)
+    for warning in found.warnings:
+        pulumi.log.warn(warning)
+    for note in found.notes:
+        pulumi.log.info(note)
+    given = given_keys(connection) if settings.storage.kind == "s3" else {}
+    environment = {**secret_values(settings.cluster.environment), **node_environment(connection), **given}
+    surroundings = Surroundings(
+        owner=f"{project}/{stack}",
+        home=home(connection),
+        credentials=fingerprint(environment),
+        unfinished=unfinished,
+        region=connection.s3_region,
+        keys_end=found.keys_end,
+        parent=parent_mark(connection),
+        retention=found.retention,
+    )
     pipeline = TrainingPipeline("pipeline", settings, jobs, surroundings)
 
     least, most = cluster_size(settings.cluster, len(jobs))
@@ -69,6 +85,8 @@ def main() -> None:
     pulumi.export("bucket", settings.storage.bucket)
     pulumi.export("prefix", settings.storage.key_prefix)
     pulumi.export("containerGroup", {"id": pipeline.group.id, "name": settings.cluster.name})
+    if pipeline.dev is not None:
+        pulumi.export("dev", pipeline.dev_summary())
     pulumi.export("clusterSize", {"min": least, "max": most, "autoscale": settings.cluster.autoscale})
 
 

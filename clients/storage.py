@@ -121,6 +121,22 @@ class Storage:
         """Delete the bucket; fine if there is none. Raises Conflict when it holds objects."""
         self._unless_missing(lambda: self._call("delete_bucket"))
 
+    def lifecycle_rules(self) -> list[dict[str, Any]]:
+        """What the bucket deletes by itself, as S3 has it ([{ID, Status, Filter, Expiration …}]). Raises NotFound without a bucket."""
+        try:
+            rules: list[dict[str, Any]] = self._call("get_bucket_lifecycle_configuration").get("Rules", [])
+        except NotFound as error:
+            if error.code != "NoSuchLifecycleConfiguration":
+                raise
+            return []
+        return rules
+
+    def put_lifecycle_rules(self, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Replace all of them: whoever shares the bucket has theirs in the same list."""
+        self._call(
+            "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": [*map(dict, rules)]}
+        )
+
     def head(self, key: str) -> ObjectInfo | None:
         """Size and ETag; None when there is no such object (a missing bucket looks the same)."""
         answer = self._unless_missing(lambda: self._call("head_object", Key=key))

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import rich_click as click
 from rich.console import Console
 
-from clients.connection import VARIABLES, Connection, connect
+from clients.connection import VARIABLES, Connection, connect, storage_kind
 from commands import local_cloud
 from commands.engine import Engine, find_engine, project_root
 from commands.stack_file import uses_local_cloud
@@ -91,7 +91,7 @@ def connection_of(engine: Engine, stack: str) -> Connection:
     settings: dict[str, Any] = {
         key: engine.setting(key) for variable, key in VARIABLES.items() if variable not in os.environ
     }
-    return connect("salad", settings, os.environ)
+    return connect("salad", settings, os.environ, storage_kind(engine.setting("storage")))
 
 
 def say(text: str) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.errors import Conflict
+from clients.errors import Conflict, UncertainOutcome
 from clients.results import read_json
 from clients.storage import Storage
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from training.errors import FluxError
 from training.manifest import canonical_json
+from training.retention import our_rules, with_our_rules
 from training.run import Layout
 
-INPUTS = ("home", "kind", "bucket", "prefix", "owner", "adopt", "results")
+INPUTS = ("home", "kind", "bucket", "prefix", "location", "owner", "adopt", "results", "retention")
+R2 = "r2"
 
 
 class BucketProvider(FluxProvider):
@@ -26,8 +29,10 @@ class BucketProvider(FluxProvider):
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
-        made = storage.ensure()
+        made = self._ensure(storage, props)
         mark_as_ours(storage, Layout(props["prefix"]), props["owner"], adopt=bool(props["adopt"]), made=made)
+        if props.get("retention"):
+            keep_only(storage, props["owner"], props["retention"])
         return CreateResult(props["bucket"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
@@ -36,11 +41,19 @@ class BucketProvider(FluxProvider):
         if not storage.exists() or owner_of(storage, Layout(props["prefix"])) != props["owner"]:
             return ReadResult("", {})
         outputs = inputs_of(props, INPUTS)
+        if props.get("retention"):
+            outputs["retention"] = our_rules(storage.lifecycle_rules(), props["owner"])
         return ReadResult(id_, outputs, outputs)
 
-    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
+    def update(self, _id: str, olds: Props, news: Props) -> UpdateResult:
         storage = self.connection.storage(news["bucket"])
+        if olds.get("location") != news.get("location"):
+            inform(
+                f"bucket {news['bucket']} stays where it is: a location counts only when R2 makes a bucket"
+            )
         mark_as_ours(storage, Layout(news["prefix"]), news["owner"], adopt=bool(news["adopt"]))
+        if olds.get("retention") or news.get("retention"):
+            keep_only(storage, news["owner"], news.get("retention") or {})
         return UpdateResult(inputs_of(news, INPUTS))
 
     def delete(self, _id: str, props: Props) -> None:
@@ -62,7 +75,36 @@ class BucketProvider(FluxProvider):
         made = bool((read_json(storage, layout.owner) or {}).get("made"))
         storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])
         if made and next(iter(storage.list("")), None) is None:
+            self._remove(storage, props)
+
+    def _ensure(self, storage: Storage, props: Props) -> bool:
+        """Make the bucket unless it is there; whether it was made."""
+        if props["kind"] != R2:
+            return storage.ensure()
+        if storage.exists():
+            return False
+        try:
+            self.connection.cloudflare().create_bucket(props["bucket"], props.get("location"))
+        except (Conflict, UncertainOutcome):
+            # Another update was faster, or the answer got lost: what is there now decides.
+            if not storage.exists():
+                raise
+            return False
+        return True
+
+    def _remove(self, storage: Storage, props: Props) -> None:
+        if props["kind"] == R2:
+            self.connection.cloudflare().delete_bucket(props["bucket"])
+        else:
             storage.delete_bucket()
+
+
+def keep_only(storage: Storage, owner: str, retention: Mapping[str, float]) -> None:
+    """Make the bucket delete by itself what has outlived its days (how keys begin → days), and nothing else of ours."""
+    wanted = {prefix: int(days) for prefix, days in retention.items()}
+    present = storage.lifecycle_rules()
+    if our_rules(present, owner) != wanted:
+        storage.put_lifecycle_rules(with_our_rules(present, owner, wanted))
 
 
 def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made: bool = False) -> None:
@@ -74,26 +116,36 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
     if present == owner:
         return
     mark = canonical_json({"version": 1, "owner": owner, "made": made})
-    where = f"{storage.bucket}/{layout.prefix}"
-    if present is None and not adopt and next(iter(storage.list(layout.prefix)), None) is not None:
+    if not adopt:
+        refusal = foreign_bucket(storage, layout, owner)
         # Another update of this stack may have marked it between the two looks.
-        if owner_of(storage, layout) == owner:
+        if refusal is not None and owner_of(storage, layout) == owner:
             return
-        raise FluxError(
-            f"bucket {where} holds objects that are not this project's",
-            "it takes only an empty bucket or prefix, or its own",
-            "choose another storage.bucket or storage.prefix, or set `adopt: true`",
-        )
-    if present is not None and not adopt:
-        raise FluxError(
-            f"bucket {where} belongs to {present}",
-            f"{owner} must not write into another stack's bucket",
-            "choose another storage.bucket or storage.prefix, or set `adopt: true`",
-        )
+        if refusal is not None:
+            raise refusal
     try:
         storage.put_bytes(layout.owner, mark, if_none_match=not adopt)
     except Conflict:
         mark_as_ours(storage, layout, owner, adopt, made)
+
+
+def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
+    """Why a bucket without our mark must not be used; None when nothing lies below the prefix."""
+    present = owner_of(storage, layout)
+    where = f"{storage.bucket}/{layout.prefix}"
+    if present is not None:
+        return FluxError(
+            f"bucket {where} belongs to {present}",
+            f"{owner} must not write into another stack's bucket",
+            "choose another storage.bucket or storage.prefix, or set `adopt: true`",
+        )
+    if next(iter(storage.list(layout.prefix)), None) is None:
+        return None
+    return FluxError(
+        f"bucket {where} holds objects that are not this project's",
+        "it takes only an empty bucket or prefix, or its own",
+        "choose another storage.bucket or storage.prefix, or set `adopt: true`",
+    )
 
 
 def owner_of(storage: Storage, layout: Layout) -> str | None:

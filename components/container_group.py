@@ -10,13 +10,23 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from pydantic import SecretStr
 
-from clients.connection import Connection
 from clients.errors import Conflict, UncertainOutcome
 from clients.salad import GIB, ContainerGroup, GroupSpec, Salad
-from components.node_environment import fingerprint, node_environment, secret_values
+from components.messages import inform
+from components.node_environment import (
+    KEY_VARIABLES,
+    KEYS_END_VARIABLE,
+    fingerprint,
+    given_keys,
+    issued_keys,
+    node_environment,
+    secret_values,
+)
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from training.errors import FluxError
+from training.settings import OWN_VARIABLES
 
 INPUTS = (
     "home",
@@ -31,10 +41,15 @@ INPUTS = (
     "autoscale",
     "variables",
     "credentials",
+    "keys",
+    "keysEnd",
+    "tunnel",
     "owner",
     "adopt",
 )
 OWNER_VARIABLE = "FLUX_OWNER"
+# In the environment of a group that was there before: `destroy` leaves it standing.
+ADOPTED_VARIABLE = "FLUX_ADOPTED"
 MB_PER_GB = 1024
 
 
@@ -46,12 +61,14 @@ class ContainerGroupProvider(FluxProvider):
 
     def create(self, props: Props) -> CreateResult:
         salad = self.connection.salad()
-        spec = group_spec(props, self.connection, salad, self.cluster_environment)
+        spec = self.spec(props, salad)
         group = salad.get_group(spec.name)
         if group is None:
             group = _create(salad, spec)
-        if group.environment_value(OWNER_VARIABLE) != props["owner"] and not props["adopt"]:
-            raise _not_ours(group, props["owner"])
+        if is_foreign(group, props["owner"]):
+            if not props["adopt"]:
+                raise not_ours(group, props["owner"])
+            spec = as_adopted(spec)
         group = bring_in_line(salad, group, spec, autoscale=bool(props["autoscale"]))
         return CreateResult(group.id, _outputs(props, group))
 
@@ -72,7 +89,7 @@ class ContainerGroupProvider(FluxProvider):
                 "",
                 "run `make refresh`",
             )
-        spec = group_spec(news, self.connection, salad, self.cluster_environment)
+        spec = self.spec(news, salad)
         group = bring_in_line(salad, group, spec, autoscale=bool(news["autoscale"]))
         return UpdateResult(_outputs(news, group))
 
@@ -82,14 +99,29 @@ class ContainerGroupProvider(FluxProvider):
         self.connection.kelpie().delete_rule(id_)
         salad = self.connection.salad()
         group = salad.get_group(props["name"])
-        if group is not None and group.id == id_:
+        if group is None or group.id != id_:
+            return
+        if group.environment_value(ADOPTED_VARIABLE):
+            release(salad, group)
+        else:
             salad.delete_group(props["name"])
 
+    def spec(self, props: Props, salad: Salad) -> GroupSpec:
+        """What is asked of SaladCloud. Raises BadInput when it offers no such GPU."""
+        return group_spec(props, salad, self.environment(props))
 
-def group_spec(
-    props: Props, connection: Connection, salad: Salad, environment: Mapping[str, str]
-) -> GroupSpec:
-    """What is asked of SaladCloud: the stack's settings, our mark, and the bucket's keys for the worker."""
+    def environment(self, props: Props) -> dict[str, str | SecretStr]:
+        """What its containers are told besides whose they are."""
+        return {
+            **secret_values(self.cluster_environment),
+            **node_environment(self.connection),
+            **(issued_keys(props["keys"]) if props.get("keys") else given_keys(self.connection)),
+            **({KEYS_END_VARIABLE: props["keysEnd"]} if props.get("keysEnd") else {}),
+        }
+
+
+def group_spec(props: Props, salad: Salad, environment: Mapping[str, str | SecretStr]) -> GroupSpec:
+    """The stack's settings and our mark, as SaladCloud's fields."""
     return GroupSpec(
         name=props["name"],
         display_name=props["name"],
@@ -101,16 +133,14 @@ def group_spec(
         priority=props["priority"],
         replicas=int(props["replicas"]),
         autostart=False,
-        environment={
-            **secret_values(environment),
-            OWNER_VARIABLE: props["owner"],
-            **node_environment(connection),
-        },
+        environment={**environment, OWNER_VARIABLE: props["owner"]},
     )
 
 
 def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscale: bool) -> ContainerGroup:
     """Change what differs and nothing else: an environment sent again would restart every replica."""
+    if group.environment_value(ADOPTED_VARIABLE):
+        spec = as_adopted(spec)
     before = spec_of(group, spec)
     wanted = spec.model_copy(update={"replicas": group.replicas}) if autoscale else spec
     patch = wanted.patch_body(before)
@@ -144,6 +174,12 @@ def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
 def seen_inputs(props: Props, group: ContainerGroup) -> Props:
     """The inputs as the group really has them, so that the next preview shows what drifted and why."""
     resources = group.container.resources
+    untold = {
+        OWNER_VARIABLE,
+        ADOPTED_VARIABLE,
+        KEYS_END_VARIABLE,
+        *(KEY_VARIABLES if props.get("keys") else ()),
+    }
     seen = inputs_of(props, INPUTS) | {
         "image": group.container.image,
         "cpu": resources.cpu,
@@ -154,10 +190,12 @@ def seen_inputs(props: Props, group: ContainerGroup) -> Props:
             {
                 name: value.get_secret_value()
                 for name, value in group.container.environment_variables.items()
-                if name != OWNER_VARIABLE
+                if name not in untold
             }
         ),
     }
+    if props.get("keys"):
+        seen["keys"] = keys_of(group)
     if resources.storage_amount is not None:
         seen["storage"] = resources.storage_amount // GIB
     if resources.gpu_classes != [props["gpuClass"]]:
@@ -165,6 +203,31 @@ def seen_inputs(props: Props, group: ContainerGroup) -> Props:
     if not props["autoscale"]:
         seen["replicas"] = group.replicas
     return seen
+
+
+def keys_of(group: ContainerGroup) -> dict[str, str]:
+    """The bucket's keys that its containers have, as `issued_keys` takes them."""
+    values = (group.environment_value(name) for name in KEY_VARIABLES)
+    names = ("accessKeyId", "secretAccessKey", "sessionToken")
+    return {name: value for name, value in zip(names, values, strict=True) if value}
+
+
+def is_foreign(group: ContainerGroup, owner: str) -> bool:
+    return group.environment_value(OWNER_VARIABLE) != owner
+
+
+def as_adopted(spec: GroupSpec) -> GroupSpec:
+    return spec.model_copy(update={"environment": {**spec.environment, ADOPTED_VARIABLE: "yes"}})
+
+
+def release(salad: Salad, group: ContainerGroup) -> None:
+    """Leave a group that was there before us standing: stopped, without our mark and without keys."""
+    salad.stop_group(group.name)
+    gone = {name: None for name in group.container.environment_variables if name.startswith(OWN_VARIABLES)}
+    salad.patch_group(group.name, {"container": {"environment_variables": gone}})
+    inform(
+        f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without keys"
+    )
 
 
 def _create(salad: Salad, spec: GroupSpec) -> ContainerGroup:
@@ -182,7 +245,7 @@ def _outputs(props: Props, group: ContainerGroup) -> Props:
     return {**inputs_of(props, INPUTS), "gpuClass": ",".join(group.container.resources.gpu_classes)}
 
 
-def _not_ours(group: ContainerGroup, owner: str) -> FluxError:
+def not_ours(group: ContainerGroup, owner: str) -> FluxError:
     other = group.environment_value(OWNER_VARIABLE)
     return FluxError(
         f"container group {group.name} exists already and "
@@ -196,4 +259,6 @@ class TrainingGroup(Resource, module="flux", name="ContainerGroup"):
     """Its Pulumi id is SaladCloud's id of the group."""
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(ContainerGroupProvider(), name, {**props, "gpuClass": None}, opts)
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["keys"])
+        options = pulumi.ResourceOptions.merge(opts, secret)
+        super().__init__(ContainerGroupProvider(), name, {**props, "gpuClass": None}, options)

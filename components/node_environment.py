@@ -10,12 +10,14 @@ from pydantic import SecretStr
 from clients.connection import Connection
 from training.manifest import canonical_json
 
+# The keys of the bucket and when they end. Where they are issued for the nodes, a change of them is told from a change of the rest.
+KEYS_END_VARIABLE = "FLUX_KEYS_END"
+KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
 
 def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
-    """The Kelpie worker's variables (UPSTREAM.md). It authenticates to Kelpie by the node's own token: no Salad key goes there."""
+    """The Kelpie worker's variables without keys (UPSTREAM.md). It authenticates to Kelpie by the node's own token: no Salad key goes there."""
     environment: dict[str, str | SecretStr] = {
-        "AWS_ACCESS_KEY_ID": SecretStr(connection.s3_access_key_id),
-        "AWS_SECRET_ACCESS_KEY": connection.s3_secret_access_key,
         "AWS_REGION": connection.s3_region,
         # Its S3 client is past the version where checksums that R2 refuses became the default.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
@@ -25,9 +27,24 @@ def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
     }
     if connection.s3_endpoint:
         environment["AWS_ENDPOINT_URL"] = connection.s3_endpoint
-    if connection.s3_session_token:
-        environment["AWS_SESSION_TOKEN"] = connection.s3_session_token
     return environment
+
+
+def given_keys(connection: Connection) -> dict[str, str | SecretStr]:
+    """With storage.kind s3: the keys meant for the nodes, else those that the stack itself uses."""
+    if connection.node_access_key_id and connection.node_secret_access_key:
+        key_id, secret, session = connection.node_access_key_id, connection.node_secret_access_key, None
+    else:
+        key_id, secret = connection.s3_access_key_id, connection.s3_secret_access_key
+        session = connection.s3_session_token
+    values = (SecretStr(key_id), secret, session)
+    return {name: value for name, value in zip(KEY_VARIABLES, values, strict=True) if value is not None}
+
+
+def issued_keys(keys: Mapping[str, str]) -> dict[str, str | SecretStr]:
+    """Keys made for the nodes alone, as their resource gives them (accessKeyId, secretAccessKey, sessionToken)."""
+    values = (keys.get(name) for name in ("accessKeyId", "secretAccessKey", "sessionToken"))
+    return {name: SecretStr(value) for name, value in zip(KEY_VARIABLES, values, strict=True) if value}
 
 
 def secret_values(environment: Mapping[str, str]) -> dict[str, str | SecretStr]:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import Resource
 
+from components.aws import AwsArgs, AwsStorage
 from components.bucket import Bucket
 from components.container_group import TrainingGroup
 from components.dataset import Dataset
 from components.declared_runs import DeclaredRuns
+from components.dev_group import DevGroup, dev_environment, tunnel_name
+from components.images import TrainerImages
+from components.node_environment import fingerprint
+from components.node_keys import NodeKeys
 from components.scaling_rule import ScalingRule
 from components.training_job import TrainingJob
 from training.declare import DeclaredJob
+from training.node_rights import node_prefixes
+from training.run import Layout
 from training.settings import ClusterSettings, StackSettings
 
 
@@ -25,12 +32,18 @@ class Surroundings:
 
     `owner` is `<project>/<stack>`; `home` where its resources live. `credentials` is a fingerprint of what the nodes get, so that a new key shows as a change.
     `unfinished` counts the declared runs without verified weights; it matters only without autoscaling.
+    `keys_end`: when the nodes' temporary keys are to end, empty where they have no end. `retention`: how keys begin → days.
+    `parent` names the keys that temporary ones are made from, without showing them.
     """
 
     owner: str
     home: str
     credentials: str
     unfinished: int
+    region: str = ""
+    keys_end: str = ""
+    parent: str = ""
+    retention: Mapping[str, int] = field(default_factory=dict)
 
 
 def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
@@ -75,7 +88,9 @@ class TrainingPipeline(pulumi.ComponentResource):
         self.place = {**self._home, "bucket": storage.bucket, "prefix": storage.key_prefix}
         self.bucket = self._bucket()
         datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
-        self.group = self._group(len(jobs))
+        self.images = self._images()
+        self.group = self._group(len(jobs), self._node_keys())
+        self.dev = self._dev()
         declared = self._declared_runs(jobs)
         self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
         if settings.cluster.autoscale:
@@ -102,13 +117,30 @@ class TrainingPipeline(pulumi.ComponentResource):
         """The stack output `cost`: each job's estimate when it was queued, and what it has taken as last seen; dollars and hours."""
         return pulumi.Output.all(**{name: job.cost for name, job in self.jobs.items()}).apply(in_sum)
 
+    def dev_summary(self) -> dict[str, Any] | None:
+        """The stack output of the dev container group: where to open it in a browser, once its log has been logged in from."""
+        if self.dev is None:
+            return None
+        tunnel = tunnel_name(self._settings.dev_name, self._settings.dev.tunnel)
+        return {
+            "id": self.dev.id,
+            "name": self._settings.dev_name,
+            "tunnel": tunnel,
+            "page": f"https://vscode.dev/tunnel/{tunnel}",
+        }
+
     def _bucket(self) -> Bucket:
         props = {
             "kind": self._settings.storage.kind,
             **self.place,
+            "location": self._settings.storage.location,
             "owner": self._surroundings.owner,
             "adopt": self._settings.adopt,
             "results": self._settings.results,
+            # On AWS the rules are pulumi-aws's.
+            "retention": None
+            if self._settings.storage.kind == "aws"
+            else dict(self._surroundings.retention) or None,
         }
         return Bucket("bucket", props, pulumi.ResourceOptions(parent=self))
 
@@ -124,22 +156,80 @@ class TrainingPipeline(pulumi.ComponentResource):
         }
         return Dataset(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
 
-    def _group(self, declared: int) -> TrainingGroup:
-        cluster = self._settings.cluster
-        least, most = cluster_size(cluster, declared)
+    def _images(self) -> TrainerImages | None:
+        image = self._settings.image
+        if not image.build:
+            return None
+        dev = self._settings.dev
+        with_dev = dev.enabled and dev.image is None
+        return TrainerImages("images", image, with_dev, opts=pulumi.ResourceOptions(parent=self))
+
+    def _node_keys(self) -> pulumi.Output[dict[str, str]] | None:
+        """Keys made for the nodes alone; None where they get those that were given (storage.kind s3)."""
+        storage, told = self._settings.storage, self._surroundings
+        layout = Layout(storage.key_prefix)
+        if storage.kind == "aws":
+            args = AwsArgs(storage.bucket, layout, told.region, told.owner, told.retention, storage.rotate)
+            return AwsStorage("aws", args, self.bucket, pulumi.ResourceOptions(parent=self)).keys
+        if storage.kind != "r2":
+            return None
         props = {
             **self._home,
-            "name": cluster.name,
-            "image": cluster.image,
-            "gpu": cluster.gpu,
+            "bucket": storage.bucket,
+            "prefixes": ", ".join(node_prefixes(layout)),
+            "credentials": storage.credentials,
+            "end": told.keys_end,
+            "rotate": storage.rotate,
+            "parent": told.parent,
+            "owner": told.owner,
+        }
+        options = pulumi.ResourceOptions(parent=self, depends_on=[self.bucket])
+        return NodeKeys("node-keys", props, options).keys
+
+    def _dev(self) -> DevGroup | None:
+        dev, cluster = self._settings.dev, self._settings.cluster
+        if not dev.enabled:
+            return None
+        tunnel = tunnel_name(self._settings.dev_name, dev.tunnel)
+        props = {
+            **self._machine(),
+            "name": self._settings.dev_name,
+            "image": dev.image or (self.images.dev if self.images else None),
+            "gpu": dev.gpu or cluster.gpu,
+            "replicas": 1,
+            "autoscale": False,
+            "variables": "",
+            "credentials": fingerprint(dev_environment(tunnel)),
+            "tunnel": tunnel,
+            "owner": self._surroundings.owner,
+            "adopt": False,
+        }
+        return DevGroup("dev", props, pulumi.ResourceOptions(parent=self))
+
+    def _machine(self) -> dict[str, Any]:
+        cluster = self._settings.cluster
+        return {
+            **self._home,
             "priority": cluster.priority,
             "cpu": cluster.cpu,
             "memory": cluster.memory,
             "storage": cluster.storage,
+        }
+
+    def _group(self, declared: int, keys: pulumi.Output[dict[str, str]] | None) -> TrainingGroup:
+        cluster = self._settings.cluster
+        least, most = cluster_size(cluster, declared)
+        props = {
+            **self._machine(),
+            "name": cluster.name,
+            "image": self.images.worker if self.images else cluster.image,
+            "gpu": cluster.gpu,
             "replicas": least if cluster.autoscale else min(most, self._surroundings.unfinished),
             "autoscale": cluster.autoscale,
             "variables": ", ".join(sorted(cluster.environment)),
             "credentials": self._surroundings.credentials,
+            "keys": keys,
+            "keysEnd": self._surroundings.keys_end or None,
             "owner": self._surroundings.owner,
             "adopt": self._settings.adopt,
         }

@@ -12,7 +12,7 @@ from typing import Any
 from pulumi.dynamic import ConfigureRequest, DiffResult, ResourceProvider, dynamic
 from pulumi.output import Unknown
 
-from clients.connection import CONNECTION_SETTINGS, Connection, connect
+from clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
 from training.errors import FluxError
 
 Props = dict[str, Any]
@@ -59,7 +59,8 @@ class FluxProvider(ResourceProvider):
         # What is left of a failure is `Type: message`: our errors are written to be read without a traceback.
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
-        self.connection = connect(req.config.get("cloud"), settings, os.environ)
+        kind = storage_kind(req.config.get("storage"))
+        self.connection = connect(req.config.get("cloud"), settings, os.environ, kind)
         # The values may be secrets, so they come this way and not as inputs, which lie in the state in plain text.
         cluster = json.loads(req.config.get("cluster") or "{}")
         self.cluster_environment = dict(cluster.get("environment") or {})

@@ -44,6 +44,7 @@ from localcloud.kelpie.routes import Account, Kelpie
 from localcloud.kelpie.rules import Rules
 from localcloud.kelpie.webhooks import Webhooks
 from localcloud.request_log import RequestLog, RequestLogMiddleware
+from localcloud.retention import run_sweeper
 from localcloud.salad.groups import Groups
 from localcloud.salad.routes import SaladCloud
 from localcloud.sight import sample_path
@@ -262,12 +263,14 @@ async def serve(
         scaling = asyncio.create_task(
             run_autoscaler(cloud.jobs, cloud.rules, cloud.groups, cloud.settings.autoscaler_seconds)
         )
+        sweeping = asyncio.create_task(run_sweeper(ObjectStorage(home.objects.resolve())))
         report.send({"ok": True})
         log.info("running, pid %s, ports %s and %s", os.getpid(), state.api_port, state.s3_port)
         await until_signal()
         scaling.cancel()
+        sweeping.cancel()
         await cloud.supervisor.close()
-        await asyncio.wait([supervising, scaling])
+        await asyncio.wait([supervising, scaling, sweeping])
     finally:
         home.connection.unlink(missing_ok=True)
         api.should_exit = s3.should_exit = True

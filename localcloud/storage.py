@@ -10,6 +10,7 @@ nanio gives routes, XML, signatures and multipart uploads. Mended here, each see
   for ever, and an empty folder makes its bucket undeletable.
 - A body in chunks (STREAMING-…, as SDKs send it with a trailing checksum) is refused, as R2 does; nanio takes those that are
   signed and stores the others with their framing.
+- There are no lifecycle rules (localcloud/retention.py).
 - Keys are fixed; here those that the Cloudflare stand-in gives out count too, within their rights.
 
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
@@ -52,6 +53,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.rights import KeyResolver, RightsMiddleware
 from localcloud.listing import Page, page_of, walk_keys
+from localcloud.retention import RetentionMiddleware, forget_rules
 
 CHUNK = 1024 * 1024
 TEMPORARY = ".tmp."
@@ -179,6 +181,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
         if walk_keys(folder, ""):
             raise BucketNotEmpty(resource=bucket)
         shutil.rmtree(folder)
+        forget_rules(self._data_dir, bucket)
 
     def recover(self) -> None:
         """After a kill: drop half-written files, give objects whose metadata is older than their bytes new metadata."""
@@ -263,6 +266,7 @@ def build_storage(folder: Path, access_key_id: str, secret_access_key: str, keys
     app.state.storage = storage
     # The last of the list is the innermost: behind the signature check, inside nanio's error handling.
     app.user_middleware.append(Middleware(RightsMiddleware, keys=keys))
+    app.user_middleware.append(Middleware(RetentionMiddleware, storage=storage))
     app.user_middleware.append(Middleware(StorageMiddleware, storage=storage))
     return app
 

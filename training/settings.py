@@ -41,28 +41,42 @@ SHOWN = frozenset(
         "attempt",
         "autoscale",
         "bucket",
+        "build",
+        "checkpointsDays",
         "cloud",
         "cpu",
+        "credentialHours",
+        "credentials",
         "dataset",
+        "datasetsDays",
+        "enabled",
         "gpu",
         "idleThresholdSeconds",
         "image",
         "jobsFolder",
+        "kelpieSha256",
         "kind",
+        "location",
         "maxHours",
         "maxReplicas",
         "maxUsd",
         "maxUsdPerJob",
         "memory",
         "minReplicas",
+        "model",
         "name",
         "prefix",
         "priority",
+        "repository",
         "results",
         "resume",
         "skip",
+        "rotate",
         "stallMinutes",
         "storage",
+        "tunnel",
+        "vscodeSha256",
+        "vscodeVersion",
     ]
 )
 # What the project itself gives to the containers.
@@ -70,6 +84,11 @@ OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
 LONGEST_VALUE = 1000
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
+
+# registry/path without a tag: what is built is known by its digest.
+REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
+MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+R2_ALONE = {"location", "credentials", "credential_hours"}
 
 
 class _Strict(BaseModel):
@@ -111,11 +130,28 @@ class JobSettings(_Strict):
 
 
 class StorageSettings(_Strict):
-    """`prefix` is empty or a folder inside the bucket; everything of this stack lies below it."""
+    """`prefix` is empty or a folder inside the bucket; everything of this stack lies below it.
 
-    kind: Literal["r2", "s3"] = "s3"
+    What the nodes get: with r2 `credentials: temporary` keys for this prefix that end after `credentialHours`, or `token` keys for
+    the bucket that last until they are taken away; with aws the keys of a user for this prefix; with s3 the keys given.
+    A raised `rotate` gives the nodes new ones (r2, aws). `location`: where R2 puts a bucket that it makes.
+    """
+
+    kind: Literal["r2", "aws", "s3"] = "s3"
     bucket: str = Field(pattern=BUCKET_NAME.pattern)
     prefix: str = Field("", pattern=r"^/?([A-Za-z0-9._-]+/?)*$")
+    location: Literal["apac", "eeur", "enam", "weur", "wnam", "oc"] | None = None
+    credentials: Literal["temporary", "token"] = "temporary"
+    credential_hours: int = Field(168, ge=1, le=168)
+    rotate: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _only_what_its_kind_knows(self) -> StorageSettings:
+        foreign = {"r2": set[str](), "aws": R2_ALONE, "s3": R2_ALONE | {"rotate"}}[self.kind]
+        given = sorted(to_camel(name) for name in foreign & self.model_fields_set)
+        if given:
+            raise ValueError(f"{', '.join(given)} means nothing with kind {self.kind}; take it out")
+        return self
 
     @property
     def key_prefix(self) -> str:
@@ -183,6 +219,49 @@ class BudgetSettings(_Strict):
     max_usd_per_job: float | None = Field(None, ge=0)
 
 
+class KeepSettings(_Strict):
+    """After how many days the bucket itself deletes what is no result: checkpoints and their optimizer, images. None: never."""
+
+    checkpoints_days: int | None = Field(None, ge=1)
+    datasets_days: int | None = Field(None, ge=1)
+
+
+class ImageSettings(_Strict):
+    """An image of one's own, built from docker/ and pushed to `repository` (such as docker.io/me/flux-trainer).
+
+    The two digests are those of the binaries as downloaded: `sha256sum` tells them (docs/production.md).
+    """
+
+    build: bool = False
+    repository: str | None = Field(None, pattern=REPOSITORY.pattern)
+    model: str = Field("black-forest-labs/FLUX.1-dev", pattern=MODEL.pattern)
+    kelpie_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", alias="kelpieSha256")
+    vscode_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", alias="vscodeSha256")
+    vscode_version: str = Field("latest", pattern=r"^[0-9a-z.]+$")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ImageSettings:
+        needed = {"repository": self.repository, "kelpieSha256": self.kelpie_sha256}
+        lacking = [name for name, value in needed.items() if self.build and value is None]
+        if lacking:
+            raise ValueError(
+                f"`build: true` needs {' and '.join(lacking)}; docs/production.md says where from"
+            )
+        return self
+
+
+class DevSettings(_Strict):
+    """One replica with a VS Code tunnel, to try things on a real GPU. It is paid for as long as `enabled` is true.
+
+    `image` is needed unless `image.build` builds it.
+    """
+
+    enabled: bool = False
+    image: str | None = None
+    gpu: str | None = None
+    tunnel: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{1,18}[a-z0-9]$")
+
+
 class StackSettings(_Strict):
     """The whole stack. Keys of the services may stand here as secrets; the environment goes before them.
 
@@ -195,6 +274,9 @@ class StackSettings(_Strict):
     jobs_folder: str = "jobs"
     cluster: ClusterSettings = ClusterSettings()
     budget: BudgetSettings = BudgetSettings()
+    keep: KeepSettings = KeepSettings()
+    image: ImageSettings = ImageSettings()
+    dev: DevSettings = DevSettings()
     adopt: bool = False
     webhook: str | None = None
     results: Literal["keep", "delete"] = "keep"
@@ -205,6 +287,35 @@ class StackSettings(_Strict):
     s3_access_key_id: str | None = None
     s3_secret_access_key: SecretStr | None = None
     s3_region: str | None = None
+    node_access_key_id: str | None = None
+    node_secret_access_key: SecretStr | None = None
+    cloudflare_account_id: str | None = None
+    cloudflare_api_token: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _parts_that_fit(self) -> StackSettings:
+        built_dev = self.dev.enabled and self.dev.image is None
+        wrong = {
+            "storage.kind aws: the cloud on this machine has no AWS; use s3 or r2": self.cloud == "local"
+            and self.storage.kind == "aws",
+            "cluster.image and image.build: true exclude each other; take one out": self.image.build
+            and "image" in self.cluster.model_fields_set,
+            "dev.enabled needs dev.image, or image.build: true to build it": built_dev
+            and not self.image.build,
+            "dev.enabled with image.build: true needs image.vscodeSha256": built_dev
+            and self.image.build
+            and self.image.vscode_sha256 is None,
+            f"cluster.name makes {self.dev_name} of the dev group's, which is too long; shorten it": self.dev.enabled
+            and not GROUP_NAME.fullmatch(self.dev_name),
+        }
+        findings = [finding for finding, holds in wrong.items() if holds]
+        if findings:
+            raise ValueError("; ".join(findings))
+        return self
+
+    @property
+    def dev_name(self) -> str:
+        return f"{self.cluster.name}-dev"
 
     @model_validator(mode="before")
     @classmethod
@@ -265,6 +376,8 @@ def _plain(text: str) -> Any:
 def _finding(project: str, details: ErrorDetails) -> str:
     location = [str(part) for part in details["loc"]]
     where = f"{project}:{'.'.join(location)}"
+    if not location:
+        return f"{project}: {details['msg'].removeprefix('Value error, ')}"
     if details["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         return f"{where}: unknown key{nearest(location[-1], known)}; known here: {', '.join(sorted(known))}"
@@ -284,6 +397,9 @@ def _known_keys(location: list[str]) -> set[str]:
         "cluster": ClusterSettings,
         "budget": BudgetSettings,
         "jobs": JobSettings,
+        "keep": KeepSettings,
+        "image": ImageSettings,
+        "dev": DevSettings,
     }
     model = models[location[0]] if location else StackSettings
     if location[0:1] == ["jobs"] and location[2:] == ["lint"]:

@@ -129,6 +129,8 @@ def _allows(scope: KeyScope, asked: Asked) -> bool:
         return scope.has_key(asked.bucket, asked.key) and (scope.write or asked.method in READING)
     if not asked.bucket:
         return scope.admin and scope.buckets is None and asked.method in READING
+    if "lifecycle" in asked.query:
+        return scope.admin and scope.has_bucket(asked.bucket) and (scope.write or asked.method == "GET")
     if asked.method == "GET" and "location" not in asked.query:
         return scope.has_listing(asked.bucket, asked.one("prefix"))
     if asked.method in READING:

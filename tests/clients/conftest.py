@@ -37,7 +37,8 @@ def connection(
         environment = real_environment()
         if "SALAD_API_KEY" not in environment or "FLUX_S3_ACCESS_KEY_ID" not in environment:
             pytest.skip("the real services are tried only with FLUX_TEST_SALAD_API_KEY, … (see conftest.py)")
-        yield connect("salad", {}, environment)
+        kind = "r2" if "CLOUDFLARE_API_TOKEN" in environment else "s3"
+        yield connect("salad", {}, environment, kind)
         return
     home = tmp_path_factory.mktemp("cloud")
     with running_cloud(home, nodes=0):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from clients.connection import CONNECTION_SETTINGS, Connection, connect
+from clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
 from clients.errors import Unavailable
 from training.errors import BadInput, FluxError
 
@@ -132,6 +132,61 @@ def test_aws_needs_a_region_instead_of_an_endpoint() -> None:
     assert connection.storage("some-bucket").endpoint_url is None
 
 
+AWS = {
+    "AWS_ACCESS_KEY_ID": f"{CANARY}-aws",
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws-secret",
+    "AWS_REGION": "eu-west-1",
+    "AWS_SESSION_TOKEN": f"{CANARY}-session",
+}
+SALAD = {name: value for name, value in ENVIRONMENT.items() if name.startswith("SALAD_")}
+
+
+def test_aws_takes_the_keys_of_its_own_tools() -> None:
+    connection = connect("salad", {}, SALAD | AWS, "aws")
+    assert (connection.s3_endpoint, connection.s3_region) == (None, "eu-west-1")
+    assert connection.s3_access_key_id == f"{CANARY}-aws"
+    assert connection.s3_session_token is not None
+    with pytest.raises(BadInput) as caught:
+        connect("salad", {}, SALAD, "aws")
+    assert [finding.split()[0] for finding in caught.value.findings] == [
+        "FLUX_S3_ACCESS_KEY_ID",
+        "FLUX_S3_SECRET_ACCESS_KEY",
+        "FLUX_S3_REGION",
+    ]
+
+
+def test_the_keys_of_aws_count_for_aws_alone() -> None:
+    with pytest.raises(BadInput, match="FLUX_S3_ACCESS_KEY_ID"):
+        connect("salad", {}, SALAD | AWS, "s3")
+
+
+def test_r2_needs_an_account_and_knows_its_address() -> None:
+    keys = {name: ENVIRONMENT[name] for name in ("FLUX_S3_ACCESS_KEY_ID", "FLUX_S3_SECRET_ACCESS_KEY")}
+    with pytest.raises(BadInput) as caught:
+        connect("salad", {}, SALAD | keys, "r2")
+    assert [finding.split()[0] for finding in caught.value.findings] == [
+        "CLOUDFLARE_ACCOUNT_ID",
+        "CLOUDFLARE_API_TOKEN",
+    ]
+    account = {"CLOUDFLARE_ACCOUNT_ID": "abc", "CLOUDFLARE_API_TOKEN": f"{CANARY}-cloudflare"}
+    connection = connect("salad", {}, SALAD | keys | account, "r2")
+    assert connection.s3_endpoint == "https://abc.r2.cloudflarestorage.com"
+    assert CANARY not in f"{connection!r} {connection.cloudflare()!r}"
+
+
+def test_half_of_the_nodes_keys_is_told() -> None:
+    with pytest.raises(BadInput, match="FLUX_NODE_SECRET_ACCESS_KEY is missing"):
+        connect("salad", {}, ENVIRONMENT | {"FLUX_NODE_ACCESS_KEY_ID": "n"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [(None, "s3"), ('{"kind": "r2"}', "r2"), ('{"bucket": "b"}', "s3"), ("{", "s3"), ("[]", "s3")],
+)
+def test_the_kind_of_storage_is_read_from_the_stack(setting: str | None, kind: str) -> None:
+    assert storage_kind(setting) == kind
+
+
 @pytest.mark.parametrize(
     "address", ["account.r2.cloudflarestorage.com", "ftp://x", "https://", "http://[::1"]
 )
@@ -195,5 +250,6 @@ def test_of_salad_cloud_nothing_is_asked() -> None:
 
 
 def test_the_settings_a_stack_can_have() -> None:
-    assert set(CONNECTION_SETTINGS) == set(SETTINGS)
+    others = {"nodeAccessKeyId", "nodeSecretAccessKey", "cloudflareAccountId", "cloudflareApiToken"}
+    assert set(CONNECTION_SETTINGS) == set(SETTINGS) | others
     assert "saladApiKey" not in Connection.model_fields

@@ -16,7 +16,7 @@ from clients.kelpie import Job, Sync, SyncRule
 from clients.salad import GIB, ContainerGroup, GroupSpec
 from components.container_group import spec_of
 from components.declared_runs import undeclared
-from components.node_environment import fingerprint, node_environment
+from components.node_environment import fingerprint, given_keys, issued_keys, node_environment
 from components.pipeline import cluster_size
 from components.provider import home, replace_on
 from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, Wanted, choose_job, is_dead
@@ -160,7 +160,7 @@ def connection(**changes: Any) -> Connection:
 
 
 def test_the_salad_key_never_goes_to_a_node() -> None:
-    environment = node_environment(connection())
+    environment = {**node_environment(connection()), **given_keys(connection())}
     plain = [
         value.get_secret_value() if isinstance(value, SecretStr) else value for value in environment.values()
     ]
@@ -172,7 +172,7 @@ def test_the_salad_key_never_goes_to_a_node() -> None:
 
 def test_a_new_key_shows_as_another_fingerprint_and_tells_nothing() -> None:
     before, after = (
-        fingerprint(node_environment(connection(s3_secret_access_key=key))) for key in (KEY, KEY + "2")
+        fingerprint(given_keys(connection(s3_secret_access_key=key))) for key in (KEY, KEY + "2")
     )
     assert before != after
     assert re.fullmatch("[0-9a-f]{12}", before)
@@ -247,3 +247,16 @@ def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "
 )
 def test_what_is_queued_beside_the_declared_runs(job: Job, found: bool) -> None:
     assert undeclared([job], "b", "p/runs/", {"declared"}) == ([job] if found else [])
+
+
+def test_nodes_get_the_keys_meant_for_them() -> None:
+    own, meant = (
+        connection(),
+        connection(node_access_key_id="node", node_secret_access_key="canary-5d1e-node"),
+    )
+    assert given_keys(own)["AWS_SECRET_ACCESS_KEY"] == own.s3_secret_access_key
+    keys = {name: SecretStr(value) for name, value in {"id": "node", "secret": "canary-5d1e-node"}.items()}
+    assert given_keys(meant) == {"AWS_ACCESS_KEY_ID": keys["id"], "AWS_SECRET_ACCESS_KEY": keys["secret"]}
+    issued = issued_keys({"accessKeyId": "a", "secretAccessKey": "canary-5d1e-s", "sessionToken": "t"})
+    assert set(issued) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    assert "canary" not in repr(issued)

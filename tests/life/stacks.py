@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,25 @@ class Stack:
     """A checkout with its own state. `place` is its prefix in the bucket and its container group's name.
 
     `engine` is `embedded` or `cli`, the real one from the PATH.
+    `variables` are added to the environment of the engine.
     """
 
     root: Path
     cloud: Path
     place: str
     engine: str = "embedded"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
-    def configure(self, jobs: Mapping[str, object], **cluster: object) -> None:
+    def configure(
+        self, jobs: Mapping[str, object], settings: Mapping[str, object] | None = None, **cluster: object
+    ) -> None:
+        """`settings` are further settings of the stack, or others in place of these."""
         config = {
             "flux-training:cloud": "local",
             "flux-training:storage": {"bucket": "life", "prefix": self.place},
             "flux-training:jobs": dict(jobs),
             "flux-training:cluster": {"name": self.place, "maxReplicas": 2, **cluster},
+            **{f"flux-training:{key}": value for key, value in (settings or {}).items()},
         }
         salt = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["encryptionsalt"]
         text = yaml.safe_dump({"encryptionsalt": salt, "config": config}, sort_keys=False)
@@ -95,6 +101,7 @@ class Stack:
             "PULUMI_HOME": str(self.root / ".pulumi-home"),
             "ENGINE": self.engine,
             "FLUX_LOCAL_CLOUD": str(self.cloud / "connection.json"),
+            **self.variables,
         }
 
     @property
@@ -136,6 +143,24 @@ def new_stack(
     stack.configure({name: {} for name in jobs})
     stack.run("stack", "select", "--create")
     return stack
+
+
+def as_real(connection: Connection) -> dict[str, str]:
+    """The local cloud's keys and addresses as those of the real services are given (`cloud: salad`)."""
+    assert connection.cloudflare_api_token is not None
+    return {
+        "SALAD_API_URL": connection.salad_url,
+        "KELPIE_API_URL": connection.kelpie_url,
+        "CLOUDFLARE_API_URL": connection.cloudflare_url,
+        "SALAD_API_KEY": connection.api_key.get_secret_value(),
+        "SALAD_ORGANIZATION": connection.organization,
+        "SALAD_PROJECT": connection.project,
+        "FLUX_S3_ENDPOINT_URL": connection.s3_endpoint or "",
+        "FLUX_S3_ACCESS_KEY_ID": connection.s3_access_key_id,
+        "FLUX_S3_SECRET_ACCESS_KEY": connection.s3_secret_access_key.get_secret_value(),
+        "CLOUDFLARE_ACCOUNT_ID": connection.cloudflare_account_id or "",
+        "CLOUDFLARE_API_TOKEN": connection.cloudflare_api_token.get_secret_value(),
+    }
 
 
 def kill_with_children(process: subprocess.Popen[str], and_providers: bool) -> None:

@@ -1,0 +1,82 @@
+"""An image of one's own: docker/ built and pushed when its content changes, and known to the container group by its digest.
+
+Needs the plugin pulumi-command, so the Pulumi CLI, and Docker with buildx. The Hugging Face token comes from the environment (HF_TOKEN)
+straight to the build, as a build secret: it is neither in the state nor in a layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pulumi
+
+from training.errors import FluxError
+from training.settings import ImageSettings
+
+FOLDER = "docker"
+SCRIPT = f"{FOLDER}/build.sh"
+
+
+class TrainerImages(pulumi.ComponentResource):
+    """`worker` is the image for the nodes, `dev` the one with the tunnel: `repository@sha256:…`."""
+
+    worker: pulumi.Output[str]
+    dev: pulumi.Output[str] | None
+
+    def __init__(
+        self,
+        name: str,
+        settings: ImageSettings,
+        with_dev: bool,
+        root: Path = Path(),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("flux:index:TrainerImages", name, None, opts)
+        from pulumi_command import local
+
+        command = local.Command(
+            "images",
+            create=f"./{SCRIPT}",
+            environment=build_environment(settings, with_dev),
+            triggers=[folder_digest(root / FOLDER)],
+            # The last output is no part of what a build is made from.
+            add_previous_output_in_env=False,
+            logging=local.Logging.STDERR,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.worker = command.stdout.apply(lambda text: reference(text, "worker"))
+        self.dev = command.stdout.apply(lambda text: reference(text, "dev")) if with_dev else None
+        self.register_outputs({})
+
+
+def build_environment(settings: ImageSettings, with_dev: bool) -> dict[str, str]:
+    """What docker/build.sh is told. Not HF_TOKEN: it inherits that."""
+    return {
+        "REPOSITORY": settings.repository or "",
+        "MODEL_ID": settings.model,
+        "KELPIE_SHA256": settings.kelpie_sha256 or "",
+        "VSCODE_VERSION": settings.vscode_version,
+        "VSCODE_SHA256": settings.vscode_sha256 or "",
+        "TARGETS": "worker dev" if with_dev else "worker",
+    }
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names, executable bits and contents, whatever order and times the files have."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix().encode()
+        executable = bytes([path.stat().st_mode & 0o100 != 0])
+        for part in (name, executable, path.read_bytes()):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def reference(output: str, target: str) -> str:
+    """One image of what docker/build.sh printed (`worker=repository@sha256:…`, a line each). Raises FluxError."""
+    found = re.search(rf"^{target}=(\S+@sha256:[0-9a-f]{{64}})$", output, re.MULTILINE)
+    if found is None:
+        raise FluxError(f"{SCRIPT} named no digest of image {target}", "", "run it by hand to see why")
+    return found[1]
