@@ -25,7 +25,8 @@ R2 = "r2"
 class BucketProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
-        return replace_on(("kind", "bucket", "prefix"), olds, news)
+        # `kind` is how the bucket is reached; the same one by another way stays, with all that lies in it.
+        return replace_on(("bucket", "prefix"), olds, news)
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])

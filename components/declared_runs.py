@@ -21,45 +21,47 @@ from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 INPUTS = ("home", "groupId", "bucket", "prefix", "runs")
 
 
-def undeclared(jobs: Iterable[Job], bucket: str, runs_prefix: str, declared: Collection[str]) -> list[Job]:
-    """Unfinished jobs that write below this stack's runs, but train none of the declared ones (run ids)."""
+def dropped(jobs: Iterable[Job], bucket: str, runs_prefix: str, runs: Collection[str]) -> list[Job]:
+    """Unfinished jobs that train one of `runs` (run ids) and write below this stack's runs."""
     return [
         job
         for job in jobs
         if job.unfinished
-        and RUN_ID_VARIABLE in job.environment
-        and job.environment[RUN_ID_VARIABLE] not in declared
+        and job.environment.get(RUN_ID_VARIABLE) in runs
         and any(rule.bucket == bucket and rule.prefix.startswith(runs_prefix) for rule in job.sync.during)
     ]
 
 
 class DeclaredRunsProvider(FluxProvider):
+    """Cancels only what this very state declared before: another checkout of the stack may want what it does not know."""
+
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
         return replace_on(("groupId", "bucket", "prefix"), olds, news)
 
     def create(self, props: Props) -> CreateResult:
-        self._cancel_undeclared(props, props["runs"])
         return CreateResult(props["groupId"], inputs_of(props, INPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
         return ReadResult(id_, inputs_of(props, INPUTS), inputs_of(props, INPUTS))
 
-    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
-        self._cancel_undeclared(news, news["runs"])
+    def update(self, _id: str, olds: Props, news: Props) -> UpdateResult:
+        self._cancel(olds, set(olds["runs"].values()) - set(news["runs"].values()))
         return UpdateResult(inputs_of(news, INPUTS))
 
     def delete(self, _id: str, props: Props) -> None:
         self.check_home(props)
-        self._cancel_undeclared(props, {})
+        self._cancel(props, set(props["runs"].values()))
 
-    def _cancel_undeclared(self, props: Props, runs: dict[str, str]) -> None:
+    def _cancel(self, props: Props, runs: Collection[str]) -> None:
+        if not runs:
+            return
         queue = queue_of(self.connection, props["groupId"])
-        left = undeclared(queue.jobs(), props["bucket"], Layout(props["prefix"]).runs, set(runs.values()))
+        left = dropped(queue.jobs(), props["bucket"], Layout(props["prefix"]).runs, runs)
         for job in left:
             queue.kelpie.cancel_job(job.id)
             name, run = job.environment.get(JOB_VARIABLE, "?"), job.environment[RUN_ID_VARIABLE]
-            inform(f"{name}: canceled the job of run {run}, which is not declared (any more)")
+            inform(f"{name}: canceled the job of run {run}, which is not declared any more")
         if left:
             queue.drop()
 

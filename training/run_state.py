@@ -37,7 +37,8 @@ class Standing(StrEnum):
 
     @property
     def has_ended(self) -> bool:
-        return self in (Standing.CANCELED, Standing.FAILED, Standing.FINISHED)
+        """Whether nothing is left to do. A canceled one that is declared is trained again: it wants a replica."""
+        return self in (Standing.FAILED, Standing.FINISHED)
 
 
 @dataclass(frozen=True)

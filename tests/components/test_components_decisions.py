@@ -15,8 +15,8 @@ from clients.connection import Connection
 from clients.kelpie import Job, Sync, SyncRule
 from clients.salad import GIB, ContainerGroup, GroupSpec
 from components.container_group import spec_of
-from components.declared_runs import undeclared
-from components.node_environment import fingerprint, given_keys, issued_keys, node_environment
+from components.declared_runs import dropped
+from components.node_environment import fingerprint, given_keys, node_environment
 from components.pipeline import cluster_size
 from components.provider import home, replace_on
 from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, Wanted, choose_job, is_dead
@@ -236,27 +236,14 @@ def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "
 @pytest.mark.parametrize(
     ("job", "found"),
     [
-        (queued("orphan"), True),
-        (queued("orphan", status="running"), True),
-        (queued("declared"), False),
-        (queued("orphan", status="completed"), False),
-        (queued("orphan", bucket="another"), False),
-        (queued("orphan", prefix="other-stack/runs/cat/x/output/"), False),
+        (queued("was declared"), True),
+        (queued("was declared", status="running"), True),
+        (queued("another checkout's"), False),
+        (queued("was declared", status="completed"), False),
+        (queued("was declared", bucket="another"), False),
+        (queued("was declared", prefix="other-stack/runs/cat/x/output/"), False),
         (queued(""), False),
     ],
 )
-def test_what_is_queued_beside_the_declared_runs(job: Job, found: bool) -> None:
-    assert undeclared([job], "b", "p/runs/", {"declared"}) == ([job] if found else [])
-
-
-def test_nodes_get_the_keys_meant_for_them() -> None:
-    own, meant = (
-        connection(),
-        connection(node_access_key_id="node", node_secret_access_key="canary-5d1e-node"),
-    )
-    assert given_keys(own)["AWS_SECRET_ACCESS_KEY"] == own.s3_secret_access_key
-    keys = {name: SecretStr(value) for name, value in {"id": "node", "secret": "canary-5d1e-node"}.items()}
-    assert given_keys(meant) == {"AWS_ACCESS_KEY_ID": keys["id"], "AWS_SECRET_ACCESS_KEY": keys["secret"]}
-    issued = issued_keys({"accessKeyId": "a", "secretAccessKey": "canary-5d1e-s", "sessionToken": "t"})
-    assert set(issued) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-    assert "canary" not in repr(issued)
+def test_only_what_this_state_declared_before_is_dropped(job: Job, found: bool) -> None:
+    assert dropped([job], "b", "p/runs/", {"was declared"}) == ([job] if found else [])

@@ -138,6 +138,33 @@ def test_a_job_taken_out_of_the_configuration_after_a_killed_post_is_canceled(
     assert stack.live_runs() == []
 
 
+def test_another_checkout_of_the_stack_cancels_nothing_that_it_never_declared(
+    engine: str, cloud: Path, tmp_path: Path
+) -> None:
+    one, other = (
+        new_stack(tmp_path / side, cloud, "ends-pair", {"cat": 630, "dog": 631}, engine)
+        for side in ("one", "other")
+    )
+    one.up()
+    wanted = one.live_runs()
+    other.configure({"cat": {}})
+    other.up()
+    assert one.live_runs() == wanted
+
+
+def test_without_autoscaling_a_run_that_was_canceled_has_a_replica_when_it_is_declared_again(
+    engine: str, cloud: Path, tmp_path: Path
+) -> None:
+    stack = new_stack(tmp_path / "stack", cloud, "ends-again", {"cat": 640}, engine)
+    stack.configure({"cat": {}}, autoscale=False)
+    stack.up()
+    stack.destroy()
+    stack.up()
+    group = stack.connection.salad().get_group(stack.place)
+    assert group is not None
+    assert (stack.live_runs(), group.replicas) == (stack.declared_runs(), 1)
+
+
 def test_destroy_cancels_what_lasts_and_starts_nothing(engine: str, cloud: Path, tmp_path: Path) -> None:
     stack = new_stack(
         tmp_path / "stack", cloud, "ends-destroy", {"cat": 600, "dog": 601, "bird": 602}, engine
