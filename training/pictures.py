@@ -86,7 +86,8 @@ def reduce(image: Pillow.Image, max_side: int) -> Pillow.Image:
 def jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:
     """A JPEG with full colour resolution and nothing of the camera's in it: nodes are strangers' PCs."""
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Without `comment` Pillow would write the one that the original had.
+    image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, comment=b"")
     return out.getvalue()
 
 

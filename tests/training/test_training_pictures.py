@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
+from PIL.PngImagePlugin import PngInfo
 
 from tests.support.photos import cmyk, heic, moving, photo, see_through, turned, wide_gamut
 from training.errors import BadInput
@@ -189,3 +190,13 @@ def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
     (tmp_path / "head").write_bytes((tmp_path / "it.png").read_bytes()[:60])
     (tmp_path / "text").write_text("hello")
     assert (size_of(tmp_path / "head"), size_of(tmp_path / "text")) == (photo(1).size, None)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_what_was_written_into_a_photo_does_not_leave_with_it(tmp_path: Path, kind: str) -> None:
+    note = "Anna, 12 Garden Street"
+    words = PngInfo()
+    words.add_text("comment", note)
+    photo(1).save(tmp_path / "it", kind, **({"pnginfo": words} if kind == "PNG" else {"comment": note}))
+    assert note.encode() in (tmp_path / "it").read_bytes()
+    assert note.encode() not in jpeg(read_picture(tmp_path / "it").image)
