@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import httpx
 import tenacity
 from pydantic import SecretStr
 
 from clients.http import LOOPBACK, Patience, RateLimiter, retry_after
 from training.captions import Answer, one_line
-from training.errors import FluxError
+from training.errors import BadInput, FluxError
 
 if TYPE_CHECKING:
     import openai
@@ -38,8 +39,28 @@ class Refused(FluxError):  # noqa: N818 - named for what happened, like the rest
     """The service will answer no request of ours: a wrong key or model, no money left, not reachable."""
 
 
+def host_of(base_url: str) -> str:
+    """Host and port, for people: an address can hold a user and a password. Raises BadInput for what is no http(s) address."""
+    try:
+        address = urlsplit(base_url)
+        host, port = address.hostname, address.port
+        # The SDK is stricter than urlsplit, and would end in its own exception.
+        httpx.URL(base_url)
+    except (ValueError, httpx.InvalidURL):
+        host, port = None, None
+    if not host or address.scheme not in ("http", "https"):
+        # Not shown: a wrong address can hold a password all the same.
+        raise BadInput(
+            [
+                f"--base-url (or {URL_VARIABLE}) must begin with https:// or http:// and a host, such as {OPENAI_URL}"
+            ]
+        )
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
 def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
-    """The key to send to this address, if any. Raises FluxError when OpenAI itself would get none.
+    """The key to send to this address, if any. Raises FluxError when OpenAI itself would get none, or it cannot be sent.
 
     A key is not sent unencrypted to another machine.
     """
@@ -53,6 +74,8 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
             "OpenAI wants a key",
             f"set it, or name another server with --base-url (or {URL_VARIABLE})",
         )
+    if not all("!" <= character <= "~" for character in key):
+        raise BadInput([f"{KEY_VARIABLE} holds a space or a character beyond ASCII; copy it again"])
     return SecretStr(key) if key else None
 
 
@@ -73,7 +96,7 @@ class Captioner:
     ) -> None:
         import openai  # half a second: only where it is used
 
-        self.model, self.host = model, urlsplit(base_url).netloc
+        self.model, self.host = model, host_of(base_url)
         self._instruction, self._max_tokens = instruction, max_tokens
         self._key, self._stop, self._patience = key, stop, patience
         self._limiter = RateLimiter(per_minute, sleep=self._sleep)
@@ -117,6 +140,9 @@ class Captioner:
             raise self._refused(failure, "is it running, and is the address right?") from failure
         except error.APIError as failure:
             raise self._failed("answered with an error", failure) from failure
+        except ValueError as failure:
+            # The SDK lets JSON that ends too early through. Not tried again: each answer is paid for.
+            raise FluxError(f"an answer that cannot be read ({type(failure).__name__})") from failure
 
     def _once(self, picture: bytes) -> Answer:
         self._limiter.wait()

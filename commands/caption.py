@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE
+from clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
 from commands.job_folders import HERE, existing_dataset, jobs_folder
 from commands.session import console, say, stack_option
 from training.captions import (
@@ -198,7 +198,7 @@ def _announce(dataset: Path, missing: Sequence[Path], how: Wishes) -> None:
     say(f"{dataset}: {len(missing)} {'image lacks' if len(missing) == 1 else 'images lack'} a caption")
     sizes = [fitted(*size, how.max_side) for image in missing if (size := size_of(image))]
     cost = estimate(sizes, how.model, how.instruction, how.price)
-    host = how.base_url.partition("//")[2].split("/")[0]
+    host = host_of(how.base_url)
     if cost is None:
         say(f"{how.model} at {host}: what it costs is not known here (--price 0.10,0.40 says it)")
     else:
@@ -215,7 +215,7 @@ def _caption(missing: Sequence[Path], how: Wishes, name: str) -> None:
     stop = threading.Event()
     key = key_for(how.base_url, os.environ)
     if key is None and os.environ.get(KEY_VARIABLE):
-        say(f"{KEY_VARIABLE} is not sent: {how.base_url} is not encrypted")
+        say(f"{KEY_VARIABLE} is not sent: http to {host_of(how.base_url)} is not encrypted")
     captioner = Captioner(
         how.model, how.base_url, key, how.instruction,
         max_tokens=how.max_tokens, per_minute=how.per_minute, stop=stop,

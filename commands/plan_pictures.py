@@ -17,6 +17,7 @@ from urllib.parse import quote
 from PIL import Image, ImageOps
 
 from clients.storage import Storage
+from training.pictures import UNREADABLE
 from training.plan import JobPlan
 from training.run import Layout
 from training.trainer_config import DATASET_FOLDER
@@ -77,9 +78,9 @@ def thumbnail(read: Callable[[], bytes]) -> str | None:
     try:
         with Image.open(io.BytesIO(read())) as picture:
             small = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
     small.thumbnail((2 * SIDE, 2 * SIDE))
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=80)
+    small.save(out, "JPEG", quality=80, comment=b"")
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

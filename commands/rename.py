@@ -7,7 +7,7 @@ import rich_click as click
 from commands.job_folders import HERE, existing_dataset, jobs_folder
 from commands.session import say, stack_option
 from training.files import only_one_in
-from training.renaming import Renaming, carry_out, go_on, plan, taken_back
+from training.renaming import Renaming, carry_out, go_on, plan, taken_back, under_way
 
 
 @click.command()
@@ -23,6 +23,10 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
     with only_one_in(dataset):
+        if dry_run and (interrupted := under_way(dataset)):
+            _show(interrupted)
+            say(f"{dataset}: this renaming was interrupted; without --dry-run it is ended first")
+            return
         ended = go_on(dataset)
         if ended is not None:
             say(f"{dataset}: ended what was interrupted, of {_files(ended)}")
@@ -32,8 +36,7 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
         if not renaming.moves:
             say(f"{dataset}: the images are numbered already")
         elif dry_run:
-            for move in renaming.moves:
-                say(f"  {move.old} → {move.new}")
+            _show(renaming)
             say(f"{dataset}: {_files(renaming)} would be renamed")
         else:
             carry_out(dataset, renaming)
@@ -41,6 +44,11 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
                 "have their old names back" if undo else f"renamed; ./flux rename {name} --undo takes it back"
             )
             say(f"{dataset}: {_files(renaming)} {back}")
+
+
+def _show(renaming: Renaming) -> None:
+    for move in renaming.moves:
+        say(f"  {move.old} → {move.new}")
 
 
 def _files(renaming: Renaming) -> str:

@@ -28,6 +28,8 @@ STATIC = {
     "review.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
+# What lint calls a caption of nothing: that one may be written over.
+EMPTY = "caption-empty"
 LARGEST_BODY = 64 * 1024
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -61,11 +63,13 @@ class ReviewServer(ThreadingHTTPServer):
         """The image of this name; looked up among those there are, so that no name leads out of the folder."""
         return next((image for image in self.images() if image.name == name), None)
 
-    def save(self, image: Path, before: str, caption: str) -> str | None:
-        """Write a caption, unless the file no longer says what the page showed: then what it says now."""
+    def save(self, image: Path, before: str, caption: str) -> dict[str, str] | None:
+        """Write a caption, unless the file no longer says what the page showed (then what it says now), or cannot be read (then why)."""
+        if fault := fault_of(image):
+            return {"fault": fault}
         now = caption_of(image)
         if now not in (before, caption):
-            return now
+            return {"caption": now}
         if now != caption:
             write_atomically(image.with_suffix(CAPTION_SUFFIX), caption + "\n")
             self.changed.add(image.name)
@@ -87,6 +91,15 @@ def caption_of(image: Path) -> str:
     return read_caption(image.with_suffix(CAPTION_SUFFIX)).text
 
 
+def fault_of(image: Path) -> str:
+    """Why there is a caption that cannot be read; empty where it can be, is empty, or there is none."""
+    file = image.with_suffix(CAPTION_SUFFIX)
+    fault = read_caption(file).fault
+    if fault is None or fault.code == EMPTY or not file.exists():
+        return ""
+    return f"{file.name}: {fault.message}"
+
+
 def page(server: ReviewServer) -> str:
     """The page's HTML. All that is shown of files and captions is escaped."""
     images = server.images()
@@ -106,14 +119,18 @@ def page(server: ReviewServer) -> str:
 
 
 def _card(image: Path, number: int, count: int) -> str:
-    name, caption = html.escape(image.name), html.escape(caption_of(image))
+    # A name may hold bytes that are no UTF-8: they cannot be shown, but the address must find the file.
+    shown, address = image.name.encode(errors="replace").decode(), quote(image.name, errors="surrogateescape")
+    name, caption = html.escape(shown), html.escape(caption_of(image))
     width, height = size_of(image) or (1, 1)
-    link = f"image/{quote(image.name)}"
+    link = f"image/{address}"
+    fault = html.escape(fault_of(image))
+    kept = f' readonly data-fault="{fault}"' if fault else ""
     return f"""<li class="card" id="image-{number}">
   <figure><a href="{link}" target="_blank" rel="noreferrer"><img src="{link}" alt="{name}, full size" loading="lazy" width="{width}" height="{height}"></a></figure>
   <div class="words">
     <h2><label for="caption-{number}">{name}</label> <span class="place">{number} of {count}</span></h2>
-    <textarea id="caption-{number}" data-image="{name}" rows="5" spellcheck="true" aria-describedby="state-{number}">
+    <textarea id="caption-{number}" data-image="{address}" rows="5" spellcheck="true"{kept} aria-describedby="state-{number}">
 {caption}</textarea>
     <p class="state" id="state-{number}" role="status"></p>
   </div>
@@ -144,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the standard library's name
 
     def do_PUT(self) -> None:
-        """`caption/<image>` with {"before", "caption"}: 204 saved, 409 {"caption"} when the file says something else."""
+        """`caption/<image>` with {"before", "caption"}: 204 saved, 409 {"caption"} when the file says something else, 409 {"fault"} when it cannot be read."""
         path = self._path()
         if path is None:
             return
@@ -162,11 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not caption:
             self._refuse(400, "an empty caption is not saved: the trainer would use an empty prompt")
             return
-        now = self.server.save(image, change["before"].strip(), caption)
-        if now is None:
+        conflict = self.server.save(image, change["before"].strip(), caption)
+        if conflict is None:
             self._answer(204, "text/plain", b"")
         else:
-            self._answer(409, "application/json", json.dumps({"caption": now}).encode())
+            self._answer(409, "application/json", json.dumps(conflict).encode())
 
     def _path(self) -> str | None:
         """What is asked for below the token; None when the request was refused."""
@@ -178,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             self._refuse(404, "there is no such thing here")
             return None
-        return unquote(path)
+        return unquote(path, errors="surrogateescape")
 
     def _body(self) -> dict[str, str] | None:
         """The request's JSON; None when the request was refused."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,24 @@ THUMB_SIDE = 8
 # at a quarter of their size, at least 10 when moved by 2 % of the width, as in a burst. The hash alone would take different things on
 # a white ground for one.
 NEAR_DIFFERENCE = 12
+
+
+# What Pillow and its decoders raise for damaged files: of their EXIF, their compression, their frames.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Pillow.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ def read_picture(file: Path) -> Picture:
         raise BadInput([f"{file.name}: {_what_it_is(file)}"]) from error
     except Pillow.DecompressionBombError as error:
         raise BadInput([f"{file.name}: too large ({error}); make it smaller first"]) from error
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, MemoryError) as error:
+    except UNREADABLE as error:
         raise BadInput([f"{file.name}: a broken image ({error}); get it anew or leave it out"]) from error
     notes = (f"{file.name}: of its {frames} pictures only the first is taken",) if frames > 1 else ()
     return Picture(image, notes)
@@ -72,7 +92,7 @@ def size_of(file: Path) -> tuple[int, int] | None:
     try:
         with Pillow.open(file, formats=FORMATS) as picture:
             return picture.size
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
+    except UNREADABLE:
         return None
 
 
@@ -86,7 +106,8 @@ def reduce(image: Pillow.Image, max_side: int) -> Pillow.Image:
 def jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:
     """A JPEG with full colour resolution and nothing of the camera's in it: nodes are strangers' PCs."""
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Without `comment` Pillow would write the one that the original had.
+    image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, comment=b"")
     return out.getvalue()
 
 

@@ -58,7 +58,10 @@ def plan(dataset: Path) -> Renaming:
 
 
 def taken_back(dataset: Path) -> Renaming:
-    """What undoes the last renaming. Raises FluxError when there was none, or files are gone since."""
+    """What undoes the last renaming; captions written since go with their images.
+
+    Raises FluxError when there was none, or files are gone since.
+    """
     last = _read(dataset / LAST)
     if last is None:
         raise FluxError(f"{dataset}: no renaming to take back", f"the last one would stand in {LAST}")
@@ -66,7 +69,18 @@ def taken_back(dataset: Path) -> Renaming:
     gone = sorted(move.old for move in moves if not (dataset / move.old).exists())
     if gone:
         raise BadInput([f"{dataset / name}: is gone, so it cannot get its old name back" for name in gone])
-    return Renaming(moves, undo=True)
+    return Renaming((*moves, *_captions_since(dataset, moves)), undo=True)
+
+
+def _captions_since(dataset: Path, moves: tuple[Move, ...]) -> list[Move]:
+    """The moves of captions that stand beside images which are moved, and are not moved themselves."""
+    moved = {move.old for move in moves}
+    since = [
+        Move(Path(move.old).stem + CAPTION_SUFFIX, Path(move.new).stem + CAPTION_SUFFIX)
+        for move in moves
+        if _suffix(move.old) in IMAGE_SUFFIXES and Path(move.old).stem != Path(move.new).stem
+    ]
+    return [move for move in since if move.old not in moved and (dataset / move.old).exists()]
 
 
 def carry_out(dataset: Path, renaming: Renaming) -> None:
@@ -75,11 +89,18 @@ def carry_out(dataset: Path, renaming: Renaming) -> None:
         return
     old = {move.old for move in renaming.moves}
     new = sorted(move.new for move in renaming.moves if move.new not in old)
-    taken = [name for name in new if (dataset / name).exists()]
+    between = [BETWEEN.format(index) for index in range(len(renaming.moves))]
+    taken = [name for name in (*new, *between) if (dataset / name).exists()]
     if taken:
         raise BadInput([f"{dataset / name}: is in the way; move it elsewhere" for name in taken])
     write_atomically(dataset / JOURNAL, _text(renaming, "away"))
     _finish(dataset, renaming, "away")
+
+
+def under_way(dataset: Path) -> Renaming | None:
+    """A renaming that was interrupted, left as it is; None when there was none. Raises FluxError."""
+    journal = _read(dataset / JOURNAL)
+    return journal[0] if journal else None
 
 
 def go_on(dataset: Path) -> Renaming | None:
@@ -94,20 +115,19 @@ def go_on(dataset: Path) -> Renaming | None:
 def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
     if step == "away":
         for index, move in enumerate(renaming.moves):
+            old, between = dataset / move.old, dataset / BETWEEN.format(index)
             # One that is not there is away already.
-            if (dataset / move.old).exists():
-                (dataset / move.old).rename(dataset / BETWEEN.format(index))
+            if old.exists():
+                if between.exists():
+                    raise _appeared(old, f"the one of that name before is now {between.name}")
+                old.rename(between)
         write_atomically(dataset / JOURNAL, _text(renaming, "home"))
     for index, move in enumerate(renaming.moves):
         between = dataset / BETWEEN.format(index)
         if not between.exists():
             continue
         if (dataset / move.new).exists():
-            raise FluxError(
-                f"{dataset / move.new} appeared while files were being renamed",
-                f"{move.old} would overwrite it",
-                "move it elsewhere, then run this again",
-            )
+            raise _appeared(dataset / move.new, f"{move.old} would overwrite it")
         between.rename(dataset / move.new)
     if renaming.undo:
         # There is nothing to take back any more; the journal goes last, so that this is not done twice.
@@ -115,6 +135,12 @@ def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
         (dataset / JOURNAL).unlink()
     else:
         (dataset / JOURNAL).replace(dataset / LAST)
+
+
+def _appeared(file: Path, why: str) -> FluxError:
+    return FluxError(
+        f"{file} appeared while files were being renamed", why, "move it elsewhere, then run this again"
+    )
 
 
 def _findings(dataset: Path, names: list[str], images: list[str], captions: set[str]) -> list[str]:

@@ -26,6 +26,8 @@ def embed(path: Path, longest_side: int) -> Picture | None:
     """The picture, no larger than this; None when it is none that can be read."""
     from PIL import Image, ImageOps
 
+    from training.pictures import UNREADABLE
+
     try:
         with Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -35,7 +37,7 @@ def embed(path: Path, longest_side: int) -> Picture | None:
             upright.thumbnail((longest_side, longest_side))
             buffer = io.BytesIO()
             upright.convert("RGB").save(buffer, "WEBP", quality=QUALITY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/webp;base64,{encoded}", upright.width, upright.height)

@@ -14,9 +14,13 @@ function say(field, text, kind = "") {
   state.className = `state ${kind}`;
 }
 
+const faulty = (fault) => `${fault}. It is kept as it is: mend it in an editor (as UTF-8), then reload this page.`;
+const isMissing = (field) => saved.get(field) === "" && !field.dataset.fault;
+
 function describe(field) {
   const text = saved.get(field);
-  if (text === "") say(field, "no caption yet", "bad");
+  if (field.dataset.fault) say(field, faulty(field.dataset.fault), "bad");
+  else if (text === "") say(field, "no caption yet", "bad");
   else if (trigger !== "" && !hasTrigger(text)) say(field, "without the trigger word: the trainer puts it in front");
   else say(field, `${text.split(/\s+/).length} words`);
 }
@@ -32,7 +36,7 @@ async function send(field) {
   say(field, "saving …");
   let answer;
   try {
-    answer = await fetch(`caption/${encodeURIComponent(field.dataset.image)}`, {
+    answer = await fetch(`caption/${field.dataset.image}`, {
       method: "PUT",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ before, caption }),
@@ -48,7 +52,11 @@ async function send(field) {
     say(field, `saved, ${caption.split(/\s+/).length} words`, "good");
     count();
   } else if (answer.status === 409) {
-    const now = (await answer.json()).caption;
+    const { caption: now, fault } = await answer.json();
+    if (fault) {
+      say(field, `not saved: ${faulty(fault)}`, "bad");
+      return;
+    }
     saved.set(field, now);
     say(field, `not saved: the file was changed elsewhere and says “${now}”. Leave this field again to write yours over it.`, "bad");
   } else {
@@ -64,7 +72,7 @@ function save(field) {
 }
 
 function count() {
-  document.getElementById("missing").textContent = fields.filter((field) => saved.get(field) === "").length;
+  document.getElementById("missing").textContent = fields.filter(isMissing).length;
 }
 
 function shown() {
@@ -82,7 +90,7 @@ function go(field, by) {
 function filter(which) {
   for (const field of fields) {
     const text = saved.get(field);
-    const wanted = which === "all" || (which === "missing" ? text === "" : !hasTrigger(text));
+    const wanted = which === "all" || (which === "missing" ? isMissing(field) : !hasTrigger(text));
     field.closest(".card").hidden = !wanted;
   }
   document.getElementById("none").hidden = shown().length > 0;

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from clients.captions import OPENAI_URL, Captioner, Refused, Stopped, key_for
+from clients.captions import OPENAI_URL, Captioner, Refused, Stopped, host_of, key_for
 from clients.http import Patience
 from tests.support.openai_server import FIRST_WIDTH, CaptionServer, captioner
 from training.captions import Answer
-from training.errors import FluxError
+from training.errors import BadInput, FluxError
 
 KEY = "sk-a-key-that-nobody-may-see"
 
@@ -145,3 +145,39 @@ def test_the_key_goes_where_it_may(url: str, environ: dict[str, str], sent: bool
 def test_openai_without_a_key_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(FluxError, match="OPENAI_API_KEY is not set"):
         key_for(OPENAI_URL, {})
+
+
+def test_an_answer_that_ends_too_early_is_one_images_affair_and_not_paid_for_twice() -> None:
+    with asking("half") as (client, server):
+        with pytest.raises(FluxError, match="an answer that cannot be read") as caught:
+            client.ask(picture())
+        assert not isinstance(caught.value, Refused)
+        assert server.asked[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (OPENAI_URL, "api.openai.com"),
+        ("https://me:password@models.example:8443/v1", "models.example:8443"),
+        ("http://[::1]:11434/v1", "[::1]:11434"),
+    ],
+)
+def test_of_an_address_only_host_and_port_are_shown(url: str, host: str) -> None:
+    assert host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "localhost:11434/v1", "", "https://", "http://h:password@", "http://a:b:c/"]
+)
+def test_what_is_no_address_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(BadInput, match="must begin with https://") as caught:
+        host_of(url)
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\u00a0x", "sk-secret two"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(BadInput, match="beyond ASCII") as caught:
+        key_for(OPENAI_URL, {"OPENAI_API_KEY": key})
+    assert "secret" not in str(caught.value)

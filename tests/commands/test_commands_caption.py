@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.captions import Captioner, Refused
 from commands.caption import caption
 from tests.support.cloud import until
 from tests.support.flux import environment, line_of, make_checkout, with_code
@@ -216,3 +217,27 @@ def test_images_are_reduced_before_they_are_sent(checkout: Path, run: Run) -> No
 def test_when_every_image_has_a_caption_nothing_is_done(checkout: Path, run: Run) -> None:
     keep_images(checkout, *MINE)
     assert "every image has a caption" in run()
+
+
+def test_a_password_in_the_address_is_not_shown(run: Run) -> None:
+    said = run("--dry-run", "--base-url", "https://me:password@models.example/v1")
+    assert ("at models.example:" in said, "password" in said) == (True, False)
+
+
+def test_a_password_in_an_unencrypted_address_is_not_shown_either(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Refused("not now")
+
+    # Waiting until an address that is not there is given up takes a minute.
+    monkeypatch.setattr(Captioner, "ask", refuse)
+    with pytest.raises(Refused):
+        run("--base-url", "http://me:password@models.example:9/v1")
+    said = capsys.readouterr().out
+    assert ("http to models.example:9 is not encrypted" in said, "password" in said) == (True, False)
+
+
+def test_an_address_that_is_none_is_refused(run: Run) -> None:
+    with pytest.raises(BadInput, match="--base-url"):
+        run("--dry-run", "--base-url", "http://[bad")

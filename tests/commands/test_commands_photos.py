@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.photos import mixed_folder, photo
 from tests.training.job_folders import make_job
 from training.declare import declare_jobs
 from training.errors import BadInput, FluxError
+from training.renaming import JOURNAL
 from training.settings import StackSettings
 
 Run = Callable[..., str]
@@ -186,6 +188,19 @@ def test_renaming_and_its_undoing_are_said(checkout: Path, run: Run) -> None:
     assert "numbered already" in run(rename, "cat")
     assert declared(checkout, "cat") == ["cat"]
     assert "4 files have their old names back" in run(rename, "cat", "--undo")
+    assert tree(checkout) == before
+
+
+def test_a_dry_run_only_tells_of_a_renaming_that_was_interrupted(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "cat", images=1)
+    dataset = checkout / "jobs/cat/dataset"
+    (dataset / "00001.jpg").rename(dataset / ".renaming-0")
+    moves = [{"old": "b.jpg", "new": "00001.jpg"}]
+    journal = {"version": 1, "undo": False, "step": "home", "moves": moves}
+    (dataset / JOURNAL).write_text(json.dumps(journal), encoding="utf-8")
+    before = tree(checkout)
+    said = run(rename, "cat", "--dry-run")
+    assert ("b.jpg → 00001.jpg" in said, "was interrupted" in said) == (True, True)
     assert tree(checkout) == before
 
 

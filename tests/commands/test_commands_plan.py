@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from commands.plan_markdown import LONGEST, as_comment, as_markdown, difference,
 from commands.plan_page import as_page
 from commands.plan_pictures import InRepository, thumbnail
 from commands.plan_text import as_text, megabytes
+from tests.support.photos import DAMAGED_EXIF
 from training.changes import Changes, Edited
 from training.cost import Bill, Line, Rate
 from training.lint.finding import Finding, LintReport
@@ -149,6 +151,17 @@ def test_a_thumbnail_is_small_and_of_anything_else_there_is_none() -> None:
     assert len(address) < 3000
     assert thumbnail(lambda: b"no image") is None
     assert thumbnail(lambda: b"") is None
+    damaged = io.BytesIO()
+    Image.new("RGB", (90, 60)).save(damaged, "PNG", exif=DAMAGED_EXIF)
+    assert thumbnail(damaged.getvalue) is None
+
+
+def test_a_thumbnail_has_nothing_of_what_was_written_into_the_photo() -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (90, 60)).save(photo, "JPEG", comment=b"Anna")
+    address = thumbnail(photo.getvalue)
+    assert address is not None
+    assert b"Anna" not in base64.b64decode(address.partition(",")[2])
 
 
 def test_programs_get_numbers() -> None:

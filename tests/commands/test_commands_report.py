@@ -19,6 +19,7 @@ from commands.report.pictures import embed
 from commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
 from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
+from tests.support.photos import DAMAGED_EXIF
 from training.errors import BadInput
 from training.loss_curve import Point
 
@@ -156,6 +157,8 @@ def test_a_picture_is_drawn_anew_and_no_larger_than_asked(tmp_path: Path) -> Non
     raw = base64.b64decode(picture.uri.partition(",")[2])
     assert (picture.width, picture.height, b"script" in raw) == (300, 100, False)
     assert embed(tmp_path / "none.jpg", 300) is None
+    Image.new("RGB", (90, 60)).save(tmp_path / "damaged.png", exif=DAMAGED_EXIF)
+    assert embed(tmp_path / "damaged.png", 300) is None
 
 
 def test_an_image_is_shown_only_when_it_is_the_one_trained_on(outputs: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,32 @@ def test_a_file_that_was_changed_elsewhere_is_not_written_over(server: ReviewSer
     (server.dataset / "00001.txt").write_text("by an editor", encoding="utf-8")
     assert put(server, "first ohwx", "mine") == (409, '{"caption": "by an editor"}')
     assert stands(server) == "by an editor"
+
+
+def test_a_caption_that_cannot_be_read_is_shown_as_such_and_kept(server: ReviewServer) -> None:
+    caption = server.dataset / "00001.txt"
+    caption.write_bytes("für ohwx".encode("latin-1"))
+    status, text = put(server, "", "mine ohwx")
+    assert (status, "00001.txt: not UTF-8" in json.loads(text)["fault"]) == (409, True)
+    assert caption.read_bytes() == "für ohwx".encode("latin-1")
+    assert 'readonly data-fault="00001.txt: not UTF-8' in ask(server, "GET", f"/{server.token}/")[1]
+
+
+def test_an_empty_caption_can_be_filled(server: ReviewServer) -> None:
+    (server.dataset / "00001.txt").write_text(" \n", encoding="utf-8")
+    assert put(server, "", "mine ohwx") == (204, "")
+    assert stands(server) == "mine ohwx\n"
+
+
+def test_an_image_whose_name_is_no_utf_8_is_shown_and_captioned(server: ReviewServer) -> None:
+    image = server.dataset / os.fsdecode(b"\xff.jpg")
+    photo(9).save(image)
+    status, text, _ = ask(server, "GET", f"/{server.token}/")
+    assert (status, 'src="image/%FF.jpg"' in text, 'data-image="%FF.jpg"' in text) == (200, True, True)
+    assert ask(server, "GET", f"/{server.token}/image/%FF.jpg")[0] == 200
+    change = {"before": "", "caption": "mine ohwx"}
+    assert ask(server, "PUT", f"/{server.token}/caption/%FF.jpg", change)[0] == 204
+    assert image.with_suffix(".txt").read_text(encoding="utf-8") == "mine ohwx\n"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +236,19 @@ def test_captions_are_corrected_with_the_keyboard_alone(server: ReviewServer) ->
         page.get_by_label("without a caption").check()
         assert page.locator(".card:visible").count() == 1
     assert seen.complaints == []
+
+
+@NEEDS_CHROMIUM
+def test_the_page_says_what_is_wrong_with_a_caption_that_cannot_be_read(server: ReviewServer) -> None:
+    (server.dataset / "00001.txt").write_bytes(b"\xff")
+    with page_in_chromium(server.address) as seen:
+        says(seen, 1, "not UTF-8")
+        assert not seen.page.locator("#caption-1").is_editable()
+        assert seen.page.locator("#missing").inner_text() == "2"
+        seen.page.locator("#caption-2").fill("mine ohwx")
+        seen.page.locator("#caption-2").blur()
+        says(seen, 2, "saved")
+        assert seen.page.locator("#missing").inner_text() == "1"
 
 
 @NEEDS_CHROMIUM

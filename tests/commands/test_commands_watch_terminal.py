@@ -10,9 +10,11 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -200,25 +202,55 @@ def test_ctrl_c_ends_the_watching_only(tmp_path: Path) -> None:
         checkout.make("cloud")
         checkout.run_engine("stack", "init", "dev")
         checkout.engine("up", "--yes", "--skip-preview")
-        ours, theirs = pty.openpty()
-        process = subprocess.Popen(
-            line_of(["status", "--watch"]),
-            cwd=checkout.root,
-            env=env(checkout),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            # A background shell has made this process ignore Ctrl-C, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ended = interrupted(checkout, "status", "--watch", once="pending")
+    assert (ended.code, "pending" in ended.output) == (130, True)
+
+
+def test_the_webhook_says_its_address_and_takes_calls_until_ctrl_c(trained: Checkout) -> None:
+    answers = []
+
+    def call(said: str) -> None:
+        url = re.findall(r"http://127\.0\.0\.1:\d+/", said)[-1]
+        answers.extend(
+            httpx.post(url, content=body, trust_env=False).status_code for body in (b"{", b'{"job_id": "x"}')
         )
-        os.close(theirs)
-        output = b""
+
+    ended = interrupted(trained, "webhook", "serve", "--port", "0", once="Ctrl-C stops it", then=call)
+    assert (ended.code, answers) == (130, [400, 202])
+    assert "for stack dev" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def interrupted(
+    checkout: Checkout, *arguments: str, once: str, then: Callable[[str], None] = lambda _: None
+) -> Ended:
+    """A command in a terminal that gets Ctrl-C once it has said something, and `then` was done."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        line_of(arguments),
+        cwd=checkout.root,
+        env=env(checkout),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        # A background shell has made this process ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    os.close(theirs)
+    output = b""
+    try:
         deadline = time.monotonic() + 60
-        while b"pending" not in output and time.monotonic() < deadline:
+        while once.encode() not in output and time.monotonic() < deadline:
             if select.select([ours], [], [], 0.1)[0]:
                 output += os.read(ours, 65536)
+        then(output.decode())
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        code = process.wait(30)
+        with suppress(OSError):  # Linux: the other end is closed
+            while part := os.read(ours, 65536):
+                output += part
+        return Ended(code, output.decode())
+    finally:
+        process.kill()
         os.close(ours)
-        assert b"pending" in output

@@ -105,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 errors[how], {"error": {"message": f"{how}, says the server to {key}", "code": code}}, headers
             )
+        elif how == "half":
+            self._send_raw(200, json.dumps(self._completion("ok", number)).encode()[:40], {})
         else:
             self._send(200, self._completion(how, number), {})
 
@@ -141,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _send(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
-        raw = json.dumps(body).encode()
+        self._send_raw(status, json.dumps(body).encode(), headers)
+
+    def _send_raw(self, status: int, raw: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {
             "Content-Type": "application/json",

@@ -14,6 +14,10 @@ GPS = 0x8825
 SIZE = (240, 160)
 
 
+# Cut off in its head: Pillow raises struct.error where other damage raises an OSError.
+DAMAGED_EXIF = b"Exif\0\0II*\0"
+
+
 def photo(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     """A picture that looks like no other seed's: coloured discs on a gradient."""
     rng = random.Random(seed)

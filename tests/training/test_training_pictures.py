@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
+from PIL.PngImagePlugin import PngInfo
 
-from tests.support.photos import cmyk, heic, moving, photo, see_through, turned, wide_gamut
+from tests.support.photos import DAMAGED_EXIF, cmyk, heic, moving, photo, see_through, turned, wide_gamut
 from training.errors import BadInput
 from training.pictures import is_same, jpeg, look_of, read_picture, reduce, size_of
 
@@ -189,3 +191,31 @@ def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
     (tmp_path / "head").write_bytes((tmp_path / "it.png").read_bytes()[:60])
     (tmp_path / "text").write_text("hello")
     assert (size_of(tmp_path / "head"), size_of(tmp_path / "text")) == (photo(1).size, None)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_what_was_written_into_a_photo_does_not_leave_with_it(tmp_path: Path, kind: str) -> None:
+    note = "Anna, 12 Garden Street"
+    words = PngInfo()
+    words.add_text("comment", note)
+    photo(1).save(tmp_path / "it", kind, **({"pnginfo": words} if kind == "PNG" else {"comment": note}))
+    assert note.encode() in (tmp_path / "it").read_bytes()
+    assert note.encode() not in jpeg(read_picture(tmp_path / "it").image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_damaged_exif_makes_a_broken_image_and_no_traceback(tmp_path: Path, kind: str) -> None:
+    photo(1).save(tmp_path / "it", kind, exif=DAMAGED_EXIF)
+    with pytest.raises(BadInput, match="it: a broken image"):
+        read_picture(tmp_path / "it")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "TIFF", "WEBP", "heic"])
+def test_a_file_cut_off_anywhere_is_a_picture_or_bad_input(tmp_path: Path, kind: str) -> None:
+    saved(photo(1), tmp_path / "whole", kind)
+    whole = (tmp_path / "whole").read_bytes()
+    for part in range(1, 20):
+        (tmp_path / "it").write_bytes(whole[: len(whole) * part // 20])
+        size_of(tmp_path / "it")
+        with suppress(BadInput):
+            read_picture(tmp_path / "it")

@@ -177,6 +177,36 @@ def test_a_file_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> No
     assert (tmp_path / "00001.jpg").read_text(encoding="utf-8") == "a"
 
 
+def test_captions_written_after_the_renaming_go_back_with_their_images(tmp_path: Path) -> None:
+    fill(tmp_path, ["b", "a", "00001"], captioned=lambda _: False)
+    carry_out(tmp_path, plan(tmp_path))
+    for image in tmp_path.glob("*.jpg"):
+        image.with_suffix(".txt").write_bytes(image.read_bytes())
+    captioned = pairs(tmp_path)
+    carry_out(tmp_path, taken_back(tmp_path))
+    assert sorted(pairs(tmp_path)) == sorted(captioned) == [("00001",) * 2, ("a",) * 2, ("b",) * 2]
+
+
+def test_a_file_with_the_old_name_that_appeared_meanwhile_takes_nobodys_place(tmp_path: Path) -> None:
+    fill(tmp_path, ["a", "b"])
+    kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
+    (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
+    with pytest.raises(FluxError, match=r"a\.JPG appeared while"):
+        go_on(tmp_path)
+    (tmp_path / "a.JPG").rename(tmp_path / "c.JPG")
+    go_on(tmp_path)
+    assert pairs(tmp_path) == [("a", "a"), ("b", "b"), ("new", None)]
+
+
+def test_what_a_lost_journal_left_behind_is_not_overwritten(tmp_path: Path) -> None:
+    fill(tmp_path, ["a"])
+    (tmp_path / ".renaming-0").write_text("old", encoding="utf-8")
+    before = contents(tmp_path)
+    with pytest.raises(BadInput, match=r"\.renaming-0: is in the way"):
+        carry_out(tmp_path, plan(tmp_path))
+    assert contents(tmp_path) == before
+
+
 def test_what_is_gone_cannot_be_taken_back(tmp_path: Path) -> None:
     fill(tmp_path, ["a"])
     carry_out(tmp_path, plan(tmp_path))
