@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clients.connection import VARIABLES
 from commands.__main__ import COMMANDS
 from training.settings import StackSettings
 
@@ -51,21 +50,3 @@ def test_every_setting_in_an_example_is_one(document: Path) -> None:
             if example[:1] == " "
             else example
         )
-
-
-@pytest.mark.parametrize("name", ["deploy", "destroy", "drift", "preview"])
-def test_every_workflow_on_a_stack_passes_on_all_that_a_connection_can_need(name: str) -> None:
-    workflow = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text(encoding="utf-8"))
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    connecting = [step["env"] for step in steps if "SALAD_API_KEY" in step.get("env", {})]
-    assert len(connecting) == 1
-    for variable in VARIABLES:
-        assert connecting[0].get(variable) in (
-            f"${{{{ vars.{variable} }}}}",
-            f"${{{{ secrets.{variable} }}}}",
-        ), variable
-
-
-def test_every_variable_of_a_connection_stands_in_the_table_for_workflows() -> None:
-    table = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
-    assert [variable for variable in VARIABLES if f"`{variable}`" not in table] == []
