@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.cost import HOUR, NO_NUMBER, Bill, Line
+from training.cost import HOUR, Bill, Line
 from training.settings import BudgetSettings
 
 NOBODY_PAYS = "Nothing is paid for the cloud on this machine: its prices are examples."
@@ -88,7 +88,7 @@ def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
     if not bill.lines or (budget.max_usd is None and budget.max_usd_per_job is None):
         return []
     if bill.usd is None:
-        why = bill.rate.trouble or next((line.basis for line in bill.lines if line.usd is None), NO_NUMBER)
+        why = bill.rate.trouble or next(line.basis for line in bill.lines if line.usd is None)
         return [
             f"the budget cannot be checked: {why}; name another cluster.gpu or priority, or take `budget` out"
         ]

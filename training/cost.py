@@ -16,21 +16,18 @@ Billing [UPSTREAM.md]: by the second of running. Allocating a node and downloadi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from training.gpu import first_process, mapping, model_of, rank_of, resolutions_of, whole
-from training.progress import read_number, read_progress
 from training.trainer_config import document_of
 
 TEXT_TOKENS = 512
 PIXELS_A_TOKEN = 16
 FLUX_WIDTH = 3072
 HOUR = 3600.0
-NO_NUMBER = "the estimate is no number"
 
 
 @dataclass(frozen=True)
@@ -107,19 +104,23 @@ def seen_of(progress: Mapping[str, Any], raw_config: bytes) -> Seen | None:
 
     Samples, checkpoints and steps that an interruption lost are part of a step's time: they are paid like any other.
     """
-    said = read_progress(progress)
-    start = read_number(progress.get("start_seconds"))
-    if said.state != "finished" or said.gpu_seconds is None or start is None:
+    numbers = [progress.get(key) for key in ("gpu_seconds", "start_seconds", "steps", "restarts")]
+    if progress.get("state") != "finished" or not all(_is_number(number) for number in numbers):
         return None
-    if said.steps is None or said.restarts is None:
-        return None
+    gpu_seconds, start, steps, restarts = map(float, numbers)  # type: ignore[arg-type]  # all are numbers: see above
     begun = progress.get("begun")
-    before = read_number(begun[0]) if not said.restarts and isinstance(begun, list) and begun else 0.0
-    trained = said.steps - (before or 0.0)
-    rest = said.gpu_seconds - start * (1 + said.restarts)
-    if trained <= 0 or rest <= 0:
+    before = begun[0] if not restarts and isinstance(begun, list) and begun and _is_number(begun[0]) else 0
+    trained = steps - before
+    rest = gpu_seconds - start * (1 + restarts)
+    if trained <= 0 or rest <= 0 or start < 0:
         return None
-    return Seen(model_of(said.gpu), shape_of(document_of(raw_config)), start, rest / trained)
+    gpu = progress.get("gpu")
+    return Seen(
+        model_of(gpu) if isinstance(gpu, str) else "",
+        shape_of(document_of(raw_config)),
+        start,
+        rest / trained,
+    )
 
 
 def pace(
@@ -209,9 +210,7 @@ class Bill:
         """In sum; None when a part of it is not known."""
         parts = [*(line.usd for line in self.lines), self.idle_usd if self.lines else 0.0]
         known = [part for part in parts if part is not None]
-        total = sum(known) if len(known) == len(parts) else None
-        # Of something that is no number every comparison is false: it would pass any budget.
-        return total if total is not None and math.isfinite(total) else None
+        return sum(known) if len(known) == len(parts) else None
 
 
 def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Line:
@@ -221,8 +220,6 @@ def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Lin
         return Line(work.job, work.state, work.steps, None, None, unknown)
     seconds = work.bytes / cloud.download + how_fast.seconds(work.steps) + cloud.around_seconds
     usd = None if rate.usd_an_hour is None else seconds / HOUR * rate.usd_an_hour
-    if usd is not None and not math.isfinite(usd):
-        return Line(work.job, work.state, work.steps, None, None, NO_NUMBER)
     return Line(work.job, work.state, work.steps, seconds, usd, how_fast.basis)
 
 
@@ -245,3 +242,7 @@ def bill_for(
     # Kelpie looks at any time in its period: half of it on average.
     tail = 0.0 if idle_threshold is None else idle_threshold + cloud.autoscaler_seconds / 2
     return Bill(rate, lines, replicas * tail, replicas, always)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

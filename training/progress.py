@@ -47,13 +47,13 @@ def read_progress(raw: Mapping[str, Any]) -> Progress:
         message=printable(_text(raw.get("message"))).strip(),
         step=_count(raw.get("step")),
         steps=_count(raw.get("steps")),
-        loss=read_number(raw.get("loss_smoothed")),
-        loss_first=read_number(raw.get("loss_first")),
-        loss_last=read_number(raw.get("loss_last")),
-        seconds_per_step=read_number(raw.get("seconds_per_step")),
-        eta_seconds=read_number(raw.get("eta_seconds")),
+        loss=_number(raw.get("loss_smoothed")),
+        loss_first=_number(raw.get("loss_first")),
+        loss_last=_number(raw.get("loss_last")),
+        seconds_per_step=_number(raw.get("seconds_per_step")),
+        eta_seconds=_number(raw.get("eta_seconds")),
         gpu=one_line(_text(raw.get("gpu")), 100),
-        gpu_seconds=read_number(raw.get("gpu_seconds")),
+        gpu_seconds=_number(raw.get("gpu_seconds")),
         restarts=_count(raw.get("restarts")),
         started_at=read_time(raw.get("started_at")),
         updated_at=read_time(raw.get("updated_at")),
@@ -79,13 +79,12 @@ def _word(value: object) -> str:
     return one_line(_text(value), 40)
 
 
-def read_number(value: object) -> float | None:
-    """A number from 0 to MOST; None for anything else."""
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value <= MOST and math.isfinite(value) else None
 
 
 def _count(value: object) -> int | None:
-    number = read_number(value)
+    number = _number(value)
     return int(number) if number is not None and number == int(number) else None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,14 +128,6 @@ def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
         ({"gpu_seconds": 50.0}, None),
         ({"begun": [500, 1]}, None),
         ({"steps": True}, None),
-        ({"gpu_seconds": math.nan}, None),
-        ({"gpu_seconds": math.inf}, None),
-        ({"start_seconds": math.nan}, None),
-        ({"steps": 10**400}, None),
-        ({"gpu_seconds": 1e300}, None),
-        ({"restarts": -1}, None),
-        ({"begun": [math.nan, 1]}, 2.0),
-        ({"begun": [10**400, 1]}, 2.0),
     ],
 )
 def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step: float | None) -> None:
@@ -145,18 +135,6 @@ def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step
     assert (seen and seen.seconds_a_step) == step
     if seen:
         assert (seen.gpu, seen.shape) == ("RTX 5090", Shape(8, 1, (512,)))
-
-
-@pytest.mark.parametrize("no_number", [math.nan, math.inf])
-def test_an_estimate_that_is_no_number_passes_no_budget(no_number: float) -> None:
-    for spoiled in (
-        bill(Work("cat", 100, EXAMPLE, 0), seen=[Seen("RTX 5090", EXAMPLE, 0.0, no_number)]),
-        bill(Work("cat", 100, EXAMPLE, 0), rate=replace(RATE, usd_an_hour=no_number)),
-        replace(bill(Work("cat", 100, EXAMPLE, 0)), idle_seconds=no_number),
-    ):
-        assert spoiled.usd is None
-        (finding,) = over_budget(budget(maxUsd=1000), spoiled)
-        assert "the budget cannot be checked: the estimate is no number" in finding
 
 
 def test_the_shape_is_read_as_ai_toolkit_reads_it() -> None:
