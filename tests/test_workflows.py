@@ -40,3 +40,10 @@ def test_a_workflow_hands_over_every_setting_of_the_services(name: str) -> None:
 def test_the_document_names_every_variable_and_secret() -> None:
     text = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
     assert [variable for variable in VARIABLES if f"`{variable}`" not in text] == []
+
+
+def test_the_daily_look_takes_nobodys_place_in_the_queue() -> None:
+    """GitHub keeps one waiting run a group: a newer one cancels it, so a look at 05:17 could drop a merge."""
+    groups = {name: workflow(name)["concurrency"]["group"] for name in ("deploy", "destroy", "drift")}
+    assert groups["drift"] not in (groups["deploy"], groups["destroy"])
+    assert groups["deploy"] == groups["destroy"]
