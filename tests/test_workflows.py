@@ -47,3 +47,10 @@ def test_the_daily_look_takes_nobodys_place_in_the_queue() -> None:
     groups = {name: workflow(name)["concurrency"]["group"] for name in ("deploy", "destroy", "drift")}
     assert groups["drift"] not in (groups["deploy"], groups["destroy"])
     assert groups["deploy"] == groups["destroy"]
+
+
+def test_a_change_below_any_jobs_folder_is_deployed() -> None:
+    """`jobsFolder` is a setting that no workflow can read; `on` is what YAML takes for true."""
+    push = workflow("deploy")[True]["push"]
+    assert "paths" not in push
+    assert not any(pattern.startswith("jobs") for pattern in push["paths-ignore"])
