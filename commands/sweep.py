@@ -19,7 +19,7 @@ from training.sweep import Axis, Variant, make_variants, parse_axis
 from training.trainer_config import CONFIG_NAMES
 
 # What of the base job's settings its variants share; `attempt` and `resume` are its own affair.
-SHARED = ("dataset", "maxHours", "stallMinutes", "webhook")
+SHARED = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
 
 
 @click.command()

@@ -14,12 +14,14 @@ import rich_click as click
 from commands.job_folders import declare
 from commands.new import new
 from commands.rename import rename
+from commands.stack_file import stack_settings
 from commands.sweep import sweep
 from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import mixed_folder, photo
 from tests.training.job_folders import make_job
 from training.declare import declare_jobs
 from training.errors import BadInput, FluxError
+from training.lint.jobs import lint_jobs
 from training.settings import StackSettings
 
 Run = Callable[..., str]
@@ -237,6 +239,19 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
     jobs = declare_jobs(settings, checkout)
     assert {job.dataset_of for job in jobs} == {names[0]}
     assert len({job.run_id for job in jobs}) == 4
+
+
+def test_what_lint_may_not_say_of_the_job_it_may_not_say_of_its_variants(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    (checkout / "Pulumi.dev.yaml").write_text(
+        STACK_FILE.replace("first: {}", "sweep-me: {lint: {silence: {image-few: three will do}}}"),
+        encoding="utf-8",
+    )
+    run(sweep, *GRID)
+    report = lint_jobs(stack_settings(checkout, "dev"))
+    told = {finding.code for finding in report.findings}
+    assert not told & {"image-few", "silence-unused"}
+    assert len([entry for entry in report.silenced if entry.finding.code == "image-few"]) == len(report.jobs)
 
 
 def test_a_job_of_another_sweep_is_not_overwritten(checkout: Path, run: Run) -> None:
