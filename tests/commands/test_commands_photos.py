@@ -217,9 +217,9 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
         STACK_FILE.replace("first: {}", "sweep-me: {maxHours: 2, attempt: 3}"), encoding="utf-8"
     )
     before = tree(checkout)
-    assert "4 jobs would be made" in run(sweep, *GRID, "--dry-run")
+    assert "4 jobs would be made" in run(sweep, *GRID, "--repeat", "--dry-run")
     assert tree(checkout) == before
-    said = run(sweep, *GRID)
+    said = run(sweep, *GRID, "--repeat")
     assert "4 jobs, 80 steps in all" in said
     assert "trains what the job itself trains" in said
     assert "network.linear_alpha stays as it is" in said
@@ -239,6 +239,39 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
     jobs = declare_jobs(settings, checkout)
     assert {job.dataset_of for job in jobs} == {names[0]}
     assert len({job.run_id for job in jobs}) == 4
+
+
+def test_what_the_job_itself_trains_is_not_paid_for_again(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    (checkout / "Pulumi.dev.yaml").write_text(
+        STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
+    )
+    said = run(sweep, *GRID)
+    assert (
+        "sweep-me-lr1e-4-rank4 is left out: sweep-me itself trains that (--repeat makes it all the same)"
+        in said
+    )
+    made = sorted(folder.name for folder in (checkout / "jobs").iterdir() if folder.is_dir())
+    assert made == ["sweep-me", *(f"sweep-me-lr{end}" for end in ("1e-4-rank8", "2e-4-rank4", "2e-4-rank8"))]
+    assert "0 jobs made below jobs, 0 named" in run(sweep, *GRID)
+
+
+def test_a_job_that_is_not_declared_trains_nothing_so_no_variant_is_left_out(
+    checkout: Path, run: Run
+) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    assert "4 jobs made" in run(sweep, *GRID)
+
+
+def test_a_sweep_of_nothing_new_makes_nothing(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    (checkout / "Pulumi.dev.yaml").write_text(
+        STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
+    )
+    before = tree(checkout)
+    with pytest.raises(BadInput, match="every variant trains what sweep-me itself trains"):
+        run(sweep, "sweep-me", "--set", "network.linear=4")
+    assert tree(checkout) == before
 
 
 def test_what_lint_may_not_say_of_the_job_it_may_not_say_of_its_variants(checkout: Path, run: Run) -> None:
