@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +51,85 @@ def lint(
     """Find mistakes in job folders. Needs no cloud and no key.
 
     JOB is a job's name, its folder, or any file in it; without one, the jobs that the stack declares.
-    What each rule means: docs/lint.md.
+    A Pulumi.STACK.yaml means all jobs of that stack. What each rule means: docs/lint.md.
     """
-    settings = stack_settings(project_root(), stack)
-    folders = folder_names(Path(settings.jobs_folder))
-    names = folders if every else _named(jobs, settings.jobs_folder, folders, ctx.find_root().obj)
-    # A stack's file among the changed ones (pre-commit hands them over) concerns all that is declared.
-    declared = not every and len(names) < max(len(jobs), 1)
+    called_from = ctx.find_root().obj
+    stacks = _stacks_of(jobs, called_from) or [stack]
+    chosen = _in_all(stacks, lambda one: _choose(one, jobs, every, called_from))
     with _progress() as progress:
         files = file_facts(cached=not no_cache, progress=progress)
-        report = lint_jobs(settings, names=sorted(set(names)), files=files, declared=declared)
+        reports = [
+            lint_jobs(one.settings, names=one.names, files=files, declared=one.declared) for one in chosen
+        ]
     if as_json:
-        print(json.dumps(as_document(report), indent=2))
+        print(json.dumps(as_document(merged(reports)), indent=2))
     else:
-        _show(report)
-        if declared:
-            _tell_of_others(report, settings, folders, stack)
-    if report.errors or (strict and report.warnings):
+        for one, report in zip(chosen, reports, strict=True):
+            _tell(one, report, several=len(stacks) > 1)
+    if any(report.errors or (strict and report.warnings) for report in reports):
         sys.exit(1)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is looked at of a stack: the job folders `names`, and with `declared` all that it declares."""
+
+    stack: str
+    settings: StackSettings
+    folders: list[str]
+    names: list[str]
+    declared: bool
+
+
+def _choose(stack: str, jobs: Sequence[str], every: bool, called_from: Path) -> Chosen:
+    """Raises BadInput for a stack's file that cannot be used and a JOB that is none."""
+    settings = stack_settings(project_root(), stack)
+    folders = folder_names(Path(settings.jobs_folder))
+    names = folders if every else _named(jobs, settings.jobs_folder, folders, called_from)
+    # A stack's file among those given concerns all that is declared.
+    declared = not every and len(names) < max(len(jobs), 1)
+    return Chosen(stack, settings, folders, sorted(set(names)), declared)
+
+
+def _in_all(stacks: Sequence[str], choose: Callable[[str], Chosen]) -> list[Chosen]:
+    """Raises BadInput with what is wrong in all of them, each once."""
+    chosen, findings = [], []
+    for stack in stacks:
+        try:
+            chosen.append(choose(stack))
+        except BadInput as bad:
+            findings += bad.findings
+    if findings:
+        raise BadInput(list(dict.fromkeys(findings)))
+    return chosen
+
+
+def _stacks_of(said: Sequence[str], called_from: Path) -> list[str]:
+    """The stacks whose files are named, each once."""
+    found = {
+        path.name.removeprefix("Pulumi.").removesuffix(".yaml"): None
+        for path in (called_from / one for one in said)
+        if path.match("Pulumi.?*.yaml") and path.is_file() and path.parent.samefile(project_root())
+    }
+    return list(found)
+
+
+def _tell(chosen: Chosen, report: LintReport, several: bool) -> None:
+    if several:
+        console.print(Text(f"Stack {chosen.stack}", style="bold underline"))
+    _show(report)
+    if chosen.declared:
+        _tell_of_others(report, chosen.settings, chosen.folders, chosen.stack)
+    if several:
+        console.print()
+
+
+def merged(reports: Sequence[LintReport]) -> LintReport:
+    """Several stacks' reports as one, without what they say alike."""
+    jobs = {job for report in reports for job in report.jobs}
+    findings = dict.fromkeys(finding for report in reports for finding in report.findings)
+    silenced = dict.fromkeys(entry for report in reports for entry in report.silenced)
+    return LintReport(sorted(jobs), list(findings), list(silenced))
 
 
 def as_document(report: LintReport) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from training.sweep import Axis, Variant, make_variants, parse_axis
 from training.trainer_config import CONFIG_NAMES
 
 # What of the base job's settings its variants share; `attempt` and `resume` are its own affair.
-SHARED = ("dataset", "maxHours", "stallMinutes", "webhook")
+SHARED = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
 
 
 @click.command()
@@ -34,8 +34,9 @@ SHARED = ("dataset", "maxHours", "stallMinutes", "webhook")
     "KEY+KEY=VALUE,VALUE changes two together. Give --set several times for every combination.",
 )
 @stack_option
+@click.option("--repeat", is_flag=True, help="Make also the job that trains what JOB itself trains.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made; make nothing.")
-def sweep(job: str, axes: tuple[str, ...], stack: str, dry_run: bool) -> None:
+def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bool) -> None:
     """Make a job for each combination of values, and name them in the stack's configuration.
 
     All use JOB's images and captions, which are sent once. Each is a run of its own, and is paid for as one.
@@ -43,6 +44,8 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, dry_run: bool) -> None:
     folder = jobs_folder(HERE, stack)
     base = existing_job(folder, job)
     variants = make_variants(job, read_config(base).raw_config.decode(), _parsed(axes))
+    if not repeat:
+        variants = _without_repeats(job, variants, folder, stack)
     with only_one_in(folder):
         there = _there(folder, variants)
         new = [variant for variant in variants if variant.name not in there]
@@ -71,6 +74,27 @@ def _parsed(axes: Sequence[str]) -> list[Axis]:
     if findings:
         raise BadInput(findings)
     return parsed
+
+
+def _without_repeats(job: str, variants: Sequence[Variant], folder: Path, stack: str) -> list[Variant]:
+    """Those that train what the job itself does not. Of a job that the stack does not train, all; what was made before stays.
+
+    Raises BadInput when none is left.
+    """
+    own = entry_for(declared_jobs(HERE, stack), job)
+    if own is None or own.get("skip"):
+        return list(variants)
+    left_out = [variant for variant in variants if variant.repeats and not (folder / variant.name).exists()]
+    kept = [variant for variant in variants if variant not in left_out]
+    if not kept:
+        raise BadInput(
+            [
+                f"every variant trains what {job} itself trains; give other values, or --repeat to train it again"
+            ]
+        )
+    for variant in left_out:
+        say(f"  {variant.name} is left out: {job} itself trains that (--repeat makes it all the same)")
+    return kept
 
 
 def _there(folder: Path, variants: Sequence[Variant]) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.cost import HOUR, Bill, Line
+from training.progress import number
 from training.settings import BudgetSettings
 
 NOBODY_PAYS = "Nothing is paid for the cloud on this machine: its prices are examples."
@@ -131,7 +132,7 @@ def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str,
     """
     estimate = record.get("estimate")
     estimate = estimate if isinstance(estimate, Mapping) else {}
-    price, gpu_seconds = estimate.get("usd_an_hour"), progress.get("gpu_seconds")
+    price, gpu_seconds = estimate.get("usd_an_hour"), number(progress.get("gpu_seconds"))
     cost: dict[str, Any] = {
         "gpu": estimate.get("gpu"),
         "usdAnHour": price,
@@ -139,7 +140,7 @@ def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str,
         "estimateHours": _in_hours(estimate.get("seconds")),
         "actualHours": _in_hours(gpu_seconds),
     }
-    if isinstance(price, int | float) and isinstance(gpu_seconds, int | float):
+    if isinstance(price, int | float) and gpu_seconds is not None:
         cost["actualUsd"] = round(gpu_seconds / HOUR * price, 4)
     return {key: value for key, value in cost.items() if value is not None}
 

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 from typing import Any
 
 from training.gpu import first_process, mapping, model_of, rank_of, resolutions_of, whole
+from training.progress import count, number
 from training.trainer_config import document_of
 
 TEXT_TOKENS = 512
@@ -104,15 +106,17 @@ def seen_of(progress: Mapping[str, Any], raw_config: bytes) -> Seen | None:
 
     Samples, checkpoints and steps that an interruption lost are part of a step's time: they are paid like any other.
     """
-    numbers = [progress.get(key) for key in ("gpu_seconds", "start_seconds", "steps", "restarts")]
-    if progress.get("state") != "finished" or not all(_is_number(number) for number in numbers):
-        return None
-    gpu_seconds, start, steps, restarts = map(float, numbers)  # type: ignore[arg-type]  # all are numbers: see above
+    gpu_seconds, start = number(progress.get("gpu_seconds")), number(progress.get("start_seconds"))
+    steps, restarts = count(progress.get("steps")), count(progress.get("restarts"))
     begun = progress.get("begun")
-    before = begun[0] if not restarts and isinstance(begun, list) and begun and _is_number(begun[0]) else 0
+    before = count(begun[0]) if not restarts and isinstance(begun, list) and begun else 0
+    if progress.get("state") != "finished" or gpu_seconds is None or start is None:
+        return None
+    if steps is None or restarts is None or before is None:
+        return None
     trained = steps - before
     rest = gpu_seconds - start * (1 + restarts)
-    if trained <= 0 or rest <= 0 or start < 0:
+    if trained <= 0 or rest <= 0:
         return None
     gpu = progress.get("gpu")
     return Seen(
@@ -219,6 +223,10 @@ def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Lin
         unknown = f"nothing is known of the speed of {rate.gpu}"
         return Line(work.job, work.state, work.steps, None, None, unknown)
     seconds = work.bytes / cloud.download + how_fast.seconds(work.steps) + cloud.around_seconds
+    if not isfinite(seconds):
+        return Line(
+            work.job, work.state, work.steps, None, None, f"no finite time comes from {how_fast.basis}"
+        )
     usd = None if rate.usd_an_hour is None else seconds / HOUR * rate.usd_an_hour
     return Line(work.job, work.state, work.steps, seconds, usd, how_fast.basis)
 
@@ -242,7 +250,3 @@ def bill_for(
     # Kelpie looks at any time in its period: half of it on average.
     tail = 0.0 if idle_threshold is None else idle_threshold + cloud.autoscaler_seconds / 2
     return Bill(rate, lines, replicas * tail, replicas, always)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

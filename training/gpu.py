@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.errors import BadInput
+from training.progress import MOST
 
 CHEAPEST = "cheapest"
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
@@ -152,5 +153,5 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def whole(value: object, default: int) -> int:
-    """The value when it is a whole number above 0, else the default."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+    """The value when it is a whole number above 0 and no nonsense, else the default."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST else default

@@ -179,7 +179,7 @@ def _fate(step: Step, standing: Standing | None, past: Changes | None) -> tuple[
         return What.ADOPTED, ("this run is finished already: its results are taken over, nothing is trained",)
     if standing is Standing.UNFINISHED and step.op == "create":
         return What.RUNNING, ("its run is in the queue already",)
-    if standing is Standing.FAILED and step.op == "create":
+    if standing is Standing.FAILED:
         return What.FAILED, (
             "this run failed before and is not queued again by itself: set `attempt` for that",
         )

@@ -45,16 +45,16 @@ def read_progress(raw: Mapping[str, Any]) -> Progress:
     return Progress(
         state=_word(raw.get("state")),
         message=printable(_text(raw.get("message"))).strip(),
-        step=_count(raw.get("step")),
-        steps=_count(raw.get("steps")),
-        loss=_number(raw.get("loss_smoothed")),
-        loss_first=_number(raw.get("loss_first")),
-        loss_last=_number(raw.get("loss_last")),
-        seconds_per_step=_number(raw.get("seconds_per_step")),
-        eta_seconds=_number(raw.get("eta_seconds")),
+        step=count(raw.get("step")),
+        steps=count(raw.get("steps")),
+        loss=number(raw.get("loss_smoothed")),
+        loss_first=number(raw.get("loss_first")),
+        loss_last=number(raw.get("loss_last")),
+        seconds_per_step=number(raw.get("seconds_per_step")),
+        eta_seconds=number(raw.get("eta_seconds")),
         gpu=one_line(_text(raw.get("gpu")), 100),
-        gpu_seconds=_number(raw.get("gpu_seconds")),
-        restarts=_count(raw.get("restarts")),
+        gpu_seconds=number(raw.get("gpu_seconds")),
+        restarts=count(raw.get("restarts")),
         started_at=read_time(raw.get("started_at")),
         updated_at=read_time(raw.get("updated_at")),
     )
@@ -79,12 +79,14 @@ def _word(value: object) -> str:
     return one_line(_text(value), 40)
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """A finite number from 0 to MOST; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value <= MOST and math.isfinite(value) else None
 
 
-def _count(value: object) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None and number == int(number) else None
+def count(value: object) -> int | None:
+    """A whole number from 0 to MOST; None for anything else."""
+    known = number(value)
+    return int(known) if known is not None and known == int(known) else None

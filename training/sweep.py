@@ -106,18 +106,36 @@ def _findings(text: str, axes: Sequence[Axis]) -> list[str]:
         for key in sorted({key for key in keys if keys.count(key) > 1})
     ]
     for axis in axes:
-        for key in axis.keys:
-            if key not in known:
-                findings.append(
-                    f"--set {key}: train.yml has no such value{nearest(key, known)}; a key that it lacks has to be written there first"
-                )
-                continue
-            findings += [
-                f"--set {key}={value}: {problem}"
-                for value in axis.values
-                if (problem := _problem(text, key, value))
-            ]
+        wrong = [finding for key in axis.keys for finding in _wrong(text, key, axis.values, known)]
+        findings += wrong or _equal(text, axis)
     return findings
+
+
+def _wrong(text: str, key: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
+    if key not in known:
+        return [
+            f"--set {key}: train.yml has no such value{nearest(key, known)}; a key that it lacks has to be written there first"
+        ]
+    problems = ((value, _problem(text, key, value)) for value in values)
+    return [f"--set {key}={value}: {problem}" for value, problem in problems if problem]
+
+
+def _equal(text: str, axis: Axis) -> list[str]:
+    """A finding for each value that stands there in several spellings: `1e-4` and `0.0001` would be two jobs, both paid."""
+    spellings: list[tuple[list[Any], list[str]]] = []
+    for value in axis.values:
+        new = [_value_at(set_value(text, _path(key), _literal(text, key, value)), key) for key in axis.keys]
+        same = next((names for known, names in spellings if known == new), None)
+        if same is None:
+            spellings.append((new, [value]))
+        else:
+            same.append(value)
+    keys = "+".join(axis.keys)
+    return [
+        f"--set {keys}: {', '.join(names)} are one value; once is enough"
+        for _, names in spellings
+        if len(names) > 1
+    ]
 
 
 def _problem(text: str, key: str, value: str) -> str | None:

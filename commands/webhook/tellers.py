@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import httpx
 import tenacity
 
+from clients.captions import KEY_VARIABLE
 from clients.connection import SECRET_SETTINGS, VARIABLES
 from clients.http import LOOPBACK
-from commands.engine import PASSPHRASE_VARIABLES
+from commands.engine import ACCESS_TOKEN, PASSPHRASE_VARIABLES
 from commands.webhook.notice import Notice, slack_body
 from training.errors import BadInput, FluxError
 
@@ -91,5 +92,6 @@ def command_words(command: str) -> list[str]:
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Without what opens something."""
     secrets = {variable for variable, setting in VARIABLES.items() if setting in SECRET_SETTINGS}
-    secrets |= {*PASSPHRASE_VARIABLES, NOTIFY_URL_VARIABLE, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    secrets |= {*PASSPHRASE_VARIABLES, ACCESS_TOKEN, KEY_VARIABLE, NOTIFY_URL_VARIABLE}
+    secrets |= {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
     return {name: value for name, value in environ.items() if name not in secrets}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def checkout(tmp_path: Path, clean: Path) -> Iterator[Path]:
     return tmp_path
 
 
-def declare(checkout: Path, **jobs: object) -> None:
+def declare(checkout: Path, stack: str = "dev", **jobs: object) -> None:
     config = {
         "flux-training:cloud": "salad",
         "flux-training:storage": {"bucket": "bucket"},
@@ -46,7 +47,7 @@ def declare(checkout: Path, **jobs: object) -> None:
         "flux-training:cluster": {"environment": {"HF_TOKEN": {"secure": "v1:abc"}}},
         "flux-training:jobs": jobs,
     }
-    (checkout / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}), encoding="utf-8")
+    (checkout / f"Pulumi.{stack}.yaml").write_text(yaml.safe_dump({"config": config}), encoding="utf-8")
 
 
 def command(checkout: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
@@ -156,6 +157,37 @@ def test_the_stack_file_among_changed_files_means_all_that_is_declared(checkout:
     assert "2 jobs, 0 errors" in lint(checkout, "Pulumi.dev.yaml", "jobs/dog/train.yml")[1]
 
 
+def test_each_stack_file_that_is_named_means_that_stack(checkout: Path) -> None:
+    MISTAKES["model-path"](checkout / "jobs/dog")
+    declare(checkout, "prod", dog={})
+    assert lint(checkout, "Pulumi.dev.yaml")[0] == 0
+    code, printed = lint(checkout, "Pulumi.prod.yaml")
+    assert (code, "1 job, 1 error" in printed) == (1, True)
+    code, printed = lint(checkout, "../Pulumi.dev.yaml", "../Pulumi.prod.yaml", where="jobs")
+    assert (code, printed.count("1 job, "), "Stack dev" in printed, "Stack prod" in printed) == (
+        1,
+        2,
+        True,
+        True,
+    )
+    document = json.loads(lint(checkout, "--json", "Pulumi.dev.yaml", "Pulumi.prod.yaml")[1])
+    assert (document["jobs"], document["errors"]) == (["cat", "dog"], 1)
+
+
+def test_a_mistake_of_one_job_in_two_stacks_is_counted_once_for_programs(checkout: Path) -> None:
+    MISTAKES["model-path"](checkout / "jobs/cat")
+    declare(checkout, "prod", cat={})
+    document = json.loads(lint(checkout, "--json", "Pulumi.dev.yaml", "Pulumi.prod.yaml")[1])
+    assert (document["jobs"], document["errors"]) == (["cat"], 1)
+
+
+def test_a_wrong_stack_file_does_not_hide_the_others(checkout: Path) -> None:
+    declare(checkout, cat={"lnt": 1})
+    declare(checkout, "prod", cat={"atempt": 1})
+    code, printed = lint(checkout, "Pulumi.dev.yaml", "Pulumi.prod.yaml")
+    assert (code, "lnt" in printed, "atempt" in printed) == (1, True, True)
+
+
 def test_a_job_that_is_none_is_refused_with_the_nearest(checkout: Path) -> None:
     code, printed = lint(checkout, "dgo")
     assert code == 1
@@ -191,8 +223,21 @@ def test_the_cache_can_be_left_out(checkout: Path) -> None:
     assert not (checkout / ".flux-cache").exists()
 
 
-def test_the_hook_runs_the_command_on_job_folders_and_stack_files() -> None:
+def test_the_hook_looks_at_every_stack_also_after_a_file_was_deleted(checkout: Path) -> None:
+    """pre-commit names no deleted file, so the hook asks for no names: it runs always, and on all that is declared."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     (hook,) = config["repos"][0]["hooks"]
-    assert hook["entry"] == "./flux lint"
-    assert hook["require_serial"] is True
+    assert (hook["always_run"], hook["pass_filenames"], "files" in hook) == (True, False, False)
+    # The real one would make a virtual environment here.
+    (checkout / "flux").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m commands "$@"\n', encoding="utf-8")
+    (checkout / "flux").chmod(0o755)
+    declare(checkout, "prod", dog={})
+    next((checkout / "jobs/dog/dataset").glob("*.txt")).unlink()
+    line = shlex.split(hook["entry"])
+    environment = command(checkout)[1]
+    done = subprocess.run(
+        line, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "caption-missing" in done.stdout
+    assert "Stack prod" in done.stdout

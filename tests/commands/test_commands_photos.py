@@ -15,12 +15,14 @@ import rich_click as click
 from commands.job_folders import declare
 from commands.new import new
 from commands.rename import rename
+from commands.stack_file import stack_settings
 from commands.sweep import sweep
 from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import mixed_folder, photo
 from tests.training.job_folders import make_job
 from training.declare import declare_jobs
 from training.errors import BadInput, FluxError
+from training.lint.jobs import lint_jobs
 from training.renaming import JOURNAL
 from training.settings import StackSettings
 
@@ -230,9 +232,9 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
         STACK_FILE.replace("first: {}", "sweep-me: {maxHours: 2, attempt: 3}"), encoding="utf-8"
     )
     before = tree(checkout)
-    assert "4 jobs would be made" in run(sweep, *GRID, "--dry-run")
+    assert "4 jobs would be made" in run(sweep, *GRID, "--repeat", "--dry-run")
     assert tree(checkout) == before
-    said = run(sweep, *GRID)
+    said = run(sweep, *GRID, "--repeat")
     assert "4 jobs, 80 steps in all" in said
     assert "trains what the job itself trains" in said
     assert "network.linear_alpha stays as it is" in said
@@ -252,6 +254,52 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
     jobs = declare_jobs(settings, checkout)
     assert {job.dataset_of for job in jobs} == {names[0]}
     assert len({job.run_id for job in jobs}) == 4
+
+
+def test_what_the_job_itself_trains_is_not_paid_for_again(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    (checkout / "Pulumi.dev.yaml").write_text(
+        STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
+    )
+    said = run(sweep, *GRID)
+    assert (
+        "sweep-me-lr1e-4-rank4 is left out: sweep-me itself trains that (--repeat makes it all the same)"
+        in said
+    )
+    made = sorted(folder.name for folder in (checkout / "jobs").iterdir() if folder.is_dir())
+    assert made == ["sweep-me", *(f"sweep-me-lr{end}" for end in ("1e-4-rank8", "2e-4-rank4", "2e-4-rank8"))]
+    assert "0 jobs made below jobs, 0 named" in run(sweep, *GRID)
+
+
+def test_a_job_that_is_not_declared_trains_nothing_so_no_variant_is_left_out(
+    checkout: Path, run: Run
+) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    assert "4 jobs made" in run(sweep, *GRID)
+
+
+def test_a_sweep_of_nothing_new_makes_nothing(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    (checkout / "Pulumi.dev.yaml").write_text(
+        STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
+    )
+    before = tree(checkout)
+    with pytest.raises(BadInput, match="every variant trains what sweep-me itself trains"):
+        run(sweep, "sweep-me", "--set", "network.linear=4")
+    assert tree(checkout) == before
+
+
+def test_what_lint_may_not_say_of_the_job_it_may_not_say_of_its_variants(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    (checkout / "Pulumi.dev.yaml").write_text(
+        STACK_FILE.replace("first: {}", "sweep-me: {lint: {silence: {image-few: three will do}}}"),
+        encoding="utf-8",
+    )
+    run(sweep, *GRID)
+    report = lint_jobs(stack_settings(checkout, "dev"))
+    told = {finding.code for finding in report.findings}
+    assert not told & {"image-few", "silence-unused"}
+    assert len([entry for entry in report.silenced if entry.finding.code == "image-few"]) == len(report.jobs)
 
 
 def test_a_job_of_another_sweep_is_not_overwritten(checkout: Path, run: Run) -> None:

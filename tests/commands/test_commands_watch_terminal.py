@@ -1,4 +1,4 @@
-"""status, logs, cancel, retry, fetch, report and doctor as people use them: in a terminal, in a pipe, without colours, with a stack that has trained."""
+"""status, logs, cancel, retry, fetch, report, doctor and plan as people use them: in a terminal, in a pipe, without colours, with a stack that has trained."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ COMMANDS = {
     "fetch": ["fetch"],
     "report": ["report"],
     "doctor": ["doctor"],
+    "plan": ["plan"],
 }
 COLOURED = {"status", "cancel", "doctor"}
 
@@ -80,11 +81,30 @@ def test_a_coloured_command_is_plain_where_colours_are_not_wanted(trained: Check
 
 
 @pytest.mark.parametrize(
-    "name", ["status", "logs", "cancel", "retry", "fetch", "report", "doctor", "webhook", "webhook serve"]
+    "name",
+    ["status", "logs", "cancel", "retry", "fetch", "report", "doctor", "plan", "webhook", "webhook serve"],
 )
 def test_every_command_has_its_help(name: str) -> None:
     said = CliRunner().invoke(main, [*name.split(), "--help"], prog_name="flux")
     assert (said.exit_code, f"Usage: flux {name}" in said.output, ESCAPE in said.output) == (0, True, False)
+
+
+def test_a_plan_reads_the_same_in_a_narrow_terminal_and_in_a_pipe(trained: Checkout) -> None:
+    caption = next((trained.root / "jobs/cat/dataset").glob("*.txt"))
+    kept = caption.read_bytes()
+    caption.write_text("tr1gger, edited\n", encoding="utf-8")
+    try:
+        shown = in_terminal(trained.root, "plan", env=env(trained, COLUMNS="40"))
+        piped = pipe(trained, "plan")
+    finally:
+        caption.write_bytes(kept)
+    assert (shown.code, piped.code) == (0, 0)
+    assert ESCAPE not in shown.output
+    lines = piped.output.splitlines()
+    assert shown.output.splitlines() == lines
+    assert any(line.startswith("Plan for dev: 1 trained again") for line in lines)
+    assert any(line.split() == ["again", "cat", "1", "caption", "changed"] for line in lines)
+    assert any("in sum" in line and "$" in line for line in lines)
 
 
 def test_status_for_programs(trained: Checkout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
         ({"gpu_seconds": 50.0}, None),
         ({"begun": [500, 1]}, None),
         ({"steps": True}, None),
+        ({"gpu_seconds": math.nan}, None),
+        ({"gpu_seconds": math.inf}, None),
+        ({"gpu_seconds": 10**400}, None),
+        ({"steps": 10**400}, None),
+        ({"start_seconds": -(10**400)}, None),
+        ({"restarts": 0.5}, None),
+        ({"begun": [math.nan, 1]}, None),
     ],
 )
 def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step: float | None) -> None:
@@ -135,6 +143,12 @@ def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step
     assert (seen and seen.seconds_a_step) == step
     if seen:
         assert (seen.gpu, seen.shape) == ("RTX 5090", Shape(8, 1, (512,)))
+
+
+def test_a_shape_of_absurd_numbers_has_a_finite_work() -> None:
+    raw = "config: {process: [{datasets: [{resolution: HUGE}], network: {linear: HUGE}, train: {batch_size: HUGE}}]}"
+    document = document_of(raw.replace("HUGE", str(10**400)).encode())
+    assert math.isfinite(shape_of(document).work)
 
 
 def test_the_shape_is_read_as_ai_toolkit_reads_it() -> None:
@@ -204,6 +218,14 @@ def test_a_budget_that_cannot_be_checked_counts_as_exceeded() -> None:
     assert over_budget(budget(), unknown) == []
 
 
+@pytest.mark.parametrize("step", [math.nan, math.inf])
+def test_an_estimate_that_is_no_number_counts_as_exceeded(step: float) -> None:
+    strange = bill(Work("cat", 10, EXAMPLE, 0), seen=[Seen("RTX 5090", EXAMPLE, 1.0, step)])
+    assert (strange.lines[0].usd, strange.usd) == (None, None)
+    (finding,) = over_budget(budget(maxUsd=1000.0), strange)
+    assert finding.startswith("the budget cannot be checked")
+
+
 def test_without_anything_to_train_no_budget_is_exceeded() -> None:
     assert over_budget(budget(maxUsd=0, maxUsdPerJob=0), bill()) == []
 
@@ -214,6 +236,8 @@ def test_the_actual_stands_beside_the_estimate() -> None:
     assert (cost["estimateUsd"], cost["actualUsd"]) == (0.45, 0.5)
     assert beside(cost) == "about $0.50 for 67 min of GPU (estimated $0.45)"
     assert cost_of({}, {}) == {}
+    for nonsense in (math.nan, 10**400, -5):
+        assert "actualUsd" not in cost_of(record, {"gpu_seconds": nonsense})
     assert beside({}) == ""
 
 

@@ -43,6 +43,7 @@ def step(op: str, old: str = "", new: str = "", **state: Any) -> Step:
         (step("create", new="n"), Standing.FAILED, None, What.FAILED),
         (step("replace", "o", "n"), Standing.NEW, CAPTIONS, What.AGAIN),
         (step("replace", "o", "n"), Standing.FINISHED, CAPTIONS, What.ADOPTED),
+        (step("replace", "o", "n"), Standing.FAILED, CAPTIONS, What.FAILED),
         (step("replace", "o", "o"), Standing.UNFINISHED, Changes(), What.AGAIN),
         (step("same", "o", "o", status="completed"), Standing.FINISHED, None, What.KEPT),
         (step("same", "o", "o", status="running"), Standing.UNFINISHED, None, What.RUNNING),

@@ -103,6 +103,25 @@ def test_an_axis_is_a_key_and_different_values(text: str) -> None:
         parse_axis(text)
 
 
+@pytest.mark.parametrize(
+    ("axis", "same"),
+    [
+        ("train.lr=1e-4,2e-4,0.0001", "1e-4, 0.0001"),
+        ("network.linear=16,0x10", "16, 0x10"),
+        ("datasets.0.resolution=[512,768],[512, 768]", "[512,768], [512, 768]"),
+        ("trigger_word=a,'a'", "a, 'a'"),
+        ("network.linear+network.linear_alpha=8,8.0", "8, 8.0"),
+    ],
+)
+def test_one_value_in_two_spellings_is_not_paid_for_twice(axis: str, same: str) -> None:
+    (finding,) = findings(axis)
+    assert f"{same} are one value" in finding
+
+
+def test_texts_that_look_like_one_number_are_two_texts() -> None:
+    assert len(variants("trigger_word=1e-4,0.0001")) == 2
+
+
 def test_names_that_would_be_one_or_too_long_are_refused() -> None:
     assert "the name of two jobs" in findings("trigger_word=a b,a_b")[0]
     assert "at most 63" in findings("trigger_word=" + "x" * 60)[0]
