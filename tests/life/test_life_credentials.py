@@ -230,7 +230,7 @@ def test_old_keys_outlive_an_update_that_fails_before_the_group_has_new_ones(
 def names(stack: Stack) -> list[str]:
     connection = stack.connection
     answer: Any = connection.cloudflare()._http.request(
-        "GET", f"accounts/{connection.cloudflare_account_id}/tokens"
+        "GET", f"accounts/{connection.cloudflare_account_id}/tokens?per_page=50"
     )
     return [token["name"] for token in answer.json()["result"]]
 
