@@ -55,7 +55,7 @@ def main() -> None:
         findings = over_budget(settings.budget, bill)
         if findings:
             raise BadInput(findings)
-        found = survey(connection, settings, jobs, f"{project}/{stack}")
+        found = survey(connection, settings, jobs, standings, f"{project}/{stack}")
     except FluxError as error:
         refuse(error)
 

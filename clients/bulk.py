@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from clients.errors import NotFound, RateLimited, Service, ServiceError, Unavailable
 from clients.http import LOOPBACK
-from clients.s3_errors import from_obstore
+from clients.s3_errors import TIMED_OUT, from_obstore
 from training.errors import BadInput
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ MOST_BYTES = 128 * 1024 * 1024
 CHUNK = 1024 * 1024
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 10.0
+# What a request may take: MOST_BYTES at 0.6 Mbit/s, since all that is under way shares one line.
+LONGEST_REQUEST = timedelta(minutes=30)
+# An answer that stays away for so long does not come. It would also run while a body is being sent: not for what sends one.
+SILENCE = timedelta(seconds=60)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,7 +91,7 @@ class Access:
 
 
 class Pace:
-    """How many transfers may be under way: one more for each round that went well, half as many at each 429 or 503."""
+    """How many transfers may be under way: one more for each round that went well, half as many at each 429, 503 or timeout."""
 
     def __init__(
         self, first: int = FIRST_WIDTH, most: int = MOST_WIDTH, most_bytes: int = MOST_BYTES
@@ -137,7 +141,7 @@ class Bulk:
         self._access = access
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._stores: dict[bool, S3Store] = {}
+        self._stores: dict[tuple[bool, bool], S3Store] = {}
         self.pace = Pace()
 
     def send(self, files: Sequence[Outgoing], told: Told = say_nothing) -> None:
@@ -197,14 +201,17 @@ class Bulk:
             data = _read(file)
         put = self._obstore().put
         self._again(
-            "put_object", file.key, file.size, lambda: put(self._store(), file.key, data, use_multipart=False)
+            "put_object",
+            file.key,
+            file.size,
+            lambda: put(self._store(sends=True), file.key, data, use_multipart=False),
         )
         return file.size
 
     def _send_parts(self, file: Outgoing) -> None:
         """In parts of one size. obstore repeats a part that failed, and removes all of them when the file turns out changed."""
         parts = _verified_parts(file)
-        store = self._store(patient=True)
+        store = self._store(patient=True, sends=True)
         self._obstore().put(
             store, file.key, parts, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
         )
@@ -249,7 +256,8 @@ class Bulk:
                     done = once()
                 except (BaseError, OSError, ValueError) as failure:
                     error = from_obstore(self._access.service, self._access.bucket, operation, key, failure)
-                    if error.status in (429, 503):
+                    # At a timeout the line is full: fewer at a time, so that each gets through.
+                    if error.status in (429, 503) or error.code == TIMED_OUT:
                         self.pace.slow_down(halvings)
                 else:
                     self.pace.went_well()
@@ -268,12 +276,15 @@ class Bulk:
 
         return obstore
 
-    def _store(self, patient: bool = False) -> S3Store:
-        """`patient` ones repeat a request themselves: in the midst of a long transfer, where starting over would cost too much."""
+    def _store(self, patient: bool = False, sends: bool = False) -> S3Store:
+        """`patient` ones repeat a request themselves: in the midst of a long transfer, where starting over would cost too much.
+
+        `sends`: requests with a body, which may take long without a byte of an answer.
+        """
         with self._lock:
-            if patient not in self._stores:
-                self._stores[patient] = _make_store(self._access, patient)
-            return self._stores[patient]
+            if (patient, sends) not in self._stores:
+                self._stores[patient, sends] = _make_store(self._access, patient, sends)
+            return self._stores[patient, sends]
 
 
 def _in_threads(items: Sequence[T], one: Callable[[T], None]) -> None:
@@ -326,16 +337,17 @@ def _unreadable(file: Outgoing, error: OSError) -> BadInput:
     return BadInput([f"{file.path} cannot be read ({error.strerror}); restore it and run again"])
 
 
-def _make_store(access: Access, patient: bool) -> S3Store:
+def _make_store(access: Access, patient: bool, sends: bool) -> S3Store:
     from obstore.store import S3Store
 
     url = httpx.URL(access.service.url)
     options: ClientConfig = {
         "allow_http": url.scheme == "http",
         "connect_timeout": timedelta(seconds=10),
-        "timeout": timedelta(minutes=30) if patient else timedelta(minutes=5),
-        "read_timeout": timedelta(seconds=60),
+        "timeout": LONGEST_REQUEST,
     }
+    if not sends:
+        options["read_timeout"] = SILENCE
     # As boto3 does: where a company's proxy signs what comes from outside, its certificates are named there.
     bundle = os.environ.get("AWS_CA_BUNDLE")
     if bundle and url.scheme == "https":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from urllib.parse import quote
 
 import httpx
@@ -18,6 +19,8 @@ from clients.http import Answer, Http, Patience
 
 CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
 LONGEST_SECONDS = 604800
+# Of "List Tokens": 5 to 50.
+TOKENS_A_PAGE = 50
 # The permission group that lets a token read, write and list the objects of the buckets it is for, and nothing else.
 ITEM_WRITE = "Workers R2 Storage Bucket Item Write"
 
@@ -150,8 +153,15 @@ class Cloudflare:
 
     def tokens_named(self, name: str) -> list[Token]:
         """The account's tokens of this name."""
-        answer = self._http.request("GET", f"{self._account}/tokens", params={"per_page": 1000})
-        return [token for token in self._http.read(_TokensAnswer, answer).result if token.name == name]
+        found: list[Token] = []
+        for page in count(1):
+            params = {"page": page, "per_page": TOKENS_A_PAGE}
+            answer = self._http.request("GET", f"{self._account}/tokens", params=params)
+            tokens = self._http.read(_TokensAnswer, answer).result
+            found += [token for token in tokens if token.name == name]
+            if len(tokens) < TOKENS_A_PAGE:
+                break
+        return found
 
     def has_token(self, token_id: str) -> bool:
         """Whether the token is still there."""

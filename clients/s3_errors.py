@@ -18,6 +18,8 @@ from clients.errors import (
 
 # What S3 calls a wrong key, beside plain 403 and 401.
 WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
+# The code of an error for a request whose time was over: S3's own codes look alike.
+TIMED_OUT = "Timeout"
 ALREADY_THERE = frozenset({"BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"})
 
 # obstore 0.12.1 has no attribute for the status or the body: both stand in its text, before its "Debug source".
@@ -57,11 +59,13 @@ def refused(
 
 def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavailable:
     """The error for a request that was not answered, or not to the end."""
-    return Unavailable(
+    error = Unavailable(
         f"bucket {bucket}: no answer from {service.host} ({kind}: {service.clean(reason)})",
         "",
         service.if_down,
     )
+    error.code = kind
+    return error
 
 
 def from_obstore(service: Service, bucket: str, operation: str, key: str, failure: Exception) -> ServiceError:

@@ -29,6 +29,7 @@ from commands.stack_file import stack_settings
 from commands.stack_jobs import StackJob, look, queue_job, stack_jobs
 from commands.watching import price_of
 from training.errors import BadInput
+from training.names import JOB_NAME, RUN_ID
 from training.run import Layout
 from training.settings import nearest
 
@@ -128,14 +129,20 @@ def _choose(
         chosen = [one for one in deployed if job in (None, one.name)]
         if chosen:
             return chosen
-    names = list(storage.list_folders(layout.runs)) if storage.exists() else []
+    # Nodes may write below runs/: a name that is none of ours would choose a folder here.
+    names = (
+        [name for name in storage.list_folders(layout.runs) if JOB_NAME.fullmatch(name)]
+        if storage.exists()
+        else []
+    )
     if job is not None and job not in names:
         raise BadInput([f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}"])
     if not names:
         raise BadInput([f"bucket {storage.bucket} holds no run yet; `make up` trains the declared jobs"])
     found = []
     for name in [job] if job else names:
-        runs = sorted(past_runs(storage, layout, name), key=lambda run: run.created_at)
+        known_runs = [run for run in past_runs(storage, layout, name) if RUN_ID.fullmatch(run.run_id)]
+        runs = sorted(known_runs, key=lambda run: run.created_at)
         ids = [run.run_id for run in runs if not run_id or run.run_id.startswith(run_id)]
         if run_id and len(ids) != 1:
             known = ", ".join(run.run_id for run in runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -63,8 +63,13 @@ class BucketProvider(FluxProvider):
         self.check_home(props)
         if not storage.exists():
             return
+        owner = owner_of(storage, layout)
+        if owner != props["owner"]:
+            why = f"{owner} has adopted it" if owner else "it does not carry this stack's mark any more"
+            inform(f"bucket {props['bucket']} stays as it is: {why}")
+            return
         if props["results"] == "delete":
-            storage.delete_many([item.key for item in storage.list(layout.runs)])
+            storage.delete_many(keys_of_runs(layout, [item.key for item in storage.list(layout.runs)]))
         kept = [
             item for item in storage.list(layout.prefix) if not item.key.startswith(f"{layout.prefix}.flux/")
         ]
@@ -147,6 +152,24 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
         "it takes only an empty bucket or prefix, or its own",
         "choose another storage.bucket or storage.prefix, or set `adopt: true`",
     )
+
+
+def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:
+    """Those of `keys` (all below runs/) that lie in the folder of a run: an adopted bucket may hold other things there.
+
+    What tells a run's folder, its run.json, comes last: a deletion that is broken off goes on the next time.
+    """
+    of_run: dict[tuple[str, ...], list[str]] = {}
+    records = []
+    for key in keys:
+        job, _, rest = key.removeprefix(layout.runs).partition("/")
+        run, _, _ = rest.partition("/")
+        of_run.setdefault((job, run), []).append(key)
+        if key == layout.run(job, run).record:
+            records.append((job, run))
+    last = {layout.run(job, run).record for job, run in records}
+    found = [key for run in records for key in of_run[run]]
+    return sorted(found, key=lambda key: (key in last, key))
 
 
 def owner_of(storage: Storage, layout: Layout) -> str | None:

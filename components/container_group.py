@@ -76,7 +76,7 @@ class ContainerGroupProvider(FluxProvider):
         self.check_home(props)
         group = self.connection.salad().get_group(props["name"])
         # A group of the same name made anew is another group: the jobs queued for the old id never run there.
-        if group is None or group.id != id_:
+        if group is None or group.id != id_ or other_owner(group, props["owner"]):
             return ReadResult("", {})
         return ReadResult(id_, _outputs(props, group) | seen_inputs(props, group), seen_inputs(props, group))
 
@@ -95,13 +95,20 @@ class ContainerGroupProvider(FluxProvider):
 
     def delete(self, id_: str, props: Props) -> None:
         self.check_home(props)
-        # Kelpie's rule acts on groups by name: left behind, it would scale the next group of this one's name (UPSTREAM.md).
-        self.connection.kelpie().delete_rule(id_)
         salad = self.connection.salad()
         group = salad.get_group(props["name"])
-        if group is None or group.id != id_:
+        there = group is not None and group.id == id_
+        if group is not None and there and (other := other_owner(group, props["owner"])):
+            inform(f"container group {group.name} stays as it is: {other} has adopted it")
             return
-        if group.environment_value(ADOPTED_VARIABLE):
+        # Kelpie's rule acts on groups by name: left behind, it would scale the next group of this one's name (UPSTREAM.md).
+        self.connection.kelpie().delete_rule(id_)
+        if group is None or not there:
+            return
+        if is_foreign(group, props["owner"]):
+            # Released already, by an attempt that was killed or by the stack that adopted it last.
+            inform(f"container group {group.name} stays: it does not carry this stack's mark any more")
+        elif group.environment_value(ADOPTED_VARIABLE):
             release(salad, group)
         else:
             salad.delete_group(props["name"])
@@ -214,6 +221,12 @@ def keys_of(group: ContainerGroup) -> dict[str, str]:
 
 def is_foreign(group: ContainerGroup, owner: str) -> bool:
     return group.environment_value(OWNER_VARIABLE) != owner
+
+
+def other_owner(group: ContainerGroup, owner: str) -> str | None:
+    """The other stack that the group belongs to; None when it is `owner`'s or nobody's."""
+    marked = group.environment_value(OWNER_VARIABLE)
+    return marked if marked and marked != owner else None
 
 
 def as_adopted(spec: GroupSpec) -> GroupSpec:

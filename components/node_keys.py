@@ -69,8 +69,9 @@ class NodeKeysProvider(FluxProvider):
 
 
 def token_name(props: Props) -> str:
-    """One name for one issue: an attempt whose answer got lost is found by it."""
-    what = f"{props['bucket']} {props['rotate']:.0f} {props['parent']}"
+    """One name for one issue: an attempt whose answer got lost is found by it, and never the token that nodes still hold."""
+    fields = ("bucket", "prefixes", "credentials", "parent")
+    what = " ".join([*(str(props[name]) for name in fields), f"{props['rotate']:.0f}"])
     return f"{props['owner']} nodes {hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
 

@@ -266,6 +266,8 @@ class TrainingPipeline(pulumi.ComponentResource):
         props = {
             **self._home,
             "groupId": self.group.id,
+            "groupName": cluster.name,
+            "owner": self._surroundings.owner,
             "minReplicas": least,
             "maxReplicas": most,
             "idleThresholdSeconds": cluster.idle_threshold_seconds,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from clients.connection import Connection
-from clients.errors import NotFound
-from clients.results import inspect_run, read_json
+from clients.results import read_json
 from clients.salad import ContainerGroup
 from clients.storage import Storage
 from components.bucket import foreign_bucket, owner_of
@@ -27,6 +26,7 @@ from training.node_rights import (
 )
 from training.retention import expiring
 from training.run import Layout
+from training.run_state import Standing
 from training.settings import StackSettings
 
 
@@ -41,16 +41,21 @@ class Surveyed:
 
 
 def survey(
-    connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob], owner: str
+    connection: Connection,
+    settings: StackSettings,
+    jobs: Sequence[DeclaredJob],
+    standings: Mapping[str, Standing],
+    owner: str,
 ) -> Surveyed:
-    """Look at bucket, container group and runs. Raises BadInput for what exists and is not ours, ServiceError."""
+    """Look at bucket, container group and runs, whose `standings` are by job. Raises BadInput for what exists and is not ours, ServiceError."""
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
     there = storage.exists()
     group = connection.salad().get_group(settings.cluster.name)
     notes = check_foreign(storage if there else None, layout, group, settings, owner)
     issued = settings.storage.kind == "r2" and settings.storage.credentials == "temporary"
-    runs = remaining(connection, storage, layout, jobs, there) if issued else []
+    to_train = [job for job in jobs if standings[job.name].is_paid_for]
+    runs = remaining(storage, layout, to_train, there) if issued else []
     end, warnings = keys_end(settings, group, runs) if issued else ("", ())
     if (
         settings.storage.kind == "s3"
@@ -115,30 +120,16 @@ def keys_end(
 
 
 def remaining(
-    connection: Connection, storage: Storage, layout: Layout, jobs: Sequence[DeclaredJob], there: bool
+    storage: Storage, layout: Layout, to_train: Sequence[DeclaredJob], there: bool
 ) -> list[Remaining]:
-    """The declared runs that still have something to do, with what their launchers say they need."""
+    """What the runs still need, as their launchers say. `there`: whether the bucket is."""
     found = []
-    for job in jobs:
-        keys = layout.run(job.name, job.run_id)
-        progress = (read_json(storage, keys.progress) or {}) if there else {}
-        if there and _has_ended(connection, storage, layout, job):
-            continue
+    for job in to_train:
+        progress = (read_json(storage, layout.run(job.name, job.run_id).progress) or {}) if there else {}
         eta = progress.get("eta_seconds")
         seconds = float(eta) if isinstance(eta, int | float) and not isinstance(eta, bool) else None
         found.append(Remaining(job.name, seconds, job.settings.max_hours))
     return found
-
-
-def _has_ended(connection: Connection, storage: Storage, layout: Layout, job: DeclaredJob) -> bool:
-    keys = layout.run(job.name, job.run_id)
-    if inspect_run(storage, keys, job.folder.config.steps).finished:
-        return True
-    claim = read_json(storage, keys.claim) or {}
-    try:
-        return bool(claim.get("kelpie_id")) and not connection.kelpie().get_job(claim["kelpie_id"]).unfinished
-    except NotFound:
-        return False
 
 
 def past_run_ids(storage: Storage, layout: Layout) -> list[tuple[str, str]]:

@@ -8,9 +8,10 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from clients.kelpie import Kelpie
+from components.container_group import other_owner
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 
-INPUTS = ("home", "groupId", "minReplicas", "maxReplicas", "idleThresholdSeconds")
+INPUTS = ("home", "groupId", "groupName", "owner", "minReplicas", "maxReplicas", "idleThresholdSeconds")
 
 
 class ScalingRuleProvider(FluxProvider):
@@ -27,9 +28,7 @@ class ScalingRuleProvider(FluxProvider):
         rule = self.connection.kelpie().get_rule(props["groupId"])
         if rule is None:
             return ReadResult("", {})
-        seen = {
-            "home": props["home"],
-            "groupId": props["groupId"],
+        seen = inputs_of(props, INPUTS) | {
             "minReplicas": rule.min_replicas,
             "maxReplicas": rule.max_replicas,
             "idleThresholdSeconds": rule.idle_threshold_seconds,
@@ -42,7 +41,12 @@ class ScalingRuleProvider(FluxProvider):
 
     def delete(self, _id: str, props: Props) -> None:
         self.check_home(props)
-        self.connection.kelpie().delete_rule(props["groupId"])
+        # A rule of a state written before these were among its inputs is nobody else's.
+        name, owner = props.get("groupName"), props.get("owner", "")
+        group = self.connection.salad().get_group(name) if name else None
+        # The stack that has adopted the group has its own rule under the same id.
+        if group is None or group.id != props["groupId"] or not other_owner(group, owner):
+            self.connection.kelpie().delete_rule(props["groupId"])
 
 
 def _put(kelpie: Kelpie, props: Props) -> None:

@@ -16,6 +16,8 @@ from training.run import Layout
 UNKNOWN_HOURS = 24.0
 # New keys restart every replica: for less than this part of their life they are not worth it.
 WORTHWHILE = 0.25
+# A run waits for a GPU and loads its model before it counts down: an allowance, not a measurement.
+MARGIN_HOURS = 1.0
 
 
 def node_prefixes(layout: Layout) -> list[str]:
@@ -77,8 +79,8 @@ def seconds_needed(runs: Iterable[Remaining], replicas: int) -> float:
 def choose_end(now: datetime, present: datetime | None, hours: float, needed: float) -> datetime:
     """When the nodes' keys are to end: as they do now, or `hours` from now (full hours, so that a preview and its `up` agree).
 
-    They are issued anew only when what is left is too short for the unfinished runs (`needed` seconds), and only when that wins
-    something: each issue restarts every replica.
+    They are issued anew only when what is left is too short for the unfinished runs (`needed` seconds, and a margin), and only when
+    that wins something: each issue restarts every replica. An end that is past is never kept: nodes without keys get no data, paid.
     """
     fresh = (now + timedelta(hours=hours)).replace(minute=0, second=0, microsecond=0)
     if hours <= 1:
@@ -86,9 +88,12 @@ def choose_end(now: datetime, present: datetime | None, hours: float, needed: fl
     if present is None:
         return fresh
     left = (present - now).total_seconds()
-    if needed <= 0 or left >= needed:
+    if left <= 0:
+        return fresh
+    margin = min(MARGIN_HOURS, WORTHWHILE * hours) * 3600
+    if needed <= 0 or left >= needed + margin:
         return present
-    worthwhile = left <= 0 or (fresh - present).total_seconds() >= WORTHWHILE * hours * 3600
+    worthwhile = (fresh - present).total_seconds() >= WORTHWHILE * hours * 3600
     return fresh if worthwhile else present
 
 

@@ -160,8 +160,11 @@ class Cloudflare:
     async def permission_groups(self, _request: Request) -> Any:
         return [{"id": identity, "name": name} for identity, (name, _) in PERMISSION_GROUPS.items()]
 
-    async def list_tokens(self, _request: Request) -> Any:
-        return [token_shown(key) for key in self._keys.tokens()]
+    async def list_tokens(self, request: Request) -> Any:
+        page, size = _number(request, "page", 1), _number(request, "per_page", 20)
+        if page < 1 or not 5 <= size <= 50:
+            raise RefusalError(400, 1001, "page must be at least 1, and per_page between 5 and 50.")
+        return [token_shown(key) for key in self._keys.tokens()[(page - 1) * size : page * size]]
 
     async def create_token(self, request: Request) -> Any:
         """The one answer that holds the token's value."""
@@ -295,6 +298,12 @@ async def body_of(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise RefusalError(400, 6007, "Malformed JSON in request body")
     return body
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    """A query parameter, 0 for what is no number."""
+    text = request.query_params.get(name, str(default))
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _moment(text: Any) -> float | None:

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,43 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
     code = f"import sys, {modules}\nprint([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def slow(server: Server, seconds: float, times: int) -> Counter[str]:
+    """Have the server think for so long before its first `times` answers for each path; the requests are counted."""
+    lock, tries = threading.Lock(), Counter[str]()
+
+    def reply(_method: str, path: str, _body: bytes) -> Reply:
+        with lock:
+            tries[path] += 1
+            late = tries[path] <= times
+        if late:
+            time.sleep(seconds)
+        return 200, b""
+
+    server.reply = reply
+    return tries
+
+
+def test_a_file_may_take_longer_than_an_answer(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow line nothing is answered while the body is still being sent."""
+    monkeypatch.setattr(bulk, "SILENCE", timedelta(seconds=0.2))
+    tries = slow(server, 0.8, times=99)
+    made = storage(server, retries=0)
+    made.send_files(files(tmp_path, 3))
+    assert set(tries.values()) == {1}
+    with pytest.raises(Unavailable, match="no answer"):
+        made.copy_many([("a", "b")])
+
+
+def test_what_times_out_together_is_sent_again_with_fewer_at_a_time(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "LONGEST_REQUEST", timedelta(seconds=0.5))
+    tries = slow(server, 1.5, times=1)
+    made = storage(server)
+    made.send_files(files(tmp_path, 8))
+    assert set(tries.values()) == {2}
+    assert made._bulk.pace.width < bulk.FIRST_WIDTH

@@ -94,6 +94,17 @@ def test_a_token_lasts_until_it_is_taken_away(
     assert keys.secret_access_key.get_secret_value() not in repr(keys)
 
 
+def test_a_token_is_found_among_more_than_a_page(cloudflare: Cloudflare, storage: Storage) -> None:
+    beside = [cloudflare.create_token("tests/clients beside", storage.bucket) for _ in range(51)]
+    keys = cloudflare.create_token("tests/clients last", storage.bucket)
+    try:
+        assert [t.id for t in cloudflare.tokens_named("tests/clients last")] == [keys.access_key_id]
+        assert len(cloudflare.tokens_named("tests/clients beside")) == len(beside)
+    finally:
+        for made in [keys, *beside]:
+            cloudflare.delete_token(made.access_key_id)
+
+
 def test_a_wrong_token_is_told_and_not_shown(connection: Connection) -> None:
     if connection.cloudflare_account_id is None:
         pytest.skip("the real Cloudflare is tried only with FLUX_TEST_CLOUDFLARE_ACCOUNT_ID")

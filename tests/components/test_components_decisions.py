@@ -17,6 +17,7 @@ from clients.salad import GIB, ContainerGroup, GroupSpec
 from components.container_group import spec_of
 from components.declared_runs import dropped
 from components.node_environment import fingerprint, given_keys, node_environment
+from components.node_keys import NodeKeysProvider, token_name
 from components.pipeline import cluster_size
 from components.provider import home, replace_on
 from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, Wanted, choose_job, is_dead
@@ -58,6 +59,19 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
     ):
         with pytest.raises(FluxError, match="this stack lives in o/p at"):
             act()
+
+
+@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate", "parent"])
+def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None:
+    """Of the same name the old one would be deleted before the container group has the new one."""
+    olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}
+    olds |= {"end": "", "rotate": 1.0, "parent": "0a"}
+    news = olds | {field: 2.0 if field == "rotate" else "other"}
+    provider = NodeKeysProvider()
+    provider.connection = connection()
+    place = {"home": home(provider.connection)}
+    assert provider.diff("id", place | olds, place | news).replaces == [field]
+    assert token_name(olds) != token_name(news)
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(), max_size=4))

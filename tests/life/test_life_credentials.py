@@ -133,6 +133,16 @@ def test_a_warning_where_the_runs_outlast_the_keys(cloud: Path, tmp_path: Path) 
     assert "the nodes' keys end at" not in stack.up()
 
 
+def test_a_canceled_run_that_is_still_declared_needs_keys(cloud: Path, tmp_path: Path) -> None:
+    """It is trained again: a node whose keys have ended says nothing, and gets no images."""
+    stack = new_stack(tmp_path / "a", cloud, "again", {"cat": 1})
+    stack.configure({"cat": {"maxHours": 300}}, storage_settings(stack))
+    stack.up()
+    (job,) = stack.jobs()
+    stack.connection.kelpie().cancel_job(job.id)
+    assert "the unfinished runs need about 300 h" in stack.run("preview")
+
+
 def test_a_key_changed_by_hand_is_put_right(cloud: Path, tmp_path: Path, engine: str) -> None:
     stack = new_stack(tmp_path / "a", cloud, "drift", {"cat": 1}, engine)
     stack.configure({"cat": {}}, storage_settings(stack))
@@ -220,7 +230,7 @@ def test_old_keys_outlive_an_update_that_fails_before_the_group_has_new_ones(
 def names(stack: Stack) -> list[str]:
     connection = stack.connection
     answer: Any = connection.cloudflare()._http.request(
-        "GET", f"accounts/{connection.cloudflare_account_id}/tokens"
+        "GET", f"accounts/{connection.cloudflare_account_id}/tokens?per_page=50"
     )
     return [token["name"] for token in answer.json()["result"]]
 

@@ -127,6 +127,11 @@ def test_a_wrong_token_or_account_is_refused(connection: dict[str, Any], api: ht
     assert result(api.get(f"{base}/accounts/else/r2/buckets"), 403) == 10000
 
 
+@pytest.mark.parametrize("query", ["per_page=51", "per_page=4", "per_page=x", "page=0"])
+def test_a_list_of_tokens_has_5_to_50_on_a_page(api: httpx.Client, query: str) -> None:
+    assert result(api.get(f"/tokens?{query}"), 400) == 1001
+
+
 def test_a_token_is_for_its_bucket_alone(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
     token = make_token(api, connection, "mine", ITEM_WRITE)
     s3 = s3_of_token(connection, token)

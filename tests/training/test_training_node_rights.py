@@ -33,10 +33,11 @@ def after(hours: float) -> datetime:
     ("present", "needed_hours", "issued"),
     [
         (None, 0, True),
-        (after(1), 0, False),  # nothing to do: they may even end
-        (after(-5), 0, False),
+        (after(1), 0, False),  # nothing to do: they may end
+        (after(-5), 0, True),  # and be there again for the next run
         (after(-5), 1, True),
         (after(100), 99, False),
+        (after(100), 99.5, True),  # a run waits for its GPU first
         (after(100), 101, True),
         (after(160), 161, False),  # new ones would win little, and cost a restart of every replica
         (after(160), 300, False),
