@@ -15,12 +15,13 @@ from clients.connection import connect
 from clients.errors import ServiceError, Unavailable
 from clients.storage import ObjectInfo, Storage
 from commands import download as downloading
+from commands import fetching
 from commands.download import download, part_path
 from commands.fetch import INDEX, RECORD, Options, Wish, decide, fetch
 from commands.stack_jobs import Sight, StackJob
 from tests.support.cloud import running_cloud
 from training.errors import FluxError
-from training.run import RunKeys
+from training.run import Layout, RunKeys
 
 CHUNK = 1000
 WEIGHTS = bytes(range(256)) * 20
@@ -243,3 +244,11 @@ def test_what_to_do_with_a_file_that_is_there(tmp_path: Path) -> None:
         "fetch",
     ]
     assert decide(wish, path, {"sha256": "of something else"}) == "differs"
+
+
+def test_names_that_a_node_made_up_choose_no_folder_here(bucket: Storage) -> None:
+    layout = Layout("made-up/")
+    for base in ("runs/cat/0123456789ab/", "runs/-rf/0123456789ab/", "runs/cat/output/", "runs/cat/..x/"):
+        bucket.put_bytes(f"made-up/{base}output/run.json", b'{"created_at": "2026"}')
+    found = fetching._choose(bucket, layout, [], None, None, all_runs=True)
+    assert [(run.name, run.run_id) for run in found] == [("cat", "0123456789ab")]
