@@ -21,7 +21,11 @@ from training.run import Layout
 
 @dataclass(frozen=True)
 class AwsArgs:
-    """`retention`: how keys begin → days (training/retention.py). A raised `rotate` makes new keys for the nodes."""
+    """`retention`: how keys begin → days (training/retention.py). A raised `rotate` makes new keys for the nodes.
+
+    `whole`: the bucket is this stack's alone (no prefix, not adopted). Policy, encryption and the list of rules belong to the whole
+    bucket: where others use it too they are left as they are, and components/bucket.py adds this stack's rules to theirs.
+    """
 
     bucket: str
     layout: Layout
@@ -29,6 +33,7 @@ class AwsArgs:
     owner: str
     retention: Mapping[str, int]
     rotate: int
+    whole: bool = True
 
 
 class AwsStorage(pulumi.ComponentResource):
@@ -44,12 +49,15 @@ class AwsStorage(pulumi.ComponentResource):
 
         provider = aws.Provider("aws", region=args.region, opts=pulumi.ResourceOptions(parent=self))
         self._options = pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[bucket])
-        self._shut(aws, args)
-        self._tidy(aws, args)
+        if args.whole:
+            # What is left in the bucket after a `destroy` stays shut, and goes on expiring.
+            kept = pulumi.ResourceOptions.merge(self._options, pulumi.ResourceOptions(retain_on_delete=True))
+            self._shut(aws, args, kept)
+            self._tidy(aws, args, kept)
         self.keys = self._node_user(aws, args)
         self.register_outputs({})
 
-    def _shut(self, aws: Any, args: AwsArgs) -> None:
+    def _shut(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
         """Nothing public, no foreign owners, encrypted at rest, and nothing over plain HTTP."""
         aws.s3.BucketPublicAccessBlock(
             "private",
@@ -58,25 +66,25 @@ class AwsStorage(pulumi.ComponentResource):
             block_public_policy=True,
             ignore_public_acls=True,
             restrict_public_buckets=True,
-            opts=self._options,
+            opts=options,
         )
         aws.s3.BucketOwnershipControls(
-            "owner", bucket=args.bucket, rule={"object_ownership": "BucketOwnerEnforced"}, opts=self._options
+            "owner", bucket=args.bucket, rule={"object_ownership": "BucketOwnerEnforced"}, opts=options
         )
         aws.s3.BucketServerSideEncryptionConfiguration(
             "encryption",
             bucket=args.bucket,
             rules=[{"apply_server_side_encryption_by_default": {"sse_algorithm": "AES256"}}],
-            opts=self._options,
+            opts=options,
         )
         aws.s3.BucketPolicy(
-            "only-https", bucket=args.bucket, policy=json.dumps(only_https(args.bucket)), opts=self._options
+            "only-https", bucket=args.bucket, policy=json.dumps(only_https(args.bucket)), opts=options
         )
 
-    def _tidy(self, aws: Any, args: AwsArgs) -> None:
+    def _tidy(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
         """All rules of the bucket: on AWS it is this stack's alone to say what expires in it."""
         aws.s3.BucketLifecycleConfiguration(
-            "retention", bucket=args.bucket, rules=lifecycle(args), opts=self._options
+            "retention", bucket=args.bucket, rules=lifecycle(args), opts=options
         )
 
     def _node_user(self, aws: Any, args: AwsArgs) -> pulumi.Output[dict[str, str]]:

@@ -129,6 +129,12 @@ class TrainingPipeline(pulumi.ComponentResource):
             "page": f"https://vscode.dev/tunnel/{tunnel}",
         }
 
+    @property
+    def _whole_on_aws(self) -> bool:
+        """Whether the bucket's own settings on AWS are this stack's to make."""
+        storage = self._settings.storage
+        return storage.kind == "aws" and not storage.key_prefix and not self._settings.adopt
+
     def _bucket(self) -> Bucket:
         props = {
             "kind": self._settings.storage.kind,
@@ -137,10 +143,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             "owner": self._surroundings.owner,
             "adopt": self._settings.adopt,
             "results": self._settings.results,
-            # On AWS the rules are pulumi-aws's.
-            "retention": None
-            if self._settings.storage.kind == "aws"
-            else dict(self._surroundings.retention) or None,
+            "retention": None if self._whole_on_aws else dict(self._surroundings.retention) or None,
         }
         return Bucket("bucket", props, pulumi.ResourceOptions(parent=self))
 
@@ -169,7 +172,15 @@ class TrainingPipeline(pulumi.ComponentResource):
         storage, told = self._settings.storage, self._surroundings
         layout = Layout(storage.key_prefix)
         if storage.kind == "aws":
-            args = AwsArgs(storage.bucket, layout, told.region, told.owner, told.retention, storage.rotate)
+            args = AwsArgs(
+                storage.bucket,
+                layout,
+                told.region,
+                told.owner,
+                told.retention,
+                storage.rotate,
+                self._whole_on_aws,
+            )
             return AwsStorage("aws", args, self.bucket, pulumi.ResourceOptions(parent=self)).keys
         if storage.kind != "r2":
             return None

@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ def test_the_bucket_is_shut_encrypted_and_tidied(recorded: Recorded) -> None:
     assert rules["rules"][0]["abortIncompleteMultipartUpload"] == {"daysAfterInitiation": 7}
     assert [rule["filter"]["prefix"] for rule in rules["rules"][1:]] == ["team/datasets/"]
     assert {inputs["bucket"] for inputs in recorded.made.values() if "bucket" in inputs} == {"weights"}
+
+
+def test_a_bucket_that_others_use_keeps_its_own_settings(recorded: Recorded) -> None:
+    on_aws(replace(ARGS, whole=False))
+    assert {kind.rpartition(":")[2] for kind, _name in recorded.made if "aws:s3" in kind} == set()
+    assert recorded.of("AccessKey")
 
 
 def test_the_nodes_keys_are_secret_and_those_of_their_user(recorded: Recorded) -> None:
