@@ -13,6 +13,8 @@ from typing import Any
 # safetensors' own limit for a header.
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
+# What another form than the expected one raises. The file is a node's: it can also say 1e999, or nest a hundred thousand lists.
+NOT_SO = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def parse_header(raw: bytes) -> WeightsHeader:
         header = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
         metadata = header.pop("__metadata__", {})
         ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (*NOT_SO, IndexError, AttributeError) as error:
         raise ValueError("its safetensors header cannot be parsed") from error
     return WeightsHeader(len(ends), LENGTH_BYTES + length + max(ends, default=0), _step(metadata))
 
@@ -61,5 +63,5 @@ def problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
 def _step(metadata: Any) -> int | None:
     try:
         return int(json.loads(metadata["training_info"])["step"])
-    except (ValueError, TypeError, KeyError):
+    except NOT_SO:
         return None
