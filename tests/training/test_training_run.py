@@ -154,12 +154,12 @@ def test_a_header_is_as_long_as_safetensors_allows(length: int, taken: bool) -> 
     if taken:
         assert header_length(raw) == length
         return
-    with pytest.raises(ValueError, match="^it does not begin with a safetensors header$"):
+    with pytest.raises(ValueError, match=r"^it does not begin with a safetensors header$"):
         header_length(raw)
 
 
 def test_what_is_too_short_for_weights_says_so() -> None:
-    with pytest.raises(ValueError, match="^it is shorter than a safetensors header$"):
+    with pytest.raises(ValueError, match=r"^it is shorter than a safetensors header$"):
         header_length(b"1234567")
 
 
@@ -191,7 +191,7 @@ def test_the_header_is_read_whole_whatever_follows() -> None:
     ],
 )
 def test_weights_that_a_node_made_up_are_no_weights(header: Any) -> None:
-    with pytest.raises(ValueError, match="^its safetensors header cannot be parsed$"):
+    with pytest.raises(ValueError, match=r"^its safetensors header cannot be parsed$"):
         parse_header(weights(header))
 
 
