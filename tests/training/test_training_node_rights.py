@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -123,7 +124,17 @@ def test_who_needs_longer_is_told_until_when() -> None:
     )
 
 
-def test_times_are_told_in_utc() -> None:
+def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        _times_are_told_in_utc()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def _times_are_told_in_utc() -> None:
     elsewhere = datetime(2026, 3, 1, 14, 34, 56, 999, tzinfo=timezone(timedelta(hours=2)))
     assert show_time(elsewhere) == "2026-03-01T12:34:56+00:00"
     assert parse_time("2026-03-01T14:34:56+02:00") == NOW
@@ -264,6 +275,15 @@ def test_a_rule_as_the_bucket_gets_it() -> None:
         "Filter": {"Prefix": "a/"},
         "Expiration": {"Days": 1},
     }
+
+
+def test_our_rules_are_put_in_place_of_ours() -> None:
+    before = with_our_rules([THEIRS], OWNER, {"a/": 1})
+    other = with_our_rules(before, "flux-training/other", {"a/": 5})
+    after = with_our_rules(other, OWNER, {"b/": 2, "c/": 3})
+    assert our_rules(after, OWNER) == {"b/": 2, "c/": 3}
+    assert our_rules(after, "flux-training/other") == {"a/": 5}
+    assert len(after) == 4
 
 
 def test_a_rule_of_ours_that_somebody_edited_is_read_as_it_is() -> None:
