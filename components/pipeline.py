@@ -105,8 +105,8 @@ class TrainingPipeline(pulumi.ComponentResource):
                 "runId": job.runId,
                 "status": job.status,
                 "reason": job.reason,
-                "results": job.results,
-                "folder": job.place,
+                "results": job.keys["results"],
+                "folder": job.keys["folder"],
                 "steps": job.steps,
                 "stallMinutes": job.stallMinutes,
             }

@@ -113,7 +113,7 @@ def test_an_original_that_could_not_be_deleted_is_deleted_by_the_next_up(stack: 
     assert "it sticks" in stack.up(code=1)
     originals = [item for item in stack.latest()["resources"] if item.get("delete")]
     assert [item["inputs"]["kind"] for item in originals] == ["a"]
-    stack.state_file.write_text(stack.state_file.read_text().replace('"sticky": true', '"sticky": false'))
+    stack.state_file.write_text(stack.state_file.read_text().replace('"sticky":true', '"sticky":false'))
     stack.calls()
     stack.up()
     assert stack.calls() == ["delete one"]
