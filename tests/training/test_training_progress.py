@@ -91,7 +91,7 @@ def test_every_field_of_a_progress_json() -> None:
         datetime(2026, 11, 23, 0, 8, 9, tzinfo=UTC),
     )
     assert read_progress({}) == Progress()
-    assert read_progress(dict.fromkeys(raw, [])) == Progress()
+    assert read_progress({key: [] for key in raw}) == Progress()
 
 
 def test_times_are_read_in_utc() -> None:
