@@ -242,9 +242,8 @@ def test_a_group_that_is_not_ours_any_more_is_not_seen() -> None:
             Cloud(group).connect(ContainerGroupProvider()).read(id_, PROPS | {"gpuClass": "id of RTX 5090"})
         )
 
-    assert seen(None).id == ""
-    assert seen(marked(OURS), "other").id == ""
-    assert seen(marked(THEIRS)).id == ""
+    for gone in (seen(None), seen(marked(OURS), "other"), seen(marked(THEIRS))):
+        assert (gone.id, gone.outs) == ("", {})
     found = seen(marked(OURS))
     assert found.id == "g"
     assert found.inputs == seen_inputs(PROPS | {"gpuClass": "id of RTX 5090"}, marked(OURS))
@@ -334,7 +333,7 @@ def test_a_rule_is_made_seen_and_changed() -> None:
     provider = cloud.connect(ScalingRuleProvider())
     found = provider.create(RULE | {"other": 1})
     assert (found.id, found.outs, cloud.told) == ("g", RULE, [("rule", "g", 0, 2, 300)])
-    assert provider.read("g", RULE).id == ""
+    assert (provider.read("g", RULE).id, provider.read("g", RULE).outs) == ("", {})
     cloud.rule = SimpleNamespace(min_replicas=1, max_replicas=5, idle_threshold_seconds=60)
     seen = provider.read("g", RULE)
     drifted = RULE | {"minReplicas": 1, "maxReplicas": 5, "idleThresholdSeconds": 60}
@@ -414,7 +413,7 @@ def test_a_token_is_made_seen_and_taken_away() -> None:
     seen = provider.read("token-id", outputs)
     assert (seen.id, seen.outs, seen.inputs) == ("token-id", outputs, props)
     cloud.token_there = False
-    assert provider.read("token-id", outputs).id == ""
+    assert (provider.read("token-id", outputs).id, provider.read("token-id", outputs).outs) == ("", {})
     assert provider.read("end", KEYS).id == "end"
     provider.delete("token-id", props)
     assert cloud.told[1:] == [("no token", "token-id")]
