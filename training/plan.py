@@ -113,7 +113,7 @@ def read_steps(preview: Mapping[str, Any]) -> list[Step]:
 
 def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> Step | None:
     qualified, _, name = urn.rpartition("::")
-    kind = qualified.rpartition("::")[2].rpartition("$")[2].rpartition(":")[2]
+    kind = qualified.rpartition(":")[2]
     if kind not in (JOB_TYPE, *KINDS):
         return None
     ops = {str(step.get("op")) for step in steps}
