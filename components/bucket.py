@@ -26,7 +26,10 @@ class BucketProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
         # `kind` is how the bucket is reached; the same one by another way stays, with all that lies in it.
-        return replace_on(("bucket", "prefix"), olds, news)
+        found = replace_on(("bucket", "prefix"), olds, news)
+        if found.replaces:
+            self._refuse_to_delete_results(olds)
+        return found
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
@@ -69,7 +72,7 @@ class BucketProvider(FluxProvider):
             inform(f"bucket {props['bucket']} stays as it is: {why}")
             return
         if props["results"] == "delete":
-            storage.delete_many(keys_of_runs(layout, [item.key for item in storage.list(layout.runs)]))
+            storage.delete_many(results_in(storage, layout))
         kept = [
             item for item in storage.list(layout.prefix) if not item.key.startswith(f"{layout.prefix}.flux/")
         ]
@@ -82,6 +85,18 @@ class BucketProvider(FluxProvider):
         storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])
         if made and next(iter(storage.list("")), None) is None:
             self._remove(storage, props)
+
+    def _refuse_to_delete_results(self, olds: Props) -> None:
+        """A replaced bucket is taken down like a destroyed one, and nobody who changes a setting has asked for that."""
+        storage, layout = self.connection.storage(olds["bucket"]), Layout(olds["prefix"])
+        if olds["results"] != "delete" or not storage.exists() or owner_of(storage, layout) != olds["owner"]:
+            return
+        if results_in(storage, layout):
+            raise FluxError(
+                f"this stack's results lie in s3://{olds['bucket']}/{layout.runs}",
+                "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
+                "put these two back and run `make up` with `results: keep`; then change them, or use another stack for the new place",
+            )
 
     def _ensure(self, storage: Storage, props: Props) -> bool:
         """Make the bucket unless it is there; whether it was made."""
@@ -152,6 +167,11 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
         "it takes only an empty bucket or prefix, or its own",
         "choose another storage.bucket or storage.prefix, or set `adopt: true`",
     )
+
+
+def results_in(storage: Storage, layout: Layout) -> list[str]:
+    """Every key that `results: delete` deletes."""
+    return keys_of_runs(layout, [item.key for item in storage.list(layout.runs)])
 
 
 def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:
