@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
+from clients.conditions import unheeded_conditions
 from clients.errors import Conflict, UncertainOutcome
 from clients.results import read_json
 from clients.storage import Storage
@@ -34,7 +35,9 @@ class BucketProvider(FluxProvider):
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
         made = self._ensure(storage, props)
-        mark_as_ours(storage, Layout(props["prefix"]), props["owner"], adopt=bool(props["adopt"]), made=made)
+        layout = Layout(props["prefix"])
+        mark_as_ours(storage, layout, props["owner"], adopt=bool(props["adopt"]), made=made)
+        refuse_without_conditions(storage, layout)
         if props.get("retention"):
             keep_only(storage, props["owner"], props["retention"])
         return CreateResult(props["bucket"], inputs_of(props, INPUTS))
@@ -73,16 +76,14 @@ class BucketProvider(FluxProvider):
             return
         if props["results"] == "delete":
             storage.delete_many(results_in(storage, layout))
-        kept = [
-            item for item in storage.list(layout.prefix) if not item.key.startswith(f"{layout.prefix}.flux/")
-        ]
+        kept = [item for item in storage.list(layout.prefix) if not item.key.startswith(layout.own)]
         if kept:
             inform(
                 f"bucket {props['bucket']} stays, with {len(kept)} objects; what runs left lies below {layout.runs}"
             )
             return
         made = bool((read_json(storage, layout.owner) or {}).get("made"))
-        storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])
+        storage.delete_many([item.key for item in storage.list(layout.own)])
         if made and next(iter(storage.list("")), None) is None:
             self._remove(storage, props)
 
@@ -148,6 +149,17 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
         storage.put_bytes(layout.owner, mark, if_none_match=not adopt)
     except Conflict:
         mark_as_ours(storage, layout, owner, adopt, made)
+
+
+def refuse_without_conditions(storage: Storage, layout: Layout) -> None:
+    """Raises FluxError for a storage in which two updates can both believe that they alone may post a job."""
+    unheeded = unheeded_conditions(storage, layout.own)
+    if unheeded:
+        raise FluxError(
+            f"the storage of bucket {storage.bucket} overwrites what {' and '.join(unheeded)} should keep",
+            "two updates at the same time would queue a job twice, and both are paid for",
+            "use R2, AWS, or a storage with conditional writes",
+        )
 
 
 def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
