@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -207,6 +209,21 @@ def test_many_are_fetched_and_one_that_is_not_what_was_written_leaves_no_file(
     with pytest.raises(ServiceError, match="is not what was written there"):
         storage(server).fetch_files([Incoming("k1", tmp_path / "new", "0" * 64)])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_no_silent_storage(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    server.reply = lambda *_: (200, b"x")
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left on device"):
+        storage(server).fetch_files([Incoming("k", tmp_path / "k")])
+    assert len(server.seen) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_users_aws_settings_and_proxies_change_nothing(
