@@ -99,6 +99,34 @@ def test_no_more_bytes_are_under_way_than_agreed_but_one_file_always_may() -> No
         assert not pace._has_room(41)
 
 
+def test_no_file_is_read_before_it_may_be_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, read = threading.Lock(), bulk._read
+    in_hand, most = 0, 0
+
+    def noted(file: Outgoing) -> bytes:
+        nonlocal in_hand, most
+        with lock:
+            in_hand += 1
+            most = max(most, in_hand)
+        return read(file)
+
+    def reply(_method: str, _path: str, _body: bytes) -> Reply:
+        nonlocal in_hand
+        time.sleep(0.02)
+        with lock:
+            in_hand -= 1
+        return 200, b""
+
+    server.reply = reply
+    monkeypatch.setattr(bulk, "_read", noted)
+    made = storage(server)
+    made._bulk.pace = Pace(first=2, most=2)
+    made.send_files(files(tmp_path, 40))
+    assert most == 2
+
+
 def test_all_files_that_changed_are_named_and_none_of_them_is_sent(server: Server, tmp_path: Path) -> None:
     sent = files(tmp_path, 4)
     sent[1].path.write_bytes(b"x" * 100)
