@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Bytes of `manifest.json` that the launcher reads (MOST_JSON in node/launch.py); the rest would be cut off.
+LARGEST_MANIFEST = 16 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Image:
