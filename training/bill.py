@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.cost import HOUR, Bill, Line
+from training.cost import HOUR, Bill, Line, Rate
 from training.progress import number
 from training.settings import BudgetSettings
 
@@ -72,16 +72,25 @@ def announce(bill: Bill, local: bool) -> str:
     if bill.lines:
         closing = f"Times from {'; '.join(bases(bill))}." + (f" {NOBODY_PAYS}" if local else "")
         parts = [f"Estimated cost on {heading(bill)}:", table(bill), closing]
-    return "\n".join([*parts, *([standing_charge(bill)] if bill.always else [])])
+    return "\n".join(filter(None, [*parts, standing_charge(bill)]))
 
 
 def standing_charge(bill: Bill) -> str:
     """What replicas cost that stay without work; empty when none does."""
-    if not bill.always:
-        return ""
-    price = bill.rate.usd_an_hour
-    a_day = "" if price is None else f": {dollars(24 * price * bill.always)} a day"
-    return f"cluster.minReplicas keeps {bill.always} rented also without work, in no sum above{a_day}."
+    told = []
+    if bill.always:
+        words = f"cluster.minReplicas keeps {bill.always} rented also without work, in no sum above"
+        told.append(f"{words}{_a_day(bill.rate, bill.always)}.")
+    if bill.dev:
+        words = (
+            f"dev.enabled keeps a replica of its own ({bill.dev.gpu}) rented day and night, in no sum above"
+        )
+        told.append(f"{words}{_a_day(bill.dev, 1)}.")
+    return " ".join(told)
+
+
+def _a_day(rate: Rate, replicas: int) -> str:
+    return "" if rate.usd_an_hour is None else f": {dollars(24 * rate.usd_an_hour * replicas)} a day"
 
 
 def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
