@@ -88,8 +88,11 @@ def connection_of(engine: Engine, stack: str) -> Connection:
     """The services of a stack, with the keys of its configuration or of the environment. Raises FluxError."""
     if uses_local_cloud(project_root(), stack):
         return connect("local", {}, os.environ)
+    # An unset variable of a workflow arrives as an empty one.
     settings: dict[str, Any] = {
-        key: engine.setting(key) for variable, key in VARIABLES.items() if variable not in os.environ
+        key: engine.setting(key)
+        for variable, key in VARIABLES.items()
+        if not os.environ.get(variable, "").strip()
     }
     return connect("salad", settings, os.environ, storage_kind(engine.setting("storage")))
 
