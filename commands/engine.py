@@ -63,7 +63,9 @@ class Engine:
     def preview(self) -> tuple[dict[str, Any], str]:
         """(what `preview --json` says, what it said besides); the first also when the program refused. Raises FluxError."""
         line = self._line(("preview", "--json"))
-        done = subprocess.run(line, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own words
+            line, env=dict(self.environment), cwd=self.root, capture_output=True, text=True, check=False
+        )
         try:
             found = json.loads(done.stdout)
         except ValueError:

@@ -55,3 +55,12 @@ def test_an_empty_variable_is_as_good_as_none(engine: Engine, monkeypatch: pytes
     monkeypatch.setenv("SALAD_API_KEY", "another")
     found = connection_of(engine, "prod")
     assert (found.api_key.get_secret_value(), found.organization, found.project) == ("another", "us", "loras")
+
+
+def test_the_preview_is_made_in_the_checkout_wherever_it_is_asked_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found, words = engine.preview()
+    assert (found["folder"], words) == (str(tmp_path), "")
