@@ -13,6 +13,7 @@ from clients.connection import VARIABLES
 from commands.engine import Engine
 from commands.session import connection_of
 from tests.support.flux import STACK_FILE
+from training.errors import FluxError
 
 # As the CLI and the embedded engine answer `config get KEY`.
 ENGINE = """\
@@ -22,6 +23,8 @@ here = pathlib.Path(__file__).parent
 if words[0] == "preview":
     print(json.dumps({"steps": [], "folder": str(pathlib.Path.cwd())}))
 elif words[:2] == ["config", "get"]:
+    if (here / "refusal.txt").exists():
+        sys.exit((here / "refusal.txt").read_text())
     settings = json.loads((here / "settings.json").read_text())
     if words[2] not in settings:
         sys.exit(f"error: configuration key '{words[2]}' not found for stack 'prod'")
@@ -64,3 +67,18 @@ def test_the_preview_is_made_in_the_checkout_wherever_it_is_asked_for(
     monkeypatch.chdir(tmp_path / "elsewhere")
     found, words = engine.preview()
     assert (found["folder"], words) == (str(tmp_path), "")
+
+
+@pytest.mark.usefixtures("prod")
+def test_a_wrong_passphrase_is_said_and_not_taken_for_a_missing_key(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "refusal.txt").write_text("error: incorrect passphrase")
+    with pytest.raises(FluxError, match="incorrect passphrase"):
+        connection_of(engine, "prod")
+
+
+@pytest.mark.parametrize(
+    "words", ["error: no stack named 'prod' found", "error: configuration key 'x' not found for stack 'prod'"]
+)
+def test_what_is_not_there_is_none(engine: Engine, tmp_path: Path, words: str) -> None:
+    (tmp_path / "refusal.txt").write_text(words)
+    assert engine.setting("saladApiKey") is None
