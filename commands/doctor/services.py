@@ -14,10 +14,12 @@ from clients.connection import Connection
 from clients.errors import Conflict, NotFound, ServiceError
 from clients.http import LOOPBACK, Patience
 from clients.kelpie import Job, Kelpie, ScalingRule
+from clients.pricing import offer_of
 from clients.salad import ContainerGroup, GpuClass, Salad, find_gpu_class
 from clients.storage import AWS_URL, Storage
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.health import PATIENCE_SECONDS, age
+from training.gpu import choose_gpu, names_a_class
 from training.run import Layout
 from training.run_state import in_words
 from training.settings import ClusterSettings, StackSettings
@@ -93,8 +95,14 @@ def clock(what: str, date: str | None, now: datetime) -> list[Finding]:
     return [(bad if abs(off) >= BAD_SKEW else note)("Clock", words, mend)]
 
 
-def check_gpu(classes: list[GpuClass], cluster: ClusterSettings) -> list[Finding]:
-    """Raises BadInput for a class that is not offered."""
+def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, need: int) -> list[Finding]:
+    """`need`: GB of GPU memory that the jobs need. Raises BadInput for a class that is not offered, and a condition that none meets."""
+    if not names_a_class(cluster.gpu):
+        offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
+        # Without the jobs' hours: whether any class will do, and what the cheapest one costs.
+        offer = choose_gpu(cluster.gpu, need, offers, lambda _offer: 1.0, kept=None)
+        price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
+        return [ok("GPU", f"`{cluster.gpu}` is met, by {price_now}; `preview` says which class is taken")]
     gpu = find_gpu_class(classes, cluster.gpu)
     price = gpu.price(cluster.priority)
     if price is None:
