@@ -113,6 +113,8 @@ def _check_services(rounds: Rounds, connection: Connection, settings: StackSetti
             rounds.check("Quota", lambda: look.check_quota(services.salad, settings.cluster))
             if reached["Kelpie"]:
                 rounds.check("Kelpie's key", lambda: look.check_kelpie(services, settings.cluster))
+    if settings.storage.kind == "r2":
+        rounds.check("Cloudflare's token", lambda: look.check_cloudflare(services, settings))
     if reached["Storage"]:
         storage = services.storage(settings.storage.bucket)
         rounds.check("Bucket", lambda: look.check_bucket(storage, settings))

@@ -20,6 +20,7 @@ from commands.doctor.services import (
     Services,
     addresses,
     check_bucket,
+    check_cloudflare,
     check_gpu,
     check_kelpie,
     check_quota,
@@ -145,6 +146,21 @@ def test_a_condition_that_a_class_meets_is_well(connection: Connection, wanted: 
     (found,) = check_gpu(Services(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
     assert found.verdict == "ok"
     assert f"`{wanted}` is met, by RTX" in found.words
+
+
+@pytest.mark.parametrize(("credentials", "lines"), [("temporary", 1), ("token", 2)])
+def test_cloudflare_is_asked_with_the_token(connection: Connection, credentials: str, lines: int) -> None:
+    storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
+    wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
+    found = check_cloudflare(Services(connection), wanted)
+    assert verdicts(found) == ["ok"] * lines
+    assert "not there yet" in found[0].words
+
+    wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
+    (told,) = safely("Cloudflare", lambda: check_cloudflare(Services(wrong), wanted))
+    assert told.verdict == "bad"
+    assert "Cloudflare API token" in told.words + told.mend
+    assert "canary-77" not in repr(told)
 
 
 def test_a_bucket_that_is_not_there_yet_is_no_fault(connection: Connection) -> None:
