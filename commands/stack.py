@@ -16,7 +16,7 @@ from commands.engine import Engine, project_root
 from commands.fetch import fetch
 from commands.fetching import report_left
 from commands.follow import follow
-from commands.report.command import JOBS, write_report
+from commands.report.command import images_folder, write_report
 from commands.report.runs import ReportedRun
 from commands.session import OUTPUTS, connection_of, no_cache_option, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
@@ -110,7 +110,7 @@ def _collect(engine: Engine, stack: str) -> list[str]:
     )
     rows = follow(watcher).rows
     say("\nResults:")
-    costs = {}
+    costs, images = {}, images_folder(stack)
     for row in rows:
         result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
         costs[row.name] = cost_of(
@@ -118,11 +118,11 @@ def _collect(engine: Engine, stack: str) -> list[str]:
         )
         say(f"  {row.name}: {_result_line(row.sight, result.place)}")
         report_left(result)
-        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), Path(JOBS))
+        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), images)
         say(f"    {page}: its samples, loss and dataset on one page")
     sights = [row.sight for row in rows]
     say(_cost_lines(costs, local=watcher.local))
-    say(_next_steps(sights))
+    say(_next_steps(sights, images))
     return [sight.job.name for sight in sights if sight.state != COMPLETED]
 
 
@@ -152,14 +152,14 @@ def _cost_lines(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     return f"\nCost by GPU time, without download and idle time of the replicas.{note}\n" + "\n".join(lines)
 
 
-def _next_steps(sights: list[Sight]) -> str:
+def _next_steps(sights: list[Sight], images: Path) -> str:
     done = [sight for sight in sights if sight.state == COMPLETED]
     if not done:
         return ""
     first = done[0].job
     return (
         f"\nOpen {OUTPUTS}/{first.name}/{first.run_id}/report.html in a browser: what the LoRA draws, step by step.\n"
-        "Then edit a caption under jobs/ and type `make preview`: it shows what would be trained again."
+        f"Then edit a caption under {images}/ and type `make preview`: it shows what would be trained again."
     )
 
 
