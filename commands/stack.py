@@ -24,7 +24,7 @@ from commands.stack_jobs import Sight, stack_jobs
 from commands.watching import Watcher
 from training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from training.errors import FluxError
-from training.run_state import COMPLETED
+from training.run_state import COMPLETED, STALLED
 
 
 @click.command()
@@ -125,8 +125,17 @@ def _collect(engine: Engine, stack: str) -> list[FluxError]:
 
 def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]:
     """Why `up` does not end with 0: one error for each thing that can be done; none when all is well."""
-    failed = [sight.job.name for sight in sights if sight.state != COMPLETED]
+    stalled = [sight.job.name for sight in sights if sight.state == STALLED]
+    failed = [sight.job.name for sight in sights if sight.state not in (COMPLETED, STALLED)]
     found = []
+    if stalled:
+        found.append(
+            FluxError(
+                f"{len(stalled)} of the jobs do not get on ({', '.join(stalled)})",
+                "each is in the queue still, may be paid for, and goes on from its last checkpoint once a node trains it",
+                "do what is said above of it, then run it again: it is not queued anew; or `flux cancel` it",
+            )
+        )
     if failed:
         found.append(
             FluxError(

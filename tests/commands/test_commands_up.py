@@ -61,3 +61,10 @@ def test_a_job_that_failed_is_told_with_what_trains_it_again(up: Up) -> None:
     assert failed.startswith("2 of the jobs did not end well (cat, owl)")
     assert "set `attempt: 2`" in failed
     assert "(dog)" in unfetched
+
+
+def test_nobody_is_told_to_train_a_stalled_job_from_the_start(up: Up) -> None:
+    """`attempt` would cancel it; it only waits for another node."""
+    (words,) = up(cat="stalled", dog="completed")
+    assert words.startswith("1 of the jobs do not get on (cat)")
+    assert "attempt" not in words
