@@ -139,6 +139,9 @@ class Lookout:
         """The job of a hint. Raises FluxError."""
         if not self._outputs.get("bucket"):
             self._renew()
+        if self._memory.fresh:
+            # The first look failed: what happened before is still to be remembered, and only the hint is news.
+            self._begin([job for job in self._jobs() if job.id != kelpie_id])
         try:
             self._consider(self._connection.kelpie().get_job(kelpie_id))
         except NotFound:
@@ -147,13 +150,19 @@ class Lookout:
     def look_at_all(self) -> None:
         """All jobs of the stack's group. At the very first time what has happened before is remembered, not told. Raises FluxError."""
         self._renew()
-        group = str((self._outputs.get("containerGroup") or {}).get("id") or "")
-        jobs = self._connection.kelpie().list_jobs(group) if group else []
+        jobs = self._jobs()
         if self._memory.fresh:
-            self._memory.begin_with({job.id: job.status for job in jobs if job.status != PENDING})
+            self._begin(jobs)
         for job in jobs:
             if not is_settled(self._memory.told.get(job.id, [])):
                 self._consider(job)
+
+    def _jobs(self) -> list[Job]:
+        group = str((self._outputs.get("containerGroup") or {}).get("id") or "")
+        return self._connection.kelpie().list_jobs(group) if group else []
+
+    def _begin(self, jobs: Sequence[Job]) -> None:
+        self._memory.begin_with({job.id: job.status for job in jobs if job.status != PENDING})
 
     def _consider(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")
