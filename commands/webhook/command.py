@@ -41,6 +41,7 @@ from commands.webhook.tellers import (
     tell_slack,
 )
 from training.errors import FluxError
+from training.run import Layout
 from training.run_state import PENDING
 
 LOOKS_A_MINUTE = 120
@@ -166,7 +167,7 @@ class Lookout:
 
     def _consider(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")
-        known = stack_job(job, bucket)
+        known = stack_job(job, bucket, Layout(str(self._outputs.get("prefix") or "")).runs)
         if known is None:
             return
         storage = self._connection.storage(bucket)

@@ -191,17 +191,18 @@ def queue_job(status: str, **more: Any) -> Job:
     return Job.model_validate({**raw, "sync": {"during": [rule]}, **more})
 
 
-def test_only_a_training_job_of_this_bucket_is_considered() -> None:
-    known = stack_job(queue_job("running"), "b")
+def test_only_a_training_job_of_this_stack_is_considered() -> None:
+    known = stack_job(queue_job("running"), "b", "runs/")
     assert known is not None
     assert (known.name, known.keys.done) == ("cat", "runs/cat/0123456789ab/model/done.json")
-    assert stack_job(queue_job("running"), "another") is None
-    assert stack_job(queue_job("running", environment={}), "b") is None
+    assert stack_job(queue_job("running"), "another", "runs/") is None
+    assert stack_job(queue_job("running"), "b", "team/runs/") is None
+    assert stack_job(queue_job("running", environment={}), "b", "runs/") is None
 
 
 def test_what_is_told_is_what_was_seen_and_not_what_was_called() -> None:
     job = queue_job("running")
-    known = stack_job(job, "b")
+    known = stack_job(job, "b", "runs/")
     assert known is not None
     # The weights are there, the worker has not reported yet: nothing is told of it.
     assert notice_of(Sight(known, "completed", "", {}, job), "b", None) is None
@@ -398,3 +399,10 @@ def test_after_a_first_round_that_failed_old_ends_are_no_news(tmp_path: Path) ->
     watch.look_at("new")
     watch.look_at_all()
     assert told == ["new"]
+
+
+def test_a_job_of_another_stack_in_the_same_bucket_is_not_told(tmp_path: Path) -> None:
+    services = Services(queue_job("failed", id="new"))
+    watch, told = lookout(services, tmp_path, prefix="team/")
+    watch.look_at("new")
+    assert told == []
