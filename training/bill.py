@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.cost import HOUR, Bill, Line, Rate
+from training.gpu import mapping
 from training.progress import number
 from training.settings import BudgetSettings
+from training.words import one_line
 
+LONGEST_GPU = 100
 NOBODY_PAYS = "Nothing is paid for the cloud on this machine: its prices are examples."
 
 
@@ -137,19 +140,19 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
 def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:
     """A run's cost as stack outputs have it: the estimate of its run.json, and what its GPU time so far comes to at that price.
 
-    The latter is an estimate of the bill too: SaladCloud gives no bill of a job, and a worker's down- and uploads are not in it.
+    Both objects can be written by a node. The latter is an estimate of the bill too: SaladCloud gives no bill of a job, and a worker's down- and uploads are not in it.
     """
-    estimate = record.get("estimate")
-    estimate = estimate if isinstance(estimate, Mapping) else {}
-    price, gpu_seconds = estimate.get("usd_an_hour"), number(progress.get("gpu_seconds"))
+    estimate = mapping(record.get("estimate"))
+    gpu, price = estimate.get("gpu"), number(estimate.get("usd_an_hour"))
+    gpu_seconds = number(progress.get("gpu_seconds"))
     cost: dict[str, Any] = {
-        "gpu": estimate.get("gpu"),
+        "gpu": one_line(gpu, LONGEST_GPU) if isinstance(gpu, str) else None,
         "usdAnHour": price,
-        "estimateUsd": estimate.get("usd"),
-        "estimateHours": _in_hours(estimate.get("seconds")),
+        "estimateUsd": number(estimate.get("usd")),
+        "estimateHours": _in_hours(number(estimate.get("seconds"))),
         "actualHours": _in_hours(gpu_seconds),
     }
-    if isinstance(price, int | float) and gpu_seconds is not None:
+    if price is not None and gpu_seconds is not None:
         cost["actualUsd"] = round(gpu_seconds / HOUR * price, 4)
     return {key: value for key, value in cost.items() if value is not None}
 
@@ -163,5 +166,5 @@ def beside(cost: Mapping[str, Any]) -> str:
     return f"about {dollars(spent)} for {hours(time * HOUR)} of GPU{estimated}"
 
 
-def _in_hours(seconds: object) -> float | None:
-    return round(seconds / HOUR, 4) if isinstance(seconds, int | float) else None
+def _in_hours(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds / HOUR, 4)

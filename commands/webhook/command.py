@@ -41,6 +41,7 @@ from commands.webhook.tellers import (
     tell_slack,
 )
 from training.errors import FluxError
+from training.progress import count
 from training.run import Layout
 from training.run_state import PENDING
 
@@ -171,8 +172,8 @@ class Lookout:
         if known is None:
             return
         storage = self._connection.storage(bucket)
-        steps = (read_json(storage, f"{known.keys.config}launch.json") or {}).get("steps")
-        sight = look(replace(known, steps=steps if isinstance(steps, int) else 0), job, storage)
+        launch = read_json(storage, f"{known.keys.config}launch.json") or {}
+        sight = look(replace(known, steps=count(launch.get("steps")) or 0), job, storage)
         notice = notice_of(sight, bucket, self._price)
         if notice is None or not is_news(notice, self._memory.told):
             return
