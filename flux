@@ -2,4 +2,5 @@
 # The `flux` command of this checkout: `./flux --help`.
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 make -s -C "$here" .venv/ready >&2 || exit 1
-PYTHONPATH="$here" exec "$here/.venv/bin/python" -m commands "$@"
+# -P: the folder it is called from, which may be a stranger's, is not looked in for modules.
+PYTHONPATH="$here" exec "$here/.venv/bin/python" -P -m commands "$@"

@@ -22,7 +22,8 @@ from training.plan import (
 )
 from training.run_state import Standing
 
-HEAD = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$pulumi-python:dynamic/flux:"
+PARENT = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$"
+HEAD = f"{PARENT}pulumi-python:dynamic/flux:"
 LINE = Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure")
 CAPTIONS = Changes(settings=("learning rate 1e-4 → 2e-4",))
 
@@ -92,13 +93,15 @@ def test_the_steps_of_a_replacement_are_read_as_one(ops: list[str]) -> None:
     assert (found.old["status"], found.old["runId"], found.new["runId"]) == ("completed", "o", "n")
 
 
-def test_what_is_none_of_the_projects_resources_is_left_out() -> None:
+def test_what_only_holds_the_rest_together_is_left_out() -> None:
     stack = {"op": "same", "urn": "urn:pulumi:dev::flux-training::pulumi:pulumi:Stack::flux-training-dev"}
     component = {
         "op": "create",
         "urn": "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline::pipeline",
     }
-    assert read_steps({"steps": [stack, component]}) == []
+    provider = {"op": "create", "urn": f"{PARENT}pulumi:providers:aws::aws"}
+    bookkeeping = entry("update", "DeclaredRuns", "runs", diffReasons=["runs"])
+    assert read_steps({"steps": [stack, component, provider, bookkeeping]}) == []
     assert read_steps({}) == []
 
 
@@ -114,6 +117,26 @@ def test_the_cluster_is_told_with_what_changes() -> None:
         }
     )
     assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is made")
+
+
+def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
+    steps = [
+        entry("create", "DevGroup", "dev"),
+        *[
+            entry(op, "NodeKeys", "node-keys", replaceReasons=["end"])
+            for op in ("create-replacement", "replace")
+        ],
+        {"op": "create", "urn": f"{PARENT}aws:s3/bucketPolicy:BucketPolicy::only-https"},
+        {"op": "update", "urn": f"{PARENT}command:local:Command::images", "diffReasons": ["triggers"]},
+        entry("delete", "SomethingNew", "later"),
+    ]
+    assert cluster_lines(read_steps({"steps": steps})) == (
+        "dev container group is made",
+        "key of the nodes is made anew: end",
+        "BucketPolicy only-https is made",
+        "Command images is changed: triggers",
+        "SomethingNew later is taken down",
+    )
 
 
 def test_diagnostics_are_told_once_and_by_severity() -> None:
