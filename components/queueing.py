@@ -65,7 +65,7 @@ class Claim:
                 value.get("kelpie_id"),
                 str(value["token"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 
