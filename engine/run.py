@@ -140,6 +140,7 @@ class Run:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
         deployment = self._session.deployment()
         state = self._session.load(deployment)
+        snapshot.take_key(backend, stack, self._session.state_crypter(deployment), self._crypter)
         shot = Snapshot(backend, stack, self._crypter)
         pending = shot.adopt(state.resources, state.pending)
         shot.open()
