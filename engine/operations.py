@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from engine import stacks
 from engine.display import Display, as_json
 from engine.errors import CANCELLED, CHANGES, FAILED, UsageError
 from engine.run import Options, Run
 from engine.session import Session
-from engine.stacks import forget
 from engine.targets import Targets
 
 
@@ -49,8 +49,11 @@ def destroy(session: Session, options: argparse.Namespace) -> int:
     """Delete all resources."""
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
-        forget(session, preserve_config=False)
-        print("The resources in the stack have been deleted, and the configuration removed.")
+        if options.target:
+            print("The stack is not removed: only its targets have been destroyed.")
+        else:
+            stacks.forget(session, force=False, preserve_config=False)
+            print("The resources in the stack have been deleted, and the configuration removed.")
     return status
 
 

@@ -30,6 +30,24 @@ def test_stacks_come_and_go(stack: Stack) -> None:
     assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
 
 
+def test_only_an_empty_stack_is_removed_after_destroy(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
+    stack.up()
+    target = stack.resources()["one"]["urn"]
+    shown = stack.run("destroy", "--yes", "--skip-preview", "--remove", "--target", target)
+    assert "The stack is not removed" in shown
+    assert "two" in stack.resources()
+    stack.spec({"one": {"text": "die"}})
+    stack.up("--target", target, code=1)
+    refused = stack.run("destroy", "--yes", "--skip-preview", "--remove", code=1)
+    assert f"while it was creating {target}, which may therefore exist" in refused
+    assert stack.latest()["pending_operations"]
+    stack.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
+    stack.run("destroy", "--yes", "--skip-preview", "--remove")
+    assert not stack.state_file.exists()
+    assert not (stack.folder / "Pulumi.dev.yaml").exists()
+
+
 def test_export_and_import(stack: Stack) -> None:
     stack.spec({"one": {"text": {"$secret": "hidden-text"}}}, exports={"it": {"$ref": ["one", "text"]}})
     stack.up()
