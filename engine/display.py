@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
@@ -100,6 +101,8 @@ class Display:
         self._secrets: list[str] = []
         self._last_said: dict[str, float] = {}
         self._parents: dict[str, str] = {}
+        self.closed = False
+        self.when_closed: Callable[[], None] = lambda: None
         self.without_outputs = False
         self.preview = False
         self.report = Report()
@@ -185,10 +188,16 @@ class Display:
         return "[secret]".join(parts)
 
     def line(self, text: str) -> None:
-        """One line."""
+        """One line; nothing where nobody reads any more (`up | head -1`)."""
         with self._lock:
-            self._stream.write(self.masked(text) + "\n")
-            self._stream.flush()
+            if self.closed:
+                return
+            try:
+                self._stream.write(self.masked(text) + "\n")
+                self._stream.flush()
+            except BrokenPipeError:
+                self.closed = True
+                self.when_closed()
 
     def _row(self, step: Step, tense: int, word: str = "") -> None:
         symbol = self._paint(SYMBOLS[step.op])

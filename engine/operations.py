@@ -110,6 +110,7 @@ def _run(session: Session, display: Display, options: argparse.Namespace, *, pro
     run = Run(session, display, settings, program=program)
     display.without_outputs = options.suppress_outputs
     display.hide(run.secrets())
+    display.when_closed = run.cancel
     return run
 
 
@@ -126,6 +127,8 @@ def _display(session: Session, options: argparse.Namespace, *, quiet: bool = Fal
 
 
 def _status(good: bool, display: Display, options: argparse.Namespace, what: str) -> int:
+    if display.closed:
+        raise BrokenPipeError
     if not good:
         return FAILED
     if not getattr(options, "expect_no_changes", False) or not display.report.changes:

@@ -59,6 +59,8 @@ class Run:
         self._providers = Providers(session.project, self.say, options.parallel, stacks)
         self._snapshot: Snapshot | None = None
         self._lock: Lock | None = None
+        self.cancelled = False
+        self.when_cancelled: Callable[[], None] = lambda: None
         try:
             self.stack = session.stack
             self._config = session.config()
@@ -229,7 +231,7 @@ class Run:
         with _Listening(self), _Signals(self, stopping := _Stopping()):
             refresh = Refresh(state, self._providers, self.listener, shot, first=self._options.refresh)
             refresh.targets = self._options.targets
-            stopping.on_stop = lambda: setattr(refresh, "stopping", True)
+            refresh.stopping = stopping.stopping
             return refresh.run(self._options.parallel)
 
     def shown_config(self) -> dict[str, str]:
@@ -241,6 +243,11 @@ class Run:
         """The texts that must not be shown."""
         found = self._config.values(self._session.project, self._crypter)
         return [value.text for value in found.values() if value.secret]
+
+    def cancel(self) -> None:
+        """Begin nothing more; what runs is finished and saved."""
+        self.cancelled = True
+        self.when_cancelled()
 
     # What the helpers below use.
 
@@ -295,7 +302,6 @@ class _Stopping:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self.cancelled = False
-        self.on_stop: Callable[[], None] = lambda: None
 
 
 class _Signals:
@@ -308,6 +314,9 @@ class _Signals:
 
     def __enter__(self) -> None:
         self._old = {number: signal.signal(number, self._on) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._run.when_cancelled = self._cancel
+        if self._run.cancelled:
+            self._cancel()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
@@ -320,15 +329,16 @@ class _Signals:
         if self._count > 1:
             threading.Thread(target=self._run.stop_now).start()  # the interrupted code may hold locks
             return
-        self._target.cancelled = True
-        self._target.stopping.set()
-        if hasattr(self._target, "on_stop"):
-            self._target.on_stop()
+        self._run.cancel()
         self._run.listener.message(
             events.INFO,
             "",
             "canceling: what is running is being finished and saved; Ctrl-C again stops at once",
         )
+
+    def _cancel(self) -> None:
+        self._target.cancelled = True
+        self._target.stopping.set()
 
 
 class _Listening:

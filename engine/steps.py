@@ -255,7 +255,14 @@ class _Running:
         self._count(1)
         self._slots.__enter__()
         self._step.started = time.monotonic()
-        self._listener.began(self._step)
+        try:
+            self._listener.began(self._step)
+        except (
+            BaseException
+        ):  # `__exit__` is not called then, and those who wait for this step would wait for ever
+            self._slots.__exit__(None, None, None)
+            self._count(-1)
+            raise
 
     def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
         self._slots.__exit__(None, None, None)
