@@ -186,11 +186,12 @@ class Steps:
         """Look up what is nobody's to change; also in a preview."""
         step = Step(events.READ, new.urn, new.type, old, new)
         with self._running(step):
-            new.id, new.outputs, inputs = provider.read(new)
+            new.id, outputs, inputs = provider.read(new)
             if not new.id:
                 raise EngineError(f"resource '{new.urn}' does not exist")
+            outputs = values.mark_secrets(outputs, new.inputs)  # there were no outputs to mark them by
             new.inputs = new.inputs if inputs is None else inputs
-            new.outputs = values.make_secret(new.outputs, new.additional_secret_outputs)
+            new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             if old is not None:
                 values.keep_ciphertexts(new.inputs, old.inputs)
                 values.keep_ciphertexts(new.outputs, old.outputs)

@@ -16,7 +16,9 @@ from engine.diffs import compare
 from engine.errors import EngineError, PassphraseError
 from engine.goals import Alias, Goal, OldNames
 from engine.journal import Rows
+from engine.placing import Places
 from engine.secrets import Crypter
+from engine.state import Resource, State
 from engine.stores import FileLog
 from engine.values import UNKNOWN, Secret
 
@@ -179,6 +181,21 @@ def test_aliases_follow_the_parent() -> None:
     assert names.find(Goal("t:i:G", "new", False, aliases=[Alias(name="old")]), parent, olds) == old_parent
     child = urns.make("dev", "p", parent, "t:i:C", "new-child")
     assert names.find(Goal("t:i:C", "new-child", True, parent=parent), child, olds) == old_child
+
+
+@pytest.mark.parametrize("names", [("new", "old"), ("old", "new"), ("new", "other")])
+def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
+    """`new` and `other` say that they were `old`, which may be declared as well."""
+    old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
+    places = Places.of("dev", "p", State([old]))
+
+    def goal(name: str) -> Goal:
+        return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
+
+    assert places.place(goal(names[0]), "").old is old
+    said = "Duplicate resource URN" if names[1] == "old" else f"Duplicate resource alias '{old.urn}'"
+    with pytest.raises(EngineError, match=rf"{said}.* conflicting with .*C::{names[0]}'"):
+        places.place(goal(names[1]), "")
 
 
 def test_paths() -> None:
