@@ -25,7 +25,7 @@ def preview(session: Session, options: argparse.Namespace) -> int:
         display.start("Previewing update", preview=True)
         good = run.preview()
         if shown:
-            sys.stdout.write(display.masked(as_json(display.report, run.shown_config())) + "\n")
+            sys.stdout.write(as_json(display.report, run.shown_config(), display.masked) + "\n")
         else:
             display.finish()
         return _status(good, display, options, "preview")

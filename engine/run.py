@@ -241,8 +241,7 @@ class Run:
 
     def secrets(self) -> list[str]:
         """The texts that must not be shown."""
-        found = self._config.values(self._session.project, self._crypter)
-        return [value.text for value in found.values() if value.secret]
+        return self._config.secrets(self._crypter)
 
     def cancel(self) -> None:
         """Begin nothing more; what runs is finished and saved."""
