@@ -135,7 +135,7 @@ def _nothing() -> None:
 def _store(deployment: Json, rows: Rows) -> None:
     metadata = deployment.pop("metadata", {})
     for key, content in (
-        ("resources", [item for _, item in rows.resources()]),
+        ("resources", rows.resources()),
         ("pending_operations", list(rows.pending.values())),
     ):
         deployment.pop(key, None)
@@ -268,8 +268,7 @@ class Snapshot:
         }
         checkpoint = checkpoint_of(self._stack, self._deployment)
         try:
-            if self._journal is not None and self._broken is None:
-                self._journal.fold_into(checkpoint)
+            self._announce(checkpoint)
             self._backend.write(self._stack.project, self._stack.name, checkpoint)
             self._dirty = False
             self._journal = None
@@ -279,3 +278,13 @@ class Snapshot:
                 self._journal = Journal(self._log, checkpoint, self._rows)
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def _announce(self, checkpoint: bytes) -> None:
+        """Note in the journal which checkpoint will have all of it."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.fold_into(checkpoint)
+        except OSError:
+            if self._broken is None:
+                raise  # else it is known already, and the checkpoint may be writable all the same
