@@ -11,6 +11,7 @@ nanio gives routes, XML, signatures and multipart uploads. Mended here, each see
 - A body in chunks (STREAMING-…, as SDKs send it with a trailing checksum) is refused, as R2 does; nanio takes those that are
   signed and stores the others with their framing.
 - There are no lifecycle rules (localcloud/retention.py).
+- What hangs on an object or a bucket (tags, ACLs, policies) is taken for the object or the bucket itself (localcloud/r2_refusals.py).
 - Keys are fixed; here those that the Cloudflare stand-in gives out count too, within their rights.
 
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
@@ -29,6 +30,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 # nanio ships no type information.
 from nanio.app import build_app  # type: ignore[import-untyped]
@@ -53,6 +55,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.rights import KeyResolver, RightsMiddleware
 from localcloud.listing import Page, page_of, walk_keys
+from localcloud.r2_refusals import check_features
 from localcloud.retention import RetentionMiddleware, forget_rules
 
 CHUNK = 1024 * 1024
@@ -207,7 +210,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
 
 
 class StorageMiddleware:
-    """Runs between nanio's signature check and its handlers: hands on conditions, mends ranges, refuses framed bodies."""
+    """Runs between nanio's signature check and its handlers: refuses what R2 refuses, hands on conditions, mends ranges."""
 
     def __init__(self, app: ASGIApp, storage: ObjectStorage) -> None:
         self._app, self._storage = app, storage
@@ -230,10 +233,12 @@ class StorageMiddleware:
             raise NotImplemented_(
                 f"{_text(signed_as)} is not implemented: a body in chunks; set request_checksum_calculation=when_required"
             )
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        check_features(scope["method"], query, headers)
         bucket, _, key = scope["path"].lstrip("/").partition("/")
         if scope["method"] in ("PUT", "POST") and key:
             _conditions.set((_text(headers.get(b"if-none-match")), _text(headers.get(b"if-match"))))
-            if scope["method"] == "POST" and b"uploadId=" in scope["query_string"]:
+            if scope["method"] == "POST" and "uploadId" in query:
                 self._storage.check_conditions(bucket, key)
         if scope["method"] == "GET" and key:
             return self._with_plain_range(scope, headers, bucket, key)

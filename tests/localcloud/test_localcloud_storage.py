@@ -187,6 +187,56 @@ def test_pages_of_any_keys_put_together_are_one_big_page(
     assert got == sorted(whole.keys + whole.prefixes, key=str.encode)
 
 
+TAGS = {"TagSet": [{"Key": "a", "Value": "b"}]}
+POLICY = {"Policy": "{}"}
+VERSIONS = {"VersioningConfiguration": {"Status": "Enabled"}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("put_object_tagging", {"Key": "k", "Tagging": TAGS}),
+        ("get_object_tagging", {"Key": "k"}),
+        ("delete_object_tagging", {"Key": "k"}),
+        ("put_object_acl", {"Key": "k", "ACL": "private"}),
+        ("get_object_acl", {"Key": "k"}),
+        ("put_object_retention", {"Key": "k", "Retention": {"Mode": "COMPLIANCE"}}),
+        ("put_bucket_policy", POLICY),
+        ("delete_bucket_policy", {}),
+        ("put_bucket_versioning", VERSIONS),
+        ("list_object_versions", {}),
+        ("put_object", {"Key": "k", "Body": b"new", "Tagging": "a=b"}),
+        ("put_object", {"Key": "k", "Body": b"new", "ACL": "public-read"}),
+        ("put_object", {"Key": "k", "Body": b"new", "GrantRead": 'uri="x"'}),
+        ("put_object", {"Key": "k", "Body": b"new", "ObjectLockLegalHoldStatus": "ON"}),
+        ("create_multipart_upload", {"Key": "k", "Tagging": "a=b"}),
+    ],
+)
+def test_what_r2_lacks_is_refused_and_changes_nothing(
+    s3: Any, bucket: str, operation: str, arguments: dict[str, Any]
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"old")
+    assert refused(getattr(s3, operation), Bucket=bucket, **arguments) == (501, "NotImplemented")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"old"
+
+
+def test_settings_of_a_bucket_that_is_not_there_make_none(s3: Any) -> None:
+    assert refused(s3.put_bucket_policy, Bucket="made-by-a-policy", **POLICY) == (501, "NotImplemented")
+    assert refused(s3.head_bucket, Bucket="made-by-a-policy")[0] == 404
+
+
+def test_the_acl_that_many_programs_send_is_let_through(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"1", ACL="private")
+
+
+def test_a_part_copied_from_an_object_is_refused_rather_than_empty(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="from", Body=b"1")
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="to")["UploadId"]
+    source = {"Bucket": bucket, "Key": "from"}
+    part = {"Bucket": bucket, "Key": "to", "PartNumber": 1, "UploadId": upload, "CopySource": source}
+    assert refused(s3.upload_part_copy, **part) == (501, "NotImplemented")
+
+
 def test_copies_and_deletions(s3: Any, bucket: str) -> None:
     body = os.urandom(2 * MIB)
     etag = s3.put_object(Bucket=bucket, Key="from/x y", Body=body, Metadata={"m": "1"})["ETag"]
