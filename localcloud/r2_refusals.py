@@ -1,14 +1,19 @@
-"""What R2 refuses and nanio 0.1.7 takes: features that R2 lacks.
+"""What R2 refuses and nanio 0.1.7 takes: features that R2 lacks, and parts of a multipart upload that do not fit.
 
 Without them nanio takes `PUT key?tagging` for the object itself and `DELETE bucket?policy` for the bucket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from nanio.errors import NotImplemented_  # type: ignore[import-untyped]  # nanio ships no type information
+from nanio.errors import (  # type: ignore[import-untyped]  # nanio ships no type information
+    EntityTooSmall,
+    InvalidPart,
+    NotImplemented_,
+)
 
+LEAST_PART_BYTES = 5 * 1024 * 1024
 # S3's names for what hangs on a bucket or an object, beside the object's bytes. R2 has none of them but `cors` and
 # `encryption`, which this stand-in lacks.
 SUBRESOURCES = frozenset(
@@ -58,3 +63,26 @@ def check_features(method: str, query: Mapping[str, str], headers: Mapping[bytes
     if b"x-amz-copy-source" in headers and "uploadId" in query:
         # R2 has it; nanio would store an empty part.
         raise NotImplemented_("UploadPartCopy is not implemented in the local cloud")
+
+
+def check_parts(sizes: Sequence[int]) -> None:
+    """Raises for what R2 refuses at CompleteMultipartUpload: all parts but the last have one size, of 5 MiB at least.
+
+    The last one is no bigger than they.
+    """
+    if len(sizes) < 2:
+        return
+    whole = sizes[0]
+    for number, size in enumerate(sizes[:-1], 1):
+        if size != whole:
+            raise InvalidPart(
+                "All non-trailing parts must have the same length. "
+                f"Non Uniform Part Sizes: Expected part {number} to have size {whole}, found {size}"
+            )
+    if whole < LEAST_PART_BYTES:
+        raise EntityTooSmall()
+    if sizes[-1] > whole:
+        raise InvalidPart(
+            "All non-trailing parts must have the same length. "
+            f"Non Uniform Part Sizes: Expected part {len(sizes)} to have size {whole}, found {sizes[-1]}"
+        )

@@ -12,6 +12,7 @@ nanio gives routes, XML, signatures and multipart uploads. Mended here, each see
   signed and stores the others with their framing.
 - There are no lifecycle rules (localcloud/retention.py).
 - What hangs on an object or a bucket (tags, ACLs, policies) is taken for the object or the bucket itself (localcloud/r2_refusals.py).
+- A multipart upload may have parts of any size (the same).
 - Keys are fixed; here those that the Cloudflare stand-in gives out count too, within their rights.
 
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
@@ -32,7 +33,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-# nanio ships no type information.
+# Neither ships type information.
+from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]
 from nanio.app import build_app  # type: ignore[import-untyped]
 from nanio.config import Settings as NanioSettings  # type: ignore[import-untyped]
 from nanio.errors import (  # type: ignore[import-untyped]
@@ -46,20 +48,23 @@ from nanio.errors import (  # type: ignore[import-untyped]
 from nanio.storage.backend import GetObjectResult, ListResult, ObjectInfo  # type: ignore[import-untyped]
 from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-untyped]
 from nanio.storage.metadata import write_metadata  # type: ignore[import-untyped]
+from nanio.storage.multipart import MultipartManager  # type: ignore[import-untyped]
 from nanio.storage.paths import metadata_path, object_path  # type: ignore[import-untyped]
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localcloud.bodies import again, read_body
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.rights import KeyResolver, RightsMiddleware
 from localcloud.listing import Page, page_of, walk_keys
-from localcloud.r2_refusals import check_features
+from localcloud.r2_refusals import check_features, check_parts
 from localcloud.retention import RetentionMiddleware, forget_rules
 
 CHUNK = 1024 * 1024
 TEMPORARY = ".tmp."
+MOST_COMPLETION_BYTES = 4 * 1024 * 1024  # nanio's own limit is less
 STREAMING = (
     b"STREAMING-"  # how x-amz-content-sha256 begins for a body in signed chunks, or with a trailing checksum
 )
@@ -157,6 +162,21 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
             range_end=last,
         )
 
+    def sizes_of_parts(self, upload: str, body: bytes) -> list[int]:
+        """The sizes of those parts that CompleteMultipartUpload's body names. Raises NoSuchUpload.
+
+        What is no XML, or names parts that are not there, is left to nanio to refuse.
+        """
+        present = {
+            part.part_number: part.size for part in MultipartManager(self._data_dir).list_parts(upload)
+        }
+        try:
+            named = [one.text or "" for one in fromstring(body).iter() if one.tag.endswith("PartNumber")]
+        except ParseError:
+            return []
+        numbers = [int(text) for text in named if text.strip().isdigit()]
+        return [present[number] for number in numbers if number in present]
+
     def list_objects(
         self,
         bucket: str,
@@ -219,21 +239,25 @@ class StorageMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         try:
-            scope = self._prepared(scope, dict(scope["headers"]))
+            scope = self._prepared(scope, query, dict(scope["headers"]))
+            if scope["method"] == "POST" and "uploadId" in query:
+                body = await read_body(receive, MOST_COMPLETION_BYTES)
+                check_parts(self._storage.sizes_of_parts(query["uploadId"], body))
+                receive = again(body)
         except S3Error as error:
             refusal = Response(error.to_xml(), error.http_status, media_type="application/xml")
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _prepared(self, scope: Scope, headers: dict[bytes, bytes]) -> Scope:
+    def _prepared(self, scope: Scope, query: dict[str, str], headers: dict[bytes, bytes]) -> Scope:
         signed_as = headers.get(b"x-amz-content-sha256", b"")
         if signed_as.startswith(STREAMING):
             raise NotImplemented_(
                 f"{_text(signed_as)} is not implemented: a body in chunks; set request_checksum_calculation=when_required"
             )
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         check_features(scope["method"], query, headers)
         bucket, _, key = scope["path"].lstrip("/").partition("/")
         if scope["method"] in ("PUT", "POST") and key:

@@ -260,6 +260,41 @@ def test_a_big_file_goes_up_and_down_in_parts(s3: Any, bucket: str, tmp_path: Pa
     assert target.read_bytes() == source.read_bytes()
 
 
+def complete(s3: Any, bucket: str, sizes: list[int]) -> str:
+    """The ETag of an upload in parts of these sizes."""
+    place = {"Bucket": bucket, "Key": "parts", "UploadId": ""}
+    place["UploadId"] = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+    parts = [
+        {
+            "PartNumber": number,
+            "ETag": s3.upload_part(**place, PartNumber=number, Body=bytes(size))["ETag"],
+        }
+        for number, size in enumerate(sizes, 1)
+    ]
+    etag: str = s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})["ETag"]
+    return etag
+
+
+@pytest.mark.parametrize(
+    ("sizes", "code"),
+    [
+        ([6 * MIB, 5 * MIB, 7], "InvalidPart"),
+        ([5 * MIB, 5 * MIB + 1], "InvalidPart"),
+        ([100, 100], "EntityTooSmall"),
+        ([5 * MIB - 1, 5 * MIB - 1, 1], "EntityTooSmall"),
+    ],
+    ids=["of two sizes", "a bigger last one", "tiny", "a byte too small"],
+)
+def test_parts_that_r2_refuses(s3: Any, bucket: str, sizes: list[int], code: str) -> None:
+    assert refused(complete, s3=s3, bucket=bucket, sizes=sizes) == (400, code)
+    assert refused(s3.head_object, Bucket=bucket, Key="parts")[0] == 404
+
+
+@pytest.mark.parametrize("sizes", [[3], [5 * MIB, 5 * MIB], [5 * MIB, 1]])
+def test_parts_that_r2_takes(s3: Any, bucket: str, sizes: list[int]) -> None:
+    assert complete(s3, bucket, sizes).endswith(f'-{len(sizes)}"')
+
+
 def test_readers_never_see_a_mixture_while_an_object_is_replaced(s3: Any, bucket: str) -> None:
     bodies = [bytes([number]) * (1000 + 700 * number) for number in range(8)]
     s3.put_object(Bucket=bucket, Key="progress.json", Body=bodies[0])
