@@ -1,16 +1,19 @@
-"""What R2 refuses and nanio 0.1.7 takes: features that R2 lacks, and parts of a multipart upload that do not fit.
+"""What R2 refuses and nanio 0.1.7 takes: features that R2 lacks, parts of a multipart upload that do not fit,
+and more than one write a second of one key.
 
 Without them nanio takes `PUT key?tagging` for the object itself and `DELETE bucket?policy` for the bucket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from nanio.errors import (  # type: ignore[import-untyped]  # nanio ships no type information
     EntityTooSmall,
     InvalidPart,
     NotImplemented_,
+    S3Error,
 )
 
 LEAST_PART_BYTES = 5 * 1024 * 1024
@@ -86,3 +89,34 @@ def check_parts(sizes: Sequence[int]) -> None:
             "All non-trailing parts must have the same length. "
             f"Non Uniform Part Sizes: Expected part {len(sizes)} to have size {whole}, found {sizes[-1]}"
         )
+
+
+class TooManyRequestsError(S3Error):  # type: ignore[misc]  # nanio is untyped
+    """A key that was written a moment ago."""
+
+    code = "TooManyRequests"
+    message = "Reduce your concurrent request rate for the same object."
+    http_status = 429
+
+
+class WriteRate:
+    """R2's limit: one write a second and key (UPSTREAM.md), refused beyond it with 429.
+
+    What counts is guessed where Cloudflare says no more than "writes": PUT, a copy's target and CompleteMultipartUpload do,
+    from the moment they are let through; a deletion, an upload's parts and a write that is refused, by its condition too,
+    do not. There is no Retry-After.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._written: dict[tuple[str, str], float] = {}  # in the order of the times
+
+    def take(self, bucket: str, key: str) -> None:
+        """Note a write that begins now. Raises TooManyRequestsError."""
+        moment = self._clock()
+        while self._written and next(iter(self._written.values())) <= moment - self._seconds:
+            del self._written[next(iter(self._written))]
+        if (bucket, key) in self._written:
+            raise TooManyRequestsError(resource=f"{bucket}/{key}")
+        if self._seconds:
+            self._written[bucket, key] = moment

@@ -13,6 +13,7 @@ nanio gives routes, XML, signatures and multipart uploads. Mended here, each see
 - There are no lifecycle rules (localcloud/retention.py).
 - What hangs on an object or a bucket (tags, ACLs, policies) is taken for the object or the bucket itself (localcloud/r2_refusals.py).
 - A multipart upload may have parts of any size (the same).
+- A key may be written at any rate (the same).
 - Keys are fixed; here those that the Cloudflare stand-in gives out count too, within their rights.
 
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
@@ -59,7 +60,7 @@ from localcloud.bodies import again, read_body
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.rights import KeyResolver, RightsMiddleware
 from localcloud.listing import Page, page_of, walk_keys
-from localcloud.r2_refusals import check_features, check_parts
+from localcloud.r2_refusals import WriteRate, check_features, check_parts
 from localcloud.retention import RetentionMiddleware, forget_rules
 
 CHUNK = 1024 * 1024
@@ -88,6 +89,17 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
     Everything runs on one event loop, so what has no `await` in between is one step to all requests.
     """
 
+    def __init__(
+        self, data_dir: Path, *, chunk_size: int = CHUNK, write_rate: WriteRate | None = None
+    ) -> None:
+        super().__init__(data_dir, chunk_size=chunk_size)
+        self._write_rate = write_rate or WriteRate(0)
+
+    def begin_write(self, bucket: str, key: str) -> None:
+        """What has to hold before a byte is taken: this request's conditions, then the rate. Raises nanio's S3 errors."""
+        self.check_conditions(bucket, key)
+        self._write_rate.take(bucket, key)
+
     async def put_object(
         self,
         bucket: str,
@@ -102,7 +114,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
         expected_md5: str | None = None,
     ) -> Any:
         """Stream to a temporary file, check the conditions, rename. Raises nanio's S3 errors."""
-        self.check_conditions(bucket, key)
+        self.begin_write(bucket, key)
         staged = self._data_dir / ".nanio" / f"{TEMPORARY}{os.urandom(16).hex()}"
         try:
             digest, size = await _write_file(staged, body)
@@ -245,6 +257,7 @@ class StorageMiddleware:
             if scope["method"] == "POST" and "uploadId" in query:
                 body = await read_body(receive, MOST_COMPLETION_BYTES)
                 check_parts(self._storage.sizes_of_parts(query["uploadId"], body))
+                self._storage.begin_write(*_place(scope))
                 receive = again(body)
         except S3Error as error:
             refusal = Response(error.to_xml(), error.http_status, media_type="application/xml")
@@ -259,11 +272,9 @@ class StorageMiddleware:
                 f"{_text(signed_as)} is not implemented: a body in chunks; set request_checksum_calculation=when_required"
             )
         check_features(scope["method"], query, headers)
-        bucket, _, key = scope["path"].lstrip("/").partition("/")
+        bucket, key = _place(scope)
         if scope["method"] in ("PUT", "POST") and key:
             _conditions.set((_text(headers.get(b"if-none-match")), _text(headers.get(b"if-match"))))
-            if scope["method"] == "POST" and "uploadId" in query:
-                self._storage.check_conditions(bucket, key)
         if scope["method"] == "GET" and key:
             return self._with_plain_range(scope, headers, bucket, key)
         return scope
@@ -279,10 +290,12 @@ class StorageMiddleware:
         return {**scope, "headers": [*rest, (b"range", f"bytes={first}-".encode())]}
 
 
-def build_storage(folder: Path, access_key_id: str, secret_access_key: str, keys: Keys) -> Starlette:
+def build_storage(
+    folder: Path, access_key_id: str, secret_access_key: str, keys: Keys, key_write_seconds: float
+) -> Starlette:
     """The S3 application on `folder`, after putting right what a kill may have left.
 
-    The access key given may do everything; `keys` are those of R2's tokens.
+    The access key given may do everything; `keys` are those of R2's tokens. `key_write_seconds`: between two writes of a key.
     """
     settings = NanioSettings(
         data_dir=folder.resolve(),
@@ -290,7 +303,9 @@ def build_storage(folder: Path, access_key_id: str, secret_access_key: str, keys
         credentials=KeyResolver(access_key_id, secret_access_key, keys),
     )
     app: Starlette = build_app(settings)
-    storage = ObjectStorage(settings.data_dir, chunk_size=settings.chunk_size)
+    storage = ObjectStorage(
+        settings.data_dir, chunk_size=settings.chunk_size, write_rate=WriteRate(key_write_seconds)
+    )
     storage.recover()
     app.state.storage = storage
     # The last of the list is the innermost: behind the signature check, inside nanio's error handling.
@@ -337,6 +352,12 @@ def _matches(condition: str, etag: str) -> bool:
 
 def _base64_of(hex_digest: str) -> str:
     return base64.b64encode(bytes.fromhex(hex_digest)).decode()
+
+
+def _place(scope: Scope) -> tuple[str, str]:
+    """(bucket, key) of a request; both may be empty."""
+    bucket, _, key = scope["path"].lstrip("/").partition("/")
+    return bucket, key
 
 
 def _text(value: bytes | None) -> str | None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localcloud.listing import page_of
+from localcloud.r2_refusals import TooManyRequestsError, WriteRate
 from localcloud.storage import ObjectStorage
 from tests.support.cloud import (
     alive,
@@ -37,7 +39,8 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0) as running:
+    # Many of these tests write one key again and again: that is what they are about.
+    with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0, key_write_seconds=0) as running:
         yield running
 
 
@@ -377,3 +380,47 @@ def test_metadata_older_than_its_object_is_made_anew(tmp_path: Path) -> None:
     assert (info.size, info.etag) == (5, f'"{hashlib.md5(b"newer", usedforsecurity=False).hexdigest()}"')
     asyncio.run(storage.put_object("bucket", "k", body(b"newest")))
     assert storage.head_object("bucket", "k").size == 6
+
+
+def test_a_key_takes_one_write_a_second_whatever_kind_it_is(tmp_path: Path) -> None:
+    """R2's limit, which nobody who starts a local cloud has to ask for."""
+    with running_cloud(tmp_path / "cloud", nodes=0) as connection:
+        s3 = s3_client(connection, attempts=1)
+        s3.create_bucket(Bucket="bucket")
+        source = {"Bucket": "bucket", "Key": "other"}
+        upload = s3.create_multipart_upload(Bucket="bucket", Key="key")["UploadId"]
+        part = {"Bucket": "bucket", "Key": "key", "UploadId": upload}
+        tag = s3.upload_part(**part, PartNumber=1, Body=b"in parts")["ETag"]
+        parts = {"Parts": [{"PartNumber": 1, "ETag": tag}]}
+        s3.put_object(Bucket="bucket", Key="other", Body=b"another key")
+
+        def write(body: bytes = b"", **more: Any) -> None:
+            s3.put_object(Bucket="bucket", Key="key", Body=body, **more)
+
+        write(b"first")
+        too_many = (429, "TooManyRequests")
+        assert refused(write, body=b"second") == too_many
+        assert refused(s3.copy_object, Bucket="bucket", Key="key", CopySource=source) == too_many
+        assert refused(s3.complete_multipart_upload, **part, MultipartUpload=parts) == too_many
+        assert refused(write, IfNoneMatch="*") == (412, "PreconditionFailed")
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == b"first"
+        time.sleep(1)
+        s3.complete_multipart_upload(**part, MultipartUpload=parts)
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == b"in parts"
+        assert refused(write) == too_many
+        s3.delete_object(Bucket="bucket", Key="key")  # no write
+
+
+def test_the_rate_is_a_keys_own_and_refusals_do_not_count() -> None:
+    now = [100.0]
+    rate = WriteRate(1.0, lambda: now[0])
+    rate.take("a", "k")
+    rate.take("a", "other")
+    rate.take("b", "k")
+    for now[0] in (100.5, 100.99):
+        with pytest.raises(TooManyRequestsError):
+            rate.take("a", "k")
+    now[0] = 101.0
+    rate.take("a", "k")
+    with pytest.raises(TooManyRequestsError):
+        rate.take("a", "k")
