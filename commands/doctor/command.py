@@ -83,6 +83,7 @@ def _check_stack(rounds: Rounds, stack: str) -> None:
     )
     if settings:
         rounds.check("Jobs", lambda: here.check_jobs(settings, root))
+        rounds.check("AWS package", lambda: here.check_aws_package(settings))
     engine = rounds.obtain("Passphrase", lambda: reading_engine(stack), lambda _: "given, or not needed")
     if engine is None:
         return
