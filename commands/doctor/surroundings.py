@@ -14,6 +14,7 @@ from pathlib import Path
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.engine import EMBEDDED, Engine
 from training.declare import DeclaredJob
+from training.settings import StackSettings
 
 LEAST_PYTHON = (3, 11)
 AWS_MODULE = "pulumi_aws"
