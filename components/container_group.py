@@ -153,7 +153,7 @@ def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscal
     wanted = spec.model_copy(update={"replicas": group.replicas}) if autoscale else spec
     patch = wanted.patch_body(before)
     if patch:
-        group = salad.patch_group(spec.name, patch)
+        group = salad.patch_group(spec.name, patch, spec.secrets)
     if not autoscale and (spec.replicas > 0) != is_started(group):
         if spec.replicas == 0:
             salad.stop_group(spec.name)
@@ -244,7 +244,8 @@ def release(salad: Salad, group: ContainerGroup) -> None:
     """Leave a group that was there before us standing: stopped, without our mark and without keys."""
     salad.stop_group(group.name)
     gone = {name: None for name in group.container.environment_variables if name.startswith(OWN_VARIABLES)}
-    salad.patch_group(group.name, {"container": {"environment_variables": gone}})
+    patch = {"container": {"environment_variables": gone}}
+    salad.patch_group(group.name, patch, tuple(group.container.environment_variables.values()))
     inform(
         f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without keys"
     )
