@@ -28,6 +28,11 @@ VERSION = 1
 SETTLED_SECONDS = 2.5
 
 
+def is_off(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether everything is read again: `FLUX_NO_CACHE=0` is as good as nothing."""
+    return environ.get(NO_CACHE_VARIABLE, "") not in ("", "0")
+
+
 def scan(folder: Path) -> list[tuple[Any, ...]]:
     """One stat for each entry that is not hidden, by name: (name, mode, size, mtime_ns, ctime_ns, inode); none without a folder."""
     found = []
@@ -58,7 +63,7 @@ class FolderCache:
     @staticmethod
     def of(folder: Path, environ: Mapping[str, str] = os.environ) -> FolderCache:
         """The cache of a folder, below the current directory: the checkout. None is used when the environment says so."""
-        if environ.get(NO_CACHE_VARIABLE, "") not in ("", "0"):
+        if is_off(environ):
             return FolderCache(None)
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:24]
         return FolderCache(Path(CACHE_FOLDER) / "folders" / name)
