@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import Any
 
 import pytest
 from engine_stack import PASSPHRASE, Stack
@@ -60,6 +61,45 @@ def test_export_and_import(stack: Stack) -> None:
     assert "2 unchanged" in stack.up("--expect-no-changes")
     assert stack.run("stack", "output", "it", "--show-secrets") == "hidden-text\n"
     assert "does not have output property" in stack.run("stack", "output", "nothing", code=1)
+
+
+def test_pending_operations_are_not_imported(stack: Stack) -> None:
+    """Their secrets are of the exporter's key, and nobody here knows what came of them."""
+    stack.spec({"one": {"text": {"$secret": "hush"}, "dies": True}, "two": {"text": "b"}})
+    stack.up(code=1)
+    assert stack.latest()["pending_operations"]
+    exported = stack.run("stack", "export", "--show-secrets")
+    assert exported.count("hush") == 1  # only the pending one holds it
+    (stack.folder / "export.json").write_text(stack.run("stack", "export"))
+    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {Crypter.new(PASSPHRASE).salt}\n")
+    shown = stack.run("stack", "import", "--file", "export.json")
+    assert "removing pending operation 'creating' on 'urn:pulumi:dev::test::" in shown
+    assert "pending_operations" not in stack.latest()
+    stack.run("stack", "output")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "this is no exported stack"),
+        ({"resources": ["x"]}, "this is no exported stack"),
+        ({"resources": [{"urn": "x", "type": "t"}]}, "state file contains errors: 'x' is not a URN"),
+    ],
+)
+def test_what_is_no_state_is_not_imported(stack: Stack, content: Any, said: str) -> None:
+    (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": content}))
+    before = stack.state_file.read_bytes()
+    assert said in stack.run("stack", "import", "--file", "export.json", code=1)
+    assert stack.state_file.read_bytes() == before
+
+
+def test_a_doubtful_state_is_imported_with_force(stack: Stack) -> None:
+    item = {"urn": "urn:pulumi:dev::test::t::a", "type": "t", "parent": "urn:pulumi:dev::test::t::b"}
+    (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": {"resources": [item]}}))
+    assert "rerun with --force" in stack.run("stack", "import", "--file", "export.json", code=1)
+    shown = stack.run("stack", "import", "--file", "export.json", "--force")
+    assert "warning: state file contains errors" in shown
+    assert len(stack.resources()) == 1
 
 
 def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
