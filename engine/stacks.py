@@ -185,7 +185,9 @@ def export(session: Session, options: argparse.Namespace) -> int:
 
 def import_(session: Session, options: argparse.Namespace) -> int:
     """Take a state in place of the stack's own."""
-    text = Path(options.file).read_text(encoding="utf-8") if options.file else sys.stdin.read()
+    text = (
+        Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
+    )
     latest = _exported(text)
     stack = session.stack
     problems = _problems(latest.get("resources") or [], stack)
@@ -256,16 +258,22 @@ def remove(session: Session, options: argparse.Namespace) -> int:
     stack = session.stack
     if not options.force:
         _check_empty(session)
-    if not options.yes and (
-        getattr(options, "non_interactive", False)
-        or not sys.stdin.isatty()
-        or input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
-        != stack.name
-    ):
+    asks = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
+    if not options.yes and not (asks and _typed_name(stack)):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
     forget(session, force=options.force, preserve_config=options.preserve_config)
     print(f"Stack '{stack.name}' has been removed!")
     return 0
+
+
+def _typed_name(stack: StackId) -> bool:
+    try:
+        return (
+            input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
+            == stack.name
+        )
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _check_empty(session: Session) -> None:

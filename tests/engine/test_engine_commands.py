@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from engine_stack import PASSPHRASE, Stack
 
+from engine.config import StackConfig, find_project
+from engine.errors import EngineError
 from engine.secrets import Crypter
 
 
@@ -225,3 +227,38 @@ def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:
     stack.environment["PULUMI_BACKEND_URL"] = f"file://{stack.folder}"
     for arguments in (("-C", str(below), "about"), ("about", "--cwd", os.fspath(below))):
         assert "Project           test" in stack.run(*arguments)
+
+
+def test_a_relative_cwd_finds_the_same_state(stack: Stack) -> None:
+    above = Stack(stack.folder.parent, stack.environment)
+    assert json.loads(above.run("-C", "project", "stack", "ls", "--json"))[0]["name"] == "dev"
+    above.run("stack", "init", "second", "--cwd", "project")
+    assert (stack.folder / ".pulumi/stacks/test/second.json").exists()
+    assert not (stack.folder / "project").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("Pulumi.yaml", "name: test\nruntime: python\nbackend: file://.\n", "`backend` must hold keys"),
+        (
+            "Pulumi.yaml",
+            "name: test\nruntime: {name: python, options: x}\nbackend: {url: 'file://.'}\n",
+            "`options` must",
+        ),
+        ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must hold keys with values"),
+    ],
+)
+def test_files_that_are_not_as_they_should_be_are_told(
+    stack: Stack, file: str, content: str, said: str
+) -> None:
+    (stack.folder / file).write_text(content)
+    with pytest.raises(EngineError, match=re.escape(said)):
+        StackConfig(find_project(stack.folder).stack_config_file("dev"))
+
+
+def test_places_that_are_not_there_are_told(stack: Stack) -> None:
+    assert "No such file" in stack.run("stack", "import", "--file", "nowhere.json", code=1)
+    assert "Not a directory" in stack.run(
+        "up", "--yes", code=1, PULUMI_BACKEND_URL="file:///dev/null/x", PULUMI_STACK="dev"
+    )
