@@ -316,8 +316,20 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
         session.wanted = options.name
     stack = session.stack
     removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
-    recovered = snapshot.recover(session.backend, stack)
-    print(f"The currently running update for '{stack.name}' has been canceled! ({removed} lock(s) removed)")
+    print(
+        f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
+    )
+    for pid in removed.alive:
+        print(
+            f"Process {pid} still works on the stack, and its journal stays where it is: end the process first."
+        )
+    if removed.alive:
+        return 0
+    lock = _lock(session)
+    try:
+        recovered = snapshot.recover(session.backend, stack)
+    finally:
+        lock.release()
     if recovered:
         print(f"{recovered} steps of it were added to the state.")
     return 0
