@@ -302,23 +302,46 @@ def _references(item: Json) -> Iterator[tuple[str, str]]:
             yield f"property dependency (from property {key})", urn
 
 
-def prune_references(resources: Iterable[Resource]) -> list[Resource]:
-    """Drop references to resources that no longer exist (after a refresh); the changed ones are returned."""
+def renamed(resource: Resource, aliases: dict[str, str]) -> Resource:
+    """A copy that refers to others by their new URNs."""
+    return resource.copy(
+        parent=rename(resource.parent, aliases),
+        provider=rename(resource.provider, aliases),
+        deleted_with=rename(resource.deleted_with, aliases),
+        dependencies=[rename(urn, aliases) for urn in resource.dependencies],
+        property_dependencies={
+            key: [rename(urn, aliases) for urn in found]
+            for key, found in resource.property_dependencies.items()
+        },
+    )
+
+
+def prune_references(resources: Iterable[Resource], gone: Iterable[Resource]) -> list[Resource]:
+    """Drop references to resources that no longer exist (after a refresh); the changed ones are returned.
+
+    Whose parent is gone gets the parent's own.
+    """
     kept = list(resources)
     urns = {resource.urn for resource in kept}
+    parents = {resource.urn: resource.parent for resource in gone}
     changed = []
     for resource in kept:
+        parent = resource.parent
+        while parent in parents and parent not in urns:
+            parent = parents[parent]
         dependencies = [urn for urn in resource.dependencies if urn in urns]
         of_properties = {
             key: [urn for urn in found if urn in urns]
             for key, found in resource.property_dependencies.items()
         }
         deleted_with = resource.deleted_with if resource.deleted_with in urns else ""
-        if (dependencies, of_properties, deleted_with) != (
+        if (parent, dependencies, of_properties, deleted_with) != (
+            resource.parent,
             resource.dependencies,
             resource.property_dependencies,
             resource.deleted_with,
         ):
+            resource.parent = parent
             resource.dependencies = dependencies
             resource.property_dependencies = of_properties
             resource.deleted_with = deleted_with
