@@ -60,7 +60,11 @@ class Rows:
     def resources(self) -> list[Json]:
         """All rows in the file's order, with their references under the new names."""
         if self.aliases:
-            for item in (*self.old.values(), *(entry["resource"] for entry in self.pending.values())):
+            for item in (
+                *self.new.values(),
+                *self.old.values(),
+                *(entry["resource"] for entry in self.pending.values()),
+            ):
                 rename_references(item, self.aliases)
         return [*self.new.values(), *self.old.values()]
 
