@@ -181,7 +181,8 @@ def _lines(data: bytes) -> list[Any]:
 
 def _before(head: Json, lines: list[Any]) -> Rows:
     """Which rows a checkpoint has that these lines were folded into, in which order; without their content."""
-    rows = Rows(*({uid: {} for uid in head[part]} for part in ("old", "new", "pending")))
+    old, new, pending = ({uid: Json() for uid in head[part]} for part in ("old", "new", "pending"))
+    rows = Rows(old, new, pending)
     _apply(rows, [line for line in lines if isinstance(line, list)])
     return rows
 
