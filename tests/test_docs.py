@@ -13,7 +13,7 @@ import yaml
 
 from commands.__main__ import COMMANDS
 from tests.support.documents import DATED, DOCUMENTS, LANGUAGES, NEEDS, ROOT, blocks, commands, fault
-from tests.test_imports import FOLDERS
+from tests.test_imports import FOLDERS, MAY_IMPORT
 from training.settings import StackSettings
 
 CALL = re.compile(r"\./flux ([a-z]+)([^`\n]*)")
@@ -128,6 +128,17 @@ def test_every_resource_has_its_row_in_architecture() -> None:
     resources = {"ContainerGroup" if name == "TrainingGroup" else name for name in names} - NO_ROW
     assert len(resources) > 5
     assert [name for name in sorted(resources) if f"`{name}`" not in told] == []
+
+
+def test_architecture_tells_what_may_import_what() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    told = {
+        folder: set() if allowed == "nothing" else set(allowed.split(", "))
+        for folder, allowed in re.findall(
+            r"^\| `(\w+)(?:/|\.py)` \| .* \| ([a-z, ]+) \|$", text, re.MULTILINE
+        )
+    }
+    assert told == MAY_IMPORT
 
 
 @pytest.mark.parametrize("top", [*FOLDERS, "bench"])
