@@ -415,6 +415,24 @@ class Salad:
             self._patience.sleep(pause)
             pause = min(SLOWEST_POLL, pause * 1.5)
 
+    def prepared(self, group: ContainerGroup, wait_seconds: float = 300) -> ContainerGroup:
+        """The group once it is not `pending` any more: SaladCloud pulls and stores its image, and starts none before that.
+
+        Raises NotFound, Unavailable when it takes longer than `wait_seconds`.
+        """
+        deadline, pause = time.monotonic() + wait_seconds, 0.1
+        while group.current_state.status == "pending":
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the image of container group {group.name} is still being prepared after {wait_seconds:.0f} s",
+                    "SaladCloud starts a group only after that",
+                    "wait a few minutes and run it again",
+                )
+            self._patience.sleep(pause)
+            pause = min(SLOWEST_POLL, pause * 1.5)
+            group = self._http.read(ContainerGroup, self._http.request("GET", self._group(group.name)))
+        return group
+
     def start_group(self, name: str) -> None:
         """Start the group. Raises NotFound."""
         self._http.request("POST", self._group(name) + "/start", repeatable=True)

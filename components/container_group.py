@@ -56,7 +56,7 @@ MB_PER_GB = 1024
 class ContainerGroupProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
-        # PATCH has no `name` (UPSTREAM.md). Autostart and restart policy are constant here.
+        # PATCH has no `name` (UPSTREAM.md). The restart policy is constant here; the autostart policy counts when a group is made.
         return replace_on(("name",), olds, news)
 
     def create(self, props: Props) -> CreateResult:
@@ -139,7 +139,8 @@ def group_spec(props: Props, salad: Salad, environment: Mapping[str, str | Secre
         gpu_classes=[salad.gpu_class_id(props["gpu"])],
         priority=props["priority"],
         replicas=int(props["replicas"]),
-        autostart=False,
+        # Kelpie starts the group of a scaling rule. Any other starts by itself once SaladCloud has prepared its image.
+        autostart=not props["autoscale"] and int(props["replicas"]) > 0,
         environment={**environment, OWNER_VARIABLE: props["owner"]},
     )
 
@@ -153,12 +154,18 @@ def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscal
     patch = wanted.patch_body(before)
     if patch:
         group = salad.patch_group(spec.name, patch)
-    if not autoscale:
-        if spec.replicas > 0 and group.current_state.status == "stopped":
-            salad.start_group(spec.name)
-        elif spec.replicas == 0 and group.current_state.status != "stopped":
+    if not autoscale and (spec.replicas > 0) != is_started(group):
+        if spec.replicas == 0:
             salad.stop_group(spec.name)
+        elif salad.prepared(group).current_state.status == "stopped":
+            salad.start_group(spec.name)
     return group
+
+
+def is_started(group: ContainerGroup) -> bool:
+    """Whether it runs or will without being told: a new one is `pending` while its image is prepared, and may be `stopped` after that."""
+    status = group.current_state.status
+    return group.autostart_policy if status == "pending" else status != "stopped"
 
 
 def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
@@ -208,7 +215,7 @@ def seen_inputs(props: Props, group: ContainerGroup) -> Props:
     if resources.gpu_classes != [props["gpuClass"]]:
         seen["gpu"] = ",".join(resources.gpu_classes)
     if not props["autoscale"]:
-        seen["replicas"] = group.replicas
+        seen["replicas"] = group.replicas if is_started(group) else 0
     return seen
 
 

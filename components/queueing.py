@@ -7,18 +7,20 @@ comes after a removed job finds it, sees what became of its job, and adopts that
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
 from clients.connection import Connection
-from clients.errors import Conflict, NotFound, UncertainOutcome
+from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Kelpie
 from clients.storage import Storage
 from training.errors import FluxError
@@ -33,6 +35,8 @@ CLAIM_POLL_SECONDS = 1.0
 # A post can still arrive after its sender has died or given up: so long nobody concludes from the queue's list that there was none.
 SETTLE_SECONDS = 5.0
 POST_TRIES = 3
+# R2 takes one write a second of one key, and refuses others with 429 (UPSTREAM.md).
+WRITE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Claim:
                 value.get("kelpie_id"),
                 str(value["token"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 
@@ -282,6 +286,7 @@ class ClaimFile:
         self._storage = storage
         self._claim = Claim(owner, this_host(), os.getpid(), _now())
         self._etag = ""
+        self._written_at = -math.inf
 
     def read(self) -> tuple[str, Claim | None]:
         """The ETag and the claim; ("", None) when there is none. The ETag is read first: a change between them shows."""
@@ -291,24 +296,56 @@ class ClaimFile:
         return info.etag, Claim.from_json(self._storage.get_bytes(self.key) or b"")
 
     def take(self, etag: str | None) -> bool:
-        """Write it if there is none (`etag` None or empty), or in place of the one of that ETag."""
-        return self._write(replace(self._claim, claimed_at=_now()), etag or None)
+        """Write it if there is none (`etag` None or empty), or in place of the one of that ETag.
+
+        Where too many write at once, it is another's.
+        """
+        try:
+            return self._write(replace(self._claim, claimed_at=_now()), etag or "")
+        except RateLimited:
+            return False
 
     def renew(self) -> None:
-        """Before each post: whoever has taken the claim over meanwhile posts instead. Raises FluxError."""
-        if not self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag):
+        """Before each post: whoever has taken the claim over meanwhile posts instead. Raises FluxError.
+
+        One that was written a moment ago is as good as new, and only looked at.
+        """
+        if self._seconds_to_wait() > 0:
+            info = self._storage.head(self.key)
+            ours = info is not None and info.etag == self._etag
+        else:
+            ours = self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag)
+        if not ours:
             raise FluxError(
                 f"{self.key} was taken over by another update", "only one may post", "run it again"
             )
 
     def record(self, kelpie_id: str) -> None:
-        """Remember which job the run has. Losing a race here is no loss: the other one knows a job too."""
-        self._write(replace(self._claim, kelpie_id=kelpie_id), self._etag or self.read()[0])
+        """Remember which job the run has. Losing a race here is no loss: the other one knows a job too.
+
+        Whoever found another's job leaves a second for its poster to write it down.
+        """
+        etag = self._etag
+        if etag:
+            time.sleep(self._seconds_to_wait())
+        else:
+            etag, holder = self.read()
+            if holder is None or holder.kelpie_id != kelpie_id:
+                time.sleep(WRITE_SECONDS)
+                etag, holder = self.read()
+            if holder is not None and holder.kelpie_id == kelpie_id:
+                return
+        with suppress(RateLimited):
+            self._write(replace(self._claim, kelpie_id=kelpie_id), etag)
 
     def holder_is_dead(self, holder: Claim) -> bool:
         return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
 
-    def _write(self, claim: Claim, etag: str | None) -> bool:
+    def _seconds_to_wait(self) -> float:
+        """Until the bucket takes the next write from us."""
+        return max(0.0, self._written_at + WRITE_SECONDS - time.monotonic())
+
+    def _write(self, claim: Claim, etag: str) -> bool:
         try:
             self._etag = self._storage.put_bytes(
                 self.key, claim.to_json(), if_none_match=not etag, if_match=etag or None
@@ -316,6 +353,7 @@ class ClaimFile:
         except Conflict:
             return False
         self._claim = claim
+        self._written_at = time.monotonic()
         return True
 
 

@@ -8,6 +8,7 @@ empty), and comments survive a `config set`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
@@ -189,6 +190,10 @@ class StackConfig:
             found[full_key(project.name, str(key))] = value_of(raw, crypter)
         return dict(sorted(found.items()))
 
+    def secrets(self, crypter: Crypter | None) -> list[str]:
+        """Every encrypted text, also of those inside objects, decrypted."""
+        return list(_secrets(self.content.get("config"), crypter))
+
     def stored(self, project: str) -> dict[str, Any]:
         """All values by their full keys as the file has them: secrets encrypted."""
         found = self.content.get("config") or {}
@@ -270,6 +275,14 @@ def _decrypt(secret: Any, crypter: Crypter | None) -> str:
     if crypter is None:
         raise EngineError("the configuration holds secrets, but the stack has no encryptionsalt")
     return crypter.decrypt(str(secret))
+
+
+def _secrets(raw: Any, crypter: Crypter | None) -> Iterator[str]:
+    if isinstance(raw, dict) and set(raw) == {"secure"}:
+        yield _decrypt(raw["secure"], crypter)
+    elif isinstance(raw, (dict, list)):
+        for item in raw.values() if isinstance(raw, dict) else raw:
+            yield from _secrets(item, crypter)
 
 
 def _has_secure(raw: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,7 +37,7 @@ class Refresh:
         self._listener = listener
         self._snapshot = snapshot
         self._first = first
-        self.stopping = False
+        self.stopping = threading.Event()
         self.targets = Targets()
 
     def run(self, parallel: int) -> bool:
@@ -70,12 +71,14 @@ class Refresh:
         for resource in prune_references(kept):
             if self._snapshot:
                 self._snapshot.write(put=[resource], wait=False)
-        return not self.stopping and not any(isinstance(found, EngineError) for found in results.values())
+        return not self.stopping.is_set() and not any(
+            isinstance(found, EngineError) for found in results.values()
+        )
 
     def _read(self, old: Resource) -> Resource | EngineError | None:
         """The resource as it is now, None where it is gone, or why it could not be read."""
         step = Step(events.REFRESH, old.urn, old.type, old, None)
-        if self.stopping:
+        if self.stopping.is_set():
             return EngineError("canceled")
         self._listener.began(step)
         try:

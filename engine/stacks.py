@@ -223,12 +223,8 @@ def remove(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.wanted = options.name
     stack = session.stack
-    resources = session.deployment().get("resources") or []
-    if resources and not options.force:
-        raise EngineError(
-            f"'{stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and leave "
-            "its resources where they are with --force"
-        )
+    if not options.force:
+        _check_empty(session)
     if not options.yes and (
         getattr(options, "non_interactive", False)
         or not sys.stdin.isatty()
@@ -236,21 +232,41 @@ def remove(session: Session, options: argparse.Namespace) -> int:
         != stack.name
     ):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
-    lock = _lock(session)
-    try:
-        forget(session, preserve_config=options.preserve_config)
-    finally:
-        lock.release()
+    forget(session, force=options.force, preserve_config=options.preserve_config)
     print(f"Stack '{stack.name}' has been removed!")
     return 0
 
 
-def forget(session: Session, *, preserve_config: bool) -> None:
-    """Take away a stack's state, its configuration and its being selected."""
+def _check_empty(session: Session) -> None:
+    """Raises EngineError where there would be something left that nobody knows of."""
+    latest = session.deployment()
+    if latest.get("resources"):
+        raise EngineError(
+            f"'{session.stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and "
+            "leave its resources where they are with --force"
+        )
+    for pending in latest.get("pending_operations") or []:
+        raise EngineError(
+            f"an earlier update ended while it was {pending['type']} {pending['resource']['urn']}, which may therefore "
+            "exist; removal rejected. Run `up` and `destroy`, or `refresh --clear-pending-creates`, or `stack rm --force`"
+        )
+
+
+def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
+    """Take away a stack's state, its configuration and its being selected.
+
+    Raises EngineError where it has resources or creates without an outcome, except with `force`.
+    """
     stack = session.stack
-    session.backend.remove(stack.project, stack.name)
-    if not preserve_config:
-        session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    lock = _lock(session)
+    try:
+        if not force:
+            _check_empty(session)
+        session.backend.remove(stack.project, stack.name)
+        if not preserve_config:
+            session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    finally:
+        lock.release()
     if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
         selection.select(session.project.name, session.project.file, session.backend.url, None)
 

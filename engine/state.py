@@ -197,6 +197,17 @@ def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
     return values.Secret(value_from_json(json.loads(text), crypter), value["ciphertext"], crypter.salt)
 
 
+def encrypted_anew(stored: Any, old: Crypter | None, new: Crypter) -> Any:
+    """A part of the file with its secrets under another key."""
+    if isinstance(stored, list):
+        return [encrypted_anew(item, old, new) for item in stored]
+    if not isinstance(stored, dict):
+        return stored
+    if stored.get(values.SIGNATURE) == values.SECRET:
+        return value_to_json(_secret(stored, old), new)
+    return {key: encrypted_anew(item, old, new) for key, item in stored.items()}
+
+
 def value_to_json(value: Value, crypter: Crypter | None) -> Any:
     """One property value for the file; with `crypter` None, secrets are an error."""
     if isinstance(value, values.Secret):

@@ -186,11 +186,12 @@ class Steps:
         """Look up what is nobody's to change; also in a preview."""
         step = Step(events.READ, new.urn, new.type, old, new)
         with self._running(step):
-            new.id, new.outputs, inputs = provider.read(new)
+            new.id, outputs, inputs = provider.read(new)
             if not new.id:
                 raise EngineError(f"resource '{new.urn}' does not exist")
+            outputs = values.mark_secrets(outputs, new.inputs)  # there were no outputs to mark them by
             new.inputs = new.inputs if inputs is None else inputs
-            new.outputs = values.make_secret(new.outputs, new.additional_secret_outputs)
+            new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             if old is not None:
                 values.keep_ciphertexts(new.inputs, old.inputs)
                 values.keep_ciphertexts(new.outputs, old.outputs)
@@ -255,7 +256,14 @@ class _Running:
         self._count(1)
         self._slots.__enter__()
         self._step.started = time.monotonic()
-        self._listener.began(self._step)
+        try:
+            self._listener.began(self._step)
+        except (
+            BaseException
+        ):  # `__exit__` is not called then, and those who wait for this step would wait for ever
+            self._slots.__exit__(None, None, None)
+            self._count(-1)
+            raise
 
     def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
         self._slots.__exit__(None, None, None)

@@ -25,8 +25,13 @@ KINDS = {
     "Bucket": "bucket",
     "ContainerGroup": "container group",
     "ScalingRule": "scaling rule",
+    "DevGroup": "dev container group",
+    "NodeKeys": "key of the nodes",
     DATASET_TYPE: "dataset",
 }
+# What holds others together, or tells Pulumi where they are: nothing becomes of it that its parts do not tell. DeclaredRuns repeats the jobs.
+NOT_TOLD = ("pulumi:", "flux:index:")
+BOOKKEEPING = {"DeclaredRuns"}
 OPS = {"create": "is made", "update": "is changed", "replace": "is made anew", "delete": "is taken down"}
 
 
@@ -104,7 +109,7 @@ class Plan:
 
 
 def read_steps(preview: Mapping[str, Any]) -> list[Step]:
-    """The preview's steps on the project's resources, one for each URN."""
+    """The preview's steps on whatever is made, paid for or restarted, one for each URN: also on kinds that have no name here."""
     by_urn: dict[str, list[Mapping[str, Any]]] = {}
     for step in preview.get("steps") or []:
         by_urn.setdefault(str(mapping(step).get("urn", "")), []).append(mapping(step))
@@ -113,8 +118,9 @@ def read_steps(preview: Mapping[str, Any]) -> list[Step]:
 
 def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> Step | None:
     qualified, _, name = urn.rpartition("::")
-    kind = qualified.rpartition("::")[2].rpartition("$")[2].rpartition(":")[2]
-    if kind not in (JOB_TYPE, *KINDS):
+    type_ = qualified.rpartition("::")[2].rpartition("$")[2]
+    kind = type_.rpartition(":")[2]
+    if type_.startswith(NOT_TOLD) or kind in BOOKKEEPING:
         return None
     ops = {str(step.get("op")) for step in steps}
     op = "replace" if ops & REPLACING else "delete" if ops & GONE else next(iter(sorted(ops)))
@@ -189,13 +195,13 @@ def _fate(step: Step, standing: Standing | None, past: Changes | None) -> tuple[
 
 
 def cluster_lines(steps: Iterable[Step]) -> tuple[str, ...]:
-    """`container group cluster is changed: gpu`, for what is no job and no dataset."""
+    """`container group is changed: gpu`, for what is no job and no dataset; `BucketPolicy only-https is made` of what has no name here."""
     found = []
     for step in steps:
         if step.kind in (JOB_TYPE, DATASET_TYPE) or step.op not in OPS:
             continue
         what = f": {', '.join(step.changed)}" if step.changed and step.op != "create" else ""
-        found.append(f"{KINDS[step.kind]} {OPS[step.op]}{what}")
+        found.append(f"{KINDS.get(step.kind, f'{step.kind} {step.name}')} {OPS[step.op]}{what}")
     return tuple(found)
 
 

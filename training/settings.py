@@ -88,6 +88,7 @@ BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 # registry/path without a tag: what is built is known by its digest.
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+NO_SETTINGS = "is no map of settings; `{}` trains the job with the defaults, `{skip: true}` leaves it out"
 R2_ALONE = {"location", "credentials", "credential_hours"}
 
 
@@ -127,6 +128,16 @@ class JobSettings(_Strict):
     stall_minutes: float = Field(30, gt=0)
     webhook: str | None = None
     lint: LintSettings = LintSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, entry: Any) -> Any:
+        # `chelsea-cat:` with nothing behind it is how people write a job without settings. `chelsea-cat: false` means the opposite.
+        if entry is None:
+            return {}
+        if not isinstance(entry, Mapping | JobSettings):
+            raise ValueError(NO_SETTINGS)
+        return entry
 
 
 class StorageSettings(_Strict):
@@ -316,14 +327,6 @@ class StackSettings(_Strict):
     @property
     def dev_name(self) -> str:
         return f"{self.cluster.name}-dev"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, values: Any) -> Any:
-        # `chelsea-cat:` with nothing behind it is how people write a job without settings.
-        if isinstance(values, dict) and isinstance(values.get("jobs"), dict):
-            values = {**values, "jobs": {name: entry or {} for name, entry in values["jobs"].items()}}
-        return values
 
 
 def on_gpu(settings: StackSettings, name: str) -> StackSettings:

@@ -215,6 +215,20 @@ def test_deleting_waits_until_the_group_is_gone() -> None:
     assert asked == ["GET", "DELETE", "GET", "GET", "GET", "GET"]
 
 
+def test_waiting_for_an_image_is_bounded() -> None:
+    states = iter(["pending", "pending", "stopped"])
+
+    def handler(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=GROUP | {"current_state": {"status": next(states, "pending")}})
+
+    client = salad(handler)
+    group = client.get_group("flux")
+    assert group is not None
+    assert client.prepared(group).current_state.status == "stopped"
+    with pytest.raises(Unavailable, match="still being prepared"):
+        client.prepared(group, wait_seconds=0)
+
+
 def test_deleting_ends_when_the_name_is_anothers() -> None:
     asked: list[str] = []
 

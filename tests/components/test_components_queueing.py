@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,19 +19,24 @@ from clients.salad import GroupSpec
 from clients.storage import Storage
 from components import queueing
 from components.queueing import Claim, ClaimFile, Queue, Wanted, this_host
-from tests.support.cloud import running_cloud, until
+from tests.support.cloud import requests_logged, running_cloud, until
 
 BUCKET = "queueing"
 OWNER = "project/stack"
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    home = tmp_path_factory.mktemp("cloud")
-    with running_cloud(home, nodes=0):
-        made = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(home / "connection.json")})
-        made.storage(BUCKET).create_bucket()
-        yield made
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with running_cloud(tmp_path_factory.mktemp("queueing") / "cloud", nodes=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def connection(cloud: dict[str, Any]) -> Connection:
+    file = Path(cloud["request_log"]).parent / "connection.json"
+    made = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(file)})
+    made.storage(BUCKET).create_bucket()
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +130,20 @@ class Losing(httpx.BaseTransport):
         self._real.handle_request(
             httpx.Request(request.method, request.url, headers=request.headers, content=body)
         ).read()
+
+
+def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
+    cloud: dict[str, Any], ground: Ground
+) -> None:
+    """R2 takes one write a second and key; the claim is made, renewed and given its job within less than that."""
+    job = ground.post_once()
+    claim = json.loads(ground.storage.get_bytes(ground.claim_key) or b"")
+    assert claim["kelpie_id"] == job.id
+    path = f"/{BUCKET}/{ground.claim_key}"
+    written = [
+        one["status"] for one in requests_logged(cloud) if (one["method"], one["path"]) == ("PUT", path)
+    ]
+    assert written == [200, 200]
 
 
 def test_many_at_once_post_one_job(ground: Ground) -> None:

@@ -31,7 +31,12 @@ PARTS = (
     "node",
     "training",
 )
-REQUIREMENTS = ("requirements.txt", "requirements-local.txt", "requirements-dev.txt")
+REQUIREMENTS = (
+    "requirements.txt",
+    "requirements-local.txt",
+    "requirements-dev.txt",
+    "requirements-local.lock",
+)
 # Free ports, and no waiting for what only models the pace of the real services.
 FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2 --heartbeat-seconds 0.5"
 

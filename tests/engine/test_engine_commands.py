@@ -7,7 +7,9 @@ import os
 import re
 
 import pytest
-from engine_stack import Stack
+from engine_stack import PASSPHRASE, Stack
+
+from engine.secrets import Crypter
 
 
 def test_stacks_come_and_go(stack: Stack) -> None:
@@ -26,6 +28,24 @@ def test_stacks_come_and_go(stack: Stack) -> None:
     stack.spec({"one": {"text": "a"}})
     stack.up()
     assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
+
+
+def test_only_an_empty_stack_is_removed_after_destroy(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
+    stack.up()
+    target = stack.resources()["one"]["urn"]
+    shown = stack.run("destroy", "--yes", "--skip-preview", "--remove", "--target", target)
+    assert "The stack is not removed" in shown
+    assert "two" in stack.resources()
+    stack.spec({"one": {"text": "die"}})
+    stack.up("--target", target, code=1)
+    refused = stack.run("destroy", "--yes", "--skip-preview", "--remove", code=1)
+    assert f"while it was creating {target}, which may therefore exist" in refused
+    assert stack.latest()["pending_operations"]
+    stack.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
+    stack.run("destroy", "--yes", "--skip-preview", "--remove")
+    assert not stack.state_file.exists()
+    assert not (stack.folder / "Pulumi.dev.yaml").exists()
 
 
 def test_export_and_import(stack: Stack) -> None:
@@ -69,6 +89,17 @@ def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
     stack.run("config", "rm", "none")
     stack.run("config", "rm", "name")
     assert "not found" in stack.run("config", "get", "name", code=1)
+
+
+def test_a_configuration_with_another_salt_takes_the_state_along(stack: Stack) -> None:
+    """As where the file was copied from another stack of the same passphrase."""
+    stack.spec({"one": {"text": {"$secret": "hush"}}}, exports={"text": {"$ref": ["one", "text"]}})
+    stack.up()
+    salt = Crypter.new(PASSPHRASE).salt
+    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {salt}\n")
+    stack.run("refresh", "--yes", "--skip-preview")
+    assert stack.latest()["secrets_providers"]["state"]["salt"] == salt
+    assert stack.run("stack", "output", "text", "--show-secrets") == "hush\n"
 
 
 @pytest.mark.parametrize("give", ["variable", "file"])

@@ -78,6 +78,26 @@ def test_one_interrupt_finishes_what_runs(stack: Stack) -> None:
     assert "pending_operations" not in stack.latest()
 
 
+@pytest.mark.parametrize("lines", [1, 3])
+def test_an_update_that_nobody_reads_any_more_ends(stack: Stack, lines: int) -> None:
+    stack.spec({f"t{i}": thing() for i in range(6)})
+    process = stack.start("up", "--yes", "--skip-preview", "--parallel", "1")
+    assert process.stdout is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert not locks(stack)
+    assert "pending_operations" not in stack.latest()
+    assert {path.stem for path in stack.cloud.glob("t*.json")} == stack.resources().keys() - {
+        "test-dev",
+        "default",
+    }
+    assert len(stack.resources()) < 8
+    stack.up()
+    assert len(stack.resources()) == 8
+
+
 def test_two_interrupts_stop_at_once(stack: Stack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")

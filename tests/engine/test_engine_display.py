@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 from engine_stack import Stack
 
-from engine import objects
+from engine import events, objects
+from engine.display import Display
+from engine.display import as_json as display_json
+from engine.events import Step
 from engine.objects import View
+from engine.state import Resource
 from engine.values import UNKNOWN, Secret
 
 OLD = {
@@ -119,6 +126,39 @@ def test_long_texts_are_cut_and_yaml_is_shown_as_an_object() -> None:
     assert lines[0] == f'    long: "{"x" * 150}..."'
     assert lines[1] == '    many: "a b\\nc d\\ne f\\n..."'
     assert lines[2:5] == ["    yaml: (yaml) {", "        k: 1", "        l: ["]
+
+
+PEM = "-----BEGIN KEY-----\nAAAA-first\n\nBBBB-second\n}\n-----END KEY-----\n"
+
+
+def test_secrets_are_masked_in_every_form() -> None:
+    display = Display("dev")
+    display.hide(['quo"te\\d', PEM, "true", "42"])
+    for shown in ("it is AAAA-first", "  BBBB-second", json.dumps({"a": 'quo"te\\d'}), json.dumps(PEM)):
+        assert "[secret]" in display.masked(shown)
+    assert not re.search("AAAA|BBBB", display.masked(PEM) + display.masked(json.dumps(PEM)))
+    assert "quo" not in display.masked(json.dumps('quo"te\\d'))
+    assert display.masked('{ "it is": true, "and": 42 }') == '{ "it is": true, "and": 42 }'
+
+
+def test_masked_json_stays_json() -> None:
+    display = Display("dev")
+    display.hide(["100", 'quo"te'])
+    display.message(events.ERROR, "", 'the 100 of quo"te')
+    step = Step(events.CREATE, "urn:pulumi:dev::p::t::n", "t", None, Resource("u", "t", inputs={"n": 100100}))
+    display.report.steps.append(step)
+    found = json.loads(display_json(display.report, {}, display.masked))
+    assert found["diagnostics"][0]["message"] == "the [secret] of [secret]\n"
+    assert found["steps"][0]["newState"]["inputs"] == {"n": 100100}
+
+
+def test_a_secret_inside_an_object_is_masked(stack: Stack) -> None:
+    stack.run("config", "set", "--path", "--secret", "cluster.environment.TOKEN", "inner-token")
+    stack.run("config", "set", "--path", "cluster.list[0]", "shown")
+    stack.spec(prints=["it is inner-token", "shown is shown"])
+    shown = stack.run("preview")
+    assert "it is [secret]" in shown
+    assert "shown is shown" in shown
 
 
 def test_outputs_and_details_of_a_run(stack: Stack) -> None:

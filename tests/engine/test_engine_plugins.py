@@ -132,7 +132,7 @@ def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
     write(
         stack,
         "from things import Thing\n"
-        "found = Thing('x', {'text': 'a'}, pulumi.ResourceOptions(id='id-x'))\n"
+        "found = Thing('x', {'text': 'a', 'hidden': pulumi.Output.secret('hush-hush')}, pulumi.ResourceOptions(id='id-x'))\n"
         "pulumi.export('length', found.length)",
     )
     assert "does not exist" in stack.up(code=1)
@@ -140,6 +140,7 @@ def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
     (stack.cloud / "x.json").write_text('{"text": "abc"}')
     assert "length: 3" in stack.up()
     assert stack.resources()["x"]["external"] is True
+    assert "hush-hush" not in stack.state_file.read_text()
     assert "1 deleted" in stack.run("destroy", "--yes", "--skip-preview")
     assert (stack.cloud / "x.json").exists()
 

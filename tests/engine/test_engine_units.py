@@ -16,7 +16,9 @@ from engine.diffs import compare
 from engine.errors import EngineError, PassphraseError
 from engine.goals import Alias, Goal, OldNames
 from engine.journal import Rows
+from engine.placing import Places
 from engine.secrets import Crypter
+from engine.state import Resource, State
 from engine.stores import FileLog
 from engine.values import UNKNOWN, Secret
 
@@ -181,6 +183,21 @@ def test_aliases_follow_the_parent() -> None:
     assert names.find(Goal("t:i:C", "new-child", True, parent=parent), child, olds) == old_child
 
 
+@pytest.mark.parametrize("names", [("new", "old"), ("old", "new"), ("new", "other")])
+def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
+    """`new` and `other` say that they were `old`, which may be declared as well."""
+    old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
+    places = Places.of("dev", "p", State([old]))
+
+    def goal(name: str) -> Goal:
+        return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
+
+    assert places.place(goal(names[0]), "").old is old
+    said = "Duplicate resource URN" if names[1] == "old" else f"Duplicate resource alias '{old.urn}'"
+    with pytest.raises(EngineError, match=rf"{said}.* conflicting with .*C::{names[0]}'"):
+        places.place(goal(names[1]), "")
+
+
 def test_paths() -> None:
     assert paths.parse('a.b[0]["c.d"].*') == ["a", "b", 0, "c.d", "*"]
     assert paths.text_of(["a", "b", 0, "c.d"]) == 'a.b[0]["c.d"]'
@@ -204,7 +221,7 @@ def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
         file.write(b'[["drop", 1')
     found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", json.loads(json.dumps(deployment)))
     assert found is not None
-    assert [item["urn"] for _, item in found.rows.resources()] == ["c", "b"]
+    assert [item["urn"] for item in found.rows.resources()] == ["c", "b"]
     assert found.rows.old[1]["dependencies"] == ["c"]
     assert found.rows.pending == {}
     with pytest.raises(ValueError, match="changed"):
@@ -219,6 +236,67 @@ def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
     found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", {})
     assert found is not None
     assert found.steps == 1
+
+
+def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: Path) -> None:
+    """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
+    resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
+    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows(old=dict(enumerate(resources))))
+    log.append([["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["begin", 11, "creating", {"urn": "d"}]])
+    log.fold_into(b"after")
+    log.flush(log.append([["end", 11], ["put", 12, {"urn": "d", "type": "t"}]]))
+    deployment = {
+        "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
+        "pending_operations": [{"resource": {"urn": "d"}, "type": "creating"}],
+    }
+    found = journal.read(FileLog(tmp_path / "j"), b"after", deployment)
+    assert found is not None
+    assert [item["urn"] for item in found.rows.resources()] == ["c", "d", "b"]
+    assert (found.steps, found.rows.pending) == (1, {})
+
+
+class FailingLog(FileLog):
+    """Fails once."""
+
+    failed = False
+
+    def append(self, lines: bytes) -> None:
+        if not self.failed:
+            self.failed = True
+            raise OSError("time-out")
+        super().append(lines)
+
+
+def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
+    log = journal.Journal(FailingLog(tmp_path / "j"), b"before", Rows())
+    first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
+    with pytest.raises(OSError, match="time-out"):
+        log.flush(first)
+    log.flush(second)
+    found = journal.read(FileLog(tmp_path / "j"), b"before", {})
+    assert found is not None
+    assert sorted(found.rows.pending) == [1, 2]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows())
+    for op in (1, 2, 3):
+        log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
+    lines = (tmp_path / "j").read_bytes().split(b"\n")
+    lines[place] = b"\0" * len(lines[place])
+    (tmp_path / "j").write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match="damaged"):
+        journal.read(FileLog(tmp_path / "j"), b"before", {})
+
+
+def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows())
+    log.flush(log.append([["put", 1, {"urn": "c"}]]))
+    with (tmp_path / "j").open("ab") as file:
+        file.write(b'[["put", 2')
+    journal.fold_into(FileLog(tmp_path / "j"), b"after")
+    assert journal.read(FileLog(tmp_path / "j"), b"after", {"resources": [{"urn": "c"}]}) is None
 
 
 def test_the_project_keeps_its_places(tmp_path: Path) -> None:

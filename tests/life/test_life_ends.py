@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from clients.storage import Storage
+from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, kill_with_children, new_stack
-from tests.life.test_life_model import leave_weights, report
 from tests.support.cloud import until
 from training.run import Layout, RunKeys
 
@@ -68,10 +68,10 @@ def test_completed_without_sound_weights_is_not_done(
     stack.up()
     keys = keys_of(stack, "cat")
     if with_weights:
-        leave_weights(stack, "cat", stack.outputs()["jobs"]["cat"]["runId"])
+        leave_weights(stack.connection.storage("life"), keys)
     spoil(stack.connection.storage("life"), keys)
     (job,) = stack.jobs()
-    report(stack, job, "completed")
+    report(stack.connection, job, "completed")
 
     stack.refresh()
     told = stack.outputs()["jobs"]["cat"]
@@ -171,8 +171,8 @@ def test_destroy_cancels_what_lasts_and_starts_nothing(engine: str, cloud: Path,
     )
     stack.up()
     by_name = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
-    leave_weights(stack, "cat", by_name["cat"].environment["FLUX_RUN_ID"])
-    report(stack, by_name["cat"], "completed")
+    leave_weights(stack.connection.storage("life"), keys_of(stack, "cat"))
+    report(stack.connection, by_name["cat"], "completed")
     until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]
 
     log = cloud / "requests.jsonl"

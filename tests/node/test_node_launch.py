@@ -19,6 +19,7 @@ from tests.node.fake_trainer import weights
 from tests.node.fuzz import load
 from tests.node.queued import FolderTransfers
 from tests.node.runs import LAUNCHER, Node, picture, until_gone
+from training.manifest import LARGEST_MANIFEST
 
 GOOD = ("steps:0-20", "final:20")
 # What tqdm 4.70 wrote for ai-toolkit's loop (set_postfix_str, then update) on a pipe, at 6.7 steps a second.
@@ -249,3 +250,7 @@ def test_a_clock_that_goes_back_is_a_fault_of_its_own() -> None:
     with mock.patch.object(launch, "CLOCK_SECONDS", 0.02), still, pytest.raises(launch.EndError) as caught:
         launch.renew_ctime(path, time.time_ns() + 10**15)
     assert caught.value.code == 14
+
+
+def test_lint_knows_what_the_launcher_reads_of_a_manifest() -> None:
+    assert load().MOST_JSON == LARGEST_MANIFEST

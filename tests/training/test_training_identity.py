@@ -233,3 +233,11 @@ def test_what_might_be_a_secret_is_not_shown(values: dict[str, object]) -> None:
 
 def test_a_job_without_settings_may_be_null() -> None:
     assert parse_stack_settings("p", config(jobs={"cat": None})).jobs["cat"].attempt == 1
+
+
+@pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
+def test_what_means_not_this_job_never_trains_it(entry: object) -> None:
+    with pytest.raises(
+        BadInput, match=r"p:jobs\.cat: is no map of settings; .*`\{skip: true\}` leaves it out"
+    ):
+        parse_stack_settings("p", config(jobs={"cat": entry, "dog": {}}))

@@ -92,6 +92,8 @@ class ThingProvider(ResourceProvider):
         call("delete", props["name"])
         if props.get("sticky"):
             raise Exception("it sticks")
+        if props.get("gate_of_delete"):
+            wait_for(props["gate_of_delete"])
         (CLOUD / f"{props['name']}.json").unlink(missing_ok=True)
 
     def read(self, id_, props):
