@@ -13,12 +13,15 @@ import yaml
 
 from commands.__main__ import COMMANDS
 from tests.support.documents import DATED, DOCUMENTS, LANGUAGES, NEEDS, ROOT, blocks, commands, fault
+from tests.test_imports import FOLDERS, MAY_IMPORT
 from training.settings import StackSettings
 
 CALL = re.compile(r"\./flux ([a-z]+)([^`\n]*)")
 TARGET = re.compile(r"`make ([a-z]+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ALL = [*DOCUMENTS, *DATED]
+# No package: what it holds lies beside the job on a node, as in the trainer's image.
+IMAGE = ROOT / "localcloud/trainer"
 # A base class, and what holds the others.
 NO_ROW = {"FluxProvider", "TrainingPipeline"}
 
@@ -125,6 +128,27 @@ def test_every_resource_has_its_row_in_architecture() -> None:
     resources = {"ContainerGroup" if name == "TrainingGroup" else name for name in names} - NO_ROW
     assert len(resources) > 5
     assert [name for name in sorted(resources) if f"`{name}`" not in told] == []
+
+
+def test_architecture_tells_what_may_import_what() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    told = {
+        folder: set() if allowed == "nothing" else set(allowed.split(", "))
+        for folder, allowed in re.findall(
+            r"^\| `(\w+)(?:/|\.py)` \| .* \| ([a-z, ]+) \|$", text, re.MULTILINE
+        )
+    }
+    assert told == MAY_IMPORT
+
+
+@pytest.mark.parametrize("top", [*FOLDERS, "bench"])
+def test_every_package_says_in_two_lines_what_belongs_there(top: str) -> None:
+    packages = {path.parent for path in (ROOT / top).rglob("*.py")} - {IMAGE}
+    assert packages
+    for package in packages:
+        text = (package / "__init__.py").read_text(encoding="utf-8")
+        lines = (ast.get_docstring(ast.parse(text)) or "").split("\n")
+        assert 2 <= len([line for line in lines if line]) <= 4, package
 
 
 def test_a_wrong_block_is_found() -> None:

@@ -163,7 +163,7 @@ def invitation(
 ) -> Finding:
     """No API tells whether Kelpie's user is invited to the organization; what it has done there does."""
     what = "Kelpie's user"
-    mend = "invite Kelpie's user to the organization (README, On SaladCloud), then wait five minutes"
+    mend = "invite Kelpie's user to the organization (docs/production.md, 2), then wait five minutes"
     if group is None or rule is None:
         missing = "the container group" if group is None else "the scaling rule"
         return note(

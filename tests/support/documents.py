@@ -33,7 +33,6 @@ DATED = [*sorted((ROOT / "docs/decisions").glob("*.md")), ROOT / "CHANGELOG.md"]
 NEEDS = {
     "salad": "an account at SaladCloud and a bucket",
     "docker": "Docker, and a registry to push to",
-    "pulumi": "the Pulumi CLI",
     "internet": "downloads from elsewhere than a package index",
     "time": "minutes to hours",
     "a running training": "a job that is trained just now",
@@ -46,7 +45,6 @@ PROGRAMS = {
     "curl": "internet",
     "sha256sum": "",
     "uv": "internet",
-    "pulumi": "pulumi",
 }
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
