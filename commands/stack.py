@@ -39,14 +39,17 @@ def up(stack: str, no_wait: bool) -> None:
     run(engine, "up", "--yes", "--skip-preview")
     if no_wait:
         return
-    failed = _collect(engine, stack)
+    ended = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
         run(engine, "up", "--yes", "--skip-preview")
     say("\nLooking once more, so that the stack's outputs tell how each run ended:")
-    _refresh(engine)
+    # They have been shown a minute ago, and hide below them what to do next.
+    _refresh(engine, "--suppress-outputs")
+    say(_next_steps(ended))
+    failed = [sight.job.name for sight in ended if sight.state != COMPLETED]
     if failed:
         raise FluxError(
             f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
@@ -92,14 +95,14 @@ def down() -> None:
     local_cloud.stop()
 
 
-def _refresh(engine: Engine) -> None:
+def _refresh(engine: Engine, *more: str) -> None:
     # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
     # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
-    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview")
+    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more)
 
 
-def _collect(engine: Engine, stack: str) -> list[str]:
-    """Wait for the jobs and fetch what they left; the names of those that did not end well."""
+def _collect(engine: Engine, stack: str) -> list[Sight]:
+    """Wait for the jobs and fetch what they left; how each ended."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
@@ -120,10 +123,8 @@ def _collect(engine: Engine, stack: str) -> list[str]:
         report_left(result)
         page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), Path(JOBS))
         say(f"    {page}: its samples, loss and dataset on one page")
-    sights = [row.sight for row in rows]
     say(_cost_lines(costs, local=watcher.local))
-    say(_next_steps(sights))
-    return [sight.job.name for sight in sights if sight.state != COMPLETED]
+    return [row.sight for row in rows]
 
 
 def _result_line(sight: Sight, place: Path) -> str:
