@@ -39,16 +39,33 @@ def up(stack: str, no_wait: bool) -> None:
     run(engine, "up", "--yes", "--skip-preview")
     if no_wait:
         return
+<<<<<<< HEAD
     faults = _collect(engine, stack)
+=======
+    ended = _collect(engine, stack)
+>>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
         run(engine, "up", "--yes", "--skip-preview")
     say("\nLooking once more, so that the stack's outputs tell how each run ended:")
+<<<<<<< HEAD
     _refresh(engine)
     if faults:
         raise FluxError("\n".join(map(str, faults)))
+=======
+    # They have been shown a minute ago, and hide below them what to do next.
+    _refresh(engine, "--suppress-outputs")
+    say(_next_steps(ended))
+    failed = [sight.job.name for sight in ended if sight.state != COMPLETED]
+    if failed:
+        raise FluxError(
+            f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
+            "a failed job is not queued again by itself, because it would be paid for again",
+            "mend what is said above, or set `attempt: 2` for the job in the stack's configuration; then run it again",
+        )
+>>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
 
 
 @click.command()
@@ -88,14 +105,19 @@ def down() -> None:
     local_cloud.stop()
 
 
-def _refresh(engine: Engine) -> None:
+def _refresh(engine: Engine, *more: str) -> None:
     # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
     # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
-    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview")
+    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more)
 
 
+<<<<<<< HEAD
 def _collect(engine: Engine, stack: str) -> list[FluxError]:
     """Wait for the jobs and fetch what they left; what is not well."""
+=======
+def _collect(engine: Engine, stack: str) -> list[Sight]:
+    """Wait for the jobs and fetch what they left; how each ended."""
+>>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
@@ -117,8 +139,8 @@ def _collect(engine: Engine, stack: str) -> list[FluxError]:
         unfetched += [row.name] if result.failed else []
         page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), images)
         say(f"    {page}: its samples, loss and dataset on one page")
-    sights = [row.sight for row in rows]
     say(_cost_lines(costs, local=watcher.local))
+<<<<<<< HEAD
     say(_next_steps(sights, images))
     return unwell(sights, unfetched)
 
@@ -153,6 +175,9 @@ def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]
             )
         )
     return found
+=======
+    return [row.sight for row in rows]
+>>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
 
 
 def _result_line(sight: Sight, place: Path) -> str:
