@@ -39,33 +39,20 @@ def up(stack: str, no_wait: bool) -> None:
     run(engine, "up", "--yes", "--skip-preview")
     if no_wait:
         return
-<<<<<<< HEAD
-    faults = _collect(engine, stack)
-=======
-    ended = _collect(engine, stack)
->>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
+    sights, unfetched = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
         run(engine, "up", "--yes", "--skip-preview")
     say("\nLooking once more, so that the stack's outputs tell how each run ended:")
-<<<<<<< HEAD
-    _refresh(engine)
-    if faults:
-        raise FluxError("\n".join(map(str, faults)))
-=======
     # They have been shown a minute ago, and hide below them what to do next.
     _refresh(engine, "--suppress-outputs")
-    say(_next_steps(ended))
-    failed = [sight.job.name for sight in ended if sight.state != COMPLETED]
-    if failed:
-        raise FluxError(
-            f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
-            "a failed job is not queued again by itself, because it would be paid for again",
-            "mend what is said above, or set `attempt: 2` for the job in the stack's configuration; then run it again",
-        )
->>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
+    if sights:
+        say(_next_steps(sights, images_folder(stack)))
+    faults = unwell(sights, unfetched)
+    if faults:
+        raise FluxError("\n".join(map(str, faults)))
 
 
 @click.command()
@@ -111,17 +98,12 @@ def _refresh(engine: Engine, *more: str) -> None:
     run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more)
 
 
-<<<<<<< HEAD
-def _collect(engine: Engine, stack: str) -> list[FluxError]:
-    """Wait for the jobs and fetch what they left; what is not well."""
-=======
-def _collect(engine: Engine, stack: str) -> list[Sight]:
-    """Wait for the jobs and fetch what they left; how each ended."""
->>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
+def _collect(engine: Engine, stack: str) -> tuple[list[Sight], list[str]]:
+    """Wait for the jobs and fetch what they left: how each ended, and whose results were not all fetched."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
-        return []
+        return [], []
     watcher = Watcher(connection_of(engine, stack), outputs)
     say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
@@ -140,9 +122,7 @@ def _collect(engine: Engine, stack: str) -> list[Sight]:
         page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), images)
         say(f"    {page}: its samples, loss and dataset on one page")
     say(_cost_lines(costs, local=watcher.local))
-<<<<<<< HEAD
-    say(_next_steps(sights, images))
-    return unwell(sights, unfetched)
+    return [row.sight for row in rows], unfetched
 
 
 def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]:
@@ -175,9 +155,6 @@ def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]
             )
         )
     return found
-=======
-    return [row.sight for row in rows]
->>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
 
 
 def _result_line(sight: Sight, place: Path) -> str:

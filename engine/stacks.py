@@ -206,7 +206,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
         snapshot.recover(session.backend, stack)
         crypter = session.crypter(session.config(), session.deployment())
         theirs = session.state_crypter(latest)
-        if latest.get("resources"):
+        if crypter is not None and latest.get("resources"):
             latest["resources"] = state.encrypted_anew(latest["resources"], theirs or crypter, crypter)
         if crypter is not None:
             latest["secrets_providers"] = snapshot.provider_of(crypter.salt)

@@ -61,24 +61,16 @@ def test_completed_without_sound_weights_is_not_done(engine: str, cloud: Path, t
     seeds = {job: 500 + number for number, job in enumerate(jobs)}
     stack = new_stack(tmp_path / "stack", cloud, "ends-unsound", seeds, engine)
     stack.up()
-<<<<<<< HEAD
-    keys = keys_of(stack, "cat")
-    if with_weights:
-        leave_weights(stack.connection.storage("life"), keys)
-    spoil(stack.connection.storage("life"), keys)
-    (job,) = stack.jobs()
-    report(stack.connection, job, "completed")
-=======
-    declared = stack.outputs()["jobs"]
+    bucket, declared = stack.connection.storage("life"), stack.outputs()["jobs"]
+    keys = {job: Layout(f"{stack.place}/").run(job, declared[job]["runId"]) for job in jobs}
     queued = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
     assert queued.keys() == jobs.keys()
     for job, end in jobs.items():
         spoil, with_weights, _ = ENDS[end]
         if with_weights:
-            leave_weights(stack, job, declared[job]["runId"])
-        spoil(stack.connection.storage("life"), keys_of(stack, job))
-        report(stack, queued[job], "completed")
->>>>>>> e1ce08032cf2bbcf9e7bf749680267d6b6e67daf
+            leave_weights(bucket, keys[job])
+        spoil(bucket, keys[job])
+        report(stack.connection, queued[job], "completed")
 
     stack.refresh()
     told = stack.outputs()["jobs"]
