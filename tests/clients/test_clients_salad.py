@@ -36,7 +36,7 @@ GROUP = {
     },
     "priority": "batch",
     "replicas": 1,
-    "current_state": {"status": "running", "instance_status_counts": {"running_count": 1}},
+    "current_state": {"status": "running"},
     "unheard_of": {},
 }
 
@@ -156,8 +156,6 @@ def test_prices_are_exact() -> None:
 def test_a_group_is_read_leniently_and_shows_no_credential() -> None:
     group = salad(lambda _: httpx.Response(200, json=GROUP)).get_group("flux")
     assert group is not None
-    assert group.container.command == []
-    assert group.current_state.instance_status_counts.running_count == 1
     assert group.environment_value("FLUX_OWNER") == "p/s"
     assert group.environment_value("NONE") is None
     assert CREDENTIAL not in f"{group!r} {group}"
