@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -144,6 +144,11 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
     image_caching: bool = True
     display_name: str | None = None
     country_codes: list[str] = []
+
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """The values of its environment that nobody may be told."""
+        return tuple(value for value in self.environment.values() if isinstance(value, SecretStr))
 
     def findings(self) -> list[str]:
         """Everything SaladCloud would refuse, so that it can be told at once and before anything is sent."""
@@ -381,13 +386,19 @@ class Salad:
 
     def create_group(self, spec: GroupSpec) -> ContainerGroup:
         """Make the group. Raises BadInput, Conflict (name taken), UncertainOutcome (then read it by name)."""
-        answer = self._http.request("POST", self._groups, body=spec.create_body())
+        answer = self._http.request("POST", self._groups, body=spec.create_body(), secrets=spec.secrets)
         return self._http.read(ContainerGroup, answer)
 
-    def patch_group(self, name: str, patch: Mapping[str, Any]) -> ContainerGroup:
-        """Change the group; `patch` is from GroupSpec.patch_body. Raises NotFound."""
+    def patch_group(
+        self, name: str, patch: Mapping[str, Any], secrets: Sequence[SecretStr] = ()
+    ) -> ContainerGroup:
+        """Change the group; `patch` is from GroupSpec.patch_body, `secrets` are that spec's. Raises NotFound."""
         answer = self._http.request(
-            "PATCH", self._group(name), body=dict(patch), content_type="application/merge-patch+json"
+            "PATCH",
+            self._group(name),
+            body=dict(patch),
+            content_type="application/merge-patch+json",
+            secrets=secrets,
         )
         return self._http.read(ContainerGroup, answer)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from commands.engine import project_root
-from commands.session import console, say, stack_option
+from commands.session import console, no_cache_option, say, stack_option
 from commands.stack_file import stack_settings
 from training.declare import folder_names
 from training.errors import BadInput
@@ -35,7 +35,7 @@ COLOURS = {"error": "bold red", "warning": "yellow"}
     "--all", "every", is_flag=True, help="All job folders, also those that the stack does not declare."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--no-cache", is_flag=True, help="Look at every image again.")
+@no_cache_option
 @click.option("--strict", is_flag=True, help="Warnings fail as well.")
 @stack_option
 @click.pass_context
@@ -44,7 +44,6 @@ def lint(
     jobs: tuple[str, ...],
     every: bool,
     as_json: bool,
-    no_cache: bool,
     strict: bool,
     stack: str,
 ) -> None:
@@ -57,7 +56,7 @@ def lint(
     stacks = _stacks_of(jobs, called_from) or [stack]
     chosen = _in_all(stacks, lambda one: _choose(one, jobs, every, called_from))
     with _progress() as progress:
-        files = file_facts(cached=not no_cache, progress=progress)
+        files = file_facts(progress=progress)
         reports = [
             lint_jobs(one.settings, names=one.names, files=files, declared=one.declared) for one in chosen
         ]

@@ -5,7 +5,7 @@ With a scaling rule its replicas and whether it runs are Kelpie's (UPSTREAM.md),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pulumi
@@ -109,7 +109,7 @@ class ContainerGroupProvider(FluxProvider):
             # Released already, by an attempt that was killed or by the stack that adopted it last.
             inform(f"container group {group.name} stays: it does not carry this stack's mark any more")
         elif group.environment_value(ADOPTED_VARIABLE):
-            release(salad, group)
+            release(salad, group, props["variables"].split(", "))
         else:
             salad.delete_group(props["name"])
 
@@ -153,7 +153,7 @@ def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscal
     wanted = spec.model_copy(update={"replicas": group.replicas}) if autoscale else spec
     patch = wanted.patch_body(before)
     if patch:
-        group = salad.patch_group(spec.name, patch)
+        group = salad.patch_group(spec.name, patch, spec.secrets)
     if not autoscale and (spec.replicas > 0) != is_started(group):
         if spec.replicas == 0:
             salad.stop_group(spec.name)
@@ -240,13 +240,14 @@ def as_adopted(spec: GroupSpec) -> GroupSpec:
     return spec.model_copy(update={"environment": {**spec.environment, ADOPTED_VARIABLE: "yes"}})
 
 
-def release(salad: Salad, group: ContainerGroup) -> None:
-    """Leave a group that was there before us standing: stopped, without our mark and without keys."""
+def release(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> None:
+    """Leave a group that was there before us standing: stopped, without our mark, keys and `variables`, which may be secret."""
     salad.stop_group(group.name)
-    gone = {name: None for name in group.container.environment_variables if name.startswith(OWN_VARIABLES)}
-    salad.patch_group(group.name, {"container": {"environment_variables": gone}})
+    present = group.container.environment_variables
+    gone = {name: None for name in present if name.startswith(OWN_VARIABLES) or name in variables}
+    salad.patch_group(group.name, {"container": {"environment_variables": gone}}, tuple(present.values()))
     inform(
-        f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without keys"
+        f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without its environment"
     )
 
 

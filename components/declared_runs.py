@@ -39,7 +39,7 @@ class DeclaredRunsProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
         found = replace_on(("groupId", "bucket", "prefix"), olds, news)
-        if {"bucket", "prefix"} & set(found.replaces):
+        if {"bucket", "prefix"} & set(found.replaces or ()):
             self._refuse_to_train_again(olds, news)
         return found
 

@@ -7,7 +7,6 @@ comes after a removed job finds it, sees what became of its job, and adopts that
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import time
@@ -22,11 +21,12 @@ from threading import Lock
 from clients.connection import Connection
 from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Kelpie
+from clients.results import read_json
 from clients.storage import Storage
 from training.errors import FluxError
 from training.manifest import canonical_json
 from training.processes import is_alive
-from training.run import JOB_VARIABLE, RUN_ID_VARIABLE
+from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
 
 # Longer than one post takes with its repetitions and time-outs (clients/http.py: about 3.5 minutes at the worst), and than clocks
 # of two machines differ. A holder renews its claim before each post.
@@ -50,7 +50,6 @@ class Claim:
     host: str
     pid: int
     claimed_at: float
-    kelpie_id: str | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def to_json(self) -> bytes:
@@ -66,7 +65,6 @@ class Claim:
                 str(value["host"]),
                 int(value["pid"]),
                 float(value["claimed_at"]),
-                value.get("kelpie_id"),
                 str(value["token"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -197,6 +195,7 @@ class Queue:
         deadline = time.monotonic() + 2 * CLAIM_PATIENCE_SECONDS
         while time.monotonic() < deadline:
             etag, holder = claims.read()
+            posted = claims.posted(holder) if holder else None
             settled = etag == dead_etag and time.monotonic() - dead_since > SETTLE_SECONDS
             # After the claim was read and, where its holder is dead, after what it sent had time to arrive.
             job = self.find(wanted, fresh=True)
@@ -204,8 +203,8 @@ class Queue:
                 return job
             if holder is None:
                 free = True
-            elif holder.kelpie_id is not None:
-                job = self._job_of(holder.kelpie_id)
+            elif posted is not None:
+                job = self._job_of(posted)
                 if job is not None:
                     return job
                 free = True
@@ -279,14 +278,18 @@ def queue_of(connection: Connection, group_id: str) -> Queue:
 
 
 class ClaimFile:
-    """A run's claim.json, as one claimer writes it: every write but the first says which claim it replaces."""
+    """A run's claim.json, as one claimer writes it: every write but the first says which claim it replaces.
 
-    def __init__(self, storage: Storage, key: str, owner: str) -> None:
-        self.key = key
+    Beside it posted.json: the job that was posted under the claim of that token.
+    """
+
+    def __init__(self, storage: Storage, keys: RunKeys, owner: str) -> None:
+        self.key = keys.claim
+        self._posted_key = keys.posted
         self._storage = storage
         self._claim = Claim(owner, this_host(), os.getpid(), _now())
         self._etag = ""
-        self._written_at = -math.inf
+        self._written_at = 0.0
 
     def read(self) -> tuple[str, Claim | None]:
         """The ETag and the claim; ("", None) when there is none. The ETag is read first: a change between them shows."""
@@ -294,6 +297,13 @@ class ClaimFile:
         if info is None:
             return "", None
         return info.etag, Claim.from_json(self._storage.get_bytes(self.key) or b"")
+
+    def posted(self, holder: Claim) -> str | None:
+        """The job that this holder has posted, as far as it was written down."""
+        found = read_json(self._storage, self._posted_key) or {}
+        return (
+            str(found["kelpie_id"]) if found.get("claim") == holder.token and "kelpie_id" in found else None
+        )
 
     def take(self, etag: str | None) -> bool:
         """Write it if there is none (`etag` None or empty), or in place of the one of that ETag.
@@ -308,9 +318,9 @@ class ClaimFile:
     def renew(self) -> None:
         """Before each post: whoever has taken the claim over meanwhile posts instead. Raises FluxError.
 
-        One that was written a moment ago is as good as new, and only looked at.
+        One that was written within a second is as good as new, and only looked at.
         """
-        if self._seconds_to_wait() > 0:
+        if time.monotonic() - self._written_at < WRITE_SECONDS:
             info = self._storage.head(self.key)
             ours = info is not None and info.etag == self._etag
         else:
@@ -321,29 +331,16 @@ class ClaimFile:
             )
 
     def record(self, kelpie_id: str) -> None:
-        """Remember which job the run has. Losing a race here is no loss: the other one knows a job too.
-
-        Whoever found another's job leaves a second for its poster to write it down.
-        """
-        etag = self._etag
-        if etag:
-            time.sleep(self._seconds_to_wait())
-        else:
-            etag, holder = self.read()
-            if holder is None or holder.kelpie_id != kelpie_id:
-                time.sleep(WRITE_SECONDS)
-                etag, holder = self.read()
-            if holder is not None and holder.kelpie_id == kelpie_id:
-                return
-        with suppress(RateLimited):
-            self._write(replace(self._claim, kelpie_id=kelpie_id), etag)
+        """Write down which job the claim has: the own one's, or another's that its holder did not come to write down."""
+        holder = self._claim if self._etag else self.read()[1]
+        if holder is None or (not self._etag and self.posted(holder) == kelpie_id):
+            return
+        posted = canonical_json({"version": 1, "claim": holder.token, "kelpie_id": kelpie_id})
+        with suppress(RateLimited):  # somebody else writes the same at this moment
+            self._storage.put_bytes(self._posted_key, posted)
 
     def holder_is_dead(self, holder: Claim) -> bool:
         return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
-
-    def _seconds_to_wait(self) -> float:
-        """Until the bucket takes the next write from us."""
-        return max(0.0, self._written_at + WRITE_SECONDS - time.monotonic())
 
     def _write(self, claim: Claim, etag: str) -> bool:
         try:

@@ -52,7 +52,7 @@ def _yaml() -> YAML:
 def _read(path: Path) -> Any:
     try:
         content = _yaml().load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is no YAML: {error}") from None
     if content is None:
         return {}
@@ -109,7 +109,7 @@ def _project(path: Path) -> Project:
         raise EngineError(f"{path.name} has no `name`")
     options: dict[str, Any] = {}
     if isinstance(runtime, dict):
-        options = dict(runtime.get("options") or {})
+        options = _mapping(path, runtime, "options")
         runtime = runtime.get("name")
     if runtime != "python":
         raise NeedsCliError(f"the runtime {runtime!r} in {path.name}", "this engine runs Python programs")
@@ -118,10 +118,17 @@ def _project(path: Path) -> Project:
         file=path.resolve(),
         main=str(content.get("main") or ""),
         virtualenv=str(options.get("virtualenv") or ""),
-        backend_url=str((content.get("backend") or {}).get("url") or ""),
+        backend_url=str(_mapping(path, content, "backend").get("url") or ""),
         config_folder=str(content.get("stackConfigDir") or ""),
-        config=dict(content.get("config") or {}) if isinstance(content.get("config"), dict) else {},
+        config=_mapping(path, content, "config"),
     )
+
+
+def _mapping(path: Path, content: Any, key: str) -> dict[str, Any]:
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise EngineError(f"{path.name}: `{key}` must hold keys with values, not {found!r}")
+    return dict(found)
 
 
 def check_stack_name(name: str) -> str:
@@ -152,6 +159,7 @@ class StackConfig:
         provider = self.content.get("secretsprovider")
         if provider not in (None, "", "passphrase", "default"):
             raise NeedsCliError(f"the secrets provider {provider!r} in {path.name}")
+        _mapping(path, self.content, "config")
 
     @property
     def salt(self) -> str | None:

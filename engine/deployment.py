@@ -25,7 +25,7 @@ from engine.plugins import package_of
 from engine.provider_resources import ProviderResources
 from engine.providers import PACKAGE, CheckFailure, Diff, Provider
 from engine.registry import Providers, check_package
-from engine.state import Resource, State
+from engine.state import Resource, State, renamed
 from engine.steps import Steps
 from engine.targets import ALL, Targets
 from engine.urns import is_provider
@@ -266,8 +266,8 @@ class Deployment:
                 self._left_alone.add(new.urn)
                 self._places.news.pop(new.urn)
             return Registered(new.urn, UNKNOWN_TEXT if new.custom else "", new.inputs)
-        kept = old.copy(urn=new.urn, parent=new.parent)
         with self._lock:
+            kept = renamed(old, self._places.names.taken).copy(urn=new.urn, parent=new.parent)
             self._places.news[new.urn] = kept
         self._steps.same(old, kept, placed.alias)
         return _registered(kept)

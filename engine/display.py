@@ -186,6 +186,9 @@ class Display:
                 self.line(f"Duration: {_duration(seconds)}")
             self.line("")
 
+    def stop(self) -> None:
+        """Nothing more is shown of what runs."""
+
     def masked(self, text: str) -> str:
         """The text without the secrets of the configuration."""
         parts = text.split("[secret]")  # a secret may be a part of this very word

@@ -60,7 +60,11 @@ class Rows:
     def resources(self) -> list[Json]:
         """All rows in the file's order, with their references under the new names."""
         if self.aliases:
-            for item in (*self.old.values(), *(entry["resource"] for entry in self.pending.values())):
+            for item in (
+                *self.new.values(),
+                *self.old.values(),
+                *(entry["resource"] for entry in self.pending.values()),
+            ):
                 rename_references(item, self.aliases)
         return [*self.new.values(), *self.old.values()]
 
@@ -177,7 +181,8 @@ def _lines(data: bytes) -> list[Any]:
 
 def _before(head: Json, lines: list[Any]) -> Rows:
     """Which rows a checkpoint has that these lines were folded into, in which order; without their content."""
-    rows = Rows(*({uid: {} for uid in head[part]} for part in ("old", "new", "pending")))
+    old, new, pending = ({uid: Json() for uid in head[part]} for part in ("old", "new", "pending"))
+    rows = Rows(old, new, pending)
     _apply(rows, [line for line in lines if isinstance(line, list)])
     return rows
 

@@ -30,6 +30,7 @@ def preview(session: Session, options: argparse.Namespace) -> int:
             display.finish()
         return _status(good, display, options, "preview")
     finally:
+        display.stop()
         run.close()
 
 
@@ -94,6 +95,7 @@ def _operate(
             display.finish()
         return _status(good, display, options, what)
     finally:
+        display.stop()
         run.close()
 
 
@@ -138,7 +140,10 @@ def _status(good: bool, display: Display, options: argparse.Namespace, what: str
 
 
 def _confirm(what: str) -> bool:
-    answer = input(f"Do you want to perform this {what}? [yes/no] ").strip().lower()
+    try:
+        answer = input(f"Do you want to perform this {what}? [yes/no] ").strip().lower()
+    except EOFError:  # Ctrl-D
+        answer = ""
     if answer in ("y", "yes"):
         return True
     print(f"error: confirmation declined, not proceeding with the {what}", file=sys.stderr)

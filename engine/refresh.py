@@ -56,10 +56,11 @@ class Refresh:
         ]
         with ThreadPoolExecutor(max_workers=max(parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
-        kept = []
+        kept, gone = [], []
         for resource in self._state.resources:
             found = results.get(id(resource), resource)
             if found is None:
+                gone.append(resource)
                 if self._snapshot:
                     self._snapshot.write(drop=[resource], wait=False)
             else:
@@ -68,7 +69,7 @@ class Refresh:
         for resource in kept:
             if resource.type == STACK_TYPE and not self._first and self.targets.has(resource.urn):
                 self._listener.outputs(resource.outputs, resource.outputs)
-        for resource in prune_references(kept):
+        for resource in prune_references(kept, gone):
             if self._snapshot:
                 self._snapshot.write(put=[resource], wait=False)
         return not self.stopping.is_set() and not any(

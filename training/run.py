@@ -97,6 +97,11 @@ class RunKeys:
         return f"{self.base}claim.json"
 
     @property
+    def posted(self) -> str:
+        """Which job was posted under which claim; beside the claim, because R2 takes one write a second of a key."""
+        return f"{self.base}posted.json"
+
+    @property
     def record(self) -> str:
         return f"{self.output}run.json"
 

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -89,11 +90,20 @@ BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
 NO_SETTINGS = "is no map of settings; `{}` trains the job with the defaults, `{skip: true}` leaves it out"
+NUMBERS = (int, float, int | None, float | None)
 R2_ALONE = {"location", "credentials", "credential_hours"}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes it for 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
+            raise ValueError("must be a number")
+        return value
 
 
 class LintSettings(_Strict):
@@ -163,6 +173,13 @@ class StorageSettings(_Strict):
         if given:
             raise ValueError(f"{', '.join(given)} means nothing with kind {self.kind}; take it out")
         return self
+
+    @field_validator("prefix")
+    @classmethod
+    def _folders_that_are_some(cls, prefix: str) -> str:
+        if {".", ".."} & set(prefix.split("/")):
+            raise ValueError("may not go through `.` or `..`: on the nodes these keys become paths")
+        return prefix
 
     @property
     def key_prefix(self) -> str:

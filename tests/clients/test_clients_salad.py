@@ -215,6 +215,24 @@ def test_deleting_waits_until_the_group_is_gone() -> None:
     assert asked == ["GET", "DELETE", "GET", "GET", "GET", "GET"]
 
 
+def test_what_a_refusal_quotes_of_the_environment_is_not_told() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        container = json.loads(request.content)["container"]
+        quoted = " and ".join(container["environment_variables"].values())
+        return httpx.Response(400, json={"title": "Bad value", "detail": quoted})
+
+    wanted = spec(
+        environment={"FLUX_OWNER": "p/s", "PART": SecretStr(CREDENTIAL[:10]), "K": SecretStr(CREDENTIAL)}
+    )
+    patch = wanted.patch_body(spec(environment={}))
+    for act in (
+        lambda: salad(handler).create_group(wanted),
+        lambda: salad(handler).patch_group("flux", patch, wanted.secrets),
+    ):
+        with pytest.raises(Invalid, match=r"Bad value: p/s and \*\*\* and \*\*\*$"):
+            act()
+
+
 def test_waiting_for_an_image_is_bounded() -> None:
     states = iter(["pending", "pending", "stopped"])
 

@@ -63,7 +63,7 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
             act()
 
 
-@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate", "parent"])
+@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate"])
 def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None:
     """Of the same name the old one would be deleted before the container group has the new one."""
     olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}
@@ -102,8 +102,8 @@ def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
     )
 
 
-def claim(host: str = "here", pid: int = 7, age: float = 0.0, kelpie_id: str | None = None) -> Claim:
-    return Claim("p/s", host, pid, 1000.0 - age, kelpie_id)
+def claim(host: str = "here", pid: int = 7, age: float = 0.0) -> Claim:
+    return Claim("p/s", host, pid, 1000.0 - age)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_which_jobs_a_new_run_takes_the_place_of(found: Job, superseded: bool) -
 
 
 def test_a_claim_reads_what_it_wrote_and_rubbish_is_no_claim() -> None:
-    written = claim(kelpie_id="job")
+    written = claim()
     assert Claim.from_json(written.to_json()) == written
     assert [Claim.from_json(raw) for raw in (b"", b"{}", b"[]", b"\xff", b'{"owner":1}')] == [None] * 5
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 
+import pytest
 from engine_stack import Stack
 
 from engine import events, objects
@@ -194,3 +198,35 @@ def test_outputs_and_details_of_a_run(stack: Stack) -> None:
     assert "\nOutputs:\n    o: {\n        x: 2\n        y: [secret]\n    }\n" in stack.up()
     assert "Outputs:" not in stack.run("preview")
     assert "Outputs:" not in stack.run("destroy", "--yes")
+
+
+def on_terminal(stack: Stack, *arguments: str, answer: bytes = b"") -> tuple[int, bytes]:
+    """Run the engine on a terminal; exit code and what it showed.  `answer`: what is typed at the question."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(stack.folder)
+        command = stack.command(*arguments)
+        os.execvpe(command[0], command, {**stack.environment, "TERM": "xterm"})  # noqa: S606 - the engine
+    shown = b""
+    with contextlib.suppress(OSError):  # it has ended
+        while part := os.read(terminal, 65536):
+            shown += part
+            if answer and b"[yes/no]" in shown:
+                os.write(terminal, answer)
+                answer = b""
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
+
+
+def test_the_end_of_input_is_a_no(stack: Stack) -> None:
+    code, shown = on_terminal(stack, "up", answer=b"\x04")
+    assert code == 8
+    assert b"confirmation declined" in shown
+    assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("command", [("destroy", "--yes"), ("refresh", "--yes")])
+def test_the_terminal_is_given_back_after_an_error(stack: Stack, command: tuple[str, ...]) -> None:
+    code, shown = on_terminal(stack, *command, "--target", "urn:nope")
+    assert code == 1
+    assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1

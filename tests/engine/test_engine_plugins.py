@@ -145,6 +145,20 @@ def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
     assert (stack.cloud / "x.json").exists()
 
 
+def test_what_is_no_target_refers_to_a_renamed_target_by_its_new_name(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b", "options": {"depends_on": ["one"]}}})
+    stack.up()
+    stack.spec(
+        {
+            "new": {"text": "a", "options": {"aliases": [{"name": "one"}]}},
+            "two": {"text": "b", "options": {"depends_on": ["new"]}},
+        }
+    )
+    stack.up("--target", "**::new")
+    found = stack.resources()
+    assert found["two"]["dependencies"] == [found["new"]["urn"]]
+
+
 def test_only_targets_are_changed(stack: Stack) -> None:
     urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::"
     length = {"$ref": ["one", "length"]}

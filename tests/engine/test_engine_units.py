@@ -198,6 +198,37 @@ def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> Non
         places.place(goal(names[1]), "")
 
 
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([{"urn": "a", "type": "t"}] * 2, "duplicate resource a (not marked for deletion)"),
+        ([{"urn": "a", "type": "t"}, {"urn": "a", "type": "t", "delete": True}], ""),
+        ([{"urn": "a", "type": "t", "parent": "b"}], "resource a's parent b is missing"),
+        ([{"urn": "a", "type": "t", "deletedWith": "b"}], "resource a's `deletedWith` b is missing"),
+        (
+            [{"urn": "a", "type": "t", "propertyDependencies": {"k": ["b"]}}, {"urn": "b", "type": "t"}],
+            "resource a's property dependency (from property k) b comes after it",
+        ),
+        ([{"urn": "a", "type": "t", "provider": "p::1"}], "resource a refers to unknown provider p::1"),
+        ([{"urn": "a", "type": "t", "id": "1"}], "resource 'a' has 'custom' false but non-empty ID"),
+        ([{"urn": "a"}], "resource 'a' missing required 'type' field"),
+        ([{"type": "t"}], "resource at index 0 missing required 'urn' field"),
+    ],
+)
+def test_what_the_cli_would_refuse_a_state_for(items: list[dict[str, Any]], said: str) -> None:
+    assert state.flaw(items) == said
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_of_the_cli_have_no_flaw(name: str) -> None:
+    assert (
+        state.flaw(
+            json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"].get("resources", [])
+        )
+        == ""
+    )
+
+
 def test_paths() -> None:
     assert paths.parse('a.b[0]["c.d"].*') == ["a", "b", 0, "c.d", "*"]
     assert paths.text_of(["a", "b", 0, "c.d"]) == 'a.b[0]["c.d"]'

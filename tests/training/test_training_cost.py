@@ -189,6 +189,14 @@ def test_idle_time_is_the_threshold_and_half_of_kelpies_period_for_each_replica(
     assert (alone.usd, alone.idle_seconds) == (0.0, 0.0)
 
 
+def test_the_stand_ins_runs_make_the_local_clouds_bill() -> None:
+    seen = [Seen("", EXAMPLE, 1.0, 0.5)]
+    found = bill_for(
+        [Work("a", 10, EXAMPLE, 0)], RATE, seen, TFLOPS, CLOUDS["local"], most_replicas=1, idle_threshold=0
+    )
+    assert (found.lines[0].seconds, found.idle_seconds) == (1.0 + 10 * 0.5 + 5.0, 1.0)
+
+
 def test_where_nothing_scales_the_cluster_no_replica_idles() -> None:
     found = bill_for(
         [Work("a", 1, EXAMPLE, 0)], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=None

@@ -199,6 +199,13 @@ def config(**values: object) -> dict[str, str]:
         ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
         ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
         ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
+        ({"jobs": {"cat": {"attempt": True}}}, "p:jobs.cat.attempt: must be a number (it is True)"),
+        ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
+        (
+            {"storage": {"bucket": "flux", "prefix": "../x"}},
+            "p:storage.prefix: may not go through `.` or `..`",
+        ),
+        ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
     ],
 )
 def test_an_unknown_or_wrong_setting_is_named(values: dict[str, object], words: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from training.lineage import declared_run
 from training.manifest import parse_dataset_index, parse_manifest
 from training.run import Layout, Limits, launch_settings, run_id
-from training.run_state import Evidence, Signs, explain, in_words, run_state, stall
+from training.run_state import Evidence, Signs, Standing, explain, in_words, run_state, stall
 from training.weights import MAX_HEADER_BYTES, WeightsHeader, header_length, parse_header, problems
 
 DEEP = b"[" * 100_000
@@ -78,6 +78,20 @@ def test_what_the_launcher_is_told() -> None:
 
 
 # ---- its state in words
+
+
+@pytest.mark.parametrize(
+    ("standing", "paid", "ended"),
+    [
+        (Standing.NEW, True, False),
+        (Standing.UNFINISHED, True, False),
+        (Standing.CANCELED, True, False),  # declared again it is trained again
+        (Standing.FAILED, False, True),
+        (Standing.FINISHED, False, True),
+    ],
+)
+def test_what_a_declared_run_still_costs(standing: Standing, paid: bool, ended: bool) -> None:
+    assert (standing.is_paid_for, standing.has_ended) == (paid, ended)
 
 
 @pytest.mark.parametrize(
