@@ -105,7 +105,7 @@ def test_runs_with_other_settings_are_scaled_and_those_on_other_cards_left_out()
     seen = [Seen("RTX 5090", other, 60.0, 3.0), Seen("RTX 4090", EXAMPLE, 60.0, 99.0)]
     how_fast = pace(EXAMPLE, "RTX 5090", seen, TFLOPS, SALAD)
     assert how_fast is not None
-    assert how_fast.seconds_a_step == pytest.approx(1.5)
+    assert (how_fast.start_seconds, how_fast.seconds_a_step) == (60.0, pytest.approx(1.5))
     assert how_fast.basis == "1 finished run with other settings, scaled"
 
 

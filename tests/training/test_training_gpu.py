@@ -45,6 +45,8 @@ def chosen(wanted: str, need: int = 24, kept: str | None = None, offers: list[Of
         ("NVIDIA RTX A5000, 24564 MiB", "RTX A5000"),
         ("RTX 3090 Ti (24 GB)", "RTX 3090 Ti"),
         ("A100 (80 GB)", "A100"),
+        ("Radeon  Pro 9 (32 GB)", "Radeon Pro 9"),
+        ("L40S, 46068 MiB", "L40S"),
         ("", ""),
     ],
 )
@@ -138,6 +140,9 @@ def config(**process: Any) -> dict[str, Any]:
         (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{}]), 32),
         (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{"resolution": "x"}, 7]), 32),
         (config(model={"quantize": True}, train={"batch_size": 5}, datasets="x"), 32),
+        # 512 where nothing else is said: four of them are just a megapixel.
+        (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{}]), 24),
+        (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{"resolution": "x"}]), 24),
         (config(model={"quantize": False}), 48),
         ({"config": {"process": {"0": 1}}}, 48),
         ({"config": {"process": []}}, 48),

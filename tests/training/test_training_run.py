@@ -236,3 +236,10 @@ def test_what_is_no_manifest_is_told(raw: bytes) -> None:
         parse_manifest(raw)
     with pytest.raises(ValueError):  # noqa: PT011 - json's own words, or ours
         parse_dataset_index(raw)
+
+
+def test_json_that_is_no_manifest_is_told_in_our_words() -> None:
+    with pytest.raises(ValueError, match=r"^not a manifest$"):
+        parse_manifest(b"{}")
+    with pytest.raises(ValueError, match=r"^not a dataset index$"):
+        parse_dataset_index(b"{}")
