@@ -10,6 +10,7 @@ from typing import Any
 from training.config_diff import MISSING, different, is_secret, label, shown
 from training.gpu import mapping
 from training.trainer_config import document_of
+from training.words import counted
 
 LONGEST = 40
 
@@ -47,14 +48,14 @@ class Changes:
     @property
     def reasons(self) -> tuple[str, ...]:
         """`3 captions changed`, `learning rate 1e-4 → 2e-4`, …; empty when nothing differs."""
-        counted = [
+        parts = [
             (len(self.added), "image", "added"),
             (len(self.removed), "image", "removed"),
             (len(self.replaced), "image", "replaced"),
             (len(self.renamed), "image", "renamed"),
             (len(self.captions), "caption", "changed"),
         ]
-        images = [f"{count(number, word)} {done}" for number, word, done in counted if number]
+        images = [f"{counted(number, word)} {done}" for number, word, done in parts if number]
         return (*images, *self.settings)
 
 
@@ -111,8 +112,3 @@ def _difference(path: str, old: object, new: object) -> str:
     if new is MISSING:
         return f"{name} no longer set (was {shown_old})"
     return f"{name} {shown_old} → {shown_new}"
-
-
-def count(number: int, word: str) -> str:
-    """`1 image`, `3 images`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from training.changes import Changes, count
+from training.changes import Changes
 from training.cost import Bill, Line
 from training.gpu import mapping
 from training.lint.finding import LintReport
 from training.run_state import COMPLETED, ENDED, Standing
+from training.words import counted
 
 JOB_TYPE = "TrainingJob"
 DATASET_TYPE = "Dataset"
@@ -208,7 +209,7 @@ def cluster_lines(steps: Iterable[Step]) -> tuple[str, ...]:
 def headline(plan: Plan) -> str:
     """`1 job is trained for the first time, 2 again; 3 stay as they are`."""
     told: list[tuple[tuple[What, ...], Callable[[int], str]]] = [
-        ((What.NEW,), lambda n: f"{count(n, 'job')} trained for the first time"),
+        ((What.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),
         ((What.AGAIN,), lambda n: f"{n} trained again"),
         ((What.CANCELED,), lambda n: f"{n} canceled"),
         ((What.REMOVED,), lambda n: f"{n} taken out"),
