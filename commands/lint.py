@@ -23,6 +23,7 @@ from training.lint.finding import Finding, LintReport
 from training.lint.gather import Progress, each_thousand
 from training.lint.jobs import file_facts, lint_jobs
 from training.settings import StackSettings, nearest
+from training.words import counted
 
 # Of one rule in one job, on a terminal.
 MOST_PLACES = 10
@@ -194,9 +195,9 @@ def _show(report: LintReport) -> None:
         _show_job(findings)
         console.print()
     counts = [
-        _count(len(report.jobs), "job"),
-        _count(len(report.errors), "error"),
-        _count(len(report.warnings), "warning"),
+        counted(len(report.jobs), "job"),
+        counted(len(report.errors), "error"),
+        counted(len(report.warnings), "warning"),
     ]
     if report.silenced:
         counts.append(f"{len(report.silenced)} silenced")
@@ -225,7 +226,3 @@ def _tell_of_others(report: LintReport, settings: StackSettings, folders: list[s
     others = [name for name in folders if name not in used]
     if others:
         say(f"Not declared in stack {stack}, so not looked at: {', '.join(others)} (`flux lint --all` does)")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from training.changes import Changes, count
+from training.changes import Changes
 from training.cost import Bill, Line
 from training.gpu import mapping
 from training.lint.finding import LintReport
 from training.run_state import COMPLETED, ENDED, Standing
+from training.words import counted
 
 JOB_TYPE = "TrainingJob"
 DATASET_TYPE = "Dataset"
@@ -40,7 +41,7 @@ class What(StrEnum):
 
     NEW = "new"
     AGAIN = "again"
-    CANCELLED = "cancelled"
+    CANCELED = "canceled"
     REMOVED = "removed"
     ADOPTED = "taken over"
     FAILED = "failed before"
@@ -160,10 +161,10 @@ def plan_job(
     )
     if step.op == "delete":
         left = f"run {old_run} is taken out of the queue; what it has saved stays in the bucket"
-        return replace(job, what=What.CANCELLED, reasons=(left,)) if old_unfinished else job
+        return replace(job, what=What.CANCELED, reasons=(left,)) if old_unfinished else job
     what, reasons = _fate(step, standing, past)
     if old_unfinished and old_run != new_run:
-        reasons = (*reasons, f"its unfinished run {old_run} is cancelled")
+        reasons = (*reasons, f"its unfinished run {old_run} is canceled")
     paid = line if what in (What.NEW, What.AGAIN, What.RUNNING) else None
     return replace(job, what=what, reasons=reasons, line=paid)
 
@@ -208,9 +209,9 @@ def cluster_lines(steps: Iterable[Step]) -> tuple[str, ...]:
 def headline(plan: Plan) -> str:
     """`1 job is trained for the first time, 2 again; 3 stay as they are`."""
     told: list[tuple[tuple[What, ...], Callable[[int], str]]] = [
-        ((What.NEW,), lambda n: f"{count(n, 'job')} trained for the first time"),
+        ((What.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),
         ((What.AGAIN,), lambda n: f"{n} trained again"),
-        ((What.CANCELLED,), lambda n: f"{n} cancelled"),
+        ((What.CANCELED,), lambda n: f"{n} canceled"),
         ((What.REMOVED,), lambda n: f"{n} taken out"),
         ((What.ADOPTED,), lambda n: f"{n} taken over"),
         ((What.FAILED,), lambda n: f"{n} failed before"),

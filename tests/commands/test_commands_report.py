@@ -79,9 +79,9 @@ def test_what_changed_since_the_run_before_it_is_shown(outputs: Path) -> None:
     )
     text = Elements(page_of(second, outputs)).text
     for words in (
-        "train.lr",
-        "0.0001",
-        "0.0002",
+        "learning rate",
+        "1e-4",
+        "2e-4",
         "00001.jpg",
         "tr1gger, a cat",
         "the run before it, " + "a" * 12,
@@ -182,7 +182,7 @@ def test_runs_are_compared_by_what_differs(outputs: Path) -> None:
     ]
     runs = [ReportedRun(folder.parent.name, folder.name, folder) for folder in folders]
     text = Elements(compare_page(runs)).text
-    for words in ("3 runs side by side", "train.lr", "0.0001", "0.0002", "0.0004", "owl, step 20"):
+    for words in ("3 runs side by side", "learning rate", "1e-4", "2e-4", "4e-4", "owl, step 20"):
         assert words in text
     assert "train.steps" not in text
 

@@ -59,11 +59,11 @@ def test_the_fate_of_a_job(given: Step, standing: Standing | None, past: Changes
     assert (found.line is not None) == (what in (What.NEW, What.AGAIN, What.RUNNING))
 
 
-def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_cancelled() -> None:
+def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled() -> None:
     replaced = plan_job(step("replace", "old1", "new1"), Standing.NEW, CAPTIONS, LINE, old_unfinished=True)
-    assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is cancelled")
+    assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is canceled")
     removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
-    assert removed.what is What.CANCELLED
+    assert removed.what is What.CANCELED
     assert "run old1 is taken out of the queue" in removed.reasons[0]
 
 
