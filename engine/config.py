@@ -26,6 +26,7 @@ from engine.stores import replace_file
 from engine.values import compact, number
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")
+_DECLARES: Final = {"type", "default", "value", "description", "secret"}
 _STACK_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -216,18 +217,17 @@ def _defaults(project: Project) -> dict[str, Any]:
     found = {}
     for key, declared in project.config.items():
         value = declared
-        if isinstance(declared, dict) and declared.keys() & {
-            "type",
-            "default",
-            "value",
-            "description",
-            "secret",
-        }:
+        if is_declaration(declared):
             value = declared.get("value", declared.get("default"))
             if value is None:
                 continue
         found[str(key)] = value
     return found
+
+
+def is_declaration(declared: Any) -> bool:
+    """Whether Pulumi.yaml says here what a value has to be, and not the value."""
+    return isinstance(declared, dict) and bool(declared.keys() & _DECLARES)
 
 
 def full_key(project: str, key: str) -> str:

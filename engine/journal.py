@@ -181,10 +181,13 @@ def _lines(data: bytes) -> list[Any]:
 
 def _before(head: Json, lines: list[Any]) -> Rows:
     """Which rows a checkpoint has that these lines were folded into, in which order; without their content."""
-    old, new, pending = ({uid: Json() for uid in head[part]} for part in ("old", "new", "pending"))
-    rows = Rows(old, new, pending)
+    rows = Rows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
     _apply(rows, [line for line in lines if isinstance(line, list)])
     return rows
+
+
+def _empty(uids: list[int]) -> dict[int, Json]:
+    return {uid: {} for uid in uids}
 
 
 def _filled(rows: Rows, deployment: Json) -> Rows:

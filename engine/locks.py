@@ -122,7 +122,7 @@ def _is_alive(content: dict[str, Any]) -> bool | None:
     pid, started = content.get("pid"), content.get("started")
     if not isinstance(pid, int) or not started or content.get("place") != _place():
         return None
-    return bool(_start_of(pid) == started)
+    return _start_of(pid) == str(started)
 
 
 def _place() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine import events, history, locks, snapshot
+from engine import events, history, locks, schema, snapshot
 from engine.children import Child
 from engine.deletes import Deletes
 from engine.deployment import Deployment, Settings
@@ -68,6 +68,8 @@ class Run:
             self._crypter = session.crypter(self._config, self._deployment)
             if self._crypter is not None:
                 self._crypter.check()
+            values = self._config.values(session.project, self._crypter)
+            schema.check(self.stack.name, session.project, values)
         except BaseException:
             self.close()
             raise

@@ -198,8 +198,8 @@ def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
     return values.Secret(value_from_json(json.loads(text), crypter), value["ciphertext"], crypter.salt)
 
 
-def encrypted_anew(stored: Any, old: Crypter | None, new: Crypter) -> Any:
-    """A part of the file with its secrets under another key."""
+def encrypted_anew(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
+    """A part of the file with its secrets under another key.  Raises EngineError where it has some and lacks a key."""
     if isinstance(stored, list):
         return [encrypted_anew(item, old, new) for item in stored]
     if not isinstance(stored, dict):

@@ -106,9 +106,12 @@ class Steps:
         failure: PartialError | None = None
         if new.custom and not is_provider(new.type):
             provider = self._providers.get(new.provider)
+            timeout = new.custom_timeouts.get("create", 0)
             operation = snapshot.begin("creating", new)
             try:
-                new.id, outputs = self._call(operation, lambda: provider.create(new.urn, new.inputs))
+                new.id, outputs = self._call(
+                    operation, lambda: provider.create(new.urn, new.inputs, timeout=timeout)
+                )
             except PartialError as error:
                 failure, new.id = error, error.id
                 outputs = _half_made(error, new)
@@ -136,10 +139,12 @@ class Steps:
             failure: PartialError | None = None
             if self._snapshot and new.custom and not is_provider(new.type):
                 provider = self._providers.get(new.provider)
+                timeout = new.custom_timeouts.get("update", 0)
                 operation = self._snapshot.begin("updating", new)
                 try:
                     outputs = self._call(
-                        operation, lambda: provider.update(old, new.inputs, new.ignore_changes)
+                        operation,
+                        lambda: provider.update(old, new.inputs, new.ignore_changes, timeout=timeout),
                     )
                 except PartialError as error:
                     failure, outputs = error, _half_made(error, new)
@@ -214,9 +219,10 @@ class Steps:
 
     def _resolved(self, urn: str) -> list[int]:
         """Creates of this resource that an earlier run left without an outcome: the provider has just looked."""
-        found = [op for op, pending in self._left_over.items() if pending.resource.urn == urn]
-        for op in found:
-            del self._left_over[op]
+        with self._idle:  # others take theirs
+            found = [op for op, pending in self._left_over.items() if pending.resource.urn == urn]
+            for op in found:
+                del self._left_over[op]
         return found
 
     def _call(self, operation: int, call: Callable[[], Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import journal, paths, state, urns, values
-from engine.config import Project, StackConfig, find_project
+from engine import journal, paths, schema, state, urns, values
+from engine.config import ConfigValue, Project, StackConfig, find_project
 from engine.diffs import compare
 from engine.errors import EngineError, PassphraseError
 from engine.goals import Alias, Goal, OldNames
 from engine.journal import Rows
+from engine.monitor import goal_of
 from engine.placing import Places
 from engine.secrets import Crypter
 from engine.state import Resource, State
 from engine.stores import FileLog
+from engine.stubs import resource_pb2
+from engine.targets import Targets
 from engine.values import UNKNOWN, Secret
 
 DATA = Path(__file__).parent / "data"
@@ -227,6 +231,87 @@ def test_states_of_the_cli_have_no_flaw(name: str) -> None:
         )
         == ""
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("urn:pulumi:dev::p::t::a[1]", True),
+        ("urn:pulumi:dev::p::t::a?1]", False),
+        ("**::a[1]", True),
+        ("**a*", True),
+        ("urn:*:dev::p::*::a[[]1]", False),
+        ("urn:*:dev::p::*::*", True),
+        ("urn:*::a[1]", False),  # one star is no more than a part
+    ],
+)
+def test_targets_are_matched_as_the_cli_matches_them(pattern: str, matches: bool) -> None:
+    assert Targets((pattern,)).has("urn:pulumi:dev::p::t::a[1]") is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("100us", 0.0001), ("1.5s", 1.5), ("0", None)],
+)
+def test_timeouts_are_read_as_go_reads_them(text: str, seconds: float | None) -> None:
+    request = resource_pb2.RegisterResourceRequest(
+        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(create=text)
+    )
+    assert goal_of(request, "/").custom_timeouts == ({} if seconds is None else {"create": seconds})
+
+
+@pytest.mark.parametrize("text", ["5", "m", "5 m", "5x", "1.2.3s"])
+def test_what_is_no_timeout_is_told(text: str) -> None:
+    request = resource_pb2.RegisterResourceRequest(
+        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(delete=text)
+    )
+    with pytest.raises(EngineError, match="unable to parse customTimeout Value"):
+        goal_of(request, "/")
+
+
+DECLARED = {
+    "need": {"type": "string"},
+    "count": {"type": "integer", "default": 3},
+    "on": {"type": "boolean", "default": True},
+    "key": {"type": "string", "default": "k", "secret": True},
+    "list": {"type": "array", "items": {"type": "integer"}, "default": [1]},
+    "plain": "a value",
+    "other:key": {"value": 1},
+}
+GOOD = {"need": "x", "key": Secret("k")}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (GOOD, ""),
+        ({"key": Secret("k")}, "Stack 'dev' is missing configuration value 'need'"),
+        ({**GOOD, "count": "abc"}, "Stack 'dev' with configuration key 'count' must be of type 'integer'"),
+        ({**GOOD, "count": "12", "on": "false"}, ""),
+        ({**GOOD, "on": "yes"}, "'on' must be of type 'boolean'"),
+        ({**GOOD, "list": '["x"]'}, "'list' must be of type 'array<integer>'"),
+        ({"need": "x"}, "Stack 'dev' with configuration key 'key' must be encrypted as it's secret"),
+    ],
+)
+def test_configuration_is_held_against_its_declaration(given: dict[str, Any], said: str) -> None:
+    project = Project("p", Path("Pulumi.yaml"), config=DECLARED)
+    defaults = {
+        "p:key": "k",
+        "p:count": "3",
+        "p:on": "true",
+        "p:list": "[1]",
+        "p:plain": "a value",
+        "other:key": "1",
+    }
+    texts = {key: ConfigValue(text, is_object=text.startswith("[")) for key, text in defaults.items()}
+    for key, value in given.items():
+        text = value.value if isinstance(value, Secret) else value
+        texts[f"p:{key}"] = ConfigValue(text, isinstance(value, Secret), text.startswith("["))
+    if said:
+        with pytest.raises(EngineError, match=re.escape(said)):
+            schema.check("dev", project, texts)
+    else:
+        schema.check("dev", project, texts)
 
 
 def test_paths() -> None:
