@@ -193,6 +193,7 @@ def run_on(home: Path, condition: tuple[str, ...], *arguments: str, objects: int
             "AWS_SECRET_ACCESS_KEY": connection["s3"]["secret_access_key"],
             "AWS_ENDPOINT_URL": connection["s3"]["url"],
             "AWS_REGION": "auto",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
         }
         place = {"bucket": "bkt", "local_path": "in/", "prefix": "in/", "direction": "download"}
         result = {"bucket": "bkt", "local_path": "out/", "prefix": "out/", "direction": "upload"}
