@@ -1,8 +1,9 @@
-"""A request's body read before its handler, and given to it once more."""
+"""Bodies of requests: read before their handler and given to it once more, and read as JSON."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, NoReturn
 
 from starlette.types import Message, Receive
 
@@ -25,3 +26,21 @@ def again(body: bytes) -> Receive:
         return parts.pop(0) if parts else {"type": "http.disconnect"}
 
     return receive
+
+
+def parse_json(raw: bytes) -> Any:
+    """What a body says. Raises ValueError for what is no JSON, for Python's NaN and Infinity, and for what this cloud cannot keep.
+
+    That is: nested beyond reason, or text with half a surrogate pair.
+    """
+    try:
+        value = json.loads(raw, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if b"\\ud" in raw.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -63,6 +63,11 @@ def check_features(method: str, query: Mapping[str, str], headers: Mapping[bytes
         # The ACL that says nothing, which many programs send by default, is let through.
         if name.startswith(HEADERS) or (name == "x-amz-acl" and value != "private"):
             raise NotImplemented_(f"Header '{name}' with value '{value}' not implemented")
+    if method == "PUT" and b"x-amz-sdk-checksum-algorithm" in headers:
+        # What an SDK computes unasked, over HTTPS in a body in chunks: a program that is not told better fails at R2.
+        raise NotImplemented_(
+            "a checksum that the SDK adds is not implemented; set request_checksum_calculation=when_required"
+        )
     if b"x-amz-copy-source" in headers and "uploadId" in query:
         # R2 has it; nanio would store an empty part.
         raise NotImplemented_("UploadPartCopy is not implemented in the local cloud")
