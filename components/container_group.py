@@ -280,6 +280,6 @@ class TrainingGroup(Resource, module="flux", name="ContainerGroup"):
     """Its Pulumi id is SaladCloud's id of the group."""
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["keys"])
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["keys", "credentials"])
         options = pulumi.ResourceOptions.merge(opts, secret)
         super().__init__(ContainerGroupProvider(), name, {**props, "gpuClass": None}, options)

@@ -238,7 +238,8 @@ class TrainingPipeline(pulumi.ComponentResource):
             "replicas": least if cluster.autoscale else min(most, self._surroundings.unfinished),
             "autoscale": cluster.autoscale,
             "variables": ", ".join(sorted(cluster.environment)),
-            "credentials": self._surroundings.credentials,
+            # Who reads it and knows the rest of the environment could try short passwords against it.
+            "credentials": pulumi.Output.secret(self._surroundings.credentials),
             "keys": keys,
             "keysEnd": self._surroundings.keys_end or None,
             "owner": self._surroundings.owner,
