@@ -96,7 +96,7 @@ _secrets = [line for name in _names for line in os.environ[name].split("\n") if 
 def check_stopped() -> None:
     """Called in every loop: an exception out of the handler itself could strike inside Popen."""
     if signal.SIGINT in _received:
-        raise EndError(-signal.SIGINT, "cancelled")
+        raise EndError(-signal.SIGINT, "canceled")
     if _received or os.getppid() != _parent:  # without the worker whatever is trained from now on is lost
         raise EndError(-signal.SIGTERM, "interrupted")
 

@@ -20,7 +20,6 @@ GAP = "…"
 # Names of others in a document's code: options, paths, what a service answers.
 QUOTED_CODE = re.compile(r"`[^`]*`")
 # Messages that still say it otherwise; they are tested word by word elsewhere and change there first.
-STILL = {("training/plan.py", "cancelled"), ("node/launch.py", "cancelled")}
 
 
 @cache
@@ -106,15 +105,8 @@ def test_a_word_that_was_put_aside_is_not_used(word: str) -> None:
     ]
     for path in modules():
         name = str(path.relative_to(ROOT))
-        if (name, word) in STILL or name.startswith("engine/"):
+        if name.startswith("engine/"):
             # The engine says what the CLI says, word by word.
             continue
         found += [f"{name}: {text[:80]}" for text in texts(path) if pattern.search(text)]
     assert found == [], f"say `{put_aside()[word]}`"
-
-
-def test_what_is_still_said_otherwise_is_said_indeed() -> None:
-    for name, word in STILL:
-        assert any(pattern_of(word).search(text) for text in texts(ROOT / name)), (
-            f"{name} is mended: take it out"
-        )
