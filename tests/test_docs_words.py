@@ -19,7 +19,6 @@ PRODUCT = ("clients", "commands", "components", "engine", "node", "training")
 GAP = "…"
 # Names of others in a document's code: options, paths, what a service answers.
 QUOTED_CODE = re.compile(r"`[^`]*`")
-# Messages that still say it otherwise; they are tested word by word elsewhere and change there first.
 
 
 @cache
