@@ -6,13 +6,13 @@ from typing import Any
 
 import rich_click as click
 
-from clients.results import read_json
+from clients.results import queue_job, read_json
 from commands.engine import project_root
 from commands.fetching import newest_run, results_place
 from commands.session import connection_of, console, deployed_outputs, reading_engine, say, stack_option
 from commands.stack_edit import diff, edit_job
 from commands.stack_file import stack_path, stack_settings
-from commands.stack_jobs import Sight, describe, look, queue_job, stack_jobs
+from commands.stack_jobs import Sight, describe, look, stack_jobs
 from training.declare import choose, folder_names
 from training.errors import BadInput, FluxError
 from training.files import write_atomically
