@@ -68,8 +68,9 @@ class Run:
             self._crypter = session.crypter(self._config, self._deployment)
             if self._crypter is not None:
                 self._crypter.check()
-            values = self._config.values(session.project, self._crypter)
-            schema.check(self.stack.name, session.project, values)
+            if program:
+                values = self._config.values(session.project, self._crypter)
+                schema.check(self.stack.name, session.project, values)
         except BaseException:
             self.close()
             raise

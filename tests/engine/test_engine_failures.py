@@ -127,3 +127,4 @@ def test_timeouts_are_stored_and_configuration_is_checked(stack: Stack) -> None:
     project = stack.folder / "Pulumi.yaml"
     project.write_text(project.read_text() + "config:\n  need: {type: string}\n")
     assert "Stack 'dev' is missing configuration value 'need'" in stack.run("preview", code=1)
+    stack.run("destroy", "--yes", "--skip-preview")  # as in the CLI, only the program needs it
