@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_stack import Stack
-
-
-def thing(text: str = "a", **more: object) -> dict[str, object]:
-    return {"text": text, **more}
+from engine_stack import Stack, thing
 
 
 def test_a_failed_create_leaves_the_rest_saved(stack: Stack) -> None:

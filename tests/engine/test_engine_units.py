@@ -414,7 +414,7 @@ def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with (tmp_path / "j").open("ab") as file:
         file.write(b'[["put", 2')
-    journal.fold_into(FileLog(tmp_path / "j"), b"after")
+    journal.note_fold(FileLog(tmp_path / "j"), b"after")
     assert journal.read(FileLog(tmp_path / "j"), b"after", {"resources": [{"urn": "c"}]}) is None
 
 
