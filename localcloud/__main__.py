@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="never give a job again to a machine that failed it, as Kelpie (default no)",
     )
+    begin.add_argument(
+        "--kelpie-invited",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="Kelpie's user is in the organization, so that its autoscaler can work (default yes)",
+    )
     commands.add_parser("stop", help="end its nodes and itself", parents=[shared])
     look = commands.add_parser("status", help="how to reach it", parents=[shared])
     look.add_argument("--json", action="store_true", help="as JSON")

@@ -267,7 +267,13 @@ async def serve(
         cloud.supervisor.adopt(reachable=same_ports)
         supervising = asyncio.create_task(cloud.supervisor.run())
         scaling = asyncio.create_task(
-            run_autoscaler(cloud.jobs, cloud.rules, cloud.groups, cloud.settings.autoscaler_seconds)
+            run_autoscaler(
+                cloud.jobs,
+                cloud.rules,
+                cloud.groups,
+                cloud.settings.autoscaler_seconds,
+                invited=cloud.settings.kelpie_invited,
+            )
         )
         sweeping = asyncio.create_task(run_sweeper(ObjectStorage(home.objects.resolve())))
         report.send({"ok": True})
