@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud import lifecycle
-from localcloud.faults import command as chaos
+from localcloud.chaos import command as chaos
 from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeError
 
 EXIT_NOT_RUNNING = 3

@@ -31,12 +31,12 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from localcloud import page, processes
+from localcloud.chaos.services import ServiceFaults
+from localcloud.chaos.settings import Chaos
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.routes import Cloudflare
 from localcloud.database import iso_time, open_database
 from localcloud.expect import ExpectMiddleware
-from localcloud.faults.chaos import Chaos
-from localcloud.faults.services import ServiceFaults
 from localcloud.home import EXIT_FAILED, EXIT_PORT, Home, HomeError, State, read_json, write_json
 from localcloud.kelpie.autoscaler import run_autoscaler
 from localcloud.kelpie.jobs import Jobs

@@ -8,7 +8,7 @@ HOME/s3/<bucket>/…     the objects, as files
 HOME/nodes/<id>/       one folder a node
 HOME/log/              the daemon's and the nodes' logs
 HOME/requests.jsonl    one line a request
-HOME/chaos.json        what is to go wrong (localcloud/faults/chaos.py)
+HOME/chaos.json        what is to go wrong (localcloud/chaos/settings.py)
 HOME/connection-faulty.json   as connection.json, by way of `chaos proxy`, while that runs
 """
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from localcloud.faults.plan import Faults
-from localcloud.faults.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.plan import Faults
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.support.cloud import running_cloud, until
 from tests.training.job_folders import make_job, write_image
