@@ -120,7 +120,7 @@ aws: .venv/ready-aws ## install what stacks with `storage: {kind: aws}` need bes
 	@touch $@
 
 .venv/ready-aws: .venv/ready requirements-aws.lock
-	@echo "Installing pulumi-aws, which stacks on AWS need (once; 270 MB) ..."
+	@echo "Installing pulumi-aws, which stacks on AWS need (once; 180 MB) ..."
 	@$(call install,requirements-aws.lock)
 	@touch $@
 

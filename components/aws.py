@@ -43,7 +43,7 @@ def check_package() -> None:
     if importlib.util.find_spec("pulumi_aws") is None:
         raise FluxError(
             "storage.kind is aws, and the package pulumi-aws is not installed",
-            "only stacks on AWS need it, and it is larger than all the others together",
+            "it is by far the largest, and only stacks on AWS need it",
             "type `make aws`, then the same again",
         )
 
