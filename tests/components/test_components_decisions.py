@@ -63,7 +63,7 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
             act()
 
 
-@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate"])
+@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate", "parent"])
 def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None:
     """Of the same name the old one would be deleted before the container group has the new one."""
     olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}

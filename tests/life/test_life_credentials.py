@@ -294,31 +294,6 @@ def test_the_mark_of_the_environment_is_for_nobody_to_try_passwords_against(
     assert "updated" not in stack.up()
 
 
-def test_another_operators_token_restarts_nobody(cloud: Path, tmp_path: Path, engine: str) -> None:
-    stack = new_stack(tmp_path / "a", cloud, "operators", {"cat": 1}, engine)
-    local = stack.connection
-    local.storage(BUCKET).ensure()
-    stack.configure({"cat": {}}, {"cloud": "salad", **storage_settings(stack)})
-    tokens = [local.cloudflare().replace_tokens(f"operator {number}", BUCKET) for number in (1, 2)]
-
-    def up_by(number: int) -> str:
-        own = {
-            "FLUX_S3_ACCESS_KEY_ID": tokens[number].access_key_id,
-            "FLUX_S3_SECRET_ACCESS_KEY": tokens[number].secret_access_key.get_secret_value(),
-        }
-        return replace(stack, variables=as_real(local) | own).up()
-
-    up_by(0)
-    before = group_of(stack)
-    assert "made from another R2 token than the one given now" in up_by(1)
-    assert group_of(stack).container == before.container
-    local.cloudflare().delete_token(tokens[0].access_key_id)
-    up_by(1)
-    assert group_of(stack).container != before.container
-    assert outcome(lambda: list(as_node(stack).list(f"{stack.place}/runs/"))) == "allowed"
-    assert "updated" not in up_by(1)
-
-
 def test_a_stack_that_gives_its_own_keys_away_is_told(cloud: Path, tmp_path: Path) -> None:
     stack = new_stack(tmp_path / "a", cloud, "own", {"cat": 1})
     stack.configure({"cat": {}}, {"cloud": "salad"})
