@@ -12,10 +12,10 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from clients.datasets import is_complete
-from clients.errors import Conflict, NotFound
-from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
+from clients.errors import Conflict
+from clients.kelpie import Job, JobRequest, Sync, SyncRule
 from clients.pricing import estimate_run, work_of
-from clients.results import inspect_run, read_json, see_run
+from clients.results import inspect_run, queue_job, read_json, see_run
 from clients.salad import ContainerGroup
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
@@ -100,7 +100,7 @@ class TrainingJobProvider(FluxProvider):
                 step = bring_checkpoint(storage, _run_of(props, props["parent"]), keys)
                 inform(f"{props['job']}: goes on from step {step} of run {props['parent']}")
 
-        claims = ClaimFile(storage, keys.claim, props["owner"])
+        claims = ClaimFile(storage, keys, props["owner"])
         job = queue.post_once(wanted(props), job_request(props, keys), claims, bring_parents_checkpoint)
         cost = _cost(storage, props)
         return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job), cost))
@@ -108,7 +108,7 @@ class TrainingJobProvider(FluxProvider):
     def read(self, id_: str, props: Props) -> ReadResult:
         self.check_home(props)
         storage = self.connection.storage(props["bucket"])
-        job = _job_of(self.connection.kelpie(), props.get("kelpieId"))
+        job = queue_job(self.connection.kelpie(), props.get("kelpieId"))
         if not storage.exists():
             return ReadResult("", {})
         state, reason = _state(storage, props, job)
@@ -282,21 +282,12 @@ def _launch_json(props: Props, folder: JobFolder) -> bytes:
     )
 
 
-def _job_of(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
-    if not kelpie_id:
-        return None
-    try:
-        return kelpie.get_job(kelpie_id)
-    except NotFound:
-        return None
-
-
 def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, str, str]:
     kelpie_id = job.id if job else None
     if kelpie_id is None:
-        # A finished run outlives its job in the queue; the claim remembers which one it was.
-        claim = read_json(storage, run_keys(props).claim)
-        kelpie_id = claim.get("kelpie_id") if claim else None
+        # A finished run outlives its job in the queue; the bucket remembers which one it was.
+        posted = read_json(storage, run_keys(props).posted)
+        kelpie_id = posted.get("kelpie_id") if posted else None
     return (kelpie_id, *_state(storage, props, job))
 
 

@@ -190,12 +190,18 @@ class Rate:
     trouble: str = ""
 
 
+def usd_of(seconds: float | None, usd_an_hour: float | None) -> float | None:
+    """What a running replica costs; None when its time or its price is not known."""
+    return None if seconds is None or usd_an_hour is None else seconds / HOUR * usd_an_hour
+
+
 @dataclass(frozen=True)
 class Bill:
     """The estimate of all that a change would train and of what is still unfinished: what the budget is held against.
 
     `idle_seconds` of all replicas together: after its last job each waits for the idle threshold and Kelpie's next look.
-    `always`: replicas that are never scaled down; what they cost without work is in no sum.
+    `always`: replicas that are never scaled down; `dev`: what the dev group's one replica is, where there is one. What they cost
+    without work has no end and is in no sum.
     """
 
     rate: Rate
@@ -203,11 +209,11 @@ class Bill:
     idle_seconds: float = 0.0
     replicas: int = 0
     always: int = 0
+    dev: Rate | None = None
 
     @property
     def idle_usd(self) -> float | None:
-        price = self.rate.usd_an_hour
-        return None if price is None else self.idle_seconds / HOUR * price
+        return usd_of(self.idle_seconds, self.rate.usd_an_hour)
 
     @property
     def usd(self) -> float | None:
@@ -227,7 +233,7 @@ def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Lin
         return Line(
             work.job, work.state, work.steps, None, None, f"no finite time comes from {how_fast.basis}"
         )
-    usd = None if rate.usd_an_hour is None else seconds / HOUR * rate.usd_an_hour
+    usd = usd_of(seconds, rate.usd_an_hour)
     return Line(work.job, work.state, work.steps, seconds, usd, how_fast.basis)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from commands.doctor.services import (
     Services,
     addresses,
     check_bucket,
+    check_cloudflare,
     check_gpu,
     check_kelpie,
     check_quota,
@@ -27,10 +30,10 @@ from commands.doctor.services import (
     clock,
     invitation,
 )
-from commands.doctor.surroundings import check_disk, check_packages, check_python
+from commands.doctor.surroundings import check_aws_package, check_disk, check_packages, check_python
 from tests.support.cloud import running_cloud
 from training.errors import BadInput
-from training.settings import ClusterSettings, StackSettings
+from training.settings import ClusterSettings, StackSettings, StorageSettings
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +108,7 @@ def test_a_clock_that_is_off_is_told_by_the_services_date(date: str | None, foun
 def test_all_is_well_with_the_local_cloud(connection: Connection) -> None:
     services = Services(connection)
     found = [finding for what, url in addresses(connection).items() for finding in check_reach(what, url)]
-    found += check_gpu(services.salad.gpu_classes(), settings().cluster)
+    found += check_gpu(services.salad.gpu_classes(), settings().cluster, 24)
     found += check_quota(services.salad, settings().cluster)
     storage = services.storage("flux-doctor")
     storage.ensure()
@@ -133,9 +136,33 @@ def test_too_little_is_bad(connection: Connection) -> None:
     services = Services(connection)
     classes = services.salad.gpu_classes()
     assert verdicts(check_quota(services.salad, settings(maxReplicas=6).cluster)) == ["bad"]
-    assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster)) == ["bad"]
+    assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)) == ["bad"]
     with pytest.raises(BadInput, match="near: RTX 4090"):
-        check_gpu(classes, settings(gpu="RTX 4091").cluster)
+        check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
+    with pytest.raises(BadInput, match="no GPU with 48 GB or more"):
+        check_gpu(classes, settings(gpu="cheapest").cluster, 48)
+
+
+@pytest.mark.parametrize("wanted", ["cheapest", ">= 24 GB"])
+def test_a_condition_that_a_class_meets_is_well(connection: Connection, wanted: str) -> None:
+    (found,) = check_gpu(Services(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
+    assert found.verdict == "ok"
+    assert f"`{wanted}` is met, by RTX" in found.words
+
+
+@pytest.mark.parametrize(("credentials", "lines"), [("temporary", 1), ("token", 2)])
+def test_cloudflare_is_asked_with_the_token(connection: Connection, credentials: str, lines: int) -> None:
+    storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
+    wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
+    found = check_cloudflare(Services(connection), wanted)
+    assert verdicts(found) == ["ok"] * lines
+    assert "not there yet" in found[0].words
+
+    wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
+    (told,) = safely("Cloudflare", lambda: check_cloudflare(Services(wrong), wanted))
+    assert told.verdict == "bad"
+    assert "Cloudflare API token" in told.words + told.mend
+    assert "canary-77" not in repr(told)
 
 
 def test_a_bucket_that_is_not_there_yet_is_no_fault(connection: Connection) -> None:
@@ -214,6 +241,19 @@ def test_a_package_that_lacks_is_named(tmp_path: Path) -> None:
     assert (verdicts(found), "no-such-package-of-ours" in found[0].words) == (["bad"], True)
     (tmp_path / "requirements.txt").write_text("httpx==0.0.1\n")
     assert verdicts(check_packages(tmp_path, local=False)) == ["note"]
+
+
+def test_the_package_for_aws_is_asked_of_a_stack_on_aws_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_aws = settings().model_copy(update={"storage": StorageSettings(bucket="weights", kind="aws")})
+    assert verdicts(check_aws_package(on_aws)) == ["ok"]
+    monkeypatch.setitem(sys.modules, "pulumi_aws", None)
+    (tmp_path / "requirements.txt").write_text(f"httpx=={metadata.version('httpx')}\npulumi-aws==0.1\n")
+    assert verdicts(check_packages(tmp_path, local=False)) == ["ok"]
+    assert check_aws_package(settings()) == []
+    (found,) = check_aws_package(on_aws)
+    assert (found.verdict, found.mend) == ("bad", "`make aws`")
 
 
 def test_cluster_settings_of_a_test_are_the_products() -> None:

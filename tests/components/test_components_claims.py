@@ -28,10 +28,12 @@ from components.queueing import (
     this_host,
 )
 from training.errors import FluxError
+from training.run import RunKeys
 
 WANTED = Wanted("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
 REQUEST = JobRequest(container_group_id="g", command="python", sync=Sync())
-KEY = "runs/cat/run/claim.json"
+KEYS = RunKeys("runs/cat/run/", "cat")
+KEY = KEYS.claim
 
 
 def job(name: str, status: str = "pending", run: str = "run", created: int | None = None, **more: Any) -> Job:
@@ -99,12 +101,13 @@ def lost(kelpie: FakeKelpie, *arrived: Job) -> Callable[[], Job]:
 
 
 class FakeStorage:
-    """One object with ETags."""
+    """The claim with its ETags, and beside it the job that was posted under it."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
         self.version = 0
         self.writes: list[bytes] = []
+        self.posted: bytes | None = None
 
     def head(self, key: str) -> ObjectInfo | None:
         assert key == KEY
@@ -114,7 +117,18 @@ class FakeStorage:
         assert key == KEY
         return self.content
 
-    def put_bytes(self, key: str, content: bytes, *, if_none_match: bool, if_match: str | None) -> str:
+    def get_range(self, key: str, first: int, most: int) -> bytes:
+        assert key == KEYS.posted
+        if self.posted is None:
+            raise NotFound("no such object")
+        return self.posted[first : first + most]
+
+    def put_bytes(
+        self, key: str, content: bytes, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
+        if key == KEYS.posted:
+            self.posted = content
+            return "posted"
         assert key == KEY
         there = None if self.content is None else f"e{self.version}"
         if (if_none_match and there) or (if_match and if_match != there):
@@ -126,6 +140,11 @@ class FakeStorage:
     def claim(self) -> dict[str, Any]:
         assert self.content is not None
         return cast(dict[str, Any], json.loads(self.content))
+
+    def job(self) -> str | None:
+        """The job that the present claim is known to have."""
+        posted = json.loads(self.posted or b"{}")
+        return posted["kelpie_id"] if posted.get("claim") == self.claim()["token"] else None
 
 
 class Clock:
@@ -152,13 +171,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def post_once(kelpie: FakeKelpie, storage: FakeStorage, **more: Any) -> Job:
-    claims = ClaimFile(cast(Any, storage), KEY, "p/s")
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
     return Queue(cast(Any, kelpie), "g").post_once(WANTED, REQUEST, claims, **more)
 
 
-def held(storage: FakeStorage, **changes: Any) -> None:
-    values = {"owner": "x/y", "host": "there", "pid": 1, "claimed_at": 1000.0} | changes
-    storage.put_bytes(KEY, Claim(**values).to_json(), if_none_match=False, if_match=None)
+def held(storage: FakeStorage, claimed_at: float = 1000.0, job: str | None = None) -> None:
+    """By another machine; `job`: what it has posted."""
+    claim = Claim("x/y", "there", 1, claimed_at)
+    storage.put_bytes(KEY, claim.to_json())
+    if job is not None:
+        storage.put_bytes(KEYS.posted, json.dumps({"claim": claim.token, "kelpie_id": job}).encode())
 
 
 # ---- the usual way
@@ -170,18 +192,26 @@ def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: Clock)
     found = post_once(kelpie, storage, prepare=lambda: prepared.append(kelpie.posted))
     assert (found.id, kelpie.posted, prepared) == ("posted-1", 1, [0])
     assert (kelpie.lists, clock.slept, kelpie.canceled) == (1, [], [])
-    claims = [json.loads(raw) for raw in storage.writes]
-    assert [one["kelpie_id"] for one in claims] == [None, None, "posted-1"]
-    assert len({one["token"] for one in claims}) == 2  # renewed before the post
+    assert len(storage.writes) == 1  # within a second there is nothing to renew
+    assert storage.job() == "posted-1"
     assert storage.claim() | {"token": ""} == {
         "version": 1,
         "owner": "p/s",
         "host": this_host(),
         "pid": os.getpid(),
         "claimed_at": 1000.0,
-        "kelpie_id": "posted-1",
         "token": "",
     }
+
+
+def test_a_claim_is_renewed_before_the_post_when_a_second_has_passed(clock: Clock) -> None:
+    """R2 refuses a second write of a key within a second (UPSTREAM.md)."""
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    post_once(kelpie, storage, prepare=lambda: clock.sleep(1.0))
+    first, second = (json.loads(raw) for raw in storage.writes)
+    assert (first["claimed_at"], second["claimed_at"]) == (1000.0, 1001.0)
+    assert first["token"] != second["token"]
+    assert storage.job() == "posted-1"
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "completed", "failed"])
@@ -211,7 +241,7 @@ def test_jobs_of_other_runs_of_the_same_job_are_canceled() -> None:
 def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
     kelpie = FakeKelpie()
     queue = Queue(cast(Any, kelpie), "g")
-    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     assert [one.id for one in queue.jobs()] == ["posted-1"]
     assert kelpie.lists == 1
     queue.drop()
@@ -228,11 +258,27 @@ def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
 def test_a_claims_job_is_adopted_from_another_list(clock: Clock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.elsewhere["1"] = job("1", "completed")
-    held(storage, kelpie_id="1")
+    held(storage, job="1")
     assert post_once(kelpie, storage).id == "1"
     assert (kelpie.posted, kelpie.canceled, clock.slept) == (0, [], [])
-    assert storage.claim()["kelpie_id"] == "1"
-    assert storage.claim()["owner"] == "p/s"
+    assert (storage.job(), storage.claim()["owner"]) == ("1", "x/y")
+
+
+def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    kelpie.elsewhere["1"] = job("1", "completed")
+    held(storage, job="1")
+    held(storage)
+    clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
+    assert post_once(kelpie, storage).id == "theirs"
+
+
+def test_whoever_finds_a_job_that_its_holder_did_not_write_down_does_so(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage)
+    clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
+    assert post_once(kelpie, storage).id == "theirs"
+    assert (storage.job(), storage.claim()["owner"]) == ("theirs", "x/y")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +291,7 @@ def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
     kelpie, storage = FakeKelpie(), FakeStorage()
     if elsewhere is not None:
         kelpie.elsewhere["1"] = elsewhere
-    held(storage, kelpie_id="1")
+    held(storage, job="1")
     assert post_once(kelpie, storage).id == "posted-1"
     assert (kelpie.canceled, clock.slept) == (canceled, [])
 
@@ -333,7 +379,7 @@ def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock:
 
     kelpie.posts = [lost(kelpie), second]
     queue = Queue(cast(Any, kelpie), "g")
-    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     assert found.id == "first"
     assert (kelpie.posted, kelpie.canceled, clock.slept) == (2, ["second"], [5.0])
     # What was canceled is no longer listed as pending.
@@ -344,7 +390,7 @@ def test_one_that_stays_alone_is_not_listed_for_again() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("arrived"))]
     queue = Queue(cast(Any, kelpie), "g")
-    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     lists = kelpie.lists
     queue.jobs()
     assert kelpie.lists == lists
@@ -363,7 +409,7 @@ def test_three_posts_without_an_answer_are_told_of(clock: Clock) -> None:
     with pytest.raises(UncertainOutcome):
         post_once(kelpie, storage)
     assert (kelpie.posted, clock.slept) == (3, [5.0] * 3)
-    assert storage.claim()["kelpie_id"] is None
+    assert storage.job() is None
 
 
 def test_a_repeated_post_whose_job_ended_at_once_is_taken_as_it_is() -> None:
@@ -435,8 +481,8 @@ def test_rubbish_is_no_claim(raw: bytes) -> None:
 
 
 def test_a_claim_is_read_as_it_was_written() -> None:
-    raw = b'{"owner": "o", "host": "h", "pid": 7, "claimed_at": 1.5, "kelpie_id": "k", "token": "t"}'
-    assert Claim.from_json(raw) == Claim("o", "h", 7, 1.5, "k", "t")
+    raw = b'{"owner": "o", "host": "h", "pid": 7, "claimed_at": 1.5, "token": "t"}'
+    assert Claim.from_json(raw) == Claim("o", "h", 7, 1.5, "t")
     assert Claim("o", "h", 7, 1.5).token != Claim("o", "h", 7, 1.5).token
 
 

@@ -74,11 +74,15 @@ class Cloud:
         self.group = made(spec.environment, name=spec.name)
         return self.group
 
-    def patch_group(self, name: str, patch: Any) -> ContainerGroup:
+    def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
+        assert all(isinstance(one, SecretStr) for one in secrets)
         assert name == "name"
         self.told.append(("patch", patch))
         assert self.group is not None
         return self.group
+
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        return group
 
     def start_group(self, name: str) -> None:
         self.told.append(("start", name))
@@ -298,7 +302,9 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
             "container group name stays: it does not carry this stack's mark any more",
         ),
         (
-            made({"FLUX_OWNER": OURS, "FLUX_ADOPTED": "yes", "AWS_REGION": "auto", "OTHER": "1"}),
+            made(
+                {"FLUX_OWNER": OURS, "FLUX_ADOPTED": "yes", "AWS_REGION": "auto", "MINE": "1", "OTHER": "1"}
+            ),
             "g",
             [
                 ("no rule", "g"),
@@ -308,13 +314,13 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
                     {
                         "container": {
                             "environment_variables": dict.fromkeys(
-                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION"]
+                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION", "MINE"]
                             )
                         }
                     },
                 ),
             ],
-            "container group name was there before this stack and stays: stopped, with this stack's image and without keys",
+            "container group name was there before this stack and stays: stopped, with this stack's image and without its environment",
         ),
     ],
 )

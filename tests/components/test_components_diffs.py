@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from clients.connection import Connection
 from clients.kelpie import Sync, SyncRule
-from clients.salad import GIB, ContainerGroup, GroupSpec
+from clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from components import bucket, container_group, dataset, declared_runs, node_keys, scaling_rule, training_job
 from components.bucket import keys_of_runs
 from components.container_group import (
@@ -80,12 +80,13 @@ def test_each_input_by_itself(
     made.connection = connection()
     inputs = set(names) - {"home"}
     assert replacing <= inputs
-    olds = {"home": home(made.connection), **dict.fromkeys(inputs, "old")}
+    old, new = (dict.fromkeys(inputs - {"runs"}, value) | {"runs": {}} for value in ("old", "new"))
+    olds = {"home": home(made.connection), **old}
     for name in inputs:
-        diff = made.diff("id", olds, olds | {name: "new"})
+        diff = made.diff("id", olds, olds | {name: new[name]})
         assert diff.replaces == ([name] if name in replacing else []), name
         assert (diff.changes, diff.delete_before_replace) == (None, old_first)
-    assert set(made.diff("id", olds, dict.fromkeys(inputs, "new")).replaces or []) == replacing
+    assert set(made.diff("id", olds, new).replaces or []) == replacing
 
 
 UNKNOWN = Unknown()
@@ -196,7 +197,12 @@ class FakeSalad:
     def gpu_class_id(self, name: str) -> str:
         return f"id of {name}"
 
-    def patch_group(self, name: str, patch: Any) -> ContainerGroup:
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        """Once SaladCloud has its image, it is stopped."""
+        return group.model_copy(update={"current_state": GroupState(status="stopped")})
+
+    def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
+        assert secrets == ()
         self.told.append(("patch", name, patch))
         assert self._group is not None
         return self._group.model_copy(update={"version": 2})
@@ -256,9 +262,11 @@ def test_what_is_asked_of_saladcloud() -> None:
         gpu_classes=["id of RTX 5090"],
         priority="high",
         replicas=2,
-        autostart=False,
+        autostart=True,
         environment={"A": SecretStr("1"), "FLUX_OWNER": "p/s"},
     )
+    for changes in ({"replicas": 0}, {"autoscale": True}):
+        assert not group_spec(PROPS | changes, cast(Any, FakeSalad()), {}).autostart
 
 
 def test_what_an_answer_leaves_out_counts_as_wanted() -> None:
@@ -288,6 +296,9 @@ def test_what_an_answer_leaves_out_counts_as_wanted() -> None:
         (group("stopped", 0), spec(replicas=0), False, []),
         (group("running", 0), spec(replicas=0), False, [("stop", "name")]),
         (group("pending", 1), spec(replicas=1), False, []),
+        (group("pending", 1, autostart_policy=False), spec(replicas=1), False, [("start", "name")]),
+        (group("pending", 0, autostart_policy=False), spec(replicas=0), False, []),
+        (group("pending", 0), spec(replicas=0), False, [("stop", "name")]),
         (
             group("stopped", 0),
             spec(replicas=1),
@@ -352,6 +363,9 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
         (group(priority="low"), {"priority": "low"}),
         (group(priority=None), {}),
         (group(replicas=1), {"replicas": 1}),
+        (group("stopped"), {"replicas": 0}),
+        (group("pending"), {}),
+        (group("pending", autostart_policy=False), {"replicas": 0}),
         (group(environment={}), {"owner": ""}),
         (group(environment={"FLUX_OWNER": "x/y"}), {"owner": "x/y"}),
     ],

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.changes import Changes, Edited, Inputs, changes, shown
+from training.changes import Changes, Edited, Inputs, changes
+from training.config_diff import differing, setting_changes, shown
 from training.manifest import Image, manifest
 from training.run import run_id
 
@@ -165,3 +166,20 @@ def test_there_is_a_reason_exactly_when_the_run_is_another(before: Inputs, after
     found = changes(before, after)
     assert bool(found.reasons) == (ids[0] != ids[1])
     assert (found == Changes()) == (ids[0] == ids[1])
+
+
+def test_a_table_hides_what_may_be_a_secret_and_keeps_settings_of_one_name_apart() -> None:
+    runs = [
+        {
+            "config": {
+                "process": [{"network": {"linear": rank, "rank": rank}, "model": {"hf_token": f"hf-{rank}"}}]
+            }
+        }
+        for rank in (8, 16)
+    ]
+    assert differing(runs) == {
+        "model.hf_token": ["hidden", "hidden"],
+        "rank": ["8", "16"],
+        "network.rank": ["8", "16"],
+    }
+    assert [change.key for change in setting_changes(*runs)] == ["model.hf_token", "rank", "rank"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,6 +224,16 @@ def test_replicas_that_always_stay_are_said_with_what_a_day_costs() -> None:
     assert announce(found, local=False).endswith(
         "keeps 2 rented also without work, in no sum above: $21.60 a day."
     )
+
+
+def test_a_dev_group_is_said_with_what_a_day_costs() -> None:
+    dev = Rate("RTX 3090 (24 GB)", "high", 0.25)
+    found = replace(bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300), dev=dev)
+    assert announce(found, local=False) == (
+        "dev.enabled keeps a replica of its own (RTX 3090 (24 GB)) rented day and night, in no sum above: $6.00 a day."
+    )
+    both = announce(replace(found, always=1), local=False)
+    assert "keeps 1 rented also without work, in no sum above: $10.80 a day. dev.enabled keeps" in both
 
 
 def test_above_the_budget_every_line_is_told() -> None:

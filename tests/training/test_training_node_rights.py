@@ -19,7 +19,7 @@ from training.node_rights import (
     seconds_needed,
     show_time,
 )
-from training.retention import MOST_RULES, MOST_RUNS, expiring, our_rules, with_our_rules
+from training.retention import MOST_RUNS, expiring, our_rules, with_our_rules
 from training.run import Layout
 from training.settings import KeepSettings
 
@@ -236,7 +236,7 @@ def test_no_result_expires(job: str, run: str) -> None:
 def test_there_is_room_for_the_rules_of_others() -> None:
     runs = [("cat", f"{number:012}") for number in range(2000)]
     rules = expiring(keep(checkpointsDays=3), Layout(""), runs)
-    assert len(rules) == 2 * MOST_RUNS < MOST_RULES
+    assert len(rules) == 2 * MOST_RUNS < 1000
     assert "runs/cat/000000000000/output/cat_" in rules
 
 

@@ -22,7 +22,8 @@ from training.plan import (
 )
 from training.run_state import Standing
 
-HEAD = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$pulumi-python:dynamic/flux:"
+PARENT = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$"
+HEAD = f"{PARENT}pulumi-python:dynamic/flux:"
 LINE = Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure")
 CAPTIONS = Changes(settings=("learning rate 1e-4 → 2e-4",))
 
@@ -58,11 +59,11 @@ def test_the_fate_of_a_job(given: Step, standing: Standing | None, past: Changes
     assert (found.line is not None) == (what in (What.NEW, What.AGAIN, What.RUNNING))
 
 
-def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_cancelled() -> None:
+def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled() -> None:
     replaced = plan_job(step("replace", "old1", "new1"), Standing.NEW, CAPTIONS, LINE, old_unfinished=True)
-    assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is cancelled")
+    assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is canceled")
     removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
-    assert removed.what is What.CANCELLED
+    assert removed.what is What.CANCELED
     assert "run old1 is taken out of the queue" in removed.reasons[0]
 
 
@@ -92,13 +93,15 @@ def test_the_steps_of_a_replacement_are_read_as_one(ops: list[str]) -> None:
     assert (found.old["status"], found.old["runId"], found.new["runId"]) == ("completed", "o", "n")
 
 
-def test_what_is_none_of_the_projects_resources_is_left_out() -> None:
+def test_what_only_holds_the_rest_together_is_left_out() -> None:
     stack = {"op": "same", "urn": "urn:pulumi:dev::flux-training::pulumi:pulumi:Stack::flux-training-dev"}
     component = {
         "op": "create",
         "urn": "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline::pipeline",
     }
-    assert read_steps({"steps": [stack, component]}) == []
+    provider = {"op": "create", "urn": f"{PARENT}pulumi:providers:aws::aws"}
+    bookkeeping = entry("update", "DeclaredRuns", "runs", diffReasons=["runs"])
+    assert read_steps({"steps": [stack, component, provider, bookkeeping]}) == []
     assert read_steps({}) == []
 
 
@@ -114,6 +117,26 @@ def test_the_cluster_is_told_with_what_changes() -> None:
         }
     )
     assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is made")
+
+
+def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
+    steps = [
+        entry("create", "DevGroup", "dev"),
+        *[
+            entry(op, "NodeKeys", "node-keys", replaceReasons=["end"])
+            for op in ("create-replacement", "replace")
+        ],
+        {"op": "create", "urn": f"{PARENT}aws:s3/bucketPolicy:BucketPolicy::only-https"},
+        {"op": "update", "urn": f"{PARENT}command:local:Command::images", "diffReasons": ["triggers"]},
+        entry("delete", "SomethingNew", "later"),
+    ]
+    assert cluster_lines(read_steps({"steps": steps})) == (
+        "dev container group is made",
+        "key of the nodes is made anew: end",
+        "BucketPolicy only-https is made",
+        "Command images is changed: triggers",
+        "SomethingNew later is taken down",
+    )
 
 
 def test_diagnostics_are_told_once_and_by_severity() -> None:
@@ -196,7 +219,7 @@ def test_all_that_a_plan_says_of_a_job() -> None:
     bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})
     assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
         "cat",
-        What.CANCELLED,
+        What.CANCELED,
         reasons=("run o is taken out of the queue; what it has saved stays in the bucket",),
         previous="o",
     )
@@ -239,7 +262,7 @@ def test_how_steps_are_read(
 
 def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
     reasons = entry("replace", "Bucket", "b", replaceReasons=["bucket"], oldState=7, newState={"inputs": 7})
-    (found,) = read_steps({"steps": [reasons, "nonsense", {}]})
+    (found,) = read_steps({"steps": [reasons]})
     assert (found.op, found.old, found.new, found.changed) == ("replace", {}, {}, ("bucket",))
     said = {
         "diagnostics": [{"severity": "error"}, 7, {"severity": "error", "message": " "}, {"message": "x"}]
@@ -275,7 +298,7 @@ def test_the_headline_names_each_fate_in_order() -> None:
         JobPlan(f"{what}{number}", what) for what in What for number in range(2 if what is What.KEPT else 1)
     )
     assert headline(Plan("dev", jobs)) == (
-        "1 job trained for the first time, 1 trained again, 1 cancelled, 1 taken out, 1 taken over, 1 failed before, "
+        "1 job trained for the first time, 1 trained again, 1 canceled, 1 taken out, 1 taken over, 1 failed before, "
         "1 in the queue already, 2 unchanged"
     )
     plan = Plan("dev", jobs)

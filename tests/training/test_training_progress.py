@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.config_diff import ABSENT, Change, caption_changes, changes, differing
+from training.config_diff import ABSENT, Change, caption_changes, differing, setting_changes
 from training.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
 from training.progress import Progress, read_progress, read_time
 from training.samples import prompts_of, sample_grid, spread
@@ -225,12 +225,12 @@ def test_what_differs_between_two_configurations_has_the_names_people_use() -> N
         return {"config": {"process": [{"train": train, "resolution": [512, 768]}]}}
 
     before, after = document(lr=1e-4, steps=300), document(lr=2e-4, steps=300, ema=True)
-    assert changes(before, after) == [
+    assert setting_changes(before, after) == [
         Change("train.ema", ABSENT, "true"),
-        Change("train.lr", "0.0001", "0.0002"),
+        Change("learning rate", "1e-4", "2e-4"),
     ]
-    assert differing([before, after, after])["train.lr"] == ["0.0001", "0.0002", "0.0002"]
-    assert changes(before, json.loads(json.dumps(before))) == []
+    assert differing([before, after, after])["learning rate"] == ["1e-4", "2e-4", "2e-4"]
+    assert setting_changes(before, json.loads(json.dumps(before))) == []
 
 
 def test_captions_changed_added_and_removed() -> None:
