@@ -193,6 +193,13 @@ def test_a_group_is_made_and_found_in_order() -> None:
     }
 
 
+def test_all_gpu_classes_of_a_group_are_kept_in_its_outputs() -> None:
+    group = marked(OURS)
+    group.container.resources.gpu_classes.append("another")
+    found = Cloud(group).connect(ContainerGroupProvider()).read("g", PROPS | {"gpuClass": ""})
+    assert found.outs["gpuClass"] == "id of RTX 5090,another"
+
+
 def test_keys_that_were_issued_go_to_the_nodes_and_the_stacks_own_do_not() -> None:
     provider = Cloud().connect(ContainerGroupProvider())
     keys = {"accessKeyId": "node", "secretAccessKey": "hidden"}

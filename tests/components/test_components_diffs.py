@@ -252,13 +252,14 @@ def spec(**changes: Any) -> GroupSpec:
 
 def test_what_is_asked_of_saladcloud() -> None:
     environment = {"A": SecretStr("1"), "FLUX_OWNER": "somebody"}
-    assert group_spec(PROPS, cast(Any, FakeSalad()), environment) == GroupSpec(
+    props = PROPS | {"cpu": 8.0, "storage": 60.0}
+    assert group_spec(props, cast(Any, FakeSalad()), environment) == GroupSpec(
         name="name",
         display_name="name",
         image="image",
-        cpu=4,
+        cpu=8,
         memory=30720,
-        storage=50 * GIB,
+        storage=60 * GIB,
         gpu_classes=["id of RTX 5090"],
         priority="high",
         replicas=2,
@@ -344,6 +345,8 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
     props = PROPS | {"keys": keys, "credentials": fingerprint({"A": "1"})}
     seen = seen_inputs(props, group(environment=environment))
     assert (seen["keys"], seen["credentials"]) == (keys, props["credentials"])
+    other = seen_inputs(props, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
+    assert other == seen | {"keys": keys | {"accessKeyId": "z"}}
     assert keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
     assert issued_keys(keys) == {
         name: SecretStr(value) for name, value in environment.items() if name.startswith("AWS_")
@@ -358,6 +361,7 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
         (group(resources={"memory": 31 * 1024}), {"memory": 31}),
         (group(resources={"storage_amount": 60 * GIB}), {"storage": 60}),
         (group(resources={"storage_amount": None}), {}),
+        (group(resources={"memory": 30 * 1024 + 512, "storage_amount": 50 * GIB + 1}), {}),
         (group(resources={"gpu_classes": ["a", "b"]}), {"gpu": "a,b"}),
         (group(resources={"gpu_classes": []}), {"gpu": ""}),
         (group(priority="low"), {"priority": "low"}),
