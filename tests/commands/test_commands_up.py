@@ -11,9 +11,9 @@ import pytest
 
 from commands import stack
 from commands.engine import Engine
-from commands.fetch import Fetched
+from commands.outputs import Fetched
 from commands.stack_jobs import Sight, StackJob
-from commands.watching import Row, View
+from commands.watcher import Row, View
 from training.run import RunKeys
 
 ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab/"}

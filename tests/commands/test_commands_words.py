@@ -13,8 +13,8 @@ import pytest
 
 from clients.kelpie import Job
 from commands.engine import choose_command, find_engine
-from commands.fetch import write_record
 from commands.locks import is_dead, is_left_behind
+from commands.outputs import write_record
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, StackJob, describe, stack_jobs
 from tests.support.flux import ROOT, with_code
