@@ -5,7 +5,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 FLUX := $(BIN)/python -m commands
 
-.PHONY: up preview plan refresh destroy down cloud test bench lint format generated help
+# Each command starts several Python processes: without compiled files each would compile all that it imports, seconds every time.
+unexport PYTHONDONTWRITEBYTECODE
+
+# The largest package, and only stacks on AWS need it: installed when a stack file here names that kind of storage.
+AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aws)
+READY := .venv/ready $(AWS)
+
+.PHONY: up preview plan refresh destroy down cloud test coverage mutants bench lint audit format generated licences lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines requirements-dev.txt leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
@@ -13,24 +20,37 @@ if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
 	else echo "skipped $(1): there is no wheel of it for this machine and none on the PATH; CI runs it"; fi
 endef
 
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# uv needs seconds where pip needs a minute. It knows nothing of pip's settings: where these name an index, or uv cannot be had, pip does it.
+define install
+if ! $(BIN)/python -m pip config list | grep -q index && $(PIP) -r requirements-uv.lock 2>/dev/null \
+	&& $(BIN)/uv pip install --quiet --no-config --require-hashes --python $(BIN)/python -r $(1); then :; \
+	else $(PIP) -r $(1); fi
+endef
+
+UPGRADE ?=
+COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+
 .DEFAULT_GOAL := help
 
 help: ## what can be typed
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-up: .venv/ready ## train the declared jobs and fetch the results to outputs/ (STACK=dev)
+up: $(READY) ## train the declared jobs and fetch the results to outputs/ (STACK=dev)
 	@$(FLUX) up --stack $(STACK)
 
-preview: .venv/ready ## what `make up` would do
+preview: $(READY) ## what `make up` would do
 	@$(FLUX) preview --stack $(STACK)
 
-plan: .venv/ready ## what `make up` would train, why, and for how many dollars
+plan: $(READY) ## what `make up` would train, why, and for how many dollars
 	@$(FLUX) plan --stack $(STACK)
 
-refresh: .venv/ready ## look how everything really is
+refresh: $(READY) ## look how everything really is
 	@$(FLUX) refresh --stack $(STACK)
 
-destroy: .venv/ready ## take everything down; trained results stay
+destroy: $(READY) ## take everything down; trained results stay
 	@$(FLUX) destroy --stack $(STACK)
 
 cloud: .venv/ready ## start the cloud on this machine
@@ -42,10 +62,21 @@ down: .venv/ready ## stop the cloud on this machine; its files stay
 test: .venv/ready-dev ## all tests
 	@$(BIN)/python -m pytest
 
+# The tests that decide without a process: what `make coverage` and `make mutants` count.
+PURE_TESTS := tests/training $(wildcard tests/components/test_components_c*.py tests/components/test_components_d*.py) \
+	$(addprefix tests/engine/test_engine_,decisions.py deletions.py diffs.py units.py values.py)
+
+coverage: .venv/ready-dev ## branch coverage of the pure core, which has to be 95 % (a minute)
+	@$(BIN)/python -m pytest $(PURE_TESTS) --cov --cov-report=term
+
+mutants: .venv/ready-dev ## change the pure core in thousands of ways and see that a test notices (hours; OF='training.cost.*' for a part)
+	@$(BIN)/mutmut run --max-children 2 $(OF)
+	@$(BIN)/python -m tests.mutation.survivors
+
 bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (an hour)
 	@$(BIN)/python -m bench
 
-lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, and the workflows' actionlint and zizmor
+lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, pip-audit, and the workflows' actionlint and zizmor
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -53,6 +84,10 @@ lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, and the workflows' ac
 	@$(call lint_with,shellcheck,docker/*.sh flux .ci/run)
 	@$(BIN)/zizmor --quiet --offline .github/workflows
 	@.ci/actionlint
+	@$(BIN)/python -m supply.audit
+
+audit: .venv/ready-dev ## ask the package index for known vulnerabilities of all that is locked
+	@$(BIN)/python -m supply.audit
 
 format: .venv/ready-dev ## let ruff mend what it can
 	@$(BIN)/ruff check --fix -q .
@@ -61,17 +96,35 @@ format: .venv/ready-dev ## let ruff mend what it can
 generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
 	@$(BIN)/python -m commands.generated
 
+licences: .venv/ready-dev ## write docs/licences.md anew, from the installed packages
+	@$(BIN)/python -m supply.licences
+
+lock: .venv/ready-dev ## pin what requirements*.txt name, with hashes (UPGRADE=--upgrade: the newest that fit)
+	@$(COMPILE) requirements-dev.txt -o requirements-dev.lock
+	@$(COMPILE) requirements-local.txt -c requirements-dev.lock --no-emit-package pulumi-aws -o requirements-local.lock
+	@echo pulumi-aws | $(COMPILE) - -c requirements-dev.lock -o requirements-aws.lock
+	@echo uv | $(COMPILE) - -c requirements-dev.lock -o requirements-uv.lock
+
+ready: $(READY)
+
+aws: .venv/ready-aws ## install what stacks with `storage: {kind: aws}` need besides
+
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }
 	@echo "Making the virtual environment .venv with $(PYTHON) ..."
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/ready: .venv/bin/python requirements.txt requirements-local.txt
-	@echo "Installing the packages of requirements-local.txt (once; about a minute) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt
+.venv/ready: .venv/bin/python requirements-local.lock
+	@echo "Installing the packages of requirements-local.lock into it (once; 300 MB, 10 to 60 seconds) ..."
+	@$(call install,requirements-local.lock)
 	@touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.txt
-	@echo "Installing what tests and lint need (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/ready-aws: .venv/ready requirements-aws.lock
+	@echo "Installing pulumi-aws, which stacks on AWS need (once; 180 MB) ..."
+	@$(call install,requirements-aws.lock)
+	@touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	@echo "Installing what tests and lint need (once; 700 MB) ..."
+	@$(call install,requirements-dev.lock)
 	@touch $@

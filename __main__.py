@@ -10,6 +10,7 @@ from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 from clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
 from clients.pricing import price_stack, standings_of
 from clients.results import newest_sound, past_runs
+from components.aws import check_package
 from components.node_environment import fingerprint, given_keys, node_environment, secret_values
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size
 from components.preparation import parent_mark, survey
@@ -38,6 +39,8 @@ def main() -> None:
     try:
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
+        if settings.storage.kind == "aws":
+            check_package()
         # Printed: what is logged is shown when the program has ended.
         files = file_facts(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
         refuse_mistakes(lint_jobs(settings, files=files))

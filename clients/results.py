@@ -163,7 +163,7 @@ def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> 
     """Whether a run is still to be trained. One request for a new run, four for a finished one; unfinished ones ask the queue."""
     if inspect_run(storage, keys, steps).finished:
         return Standing.FINISHED
-    job_id = (read_json(storage, keys.claim) or {}).get("kelpie_id")
+    job_id = (read_json(storage, keys.posted) or {}).get("kelpie_id")
     job = queue_job(kelpie, str(job_id or ""))
     if job is None:
         return Standing.NEW

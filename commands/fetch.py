@@ -164,8 +164,8 @@ def newest_run(storage: Storage, layout: Layout, name: str) -> StackJob | None:
 
 def _past_job(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:
     keys = layout.run(name, run_id)
-    record, claim = read_json(storage, keys.record) or {}, read_json(storage, keys.claim) or {}
-    return StackJob(name, run_id, str(claim.get("kelpie_id") or ""), count(record.get("steps")) or 0, keys)
+    record, posted = read_json(storage, keys.record) or {}, read_json(storage, keys.posted) or {}
+    return StackJob(name, run_id, str(posted.get("kelpie_id") or ""), count(record.get("steps")) or 0, keys)
 
 
 @contextmanager

@@ -39,14 +39,18 @@ def up(stack: str, no_wait: bool) -> None:
     run(engine, "up", "--yes", "--skip-preview")
     if no_wait:
         return
-    faults = _collect(engine, stack)
+    sights, unfetched = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
         run(engine, "up", "--yes", "--skip-preview")
     say("\nLooking once more, so that the stack's outputs tell how each run ended:")
-    _refresh(engine)
+    # They have been shown a minute ago, and hide below them what to do next.
+    _refresh(engine, "--suppress-outputs")
+    if sights:
+        say(_next_steps(sights, images_folder(stack)))
+    faults = unwell(sights, unfetched)
     if faults:
         raise FluxError("\n".join(map(str, faults)))
 
@@ -88,18 +92,18 @@ def down() -> None:
     local_cloud.stop()
 
 
-def _refresh(engine: Engine) -> None:
+def _refresh(engine: Engine, *more: str) -> None:
     # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
     # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
-    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview")
+    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more)
 
 
-def _collect(engine: Engine, stack: str) -> list[FluxError]:
-    """Wait for the jobs and fetch what they left; what is not well."""
+def _collect(engine: Engine, stack: str) -> tuple[list[Sight], list[str]]:
+    """Wait for the jobs and fetch what they left: how each ended, and whose results were not all fetched."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
-        return []
+        return [], []
     watcher = Watcher(connection_of(engine, stack), outputs)
     say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
@@ -117,10 +121,8 @@ def _collect(engine: Engine, stack: str) -> list[FluxError]:
         unfetched += [row.name] if result.failed else []
         page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), images)
         say(f"    {page}: its samples, loss and dataset on one page")
-    sights = [row.sight for row in rows]
     say(_cost_lines(costs, local=watcher.local))
-    say(_next_steps(sights, images))
-    return unwell(sights, unfetched)
+    return [row.sight for row in rows], unfetched
 
 
 def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]:

@@ -7,6 +7,7 @@ from the environment, as for AWS's own tools. They are not put into the state.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import pulumi
 
+from training.errors import FluxError
 from training.node_rights import node_policy
 from training.retention import ABORT_DAYS, with_our_rules
 from training.run import Layout
@@ -34,6 +36,16 @@ class AwsArgs:
     retention: Mapping[str, int]
     rotate: int
     whole: bool = True
+
+
+def check_package() -> None:
+    """Raises FluxError when pulumi-aws is not installed: `make` leaves it out where no stack file names this kind of storage."""
+    if importlib.util.find_spec("pulumi_aws") is None:
+        raise FluxError(
+            "storage.kind is aws, and the package pulumi-aws is not installed",
+            "it is by far the largest, and only stacks on AWS need it",
+            "type `make aws`, then the same again",
+        )
 
 
 class AwsStorage(pulumi.ComponentResource):

@@ -76,12 +76,11 @@ class DatasetProvider(FluxProvider):
         storage.delete_many([item.key for item in storage.list(layout.dataset(digest))])
 
     def _is_being_trained_on(self, bucket: str, dataset: str) -> bool:
-        kelpie = self.connection.kelpie()
+        """One listing: of two, by status, a job that changes hands in between can be in neither."""
         return any(
             rule.bucket == bucket and rule.prefix.rstrip("/") == dataset.rstrip("/")
-            for status in ("pending", "running")
-            for job in kelpie.list_jobs(status=status)
-            if job.sync is not None
+            for job in self.connection.kelpie().list_jobs()
+            if job.unfinished
             for rule in job.sync.before
         )
 

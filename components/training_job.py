@@ -100,7 +100,7 @@ class TrainingJobProvider(FluxProvider):
                 step = bring_checkpoint(storage, _run_of(props, props["parent"]), keys)
                 inform(f"{props['job']}: goes on from step {step} of run {props['parent']}")
 
-        claims = ClaimFile(storage, keys.claim, props["owner"])
+        claims = ClaimFile(storage, keys, props["owner"])
         job = queue.post_once(wanted(props), job_request(props, keys), claims, bring_parents_checkpoint)
         cost = _cost(storage, props)
         return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job), cost))
@@ -285,9 +285,9 @@ def _launch_json(props: Props, folder: JobFolder) -> bytes:
 def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, str, str]:
     kelpie_id = job.id if job else None
     if kelpie_id is None:
-        # A finished run outlives its job in the queue; the claim remembers which one it was.
-        claim = read_json(storage, run_keys(props).claim)
-        kelpie_id = claim.get("kelpie_id") if claim else None
+        # A finished run outlives its job in the queue; the bucket remembers which one it was.
+        posted = read_json(storage, run_keys(props).posted)
+        kelpie_id = posted.get("kelpie_id") if posted else None
     return (kelpie_id, *_state(storage, props, job))
 
 

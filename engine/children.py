@@ -44,6 +44,8 @@ class Child:
 
     def __init__(self, command: list[str], project: Project) -> None:
         environment = {key: value for key, value in os.environ.items() if key not in _SECRET_ENVIRONMENT}
+        # Where one end closes first, gRPC writes a line of its own into the output, which says nothing to anybody.
+        environment.setdefault("GRPC_VERBOSITY", "ERROR")
         # A fixed command: our own script, or a plugin by the name that Pulumi gives it.
         self._process = subprocess.Popen(  # noqa: S603
             command,

@@ -101,6 +101,8 @@ class _Watcher(grpc.ServerInterceptor):
 def main() -> None:
     """Serve until the engine ends."""
     sys.path[0] = os.getcwd()  # noqa: PTH109 - in place of this script's folder, as for `python -m`
+    # As in runner.py: most of what it makes are modules and classes, which stay.
+    gc.set_threshold(100_000, 50, 100)
     try:
         importlib.import_module("pulumi.dynamic")  # while the engine is still busy
     except ImportError as error:

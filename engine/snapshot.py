@@ -19,9 +19,10 @@ from engine.backend import Backend
 from engine.errors import EngineError
 from engine.journal import Change, Journal, Rows
 from engine.secrets import Crypter
-from engine.state import Json, Pending, Resource, now, to_json
+from engine.state import Json, Pending, Resource, encrypted_anew, now, to_json
 
 _FOLD_EVERY: Final = 2.0
+_ORDER: Final = ("manifest", "secrets_providers", "resources", "pending_operations", "metadata")
 MANIFEST_VERSION: Final = f"engine-{VERSION}"
 
 
@@ -63,7 +64,7 @@ def deployment_of(checkpoint: bytes) -> Json:
 
 def new_deployment(salt: str) -> Json:
     """The deployment of a stack without resources."""
-    return {"manifest": _manifest(), "secrets_providers": _provider(salt), "metadata": {}}
+    return {"manifest": _manifest(), "secrets_providers": provider_of(salt), "metadata": {}}
 
 
 def _manifest() -> Json:
@@ -71,7 +72,8 @@ def _manifest() -> Json:
     return {"time": now(), "magic": magic, "version": MANIFEST_VERSION}
 
 
-def _provider(salt: str) -> Json:
+def provider_of(salt: str) -> Json:
+    """Which key a deployment's secrets are encrypted with."""
     return {"type": "passphrase", "state": {"salt": salt}}
 
 
@@ -94,10 +96,25 @@ def recover(backend: Backend, stack: StackId) -> int:
     if found is not None:
         _store(deployment, found.rows)
         folded = checkpoint_of(stack, deployment)
-        journal.fold_into(log, folded)  # a crash after the next line: it is in the checkpoint
+        journal.note_fold(log, folded)  # a crash after the next line: it is in the checkpoint
         backend.write(stack.project, stack.name, folded)
     log.remove()
     return found.steps if found else 0
+
+
+def take_key(backend: Backend, stack: StackId, old: Crypter | None, new: Crypter | None) -> None:
+    """Put the state's secrets under the configuration's key, which may be another: steps store theirs under that one.
+
+    To be called with the stack locked and nothing left to recover.
+    """
+    if new is None or (old is not None and old.salt == new.salt):
+        return
+    deployment = deployment_of(backend.read(stack.project, stack.name))
+    for part in ("resources", "pending_operations"):
+        if deployment.get(part):
+            deployment[part] = encrypted_anew(deployment[part], old, new)
+    deployment["secrets_providers"] = provider_of(new.salt)
+    backend.write(stack.project, stack.name, checkpoint_of(stack, deployment))
 
 
 def current(backend: Backend, stack: StackId) -> Json:
@@ -118,7 +135,7 @@ def _nothing() -> None:
 def _store(deployment: Json, rows: Rows) -> None:
     metadata = deployment.pop("metadata", {})
     for key, content in (
-        ("resources", [item for _, item in rows.resources()]),
+        ("resources", rows.resources()),
         ("pending_operations", list(rows.pending.values())),
     ):
         deployment.pop(key, None)
@@ -147,7 +164,7 @@ class Snapshot:
         self._dirty = False
         self._broken: EngineError | None = None
         self._stop = threading.Event()
-        self._folder = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
+        self._folding = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
 
     def adopt(self, resources: list[Resource], pending: list[Pending]) -> dict[int, Pending]:
         """Give the loaded resources their places; the pending operations by their numbers."""
@@ -158,7 +175,7 @@ class Snapshot:
     def open(self) -> None:
         """Start the journal."""
         self._journal = Journal(self._log, self._checkpoint, self._rows)
-        self._folder.start()
+        self._folding.start()
 
     def begin(self, kind: str, resource: Resource) -> int:
         """An operation is about to begin: after this it is on the disk."""
@@ -199,8 +216,8 @@ class Snapshot:
     def close(self) -> None:
         """Fold everything into the checkpoint.  Raises EngineError where it cannot be written; the journal stays."""
         self._stop.set()
-        if self._folder.is_alive():
-            self._folder.join()
+        if self._folding.is_alive():
+            self._folding.join()
         with self._lock:
             self._fold(last=True)
 
@@ -244,25 +261,14 @@ class Snapshot:
         if self._journal is None and self._broken is None:
             return
         _store(self._deployment, self._rows)
-        if self._crypter is not None:
-            self._deployment["secrets_providers"] = _provider(self._crypter.salt)
         self._deployment["manifest"] = _manifest()
-        ordered = {
-            "manifest": 0,
-            "secrets_providers": 0,
-            "resources": 0,
-            "pending_operations": 0,
-            "metadata": 0,
-        }
+        others = self._deployment.keys() - set(_ORDER)
         self._deployment = {
-            key: self._deployment[key]
-            for key in (*ordered, *(self._deployment.keys() - ordered))
-            if key in self._deployment
+            key: self._deployment[key] for key in (*_ORDER, *others) if key in self._deployment
         }
         checkpoint = checkpoint_of(self._stack, self._deployment)
         try:
-            if self._journal is not None and self._broken is None:
-                self._journal.fold_into(checkpoint)
+            self._announce(checkpoint)
             self._backend.write(self._stack.project, self._stack.name, checkpoint)
             self._dirty = False
             self._journal = None
@@ -272,3 +278,13 @@ class Snapshot:
                 self._journal = Journal(self._log, checkpoint, self._rows)
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def _announce(self, checkpoint: bytes) -> None:
+        """Note in the journal which checkpoint will have all of it."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.fold_into(checkpoint)
+        except OSError:
+            if self._broken is None:
+                raise  # else it is known already, and the checkpoint may be writable all the same

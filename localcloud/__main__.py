@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud import lifecycle
-from localcloud.faults import command as chaos
+from localcloud.chaos import command as chaos
 from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeError
 
 EXIT_NOT_RUNNING = 3
@@ -32,6 +32,7 @@ SETTINGS = (
     ("nodes", int, "machines there are; more replicas wait (default 2)"),
     ("quota", int, "SaladCloud's limit on replicas (default 100)"),
     ("requests-per-minute", int, "SaladCloud's limit on requests (default 240)"),
+    ("key-write-seconds", float, "R2's least time between two writes of one key; 0: none (default 1)"),
     ("stop-grace-seconds", float, "time a node has to end before it is killed (default 10)"),
     ("work-race-seconds", float, "gap in which one job can reach two nodes (default 0)"),
 )
@@ -54,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
         help="never give a job again to a machine that failed it, as Kelpie (default no)",
+    )
+    begin.add_argument(
+        "--kelpie-invited",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="Kelpie's user is in the organization, so that its autoscaler can work (default yes)",
     )
     commands.add_parser("stop", help="end its nodes and itself", parents=[shared])
     look = commands.add_parser("status", help="how to reach it", parents=[shared])
@@ -95,7 +102,7 @@ def start(home: Home, changes: dict[str, Any]) -> int:
     if changes.get("heartbeat_seconds") == 0:
         changes["heartbeat_seconds"] = None
     connection, started = lifecycle.start(home, changes)
-    state = "running" if started else "already running"
+    state = "running, its page:" if started else "already running, its page:"
     print(f"local cloud {state}: {connection['page']} (pid {connection['pid']}, home {home.path})")
     if changes and not started:
         print("settings given now are kept and taken at its next start")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("clients", "commands", "components", "engine", "localcloud", "node", "training")
+FOLDERS = ("clients", "commands", "components", "engine", "localcloud", "node", "supply", "training")
 MAY_IMPORT = {
     "__main__": {"components", "clients", "training"},
     "components": {"clients", "training"},
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "engine": set[str](),
     "localcloud": set[str](),
     "node": set[str](),
+    "supply": set[str](),
 }
 STANDARD_LIBRARY_ONLY = [ROOT / "node/launch.py"]
 

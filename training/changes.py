@@ -98,7 +98,7 @@ def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
 def _images(manifest: bytes) -> dict[str, Mapping[str, Any]]:
     try:
         images = mapping(json.loads(manifest)).get("images")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(name): mapping(image) for name, image in mapping(images).items()}
 

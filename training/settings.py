@@ -83,6 +83,8 @@ SHOWN = frozenset(
 # What the project itself gives to the containers.
 OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
 LONGEST_VALUE = 1000
+# What no dot matches: SaladCloud's pattern for a value is `^.*$`.
+LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 
@@ -227,11 +229,13 @@ class ClusterSettings(_Strict):
         if taken:
             raise ValueError(f"environment: {', '.join(taken)} is set by this project; take it out")
         wrong = sorted(
-            name for name, value in self.environment.items() if not 1 <= len(value) <= LONGEST_VALUE
+            name
+            for name, value in self.environment.items()
+            if not 1 <= len(value) <= LONGEST_VALUE or LINE_BREAK.search(value)
         )
         if wrong:
             raise ValueError(
-                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters (SaladCloud's rule)"
+                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters in one line (SaladCloud's rule)"
             )
         return self
 

@@ -85,6 +85,8 @@ def _check_stack(rounds: Rounds, stack: str) -> None:
         "Settings", lambda: stack_settings(root, stack), lambda _: "every key is known and every value fits"
     )
     jobs = rounds.obtain("Jobs", lambda: declare_jobs(settings, root), here.in_number) if settings else None
+    if settings:
+        rounds.check("AWS package", lambda: here.check_aws_package(settings))
     engine = rounds.obtain("Passphrase", lambda: reading_engine(stack), lambda _: "given, or not needed")
     if engine is None:
         return

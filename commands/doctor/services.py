@@ -11,8 +11,9 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from clients.cloudflare import Cloudflare
+from clients.conditions import unheeded_conditions
 from clients.connection import Connection
-from clients.errors import Conflict, NotFound, ServiceError
+from clients.errors import NotFound, ServiceError
 from clients.http import LOOPBACK, Patience
 from clients.kelpie import Job, Kelpie, ScalingRule
 from clients.pricing import offer_of
@@ -162,7 +163,7 @@ def invitation(
 ) -> Finding:
     """No API tells whether Kelpie's user is invited to the organization; what it has done there does."""
     what = "Kelpie's user"
-    mend = "invite Kelpie's user to the organization (README, On SaladCloud), then wait five minutes"
+    mend = "invite Kelpie's user to the organization (docs/production.md, 2), then wait five minutes"
     if group is None or rule is None:
         missing = "the container group" if group is None else "the scaling rule"
         return note(
@@ -205,7 +206,8 @@ def check_bucket(storage: Storage, settings: StackSettings) -> list[Finding]:
                 "`make up` makes it",
             )
         ]
-    key = f"{Layout(settings.storage.key_prefix).prefix}.flux/doctor-{uuid.uuid4().hex}"
+    own = Layout(settings.storage.key_prefix).own
+    key = f"{own}doctor-{uuid.uuid4().hex}"
     mend = f"give the storage key read, write and delete rights on bucket {storage.bucket}"
     faults: list[str] = []
 
@@ -220,19 +222,11 @@ def check_bucket(storage: Storage, settings: StackSettings) -> list[Finding]:
     if not faults:
         try_to("read", lambda: storage.get_bytes(key) == b"flux doctor")
         try_to("list", lambda: [item.key for item in storage.list(key)] == [key])
-        try_to("claim (If-None-Match)", lambda: _is_refused(storage, key))
+        try_to("claim (If-None-Match, If-Match)", lambda: not unheeded_conditions(storage, own))
         try_to("delete", lambda: _is_gone(storage, key))
     if faults:
         return [bad("Bucket", f"{storage.bucket}: {fault}", mend) for fault in faults]
     return [ok("Bucket", f"{storage.bucket}: writing, reading, listing, claiming and deleting work")]
-
-
-def _is_refused(storage: Storage, key: str) -> bool:
-    try:
-        storage.put_bytes(key, b"another", if_none_match=True)
-    except Conflict:
-        return True
-    return False
 
 
 def _is_gone(storage: Storage, key: str) -> bool:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.engine import EMBEDDED, Engine
 from training.declare import DeclaredJob
+from training.settings import StackSettings
 
 LEAST_PYTHON = (3, 11)
+AWS_MODULE = "pulumi_aws"
 PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)")
 
 
@@ -26,9 +29,11 @@ def check_python() -> list[Finding]:
 
 
 def check_packages(root: Path, local: bool) -> list[Finding]:
-    """What the requirements pin against what is installed."""
+    """What the requirements pin against what is installed; of pulumi-aws only its version, for who has it."""
     files = ["requirements.txt", *(["requirements-local.txt"] if local else [])]
     pins = dict(pin for name in files for pin in PIN.findall((root / name).read_text(encoding="utf-8")))
+    if find_spec(AWS_MODULE) is None:
+        pins.pop("pulumi-aws", None)
     missing, other = [], []
     for name, wanted in pins.items():
         try:
@@ -38,12 +43,23 @@ def check_packages(root: Path, local: bool) -> list[Finding]:
             continue
         if found != wanted:
             other.append(f"{name} {found} instead of {wanted}")
-    mend = f"`.venv/bin/python -m pip install -r {files[-1]}`"
+    mend = "`rm -f .venv/ready; make ready`"
     if missing:
         return [bad("Packages", f"missing: {', '.join(missing)}", mend)]
     if other:
         return [note("Packages", f"other versions than pinned: {', '.join(other)}", mend)]
     return [ok("Packages", f"all {len(pins)} as pinned")]
+
+
+def check_aws_package(settings: StackSettings) -> list[Finding]:
+    """Only a stack on AWS is asked for it."""
+    if settings.storage.kind != "aws":
+        return []
+    if find_spec(AWS_MODULE) is None:
+        return [
+            bad("AWS package", "pulumi-aws, which storage.kind aws needs, is not installed", "`make aws`")
+        ]
+    return [ok("AWS package", "pulumi-aws is installed")]
 
 
 def check_engine(engine: Engine) -> list[Finding]:

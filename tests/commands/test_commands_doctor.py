@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,10 @@ from commands.doctor.services import (
     clock,
     invitation,
 )
-from commands.doctor.surroundings import check_disk, check_packages, check_python
+from commands.doctor.surroundings import check_aws_package, check_disk, check_packages, check_python
 from tests.support.cloud import running_cloud
 from training.errors import BadInput
-from training.settings import ClusterSettings, StackSettings
+from training.settings import ClusterSettings, StackSettings, StorageSettings
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,6 +241,19 @@ def test_a_package_that_lacks_is_named(tmp_path: Path) -> None:
     assert (verdicts(found), "no-such-package-of-ours" in found[0].words) == (["bad"], True)
     (tmp_path / "requirements.txt").write_text("httpx==0.0.1\n")
     assert verdicts(check_packages(tmp_path, local=False)) == ["note"]
+
+
+def test_the_package_for_aws_is_asked_of_a_stack_on_aws_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_aws = settings().model_copy(update={"storage": StorageSettings(bucket="weights", kind="aws")})
+    assert verdicts(check_aws_package(on_aws)) == ["ok"]
+    monkeypatch.setitem(sys.modules, "pulumi_aws", None)
+    (tmp_path / "requirements.txt").write_text(f"httpx=={metadata.version('httpx')}\npulumi-aws==0.1\n")
+    assert verdicts(check_packages(tmp_path, local=False)) == ["ok"]
+    assert check_aws_package(settings()) == []
+    (found,) = check_aws_package(on_aws)
+    assert (found.verdict, found.mend) == ("bad", "`make aws`")
 
 
 def test_cluster_settings_of_a_test_are_the_products() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.flux import HALF_WRITTEN
 from tests.training.lint_folders import MISTAKES, make_clean_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkout(tmp_path: Path, clean: Path) -> Iterator[Path]:
     """A checkout with the clean job `cat`, declared, and the clean job `dog`, not declared."""
     for part in PARTS:
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=HALF_WRITTEN)
     shutil.copytree(clean, tmp_path / "jobs/cat")
     shutil.copytree(clean, tmp_path / "jobs/dog")
     path = tmp_path / "jobs/dog/train.yml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pulumi
 import pytest
 from pulumi.runtime import mocks
 
-from components.aws import AwsArgs, AwsStorage, lifecycle, only_https
+from components.aws import AwsArgs, AwsStorage, check_package, lifecycle, only_https
 from components.images import TrainerImages, build_environment, folder_digest, reference
 from training.errors import FluxError
 from training.node_rights import node_policy
@@ -301,3 +302,10 @@ def test_no_token_is_told_to_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_build_without_a_digest_is_no_build(output: str) -> None:
     with pytest.raises(FluxError, match="named no digest of image worker"):
         reference(output, "worker")
+
+
+def test_a_stack_on_aws_without_its_package_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_package()
+    monkeypatch.setitem(sys.modules, "pulumi_aws", None)
+    with pytest.raises(FluxError, match="`make aws`"):
+        check_package()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 
-from engine_stack import Stack
-
-
-def thing(text: str = "a", **more: object) -> dict[str, object]:
-    return {"text": text, **more}
+from engine_stack import Stack, thing
 
 
 def test_create_same_update_delete(stack: Stack) -> None:
@@ -91,6 +88,60 @@ def test_delete_before_replace_takes_dependents_along(stack: Stack) -> None:
     assert sorted(calls[3:]) == ["create on", "update beside"]
     assert "+-2 replaced" in output
     assert not any("pendingReplacement" in item for item in stack.resources().values())
+
+
+def test_what_a_cascade_still_deletes_is_made_again_only_after_that(stack: Stack) -> None:
+    """`dependent` no longer depends on `root`: it is registered while it is being deleted for `root`'s sake."""
+    gates = {"gate_of_delete": "delete"}
+    stack.spec(
+        {"root": thing(kind="a", dbr=True), "dependent": thing(on={"$ref": ["root", "kind"]}, **gates)}
+    )
+    stack.up()
+    stack.calls()
+    stack.spec(
+        {
+            "root": thing(kind="b", dbr=True),
+            "beside": thing(gate="make"),
+            "dependent": thing(of={"$ref": ["beside", "length"]}, **gates),
+        }
+    )
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait delete")
+    stack.open("make")
+    stack.until_called("create beside")
+    time.sleep(0.5)  # time to go wrong
+    stack.open("delete")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    calls = stack.calls()
+    assert calls.index("wait delete") < calls.index("create dependent")
+    assert (stack.cloud / "dependent.json").exists()
+    assert [item["urn"].rsplit("::", 1)[-1] for item in stack.latest()["resources"]].count("dependent") == 1
+    assert "4 unchanged" in stack.up("--expect-no-changes")
+
+
+def test_what_two_cascades_have_to_delete_is_deleted_once(stack: Stack) -> None:
+    def spec(kind: str) -> None:
+        on = {"on": {"$ref": ["one", "kind"]}, "kind": {"$ref": ["two", "kind"]}}
+        roots = {name: thing(kind=kind, dbr=True) for name in ("one", "two")}
+        stack.spec({**roots, "both": thing(**on, gate_of_delete="delete")})
+
+    spec("a")
+    stack.up()
+    stack.calls()
+    spec("b")
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait delete")
+    time.sleep(0.5)  # time for the second
+    stack.open("delete")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    calls = stack.calls()
+    assert calls[0] == "delete both"
+    assert sorted(calls) == sorted(
+        [f"{verb} {name}" for verb in ("delete", "create") for name in ("one", "two", "both")]
+        + ["wait delete"]
+    )
 
 
 def test_a_replacement_that_fails_is_finished_by_the_next_up(stack: Stack) -> None:

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from clients.storage import Storage
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, kill_with_children, new_stack
@@ -57,35 +55,39 @@ ENDS: dict[str, tuple[Callable[[Storage, RunKeys], None], bool, str]] = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_completed_without_sound_weights_is_not_done(
-    end: str, engine: str, cloud: Path, tmp_path: Path
-) -> None:
-    spoil, with_weights, words = ENDS[end]
-    stack = new_stack(
-        tmp_path / "stack", cloud, f"end{list(ENDS).index(end)}", {"cat": 500 + list(ENDS).index(end)}, engine
-    )
+def test_completed_without_sound_weights_is_not_done(engine: str, cloud: Path, tmp_path: Path) -> None:
+    """A job for each way to end, in one stack: they are judged one by one all the same."""
+    jobs = {f"cat-{number}": end for number, end in enumerate(ENDS)}
+    seeds = {job: 500 + number for number, job in enumerate(jobs)}
+    stack = new_stack(tmp_path / "stack", cloud, "ends-unsound", seeds, engine)
     stack.up()
-    keys = keys_of(stack, "cat")
-    if with_weights:
-        leave_weights(stack.connection.storage("life"), keys)
-    spoil(stack.connection.storage("life"), keys)
-    (job,) = stack.jobs()
-    report(stack.connection, job, "completed")
+    bucket, declared = stack.connection.storage("life"), stack.outputs()["jobs"]
+    keys = {job: Layout(f"{stack.place}/").run(job, declared[job]["runId"]) for job in jobs}
+    queued = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
+    assert queued.keys() == jobs.keys()
+    for job, end in jobs.items():
+        spoil, with_weights, _ = ENDS[end]
+        if with_weights:
+            leave_weights(bucket, keys[job])
+        spoil(bucket, keys[job])
+        report(stack.connection, queued[job], "completed")
 
     stack.refresh()
-    told = stack.outputs()["jobs"]["cat"]
-    assert told["status"] == "completed without weights"
-    assert words in told["reason"]
+    told = stack.outputs()["jobs"]
     preview = stack.run("preview")
-    assert words in preview
-    assert "set `attempt: 2` for the job" in preview
+    for job, end in jobs.items():
+        words = ENDS[end][2].replace("cat", job)
+        assert told[job]["status"] == "completed without weights", end
+        assert words in told[job]["reason"]
+        assert words in preview
+    assert preview.count("set `attempt: 2` for the job") >= len(jobs)
 
     stack.up()
     assert stack.live_runs() == []
-    stack.configure({"cat": {"attempt": 2}})
+    stack.configure({job: {"attempt": 2} for job in jobs})
     stack.up()
-    assert stack.live_runs() == [stack.outputs()["jobs"]["cat"]["runId"]]
+    assert stack.live_runs() == stack.declared_runs()
+    assert len(stack.live_runs()) == len(jobs)
 
 
 def silent_since(cloud: Path, job: str, hours: int) -> None:

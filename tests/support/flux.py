@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# For copies of code: compiled files come along, or each process would compile all anew; not those that a test beside writes just now.
+HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")
 CODE = ("commands", "clients", "training")
 STACK_FILE = """\
 # The stack of a test.
@@ -45,7 +47,7 @@ def make_checkout(folder: Path) -> Path:
 def with_code(checkout: Path) -> Path:
     """The checkout with the command's code in it, for processes of its own."""
     for part in CODE:
-        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, checkout / part, ignore=HALF_WRITTEN)
     return checkout
 
 

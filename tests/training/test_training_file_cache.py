@@ -15,6 +15,7 @@ from commands.plan import plan
 from commands.stack import preview, up
 from tests.training.job_folders import make_job
 from training import file_cache
+from training.declare import read_job
 from training.errors import BadInput
 from training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from training.folder import read_images
@@ -50,6 +51,16 @@ def test_an_unchanged_folder_is_not_read_again_and_gives_the_same(job: Path, rea
     second = read_images(job)
     assert read == ["cat"]
     assert (second, second.images, second.captions) == (first, first.images, first.captions)
+
+
+def test_jobs_that_train_on_the_same_images_decode_them_once(job: Path, read: list[str]) -> None:
+    first = read_job(job.parent, "cat", None)
+    for rank in ("low", "high"):
+        other = make_job(job.parent, rank, images=0)
+        (other / "dataset").rmdir()
+        folder, images = read_job(job.parent, rank, "cat")
+        assert (folder.name, images) == (rank, first[1])
+    assert read == ["cat"]
 
 
 def test_an_edited_caption_is_seen(job: Path) -> None:

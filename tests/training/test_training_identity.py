@@ -226,6 +226,7 @@ CANARY = "canary-91c2"
         {"cluster": {"environment": CANARY}},
         {"cluster": {"environment": {"TOKEN": {"a": CANARY}}}},
         {"cluster": {"environment": {"TOKEN": CANARY * 100}}},
+        {"cluster": {"environment": {"TOKEN": f"two\n{CANARY}"}}},
         {"cluster": {"environment": {"AWS_TOKEN": CANARY}}},
         {"webhook": {"url": CANARY}},
         {"jobs": {"cat": {"webhook": [CANARY]}}},

@@ -152,3 +152,150 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
     text = "2 jobs trained for the first time, 1 trained again, 1 taken out, 1 unchanged"
     assert headline(Plan("dev", jobs)) == text
     assert headline(Plan("dev")) == "no job is declared"
+
+
+@pytest.mark.parametrize(
+    ("given", "standing", "past", "reasons"),
+    [
+        (step("create", new="n"), Standing.NEW, None, ("trained for the first time",)),
+        (
+            step("create", new="n"),
+            Standing.FINISHED,
+            CAPTIONS,
+            ("this run is finished already: its results are taken over, nothing is trained",),
+        ),
+        (step("create", new="n"), Standing.UNFINISHED, None, ("its run is in the queue already",)),
+        (
+            step("replace", "o", "n"),
+            Standing.FAILED,
+            None,
+            ("this run failed before and is not queued again by itself: set `attempt` for that",),
+        ),
+        (step("same", "o", "o", status="completed"), Standing.FINISHED, None, ()),
+        (step("refresh", "o", "o", status=None), Standing.NEW, None, ()),
+        (
+            step("same", "o", "o", status="failed", reason="no memory"),
+            Standing.FAILED,
+            None,
+            ("no memory; it is not queued again by itself: set `attempt` for that",),
+        ),
+        (
+            step("same", "o", "o", status="lost"),
+            None,
+            None,
+            ("lost; it is not queued again by itself: set `attempt` for that",),
+        ),
+        # Weights that came late outweigh what the state says.
+        (step("same", "o", "o", status="failed"), Standing.FINISHED, None, ()),
+        (step("delete", "o"), None, None, ("its results stay in the bucket",)),
+    ],
+)
+def test_why_in_words(
+    given: Step, standing: Standing | None, past: Changes | None, reasons: tuple[str, ...]
+) -> None:
+    found = plan_job(given, standing, past, LINE, old_unfinished=False)
+    assert found.reasons == reasons
+    # An unfinished run that stays is not cancelled.
+    if given.op != "delete" and given.old.get("runId") == given.new.get("runId"):
+        assert plan_job(given, standing, past, LINE, old_unfinished=True).reasons == reasons
+
+
+def test_all_that_a_plan_says_of_a_job() -> None:
+    given = Step(
+        f"{HEAD}TrainingJob::cat",
+        "TrainingJob",
+        "cat",
+        "replace",
+        {"runId": "o", "digest": "d"},
+        {"runId": "n", "folder": "jobs/cat"},
+    )
+    assert plan_job(given, Standing.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
+        "cat", What.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
+    )
+    bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})
+    assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
+        "cat",
+        What.CANCELLED,
+        reasons=("run o is taken out of the queue; what it has saved stays in the bucket",),
+        previous="o",
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "op", "old", "new", "changed"),
+    [
+        ([("same", {"a": 1}, {"a": 1}, None)], "same", {"a": 1}, {"a": 1}, ()),
+        ([("delete", {"a": 1}, {"a": 2}, None)], "delete", {"a": 1}, {}, ()),
+        ([("discard", {"a": 1}, None, None)], "delete", {"a": 1}, {}, ()),
+        ([("create-replacement", None, {"a": 2}, ["y", "x"])], "replace", {}, {"a": 2}, ("x", "y")),
+        (
+            [("update", {"a": 1}, {"a": 2}, []), ("same", {"b": 1}, None, ["x"])],
+            "same",
+            {"a": 1},
+            {"a": 2},
+            ("x",),
+        ),
+    ],
+)
+def test_how_steps_are_read(
+    steps: list[tuple[str, Any, Any, Any]], op: str, old: Any, new: Any, changed: tuple[str, ...]
+) -> None:
+    given = [
+        entry(
+            one,
+            "Bucket",
+            "b",
+            oldState=before and {"outputs": before},
+            newState=after and {"inputs": after},
+            diffReasons=why,
+        )
+        for one, before, after, why in steps
+    ]
+    (found,) = read_steps({"steps": given})
+    assert found == Step(f"{HEAD}Bucket::b", "Bucket", "b", op, old, new, changed)
+
+
+def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
+    reasons = entry("replace", "Bucket", "b", replaceReasons=["bucket"], oldState=7, newState={"inputs": 7})
+    (found,) = read_steps({"steps": [reasons, "nonsense", {}]})
+    assert (found.op, found.old, found.new, found.changed) == ("replace", {}, {}, ("bucket",))
+    said = {
+        "diagnostics": [{"severity": "error"}, 7, {"severity": "error", "message": " "}, {"message": "x"}]
+    }
+    assert messages(said, "error") == ()
+    assert read_steps({"steps": None}) == []
+    assert messages({"diagnostics": None}, "error") == ()
+
+
+def test_every_kind_has_its_words() -> None:
+    kinds = ("Bucket", "ContainerGroup", "ScalingRule", "Dataset", "TrainingJob")
+    steps = [
+        Step("u", kind, "n", op, changed=("a", "b"))
+        for kind in kinds
+        for op in ("create", "replace", "delete", "read")
+    ]
+    assert cluster_lines(steps) == (
+        "bucket is made",
+        "bucket is made anew: a, b",
+        "bucket is taken down: a, b",
+        "container group is made",
+        "container group is made anew: a, b",
+        "container group is taken down: a, b",
+        "scaling rule is made",
+        "scaling rule is made anew: a, b",
+        "scaling rule is taken down: a, b",
+    )
+    assert cluster_lines([Step("u", "Bucket", "n", "update")]) == ("bucket is changed",)
+
+
+def test_the_headline_names_each_fate_in_order() -> None:
+    jobs = tuple(
+        JobPlan(f"{what}{number}", what) for what in What for number in range(2 if what is What.KEPT else 1)
+    )
+    assert headline(Plan("dev", jobs)) == (
+        "1 job trained for the first time, 1 trained again, 1 cancelled, 1 taken out, 1 taken over, 1 failed before, "
+        "1 in the queue already, 2 unchanged"
+    )
+    plan = Plan("dev", jobs)
+    assert {job.what for job in plan.changed} == set(What) - {What.KEPT, What.RUNNING}
+    assert [job.what for job in plan.of(What.NEW, What.KEPT)] == [What.NEW, What.KEPT, What.KEPT]
