@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
-.PHONY: up preview plan refresh destroy down cloud test bench lint audit format generated licences lock ready aws help
+.PHONY: up preview plan refresh destroy down cloud test coverage mutants bench lint audit format generated licences lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines requirements-dev.txt leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
@@ -61,6 +61,17 @@ down: .venv/ready ## stop the cloud on this machine; its files stay
 
 test: .venv/ready-dev ## all tests
 	@$(BIN)/python -m pytest
+
+# The tests that decide without a process: what `make coverage` and `make mutants` count.
+PURE_TESTS := tests/training $(wildcard tests/components/test_components_c*.py tests/components/test_components_d*.py) \
+	$(addprefix tests/engine/test_engine_,decisions.py deletions.py diffs.py units.py values.py)
+
+coverage: .venv/ready-dev ## branch coverage of the pure core, which has to be 95 % (a minute)
+	@$(BIN)/python -m pytest $(PURE_TESTS) --cov --cov-report=term
+
+mutants: .venv/ready-dev ## change the pure core in thousands of ways and see that a test notices (hours; OF='training.cost.*' for a part)
+	@$(BIN)/mutmut run --max-children 2 $(OF)
+	@$(BIN)/python -m tests.mutation.survivors
 
 bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (an hour)
 	@$(BIN)/python -m bench

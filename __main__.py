@@ -18,7 +18,6 @@ from components.provider import home
 from training.bill import announce, over_budget
 from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
-from training.file_cache import NO_CACHE_VARIABLE
 from training.gpu import names_a_class
 from training.lineage import choose_parent, declared_run, made_before
 from training.lint.finding import LintReport, in_short
@@ -43,10 +42,7 @@ def main() -> None:
         if settings.storage.kind == "aws":
             check_package()
         # Printed: what is logged is shown when the program has ended.
-        cached = not os.environ.get(NO_CACHE_VARIABLE)
-        files = file_facts(
-            cached=cached, progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True))
-        )
+        files = file_facts(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
         refuse_mistakes(lint_jobs(settings, files=files))
         jobs = declare_jobs(settings, files=files)
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from bench.stack import Cost, cost_of, stack_of, up_line
 
@@ -13,8 +14,8 @@ def slope(counts: list[int], folder: Path) -> str:
     lines = [
         "### A stack of N jobs, each with a dataset of its own (embedded engine, cloud without nodes)",
         "",
-        "| N | up from nothing s | no-op s | MB, all processes (largest) | state a job, bytes | requests a job | no-op requests |",
-        "|---|---|---|---|---|---|---|",
+        "| N | up from nothing s | no-op s | MB, all processes (largest) | state a job, bytes | and its dataset | requests a job | no-op requests |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     seen: dict[int, tuple[Cost, Cost]] = {}
     for count in counts:
@@ -22,13 +23,23 @@ def slope(counts: list[int], folder: Path) -> str:
             first, again = cost_of(checkout, up_line()), cost_of(checkout, up_line())
             state = json.loads(checkout.engine("stack", "export"))
         seen[count] = first, again
-        size = len(json.dumps(state, separators=(",", ":"))) / count
+        whole, datasets = _long(state), _long(_of_type(state, "flux:Dataset"))
         asked = first.requests.total() / count
         lines.append(
             f"| {count} | {first.seconds:.1f} | {again.seconds:.1f} | {max(first.memory, again.memory):.0f} "
-            f"({max(first.largest, again.largest):.0f}) | {size:.0f} | {asked:.1f} | {again.requests.total()} |"
+            f"({max(first.largest, again.largest):.0f}) | {(whole - datasets) / count:.0f} | {datasets / count:.0f} "
+            f"| {asked:.1f} | {again.requests.total()} |"
         )
     if 100 in seen and 1000 in seen:
         up, noop = (seen[1000][i].seconds / seen[100][i].seconds for i in (0, 1))
         lines += ["", f"time(1000) / time(100): {up:.1f} for up from nothing, {noop:.1f} for no-op."]
     return "\n".join([*lines, ""])
+
+
+def _of_type(state: dict[str, Any], ending: str) -> list[dict[str, Any]]:
+    return [one for one in state["deployment"]["resources"] if one["type"].endswith(ending)]
+
+
+def _long(content: object) -> int:
+    """In bytes, as the state file has it. What all jobs share counts too: with one job it is most of it."""
+    return len(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())

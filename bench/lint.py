@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from training.lint.cache import SETTLED_NS
+from training.file_cache import SETTLED_SECONDS
 from training.lint.facts import look_at_image
 from training.lint.finding import LintReport
 from training.lint.jobs import file_facts, lint_jobs
@@ -61,7 +61,7 @@ def main() -> int:
         (folder.parent / "train.yml").write_text(train_yml.replace('"coffee-cup"', '"big"'), encoding="utf-8")
         with ProcessPoolExecutor() as pool:
             list(pool.map(make_image, [(folder, number) for number in range(count)], chunksize=50))
-        time.sleep(SETTLED_NS / 1e9)
+        time.sleep(SETTLED_SECONDS)
         settings = StackSettings(
             cloud="local", storage=StorageSettings(bucket="bench"), jobs={"big": JobSettings()}
         )

@@ -149,7 +149,7 @@ class Bulk:
         self._each(files, self._send_one, told)
 
     def fetch(self, objects: Sequence[Incoming], told: Told = say_nothing) -> None:
-        """Download each into its file, which appears only when it is whole. Raises NotFound, ServiceError."""
+        """Download each into its file, which appears only when it is whole. Raises NotFound, ServiceError, and OSError for a file."""
         self._each(objects, self._fetch_one, told)
 
     def copy(self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing) -> list[tuple[str, str]]:
@@ -197,14 +197,13 @@ class Bulk:
         if file.size > PART_BYTES:
             self._again("put_object", file.key, PART_BYTES * PARTS_AT_ONCE, lambda: self._send_parts(file))
             return file.size
-        with self.pace.turn(file.size):
-            data = _read(file)
         put = self._obstore().put
+        # Read in the turn in which it is sent: bytes that wait for a turn of their own are counted by nobody.
         self._again(
             "put_object",
             file.key,
             file.size,
-            lambda: put(self._store(sends=True), file.key, data, use_multipart=False),
+            lambda: put(self._store(sends=True), file.key, _read(file), use_multipart=False),
         )
         return file.size
 
@@ -255,6 +254,9 @@ class Bulk:
                 try:
                     done = once()
                 except (BaseError, OSError, ValueError) as failure:
+                    if isinstance(failure, OSError) and failure.errno is not None:
+                        # This machine's, a full disk for one: the storage's have no number.
+                        raise
                     error = from_obstore(self._access.service, self._access.bucket, operation, key, failure)
                     # At a timeout the line is full: fewer at a time, so that each gets through.
                     if error.status in (429, 503) or error.code == TIMED_OUT:

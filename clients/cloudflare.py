@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import count
 from urllib.parse import quote
 
@@ -37,7 +36,6 @@ class Token(Answer):
 
     id: str
     name: str = ""
-    expires_on: datetime | None = None
 
 
 class Keys(Answer):

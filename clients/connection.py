@@ -45,10 +45,9 @@ VARIABLES = {
 CONNECTION_SETTINGS = tuple(VARIABLES.values())
 SECRET_SETTINGS = ("saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken")
 # With storage.kind aws: what AWS's own tools read, so that pulumi-aws and we are given the keys once.
-AWS_VARIABLES = {
+AWS_KEYS = {
     "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
-    "FLUX_S3_REGION": "AWS_REGION",
 }
 ALWAYS_NEEDED = (
     "SALAD_API_KEY",
@@ -197,9 +196,14 @@ def _local_cloudflare(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str) -> Connection:
     given = {name: _text(environ.get(name)) or _text(settings.get(key)) for name, key in VARIABLES.items()}
+    session = ""
     if kind == "aws":
-        given |= {name: given[name] or _text(environ.get(theirs)) for name, theirs in AWS_VARIABLES.items()}
+        given["FLUX_S3_REGION"] = given["FLUX_S3_REGION"] or _text(environ.get("AWS_REGION"))
         given["FLUX_S3_ENDPOINT_URL"] = ""
+        # All of a set or nothing: a key with another one's secret or session token is refused as a wrong one.
+        if not any(given[name] for name in AWS_KEYS):
+            given |= {name: _text(environ.get(theirs)) for name, theirs in AWS_KEYS.items()}
+            session = _text(environ.get("AWS_SESSION_TOKEN"))
     if kind == "r2" and not given["FLUX_S3_ENDPOINT_URL"] and given["CLOUDFLARE_ACCOUNT_ID"]:
         given["FLUX_S3_ENDPOINT_URL"] = f"https://{given['CLOUDFLARE_ACCOUNT_ID']}.r2.cloudflarestorage.com"
     addresses = {
@@ -216,7 +220,6 @@ def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], ki
     ]
     if findings:
         raise BadInput(findings)
-    session = _text(environ.get("AWS_SESSION_TOKEN")) if kind == "aws" else ""
     return Connection(
         cloud="salad",
         kelpie_url=addresses["KELPIE_API_URL"],

@@ -89,8 +89,9 @@ class Service:
 
     def clean(self, text: str) -> str:
         """`text` on one line, without any of the service's secrets, cut to a readable length."""
-        for secret in self.secrets:
-            value = secret.get_secret_value()
+        values = (secret.get_secret_value() for secret in self.secrets)
+        # The longest first: one may be a part of another.
+        for value in sorted(values, key=len, reverse=True):
             if len(value) >= SHORTEST_SECRET:
                 text = text.replace(value, "***")
         text = " ".join(text.split())

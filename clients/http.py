@@ -8,8 +8,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import httpx
@@ -127,17 +127,20 @@ class Http:
         body: object = None,
         content_type: str = "application/json",
         repeatable: bool | None = None,
+        secrets: Sequence[SecretStr] = (),
     ) -> httpx.Response:
         """The answer to a request, when it is 2xx; anything else is raised as a ServiceError.
 
         `path` is relative to the service's address. `repeatable` (default: every method but POST): may be
         sent again after it failed. One that may not is sent again only when it surely had no effect: the
-        connection was refused, 429, or a fault reported before anything is done (`transient`).
+        connection was refused, 429, or a fault reported before anything is done (`transient`). `secrets`: what
+        stands in the body and must not be told, should the service quote it.
         """
         safe = method in REPEATABLE if repeatable is None else repeatable
         options: dict[str, Any] = {"params": params}
         if body is not None:
             options |= {"json": body, "headers": {"Content-Type": content_type}}
+        service = replace(self.service, secrets=(*self.service.secrets, *secrets))
         request = self._client.build_request(method, path.lstrip("/"), **options)
         patience = self._patience
         retrying = tenacity.Retrying(
@@ -148,7 +151,7 @@ class Http:
             reraise=True,
         )
         try:
-            return retrying(self._once, request, safe)
+            return retrying(self._once, service, request, safe)
         except _TryAgain as last:
             raise last.error from last.__cause__
 
@@ -170,20 +173,20 @@ class Http:
                 f"check that {self.service.host} is {self.service.name}",
             ) from None
 
-    def _once(self, request: httpx.Request, safe: bool) -> httpx.Response:
+    def _once(self, service: Service, request: httpx.Request, safe: bool) -> httpx.Response:
         if self._limiter:
             self._limiter.wait()
         try:
             answer = self._client.send(request)
         except httpx.RequestError as failure:
-            error = to_error(self.service, request, failure, repeatable=safe)
+            error = to_error(service, request, failure, repeatable=safe)
             if safe or surely_not_sent(failure):
                 raise _TryAgain(error, 0) from failure
             raise error from failure
         if answer.is_success:
             return answer
         transient = self._transient(answer)
-        error = to_error(self.service, request, answer, repeatable=safe, transient=transient)
+        error = to_error(service, request, answer, repeatable=safe, transient=transient)
         if (
             transient
             or answer.status_code == 429

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from clients.connection import Connection
@@ -77,7 +78,20 @@ def price_stack(
             always=min(cluster.min_replicas, len(jobs)),
         )
 
-    return bill_at(_rate(connection, settings, jobs, standings, bill_at))
+    bill = bill_at(_rate(connection, settings, jobs, standings, bill_at))
+    return replace(bill, dev=_dev_rate(connection.salad(), settings, bill.rate))
+
+
+def _dev_rate(salad: Salad, settings: StackSettings, cluster: Rate) -> Rate | None:
+    """What the dev group rents; None where there is none. Raises BadInput when its class is none."""
+    dev = settings.dev
+    if not dev.enabled or dev.gpu is None:
+        return cluster if dev.enabled else None
+    try:
+        found = find_gpu_class(salad.gpu_classes(), dev.gpu)
+    except ServiceError as error:
+        return Rate(dev.gpu, cluster.priority, None, str(error))
+    return _rate_of(offer_of(found, cluster.priority), cluster.priority)
 
 
 def _work(storage: Storage, layout: Layout, job: DeclaredJob, standing: Standing) -> Work:

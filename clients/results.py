@@ -12,6 +12,7 @@ from clients.kelpie import Job, Kelpie
 from clients.storage import ObjectInfo, Storage
 from training.changes import Inputs
 from training.lineage import PastRun
+from training.progress import count, read_progress
 from training.run import Layout, RunKeys
 from training.run_state import (
     CANCELED,
@@ -25,6 +26,11 @@ from training.run_state import (
     stall,
 )
 from training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
+
+# What a node wrote is read to here. Ours have a few hundred bytes in three levels; a manifest 100 bytes and a caption an image.
+MOST_JSON = 1024 * 1024
+MOST_LEVELS = 20
+MOST_MANIFEST = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def see_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_
     if job is not None and job.status == RUNNING and not evidence.done:
         stalled = stall(_signs(storage, keys, job), stall_minutes)
     state = run_state(job.status if job else None, evidence, stalled)
-    return Seen(state, explain(state, evidence, str(progress.get("message") or ""), stalled), progress)
+    return Seen(state, explain(state, evidence, read_progress(progress).message, stalled), progress)
 
 
 def _signs(storage: Storage, keys: RunKeys, job: Job) -> Signs:
@@ -67,15 +73,31 @@ def inspect_run(storage: Storage, keys: RunKeys, steps: int) -> Evidence:
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
-    """The object as a JSON mapping; None when there is none or it is something else."""
-    raw = storage.get_bytes(key)
-    if raw is None:
-        return None
+    """The object as a JSON mapping; None when there is none or it is something else.
+
+    Nodes can write most of them, and none of ours is long or deep. What its numbers and words are is for `training.progress` to say.
+    """
+    raw = _beginning(storage, key, MOST_JSON)
     try:
-        value = json.loads(raw)
-    except ValueError:
+        value = json.loads(raw or b"")
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _is_shallow(value, MOST_LEVELS) else None
+
+
+def _beginning(storage: Storage, key: str, most: int) -> bytes | None:
+    """At most so many bytes of the object; None when there is none. Raises NotFound when there is no bucket."""
+    try:
+        return storage.get_range(key, 0, most)
+    except NotFound as error:
+        if error.code == "NoSuchBucket":
+            raise
+        return None
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
 def _weights_problems(storage: Storage, keys: RunKeys, steps: int) -> list[str]:
@@ -131,7 +153,7 @@ def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> 
     """Whether a run is still to be trained. One request for a new run, four for a finished one; unfinished ones ask the queue."""
     if inspect_run(storage, keys, steps).finished:
         return Standing.FINISHED
-    job_id = (read_json(storage, keys.claim) or {}).get("kelpie_id")
+    job_id = (read_json(storage, keys.posted) or {}).get("kelpie_id")
     if not job_id:
         return Standing.NEW
     try:
@@ -145,10 +167,12 @@ def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> 
 
 def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
     """What a past run was made of; None when the bucket does not have it whole."""
-    manifest = storage.get_bytes(f"{keys.config}manifest.json")
-    raw_config = storage.get_bytes(f"{keys.config}train.yml")
+    manifest = _beginning(storage, f"{keys.config}manifest.json", MOST_MANIFEST)
+    raw_config = _beginning(storage, f"{keys.config}train.yml", MOST_JSON)
     record = read_json(storage, keys.record)
     if manifest is None or raw_config is None or record is None:
         return None
-    attempt, parent = record.get("attempt"), record.get("parent")
-    return Inputs(manifest, raw_config, attempt if isinstance(attempt, int) else 1, parent)
+    parent = record.get("parent")
+    return Inputs(
+        manifest, raw_config, count(record.get("attempt")) or 1, parent if isinstance(parent, str) else None
+    )

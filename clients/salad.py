@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -30,7 +30,6 @@ SLOWEST_POLL = 5.0
 LOG_PAGE_SIZE, LOG_PAGES = 100, 20
 
 Priority = Literal["high", "medium", "low", "batch"]
-RestartPolicy = Literal["always", "on_failure", "never"]
 
 
 class GpuPrice(Answer):
@@ -47,7 +46,6 @@ class GpuClass(Answer):
     name: str
     prices: list[GpuPrice] = Field(default_factory=list)
     gpu_class_type: str = "community"
-    gpu_count: int = 1
 
     def price(self, priority: str) -> Decimal | None:
         """Dollars an hour for one replica, if the class is offered at this priority."""
@@ -68,17 +66,7 @@ class Container(Answer):
 
     image: str
     resources: Resources
-    command: list[str] = Field(default_factory=list)
     environment_variables: dict[str, SecretStr] = Field(default_factory=dict)
-
-
-class InstanceCounts(Answer):
-    """How many replicas are in which state."""
-
-    allocating_count: int = 0
-    creating_count: int = 0
-    running_count: int = 0
-    stopping_count: int = 0
 
 
 class GroupState(Answer):
@@ -86,7 +74,6 @@ class GroupState(Answer):
 
     status: str
     description: str = ""
-    instance_status_counts: InstanceCounts = InstanceCounts()
 
 
 class ContainerGroup(Answer):
@@ -98,11 +85,8 @@ class ContainerGroup(Answer):
     display_name: str = ""
     priority: str | None = None
     replicas: int
-    restart_policy: str = "always"
     autostart_policy: bool = True
-    country_codes: list[str] = Field(default_factory=list)
     current_state: GroupState
-    pending_change: bool = False
     version: int = 1
 
     def environment_value(self, name: str) -> str | None:
@@ -124,8 +108,7 @@ class Instance(Answer):
 class GroupSpec(BaseModel, extra="forbid", frozen=True):
     """A container group as we want it: the one builder of what is sent to create and to change it.
 
-    Memory in MB, storage and shared memory as SaladCloud has them (bytes and MB), GPU classes by UUID.
-    `command` None leaves the image's own.
+    Memory in MB, storage in bytes, GPU classes by UUID. It sets no command: the image's own is the worker.
     """
 
     name: str
@@ -134,16 +117,17 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
     cpu: int = 4
     memory: int = 24 * 1024
     storage: int = 50 * GIB
-    shm_size: int | None = None
     gpu_classes: list[str] = []
     priority: Priority = "batch"
     replicas: int = 0
     autostart: bool = True
-    restart_policy: RestartPolicy = "always"
-    command: list[str] | None = None
     image_caching: bool = True
     display_name: str | None = None
-    country_codes: list[str] = []
+
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """The values of its environment that nobody may be told."""
+        return tuple(value for value in self.environment.values() if isinstance(value, SecretStr))
 
     def findings(self) -> list[str]:
         """Everything SaladCloud would refuse, so that it can be told at once and before anything is sent."""
@@ -157,7 +141,7 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         return {
             "name": self.name,
             "autostart_policy": self.autostart,
-            "restart_policy": self.restart_policy,
+            "restart_policy": "always",
             **self._changeable(),
         }
 
@@ -176,14 +160,12 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         return _difference(before._changeable(), wanted)
 
     def _changeable(self) -> dict[str, Any]:
-        resources: dict[str, Any] = {
+        resources = {
             "cpu": self.cpu,
             "memory": self.memory,
             "storage_amount": self.storage,
             "gpu_classes": self.gpu_classes,
         }
-        if self.shm_size is not None:
-            resources["shm_size"] = self.shm_size
         container: dict[str, Any] = {
             "image": self.image,
             "image_caching": self.image_caching,
@@ -191,13 +173,9 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
             "resources": resources,
             "environment_variables": {name: _plain(value) for name, value in self.environment.items()},
         }
-        if self.command is not None:
-            container["command"] = self.command
         body: dict[str, Any] = {"container": container, "replicas": self.replicas}
         if self.display_name is not None:
             body["display_name"] = self.display_name
-        if self.country_codes:
-            body["country_codes"] = self.country_codes
         return body
 
     def _name_findings(self) -> list[str]:
@@ -381,13 +359,19 @@ class Salad:
 
     def create_group(self, spec: GroupSpec) -> ContainerGroup:
         """Make the group. Raises BadInput, Conflict (name taken), UncertainOutcome (then read it by name)."""
-        answer = self._http.request("POST", self._groups, body=spec.create_body())
+        answer = self._http.request("POST", self._groups, body=spec.create_body(), secrets=spec.secrets)
         return self._http.read(ContainerGroup, answer)
 
-    def patch_group(self, name: str, patch: Mapping[str, Any]) -> ContainerGroup:
-        """Change the group; `patch` is from GroupSpec.patch_body. Raises NotFound."""
+    def patch_group(
+        self, name: str, patch: Mapping[str, Any], secrets: Sequence[SecretStr] = ()
+    ) -> ContainerGroup:
+        """Change the group; `patch` is from GroupSpec.patch_body, `secrets` are that spec's. Raises NotFound."""
         answer = self._http.request(
-            "PATCH", self._group(name), body=dict(patch), content_type="application/merge-patch+json"
+            "PATCH",
+            self._group(name),
+            body=dict(patch),
+            content_type="application/merge-patch+json",
+            secrets=secrets,
         )
         return self._http.read(ContainerGroup, answer)
 
@@ -414,6 +398,24 @@ class Salad:
                 )
             self._patience.sleep(pause)
             pause = min(SLOWEST_POLL, pause * 1.5)
+
+    def prepared(self, group: ContainerGroup, wait_seconds: float = 300) -> ContainerGroup:
+        """The group once it is not `pending` any more: SaladCloud pulls and stores its image, and starts none before that.
+
+        Raises NotFound, Unavailable when it takes longer than `wait_seconds`.
+        """
+        deadline, pause = time.monotonic() + wait_seconds, 0.1
+        while group.current_state.status == "pending":
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the image of container group {group.name} is still being prepared after {wait_seconds:.0f} s",
+                    "SaladCloud starts a group only after that",
+                    "wait a few minutes and run it again",
+                )
+            self._patience.sleep(pause)
+            pause = min(SLOWEST_POLL, pause * 1.5)
+            group = self._http.read(ContainerGroup, self._http.request("GET", self._group(group.name)))
+        return group
 
     def start_group(self, name: str) -> None:
         """Start the group. Raises NotFound."""

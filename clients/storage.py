@@ -212,7 +212,7 @@ class Storage:
     def fetch_files(self, objects: Sequence[Incoming], told: Told = say_nothing) -> None:
         """Fetch many objects at once, each into its file, which appears only when it is whole; `told(1, bytes)` after each.
 
-        Raises NotFound; ServiceError when the bytes are not those of `sha256`, if that is given.
+        Raises NotFound; ServiceError when the bytes are not those of `sha256`, if that is given; OSError for a file that cannot be written.
         """
         self._bulk.fetch(objects, told)
 

@@ -16,6 +16,7 @@ from commands.stack_file import stack_path, stack_settings
 from commands.stack_jobs import Sight, describe, look, queue_job, stack_jobs
 from training.declare import choose, folder_names
 from training.errors import BadInput, FluxError
+from training.progress import count
 from training.run import Layout
 from training.run_state import COMPLETED
 from training.settings import JobSettings, nearest
@@ -98,7 +99,7 @@ def _last_run(stack: str, job: str) -> tuple[int | None, Sight | None]:
         return None, None
     sight = look(last, queue_job(connection.kelpie(), last.kelpie_id), storage)
     attempt = (read_json(storage, last.keys.record) or {}).get("attempt")
-    return (attempt if isinstance(attempt, int) else None), sight
+    return count(attempt), sight
 
 
 def _refuse_unless_failed(job: str, sight: Sight | None) -> None:

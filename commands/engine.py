@@ -23,6 +23,9 @@ PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FI
 ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - a variable's name
 # The local cloud's stack holds no secret worth one; Pulumi wants a passphrase all the same.
 LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - it protects nothing, and says so
+# What both engines say of a stack that was never made, and of a setting that is not there.
+NO_STACK = "no stack named"
+NO_SETTING = "not found for stack"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Engine:
     def preview(self) -> tuple[dict[str, Any], str]:
         """(what `preview --json` says, what it said besides); the first also when the program refused. Raises FluxError."""
         line = self._line(("preview", "--json"))
-        done = subprocess.run(line, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own words
+            line, env=dict(self.environment), cwd=self.root, capture_output=True, text=True, check=False
+        )
         try:
             found = json.loads(done.stdout)
         except ValueError:
@@ -74,11 +79,13 @@ class Engine:
         return found, done.stderr.strip() if done.returncode != 0 else ""
 
     def setting(self, key: str) -> str | None:
-        """One value of the stack's configuration, decrypted; None when it is not set there."""
+        """One value of the stack's configuration, decrypted; None when it is not set there. Raises FluxError."""
         try:
             return self._quietly("config", "get", key).rstrip("\n")
-        except FluxError:
-            return None
+        except FluxError as error:
+            if any(words in str(error) for words in (NO_STACK, NO_SETTING)):
+                return None
+            raise
 
     def _quietly(self, *arguments: str) -> str:
         line = self._line(arguments)

@@ -30,6 +30,7 @@ from commands.stack_jobs import StackJob, look, queue_job, stack_jobs
 from commands.watching import price_of
 from training.errors import BadInput
 from training.names import JOB_NAME, RUN_ID
+from training.progress import count
 from training.run import Layout
 from training.settings import nearest
 
@@ -163,11 +164,8 @@ def newest_run(storage: Storage, layout: Layout, name: str) -> StackJob | None:
 
 def _past_job(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:
     keys = layout.run(name, run_id)
-    record, claim = read_json(storage, keys.record) or {}, read_json(storage, keys.claim) or {}
-    steps = record.get("steps")
-    return StackJob(
-        name, run_id, str(claim.get("kelpie_id") or ""), steps if isinstance(steps, int) else 0, keys
-    )
+    record, posted = read_json(storage, keys.record) or {}, read_json(storage, keys.posted) or {}
+    return StackJob(name, run_id, str(posted.get("kelpie_id") or ""), count(record.get("steps")) or 0, keys)
 
 
 @contextmanager

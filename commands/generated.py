@@ -1,11 +1,13 @@
-"""Writes the files that are made from the code: schemas/*.json and docs/lint.md. `make generated` runs it."""
+"""Writes the files that are made from the code: schemas/*.json, docs/lint.md and docs/commands.md. `make generated` runs it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from commands.__main__ import main
 from commands.engine import project_root
+from commands.reference import commands_document
 from training.lint.document import lint_document
 from training.lint.schemas import stack_schema, train_schema
 
@@ -16,6 +18,7 @@ def generated_files() -> dict[str, str]:
         "schemas/stack.schema.json": json.dumps(stack_schema(), indent=2) + "\n",
         "schemas/train.schema.json": json.dumps(train_schema(), indent=2) + "\n",
         "docs/lint.md": lint_document(),
+        "docs/commands.md": commands_document(main),
     }
 
 

@@ -13,7 +13,7 @@ from commands.stack_file import PROJECT, stack_config, stack_settings
 from training.declare import GLOB_CHARACTERS, folder_names
 from training.errors import BadInput, FluxError
 from training.files import write_atomically
-from training.settings import nearest
+from training.settings import NO_SETTINGS, nearest
 from training.trainer_config import DATASET_FOLDER
 from training.yaml_text import add_entry, flow
 
@@ -48,9 +48,13 @@ def existing_dataset(folder: Path, name: str) -> Path:
 
 
 def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
-    """The stack's `jobs` as they are written: names and globs with their settings."""
+    """The stack's `jobs` as they are written: names and globs with their settings. Raises BadInput when one's are none."""
     jobs = stack_config(root, stack).get(f"{PROJECT}:jobs")
-    return {str(name): entry or {} for name, entry in jobs.items()} if isinstance(jobs, dict) else {}
+    entries = jobs if isinstance(jobs, dict) else {}
+    wrong = [name for name, entry in entries.items() if not isinstance(entry, dict | None)]
+    if wrong:
+        raise BadInput([f"{PROJECT}:jobs.{name}: {NO_SETTINGS}" for name in wrong])
+    return {str(name): {} if entry is None else entry for name, entry in entries.items()}
 
 
 def entry_for(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from commands.engine import project_root
-from commands.session import console, say, stack_option
+from commands.session import console, no_cache_option, say, stack_option
 from commands.stack_file import stack_settings
 from training.declare import folder_names
 from training.errors import BadInput
@@ -23,6 +23,7 @@ from training.lint.finding import Finding, LintReport
 from training.lint.gather import Progress, each_thousand
 from training.lint.jobs import file_facts, lint_jobs
 from training.settings import StackSettings, nearest
+from training.words import counted
 
 # Of one rule in one job, on a terminal.
 MOST_PLACES = 10
@@ -35,7 +36,7 @@ COLOURS = {"error": "bold red", "warning": "yellow"}
     "--all", "every", is_flag=True, help="All job folders, also those that the stack does not declare."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--no-cache", is_flag=True, help="Look at every image again.")
+@no_cache_option
 @click.option("--strict", is_flag=True, help="Warnings fail as well.")
 @stack_option
 @click.pass_context
@@ -44,7 +45,6 @@ def lint(
     jobs: tuple[str, ...],
     every: bool,
     as_json: bool,
-    no_cache: bool,
     strict: bool,
     stack: str,
 ) -> None:
@@ -57,7 +57,7 @@ def lint(
     stacks = _stacks_of(jobs, called_from) or [stack]
     chosen = _in_all(stacks, lambda one: _choose(one, jobs, every, called_from))
     with _progress() as progress:
-        files = file_facts(cached=not no_cache, progress=progress)
+        files = file_facts(progress=progress)
         reports = [
             lint_jobs(one.settings, names=one.names, files=files, declared=one.declared) for one in chosen
         ]
@@ -195,9 +195,9 @@ def _show(report: LintReport) -> None:
         _show_job(findings)
         console.print()
     counts = [
-        _count(len(report.jobs), "job"),
-        _count(len(report.errors), "error"),
-        _count(len(report.warnings), "warning"),
+        counted(len(report.jobs), "job"),
+        counted(len(report.errors), "error"),
+        counted(len(report.warnings), "warning"),
     ]
     if report.silenced:
         counts.append(f"{len(report.silenced)} silenced")
@@ -226,7 +226,3 @@ def _tell_of_others(report: LintReport, settings: StackSettings, folders: list[s
     others = [name for name in folders if name not in used]
     if others:
         say(f"Not declared in stack {stack}, so not looked at: {', '.join(others)} (`flux lint --all` does)")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -40,6 +40,7 @@ from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from training.pictures import Look
 from training.train_file import PROMPTS, new_train_yml
 from training.trainer_config import DATASET_FOLDER
+from training.words import counted
 
 
 @click.command()
@@ -199,7 +200,7 @@ def _report(job: Path, intake: Intake, numbers: list[int]) -> None:
     captions = sum(bool(taken.caption) for taken in intake.taken)
     span = f" ({NUMBERED.format(numbers[0])} to {NUMBERED.format(numbers[-1])})" if numbers else ""
     reduced = f", {intake.reduced} reduced in size" if intake.reduced else ""
-    say(f"{job}: {_count(len(numbers), 'image')} taken{span}, {captions} with a caption{reduced}")
+    say(f"{job}: {counted(len(numbers), 'image')} taken{span}, {captions} with a caption{reduced}")
     same = [f"{duplicate.source} shows the same as {duplicate.kept}" for duplicate in intake.duplicates]
     for title, lines in (("Set aside", same), ("Noted", intake.notes), ("Left out", intake.findings)):
         if lines:
@@ -221,7 +222,7 @@ def _next_steps(job: Path, stack: str) -> None:
     steps = {f"./flux caption {job.name} --review": "shows images and captions side by side"}
     if missing:
         steps = {
-            f"./flux caption {job.name}": f"writes the {_count(missing, 'caption')} that it lacks"
+            f"./flux caption {job.name}": f"writes the {counted(missing, 'caption')} that it lacks"
         } | steps
     steps["make preview"] = "shows what would be trained"
     width = max(map(len, steps)) + 3
@@ -230,7 +231,3 @@ def _next_steps(job: Path, stack: str) -> None:
         say(f"  name it in Pulumi.{stack}.yaml, below flux-training:jobs, with the line `{job.name}: {{}}`")
     for command, does in steps.items():
         say(f"  {command:<{width}}{does}")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

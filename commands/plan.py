@@ -20,7 +20,7 @@ from commands.plan_markdown import as_comment
 from commands.plan_page import as_page
 from commands.plan_pictures import InRepository, OnPage
 from commands.plan_text import as_text
-from commands.session import UserPath, connection_of, ready, say, stack_option
+from commands.session import UserPath, connection_of, no_cache_option, ready, say, stack_option
 from commands.stack_file import stack_settings
 from training.changes import Changes, Inputs, changes
 from training.cost import Bill
@@ -49,6 +49,7 @@ PREFIX = "FLUX_PLAN_"
 
 @click.command()
 @stack_option
+@no_cache_option
 @click.option("--markdown", is_flag=True, help="Markdown, as a comment on a pull request.")
 @click.option("--json", "as_document", is_flag=True, help="One JSON object.")
 @click.option(

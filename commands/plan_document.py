@@ -9,7 +9,7 @@ from typing import Any
 from training.cost import Bill
 from training.plan import JobPlan, Plan
 
-VERSION = 1
+VERSION = 2
 
 
 def as_json(plan: Plan) -> str:

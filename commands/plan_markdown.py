@@ -15,8 +15,9 @@ from commands.plan_pictures import SIDE, Pictures
 from commands.plan_text import upload_words
 from training.bill import NOBODY_PAYS, bases, dollars, heading, rows, standing_charge
 from training.bill import hours as time_of
-from training.changes import Edited, count
+from training.changes import Edited
 from training.plan import JobPlan, Plan, What, headline
+from training.words import counted
 
 # GitHub refuses comments of more than 65,536 characters.
 LONGEST = 60_000
@@ -90,7 +91,7 @@ def _row(job: JobPlan) -> str:
     line = job.line
     why = "; ".join(job.reasons) or "queued already"
     if job.what is What.NEW:
-        why = f"{why}, {count(job.images, 'image')}"
+        why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None
     figures = (
         f"{line.steps:,} | {time_of(line.seconds or 0) if known else 'unknown'} | {dollars(line.usd)}"
@@ -119,7 +120,7 @@ def _captions(job: JobPlan, pictures: Pictures | None) -> str:
     edited = job.changes.captions
     if not edited:
         return ""
-    lines = [f"{count(len(edited), 'caption')} changed:", "", "| image | caption |", "|---|---|"]
+    lines = [f"{counted(len(edited), 'caption')} changed:", "", "| image | caption |", "|---|---|"]
     for one in edited[:MOST_CAPTIONS]:
         address = pictures.now(job, one.image) if pictures else None
         lines.append(f"| {_picture(one.image, address)} | {difference(one)} |")
@@ -141,13 +142,13 @@ def _images(job: JobPlan, pictures: Pictures | None) -> list[str]:
     found = [_row_of_pictures(words, shown, number) for words, shown, number in groups if number]
     renamed = [f"`{_code(old)}` → `{_code(new)}`" for old, new in changed.renamed[:MOST_PICTURES]]
     if renamed:
-        found.append(f"{count(len(changed.renamed), 'image')} renamed: {', '.join(renamed)}")
+        found.append(f"{counted(len(changed.renamed), 'image')} renamed: {', '.join(renamed)}")
     return found
 
 
 def _row_of_pictures(words: str, shown: list[tuple[str, str | None]], number: int) -> str:
     rest = f", of which {len(shown)} are shown" if number > len(shown) else ""
-    title = f"{count(number, 'image')} {words}{rest}:"
+    title = f"{counted(number, 'image')} {words}{rest}:"
     if not any(address for _, address in shown):
         return f"{title} {', '.join(_picture(name, None) for name, _ in shown)}"
     cells = [_picture(name, address) for name, address in shown]
@@ -183,8 +184,8 @@ def _findings(plan: Plan) -> str:
     lint = plan.lint
     if lint is None or not lint.findings:
         return ""
-    counted = [(len(lint.errors), "error"), (len(lint.warnings), "warning")]
-    title = ", ".join(count(number, word) for number, word in counted if number)
+    parts = [(len(lint.errors), "error"), (len(lint.warnings), "warning")]
+    title = ", ".join(counted(number, word) for number, word in parts if number)
     lines = [
         f"- **{one.severity}** `{_code(one.place)}`: {escaped(one.message)}; {escaped(one.rule)}; *{escaped(one.mend)}* (`{_code(one.code)}`)"
         for one in lint.findings[:MOST_FINDINGS]

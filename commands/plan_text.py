@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from training.bill import announce
-from training.changes import count
 from training.plan import JobPlan, Plan, Upload, headline
+from training.words import counted
 
 MOST_FINDINGS = 20
 
@@ -35,8 +35,8 @@ def _jobs(jobs: Iterable[JobPlan]) -> str:
 
 def upload_words(upload: Upload) -> str:
     """`Upload: 12 images, 3.4 MB; 5 more are copied inside the bucket.`; empty when nothing is sent."""
-    copied = f"{count(upload.copied, 'image')} copied inside the bucket" if upload.copied else ""
-    sent = f"{count(upload.images, 'image')}, {megabytes(upload.bytes)}" if upload.images else ""
+    copied = f"{counted(upload.copied, 'image')} copied inside the bucket" if upload.copied else ""
+    sent = f"{counted(upload.images, 'image')}, {megabytes(upload.bytes)}" if upload.images else ""
     return f"Upload: {'; '.join(part for part in (sent, copied) if part)}." if sent or copied else ""
 
 

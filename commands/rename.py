@@ -8,6 +8,7 @@ from commands.job_folders import HERE, existing_dataset, jobs_folder
 from commands.session import say, stack_option
 from training.files import only_one_in
 from training.renaming import Renaming, carry_out, go_on, plan, taken_back, under_way
+from training.words import counted
 
 
 @click.command()
@@ -29,7 +30,7 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
             return
         ended = go_on(dataset)
         if ended is not None:
-            say(f"{dataset}: ended what was interrupted, of {_files(ended)}")
+            say(f"{dataset}: ended what was interrupted, of {counted(len(ended.moves), 'file')}")
         if undo and ended is not None and ended.undo:
             return
         renaming = taken_back(dataset) if undo else plan(dataset)
@@ -37,19 +38,15 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
             say(f"{dataset}: the images are numbered already")
         elif dry_run:
             _show(renaming)
-            say(f"{dataset}: {_files(renaming)} would be renamed")
+            say(f"{dataset}: {counted(len(renaming.moves), 'file')} would be renamed")
         else:
             carry_out(dataset, renaming)
             back = (
                 "have their old names back" if undo else f"renamed; ./flux rename {name} --undo takes it back"
             )
-            say(f"{dataset}: {_files(renaming)} {back}")
+            say(f"{dataset}: {counted(len(renaming.moves), 'file')} {back}")
 
 
 def _show(renaming: Renaming) -> None:
     for move in renaming.moves:
         say(f"  {move.old} → {move.new}")
-
-
-def _files(renaming: Renaming) -> str:
-    return f"{len(renaming.moves)} file{'' if len(renaming.moves) == 1 else 's'}"

@@ -12,14 +12,12 @@ from rich.console import Console
 
 from clients.connection import VARIABLES, Connection, connect, storage_kind
 from commands import local_cloud
-from commands.engine import Engine, find_engine, project_root
+from commands.engine import NO_STACK, Engine, find_engine, project_root
 from commands.stack_file import uses_local_cloud
 from training.errors import FluxError
 from training.file_cache import NO_CACHE_VARIABLE
 
 OUTPUTS = "outputs"
-# What both engines say of a stack that was never made.
-NO_STACK = "no stack named"
 
 # Sentences, which a terminal wraps by itself and a pipe not at all; and tables, which know how wide the terminal is.
 console = Console(soft_wrap=True)
@@ -88,8 +86,11 @@ def connection_of(engine: Engine, stack: str) -> Connection:
     """The services of a stack, with the keys of its configuration or of the environment. Raises FluxError."""
     if uses_local_cloud(project_root(), stack):
         return connect("local", {}, os.environ)
+    # An unset variable of a workflow arrives as an empty one.
     settings: dict[str, Any] = {
-        key: engine.setting(key) for variable, key in VARIABLES.items() if variable not in os.environ
+        key: engine.setting(key)
+        for variable, key in VARIABLES.items()
+        if not os.environ.get(variable, "").strip()
     }
     return connect("salad", settings, os.environ, storage_kind(engine.setting("storage")))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from commands.engine import Engine, project_root
 from commands.fetch import fetch
 from commands.fetching import report_left
 from commands.follow import follow
-from commands.report.command import JOBS, write_report
+from commands.report.command import images_folder, write_report
 from commands.report.runs import ReportedRun
 from commands.session import OUTPUTS, connection_of, no_cache_option, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
@@ -24,7 +24,7 @@ from commands.stack_jobs import Sight, stack_jobs
 from commands.watching import Watcher
 from training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from training.errors import FluxError
-from training.run_state import COMPLETED
+from training.run_state import COMPLETED, STALLED
 
 
 @click.command()
@@ -39,7 +39,7 @@ def up(stack: str, no_wait: bool) -> None:
     run(engine, "up", "--yes", "--skip-preview")
     if no_wait:
         return
-    ended = _collect(engine, stack)
+    sights, unfetched = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
@@ -48,14 +48,11 @@ def up(stack: str, no_wait: bool) -> None:
     say("\nLooking once more, so that the stack's outputs tell how each run ended:")
     # They have been shown a minute ago, and hide below them what to do next.
     _refresh(engine, "--suppress-outputs")
-    say(_next_steps(ended))
-    failed = [sight.job.name for sight in ended if sight.state != COMPLETED]
-    if failed:
-        raise FluxError(
-            f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
-            "a failed job is not queued again by itself, because it would be paid for again",
-            "mend what is said above, or set `attempt: 2` for the job in the stack's configuration; then run it again",
-        )
+    if sights:
+        say(_next_steps(sights, images_folder(stack)))
+    faults = unwell(sights, unfetched)
+    if faults:
+        raise FluxError("\n".join(map(str, faults)))
 
 
 @click.command()
@@ -101,19 +98,19 @@ def _refresh(engine: Engine, *more: str) -> None:
     run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more)
 
 
-def _collect(engine: Engine, stack: str) -> list[Sight]:
-    """Wait for the jobs and fetch what they left; how each ended."""
+def _collect(engine: Engine, stack: str) -> tuple[list[Sight], list[str]]:
+    """Wait for the jobs and fetch what they left: how each ended, and whose results were not all fetched."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
-        return []
+        return [], []
     watcher = Watcher(connection_of(engine, stack), outputs)
     say(
         "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
     )
     rows = follow(watcher).rows
     say("\nResults:")
-    costs = {}
+    costs, unfetched, images = {}, [], images_folder(stack)
     for row in rows:
         result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
         costs[row.name] = cost_of(
@@ -121,10 +118,43 @@ def _collect(engine: Engine, stack: str) -> list[Sight]:
         )
         say(f"  {row.name}: {_result_line(row.sight, result.place)}")
         report_left(result)
-        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), Path(JOBS))
+        unfetched += [row.name] if result.failed else []
+        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), images)
         say(f"    {page}: its samples, loss and dataset on one page")
     say(_cost_lines(costs, local=watcher.local))
-    return [row.sight for row in rows]
+    return [row.sight for row in rows], unfetched
+
+
+def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]:
+    """Why `up` does not end with 0: one error for each thing that can be done; none when all is well."""
+    stalled = [sight.job.name for sight in sights if sight.state == STALLED]
+    failed = [sight.job.name for sight in sights if sight.state not in (COMPLETED, STALLED)]
+    found = []
+    if stalled:
+        found.append(
+            FluxError(
+                f"{len(stalled)} of the jobs do not get on ({', '.join(stalled)})",
+                "each is in the queue still, may be paid for, and goes on from its last checkpoint once a node trains it",
+                "do what is said above of it, then run it again: it is not queued anew; or `flux cancel` it",
+            )
+        )
+    if failed:
+        found.append(
+            FluxError(
+                f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
+                "a failed job is not queued again by itself, because it would be paid for again",
+                "mend what is said above, or set `attempt: 2` for the job in the stack's configuration; then run it again",
+            )
+        )
+    if unfetched:
+        found.append(
+            FluxError(
+                f"results of {len(unfetched)} of the jobs were not fetched ({', '.join(unfetched)})",
+                "they lie in the bucket",
+                "mend what is said above; then `flux fetch` brings them",
+            )
+        )
+    return found
 
 
 def _result_line(sight: Sight, place: Path) -> str:
@@ -153,14 +183,14 @@ def _cost_lines(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     return f"\nCost by GPU time, without download and idle time of the replicas.{note}\n" + "\n".join(lines)
 
 
-def _next_steps(sights: list[Sight]) -> str:
+def _next_steps(sights: list[Sight], images: Path) -> str:
     done = [sight for sight in sights if sight.state == COMPLETED]
     if not done:
         return ""
     first = done[0].job
     return (
         f"\nOpen {OUTPUTS}/{first.name}/{first.run_id}/report.html in a browser: what the LoRA draws, step by step.\n"
-        "Then edit a caption under jobs/ and type `make preview`: it shows what would be trained again."
+        f"Then edit a caption under {images}/ and type `make preview`: it shows what would be trained again."
     )
 
 

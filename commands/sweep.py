@@ -17,6 +17,7 @@ from training.files import only_one_in, write_atomically
 from training.folder import read_config
 from training.sweep import Axis, Variant, make_variants, parse_axis
 from training.trainer_config import CONFIG_NAMES
+from training.words import counted
 
 # What of the base job's settings its variants share; `attempt` and `resume` are its own affair.
 SHARED = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
@@ -51,14 +52,14 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         new = [variant for variant in variants if variant.name not in there]
         _tell(variants, there, _steps(folder, variants))
         if dry_run:
-            say(f"\n{_jobs(len(new))} would be made")
+            say(f"\n{counted(len(new), 'job')} would be made")
             return
         for variant in new:
             _make(folder, variant)
         entry = _entry(declared_jobs(HERE, stack), job)
         added = declare(HERE, stack, {variant.name: entry for variant in variants})
     say(
-        f"\n{_jobs(len(new))} made below {folder}, {len(added)} named in Pulumi.{stack}.yaml below {JOBS[-1]}"
+        f"\n{counted(len(new), 'job')} made below {folder}, {len(added)} named in Pulumi.{stack}.yaml below {JOBS[-1]}"
     )
     say("Next: make preview shows what would be trained")
 
@@ -160,7 +161,7 @@ def _tell(variants: Sequence[Variant], there: set[str], steps: int) -> None:
         if variant.repeats:
             words.append("trains what the job itself trains")
         say(f"  {variant.name:<{width}}   {'; '.join(words)}")
-    say(f"{_jobs(len(variants))}, {steps:,} steps in all{_strength(variants)}")
+    say(f"{counted(len(variants), 'job')}, {steps:,} steps in all{_strength(variants)}")
 
 
 def _strength(variants: Sequence[Variant]) -> str:
@@ -171,7 +172,3 @@ def _strength(variants: Sequence[Variant]) -> str:
             "--set network.linear+network.linear_alpha=… changes both"
         )
     return ""
-
-
-def _jobs(count: int) -> str:
-    return f"{count} job{'' if count == 1 else 's'}"

@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
+from clients.conditions import unheeded_conditions
 from clients.errors import Conflict, UncertainOutcome
 from clients.results import read_json
 from clients.storage import Storage
@@ -26,12 +27,17 @@ class BucketProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
         # `kind` is how the bucket is reached; the same one by another way stays, with all that lies in it.
-        return replace_on(("bucket", "prefix"), olds, news)
+        found = replace_on(("bucket", "prefix"), olds, news)
+        if found.replaces:
+            self._refuse_to_delete_results(olds)
+        return found
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
         made = self._ensure(storage, props)
-        mark_as_ours(storage, Layout(props["prefix"]), props["owner"], adopt=bool(props["adopt"]), made=made)
+        layout = Layout(props["prefix"])
+        mark_as_ours(storage, layout, props["owner"], adopt=bool(props["adopt"]), made=made)
+        refuse_without_conditions(storage, layout)
         if props.get("retention"):
             keep_only(storage, props["owner"], props["retention"])
         return CreateResult(props["bucket"], inputs_of(props, INPUTS))
@@ -69,19 +75,29 @@ class BucketProvider(FluxProvider):
             inform(f"bucket {props['bucket']} stays as it is: {why}")
             return
         if props["results"] == "delete":
-            storage.delete_many(keys_of_runs(layout, [item.key for item in storage.list(layout.runs)]))
-        kept = [
-            item for item in storage.list(layout.prefix) if not item.key.startswith(f"{layout.prefix}.flux/")
-        ]
+            storage.delete_many(results_in(storage, layout))
+        kept = [item for item in storage.list(layout.prefix) if not item.key.startswith(layout.own)]
         if kept:
             inform(
                 f"bucket {props['bucket']} stays, with {len(kept)} objects; what runs left lies below {layout.runs}"
             )
             return
         made = bool((read_json(storage, layout.owner) or {}).get("made"))
-        storage.delete_many([item.key for item in storage.list(f"{layout.prefix}.flux/")])
+        storage.delete_many([item.key for item in storage.list(layout.own)])
         if made and next(iter(storage.list("")), None) is None:
             self._remove(storage, props)
+
+    def _refuse_to_delete_results(self, olds: Props) -> None:
+        """A replaced bucket is taken down like a destroyed one, and nobody who changes a setting has asked for that."""
+        storage, layout = self.connection.storage(olds["bucket"]), Layout(olds["prefix"])
+        if olds["results"] != "delete" or not storage.exists() or owner_of(storage, layout) != olds["owner"]:
+            return
+        if results_in(storage, layout):
+            raise FluxError(
+                f"this stack's results lie in s3://{olds['bucket']}/{layout.runs}",
+                "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
+                "put these two back and run `make up` with `results: keep`; then change them, or use another stack for the new place",
+            )
 
     def _ensure(self, storage: Storage, props: Props) -> bool:
         """Make the bucket unless it is there; whether it was made."""
@@ -135,6 +151,17 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
         mark_as_ours(storage, layout, owner, adopt, made)
 
 
+def refuse_without_conditions(storage: Storage, layout: Layout) -> None:
+    """Raises FluxError for a storage in which two updates can both believe that they alone may post a job."""
+    unheeded = unheeded_conditions(storage, layout.own)
+    if unheeded:
+        raise FluxError(
+            f"the storage of bucket {storage.bucket} overwrites what {' and '.join(unheeded)} should keep",
+            "two updates at the same time would queue a job twice, and both are paid for",
+            "use R2, AWS, or a storage with conditional writes",
+        )
+
+
 def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
     """Why a bucket without our mark must not be used; None when nothing lies below the prefix."""
     present = owner_of(storage, layout)
@@ -152,6 +179,11 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
         "it takes only an empty bucket or prefix, or its own",
         "choose another storage.bucket or storage.prefix, or set `adopt: true`",
     )
+
+
+def results_in(storage: Storage, layout: Layout) -> list[str]:
+    """Every key that `results: delete` deletes."""
+    return keys_of_runs(layout, [item.key for item in storage.list(layout.runs)])
 
 
 def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:

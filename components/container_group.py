@@ -5,7 +5,7 @@ With a scaling rule its replicas and whether it runs are Kelpie's (UPSTREAM.md),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pulumi
@@ -56,7 +56,7 @@ MB_PER_GB = 1024
 class ContainerGroupProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
-        # PATCH has no `name` (UPSTREAM.md). Autostart and restart policy are constant here.
+        # PATCH has no `name` (UPSTREAM.md). The restart policy is constant here; the autostart policy counts when a group is made.
         return replace_on(("name",), olds, news)
 
     def create(self, props: Props) -> CreateResult:
@@ -109,7 +109,7 @@ class ContainerGroupProvider(FluxProvider):
             # Released already, by an attempt that was killed or by the stack that adopted it last.
             inform(f"container group {group.name} stays: it does not carry this stack's mark any more")
         elif group.environment_value(ADOPTED_VARIABLE):
-            release(salad, group)
+            release(salad, group, props["variables"].split(", "))
         else:
             salad.delete_group(props["name"])
 
@@ -139,7 +139,8 @@ def group_spec(props: Props, salad: Salad, environment: Mapping[str, str | Secre
         gpu_classes=[salad.gpu_class_id(props["gpu"])],
         priority=props["priority"],
         replicas=int(props["replicas"]),
-        autostart=False,
+        # Kelpie starts the group of a scaling rule. Any other starts by itself once SaladCloud has prepared its image.
+        autostart=not props["autoscale"] and int(props["replicas"]) > 0,
         environment={**environment, OWNER_VARIABLE: props["owner"]},
     )
 
@@ -152,13 +153,19 @@ def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscal
     wanted = spec.model_copy(update={"replicas": group.replicas}) if autoscale else spec
     patch = wanted.patch_body(before)
     if patch:
-        group = salad.patch_group(spec.name, patch)
-    if not autoscale:
-        if spec.replicas > 0 and group.current_state.status == "stopped":
-            salad.start_group(spec.name)
-        elif spec.replicas == 0 and group.current_state.status != "stopped":
+        group = salad.patch_group(spec.name, patch, spec.secrets)
+    if not autoscale and (spec.replicas > 0) != is_started(group):
+        if spec.replicas == 0:
             salad.stop_group(spec.name)
+        elif salad.prepared(group).current_state.status == "stopped":
+            salad.start_group(spec.name)
     return group
+
+
+def is_started(group: ContainerGroup) -> bool:
+    """Whether it runs or will without being told: a new one is `pending` while its image is prepared, and may be `stopped` after that."""
+    status = group.current_state.status
+    return group.autostart_policy if status == "pending" else status != "stopped"
 
 
 def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
@@ -208,7 +215,7 @@ def seen_inputs(props: Props, group: ContainerGroup) -> Props:
     if resources.gpu_classes != [props["gpuClass"]]:
         seen["gpu"] = ",".join(resources.gpu_classes)
     if not props["autoscale"]:
-        seen["replicas"] = group.replicas
+        seen["replicas"] = group.replicas if is_started(group) else 0
     return seen
 
 
@@ -233,13 +240,14 @@ def as_adopted(spec: GroupSpec) -> GroupSpec:
     return spec.model_copy(update={"environment": {**spec.environment, ADOPTED_VARIABLE: "yes"}})
 
 
-def release(salad: Salad, group: ContainerGroup) -> None:
-    """Leave a group that was there before us standing: stopped, without our mark and without keys."""
+def release(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> None:
+    """Leave a group that was there before us standing: stopped, without our mark, keys and `variables`, which may be secret."""
     salad.stop_group(group.name)
-    gone = {name: None for name in group.container.environment_variables if name.startswith(OWN_VARIABLES)}
-    salad.patch_group(group.name, {"container": {"environment_variables": gone}})
+    present = group.container.environment_variables
+    gone = {name: None for name in present if name.startswith(OWN_VARIABLES) or name in variables}
+    salad.patch_group(group.name, {"container": {"environment_variables": gone}}, tuple(present.values()))
     inform(
-        f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without keys"
+        f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without its environment"
     )
 
 
@@ -272,6 +280,6 @@ class TrainingGroup(Resource, module="flux", name="ContainerGroup"):
     """Its Pulumi id is SaladCloud's id of the group."""
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["keys"])
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["keys", "credentials"])
         options = pulumi.ResourceOptions.merge(opts, secret)
         super().__init__(ContainerGroupProvider(), name, {**props, "gpuClass": None}, options)

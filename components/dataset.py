@@ -22,7 +22,8 @@ from training.folder import ImageSet, read_images
 from training.manifest import Image, dataset_index, parse_dataset_index
 from training.run import Layout
 
-INPUTS = ("home", "bucket", "prefix", "name", "folder", "digest", "images", "bytes", "urn")
+# What taking it down, and looking at it, need; a thousand of them make the state long enough.
+OUTPUTS = ("home", "bucket", "prefix", "name", "digest")
 INDEXES_AT_ONCE = 16
 
 
@@ -43,19 +44,19 @@ class DatasetProvider(FluxProvider):
                 raise FluxError(f"{props['folder']} changed while the update was running", "", "run it again")
             urn = props["urn"]
             send(storage, layout, image_set, lambda text: progress(text, urn))
-        return CreateResult(props["digest"], inputs_of(props, INPUTS))
+        return CreateResult(props["digest"], inputs_of(props, OUTPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
         self.check_home(props)
         storage = self.connection.storage(props["bucket"])
         if not storage.exists() or not is_complete(storage, Layout(props["prefix"]), props["digest"]):
             return ReadResult("", {})
-        outputs = inputs_of(props, INPUTS)
-        return ReadResult(id_, outputs, outputs)
+        # No inputs: a set of images that is whole cannot have drifted from what was declared.
+        return ReadResult(id_, inputs_of(props, OUTPUTS))
 
     def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
         # Only where the folder lies has changed: the images are the same, or this would be a replacement.
-        return UpdateResult(inputs_of(news, INPUTS))
+        return UpdateResult(inputs_of(news, OUTPUTS))
 
     def delete(self, _id: str, props: Props) -> None:
         storage = self.connection.storage(props["bucket"])
@@ -75,12 +76,11 @@ class DatasetProvider(FluxProvider):
         storage.delete_many([item.key for item in storage.list(layout.dataset(digest))])
 
     def _is_being_trained_on(self, bucket: str, dataset: str) -> bool:
-        kelpie = self.connection.kelpie()
+        """One listing: of two, by status, a job that changes hands in between can be in neither."""
         return any(
             rule.bucket == bucket and rule.prefix.rstrip("/") == dataset.rstrip("/")
-            for status in ("pending", "running")
-            for job in kelpie.list_jobs(status=status)
-            if job.sync is not None
+            for job in self.connection.kelpie().list_jobs()
+            if job.unfinished
             for rule in job.sync.before
         )
 

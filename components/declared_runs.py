@@ -16,6 +16,7 @@ from clients.kelpie import Job
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import queue_of
+from training.errors import FluxError
 from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 
 INPUTS = ("home", "groupId", "bucket", "prefix", "runs")
@@ -37,7 +38,10 @@ class DeclaredRunsProvider(FluxProvider):
 
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
-        return replace_on(("groupId", "bucket", "prefix"), olds, news)
+        found = replace_on(("groupId", "bucket", "prefix"), olds, news)
+        if {"bucket", "prefix"} & set(found.replaces or ()):
+            self._refuse_to_train_again(olds, news)
+        return found
 
     def create(self, props: Props) -> CreateResult:
         return CreateResult(props["groupId"], inputs_of(props, INPUTS))
@@ -52,6 +56,22 @@ class DeclaredRunsProvider(FluxProvider):
     def delete(self, _id: str, props: Props) -> None:
         self.check_home(props)
         self._cancel(props, set(props["runs"].values()))
+
+    def _refuse_to_train_again(self, olds: Props, news: Props) -> None:
+        """Here, before the running ones are canceled: `TrainingJob` refuses as well, but it comes after."""
+        kept = [job for job, run in olds["runs"].items() if news["runs"].get(job) == run]
+        there, here = ([self._is_done(props, job) for job in kept] for props in (olds, news))
+        left = [job for job, old, new in zip(kept, there, here, strict=True) if old and not new]
+        if left:
+            raise FluxError(
+                f"{', '.join(left)}: the results lie in s3://{olds['bucket']}/{Layout(olds['prefix']).runs}",
+                "in another bucket or prefix it would be trained again",
+                "copy runs/ there first, or set another `attempt` for the job if that is what you want",
+            )
+
+    def _is_done(self, props: Props, job: str) -> bool:
+        keys = Layout(props["prefix"]).run(job, props["runs"][job])
+        return self.connection.storage(props["bucket"]).head(keys.done) is not None
 
     def _cancel(self, props: Props, runs: Collection[str]) -> None:
         if not runs:

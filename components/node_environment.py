@@ -53,7 +53,7 @@ def secret_values(environment: Mapping[str, str]) -> dict[str, str | SecretStr]:
 
 
 def fingerprint(environment: Mapping[str, str | SecretStr]) -> str:
-    """12 hex digits: a changed key shows as a change in a preview, without a key in the state."""
+    """12 hex digits: a changed key shows as a change in a preview, without a key in the state. Not for everybody's eyes: it has no salt."""
     plain = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
         for name, value in environment.items()

@@ -10,10 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from pydantic import SecretStr
 
 from clients.cloudflare import LONGEST_SECONDS, Keys
+from clients.errors import Unauthorized
 from clients.salad import LONGEST_VALUE
+from clients.storage import Storage
+from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from training.errors import FluxError
 from training.node_rights import parse_time
@@ -26,8 +30,19 @@ TOKEN = "token"  # noqa: S105 - the name of a kind, no secret
 class NodeKeysProvider(FluxProvider):
     def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
-        fields = ("bucket", "prefixes", "credentials", "end", "rotate", "parent")
-        return replace_on(fields, olds, news, old_first=False)
+        found = replace_on(
+            ("bucket", "prefixes", "credentials", "end", "rotate"), olds, news, old_first=False
+        )
+        if found.replaces or olds["credentials"] == TOKEN or olds.get("parent") in (None, news["parent"]):
+            return found
+        if not self._still_work(olds):
+            # Said here, as the engine may see no change: the token given now can be the one of the last `up`.
+            return DiffResult(changes=True, replaces=["parent"], delete_before_replace=False)
+        inform(
+            "the nodes' keys were made from another R2 token than the one given now, and end with it: before you delete that one, "
+            "raise storage.rotate and run `make up`"
+        )
+        return found
 
     def create(self, props: Props) -> CreateResult:
         if props["credentials"] == TOKEN:
@@ -43,10 +58,27 @@ class NodeKeysProvider(FluxProvider):
             return ReadResult("", {})
         return ReadResult(id_, props, inputs_of(props, INPUTS))
 
+    def update(self, _id: str, olds: Props, news: Props) -> UpdateResult:
+        """Somebody else's token is given now. The keys are still those of the one they were made from."""
+        made_from = olds.get("parent", news["parent"])
+        return UpdateResult({**inputs_of(news, INPUTS), "parent": made_from, "keys": olds["keys"]})
+
     def delete(self, id_: str, props: Props) -> None:
         self.check_home(props)
         if props["credentials"] == TOKEN:
             self.connection.cloudflare().delete_token(id_)
+
+    def _still_work(self, olds: Props) -> bool:
+        """Whether the keys that the nodes have open the bucket: new ones restart every replica."""
+        link, keys = self.connection, olds["keys"]
+        secret, session = SecretStr(keys["secretAccessKey"]), SecretStr(keys["sessionToken"])
+        place = (link.s3_endpoint, link.s3_region)
+        storage = Storage(*place, keys["accessKeyId"], secret, session, olds["bucket"])
+        try:
+            next(iter(storage.list(olds["prefixes"].split(", ")[0])), None)
+        except Unauthorized:
+            return False
+        return True
 
     def _temporary(self, props: Props) -> Keys:
         end = parse_time(props["end"])

@@ -105,8 +105,8 @@ class TrainingPipeline(pulumi.ComponentResource):
                 "runId": job.runId,
                 "status": job.status,
                 "reason": job.reason,
-                "results": job.results,
-                "folder": job.place,
+                "results": job.keys["results"],
+                "folder": job.keys["folder"],
                 "steps": job.steps,
                 "stallMinutes": job.stallMinutes,
             }
@@ -238,7 +238,8 @@ class TrainingPipeline(pulumi.ComponentResource):
             "replicas": least if cluster.autoscale else min(most, self._surroundings.unfinished),
             "autoscale": cluster.autoscale,
             "variables": ", ".join(sorted(cluster.environment)),
-            "credentials": self._surroundings.credentials,
+            # Who reads it and knows the rest of the environment could try short passwords against it.
+            "credentials": pulumi.Output.secret(self._surroundings.credentials),
             "keys": keys,
             "keysEnd": self._surroundings.keys_end or None,
             "owner": self._surroundings.owner,
@@ -248,7 +249,8 @@ class TrainingPipeline(pulumi.ComponentResource):
 
     def _declared_runs(self, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
         props = {**self.place, "groupId": self.group.id, "runs": {job.name: job.run_id for job in jobs}}
-        return DeclaredRuns("runs", props, pulumi.ResourceOptions(parent=self))
+        # After the bucket: a place that it refuses to leave must not have its jobs canceled.
+        return DeclaredRuns("runs", props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
 
     def _job(self, job: DeclaredJob, needs: list[Resource]) -> TrainingJob:
         webhook = job.settings.webhook or self._settings.webhook

@@ -24,6 +24,7 @@ from training.node_rights import (
     seconds_needed,
     show_time,
 )
+from training.progress import read_progress
 from training.retention import expiring
 from training.run import Layout
 from training.run_state import Standing
@@ -126,9 +127,7 @@ def remaining(
     found = []
     for job in to_train:
         progress = (read_json(storage, layout.run(job.name, job.run_id).progress) or {}) if there else {}
-        eta = progress.get("eta_seconds")
-        seconds = float(eta) if isinstance(eta, int | float) and not isinstance(eta, bool) else None
-        found.append(Remaining(job.name, seconds, job.settings.max_hours))
+        found.append(Remaining(job.name, read_progress(progress).eta_seconds, job.settings.max_hours))
     return found
 
 

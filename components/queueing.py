@@ -12,19 +12,21 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
 from clients.connection import Connection
-from clients.errors import Conflict, NotFound, UncertainOutcome
+from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Kelpie
+from clients.results import read_json
 from clients.storage import Storage
 from training.errors import FluxError
 from training.manifest import canonical_json
 from training.processes import is_alive
-from training.run import JOB_VARIABLE, RUN_ID_VARIABLE
+from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
 
 # Longer than one post takes with its repetitions and time-outs (clients/http.py: about 3.5 minutes at the worst), and than clocks
 # of two machines differ. A holder renews its claim before each post.
@@ -33,6 +35,8 @@ CLAIM_POLL_SECONDS = 1.0
 # A post can still arrive after its sender has died or given up: so long nobody concludes from the queue's list that there was none.
 SETTLE_SECONDS = 5.0
 POST_TRIES = 3
+# R2 takes one write a second of one key, and refuses others with 429 (UPSTREAM.md).
+WRITE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,6 @@ class Claim:
     host: str
     pid: int
     claimed_at: float
-    kelpie_id: str | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def to_json(self) -> bytes:
@@ -62,10 +65,9 @@ class Claim:
                 str(value["host"]),
                 int(value["pid"]),
                 float(value["claimed_at"]),
-                value.get("kelpie_id"),
                 str(value["token"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 
@@ -193,6 +195,7 @@ class Queue:
         deadline = time.monotonic() + 2 * CLAIM_PATIENCE_SECONDS
         while time.monotonic() < deadline:
             etag, holder = claims.read()
+            posted = claims.posted(holder) if holder else None
             settled = etag == dead_etag and time.monotonic() - dead_since > SETTLE_SECONDS
             # After the claim was read and, where its holder is dead, after what it sent had time to arrive.
             job = self.find(wanted, fresh=True)
@@ -200,8 +203,8 @@ class Queue:
                 return job
             if holder is None:
                 free = True
-            elif holder.kelpie_id is not None:
-                job = self._job_of(holder.kelpie_id)
+            elif posted is not None:
+                job = self._job_of(posted)
                 if job is not None:
                     return job
                 free = True
@@ -275,13 +278,18 @@ def queue_of(connection: Connection, group_id: str) -> Queue:
 
 
 class ClaimFile:
-    """A run's claim.json, as one claimer writes it: every write but the first says which claim it replaces."""
+    """A run's claim.json, as one claimer writes it: every write but the first says which claim it replaces.
 
-    def __init__(self, storage: Storage, key: str, owner: str) -> None:
-        self.key = key
+    Beside it posted.json: the job that was posted under the claim of that token.
+    """
+
+    def __init__(self, storage: Storage, keys: RunKeys, owner: str) -> None:
+        self.key = keys.claim
+        self._posted_key = keys.posted
         self._storage = storage
         self._claim = Claim(owner, this_host(), os.getpid(), _now())
         self._etag = ""
+        self._written_at = 0.0
 
     def read(self) -> tuple[str, Claim | None]:
         """The ETag and the claim; ("", None) when there is none. The ETag is read first: a change between them shows."""
@@ -290,25 +298,51 @@ class ClaimFile:
             return "", None
         return info.etag, Claim.from_json(self._storage.get_bytes(self.key) or b"")
 
+    def posted(self, holder: Claim) -> str | None:
+        """The job that this holder has posted, as far as it was written down."""
+        found = read_json(self._storage, self._posted_key) or {}
+        return (
+            str(found["kelpie_id"]) if found.get("claim") == holder.token and "kelpie_id" in found else None
+        )
+
     def take(self, etag: str | None) -> bool:
-        """Write it if there is none (`etag` None or empty), or in place of the one of that ETag."""
-        return self._write(replace(self._claim, claimed_at=_now()), etag or None)
+        """Write it if there is none (`etag` None or empty), or in place of the one of that ETag.
+
+        Where too many write at once, it is another's.
+        """
+        try:
+            return self._write(replace(self._claim, claimed_at=_now()), etag or "")
+        except RateLimited:
+            return False
 
     def renew(self) -> None:
-        """Before each post: whoever has taken the claim over meanwhile posts instead. Raises FluxError."""
-        if not self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag):
+        """Before each post: whoever has taken the claim over meanwhile posts instead. Raises FluxError.
+
+        One that was written within a second is as good as new, and only looked at.
+        """
+        if time.monotonic() - self._written_at < WRITE_SECONDS:
+            info = self._storage.head(self.key)
+            ours = info is not None and info.etag == self._etag
+        else:
+            ours = self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag)
+        if not ours:
             raise FluxError(
                 f"{self.key} was taken over by another update", "only one may post", "run it again"
             )
 
     def record(self, kelpie_id: str) -> None:
-        """Remember which job the run has. Losing a race here is no loss: the other one knows a job too."""
-        self._write(replace(self._claim, kelpie_id=kelpie_id), self._etag or self.read()[0])
+        """Write down which job the claim has: the own one's, or another's that its holder did not come to write down."""
+        holder = self._claim if self._etag else self.read()[1]
+        if holder is None or (not self._etag and self.posted(holder) == kelpie_id):
+            return
+        posted = canonical_json({"version": 1, "claim": holder.token, "kelpie_id": kelpie_id})
+        with suppress(RateLimited):  # somebody else writes the same at this moment
+            self._storage.put_bytes(self._posted_key, posted)
 
     def holder_is_dead(self, holder: Claim) -> bool:
         return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
 
-    def _write(self, claim: Claim, etag: str | None) -> bool:
+    def _write(self, claim: Claim, etag: str) -> bool:
         try:
             self._etag = self._storage.put_bytes(
                 self.key, claim.to_json(), if_none_match=not etag, if_match=etag or None
@@ -316,6 +350,7 @@ class ClaimFile:
         except Conflict:
             return False
         self._claim = claim
+        self._written_at = time.monotonic()
         return True
 
 

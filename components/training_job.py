@@ -100,7 +100,7 @@ class TrainingJobProvider(FluxProvider):
                 step = bring_checkpoint(storage, _run_of(props, props["parent"]), keys)
                 inform(f"{props['job']}: goes on from step {step} of run {props['parent']}")
 
-        claims = ClaimFile(storage, keys.claim, props["owner"])
+        claims = ClaimFile(storage, keys, props["owner"])
         job = queue.post_once(wanted(props), job_request(props, keys), claims, bring_parents_checkpoint)
         cost = _cost(storage, props)
         return CreateResult(props["runId"], _outputs(props, *_seen(storage, props, job), cost))
@@ -294,9 +294,9 @@ def _job_of(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
 def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, str, str]:
     kelpie_id = job.id if job else None
     if kelpie_id is None:
-        # A finished run outlives its job in the queue; the claim remembers which one it was.
-        claim = read_json(storage, run_keys(props).claim)
-        kelpie_id = claim.get("kelpie_id") if claim else None
+        # A finished run outlives its job in the queue; the bucket remembers which one it was.
+        posted = read_json(storage, run_keys(props).posted)
+        kelpie_id = posted.get("kelpie_id") if posted else None
     return (kelpie_id, *_state(storage, props, job))
 
 
@@ -311,34 +311,44 @@ def _cost(storage: Storage, props: Props) -> dict[str, Any]:
 
 
 def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str, cost: dict[str, Any]) -> Props:
-    keys = run_keys(props)
     return {
         **inputs_of(props, INPUTS),
         "kelpieId": kelpie_id or "",
         "status": status,
         "reason": reason,
-        "results": f"s3://{props['bucket']}/{keys.model}",
-        "place": keys.base,
         "cost": cost,
     }
+
+
+def _addresses(props: Props) -> dict[str, str]:
+    keys = run_keys(props)
+    return {"folder": keys.base, "results": f"s3://{props['bucket']}/{keys.model}"}
 
 
 class TrainingJob(Resource, module="flux", name="TrainingJob"):
     """Its Pulumi id is the run id. `status` is as last seen: `refresh` looks again."""
 
+    job: pulumi.Output[str]
+    bucket: pulumi.Output[str]
+    prefix: pulumi.Output[str]
     runId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
     steps: pulumi.Output[float]
     stallMinutes: pulumi.Output[float]  # noqa: N815 - Pulumi finds an output by its property's name
-    place: pulumi.Output[str]
     kelpieId: pulumi.Output[str]  # noqa: N815 - Pulumi finds an output by its property's name
     status: pulumi.Output[str]
     reason: pulumi.Output[str]
-    results: pulumi.Output[str]
     cost: pulumi.Output[dict[str, Any]]
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        outputs = dict.fromkeys(("kelpieId", "status", "reason", "results", "place", "cost"))
+        outputs = dict.fromkeys(("kelpieId", "status", "reason", "cost"))
         # A webhook's address often holds a token.
         secret = pulumi.ResourceOptions(additional_secret_outputs=["webhook"])
         options = pulumi.ResourceOptions.merge(opts, secret)
         super().__init__(TrainingJobProvider(), name, {**props, **outputs}, options)
+
+    @property
+    def keys(self) -> pulumi.Output[dict[str, str]]:
+        """`folder` (a key) and `results` (an s3:// address): made of its outputs, so that the state need not hold them."""
+        return pulumi.Output.all(
+            bucket=self.bucket, prefix=self.prefix, job=self.job, runId=self.runId
+        ).apply(_addresses)

@@ -53,6 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,11 +188,13 @@ def _of(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
         from importlib import import_module
 
-        folder = Path(getattr(options, "cwd", None) or Path.cwd())
-        if not folder.is_dir():
+        folder = getattr(options, "cwd", None)
+        if folder and not Path(folder).is_dir():
             raise EngineError(f"the folder {folder} of --cwd does not exist")
-        os.chdir(folder)
-        session = Session.open(folder, getattr(options, "stack", None))
+        os.chdir(folder or ".")
+        session = Session.open(
+            Path.cwd(), getattr(options, "stack", None)
+        )  # `folder` counts from elsewhere now
         return int(getattr(import_module(f"engine.{module}"), name)(session, options))
 
     return run

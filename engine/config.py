@@ -8,6 +8,7 @@ empty), and comments survive a `config set`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
@@ -25,6 +26,7 @@ from engine.stores import replace_file
 from engine.values import compact, number
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")
+_DECLARES: Final = {"type", "default", "value", "description", "secret"}
 _STACK_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -51,7 +53,7 @@ def _yaml() -> YAML:
 def _read(path: Path) -> Any:
     try:
         content = _yaml().load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is no YAML: {error}") from None
     if content is None:
         return {}
@@ -108,7 +110,7 @@ def _project(path: Path) -> Project:
         raise EngineError(f"{path.name} has no `name`")
     options: dict[str, Any] = {}
     if isinstance(runtime, dict):
-        options = dict(runtime.get("options") or {})
+        options = _mapping(path, runtime, "options")
         runtime = runtime.get("name")
     if runtime != "python":
         raise NeedsCliError(f"the runtime {runtime!r} in {path.name}", "this engine runs Python programs")
@@ -117,10 +119,17 @@ def _project(path: Path) -> Project:
         file=path.resolve(),
         main=str(content.get("main") or ""),
         virtualenv=str(options.get("virtualenv") or ""),
-        backend_url=str((content.get("backend") or {}).get("url") or ""),
+        backend_url=str(_mapping(path, content, "backend").get("url") or ""),
         config_folder=str(content.get("stackConfigDir") or ""),
-        config=dict(content.get("config") or {}) if isinstance(content.get("config"), dict) else {},
+        config=_mapping(path, content, "config"),
     )
+
+
+def _mapping(path: Path, content: Any, key: str) -> dict[str, Any]:
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise EngineError(f"{path.name}: `{key}` must hold keys with values, not {found!r}")
+    return dict(found)
 
 
 def check_stack_name(name: str) -> str:
@@ -151,6 +160,7 @@ class StackConfig:
         provider = self.content.get("secretsprovider")
         if provider not in (None, "", "passphrase", "default"):
             raise NeedsCliError(f"the secrets provider {provider!r} in {path.name}")
+        _mapping(path, self.content, "config")
 
     @property
     def salt(self) -> str | None:
@@ -189,6 +199,10 @@ class StackConfig:
             found[full_key(project.name, str(key))] = value_of(raw, crypter)
         return dict(sorted(found.items()))
 
+    def secrets(self, crypter: Crypter | None) -> list[str]:
+        """Every encrypted text, also of those inside objects, decrypted."""
+        return list(_secrets(self.content.get("config"), crypter))
+
     def stored(self, project: str) -> dict[str, Any]:
         """All values by their full keys as the file has them: secrets encrypted."""
         found = self.content.get("config") or {}
@@ -203,18 +217,17 @@ def _defaults(project: Project) -> dict[str, Any]:
     found = {}
     for key, declared in project.config.items():
         value = declared
-        if isinstance(declared, dict) and declared.keys() & {
-            "type",
-            "default",
-            "value",
-            "description",
-            "secret",
-        }:
+        if is_declaration(declared):
             value = declared.get("value", declared.get("default"))
             if value is None:
                 continue
         found[str(key)] = value
     return found
+
+
+def is_declaration(declared: Any) -> bool:
+    """Whether Pulumi.yaml says here what a value has to be, and not the value."""
+    return isinstance(declared, dict) and bool(declared.keys() & _DECLARES)
 
 
 def full_key(project: str, key: str) -> str:
@@ -270,6 +283,14 @@ def _decrypt(secret: Any, crypter: Crypter | None) -> str:
     if crypter is None:
         raise EngineError("the configuration holds secrets, but the stack has no encryptionsalt")
     return crypter.decrypt(str(secret))
+
+
+def _secrets(raw: Any, crypter: Crypter | None) -> Iterator[str]:
+    if isinstance(raw, dict) and set(raw) == {"secure"}:
+        yield _decrypt(raw["secure"], crypter)
+    elif isinstance(raw, (dict, list)):
+        for item in raw.values() if isinstance(raw, dict) else raw:
+            yield from _secrets(item, crypter)
 
 
 def _has_secure(raw: Any) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass, field
+
 from engine import diffs, paths, urns, values
 from engine.errors import EngineError, NeedsCliError
 from engine.placing import Placed, Places
@@ -12,15 +15,23 @@ from engine.state import Resource, State
 from engine.values import UNKNOWN_TEXT
 
 
+@dataclass
+class Cascade:
+    """What is deleted, in order, before a resource is made again; `over`: as much of that has been done as will be."""
+
+    resources: list[Resource]
+    over: threading.Event = field(default_factory=threading.Event)
+
+
 class Decisions:
-    """Decides for one run.  `gone`: the URNs of what has been deleted to be made again."""
+    """Decides for one run.  `gone`: the URNs of what is deleted to be made again, and the cascade that deletes it."""
 
     def __init__(self, state: State, places: Places, providers: Providers, tell: Tell) -> None:
         self._state = state
         self._places = places
         self._providers = providers
         self._tell = tell
-        self.gone: set[str] = set()
+        self.gone: dict[str, Cascade] = {}
 
     def check(self, placed: Placed, provider: Provider | None) -> None:
         """Let the provider check the inputs.  Raises StepError once every failure has been shown."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine import events, references, urns, values
-from engine.deciding import Decisions
+from engine.deciding import Cascade, Decisions
 from engine.deletes import Deletes
 from engine.errors import EngineError, NeedsCliError, StepError
 from engine.events import Listener
@@ -25,7 +25,7 @@ from engine.plugins import package_of
 from engine.provider_resources import ProviderResources
 from engine.providers import PACKAGE, CheckFailure, Diff, Provider
 from engine.registry import Providers, check_package
-from engine.state import Resource, State
+from engine.state import Resource, State, renamed
 from engine.steps import Steps
 from engine.targets import ALL, Targets
 from engine.urns import is_provider
@@ -231,10 +231,15 @@ class Deployment:
         provider = self._managers.of(placed.new)
         self._decisions.check(placed, provider)
         diff = self._decisions.diff(placed, provider)
-        with self._lock:
-            gone = placed.old is not None and placed.old.urn in self._decisions.gone
-            cascade = [] if gone or diff is None else self._decisions.cascade_of(placed, diff)
-            self._decisions.gone.update(resource.urn for resource in cascade)
+        gone, cascade = self._cascade(placed, diff)
+        try:
+            return self._decided(placed, provider, diff, gone=gone, cascade=cascade)
+        finally:
+            self._end(cascade)
+
+    def _decided(
+        self, placed: Placed, provider: Provider | None, diff: Diff | None, *, gone: bool, cascade: Cascade
+    ) -> Registered:
         if self.stopping.is_set():
             return self._skipped(placed.new.urn)
         if placed.old is None:
@@ -261,8 +266,8 @@ class Deployment:
                 self._left_alone.add(new.urn)
                 self._places.news.pop(new.urn)
             return Registered(new.urn, UNKNOWN_TEXT if new.custom else "", new.inputs)
-        kept = old.copy(urn=new.urn, parent=new.parent)
         with self._lock:
+            kept = renamed(old, self._places.names.taken).copy(urn=new.urn, parent=new.parent)
             self._places.news[new.urn] = kept
         self._steps.same(old, kept, placed.alias)
         return _registered(kept)
@@ -277,9 +282,32 @@ class Deployment:
 
     # Replacing.
 
-    def _replace(
-        self, placed: Placed, provider: Provider | None, diff: Diff, cascade: list[Resource]
-    ) -> None:
+    def _cascade(self, placed: Placed, diff: Diff | None) -> tuple[bool, Cascade]:
+        """Whether the old one has been deleted with another already, and else what is to be deleted with it."""
+        while True:
+            with self._lock:
+                gone = self._decisions.gone
+                another = gone.get(placed.old.urn) if placed.old is not None else None
+                if another is None:
+                    resources = self._decisions.cascade_of(placed, diff) if diff is not None else []
+                    cascade = Cascade(resources)
+                    for resource in resources:
+                        gone.setdefault(resource.urn, cascade)
+                    return False, cascade
+                if another.over.is_set():
+                    return True, Cascade([])
+            another.over.wait()
+
+    def _end(self, cascade: Cascade) -> None:
+        """Let those go on that wait for the cascade; what it has not deleted is not gone."""
+        with self._lock:
+            for resource in cascade.resources:
+                mine = self._decisions.gone.get(resource.urn) is cascade
+                if mine and not (resource.pending_replacement or self._steps.preview):
+                    del self._decisions.gone[resource.urn]
+        cascade.over.set()
+
+    def _replace(self, placed: Placed, provider: Provider | None, diff: Diff, cascade: Cascade) -> None:
         old, new = placed.old, placed.new
         assert old is not None  # noqa: S101 - only what exists is replaced
         if old.protect and new.protect:
@@ -288,16 +316,28 @@ class Deployment:
                 "resource, remove the `protect` flag from the resource in your Pulumi program and run `up`"
             )
         self._decisions.check_anew(placed, provider)
-        if not cascade:
+        if not cascade.resources:
             self._steps.create(new, replaces=old, keep_old=True, diff=diff, alias=placed.alias)
             self._steps.replaced(old, new, diff)
             return
-        for resource in cascade:
-            with_root = resource.deleted_with in self._decisions.gone
-            self._steps.delete(
-                resource, op=events.DELETE_REPLACED, skip_provider=with_root, pending_replacement=True
-            )
+        self._delete_first(cascade)
         self._recreate(placed, diff)
+
+    def _delete_first(self, cascade: Cascade) -> None:
+        """Delete what has to go before; where another cascade is at it already, wait for that."""
+        for resource in cascade.resources:
+            with self._lock:
+                by = self._decisions.gone.get(resource.urn)
+            if by is not None and by is not cascade:
+                by.over.wait()
+            elif not resource.pending_replacement:  # else an earlier run has deleted it
+                with_root = resource.deleted_with in self._decisions.gone
+                self._steps.delete(
+                    resource, op=events.DELETE_REPLACED, skip_provider=with_root, pending_replacement=True
+                )
+            if not (resource.pending_replacement or self._steps.preview):
+                raise EngineError(f"{resource.urn} stands on it and could not be deleted")
+        self._end(cascade)
 
     def _recreate(self, placed: Placed, diff: Diff | None) -> None:
         """Make the resource whose predecessor has been deleted already."""

@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from engine import details, events, objects, urns
 from engine.events import Step
@@ -100,13 +101,21 @@ class Display:
         self._secrets: list[str] = []
         self._last_said: dict[str, float] = {}
         self._parents: dict[str, str] = {}
+        self.closed = False
+        self.when_closed: Callable[[], None] = lambda: None
         self.without_outputs = False
         self.preview = False
         self.report = Report()
 
     def hide(self, secrets: list[str]) -> None:
-        """Never show these texts."""
-        self._secrets = sorted({text for text in secrets if len(text) > 2}, key=len, reverse=True)
+        """Never show these texts, as they are, as a part of JSON, or line by line (a key's file).
+
+        As in the CLI, what is shorter than three characters is shown, and `true` and `false` are.
+        """
+        forms = {form for text in secrets for form in (text, json.dumps(text)[1:-1], _escaped(text))}
+        forms |= {line.strip() for text in secrets for line in text.splitlines()}
+        kept = {form for form in forms if len(form) > 2 and form.lower() not in ("true", "false")}
+        self._secrets = sorted(kept, key=len, reverse=True)
 
     def start(self, title: str, *, preview: bool) -> None:
         """Begin a preview, an update …"""
@@ -177,6 +186,9 @@ class Display:
                 self.line(f"Duration: {_duration(seconds)}")
             self.line("")
 
+    def stop(self) -> None:
+        """Nothing more is shown of what runs."""
+
     def masked(self, text: str) -> str:
         """The text without the secrets of the configuration."""
         parts = text.split("[secret]")  # a secret may be a part of this very word
@@ -185,10 +197,16 @@ class Display:
         return "[secret]".join(parts)
 
     def line(self, text: str) -> None:
-        """One line."""
+        """One line; nothing where nobody reads any more (`up | head -1`)."""
         with self._lock:
-            self._stream.write(self.masked(text) + "\n")
-            self._stream.flush()
+            if self.closed:
+                return
+            try:
+                self._stream.write(self.masked(text) + "\n")
+                self._stream.flush()
+            except BrokenPipeError:
+                self.closed = True
+                self.when_closed()
 
     def _row(self, step: Step, tense: int, word: str = "") -> None:
         symbol = self._paint(SYMBOLS[step.op])
@@ -279,8 +297,23 @@ class Display:
         return f"\033[{code}m{text}\033[0m" if self._color and code and text.strip() else text
 
 
-def as_json(report: Report, config: dict[str, str]) -> str:
-    """A preview as `--json` shows it."""
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    if isinstance(value, dict):
+        return {change(key): _each_text(item, change) for key, item in value.items()}
+    return value
+
+
+def as_json(report: Report, config: dict[str, str], masked: Callable[[str], str]) -> str:
+    """A preview as `--json` shows it; `masked`: a text without secrets."""
     steps = [
         {
             "op": step.op,
@@ -304,7 +337,7 @@ def as_json(report: Report, config: dict[str, str]) -> str:
         "duration": int((time.monotonic() - report.started) * 1e9),
         "changeSummary": {op: count for op, count in report.counts.items() if op in (*_COUNTED, events.SAME)},
     }
-    return json.dumps(content, indent=4, ensure_ascii=False)
+    return json.dumps(_each_text(content, masked), indent=4, ensure_ascii=False)
 
 
 def label(urn: str, between: str = "") -> str:

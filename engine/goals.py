@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine import urns
+from engine.errors import EngineError
 from engine.state import Json, Resource
 from engine.values import Properties, Value
 
@@ -82,15 +84,29 @@ class OldNames:
         self._of_parent: dict[str, str] = {}
         self.taken: dict[str, str] = {}
 
-    def find(self, goal: Goal, urn: str, olds: dict[str, Any]) -> str | None:
-        """The URN the resource has in the old state: its own, or the first alias found there."""
+    def find(self, goal: Goal, urn: str, olds: Mapping[str, Any], news: Container[str] = ()) -> str | None:
+        """The URN the resource has in the old state: its own, or the first alias found there.
+
+        `news`: the URNs that are registered already.  Raises EngineError where two resources would have been one.
+        """
+        if urn in self.taken:
+            raise EngineError(
+                f"Duplicate resource URN '{urn}' conflicting with alias on resource with URN '{self.taken[urn]}'"
+            )
         if urn in olds:
             return urn
         for alias in self.candidates(goal):
-            if alias in olds and alias not in self.taken:
-                self.taken[alias] = urn
-                self._of_parent[urn] = alias
-                return alias
+            if alias not in olds:
+                continue
+            other = alias if alias in news else self.taken.get(alias)
+            if other is not None:
+                raise EngineError(
+                    f"Duplicate resource alias '{alias}' applied to resource with URN '{urn}' conflicting with resource "
+                    f"with URN '{other}'"
+                )
+            self.taken[alias] = urn
+            self._of_parent[urn] = alias
+            return alias
         return None
 
     def candidates(self, goal: Goal) -> list[str]:

@@ -57,12 +57,16 @@ class Rows:
         else:
             raise ValueError(f"unknown change {kind!r} in the journal")
 
-    def resources(self) -> list[tuple[int, Json]]:
+    def resources(self) -> list[Json]:
         """All rows in the file's order, with their references under the new names."""
         if self.aliases:
-            for item in (*self.old.values(), *(entry["resource"] for entry in self.pending.values())):
+            for item in (
+                *self.new.values(),
+                *self.old.values(),
+                *(entry["resource"] for entry in self.pending.values()),
+            ):
                 rename_references(item, self.aliases)
-        return [*self.new.items(), *self.old.items()]
+        return [*self.new.values(), *self.old.values()]
 
 
 def digest(data: bytes) -> str:
@@ -104,7 +108,12 @@ class Journal:
             with self._lock:
                 lines, self._waiting = self._waiting, []
                 upto = self._queued
-            self._log.append(b"".join(lines))
+            try:
+                self._log.append(b"".join(lines))
+            except OSError:
+                with self._lock:
+                    self._waiting[:0] = lines  # others wait for them; lines that come twice do no harm
+                raise
             self._written = upto
 
     def fold_into(self, checkpoint: bytes) -> None:
@@ -133,36 +142,68 @@ def read(log: Log, checkpoint: bytes, deployment: Json) -> Found | None:
     """The changes a left-over journal makes to `deployment`, the checkpoint's `latest` part.
 
     None where there is no journal or all of it is in the checkpoint already.  A last line that was cut off
-    never happened.  Raises ValueError where the journal extends another checkpoint than this one.
+    never happened.  Raises ValueError where the journal is damaged or extends another checkpoint than this one.
     """
-    lines = [json.loads(line) for line in log.read().split(b"\n")[:-1] if _whole(line)]
-    if not lines or not isinstance(lines[0], dict):
+    head, *lines = _lines(log.read()) or [None]
+    if head is None:
         return None
-    if lines[0].get("journal") != _VERSION:
-        raise ValueError("it was written by another version of this engine")
+    if not isinstance(head, dict) or head.get("journal") != _VERSION:
+        raise ValueError("it is damaged, or was written by another version of this engine")
     actual = digest(checkpoint)
-    if any(isinstance(line, dict) and line.get("fold") == actual for line in lines):
-        return None
-    if lines[0]["checkpoint"] != actual:
+    folds = [i for i, line in enumerate(lines, 1) if isinstance(line, dict) and line.get("fold") == actual]
+    if not folds and head["checkpoint"] != actual:
         raise ValueError("the state file has been changed since it was written")
-    head = lines[0]
-    resources = deployment.get("resources") or []
-    count = len(head["new"])
-    rows = Rows(
-        old=dict(zip(head["old"], resources[count:], strict=True)),
-        new=dict(zip(head["new"], resources[:count], strict=True)),
-        pending=dict(zip(head["pending"], deployment.get("pending_operations") or [], strict=True)),
-    )
-    steps = [line for line in lines[1:] if isinstance(line, list)]
-    for changes in steps:
-        for change in changes:
-            rows.apply(change)
+    # Behind a fold are steps where the checkpoint was written and its store said that it was not.
+    folded = folds[-1] if folds else 0
+    rows = _filled(_before(head, lines[:folded]), deployment)
+    steps = [line for line in lines[folded:] if isinstance(line, list)]
+    _apply(rows, steps)
     return Found(rows, len(steps)) if steps else None
 
 
-def _whole(line: bytes) -> bool:
+def _lines(data: bytes) -> list[Any]:
+    """The journal's lines.  Only the last step may have been cut off; a fold may have been noted behind it."""
+    lines: list[Any] = []
+    broken = False
+    for text in data.split(b"\n")[:-1]:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            if broken or not lines:
+                raise ValueError("it is damaged") from None
+            broken = True
+            continue
+        if broken and not isinstance(line, dict):
+            raise ValueError("it is damaged")
+        lines.append(line)
+    return lines
+
+
+def _before(head: Json, lines: list[Any]) -> Rows:
+    """Which rows a checkpoint has that these lines were folded into, in which order; without their content."""
+    rows = Rows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
+    _apply(rows, [line for line in lines if isinstance(line, list)])
+    return rows
+
+
+def _empty(uids: list[int]) -> dict[int, Json]:
+    return {uid: {} for uid in uids}
+
+
+def _filled(rows: Rows, deployment: Json) -> Rows:
+    resources = deployment.get("resources") or []
+    count = len(rows.new)
+    return Rows(
+        old=dict(zip(rows.old, resources[count:], strict=True)),
+        new=dict(zip(rows.new, resources[:count], strict=True)),
+        pending=dict(zip(rows.pending, deployment.get("pending_operations") or [], strict=True)),
+    )
+
+
+def _apply(rows: Rows, steps: list[list[Change]]) -> None:
     try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+        for changes in steps:
+            for change in changes:
+                rows.apply(change)
+    except (TypeError, IndexError):
+        raise ValueError("it is damaged") from None

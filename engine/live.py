@@ -79,10 +79,14 @@ class LiveDisplay(Display):
 
     def finish(self) -> None:
         """Leave the tree as it is and add diagnostics, outputs and summary."""
+        self.stop()
+        super().finish()
+
+    def stop(self) -> None:
+        """Leave the tree as it is, and give the terminal back."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        super().finish()
 
     def _set(self, step: Step, status: str, since: float | None) -> None:
         with self._lock:

@@ -1,6 +1,7 @@
 """The lock on a stack: a file that says who is at work on it, the same that the CLI writes and heeds.
 
-A lock whose process has ended on this host is taken over; any other is respected.
+Ours also say where their process can be seen and when it began (the CLI skips what it does not know).  A lock
+whose process was seen here and has ended is taken over; any other is respected: machines of one name are common.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import getpass
 import json
 import os
 import socket
+import subprocess
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
     """Lock the stack of this lock folder.  Raises LockedError where somebody else is at it."""
     for key in _locks(store, folder):
         content = _read(store, key)
-        if not _has_ended(content):
+        if _is_alive(content) is not False:
             continue
         store.remove(key)
         tell(
@@ -46,7 +47,14 @@ def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
         )
     _refuse(store, folder, None)
     lock = Lock(store, f"{folder}/{uuid.uuid4()}.json")
-    content = {"pid": os.getpid(), "username": _user(), "hostname": socket.gethostname(), "timestamp": now()}
+    content = {
+        "pid": os.getpid(),
+        "username": _user(),
+        "hostname": socket.gethostname(),
+        "timestamp": now(),
+        "place": _place(),
+        "started": _start_of(os.getpid()),
+    }
     store.write(lock.key, json.dumps(content, separators=(",", ":")).encode())
     try:
         _refuse(store, folder, lock.key)  # two that looked at the same time both see each other here
@@ -56,12 +64,21 @@ def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
     return lock
 
 
-def cancel(store: Store, folder: str) -> int:
-    """Remove all locks; the number removed."""
+@dataclass(frozen=True)
+class Cancelled:
+    """The locks that were removed; `alive`: the processes that are known to go on all the same."""
+
+    count: int
+    alive: list[int]
+
+
+def cancel(store: Store, folder: str) -> Cancelled:
+    """Remove all locks."""
     keys = _locks(store, folder)
+    contents = [_read(store, key) for key in keys]
     for key in keys:
         store.remove(key)
-    return len(keys)
+    return Cancelled(len(keys), [content["pid"] for content in contents if _is_alive(content)])
 
 
 def _locks(store: Store, folder: str) -> list[str]:
@@ -100,40 +117,33 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _has_ended(content: dict[str, Any]) -> bool:
-    """Whether the lock's process is known to have ended: only this host's processes can be looked at."""
-    pid = content.get("pid")
-    if content.get("hostname") != socket.gethostname() or not isinstance(pid, int):
-        return False
-    if pid == os.getpid():
-        return True
+def _is_alive(content: dict[str, Any]) -> bool | None:
+    """Whether the lock's process still runs; None where it cannot be seen from here."""
+    pid, started = content.get("pid"), content.get("started")
+    if not isinstance(pid, int) or not started or content.get("place") != _place():
+        return None
+    return _start_of(pid) == str(started)
+
+
+def _place() -> str:
+    """Where processes have the numbers that they have here: this run of this machine, and a container's own numbers."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return _is_zombie(pid) or _started_later(pid, str(content.get("timestamp")))
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux: the network card's number tells machines apart
+        return f"{uuid.getnode():012x}"
 
 
-def _is_zombie(pid: int) -> bool:
-    """Whether the process has ended and only waits to be collected (Linux): it answers signals, but works no more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return False
-
-
-def _started_later(pid: int, timestamp: str) -> bool:
-    """Whether the process with this number is younger than the lock: the number was given out again (Linux)."""
-    try:
-        locked = datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        booted = next(
-            int(line.split()[1])
-            for line in Path("/proc/stat").read_text().splitlines()
-            if line.startswith("btime")
-        )
-    except (OSError, ValueError, StopIteration, IndexError):
-        return False
-    return booted + ticks / os.sysconf("SC_CLK_TCK") > locked + 5
+def _start_of(pid: int) -> str:
+    """A mark of when the process began; empty where there is none (one that only waits to be collected is none)."""
+    if Path("/proc/self/stat").exists():
+        try:
+            # The command's name, in brackets, may hold spaces: fields are counted after the last bracket.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return ""
+        return "" if fields[0] == "Z" else fields[19]
+    found = subprocess.run(  # noqa: S603 - a fixed program and a number
+        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()

@@ -6,6 +6,7 @@ What the protocol has and this engine does not serve is refused by name; nothing
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ from engine.values import Properties
 # Secrets, references, output values, alias specs, deletedWith are served.  Hooks, transforms and packages are
 # named too, and refused when used: the SDK would otherwise ask its user to update the CLI.
 _FEATURES: Final[Any] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+_SECONDS: Final = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "\N{MICRO SIGN}s": 1e-6, "ns": 1e-9}
+_PART_OF_DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|\N{MICRO SIGN}s|ms|[smh])")
+_DURATION: Final = re.compile(rf"\+?(0|({_PART_OF_DURATION.pattern})+)")
 SUCCESS: Final[Any] = 0
 FAIL: Final[Any] = 1
 SKIP: Final[Any] = 2
@@ -265,6 +269,7 @@ def _refuse_unserved(request: Any) -> None:
         and request.replacement_trigger.WhichOneof("kind") not in (None, "null_value"),
         "a parameterized package": request.packageRef,
         "`env_var_mappings`": request.envVarMappings,
+        "`hide_diffs`": request.hideDiffs,
     }
     for what, used in refused.items():
         if used:
@@ -279,18 +284,17 @@ def _alias(alias: Any) -> Alias:
 
 
 def _timeouts(timeouts: Any) -> dict[str, float]:
-    """Go durations ("5m", "1h30m") in seconds, as the state has them."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    """Go durations ("5m", "1h30m", "500ms") in seconds, as the state has them.  Raises EngineError where one is none."""
     found = {}
     for name in ("create", "update", "delete"):
-        text, total, digits = getattr(timeouts, name), 0.0, ""
-        for character in text:
-            if character in units:
-                total, digits = total + float(digits or 0) * units[character], ""
-            else:
-                digits += character
+        text = getattr(timeouts, name)
+        if not text:
+            continue
+        if not _DURATION.fullmatch(text):
+            raise EngineError(f"unable to parse customTimeout Value {text}")
+        total = sum(float(count) * _SECONDS[unit] for count, unit in _PART_OF_DURATION.findall(text))
         if total:
-            found[name] = total
+            found[name] = values.number(round(total, 9))
     return found
 
 

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from engine import stacks
 from engine.display import Display, as_json
 from engine.errors import CANCELLED, CHANGES, FAILED, UsageError
 from engine.run import Options, Run
 from engine.session import Session
-from engine.stacks import forget
 from engine.targets import Targets
 
 
@@ -25,11 +25,12 @@ def preview(session: Session, options: argparse.Namespace) -> int:
         display.start("Previewing update", preview=True)
         good = run.preview()
         if shown:
-            sys.stdout.write(display.masked(as_json(display.report, run.shown_config())) + "\n")
+            sys.stdout.write(as_json(display.report, run.shown_config(), display.masked) + "\n")
         else:
             display.finish()
         return _status(good, display, options, "preview")
     finally:
+        display.stop()
         run.close()
 
 
@@ -49,8 +50,11 @@ def destroy(session: Session, options: argparse.Namespace) -> int:
     """Delete all resources."""
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
-        forget(session, preserve_config=False)
-        print("The resources in the stack have been deleted, and the configuration removed.")
+        if options.target:
+            print("The stack is not removed: only its targets have been destroyed.")
+        else:
+            stacks.forget(session, force=False, preserve_config=False)
+            print("The resources in the stack have been deleted, and the configuration removed.")
     return status
 
 
@@ -91,6 +95,7 @@ def _operate(
             display.finish()
         return _status(good, display, options, what)
     finally:
+        display.stop()
         run.close()
 
 
@@ -107,6 +112,7 @@ def _run(session: Session, display: Display, options: argparse.Namespace, *, pro
     run = Run(session, display, settings, program=program)
     display.without_outputs = options.suppress_outputs
     display.hide(run.secrets())
+    display.when_closed = run.cancel
     return run
 
 
@@ -123,6 +129,8 @@ def _display(session: Session, options: argparse.Namespace, *, quiet: bool = Fal
 
 
 def _status(good: bool, display: Display, options: argparse.Namespace, what: str) -> int:
+    if display.closed:
+        raise BrokenPipeError
     if not good:
         return FAILED
     if not getattr(options, "expect_no_changes", False) or not display.report.changes:
@@ -132,7 +140,10 @@ def _status(good: bool, display: Display, options: argparse.Namespace, what: str
 
 
 def _confirm(what: str) -> bool:
-    answer = input(f"Do you want to perform this {what}? [yes/no] ").strip().lower()
+    try:
+        answer = input(f"Do you want to perform this {what}? [yes/no] ").strip().lower()
+    except EOFError:  # Ctrl-D
+        answer = ""
     if answer in ("y", "yes"):
         return True
     print(f"error: confirmation declined, not proceeding with the {what}", file=sys.stderr)

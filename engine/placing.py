@@ -75,5 +75,5 @@ class Places:
         return urns.make(self.stack, self.project, goal.parent, goal.type, goal.name)
 
     def _old(self, goal: Goal, urn: str) -> tuple[str | None, Resource | None]:
-        was = self.names.find(goal, urn, self.olds)
+        was = self.names.find(goal, urn, self.olds, self.news)
         return was, self.olds.get(was) if was else None

@@ -140,12 +140,19 @@ class Provider:
         detailed.update(dict.fromkeys(replaces, "update-replace"))
         return Diff(changes, replaces, answer.deleteBeforeReplace, detailed)
 
-    def create(self, urn: str, inputs: Properties, *, preview: bool = False) -> tuple[str, Properties]:
+    def create(
+        self, urn: str, inputs: Properties, *, timeout: float = 0, preview: bool = False
+    ) -> tuple[str, Properties]:
         """The new resource's id and outputs; in a preview as far as they can be foreseen."""
         answer = self._call(
             "Create",
             provider_pb2.CreateRequest(
-                urn=urn, properties=plain(inputs), name=name_of(urn), type=type_of(urn), preview=preview
+                urn=urn,
+                properties=plain(inputs),
+                timeout=timeout,
+                name=name_of(urn),
+                type=type_of(urn),
+                preview=preview,
             ),
         )
         if not answer.id and not preview:
@@ -153,7 +160,13 @@ class Provider:
         return answer.id, values.mark_secrets(values.from_struct(answer.properties), inputs)
 
     def update(
-        self, old: Resource, inputs: Properties, ignore: list[str], *, preview: bool = False
+        self,
+        old: Resource,
+        inputs: Properties,
+        ignore: list[str],
+        *,
+        timeout: float = 0,
+        preview: bool = False,
     ) -> Properties:
         """The outputs after the update."""
         answer = self._call(
@@ -165,6 +178,7 @@ class Provider:
                 news=plain(inputs),
                 old_inputs=plain(old.inputs),
                 ignoreChanges=ignore,
+                timeout=timeout,
                 name=name_of(old.urn),
                 type=old.type,
                 preview=preview,
@@ -181,6 +195,7 @@ class Provider:
                 urn=old.urn,
                 properties=plain(old.outputs),
                 old_inputs=plain(old.inputs),
+                timeout=old.custom_timeouts.get("delete", 0),
                 name=name_of(old.urn),
                 type=old.type,
             ),

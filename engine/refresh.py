@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,7 +37,7 @@ class Refresh:
         self._listener = listener
         self._snapshot = snapshot
         self._first = first
-        self.stopping = False
+        self.stopping = threading.Event()
         self.targets = Targets()
 
     def run(self, parallel: int) -> bool:
@@ -55,10 +56,11 @@ class Refresh:
         ]
         with ThreadPoolExecutor(max_workers=max(parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
-        kept = []
+        kept, gone = [], []
         for resource in self._state.resources:
             found = results.get(id(resource), resource)
             if found is None:
+                gone.append(resource)
                 if self._snapshot:
                     self._snapshot.write(drop=[resource], wait=False)
             else:
@@ -67,15 +69,17 @@ class Refresh:
         for resource in kept:
             if resource.type == STACK_TYPE and not self._first and self.targets.has(resource.urn):
                 self._listener.outputs(resource.outputs, resource.outputs)
-        for resource in prune_references(kept):
+        for resource in prune_references(kept, gone):
             if self._snapshot:
                 self._snapshot.write(put=[resource], wait=False)
-        return not self.stopping and not any(isinstance(found, EngineError) for found in results.values())
+        return not self.stopping.is_set() and not any(
+            isinstance(found, EngineError) for found in results.values()
+        )
 
     def _read(self, old: Resource) -> Resource | EngineError | None:
         """The resource as it is now, None where it is gone, or why it could not be read."""
         step = Step(events.REFRESH, old.urn, old.type, old, None)
-        if self.stopping:
+        if self.stopping.is_set():
             return EngineError("canceled")
         self._listener.began(step)
         try:

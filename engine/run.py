@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine import events, history, locks, snapshot
+from engine import events, history, locks, schema, snapshot
 from engine.children import Child
 from engine.deletes import Deletes
 from engine.deployment import Deployment, Settings
@@ -59,6 +59,8 @@ class Run:
         self._providers = Providers(session.project, self.say, options.parallel, stacks)
         self._snapshot: Snapshot | None = None
         self._lock: Lock | None = None
+        self.cancelled = False
+        self.when_cancelled: Callable[[], None] = lambda: None
         try:
             self.stack = session.stack
             self._config = session.config()
@@ -66,6 +68,8 @@ class Run:
             self._crypter = session.crypter(self._config, self._deployment)
             if self._crypter is not None:
                 self._crypter.check()
+            values = self._config.values(session.project, self._crypter)
+            schema.check(self.stack.name, session.project, values)
         except BaseException:
             self.close()
             raise
@@ -140,6 +144,7 @@ class Run:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
         deployment = self._session.deployment()
         state = self._session.load(deployment)
+        snapshot.take_key(backend, stack, self._session.state_crypter(deployment), self._crypter)
         shot = Snapshot(backend, stack, self._crypter)
         pending = shot.adopt(state.resources, state.pending)
         shot.open()
@@ -228,7 +233,7 @@ class Run:
         with _Listening(self), _Signals(self, stopping := _Stopping()):
             refresh = Refresh(state, self._providers, self.listener, shot, first=self._options.refresh)
             refresh.targets = self._options.targets
-            stopping.on_stop = lambda: setattr(refresh, "stopping", True)
+            refresh.stopping = stopping.stopping
             return refresh.run(self._options.parallel)
 
     def shown_config(self) -> dict[str, str]:
@@ -238,8 +243,12 @@ class Run:
 
     def secrets(self) -> list[str]:
         """The texts that must not be shown."""
-        found = self._config.values(self._session.project, self._crypter)
-        return [value.text for value in found.values() if value.secret]
+        return self._config.secrets(self._crypter)
+
+    def cancel(self) -> None:
+        """Begin nothing more; what runs is finished and saved."""
+        self.cancelled = True
+        self.when_cancelled()
 
     # What the helpers below use.
 
@@ -294,7 +303,6 @@ class _Stopping:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self.cancelled = False
-        self.on_stop: Callable[[], None] = lambda: None
 
 
 class _Signals:
@@ -307,6 +315,9 @@ class _Signals:
 
     def __enter__(self) -> None:
         self._old = {number: signal.signal(number, self._on) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._run.when_cancelled = self._cancel
+        if self._run.cancelled:
+            self._cancel()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
@@ -319,15 +330,16 @@ class _Signals:
         if self._count > 1:
             threading.Thread(target=self._run.stop_now).start()  # the interrupted code may hold locks
             return
-        self._target.cancelled = True
-        self._target.stopping.set()
-        if hasattr(self._target, "on_stop"):
-            self._target.on_stop()
+        self._run.cancel()
         self._run.listener.message(
             events.INFO,
             "",
             "canceling: what is running is being finished and saved; Ctrl-C again stops at once",
         )
+
+    def _cancel(self) -> None:
+        self._target.cancelled = True
+        self._target.stopping.set()
 
 
 class _Listening:

@@ -18,6 +18,7 @@ from engine.config import check_stack_name
 from engine.errors import EngineError, StackNotFoundError
 from engine.session import Session, create_stack
 from engine.snapshot import StackId
+from engine.state import Json
 from engine.values import Properties
 
 
@@ -167,7 +168,10 @@ def export(session: Session, options: argparse.Namespace) -> int:
     latest = session.deployment()
     if options.show_secrets:
         loaded = session.load(latest)
-        for item, resource in zip(latest.get("resources") or [], loaded.resources, strict=True):
+        items = latest.get("resources") or []
+        pending = [entry["resource"] for entry in latest.get("pending_operations") or []]
+        resources = [*loaded.resources, *(entry.resource for entry in loaded.pending)]
+        for item, resource in zip([*items, *pending], resources, strict=True):
             for name, properties in (("inputs", resource.inputs), ("outputs", resource.outputs)):
                 if name in item:
                     item[name] = {key: state.shown(value) for key, value in sorted(properties.items())}
@@ -181,36 +185,32 @@ def export(session: Session, options: argparse.Namespace) -> int:
 
 def import_(session: Session, options: argparse.Namespace) -> int:
     """Take a state in place of the stack's own."""
-    text = Path(options.file).read_text(encoding="utf-8") if options.file else sys.stdin.read()
-    try:
-        content = json.loads(text)
-        latest = content["deployment"]
-        version = content["version"]
-    except (ValueError, KeyError, TypeError):
-        raise EngineError(
-            "this is no exported stack: JSON with `version` and `deployment` was expected"
-        ) from None
-    if version != 3:
-        raise EngineError(f"the exported stack is of version {version}; this engine reads version 3")
+    text = (
+        Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
+    )
+    latest = _exported(text)
     stack = session.stack
-    for item in latest.get("resources") or []:
-        urn = urns.parse(item["urn"])
-        if (urn.stack, urn.project) != (stack.name, stack.project) and not options.force:
-            raise EngineError(
-                f"resource '{item['urn']}' is from another stack ({urn.project}/{urn.stack}); see --force"
-            )
+    problems = _problems(latest.get("resources") or [], stack)
+    if problems and not options.force:
+        problems.append("importing this file could be dangerous; rerun with --force to proceed anyway")
+        raise EngineError("\n".join(problems))
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    for entry in latest.pop("pending_operations", None) or []:
+        urn = entry["resource"]["urn"]
+        print(
+            f"warning: removing pending operation '{entry['type']}' on '{urn}' from snapshot", file=sys.stderr
+        )
     lock = _lock(session)
     try:
         snapshot.recover(session.backend, stack)
-        before = session.deployment()
-        crypter = session.crypter(session.config(), before)
-        loaded = state.load(latest, session.state_crypter(latest) or crypter)
-        for key, found in (
-            ("resources", [state.to_json(resource, crypter) for resource in loaded.resources]),
-        ):
-            if found:
-                latest[key] = found
-        latest["secrets_providers"] = before.get("secrets_providers", latest.get("secrets_providers"))
+        crypter = session.crypter(session.config(), session.deployment())
+        theirs = session.state_crypter(latest)
+        if crypter is not None and latest.get("resources"):
+            latest["resources"] = state.encrypted_anew(latest["resources"], theirs or crypter, crypter)
+        if crypter is not None:
+            latest["secrets_providers"] = snapshot.provider_of(crypter.salt)
+        session.load(latest)  # can be read
         session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
     finally:
         lock.release()
@@ -218,39 +218,94 @@ def import_(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
+def _exported(text: str) -> Json:
+    """The deployment in an exported stack.  Raises EngineError where it is none."""
+    try:
+        content = json.loads(text)
+        latest, version = content["deployment"], content["version"]
+        if version != 3:
+            raise EngineError(f"the exported stack is of version {version}; this engine reads version 3")
+        found = {**latest}
+        for entry in [*(found.get("resources") or []), *(found.get("pending_operations") or [])]:
+            (entry.get("resource") or entry)["urn"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise EngineError(
+            "this is no exported stack: JSON with `version` and `deployment` was expected"
+        ) from None
+    return found
+
+
+def _problems(items: list[Json], stack: StackId) -> list[str]:
+    """What speaks against taking these resources over, in the CLI's words."""
+    found = []
+    for item in items:
+        try:
+            urn = urns.parse(item.get("urn", ""))
+        except ValueError as error:
+            raise EngineError(f"state file contains errors: {error}") from None
+        if (urn.stack, urn.project) != (stack.name, stack.project):
+            found.append(
+                f"resource '{urn}' is from a different stack ({urn.project}/{urn.stack} != {stack.project}/{stack.name})"
+            )
+    flaw = state.flaw(items)
+    return [*found, *([f"state file contains errors: {flaw}"] if flaw else [])]
+
+
 def remove(session: Session, options: argparse.Namespace) -> int:
     """Remove a stack that has no resources left."""
     if options.name:
         session.wanted = options.name
     stack = session.stack
-    resources = session.deployment().get("resources") or []
-    if resources and not options.force:
-        raise EngineError(
-            f"'{stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and leave "
-            "its resources where they are with --force"
-        )
-    if not options.yes and (
-        getattr(options, "non_interactive", False)
-        or not sys.stdin.isatty()
-        or input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
-        != stack.name
-    ):
+    if not options.force:
+        _check_empty(session)
+    asks = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
+    if not options.yes and not (asks and _typed_name(stack)):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
-    lock = _lock(session)
-    try:
-        forget(session, preserve_config=options.preserve_config)
-    finally:
-        lock.release()
+    forget(session, force=options.force, preserve_config=options.preserve_config)
     print(f"Stack '{stack.name}' has been removed!")
     return 0
 
 
-def forget(session: Session, *, preserve_config: bool) -> None:
-    """Take away a stack's state, its configuration and its being selected."""
+def _typed_name(stack: StackId) -> bool:
+    try:
+        return (
+            input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
+            == stack.name
+        )
+    except EOFError:  # Ctrl-D
+        return False
+
+
+def _check_empty(session: Session) -> None:
+    """Raises EngineError where there would be something left that nobody knows of."""
+    latest = session.deployment()
+    if latest.get("resources"):
+        raise EngineError(
+            f"'{session.stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and "
+            "leave its resources where they are with --force"
+        )
+    for pending in latest.get("pending_operations") or []:
+        raise EngineError(
+            f"an earlier update ended while it was {pending['type']} {pending['resource']['urn']}, which may therefore "
+            "exist; removal rejected. Run `up` and `destroy`, or `refresh --clear-pending-creates`, or `stack rm --force`"
+        )
+
+
+def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
+    """Take away a stack's state, its configuration and its being selected.
+
+    Raises EngineError where it has resources or creates without an outcome, except with `force`.
+    """
     stack = session.stack
-    session.backend.remove(stack.project, stack.name)
-    if not preserve_config:
-        session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    lock = _lock(session)
+    try:
+        if not force:
+            _check_empty(session)
+        session.backend.remove(stack.project, stack.name)
+        if not preserve_config:
+            session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    finally:
+        lock.release()
     if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
         selection.select(session.project.name, session.project.file, session.backend.url, None)
 
@@ -261,8 +316,20 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
         session.wanted = options.name
     stack = session.stack
     removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
-    recovered = snapshot.recover(session.backend, stack)
-    print(f"The currently running update for '{stack.name}' has been canceled! ({removed} lock(s) removed)")
+    print(
+        f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
+    )
+    for pid in removed.alive:
+        print(
+            f"Process {pid} still works on the stack, and its journal stays where it is: end the process first."
+        )
+    if removed.alive:
+        return 0
+    lock = _lock(session)
+    try:
+        recovered = snapshot.recover(session.backend, stack)
+    finally:
+        lock.release()
     if recovered:
         print(f"{recovered} steps of it were added to the state.")
     return 0

@@ -7,7 +7,8 @@ engine does not know are kept as they were found.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import time_ns
@@ -16,7 +17,7 @@ from typing import Any, Final
 from engine import values
 from engine.errors import EngineError
 from engine.secrets import Crypter
-from engine.urns import rename
+from engine.urns import is_provider, rename
 from engine.values import Properties, Value
 
 Json = dict[str, Any]
@@ -197,6 +198,17 @@ def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
     return values.Secret(value_from_json(json.loads(text), crypter), value["ciphertext"], crypter.salt)
 
 
+def encrypted_anew(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
+    """A part of the file with its secrets under another key.  Raises EngineError where it has some and lacks a key."""
+    if isinstance(stored, list):
+        return [encrypted_anew(item, old, new) for item in stored]
+    if not isinstance(stored, dict):
+        return stored
+    if stored.get(values.SIGNATURE) == values.SECRET:
+        return value_to_json(_secret(stored, old), new)
+    return {key: encrypted_anew(item, old, new) for key, item in stored.items()}
+
+
 def value_to_json(value: Value, crypter: Crypter | None) -> Any:
     """One property value for the file; with `crypter` None, secrets are an error."""
     if isinstance(value, values.Secret):
@@ -251,23 +263,85 @@ def rename_references(item: Json, aliases: dict[str, str]) -> None:
         item["propertyDependencies"][key] = [rename(urn, aliases) for urn in urns]
 
 
-def prune_references(resources: Iterable[Resource]) -> list[Resource]:
-    """Drop references to resources that no longer exist (after a refresh); the changed ones are returned."""
+def flaw(items: list[Json]) -> str:
+    """What the CLI would refuse the state for, in its words; empty where nothing is wrong."""
+    seen: set[str] = set()
+    counts: Counter[str] = Counter()
+    providers: set[str] = set()
+    for i, item in enumerate(items):
+        urn = item.get("urn")
+        if not urn:
+            return f"resource at index {i} missing required 'urn' field"
+        if not item.get("type"):
+            return f"resource '{urn}' missing required 'type' field"
+        if not item.get("custom") and item.get("id"):
+            return f"resource '{urn}' has 'custom' false but non-empty ID"
+        if is_provider(item["type"]):
+            providers.add(f"{urn}::{item.get('id', '')}")
+        provider = item.get("provider")
+        if provider and provider not in providers and not item.get("pendingReplacement"):
+            return f"resource {urn} refers to unknown provider {provider}"
+        for what, other in _references(item):
+            if other not in seen:
+                later = any(found.get("urn") == other for found in items[i + 1 :])
+                return f"resource {urn}'s {what} {other} {'comes after it' if later else 'is missing'}"
+        seen.add(urn)
+        counts[urn] += not item.get("delete")
+    twice = next((urn for urn, count in counts.items() if count > 1), None)
+    return f"duplicate resource {twice} (not marked for deletion)" if twice else ""
+
+
+def _references(item: Json) -> Iterator[tuple[str, str]]:
+    for key, what in (("parent", "parent"), ("deletedWith", "`deletedWith`")):
+        if item.get(key):
+            yield what, item[key]
+    for urn in item.get("dependencies") or []:
+        yield "dependency", urn
+    for key, found in (item.get("propertyDependencies") or {}).items():
+        for urn in found or []:
+            yield f"property dependency (from property {key})", urn
+
+
+def renamed(resource: Resource, aliases: dict[str, str]) -> Resource:
+    """A copy that refers to others by their new URNs."""
+    return resource.copy(
+        parent=rename(resource.parent, aliases),
+        provider=rename(resource.provider, aliases),
+        deleted_with=rename(resource.deleted_with, aliases),
+        dependencies=[rename(urn, aliases) for urn in resource.dependencies],
+        property_dependencies={
+            key: [rename(urn, aliases) for urn in found]
+            for key, found in resource.property_dependencies.items()
+        },
+    )
+
+
+def prune_references(resources: Iterable[Resource], gone: Iterable[Resource]) -> list[Resource]:
+    """Drop references to resources that no longer exist (after a refresh); the changed ones are returned.
+
+    Whose parent is gone gets the parent's own.
+    """
     kept = list(resources)
     urns = {resource.urn for resource in kept}
+    parents = {resource.urn: resource.parent for resource in gone}
     changed = []
     for resource in kept:
+        parent = resource.parent
+        while parent in parents and parent not in urns:
+            parent = parents[parent]
         dependencies = [urn for urn in resource.dependencies if urn in urns]
         of_properties = {
             key: [urn for urn in found if urn in urns]
             for key, found in resource.property_dependencies.items()
         }
         deleted_with = resource.deleted_with if resource.deleted_with in urns else ""
-        if (dependencies, of_properties, deleted_with) != (
+        if (parent, dependencies, of_properties, deleted_with) != (
+            resource.parent,
             resource.dependencies,
             resource.property_dependencies,
             resource.deleted_with,
         ):
+            resource.parent = parent
             resource.dependencies = dependencies
             resource.property_dependencies = of_properties
             resource.deleted_with = deleted_with

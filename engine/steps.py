@@ -106,9 +106,12 @@ class Steps:
         failure: PartialError | None = None
         if new.custom and not is_provider(new.type):
             provider = self._providers.get(new.provider)
+            timeout = new.custom_timeouts.get("create", 0)
             operation = snapshot.begin("creating", new)
             try:
-                new.id, outputs = self._call(operation, lambda: provider.create(new.urn, new.inputs))
+                new.id, outputs = self._call(
+                    operation, lambda: provider.create(new.urn, new.inputs, timeout=timeout)
+                )
             except PartialError as error:
                 failure, new.id = error, error.id
                 outputs = _half_made(error, new)
@@ -136,10 +139,12 @@ class Steps:
             failure: PartialError | None = None
             if self._snapshot and new.custom and not is_provider(new.type):
                 provider = self._providers.get(new.provider)
+                timeout = new.custom_timeouts.get("update", 0)
                 operation = self._snapshot.begin("updating", new)
                 try:
                     outputs = self._call(
-                        operation, lambda: provider.update(old, new.inputs, new.ignore_changes)
+                        operation,
+                        lambda: provider.update(old, new.inputs, new.ignore_changes, timeout=timeout),
                     )
                 except PartialError as error:
                     failure, outputs = error, _half_made(error, new)
@@ -186,11 +191,12 @@ class Steps:
         """Look up what is nobody's to change; also in a preview."""
         step = Step(events.READ, new.urn, new.type, old, new)
         with self._running(step):
-            new.id, new.outputs, inputs = provider.read(new)
+            new.id, outputs, inputs = provider.read(new)
             if not new.id:
                 raise EngineError(f"resource '{new.urn}' does not exist")
+            outputs = values.mark_secrets(outputs, new.inputs)  # there were no outputs to mark them by
             new.inputs = new.inputs if inputs is None else inputs
-            new.outputs = values.make_secret(new.outputs, new.additional_secret_outputs)
+            new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             if old is not None:
                 values.keep_ciphertexts(new.inputs, old.inputs)
                 values.keep_ciphertexts(new.outputs, old.outputs)
@@ -213,9 +219,10 @@ class Steps:
 
     def _resolved(self, urn: str) -> list[int]:
         """Creates of this resource that an earlier run left without an outcome: the provider has just looked."""
-        found = [op for op, pending in self._left_over.items() if pending.resource.urn == urn]
-        for op in found:
-            del self._left_over[op]
+        with self._idle:  # others take theirs
+            found = [op for op, pending in self._left_over.items() if pending.resource.urn == urn]
+            for op in found:
+                del self._left_over[op]
         return found
 
     def _call(self, operation: int, call: Callable[[], Any]) -> Any:
@@ -255,7 +262,14 @@ class _Running:
         self._count(1)
         self._slots.__enter__()
         self._step.started = time.monotonic()
-        self._listener.began(self._step)
+        try:
+            self._listener.began(self._step)
+        except (
+            BaseException
+        ):  # `__exit__` is not called then, and those who wait for this step would wait for ever
+            self._slots.__exit__(None, None, None)
+            self._count(-1)
+            raise
 
     def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
         self._slots.__exit__(None, None, None)

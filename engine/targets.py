@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import cache
 from typing import Final
 
 from engine.errors import EngineError
@@ -15,7 +16,7 @@ _UNKNOWN: Final = "Target '{}' could not be found in the stack. Did you forget t
 
 @dataclass(frozen=True)
 class Targets:
-    """URNs, or patterns of them (`**`); none at all means every resource.
+    """URNs, or patterns of them (`**` stands for anything, `*` for anything without a colon); none at all means every resource.
 
     `dependents`: what depends on a target is a target too (`--target-dependents`).
     """
@@ -28,13 +29,13 @@ class Targets:
 
     def has(self, urn: str) -> bool:
         """Whether the resource is meant."""
-        return not self.patterns or any(fnmatchcase(urn, pattern) for pattern in self.patterns)
+        return not self.patterns or any(_matches(urn, pattern) for pattern in self.patterns)
 
     def check_known(self, urns: Iterable[str], text: str = _UNKNOWN) -> None:
         """Raises EngineError with the text for a target that is no resource."""
         known = list(urns)
         for pattern in self.patterns:
-            if not any(fnmatchcase(urn, pattern) for urn in known):
+            if not any(_matches(urn, pattern) for urn in known):
                 raise EngineError(text.format(pattern))
 
     def among(self, resources: list[Resource]) -> list[Resource]:
@@ -53,6 +54,16 @@ class Targets:
                     )
                 going.add(resource.urn)
         return [resource for resource in resources if resource.urn in going]
+
+
+def _matches(urn: str, pattern: str) -> bool:
+    return bool(_compiled(pattern).fullmatch(urn))
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    parts = (re.escape(part).replace(r"\*", "[^:]*") for part in pattern.split("**"))
+    return re.compile(".*".join(parts), re.DOTALL)
 
 
 ALL = Targets()

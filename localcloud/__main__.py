@@ -32,6 +32,7 @@ SETTINGS = (
     ("nodes", int, "machines there are; more replicas wait (default 2)"),
     ("quota", int, "SaladCloud's limit on replicas (default 100)"),
     ("requests-per-minute", int, "SaladCloud's limit on requests (default 240)"),
+    ("key-write-seconds", float, "R2's least time between two writes of one key; 0: none (default 1)"),
     ("stop-grace-seconds", float, "time a node has to end before it is killed (default 10)"),
     ("work-race-seconds", float, "gap in which one job can reach two nodes (default 0)"),
 )

@@ -224,7 +224,13 @@ class Cloud:
         """Object storage."""
         state = self.state
         keys = Keys(open_database(self.home.database, any_thread=True), [state.s3_access_key_id])
-        app = build_storage(self.home.objects, state.s3_access_key_id, state.s3_secret_access_key, keys)
+        app = build_storage(
+            self.home.objects,
+            state.s3_access_key_id,
+            state.s3_secret_access_key,
+            keys,
+            self.settings.key_write_seconds,
+        )
         return RequestLogMiddleware(ExpectMiddleware(app), self.requests, lambda path: ("s3", path))
 
 

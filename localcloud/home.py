@@ -40,7 +40,8 @@ class Settings:
     """What `start` can be told. Seconds are real seconds; a value kept in HOME/settings.json stays until given again.
 
     `nodes` is how many machines there are: replicas beyond it wait in `allocating`, as on SaladCloud when no
-    machine is free. `quota` is SaladCloud's limit on replicas. `work_race_seconds` opens the gap between Kelpie's
+    machine is free. `quota` is SaladCloud's limit on replicas. `key_write_seconds` is R2's least time between two writes of
+    one key; 0: none. `work_race_seconds` opens the gap between Kelpie's
     SELECT and UPDATE in which one job reaches two nodes. `ban_machines` is Kelpie's ban of a machine from a job it
     failed (with it, a job that fails on every machine of a small group is never handed out again).
     """
@@ -54,6 +55,7 @@ class Settings:
     nodes: int = 2
     quota: int = 100
     requests_per_minute: int = 240
+    key_write_seconds: float = 1.0
     stop_grace_seconds: float = 10.0
     work_race_seconds: float = 0.0
     ban_machines: bool = False

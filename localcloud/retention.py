@@ -26,6 +26,8 @@ from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-un
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localcloud.bodies import read_body
+
 MOST_RULES = 1000
 MOST_BYTES = 1024 * 1024
 SECONDS_A_DAY = 86400
@@ -59,7 +61,7 @@ class RetentionMiddleware:
         try:
             self._storage.head_bucket(bucket)
             if scope["method"] == "PUT":
-                save_rules(self._storage.data_dir, bucket, parse_rules(await _body(receive)))
+                save_rules(self._storage.data_dir, bucket, parse_rules(await read_body(receive, MOST_BYTES)))
                 answer = Response(b"", 200)
             elif scope["method"] == "DELETE":
                 save_rules(self._storage.data_dir, bucket, [])
@@ -208,15 +210,6 @@ def _place(data: Path, bucket: str) -> Path:
     if "/" in bucket or not bucket:
         raise NoSuchBucket(resource=bucket)
     return data / ".nanio" / f"lifecycle-{bucket}.json"
-
-
-async def _body(receive: Receive) -> bytes:
-    body, more = b"", True
-    while more and len(body) <= MOST_BYTES:
-        message = await receive()
-        body += message.get("body") or b""
-        more = message.get("more_body", False)
-    return body
 
 
 async def run_sweeper(storage: Any, seconds: float = 3600) -> None:

@@ -11,6 +11,9 @@ nanio gives routes, XML, signatures and multipart uploads. Mended here, each see
 - A body in chunks (STREAMING-…, as SDKs send it with a trailing checksum) is refused, as R2 does; nanio takes those that are
   signed and stores the others with their framing.
 - There are no lifecycle rules (localcloud/retention.py).
+- What hangs on an object or a bucket (tags, ACLs, policies) is taken for the object or the bucket itself (localcloud/r2_refusals.py).
+- A multipart upload may have parts of any size (the same).
+- A key may be written at any rate (the same).
 - Keys are fixed; here those that the Cloudflare stand-in gives out count too, within their rights.
 
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
@@ -29,8 +32,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-# nanio ships no type information.
+# Neither ships type information.
+from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]
 from nanio.app import build_app  # type: ignore[import-untyped]
 from nanio.config import Settings as NanioSettings  # type: ignore[import-untyped]
 from nanio.errors import (  # type: ignore[import-untyped]
@@ -44,19 +49,23 @@ from nanio.errors import (  # type: ignore[import-untyped]
 from nanio.storage.backend import GetObjectResult, ListResult, ObjectInfo  # type: ignore[import-untyped]
 from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-untyped]
 from nanio.storage.metadata import write_metadata  # type: ignore[import-untyped]
+from nanio.storage.multipart import MultipartManager  # type: ignore[import-untyped]
 from nanio.storage.paths import metadata_path, object_path  # type: ignore[import-untyped]
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localcloud.bodies import again, read_body
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.rights import KeyResolver, RightsMiddleware
 from localcloud.listing import Page, page_of, walk_keys
+from localcloud.r2_refusals import WriteRate, check_features, check_parts
 from localcloud.retention import RetentionMiddleware, forget_rules
 
 CHUNK = 1024 * 1024
 TEMPORARY = ".tmp."
+MOST_COMPLETION_BYTES = 4 * 1024 * 1024  # nanio's own limit is less
 STREAMING = (
     b"STREAMING-"  # how x-amz-content-sha256 begins for a body in signed chunks, or with a trailing checksum
 )
@@ -80,6 +89,17 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
     Everything runs on one event loop, so what has no `await` in between is one step to all requests.
     """
 
+    def __init__(
+        self, data_dir: Path, *, chunk_size: int = CHUNK, write_rate: WriteRate | None = None
+    ) -> None:
+        super().__init__(data_dir, chunk_size=chunk_size)
+        self._write_rate = write_rate or WriteRate(0)
+
+    def begin_write(self, bucket: str, key: str) -> None:
+        """What has to hold before a byte is taken: this request's conditions, then the rate. Raises nanio's S3 errors."""
+        self.check_conditions(bucket, key)
+        self._write_rate.take(bucket, key)
+
     async def put_object(
         self,
         bucket: str,
@@ -94,7 +114,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
         expected_md5: str | None = None,
     ) -> Any:
         """Stream to a temporary file, check the conditions, rename. Raises nanio's S3 errors."""
-        self.check_conditions(bucket, key)
+        self.begin_write(bucket, key)
         staged = self._data_dir / ".nanio" / f"{TEMPORARY}{os.urandom(16).hex()}"
         try:
             digest, size = await _write_file(staged, body)
@@ -154,6 +174,21 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
             range_end=last,
         )
 
+    def sizes_of_parts(self, upload: str, body: bytes) -> list[int]:
+        """The sizes of those parts that CompleteMultipartUpload's body names. Raises NoSuchUpload.
+
+        What is no XML, or names parts that are not there, is left to nanio to refuse.
+        """
+        present = {
+            part.part_number: part.size for part in MultipartManager(self._data_dir).list_parts(upload)
+        }
+        try:
+            named = [one.text or "" for one in fromstring(body).iter() if one.tag.endswith("PartNumber")]
+        except ParseError:
+            return []
+        numbers = [int(text) for text in named if text.strip().isdigit()]
+        return [present[number] for number in numbers if number in present]
+
     def list_objects(
         self,
         bucket: str,
@@ -207,7 +242,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
 
 
 class StorageMiddleware:
-    """Runs between nanio's signature check and its handlers: hands on conditions, mends ranges, refuses framed bodies."""
+    """Runs between nanio's signature check and its handlers: refuses what R2 refuses, hands on conditions, mends ranges."""
 
     def __init__(self, app: ASGIApp, storage: ObjectStorage) -> None:
         self._app, self._storage = app, storage
@@ -216,25 +251,30 @@ class StorageMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         try:
-            scope = self._prepared(scope, dict(scope["headers"]))
+            scope = self._prepared(scope, query, dict(scope["headers"]))
+            if scope["method"] == "POST" and "uploadId" in query:
+                body = await read_body(receive, MOST_COMPLETION_BYTES)
+                check_parts(self._storage.sizes_of_parts(query["uploadId"], body))
+                self._storage.begin_write(*_place(scope))
+                receive = again(body)
         except S3Error as error:
             refusal = Response(error.to_xml(), error.http_status, media_type="application/xml")
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _prepared(self, scope: Scope, headers: dict[bytes, bytes]) -> Scope:
+    def _prepared(self, scope: Scope, query: dict[str, str], headers: dict[bytes, bytes]) -> Scope:
         signed_as = headers.get(b"x-amz-content-sha256", b"")
         if signed_as.startswith(STREAMING):
             raise NotImplemented_(
                 f"{_text(signed_as)} is not implemented: a body in chunks; set request_checksum_calculation=when_required"
             )
-        bucket, _, key = scope["path"].lstrip("/").partition("/")
+        check_features(scope["method"], query, headers)
+        bucket, key = _place(scope)
         if scope["method"] in ("PUT", "POST") and key:
             _conditions.set((_text(headers.get(b"if-none-match")), _text(headers.get(b"if-match"))))
-            if scope["method"] == "POST" and b"uploadId=" in scope["query_string"]:
-                self._storage.check_conditions(bucket, key)
         if scope["method"] == "GET" and key:
             return self._with_plain_range(scope, headers, bucket, key)
         return scope
@@ -250,10 +290,12 @@ class StorageMiddleware:
         return {**scope, "headers": [*rest, (b"range", f"bytes={first}-".encode())]}
 
 
-def build_storage(folder: Path, access_key_id: str, secret_access_key: str, keys: Keys) -> Starlette:
+def build_storage(
+    folder: Path, access_key_id: str, secret_access_key: str, keys: Keys, key_write_seconds: float
+) -> Starlette:
     """The S3 application on `folder`, after putting right what a kill may have left.
 
-    The access key given may do everything; `keys` are those of R2's tokens.
+    The access key given may do everything; `keys` are those of R2's tokens. `key_write_seconds`: between two writes of a key.
     """
     settings = NanioSettings(
         data_dir=folder.resolve(),
@@ -261,7 +303,9 @@ def build_storage(folder: Path, access_key_id: str, secret_access_key: str, keys
         credentials=KeyResolver(access_key_id, secret_access_key, keys),
     )
     app: Starlette = build_app(settings)
-    storage = ObjectStorage(settings.data_dir, chunk_size=settings.chunk_size)
+    storage = ObjectStorage(
+        settings.data_dir, chunk_size=settings.chunk_size, write_rate=WriteRate(key_write_seconds)
+    )
     storage.recover()
     app.state.storage = storage
     # The last of the list is the innermost: behind the signature check, inside nanio's error handling.
@@ -308,6 +352,12 @@ def _matches(condition: str, etag: str) -> bool:
 
 def _base64_of(hex_digest: str) -> str:
     return base64.b64encode(bytes.fromhex(hex_digest)).decode()
+
+
+def _place(scope: Scope) -> tuple[str, str]:
+    """(bucket, key) of a request; both may be empty."""
+    bucket, _, key = scope["path"].lstrip("/").partition("/")
+    return bucket, key
 
 
 def _text(value: bytes | None) -> str | None:

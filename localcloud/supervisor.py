@@ -209,7 +209,7 @@ class Supervisor:
     def _try_to_launch(self, instance: sqlite3.Row) -> None:
         try:
             self._launch(instance)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - one group that no process can be made of must not end the others
             log.error("node %s cannot be started, tried again later: %s", instance["id"], error)
             later = now() + MOST_WAIT_SECONDS
             self._db.execute("UPDATE instances SET not_before = ? WHERE id = ?", (later, instance["id"]))

@@ -62,6 +62,7 @@ ASIDE = Path("set-aside")  # not in the synced folder
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 MOST_JSON, MOST_HEADER = 16 << 20, 4 << 20  # bytes; FLUX LoRAs have headers of some 200 KB
 CLOCK_SECONDS = 3.0
+PROGRESS_SECONDS = 2
 MOST_LIVES = 10  # with no new checkpoint; a whole container that dies of memory is never counted by the queue
 # Files in the output folder that are no checkpoints. ai-toolkit loads whatever begins with the job's name
 # (get_latest_save_path), so no job may be called like the beginning of one of these.
@@ -95,7 +96,7 @@ _secrets = [line for name in _names for line in os.environ[name].split("\n") if 
 def check_stopped() -> None:
     """Called in every loop: an exception out of the handler itself could strike inside Popen."""
     if signal.SIGINT in _received:
-        raise EndError(-signal.SIGINT, "cancelled")
+        raise EndError(-signal.SIGINT, "canceled")
     if _received or os.getppid() != _parent:  # without the worker whatever is trained from now on is lost
         raise EndError(-signal.SIGTERM, "interrupted")
 
@@ -505,7 +506,9 @@ class Progress:
         return report | ({"checkpoints_lost": True} if self.lost else {})
 
     def write(self, state: str = "", message: str | None = None, *, force: bool = False) -> None:
-        """At most once a second unless the state changes or a checkpoint is due, every 30 s without news.
+        """Every 2 s at most unless the state changes or a checkpoint is due, every 30 s without news.
+
+        R2 takes one write a second of one key, and the worker sends a change up to a second late.
 
         A full disk ends nothing here.
         """
@@ -514,7 +517,7 @@ class Progress:
         saves = self.step // self.settings.save_every
         key, at = (self.state, self.message, saves, self.step), time.monotonic()
         force = force or key[:3] != self._written[:3]
-        if not force and at - self._written_at < (1 if key != self._written else 30):
+        if not force and at - self._written_at < (PROGRESS_SECONDS if key != self._written else 30):
             return
         self._written, self._written_at = key, at
         try:

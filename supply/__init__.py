@@ -1,1 +1,4 @@
-"""What is installed here, by whose leave and with which known faults: for developers, nothing else imports it."""
+"""What is installed here, by whose leave and with which known faults.
+
+For developers (`make lock`, `make licences`, `make audit`): nothing else imports it.
+"""

@@ -1,24 +1,36 @@
-"""What the documents tell to type exists: commands, their options, targets of make, settings."""
+"""What the documents tell to type exists: commands, their options, targets of make, settings; and what they link to."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from commands.__main__ import COMMANDS
+from tests.support.documents import DATED, DOCUMENTS, LANGUAGES, NEEDS, ROOT, blocks, commands, fault
+from tests.test_imports import FOLDERS, MAY_IMPORT
 from training.settings import StackSettings
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CALL = re.compile(r"\./flux ([a-z]+)([^`\n]*)")
 TARGET = re.compile(r"`make ([a-z]+)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ALL = [*DOCUMENTS, *DATED]
+# No package: what it holds lies beside the job on a node, as in the trainer's image.
+IMAGE = ROOT / "localcloud/trainer"
+# A base class, and what holds the others.
+NO_ROW = {"FluxProvider", "TrainingPipeline"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def place(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("document", ALL, ids=place)
 def test_every_command_that_is_told_exists_with_its_options(document: Path) -> None:
     unknown = []
     for name, rest in CALL.findall(document.read_text(encoding="utf-8")):
@@ -32,21 +44,124 @@ def test_every_command_that_is_told_exists_with_its_options(document: Path) -> N
     assert unknown == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", ALL, ids=place)
 def test_every_target_of_make_that_is_told_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(TARGET.findall(document.read_text(encoding="utf-8"))) <= targets
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=place)
+def test_every_block_says_what_it_is_and_can_be_typed(document: Path) -> None:
+    """Those without a need are also run: tests/e2e/test_e2e_documents.py."""
+    found = blocks(document)
+    fences = re.findall(r"^ *```", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * len(found)
+    for block in found:
+        assert block.language in LANGUAGES, f"{block.place}: {block.language or 'nothing'} behind the fence"
+        assert [word for word in block.needs if word not in NEEDS] == [], block.place
+        if block.language != "sh":
+            assert block.needs == (), f"{block.place} holds no commands"
+            continue
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+        faults = [fault(words, block.needs) for words in commands(block)]
+        assert faults, f"{block.place} is empty"
+        assert list(filter(None, faults)) == [], block.place
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=place)
 def test_every_setting_in_an_example_is_one(document: Path) -> None:
     known = {field.alias or name for name, field in StackSettings.model_fields.items()}
-    examples = re.findall(r"```yaml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-    keys = re.findall(r"flux-training:([A-Za-z]+):", "\n".join(examples))
-    assert [key for key in keys if key not in known] == []
-    for example in examples:
-        yaml.safe_load(
-            "\n".join(line.removeprefix("   ") for line in example.split("\n"))
-            if example[:1] == " "
-            else example
+    for block in blocks(document):
+        if block.language == "yaml":
+            keys = re.findall(r"flux-training:([A-Za-z]+):", block.text)
+            assert [key for key in keys if key not in known] == [], block.place
+            yaml.safe_load(block.text)
+
+
+@pytest.mark.parametrize("document", ALL, ids=place)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lost = []
+    for target in LINK.findall(text):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        file = document if not path else document.parent / path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            lost.append(target)
+    assert lost == []
+
+
+def anchors(document: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs/engine.md").read_text(
+        encoding="utf-8"
+    )
+    told = {Path(link.partition("#")[0]).name for link in LINK.findall(text)}
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in told] == []
+
+
+def test_the_decisions_are_all_in_their_index_with_their_dates() -> None:
+    folder = ROOT / "docs/decisions"
+    rows = re.findall(r"\[(\d{4})\]\((\S+?)\), (\d{4}-\d\d-\d\d)", (folder / "README.md").read_text("utf-8"))
+    written = []
+    for path in sorted(folder.glob("0*.md")):
+        head = re.match(r"# (\d{4}) .* \((\d{4}-\d\d-\d\d)\)\n", path.read_text(encoding="utf-8"))
+        assert head, f"{path.name} does not begin with its number, name and date"
+        written.append((head[1], path.name, head[2]))
+    assert rows == written
+
+
+def test_every_resource_has_its_row_in_architecture() -> None:
+    told = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Resources")[2]
+    names = {
+        node.name
+        for path in (ROOT / "components").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and any("Resource" in ast.unparse(base) for base in node.bases)
+    }
+    resources = {"ContainerGroup" if name == "TrainingGroup" else name for name in names} - NO_ROW
+    assert len(resources) > 5
+    assert [name for name in sorted(resources) if f"`{name}`" not in told] == []
+
+
+def test_architecture_tells_what_may_import_what() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    told = {
+        folder: set() if allowed == "nothing" else set(allowed.split(", "))
+        for folder, allowed in re.findall(
+            r"^\| `(\w+)(?:/|\.py)` \| .* \| ([a-z, ]+) \|$", text, re.MULTILINE
         )
+    }
+    assert told == MAY_IMPORT
+
+
+@pytest.mark.parametrize("top", [*FOLDERS, "bench"])
+def test_every_package_says_in_two_lines_what_belongs_there(top: str) -> None:
+    packages = {path.parent for path in (ROOT / top).rglob("*.py")} - {IMAGE}
+    assert packages
+    for package in packages:
+        text = (package / "__init__.py").read_text(encoding="utf-8")
+        lines = (ast.get_docstring(ast.parse(text)) or "").split("\n")
+        assert 2 <= len([line for line in lines if line]) <= 4, package
+
+
+def test_a_wrong_block_is_found() -> None:
+    for line in (
+        "make trian",
+        "./flux tarin",
+        "./flux status --wach",
+        "./flux webhook listen",
+        ".venv/bin/python -m localcloud chaos bad-cpu",
+        ".venv/bin/python -m engine output",
+        ".venv/bin/python -m pytest tests/none",
+        "curl http://127.0.0.1",
+        "rm -rf x",
+        "cp none.example x",
+    ):
+        assert fault(line.split(), ()), line

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.cost import HOUR, Bill, Line
+from training.cost import HOUR, Bill, Line, Rate
+from training.gpu import mapping
 from training.progress import number
 from training.settings import BudgetSettings
+from training.words import one_line
 
+LONGEST_GPU = 100
 NOBODY_PAYS = "Nothing is paid for the cloud on this machine: its prices are examples."
 
 
@@ -72,16 +75,25 @@ def announce(bill: Bill, local: bool) -> str:
     if bill.lines:
         closing = f"Times from {'; '.join(bases(bill))}." + (f" {NOBODY_PAYS}" if local else "")
         parts = [f"Estimated cost on {heading(bill)}:", table(bill), closing]
-    return "\n".join([*parts, *([standing_charge(bill)] if bill.always else [])])
+    return "\n".join(filter(None, [*parts, standing_charge(bill)]))
 
 
 def standing_charge(bill: Bill) -> str:
     """What replicas cost that stay without work; empty when none does."""
-    if not bill.always:
-        return ""
-    price = bill.rate.usd_an_hour
-    a_day = "" if price is None else f": {dollars(24 * price * bill.always)} a day"
-    return f"cluster.minReplicas keeps {bill.always} rented also without work, in no sum above{a_day}."
+    told = []
+    if bill.always:
+        words = f"cluster.minReplicas keeps {bill.always} rented also without work, in no sum above"
+        told.append(f"{words}{_a_day(bill.rate, bill.always)}.")
+    if bill.dev:
+        words = (
+            f"dev.enabled keeps a replica of its own ({bill.dev.gpu}) rented day and night, in no sum above"
+        )
+        told.append(f"{words}{_a_day(bill.dev, 1)}.")
+    return " ".join(told)
+
+
+def _a_day(rate: Rate, replicas: int) -> str:
+    return "" if rate.usd_an_hour is None else f": {dollars(24 * rate.usd_an_hour * replicas)} a day"
 
 
 def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
@@ -128,19 +140,19 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
 def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:
     """A run's cost as stack outputs have it: the estimate of its run.json, and what its GPU time so far comes to at that price.
 
-    The latter is an estimate of the bill too: SaladCloud gives no bill of a job, and a worker's down- and uploads are not in it.
+    Both objects can be written by a node. The latter is an estimate of the bill too: SaladCloud gives no bill of a job, and a worker's down- and uploads are not in it.
     """
-    estimate = record.get("estimate")
-    estimate = estimate if isinstance(estimate, Mapping) else {}
-    price, gpu_seconds = estimate.get("usd_an_hour"), number(progress.get("gpu_seconds"))
+    estimate = mapping(record.get("estimate"))
+    gpu, price = estimate.get("gpu"), number(estimate.get("usd_an_hour"))
+    gpu_seconds = number(progress.get("gpu_seconds"))
     cost: dict[str, Any] = {
-        "gpu": estimate.get("gpu"),
+        "gpu": one_line(gpu, LONGEST_GPU) if isinstance(gpu, str) else None,
         "usdAnHour": price,
-        "estimateUsd": estimate.get("usd"),
-        "estimateHours": _in_hours(estimate.get("seconds")),
+        "estimateUsd": number(estimate.get("usd")),
+        "estimateHours": _in_hours(number(estimate.get("seconds"))),
         "actualHours": _in_hours(gpu_seconds),
     }
-    if isinstance(price, int | float) and gpu_seconds is not None:
+    if price is not None and gpu_seconds is not None:
         cost["actualUsd"] = round(gpu_seconds / HOUR * price, 4)
     return {key: value for key, value in cost.items() if value is not None}
 
@@ -154,5 +166,5 @@ def beside(cost: Mapping[str, Any]) -> str:
     return f"about {dollars(spent)} for {hours(time * HOUR)} of GPU{estimated}"
 
 
-def _in_hours(seconds: object) -> float | None:
-    return round(seconds / HOUR, 4) if isinstance(seconds, int | float) else None
+def _in_hours(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds / HOUR, 4)

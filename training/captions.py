@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.errors import BadInput
 from training.files import natural_key
 from training.lint.captions import REFUSAL
+from training.lint.gather import UNREADABLE, read_caption
 from training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
 MODEL = "gpt-4.1-nano"
@@ -65,8 +67,17 @@ class Caption:
 
 
 def uncaptioned(dataset: Path) -> list[Path]:
-    """The images without a caption, or with an empty one, in their natural order."""
+    """The images without a caption, or with an empty one, in their natural order. Raises BadInput when one cannot be read."""
     images = [file for file in dataset.iterdir() if is_image(file)]
+    findings = [
+        f"{fault.path}: {fault.message}; mend it or take it away"
+        for image in images
+        if (fault := read_caption(image.with_suffix(CAPTION_SUFFIX)).fault)
+        and fault.code == UNREADABLE
+        and has_caption(image)
+    ]
+    if findings:
+        raise BadInput(findings)
     return sorted((file for file in images if not has_caption(file)), key=lambda file: natural_key(file.name))
 
 
@@ -75,11 +86,13 @@ def is_image(file: Path) -> bool:
 
 
 def has_caption(image: Path) -> bool:
-    """A file of white space is none: ai-toolkit would train it with an empty prompt."""
+    """A file of white space is none: ai-toolkit would train it with an empty prompt. What cannot be read is not ours to write over."""
     try:
         return bool(image.with_suffix(CAPTION_SUFFIX).read_bytes().strip(b" \t\r\n\xef\xbb\xbf"))
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
 
 
 def judge(answer: Answer) -> Caption:

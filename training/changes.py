@@ -7,26 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from training.config_diff import MISSING, different, is_secret, label, shown
 from training.gpu import mapping
 from training.trainer_config import document_of
+from training.words import counted
 
-# What people call these settings of config.process[0]; others are named by their place.
-LABELS = {
-    "datasets.0.resolution": "resolution",
-    "network.linear": "rank",
-    "network.linear_alpha": "alpha",
-    "network.rank": "rank",
-    "sample.prompts": "sample prompts",
-    "train.batch_size": "batch size",
-    "train.lr": "learning rate",
-    "train.optimizer": "optimizer",
-    "train.steps": "steps",
-    "trigger_word": "trigger word",
-}
-PROCESS = "config.process.0."
-SECRET_WORDS = ("token", "secret", "password", "key")
 LONGEST = 40
-MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -62,14 +48,14 @@ class Changes:
     @property
     def reasons(self) -> tuple[str, ...]:
         """`3 captions changed`, `learning rate 1e-4 → 2e-4`, …; empty when nothing differs."""
-        counted = [
+        parts = [
             (len(self.added), "image", "added"),
             (len(self.removed), "image", "removed"),
             (len(self.replaced), "image", "replaced"),
             (len(self.renamed), "image", "renamed"),
             (len(self.captions), "caption", "changed"),
         ]
-        images = [f"{count(number, word)} {done}" for number, word, done in counted if number]
+        images = [f"{counted(number, word)} {done}" for number, word, done in parts if number]
         return (*images, *self.settings)
 
 
@@ -100,12 +86,8 @@ def changes(before: Inputs, after: Inputs) -> Changes:
 
 def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
     if before.raw_config != after.raw_config:
-        old, new = (dict(_leaves(document_of(one.raw_config))) for one in (before, after))
-        found = [
-            _difference(path, old.get(path, MISSING), new.get(path, MISSING))
-            for path in sorted(old.keys() | new.keys())
-            if old.get(path, MISSING) != new.get(path, MISSING)
-        ]
+        old, new = (document_of(one.raw_config) for one in (before, after))
+        found = [_difference(*one) for one in different(old, new)]
         yield from found or ["train.yml differs in comments or layout only"]
     if before.attempt != after.attempt:
         yield f"attempt {before.attempt} → {after.attempt}"
@@ -116,51 +98,17 @@ def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
 def _images(manifest: bytes) -> dict[str, Mapping[str, Any]]:
     try:
         images = mapping(json.loads(manifest)).get("images")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(name): mapping(image) for name, image in mapping(images).items()}
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of all that is no mapping; a list counts as one value unless it holds mappings."""
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            yield from _leaves(below, f"{path}{key}.")
-    elif isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
-        for number, below in enumerate(value):
-            yield from _leaves(below, f"{path}{number}.")
-    else:
-        yield path.rstrip("."), value
-
-
 def _difference(path: str, old: object, new: object) -> str:
-    name = path.removeprefix(PROCESS)
-    label = LABELS.get(name, name)
-    shown_old, shown_new = shown(old), shown(new)
-    secret = any(word in name.rsplit(".", 1)[-1].lower() for word in SECRET_WORDS)
-    if secret or len(shown_old) > LONGEST or len(shown_new) > LONGEST or shown_old == shown_new:
-        return f"{label} changed"
+    name, shown_old, shown_new = label(path), shown(old), shown(new)
+    if is_secret(path) or len(shown_old) > LONGEST or len(shown_new) > LONGEST or shown_old == shown_new:
+        return f"{name} changed"
     if old is MISSING:
-        return f"{label} {shown_new} (was not set)"
+        return f"{name} {shown_new} (was not set)"
     if new is MISSING:
-        return f"{label} no longer set (was {shown_old})"
-    return f"{label} {shown_old} → {shown_new}"
-
-
-def shown(value: object) -> str:
-    """A value as people write it: `1e-4`, `512, 768`, `true`."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, float):
-        text = f"{value:g}" if abs(value) >= 0.001 or value == 0 else f"{value:.6e}"
-        mantissa, _, exponent = text.partition("e")
-        short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{short}e{int(exponent)}" if exponent else short
-    if isinstance(value, list):
-        return ", ".join(shown(entry) for entry in value)
-    return str(value)
-
-
-def count(number: int, word: str) -> str:
-    """`1 image`, `3 images`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+        return f"{name} no longer set (was {shown_old})"
+    return f"{name} {shown_old} → {shown_new}"

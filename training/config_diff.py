@@ -1,56 +1,84 @@
-"""What differs between two runs: settings of their train.yml by the names people use (`train.lr`), images, captions."""
+"""What differs between the train.yml of two runs, in the names and the way of writing that people use: for plan and report alike."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PROCESS = "config.process[0]."
+# What people call these settings of config.process[0]; others are named by their place.
+LABELS = {
+    "datasets.0.resolution": "resolution",
+    "network.linear": "rank",
+    "network.linear_alpha": "alpha",
+    "network.rank": "rank",
+    "sample.prompts": "sample prompts",
+    "train.batch_size": "batch size",
+    "train.lr": "learning rate",
+    "train.optimizer": "optimizer",
+    "train.steps": "steps",
+    "trigger_word": "trigger word",
+}
+PROCESS = "config.process.0."
+SECRET_WORDS = ("token", "secret", "password", "key")
+HIDDEN = "hidden"
 ABSENT = "—"
+MISSING = object()
 
 
 @dataclass(frozen=True)
 class Change:
-    """One setting; ABSENT where a side does not have it."""
+    """One setting, or one image's caption; ABSENT where a side does not have it."""
 
     key: str
     before: str
     after: str
 
 
-def flatten(document: Any, prefix: str = "") -> dict[str, str]:
-    """Every value of a document by its dotted path. What lies in config.process[0] goes without that prefix."""
-    if isinstance(document, Mapping) and document:
-        found: dict[str, str] = {}
-        for key, value in document.items():
-            found |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    nested = isinstance(document, list) and any(isinstance(item, Mapping | list | str) for item in document)
-    if nested:
-        found = {}
-        for index, item in enumerate(document):
-            found |= flatten(item, f"{prefix}[{index}]")
-        return found
-    return {prefix.removeprefix(PROCESS): _shown(document)}
+def leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of all that is no mapping; a list counts as one value unless it holds mappings.
+
+    What lies in config.process[0] goes without that prefix.
+    """
+    if isinstance(document, Mapping):
+        for key, below in document.items():
+            yield from leaves(below, f"{path}{key}.")
+    elif isinstance(document, list) and any(isinstance(entry, Mapping) for entry in document):
+        for number, below in enumerate(document):
+            yield from leaves(below, f"{path}{number}.")
+    else:
+        yield path.rstrip(".").removeprefix(PROCESS), document
 
 
-def changes(before: Any, after: Any) -> list[Change]:
-    """What is different, by name."""
-    old, new = flatten(before), flatten(after)
+def different(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """(path, before, after) of what is not the same in both, by path; MISSING where a side does not have it."""
+    old, new = dict(leaves(before)), dict(leaves(after))
     return [
-        Change(key, old.get(key, ABSENT), new.get(key, ABSENT))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        (path, old.get(path, MISSING), new.get(path, MISSING))
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path, MISSING) != new.get(path, MISSING)
+    ]
+
+
+def setting_changes(before: Any, after: Any) -> list[Change]:
+    return [
+        Change(label(path), shown_of(path, old), shown_of(path, new))
+        for path, old, new in different(before, after)
     ]
 
 
 def differing(documents: Sequence[Any]) -> dict[str, list[str]]:
     """The settings that are not the same in all documents, each with its value in every one of them."""
-    flat = [flatten(document) for document in documents]
-    keys = sorted(set().union(*flat)) if flat else []
-    values = {key: [one.get(key, ABSENT) for one in flat] for key in keys}
-    return {key: row for key, row in values.items() if len(set(row)) > 1}
+    flat = [dict(leaves(document)) for document in documents]
+    paths = sorted(set().union(*flat)) if flat else []
+    values = {path: [one.get(path, MISSING) for one in flat] for path in paths}
+    found: dict[str, list[str]] = {}
+    for path, row in values.items():
+        if any(value != row[0] for value in row):
+            # Two paths may have one name: `rank` is `network.linear` to some, `network.rank` to others.
+            found[path if label(path) in found else label(path)] = [shown_of(path, value) for value in row]
+    return found
 
 
 def caption_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
@@ -62,11 +90,31 @@ def caption_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list
     ]
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
+def label(path: str) -> str:
+    """`learning rate` for `train.lr`."""
+    return LABELS.get(path, path)
+
+
+def is_secret(path: str) -> bool:
+    return any(word in path.rsplit(".", 1)[-1].lower() for word in SECRET_WORDS)
+
+
+def shown_of(path: str, value: object) -> str:
+    """A setting's value for a table: not that of a secret, and ABSENT for MISSING."""
+    if value is MISSING:
+        return ABSENT
+    return HIDDEN if is_secret(path) else shown(value)
+
+
+def shown(value: object) -> str:
+    """A value as people write it: `1e-4`, `512, 768`, `true`."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
     if isinstance(value, float):
-        return f"{value:g}"
-    if value is None:
-        return "null"
+        text = f"{value:g}" if abs(value) >= 0.001 or value == 0 else f"{value:.6e}"
+        mantissa, _, exponent = text.partition("e")
+        short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{short}e{int(exponent)}" if exponent else short
+    if isinstance(value, list):
+        return ", ".join(shown(entry) for entry in value)
     return str(value)

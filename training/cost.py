@@ -195,7 +195,8 @@ class Bill:
     """The estimate of all that a change would train and of what is still unfinished: what the budget is held against.
 
     `idle_seconds` of all replicas together: after its last job each waits for the idle threshold and Kelpie's next look.
-    `always`: replicas that are never scaled down; what they cost without work is in no sum.
+    `always`: replicas that are never scaled down; `dev`: what the dev group's one replica is, where there is one. What they cost
+    without work has no end and is in no sum.
     """
 
     rate: Rate
@@ -203,6 +204,7 @@ class Bill:
     idle_seconds: float = 0.0
     replicas: int = 0
     always: int = 0
+    dev: Rate | None = None
 
     @property
     def idle_usd(self) -> float | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.errors import BadInput
-from training.folder import ImageSet, JobFolder, image_set, job_folder
-from training.lint.check import check, refuse_unusable
+from training.folder import ImageSet, JobFolder, image_set, job_folder, read_config, read_images
+from training.lint.check import check
 from training.lint.finding import Finding, Problem
 from training.lint.gather import FileFacts
 from training.lint.registry import Subject
@@ -17,7 +17,6 @@ from training.lint.rules import NEEDED
 from training.lint.stack import rule_of
 from training.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from training.settings import JobSettings, StackSettings, nearest
-from training.trainer_config import read_trainer_file
 
 GLOB_CHARACTERS = frozenset("*?[")
 # What findings about the list of jobs name as their place.
@@ -116,12 +115,8 @@ def gather_jobs(
 
 
 def read_job(jobs_folder: Path, name: str, dataset: str | None) -> tuple[JobFolder, ImageSet]:
-    """One job's train.yml and images, each file read; raises BadInput with the findings of both."""
-    path = jobs_folder / name
-    facts = FileFacts().dataset(jobs_folder / (dataset or name))
-    subject = Subject(name, path, read_trainer_file(path), facts)
-    refuse_unusable(subject)
-    return _job_of(subject)
+    """One job's train.yml and images; raises BadInput. Images that fifty jobs train on are decoded once (training/file_cache.py)."""
+    return read_config(jobs_folder / name), read_images(jobs_folder / (dataset or name))
 
 
 def folder_names(jobs_folder: Path) -> list[str]:

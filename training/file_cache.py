@@ -13,19 +13,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from training.files import write_atomically
 
 CACHE_FOLDER = ".flux-cache"
 NO_CACHE_VARIABLE = "FLUX_NO_CACHE"
 VERSION = 1
 # Longer than the ticks of any file system's clock (FAT: 2 seconds).
 SETTLED_SECONDS = 2.5
+
+
+def is_off(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether everything is read again: `FLUX_NO_CACHE=0` is as good as nothing."""
+    return environ.get(NO_CACHE_VARIABLE, "") not in ("", "0")
 
 
 def scan(folder: Path) -> list[tuple[Any, ...]]:
@@ -58,7 +63,7 @@ class FolderCache:
     @staticmethod
     def of(folder: Path, environ: Mapping[str, str] = os.environ) -> FolderCache:
         """The cache of a folder, below the current directory: the checkout. None is used when the environment says so."""
-        if environ.get(NO_CACHE_VARIABLE, "") not in ("", "0"):
+        if is_off(environ):
             return FolderCache(None)
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:24]
         return FolderCache(Path(CACHE_FOLDER) / "folders" / name)
@@ -77,9 +82,11 @@ class FolderCache:
             return None
 
     def save(self, signature: str, facts: Mapping[str, Any], content: bytes) -> None:
+        if self.place is None:
+            return
         digest = hashlib.sha256(content).hexdigest()
         head = {**facts, "version": VERSION, "signature": signature, "sha256": digest}
-        _write(self.place, json.dumps(head).encode() + b"\n" + content)
+        keep(self.place, json.dumps(head).encode() + b"\n" + content)
 
 
 def signature_of(scanned: list[tuple[Any, ...]]) -> str:
@@ -89,20 +96,20 @@ def signature_of(scanned: list[tuple[Any, ...]]) -> str:
 
 def all_settled(scanned: list[tuple[Any, ...]]) -> bool:
     """Whether the signature of these is sure to change with the next write to any of them."""
+    return are_settled(time_ns for _, _, _, *times, _ in scanned for time_ns in times)
+
+
+def are_settled(times_ns: Iterable[int]) -> bool:
+    """Whether a write from now on gives a file another time than any of these."""
     limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-    return all(max(mtime_ns, ctime_ns) < limit for _, _, _, mtime_ns, ctime_ns, _ in scanned)
+    return all(time_ns < limit for time_ns in times_ns)
 
 
-def _write(path: Path | None, data: bytes) -> None:
-    """Atomically; without a place to write to, not at all."""
-    if path is None:
-        return
-    with suppress(OSError):
+def keep(path: Path, data: bytes) -> bool:
+    """Written whole and put in place at once; False where that cannot be."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_atomically(path, data, lasting=False)
+    except OSError:
+        return False
+    return True

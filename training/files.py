@@ -15,9 +15,9 @@ from training.errors import FluxError
 NEW_FILE_MODE = 0o644
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """The whole new content or the old file: also after kill -9, and after a power cut."""
-    with _written_beside(path, content) as partial:
+def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
+    """The whole new content or the old file: also after kill -9, and if it is `lasting`, after a power cut."""
+    with _written_beside(path, content, lasting) as partial:
         partial.replace(path)
 
 
@@ -32,15 +32,16 @@ def write_new(path: Path, content: str | bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, content: str | bytes) -> Iterator[Path]:
+def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> Iterator[Path]:
     raw = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         partial.chmod(path.stat().st_mode if path.exists() else NEW_FILE_MODE)
         yield partial
     finally:

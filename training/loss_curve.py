@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from training.progress import MOST
+
 # More lines than any training has steps: the rest is not looked at.
 MOST_LINES = 1_000_000
+# No loss tells anything below this; ticks are rounded to less.
+LEAST_SPAN = 1e-9
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ def parse_losses(text: str) -> list[Point]:
             point = Point(int(step), float(loss))
         except ValueError:
             continue
-        if point.step > 0 and math.isfinite(point.loss):
+        # Not what a node wrote to end this program: numbers that no training has (NaN is not below MOST either).
+        if 0 < point.step <= MOST and abs(point.loss) <= MOST:
             found[point.step] = point.loss
     return [Point(step, found[step]) for step in sorted(found)]
 
@@ -60,8 +65,8 @@ def thin_out(points: Sequence[Point], most: int) -> list[Point]:
 
 def round_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
-    if high - low <= 1e-6 * max(abs(low), abs(high)):  # a flat line, give or take a rounding
-        high = low + (abs(low) or 1.0)
+    if high - low <= max(LEAST_SPAN, 1e-6 * max(abs(low), abs(high))):  # a flat line, give or take a rounding
+        high = low + (abs(low) if abs(low) > LEAST_SPAN else 1.0)
     raw = (high - low) / max(1, about)
     power = 10.0 ** math.floor(math.log10(raw))
     apart = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))

@@ -12,6 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Bytes of `manifest.json` that the launcher reads (MOST_JSON in node/launch.py); the rest would be cut off.
+LARGEST_MANIFEST = 16 * 1024 * 1024
+# What JSON of another form than the expected one raises; an object in a bucket can also say 1e999, or nest lists without end.
+NOT_SO = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True)
 class Image:
@@ -43,7 +48,7 @@ def parse_dataset_index(raw: bytes) -> dict[str, Image]:
     try:
         entries = json.loads(raw)["images"].items()
         return {name: Image(name, int(entry["size"]), str(entry["sha256"])) for name, entry in entries}
-    except (KeyError, TypeError, AttributeError) as error:
+    except NOT_SO as error:
         raise ValueError("not a dataset index") from error
 
 
@@ -61,6 +66,6 @@ def parse_manifest(raw: bytes) -> tuple[dict[str, Image], dict[str, str]]:
     try:
         entries = json.loads(raw)["images"]
         captions = {name: str(entry["caption"]) for name, entry in entries.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except NOT_SO as error:
         raise ValueError("not a manifest") from error
     return parse_dataset_index(raw), captions

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from training.changes import Changes, count
+from training.changes import Changes
 from training.cost import Bill, Line
 from training.gpu import mapping
 from training.lint.finding import LintReport
 from training.run_state import COMPLETED, ENDED, Standing
+from training.words import counted
 
 JOB_TYPE = "TrainingJob"
 DATASET_TYPE = "Dataset"
@@ -25,8 +26,13 @@ KINDS = {
     "Bucket": "bucket",
     "ContainerGroup": "container group",
     "ScalingRule": "scaling rule",
+    "DevGroup": "dev container group",
+    "NodeKeys": "key of the nodes",
     DATASET_TYPE: "dataset",
 }
+# What holds others together, or tells Pulumi where they are: nothing becomes of it that its parts do not tell. DeclaredRuns repeats the jobs.
+NOT_TOLD = ("pulumi:", "flux:index:")
+BOOKKEEPING = {"DeclaredRuns"}
 OPS = {"create": "is made", "update": "is changed", "replace": "is made anew", "delete": "is taken down"}
 
 
@@ -35,7 +41,7 @@ class What(StrEnum):
 
     NEW = "new"
     AGAIN = "again"
-    CANCELLED = "cancelled"
+    CANCELED = "canceled"
     REMOVED = "removed"
     ADOPTED = "taken over"
     FAILED = "failed before"
@@ -104,7 +110,7 @@ class Plan:
 
 
 def read_steps(preview: Mapping[str, Any]) -> list[Step]:
-    """The preview's steps on the project's resources, one for each URN."""
+    """The preview's steps on whatever is made, paid for or restarted, one for each URN: also on kinds that have no name here."""
     by_urn: dict[str, list[Mapping[str, Any]]] = {}
     for step in preview.get("steps") or []:
         by_urn.setdefault(str(mapping(step).get("urn", "")), []).append(mapping(step))
@@ -113,8 +119,9 @@ def read_steps(preview: Mapping[str, Any]) -> list[Step]:
 
 def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> Step | None:
     qualified, _, name = urn.rpartition("::")
-    kind = qualified.rpartition("::")[2].rpartition("$")[2].rpartition(":")[2]
-    if kind not in (JOB_TYPE, *KINDS):
+    type_ = qualified.rpartition("::")[2].rpartition("$")[2]
+    kind = type_.rpartition(":")[2]
+    if type_.startswith(NOT_TOLD) or kind in BOOKKEEPING:
         return None
     ops = {str(step.get("op")) for step in steps}
     op = "replace" if ops & REPLACING else "delete" if ops & GONE else next(iter(sorted(ops)))
@@ -154,10 +161,10 @@ def plan_job(
     )
     if step.op == "delete":
         left = f"run {old_run} is taken out of the queue; what it has saved stays in the bucket"
-        return replace(job, what=What.CANCELLED, reasons=(left,)) if old_unfinished else job
+        return replace(job, what=What.CANCELED, reasons=(left,)) if old_unfinished else job
     what, reasons = _fate(step, standing, past)
     if old_unfinished and old_run != new_run:
-        reasons = (*reasons, f"its unfinished run {old_run} is cancelled")
+        reasons = (*reasons, f"its unfinished run {old_run} is canceled")
     paid = line if what in (What.NEW, What.AGAIN, What.RUNNING) else None
     return replace(job, what=what, reasons=reasons, line=paid)
 
@@ -189,22 +196,22 @@ def _fate(step: Step, standing: Standing | None, past: Changes | None) -> tuple[
 
 
 def cluster_lines(steps: Iterable[Step]) -> tuple[str, ...]:
-    """`container group cluster is changed: gpu`, for what is no job and no dataset."""
+    """`container group is changed: gpu`, for what is no job and no dataset; `BucketPolicy only-https is made` of what has no name here."""
     found = []
     for step in steps:
         if step.kind in (JOB_TYPE, DATASET_TYPE) or step.op not in OPS:
             continue
         what = f": {', '.join(step.changed)}" if step.changed and step.op != "create" else ""
-        found.append(f"{KINDS[step.kind]} {OPS[step.op]}{what}")
+        found.append(f"{KINDS.get(step.kind, f'{step.kind} {step.name}')} {OPS[step.op]}{what}")
     return tuple(found)
 
 
 def headline(plan: Plan) -> str:
     """`1 job is trained for the first time, 2 again; 3 stay as they are`."""
     told: list[tuple[tuple[What, ...], Callable[[int], str]]] = [
-        ((What.NEW,), lambda n: f"{count(n, 'job')} trained for the first time"),
+        ((What.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),
         ((What.AGAIN,), lambda n: f"{n} trained again"),
-        ((What.CANCELLED,), lambda n: f"{n} cancelled"),
+        ((What.CANCELED,), lambda n: f"{n} canceled"),
         ((What.REMOVED,), lambda n: f"{n} taken out"),
         ((What.ADOPTED,), lambda n: f"{n} taken over"),
         ((What.FAILED,), lambda n: f"{n} failed before"),

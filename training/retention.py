@@ -14,10 +14,7 @@ from training.run import Layout
 from training.settings import KeepSettings
 
 Rule = Mapping[str, Any]
-# S3 and R2 take as many in a bucket.
-MOST_RULES = 1000
-RULES_A_RUN = 2
-# Room for the rules of others in the same bucket.
+# Two rules each. S3 and R2 take 1000 in a bucket: the rest is room for those of others.
 MOST_RUNS = 400
 ABORT_DAYS = 7
 

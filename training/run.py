@@ -40,8 +40,13 @@ class Layout:
     prefix: str
 
     @property
+    def own(self) -> str:
+        """What is kept about the stack itself."""
+        return f"{self.prefix}.flux/"
+
+    @property
     def owner(self) -> str:
-        return f"{self.prefix}.flux/owner.json"
+        return f"{self.own}owner.json"
 
     @property
     def datasets(self) -> str:
@@ -52,13 +57,13 @@ class Layout:
 
     @property
     def dataset_indexes(self) -> str:
-        return f"{self.prefix}.flux/datasets/"
+        return f"{self.own}datasets/"
 
     def dataset_index(self, digest: str) -> str:
         return f"{self.dataset_indexes}{digest}.json"
 
     def dataset_references(self, digest: str) -> str:
-        return f"{self.prefix}.flux/references/{digest}/"
+        return f"{self.own}references/{digest}/"
 
     @property
     def runs(self) -> str:
@@ -90,6 +95,11 @@ class RunKeys:
     @property
     def claim(self) -> str:
         return f"{self.base}claim.json"
+
+    @property
+    def posted(self) -> str:
+        """Which job was posted under which claim; beside the claim, because R2 takes one write a second of a key."""
+        return f"{self.base}posted.json"
 
     @property
     def record(self) -> str:

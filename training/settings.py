@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -82,17 +83,29 @@ SHOWN = frozenset(
 # What the project itself gives to the containers.
 OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
 LONGEST_VALUE = 1000
+# What no dot matches: SaladCloud's pattern for a value is `^.*$`.
+LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 
 # registry/path without a tag: what is built is known by its digest.
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+NO_SETTINGS = "is no map of settings; `{}` trains the job with the defaults, `{skip: true}` leaves it out"
+NUMBERS = (int, float, int | None, float | None)
 R2_ALONE = {"location", "credentials", "credential_hours"}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes it for 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
+            raise ValueError("must be a number")
+        return value
 
 
 class LintSettings(_Strict):
@@ -128,6 +141,16 @@ class JobSettings(_Strict):
     webhook: str | None = None
     lint: LintSettings = LintSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, entry: Any) -> Any:
+        # `chelsea-cat:` with nothing behind it is how people write a job without settings. `chelsea-cat: false` means the opposite.
+        if entry is None:
+            return {}
+        if not isinstance(entry, Mapping | JobSettings):
+            raise ValueError(NO_SETTINGS)
+        return entry
+
 
 class StorageSettings(_Strict):
     """`prefix` is empty or a folder inside the bucket; everything of this stack lies below it.
@@ -152,6 +175,13 @@ class StorageSettings(_Strict):
         if given:
             raise ValueError(f"{', '.join(given)} means nothing with kind {self.kind}; take it out")
         return self
+
+    @field_validator("prefix")
+    @classmethod
+    def _folders_that_are_some(cls, prefix: str) -> str:
+        if {".", ".."} & set(prefix.split("/")):
+            raise ValueError("may not go through `.` or `..`: on the nodes these keys become paths")
+        return prefix
 
     @property
     def key_prefix(self) -> str:
@@ -199,11 +229,13 @@ class ClusterSettings(_Strict):
         if taken:
             raise ValueError(f"environment: {', '.join(taken)} is set by this project; take it out")
         wrong = sorted(
-            name for name, value in self.environment.items() if not 1 <= len(value) <= LONGEST_VALUE
+            name
+            for name, value in self.environment.items()
+            if not 1 <= len(value) <= LONGEST_VALUE or LINE_BREAK.search(value)
         )
         if wrong:
             raise ValueError(
-                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters (SaladCloud's rule)"
+                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters in one line (SaladCloud's rule)"
             )
         return self
 
@@ -316,14 +348,6 @@ class StackSettings(_Strict):
     @property
     def dev_name(self) -> str:
         return f"{self.cluster.name}-dev"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, values: Any) -> Any:
-        # `chelsea-cat:` with nothing behind it is how people write a job without settings.
-        if isinstance(values, dict) and isinstance(values.get("jobs"), dict):
-            values = {**values, "jobs": {name: entry or {} for name, entry in values["jobs"].items()}}
-        return values
 
 
 def on_gpu(settings: StackSettings, name: str) -> StackSettings:

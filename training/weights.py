@@ -10,9 +10,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-# safetensors' own limit for a header.
-MAX_HEADER_BYTES = 100_000_000
+from training.progress import count
+
+# A LoRA's header has some 100 KB; safetensors itself allows 100 MB, which a node could have us read again and again.
+MAX_HEADER_BYTES = 16 * 1024 * 1024
 LENGTH_BYTES = 8
+MOST_BYTES = 2**50
+# What JSON that a stranger wrote can do to its reader: infinite numbers and a thousand brackets among it.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ def parse_header(raw: bytes) -> WeightsHeader:
         header = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
         metadata = header.pop("__metadata__", {})
         ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        if not all(0 <= end <= MOST_BYTES for end in ends):
+            raise ValueError("a tensor ends nowhere")
+    except UNREADABLE as error:
         raise ValueError("its safetensors header cannot be parsed") from error
     return WeightsHeader(len(ends), LENGTH_BYTES + length + max(ends, default=0), _step(metadata))
 
@@ -60,6 +67,6 @@ def problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
 
 def _step(metadata: Any) -> int | None:
     try:
-        return int(json.loads(metadata["training_info"])["step"])
-    except (ValueError, TypeError, KeyError):
+        return count(json.loads(metadata["training_info"])["step"])
+    except UNREADABLE:
         return None

@@ -1,4 +1,4 @@
-"""Text that others chose (a node, a service, a caption) made fit to be shown on one line or on several."""
+"""Words for people: text that others chose (a node, a service, a caption) made fit to be shown, and numbers of things."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ def printable(text: str, limit: int = 4000) -> str:
         character if character.isprintable() or character == "\n" else "?" for character in text[: limit + 1]
     )
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def with_escapes(text: str) -> str:
+    """What is no UTF-8 or moves the cursor, written as an escape: where the very name or value has to be found again."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in text
+    )
+
+
+def counted(number: int, word: str) -> str:
+    """`1 image`, `3 images`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def one_line(text: str, limit: int = LONGEST_LINE) -> str:

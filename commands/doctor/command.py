@@ -17,7 +17,10 @@ from commands.doctor.finding import Finding, ok, safely
 from commands.engine import project_root
 from commands.session import connection_of, console, reading_engine, say, stack_option
 from commands.stack_file import stack_settings, uses_local_cloud
+from training.declare import declare_jobs
+from training.gpu import memory_needed
 from training.settings import StackSettings
+from training.trainer_config import document_of
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
 WIDTH = 18
@@ -81,8 +84,8 @@ def _check_stack(rounds: Rounds, stack: str) -> None:
     settings = rounds.obtain(
         "Settings", lambda: stack_settings(root, stack), lambda _: "every key is known and every value fits"
     )
+    jobs = rounds.obtain("Jobs", lambda: declare_jobs(settings, root), here.in_number) if settings else None
     if settings:
-        rounds.check("Jobs", lambda: here.check_jobs(settings, root))
         rounds.check("AWS package", lambda: here.check_aws_package(settings))
     engine = rounds.obtain("Passphrase", lambda: reading_engine(stack), lambda _: "given, or not needed")
     if engine is None:
@@ -90,10 +93,12 @@ def _check_stack(rounds: Rounds, stack: str) -> None:
     rounds.check("Engine", lambda: here.check_engine(engine))
     connection = rounds.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are given")
     if connection and settings:
-        _check_services(rounds, connection, settings)
+        needs = [memory_needed(document_of(job.folder.raw_config)) for job in jobs or ()]
+        _check_services(rounds, connection, settings, max(needs, default=0))
 
 
-def _check_services(rounds: Rounds, connection: Connection, settings: StackSettings) -> None:
+def _check_services(rounds: Rounds, connection: Connection, settings: StackSettings, need: int) -> None:
+    """`need`: GB of GPU memory that the declared jobs need."""
     services = look.Services(connection)
     reached = {
         what: rounds.check(what, partial(look.check_reach, what, url))
@@ -106,10 +111,12 @@ def _check_services(rounds: Rounds, connection: Connection, settings: StackSetti
             lambda found: f"is taken: {len(found)} GPU classes are offered",
         )
         if classes is not None:
-            rounds.check("GPU", lambda: look.check_gpu(classes, settings.cluster))
+            rounds.check("GPU", lambda: look.check_gpu(classes, settings.cluster, need))
             rounds.check("Quota", lambda: look.check_quota(services.salad, settings.cluster))
             if reached["Kelpie"]:
                 rounds.check("Kelpie's key", lambda: look.check_kelpie(services, settings.cluster))
+    if settings.storage.kind == "r2":
+        rounds.check("Cloudflare's token", lambda: look.check_cloudflare(services, settings))
     if reached["Storage"]:
         storage = services.storage(settings.storage.bucket)
         rounds.check("Bucket", lambda: look.check_bucket(storage, settings))

@@ -10,14 +10,19 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from clients.cloudflare import Cloudflare
+from clients.conditions import unheeded_conditions
 from clients.connection import Connection
-from clients.errors import Conflict, NotFound, ServiceError
+from clients.errors import NotFound, ServiceError
 from clients.http import LOOPBACK, Patience
 from clients.kelpie import Job, Kelpie, ScalingRule
+from clients.pricing import offer_of
 from clients.salad import ContainerGroup, GpuClass, Salad, find_gpu_class
 from clients.storage import AWS_URL, Storage
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.health import PATIENCE_SECONDS, age
+from training.errors import BadInput
+from training.gpu import choose_gpu, names_a_class
 from training.run import Layout
 from training.run_state import in_words
 from training.settings import ClusterSettings, StackSettings
@@ -50,6 +55,15 @@ class Services:
             link.s3_session_token,
             bucket,
             retries=1,
+        )
+
+    def cloudflare(self) -> Cloudflare:
+        """Raises BadInput when the stack has no Cloudflare account."""
+        link = self.connection
+        if link.cloudflare_account_id is None or link.cloudflare_api_token is None:
+            raise BadInput(["storage.kind r2 needs CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; set both"])
+        return Cloudflare(
+            link.cloudflare_url, link.cloudflare_account_id, link.cloudflare_api_token, patience=ONCE
         )
 
 
@@ -93,8 +107,14 @@ def clock(what: str, date: str | None, now: datetime) -> list[Finding]:
     return [(bad if abs(off) >= BAD_SKEW else note)("Clock", words, mend)]
 
 
-def check_gpu(classes: list[GpuClass], cluster: ClusterSettings) -> list[Finding]:
-    """Raises BadInput for a class that is not offered."""
+def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, need: int) -> list[Finding]:
+    """`need`: GB of GPU memory that the jobs need. Raises BadInput for a class that is not offered, and a condition that none meets."""
+    if not names_a_class(cluster.gpu):
+        offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
+        # Without the jobs' hours: whether any class will do, and what the cheapest one costs.
+        offer = choose_gpu(cluster.gpu, need, offers, lambda _offer: 1.0, kept=None)
+        price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
+        return [ok("GPU", f"`{cluster.gpu}` is met, by {price_now}; `preview` says which class is taken")]
     gpu = find_gpu_class(classes, cluster.gpu)
     price = gpu.price(cluster.priority)
     if price is None:
@@ -143,7 +163,7 @@ def invitation(
 ) -> Finding:
     """No API tells whether Kelpie's user is invited to the organization; what it has done there does."""
     what = "Kelpie's user"
-    mend = "invite Kelpie's user to the organization (README, On SaladCloud), then wait five minutes"
+    mend = "invite Kelpie's user to the organization (docs/production.md, 2), then wait five minutes"
     if group is None or rule is None:
         missing = "the container group" if group is None else "the scaling rule"
         return note(
@@ -162,6 +182,20 @@ def invitation(
     )
 
 
+def check_cloudflare(services: Services, settings: StackSettings) -> list[Finding]:
+    """That the token is taken where R2 makes the bucket, and where tokens for the nodes are made. Whether it may write shows `up`."""
+    what, name = "Cloudflare's token", settings.storage.bucket
+    cloudflare = services.cloudflare()
+    there = cloudflare.get_bucket(name) is not None
+    found = [
+        ok(what, f"is taken: bucket {name} is {'there' if there else 'not there yet, `make up` makes it'}")
+    ]
+    if settings.storage.credentials == "token":
+        cloudflare.tokens_named("flux doctor")
+        found.append(ok(what, "may see the account's tokens, of which the nodes get one"))
+    return found
+
+
 def check_bucket(storage: Storage, settings: StackSettings) -> list[Finding]:
     """Writes, reads, lists and deletes an object of its own, and sees whether two cannot write the same one first."""
     if not storage.exists():
@@ -172,7 +206,8 @@ def check_bucket(storage: Storage, settings: StackSettings) -> list[Finding]:
                 "`make up` makes it",
             )
         ]
-    key = f"{Layout(settings.storage.key_prefix).prefix}.flux/doctor-{uuid.uuid4().hex}"
+    own = Layout(settings.storage.key_prefix).own
+    key = f"{own}doctor-{uuid.uuid4().hex}"
     mend = f"give the storage key read, write and delete rights on bucket {storage.bucket}"
     faults: list[str] = []
 
@@ -187,19 +222,11 @@ def check_bucket(storage: Storage, settings: StackSettings) -> list[Finding]:
     if not faults:
         try_to("read", lambda: storage.get_bytes(key) == b"flux doctor")
         try_to("list", lambda: [item.key for item in storage.list(key)] == [key])
-        try_to("claim (If-None-Match)", lambda: _is_refused(storage, key))
+        try_to("claim (If-None-Match, If-Match)", lambda: not unheeded_conditions(storage, own))
         try_to("delete", lambda: _is_gone(storage, key))
     if faults:
         return [bad("Bucket", f"{storage.bucket}: {fault}", mend) for fault in faults]
     return [ok("Bucket", f"{storage.bucket}: writing, reading, listing, claiming and deleting work")]
-
-
-def _is_refused(storage: Storage, key: str) -> bool:
-    try:
-        storage.put_bytes(key, b"another", if_none_match=True)
-    except Conflict:
-        return True
-    return False
 
 
 def _is_gone(storage: Storage, key: str) -> bool:

@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.engine import EMBEDDED, Engine
-from training.declare import declare_jobs
+from training.declare import DeclaredJob
 from training.settings import StackSettings
 
 LEAST_PYTHON = (3, 11)
@@ -82,11 +83,9 @@ def check_engine(engine: Engine) -> list[Finding]:
     return [ok("Engine", words) if same else note("Engine", words, "use a CLI of the SDK's major version")]
 
 
-def check_jobs(settings: StackSettings, root: Path) -> list[Finding]:
-    """Raises BadInput with what is wrong in the job folders."""
-    jobs = declare_jobs(settings, root)
+def in_number(jobs: Sequence[DeclaredJob]) -> str:
     images = sum(len(job.image_set.images) for job in jobs)
-    return [ok("Jobs", f"{len(jobs)} declared, {images} images, every folder can be trained")]
+    return f"{len(jobs)} declared, {images} images, every folder can be trained"
 
 
 def check_disk(root: Path) -> list[Finding]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import rich_click as click
 
+from commands.job_folders import HERE, jobs_folder
 from commands.report.runs import ReportedRun, newest_runs, runs_of
-from commands.session import OUTPUTS, UserPath, say
+from commands.session import OUTPUTS, UserPath, say, stack_option
 from training.errors import BadInput
 
 JOBS = "jobs"
@@ -25,9 +26,15 @@ OutputsPath = UserPath(file_okay=False, exists=True, path_type=Path)
     "--all-runs", is_flag=True, help="A page for every fetched run, not only for the newest of each job."
 )
 @click.option("--from", "folder", type=OutputsPath, help="Where the fetched runs lie. [default: outputs/]")
-@click.option("--jobs-folder", type=OutputsPath, help="Where the images are looked for. [default: jobs/]")
+@click.option(
+    "--jobs-folder",
+    "images",
+    type=OutputsPath,
+    help="Where the images are looked for. [default: the stack's jobsFolder]",
+)
+@stack_option
 def report(
-    jobs: tuple[str, ...], compare: bool, all_runs: bool, folder: Path | None, jobs_folder: Path | None
+    jobs: tuple[str, ...], compare: bool, all_runs: bool, folder: Path | None, images: Path | None, stack: str
 ) -> None:
     """Make a page of each JOB's newest run: samples, loss, dataset, what changed, cost, times.
 
@@ -39,14 +46,22 @@ def report(
         return
     for run in newest_runs(outputs, jobs):
         for one in runs_of(outputs, run.job) if all_runs else [run]:
-            say(str(write_report(one, outputs, jobs_folder or Path(JOBS))))
+            say(str(write_report(one, outputs, images or images_folder(stack))))
 
 
-def write_report(run: ReportedRun, outputs: Path, jobs_folder: Path) -> Path:
+def images_folder(stack: str) -> Path:
+    """The stack's job folders; `jobs/` where no stack tells: of runs that were fetched there is a page all the same."""
+    try:
+        return jobs_folder(HERE, stack)
+    except BadInput:
+        return Path(JOBS)
+
+
+def write_report(run: ReportedRun, outputs: Path, images: Path) -> Path:
     """The run's page, written; its path."""
     from commands.report.page import run_page
 
-    return _write(run.folder / PAGE, run_page(run, outputs, jobs_folder))
+    return _write(run.folder / PAGE, run_page(run, outputs, images))
 
 
 def write_comparison(runs: list[ReportedRun], outputs: Path) -> Path:

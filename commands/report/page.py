@@ -14,7 +14,7 @@ from commands.report.chart import charts
 from commands.report.pictures import Picture, embed
 from commands.report.runs import ReportedRun, find_images, parent_of
 from training.bill import dollars
-from training.config_diff import caption_changes, changes, differing
+from training.config_diff import caption_changes, differing, setting_changes
 from training.progress import read_time
 from training.run_state import COMPLETED, FAILED, in_words
 from training.samples import spread
@@ -61,7 +61,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
         left_out=max(0, len(run.captions) - MOST_IMAGES),
         parent=parent,
         parent_called=called,
-        config_changes=changes(parent.config, run.config) if parent else [],
+        config_changes=setting_changes(parent.config, run.config) if parent else [],
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=_timings(run),
         weights=run.done,

@@ -41,6 +41,8 @@ from commands.webhook.tellers import (
     tell_slack,
 )
 from training.errors import FluxError
+from training.progress import count
+from training.run import Layout
 from training.run_state import PENDING
 
 LOOKS_A_MINUTE = 120
@@ -139,6 +141,9 @@ class Lookout:
         """The job of a hint. Raises FluxError."""
         if not self._outputs.get("bucket"):
             self._renew()
+        if self._memory.fresh:
+            # The first look failed: what happened before is still to be remembered, and only the hint is news.
+            self._begin([job for job in self._jobs() if job.id != kelpie_id])
         try:
             self._consider(self._connection.kelpie().get_job(kelpie_id))
         except NotFound:
@@ -147,22 +152,28 @@ class Lookout:
     def look_at_all(self) -> None:
         """All jobs of the stack's group. At the very first time what has happened before is remembered, not told. Raises FluxError."""
         self._renew()
-        group = str((self._outputs.get("containerGroup") or {}).get("id") or "")
-        jobs = self._connection.kelpie().list_jobs(group) if group else []
+        jobs = self._jobs()
         if self._memory.fresh:
-            self._memory.begin_with({job.id: job.status for job in jobs if job.status != PENDING})
+            self._begin(jobs)
         for job in jobs:
             if not is_settled(self._memory.told.get(job.id, [])):
                 self._consider(job)
 
+    def _jobs(self) -> list[Job]:
+        group = str((self._outputs.get("containerGroup") or {}).get("id") or "")
+        return self._connection.kelpie().list_jobs(group) if group else []
+
+    def _begin(self, jobs: Sequence[Job]) -> None:
+        self._memory.begin_with({job.id: job.status for job in jobs if job.status != PENDING})
+
     def _consider(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")
-        known = stack_job(job, bucket)
+        known = stack_job(job, bucket, Layout(str(self._outputs.get("prefix") or "")).runs)
         if known is None:
             return
         storage = self._connection.storage(bucket)
-        steps = (read_json(storage, f"{known.keys.config}launch.json") or {}).get("steps")
-        sight = look(replace(known, steps=steps if isinstance(steps, int) else 0), job, storage)
+        launch = read_json(storage, f"{known.keys.config}launch.json") or {}
+        sight = look(replace(known, steps=count(launch.get("steps")) or 0), job, storage)
         notice = notice_of(sight, bucket, self._price)
         if notice is None or not is_news(notice, self._memory.told):
             return

@@ -56,10 +56,14 @@ def slack_body(notice: Notice) -> dict[str, str]:
     return {"text": text}
 
 
-def stack_job(job: Job, bucket: str) -> StackJob | None:
-    """The training job behind a job of the queue; None for one that is none of this stack's bucket. Its steps are not known yet."""
+def stack_job(job: Job, bucket: str, runs: str) -> StackJob | None:
+    """The training job behind a job of the queue; None for one that does not write below this stack's runs. Its steps are not known yet.
+
+    `runs`: how the keys of this stack's runs begin; other stacks may have theirs in the same bucket.
+    """
     name, run_id = job.environment.get(JOB_VARIABLE), job.environment.get(RUN_ID_VARIABLE)
-    rules = [rule for rule in job.sync.during if rule.bucket == bucket and rule.prefix.endswith(f"/{OUTPUT}")]
+    ours = [rule for rule in job.sync.during if rule.bucket == bucket and rule.prefix.startswith(runs)]
+    rules = [rule for rule in ours if rule.prefix.endswith(f"/{OUTPUT}")]
     if not name or not run_id or not rules:
         return None
     return StackJob(name, run_id, job.id, 0, RunKeys(rules[0].prefix.removesuffix(OUTPUT), name))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qs, unquote
 
 # Neither ships type information.
 from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]
 from nanio.errors import AccessDenied, InvalidAccessKeyId, S3Error  # type: ignore[import-untyped]
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localcloud.bodies import again, read_body
 from localcloud.cloudflare.keys import Key, Keys
 from localcloud.cloudflare.keys import Scope as KeyScope
 
@@ -86,9 +86,9 @@ class RightsMiddleware:
         try:
             known = self._known(identity, asked)
             if asked.method == "POST" and not asked.key and "delete" in asked.query:
-                body = await _read(receive)
+                body = await read_body(receive, MOST_DELETE_BYTES)
                 _check_deletion(known.scopes, asked.bucket, body)
-                receive = _again(body)
+                receive = again(body)
             else:
                 _check(known.scopes, asked)
         except S3Error as error:
@@ -146,22 +146,3 @@ def _check_deletion(scopes: Sequence[KeyScope], bucket: str, body: bytes) -> Non
         return  # nanio refuses it, in its own words
     if not all(any(scope.write and scope.has_key(bucket, key) for scope in scopes) for key in keys):
         raise AccessDenied()
-
-
-async def _read(receive: Receive) -> bytes:
-    body, more = b"", True
-    while more and len(body) <= MOST_DELETE_BYTES:
-        message = await receive()
-        body += message.get("body") or b""
-        more = message.get("more_body", False)
-    return body
-
-
-def _again(body: bytes) -> Receive:
-    """A receive that gives the body once more."""
-    parts: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        return parts.pop(0) if parts else {"type": "http.disconnect"}
-
-    return receive

@@ -6,7 +6,6 @@ Answers have Cloudflare's envelope: {"success", "errors": [{"code", "message"}],
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 import sqlite3
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from localcloud.bodies import parse_json
 from localcloud.cloudflare.keys import Key, Keys, Scope, new_id, new_token_value
 from localcloud.database import iso_time, now
 from localcloud.storage import ObjectStorage
@@ -292,7 +292,7 @@ def envelope(status: int, result: Any = None, error: dict[str, Any] | None = Non
 async def body_of(request: Request) -> dict[str, Any]:
     """The request's JSON object. Raises RefusalError."""
     try:
-        body = json.loads(await request.body())
+        body = parse_json(await request.body())
     except ValueError:
         body = None
     if not isinstance(body, dict):

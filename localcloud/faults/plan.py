@@ -72,9 +72,11 @@ def reply(kind: str, service: str, project: str = "proj", number: int = 0) -> Re
         )
     if service == "s3":
         return _s3(500, "InternalError", "We encountered an internal error. Please try again.")
-    # SaladCloud's gateway answers in HTML now and then (UPSTREAM.md).
+    # SaladCloud's gateway answers in HTML now and then (UPSTREAM.md); Cloudflare's is not known to do otherwise.
     if number % 2:
         return Reply(502, HTML.encode(), "text/html")
+    if service == "cloudflare":
+        return _cloudflare(500, 10001, "We encountered an internal error. Please try again.")
     return _problem(500, "Internal Server Error", "An unexpected error occurred.")
 
 
@@ -83,6 +85,9 @@ def _too_many(service: str) -> Reply:
         return Reply(429, b"error code: 1015", "text/plain; charset=UTF-8", (("Retry-After", "1"),))
     if service == "s3":
         return _s3(429, "TooManyRequests", "Reduce your concurrent request rate for the same object.")
+    if service == "cloudflare":
+        refused = _cloudflare(429, 971, "Please wait and consider throttling your request speed")
+        return Reply(refused.status, refused.body, refused.content_type, (("Retry-After", "1"),))
     problem = _problem(429, "Too Many Requests", "240 requests a minute are allowed.")
     return Reply(problem.status, problem.body, problem.content_type, (("Retry-After", "1"),))
 
@@ -94,6 +99,17 @@ def _kelpie(status: int, error: str, message: str) -> Reply:
 
 def _problem(status: int, title: str, detail: str) -> Reply:
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return Reply(status, json.dumps(body).encode(), "application/json")
+
+
+def _cloudflare(status: int, code: int, message: str) -> Reply:
+    """Its envelope (localcloud/cloudflare/routes.py)."""
+    body = {
+        "success": False,
+        "errors": [{"code": code, "message": message}],
+        "messages": [],
+        "result": None,
+    }
     return Reply(status, json.dumps(body).encode(), "application/json")
 
 

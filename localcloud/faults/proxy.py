@@ -23,6 +23,7 @@ ADDRESS = "127.0.0.1"
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
 UPSTREAM_SECONDS = 60
 PIECE = 16 * 1024  # bytes, on a slow line
+API_SERVICES = ("kelpie", "salad", "cloudflare")  # those that share a port
 PAGE = "page"  # the local cloud's own, for people: no service, so it has no faults
 
 Headers = list[tuple[str, str]]
@@ -212,7 +213,7 @@ def _value(headers: Headers, wanted: str) -> str | None:
 def api_service(path: str) -> str:
     """Which service a path of the local cloud's API port belongs to."""
     first = path.split("/")[1]
-    return first if first in ("kelpie", "salad") else PAGE
+    return first if first in API_SERVICES else PAGE
 
 
 def s3_service(_path: str) -> str:
@@ -224,7 +225,7 @@ def rerouted(connection: Mapping[str, object], api: str, s3: str) -> dict[str, o
     """A copy of HOME/connection.json with other addresses (http://host:port) in it."""
     page = str(connection["page"]).rstrip("/")
     moved: dict[str, object] = {**connection, "page": f"{api}/"}
-    for service in ("salad", "kelpie"):
+    for service in API_SERVICES:
         entry = connection[service]
         if isinstance(entry, Mapping):
             moved[service] = {**entry, "url": str(entry["url"]).replace(page, api, 1)}

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from localcloud.bodies import parse_json
 from localcloud.kelpie import validation
 from localcloud.kelpie.jobs import Jobs, StatusConstraintError, TooManyJobsError
 from localcloud.kelpie.rules import DuplicateRuleError, Rules
@@ -142,7 +143,10 @@ class Kelpie:
             return internal("too many SQL variables: SQLITE_ERROR")
 
     async def list_jobs(self, request: Request) -> Response:
-        jobs = self.jobs.page(**validation.listing(dict(request.query_params)))
+        try:
+            jobs = self.jobs.page(**validation.filter_and_page(dict(request.query_params)))
+        except OverflowError:
+            return internal("datatype mismatch: SQLITE_MISMATCH")
         return JSONResponse({"_count": len(jobs), "jobs": jobs})
 
     async def get_job(self, request: Request) -> Response:
@@ -253,6 +257,6 @@ async def body_of(request: Request) -> Any:
     """The request's JSON, whatever its content type says. Nothing, or no JSON, is `undefined` to the validator."""
     raw = await request.body()
     try:
-        return json.loads(raw) if raw else MISSING
+        return parse_json(raw) if raw else MISSING
     except ValueError:
         return MISSING

@@ -14,6 +14,8 @@ LEGACY = (
     "output_bucket",
     "output_prefix",
 )
+# JavaScript's; the real Kelpie is not known to have a bound of its own.
+MOST_INTEGER = 2**53 - 1
 # phase of `sync` -> the only direction it may have
 DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 
@@ -71,7 +73,7 @@ class Checker:
             self.wrong_type([*self.path, name], "boolean", value)
         return value is True
 
-    def integer(self, name: str, low: int, high: int | None, required: bool = False) -> int | None:
+    def integer(self, name: str, low: int, high: int, required: bool = False) -> int | None:
         """A whole number within its bounds, None when it is left out."""
         value = self.fields.get(name, MISSING)
         if value is MISSING and not required:
@@ -92,7 +94,7 @@ class Checker:
             )
         elif value < low:
             self.issues.append(bound("too_small", "minimum", low, "number", path))
-        elif high is not None and value > high:
+        elif value > high:
             self.issues.append(bound("too_big", "maximum", high, "number", path))
         return int(value)
 
@@ -170,8 +172,8 @@ def job_submission(value: Any, path: Path) -> dict[str, Any]:
         "arguments": check.strings("arguments"),
         "environment": check.string_map("environment"),
         **{name: check.string(name) for name in LEGACY},
-        "max_failures": check.integer("max_failures", 1, None) or 3,
-        "heartbeat_interval": check.integer("heartbeat_interval", 1, None) or 30,
+        "max_failures": check.integer("max_failures", 1, MOST_INTEGER) or 3,
+        "heartbeat_interval": check.integer("heartbeat_interval", 1, MOST_INTEGER) or 30,
         "webhook": check.string("webhook"),
         "container_group_id": check.string("container_group_id", required=True),
         "compression": check.boolean("compression", default=False),
@@ -315,7 +317,7 @@ def machine(value: Any, where: str) -> tuple[str, str]:
     return machine_id or "", group_id or ""
 
 
-def listing(query: dict[str, str]) -> dict[str, Any]:
+def filter_and_page(query: dict[str, str]) -> dict[str, Any]:
     """The filter and page of GET /jobs, with its defaults. Raises InvalidRequestError."""
     issues: list[Issue] = []
     status = query.get("status")

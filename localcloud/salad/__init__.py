@@ -1,1 +1,4 @@
-"""The SaladCloud API's stand-in: container groups, instances, GPU classes, quotas and billing."""
+"""The SaladCloud API's stand-in: container groups, instances, GPU classes, quotas and billing.
+
+Here belongs what its OpenAPI document says; the machines behind it are localcloud/supervisor.py.
+"""

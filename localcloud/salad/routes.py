@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from localcloud.bodies import parse_json
 from localcloud.salad.catalog import GPU_CLASSES
 from localcloud.salad.groups import Groups
 from localcloud.salad.problems import ProblemError, not_found
@@ -167,6 +167,6 @@ async def _body(request: Request, media_type: str) -> Any:
     if given != media_type:
         raise ProblemError(415, f"The content type must be {media_type}, not {given or 'missing'}.")
     try:
-        return json.loads(await request.body())
+        return parse_json(await request.body())
     except ValueError:
         raise ProblemError(400, "The request body is not JSON.") from None

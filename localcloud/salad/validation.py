@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from localcloud.salad.catalog import GPU_IDS, PRIORITIES
+from localcloud.salad.catalog import COUNTRIES, GPU_IDS, PRIORITIES
 from localcloud.salad.problems import ProblemError
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
@@ -23,17 +23,35 @@ RESOURCES = {
     "shm_size": (64, 1073741824),
     "storage_amount": (GIB, 1125899906842624),
 }
-# Kept and shown as they came.
-PLAIN = (
-    "liveness_probe",
-    "networking",
-    "queue_autoscaler",
-    "queue_connection",
-    "readiness_probe",
-    "scaling-actions",
-    "scheduled-scaling-enabled",
-    "startup_probe",
+MOST_IMAGE, MOST_PATCHED_IMAGE = 2048, 1024
+# The contract's `^.*$`: no dot matches these. Some readings of it let `\r` through, none `\n` in the middle.
+LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
+_PROBE = (
+    "failure_threshold",
+    "initial_delay_seconds",
+    "period_seconds",
+    "success_threshold",
+    "timeout_seconds",
 )
+# Kept and shown as they came: field -> its type, and what an object of it must have.
+PLAIN: dict[str, tuple[type, tuple[str, ...]]] = {
+    "liveness_probe": (dict, _PROBE),
+    "networking": (dict, ("auth", "port", "protocol")),
+    "queue_autoscaler": (dict, ("desired_queue_length", "max_replicas", "min_replicas")),
+    "queue_connection": (dict, ("path", "port", "queue_name")),
+    "readiness_probe": (dict, _PROBE),
+    "scaling-actions": (list, ()),
+    "scheduled-scaling-enabled": (bool, ()),
+    "startup_probe": (dict, _PROBE),
+}
+# A PATCH of these needs less.
+PATCHED_PLAIN = {**PLAIN, "networking": (dict, ())}
+OF_CONTAINER: dict[str, tuple[type, tuple[str, ...]]] = {
+    "image_caching": (bool, ()),
+    "logging": (dict, ()),
+    "registry_authentication": (dict, ()),
+}
+TYPES = {dict: "an object", list: "a list", bool: "true or false"}
 
 
 class Errors:
@@ -72,8 +90,8 @@ def prototype(body: Any) -> dict[str, Any]:
     errors.check(
         policy in RESTART_POLICIES, "restart_policy", f"must be one of {', '.join(RESTART_POLICIES)}"
     )
-    _check_container(body["container"], errors, required=True)
-    _check_common(body, errors)
+    _check_container(body["container"], errors, new=True)
+    _check_common(body, errors, PLAIN)
     errors.done()
     kept = ("name", "autostart_policy", "restart_policy", "replicas", "display_name", "country_codes", *PLAIN)
     return {field: body[field] for field in kept if body.get(field) is not None} | {
@@ -87,8 +105,8 @@ def patch(body: Any) -> dict[str, Any]:
         raise ProblemError(400, "The request body must be a JSON object.")
     errors = Errors()
     if body.get("container") is not None:
-        _check_container(body["container"], errors, required=False)
-    _check_common(body, errors)
+        _check_container(body["container"], errors, new=False)
+    _check_common(body, errors, PATCHED_PLAIN)
     errors.done()
     changes = {
         field: body[field] for field in ("replicas", "display_name", "country_codes", *PLAIN) if field in body
@@ -107,7 +125,9 @@ def _without_required_nulls(container: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _check_common(body: dict[str, Any], errors: Errors) -> None:
+def _check_common(
+    body: dict[str, Any], errors: Errors, plain: dict[str, tuple[type, tuple[str, ...]]]
+) -> None:
     replicas, display = body.get("replicas"), body.get("display_name")
     if replicas is not None:
         errors.check(_is_whole(replicas, 0, 500), "replicas", "must be a whole number from 0 to 500")
@@ -116,21 +136,35 @@ def _check_common(body: dict[str, Any], errors: Errors) -> None:
         errors.check(good, "display_name", f"must match ^{DISPLAY_NAME.pattern}$")
     countries = body.get("country_codes")
     if countries is not None:
-        good = isinstance(countries, list) and all(isinstance(c, str) and len(c) == 2 for c in countries)
+        good = isinstance(countries, list) and all(isinstance(c, str) and c in COUNTRIES for c in countries)
         errors.check(
-            good and bool(countries), "country_codes", "must be a list of two-letter codes, not empty"
+            good and bool(countries), "country_codes", "must be a list of countries' codes, not empty"
         )
+    _check_plain(body, errors, plain, "")
 
 
-def _check_container(container: Any, errors: Errors, required: bool) -> None:
+def _check_plain(
+    body: dict[str, Any], errors: Errors, plain: dict[str, tuple[type, tuple[str, ...]]], where: str
+) -> None:
+    for field, (kind, needed) in plain.items():
+        value = body.get(field)
+        if value is None:
+            continue
+        errors.check(isinstance(value, kind), where + field, f"must be {TYPES[kind]}")
+        for name in needed if isinstance(value, dict) else ():
+            errors.check(value.get(name) is not None, f"{where}{field}.{name}", "The field is required.")
+
+
+def _check_container(container: Any, errors: Errors, new: bool) -> None:
     if not isinstance(container, dict):
         errors.add("container", "must be an object")
         return
-    for field in ("image", "resources") if required else ():
+    for field in ("image", "resources") if new else ():
         errors.check(container.get(field) is not None, f"container.{field}", "The field is required.")
     image = container.get("image")
     if image is not None:
-        errors.check(_is_text(image, 2048), "container.image", "must be 1 to 2048 characters")
+        most = MOST_IMAGE if new else MOST_PATCHED_IMAGE
+        errors.check(_is_text(image, most), "container.image", f"must be 1 to {most} characters in one line")
     priority = container.get("priority")
     errors.check(
         priority is None or priority in PRIORITIES,
@@ -145,11 +179,12 @@ def _check_container(container: Any, errors: Errors, required: bool) -> None:
             and all(_is_text(part, 1000) for part in command)
         )
         errors.check(good, "container.command", "must be a list of at most 100 texts of 1 to 1000 characters")
-    _check_environment(container.get("environment_variables"), errors)
-    _check_resources(container.get("resources"), errors, required)
+    _check_environment(container.get("environment_variables"), errors, new)
+    _check_resources(container.get("resources"), errors, new)
+    _check_plain(container, errors, OF_CONTAINER, "container.")
 
 
-def _check_environment(environment: Any, errors: Errors) -> None:
+def _check_environment(environment: Any, errors: Errors, new: bool) -> None:
     if environment is None:
         return
     if not isinstance(environment, dict):
@@ -158,19 +193,19 @@ def _check_environment(environment: Any, errors: Errors) -> None:
     for name, value in environment.items():
         # null removes a variable in a merge patch; no value is ever named, it may be a secret.
         errors.check(
-            value is None or _is_text(value, 1000),
+            (value is None and not new) or _is_text(value, 1000),
             f"container.environment_variables.{name}",
-            "must be 1 to 1000 characters, not empty",
+            "must be 1 to 1000 characters in one line, not empty",
         )
 
 
-def _check_resources(resources: Any, errors: Errors, required: bool) -> None:
+def _check_resources(resources: Any, errors: Errors, new: bool) -> None:
     if resources is None:
         return
     if not isinstance(resources, dict):
         errors.add("container.resources", "must be an object")
         return
-    for field in ("cpu", "memory") if required else ():
+    for field in ("cpu", "memory") if new else ():
         errors.check(
             resources.get(field) is not None, f"container.resources.{field}", "The field is required."
         )
@@ -181,7 +216,7 @@ def _check_resources(resources: Any, errors: Errors, required: bool) -> None:
             errors.check(good, f"container.resources.{field}", f"must be a whole number from {low} to {high}")
     gpus = resources.get("gpu_classes")
     if gpus is not None:
-        known = isinstance(gpus, list) and all(gpu in GPU_IDS for gpu in gpus)
+        known = isinstance(gpus, list) and all(isinstance(gpu, str) and gpu in GPU_IDS for gpu in gpus)
         errors.check(known, "container.resources.gpu_classes", "must be ids of known GPU classes")
 
 
@@ -204,4 +239,4 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
 
 
 def _is_text(value: Any, most: int) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= most
+    return isinstance(value, str) and 1 <= len(value) <= most and not LINE_BREAK.search(value)

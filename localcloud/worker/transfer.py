@@ -26,6 +26,7 @@ from botocore.config import Config  # type: ignore[import-untyped]
 log = logging.getLogger(__name__)
 
 BATCH = 20
+ATTEMPTS = 3
 PARTS = TransferConfig(multipart_threshold=10 << 20, multipart_chunksize=10 << 20, max_concurrency=8)
 
 
@@ -50,7 +51,13 @@ class Transfers:
     @cached_property
     def _s3(self) -> Any:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        config = Config(user_agent_extra="kelpie-node", max_pool_connections=2 * BATCH, connect_timeout=10)
+        config = Config(
+            user_agent_extra="kelpie-node",
+            max_pool_connections=2 * BATCH,
+            connect_timeout=10,
+            # The defaults of the worker's client (@aws-sdk/client-s3): a key written too often is given up after these.
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        )
         return boto3.client("s3", region_name=region, config=config)
 
     def download(self, entry: dict[str, Any], *, compressed: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -95,6 +97,34 @@ def test_no_more_bytes_are_under_way_than_agreed_but_one_file_always_may() -> No
     with pace.turn(60):
         assert pace._has_room(40)
         assert not pace._has_room(41)
+
+
+def test_no_file_is_read_before_it_may_be_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, read = threading.Lock(), bulk._read
+    in_hand, most = 0, 0
+
+    def noted(file: Outgoing) -> bytes:
+        nonlocal in_hand, most
+        with lock:
+            in_hand += 1
+            most = max(most, in_hand)
+        return read(file)
+
+    def reply(_method: str, _path: str, _body: bytes) -> Reply:
+        nonlocal in_hand
+        time.sleep(0.02)
+        with lock:
+            in_hand -= 1
+        return 200, b""
+
+    server.reply = reply
+    monkeypatch.setattr(bulk, "_read", noted)
+    made = storage(server)
+    made._bulk.pace = Pace(first=2, most=2)
+    made.send_files(files(tmp_path, 40))
+    assert most == 2
 
 
 def test_all_files_that_changed_are_named_and_none_of_them_is_sent(server: Server, tmp_path: Path) -> None:
@@ -207,6 +237,21 @@ def test_many_are_fetched_and_one_that_is_not_what_was_written_leaves_no_file(
     with pytest.raises(ServiceError, match="is not what was written there"):
         storage(server).fetch_files([Incoming("k1", tmp_path / "new", "0" * 64)])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_no_silent_storage(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    server.reply = lambda *_: (200, b"x")
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left on device"):
+        storage(server).fetch_files([Incoming("k", tmp_path / "k")])
+    assert len(server.seen) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_users_aws_settings_and_proxies_change_nothing(

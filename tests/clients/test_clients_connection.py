@@ -155,6 +155,19 @@ def test_aws_takes_the_keys_of_its_own_tools() -> None:
     ]
 
 
+def test_keys_of_ones_own_get_nothing_of_the_role_beside_them() -> None:
+    own = {name: value for name, value in ENVIRONMENT.items() if name.startswith("FLUX_S3_")}
+    connection = connect("salad", {}, SALAD | AWS | own, "aws")
+    assert connection.s3_access_key_id == f"{CANARY}-id"
+    assert connection.s3_secret_access_key.get_secret_value() == f"{CANARY}-secret"
+    assert connection.s3_session_token is None
+    assert connection.s3_region == "eu-west-1"
+    for half in ("FLUX_S3_ACCESS_KEY_ID", "FLUX_S3_SECRET_ACCESS_KEY"):
+        with pytest.raises(BadInput) as caught:
+            connect("salad", {}, SALAD | AWS | {name: own[name] for name in own if name != half}, "aws")
+        assert [finding.split()[0] for finding in caught.value.findings] == [half]
+
+
 def test_the_keys_of_aws_count_for_aws_alone() -> None:
     with pytest.raises(BadInput, match="FLUX_S3_ACCESS_KEY_ID"):
         connect("salad", {}, SALAD | AWS, "s3")

@@ -36,7 +36,7 @@ GROUP = {
     },
     "priority": "batch",
     "replicas": 1,
-    "current_state": {"status": "running", "instance_status_counts": {"running_count": 1}},
+    "current_state": {"status": "running"},
     "unheard_of": {},
 }
 
@@ -156,8 +156,6 @@ def test_prices_are_exact() -> None:
 def test_a_group_is_read_leniently_and_shows_no_credential() -> None:
     group = salad(lambda _: httpx.Response(200, json=GROUP)).get_group("flux")
     assert group is not None
-    assert group.container.command == []
-    assert group.current_state.instance_status_counts.running_count == 1
     assert group.environment_value("FLUX_OWNER") == "p/s"
     assert group.environment_value("NONE") is None
     assert CREDENTIAL not in f"{group!r} {group}"
@@ -213,6 +211,38 @@ def test_deleting_waits_until_the_group_is_gone() -> None:
 
     salad(handler).delete_group("flux")
     assert asked == ["GET", "DELETE", "GET", "GET", "GET", "GET"]
+
+
+def test_what_a_refusal_quotes_of_the_environment_is_not_told() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        container = json.loads(request.content)["container"]
+        quoted = " and ".join(container["environment_variables"].values())
+        return httpx.Response(400, json={"title": "Bad value", "detail": quoted})
+
+    wanted = spec(
+        environment={"FLUX_OWNER": "p/s", "PART": SecretStr(CREDENTIAL[:10]), "K": SecretStr(CREDENTIAL)}
+    )
+    patch = wanted.patch_body(spec(environment={}))
+    for act in (
+        lambda: salad(handler).create_group(wanted),
+        lambda: salad(handler).patch_group("flux", patch, wanted.secrets),
+    ):
+        with pytest.raises(Invalid, match=r"Bad value: p/s and \*\*\* and \*\*\*$"):
+            act()
+
+
+def test_waiting_for_an_image_is_bounded() -> None:
+    states = iter(["pending", "pending", "stopped"])
+
+    def handler(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=GROUP | {"current_state": {"status": next(states, "pending")}})
+
+    client = salad(handler)
+    group = client.get_group("flux")
+    assert group is not None
+    assert client.prepared(group).current_state.status == "stopped"
+    with pytest.raises(Unavailable, match="still being prepared"):
+        client.prepared(group, wait_seconds=0)
 
 
 def test_deleting_ends_when_the_name_is_anothers() -> None:

@@ -22,6 +22,7 @@ from commands.doctor.services import (
     Services,
     addresses,
     check_bucket,
+    check_cloudflare,
     check_gpu,
     check_kelpie,
     check_quota,
@@ -107,7 +108,7 @@ def test_a_clock_that_is_off_is_told_by_the_services_date(date: str | None, foun
 def test_all_is_well_with_the_local_cloud(connection: Connection) -> None:
     services = Services(connection)
     found = [finding for what, url in addresses(connection).items() for finding in check_reach(what, url)]
-    found += check_gpu(services.salad.gpu_classes(), settings().cluster)
+    found += check_gpu(services.salad.gpu_classes(), settings().cluster, 24)
     found += check_quota(services.salad, settings().cluster)
     storage = services.storage("flux-doctor")
     storage.ensure()
@@ -135,9 +136,33 @@ def test_too_little_is_bad(connection: Connection) -> None:
     services = Services(connection)
     classes = services.salad.gpu_classes()
     assert verdicts(check_quota(services.salad, settings(maxReplicas=6).cluster)) == ["bad"]
-    assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster)) == ["bad"]
+    assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)) == ["bad"]
     with pytest.raises(BadInput, match="near: RTX 4090"):
-        check_gpu(classes, settings(gpu="RTX 4091").cluster)
+        check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
+    with pytest.raises(BadInput, match="no GPU with 48 GB or more"):
+        check_gpu(classes, settings(gpu="cheapest").cluster, 48)
+
+
+@pytest.mark.parametrize("wanted", ["cheapest", ">= 24 GB"])
+def test_a_condition_that_a_class_meets_is_well(connection: Connection, wanted: str) -> None:
+    (found,) = check_gpu(Services(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
+    assert found.verdict == "ok"
+    assert f"`{wanted}` is met, by RTX" in found.words
+
+
+@pytest.mark.parametrize(("credentials", "lines"), [("temporary", 1), ("token", 2)])
+def test_cloudflare_is_asked_with_the_token(connection: Connection, credentials: str, lines: int) -> None:
+    storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
+    wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
+    found = check_cloudflare(Services(connection), wanted)
+    assert verdicts(found) == ["ok"] * lines
+    assert "not there yet" in found[0].words
+
+    wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
+    (told,) = safely("Cloudflare", lambda: check_cloudflare(Services(wrong), wanted))
+    assert told.verdict == "bad"
+    assert "Cloudflare API token" in told.words + told.mend
+    assert "canary-77" not in repr(told)
 
 
 def test_a_bucket_that_is_not_there_yet_is_no_fault(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from commands.job_folders import declare
+from commands.job_folders import declare, declared_jobs
 from commands.new import new
 from commands.rename import rename
 from commands.stack_file import stack_settings
@@ -276,6 +276,12 @@ def test_a_job_that_is_not_declared_trains_nothing_so_no_variant_is_left_out(
 ) -> None:
     make_job(checkout / "jobs", "sweep-me")
     assert "4 jobs made" in run(sweep, *GRID)
+
+
+def test_a_job_that_is_declared_as_false_is_not_taken_for_one_with_defaults(checkout: Path) -> None:
+    (checkout / "Pulumi.dev.yaml").write_text(STACK_FILE.replace("first: {}", "first: false"))
+    with pytest.raises(BadInput, match="is no map of settings"):
+        declared_jobs(checkout, "dev")
 
 
 def test_a_sweep_of_nothing_new_makes_nothing(checkout: Path, run: Run) -> None:

@@ -164,6 +164,14 @@ def test_a_thumbnail_has_nothing_of_what_was_written_into_the_photo() -> None:
     assert b"Anna" not in base64.b64decode(address.partition(",")[2])
 
 
+def test_a_gpu_that_is_rented_for_good_is_not_called_nothing() -> None:
+    rate = Rate("RTX 5090 (32 GB)", "high", 0.45)
+    text = as_comment(Plan("prod", bill=Bill(rate, (), dev=rate)), None)
+    assert "Nothing is to be paid" not in text
+    assert "rented day and night" in text
+    assert "10.80 a day" in text
+
+
 def test_programs_get_numbers() -> None:
     found = json.loads(as_json(PLAN))
     assert found["jobs"]["cat"]["what"] == "again"

@@ -10,15 +10,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from commands.report.chart import charts
-from commands.report.command import write_comparison, write_report
+from commands.report.command import report, write_comparison, write_report
 from commands.report.page import compare_page, run_page
 from commands.report.pictures import embed
 from commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
 from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
+from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import DAMAGED_EXIF
 from training.errors import BadInput
 from training.loss_curve import Point
@@ -77,9 +79,9 @@ def test_what_changed_since_the_run_before_it_is_shown(outputs: Path) -> None:
     )
     text = Elements(page_of(second, outputs)).text
     for words in (
-        "train.lr",
-        "0.0001",
-        "0.0002",
+        "learning rate",
+        "1e-4",
+        "2e-4",
         "00001.jpg",
         "tr1gger, a cat",
         "the run before it, " + "a" * 12,
@@ -180,7 +182,7 @@ def test_runs_are_compared_by_what_differs(outputs: Path) -> None:
     ]
     runs = [ReportedRun(folder.parent.name, folder.name, folder) for folder in folders]
     text = Elements(compare_page(runs)).text
-    for words in ("3 runs side by side", "train.lr", "0.0001", "0.0002", "0.0004", "owl, step 20"):
+    for words in ("3 runs side by side", "learning rate", "1e-4", "2e-4", "4e-4", "owl, step 20"):
         assert words in text
     assert "train.steps" not in text
 
@@ -243,3 +245,23 @@ def test_in_a_browser_nothing_complains_nobody_is_asked_and_everybody_can_read_i
         seen.page.keyboard.press("Escape")
         assert (seen.complaints, seen.hosts, seen.overflows()) == ([], {""}, False)
         assert seen.faults() == []
+
+
+def test_images_are_looked_for_where_the_stack_has_them(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/from-the-recipe.md has the recipe's folder: `jobsFolder: data`."""
+    make_run(outputs)
+    (tmp_path / "jobs").rename(tmp_path / "data")
+    stack_file = make_checkout(tmp_path) / "Pulumi.dev.yaml"
+    stack_file.write_text(STACK_FILE + "  flux-training:jobsFolder: data\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def lacks_its_image() -> bool:
+        CliRunner().invoke(report, ["--from", str(outputs)], catch_exceptions=False)
+        page = outputs / "cat" / "aaaaaaaaaaaa" / "report.html"
+        return "is not here any more as it was" in page.read_text(encoding="utf-8")
+
+    assert not lacks_its_image()
+    stack_file.unlink()
+    assert lacks_its_image()

@@ -14,16 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clients.connection import Connection
+from clients.errors import ServiceError
 from clients.kelpie import Job
+from commands.engine import Engine
 from commands.stack_jobs import Sight
 from commands.webhook import server as receiving
+from commands.webhook.command import Lookout
 from commands.webhook.memory import MOST_JOBS, Memory
 from commands.webhook.notice import Notice, is_news, is_settled, notice_of, slack_body, stack_job
 from commands.webhook.server import Inbox, Receiver, job_id_of
@@ -177,21 +182,27 @@ def queue_job(status: str, **more: Any) -> Job:
         "direction": "upload",
     }
     environment = {"FLUX_JOB": "cat", "FLUX_RUN_ID": "0123456789ab"}
-    raw = {"id": "id-1", "container_group_id": "g", "status": status, "environment": environment}
+    raw: dict[str, Any] = {
+        "id": "id-1",
+        "container_group_id": "g",
+        "status": status,
+        "environment": environment,
+    }
     return Job.model_validate({**raw, "sync": {"during": [rule]}, **more})
 
 
-def test_only_a_training_job_of_this_bucket_is_considered() -> None:
-    known = stack_job(queue_job("running"), "b")
+def test_only_a_training_job_of_this_stack_is_considered() -> None:
+    known = stack_job(queue_job("running"), "b", "runs/")
     assert known is not None
     assert (known.name, known.keys.done) == ("cat", "runs/cat/0123456789ab/model/done.json")
-    assert stack_job(queue_job("running"), "another") is None
-    assert stack_job(queue_job("running", environment={}), "b") is None
+    assert stack_job(queue_job("running"), "another", "runs/") is None
+    assert stack_job(queue_job("running"), "b", "team/runs/") is None
+    assert stack_job(queue_job("running", environment={}), "b", "runs/") is None
 
 
 def test_what_is_told_is_what_was_seen_and_not_what_was_called() -> None:
     job = queue_job("running")
-    known = stack_job(job, "b")
+    known = stack_job(job, "b", "runs/")
     assert known is not None
     # The weights are there, the worker has not reported yet: nothing is told of it.
     assert notice_of(Sight(known, "completed", "", {}, job), "b", None) is None
@@ -340,3 +351,58 @@ def test_the_local_clouds_calls_end_in_one_notice_a_change_also_over_a_restart(t
             time.sleep(1)
         assert len(slack.posted) == 2
     slack.close()
+
+
+class Services:
+    """The queue, and a bucket with nothing in it."""
+
+    def __init__(self, *jobs: Job) -> None:
+        self.jobs = jobs
+        self.away = False
+
+    def kelpie(self) -> Services:
+        return self
+
+    def storage(self, _bucket: str) -> Services:
+        return self
+
+    def list_jobs(self, _group: str) -> list[Job]:
+        if self.away:
+            raise ServiceError("no answer from kelpie")
+        return list(self.jobs)
+
+    def get_job(self, kelpie_id: str) -> Job:
+        return next(job for job in self.jobs if job.id == kelpie_id)
+
+    def get_range(self, _key: str, _start: int, _length: int) -> bytes:
+        return b""
+
+
+def lookout(services: Services, folder: Path, prefix: str = "") -> tuple[Lookout, list[str]]:
+    """It, and the ids of the jobs that it tells of."""
+    outputs = {"bucket": "b", "prefix": prefix, "containerGroup": {"id": "g"}}
+    engine = SimpleNamespace(outputs=lambda: outputs)
+    told: list[str] = []
+    tellers = [lambda notice: told.append(notice.kelpie_id)]
+    memory = Memory(folder / "told.json")
+    return Lookout(cast(Engine, engine), cast(Connection, services), memory, tellers), told
+
+
+def test_after_a_first_round_that_failed_old_ends_are_no_news(tmp_path: Path) -> None:
+    services = Services(*[queue_job("failed", id=name) for name in ("new", "old-1", "old-2")])
+    watch, told = lookout(services, tmp_path)
+    services.away = True
+    for look in (watch.look_at_all, lambda: watch.look_at("new")):
+        with pytest.raises(ServiceError):
+            look()
+    services.away = False
+    watch.look_at("new")
+    watch.look_at_all()
+    assert told == ["new"]
+
+
+def test_a_job_of_another_stack_in_the_same_bucket_is_not_told(tmp_path: Path) -> None:
+    services = Services(queue_job("failed", id="new"))
+    watch, told = lookout(services, tmp_path, prefix="team/")
+    watch.look_at("new")
+    assert told == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,11 +17,30 @@ from commands.fetch import write_record
 from commands.locks import is_dead, is_left_behind
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, StackJob, describe, stack_jobs
+from tests.support.flux import ROOT, with_code
 from training.errors import BadInput, FluxError
 from training.run import RunKeys
 from training.run_state import in_words
 
 JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789ab/", "cat"))
+
+
+def test_nothing_in_the_folder_it_is_called_from_is_run(tmp_path: Path) -> None:
+    """It may be a stranger's, and modules named like ours are in any ML checkout."""
+    checkout, stranger = tmp_path / "checkout", tmp_path / "stranger"
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (checkout / ".venv/bin/python").chmod(0o755)
+    (checkout / "Makefile").write_text(".venv/ready:\n")
+    shutil.copy(ROOT / "flux", checkout)
+    with_code(checkout)
+    stranger.mkdir()
+    for name in ("training.py", "clients.py", "commands.py", "rich_click.py"):
+        (stranger / name).write_text("raise SystemExit('foreign code was run')\n")
+    done = subprocess.run(
+        [checkout / "flux", "status", "--help"], cwd=stranger, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "foreign" in done.stdout + done.stderr) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.connection import Connection, connect
-from clients.salad import ContainerGroup
+from clients.salad import ContainerGroup, GroupSpec
 from clients.storage import Storage
 from components.bucket import BucketProvider, keys_of_runs
 from components.container_group import ContainerGroupProvider
@@ -108,6 +108,24 @@ def test_a_group_that_was_released_stays_also_when_its_first_stack_goes(connecti
     handed.destroy(A, handed.made.outs)
     assert handed.now() == released
     assert connection.kelpie().get_rule(handed.made.id) is None
+
+
+def test_a_group_that_is_released_keeps_nothing_that_this_stack_told_it(connection: Connection) -> None:
+    salad, name = connection.salad(), f"adopted-{os.getpid()}-{next(_numbers)}"
+    gpu = salad.gpu_class_id("RTX 5090")
+    salad.create_group(GroupSpec(name=name, image="theirs:1", gpu_classes=[gpu], autostart=False))
+    groups = provider(ContainerGroupProvider, connection)
+    groups.cluster_environment = {"HF_HOME": "/x", "HF_TOKEN": "canary-hf-77d0"}
+    props = group_props(connection, A, name, adopt=True) | {"variables": "HF_HOME, HF_TOKEN"}
+    adopted = groups.create(props)
+    assert adopted.id is not None
+    during = salad.get_group(name)
+    assert during is not None
+    assert during.environment_value("HF_TOKEN") == "canary-hf-77d0"
+    groups.delete(adopted.id, adopted.outs)
+    left = salad.get_group(name)
+    assert left is not None
+    assert left.container.environment_variables == {}
 
 
 def bucket_props(connection: Connection, owner: str, bucket: str, adopt: bool = False) -> Props:

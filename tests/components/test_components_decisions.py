@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from clients.connection import Connection
 from clients.kelpie import Job, Sync, SyncRule
 from clients.salad import GIB, ContainerGroup, GroupSpec
 from components.container_group import spec_of
+from components.dataset import DatasetProvider
 from components.declared_runs import dropped
 from components.node_environment import fingerprint, given_keys, node_environment
 from components.node_keys import NodeKeysProvider, token_name
@@ -61,7 +63,7 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
             act()
 
 
-@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate", "parent"])
+@pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate"])
 def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None:
     """Of the same name the old one would be deleted before the container group has the new one."""
     olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}
@@ -100,8 +102,8 @@ def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
     )
 
 
-def claim(host: str = "here", pid: int = 7, age: float = 0.0, kelpie_id: str | None = None) -> Claim:
-    return Claim("p/s", host, pid, 1000.0 - age, kelpie_id)
+def claim(host: str = "here", pid: int = 7, age: float = 0.0) -> Claim:
+    return Claim("p/s", host, pid, 1000.0 - age)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_which_jobs_a_new_run_takes_the_place_of(found: Job, superseded: bool) -
 
 
 def test_a_claim_reads_what_it_wrote_and_rubbish_is_no_claim() -> None:
-    written = claim(kelpie_id="job")
+    written = claim()
     assert Claim.from_json(written.to_json()) == written
     assert [Claim.from_json(raw) for raw in (b"", b"{}", b"[]", b"\xff", b'{"owner":1}')] == [None] * 5
 
@@ -261,3 +263,25 @@ def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "
 )
 def test_only_what_this_state_declared_before_is_dropped(job: Job, found: bool) -> None:
     assert dropped([job], "b", "p/runs/", {"was declared"}) == ([job] if found else [])
+
+
+class HandedBack:
+    """A queue whose one job is handed back by its node after the first look."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def list_jobs(self, status: str | None = None) -> list[Job]:
+        self.looks += 1
+        now = "running" if self.looks == 1 else "pending"
+        rule = SyncRule(bucket="b", prefix="datasets/d/", local_path="dataset/", direction="download")
+        job = Job(id="1", container_group_id="g", status=now, sync=Sync(before=[rule]))
+        return [job] if status in (None, now) else []
+
+
+def test_a_job_that_changes_hands_keeps_its_images() -> None:
+    queue = HandedBack()
+    provider = DatasetProvider()
+    provider.connection = SimpleNamespace(kelpie=lambda: queue)  # type: ignore[assignment]  # all that is asked for
+    assert provider._is_being_trained_on("b", "datasets/d/")
+    assert not provider._is_being_trained_on("b", "datasets/other/")

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,19 +19,25 @@ from clients.salad import GroupSpec
 from clients.storage import Storage
 from components import queueing
 from components.queueing import Claim, ClaimFile, Queue, Wanted, this_host
-from tests.support.cloud import running_cloud, until
+from tests.support.cloud import requests_logged, running_cloud, until
+from training.run import RunKeys
 
 BUCKET = "queueing"
 OWNER = "project/stack"
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    home = tmp_path_factory.mktemp("cloud")
-    with running_cloud(home, nodes=0):
-        made = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(home / "connection.json")})
-        made.storage(BUCKET).create_bucket()
-        yield made
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with running_cloud(tmp_path_factory.mktemp("queueing") / "cloud", nodes=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def connection(cloud: dict[str, Any]) -> Connection:
+    file = Path(cloud["request_log"]).parent / "connection.json"
+    made = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(file)})
+    made.storage(BUCKET).create_bucket()
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,7 @@ class Ground:
         self.group = self.new_group()
         base = f"{number}/runs/cat/"
         self.wanted = Wanted("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
-        self.claim_key = f"{base}run{number}/claim.json"
+        self.keys = RunKeys(f"{base}run{number}/", "cat")
 
     def new_group(self) -> str:
         spec = GroupSpec(name=f"group-{os.getpid()}-{next(_numbers)}", image="image", environment={"A": "1"})
@@ -75,7 +82,7 @@ class Ground:
 
     def post_once(self, transport: httpx.BaseTransport | None = None) -> Job:
         kelpie = self.kelpie(transport)
-        claims = ClaimFile(self.storage, self.claim_key, OWNER)
+        claims = ClaimFile(self.storage, self.keys, OWNER)
         return Queue(kelpie, self.group).post_once(self.wanted, self.request(), claims)
 
     def kelpie(self, transport: httpx.BaseTransport | None = None) -> Kelpie:
@@ -89,8 +96,17 @@ class Ground:
     def claimed_by(
         self, pid: int, kelpie_id: str | None = None, host: str | None = None, at: float | None = None
     ) -> None:
-        claim = Claim(OWNER, host or this_host(), pid, queueing._now() if at is None else at, kelpie_id)
-        self.storage.put_bytes(self.claim_key, claim.to_json())
+        claim = Claim(OWNER, host or this_host(), pid, queueing._now() if at is None else at)
+        self.storage.put_bytes(self.keys.claim, claim.to_json())
+        if kelpie_id is not None:
+            posted = json.dumps({"claim": claim.token, "kelpie_id": kelpie_id}).encode()
+            self.storage.put_bytes(self.keys.posted, posted)
+
+    def known_job(self) -> str | None:
+        """The job written down under the present claim."""
+        claim = Claim.from_json(self.storage.get_bytes(self.keys.claim) or b"")
+        assert claim is not None
+        return ClaimFile(self.storage, self.keys, OWNER).posted(claim)
 
 
 @pytest.fixture
@@ -124,6 +140,20 @@ class Losing(httpx.BaseTransport):
         self._real.handle_request(
             httpx.Request(request.method, request.url, headers=request.headers, content=body)
         ).read()
+
+
+def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
+    cloud: dict[str, Any], ground: Ground
+) -> None:
+    """R2 takes one write a second and key; the claim is made and given its job within less than that."""
+    job = ground.post_once()
+    assert ground.known_job() == job.id
+    written = [
+        (one["path"].rpartition("/")[2], one["status"])
+        for one in requests_logged(cloud)
+        if one["method"] == "PUT" and one["path"].startswith(f"/{BUCKET}/{ground.keys.base}")
+    ]
+    assert written == [("claim.json", 200), ("posted.json", 200)]
 
 
 def test_many_at_once_post_one_job(ground: Ground) -> None:
@@ -169,7 +199,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(ground: Ground) -> None:
     ground.claimed_by(_a_dead_process())
     job = ground.post_once()
     assert [live.id for live in ground.live()] == [job.id]
-    assert json.loads(ground.storage.get_bytes(ground.claim_key) or b"")["kelpie_id"] == job.id
+    assert ground.known_job() == job.id
 
 
 def test_what_a_dead_process_had_sent_is_waited_for(ground: Ground) -> None:
@@ -252,7 +282,7 @@ def test_a_canceled_job_is_wanted_again_when_it_is_declared_again(ground: Ground
 
 
 def test_a_claim_that_was_taken_over_posts_nothing(ground: Ground) -> None:
-    claims = ClaimFile(ground.storage, ground.claim_key, OWNER)
+    claims = ClaimFile(ground.storage, ground.keys, OWNER)
     assert claims.take(None)
     ground.claimed_by(1, host="elsewhere")
     with pytest.raises(Exception, match="taken over by another update"):

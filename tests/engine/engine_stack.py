@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from engine import selection
+from engine import selection, state
 from engine.backend import Backend
 from engine.config import StackConfig
 from engine.snapshot import StackId, checkpoint_of, new_deployment
@@ -94,9 +94,10 @@ class Stack:
         return self.folder / ".pulumi/stacks/test/dev.json"
 
     def latest(self) -> dict[str, Any]:
-        """The deployment in the state file."""
+        """The deployment in the state file; the CLI would take it."""
         content: dict[str, Any] = json.loads(self.state_file.read_bytes())
         latest: dict[str, Any] = content["checkpoint"]["latest"]
+        assert state.flaw(latest.get("resources", [])) == ""
         return latest
 
     def resources(self) -> dict[str, dict[str, Any]]:

@@ -65,7 +65,9 @@ class Shelf(provider_pb2_grpc.ResourceProviderServicer):
         id_ = "" if request.preview else f"jar-{request.name}"
         if not request.preview:
             self._refuse_cracked(context, id_, request.properties)
-        return provider_pb2.CreateResponse(id=id_, properties=self._outputs(request.properties))
+        made = self._outputs(request.properties)
+        made["seconds"] = request.timeout
+        return provider_pb2.CreateResponse(id=id_, properties=made)
 
     def Update(self, request, context):  # noqa: N802
         if not request.preview:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import Any
 
 import pytest
-from engine_stack import Stack
+from engine_stack import PASSPHRASE, Stack
+
+from engine.config import StackConfig, find_project
+from engine.errors import EngineError
+from engine.secrets import Crypter
 
 
 def test_stacks_come_and_go(stack: Stack) -> None:
@@ -28,6 +33,24 @@ def test_stacks_come_and_go(stack: Stack) -> None:
     assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
 
 
+def test_only_an_empty_stack_is_removed_after_destroy(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
+    stack.up()
+    target = stack.resources()["one"]["urn"]
+    shown = stack.run("destroy", "--yes", "--skip-preview", "--remove", "--target", target)
+    assert "The stack is not removed" in shown
+    assert "two" in stack.resources()
+    stack.spec({"one": {"text": "die"}})
+    stack.up("--target", target, code=1)
+    refused = stack.run("destroy", "--yes", "--skip-preview", "--remove", code=1)
+    assert f"while it was creating {target}, which may therefore exist" in refused
+    assert stack.latest()["pending_operations"]
+    stack.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
+    stack.run("destroy", "--yes", "--skip-preview", "--remove")
+    assert not stack.state_file.exists()
+    assert not (stack.folder / "Pulumi.dev.yaml").exists()
+
+
 def test_export_and_import(stack: Stack) -> None:
     stack.spec({"one": {"text": {"$secret": "hidden-text"}}}, exports={"it": {"$ref": ["one", "text"]}})
     stack.up()
@@ -40,6 +63,45 @@ def test_export_and_import(stack: Stack) -> None:
     assert "2 unchanged" in stack.up("--expect-no-changes")
     assert stack.run("stack", "output", "it", "--show-secrets") == "hidden-text\n"
     assert "does not have output property" in stack.run("stack", "output", "nothing", code=1)
+
+
+def test_pending_operations_are_not_imported(stack: Stack) -> None:
+    """Their secrets are of the exporter's key, and nobody here knows what came of them."""
+    stack.spec({"one": {"text": {"$secret": "hush"}, "dies": True}, "two": {"text": "b"}})
+    stack.up(code=1)
+    assert stack.latest()["pending_operations"]
+    exported = stack.run("stack", "export", "--show-secrets")
+    assert exported.count("hush") == 1  # only the pending one holds it
+    (stack.folder / "export.json").write_text(stack.run("stack", "export"))
+    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {Crypter.new(PASSPHRASE).salt}\n")
+    shown = stack.run("stack", "import", "--file", "export.json")
+    assert "removing pending operation 'creating' on 'urn:pulumi:dev::test::" in shown
+    assert "pending_operations" not in stack.latest()
+    stack.run("stack", "output")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "this is no exported stack"),
+        ({"resources": ["x"]}, "this is no exported stack"),
+        ({"resources": [{"urn": "x", "type": "t"}]}, "state file contains errors: 'x' is not a URN"),
+    ],
+)
+def test_what_is_no_state_is_not_imported(stack: Stack, content: Any, said: str) -> None:
+    (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": content}))
+    before = stack.state_file.read_bytes()
+    assert said in stack.run("stack", "import", "--file", "export.json", code=1)
+    assert stack.state_file.read_bytes() == before
+
+
+def test_a_doubtful_state_is_imported_with_force(stack: Stack) -> None:
+    item = {"urn": "urn:pulumi:dev::test::t::a", "type": "t", "parent": "urn:pulumi:dev::test::t::b"}
+    (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": {"resources": [item]}}))
+    assert "rerun with --force" in stack.run("stack", "import", "--file", "export.json", code=1)
+    shown = stack.run("stack", "import", "--file", "export.json", "--force")
+    assert "warning: state file contains errors" in shown
+    assert len(stack.resources()) == 1
 
 
 def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
@@ -69,6 +131,17 @@ def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
     stack.run("config", "rm", "none")
     stack.run("config", "rm", "name")
     assert "not found" in stack.run("config", "get", "name", code=1)
+
+
+def test_a_configuration_with_another_salt_takes_the_state_along(stack: Stack) -> None:
+    """As where the file was copied from another stack of the same passphrase."""
+    stack.spec({"one": {"text": {"$secret": "hush"}}}, exports={"text": {"$ref": ["one", "text"]}})
+    stack.up()
+    salt = Crypter.new(PASSPHRASE).salt
+    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {salt}\n")
+    stack.run("refresh", "--yes", "--skip-preview")
+    assert stack.latest()["secrets_providers"]["state"]["salt"] == salt
+    assert stack.run("stack", "output", "text", "--show-secrets") == "hush\n"
 
 
 @pytest.mark.parametrize("give", ["variable", "file"])
@@ -154,3 +227,38 @@ def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:
     stack.environment["PULUMI_BACKEND_URL"] = f"file://{stack.folder}"
     for arguments in (("-C", str(below), "about"), ("about", "--cwd", os.fspath(below))):
         assert "Project           test" in stack.run(*arguments)
+
+
+def test_a_relative_cwd_finds_the_same_state(stack: Stack) -> None:
+    above = Stack(stack.folder.parent, stack.environment)
+    assert json.loads(above.run("-C", "project", "stack", "ls", "--json"))[0]["name"] == "dev"
+    above.run("stack", "init", "second", "--cwd", "project")
+    assert (stack.folder / ".pulumi/stacks/test/second.json").exists()
+    assert not (stack.folder / "project").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("Pulumi.yaml", "name: test\nruntime: python\nbackend: file://.\n", "`backend` must hold keys"),
+        (
+            "Pulumi.yaml",
+            "name: test\nruntime: {name: python, options: x}\nbackend: {url: 'file://.'}\n",
+            "`options` must",
+        ),
+        ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must hold keys with values"),
+    ],
+)
+def test_files_that_are_not_as_they_should_be_are_told(
+    stack: Stack, file: str, content: str, said: str
+) -> None:
+    (stack.folder / file).write_text(content)
+    with pytest.raises(EngineError, match=re.escape(said)):
+        StackConfig(find_project(stack.folder).stack_config_file("dev"))
+
+
+def test_places_that_are_not_there_are_told(stack: Stack) -> None:
+    assert "No such file" in stack.run("stack", "import", "--file", "nowhere.json", code=1)
+    assert "Not a directory" in stack.run(
+        "up", "--yes", code=1, PULUMI_BACKEND_URL="file:///dev/null/x", PULUMI_STACK="dev"
+    )

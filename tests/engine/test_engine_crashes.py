@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
 from engine_stack import Stack
+
+from engine import locks as locking
+from engine.errors import LockedError
+from engine.stores import Folder
 
 
 def thing(text: str = "a", **more: object) -> dict[str, object]:
@@ -78,6 +81,26 @@ def test_one_interrupt_finishes_what_runs(stack: Stack) -> None:
     assert "pending_operations" not in stack.latest()
 
 
+@pytest.mark.parametrize("lines", [1, 3])
+def test_an_update_that_nobody_reads_any_more_ends(stack: Stack, lines: int) -> None:
+    stack.spec({f"t{i}": thing() for i in range(6)})
+    process = stack.start("up", "--yes", "--skip-preview", "--parallel", "1")
+    assert process.stdout is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert not locks(stack)
+    assert "pending_operations" not in stack.latest()
+    assert {path.stem for path in stack.cloud.glob("t*.json")} == stack.resources().keys() - {
+        "test-dev",
+        "default",
+    }
+    assert len(stack.resources()) < 8
+    stack.up()
+    assert len(stack.resources()) == 8
+
+
 def test_two_interrupts_stop_at_once(stack: Stack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")
@@ -95,21 +118,74 @@ def interrupted(process: Popen[str]) -> bool:
     return process.poll() is not None
 
 
-def test_locks_of_others_are_respected(stack: Stack) -> None:
-    folder = stack.folder / ".pulumi/locks/organization/test/dev"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = {
-        "pid": os.getpid(),
-        "username": "u",
-        "hostname": socket.gethostname(),
-        "timestamp": "2099-01-01T00:00:00Z",
-    }
-    (folder / "a.json").write_text(json.dumps(lock))
+@pytest.fixture
+def store(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def put_lock(store: Folder, folder: str = "locks", **changes: object) -> None:
+    """A lock of a process that runs here, this one, but for the changes; None leaves a key out."""
+    own = locking.take(store, folder, print)
+    content = {**json.loads(store.read(own.key) or b""), **changes}
+    own.release()
+    kept = {key: value for key, value in content.items() if value is not None}
+    store.write(f"{folder}/a.json", json.dumps(kept).encode())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hostname": "elsewhere", "place": "another boot pid:[1]", "pid": 2**22 + 1},
+        # Of another machine or container of this one's name, or written by the CLI: nobody here knows.
+        {"place": "another boot pid:[1]", "pid": 2**22 + 1},
+        {"place": None, "started": None, "pid": 2**22 + 1},
+    ],
+)
+def test_locks_of_others_are_respected(store: Folder, changes: dict[str, object]) -> None:
+    put_lock(store, **changes)
+    with pytest.raises(LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"):
+        locking.take(store, "locks", print)
+
+
+@pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"started": "another time"}])
+def test_a_lock_whose_process_has_ended_is_taken_over(store: Folder, changes: dict[str, object]) -> None:
+    put_lock(store, **changes)
+    told: list[str] = []
+    locking.take(store, "locks", told.append).release()
+    assert "took over the lock" in told[0]
+    assert store.keys("locks") == []
+
+
+def test_a_lock_can_be_cancelled(stack: Stack) -> None:
+    put_lock(Folder(stack.folder / ".pulumi"), "locks/organization/test/dev", place="elsewhere")
+    stack.spec({"one": thing()})
     assert "currently locked by 1 lock(s)" in stack.up(code=1)
-    (folder / "a.json").write_text(json.dumps({**lock, "hostname": "elsewhere", "pid": 1}))
-    assert "created by u@elsewhere (pid 1)" in stack.up(code=1)
-    stack.run("cancel")
-    assert "1 created" in stack.up()
+    assert "(1 lock(s) removed)" in stack.run("cancel")
+    assert "2 created" in stack.up()
+
+
+def test_cancel_leaves_a_journal_to_the_update_that_still_runs(stack: Stack) -> None:
+    stack.spec(
+        {
+            "one": thing(),
+            "slow": thing(gate="first", of={"$ref": ["one", "length"]}),
+            "last": thing(gate="second", of={"$ref": ["slow", "length"]}),
+        }
+    )
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait first")
+    assert f"Process {process.pid} still works on the stack" in stack.run("cancel")
+    stack.open("first")
+    stack.until_called("wait second")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stack.open("second")
+    stack.until(lambda: (stack.cloud / "last.json").exists())
+    assert 'resourceCount": 4' in stack.run("stack", "ls", "--json")
+    stack.calls()
+    stack.up()
+    assert stack.calls() == ["wait second", "adopt last"]
 
 
 def test_a_journal_of_another_state_is_put_aside(stack: Stack) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import pty
+import re
+
+import pytest
 from engine_stack import Stack
 
-from engine import objects
+from engine import events, objects
+from engine.display import Display
+from engine.display import as_json as display_json
+from engine.events import Step
 from engine.objects import View
+from engine.state import Resource
 from engine.values import UNKNOWN, Secret
 
 OLD = {
@@ -121,6 +132,39 @@ def test_long_texts_are_cut_and_yaml_is_shown_as_an_object() -> None:
     assert lines[2:5] == ["    yaml: (yaml) {", "        k: 1", "        l: ["]
 
 
+PEM = "-----BEGIN KEY-----\nAAAA-first\n\nBBBB-second\n}\n-----END KEY-----\n"
+
+
+def test_secrets_are_masked_in_every_form() -> None:
+    display = Display("dev")
+    display.hide(['quo"te\\d', PEM, "true", "42"])
+    for shown in ("it is AAAA-first", "  BBBB-second", json.dumps({"a": 'quo"te\\d'}), json.dumps(PEM)):
+        assert "[secret]" in display.masked(shown)
+    assert not re.search("AAAA|BBBB", display.masked(PEM) + display.masked(json.dumps(PEM)))
+    assert "quo" not in display.masked(json.dumps('quo"te\\d'))
+    assert display.masked('{ "it is": true, "and": 42 }') == '{ "it is": true, "and": 42 }'
+
+
+def test_masked_json_stays_json() -> None:
+    display = Display("dev")
+    display.hide(["100", 'quo"te'])
+    display.message(events.ERROR, "", 'the 100 of quo"te')
+    step = Step(events.CREATE, "urn:pulumi:dev::p::t::n", "t", None, Resource("u", "t", inputs={"n": 100100}))
+    display.report.steps.append(step)
+    found = json.loads(display_json(display.report, {}, display.masked))
+    assert found["diagnostics"][0]["message"] == "the [secret] of [secret]\n"
+    assert found["steps"][0]["newState"]["inputs"] == {"n": 100100}
+
+
+def test_a_secret_inside_an_object_is_masked(stack: Stack) -> None:
+    stack.run("config", "set", "--path", "--secret", "cluster.environment.TOKEN", "inner-token")
+    stack.run("config", "set", "--path", "cluster.list[0]", "shown")
+    stack.spec(prints=["it is inner-token", "shown is shown"])
+    shown = stack.run("preview")
+    assert "it is [secret]" in shown
+    assert "shown is shown" in shown
+
+
 def test_outputs_and_details_of_a_run(stack: Stack) -> None:
     thing = {"text": "a", "tags": {"a": 1, "b": ["x"]}}
     stack.spec({"one": thing}, exports={"o": {"x": 1, "y": {"$secret": "z"}}})
@@ -154,3 +198,35 @@ def test_outputs_and_details_of_a_run(stack: Stack) -> None:
     assert "\nOutputs:\n    o: {\n        x: 2\n        y: [secret]\n    }\n" in stack.up()
     assert "Outputs:" not in stack.run("preview")
     assert "Outputs:" not in stack.run("destroy", "--yes")
+
+
+def on_terminal(stack: Stack, *arguments: str, answer: bytes = b"") -> tuple[int, bytes]:
+    """Run the engine on a terminal; exit code and what it showed.  `answer`: what is typed at the question."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(stack.folder)
+        command = stack.command(*arguments)
+        os.execvpe(command[0], command, {**stack.environment, "TERM": "xterm"})  # noqa: S606 - the engine
+    shown = b""
+    with contextlib.suppress(OSError):  # it has ended
+        while part := os.read(terminal, 65536):
+            shown += part
+            if answer and b"[yes/no]" in shown:
+                os.write(terminal, answer)
+                answer = b""
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
+
+
+def test_the_end_of_input_is_a_no(stack: Stack) -> None:
+    code, shown = on_terminal(stack, "up", answer=b"\x04")
+    assert code == 8
+    assert b"confirmation declined" in shown
+    assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("command", [("destroy", "--yes"), ("refresh", "--yes")])
+def test_the_terminal_is_given_back_after_an_error(stack: Stack, command: tuple[str, ...]) -> None:
+    code, shown = on_terminal(stack, *command, "--target", "urn:nope")
+    assert code == 1
+    assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1

@@ -111,11 +111,19 @@ def test_a_delete_that_fails_keeps_what_it_stands_on(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [({"import_": "x"}, "import_"), ({"hooks": None, "custom_timeouts": {"create": "5m"}}, "")],
+    [({"import_": "x"}, "import_"), ({"hide_diffs": ["text"]}, "hide_diffs")],
 )
 def test_what_is_not_served_is_refused_by_name(stack: Stack, options: dict[str, object], what: str) -> None:
     stack.spec({"one": thing(options=options)})
-    output = stack.run("preview", code=1 if what else 0)
-    if what:
-        assert f"error: `{what}` on pulumi-python:dynamic/test:Thing 'one' needs the Pulumi CLI" in output
-        assert output.count("needs the Pulumi CLI") == 1
+    output = stack.run("preview", code=1)
+    assert f"error: `{what}` on pulumi-python:dynamic/test:Thing 'one' needs the Pulumi CLI" in output
+    assert output.count("needs the Pulumi CLI") == 1
+
+
+def test_timeouts_are_stored_and_configuration_is_checked(stack: Stack) -> None:
+    stack.spec({"one": thing(options={"custom_timeouts": {"create": "500ms", "delete": "5m"}})})
+    stack.up()
+    assert stack.resources()["one"]["customTimeouts"] == {"create": 0.5, "delete": 300}
+    project = stack.folder / "Pulumi.yaml"
+    project.write_text(project.read_text() + "config:\n  need: {type: string}\n")
+    assert "Stack 'dev' is missing configuration value 'need'" in stack.run("preview", code=1)

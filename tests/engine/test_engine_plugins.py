@@ -22,7 +22,8 @@ class Jar(pulumi.CustomResource):
         opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(version=version))
         super().__init__("shelf:index:Jar", name, {**props, "size": None}, opts)
 
-one = Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))
+timeouts = pulumi.ResourceOptions(custom_timeouts=pulumi.CustomTimeouts(create="90s"))
+one = Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"), opts=timeouts)
 mine = pulumi.ProviderResource("shelf", "mine", {"prefix": "other"}, pulumi.ResourceOptions(version="1.2.3"))
 two = Jar("two", opts=pulumi.ResourceOptions(provider=mine), label=one.size)
 pulumi.export("size", two.size)
@@ -54,6 +55,7 @@ def test_a_plugin_is_found_and_spoken_to(stack: Stack, tmp_path: Path, place: st
     assert "4 created" in stack.up()
     resources = stack.resources()
     assert resources["one"]["outputs"]["where"] == "hello"
+    assert resources["one"]["outputs"]["seconds"] == 90
     assert resources["two"]["outputs"]["where"] == "other"
     assert "ciphertext" in resources["one"]["outputs"]["hidden"]
     # As the CLI 3.272.0 wrote it for this plugin and program.
@@ -69,7 +71,7 @@ def test_a_plugin_is_found_and_spoken_to(stack: Stack, tmp_path: Path, place: st
     assert "4 deleted" in stack.run("destroy", "--yes", "--skip-preview")
 
 
-CRACKED = SHELF.partition("one = ")[0] + 'Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))'
+CRACKED = SHELF.partition("timeouts = ")[0] + 'Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))'
 
 
 def test_what_was_made_by_half_is_kept_and_tried_again(stack: Stack, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
     write(
         stack,
         "from things import Thing\n"
-        "found = Thing('x', {'text': 'a'}, pulumi.ResourceOptions(id='id-x'))\n"
+        "found = Thing('x', {'text': 'a', 'hidden': pulumi.Output.secret('hush-hush')}, pulumi.ResourceOptions(id='id-x'))\n"
         "pulumi.export('length', found.length)",
     )
     assert "does not exist" in stack.up(code=1)
@@ -140,8 +142,23 @@ def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
     (stack.cloud / "x.json").write_text('{"text": "abc"}')
     assert "length: 3" in stack.up()
     assert stack.resources()["x"]["external"] is True
+    assert "hush-hush" not in stack.state_file.read_text()
     assert "1 deleted" in stack.run("destroy", "--yes", "--skip-preview")
     assert (stack.cloud / "x.json").exists()
+
+
+def test_what_is_no_target_refers_to_a_renamed_target_by_its_new_name(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b", "options": {"depends_on": ["one"]}}})
+    stack.up()
+    stack.spec(
+        {
+            "new": {"text": "a", "options": {"aliases": [{"name": "one"}]}},
+            "two": {"text": "b", "options": {"depends_on": ["new"]}},
+        }
+    )
+    stack.up("--target", "**::new")
+    found = stack.resources()
+    assert found["two"]["dependencies"] == [found["new"]["urn"]]
 
 
 def test_only_targets_are_changed(stack: Stack) -> None:

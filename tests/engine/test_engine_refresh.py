@@ -36,6 +36,24 @@ def test_refresh_takes_over_what_is_there(stack: Stack) -> None:
     assert "unchanged" in stack.run("refresh", "--yes", "--expect-no-changes")
 
 
+def test_children_of_what_is_gone_get_its_parent(stack: Stack) -> None:
+    stack.spec(
+        {
+            "group": {"group": True},
+            "two": thing(options={"parent": "group"}),
+            "child": thing(options={"parent": "two"}),
+        }
+    )
+    stack.up()
+    (stack.cloud / "two.json").unlink()
+    stack.run("refresh", "--yes", "--skip-preview")
+    found = stack.resources()
+    assert found["child"]["parent"] == found["group"]["urn"]
+    stack.calls()
+    stack.up()
+    assert stack.calls() == ["create two"]
+
+
 def test_up_and_preview_refresh_first(stack: Stack) -> None:
     stack.spec({"one": thing(), "two": thing()})
     stack.up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from engine_stack import Stack
 
@@ -93,6 +94,60 @@ def test_delete_before_replace_takes_dependents_along(stack: Stack) -> None:
     assert not any("pendingReplacement" in item for item in stack.resources().values())
 
 
+def test_what_a_cascade_still_deletes_is_made_again_only_after_that(stack: Stack) -> None:
+    """`dependent` no longer depends on `root`: it is registered while it is being deleted for `root`'s sake."""
+    gates = {"gate_of_delete": "delete"}
+    stack.spec(
+        {"root": thing(kind="a", dbr=True), "dependent": thing(on={"$ref": ["root", "kind"]}, **gates)}
+    )
+    stack.up()
+    stack.calls()
+    stack.spec(
+        {
+            "root": thing(kind="b", dbr=True),
+            "beside": thing(gate="make"),
+            "dependent": thing(of={"$ref": ["beside", "length"]}, **gates),
+        }
+    )
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait delete")
+    stack.open("make")
+    stack.until_called("create beside")
+    time.sleep(0.5)  # time to go wrong
+    stack.open("delete")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    calls = stack.calls()
+    assert calls.index("wait delete") < calls.index("create dependent")
+    assert (stack.cloud / "dependent.json").exists()
+    assert [item["urn"].rsplit("::", 1)[-1] for item in stack.latest()["resources"]].count("dependent") == 1
+    assert "4 unchanged" in stack.up("--expect-no-changes")
+
+
+def test_what_two_cascades_have_to_delete_is_deleted_once(stack: Stack) -> None:
+    def spec(kind: str) -> None:
+        on = {"on": {"$ref": ["one", "kind"]}, "kind": {"$ref": ["two", "kind"]}}
+        roots = {name: thing(kind=kind, dbr=True) for name in ("one", "two")}
+        stack.spec({**roots, "both": thing(**on, gate_of_delete="delete")})
+
+    spec("a")
+    stack.up()
+    stack.calls()
+    spec("b")
+    process = stack.start("up", "--yes", "--skip-preview")
+    stack.until_called("wait delete")
+    time.sleep(0.5)  # time for the second
+    stack.open("delete")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    calls = stack.calls()
+    assert calls[0] == "delete both"
+    assert sorted(calls) == sorted(
+        [f"{verb} {name}" for verb in ("delete", "create") for name in ("one", "two", "both")]
+        + ["wait delete"]
+    )
+
+
 def test_a_replacement_that_fails_is_finished_by_the_next_up(stack: Stack) -> None:
     stack.spec({"one": thing(kind="a", dbr=True)})
     stack.up()
@@ -113,7 +168,7 @@ def test_an_original_that_could_not_be_deleted_is_deleted_by_the_next_up(stack: 
     assert "it sticks" in stack.up(code=1)
     originals = [item for item in stack.latest()["resources"] if item.get("delete")]
     assert [item["inputs"]["kind"] for item in originals] == ["a"]
-    stack.state_file.write_text(stack.state_file.read_text().replace('"sticky": true', '"sticky": false'))
+    stack.state_file.write_text(stack.state_file.read_text().replace('"sticky":true', '"sticky":false'))
     stack.calls()
     stack.up()
     assert stack.calls() == ["delete one"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import journal, paths, state, urns, values
-from engine.config import Project, StackConfig, find_project
+from engine import journal, paths, schema, state, urns, values
+from engine.config import ConfigValue, Project, StackConfig, find_project
 from engine.diffs import compare
 from engine.errors import EngineError, PassphraseError
 from engine.goals import Alias, Goal, OldNames
 from engine.journal import Rows
+from engine.monitor import goal_of
+from engine.placing import Places
 from engine.secrets import Crypter
+from engine.state import Resource, State
 from engine.stores import FileLog
+from engine.stubs import resource_pb2
+from engine.targets import Targets
 from engine.values import UNKNOWN, Secret
 
 DATA = Path(__file__).parent / "data"
@@ -181,6 +187,133 @@ def test_aliases_follow_the_parent() -> None:
     assert names.find(Goal("t:i:C", "new-child", True, parent=parent), child, olds) == old_child
 
 
+@pytest.mark.parametrize("names", [("new", "old"), ("old", "new"), ("new", "other")])
+def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
+    """`new` and `other` say that they were `old`, which may be declared as well."""
+    old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
+    places = Places.of("dev", "p", State([old]))
+
+    def goal(name: str) -> Goal:
+        return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
+
+    assert places.place(goal(names[0]), "").old is old
+    said = "Duplicate resource URN" if names[1] == "old" else f"Duplicate resource alias '{old.urn}'"
+    with pytest.raises(EngineError, match=rf"{said}.* conflicting with .*C::{names[0]}'"):
+        places.place(goal(names[1]), "")
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([{"urn": "a", "type": "t"}] * 2, "duplicate resource a (not marked for deletion)"),
+        ([{"urn": "a", "type": "t"}, {"urn": "a", "type": "t", "delete": True}], ""),
+        ([{"urn": "a", "type": "t", "parent": "b"}], "resource a's parent b is missing"),
+        ([{"urn": "a", "type": "t", "deletedWith": "b"}], "resource a's `deletedWith` b is missing"),
+        (
+            [{"urn": "a", "type": "t", "propertyDependencies": {"k": ["b"]}}, {"urn": "b", "type": "t"}],
+            "resource a's property dependency (from property k) b comes after it",
+        ),
+        ([{"urn": "a", "type": "t", "provider": "p::1"}], "resource a refers to unknown provider p::1"),
+        ([{"urn": "a", "type": "t", "id": "1"}], "resource 'a' has 'custom' false but non-empty ID"),
+        ([{"urn": "a"}], "resource 'a' missing required 'type' field"),
+        ([{"type": "t"}], "resource at index 0 missing required 'urn' field"),
+    ],
+)
+def test_what_the_cli_would_refuse_a_state_for(items: list[dict[str, Any]], said: str) -> None:
+    assert state.flaw(items) == said
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_of_the_cli_have_no_flaw(name: str) -> None:
+    assert (
+        state.flaw(
+            json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"].get("resources", [])
+        )
+        == ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("urn:pulumi:dev::p::t::a[1]", True),
+        ("urn:pulumi:dev::p::t::a?1]", False),
+        ("**::a[1]", True),
+        ("**a*", True),
+        ("urn:*:dev::p::*::a[[]1]", False),
+        ("urn:*:dev::p::*::*", True),
+        ("urn:*::a[1]", False),  # one star is no more than a part
+    ],
+)
+def test_targets_are_matched_as_the_cli_matches_them(pattern: str, matches: bool) -> None:
+    assert Targets((pattern,)).has("urn:pulumi:dev::p::t::a[1]") is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("100us", 0.0001), ("1.5s", 1.5), ("0", None)],
+)
+def test_timeouts_are_read_as_go_reads_them(text: str, seconds: float | None) -> None:
+    request = resource_pb2.RegisterResourceRequest(
+        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(create=text)
+    )
+    assert goal_of(request, "/").custom_timeouts == ({} if seconds is None else {"create": seconds})
+
+
+@pytest.mark.parametrize("text", ["5", "m", "5 m", "5x", "1.2.3s"])
+def test_what_is_no_timeout_is_told(text: str) -> None:
+    request = resource_pb2.RegisterResourceRequest(
+        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(delete=text)
+    )
+    with pytest.raises(EngineError, match="unable to parse customTimeout Value"):
+        goal_of(request, "/")
+
+
+DECLARED = {
+    "need": {"type": "string"},
+    "count": {"type": "integer", "default": 3},
+    "on": {"type": "boolean", "default": True},
+    "key": {"type": "string", "default": "k", "secret": True},
+    "list": {"type": "array", "items": {"type": "integer"}, "default": [1]},
+    "plain": "a value",
+    "other:key": {"value": 1},
+}
+GOOD = {"need": "x", "key": Secret("k")}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (GOOD, ""),
+        ({"key": Secret("k")}, "Stack 'dev' is missing configuration value 'need'"),
+        ({**GOOD, "count": "abc"}, "Stack 'dev' with configuration key 'count' must be of type 'integer'"),
+        ({**GOOD, "count": "12", "on": "false"}, ""),
+        ({**GOOD, "on": "yes"}, "'on' must be of type 'boolean'"),
+        ({**GOOD, "list": '["x"]'}, "'list' must be of type 'array<integer>'"),
+        ({"need": "x"}, "Stack 'dev' with configuration key 'key' must be encrypted as it's secret"),
+    ],
+)
+def test_configuration_is_held_against_its_declaration(given: dict[str, Any], said: str) -> None:
+    project = Project("p", Path("Pulumi.yaml"), config=DECLARED)
+    defaults = {
+        "p:key": "k",
+        "p:count": "3",
+        "p:on": "true",
+        "p:list": "[1]",
+        "p:plain": "a value",
+        "other:key": "1",
+    }
+    texts = {key: ConfigValue(text, is_object=text.startswith("[")) for key, text in defaults.items()}
+    for key, value in given.items():
+        text = value.value if isinstance(value, Secret) else value
+        texts[f"p:{key}"] = ConfigValue(text, isinstance(value, Secret), text.startswith("["))
+    if said:
+        with pytest.raises(EngineError, match=re.escape(said)):
+            schema.check("dev", project, texts)
+    else:
+        schema.check("dev", project, texts)
+
+
 def test_paths() -> None:
     assert paths.parse('a.b[0]["c.d"].*') == ["a", "b", 0, "c.d", "*"]
     assert paths.text_of(["a", "b", 0, "c.d"]) == 'a.b[0]["c.d"]'
@@ -204,7 +337,7 @@ def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
         file.write(b'[["drop", 1')
     found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", json.loads(json.dumps(deployment)))
     assert found is not None
-    assert [item["urn"] for _, item in found.rows.resources()] == ["c", "b"]
+    assert [item["urn"] for item in found.rows.resources()] == ["c", "b"]
     assert found.rows.old[1]["dependencies"] == ["c"]
     assert found.rows.pending == {}
     with pytest.raises(ValueError, match="changed"):
@@ -219,6 +352,67 @@ def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
     found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", {})
     assert found is not None
     assert found.steps == 1
+
+
+def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: Path) -> None:
+    """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
+    resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
+    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows(old=dict(enumerate(resources))))
+    log.append([["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["begin", 11, "creating", {"urn": "d"}]])
+    log.fold_into(b"after")
+    log.flush(log.append([["end", 11], ["put", 12, {"urn": "d", "type": "t"}]]))
+    deployment = {
+        "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
+        "pending_operations": [{"resource": {"urn": "d"}, "type": "creating"}],
+    }
+    found = journal.read(FileLog(tmp_path / "j"), b"after", deployment)
+    assert found is not None
+    assert [item["urn"] for item in found.rows.resources()] == ["c", "d", "b"]
+    assert (found.steps, found.rows.pending) == (1, {})
+
+
+class FailingLog(FileLog):
+    """Fails once."""
+
+    failed = False
+
+    def append(self, lines: bytes) -> None:
+        if not self.failed:
+            self.failed = True
+            raise OSError("time-out")
+        super().append(lines)
+
+
+def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
+    log = journal.Journal(FailingLog(tmp_path / "j"), b"before", Rows())
+    first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
+    with pytest.raises(OSError, match="time-out"):
+        log.flush(first)
+    log.flush(second)
+    found = journal.read(FileLog(tmp_path / "j"), b"before", {})
+    assert found is not None
+    assert sorted(found.rows.pending) == [1, 2]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows())
+    for op in (1, 2, 3):
+        log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
+    lines = (tmp_path / "j").read_bytes().split(b"\n")
+    lines[place] = b"\0" * len(lines[place])
+    (tmp_path / "j").write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match="damaged"):
+        journal.read(FileLog(tmp_path / "j"), b"before", {})
+
+
+def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows())
+    log.flush(log.append([["put", 1, {"urn": "c"}]]))
+    with (tmp_path / "j").open("ab") as file:
+        file.write(b'[["put", 2')
+    journal.fold_into(FileLog(tmp_path / "j"), b"after")
+    assert journal.read(FileLog(tmp_path / "j"), b"after", {"resources": [{"urn": "c"}]}) is None
 
 
 def test_the_project_keeps_its_places(tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ def described(body: str) -> Picture:
 def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None]) -> Iterator[Stage]:
     """A checkout of the product and a cloud without nodes, the proxies between them."""
     home = folder / "cloud"
-    with running_cloud(home, nodes=0) as connection, new_checkout(folder / "checkout") as checkout:
+    with (
+        running_cloud(home, nodes=0, key_write_seconds=0.01) as connection,
+        new_checkout(folder / "checkout") as checkout,
+    ):
         page, s3 = connection["page"].rstrip("/"), connection["s3"]["url"]
         with Proxy(page, api_service, faults, seen) as api, Proxy(s3, s3_service, faults) as storage:
             known = folder / "connection.json"

@@ -9,9 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from clients.cloudflare import Cloudflare
+from clients.errors import RateLimited, ServiceError
+from clients.http import Patience
 from localcloud.faults.plan import KINDS, Faults
-from localcloud.faults.proxy import Exchange, Proxy, api_service, s3_service
+from localcloud.faults.proxy import Exchange, Proxy, api_service, rerouted, s3_service
 from tests.support.cloud import requests_logged, running_cloud, s3_client
 
 
@@ -64,6 +68,23 @@ def test_objects_pass_unchanged(connection: dict[str, Any], tmp_path: Path) -> N
         assert s3.list_objects_v2(Bucket="through")["KeyCount"] == 1
         s3.delete_object(Bucket="through", Key="a b/ü.bin")
     assert any(one["path"] == "/through/a b/ü.bin" for one in requests_logged(connection))
+
+
+@pytest.mark.parametrize(
+    ("kind", "met"), [("429", RateLimited), ("500-before", ServiceError), ("cut", ServiceError)]
+)
+def test_cloudflare_fails_too_in_its_own_words(
+    connection: dict[str, Any], kind: str, met: type[ServiceError]
+) -> None:
+    """Through the connection that `chaos proxy` writes, by the product's own client."""
+    with Proxy(connection["page"].rstrip("/"), api_service, Faults(1.0, 1, kinds=(kind,))) as proxy:
+        there: Any = rerouted(connection, proxy.url, connection["s3"]["url"])["cloudflare"]
+        impatient = Patience(attempts=1)
+        client = Cloudflare(
+            there["url"], there["account_id"], SecretStr(there["api_token"]), patience=impatient
+        )
+        with pytest.raises(met):
+            client.get_bucket("bucket")
 
 
 def test_the_page_is_spared(connection: dict[str, Any]) -> None:

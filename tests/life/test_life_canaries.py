@@ -24,8 +24,10 @@ import yaml
 from clients.connection import Connection, connect
 from engine.secrets import Crypter
 from localcloud.home import Home, State
-from tests.life.stacks import as_real, new_stack
+from tests.life.nodes import leave_weights, report
+from tests.life.stacks import ROOT, as_real, new_stack
 from tests.support.cloud import running_cloud
+from training.run import Layout
 
 ENGINES = {"embedded": [sys.executable, "-m", "engine"], "cli": ["pulumi"]}
 CONFIGURED = {
@@ -119,9 +121,13 @@ class Life:
     """One stack on one engine; all that it prints goes into the watch."""
 
     root: Path
-    engine: list[str]
+    name: str
     environment: dict[str, str]
     watch: Watch
+
+    @property
+    def engine(self) -> list[str]:
+        return ENGINES[self.name]
 
     def run(self, *arguments: str, code: int = 0) -> str:
         stack = [] if arguments[:2] == ("stack", "select") else ["--stack", "dev"]
@@ -138,6 +144,20 @@ class Life:
         self.watch.add("printed", done.stdout + done.stderr)
         return done.stdout + done.stderr
 
+    def flux(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> None:
+        """One of the commands of `flux`, as typed in this checkout with this engine."""
+        done = subprocess.run(
+            [sys.executable, "-m", "commands", *arguments],
+            cwd=self.root,
+            env={**self.environment, "ENGINE": self.name},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode in codes, done.stdout + done.stderr
+        self.watch.add("printed", done.stdout + done.stderr)
+
     def edit(self, key: str, **changes: object) -> None:
         """Change an object of the configuration; what is encrypted in it stays so."""
         path = self.root / "Pulumi.dev.yaml"
@@ -146,7 +166,7 @@ class Life:
         path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
     def again(self, **variables: str) -> Life:
-        return Life(self.root, self.engine, {**self.environment, **variables}, self.watch)
+        return Life(self.root, self.name, {**self.environment, **variables}, self.watch)
 
 
 @pytest.fixture
@@ -197,7 +217,9 @@ def begin(tmp_path: Path, home: Path, engine: str) -> tuple[Life, Connection]:
         "PULUMI_CONFIG_PASSPHRASE": canaries["passphrase"],
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
-    life = Life(plain.root, ENGINES[engine], environment, Watch(canaries))
+    # Not a link: the command's checkout is the folder that its code lies in.
+    shutil.copytree(ROOT / "commands", plain.root / "commands", ignore=shutil.ignore_patterns("__pycache__"))
+    life = Life(plain.root, engine, environment, Watch(canaries))
     life.run("stack", "select", "--create", "dev")
     return life, connection
 
@@ -237,7 +259,8 @@ def test_thirty_secrets_are_found_nowhere(engine: str, tmp_path: Path, home: Pat
 
 
 def live(life: Life, connection: Connection) -> None:
-    """preview, up, a new set of keys, failures of several kinds, refresh. `destroy` comes after the looking."""
+    """preview, up, a new set of keys, failures of several kinds, refresh, a finished run. `destroy` comes after the looking."""
+    plan(life)
     life.run("preview", "--diff")
     life.run("up", "--yes", "--skip-preview")
     life.watch.canaries.update(issued(connection, 1))
@@ -250,6 +273,31 @@ def live(life: Life, connection: Connection) -> None:
     life.run("up", "--yes", "--skip-preview")
     life.run("stack", "output", "--json")
     life.run("stack", "export")
+    finish(life, connection)
+
+
+def plan(life: Life) -> None:
+    """What a reviewer gets to see, in all its forms."""
+    for options in ((), ("--markdown",), ("--json",), ("--html", str(life.root / "plan.html"))):
+        life.flux("plan", *options)
+    assert "canary" not in (life.root / "plan.html").read_text(encoding="utf-8")
+
+
+def finish(life: Life, connection: Connection) -> None:
+    """The run ends well; its results and its page lie in outputs/, and a plan says what a new caption would train."""
+    (job,) = connection.kelpie().list_jobs()
+    keys = Layout("canaries/").run("cat", job.environment["FLUX_RUN_ID"])
+    leave_weights(connection.storage("canaries"), keys)
+    report(connection, job, "completed")
+    life.run("refresh", "--yes", "--skip-preview")
+    life.flux("fetch")
+    life.flux("report")
+    life.flux("status")
+    life.flux("status", "--json")
+    life.flux("doctor", codes=(0, 1))
+    assert list((life.root / "outputs").rglob("report.html"))
+    (life.root / "jobs/cat/dataset/00001.txt").write_text("tr1gger, edited", encoding="utf-8")
+    plan(life)
 
 
 def fail(life: Life) -> None:
@@ -260,6 +308,8 @@ def fail(life: Life) -> None:
             life.edit("storage", rotate=3)
         printed = life.again(**{name: wrong}).run("up", "--yes", "--skip-preview", code=1)
         assert "401" in printed or "403" in printed, printed
+        # Not every plan asks everybody.
+        life.again(**{name: wrong}).flux("plan", codes=(0, 1))
     life.edit("cluster", gpu="RTX 9999")
     assert "RTX 9999" in life.run("up", "--yes", "--skip-preview", code=1)
     life.edit("cluster", gpu="RTX 5090", memory=canary("SECRET_A"))

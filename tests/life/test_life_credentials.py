@@ -13,6 +13,7 @@ import pytest
 from clients.errors import ServiceError
 from clients.salad import ContainerGroup
 from clients.storage import Storage
+from components.node_environment import fingerprint, given_keys, node_environment, secret_values
 from tests.life.stacks import Stack, as_real, new_stack
 from tests.support.cloud import running_cloud, until
 from training.run_state import COMPLETED
@@ -258,6 +259,64 @@ def test_a_given_key_that_changes_reaches_the_nodes_and_keeps_the_jobs(cloud: Pa
     assert group_of(stack).id == group.id
     told = group_of(stack).container.environment_variables
     assert told["AWS_SECRET_ACCESS_KEY"] == keys[1].secret_access_key
+
+
+def test_the_mark_of_the_environment_is_for_nobody_to_try_passwords_against(
+    cloud: Path, tmp_path: Path, engine: str
+) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "mark", {"cat": 1}, engine)
+    environment = {"PASSWORD": "1234"}
+    stack.configure({"cat": {}}, environment=environment)
+    stack.up()
+    told = {
+        **secret_values(environment),
+        **node_environment(stack.connection),
+        **given_keys(stack.connection),
+    }
+    mark = fingerprint(told)
+    (path,) = (stack.root / ".pulumi/stacks").rglob("dev.json")
+    assert mark not in path.read_text(encoding="utf-8")
+    stack.refresh()
+    assert mark not in path.read_text(encoding="utf-8")
+    stack.configure({"cat": {}}, environment={"PASSWORD": "5678"})
+    shown = stack.run("preview", "--diff")
+    assert "credentials" in shown
+    assert mark not in shown
+
+    # A state of before has it in plain text: that alone is no change.
+    state = stack.state()
+    (group,) = (
+        one for one in state["checkpoint"]["latest"]["resources"] if one["type"].endswith(":ContainerGroup")
+    )
+    group["inputs"]["credentials"] = group["outputs"]["credentials"] = mark
+    path.write_text(json.dumps(state), encoding="utf-8")
+    stack.configure({"cat": {}}, environment=environment)
+    assert "updated" not in stack.up()
+
+
+def test_another_operators_token_restarts_nobody(cloud: Path, tmp_path: Path, engine: str) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "operators", {"cat": 1}, engine)
+    local = stack.connection
+    local.storage(BUCKET).ensure()
+    stack.configure({"cat": {}}, {"cloud": "salad", **storage_settings(stack)})
+    tokens = [local.cloudflare().replace_tokens(f"operator {number}", BUCKET) for number in (1, 2)]
+
+    def up_by(number: int) -> str:
+        own = {
+            "FLUX_S3_ACCESS_KEY_ID": tokens[number].access_key_id,
+            "FLUX_S3_SECRET_ACCESS_KEY": tokens[number].secret_access_key.get_secret_value(),
+        }
+        return replace(stack, variables=as_real(local) | own).up()
+
+    up_by(0)
+    before = group_of(stack)
+    assert "made from another R2 token than the one given now" in up_by(1)
+    assert group_of(stack).container == before.container
+    local.cloudflare().delete_token(tokens[0].access_key_id)
+    up_by(1)
+    assert group_of(stack).container != before.container
+    assert outcome(lambda: list(as_node(stack).list(f"{stack.place}/runs/"))) == "allowed"
+    assert "updated" not in up_by(1)
 
 
 def test_a_stack_that_gives_its_own_keys_away_is_told(cloud: Path, tmp_path: Path) -> None:

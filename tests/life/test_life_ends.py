@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clients.storage import Storage
+from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, kill_with_children, new_stack
-from tests.life.test_life_model import leave_weights, report
 from tests.support.cloud import until
 from training.run import Layout, RunKeys
 
@@ -61,15 +61,16 @@ def test_completed_without_sound_weights_is_not_done(engine: str, cloud: Path, t
     seeds = {job: 500 + number for number, job in enumerate(jobs)}
     stack = new_stack(tmp_path / "stack", cloud, "ends-unsound", seeds, engine)
     stack.up()
-    declared = stack.outputs()["jobs"]
+    bucket, declared = stack.connection.storage("life"), stack.outputs()["jobs"]
+    keys = {job: Layout(f"{stack.place}/").run(job, declared[job]["runId"]) for job in jobs}
     queued = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
     assert queued.keys() == jobs.keys()
     for job, end in jobs.items():
         spoil, with_weights, _ = ENDS[end]
         if with_weights:
-            leave_weights(stack, job, declared[job]["runId"])
-        spoil(stack.connection.storage("life"), keys_of(stack, job))
-        report(stack, queued[job], "completed")
+            leave_weights(bucket, keys[job])
+        spoil(bucket, keys[job])
+        report(stack.connection, queued[job], "completed")
 
     stack.refresh()
     told = stack.outputs()["jobs"]
@@ -172,8 +173,8 @@ def test_destroy_cancels_what_lasts_and_starts_nothing(engine: str, cloud: Path,
     )
     stack.up()
     by_name = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
-    leave_weights(stack, "cat", by_name["cat"].environment["FLUX_RUN_ID"])
-    report(stack, by_name["cat"], "completed")
+    leave_weights(stack.connection.storage("life"), keys_of(stack, "cat"))
+    report(stack.connection, by_name["cat"], "completed")
     until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]
 
     log = cloud / "requests.jsonl"

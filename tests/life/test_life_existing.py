@@ -203,3 +203,16 @@ def test_r2_makes_its_bucket_where_it_is_wanted(stack: Stack) -> None:
     assert "stays where it is" in stack.up()
     stack.destroy()
     assert stack.connection.cloudflare().get_bucket(name) is None
+
+
+def test_a_changed_prefix_deletes_no_results_and_cancels_nothing(stack: Stack) -> None:
+    stack.configure({"cat": {}}, {"results": "delete"})
+    stack.up()
+    weights = f"{stack.place}/runs/cat/{stack.declared_runs()[0]}/model/cat.safetensors"
+    bucket_of(stack).put_bytes(weights, b"x")
+    queued = stack.live_runs()
+    moved = {"storage": {"bucket": "life", "prefix": f"{stack.place}/2"}, "results": "delete"}
+    stack.configure({"cat": {}}, moved)
+    assert f"results lie in s3://life/{stack.place}/runs/" in stack.up(code=1)
+    assert bucket_of(stack).get_bytes(weights) == b"x"
+    assert stack.live_runs() == queued == stack.declared_runs()

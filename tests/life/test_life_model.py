@@ -8,11 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -26,12 +24,12 @@ from hypothesis.stateful import (
 )
 
 from clients.kelpie import Job
+from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, new_stack
 from tests.training.job_folders import make_job
 from training.run import Layout
 
 NAMES = ("cat", "dog", "bird")
-STEPS = 20
 MODELS = int(os.environ.get("FLUX_MODELS", "3"))
 _numbers = itertools.count()
 
@@ -111,8 +109,9 @@ class Life(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(sorted(run for run, state in self.runs.items() if state == "queued")))
         job = self.job_of(run)
         if how == "completed":
-            leave_weights(self.stack, run[0], job.environment["FLUX_RUN_ID"])
-        report(self.stack, job, "failed" if how == "failed" else "completed")
+            keys = Layout(f"{self.stack.place}/").run(run[0], job.environment["FLUX_RUN_ID"])
+            leave_weights(self.stack.connection.storage("life"), keys)
+        report(self.stack.connection, job, "failed" if how == "failed" else "completed")
         self.runs[run] = how
         self.stack.refresh()
 
@@ -178,34 +177,6 @@ class Life(RuleBasedStateMachine):
 
     def count(self, method: str, path: str) -> int:
         return self.paths(method, path).count(path)
-
-
-def leave_weights(stack: Stack, job: str, run: str) -> None:
-    """What the launcher leaves of a finished run."""
-    header = {
-        "__metadata__": {"training_info": json.dumps({"step": STEPS})},
-        "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-    }
-    text = json.dumps(header).encode()
-    keys = Layout(f"{stack.place}/").run(job, run)
-    storage = stack.connection.storage("life")
-    storage.put_bytes(keys.weights, struct.pack("<Q", len(text)) + text + bytes(4))
-    storage.put_bytes(keys.done, b"{}")
-
-
-def report(stack: Stack, job: Job, what: str) -> None:
-    """As a worker does; a failure until the queue has had enough of it."""
-    known = stack.connection
-    headers = {
-        "Salad-Api-Key": known.api_key.get_secret_value(),
-        "Salad-Organization": known.organization,
-        "Salad-Project": known.project,
-        "User-Agent": "kelpie-node",
-    }
-    body = {"machine_id": "m", "container_group_id": job.container_group_id}
-    for _ in range(job.max_failures if what == "failed" else 1):
-        httpx.post(f"{known.kelpie_url}/jobs/{job.id}/{what}", json=body, headers=headers).raise_for_status()
-    assert known.kelpie().get_job(job.id).status == what
 
 
 @pytest.mark.timeout(1800)

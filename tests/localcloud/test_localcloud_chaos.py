@@ -193,6 +193,7 @@ def run_on(home: Path, condition: tuple[str, ...], *arguments: str, objects: int
             "AWS_SECRET_ACCESS_KEY": connection["s3"]["secret_access_key"],
             "AWS_ENDPOINT_URL": connection["s3"]["url"],
             "AWS_REGION": "auto",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
         }
         place = {"bucket": "bkt", "local_path": "in/", "prefix": "in/", "direction": "download"}
         result = {"bucket": "bkt", "local_path": "out/", "prefix": "out/", "direction": "upload"}
@@ -238,9 +239,10 @@ def test_the_way_through_the_proxy_is_told_and_ends(home: Path) -> None:
             assert str(home / "connection-faulty.json") in proxy.stdout.readline()
             faulty = json.loads((home / "connection-faulty.json").read_text())
             assert httpx.get(faulty["page"]).status_code == 200
-            assert failed(faulty["kelpie"]["url"] + "/jobs")
+            for service in ("kelpie", "salad", "cloudflare", "s3"):
+                assert failed(faulty[service]["url"] + "/jobs")
             proxy.send_signal(signal.SIGINT)
-            assert "1 requests came by" in proxy.stdout.read()
+            assert "4 requests came by" in proxy.stdout.read()
         assert proxy.returncode == 0
     assert not (home / "connection-faulty.json").exists()
 

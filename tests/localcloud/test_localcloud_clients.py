@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import obstore
 import pytest
+from botocore.exceptions import ClientError
 from obstore.store import S3Store
 from salad_cloud_sdk import SaladCloudSdk
 from salad_cloud_sdk.models import (
@@ -98,29 +100,29 @@ def test_the_sdk_drives_our_saladcloud(sdk: SaladCloudSdk, connection: dict[str,
 
 
 def test_boto3_and_obstore_see_the_same_bucket(connection: dict[str, Any], bucket: str) -> None:
-    s3 = connection["s3"]
+    place = connection["s3"]
     store = S3Store(
         bucket,
-        endpoint=s3["url"],
-        region=s3["region"],
-        access_key_id=s3["access_key_id"],
-        secret_access_key=s3["secret_access_key"],
+        endpoint=place["url"],
+        region=place["region"],
+        access_key_id=place["access_key_id"],
+        secret_access_key=place["secret_access_key"],
         virtual_hosted_style_request=False,
         client_options={"allow_http": True},
     )
-    boto3 = s3_client(connection)
-    boto3.put_object(Bucket=bucket, Key="obstore/from boto3.txt", Body=b"one")
+    s3 = s3_client(connection)
+    s3.put_object(Bucket=bucket, Key="obstore/from boto3.txt", Body=b"one")
     big = os.urandom(12 * 1024 * 1024)
     obstore.put(store, "obstore/in parts.bin", big)
     assert obstore.get(store, "obstore/from boto3.txt").bytes().to_bytes() == b"one"
-    assert boto3.get_object(Bucket=bucket, Key="obstore/in parts.bin")["Body"].read() == big
+    assert s3.get_object(Bucket=bucket, Key="obstore/in parts.bin")["Body"].read() == big
     assert obstore.get_range(store, "obstore/in parts.bin", start=5, end=9).to_bytes() == big[5:9]
     listed = {entry["path"]: entry["size"] for batch in obstore.list(store, "obstore") for entry in batch}
     assert listed == {"obstore/from boto3.txt": 3, "obstore/in parts.bin": len(big)}
     with pytest.raises(obstore.exceptions.AlreadyExistsError):
         obstore.put(store, "obstore/from boto3.txt", b"two", mode="create", use_multipart=False)
     obstore.delete(store, "obstore/in parts.bin")
-    assert boto3.list_objects_v2(Bucket=bucket, Prefix="obstore/")["KeyCount"] == 1
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="obstore/")["KeyCount"] == 1
 
 
 @pytest.mark.parametrize("program", ["rclone", "s5cmd"])
@@ -129,13 +131,13 @@ def test_rclone_and_s5cmd_see_the_same_bucket(
 ) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"no {program} on the PATH; one of rclone (apt-get install rclone) and s5cmd is enough")
-    boto3 = s3_client(connection)
-    boto3.put_object(Bucket=bucket, Key=f"{program}/deep/from boto3.txt", Body=b"one")
+    s3 = s3_client(connection)
+    s3.put_object(Bucket=bucket, Key=f"{program}/deep/from boto3.txt", Body=b"one")
     (tmp_path / "up/deep").mkdir(parents=True)
     big = os.urandom(7 * 1024 * 1024)
     (tmp_path / "up/deep/sent.bin").write_bytes(big)
     run_program(program, connection, tmp_path, "up", f"{bucket}/{program}")
-    assert boto3.get_object(Bucket=bucket, Key=f"{program}/deep/sent.bin")["Body"].read() == big
+    assert s3.get_object(Bucket=bucket, Key=f"{program}/deep/sent.bin")["Body"].read() == big
     run_program(program, connection, tmp_path, f"{bucket}/{program}", "down")
     assert (tmp_path / "down/deep/from boto3.txt").read_bytes() == b"one"
     assert (tmp_path / "down/deep/sent.bin").read_bytes() == big
@@ -181,3 +183,21 @@ def test_bodies_in_chunks_are_refused_as_r2_does(
     assert answer.status_code == 501
     assert "NotImplemented" in answer.text
     assert "when_required" in answer.text
+
+
+def test_an_sdk_that_was_not_told_when_required_is_refused(connection: dict[str, Any], bucket: str) -> None:
+    """Over HTTPS it would send chunks; over HTTP it sends the same checksum as a header, and must fail here as there."""
+    s3 = connection["s3"]
+    untold = boto3.client(
+        "s3",
+        endpoint_url=s3["url"],
+        aws_access_key_id=s3["access_key_id"],
+        aws_secret_access_key=s3["secret_access_key"],
+        region_name=s3["region"],
+    )
+    with pytest.raises(ClientError, match="when_required"):
+        untold.put_object(Bucket=bucket, Key="untold", Body=b"x")
+    upload = untold.create_multipart_upload(Bucket=bucket, Key="untold")["UploadId"]
+    with pytest.raises(ClientError, match="when_required"):
+        untold.upload_part(Bucket=bucket, Key="untold", UploadId=upload, PartNumber=1, Body=b"x")
+    untold.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "untold"}]})

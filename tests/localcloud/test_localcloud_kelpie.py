@@ -127,6 +127,41 @@ def test_unknown_fields_are_dropped_and_markers_come_back(kelpie: httpx.Client, 
     assert "idempotency_key" not in shown
 
 
+@pytest.mark.parametrize("field", ["max_failures", "heartbeat_interval"])
+def test_numbers_beyond_javascripts_are_refused(kelpie: httpx.Client, group: str, field: str) -> None:
+    answer = kelpie.post("/jobs", json=job_body(group, **{field: 10**30}))
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["maximum"] == 2**53 - 1
+    assert post(kelpie, group, **{field: 2**53 - 1})
+
+
+@pytest.mark.parametrize("query", [{"page_size": "1e30"}, {"page": "1e18", "page_size": "100"}])
+def test_a_page_beyond_the_database_is_an_error_of_its_own_form(
+    kelpie: httpx.Client, query: dict[str, str]
+) -> None:
+    answer = kelpie.get("/jobs", params=query)
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "text/plain; charset=utf-8")
+    assert "D1_ERROR" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100000, b'{"max_failures": NaN}', b'{"command": "\\ud800"}'],
+    ids=["deep", "NaN", "half a pair"],
+)
+def test_what_is_no_json_to_others_is_a_bad_request_everywhere(
+    connection: dict[str, Any], kelpie: httpx.Client, body: bytes
+) -> None:
+    assert kelpie.post("/jobs", content=body).status_code == 400
+    with salad_client(connection) as salad:
+        headers = {"Content-Type": "application/json"}
+        assert salad.post("/containers", content=body, headers=headers).status_code == 400
+    cloudflare = connection["cloudflare"]
+    place = f"{cloudflare['url']}/accounts/{cloudflare['account_id']}/r2/buckets"
+    headers = {"Authorization": f"Bearer {cloudflare['api_token']}"}
+    assert httpx.post(place, content=body, headers=headers).status_code == 400
+
+
 def test_a_batch_is_answered_in_another_order(kelpie: httpx.Client, group: str) -> None:
     markers = [str(number) for number in range(20)]
     bodies = [job_body(group, environment={"N": marker}) for marker in markers]

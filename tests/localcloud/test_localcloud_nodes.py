@@ -128,6 +128,14 @@ def test_nodes_beyond_the_machines_there_are_wait(cloud: Cloud) -> None:
     assert len(cloud.instances("allocating")) == 2
 
 
+def test_a_group_that_cannot_start_holds_up_no_other(cloud: Cloud) -> None:
+    """SaladCloud's contract allows such a name, and no process can be started with it."""
+    cloud.make(name="first", container_environment_variables={"A=B": "1"})
+    until(lambda: "cannot be started" in (cloud.home / "log/cloud.log").read_text())
+    cloud.make()
+    until(lambda: len(cloud.instances()) == 1)
+
+
 def test_a_node_that_dies_is_replaced_by_another_machine(cloud: Cloud) -> None:
     cloud.make()
     [before] = until(cloud.instances)

@@ -80,6 +80,23 @@ def test_registry_credentials_are_never_read_back(salad: httpx.Client) -> None:
         ({"container_image": ""}, "container.image"),
         ({"container_environment_variables": {"EMPTY": ""}}, "container.environment_variables.EMPTY"),
         ({"container_environment_variables": {"LONG": "x" * 1001}}, "container.environment_variables.LONG"),
+        ({"container_environment_variables": {"LINES": "a\nb"}}, "container.environment_variables.LINES"),
+        ({"container_environment_variables": {"ENDED": "a\n"}}, "container.environment_variables.ENDED"),
+        ({"container_environment_variables": {"NULL": None}}, "container.environment_variables.NULL"),
+        ({"container_image": "two\nlines"}, "container.image"),
+        ({"container_image_caching": "yes"}, "container.image_caching"),
+        ({"container_registry_authentication": 5}, "container.registry_authentication"),
+        ({"container_logging": 5}, "container.logging"),
+        ({"networking": 5}, "networking"),
+        ({"networking": {"auth": True, "port": 80}}, "networking.protocol"),
+        ({"liveness_probe": {"period_seconds": 5}}, "liveness_probe.timeout_seconds"),
+        ({"scheduled-scaling-enabled": "no"}, "scheduled-scaling-enabled"),
+        ({"country_codes": ["us", "z1"]}, "country_codes"),
+        ({"country_codes": [["us"]]}, "country_codes"),
+        (
+            {"container_resources": {"cpu": 4, "memory": 2048, "gpu_classes": [{}]}},
+            "container.resources.gpu_classes",
+        ),
         ({"container_resources": {"cpu": 4}}, "container.resources.memory"),
         ({"container_resources": {"cpu": 4, "memory": 512}}, "container.resources.memory"),
         (
@@ -94,6 +111,10 @@ def test_bad_groups_are_refused_by_field(salad: httpx.Client, changes: dict[str,
     assert answer.headers["content-type"] == "application/json"
     assert field in answer.json()["errors"]
     assert salad.get("/containers").json()["items"] == []
+
+
+def test_norway_is_a_country_although_yaml_takes_it_for_no(salad: httpx.Client) -> None:
+    assert make(salad, country_codes=["no", "us"])["country_codes"] == ["no", "us"]
 
 
 def test_no_value_of_an_environment_is_repeated_in_a_refusal(salad: httpx.Client) -> None:
@@ -154,8 +175,16 @@ def test_a_patch_merges_and_leaves_alone_what_it_lacks(salad: httpx.Client) -> N
     assert after["container"]["image"] == "new:tag"
     assert after["container"]["environment_variables"] == {"A": "1", "B": "3", "C": "4"}
     assert after["container"]["resources"] == before["container"]["resources"]
+    removed = patch(salad, {"container": {"environment_variables": {"B": None}}}).json()
+    assert removed["container"]["environment_variables"] == {"A": "1", "C": "4"}
     assert patch(salad, {"display_name": "Fine name"}).json()["display_name"] == "Fine name"
     assert patch(salad, {"display_name": None}).json()["display_name"] == "g1"
+
+
+def test_a_patch_takes_a_shorter_image_than_a_new_group(salad: httpx.Client) -> None:
+    make(salad, container_image="i" * 2048)
+    answer = patch(salad, {"container": {"image": "i" * 1025}})
+    assert (answer.status_code, list(answer.json()["errors"])) == (400, ["container.image"])
 
 
 def test_a_patch_must_be_a_merge_patch(salad: httpx.Client) -> None:

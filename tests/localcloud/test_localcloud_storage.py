@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localcloud.listing import page_of
+from localcloud.r2_refusals import TooManyRequestsError, WriteRate
 from localcloud.storage import ObjectStorage
 from tests.support.cloud import (
     alive,
@@ -37,7 +39,8 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0) as running:
+    # Many of these tests write one key again and again: that is what they are about.
+    with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0, key_write_seconds=0) as running:
         yield running
 
 
@@ -187,6 +190,56 @@ def test_pages_of_any_keys_put_together_are_one_big_page(
     assert got == sorted(whole.keys + whole.prefixes, key=str.encode)
 
 
+TAGS = {"TagSet": [{"Key": "a", "Value": "b"}]}
+POLICY = {"Policy": "{}"}
+VERSIONS = {"VersioningConfiguration": {"Status": "Enabled"}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("put_object_tagging", {"Key": "k", "Tagging": TAGS}),
+        ("get_object_tagging", {"Key": "k"}),
+        ("delete_object_tagging", {"Key": "k"}),
+        ("put_object_acl", {"Key": "k", "ACL": "private"}),
+        ("get_object_acl", {"Key": "k"}),
+        ("put_object_retention", {"Key": "k", "Retention": {"Mode": "COMPLIANCE"}}),
+        ("put_bucket_policy", POLICY),
+        ("delete_bucket_policy", {}),
+        ("put_bucket_versioning", VERSIONS),
+        ("list_object_versions", {}),
+        ("put_object", {"Key": "k", "Body": b"new", "Tagging": "a=b"}),
+        ("put_object", {"Key": "k", "Body": b"new", "ACL": "public-read"}),
+        ("put_object", {"Key": "k", "Body": b"new", "GrantRead": 'uri="x"'}),
+        ("put_object", {"Key": "k", "Body": b"new", "ObjectLockLegalHoldStatus": "ON"}),
+        ("create_multipart_upload", {"Key": "k", "Tagging": "a=b"}),
+    ],
+)
+def test_what_r2_lacks_is_refused_and_changes_nothing(
+    s3: Any, bucket: str, operation: str, arguments: dict[str, Any]
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"old")
+    assert refused(getattr(s3, operation), Bucket=bucket, **arguments) == (501, "NotImplemented")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"old"
+
+
+def test_settings_of_a_bucket_that_is_not_there_make_none(s3: Any) -> None:
+    assert refused(s3.put_bucket_policy, Bucket="made-by-a-policy", **POLICY) == (501, "NotImplemented")
+    assert refused(s3.head_bucket, Bucket="made-by-a-policy")[0] == 404
+
+
+def test_the_acl_that_many_programs_send_is_let_through(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"1", ACL="private")
+
+
+def test_a_part_copied_from_an_object_is_refused_rather_than_empty(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="from", Body=b"1")
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="to")["UploadId"]
+    source = {"Bucket": bucket, "Key": "from"}
+    part = {"Bucket": bucket, "Key": "to", "PartNumber": 1, "UploadId": upload, "CopySource": source}
+    assert refused(s3.upload_part_copy, **part) == (501, "NotImplemented")
+
+
 def test_copies_and_deletions(s3: Any, bucket: str) -> None:
     body = os.urandom(2 * MIB)
     etag = s3.put_object(Bucket=bucket, Key="from/x y", Body=body, Metadata={"m": "1"})["ETag"]
@@ -208,6 +261,41 @@ def test_a_big_file_goes_up_and_down_in_parts(s3: Any, bucket: str, tmp_path: Pa
     assert s3.head_object(Bucket=bucket, Key="big.bin")["ETag"].endswith('-4"')
     s3.download_file(bucket, "big.bin", str(target), Config=config)
     assert target.read_bytes() == source.read_bytes()
+
+
+def complete(s3: Any, bucket: str, sizes: list[int]) -> str:
+    """The ETag of an upload in parts of these sizes."""
+    place = {"Bucket": bucket, "Key": "parts", "UploadId": ""}
+    place["UploadId"] = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+    parts = [
+        {
+            "PartNumber": number,
+            "ETag": s3.upload_part(**place, PartNumber=number, Body=bytes(size))["ETag"],
+        }
+        for number, size in enumerate(sizes, 1)
+    ]
+    etag: str = s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})["ETag"]
+    return etag
+
+
+@pytest.mark.parametrize(
+    ("sizes", "code"),
+    [
+        ([6 * MIB, 5 * MIB, 7], "InvalidPart"),
+        ([5 * MIB, 5 * MIB + 1], "InvalidPart"),
+        ([100, 100], "EntityTooSmall"),
+        ([5 * MIB - 1, 5 * MIB - 1, 1], "EntityTooSmall"),
+    ],
+    ids=["of two sizes", "a bigger last one", "tiny", "a byte too small"],
+)
+def test_parts_that_r2_refuses(s3: Any, bucket: str, sizes: list[int], code: str) -> None:
+    assert refused(complete, s3=s3, bucket=bucket, sizes=sizes) == (400, code)
+    assert refused(s3.head_object, Bucket=bucket, Key="parts")[0] == 404
+
+
+@pytest.mark.parametrize("sizes", [[3], [5 * MIB, 5 * MIB], [5 * MIB, 1]])
+def test_parts_that_r2_takes(s3: Any, bucket: str, sizes: list[int]) -> None:
+    assert complete(s3, bucket, sizes).endswith(f'-{len(sizes)}"')
 
 
 def test_readers_never_see_a_mixture_while_an_object_is_replaced(s3: Any, bucket: str) -> None:
@@ -292,3 +380,47 @@ def test_metadata_older_than_its_object_is_made_anew(tmp_path: Path) -> None:
     assert (info.size, info.etag) == (5, f'"{hashlib.md5(b"newer", usedforsecurity=False).hexdigest()}"')
     asyncio.run(storage.put_object("bucket", "k", body(b"newest")))
     assert storage.head_object("bucket", "k").size == 6
+
+
+def test_a_key_takes_one_write_a_second_whatever_kind_it_is(tmp_path: Path) -> None:
+    """R2's limit, which nobody who starts a local cloud has to ask for."""
+    with running_cloud(tmp_path / "cloud", nodes=0) as connection:
+        s3 = s3_client(connection, attempts=1)
+        s3.create_bucket(Bucket="bucket")
+        source = {"Bucket": "bucket", "Key": "other"}
+        upload = s3.create_multipart_upload(Bucket="bucket", Key="key")["UploadId"]
+        part = {"Bucket": "bucket", "Key": "key", "UploadId": upload}
+        tag = s3.upload_part(**part, PartNumber=1, Body=b"in parts")["ETag"]
+        parts = {"Parts": [{"PartNumber": 1, "ETag": tag}]}
+        s3.put_object(Bucket="bucket", Key="other", Body=b"another key")
+
+        def write(body: bytes = b"", **more: Any) -> None:
+            s3.put_object(Bucket="bucket", Key="key", Body=body, **more)
+
+        write(b"first")
+        too_many = (429, "TooManyRequests")
+        assert refused(write, body=b"second") == too_many
+        assert refused(s3.copy_object, Bucket="bucket", Key="key", CopySource=source) == too_many
+        assert refused(s3.complete_multipart_upload, **part, MultipartUpload=parts) == too_many
+        assert refused(write, IfNoneMatch="*") == (412, "PreconditionFailed")
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == b"first"
+        time.sleep(1)
+        s3.complete_multipart_upload(**part, MultipartUpload=parts)
+        assert s3.get_object(Bucket="bucket", Key="key")["Body"].read() == b"in parts"
+        assert refused(write) == too_many
+        s3.delete_object(Bucket="bucket", Key="key")  # no write
+
+
+def test_the_rate_is_a_keys_own_and_refusals_do_not_count() -> None:
+    now = [100.0]
+    rate = WriteRate(1.0, lambda: now[0])
+    rate.take("a", "k")
+    rate.take("a", "other")
+    rate.take("b", "k")
+    for now[0] in (100.5, 100.99):
+        with pytest.raises(TooManyRequestsError):
+            rate.take("a", "k")
+    now[0] = 101.0
+    rate.take("a", "k")
+    with pytest.raises(TooManyRequestsError):
+        rate.take("a", "k")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +20,7 @@ from tests.node.fake_trainer import weights
 from tests.node.fuzz import load
 from tests.node.queued import FolderTransfers
 from tests.node.runs import LAUNCHER, Node, picture, until_gone
+from training.manifest import LARGEST_MANIFEST
 
 GOOD = ("steps:0-20", "final:20")
 # What tqdm 4.70 wrote for ai-toolkit's loop (set_postfix_str, then update) on a pipe, at 6.7 steps a second.
@@ -249,3 +251,25 @@ def test_a_clock_that_goes_back_is_a_fault_of_its_own() -> None:
     with mock.patch.object(launch, "CLOCK_SECONDS", 0.02), still, pytest.raises(launch.EndError) as caught:
         launch.renew_ctime(path, time.time_ns() + 10**15)
     assert caught.value.code == 14
+
+
+def test_lint_knows_what_the_launcher_reads_of_a_manifest() -> None:
+    assert load().MOST_JSON == LARGEST_MANIFEST
+
+
+def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One write a second and key; the worker sees a change up to a second late, so two of them can come closer."""
+    Node(tmp_path, steps=1000, save_every=1000)
+    monkeypatch.chdir(tmp_path)
+    launch = load()
+    progress = launch.Progress(launch.read_settings(tmp_path / "training-config/launch.json"))
+    progress.write("training", "")
+    written = []
+    for tenth in range(1, 101):
+        progress.step = tenth // 3
+        before = progress._written_at
+        with mock.patch.object(launch.time, "monotonic", lambda at=tenth / 10: 1e9 + at):
+            progress.write()
+        written += [tenth] * (progress._written_at != before)
+    assert len(written) > 3
+    assert min(later - earlier for earlier, later in pairwise(written)) >= 20

@@ -69,8 +69,8 @@ def running_cloud(home: Path, **settings: Any) -> Iterator[dict[str, Any]]:
         assert done.returncode == 0, done.stderr
 
 
-def s3_client(connection: dict[str, Any]) -> Any:
-    """boto3 as the product uses it (UPSTREAM.md, R2)."""
+def s3_client(connection: dict[str, Any], attempts: int = 2) -> Any:
+    """boto3 as the product uses it (UPSTREAM.md, R2); each request is sent at most `attempts` times."""
     s3 = connection["s3"]
     return boto3.client(
         "s3",
@@ -81,7 +81,7 @@ def s3_client(connection: dict[str, Any]) -> Any:
         config=Config(
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            retries={"max_attempts": 1},
+            retries={"total_max_attempts": attempts},
             max_pool_connections=32,
         ),
     )

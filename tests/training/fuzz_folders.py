@@ -27,7 +27,8 @@ from tests.training.lint_folders import TRAIN_YML, picture, stack
 from training.declare import declare_jobs
 from training.errors import BadInput
 from training.lint.finding import LintReport
-from training.lint.jobs import file_facts, lint_jobs
+from training.lint.gather import FileFacts
+from training.lint.jobs import lint_jobs
 from training.lint.rules import NEEDED
 
 Files = dict[bytes, bytes]
@@ -323,7 +324,7 @@ def try_seed(seed: int, root: Path) -> tuple[str, list[str]]:
         chance.choice(SPOILERS)(chance, files)
     write_files(root / "jobs/job", files, chance)
     settings = stack(chance.choice(("RTX 5090", "RTX 4080 (16 GB)", "A100", "?")), job={})
-    files = file_facts(root, cached=False)
+    files = FileFacts()
     report = lint_jobs(settings, root, files=files)
     check_report(report)
     needed = {rule.code for rule in NEEDED} & {finding.code for finding in report.errors}

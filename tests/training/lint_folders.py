@@ -180,6 +180,12 @@ def _no_images(folder: Path) -> None:
         path.unlink()
 
 
+def _huge_captions(folder: Path) -> None:
+    """Three of nearly 1 MB: each character takes six in JSON."""
+    for number in range(1, 4):
+        (folder / f"dataset/{number:05}.txt").write_text("\x01" * 990_000, encoding="utf-8")
+
+
 def _one_more(name: str, source: str = "00002") -> Callable[[Path], object]:
     """Another image, a copy of one, with a caption of its own."""
 
@@ -225,6 +231,7 @@ MISTAKES: dict[str, Spoil] = {
     "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
     "dataset-empty": do(_no_images),
     "dataset-stranger": do(_write("dataset/notes.doc", b"x")),
+    "dataset-large": do(_huge_captions),
     "image-unreadable": do(_write("dataset/00001.jpg", b"hello")),
     "image-truncated": do(_cut("dataset/00001.jpg")),
     "image-animated": image(lambda first: first, "00001.webp", save_all=True, append_images=[picture(98)]),

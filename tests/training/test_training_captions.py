@@ -12,11 +12,13 @@ from training.captions import (
     Price,
     estimate,
     fitted,
+    has_caption,
     image_tokens,
     judge,
     place_trigger,
     uncaptioned,
 )
+from training.errors import BadInput
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,17 @@ def test_an_image_lacks_a_caption_when_there_is_none_or_nothing_in_it(tmp_path: 
     (tmp_path / ".00005.jpg").touch()
     (tmp_path / "notes.md").touch()
     assert [file.name for file in uncaptioned(tmp_path)] == ["00002.jpg", "00003.jpg", "00004.jpg"]
+
+
+def test_a_caption_that_cannot_be_read_is_said_and_never_written_over(tmp_path: Path) -> None:
+    make_images(tmp_path, 3)
+    (tmp_path / "00001.txt").mkdir()
+    (tmp_path / "00002.txt").write_text("a cat")
+    with pytest.raises(BadInput) as caught:
+        uncaptioned(tmp_path)
+    assert caught.value.findings == [
+        f"{tmp_path}/00001.txt: cannot be read (Is a directory); mend it or take it away"
+    ]
+    assert has_caption(tmp_path / "00001.jpg")
+    (tmp_path / "00001.txt").rmdir()
+    assert [image.name for image in uncaptioned(tmp_path)] == ["00001.jpg", "00003.jpg"]

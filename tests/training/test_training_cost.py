@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from training.cost import (
     RECIPE,
     Bill,
     Cloud,
+    Line,
     Pace,
     Rate,
     Seen,
@@ -89,7 +91,7 @@ def test_another_card_is_scaled_by_its_tflops_and_says_so() -> None:
 def test_of_an_unknown_card_nothing_is_claimed() -> None:
     assert pace(EXAMPLE, "Radeon 9 (24 GB)", [], TFLOPS, SALAD) is None
     line = line_for(Work("cat", 100, EXAMPLE, 0), Rate("Radeon 9", "high", 0.1), None, SALAD)
-    assert (line.seconds, line.usd) == (None, None)
+    assert line == Line("cat", "new", 100, None, None, "nothing is known of the speed of Radeon 9")
 
 
 def test_finished_runs_on_the_card_take_the_place_of_the_recipe() -> None:
@@ -103,7 +105,7 @@ def test_runs_with_other_settings_are_scaled_and_those_on_other_cards_left_out()
     seen = [Seen("RTX 5090", other, 60.0, 3.0), Seen("RTX 4090", EXAMPLE, 60.0, 99.0)]
     how_fast = pace(EXAMPLE, "RTX 5090", seen, TFLOPS, SALAD)
     assert how_fast is not None
-    assert how_fast.seconds_a_step == pytest.approx(1.5)
+    assert (how_fast.start_seconds, how_fast.seconds_a_step) == (60.0, pytest.approx(1.5))
     assert how_fast.basis == "1 finished run with other settings, scaled"
 
 
@@ -136,13 +138,26 @@ def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
         ({"start_seconds": -(10**400)}, None),
         ({"restarts": 0.5}, None),
         ({"begun": [math.nan, 1]}, None),
+        ({"begun": []}, 2.0),
+        ({"begun": "250"}, 2.0),
+        ({"begun": [250, 1], "restarts": 1, "gpu_seconds": 1200.0}, 2.0),
+        ({"begun": [499, 1]}, 1000.0),
+        ({"gpu_seconds": 100.5}, 0.001),
+        ({"gpu_seconds": 100.0}, None),
     ],
 )
 def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step: float | None) -> None:
     seen = seen_of(finished(**changes), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}")
     assert (seen and seen.seconds_a_step) == step
     if seen:
-        assert (seen.gpu, seen.shape) == ("RTX 5090", Shape(8, 1, (512,)))
+        assert (seen.gpu, seen.shape, seen.start_seconds) == ("RTX 5090", Shape(8, 1, (512,)), 100.0)
+
+
+@pytest.mark.parametrize("gpu", [None, 5090, ""])
+def test_a_node_that_names_no_card_counts_for_none(gpu: object) -> None:
+    seen = seen_of(finished(gpu=gpu), b"")
+    assert seen is not None
+    assert seen.gpu == ""
 
 
 def test_a_shape_of_absurd_numbers_has_a_finite_work() -> None:
@@ -174,6 +189,21 @@ def test_idle_time_is_the_threshold_and_half_of_kelpies_period_for_each_replica(
     assert (alone.usd, alone.idle_seconds) == (0.0, 0.0)
 
 
+def test_the_stand_ins_runs_make_the_local_clouds_bill() -> None:
+    seen = [Seen("", EXAMPLE, 1.0, 0.5)]
+    found = bill_for(
+        [Work("a", 10, EXAMPLE, 0)], RATE, seen, TFLOPS, CLOUDS["local"], most_replicas=1, idle_threshold=0
+    )
+    assert (found.lines[0].seconds, found.idle_seconds) == (1.0 + 10 * 0.5 + 5.0, 1.0)
+
+
+def test_where_nothing_scales_the_cluster_no_replica_idles() -> None:
+    found = bill_for(
+        [Work("a", 1, EXAMPLE, 0)], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=None
+    )
+    assert (found.replicas, found.idle_seconds) == (1, 0.0)
+
+
 def test_the_worker_pays_for_its_download() -> None:
     small, large = bill(Work("a", 10, EXAMPLE, 0)), bill(Work("a", 10, EXAMPLE, 50_000_000))
     assert small.lines[0].seconds is not None
@@ -194,6 +224,16 @@ def test_replicas_that_always_stay_are_said_with_what_a_day_costs() -> None:
     assert announce(found, local=False).endswith(
         "keeps 2 rented also without work, in no sum above: $21.60 a day."
     )
+
+
+def test_a_dev_group_is_said_with_what_a_day_costs() -> None:
+    dev = Rate("RTX 3090 (24 GB)", "high", 0.25)
+    found = replace(bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300), dev=dev)
+    assert announce(found, local=False) == (
+        "dev.enabled keeps a replica of its own (RTX 3090 (24 GB)) rented day and night, in no sum above: $6.00 a day."
+    )
+    both = announce(replace(found, always=1), local=False)
+    assert "keeps 1 rented also without work, in no sum above: $10.80 a day. dev.enabled keeps" in both
 
 
 def test_above_the_budget_every_line_is_told() -> None:
@@ -221,7 +261,9 @@ def test_a_budget_that_cannot_be_checked_counts_as_exceeded() -> None:
 @pytest.mark.parametrize("step", [math.nan, math.inf])
 def test_an_estimate_that_is_no_number_counts_as_exceeded(step: float) -> None:
     strange = bill(Work("cat", 10, EXAMPLE, 0), seen=[Seen("RTX 5090", EXAMPLE, 1.0, step)])
-    assert (strange.lines[0].usd, strange.usd) == (None, None)
+    basis = "no finite time comes from 1 finished run like it"
+    assert strange.lines == (Line("cat", "new", 10, None, None, basis),)
+    assert strange.usd is None
     (finding,) = over_budget(budget(maxUsd=1000.0), strange)
     assert finding.startswith("the budget cannot be checked")
 

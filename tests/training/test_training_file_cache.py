@@ -8,13 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rich_click as click
 
+from commands.lint import lint
+from commands.plan import plan
+from commands.stack import preview, up
 from tests.training.job_folders import make_job
 from training import file_cache
+from training.declare import read_job
 from training.errors import BadInput
 from training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from training.folder import read_images
 from training.lint.gather import DatasetFacts, FileFacts
+from training.lint.jobs import file_facts
 
 
 @pytest.fixture
@@ -45,6 +51,16 @@ def test_an_unchanged_folder_is_not_read_again_and_gives_the_same(job: Path, rea
     second = read_images(job)
     assert read == ["cat"]
     assert (second, second.images, second.captions) == (first, first.images, first.captions)
+
+
+def test_jobs_that_train_on_the_same_images_decode_them_once(job: Path, read: list[str]) -> None:
+    first = read_job(job.parent, "cat", None)
+    for rank in ("low", "high"):
+        other = make_job(job.parent, rank, images=0)
+        (other / "dataset").rmdir()
+        folder, images = read_job(job.parent, rank, "cat")
+        assert (folder.name, images) == (rank, first[1])
+    assert read == ["cat"]
 
 
 def test_an_edited_caption_is_seen(job: Path) -> None:
@@ -114,6 +130,20 @@ def test_no_cache_means_none(job: Path, read: list[str], monkeypatch: pytest.Mon
     read_images(job)
     assert read == ["cat", "cat"]
     assert not Path(CACHE_FOLDER).exists()
+
+
+@pytest.mark.parametrize(("said", "kept"), [("1", False), ("yes", False), ("0", True), ("", True)])
+def test_the_variable_says_it_for_lint_and_plan_too(
+    job: Path, monkeypatch: pytest.MonkeyPatch, said: str, kept: bool
+) -> None:
+    monkeypatch.setenv(NO_CACHE_VARIABLE, said)
+    file_facts().dataset(job)
+    assert Path(CACHE_FOLDER).exists() == kept
+
+
+@pytest.mark.parametrize("command", [lint, plan, preview, up])
+def test_every_command_that_keeps_something_can_leave_it(command: click.Command) -> None:
+    assert "--no-cache" in [option for parameter in command.params for option in parameter.opts]
 
 
 def test_a_place_that_cannot_be_written_is_no_failure(job: Path) -> None:

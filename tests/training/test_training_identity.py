@@ -199,6 +199,13 @@ def config(**values: object) -> dict[str, str]:
         ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
         ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
         ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
+        ({"jobs": {"cat": {"attempt": True}}}, "p:jobs.cat.attempt: must be a number (it is True)"),
+        ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
+        (
+            {"storage": {"bucket": "flux", "prefix": "../x"}},
+            "p:storage.prefix: may not go through `.` or `..`",
+        ),
+        ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
     ],
 )
 def test_an_unknown_or_wrong_setting_is_named(values: dict[str, object], words: str) -> None:
@@ -219,6 +226,7 @@ CANARY = "canary-91c2"
         {"cluster": {"environment": CANARY}},
         {"cluster": {"environment": {"TOKEN": {"a": CANARY}}}},
         {"cluster": {"environment": {"TOKEN": CANARY * 100}}},
+        {"cluster": {"environment": {"TOKEN": f"two\n{CANARY}"}}},
         {"cluster": {"environment": {"AWS_TOKEN": CANARY}}},
         {"webhook": {"url": CANARY}},
         {"jobs": {"cat": {"webhook": [CANARY]}}},
@@ -233,3 +241,11 @@ def test_what_might_be_a_secret_is_not_shown(values: dict[str, object]) -> None:
 
 def test_a_job_without_settings_may_be_null() -> None:
     assert parse_stack_settings("p", config(jobs={"cat": None})).jobs["cat"].attempt == 1
+
+
+@pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
+def test_what_means_not_this_job_never_trains_it(entry: object) -> None:
+    with pytest.raises(
+        BadInput, match=r"p:jobs\.cat: is no map of settings; .*`\{skip: true\}` leaves it out"
+    ):
+        parse_stack_settings("p", config(jobs={"cat": entry, "dog": {}}))

@@ -31,6 +31,23 @@ def test_once_made_a_run_keeps_its_parent(
     assert made_before(run_of, [PastRun("f" * 12, "2026-04"), made, *past]) == (True, parent)
 
 
+@pytest.mark.parametrize(
+    ("made_of", "found"),
+    [
+        ({}, (False, None)),
+        ({None: "b"}, (True, None)),
+        ({"a": "b"}, (True, "a")),
+        ({"a": "b", None: "a"}, (True, None)),
+        ({"x": "a"}, (False, None)),
+    ],
+)
+def test_a_run_is_known_by_the_parent_it_was_made_with(
+    made_of: dict[str | None, str], found: tuple[bool, str | None]
+) -> None:
+    past = iter([PastRun("a", "2026-01"), PastRun("b", "2026-02")])
+    assert made_before(lambda parent: made_of.get(parent, "another"), past) == found
+
+
 PAST = [PastRun("a", "2026-01"), PastRun("b", "2026-02"), PastRun("c", "2026-03")]
 
 
@@ -45,5 +62,14 @@ def test_the_newest_run_with_a_sound_checkpoint_is_the_parent(
 
 
 def test_a_run_with_no_step_left_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"from step 10 of run b, but train.steps is 10; raise train.steps"):
+    with pytest.raises(BadInput) as caught:
         choose_parent("cat", 10, PAST, {"a": 5, "b": 10}.get)
+    assert caught.value.findings == [
+        "job `cat`: `resume: true` would go on from step 10 of run b, but train.steps is 10; raise train.steps"
+    ]
+    assert choose_parent("cat", 11, PAST, {"a": 5, "b": 10}.get) == "b"
+
+
+def test_of_runs_of_one_moment_everybody_takes_the_same() -> None:
+    past = [PastRun("b", "2026-01"), PastRun("c", "2026-01"), PastRun("a", "2026-01")]
+    assert choose_parent("cat", 10, past, lambda _: 5) == "c"

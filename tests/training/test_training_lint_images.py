@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.training.lint_folders import make_clean_job, picture, stack
+from training.file_cache import CACHE_FOLDER
 from training.lint import gather, workers
-from training.lint.cache import CACHE_FILE, CACHE_FOLDER
+from training.lint.cache import CACHE_FILE, is_settled
 from training.lint.facts import look_at_image
 from training.lint.finding import Finding
 from training.lint.jobs import file_facts, lint_jobs
@@ -96,7 +97,7 @@ def findings(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Finding]
 
     monkeypatch.setattr(gather, "look_at_images", counting)
     # The change time cannot be set: only its age is looked away from.
-    monkeypatch.setattr("training.lint.cache.SETTLED_NS", 0)
+    monkeypatch.setattr("training.file_cache.SETTLED_SECONDS", 0)
     report = lint_jobs(stack(cat={}), root, files=file_facts(root))
     return list(report.findings), len(looked)
 
@@ -118,6 +119,13 @@ def test_only_what_changed_is_looked_at_again(root: Path, monkeypatch: pytest.Mo
     # The same size, modification time and inode: the change time tells.
     assert [finding.code for finding in found] == ["image-unreadable"]
     assert looked == 1
+
+
+@pytest.mark.parametrize(("seconds", "settled"), [(2.2, False), (60, True)])
+def test_a_file_is_young_within_any_tick_of_a_clock(seconds: float, settled: bool) -> None:
+    """FAT's is two seconds; the time of the look itself is not exact either."""
+    then = time.time_ns() - int(seconds * 1e9)
+    assert is_settled((1, then, 0, 1)) == is_settled((1, 0, then, 1)) == settled
 
 
 def test_a_young_file_is_not_kept(root: Path) -> None:
@@ -206,7 +214,7 @@ def test_a_line_is_said_for_each_thousand() -> None:
 
 def test_what_was_looked_at_before_ctrl_c_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "KEPT_EVERY", 3)
-    monkeypatch.setattr("training.lint.cache.SETTLED_NS", 0)
+    monkeypatch.setattr("training.file_cache.SETTLED_SECONDS", 0)
 
     def stop_after_six(done: int, _total: int) -> None:
         if done > 6:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -12,12 +13,13 @@ from training.node_rights import (
     Remaining,
     choose_end,
     end_warning,
+    node_policy,
     node_prefixes,
     parse_time,
     seconds_needed,
     show_time,
 )
-from training.retention import MOST_RULES, MOST_RUNS, expiring, our_rules, with_our_rules
+from training.retention import MOST_RUNS, expiring, our_rules, with_our_rules
 from training.run import Layout
 from training.settings import KeepSettings
 
@@ -48,7 +50,45 @@ def test_keys_are_issued_when_it_helps(present: datetime | None, needed_hours: f
     end = choose_end(NOW, present, 168, needed_hours * HOUR)
     assert (end != present) is issued
     if issued:
-        assert timedelta(hours=167) < end - NOW <= timedelta(hours=168)
+        assert end == datetime(2026, 3, 8, 12, tzinfo=UTC)
+
+
+A_SECOND = 1 / 3600
+
+
+@pytest.mark.parametrize(
+    ("present", "hours", "needed_hours", "issued"),
+    [
+        # The very moments at which it turns.
+        (after(0), 168, 0, True),
+        (after(A_SECOND), 168, 0, False),
+        (after(0.5), 168, 0, False),
+        (after(0.5), 168, A_SECOND, True),
+        (after(10), 168, 9, False),
+        (after(10), 168, 9 + A_SECOND, True),
+        # A quarter of their life is the margin of short ones.
+        (after(1.5), 2, 1, False),
+        (after(1.5 - A_SECOND), 2, 1, False),  # what is left of an hour is no quarter of two
+        (after(0.9), 2, 1, True),
+        # New ones of 4 h would end at 16:00; 15:00 is just a quarter of their life less.
+        (datetime(2026, 3, 1, 15, tzinfo=UTC), 4, 3, True),
+        (datetime(2026, 3, 1, 15, 0, 1, tzinfo=UTC), 4, 3, False),
+    ],
+)
+def test_the_turning_points(present: datetime, hours: float, needed_hours: float, issued: bool) -> None:
+    assert (choose_end(NOW, present, hours, needed_hours * HOUR) != present) is issued
+
+
+@pytest.mark.parametrize(
+    ("hours", "end"),
+    [
+        (1, datetime(2026, 3, 1, 13, 34, 56, tzinfo=UTC)),
+        (0.5, datetime(2026, 3, 1, 13, 4, 56, tzinfo=UTC)),
+        (2, datetime(2026, 3, 1, 14, tzinfo=UTC)),
+    ],
+)
+def test_keys_of_an_hour_or_less_are_not_rounded_away(hours: float, end: datetime) -> None:
+    assert choose_end(NOW.replace(microsecond=7), None, hours, 0) == end
 
 
 @given(
@@ -77,9 +117,27 @@ def test_a_preview_and_its_up_agree(hours: int, needed: float) -> None:
 def test_who_needs_longer_is_told_until_when() -> None:
     assert end_warning(NOW, after(10), 10 * HOUR) == ""
     assert end_warning(NOW, after(-10), 0) == ""
-    words = end_warning(NOW, after(10), 11 * HOUR)
-    assert "need about 11 h" in words
-    assert "2026-03-01T22:34:56+00:00" in words
+    assert end_warning(NOW, after(-10), 1) != ""
+    assert end_warning(NOW, after(10), 3000 * HOUR) == (
+        "the unfinished runs need about 3000 h, and the nodes' keys end at 2026-03-01T22:34:56+00:00: run `up` again before that, "
+        "or what is trained afterwards is not uploaded"
+    )
+
+
+def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        _times_are_told_in_utc()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def _times_are_told_in_utc() -> None:
+    elsewhere = datetime(2026, 3, 1, 14, 34, 56, 999, tzinfo=timezone(timedelta(hours=2)))
+    assert show_time(elsewhere) == "2026-03-01T12:34:56+00:00"
+    assert parse_time("2026-03-01T14:34:56+02:00") == NOW
 
 
 @pytest.mark.parametrize(
@@ -113,6 +171,32 @@ def test_the_bucket_mark_is_not_the_nodes() -> None:
     layout = Layout("team/")
     assert not any(layout.owner.startswith(prefix) for prefix in node_prefixes(layout))
     assert all(prefix.startswith("team/") and prefix.endswith("/") for prefix in node_prefixes(layout))
+
+
+def test_the_policy_word_for_word() -> None:
+    """Its readers are AWS's: a wrong letter denies a node its work, or allows it another's."""
+    allow = {"Effect": "Allow"}
+    below = ["arn:aws:s3:::b/team/datasets/*", "arn:aws:s3:::b/team/runs/*"]
+    written = ["arn:aws:s3:::b/team/runs/*/output/*", "arn:aws:s3:::b/team/runs/*/model/*"]
+    assert node_policy("b", Layout("team/")) == {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "ListItsFolders",
+                **allow,
+                "Action": "s3:ListBucket",
+                "Resource": "arn:aws:s3:::b",
+                "Condition": {"StringLike": {"s3:prefix": ["team/datasets/*", "team/runs/*"]}},
+            },
+            {"Sid": "ReadItsFolders", **allow, "Action": "s3:GetObject", "Resource": below},
+            {
+                "Sid": "WriteResults",
+                **allow,
+                "Action": ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                "Resource": written,
+            },
+        ],
+    }
 
 
 OWNER = "flux-training/prod"
@@ -152,7 +236,7 @@ def test_no_result_expires(job: str, run: str) -> None:
 def test_there_is_room_for_the_rules_of_others() -> None:
     runs = [("cat", f"{number:012}") for number in range(2000)]
     rules = expiring(keep(checkpointsDays=3), Layout(""), runs)
-    assert len(rules) == 2 * MOST_RUNS < MOST_RULES
+    assert len(rules) == 2 * MOST_RUNS < 1000
     assert "runs/cat/000000000000/output/cat_" in rules
 
 
@@ -171,5 +255,51 @@ def test_our_rules_replace_ours_and_nobody_elses(before: dict[str, int], wanted:
 
 
 def test_an_empty_list_is_never_sent() -> None:
-    (rule,) = with_our_rules([], OWNER, {})
-    assert "Expiration" not in rule
+    assert with_our_rules([], OWNER, {}) == [
+        {
+            "ID": "unfinished uploads",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+        }
+    ]
+    assert with_our_rules([THEIRS], OWNER, {}) == [THEIRS]
+
+
+def test_a_rule_as_the_bucket_gets_it() -> None:
+    rules = with_our_rules([THEIRS], OWNER, {"b/": 2, "a/": 1})
+    assert [rule["Filter"] for rule in rules] == [{"Prefix": "logs/"}, {"Prefix": "a/"}, {"Prefix": "b/"}]
+    assert rules[1] == {
+        "ID": "flux flux-training/prod b3dda5b674f9ce73",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "a/"},
+        "Expiration": {"Days": 1},
+    }
+
+
+def test_our_rules_are_put_in_place_of_ours() -> None:
+    before = with_our_rules([THEIRS], OWNER, {"a/": 1})
+    other = with_our_rules(before, "flux-training/other", {"a/": 5})
+    after = with_our_rules(other, OWNER, {"b/": 2, "c/": 3})
+    assert our_rules(after, OWNER) == {"b/": 2, "c/": 3}
+    assert our_rules(after, "flux-training/other") == {"a/": 5}
+    assert len(after) == 4
+
+
+def test_a_rule_of_ours_that_somebody_edited_is_read_as_it_is() -> None:
+    """It differs from what is wanted then, and is put right."""
+    mark = f"flux {OWNER} 1"
+    rules = [
+        {"ID": mark, "Status": "Enabled"},
+        {"ID": mark, "Status": "Disabled", "Filter": {"Prefix": "off/"}, "Expiration": {"Days": 1}},
+        {"Status": "Enabled", "Filter": {"Prefix": "unnamed/"}, "Expiration": {"Days": 1}},
+        {
+            "ID": f"flux {OWNER}-2 1",
+            "Status": "Enabled",
+            "Filter": {"Prefix": "x/"},
+            "Expiration": {"Days": 1},
+        },
+    ]
+    assert our_rules(rules, OWNER) == {"": 0}
+    assert our_rules([{"ID": mark, "Status": "Enabled", "Filter": {}, "Expiration": {}}], OWNER) == {"": 0}
+    assert our_rules([{"ID": mark, "Filter": {"Prefix": "a/"}, "Expiration": {"Days": 1}}], OWNER) == {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.config_diff import ABSENT, Change, caption_changes, changes, differing
+from training.config_diff import ABSENT, Change, caption_changes, differing, setting_changes
 from training.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
 from training.progress import Progress, read_progress, read_time
 from training.samples import prompts_of, sample_grid, spread
@@ -53,6 +54,60 @@ def test_a_usual_progress_json() -> None:
         61.5,
     )
     assert progress.updated_at == read_time("2026-11-23T01:08:09+01:00")
+
+
+def test_every_field_of_a_progress_json() -> None:
+    raw = {
+        "state": "s" * 41,
+        "message": " two\nlines ",
+        "step": 1,
+        "steps": 2,
+        "loss": 9.0,
+        "loss_smoothed": 0.1,
+        "loss_first": 0.2,
+        "loss_last": 0.3,
+        "seconds_per_step": 0.4,
+        "eta_seconds": 0.5,
+        "gpu": "g" * 101,
+        "gpu_seconds": 0.6,
+        "restarts": 3,
+        "started_at": "2026-11-23T01:08:09",
+        "updated_at": "2026-11-23T01:08:09+01:00",
+    }
+    assert read_progress(raw) == Progress(
+        "s" * 40 + "…",
+        "two\nlines",
+        1,
+        2,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        "g" * 100 + "…",
+        0.6,
+        3,
+        datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC),
+        datetime(2026, 11, 23, 0, 8, 9, tzinfo=UTC),
+    )
+    assert read_progress({}) == Progress()
+    assert read_progress({key: [] for key in raw}) == Progress()
+
+
+def test_times_are_read_in_utc() -> None:
+    found = read_time("2026-11-23T01:08:09+01:00")
+    assert found is not None
+    assert (found.tzinfo, found.hour) == (UTC, 0)
+    assert read_time("0001-01-01T00:00:00+01:00") is None
+    assert [read_time(value) for value in ("tomorrow", "", None, 7)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [(0, 0), (0.0, 0), (2.0, 2), (2.5, None), (10**9, 10**9), (10**9 + 1, None), (-1, None)],
+)
+def test_a_count_is_whole(value: float, read: int | None) -> None:
+    assert read_progress({"step": value}).step == read
 
 
 @pytest.mark.parametrize("value", [True, -1, math.nan, math.inf, 1e300, "12", None, [3]])
@@ -158,12 +213,12 @@ def test_what_differs_between_two_configurations_has_the_names_people_use() -> N
         return {"config": {"process": [{"train": train, "resolution": [512, 768]}]}}
 
     before, after = document(lr=1e-4, steps=300), document(lr=2e-4, steps=300, ema=True)
-    assert changes(before, after) == [
+    assert setting_changes(before, after) == [
         Change("train.ema", ABSENT, "true"),
-        Change("train.lr", "0.0001", "0.0002"),
+        Change("learning rate", "1e-4", "2e-4"),
     ]
-    assert differing([before, after, after])["train.lr"] == ["0.0001", "0.0002", "0.0002"]
-    assert changes(before, json.loads(json.dumps(before))) == []
+    assert differing([before, after, after])["learning rate"] == ["1e-4", "2e-4", "2e-4"]
+    assert setting_changes(before, json.loads(json.dumps(before))) == []
 
 
 def test_captions_changed_added_and_removed() -> None:

@@ -1,29 +1,24 @@
 """Facts of files that have not changed, kept in `.flux-cache/` of the checkout.
 
 A file is taken for unchanged while its size, its times (to the nanosecond) and its inode are what they were: one stat a file. A broken or
-foreign cache is as good as none; it can be deleted at any time.
+foreign cache is as good as none; it can be deleted at any time. Of whole folders training/file_cache.py keeps what they come to.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import PIL
 
+from training.file_cache import CACHE_FOLDER, are_settled, keep
 from training.lint.facts import ImageFacts
 
-CACHE_FOLDER = ".flux-cache"
 CACHE_FILE = "images.json"
 # Raise it when ImageFacts or what stands in it changes.
 VERSION = f"1 Pillow {PIL.__version__}"
-# A file changed again within one tick of the file system's clock would keep its times: so young ones are not kept.
-SETTLED_NS = 2_000_000_000
 
 Stamp = tuple[int, int, int, int]
 
@@ -39,7 +34,7 @@ def stamp_of(path: Path) -> Stamp | None:
 
 def is_settled(stamp: Stamp) -> bool:
     """Whether a change from now on would show in the stamp."""
-    return time.time_ns() - max(stamp[1], stamp[2]) >= SETTLED_NS
+    return are_settled(stamp[1:3])
 
 
 class FactsCache:
@@ -74,19 +69,11 @@ class FactsCache:
             self._changed = True
 
     def save(self) -> None:
-        """Written whole and put in place at once. A checkout that cannot be written to has no cache."""
+        """A checkout that cannot be written to has no cache."""
         if not self._changed:
             return
         text = json.dumps({"version": VERSION, "folders": self._folders}, separators=(",", ":"))
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(self._path)
-        except OSError:
-            return
-        self._changed = False
+        self._changed = not keep(self._path, text.encode())
 
 
 def _key(folder: Path) -> str:

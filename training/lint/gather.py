@@ -17,6 +17,8 @@ from training.trainer_config import DATASET_FOLDER, TrainerFile, read_trainer_fi
 # (images done, images to do)
 Progress = Callable[[int, int], None]
 LARGEST_CAPTION = 1_000_000
+# The rule of what is there and cannot be read.
+UNREADABLE = "caption-unreadable"
 # Images: what Ctrl-C leaves of many is not looked at again.
 KEPT_EVERY = 1000
 
@@ -145,12 +147,12 @@ def read_caption(path: Path) -> Caption:
     try:
         raw = path.read_bytes()
         if len(raw) > LARGEST_CAPTION:
-            return wrong("caption-unreadable", f"{len(raw)} bytes are no caption")
+            return wrong(UNREADABLE, f"{len(raw)} bytes are no caption")
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         return wrong("caption-encoding", f"not UTF-8 (byte {error.start})")
     except OSError as error:
-        return wrong("caption-unreadable", f"cannot be read ({error.strerror})")
+        return wrong(UNREADABLE, f"cannot be read ({error.strerror})")
     return Caption(path.name, text) if text else wrong("caption-empty", "the caption is empty")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from training.lint.finding import Problem
+from training.lint.gather import caption_name
 from training.lint.perceptual_hash import near_pairs
 from training.lint.registry import Area, Subject
+from training.manifest import LARGEST_MANIFEST, Image, manifest
 from training.names import IMAGE_SUFFIXES
 from training.trainer_config import positive_int
 
 AREA = Area("images")
 FEWEST = 8
+# An image in the manifest without its caption: a name of 255 bytes and the rest. One character can become six bytes of JSON.
+LONGEST_ENTRY = 6 * 255 + 200
 WIDEST = 3.0
 MOST_PIXELS = 50_000_000
 # ai-toolkit's own default.
@@ -50,6 +54,30 @@ def dataset_empty(job: Subject) -> Iterator[Problem]:
 def dataset_stranger(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
         yield job.in_dataset(name, f"neither an image ({SUFFIXES}) nor a caption (.txt)")
+
+
+@AREA.error(
+    "dataset-large",
+    f"the node reads a list of images and captions of at most {LARGEST_MANIFEST // 1024**2} MiB; a longer one fails there, three times and paid",
+    "shorten the captions, or make two jobs of it",
+    needed=True,
+)
+def dataset_large(job: Subject) -> Iterator[Problem]:
+    captions = job.dataset.captions if job.dataset else {}
+    # More it cannot be; most datasets need no closer look.
+    if LONGEST_ENTRY * len(job.images) + 6 * sum(len(c.text) for c in captions.values()) < LARGEST_MANIFEST:
+        return
+    images: dict[str, Image] = {}
+    texts: dict[str, str] = {}
+    for image in job.images.values():
+        # A name that is no UTF-8 is another rule's.
+        name = image.name.encode("utf-8", "replace").decode()
+        images[name] = Image(name, image.size, image.sha256)
+        caption = captions.get(caption_name(image.name))
+        texts[name] = caption.text if caption else ""
+    size = len(manifest(images, texts))
+    if size > LARGEST_MANIFEST:
+        yield job.in_dataset("", f"names and captions of {len(images)} images are {size / 1024**2:.1f} MiB")
 
 
 @AREA.error(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.declare import JOBS_SETTING, ChosenJobs, gather_jobs
+from training.file_cache import is_off
 from training.lint.cache import FactsCache
 from training.lint.check import check, split_silenced
 from training.lint.finding import Finding, LintReport, Problem, Silenced
@@ -14,11 +15,9 @@ from training.lint.stack import rule_of, same_but_for_case, unused_silences
 from training.settings import StackSettings
 
 
-def file_facts(
-    root: Path = Path(), cached: bool = True, progress: Progress = lambda _done, _all: None
-) -> FileFacts:
-    """Facts for `lint_jobs` and `declare_jobs`: from `.flux-cache/` of the checkout for files that have not changed."""
-    return FileFacts(FactsCache(root) if cached else None, progress)
+def file_facts(root: Path = Path(), progress: Progress = lambda _done, _all: None) -> FileFacts:
+    """Facts for `lint_jobs` and `declare_jobs`: of files that have not changed from `.flux-cache/` of the checkout, unless that is off."""
+    return FileFacts(None if is_off() else FactsCache(root), progress)
 
 
 def lint_jobs(

@@ -13,6 +13,7 @@ from training.lint.gather import Caption, DatasetFacts, caption_name
 from training.lint.gpu_memory import memory_gb
 from training.lint.secret_patterns import without_secrets
 from training.trainer_config import TrainerFile
+from training.words import with_escapes
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Rule:
         return Finding(
             self.code,
             self.severity,
-            printable(problem.path),
+            with_escapes(problem.path),
             problem.line,
-            printable(_short(without_secrets(problem.message))),
+            with_escapes(_short(without_secrets(problem.message))),
             self.rule,
             self.mend,
             job,
@@ -140,14 +141,6 @@ class Area:
 
 def _short(message: str) -> str:
     return message if len(message) <= LONGEST else f"{message[: LONGEST - 3]}..."
-
-
-def printable(text: str) -> str:
-    """What is no UTF-8 or moves the cursor, written as an escape: names and values come from anybody."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
-        for sign in text
-    )
 
 
 def faults(job: Subject, code: str) -> list[Problem]:

@@ -17,8 +17,3 @@ AREAS = (
 )
 RULES: dict[str, Rule] = {rule.code: rule for area in AREAS for rule in area.rules}
 NEEDED = tuple(rule for rule in RULES.values() if rule.needed)
-
-
-def why_not_silenced(code: str) -> str:
-    """Why a rule's findings cannot be silenced; empty when they can."""
-    return RULES[code].why_loud

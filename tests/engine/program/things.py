@@ -76,7 +76,7 @@ class ThingProvider(ResourceProvider):
         made = CLOUD / f"{name}.json"
         call("adopt" if made.exists() else "create", name)
         made.write_text(json.dumps({"text": text}))
-        if text == "die":
+        if text == "die" or props.get("dies"):
             os._exit(3)
         known = {"token": self.config.get("token")} if props.get("tell_token") else {}
         return CreateResult(f"id-{name}", {**props, **known, "length": len(str(text))})
@@ -92,6 +92,8 @@ class ThingProvider(ResourceProvider):
         call("delete", props["name"])
         if props.get("sticky"):
             raise Exception("it sticks")
+        if props.get("gate_of_delete"):
+            wait_for(props["gate_of_delete"])
         (CLOUD / f"{props['name']}.json").unlink(missing_ok=True)
 
     def read(self, id_, props):

@@ -1,0 +1,150 @@
+"""What lies in the bucket can be written with a node's keys: whatever it is, it ends no preview, no `up` and no report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clients.errors import NotFound
+from clients.results import MOST_JSON, inputs_of_run, inspect_run, newest_sound, read_json, see_run
+from clients.storage import ObjectInfo, Storage
+from commands.report.chart import charts
+from components.pipeline import in_sum
+from components.preparation import remaining
+from training.bill import cost_of
+from training.declare import DeclaredJob
+from training.loss_curve import parse_losses
+from training.node_rights import seconds_needed
+from training.run import Layout, RunKeys
+
+KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
+ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]
+
+
+class Bucket:
+    """Objects by key; counts the bytes that were asked for."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = objects
+        self.read = 0
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        if key not in self.objects:
+            raise NotFound(f"{key} is not there")
+        part = self.objects[key][start : start + length]
+        self.read += len(part)
+        return part
+
+    def head(self, key: str) -> ObjectInfo | None:
+        return ObjectInfo(key, len(self.objects[key]), "e") if key in self.objects else None
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        return [
+            ObjectInfo(key, len(data), "e") for key, data in self.objects.items() if key.startswith(prefix)
+        ]
+
+
+def storage(objects: dict[str, bytes]) -> Storage:
+    return cast(Storage, Bucket(objects))
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{", b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"9" * 5000 + b"}"]
+)
+def test_what_is_no_mapping_of_ours_is_none(text: bytes) -> None:
+    assert read_json(storage({"k": text}), "k") is None
+    assert read_json(storage({}), "k") is None
+
+
+def test_what_is_deep_is_none_of_ours() -> None:
+    """It could be read, but not be written again as run.json of outputs/."""
+    text = json.dumps({"a": json.loads("[" * 500 + "]" * 500)}).encode()
+    assert read_json(storage({"k": text}), "k") is None
+
+
+def test_no_more_is_read_than_ours_are_long() -> None:
+    bucket = Bucket({"k": b'{"a": "' + b"x" * 3 * MOST_JSON + b'"}'})
+    assert read_json(cast(Storage, bucket), "k") is None
+    assert bucket.read == MOST_JSON
+
+
+def header(content: str) -> bytes:
+    raw = content.encode()
+    return len(raw).to_bytes(8, "little") + raw
+
+
+HEADERS = [
+    header('{"a": {"data_offsets": [0, Infinity]}}'),
+    header('{"a": {"data_offsets": [0, NaN]}}'),
+    header(f'{{"a": {{"data_offsets": [0, {"9" * 4000}]}}}}'),
+    header('{"a": {"data_offsets": [0, -1]}}'),
+    header('{"a": {"data_offsets": {"x": 1}}}'),
+    header('{"a": ' + "[" * 100_000),
+    header('{"__metadata__": {"training_info": "{\\\\"step\\\\": Infinity}"}, "a": {"data_offsets": [0, 4]}}') + b"1234",
+    header(json.dumps({"__metadata__": {"training_info": "[" * 90_000}, "a": {"data_offsets": [0, 4]}})) + b"1234",
+    header('{"__metadata__": {"training_info": "{\\\\"step\\\\": -9}"}, "a": {"data_offsets": [0, 4]}}') + b"1234",
+    (90_000_000).to_bytes(8, "little") + b"{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", HEADERS)
+def test_no_weights_end_the_program(weights: bytes) -> None:
+    found = inspect_run(storage({KEYS.done: b"{}", KEYS.weights: weights}), KEYS, 20)
+    assert found.done
+    assert found.problems
+    assert newest_sound(storage({f"{KEYS.output}cat_000000010.safetensors": weights}), KEYS) is None
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_record_and_no_progress_end_the_program(odd: Any) -> None:
+    record = {
+        "estimate": {"usd": odd, "seconds": odd, "usd_an_hour": odd, "gpu": odd},
+        "attempt": odd,
+        "parent": odd,
+    }
+    progress = {"gpu_seconds": 3600, "eta_seconds": odd, "message": odd}
+    objects = {
+        KEYS.record: json.dumps(record).encode(),
+        KEYS.progress: json.dumps(progress).encode(),
+        f"{KEYS.config}manifest.json": b"{}",
+        f"{KEYS.config}train.yml": b"",
+    }
+    bucket = storage(objects)
+    cost = cost_of(read_json(bucket, KEYS.record) or {}, read_json(bucket, KEYS.progress) or {})
+    json.dumps(in_sum({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
+    seen = see_run(bucket, KEYS, 20, None, 30)
+    seen.reason.encode()
+    inputs = inputs_of_run(bucket, KEYS)
+    assert inputs is not None
+    assert inputs.attempt == 1
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_time_left_ends_the_program(odd: Any) -> None:
+    job = cast(
+        DeclaredJob,
+        type(
+            "Job",
+            (),
+            {"name": "cat", "run_id": "0123456789ab", "settings": type("S", (), {"max_hours": None})},
+        ),
+    )
+    objects = {KEYS.progress: json.dumps({"eta_seconds": odd}).encode()}
+    seconds_needed(remaining(storage(objects), Layout(""), [job], there=True), 1)
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from(["9" * 400, "1e308", "-1e308", "inf", "nan", "9" * 5000, "-0"]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=60))
+def test_no_loss_csv_ends_the_report(rows: list[tuple[object, object]]) -> None:
+    charts([("cat", parse_losses("".join(f"{step},{loss}\n" for step, loss in rows)))])
