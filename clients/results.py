@@ -42,6 +42,16 @@ class Seen:
     progress: dict[str, Any]
 
 
+def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
+    """What the queue says of a job; None when there is none or it does not know it. Raises ServiceError."""
+    if not kelpie_id:
+        return None
+    try:
+        return kelpie.get_job(kelpie_id)
+    except NotFound:
+        return None
+
+
 def see_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float) -> Seen:
     """What queue and bucket say of a run together. Raises ServiceError."""
     evidence = inspect_run(storage, keys, steps)
@@ -154,11 +164,8 @@ def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> 
     if inspect_run(storage, keys, steps).finished:
         return Standing.FINISHED
     job_id = (read_json(storage, keys.posted) or {}).get("kelpie_id")
-    if not job_id:
-        return Standing.NEW
-    try:
-        job = kelpie.get_job(str(job_id))
-    except NotFound:
+    job = queue_job(kelpie, str(job_id or ""))
+    if job is None:
         return Standing.NEW
     if job.unfinished:
         return Standing.UNFINISHED

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from clients.results import read_json
+from clients.results import queue_job, read_json
 from commands.engine import project_root
 from commands.fetching import newest_run, results_place
 from commands.session import connection_of, console, deployed_outputs, reading_engine, say, stack_option
 from commands.stack_edit import diff, edit_job
 from commands.stack_file import stack_path, stack_settings
-from commands.stack_jobs import Sight, describe, look, queue_job, stack_jobs
+from commands.stack_jobs import Sight, describe, look, stack_jobs
 from training.declare import choose, folder_names
 from training.errors import BadInput, FluxError
+from training.files import write_atomically
 from training.progress import count
 from training.run import Layout
 from training.run_state import COMPLETED
@@ -131,7 +131,7 @@ def _edit(stack: str, job: str, message: str, dry_run: bool, **settings: Any) ->
     if dry_run:
         say("\nNothing was written (--dry-run).")
         return
-    _write(path, after)
+    write_atomically(path, after)
     say(
         f"\nWritten. `make preview STACK={stack}` shows what it does, `make up STACK={stack}` does it; and for the others:"
     )
@@ -142,11 +142,3 @@ def _show(text: str) -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for line in text.splitlines():
         console.print(line, style=colours.get(line[:1], ""), highlight=False, markup=False)
-
-
-def _write(path: Path, text: str) -> None:
-    """In one step, with the file's own rights."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(text.encode("utf-8"))
-    partial.chmod(path.stat().st_mode & 0o777)
-    partial.replace(path)

@@ -18,6 +18,7 @@ from commands.download import download, sha256_of
 from commands.stack_jobs import Sight
 from training.bill import cost_of
 from training.errors import FluxError
+from training.files import write_atomically
 from training.names import IMAGE_SUFFIXES
 from training.run import RunKeys
 from training.words import one_line
@@ -233,6 +234,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -11,7 +11,7 @@ from typing import Any
 import rich_click as click
 
 from clients.connection import Connection
-from clients.results import past_runs, read_json
+from clients.results import past_runs, queue_job, read_json
 from clients.storage import Storage
 from commands.engine import project_root
 from commands.fetch import Fetched, Options, fetch
@@ -26,7 +26,7 @@ from commands.session import (
     stack_option,
 )
 from commands.stack_file import stack_settings
-from commands.stack_jobs import StackJob, look, queue_job, stack_jobs
+from commands.stack_jobs import StackJob, look, stack_jobs
 from commands.watching import price_of
 from training.errors import BadInput
 from training.names import JOB_NAME, RUN_ID

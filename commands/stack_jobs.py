@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from clients.errors import NotFound
-from clients.kelpie import Job, Kelpie
+from clients.kelpie import Job
 from clients.results import see_run
 from clients.storage import Storage
 from training.progress import Progress, read_progress
@@ -90,13 +89,3 @@ def describe(sight: Sight) -> str:
     if told.eta_seconds is not None:
         words.append(f"about {in_words(told.eta_seconds)} left")
     return ", ".join(words)
-
-
-def queue_job(kelpie: Kelpie, kelpie_id: str) -> Job | None:
-    """What the queue says of a job; None when it does not know it."""
-    if not kelpie_id:
-        return None
-    try:
-        return kelpie.get_job(kelpie_id)
-    except NotFound:
-        return None

@@ -13,10 +13,11 @@ from typing import Any
 from clients.connection import Connection
 from clients.errors import ServiceError
 from clients.kelpie import Job
-from clients.salad import Instance
+from clients.results import queue_job
+from clients.salad import ContainerGroup, GpuClass, Instance
 from commands.health import problems
-from commands.spent import spent_usd, usd_an_hour
-from commands.stack_jobs import Sight, StackJob, look, queue_job, stack_jobs
+from commands.stack_jobs import Sight, StackJob, look, stack_jobs
+from training.cost import usd_of
 
 LOOKS_AT_ONCE = 8
 # Nodes change within minutes, and SaladCloud counts requests.
@@ -75,6 +76,13 @@ def price_of(connection: Connection, outputs: Mapping[str, Any]) -> float | None
         group = connection.salad().get_group(name) if name else None
         return usd_an_hour(group, connection.salad().gpu_classes()) if group else None
     return None
+
+
+def usd_an_hour(group: ContainerGroup, classes: Sequence[GpuClass]) -> float | None:
+    """The price of one replica; of several classes the dearest counts. None when the class or its price is not known."""
+    wanted = group.container.resources.gpu_classes
+    prices = [gpu.price(group.priority or "high") for gpu in classes if gpu.id in wanted]
+    return max((float(price) for price in prices if price is not None), default=None)
 
 
 class Watcher:
@@ -143,5 +151,5 @@ class Watcher:
 def _row(sight: Sight, cluster: Cluster, problem: str) -> Row:
     machine = (sight.queue_job.machine_id or "") if sight.queue_job else ""
     node = cluster.instances.get(machine)
-    spent = spent_usd(sight.told.gpu_seconds, cluster.price)
+    spent = usd_of(sight.told.gpu_seconds, cluster.price)
     return Row(sight, cluster.price, spent, machine, node.id if node else "", problem)

@@ -12,10 +12,10 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from clients.datasets import is_complete
-from clients.errors import Conflict, NotFound
-from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
+from clients.errors import Conflict
+from clients.kelpie import Job, JobRequest, Sync, SyncRule
 from clients.pricing import estimate_run, work_of
-from clients.results import inspect_run, read_json, see_run
+from clients.results import inspect_run, queue_job, read_json, see_run
 from clients.salad import ContainerGroup
 from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
@@ -108,7 +108,7 @@ class TrainingJobProvider(FluxProvider):
     def read(self, id_: str, props: Props) -> ReadResult:
         self.check_home(props)
         storage = self.connection.storage(props["bucket"])
-        job = _job_of(self.connection.kelpie(), props.get("kelpieId"))
+        job = queue_job(self.connection.kelpie(), props.get("kelpieId"))
         if not storage.exists():
             return ReadResult("", {})
         state, reason = _state(storage, props, job)
@@ -280,15 +280,6 @@ def _launch_json(props: Props, folder: JobFolder) -> bytes:
         folder.config.save_every,
         limits,
     )
-
-
-def _job_of(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
-    if not kelpie_id:
-        return None
-    try:
-        return kelpie.get_job(kelpie_id)
-    except NotFound:
-        return None
 
 
 def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, str, str]:

@@ -121,7 +121,7 @@ class Journal:
         self.flush(self.append({"fold": digest(checkpoint)}))
 
 
-def fold_into(log: Log, checkpoint: bytes) -> None:
+def note_fold(log: Log, checkpoint: bytes) -> None:
     """Say the same in a journal that an ended run has left."""
     log.append(_line({"fold": digest(checkpoint)}))
 

@@ -23,8 +23,6 @@ from engine.values import Properties
 
 PACKAGE: Final = "pulumi-python"
 PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
-# The id of a provider that a preview would make.
-UNKNOWN_ID: Final = values.UNKNOWN_TEXT
 _DETAILS: Final = "grpc-status-details-bin"
 # PropertyDiff.Kind of the protocol.
 _KINDS: Final = {
@@ -286,6 +284,7 @@ def _init_failure(error: Any) -> Any:
 
 
 def connect(child: Child) -> tuple[Any, Any]:
+    """Channel and stub of the provider that has said its port.  Raises EngineError where it has not."""
     port = child.first_line()
     if not port.isdigit():
         raise EngineError(f"the dynamic provider process did not start{': ' + port if port else ''}")
@@ -294,4 +293,5 @@ def connect(child: Child) -> tuple[Any, Any]:
 
 
 def plain(properties: Mapping[str, Any]) -> Any:
+    """The properties as a message for a provider that takes neither secrets nor references."""
     return values.to_struct(properties, secrets=False, refs=False)

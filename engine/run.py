@@ -68,8 +68,9 @@ class Run:
             self._crypter = session.crypter(self._config, self._deployment)
             if self._crypter is not None:
                 self._crypter.check()
-            values = self._config.values(session.project, self._crypter)
-            schema.check(self.stack.name, session.project, values)
+            if program:
+                values = self._config.values(session.project, self._crypter)
+                schema.check(self.stack.name, session.project, values)
         except BaseException:
             self.close()
             raise
@@ -285,6 +286,7 @@ class Run:
         os._exit(1)
 
     def say(self, line: str) -> None:
+        """Pass on what the program or a provider prints."""
         self.listener.message(events.INFO, "", line)
 
     def _warn(self, text: str) -> None:
@@ -360,20 +362,10 @@ class _Listening:
 class _Nobody:
     """Registers nothing."""
 
-    def register(self, _goal: Any) -> Any:
+    def _refuse(self, *_: Any) -> Any:
         raise EngineError("no program is running")
 
-    def read(self, _goal: Any) -> Any:
-        raise EngineError("no program is running")
-
-    def invoke(self, _function: str, _arguments: Any, _wanted: Any) -> Any:
-        raise EngineError("no program is running")
-
-    def register_outputs(self, _urn: str, _outputs: Any) -> None:
-        raise EngineError("no program is running")
-
-    def program_is_done(self) -> None:
-        raise EngineError("no program is running")
+    register = read = invoke = register_outputs = program_is_done = _refuse
 
 
 class _Program:

@@ -96,7 +96,7 @@ def recover(backend: Backend, stack: StackId) -> int:
     if found is not None:
         _store(deployment, found.rows)
         folded = checkpoint_of(stack, deployment)
-        journal.fold_into(log, folded)  # a crash after the next line: it is in the checkpoint
+        journal.note_fold(log, folded)  # a crash after the next line: it is in the checkpoint
         backend.write(stack.project, stack.name, folded)
     log.remove()
     return found.steps if found else 0
@@ -164,7 +164,7 @@ class Snapshot:
         self._dirty = False
         self._broken: EngineError | None = None
         self._stop = threading.Event()
-        self._folder = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
+        self._folding = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
 
     def adopt(self, resources: list[Resource], pending: list[Pending]) -> dict[int, Pending]:
         """Give the loaded resources their places; the pending operations by their numbers."""
@@ -175,7 +175,7 @@ class Snapshot:
     def open(self) -> None:
         """Start the journal."""
         self._journal = Journal(self._log, self._checkpoint, self._rows)
-        self._folder.start()
+        self._folding.start()
 
     def begin(self, kind: str, resource: Resource) -> int:
         """An operation is about to begin: after this it is on the disk."""
@@ -216,8 +216,8 @@ class Snapshot:
     def close(self) -> None:
         """Fold everything into the checkpoint.  Raises EngineError where it cannot be written; the journal stays."""
         self._stop.set()
-        if self._folder.is_alive():
-            self._folder.join()
+        if self._folding.is_alive():
+            self._folding.join()
         with self._lock:
             self._fold(last=True)
 

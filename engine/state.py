@@ -275,31 +275,39 @@ def flaw(items: list[Json]) -> str:
         if not item.get("type"):
             return f"resource '{urn}' missing required 'type' field"
         if not item.get("custom") and item.get("id"):
-            return f"resource '{urn}' has 'custom' false but non-empty ID"
+            return f"resource '{urn}' has 'custom false but non-empty ID"
         if is_provider(item["type"]):
             providers.add(f"{urn}::{item.get('id', '')}")
         provider = item.get("provider")
         if provider and provider not in providers and not item.get("pendingReplacement"):
             return f"resource {urn} refers to unknown provider {provider}"
-        for what, other in _references(item):
+        for other, missing, late in _references(item):
             if other not in seen:
-                later = any(found.get("urn") == other for found in items[i + 1 :])
-                return f"resource {urn}'s {what} {other} {'comes after it' if later else 'is missing'}"
+                return late if any(found.get("urn") == other for found in items[i + 1 :]) else missing
         seen.add(urn)
         counts[urn] += not item.get("delete")
     twice = next((urn for urn, count in counts.items() if count > 1), None)
     return f"duplicate resource {twice} (not marked for deletion)" if twice else ""
 
 
-def _references(item: Json) -> Iterator[tuple[str, str]]:
-    for key, what in (("parent", "parent"), ("deletedWith", "`deletedWith`")):
-        if item.get(key):
-            yield what, item[key]
-    for urn in item.get("dependencies") or []:
-        yield "dependency", urn
+def _references(item: Json) -> Iterator[tuple[str, str, str]]:
+    """What a resource refers to, and what is said where that is missing and where it comes after it."""
+    own, parent, deleted_with = item["urn"], item.get("parent"), item.get("deletedWith")
+    if parent:
+        yield (
+            parent,
+            f"child resource {own} refers to missing parent {parent}",
+            f"child resource {own}'s parent {parent} comes after it",
+        )
+    on = [(urn, f"dependency {urn}") for urn in item.get("dependencies") or []]
     for key, found in (item.get("propertyDependencies") or {}).items():
-        for urn in found or []:
-            yield f"property dependency (from property {key})", urn
+        on += [(urn, f"property dependency {urn} (from property {key})") for urn in found or []]
+    for urn, what in on:
+        text = f"resource {own}'s {what}"
+        yield urn, f"{text} refers to missing resource", f"{text} comes after it"
+    if deleted_with:
+        text = f"resource {own} is specified as being deleted with {deleted_with}, which"
+        yield deleted_with, f"{text} is missing", f"{text} comes after it"
 
 
 def renamed(resource: Resource, aliases: dict[str, str]) -> Resource:

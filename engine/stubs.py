@@ -31,7 +31,6 @@ _bare_packages()
 from pulumi.runtime.proto import (  # noqa: E402
     engine_pb2,
     engine_pb2_grpc,
-    plugin_pb2,
     provider_pb2,
     provider_pb2_grpc,
     resource_pb2,
@@ -42,7 +41,6 @@ from pulumi.runtime.proto import (  # noqa: E402
 __all__ = [
     "engine_pb2",
     "engine_pb2_grpc",
-    "plugin_pb2",
     "provider_pb2",
     "provider_pb2_grpc",
     "resource_pb2",

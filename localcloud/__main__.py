@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud import lifecycle
-from localcloud.faults import command as chaos
+from localcloud.chaos import command as chaos
 from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeError
 
 EXIT_NOT_RUNNING = 3
@@ -55,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
         help="never give a job again to a machine that failed it, as Kelpie (default no)",
+    )
+    begin.add_argument(
+        "--kelpie-invited",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="Kelpie's user is in the organization, so that its autoscaler can work (default yes)",
     )
     commands.add_parser("stop", help="end its nodes and itself", parents=[shared])
     look = commands.add_parser("status", help="how to reach it", parents=[shared])

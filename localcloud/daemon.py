@@ -31,12 +31,12 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from localcloud import page, processes
+from localcloud.chaos.services import ServiceFaults
+from localcloud.chaos.settings import Chaos
 from localcloud.cloudflare.keys import Keys
 from localcloud.cloudflare.routes import Cloudflare
 from localcloud.database import iso_time, open_database
 from localcloud.expect import ExpectMiddleware
-from localcloud.faults.chaos import Chaos
-from localcloud.faults.services import ServiceFaults
 from localcloud.home import EXIT_FAILED, EXIT_PORT, Home, HomeError, State, read_json, write_json
 from localcloud.kelpie.autoscaler import run_autoscaler
 from localcloud.kelpie.jobs import Jobs
@@ -267,7 +267,13 @@ async def serve(
         cloud.supervisor.adopt(reachable=same_ports)
         supervising = asyncio.create_task(cloud.supervisor.run())
         scaling = asyncio.create_task(
-            run_autoscaler(cloud.jobs, cloud.rules, cloud.groups, cloud.settings.autoscaler_seconds)
+            run_autoscaler(
+                cloud.jobs,
+                cloud.rules,
+                cloud.groups,
+                cloud.settings.autoscaler_seconds,
+                invited=cloud.settings.kelpie_invited,
+            )
         )
         sweeping = asyncio.create_task(run_sweeper(ObjectStorage(home.objects.resolve())))
         report.send({"ok": True})

@@ -8,7 +8,7 @@ HOME/s3/<bucket>/…     the objects, as files
 HOME/nodes/<id>/       one folder a node
 HOME/log/              the daemon's and the nodes' logs
 HOME/requests.jsonl    one line a request
-HOME/chaos.json        what is to go wrong (localcloud/faults/chaos.py)
+HOME/chaos.json        what is to go wrong (localcloud/chaos/settings.py)
 HOME/connection-faulty.json   as connection.json, by way of `chaos proxy`, while that runs
 """
 
@@ -39,11 +39,12 @@ class HomeError(Exception):
 class Settings:
     """What `start` can be told. Seconds are real seconds; a value kept in HOME/settings.json stays until given again.
 
-    `nodes` is how many machines there are: replicas beyond it wait in `allocating`, as on SaladCloud when no
-    machine is free. `quota` is SaladCloud's limit on replicas. `key_write_seconds` is R2's least time between two writes of
-    one key; 0: none. `work_race_seconds` opens the gap between Kelpie's
-    SELECT and UPDATE in which one job reaches two nodes. `ban_machines` is Kelpie's ban of a machine from a job it
-    failed (with it, a job that fails on every machine of a small group is never handed out again).
+    `nodes` is how many machines there are: replicas beyond it wait in `allocating`, as on SaladCloud when no machine is
+    free. `quota` is SaladCloud's limit on replicas. `key_write_seconds` is R2's least time between two writes of one key;
+    0: none. `work_race_seconds` opens the gap between Kelpie's SELECT and UPDATE in which one job reaches two nodes.
+    `kelpie_invited`: whether Kelpie's user is in the organization; without it the autoscaler can do nothing, and no API
+    tells. `ban_machines` is Kelpie's ban of a machine from a job it failed (with it, a job that fails on every machine of a
+    small group is never handed out again).
     """
 
     port: int = DEFAULT_PORT
@@ -58,6 +59,7 @@ class Settings:
     key_write_seconds: float = 1.0
     stop_grace_seconds: float = 10.0
     work_race_seconds: float = 0.0
+    kelpie_invited: bool = True
     ban_machines: bool = False
     node_command: tuple[str, ...] | None = None
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from localcloud.faults import conditions
+from localcloud.chaos import conditions
 from localcloud.worker.api import Heartbeat, Kelpie, KelpieError
 from localcloud.worker.transfer import OutsideError, Transfers, inside, purge
 from localcloud.worker.watch import FolderWatch

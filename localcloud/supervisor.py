@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcloud import processes
+from localcloud.chaos import conditions
+from localcloud.chaos.settings import Chaos
 from localcloud.database import now
-from localcloud.faults import conditions
-from localcloud.faults.chaos import Chaos
 from localcloud.home import Home, Settings, State
 from localcloud.salad.catalog import dollars_an_hour
 from localcloud.salad.groups import DELETION_SECONDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.cost import HOUR, Bill, Line, Rate
+from training.cost import HOUR, Bill, Line, Rate, usd_of
 from training.gpu import mapping
 from training.progress import number
 from training.settings import BudgetSettings
@@ -152,8 +152,9 @@ def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str,
         "estimateHours": _in_hours(number(estimate.get("seconds"))),
         "actualHours": _in_hours(gpu_seconds),
     }
-    if price is not None and gpu_seconds is not None:
-        cost["actualUsd"] = round(gpu_seconds / HOUR * price, 4)
+    spent = usd_of(gpu_seconds, price)
+    if spent is not None:
+        cost["actualUsd"] = round(spent, 4)
     return {key: value for key, value in cost.items() if value is not None}
 
 

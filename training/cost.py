@@ -190,6 +190,11 @@ class Rate:
     trouble: str = ""
 
 
+def usd_of(seconds: float | None, usd_an_hour: float | None) -> float | None:
+    """What a running replica costs; None when its time or its price is not known."""
+    return None if seconds is None or usd_an_hour is None else seconds / HOUR * usd_an_hour
+
+
 @dataclass(frozen=True)
 class Bill:
     """The estimate of all that a change would train and of what is still unfinished: what the budget is held against.
@@ -208,8 +213,7 @@ class Bill:
 
     @property
     def idle_usd(self) -> float | None:
-        price = self.rate.usd_an_hour
-        return None if price is None else self.idle_seconds / HOUR * price
+        return usd_of(self.idle_seconds, self.rate.usd_an_hour)
 
     @property
     def usd(self) -> float | None:
@@ -229,7 +233,7 @@ def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Lin
         return Line(
             work.job, work.state, work.steps, None, None, f"no finite time comes from {how_fast.basis}"
         )
-    usd = None if rate.usd_an_hour is None else seconds / HOUR * rate.usd_an_hour
+    usd = usd_of(seconds, rate.usd_an_hour)
     return Line(work.job, work.state, work.steps, seconds, usd, how_fast.basis)
 
 

@@ -10,6 +10,7 @@ from commands.job_folders import HERE, jobs_folder
 from commands.report.runs import ReportedRun, newest_runs, runs_of
 from commands.session import OUTPUTS, UserPath, say, stack_option
 from training.errors import BadInput
+from training.files import write_atomically
 
 JOBS = "jobs"
 PAGE = "report.html"
@@ -87,7 +88,5 @@ def _to_compare(outputs: Path, jobs: tuple[str, ...]) -> list[ReportedRun]:
 
 
 def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text)
     return path

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training.errors import FluxError
+from training.files import write_atomically
 
 VERSION = 1
 # The oldest are forgotten: Kelpie has long stopped calling for them.
@@ -37,11 +38,7 @@ class Memory:
 
     def _save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(self._path.name + ".part")
-        partial.write_text(
-            json.dumps({"version": VERSION, "told": self.told}, indent=1) + "\n", encoding="utf-8"
-        )
-        partial.replace(self._path)
+        write_atomically(self._path, json.dumps({"version": VERSION, "told": self.told}, indent=1) + "\n")
         self.fresh = False
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clients.kelpie import Job
-from commands.spent import spent_usd
 from commands.stack_jobs import Sight, StackJob
 from training.bill import dollars
+from training.cost import usd_of
 from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
 from training.run_state import COMPLETED, ENDED, PENDING, RUNNING, in_words
 from training.words import one_line
@@ -74,7 +74,7 @@ def notice_of(sight: Sight, bucket: str, price: float | None) -> Notice | None:
     if sight.state == PENDING or (sight.state == COMPLETED and not sight.ended):
         return None
     told = sight.told
-    spent = spent_usd(told.gpu_seconds, price)
+    spent = usd_of(told.gpu_seconds, price)
     learned = told.loss_first is not None and told.loss_last is not None
     return Notice(
         job=one_line(sight.job.name, 80),

@@ -28,10 +28,15 @@ class GroupControl(Protocol):
         """Change the number of replicas. Raises Exception when SaladCloud refuses."""
 
 
-async def run_autoscaler(jobs: Jobs, rules: Rules, groups: GroupControl, period: float) -> None:
-    """Apply all rules, wait `period` seconds, and so on for ever."""
+async def run_autoscaler(
+    jobs: Jobs, rules: Rules, groups: GroupControl, period: float, invited: bool = True
+) -> None:
+    """Apply all rules, wait `period` seconds, and so on for ever.
+
+    Not `invited` to the organization, Kelpie can change nothing there: rules are kept and do nothing (UPSTREAM.md).
+    """
     while True:
-        for rule in rules.all():
+        for rule in rules.all() if invited else ():
             try:
                 apply_rule(rule, jobs, rules, groups)
             except Exception:

@@ -11,10 +11,10 @@ from clients.kelpie import Job
 from clients.salad import ContainerGroup, GpuClass
 from commands.health import problems
 from commands.logs import lines_of_job
-from commands.spent import spent_usd, usd_an_hour
 from commands.stack_jobs import Sight, StackJob
 from commands.table import render
-from commands.watching import Row, View
+from commands.watching import Row, View, usd_an_hour
+from training.cost import usd_of
 from training.run import RunKeys
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -110,8 +110,8 @@ def test_the_price_is_that_of_the_dearest_class_at_the_groups_priority() -> None
 
 
 def test_cost_is_time_by_price_and_unknown_without_one_of_them() -> None:
-    assert spent_usd(5400, 0.30) == pytest.approx(0.45)
-    assert (spent_usd(None, 1.0), spent_usd(1, None)) == (None, None)
+    assert usd_of(5400, 0.30) == pytest.approx(0.45)
+    assert (usd_of(None, 1.0), usd_of(1, None)) == (None, None)
 
 
 def test_of_a_nodes_log_a_job_gets_its_own_lines() -> None:

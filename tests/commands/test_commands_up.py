@@ -41,7 +41,7 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         monkeypatch.setattr(stack, "fetch", fetch)
         monkeypatch.setattr(stack, "read_json", lambda *_: {})
         monkeypatch.setattr(stack, "write_report", lambda *_: tmp_path / "report.html")
-        return [str(fault) for fault in stack._collect(cast(Engine, engine), "dev")]
+        return [str(fault) for fault in stack.unwell(*stack._collect(cast(Engine, engine), "dev"))]
 
     return closing
 

@@ -378,8 +378,22 @@ def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock:
         return kelpie.queue(job("second", created=2))
 
     kelpie.posts = [lost(kelpie), second]
-    assert post_once(kelpie, FakeStorage()).id == "first"
+    queue = Queue(cast(Any, kelpie), "g")
+    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    assert found.id == "first"
     assert (kelpie.posted, kelpie.canceled, clock.slept) == (2, ["second"], [5.0])
+    # What was canceled is no longer listed as pending.
+    assert [one.status for one in queue.jobs()] == ["pending", "canceled"]
+
+
+def test_one_that_stays_alone_is_not_listed_for_again() -> None:
+    kelpie = FakeKelpie()
+    kelpie.posts = [lost(kelpie, job("arrived"))]
+    queue = Queue(cast(Any, kelpie), "g")
+    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    lists = kelpie.lists
+    queue.jobs()
+    assert kelpie.lists == lists
 
 
 def test_two_that_arrived_are_made_one() -> None:

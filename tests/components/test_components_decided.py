@@ -219,7 +219,7 @@ def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> Non
     environment = {"FLUX_OWNER": owner} if owner else {}
     cloud = Cloud(made(environment))
     provider = cloud.connect(ContainerGroupProvider())
-    with pytest.raises(FluxError):
+    with pytest.raises(FluxError, match=f"{OURS} must not change another one's group"):
         provider.create(PROPS)
     assert cloud.told == []
     provider.create(PROPS | {"adopt": True})
@@ -227,6 +227,14 @@ def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> Non
     assert what == "patch"
     sent = patch["container"]["environment_variables"]
     assert (sent["FLUX_OWNER"], sent["FLUX_ADOPTED"]) == (OURS, "yes")
+
+
+@pytest.mark.parametrize("autoscale", [True, False])
+def test_who_starts_a_group_that_was_there(autoscale: bool) -> None:
+    cloud = Cloud(marked(OURS))
+    cloud.connect(ContainerGroupProvider()).create(PROPS | {"replicas": 1, "autoscale": autoscale})
+    assert (("start", "name") in cloud.told) is not autoscale
+    assert ("replicas" in cloud.told[0][1]) is not autoscale
 
 
 def test_our_own_group_is_not_marked_as_adopted() -> None:

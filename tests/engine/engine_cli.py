@@ -42,6 +42,11 @@ def blind(value: Any) -> Any:
     return [blind(item) for item in value] if isinstance(value, list) else value
 
 
+def engine(stack: Stack, *arguments: str, code: int = 0) -> str:
+    """Run the engine as `cli` runs the CLI."""
+    return stack.run(*arguments, code=code)
+
+
 def cli(stack: Stack, *arguments: str, code: int = 0, **more: str) -> str:
     """Run the CLI; what it printed.  `code`: the exit status it must have; `more`: its environment."""
     environment = {

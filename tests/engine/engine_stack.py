@@ -126,6 +126,11 @@ class Stack:
         self.until(lambda: log.exists() and line in log.read_text().splitlines())
 
 
+def thing(text: Any = "a", **more: Any) -> dict[str, Any]:
+    """A thing as the program's `spec.json` has it."""
+    return {"text": text, **more}
+
+
 def new_stack(tmp_path: Path, **more: str) -> Stack:
     """A new stack `dev` of the project `test`; `more`: its environment."""
     folder = tmp_path / "project"

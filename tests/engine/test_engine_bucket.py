@@ -119,7 +119,7 @@ def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: InBucket, tmp_
         for_both(stack)
         # The CLI knows nothing of the journal: the lock keeps it off a checkpoint that lacks steps.
         assert "currently locked" in cli(stack, "up", "--yes", "--skip-preview", code=1)
-    # The journal is where the state is: another machine, with nothing of this one's, finds it.
+    # The journal is where the state is: who has nothing else of the run that was killed finds it.
     stack.environment["PULUMI_HOME"] = str(tmp_path / "another home")
     output = stack.run("up", "--yes", "--skip-preview", "--stack", "dev")
     assert "took over the lock" in output

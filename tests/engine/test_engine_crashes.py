@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from engine_stack import Stack
+from engine_stack import Stack, thing
 
 from engine import locks as locking
 from engine.errors import LockedError
 from engine.stores import Folder
-
-
-def thing(text: str = "a", **more: object) -> dict[str, object]:
-    return {"text": text, **more}
+from tests.support.cloud import alive
 
 
 def locks(stack: Stack) -> list[Path]:
     return list((stack.folder / ".pulumi/locks/organization/test/dev").glob("*.json"))
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A child that nobody has collected yet is dead all the same (Linux).
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def children(pid: int) -> list[int]:

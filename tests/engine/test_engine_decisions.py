@@ -107,6 +107,9 @@ def test_children_follow_a_parent_that_was_renamed() -> None:
     ]
     # An alias that names the parent as it is now means the parent as it was.
     assert names.candidates(goal("c", aliases=[Alias(parent=new_parent)])) == [f"{below}t:i:T::c"]
+    typed, was = urn("typed"), "urn:pulumi:dev::p::o:i:O::typed"
+    names.find(goal("typed", aliases=[Alias(type="o:i:O")]), typed, {was: object()})
+    assert names.candidates(goal("c", aliases=[Alias(parent=typed)])) == ["urn:pulumi:dev::p::o:i:O$t:i:T::c"]
 
 
 def test_a_goal_becomes_the_resource_that_is_stored() -> None:

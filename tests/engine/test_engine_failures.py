@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_stack import Stack
-
-
-def thing(text: str = "a", **more: object) -> dict[str, object]:
-    return {"text": text, **more}
+from engine_stack import Stack, thing
 
 
 def test_a_failed_create_leaves_the_rest_saved(stack: Stack) -> None:
@@ -127,3 +123,4 @@ def test_timeouts_are_stored_and_configuration_is_checked(stack: Stack) -> None:
     project = stack.folder / "Pulumi.yaml"
     project.write_text(project.read_text() + "config:\n  need: {type: string}\n")
     assert "Stack 'dev' is missing configuration value 'need'" in stack.run("preview", code=1)
+    stack.run("destroy", "--yes", "--skip-preview")  # as in the CLI, only the program needs it

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from engine_cli import cli, essence, for_both
-from engine_stack import HERE, Stack
+from engine_cli import cli, engine, essence, for_both
+from engine_stack import HERE, Stack, thing
 
 DATA = HERE / "data"
 
@@ -65,10 +65,6 @@ def test_a_pending_create_of_the_cli_is_resolved(stack: Stack) -> None:
     assert any(item["urn"].endswith("::bad") for item in latest["resources"])
 
 
-def thing(text: str = "a", **more: Any) -> dict[str, Any]:
-    return {"text": text, **more}
-
-
 def turns() -> list[dict[str, Any]]:
     """What the program declares, turn by turn: update, replace in both ways, rename, ignore, drop."""
     length = {"$ref": ["one", "length"]}
@@ -103,7 +99,7 @@ def turns() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("begins", ["engine", "cli"])
 def test_in_turns_with_the_cli(stack: Stack, begins: str) -> None:
     for_both(stack)
-    hands: list[Callable[..., None]] = [
+    hands: list[Callable[..., str]] = [
         lambda *arguments: engine(stack, *arguments),
         lambda *arguments: cli(stack, *arguments),
     ]
@@ -114,7 +110,3 @@ def test_in_turns_with_the_cli(stack: Stack, begins: str) -> None:
         before = essence(stack.latest())
         other("up", "--yes", "--expect-no-changes")  # with its preview
         assert essence(stack.latest()) == before
-
-
-def engine(stack: Stack, *arguments: str) -> None:
-    stack.run(*arguments)

@@ -14,9 +14,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from engine_stack import Stack
+from engine_stack import Stack, thing
 
-from engine import snapshot
+from engine import snapshot, state
 from engine.backend import Backend
 from engine.snapshot import StackId
 
@@ -24,6 +24,11 @@ KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 WORKERS = 2
 NAMES = [f"t{i}" for i in range(12)]
+
+
+def on(i: int) -> Any:
+    """Three things in a row stand on each other."""
+    return {"$ref": [NAMES[i - 1], "length"]} if i % 3 else 1
 
 
 class Killed:
@@ -43,7 +48,7 @@ class Killed:
             if number % 3 == 0:
                 self.stack.spec()
             else:
-                self.stack.spec({name: {"text": f"{number}", "of": 1} for name in NAMES})
+                self.stack.spec({name: thing(f"{number}", of=on(i)) for i, name in enumerate(NAMES)})
             done += self._until_done(["delete", "create", "update"][number % 3])
         return done
 
@@ -82,6 +87,7 @@ class Killed:
     def _check_state(self) -> None:
         """Readable; what exists is known or pending, and what is known exists or is being deleted."""
         deployment = self._deployment()
+        assert state.flaw(deployment.get("resources") or []) == ""
         known = {item["urn"].rsplit("::", 1)[-1] for item in deployment.get("resources") or []}
         pending = {
             (entry["resource"]["urn"].rsplit("::", 1)[-1], entry["type"])

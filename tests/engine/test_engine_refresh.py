@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine_stack import Stack
-
-
-def thing(text: str = "a", **more: object) -> dict[str, object]:
-    return {"text": text, **more}
+from engine_stack import Stack, thing
 
 
 def drift(stack: Stack) -> None:

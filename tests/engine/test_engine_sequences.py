@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cli import cli, essence, for_both
+from engine_cli import cli, engine, essence, for_both
 from engine_stack import Stack, new_stack
 
 FIRST = int(os.environ.get("HANDOVER_SEED", "1"))
@@ -114,10 +114,6 @@ class Sequence:
         self.things[self.leaf]["text"] = "f"
         self.say()
         other(self.stack, *UP)
-
-
-def engine(stack: Stack, *arguments: str, code: int = 0) -> str:
-    return stack.run(*arguments, code=code)
 
 
 def play(folder: Path, seed: int, hands: list[Hand]) -> tuple[list[str], list[str]]:

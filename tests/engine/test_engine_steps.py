@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from engine_stack import Stack
-
-
-def thing(text: str = "a", **more: object) -> dict[str, object]:
-    return {"text": text, **more}
+from engine_stack import Stack, thing
 
 
 def test_create_same_update_delete(stack: Stack) -> None:

@@ -207,14 +207,17 @@ def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> Non
     [
         ([{"urn": "a", "type": "t"}] * 2, "duplicate resource a (not marked for deletion)"),
         ([{"urn": "a", "type": "t"}, {"urn": "a", "type": "t", "delete": True}], ""),
-        ([{"urn": "a", "type": "t", "parent": "b"}], "resource a's parent b is missing"),
-        ([{"urn": "a", "type": "t", "deletedWith": "b"}], "resource a's `deletedWith` b is missing"),
+        ([{"urn": "a", "type": "t", "parent": "b"}], "child resource a refers to missing parent b"),
+        (
+            [{"urn": "a", "type": "t", "deletedWith": "b"}],
+            "resource a is specified as being deleted with b, which is missing",
+        ),
         (
             [{"urn": "a", "type": "t", "propertyDependencies": {"k": ["b"]}}, {"urn": "b", "type": "t"}],
-            "resource a's property dependency (from property k) b comes after it",
+            "resource a's property dependency b (from property k) comes after it",
         ),
         ([{"urn": "a", "type": "t", "provider": "p::1"}], "resource a refers to unknown provider p::1"),
-        ([{"urn": "a", "type": "t", "id": "1"}], "resource 'a' has 'custom' false but non-empty ID"),
+        ([{"urn": "a", "type": "t", "id": "1"}], "resource 'a' has 'custom false but non-empty ID"),
         ([{"urn": "a"}], "resource 'a' missing required 'type' field"),
         ([{"type": "t"}], "resource at index 0 missing required 'urn' field"),
     ],
@@ -411,7 +414,7 @@ def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with (tmp_path / "j").open("ab") as file:
         file.write(b'[["put", 2')
-    journal.fold_into(FileLog(tmp_path / "j"), b"after")
+    journal.note_fold(FileLog(tmp_path / "j"), b"after")
     assert journal.read(FileLog(tmp_path / "j"), b"after", {"resources": [{"urn": "c"}]}) is None
 
 

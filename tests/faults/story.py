@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from localcloud.faults.plan import Faults
-from localcloud.faults.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.plan import Faults
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.support.cloud import running_cloud, until
 from tests.training.job_folders import make_job, write_image
@@ -135,6 +135,7 @@ def described(body: str) -> Picture:
 def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None]) -> Iterator[Stage]:
     """A checkout of the product and a cloud without nodes, the proxies between them."""
     home = folder / "cloud"
+    # R2's second between two writes of a key is shortened as the product's waits for it are.
     with (
         running_cloud(home, nodes=0, key_write_seconds=0.01) as connection,
         new_checkout(folder / "checkout") as checkout,

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from clients.cloudflare import Cloudflare
 from clients.errors import RateLimited, ServiceError
 from clients.http import Patience
-from localcloud.faults.plan import KINDS, Faults
-from localcloud.faults.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.plan import KINDS, Faults
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
 from tests.support.cloud import requests_logged, running_cloud, s3_client
 
 

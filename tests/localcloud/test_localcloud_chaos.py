@@ -16,7 +16,7 @@ from group_body import group_body, job_body
 
 from clients.connection import connect
 from clients.kelpie import Job
-from localcloud.faults.chaos import Chaos
+from localcloud.chaos.settings import Chaos
 from localcloud.home import write_json
 from tests.support.cloud import (
     ROOT,

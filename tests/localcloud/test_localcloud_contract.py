@@ -21,7 +21,7 @@ from group_body import RTX_5090, group_body, job_body
 from clients.connection import Connection, connect
 from clients.kelpie import JobRequest, Sync, SyncRule
 from clients.salad import GroupSpec
-from localcloud.faults.proxy import Exchange, Proxy, api_service, rerouted
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted
 from tests.support.cloud import STUB_NODE, kelpie_client, running_cloud, salad_client, until
 from tests.support.contracts import ACCEPTED, DATA, DOCUMENTS, deviations, document, unaccepted
 

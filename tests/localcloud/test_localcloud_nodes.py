@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,6 +219,20 @@ def test_the_autoscaler_follows_the_queue_up_and_down(cloud: Cloud) -> None:
     assert stopped["current_state"]["status"] == "stopped"
     # Stopped, and never set to 0 replicas.
     assert stopped["replicas"] >= 1
+
+
+def test_where_kelpie_was_not_invited_a_rule_does_nothing_and_no_api_tells(tmp_path: Path) -> None:
+    home = tmp_path / "cloud"
+    with (
+        running_cloud(home, node_command=STUB_NODE, kelpie_invited=False) as connection,
+        clients(home, connection) as cloud,
+    ):
+        group = cloud.make(autostart_policy=False)
+        made = cloud.kelpie.post("/scaling-rules", json=rule(group, min_replicas=1))
+        cloud.post(group)
+        time.sleep(0.5)  # ten periods of the autoscaler
+        assert cloud.salad.get("/containers/g1").json()["current_state"]["status"] == "stopped"
+        assert cloud.kelpie.get(f"/scaling-rules/{group}").json() == made.json()
 
 
 def test_a_finished_job_that_is_cancelled_starts_the_group_again(cloud: Cloud) -> None:

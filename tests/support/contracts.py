@@ -17,7 +17,7 @@ from openapi_core.datatypes import RequestParameters
 from openapi_core.exceptions import OpenAPIError
 from werkzeug.datastructures import Headers, ImmutableMultiDict
 
-from localcloud.faults.proxy import Exchange
+from localcloud.chaos.proxy import Exchange
 
 DATA = Path(__file__).parent.parent / "localcloud/data"
 # service -> (its document, the address of the service in it, the path of ours)

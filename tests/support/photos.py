@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 from pathlib import Path
 
@@ -111,9 +110,3 @@ def mixed_folder(folder: Path) -> dict[str, str]:
     (folder / "broken.png").write_bytes((folder / "grey.png").read_bytes()[:200])
     (folder / "empty.jpg").write_bytes(b"")
     return good
-
-
-def as_jpeg(picture: Image.Image) -> Image.Image:
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=95, subsampling=0)
-    return Image.open(out)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from localcloud.faults.plan import Faults, reply
+from localcloud.chaos.plan import Faults, reply
 
 ADDRESS = "127.0.0.1"
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})

@@ -10,7 +10,7 @@ import os
 import resource
 from pathlib import Path
 
-from localcloud.faults.proxy import Proxy, s3_service
+from localcloud.chaos.proxy import Proxy, s3_service
 
 log = logging.getLogger("node")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localcloud.faults.chaos import Chaos
-from localcloud.faults.plan import HTML, reply
+from localcloud.chaos.plan import HTML, reply
+from localcloud.chaos.settings import Chaos
 
 
 class ServiceFaults:

@@ -21,10 +21,10 @@ import threading
 from typing import Any
 
 from localcloud import processes
+from localcloud.chaos.plan import Faults
+from localcloud.chaos.proxy import Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.settings import CONDITIONS, INTERRUPT, REQUESTS
 from localcloud.database import open_database
-from localcloud.faults.chaos import CONDITIONS, INTERRUPT, REQUESTS
-from localcloud.faults.plan import Faults
-from localcloud.faults.proxy import Proxy, api_service, rerouted, s3_service
 from localcloud.home import Home, read_json, write_json
 
 WHATS = (*REQUESTS, *CONDITIONS, INTERRUPT)
