@@ -24,7 +24,9 @@ def places(*olds: Resource) -> Places:
 def test_a_registration_takes_the_place_of_its_old_self() -> None:
     old, going = resource("one", created="then", modified="later"), resource("two", delete=True)
     found = places(old, going)
-    placed = found.place(goal("one", inputs={"a": 1}), PROVIDER)
+    wanted = goal("one", inputs={"a": 1})
+    placed = found.place(wanted, PROVIDER)
+    assert placed.goal is wanted
     assert (placed.old, placed.alias, placed.old_inputs) == (old, None, old.inputs)
     assert (placed.new.urn, placed.new.provider, placed.new.inputs) == (urn("one"), PROVIDER, {"a": 1})
     assert (placed.new.created, placed.new.modified) == ("then", "later")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf import json_format, struct_pb2
 
 from engine import urns, values
 from engine.errors import NeedsCliError
@@ -39,8 +40,15 @@ def test_a_reference_follows_what_it_means(reference: str, renamed: str) -> None
     assert urns.rename(reference, {"urn:a": "urn:b"}) == renamed
 
 
-def wire(value: Any, *, secrets: bool = True, refs: bool = True) -> Any:
-    return values.to_struct({"k": value}, secrets=secrets, refs=refs)
+def sent(value: Any, *, secrets: bool = True, refs: bool = True) -> Any:
+    """What goes over the wire, read by protobuf itself."""
+    struct = values.to_struct({"k": value}, secrets=secrets, refs=refs)
+    return json_format.MessageToDict(struct)["k"]
+
+
+def received(value: Any) -> Any:
+    """What is made of a message that protobuf itself has written."""
+    return values.from_struct(json_format.ParseDict({"k": value}, struct_pb2.Struct()))["k"]
 
 
 def signed(signature: str, **more: Any) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def signed(signature: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("sent", "read"),
+    ("message", "read"),
     [
         (signed(values.SECRET, value=1), Secret(1)),
         (signed(values.SECRET), Secret(None)),
@@ -60,12 +68,18 @@ def signed(signature: str, **more: Any) -> dict[str, Any]:
         (signed(values.RESOURCE, urn="u"), ResourceRef("u", custom=False)),
         (signed(values.RESOURCE, urn="u", id="i", packageVersion="1"), ResourceRef("u", "i", "1", True)),
         (None, None),
+        (True, True),
+        ("text", "text"),
+        (values.UNKNOWN_TEXT, UNKNOWN),
+        ([1, [values.UNKNOWN_TEXT], {"a": None}], [1, [UNKNOWN], {"a": None}]),
+        ([], []),
+        ({}, {}),
         (1e300, 1e300),
         (1.0, 1),
     ],
 )
-def test_what_the_wire_says(sent: Any, read: Any) -> None:
-    found = values.from_struct(wire(sent))["k"]
+def test_what_the_wire_says(message: Any, read: Any) -> None:
+    found = received(message)
     assert values.same(found, read)
     assert type(found) is type(read)
 
@@ -80,7 +94,7 @@ def test_what_the_wire_says(sent: Any, read: Any) -> None:
 )
 def test_what_the_engine_does_not_know_needs_the_cli(signature: str, words: str) -> None:
     with pytest.raises(NeedsCliError, match=words):
-        values.from_struct(wire(signed(signature)))
+        received(signed(signature))
 
 
 CUSTOM = ResourceRef("u", "i", "1")
@@ -102,11 +116,34 @@ COMPONENT = ResourceRef("u", custom=False)
     ],
 )
 def test_a_reference_travels_whole_or_bare(ref: ResourceRef, plain: Any, bare: Any) -> None:
-    assert wire(ref) == wire(plain)
-    assert wire(ref, refs=False) == wire(bare)
+    assert sent(ref) == plain
+    assert sent(ref, refs=False) == bare
+    assert json_format.MessageToDict(values.to_struct({"k": ref}, secrets=True))["k"] == plain
     # Inside of other values, too.
-    assert wire([{"a": Secret(ref)}], refs=False, secrets=False) == wire([{"a": bare}])
-    assert wire(Secret(ref), refs=False) == wire(signed(values.SECRET, value=bare))
+    for refs, seen in ((True, plain), (False, bare)):
+        for secrets in (True, False):
+            secret = signed(values.SECRET, value=seen) if secrets else seen
+            found = sent([{"a": Secret(ref)}, [ref]], refs=refs, secrets=secrets)
+            assert found == [{"a": secret}, [seen]]
+
+
+def test_every_kind_of_value_is_sent() -> None:
+    everything = {
+        "a": None,
+        "b": True,
+        "c": 1.5,
+        "d": 2,
+        "e": "text",
+        "f": UNKNOWN,
+        "g": [],
+        "h": {},
+        "i": [[1], {}],
+    }
+    assert sent(everything) == everything | {"f": values.UNKNOWN_TEXT}
+    nested = Secret({"a": [Secret(1)]})
+    inner = signed(values.SECRET, value=1)
+    assert sent(nested) == signed(values.SECRET, value={"a": [inner]})
+    assert sent(nested, secrets=False) == {"a": [1]}
 
 
 @pytest.mark.parametrize(("value", "found"), [(1e21, 1e21), (1e20, 10**20), (0.5, 0.5), (-1e21, -1e21)])

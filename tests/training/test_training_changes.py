@@ -53,6 +53,7 @@ def test_images_and_captions_are_counted(after: dict[str, tuple[str, str]], reas
         (b"steps: 2000", b"steps: 2000, hf_token: abc", ("train.hf_token changed",)),
         (b"lr: 1e-4", b"lr: 1e-4, note: " + b"x" * 60, ("train.note changed",)),
         (b"lr: 1e-4", b"lr: 1e-4, note: " + b"x" * 40, (f"train.note {'x' * 40} (was not set)",)),
+        (b"job: extension", b"job: " + b"y" * 40, (f"job extension → {'y' * 40}",)),
         (b"lr: 1e-4", b"lr: 1e-4, note: " + b"x" * 41, ("train.note changed",)),
         (b"lr: 1e-4", b"lr: 1e-4, a.KEY: x", ("train.a.KEY changed",)),
         (b"lr: 1e-4", b"lr: 1e-4, keyed: {of: x}", ("train.keyed.of x (was not set)",)),
@@ -77,6 +78,11 @@ def test_settings_are_named_as_people_name_them(old: bytes, new: bytes, reasons:
 def test_attempt_and_parent_are_reasons_too() -> None:
     after = Inputs(made_of(BEFORE).manifest, CONFIG, 2, "abc")
     assert changes(made_of(BEFORE), after).reasons == ("attempt 1 → 2", "goes on from run abc")
+
+
+def test_a_value_of_forty_letters_is_still_shown() -> None:
+    before = made_of(BEFORE, CONFIG.replace(b"job: extension", b"job: " + b"y" * 40))
+    assert changes(before, made_of(BEFORE)).reasons == (f"job {'y' * 40} → extension",)
 
 
 def test_a_run_that_no_longer_resumes_starts_from_nothing() -> None:

@@ -212,6 +212,10 @@ def test_all_that_a_plan_says_of_a_job() -> None:
     assert plan_job(given, Standing.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
         "cat", What.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
     )
+    first = Step("u", "TrainingJob", "cat", "create", {}, {"runId": "n"})
+    assert plan_job(first, Standing.NEW, None, LINE, old_unfinished=False) == JobPlan(
+        "cat", What.NEW, "n", ("trained for the first time",), line=LINE
+    )
     bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})
     assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
         "cat",
@@ -226,6 +230,7 @@ def test_all_that_a_plan_says_of_a_job() -> None:
     [
         ([("same", {"a": 1}, {"a": 1}, None)], "same", {"a": 1}, {"a": 1}, ()),
         ([("delete", {"a": 1}, {"a": 2}, None)], "delete", {"a": 1}, {}, ()),
+        ([("refresh", {"a": 1}, None, None)], "refresh", {"a": 1}, {}, ()),
         ([("discard", {"a": 1}, None, None)], "delete", {"a": 1}, {}, ()),
         ([("create-replacement", None, {"a": 2}, ["y", "x"])], "replace", {}, {"a": 2}, ("x", "y")),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -94,7 +95,18 @@ def test_every_field_of_a_progress_json() -> None:
     assert read_progress({key: [] for key in raw}) == Progress()
 
 
-def test_times_are_read_in_utc() -> None:
+def test_times_are_read_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        _times_are_read_in_utc()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def _times_are_read_in_utc() -> None:
+    assert read_time("2026-11-23T01:08:09") == datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC)
     found = read_time("2026-11-23T01:08:09+01:00")
     assert found is not None
     assert (found.tzinfo, found.hour) == (UTC, 0)
