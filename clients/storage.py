@@ -99,10 +99,15 @@ class Storage:
         return self._unless_missing(lambda: self._call("head_bucket")) is not None
 
     def ensure(self) -> bool:
-        """Make the bucket unless it is there; whether it was made."""
+        """Make the bucket unless it is there; whether it was made. Raises Conflict when it is another account's."""
         if self.exists():
             return False
-        self.create_bucket()
+        try:
+            self.create_bucket()
+        except Conflict as conflict:
+            if conflict.code != "BucketAlreadyOwnedByYou":
+                raise
+            return False  # another update made it since we looked
         return True
 
     def create_bucket(self) -> None:

@@ -32,7 +32,7 @@ COMMANDS = {
     "logs": "commands.logs:logs",
     "cancel": "commands.edit:cancel",
     "retry": "commands.edit:retry",
-    "fetch": "commands.fetching:fetch_command",
+    "fetch": "commands.fetch:fetch_command",
     "report": "commands.report.command:report",
     "doctor": "commands.doctor.command:doctor",
     "webhook": "commands.webhook.command:webhook",

@@ -8,7 +8,7 @@ import rich_click as click
 
 from clients.results import queue_job, read_json
 from commands.engine import project_root
-from commands.fetching import newest_run, results_place
+from commands.fetch import newest_run, results_place
 from commands.session import connection_of, console, deployed_outputs, reading_engine, say, stack_option
 from commands.stack_edit import diff, edit_job
 from commands.stack_file import stack_path, stack_settings

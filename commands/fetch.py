@@ -1,237 +1,182 @@
-"""Results from the bucket to outputs/<job>/<run id>/. What is there is not fetched again; what a person changed is left alone."""
+"""`flux fetch`: weights, samples and loss curves of the stack's runs, also of those before."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clients.errors import ServiceError
-from clients.kelpie import Job
-from clients.results import read_json
-from clients.storage import ObjectInfo, Storage
-from commands.download import download, sha256_of
-from commands.stack_jobs import Sight
-from training.bill import cost_of
-from training.errors import FluxError
-from training.files import write_atomically
-from training.names import IMAGE_SUFFIXES
-from training.run import RunKeys
-from training.words import one_line
+import rich_click as click
 
-RECORD = "run.json"
-# What was fetched, by name: its ETag, size and SHA-256. A file that is still so is ours to renew.
-INDEX = ".fetched.json"
-# Rewritten while a run lasts, by us and by the launcher: nothing that a person edits.
-RECORDS = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
-AT_ONCE = 8
-
-Index = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """One object and the file it shall be; `sha256` where the run itself says it."""
-
-    info: ObjectInfo
-    name: str
-    sha256: str | None = None
+from clients.connection import Connection
+from clients.results import past_runs, queue_job, read_json
+from clients.storage import Storage
+from commands.engine import project_root
+from commands.outputs import Fetched, Options, fetch
+from commands.session import (
+    OUTPUTS,
+    UserPath,
+    connection_of,
+    deployed_outputs,
+    reading_engine,
+    say,
+    screen,
+    stack_option,
+)
+from commands.stack_file import stack_settings
+from commands.stack_jobs import StackJob, look, stack_jobs
+from commands.watcher import price_of
+from training.errors import BadInput
+from training.names import JOB_NAME, RUN_ID
+from training.progress import count
+from training.run import Layout
+from training.settings import nearest
 
 
-@dataclass(frozen=True)
-class Options:
-    """`force` overwrites files that differ; `checkpoints` brings those between as well. `told` hears of bytes to come and come."""
+@click.command(name="fetch")
+@click.argument("job", required=False)
+@click.option(
+    "--run",
+    "run_id",
+    metavar="ID",
+    help="This run of JOB instead of the newest; a beginning of its id will do.",
+)
+@click.option("--all-runs", is_flag=True, help="Every run that the bucket holds, of JOB or of all jobs.")
+@click.option("--checkpoints", is_flag=True, help="The checkpoints between as well, below checkpoints/.")
+@click.option(
+    "--to", "folder", type=UserPath(file_okay=False, path_type=Path), help="Where to. [default: outputs/]"
+)
+@click.option("--force", is_flag=True, help="Overwrite files that are not what is in the bucket.")
+@stack_option
+def fetch_command(
+    job: str | None,
+    run_id: str | None,
+    all_runs: bool,
+    checkpoints: bool,
+    folder: Path | None,
+    force: bool,
+    stack: str,
+) -> None:
+    """Bring the results of JOB, or of all jobs, to outputs/<job>/<run id>/.
 
-    force: bool = False
-    checkpoints: bool = False
-    expect: Callable[[int], None] = field(default=lambda _: None)
-    told: Callable[[int], None] = field(default=lambda _: None)
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """Where a run's results lie. `differing` were left alone because a person may have changed them; `failed` says why."""
-
-    place: Path
-    new: int
-    kept: int
-    differing: list[str]
-    failed: list[str]
-
-
-def fetch(
-    sight: Sight, storage: Storage, folder: Path, price: float | None = None, options: Options | None = None
-) -> Fetched:
-    """Bring one run's weights, samples, train.yml, captions, progress and loss.
-
-    `price` (dollars an hour) goes into run.json with what it makes. Raises ServiceError when the bucket cannot be listed,
-    FluxError for a name that leaves the folder.
+    Goes on where it was interrupted, skips what is there, checks the weights by their SHA-256, and leaves alone what you changed.
     """
-    options = options or Options()
-    keys = sight.job.keys
-    target = folder / sight.job.name / sight.job.run_id
-    done = read_json(storage, keys.done) or {}
-    digest = done.get("sha256")
-    wishes = _wishes(storage, keys, digest if isinstance(digest, str) else None, options.checkpoints)
-    index = _read_index(target)
-    decided = {
-        wish.name: decide(wish, place_below(target, wish.name), index.get(wish.name)) for wish in wishes
-    }
-    wanted = [
-        wish
-        for wish in wishes
-        if decided[wish.name] == "fetch" or (options.force and decided[wish.name] == "differs")
+    if run_id and (all_runs or not job):
+        raise click.UsageError("--run names one run of one JOB")
+    engine = reading_engine(stack)
+    outputs = deployed_outputs(engine)
+    connection = connection_of(engine, stack)
+    bucket, prefix = results_place(outputs, stack)
+    storage = connection.storage(bucket)
+    wanted = _choose(storage, Layout(prefix), stack_jobs(outputs), job, run_id, all_runs)
+    price = price_of(connection, outputs)
+    results = [
+        _fetch_one(one, connection, storage, folder or Path(OUTPUTS), price, checkpoints, force)
+        for one in wanted
     ]
-    options.expect(sum(wish.info.size for wish in wanted))
-    faults = _fetch_all(storage, wanted, target, options)
-    there = [wish for wish in wishes if decided[wish.name] == "keep" or wish in wanted]
-    _write_index(target, index, [wish for wish in there if wish.name not in faults])
-    write_record(target / RECORD, read_json(storage, keys.record) or {}, sight, price)
-    left = [] if options.force else [name for name, verdict in decided.items() if verdict == "differs"]
-    failed = [f"{one_line(name)}: {fault}" for name, fault in faults.items()]
-    return Fetched(target, len(wanted) - len(failed), len(wishes) - len(wanted) - len(left), left, failed)
+    if any(result.differing or result.failed for result in results):
+        sys.exit(1)
 
 
-def decide(wish: Wish, path: Path, known: Mapping[str, Any] | None) -> str:
-    """`keep` what is the object already, `fetch` what is missing or ours and older, else `differs`."""
-    if not path.exists():
-        return "fetch"
-    if not path.is_file():
-        return "differs"
-    size = path.stat().st_size
-    here = sha256_of(path)
-    ours = known is not None and known.get("sha256") == here
-    if ours and known is not None and known.get("etag") == wish.info.etag:
-        return "keep" if wish.sha256 in (None, here) else "fetch"
-    if size == wish.info.size and _is_object(wish, path, here):
-        return "keep"
-    return "fetch" if ours or (known is None and wish.name in RECORDS) else "differs"
-
-
-def place_below(folder: Path, name: str) -> Path:
-    """Raises FluxError for a name that would leave the folder: nodes are strangers' PCs, and they choose these names."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise FluxError(
-            f"the bucket holds a sample named {one_line(name)!r}",
-            "a result stays below its folder",
-            "delete that object",
+def report_left(result: Fetched) -> None:
+    """Say what was not fetched, and why."""
+    for name in result.differing:
+        say(
+            f"  left alone: {result.place / name} is not what is in the bucket; move it away, or fetch with --force"
         )
-    return path
+    for fault in result.failed:
+        say(f"  failed: {fault}")
 
 
-def write_record(path: Path, record: dict[str, Any], sight: Sight, price: float | None = None) -> None:
-    """run.json completed with what the queue knows (the recipe's kelpie_job.json) and what it cost.
+def _fetch_one(
+    job: StackJob,
+    connection: Connection,
+    storage: Storage,
+    folder: Path,
+    price: float | None,
+    checkpoints: bool,
+    force: bool,
+) -> Fetched:
+    sight = look(job, queue_job(connection.kelpie(), job.kelpie_id), storage)
+    with _bar(f"{job.name} {job.run_id}") as (expect, told):
+        result = fetch(sight, storage, folder, price, Options(force, checkpoints, expect, told))
+    say(
+        f"{job.name}: {result.place} ({sight.state}; files fetched: {result.new}, there already: {result.kept})"
+    )
+    report_left(result)
+    return result
 
-    What was known and is no longer told is kept: the queue forgets jobs, and a group that is gone has no price.
-    """
-    before = _read(path)
-    facts = {
-        "state": sight.state,
-        "reason": sight.reason or None,
-        "kelpie": _queue_facts(sight.queue_job) or before.get("kelpie"),
-        "cost": _cost(record, sight, price) or before.get("cost"),
-    }
-    _write_json(path, {**record, **facts})
+
+def results_place(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:
+    """Bucket and prefix: as deployed, else as declared, since results outlive the stack."""
+    if outputs.get("bucket"):
+        return str(outputs["bucket"]), str(outputs.get("prefix") or "")
+    storage = stack_settings(project_root(), stack).storage
+    return storage.bucket, storage.key_prefix
 
 
-def _wishes(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bool) -> list[Wish]:
-    """What of a run's objects a person wants, named as it shall be here: one listing."""
-    names = {
-        f"{keys.config}train.yml": "train.yml",
-        f"{keys.config}manifest.json": "manifest.json",
-        f"{keys.output}loss.csv": "loss.csv",
-        keys.progress: "progress.json",
-        keys.done: "done.json",
-        keys.weights: f"{keys.job}.safetensors",
-    }
+def _choose(
+    storage: Storage,
+    layout: Layout,
+    deployed: Sequence[StackJob],
+    job: str | None,
+    run_id: str | None,
+    all_runs: bool,
+) -> list[StackJob]:
+    """The runs to fetch, older ones first. Raises BadInput when there is none such."""
+    if not run_id and not all_runs:
+        chosen = [one for one in deployed if job in (None, one.name)]
+        if chosen:
+            return chosen
+    # Nodes may write below runs/: a name that is none of ours would choose a folder here.
+    names = (
+        [name for name in storage.list_folders(layout.runs) if JOB_NAME.fullmatch(name)]
+        if storage.exists()
+        else []
+    )
+    if job is not None and job not in names:
+        raise BadInput([f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}"])
+    if not names:
+        raise BadInput([f"bucket {storage.bucket} holds no run yet; `make up` trains the declared jobs"])
     found = []
-    for info in storage.list(keys.base):
-        name = names.get(info.key) or _output_name(info.key.removeprefix(keys.output), keys.job, checkpoints)
-        if name:
-            found.append(Wish(info, name, digest if info.key == keys.weights else None))
+    for name in [job] if job else names:
+        known_runs = [run for run in past_runs(storage, layout, name) if RUN_ID.fullmatch(run.run_id)]
+        runs = sorted(known_runs, key=lambda run: run.created_at)
+        ids = [run.run_id for run in runs if not run_id or run.run_id.startswith(run_id)]
+        if run_id and len(ids) != 1:
+            known = ", ".join(run.run_id for run in runs)
+            raise BadInput(
+                [f"--run {run_id}: {'several runs begin so' if ids else 'no such run'}; {name} has {known}"]
+            )
+        found += [_past_job(storage, layout, name, one) for one in (ids if all_runs or run_id else ids[-1:])]
     return found
 
 
-def _output_name(name: str, job: str, checkpoints: bool) -> str:
-    """Samples as they are called, checkpoints below checkpoints/; empty for what is neither. A node chose these names."""
-    if name.startswith("samples/") and name.lower().endswith(IMAGE_SUFFIXES):
-        return "" if name.startswith("samples/.") and not name.startswith("samples/..") else name
-    is_checkpoint = name.startswith(f"{job}_") and name.endswith(".safetensors") and "/" not in name
-    return f"checkpoints/{name}" if checkpoints and is_checkpoint else ""
-
-
-def _fetch_all(storage: Storage, wishes: list[Wish], target: Path, options: Options) -> dict[str, str]:
-    """Fetch them; what went wrong, by name."""
-
-    def one(wish: Wish) -> str:
-        try:
-            download(storage, wish.info, place_below(target, wish.name), wish.sha256, options.told)
-        except (ServiceError, OSError) as error:
-            return str(error.strerror if isinstance(error, OSError) else error)
-        return ""
-
-    target.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            faults = list(pool.map(one, wishes))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return {wish.name: fault for wish, fault in zip(wishes, faults, strict=True) if fault}
-
-
-def _is_object(wish: Wish, path: Path, here: str) -> bool:
-    """By the digest the run tells; else by the ETag, which is the MD5 of what was not sent in parts; else by its size, which is the same."""
-    if wish.sha256 is not None:
-        return here == wish.sha256
-    if len(wish.info.etag) == 32 and "-" not in wish.info.etag:
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == wish.info.etag
-    return True
-
-
-def _read_index(target: Path) -> Index:
-    entries = _read(target / INDEX).get("files")
-    return {k: v for k, v in entries.items() if isinstance(v, dict)} if isinstance(entries, dict) else {}
-
-
-def _write_index(target: Path, before: Index, wishes: list[Wish]) -> None:
-    fresh = {
-        wish.name: {"etag": wish.info.etag, "size": wish.info.size, "sha256": sha256_of(target / wish.name)}
-        for wish in wishes
-        if (target / wish.name).is_file()
-    }
-    if fresh != before:
-        _write_json(target / INDEX, {"version": 1, "files": {**before, **fresh}})
-
-
-def _queue_facts(job: Job | None) -> dict[str, Any] | None:
-    if job is None:
+def newest_run(storage: Storage, layout: Layout, name: str) -> StackJob | None:
+    """The run of a job that was queued last; None when the bucket knows of none."""
+    if not storage.exists():
         return None
-    facts = {"id", "status", "container_group_id", "machine_id", "num_heartbeats", "num_failures"}
-    times = {"created", "started", "completed", "failed", "canceled", "heartbeat"}
-    return job.model_dump(mode="json", include=facts | times, exclude_none=True)
+    runs = sorted(past_runs(storage, layout, name), key=lambda run: run.created_at)
+    return _past_job(storage, layout, name, runs[-1].run_id) if runs else None
 
 
-def _cost(record: Mapping[str, Any], sight: Sight, price: float | None) -> dict[str, Any] | None:
-    """By the price at which it was queued, else by the one of now; None where neither is known."""
-    estimate = record.get("estimate") or {"usd_an_hour": price}
-    cost = cost_of({"estimate": estimate}, {"gpu_seconds": sight.told.gpu_seconds})
-    return cost if "actualUsd" in cost else None
+def _past_job(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:
+    keys = layout.run(name, run_id)
+    record, posted = read_json(storage, keys.record) or {}, read_json(storage, keys.posted) or {}
+    return StackJob(name, run_id, str(posted.get("kelpie_id") or ""), count(record.get("steps")) or 0, keys)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+@contextmanager
+def _bar(label: str) -> Iterator[tuple[Any, Any]]:
+    """Two functions, for bytes to come and bytes come: a bar on a terminal, nothing elsewhere."""
+    if not screen.is_terminal:
+        yield (lambda _: None), (lambda _: None)
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=screen, transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield (lambda size: progress.update(task, total=size)), (lambda size: progress.advance(task, size))

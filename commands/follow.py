@@ -11,7 +11,7 @@ from clients.errors import ServiceError
 from commands.session import say, screen
 from commands.stack_jobs import Sight, describe
 from commands.table import render
-from commands.watching import Row, View, Watcher
+from commands.watcher import Row, View, Watcher
 
 # Kelpie asks SaladCloud at each request: what changes within minutes there is not asked for every second.
 POLL_SECONDS = {True: 1.0, False: 5.0}

@@ -16,7 +16,7 @@ from clients.kelpie import Job
 from commands.follow import POLL_SECONDS
 from commands.session import connection_of, deployed_outputs, reading_engine, say, stack_option
 from commands.stack_jobs import describe
-from commands.watching import Row, Watcher
+from commands.watcher import Row, Watcher
 from training.errors import BadInput
 from training.settings import nearest
 from training.words import printable

@@ -11,16 +11,9 @@ from pathlib import Path
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from commands.job_folders import (
-    DEFAULT_STACK,
-    HERE,
-    declare,
-    declared_jobs,
-    entry_for,
-    existing_dataset,
-    jobs_folder,
-)
+from commands.job_folders import DEFAULT_STACK, HERE, existing_dataset, jobs_folder
 from commands.session import UserPath, console, say
+from commands.stack_edit import declare, declared_jobs, entry_for
 from training.errors import BadInput, FluxError
 from training.files import natural_key, only_one_in, write_atomically
 from training.folder import read_config

@@ -6,7 +6,6 @@ private repository to whoever may read it.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from PIL import Image, ImageOps
-
 from clients.storage import Storage
-from training.pictures import UNREADABLE
+from commands.embedded import embed
 from training.plan import JobPlan
 from training.run import Layout
 from training.trainer_config import DATASET_FOLDER
@@ -74,13 +71,10 @@ class OnPage:
 
 
 def thumbnail(read: Callable[[], bytes]) -> str | None:
-    """A `data:` address with a JPEG of at most SIDE pixels; None for what is no image."""
+    """A `data:` address with a picture of at most SIDE pixels, twice that for fine screens; None for what is no image."""
     try:
-        with Image.open(io.BytesIO(read())) as picture:
-            small = ImageOps.exif_transpose(picture).convert("RGB")
-    except UNREADABLE:
+        raw = read()
+    except OSError:
         return None
-    small.thumbnail((2 * SIDE, 2 * SIDE))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=80, comment=b"")
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    picture = embed(io.BytesIO(raw), 2 * SIDE)
+    return picture.uri if picture else None

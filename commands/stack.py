@@ -13,15 +13,15 @@ from clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from clients.results import read_json
 from commands import local_cloud
 from commands.engine import Engine, project_root
-from commands.fetch import fetch
-from commands.fetching import report_left
+from commands.fetch import report_left
 from commands.follow import follow
+from commands.outputs import fetch
 from commands.report.command import images_folder, write_report
 from commands.report.runs import ReportedRun
 from commands.session import OUTPUTS, connection_of, no_cache_option, ready, run, say, stack_option
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, stack_jobs
-from commands.watching import Watcher
+from commands.watcher import Watcher
 from training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from training.errors import FluxError
 from training.run_state import COMPLETED, STALLED

@@ -1,17 +1,70 @@
-"""Pulumi.<stack>.yaml edited as a person would: one entry of `jobs` is changed, all else stays as it was written."""
+"""Pulumi.<stack>.yaml edited as a person would: an entry of `jobs` is added or changed, all else stays as it was written."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 import io
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from commands.stack_file import PROJECT
-from training.errors import BadInput
+import yaml
+
+from commands.stack_file import PROJECT, stack_config
+from training.declare import GLOB_CHARACTERS
+from training.errors import BadInput, FluxError
+from training.files import write_atomically
+from training.settings import NO_SETTINGS
+from training.yaml_text import add_entry, flow
 
 JOBS = f"{PROJECT}:jobs"
 LONGEST_LINE = 4096
+
+
+def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
+    """The stack's `jobs` as they are written: names and globs with their settings. Raises BadInput when one's are none."""
+    jobs = stack_config(root, stack).get(f"{PROJECT}:jobs")
+    entries = jobs if isinstance(jobs, dict) else {}
+    wrong = [name for name, entry in entries.items() if not isinstance(entry, dict | None)]
+    if wrong:
+        raise BadInput([f"{PROJECT}:jobs.{name}: {NO_SETTINGS}" for name in wrong])
+    return {str(name): {} if entry is None else entry for name, entry in entries.items()}
+
+
+def entry_for(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """What the stack says of a job: its own entry, or that of the last glob that means it; None when it names it not."""
+    if name in declared:
+        return declared[name]
+    globs = [pattern for pattern in declared if GLOB_CHARACTERS & set(pattern)]
+    return next((declared[glob] for glob in reversed(globs) if fnmatch.fnmatch(name, glob)), None)
+
+
+def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name jobs in Pulumi.<stack>.yaml, where they are not named as wanted already; those that were added.
+
+    Nothing else in the file changes. Raises FluxError, with the lines to write by hand, when that cannot be done.
+    """
+    path = root / f"Pulumi.{stack}.yaml"
+    declared = declared_jobs(root, stack)
+    text = path.read_bytes().decode()
+    added = []
+    for name, entry in entries.items():
+        if name in declared or entry_for(declared, name) == entry:
+            continue
+        try:
+            text = add_entry(text, ("config", JOBS), name, entry)
+        except (ValueError, yaml.YAMLError) as error:
+            lines = "\n".join(f"    {key}: {flow(value)}" for key, value in entries.items())
+            raise FluxError(
+                f"{path.name} is not one that can be added to ({error})",
+                "",
+                f"write this below {JOBS} yourself:\n{lines}",
+            ) from error
+        added.append(name)
+    if added:
+        write_atomically(path, text)
+    return added
 
 
 def edit_job(text: str, name: str, **settings: object) -> str:
@@ -21,7 +74,7 @@ def edit_job(text: str, name: str, **settings: object) -> str:
     Raises BadInput when the file has no `jobs` that could be edited.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
-    yaml, document = _read(text)
+    editor, document = _read(text)
     jobs = _jobs(document)
     entry = jobs.get(name) or _flow_map()
     if name not in jobs:
@@ -36,7 +89,7 @@ def edit_job(text: str, name: str, **settings: object) -> str:
         else:
             entry[key] = value
     out = io.StringIO()
-    yaml.dump(document, out)
+    editor.dump(document, out)
     return out.getvalue().replace("\r\n", "\n").replace("\n", newline)
 
 
@@ -55,12 +108,12 @@ def _read(text: str) -> tuple[Any, Any]:
 
     try:
         _, step, offset = load_yaml_guess_indent(text)
-        yaml = YAML()
-        yaml.preserve_quotes = True
-        yaml.width = LONGEST_LINE
+        editor = YAML()
+        editor.preserve_quotes = True
+        editor.width = LONGEST_LINE
         if step is not None:
-            yaml.indent(mapping=2, sequence=step, offset=offset or 0)
-        return yaml, yaml.load(text)
+            editor.indent(mapping=2, sequence=step, offset=offset or 0)
+        return editor, editor.load(text)
     except YAMLError as error:
         raise BadInput([f"the stack's file is no YAML: {' '.join(str(error).split())}; mend it"]) from error
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from commands.session import connection_of, deployed_outputs, reading_engine, say, screen, stack_option
 from commands.table import render, state_word, steps_done
-from commands.watching import Row, View, Watcher
+from commands.watcher import Row, View, Watcher
 
 # Wide enough for any table: in a pipe nothing is cut off.
 PIPE_WIDTH = 250

@@ -10,8 +10,9 @@ from typing import Any
 
 import rich_click as click
 
-from commands.job_folders import HERE, JOBS, declare, declared_jobs, entry_for, existing_job, jobs_folder
+from commands.job_folders import HERE, existing_job, jobs_folder
 from commands.session import say, stack_option
+from commands.stack_edit import JOBS, declare, declared_jobs, entry_for
 from training.errors import BadInput
 from training.files import only_one_in, write_atomically
 from training.folder import read_config
@@ -59,7 +60,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         entry = _entry(declared_jobs(HERE, stack), job)
         added = declare(HERE, stack, {variant.name: entry for variant in variants})
     say(
-        f"\n{counted(len(new), 'job')} made below {folder}, {len(added)} named in Pulumi.{stack}.yaml below {JOBS[-1]}"
+        f"\n{counted(len(new), 'job')} made below {folder}, {len(added)} named in Pulumi.{stack}.yaml below {JOBS}"
     )
     say("Next: make preview shows what would be trained")
 

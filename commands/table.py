@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from commands.watching import Row, View
+from commands.watcher import Row, View
 from training.bill import NOBODY_PAYS, dollars
 from training.run_state import COMPLETED, RUNNING, in_words
 

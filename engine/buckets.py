@@ -60,6 +60,8 @@ class Place:
 class Bucket:
     """A store that is a bucket, or a folder in one."""
 
+    is_local = False
+
     def __init__(self, url: str, below: str = "") -> None:
         self._place = Place.of(url)
         self._prefix = self._place.folder + (f"{below}/" if below else "")

@@ -330,7 +330,7 @@ class Deployment:
                 by = self._decisions.gone.get(resource.urn)
             if by is not None and by is not cascade:
                 by.over.wait()
-            elif not resource.pending_replacement:  # else an earlier run has deleted it
+            elif by is cascade and not resource.pending_replacement:  # else an earlier run has deleted it
                 with_root = resource.deleted_with in self._decisions.gone
                 self._steps.delete(
                     resource, op=events.DELETE_REPLACED, skip_provider=with_root, pending_replacement=True

@@ -1,7 +1,8 @@
 """The lock on a stack: a file that says who is at work on it, the same that the CLI writes and heeds.
 
 Ours also say where their process can be seen and when it began (the CLI skips what it does not know).  A lock
-whose process was seen here and has ended is taken over; any other is respected: machines of one name are common.
+whose process has ended here is taken over.  In a bucket only what can be seen counts, for machines of one name are
+common; in a folder of this machine's also a lock of the CLI's under this machine's name, and one from before it restarted.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
     """Lock the stack of this lock folder.  Raises LockedError where somebody else is at it."""
     for key in _locks(store, folder):
         content = _read(store, key)
-        if _is_alive(content) is not False:
+        if _is_alive(content, store.is_local) is not False:
             continue
         store.remove(key)
         tell(
@@ -78,7 +79,9 @@ def cancel(store: Store, folder: str) -> Cancelled:
     contents = [_read(store, key) for key in keys]
     for key in keys:
         store.remove(key)
-    return Cancelled(len(keys), [content["pid"] for content in contents if _is_alive(content)])
+    return Cancelled(
+        len(keys), [content["pid"] for content in contents if _is_alive(content, store.is_local)]
+    )
 
 
 def _locks(store: Store, folder: str) -> list[str]:
@@ -117,20 +120,33 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _is_alive(content: dict[str, Any]) -> bool | None:
-    """Whether the lock's process still runs; None where it cannot be seen from here."""
-    pid, started = content.get("pid"), content.get("started")
-    if not isinstance(pid, int) or not started or content.get("place") != _place():
+def _is_alive(content: dict[str, Any], is_local: bool) -> bool | None:
+    """Whether the lock's process still runs; None where that cannot be known.  `is_local`: the lock lies in a folder."""
+    pid, started, place = content.get("pid"), content.get("started"), content.get("place")
+    if not isinstance(pid, int):
         return None
-    return _start_of(pid) == str(started)
+    if started and place == _place():
+        return _start_of(pid) == str(started)
+    if not is_local or content.get("hostname") != socket.gethostname():
+        return None
+    if place is None:  # the CLI's: a process of that number may be another one by now
+        return None if _start_of(pid) else False
+    return False if str(place).split()[0] != _boot() else None
 
 
 def _place() -> str:
     """Where processes have the numbers that they have here: this run of this machine, and a container's own numbers."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: the network card's number tells machines apart
+        return f"{_boot()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux
+        return _boot()
+
+
+def _boot() -> str:
+    """Names this run of this machine; where it is no Linux, the machine by its network card."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
         return f"{uuid.getnode():012x}"
 
 

@@ -36,7 +36,9 @@ class Log(Protocol):
 
 
 class Store(Protocol):
-    """Files by their keys."""
+    """Files by their keys.  `is_local`: they lie on this machine."""
+
+    is_local: bool
 
     def read(self, key: str) -> bytes | None:
         """The content, None where there is no such file.  Raises OSError."""
@@ -62,6 +64,8 @@ class Store(Protocol):
 
 class Folder:
     """A store that is a folder."""
+
+    is_local = True
 
     def __init__(self, root: Path) -> None:
         self.root = root

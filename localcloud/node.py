@@ -143,7 +143,7 @@ class Worker:
             for watch in watches:
                 watch.stop()
             self._ended(job, code, heartbeat, sync.get("after") or [], compressed=compressed)
-        except (OSError, OutsideError) as err:
+        except (OSError, ValueError, OutsideError) as err:  # ValueError: a zero byte in a word or a variable
             log.error("error processing work: %s", err)
             self._failed(job)
             heartbeat.stop()

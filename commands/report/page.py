@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from commands.embedded import Picture, embed
 from commands.report.chart import charts
-from commands.report.pictures import Picture, embed
 from commands.report.runs import ReportedRun, find_images, parent_of
 from training.bill import dollars
 from training.config_diff import caption_changes, differing, setting_changes

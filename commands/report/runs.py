@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from commands.fetch import RECORD
+from commands.outputs import RECORD
 from training.errors import BadInput
 from training.gpu import first_process
 from training.loss_curve import Point, parse_losses

@@ -29,7 +29,7 @@ from commands.session import (
     stack_option,
 )
 from commands.stack_jobs import look
-from commands.watching import price_of
+from commands.watcher import price_of
 from commands.webhook.memory import Memory
 from commands.webhook.notice import Notice, is_news, is_settled, notice_of, stack_job
 from commands.webhook.server import Inbox, Receiver

@@ -50,6 +50,18 @@ def test_a_claim_that_another_has_is_a_conflict(server: Server) -> None:
         claim(server, b"mine", lost=False).put_bytes("claim.json", b"mine", if_none_match=True)
 
 
+@pytest.mark.parametrize(
+    ("code", "ours"), [("BucketAlreadyOwnedByYou", True), ("BucketAlreadyExists", False)]
+)
+def test_a_bucket_that_another_update_made_meanwhile_is_there(server: Server, code: str, ours: bool) -> None:
+    server.reply = lambda method, _path, _body: (404, b"") if method == "HEAD" else (409, refusal(code))
+    if ours:
+        assert storage(server.url).ensure() is False
+    else:
+        with pytest.raises(Conflict):
+            storage(server.url).ensure()
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_bucket_whose_making_was_not_answered_is_made(server: Server, lost: bool) -> None:
     made = claim(server, b"", lost=lost)

@@ -15,9 +15,9 @@ from clients.connection import connect
 from clients.errors import ServiceError, Unavailable
 from clients.storage import ObjectInfo, Storage
 from commands import download as downloading
-from commands import fetching
+from commands import fetch as fetching
 from commands.download import download, part_path
-from commands.fetch import INDEX, RECORD, Options, Wish, decide, fetch
+from commands.outputs import INDEX, RECORD, Options, Wish, decide, fetch
 from commands.stack_jobs import Sight, StackJob
 from tests.support.cloud import running_cloud
 from training.errors import FluxError

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from commands.job_folders import declare, declared_jobs
 from commands.new import new
 from commands.rename import rename
+from commands.stack_edit import declare, declared_jobs
 from commands.stack_file import stack_settings
 from commands.sweep import sweep
 from tests.support.flux import STACK_FILE, make_checkout

@@ -147,13 +147,23 @@ def test_a_thumbnail_is_small_and_of_anything_else_there_is_none() -> None:
     Image.new("RGBA", (900, 600), "red").save(large, "PNG")
     address = thumbnail(large.getvalue)
     assert address is not None
-    assert address.startswith("data:image/jpeg;base64,")
+    assert address.startswith("data:image/webp;base64,")
     assert len(address) < 3000
     assert thumbnail(lambda: b"no image") is None
     assert thumbnail(lambda: b"") is None
     damaged = io.BytesIO()
     Image.new("RGB", (90, 60)).save(damaged, "PNG", exif=DAMAGED_EXIF)
     assert thumbnail(damaged.getvalue) is None
+    foreign = io.BytesIO()
+    Image.new("RGB", (9, 6)).save(foreign, "BMP")
+    assert thumbnail(foreign.getvalue) is None
+
+
+def test_a_thumbnail_of_more_pixels_than_cameras_make_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (9, 6)).save(photo, "PNG")
+    monkeypatch.setattr("commands.embedded.MOST_PIXELS", 53)
+    assert thumbnail(photo.getvalue) is None
 
 
 def test_a_thumbnail_has_nothing_of_what_was_written_into_the_photo() -> None:

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from commands.embedded import embed
 from commands.report.chart import charts
 from commands.report.command import report, write_comparison, write_report
 from commands.report.page import compare_page, run_page
-from commands.report.pictures import embed
 from commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
 from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium

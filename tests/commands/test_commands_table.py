@@ -13,7 +13,7 @@ from commands.health import problems
 from commands.logs import lines_of_job
 from commands.stack_jobs import Sight, StackJob
 from commands.table import render
-from commands.watching import Row, View, usd_an_hour
+from commands.watcher import Row, View, usd_an_hour
 from training.cost import usd_of
 from training.run import RunKeys
 

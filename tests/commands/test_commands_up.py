@@ -11,9 +11,9 @@ import pytest
 
 from commands import stack
 from commands.engine import Engine
-from commands.fetch import Fetched
+from commands.outputs import Fetched
 from commands.stack_jobs import Sight, StackJob
-from commands.watching import Row, View
+from commands.watcher import Row, View
 from training.run import RunKeys
 
 ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab/"}
@@ -41,7 +41,7 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         monkeypatch.setattr(stack, "fetch", fetch)
         monkeypatch.setattr(stack, "read_json", lambda *_: {})
         monkeypatch.setattr(stack, "write_report", lambda *_: tmp_path / "report.html")
-        return [str(fault) for fault in stack._collect(cast(Engine, engine), "dev")]
+        return [str(fault) for fault in stack.unwell(*stack._collect(cast(Engine, engine), "dev"))]
 
     return closing
 

@@ -13,8 +13,8 @@ import pytest
 
 from clients.kelpie import Job
 from commands.engine import choose_command, find_engine
-from commands.fetch import write_record
 from commands.locks import is_dead, is_left_behind
+from commands.outputs import write_record
 from commands.stack_file import uses_local_cloud
 from commands.stack_jobs import Sight, StackJob, describe, stack_jobs
 from tests.support.flux import ROOT, with_code
@@ -31,7 +31,7 @@ def test_nothing_in_the_folder_it_is_called_from_is_run(tmp_path: Path) -> None:
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (checkout / ".venv/bin/python").chmod(0o755)
-    (checkout / "Makefile").write_text(".venv/ready:\n")
+    (checkout / "Makefile").write_text("ready:\n")
     shutil.copy(ROOT / "flux", checkout)
     with_code(checkout)
     stranger.mkdir()

@@ -101,7 +101,7 @@ def test_a_doubtful_state_is_imported_with_force(stack: Stack) -> None:
     assert "rerun with --force" in stack.run("stack", "import", "--file", "export.json", code=1)
     shown = stack.run("stack", "import", "--file", "export.json", "--force")
     assert "warning: state file contains errors" in shown
-    assert len(stack.resources()) == 1
+    assert item["urn"] in stack.state_file.read_text()
 
 
 def test_configuration_is_set_read_and_removed(stack: Stack) -> None:

@@ -118,33 +118,46 @@ def put_lock(store: Folder, folder: str = "locks", **changes: object) -> None:
     store.write(f"{folder}/a.json", json.dumps(kept).encode())
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"hostname": "elsewhere", "place": "another boot pid:[1]", "pid": 2**22 + 1},
-        # Of another machine or container of this one's name, or written by the CLI: nobody here knows.
-        {"place": "another boot pid:[1]", "pid": 2**22 + 1},
-        {"place": None, "started": None, "pid": 2**22 + 1},
-    ],
-)
-def test_locks_of_others_are_respected(store: Folder, changes: dict[str, object]) -> None:
-    put_lock(store, **changes)
-    with pytest.raises(LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"):
-        locking.take(store, "locks", print)
+NOBODY = 2**22 + 1  # no process has so high a number
+HERE = locking._place()
+# A lock's changes from our own, and whether it is taken over in a folder and in a bucket.
+LOCKS: dict[str, tuple[dict[str, object], bool, bool]] = {
+    "alive": ({}, False, False),
+    "ended": ({"pid": NOBODY}, True, True),
+    "another process has its number now": ({"started": "another time"}, True, True),
+    "another machine": ({"hostname": "elsewhere", "place": "another pid:[1]", "pid": NOBODY}, False, False),
+    # In a bucket, machines of one name are common; the folder is this machine's.
+    "before a restart": ({"place": "another pid:[1]", "pid": NOBODY}, True, False),
+    "another container": ({"place": f"{HERE.split()[0]} pid:[1]", "pid": NOBODY}, False, False),
+    "the CLI, ended": ({"place": None, "started": None, "pid": NOBODY}, True, False),
+    "the CLI, alive": ({"place": None, "started": None}, False, False),
+    "the CLI elsewhere": ({"place": None, "started": None, "pid": NOBODY, "hostname": "x"}, False, False),
+}
 
 
-@pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"started": "another time"}])
-def test_a_lock_whose_process_has_ended_is_taken_over(store: Folder, changes: dict[str, object]) -> None:
+@pytest.mark.parametrize("is_local", [True, False], ids=["folder", "bucket"])
+@pytest.mark.parametrize("who", LOCKS)
+def test_whose_lock_is_taken_over(store: Folder, who: str, is_local: bool) -> None:
+    changes, in_folder, in_bucket = LOCKS[who]
     put_lock(store, **changes)
+    store.is_local = is_local
     told: list[str] = []
-    locking.take(store, "locks", told.append).release()
-    assert "took over the lock" in told[0]
-    assert store.keys("locks") == []
+    if in_folder if is_local else in_bucket:
+        locking.take(store, "locks", told.append).release()
+        assert "took over the lock" in told[0]
+        assert store.keys("locks") == []
+    else:
+        with pytest.raises(LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"):
+            locking.take(store, "locks", told.append)
 
 
 def test_a_lock_can_be_cancelled(stack: Stack) -> None:
-    put_lock(Folder(stack.folder / ".pulumi"), "locks/organization/test/dev", place="elsewhere")
+    put_lock(
+        Folder(stack.folder / ".pulumi"),
+        "locks/organization/test/dev",
+        hostname="elsewhere",
+        place="another pid:[1]",
+    )
     stack.spec({"one": thing()})
     assert "currently locked by 1 lock(s)" in stack.up(code=1)
     assert "(1 lock(s) removed)" in stack.run("cancel")

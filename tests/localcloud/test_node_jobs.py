@@ -103,7 +103,6 @@ def test_a_cancelled_run_ends_and_is_not_completed(cloud: dict[str, Any]) -> Non
 def test_half_a_dataset_is_a_counted_failure_with_a_reason(cloud: dict[str, Any]) -> None:
     bucket = Bucket(cloud)
     with running_group(cloud, "half") as group:
-        bucket.put("datasets/torn/00001.jpg", b"")
         identity = queue_run(cloud, group, "torn")
         bucket.delete("datasets/torn/00002.jpg")
         until(lambda: job_of(cloud, identity)["num_failures"])

@@ -103,6 +103,20 @@ def test_transfer_errors_are_swallowed(cloud: dict[str, Any], group: str) -> Non
     assert ended(cloud, submit(cloud, group, python(program), sync=syncs))["status"] == "completed"
 
 
+def test_a_command_that_cannot_be_started_is_a_failure(cloud: dict[str, Any], group: str) -> None:
+    """No process can be given a zero byte."""
+    identity = submit(cloud, group, python("pass"), environment={"ZERO": "\0"}, max_failures=1)
+    assert ended(cloud, identity)["status"] == "failed"
+
+
+def test_two_entries_of_after_on_one_folder_conflict(cloud: dict[str, Any], group: str) -> None:
+    syncs = {"after": [*sync("out11/a/", "two/", "upload"), *sync("out11/b/", "two/", "upload")]}
+    program = "import os; os.mkdir('two'); open('two/x', 'w').write('x')"
+    identity = submit(cloud, group, python(program), sync=syncs, max_failures=1)
+    assert ended(cloud, identity)["status"] == "failed"
+    assert Bucket(cloud).keys("out11/") == []
+
+
 def test_without_the_folder_of_after_it_is_a_failure(cloud: dict[str, Any], group: str) -> None:
     syncs = {"after": sync("out5/", "never-made/", "upload")}
     identity = submit(cloud, group, python("pass"), sync=syncs, max_failures=1)

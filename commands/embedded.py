@@ -1,4 +1,4 @@
-"""Pictures as `data:` addresses. Each is decoded and drawn anew: nothing of the file itself reaches the page."""
+"""Pictures inside a page, as `data:` addresses. Each is decoded and drawn anew: nothing of the file itself reaches the page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 QUALITY = 82
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -22,14 +23,14 @@ class Picture:
     height: int
 
 
-def embed(path: Path, longest_side: int) -> Picture | None:
+def embed(source: Path | BinaryIO, longest_side: int) -> Picture | None:
     """The picture, no larger than this; None when it is none that can be read."""
     from PIL import Image, ImageOps
 
     from training.pictures import UNREADABLE
 
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(source, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 return None
             opened.draft("RGB", (longest_side, longest_side))
