@@ -379,7 +379,7 @@ def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock:
 
     kelpie.posts = [lost(kelpie), second]
     queue = Queue(cast(Any, kelpie), "g")
-    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     assert found.id == "first"
     assert (kelpie.posted, kelpie.canceled, clock.slept) == (2, ["second"], [5.0])
     # What was canceled is no longer listed as pending.
@@ -390,7 +390,7 @@ def test_one_that_stays_alone_is_not_listed_for_again() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("arrived"))]
     queue = Queue(cast(Any, kelpie), "g")
-    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEY, "p/s"))
+    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     lists = kelpie.lists
     queue.jobs()
     assert kelpie.lists == lists

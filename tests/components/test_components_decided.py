@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from training.errors import FluxError
 
 HOME = "the cloud on this machine"
 OURS, THEIRS = "p/s", "x/y"
+SECRET = {"AWS_SECRET_ACCESS_KEY", "MINE"}
 
 
 class Cloud:
@@ -74,11 +76,17 @@ class Cloud:
         self.group = made(spec.environment, name=spec.name)
         return self.group
 
-    def patch_group(self, name: str, patch: Any) -> ContainerGroup:
+    def patch_group(self, name: str, patch: Any, secrets: Collection[SecretStr]) -> ContainerGroup:
         assert name == "name"
+        # Whatever a refusal would quote of them is cut out of it.
+        sent = patch.get("container", {}).get("environment_variables", {})
+        assert {one.get_secret_value() for one in secrets} >= {sent[key] for key in SECRET & sent.keys()}
         self.told.append(("patch", patch))
         assert self.group is not None
         return self.group
+
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        return group
 
     def start_group(self, name: str) -> None:
         self.told.append(("start", name))
@@ -314,7 +322,7 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
                     },
                 ),
             ],
-            "container group name was there before this stack and stays: stopped, with this stack's image and without keys",
+            "container group name was there before this stack and stays: stopped, with this stack's image and without its environment",
         ),
     ],
 )
