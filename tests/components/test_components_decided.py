@@ -150,7 +150,7 @@ PROPS: dict[str, Any] = {
     "storage": 50,
     "replicas": 0,
     "autoscale": True,
-    "variables": "MINE",
+    "variables": "MINE, YOURS",
     "credentials": "",
     "owner": OURS,
     "adopt": False,
@@ -310,7 +310,14 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
         ),
         (
             made(
-                {"FLUX_OWNER": OURS, "FLUX_ADOPTED": "yes", "AWS_REGION": "auto", "MINE": "1", "OTHER": "1"}
+                {
+                    "FLUX_OWNER": OURS,
+                    "FLUX_ADOPTED": "yes",
+                    "AWS_REGION": "auto",
+                    "MINE": "1",
+                    "YOURS": "1",
+                    "OTHER": "1",
+                }
             ),
             "g",
             [
@@ -321,7 +328,7 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
                     {
                         "container": {
                             "environment_variables": dict.fromkeys(
-                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION", "MINE"]
+                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION", "MINE", "YOURS"]
                             )
                         }
                     },
