@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from clients.connection import Connection
-from clients.errors import Conflict, NotFound, UncertainOutcome
+from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Sync, SyncRule
 from clients.storage import ObjectInfo
 from components import queueing
@@ -531,7 +531,8 @@ def test_whose_job_it_is(changes: dict[str, Any], own: bool) -> None:
     assert WANTED.is_own(job("1", **changes)) is own
 
 
-def test_one_queue_for_all_that_look_at_a_group() -> None:
+def test_one_queue_for_all_that_look_at_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queueing, "_queues", {})
     made = Connection(
         cloud="salad",
         kelpie_url="http://127.0.0.1:1",
@@ -594,3 +595,57 @@ def test_a_post_that_arrived_and_ended_at_once_is_taken_as_it_is() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("quick", "completed"))]
     assert post_once(kelpie, FakeStorage()).id == "quick"
+
+
+class Busy(FakeStorage):
+    """Refuses the writes of some keys: too many at once."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__()
+        self.busy = set(keys)
+
+    def put_bytes(
+        self, key: str, content: bytes, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
+        if key in self.busy:
+            raise RateLimited("too many")
+        return super().put_bytes(key, content, if_none_match=if_none_match, if_match=if_match)
+
+
+def test_where_too_many_write_at_once_the_claim_is_anothers(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), Busy(KEY)
+
+    def theirs() -> None:
+        storage.busy.clear()
+        held(storage)
+        kelpie.queue(job("theirs"))
+
+    clock.meanwhile = [theirs]
+    assert post_once(kelpie, storage).id == "theirs"
+    assert kelpie.posted == 0
+
+
+def test_what_was_posted_is_written_down_beside_the_claim() -> None:
+    storage = FakeStorage()
+    post_once(FakeKelpie(), storage)
+    assert json.loads(storage.posted or b"") == {
+        "version": 1,
+        "claim": storage.claim()["token"],
+        "kelpie_id": "posted-1",
+    }
+    assert post_once(FakeKelpie(), Busy(KEYS.posted)).id == "posted-1"
+
+
+def test_anothers_job_is_written_down_for_it_once() -> None:
+    storage = FakeStorage()
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
+    claims.record("1")  # there is no claim that it could belong to
+    assert storage.posted is None
+    held(storage)
+    claims.record("1")
+    assert storage.job() == "1"
+    first = storage.posted
+    claims.record("1")
+    assert storage.posted is first
+    claims.record("2")
+    assert storage.job() == "2"

@@ -449,7 +449,7 @@ def test_a_token_is_made_seen_and_taken_away() -> None:
     assert (provider.read("token-id", outputs).id, provider.read("token-id", outputs).outs) == ("", {})
     assert provider.read("end", KEYS).id == "end"
     provider.delete("token-id", props)
-    assert cloud.told[1:] == [("no token", "token-id")]
+    assert cloud.told == [("token", "p/s nodes ", "b"), ("no token", "token-id")]
     provider.delete("end", KEYS)
     assert len(cloud.told) == 2
 
@@ -499,3 +499,59 @@ def test_only_runs_that_are_declared_no_longer_are_canceled(
     provider.delete("g", news)
     assert (canceled, dropped) == (["job-1", "job-2"], ["g", "g"])
     assert said[-1] == "?: canceled the job of run 2, which is not declared any more"
+
+
+class Bucket:
+    """What of it is there: keys of done.json."""
+
+    def __init__(self, *done: str) -> None:
+        self._done = done
+
+    def head(self, key: str) -> object:
+        return key if key in self._done else None
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "left"),
+    [
+        (["cat", "dog"], [], "cat, dog"),
+        (["cat", "dog"], ["cat"], "dog"),
+        (["cat"], ["cat", "dog"], ""),
+        ([], [], ""),
+        # Its run is another one now: it is trained because of that.
+        (["cat", "changed", "gone"], ["cat"], ""),
+    ],
+)
+@pytest.mark.parametrize("moved", ["bucket", "prefix"])
+def test_another_place_does_not_train_again_what_is_done(
+    there: list[str], here: list[str], left: str, moved: str
+) -> None:
+    runs = {"cat": "1", "dog": "2", "changed": "3", "gone": "4"}
+    olds = {"home": HOME, "groupId": "g", "bucket": "b", "prefix": "p/", "runs": runs}
+    news = olds | {moved: "new/", "runs": {"cat": "1", "dog": "2", "changed": "9", "come": "4"}}
+    buckets: dict[str, list[str]] = {}
+    for props, done in ((olds, there), (news, here)):
+        keys = [f"{props['prefix']}runs/{job}/{runs[job]}/model/done.json" for job in done]
+        buckets.setdefault(str(props["bucket"]), []).extend(keys)
+    provider = Cloud().connect(DeclaredRunsProvider())
+    provider.connection.storage = lambda name: Bucket(*buckets[name])
+    if not left:
+        assert provider.diff("g", olds, news).replaces == [moved]
+        return
+    with pytest.raises(FluxError) as caught:
+        provider.diff("g", olds, news)
+    assert str(caught.value) == (
+        f"{left}: the results lie in s3://b/p/runs/; in another bucket or prefix it would be trained again; "
+        "copy runs/ there first, or set another `attempt` for the job if that is what you want"
+    )
+    # Another group is no other place.
+    assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]
+
+
+def test_a_stack_of_another_place_is_told_which() -> None:
+    with pytest.raises(FluxError) as caught:
+        Cloud().connect(NodeKeysProvider()).check_home({"home": "o/p at x"})
+    assert str(caught.value) == (
+        f"this stack lives in o/p at x, but the keys given are for {HOME}; one stack stays in one place; "
+        "give the keys of the first, or use another stack"
+    )

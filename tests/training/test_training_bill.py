@@ -146,6 +146,7 @@ def test_what_the_stacks_outputs_say_of_a_cost() -> None:
         "actualHours": 0.3429,
         "actualUsd": 0.1235,
     }
+    assert cost_of({"estimate": {"gpu": "g" * 101}}, {}) == {"gpu": "g" * 100 + "…"}
     assert cost_of({"estimate": "much"}, {"gpu_seconds": 3600}) == {"actualHours": 1.0}
 
 

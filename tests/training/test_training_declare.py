@@ -67,7 +67,10 @@ def test_the_digest_is_that_of_the_index() -> None:
 
 
 def stack(**jobs: JobSettings) -> StackSettings:
-    return StackSettings.model_validate({"cloud": "local", "storage": {"bucket": "flux"}, "jobs": jobs})
+    cluster = {"environment": {"MINE": "1"}}
+    return StackSettings.model_validate(
+        {"cloud": "local", "storage": {"bucket": "flux"}, "jobs": jobs, "cluster": cluster}
+    )
 
 
 def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> None:
@@ -78,6 +81,8 @@ def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> No
     assert found.settings == {"cat": ONE, "dog": JobSettings()}
     assert [one.message for one in found.findings] == [f"`none` is no folder under {tmp_path / 'jobs'}"]
     assert [one.name for one in found.subjects] == ["cat", "dog"]
+    variables = {"MINE", "FLUX_RUN_ID", "FLUX_ATTEMPT", "FLUX_JOB"}
+    assert [one.variables for one in found.subjects] == [variables] * 2
     # Without the declared ones nothing is said of them.
     alone = gather_jobs(settings, tmp_path, FileFacts(), ["dog"], declared=False)
     assert (alone.settings, alone.findings) == ({"dog": JobSettings()}, [])
