@@ -649,3 +649,13 @@ def test_anothers_job_is_written_down_for_it_once() -> None:
     assert storage.posted is first
     claims.record("2")
     assert storage.job() == "2"
+
+
+def test_a_job_is_written_down_under_the_claim_that_it_was_posted_under() -> None:
+    storage = FakeStorage()
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
+    assert claims.take(None)
+    ours = storage.claim()["token"]
+    held(storage)
+    claims.record("1")
+    assert json.loads(storage.posted or b"")["claim"] == ours

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.declare import choose, gather_jobs
+from training.declare import choose, folder_names, gather_jobs
 from training.lint.gather import FileFacts
 from training.manifest import Image, canonical_json, dataset_digest, dataset_index, manifest, parse_manifest
 from training.settings import JobSettings, StackSettings
@@ -98,3 +98,17 @@ def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
             f"job `cat`: dataset `kat` is no folder under {tmp_path / 'jobs'} (did you mean `cat`?)",
         )
     ]
+    # Of images that are nowhere nothing else is said; those of the job's own folder are looked for.
+    assert [one.dataset for one in found.subjects] == [None]
+    (own,) = gather_jobs(stack(cat=JobSettings()), tmp_path, FileFacts()).subjects
+    assert own.dataset is not None
+    (shared,) = gather_jobs(stack(cat=JobSettings(dataset="cat")), tmp_path, FileFacts()).subjects
+    assert shared.dataset is not None
+
+
+def test_hidden_folders_and_files_are_no_jobs(tmp_path: Path) -> None:
+    assert folder_names(tmp_path / "none") == []
+    for name in ("dog", "cat", ".hidden", "XXXX"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert folder_names(tmp_path) == ["XXXX", "cat", "dog"]
