@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -316,8 +318,9 @@ def test_a_holder_that_never_posts_is_told_of(clock: Clock) -> None:
     held(storage, claimed_at=1e6)
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage)
-    assert str(caught.value).startswith(f"{KEY} is held by another update that does not post its job")
-    assert "wait for it and run it again" in str(caught.value)
+    assert str(caught.value) == (
+        f"{KEY} is held by another update that does not post its job; wait for it and run it again"
+    )
     assert (kelpie.posted, sum(clock.slept)) == (0, 1200.0)
 
 
@@ -423,7 +426,7 @@ def test_who_was_taken_over_does_not_post() -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage, prepare=lambda: held(storage))
-    assert str(caught.value).startswith(f"{KEY} was taken over by another update")
+    assert str(caught.value) == f"{KEY} was taken over by another update; only one may post; run it again"
     assert kelpie.posted == 0
 
 
@@ -540,6 +543,54 @@ def test_one_queue_for_all_that_look_at_a_group() -> None:
         s3_access_key_id="i",
         s3_secret_access_key="s",
     )
-    assert queue_of(made, "claims-a") is queue_of(made, "claims-a")
-    assert queue_of(made, "claims-a") is not queue_of(made, "claims-b")
-    assert queue_of(made, "claims-b").group_id == "claims-b"
+    found = queue_of(made, "claims-a")
+    assert found is queue_of(made, "claims-a")
+    assert found is not queue_of(made, "claims-b")
+    assert (found.group_id, found.kelpie) == ("claims-a", made.kelpie())
+
+
+def test_a_host_is_a_machine_a_boot_and_a_pid_namespace() -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        assert this_host() == socket.gethostname()
+        return
+    namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - not as the code does it
+    assert this_host() == f"{socket.gethostname()}/{boot.read_text()[:8]}/{namespace}"
+
+
+def test_a_claim_is_as_old_as_its_writing(clock: Clock) -> None:
+    storage = FakeStorage()
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
+    clock.now += 50
+    assert claims.take(None)
+    assert storage.claim()["claimed_at"] == 1050.0
+
+
+def test_who_counts_as_dead_for_this_very_process() -> None:
+    claims = ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    here, now = this_host(), 1000.0
+    holders = [
+        Claim("x/y", here, os.getpid(), now),
+        Claim("x/y", here, pid, now),
+        Claim("x/y", here, os.getppid(), now),
+        Claim("x/y", "there", pid, now),
+    ]
+    assert [claims.holder_is_dead(one) for one in holders] == [True, True, False, False]
+
+
+def test_a_claim_that_went_away_is_taken(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage)
+    clock.meanwhile = [lambda: setattr(storage, "content", None)]
+    assert post_once(kelpie, storage).id == "posted-1"
+    assert clock.slept == [1.0]
+
+
+def test_a_post_that_arrived_and_ended_at_once_is_taken_as_it_is() -> None:
+    kelpie = FakeKelpie()
+    kelpie.posts = [lost(kelpie, job("quick", "completed"))]
+    assert post_once(kelpie, FakeStorage()).id == "quick"

@@ -80,7 +80,9 @@ class Cloud:
         assert name == "name"
         # Whatever a refusal would quote of them is cut out of it.
         sent = patch.get("container", {}).get("environment_variables", {})
-        assert {one.get_secret_value() for one in secrets} >= {sent[key] for key in SECRET & sent.keys()}
+        assert {one.get_secret_value() for one in secrets} >= {sent[key] for key in SECRET & sent.keys()} - {
+            None
+        }
         self.told.append(("patch", patch))
         assert self.group is not None
         return self.group
@@ -197,6 +199,13 @@ def test_a_group_is_made_and_found_in_order() -> None:
     }
 
 
+def test_all_gpu_classes_of_a_group_are_kept_in_its_outputs() -> None:
+    group = marked(OURS)
+    group.container.resources.gpu_classes.append("another")
+    found = Cloud(group).connect(ContainerGroupProvider()).read("g", PROPS | {"gpuClass": ""})
+    assert found.outs["gpuClass"] == "id of RTX 5090,another"
+
+
 def test_keys_that_were_issued_go_to_the_nodes_and_the_stacks_own_do_not() -> None:
     provider = Cloud().connect(ContainerGroupProvider())
     keys = {"accessKeyId": "node", "secretAccessKey": "hidden"}
@@ -306,7 +315,9 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
             "container group name stays: it does not carry this stack's mark any more",
         ),
         (
-            made({"FLUX_OWNER": OURS, "FLUX_ADOPTED": "yes", "AWS_REGION": "auto", "OTHER": "1"}),
+            made(
+                {"FLUX_OWNER": OURS, "FLUX_ADOPTED": "yes", "AWS_REGION": "auto", "MINE": "1", "OTHER": "1"}
+            ),
             "g",
             [
                 ("no rule", "g"),
@@ -316,7 +327,7 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
                     {
                         "container": {
                             "environment_variables": dict.fromkeys(
-                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION"]
+                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION", "MINE"]
                             )
                         }
                     },

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from clients.connection import Connection
 from clients.kelpie import Sync, SyncRule
-from clients.salad import GIB, ContainerGroup, GroupSpec
+from clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from components import bucket, container_group, dataset, declared_runs, node_keys, scaling_rule, training_job
 from components.bucket import keys_of_runs
 from components.container_group import (
@@ -80,13 +80,13 @@ def test_each_input_by_itself(
     made.connection = connection()
     inputs = set(names) - {"home"}
     assert replacing <= inputs
-    # The runs of the old place are none: those that are finished there refuse another one.
-    olds = {"home": home(made.connection), **dict.fromkeys(inputs, "old"), "runs": {}}
+    old, new = (dict.fromkeys(inputs - {"runs"}, value) | {"runs": {}} for value in ("old", "new"))
+    olds = {"home": home(made.connection), **old}
     for name in inputs:
-        diff = made.diff("id", olds, olds | {name: "new"})
+        diff = made.diff("id", olds, olds | {name: new[name]})
         assert diff.replaces == ([name] if name in replacing else []), name
         assert (diff.changes, diff.delete_before_replace) == (None, old_first)
-    assert set(made.diff("id", olds, dict.fromkeys(inputs, "new")).replaces or []) == replacing
+    assert set(made.diff("id", olds, new).replaces or []) == replacing
 
 
 UNKNOWN = Unknown()
@@ -197,13 +197,15 @@ class FakeSalad:
     def gpu_class_id(self, name: str) -> str:
         return f"id of {name}"
 
-    def patch_group(self, name: str, patch: Any, _secrets: Any) -> ContainerGroup:
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        """Once SaladCloud has its image, it is stopped."""
+        return group.model_copy(update={"current_state": GroupState(status="stopped")})
+
+    def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
+        assert secrets == ()
         self.told.append(("patch", name, patch))
         assert self._group is not None
         return self._group.model_copy(update={"version": 2})
-
-    def prepared(self, group: ContainerGroup) -> ContainerGroup:
-        return group
 
     def start_group(self, name: str) -> None:
         self.told.append(("start", name))
@@ -250,19 +252,22 @@ def spec(**changes: Any) -> GroupSpec:
 
 def test_what_is_asked_of_saladcloud() -> None:
     environment = {"A": SecretStr("1"), "FLUX_OWNER": "somebody"}
-    assert group_spec(PROPS, cast(Any, FakeSalad()), environment) == GroupSpec(
+    props = PROPS | {"cpu": 8.0, "storage": 60.0}
+    assert group_spec(props, cast(Any, FakeSalad()), environment) == GroupSpec(
         name="name",
         display_name="name",
         image="image",
-        cpu=4,
+        cpu=8,
         memory=30720,
-        storage=50 * GIB,
+        storage=60 * GIB,
         gpu_classes=["id of RTX 5090"],
         priority="high",
         replicas=2,
-        autostart=True,  # no rule starts it
+        autostart=True,
         environment={"A": SecretStr("1"), "FLUX_OWNER": "p/s"},
     )
+    for changes in ({"replicas": 0}, {"autoscale": True}):
+        assert not group_spec(PROPS | changes, cast(Any, FakeSalad()), {}).autostart
 
 
 def test_what_an_answer_leaves_out_counts_as_wanted() -> None:
@@ -292,6 +297,9 @@ def test_what_an_answer_leaves_out_counts_as_wanted() -> None:
         (group("stopped", 0), spec(replicas=0), False, []),
         (group("running", 0), spec(replicas=0), False, [("stop", "name")]),
         (group("pending", 1), spec(replicas=1), False, []),
+        (group("pending", 1, autostart_policy=False), spec(replicas=1), False, [("start", "name")]),
+        (group("pending", 0, autostart_policy=False), spec(replicas=0), False, []),
+        (group("pending", 0), spec(replicas=0), False, [("stop", "name")]),
         (
             group("stopped", 0),
             spec(replicas=1),
@@ -337,6 +345,8 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
     props = PROPS | {"keys": keys, "credentials": fingerprint({"A": "1"})}
     seen = seen_inputs(props, group(environment=environment))
     assert (seen["keys"], seen["credentials"]) == (keys, props["credentials"])
+    other = seen_inputs(props, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
+    assert other == seen | {"keys": keys | {"accessKeyId": "z"}}
     assert keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
     assert issued_keys(keys) == {
         name: SecretStr(value) for name, value in environment.items() if name.startswith("AWS_")
@@ -351,11 +361,15 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
         (group(resources={"memory": 31 * 1024}), {"memory": 31}),
         (group(resources={"storage_amount": 60 * GIB}), {"storage": 60}),
         (group(resources={"storage_amount": None}), {}),
+        (group(resources={"memory": 30 * 1024 + 512, "storage_amount": 50 * GIB + 1}), {}),
         (group(resources={"gpu_classes": ["a", "b"]}), {"gpu": "a,b"}),
         (group(resources={"gpu_classes": []}), {"gpu": ""}),
         (group(priority="low"), {"priority": "low"}),
         (group(priority=None), {}),
         (group(replicas=1), {"replicas": 1}),
+        (group("stopped"), {"replicas": 0}),
+        (group("pending"), {}),
+        (group("pending", autostart_policy=False), {"replicas": 0}),
         (group(environment={}), {"owner": ""}),
         (group(environment={"FLUX_OWNER": "x/y"}), {"owner": "x/y"}),
     ],

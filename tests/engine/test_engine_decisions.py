@@ -8,7 +8,7 @@ import pytest
 from made_up import PROVIDER, TYPE, goal, resource, urn
 
 from engine import urns, values
-from engine.deciding import Decisions
+from engine.deciding import Cascade, Decisions
 from engine.errors import EngineError, NeedsCliError, StepError
 from engine.goals import Alias, OldNames
 from engine.placing import Placed, Places
@@ -69,11 +69,35 @@ def test_looking_takes_no_place_but_what_the_old_state_has_there() -> None:
 def test_an_old_name_serves_one_registration() -> None:
     names = OldNames("dev", "p")
     olds = {urn("was"): object()}
-    alias = [Alias(name="was")]
+    alias = [Alias(name="none"), Alias(name="was")]
     assert names.find(goal("one", aliases=alias), urn("one"), olds) == urn("was")
-    assert names.find(goal("two", aliases=alias), urn("two"), olds) is None
     assert names.taken == {urn("was"): urn("one")}
+    with pytest.raises(EngineError) as caught:
+        names.find(goal("two", aliases=alias), urn("two"), olds)
+    assert str(caught.value) == (
+        f"Duplicate resource alias '{urn('was')}' applied to resource with URN '{urn('two')}' conflicting with resource with "
+        f"URN '{urn('one')}'"
+    )
+    with pytest.raises(EngineError) as caught:
+        names.find(goal("was"), urn("was"), olds)
+    assert str(caught.value) == (
+        f"Duplicate resource URN '{urn('was')}' conflicting with alias on resource with URN '{urn('one')}'"
+    )
     assert names.find(goal("three"), urn("three"), {urn("three"): object()}) == urn("three")
+    assert names.find(goal("four", aliases=[Alias(name="none")]), urn("four"), olds) is None
+
+
+def test_an_old_name_that_somebody_still_has_is_refused() -> None:
+    names = OldNames("dev", "p")
+    olds = {urn("was"): object()}
+    with pytest.raises(
+        EngineError, match="conflicting with resource with URN 'urn:pulumi:dev::p::t:i:T::was'"
+    ):
+        names.find(goal("is", aliases=[Alias(name="was")]), urn("is"), olds, news={urn("was")})
+    found = places(resource("was"))
+    found.place(goal("was"), "")
+    with pytest.raises(EngineError, match="Duplicate resource alias"):
+        found.place(goal("is", aliases=[Alias(name="was")]), "")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +318,7 @@ def test_what_is_deleted_with_another_goes_with_it() -> None:
     deciding = decisions()
     one = placed(resource("one"), resource("one", deleted_with=urn("host")))
     assert deciding.diff(one, None) == Diff(False, by_engine=True)
-    deciding.gone.add(urn("host"))
+    deciding.gone[urn("host")] = Cascade([])
     assert deciding.diff(one, None) == Diff(True, ["deletedWith"])
     assert deciding.diff(placed(resource("two"), resource("two")), None) == Diff(False, by_engine=True)
 

@@ -97,6 +97,59 @@ def test_after_a_failure_nothing_else_begins() -> None:
     assert steps.done == []
 
 
+def test_what_is_left_standing_is_said() -> None:
+    assert not delete(FakeSteps("a"), resource("a"))
+    assert not delete(FakeSteps("a"), resource("a"), resource("b"), on_error=True)
+
+
+class SlowSteps(FakeSteps):
+    """`waits`: who goes on only once another's deletion has been tried; `most`: how many were under way at once."""
+
+    def __init__(self, *refuses: str, waits: dict[str, str]) -> None:
+        super().__init__(*refuses)
+        self.most = self.running = 0
+        self.in_time = True
+        self._waits = waits
+        self._tried: dict[str, threading.Event] = {one: threading.Event() for one in waits.values()}
+
+    def delete(self, old: Resource, *, op: str, skip_provider: bool) -> None:
+        name = urns.name_of(old.urn)
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            if name in self._waits:
+                self.in_time &= self._tried[self._waits[name]].wait(10)
+            super().delete(old, op=op, skip_provider=skip_provider)
+        finally:
+            with self._lock:
+                self.running -= 1
+            if name in self._tried:
+                self._tried[name].set()
+
+
+def test_no_more_at_a_time_than_asked_for() -> None:
+    steps = SlowSteps(waits={})
+    assert delete(steps, *(resource(str(number)) for number in range(20)), parallel=1)
+    assert (len(steps.done), steps.most) == (20, 1)
+
+
+def test_a_slow_one_holds_up_nobody_who_does_not_wait_for_it() -> None:
+    steps = SlowSteps(waits={"slow": "b"})
+    assert delete(steps, resource("slow"), resource("b"), resource("a", "b"))
+    assert steps.in_time
+    assert steps.done == ["a", "b", "slow"]
+
+
+@pytest.mark.parametrize(("on_error", "done"), [(False, ["user"]), (True, ["user", "base"])])
+def test_what_becomes_free_after_a_failure_is_begun_only_when_asked(on_error: bool, done: list[str]) -> None:
+    # One at a time: the failure is there before `user`, which was begun with it, has ended.
+    steps = FakeSteps("bad")
+    rows = [resource("bad"), resource("base"), resource("user", "base")]
+    assert not delete(steps, *rows, parallel=1, on_error=on_error)
+    assert steps.done == done
+
+
 def test_what_is_no_ordinary_failure_is_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         delete(FakeSteps("a", error=RuntimeError("a bug")), resource("a"))

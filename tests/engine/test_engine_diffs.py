@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,7 @@ def test_changes_come_in_the_order_of_their_keys() -> None:
     ],
 )
 def test_a_providers_diff_is_completed(said: Diff, replace_on: list[str], expected: Diff) -> None:
+    said = replace(said, replaces=[*said.replaces], detailed={**said.detailed})  # it is changed in place
     assert diffs.complete(said, {"a": 1, "b": {}}, {"a": 2, "b": {"c": 1}}, replace_on) == expected
 
 

@@ -33,11 +33,13 @@ def test_the_parts_of_a_urn() -> None:
         ("urn:a::id", "urn:b::id"),
         ("urn:c", "urn:c"),
         ("urn:c::id", "urn:c::id"),
+        ("urn:pulumi:s::p::t::n::id", "urn:new::id"),
+        ("urn:pulumi:s::p::t::n", "urn:new"),
         ("", ""),
     ],
 )
 def test_a_reference_follows_what_it_means(reference: str, renamed: str) -> None:
-    assert urns.rename(reference, {"urn:a": "urn:b"}) == renamed
+    assert urns.rename(reference, {"urn:a": "urn:b", "urn:pulumi:s::p::t::n": "urn:new"}) == renamed
 
 
 def sent(value: Any, *, secrets: bool = True, refs: bool = True) -> Any:
@@ -188,6 +190,7 @@ def test_what_is_inside_of_a_value(value: Any, secret: bool, unknown: bool) -> N
         ([1], [1, 2], False),
         ([1, 2], [1, 3], False),
         ([1], {"a": 1}, False),
+        (["a"], "a", False),
         ({"a": 1}, {"a": 1, "b": 1}, False),
         ({"a": 1}, {"b": 1}, False),
         ({"a": 1}, {"a": 2}, False),

