@@ -266,6 +266,7 @@ def test_what_is_asked_of_saladcloud() -> None:
         autostart=True,
         environment={"A": SecretStr("1"), "FLUX_OWNER": "p/s"},
     )
+    assert group_spec(PROPS | {"replicas": 1}, cast(Any, FakeSalad()), {}).autostart
     for changes in ({"replicas": 0}, {"autoscale": True}):
         assert not group_spec(PROPS | changes, cast(Any, FakeSalad()), {}).autostart
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -118,6 +119,7 @@ class SlowSteps(FakeSteps):
             self.running += 1
             self.most = max(self.most, self.running)
         try:
+            time.sleep(0.002)  # long enough for others to begin
             if name in self._waits:
                 self.in_time &= self._tried[self._waits[name]].wait(10)
             super().delete(old, op=op, skip_provider=skip_provider)

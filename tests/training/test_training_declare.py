@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
-from training.declare import choose
+from training.declare import choose, gather_jobs
+from training.lint.gather import FileFacts
 from training.manifest import Image, canonical_json, dataset_digest, dataset_index, manifest, parse_manifest
-from training.settings import JobSettings
+from training.settings import JobSettings, StackSettings
 
 FOLDERS = ["cat", "cat-2", "dog"]
 ONE, TWO, SKIP = JobSettings(attempt=2), JobSettings(attempt=3), JobSettings(skip=True)
@@ -62,3 +64,32 @@ def test_the_digest_is_that_of_the_index() -> None:
     index = f'{{"images":{{{a},{b}}},"version":1}}'
     assert dataset_index(IMAGES).decode() == index
     assert dataset_digest(IMAGES) == hashlib.sha256(index.encode()).hexdigest()
+
+
+def stack(**jobs: JobSettings) -> StackSettings:
+    return StackSettings.model_validate({"cloud": "local", "storage": {"bucket": "flux"}, "jobs": jobs})
+
+
+def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> None:
+    for name in FOLDERS:
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+    settings = stack(cat=ONE, none=ONE)
+    found = gather_jobs(settings, tmp_path, FileFacts(), ["dog", "cat"])
+    assert found.settings == {"cat": ONE, "dog": JobSettings()}
+    assert [one.message for one in found.findings] == [f"`none` is no folder under {tmp_path / 'jobs'}"]
+    assert [one.name for one in found.subjects] == ["cat", "dog"]
+    # Without the declared ones nothing is said of them.
+    alone = gather_jobs(settings, tmp_path, FileFacts(), ["dog"], declared=False)
+    assert (alone.settings, alone.findings) == ({"dog": JobSettings()}, [])
+
+
+def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "cat").mkdir(parents=True)
+    found = gather_jobs(stack(cat=JobSettings(dataset="kat")), tmp_path, FileFacts())
+    assert [(one.code, one.job, one.message) for one in found.findings] == [
+        (
+            "dataset-unknown",
+            "cat",
+            f"job `cat`: dataset `kat` is no folder under {tmp_path / 'jobs'} (did you mean `cat`?)",
+        )
+    ]

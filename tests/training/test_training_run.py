@@ -12,7 +12,14 @@ from training.lineage import declared_run
 from training.manifest import parse_dataset_index, parse_manifest
 from training.run import Layout, Limits, launch_settings, run_id
 from training.run_state import Evidence, Signs, Standing, explain, in_words, run_state, stall
-from training.weights import MAX_HEADER_BYTES, WeightsHeader, header_length, parse_header, problems
+from training.weights import (
+    MAX_HEADER_BYTES,
+    MOST_BYTES,
+    WeightsHeader,
+    header_length,
+    parse_header,
+    problems,
+)
 
 DEEP = b"[" * 100_000
 
@@ -190,10 +197,18 @@ def test_the_header_is_read_whole_whatever_follows() -> None:
     assert problems(WeightsHeader(1, 10, 7), 9, 7) == ["they are 9 bytes long, but their header says 10"]
 
 
+@pytest.mark.parametrize("end", [0, MOST_BYTES])
+def test_a_tensor_ends_somewhere(end: int) -> None:
+    raw = weights({"a": {"data_offsets": [0, end]}})
+    assert parse_header(raw).data_end == len(raw) + end
+
+
 @pytest.mark.parametrize(
     "header",
     [
         [],
+        {"a": {"data_offsets": [0, -1]}},
+        {"a": {"data_offsets": [0, MOST_BYTES + 1]}},
         77,
         {"a": 1},
         {"a": {}},
