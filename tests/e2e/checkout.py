@@ -39,10 +39,7 @@ REQUIREMENTS = (
     "requirements-local.lock",
 )
 # Free ports, and no waiting for what only models the pace of the real services.
-# Its workers look every 0.2 seconds and not every second, so the launcher's last words need less time to be seen.
 FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2 --heartbeat-seconds 0.5"
-
-SETTLE = ("settle_seconds: float = 3 ", "settle_seconds: float = 1 ")
 
 
 @dataclass(frozen=True)
@@ -154,11 +151,6 @@ def new_checkout(folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded"
             shutil.copy2(source, folder / part)
     for name in REQUIREMENTS:
         shutil.copy2(ROOT / name, folder / name)
-    if cloud.startswith(FAST_CLOUD):
-        launcher = folder / "node/launch.py"
-        code = launcher.read_text(encoding="utf-8")
-        assert SETTLE[0] in code
-        launcher.write_text(code.replace(*SETTLE), encoding="utf-8")
     (folder / ".venv").symlink_to(Path(sys.prefix))
     (folder / "jobs").mkdir()
     make_job(folder / "jobs", "cat", seed=1)

@@ -72,7 +72,7 @@ def test_a_plan_tells_what_is_new_what_again_and_why_and_what_goes(tmp_path: Pat
             in text
         )
         # One picture for each new image, one for the edited caption, and the removed image from the bucket.
-        assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 3 + 1 + 1 + 1
+        assert page.read_text(encoding="utf-8").count("data:image/webp;base64,") == 3 + 1 + 1 + 1
 
         secrets = json.loads((checkout.root / ".localcloud/connection.json").read_text(encoding="utf-8"))
         printed = done.stdout + text + page.read_text(encoding="utf-8")

@@ -64,14 +64,11 @@ def use_our_salad_client(watched: Watched) -> None:
         environment={"A": "1"},
         gpu_classes=[salad.gpu_class_id("RTX 5090")],
         display_name="A group",
-        country_codes=["us"],
-        shm_size=128,
-        command=["python"],
         autostart=False,
     )
     assert salad.get_group(spec.name) is None
     salad.create_group(spec)
-    changed = spec.model_copy(update={"environment": {"B": "2"}, "replicas": 1, "command": None})
+    changed = spec.model_copy(update={"environment": {"B": "2"}, "replicas": 1})
     salad.patch_group(spec.name, changed.patch_body(spec))
     assert salad.list_groups()
     salad.start_group(spec.name)
