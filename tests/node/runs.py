@@ -93,7 +93,7 @@ def run_files(
         "max_hours": None,
         "stall_minutes": 30,
         "wait_minutes": 0,
-        "settle_seconds": 1.5,
+        "settle_seconds": 3,  # as launch.py has it: R2 takes one write a second of a key
         "free_gib": 0,
     }
     return {
