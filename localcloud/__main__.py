@@ -102,8 +102,10 @@ def start(home: Home, changes: dict[str, Any]) -> int:
     if changes.get("heartbeat_seconds") == 0:
         changes["heartbeat_seconds"] = None
     connection, started = lifecycle.start(home, changes)
-    state = "running, its page:" if started else "already running, its page:"
-    print(f"local cloud {state}: {connection['page']} (pid {connection['pid']}, home {home.path})")
+    state = "running" if started else "already running"
+    print(
+        f"local cloud {state}; its page is {connection['page']} (pid {connection['pid']}, home {home.path})"
+    )
     if changes and not started:
         print("settings given now are kept and taken at its next start")
     return 0
