@@ -8,9 +8,9 @@ what changed on the way. boto3 stays for single small objects and for the bucket
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import httpx
 from pydantic import SecretStr
@@ -91,7 +92,11 @@ class Access:
 
 
 class Pace:
-    """How many transfers may be under way: one more for each round that went well, half as many at each 429, 503 or timeout."""
+    """How many transfers may be under way: one more for each round that went well, half as many at each 429, 503 or timeout.
+
+    Wider only while a request takes less than twice as long as the fastest did: a longer one waits in a queue already (of the wire,
+    the storage, our processors), and more of them would only make that queue longer.
+    """
 
     def __init__(
         self, first: int = FIRST_WIDTH, most: int = MOST_WIDTH, most_bytes: int = MOST_BYTES
@@ -100,6 +105,7 @@ class Pace:
         self._most, self._most_bytes = most, most_bytes
         self._room = threading.Condition()
         self._under_way = self._bytes = self._halvings = 0
+        self._fastest = math.inf
 
     @contextmanager
     def turn(self, size: int = 0) -> Iterator[int]:
@@ -109,17 +115,21 @@ class Pace:
             self._under_way += 1
             self._bytes += size
             halvings = self._halvings
+            self._wake_one()
         try:
             yield halvings
         finally:
             with self._room:
                 self._under_way -= 1
                 self._bytes -= size
-                self._room.notify_all()
+                self._wake_one()
 
-    def went_well(self) -> None:
+    def went_well(self, seconds: float) -> None:
+        """`seconds`: what the request took."""
         with self._room:
-            self.width = min(float(self._most), self.width + 1 / self.width)
+            self._fastest = min(self._fastest, seconds)
+            if seconds <= 2 * self._fastest:
+                self.width = min(float(self._most), self.width + 1 / self.width)
 
     def slow_down(self, halvings: int) -> None:
         """Once for all the requests that were under way together: their refusals are one piece of news."""
@@ -127,6 +137,11 @@ class Pace:
             if halvings == self._halvings:
                 self._halvings += 1
                 self.width = max(1.0, self.width / 2)
+
+    def _wake_one(self) -> None:
+        """Whoever gets a turn wakes the next one in its turn: to wake all that wait at each end costs more than the transfers' own work."""
+        if self._has_room(0):
+            self._room.notify()
 
     def _has_room(self, size: int) -> bool:
         if self._under_way == 0:
@@ -150,6 +165,8 @@ class Bulk:
 
     def fetch(self, objects: Sequence[Incoming], told: Told = say_nothing) -> None:
         """Download each into its file, which appears only when it is whole. Raises NotFound, ServiceError, and OSError for a file."""
+        for folder in {one.path.parent for one in objects}:
+            folder.mkdir(parents=True, exist_ok=True)
         self._each(objects, self._fetch_one, told)
 
     def copy(self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing) -> list[tuple[str, str]]:
@@ -216,30 +233,34 @@ class Bulk:
         )
 
     def _fetch_one(self, wanted: Incoming) -> int:
-        wanted.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{wanted.path.name}.", dir=wanted.path.parent)
-        os.close(handle)
-        part = Path(name)
+        part = wanted.path.with_name(f".{wanted.path.name}.{uuid4().hex[:8]}")
+        right = wanted.sha256
         try:
-            found, size = self._again("get_object", wanted.key, 0, lambda: self._fetch_to(wanted.key, part))
-            if wanted.sha256 is not None and found != wanted.sha256:
+            found, size = self._again(
+                "get_object", wanted.key, 0, lambda: self._fetch_to(wanted.key, part, right is not None)
+            )
+            if right is not None and found != right:
                 raise ServiceError(
                     f"{wanted.key} in bucket {self._access.bucket} is not what was written there (SHA-256 {found[:12]}…)",
-                    f"it should be {wanted.sha256[:12]}…",
+                    f"it should be {right[:12]}…",
                     "fetch it again; if that does not help, the object is damaged",
                 )
             part.replace(wanted.path)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
         return size
 
-    def _fetch_to(self, key: str, part: Path) -> tuple[str, int]:
-        """(SHA-256, bytes) of the object, written to `part`."""
+    def _fetch_to(self, key: str, part: Path, checked: bool) -> tuple[str, int]:
+        """(SHA-256, bytes) of the object, written to `part`; of what is not `checked` the SHA-256 of nothing."""
         digest, size = hashlib.sha256(), 0
         answer = self._obstore().get(self._store(patient=True), key)
+        # A stream of one chunk costs an image half of its time.
+        small = answer.meta["size"] <= CHUNK
         with part.open("wb") as file:
-            for chunk in answer.stream(min_chunk_size=CHUNK):
-                digest.update(chunk)
+            for chunk in [answer.bytes()] if small else answer.stream(min_chunk_size=CHUNK):
+                if checked:
+                    digest.update(chunk)
                 size += file.write(chunk)
         if size != answer.meta["size"]:
             raise OSError(f"{size} of {answer.meta['size']} bytes came")
@@ -251,6 +272,7 @@ class Bulk:
 
         for attempt in range(self._access.retries + 1):
             with self.pace.turn(size) as halvings:
+                begun = time.perf_counter()
                 try:
                     done = once()
                 except (BaseError, OSError, ValueError) as failure:
@@ -262,7 +284,7 @@ class Bulk:
                     if error.status in (429, 503) or error.code == TIMED_OUT:
                         self.pace.slow_down(halvings)
                 else:
-                    self.pace.went_well()
+                    self.pace.went_well(time.perf_counter() - begun)
                     return done
             if attempt == self._access.retries or not isinstance(error, RateLimited | Unavailable):
                 raise error from None

@@ -86,8 +86,38 @@ def test_the_pace_is_halved_once_for_refusals_of_one_time_and_grows_again() -> N
         pace.slow_down(later)
     assert pace.width == 2
     for _ in range(1000):
-        pace.went_well()
+        pace.went_well(0.1)
     assert pace.width == 10
+
+
+def test_the_pace_stays_where_more_at_a_time_only_wait_longer() -> None:
+    pace = Pace(first=8, most=10)
+    pace.went_well(0.1)
+    wide = pace.width
+    assert wide > 8
+    for _ in range(100):
+        pace.went_well(0.21)
+    assert pace.width == wide
+    pace.went_well(0.2)
+    assert pace.width > wide
+
+
+def test_whoever_waits_for_a_turn_gets_one_though_only_one_is_woken() -> None:
+    pace = Pace(first=3, most=3, most_bytes=100)
+    done: list[int] = []
+
+    def take(size: int) -> None:
+        with pace.turn(size):
+            time.sleep(0.001)
+            done.append(size)
+
+    sizes = [90, 5, 5, 90, 1, 120, 60, 60, 3] * 10
+    threads = [threading.Thread(target=take, args=(size,), daemon=True) for size in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert sorted(done) == sorted(sizes)
 
 
 def test_no_more_bytes_are_under_way_than_agreed_but_one_file_always_may() -> None:
