@@ -8,7 +8,6 @@ what changed on the way. boto3 stays for single small objects and for the bucket
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import random
 import threading
@@ -92,11 +91,7 @@ class Access:
 
 
 class Pace:
-    """How many transfers may be under way: one more for each round that went well, half as many at each 429, 503 or timeout.
-
-    Wider only while a request takes less than twice as long as the fastest did: a longer one waits in a queue already (of the wire,
-    the storage, our processors), and more of them would only make that queue longer.
-    """
+    """How many transfers may be under way: one more for each round that went well, half as many at each 429, 503 or timeout."""
 
     def __init__(
         self, first: int = FIRST_WIDTH, most: int = MOST_WIDTH, most_bytes: int = MOST_BYTES
@@ -105,7 +100,6 @@ class Pace:
         self._most, self._most_bytes = most, most_bytes
         self._room = threading.Condition()
         self._under_way = self._bytes = self._halvings = 0
-        self._fastest = math.inf
 
     @contextmanager
     def turn(self, size: int = 0) -> Iterator[int]:
@@ -124,12 +118,9 @@ class Pace:
                 self._bytes -= size
                 self._wake_one()
 
-    def went_well(self, seconds: float) -> None:
-        """`seconds`: what the request took."""
+    def went_well(self) -> None:
         with self._room:
-            self._fastest = min(self._fastest, seconds)
-            if seconds <= 2 * self._fastest:
-                self.width = min(float(self._most), self.width + 1 / self.width)
+            self.width = min(float(self._most), self.width + 1 / self.width)
 
     def slow_down(self, halvings: int) -> None:
         """Once for all the requests that were under way together: their refusals are one piece of news."""
@@ -272,7 +263,6 @@ class Bulk:
 
         for attempt in range(self._access.retries + 1):
             with self.pace.turn(size) as halvings:
-                begun = time.perf_counter()
                 try:
                     done = once()
                 except (BaseError, OSError, ValueError) as failure:
@@ -284,7 +274,7 @@ class Bulk:
                     if error.status in (429, 503) or error.code == TIMED_OUT:
                         self.pace.slow_down(halvings)
                 else:
-                    self.pace.went_well(time.perf_counter() - begun)
+                    self.pace.went_well()
                     return done
             if attempt == self._access.retries or not isinstance(error, RateLimited | Unavailable):
                 raise error from None

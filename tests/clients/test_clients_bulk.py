@@ -86,20 +86,8 @@ def test_the_pace_is_halved_once_for_refusals_of_one_time_and_grows_again() -> N
         pace.slow_down(later)
     assert pace.width == 2
     for _ in range(1000):
-        pace.went_well(0.1)
+        pace.went_well()
     assert pace.width == 10
-
-
-def test_the_pace_stays_where_more_at_a_time_only_wait_longer() -> None:
-    pace = Pace(first=8, most=10)
-    pace.went_well(0.1)
-    wide = pace.width
-    assert wide > 8
-    for _ in range(100):
-        pace.went_well(0.21)
-    assert pace.width == wide
-    pace.went_well(0.2)
-    assert pace.width > wide
 
 
 def test_whoever_waits_for_a_turn_gets_one_though_only_one_is_woken() -> None:
