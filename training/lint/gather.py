@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from training.lint.cache import FactsCache, Stamp, is_settled, stamp_of
@@ -62,6 +63,7 @@ def each_thousand(say: Callable[[str], None]) -> Progress:
     return tell
 
 
+@lru_cache(100_000)  # a dozen rules ask it of each image
 def caption_name(image: str) -> str:
     """The caption of `00001.jpg` is `00001.txt`."""
     return Path(image).stem + CAPTION_SUFFIX
