@@ -22,7 +22,8 @@ from pydantic import SecretStr
 from bench.measure import Times, in_turns, table
 from bench.tools import BUCKET, KEY_ID, REGION, SECRET, Server, settings_of_aws
 from clients import bulk
-from clients.bulk import FIRST_WIDTH, Incoming, Outgoing
+from clients.bulk import Incoming, Outgoing
+from clients.pace import FIRST_WIDTH
 from clients.storage import Storage
 
 IMAGES, IMAGE_BYTES = 2000, 100_000

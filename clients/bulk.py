@@ -26,20 +26,16 @@ from pydantic import SecretStr
 
 from clients.errors import NotFound, RateLimited, Service, ServiceError, Unavailable
 from clients.http import LOOPBACK
+from clients.pace import MOST_WIDTH, Pace
 from clients.s3_errors import TIMED_OUT, from_obstore
 from training.errors import BadInput
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, RetryConfig, S3Config, S3Store
 
-# Requests under way: at first, at most. An answer of 100 ms then bounds nothing below 640 files a second.
-FIRST_WIDTH = 32
-MOST_WIDTH = 64
 # A file up to this size is one PUT; a larger one goes in parts of exactly this size, as R2 wants them.
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 4
-# Of the files that are under way at one time; more than this waits, unless it is the only one.
-MOST_BYTES = 128 * 1024 * 1024
 CHUNK = 1024 * 1024
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 10.0
@@ -88,56 +84,6 @@ class Access:
     secret: SecretStr
     token: SecretStr | None
     retries: int
-
-
-class Pace:
-    """How many transfers may be under way: one more for each round that went well, half as many at each 429, 503 or timeout."""
-
-    def __init__(
-        self, first: int = FIRST_WIDTH, most: int = MOST_WIDTH, most_bytes: int = MOST_BYTES
-    ) -> None:
-        self.width = float(first)
-        self._most, self._most_bytes = most, most_bytes
-        self._room = threading.Condition()
-        self._under_way = self._bytes = self._halvings = 0
-
-    @contextmanager
-    def turn(self, size: int = 0) -> Iterator[int]:
-        """Wait for room for `size` bytes; gives what `slow_down` wants to know."""
-        with self._room:
-            self._room.wait_for(lambda: self._has_room(size))
-            self._under_way += 1
-            self._bytes += size
-            halvings = self._halvings
-            self._wake_one()
-        try:
-            yield halvings
-        finally:
-            with self._room:
-                self._under_way -= 1
-                self._bytes -= size
-                self._wake_one()
-
-    def went_well(self) -> None:
-        with self._room:
-            self.width = min(float(self._most), self.width + 1 / self.width)
-
-    def slow_down(self, halvings: int) -> None:
-        """Once for all the requests that were under way together: their refusals are one piece of news."""
-        with self._room:
-            if halvings == self._halvings:
-                self._halvings += 1
-                self.width = max(1.0, self.width / 2)
-
-    def _wake_one(self) -> None:
-        """Whoever gets a turn wakes the next one in its turn: to wake all that wait at each end costs more than the transfers' own work."""
-        if self._has_room(0):
-            self._room.notify()
-
-    def _has_room(self, size: int) -> bool:
-        if self._under_way == 0:
-            return True
-        return self._under_way < int(self.width) and self._bytes + size <= self._most_bytes
 
 
 class Bulk:

@@ -18,8 +18,9 @@ import pytest
 from pydantic import SecretStr
 
 from clients import bulk
-from clients.bulk import Incoming, Outgoing, Pace
+from clients.bulk import Incoming, Outgoing
 from clients.errors import NotFound, ServiceError, Unauthorized, Unavailable
+from clients.pace import FIRST_WIDTH, Pace
 from clients.storage import Storage
 from tests.support.s3_server import Reply, Server
 from training.errors import BadInput
@@ -73,49 +74,7 @@ def test_a_storage_that_says_slow_down_gets_fewer_requests_and_every_file(
     made = storage(server)
     made.send_files(files(tmp_path, 40))
     assert set(tries.values()) == {2}
-    assert made._bulk.pace.width < bulk.FIRST_WIDTH
-
-
-def test_the_pace_is_halved_once_for_refusals_of_one_time_and_grows_again() -> None:
-    pace = Pace(first=8, most=10)
-    with pace.turn() as first, pace.turn() as second:
-        pace.slow_down(first)
-        pace.slow_down(second)
-    assert pace.width == 4
-    with pace.turn() as later:
-        pace.slow_down(later)
-    assert pace.width == 2
-    for _ in range(1000):
-        pace.went_well()
-    assert pace.width == 10
-
-
-def test_whoever_waits_for_a_turn_gets_one_though_only_one_is_woken() -> None:
-    pace = Pace(first=3, most=3, most_bytes=100)
-    done: list[int] = []
-
-    def take(size: int) -> None:
-        with pace.turn(size):
-            time.sleep(0.001)
-            done.append(size)
-
-    sizes = [90, 5, 5, 90, 1, 120, 60, 60, 3] * 10
-    threads = [threading.Thread(target=take, args=(size,), daemon=True) for size in sizes]
-    for thread in threads:
-        thread.start()
-    until = time.monotonic() + 20
-    for thread in threads:
-        thread.join(timeout=max(0.0, until - time.monotonic()))
-    assert sorted(done) == sorted(sizes)
-
-
-def test_no_more_bytes_are_under_way_than_agreed_but_one_file_always_may() -> None:
-    pace = Pace(first=8, most=8, most_bytes=100)
-    with pace.turn(1000):
-        assert not pace._has_room(1)
-    with pace.turn(60):
-        assert pace._has_room(40)
-        assert not pace._has_room(41)
+    assert made._bulk.pace.width < FIRST_WIDTH
 
 
 def test_no_file_is_read_before_it_may_be_sent(
@@ -350,4 +309,4 @@ def test_what_times_out_together_is_sent_again_with_fewer_at_a_time(
     made = storage(server)
     made.send_files(files(tmp_path, 8))
     assert set(tries.values()) == {2}
-    assert made._bulk.pace.width < bulk.FIRST_WIDTH
+    assert made._bulk.pace.width < FIRST_WIDTH
