@@ -19,6 +19,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 TOLD = 32
@@ -41,6 +42,7 @@ def main() -> int:
     threading.Thread(target=_end_with_the_engine, daemon=True).start()
     _cure_the_sdk(pulumi, dynamic)
     _look_at_one_frame(pulumi)
+    _wait_for_all_outputs_at_once(pulumi)
     gc.freeze()
     _configure(pulumi, settings)
     return _run(pulumi, settings)
@@ -88,6 +90,18 @@ def _look_at_one_frame(pulumi: Any) -> None:
         return source_pb2.StackTrace(frames=[source_pb2.StackFrame(pc=place)])
 
     resource._get_stack_trace = place_of_declaration
+
+
+def _wait_for_all_outputs_at_once(pulumi: Any) -> None:
+    """SDK 3.272 ends a program by waiting for the first of all outputs that are left, again and again: a thousand resources of ours have
+    20,000, so it looks at some ten million. Waiting for the first that fails, or for all, comes to the same end."""
+
+    async def wait(tasks: Any, return_when: str = asyncio.ALL_COMPLETED) -> Any:
+        if return_when == asyncio.FIRST_COMPLETED:
+            return_when = asyncio.FIRST_EXCEPTION
+        return await asyncio.wait(tasks, return_when=return_when)
+
+    pulumi.runtime.stack.asyncio = SimpleNamespace(**{**vars(asyncio), "wait": wait})
 
 
 def _configure(pulumi: Any, settings: dict[str, Any]) -> None:
