@@ -8,8 +8,9 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
 from clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
-from clients.pricing import price_stack, standings_of
+from clients.pricing import price_stack
 from clients.results import newest_sound, past_runs
+from clients.standings import standings_of
 from components.aws import check_package
 from components.node_environment import fingerprint, given_keys, node_environment, secret_values
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size

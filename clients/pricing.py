@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from clients.connection import Connection
 from clients.errors import ServiceError
-from clients.results import newest_sound, read_json, standing_of
+from clients.results import newest_sound, read_json
 from clients.salad import ContainerGroup, GpuClass, Salad, find_gpu_class
+from clients.standings import side_by_side
 from clients.storage import Storage
 from training.bill import estimate_record
 from training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
@@ -24,29 +24,9 @@ from training.run_state import Standing
 from training.settings import StackSettings
 from training.trainer_config import document_of
 
-R = TypeVar("R")
-A = TypeVar("A")
-
 # Reading what finished runs took is to cost a moment, however many there are: at most so many jobs, and so many runs of each.
 MOST_JOBS = 16
 RUNS_A_JOB = 3
-THREADS = 16
-
-
-def standings_of(
-    connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]
-) -> dict[str, Standing]:
-    """What each declared run still costs, by job. Raises ServiceError."""
-    storage = connection.storage(settings.storage.bucket)
-    layout = Layout(settings.storage.key_prefix)
-    if not storage.exists():
-        return {job.name: Standing.NEW for job in jobs}
-
-    def of(job: DeclaredJob) -> Standing:
-        keys = layout.run(job.name, job.run_id)
-        return standing_of(storage, connection.kelpie(), keys, job.folder.config.steps)
-
-    return dict(zip([job.name for job in jobs], _side_by_side(of, jobs), strict=True))
 
 
 def price_stack(
@@ -169,8 +149,8 @@ def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[
     def runs_of(job: str) -> list[tuple[str, str]]:
         return [(job, run) for run in sorted(storage.list_folders(f"{layout.runs}{job}/"))[:RUNS_A_JOB]]
 
-    runs = [run for found in _side_by_side(runs_of, chosen) for run in found]
-    return [seen for seen in _side_by_side(lambda run: _seen(storage, layout, *run), runs) if seen]
+    runs = [run for found in side_by_side(runs_of, chosen) for run in found]
+    return [seen for seen in side_by_side(lambda run: _seen(storage, layout, *run), runs) if seen]
 
 
 def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:
@@ -216,10 +196,3 @@ def _offers(connection: Connection, priority: str) -> list[Offer]:
 @functools.cache
 def _speeds(connection: Connection, bucket: str, prefix: str) -> list[Seen]:
     return speeds(connection.storage(bucket), Layout(prefix))
-
-
-def _side_by_side(call: Callable[[A], R], items: Sequence[A]) -> list[R]:
-    if not items:
-        return []
-    with ThreadPoolExecutor(min(THREADS, len(items))) as threads:
-        return list(threads.map(call, items))

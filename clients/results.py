@@ -10,17 +10,16 @@ from typing import Any
 from clients.errors import NotFound
 from clients.kelpie import Job, Kelpie
 from clients.storage import ObjectInfo, Storage
+from clients.verified import NOTHING_VERIFIED, Verified
 from training.changes import Inputs
 from training.lineage import PastRun
 from training.progress import count, read_progress
 from training.run import Layout, RunKeys
 from training.run_state import (
-    CANCELED,
     PENDING,
     RUNNING,
     Evidence,
     Signs,
-    Standing,
     explain,
     run_state,
     stall,
@@ -31,6 +30,8 @@ from training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_h
 MOST_JSON = 1024 * 1024
 MOST_LEVELS = 20
 MOST_MANIFEST = 64 * 1024 * 1024
+# Two matrices for each of FLUX's 500 layers, 140 bytes about each.
+USUAL_HEADER = 160 * 1024
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,22 @@ def _signs(storage: Storage, keys: RunKeys, job: Job) -> Signs:
     return Signs((now - worker).total_seconds(), (now - launcher).total_seconds(), job.heartbeat_interval)
 
 
-def inspect_run(storage: Storage, keys: RunKeys, steps: int) -> Evidence:
-    """One request while a run has not finished, four once it has. Raises ServiceError."""
-    done = read_json(storage, keys.done)
-    if done is None:
+def inspect_run(
+    storage: Storage, keys: RunKeys, steps: int, verified: Verified = NOTHING_VERIFIED
+) -> Evidence:
+    """One request while a run has not finished, one more once it has, none more for weights that are `verified`. Raises ServiceError."""
+    there = {item.key: item for item in storage.list(keys.model)}
+    if keys.done not in there:
         return Evidence(done=False)
-    return Evidence(done=True, problems=tuple(_weights_problems(storage, keys, steps)))
+    weights = there.get(keys.weights)
+    if weights is None:
+        return Evidence(done=True, problems=(f"{keys.weights} is missing",))
+    if verified.knows(storage, weights, steps):
+        return Evidence(done=True)
+    found = _weights_problems(storage, weights, steps)
+    if not found:
+        verified.add(storage, weights, steps)
+    return Evidence(done=True, problems=tuple(found))
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
@@ -110,21 +121,21 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
-def _weights_problems(storage: Storage, keys: RunKeys, steps: int) -> list[str]:
-    weights = storage.head(keys.weights)
-    if weights is None:
-        return [f"{keys.weights} is missing"]
+def _weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
     try:
-        header = weights_header(storage, keys.weights)
+        header = weights_header(storage, weights.key)
+    except NotFound:
+        return [f"{weights.key} is missing"]
     except ValueError as error:
         return [str(error)]
     return problems(header, weights.size, steps)
 
 
 def weights_header(storage: Storage, key: str) -> WeightsHeader:
-    """The header of a safetensors object, in two small reads. Raises ValueError when it has none."""
-    length = header_length(storage.get_range(key, 0, LENGTH_BYTES))
-    return parse_header(storage.get_range(key, 0, LENGTH_BYTES + length))
+    """The header of a safetensors object, in one small read if it has the usual length, else in two. Raises NotFound, and ValueError when it has none."""
+    beginning = storage.get_range(key, 0, USUAL_HEADER)
+    whole = LENGTH_BYTES + header_length(beginning)
+    return parse_header(beginning if whole <= len(beginning) else storage.get_range(key, 0, whole))
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
@@ -157,19 +168,6 @@ def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
     except ValueError:
         return None
     return header if header.tensors and header.data_end == item.size else None
-
-
-def standing_of(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> Standing:
-    """Whether a run is still to be trained. One request for a new run, four for a finished one; unfinished ones ask the queue."""
-    if inspect_run(storage, keys, steps).finished:
-        return Standing.FINISHED
-    job_id = (read_json(storage, keys.posted) or {}).get("kelpie_id")
-    job = queue_job(kelpie, str(job_id or ""))
-    if job is None:
-        return Standing.NEW
-    if job.unfinished:
-        return Standing.UNFINISHED
-    return Standing.CANCELED if job.status == CANCELED else Standing.FAILED
 
 
 def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:

@@ -11,8 +11,9 @@ import rich_click as click
 
 from clients.connection import Connection
 from clients.datasets import images_elsewhere, missing
-from clients.pricing import price_stack, standings_of
-from clients.results import inputs_of_run, past_runs, standing_of
+from clients.pricing import price_stack
+from clients.results import inputs_of_run, past_runs
+from clients.standings import standing_of, standings_of
 from clients.storage import Storage
 from commands.engine import Engine, project_root
 from commands.plan_document import as_json

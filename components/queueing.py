@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,12 +21,13 @@ from threading import Lock
 from clients.connection import Connection
 from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Kelpie
+from clients.own_jobs import Wanted, choose_job, in_order
 from clients.results import read_json
 from clients.storage import Storage
 from training.errors import FluxError
 from training.manifest import canonical_json
 from training.processes import is_alive
-from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
+from training.run import RunKeys
 
 # Longer than one post takes with its repetitions and time-outs (clients/http.py: about 3.5 minutes at the worst), and than clocks
 # of two machines differ. A holder renews its claim before each post.
@@ -88,50 +89,6 @@ def is_dead(claim: Claim, host: str, own_pid: int, alive: Callable[[int], bool],
     if now - claim.claimed_at > CLAIM_PATIENCE_SECONDS:
         return True
     return claim.host == host and (claim.pid == own_pid or not alive(claim.pid))
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The run a job is wanted for, and where it writes: the same run id below another prefix is another training."""
-
-    job: str
-    run: str
-    bucket: str
-    output: str
-    runs_of_job: str
-
-    def is_own(self, job: Job) -> bool:
-        return job.environment.get(RUN_ID_VARIABLE) == self.run and self._writes_below(job, self.output)
-
-    def is_superseded(self, job: Job) -> bool:
-        """An unfinished job of another run of the same declared job: nothing in the configuration asks for it any more."""
-        return (
-            job.unfinished
-            and job.environment.get(JOB_VARIABLE) == self.job
-            and job.environment.get(RUN_ID_VARIABLE) != self.run
-            and self._writes_below(job, self.runs_of_job)
-        )
-
-    def _writes_below(self, job: Job, prefix: str) -> bool:
-        return any(rule.bucket == self.bucket and rule.prefix.startswith(prefix) for rule in job.sync.during)
-
-
-def choose_job(jobs: Iterable[Job], wanted: Wanted) -> Job | None:
-    """The queue's job of a run that a new one would double: an unfinished one first, then the newest that completed or failed.
-
-    A canceled one does not count: a run that is declared again after its removal is wanted again.
-    """
-    own = [job for job in jobs if wanted.is_own(job)]
-    unfinished = in_order(job for job in own if job.unfinished)
-    if unfinished:
-        return unfinished[0]
-    ended = in_order(job for job in own if job.status in ("completed", "failed"))
-    return ended[-1] if ended else None
-
-
-def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """Oldest first, and the same for everybody who asks: the queue's times have whole seconds only."""
-    return sorted(jobs, key=lambda job: (job.created or datetime.min.replace(tzinfo=UTC), job.id))
 
 
 class Queue:

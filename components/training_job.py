@@ -14,6 +14,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Updat
 from clients.datasets import is_complete
 from clients.errors import Conflict
 from clients.kelpie import Job, JobRequest, Sync, SyncRule
+from clients.own_jobs import Wanted
 from clients.pricing import estimate_run, work_of
 from clients.results import inspect_run, queue_job, read_json, see_run
 from clients.salad import ContainerGroup
@@ -22,7 +23,7 @@ from components.checkpoints import bring_checkpoint
 from components.lookups import Lookups
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from components.queueing import ClaimFile, Wanted, queue_of
+from components.queueing import ClaimFile, queue_of
 from training.bill import cost_of
 from training.declare import read_job
 from training.errors import FluxError
@@ -190,8 +191,7 @@ def _run_of(props: Props, run: str) -> RunKeys:
 
 def wanted(props: Props) -> Wanted:
     """How the queue's jobs are told apart."""
-    runs_of_job = f"{Layout(props['prefix']).runs}{props['job']}/"
-    return Wanted(props["job"], props["runId"], props["bucket"], run_keys(props).output, runs_of_job)
+    return Wanted.of(props["bucket"], Layout(props["prefix"]), props["job"], props["runId"])
 
 
 def send_configuration(

@@ -377,6 +377,9 @@ class Services:
     def get_range(self, _key: str, _start: int, _length: int) -> bytes:
         return b""
 
+    def list(self, _prefix: str) -> tuple[()]:
+        return ()
+
 
 def lookout(services: Services, folder: Path, prefix: str = "") -> tuple[Lookout, list[str]]:
     """It, and the ids of the jobs that it tells of."""

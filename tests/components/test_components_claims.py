@@ -16,15 +16,13 @@ import pytest
 from clients.connection import Connection
 from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from clients.kelpie import Job, JobRequest, Sync, SyncRule
+from clients.own_jobs import Wanted, choose_job, in_order
 from clients.storage import ObjectInfo
 from components import queueing
 from components.queueing import (
     Claim,
     ClaimFile,
     Queue,
-    Wanted,
-    choose_job,
-    in_order,
     is_dead,
     queue_of,
     this_host,

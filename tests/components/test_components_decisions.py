@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from clients.connection import Connection
 from clients.kelpie import Job, Sync, SyncRule
+from clients.own_jobs import Wanted, choose_job
 from clients.salad import GIB, ContainerGroup, GroupSpec
 from components.container_group import spec_of
 from components.dataset import DatasetProvider
@@ -22,7 +23,7 @@ from components.node_environment import fingerprint, given_keys, node_environmen
 from components.node_keys import NodeKeysProvider, token_name
 from components.pipeline import cluster_size
 from components.provider import home, replace_on
-from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, Wanted, choose_job, is_dead
+from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, is_dead
 from components.training_job import TrainingJobProvider
 from training.errors import FluxError
 from training.settings import ClusterSettings

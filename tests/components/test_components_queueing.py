@@ -15,10 +15,11 @@ import pytest
 
 from clients.connection import Connection, connect
 from clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
+from clients.own_jobs import Wanted
 from clients.salad import GroupSpec
 from clients.storage import Storage
 from components import queueing
-from components.queueing import Claim, ClaimFile, Queue, Wanted, this_host
+from components.queueing import Claim, ClaimFile, Queue, this_host
 from tests.support.cloud import requests_logged, running_cloud, until
 from training.run import RunKeys
 

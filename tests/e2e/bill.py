@@ -19,7 +19,8 @@ from pathlib import Path
 import yaml
 
 from clients.connection import connect
-from clients.pricing import price_stack, standings_of
+from clients.pricing import price_stack
+from clients.standings import standings_of
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job
 from training.bill import table
