@@ -19,11 +19,12 @@ from components.provider import home
 from training.bill import announce, over_budget
 from training.declare import DeclaredJob, declare_jobs
 from training.errors import BadInput, FluxError
+from training.examine import Examiner
 from training.gpu import names_a_class
 from training.lineage import choose_parent, declared_run, made_before
 from training.lint.finding import LintReport, in_short
 from training.lint.gather import each_thousand
-from training.lint.jobs import file_facts, lint_jobs
+from training.lint.jobs import lint_jobs
 from training.run import Layout
 from training.settings import StackSettings, on_gpu, parse_stack_settings
 
@@ -43,9 +44,9 @@ def main() -> None:
         if settings.storage.kind == "aws":
             check_package()
         # Printed: what is logged is shown when the program has ended.
-        files = file_facts(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
-        refuse_mistakes(lint_jobs(settings, files=files))
-        jobs = declare_jobs(settings, files=files)
+        examiner = Examiner.of(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
+        refuse_mistakes(lint_jobs(settings, examiner=examiner))
+        jobs = declare_jobs(settings, examiner=examiner)
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
         connection = connect(settings.cloud, keys, os.environ, settings.storage.kind)
         connection.check_alive()

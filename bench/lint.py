@@ -21,10 +21,11 @@ from typing import Any
 
 from PIL import Image
 
+from training.examine import Examiner
 from training.file_cache import SETTLED_SECONDS
 from training.lint.facts import look_at_image
 from training.lint.finding import LintReport
-from training.lint.jobs import file_facts, lint_jobs
+from training.lint.jobs import lint_jobs
 from training.settings import JobSettings, StackSettings, StorageSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,7 @@ def make_image(job: tuple[Path, int]) -> None:
 def timed(settings: StackSettings, root: Path) -> tuple[float, float, LintReport]:
     """(seconds, processor seconds of this process and its workers, report)"""
     began, used = time.perf_counter(), _processor()
-    report = lint_jobs(settings, root, files=file_facts(root))
+    report = lint_jobs(settings, root, examiner=Examiner.of(root))
     return time.perf_counter() - began, _processor() - used, report
 
 

@@ -19,9 +19,10 @@ from commands.session import console, no_cache_option, say, stack_option
 from commands.stack_file import stack_settings
 from training.declare import folder_names
 from training.errors import BadInput
+from training.examine import Examiner
 from training.lint.finding import Finding, LintReport
 from training.lint.gather import Progress, each_thousand
-from training.lint.jobs import file_facts, lint_jobs
+from training.lint.jobs import lint_jobs
 from training.settings import StackSettings, nearest
 from training.words import counted
 
@@ -57,9 +58,10 @@ def lint(
     stacks = _stacks_of(jobs, called_from) or [stack]
     chosen = _in_all(stacks, lambda one: _choose(one, jobs, every, called_from))
     with _progress() as progress:
-        files = file_facts(progress=progress)
+        examiner = Examiner.of(progress=progress)
         reports = [
-            lint_jobs(one.settings, names=one.names, files=files, declared=one.declared) for one in chosen
+            lint_jobs(one.settings, names=one.names, examiner=examiner, declared=one.declared)
+            for one in chosen
         ]
     if as_json:
         print(json.dumps(as_document(merged(reports)), indent=2))

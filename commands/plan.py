@@ -26,7 +26,8 @@ from commands.stack_file import stack_settings
 from training.changes import Changes, Inputs, changes
 from training.cost import Bill
 from training.declare import DeclaredJob, declare_jobs
-from training.lint.jobs import file_facts, lint_jobs
+from training.examine import Examiner
+from training.lint.jobs import lint_jobs
 from training.plan import (
     DATASET_TYPE,
     JOB_TYPE,
@@ -114,14 +115,14 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
     """The plan of a stack, and its services. Raises FluxError."""
     settings = stack_settings(project_root(), stack)
     connection = connection_of(engine, stack)
-    files = file_facts()
-    found = Plan(stack, lint=lint_jobs(settings, files=files), local=connection.cloud == "local")
+    examiner = Examiner.of()
+    found = Plan(stack, lint=lint_jobs(settings, examiner=examiner), local=connection.cloud == "local")
     preview, words = engine.preview()
     problems = messages(preview, "error")
     if problems or words:
         return replace(found, problems=problems or (words,)), connection
     steps = read_steps(preview)
-    jobs = _with_parents(declare_jobs(settings, files=files), steps)
+    jobs = _with_parents(declare_jobs(settings, examiner=examiner), steps)
     look = Look(connection, settings, jobs)
     standings = standings_of(connection, settings, jobs)
     bill = price_stack(connection, settings, jobs, standings)

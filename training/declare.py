@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.errors import BadInput
-from training.folder import ImageSet, JobFolder, image_set, job_folder, read_config, read_images
-from training.lint.check import check
+from training.examine import Examined, Examiner, JobPlace
+from training.folder import ImageSet, JobFolder, read_config, read_images
 from training.lint.finding import Finding, Problem
-from training.lint.gather import FileFacts
-from training.lint.registry import Subject
-from training.lint.rules import NEEDED
 from training.lint.stack import rule_of
 from training.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from training.settings import JobSettings, StackSettings, nearest
@@ -49,39 +46,42 @@ class DeclaredJob:
 
 @dataclass(frozen=True)
 class ChosenJobs:
-    """The jobs that names and globs mean, by name, what is wrong with the list itself, and the facts of each that is a folder."""
+    """The jobs that names and globs mean, by name, what is wrong with the list itself, and what each that is a folder comes to."""
 
     settings: dict[str, JobSettings] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    subjects: list[Subject] = field(default_factory=list)
+    jobs: list[Examined] = field(default_factory=list)
 
 
 def declare_jobs(
-    settings: StackSettings, root: Path = Path(), files: FileFacts | None = None
+    settings: StackSettings, root: Path = Path(), examiner: Examiner | None = None
 ) -> list[DeclaredJob]:
     """The declared jobs in the order of their names; raises BadInput with the findings of all of them.
 
-    `files` has the facts of files that were looked at before.
+    `examiner` knows what was examined before.
     """
-    chosen = gather_jobs(settings, root, files or FileFacts())
-    findings = chosen.findings + [
-        finding for subject in chosen.subjects for finding in check(subject, NEEDED)
-    ]
+    chosen = gather_jobs(settings, root, examiner or Examiner())
+    findings = chosen.findings + [finding for job in chosen.jobs for finding in job.needed]
     if findings:
         raise BadInput(list(dict.fromkeys(str(finding) for finding in findings)))
     jobs: list[DeclaredJob] = []
     first_with: dict[str, str] = {}
-    for subject in chosen.subjects:
-        folder, images = _job_of(subject)
-        dataset_of = first_with.setdefault(images.digest, subject.name)
-        jobs.append(DeclaredJob(folder, images, chosen.settings[subject.name], dataset_of))
+    for job in chosen.jobs:
+        assert job.made is not None  # noqa: S101 - no needed rule is broken, and a dataset that is missing is a finding
+        folder, images = job.made
+        dataset_of = first_with.setdefault(images.digest, job.name)
+        jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of))
     return jobs
 
 
 def gather_jobs(
-    settings: StackSettings, root: Path, files: FileFacts, names: Iterable[str] = (), declared: bool = True
+    settings: StackSettings,
+    root: Path,
+    examiner: Examiner,
+    names: Iterable[str] = (),
+    declared: bool = True,
 ) -> ChosenJobs:
-    """The facts of the declared jobs, and of the job folders `names` whether they are declared or not.
+    """What the declared jobs come to, and of the job folders `names` whether they are declared or not.
 
     Without `declared` only of `names`; what is wrong with the list of jobs is then not asked.
     """
@@ -98,20 +98,18 @@ def gather_jobs(
                 f"job `{name}`: dataset `{other}` is no folder under {jobs_folder}{nearest(other, folders)}"
             )
             findings.append(_finding("dataset-unknown", message, name))
-    files.prepare(datasets.values())
     variables = frozenset(settings.cluster.environment) | NODE_VARIABLES
-    subjects = [
-        Subject(
+    places = [
+        JobPlace(
             name,
             jobs_folder / name,
-            files.trainer_file(jobs_folder / name),
-            files.dataset(folder) if folder.is_dir() or not chosen[name].dataset else None,
+            folder if folder.is_dir() or not chosen[name].dataset else None,
             settings.cluster.gpu,
             variables,
         )
         for name, folder in datasets.items()
     ]
-    return ChosenJobs(chosen, findings, subjects)
+    return ChosenJobs(chosen, findings, examiner.examine(places))
 
 
 def read_job(jobs_folder: Path, name: str, dataset: str | None) -> tuple[JobFolder, ImageSet]:
@@ -155,9 +153,3 @@ def choose(
 
 def _finding(code: str, message: str, job: str = "") -> Finding:
     return rule_of(code).finding(Problem(JOBS_SETTING, message), job)
-
-
-def _job_of(subject: Subject) -> tuple[JobFolder, ImageSet]:
-    assert subject.config is not None  # noqa: S101 - gather_jobs read it
-    assert subject.dataset is not None  # noqa: S101 - dataset-unknown
-    return job_folder(subject.folder, subject.config), image_set(subject.dataset)

@@ -61,12 +61,14 @@ class FolderCache:
     place: Path | None
 
     @staticmethod
-    def of(folder: Path, environ: Mapping[str, str] = os.environ) -> FolderCache:
-        """The cache of a folder, below the current directory: the checkout. None is used when the environment says so."""
+    def of(
+        folder: Path, root: Path = Path(), kind: str = "folders", environ: Mapping[str, str] = os.environ
+    ) -> FolderCache:
+        """The cache of a folder, below `root`: the checkout. None is used when the environment says so."""
         if is_off(environ):
             return FolderCache(None)
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:24]
-        return FolderCache(Path(CACHE_FOLDER) / "folders" / name)
+        return FolderCache(root / CACHE_FOLDER / kind / name)
 
     def load(self, signature: str) -> tuple[dict[str, Any], bytes] | None:
         """(facts, content) as they were kept for this signature; None when they are not, or not sound."""

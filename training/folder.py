@@ -74,19 +74,30 @@ def read_images(path: Path) -> ImageSet:
     folder = path / DATASET_FOLDER
     scanned = scan(folder)
     signature = signature_of(scanned)
-    cache = FolderCache.of(folder)
-    known = cache.load(signature) if scanned else None
+    known = known_images(folder, signature) if scanned else None
     if known is not None:
-        facts, content = known
-        return ImageSet(folder, content, facts["digest"], facts["count"], facts["bytes"])
+        return known
     found = FileFacts().dataset(path)
     refuse_unusable(Subject(path.name, path, None, found))
     images = image_set(found)
     if all_settled(scanned):
-        cache.save(
-            signature, {"digest": images.digest, "count": images.count, "bytes": images.size}, images.manifest
-        )
+        remember_images(images, signature)
     return images
+
+
+def known_images(folder: Path, signature: str, root: Path = Path()) -> ImageSet | None:
+    """What a `dataset/` folder of this signature came to, as the checkout `root` remembers it."""
+    known = FolderCache.of(folder, root).load(signature)
+    if known is None:
+        return None
+    facts, content = known
+    return ImageSet(folder, content, facts["digest"], facts["count"], facts["bytes"])
+
+
+def remember_images(images: ImageSet, signature: str, root: Path = Path()) -> None:
+    """Of a folder that was settled when its signature was taken."""
+    facts = {"digest": images.digest, "count": images.count, "bytes": images.size}
+    FolderCache.of(images.folder, root).save(signature, facts, images.manifest)
 
 
 def job_folder(path: Path, file: TrainerFile) -> JobFolder:

@@ -26,8 +26,8 @@ from PIL import Image
 from tests.training.lint_folders import TRAIN_YML, picture, stack
 from training.declare import declare_jobs
 from training.errors import BadInput
+from training.examine import Examiner
 from training.lint.finding import LintReport
-from training.lint.gather import FileFacts
 from training.lint.jobs import lint_jobs
 from training.lint.rules import NEEDED
 
@@ -324,13 +324,13 @@ def try_seed(seed: int, root: Path) -> tuple[str, list[str]]:
         chance.choice(SPOILERS)(chance, files)
     write_files(root / "jobs/job", files, chance)
     settings = stack(chance.choice(("RTX 5090", "RTX 4080 (16 GB)", "A100", "?")), job={})
-    files = FileFacts()
-    report = lint_jobs(settings, root, files=files)
+    examiner = Examiner()
+    report = lint_jobs(settings, root, examiner=examiner)
     check_report(report)
     needed = {rule.code for rule in NEEDED} & {finding.code for finding in report.errors}
     refused = ""
     try:
-        (job,) = declare_jobs(settings, root, files)
+        (job,) = declare_jobs(settings, root, examiner)
         assert len(job.run_id) == 12
         json.loads(job.image_set.manifest)
     except BadInput as bad:

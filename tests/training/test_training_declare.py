@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from training.declare import choose, folder_names, gather_jobs
-from training.lint.gather import FileFacts
+from training.examine import Examined, Examiner, JobPlace
 from training.manifest import Image, canonical_json, dataset_digest, dataset_index, manifest, parse_manifest
 from training.settings import JobSettings, StackSettings
 
@@ -73,24 +74,38 @@ def stack(**jobs: JobSettings) -> StackSettings:
     )
 
 
+class Noting(Examiner):
+    """What it was asked to examine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[JobPlace] = []
+
+    def examine(self, places: Sequence[JobPlace]) -> list[Examined]:
+        self.places += places
+        return super().examine(places)
+
+
 def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> None:
     for name in FOLDERS:
         (tmp_path / "jobs" / name).mkdir(parents=True)
     settings = stack(cat=ONE, none=ONE)
-    found = gather_jobs(settings, tmp_path, FileFacts(), ["dog", "cat"])
+    examiner = Noting()
+    found = gather_jobs(settings, tmp_path, examiner, ["dog", "cat"])
     assert found.settings == {"cat": ONE, "dog": JobSettings()}
     assert [one.message for one in found.findings] == [f"`none` is no folder under {tmp_path / 'jobs'}"]
-    assert [one.name for one in found.subjects] == ["cat", "dog"]
+    assert [one.name for one in found.jobs] == ["cat", "dog"]
     variables = {"MINE", "FLUX_RUN_ID", "FLUX_ATTEMPT", "FLUX_JOB"}
-    assert [one.variables for one in found.subjects] == [variables] * 2
+    assert [one.variables for one in examiner.places] == [variables] * 2
     # Without the declared ones nothing is said of them.
-    alone = gather_jobs(settings, tmp_path, FileFacts(), ["dog"], declared=False)
+    alone = gather_jobs(settings, tmp_path, Examiner(), ["dog"], declared=False)
     assert (alone.settings, alone.findings) == ({"dog": JobSettings()}, [])
 
 
 def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "cat").mkdir(parents=True)
-    found = gather_jobs(stack(cat=JobSettings(dataset="kat")), tmp_path, FileFacts())
+    examiner = Noting()
+    found = gather_jobs(stack(cat=JobSettings(dataset="kat")), tmp_path, examiner)
     assert [(one.code, one.job, one.message) for one in found.findings] == [
         (
             "dataset-unknown",
@@ -99,11 +114,11 @@ def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
         )
     ]
     # Of images that are nowhere nothing else is said; those of the job's own folder are looked for.
-    assert [one.dataset for one in found.subjects] == [None]
-    (own,) = gather_jobs(stack(cat=JobSettings()), tmp_path, FileFacts()).subjects
-    assert own.dataset is not None
-    (shared,) = gather_jobs(stack(cat=JobSettings(dataset="cat")), tmp_path, FileFacts()).subjects
-    assert shared.dataset is not None
+    assert [one.dataset for one in examiner.places] == [None]
+    assert [finding.code for finding in found.jobs[0].findings] == ["config-missing"]
+    for settings in (JobSettings(), JobSettings(dataset="cat")):
+        gather_jobs(stack(cat=settings), tmp_path, examiner)
+    assert [one.dataset for one in examiner.places] == [None, *[tmp_path / "jobs/cat"] * 2]
 
 
 def test_hidden_folders_and_files_are_no_jobs(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from tests.training.job_folders import make_job
 from training import file_cache
 from training.declare import read_job
 from training.errors import BadInput
+from training.examine import Examiner, JobPlace
 from training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from training.folder import read_images
 from training.lint.gather import DatasetFacts, FileFacts
-from training.lint.jobs import file_facts
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_the_variable_says_it_for_lint_and_plan_too(
     job: Path, monkeypatch: pytest.MonkeyPatch, said: str, kept: bool
 ) -> None:
     monkeypatch.setenv(NO_CACHE_VARIABLE, said)
-    file_facts().dataset(job)
+    Examiner.of().examine([JobPlace("cat", job, job)])
     assert Path(CACHE_FOLDER).exists() == kept
 
 

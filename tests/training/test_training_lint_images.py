@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.training.lint_folders import make_clean_job, picture, stack
+from training.examine import KEPT_IN, Examiner
 from training.file_cache import CACHE_FOLDER
 from training.lint import gather, workers
 from training.lint.cache import CACHE_FILE, is_settled
 from training.lint.facts import look_at_image
 from training.lint.finding import Finding
-from training.lint.jobs import file_facts, lint_jobs
+from training.lint.jobs import lint_jobs
 from training.lint.perceptual_hash import BITS, NEAR, distance, near_pairs, perceptual_hash
 
 CHANGES = {
@@ -96,9 +98,11 @@ def findings(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Finding]
         return workers.look_at_images(paths, tell)  # type: ignore[return-value]
 
     monkeypatch.setattr(gather, "look_at_images", counting)
+    # What whole jobs came to is remembered as well (test_training_examine.py); here it is about their images.
+    shutil.rmtree(root / CACHE_FOLDER / KEPT_IN, ignore_errors=True)
     # The change time cannot be set: only its age is looked away from.
     monkeypatch.setattr("training.file_cache.SETTLED_SECONDS", 0)
-    report = lint_jobs(stack(cat={}), root, files=file_facts(root))
+    report = lint_jobs(stack(cat={}), root, examiner=Examiner.of(root))
     return list(report.findings), len(looked)
 
 
@@ -130,7 +134,7 @@ def test_a_file_is_young_within_any_tick_of_a_clock(seconds: float, settled: boo
 
 def test_a_young_file_is_not_kept(root: Path) -> None:
     (root / "jobs/cat/dataset/00001.jpg").touch()
-    lint_jobs(stack(cat={}), root, files=file_facts(root))
+    lint_jobs(stack(cat={}), root, examiner=Examiner.of(root))
     cache = root / CACHE_FOLDER / CACHE_FILE
     kept = json.loads(cache.read_text())["folders"] if cache.exists() else {}
     assert all("00001.jpg" not in entries for entries in kept.values())
@@ -221,5 +225,5 @@ def test_what_was_looked_at_before_ctrl_c_is_kept(root: Path, monkeypatch: pytes
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lint_jobs(stack(cat={}), root, files=file_facts(root, progress=stop_after_six))
+        lint_jobs(stack(cat={}), root, examiner=Examiner.of(root, progress=stop_after_six))
     assert findings(root, monkeypatch) == ([], 2)

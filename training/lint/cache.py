@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,15 @@ def is_settled(stamp: Stamp) -> bool:
 
 
 class FactsCache:
-    """Facts by folder and name. `save` writes them when there is something new."""
+    """Facts by folder and name, read at the first question. `save` writes them when there is something new."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / CACHE_FOLDER / CACHE_FILE
-        self._folders = _load(self._path)
         self._changed = False
+
+    @cached_property
+    def _folders(self) -> dict[str, dict[str, Any]]:
+        return _load(self._path)
 
     def get(self, path: Path, stamp: Stamp) -> ImageFacts | None:
         entry = self._folders.get(_key(path.parent), {}).get(path.name)

@@ -6,50 +6,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.declare import JOBS_SETTING, ChosenJobs, gather_jobs
-from training.file_cache import is_off
-from training.lint.cache import FactsCache
-from training.lint.check import check, split_silenced
+from training.examine import Examiner
+from training.lint.check import split_silenced
 from training.lint.finding import Finding, LintReport, Problem, Silenced
-from training.lint.gather import FileFacts, Progress
 from training.lint.stack import rule_of, same_but_for_case, unused_silences
 from training.settings import StackSettings
-
-
-def file_facts(root: Path = Path(), progress: Progress = lambda _done, _all: None) -> FileFacts:
-    """Facts for `lint_jobs` and `declare_jobs`: of files that have not changed from `.flux-cache/` of the checkout, unless that is off."""
-    return FileFacts(None if is_off() else FactsCache(root), progress)
 
 
 def lint_jobs(
     settings: StackSettings,
     root: Path = Path(),
     names: Sequence[str] = (),
-    files: FileFacts | None = None,
+    examiner: Examiner | None = None,
     declared: bool = True,
 ) -> LintReport:
     """Everything wrong in the declared jobs and in the job folders `names` of the checkout `root`; without `declared` only in these.
 
-    Bad input is a finding: raises nothing for it. `files` from `file_facts`; every file is read when it is not given.
+    Bad input is a finding: raises nothing for it. `examiner` from `Examiner.of`; every file is read when it is not given.
     """
-    chosen = gather_jobs(settings, root, files or FileFacts(), names, declared)
+    chosen = gather_jobs(settings, root, examiner or Examiner(), names, declared)
     findings = list(chosen.findings)
     alike = _same_names(chosen)
     silenced: list[Silenced] = []
-    for subject in chosen.subjects:
-        silence = chosen.settings[subject.name].lint.silence
-        found = [*(finding for finding in alike if finding.job == subject.name), *check(subject)]
+    for job in chosen.jobs:
+        silence = chosen.settings[job.name].lint.silence
+        found = [*(finding for finding in alike if finding.job == job.name), *job.findings]
         counts, quiet = split_silenced(found, silence)
         findings += counts
         silenced += quiet
         # A glob's silence is for all of its jobs: one that does not need it is no mistake.
-        if subject.name in settings.jobs:
+        if job.name in settings.jobs:
             used = {entry.finding.code for entry in quiet}
-            findings += unused_silences(JOBS_SETTING, subject.name, silence, used)
-    return LintReport([subject.name for subject in chosen.subjects], _once(findings), silenced)
+            findings += unused_silences(JOBS_SETTING, job.name, silence, used)
+    return LintReport([job.name for job in chosen.jobs], _once(findings), silenced)
 
 
 def _same_names(chosen: ChosenJobs) -> list[Finding]:
-    folders = {subject.name: str(subject.folder) for subject in chosen.subjects}
+    folders = {job.name: str(job.folder) for job in chosen.jobs}
     rule = rule_of("job-case")
     return [
         rule.finding(Problem(folders[name], f"differs from {earlier} in capitals only"), name)
