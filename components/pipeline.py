@@ -97,21 +97,9 @@ class TrainingPipeline(pulumi.ComponentResource):
             self._rule(len(jobs))
         self.register_outputs({})
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, pulumi.Output[dict[str, Any]]]:
         """The stack outputs of the jobs, by name: all from the resources, none from the folders, which may have changed since."""
-        return {
-            name: {
-                "kelpieId": job.kelpieId,
-                "runId": job.runId,
-                "status": job.status,
-                "reason": job.reason,
-                "results": job.keys["results"],
-                "folder": job.keys["folder"],
-                "steps": job.steps,
-                "stallMinutes": job.stallMinutes,
-            }
-            for name, job in self.jobs.items()
-        }
+        return {name: job.summary for name, job in self.jobs.items()}
 
     def cost(self) -> pulumi.Output[dict[str, Any]]:
         """The stack output `cost`: each job's estimate when it was queued, and what it has taken as last seen; dollars and hours."""

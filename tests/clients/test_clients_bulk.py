@@ -272,6 +272,12 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_no_program_and_no_provider_loads_the_command_line_of_httpx() -> None:
+    code = "import sys, clients.connection, components.pipeline, httpx\nprint('pygments' in sys.modules, httpx.get.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False get"
+
+
 def slow(server: Server, seconds: float, times: int) -> Counter[str]:
     """Have the server think for so long before its first `times` answers for each path; the requests are counted."""
     lock, tries = threading.Lock(), Counter[str]()
