@@ -12,6 +12,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ class Bulk:
         if len(items) == 1:
             guarded(items[0])
         elif items:
-            _in_threads(items, guarded)
+            _in_threads(items, guarded, lambda: int(self.pace.width))
         if findings:
             raise BadInput(sorted(findings))
 
@@ -247,17 +248,44 @@ class Bulk:
             return self._stores[patient, sends]
 
 
-def _in_threads(items: Sequence[T], one: Callable[[T], None]) -> None:
-    """Raises the first failure, after what was under way has ended; what had not begun then never does."""
-    with ThreadPoolExecutor(min(MOST_WIDTH, len(items)), thread_name_prefix="transfer") as pool:
-        futures: list[Future[None]] = [pool.submit(one, item) for item in items]
+def _in_threads(items: Sequence[T], one: Callable[[T], None], width: Callable[[], int]) -> None:
+    """`one` of each item in `width` threads, more as it grows: threads that only wait for a turn would take time from those that have one.
+
+    Raises the first failure, after what was under way has ended; what had not begun then never does.
+    """
+    lock, left, busy = threading.Lock(), deque(items), 0
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not left:
+                    return
+                item = left.popleft()
+                begin()
+            one(item)
+
+    def begin() -> None:
+        """As many more threads as there is width and work for. Under the lock."""
+        nonlocal busy
+        for _ in range(min(width() - busy, len(left))):
+            busy += 1
+            futures.append(pool.submit(work))
+
+    futures: list[Future[None]] = []
+    with ThreadPoolExecutor(MOST_WIDTH, thread_name_prefix="transfer") as pool:
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+            with lock:
+                begin()
+            known = 0
+            while known < len(futures):
+                known = len(futures)
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
         finally:
             # Also at Ctrl-C: what is under way ends, nothing new begins.
-            pool.shutdown(wait=False, cancel_futures=True)
+            with lock:
+                left.clear()
 
 
 def _read(file: Outgoing) -> bytes:
