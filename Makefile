@@ -73,7 +73,7 @@ mutants: .venv/ready-dev ## change the pure core in thousands of ways and see th
 	@$(BIN)/mutmut run --max-children 2 $(OF)
 	@$(BIN)/python -m tests.mutation.survivors
 
-bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (an hour)
+bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (a quarter of an hour on a quiet machine)
 	@$(BIN)/python -m bench
 
 lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, pip-audit, and the workflows' actionlint and zizmor
