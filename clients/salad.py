@@ -6,10 +6,10 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
@@ -27,6 +27,8 @@ DISPLAY_NAME = re.compile(r"[ ,\-.0-9A-Za-z]{2,63}")
 LONGEST_VALUE = 1000
 GIB = 1024**3
 SLOWEST_POLL = 5.0
+
+T = TypeVar("T")
 LOG_PAGE_SIZE, LOG_PAGES = 100, 20
 
 Priority = Literal["high", "medium", "low", "batch"]
@@ -388,34 +390,31 @@ class Salad:
             self._http.request("DELETE", self._group(name))
         except NotFound:
             return
-        deadline, pause = time.monotonic() + wait_seconds, 0.1
-        while (there := self.get_group(name)) is not None and there.id == group.id:
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"the container group {name} is still being deleted after {wait_seconds:.0f} s",
-                    "its name is taken until it is gone",
-                    "wait a few minutes and run it again",
-                )
-            self._patience.sleep(pause)
-            pause = min(SLOWEST_POLL, pause * 1.5)
+        self._wait_for(
+            lambda: (there := self.get_group(name)) is None or there.id != group.id,
+            wait_seconds,
+            f"the container group {name} is still being deleted",
+            "its name is taken until it is gone",
+        )
 
     def prepared(self, group: ContainerGroup, wait_seconds: float = 300) -> ContainerGroup:
         """The group once it is not `pending` any more: SaladCloud pulls and stores its image, and starts none before that.
 
         Raises NotFound, Unavailable when it takes longer than `wait_seconds`.
         """
-        deadline, pause = time.monotonic() + wait_seconds, 0.1
-        while group.current_state.status == "pending":
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"the image of container group {group.name} is still being prepared after {wait_seconds:.0f} s",
-                    "SaladCloud starts a group only after that",
-                    "wait a few minutes and run it again",
-                )
-            self._patience.sleep(pause)
-            pause = min(SLOWEST_POLL, pause * 1.5)
-            group = self._http.read(ContainerGroup, self._http.request("GET", self._group(group.name)))
-        return group
+        if group.current_state.status != "pending":
+            return group
+
+        def once_prepared() -> ContainerGroup | None:
+            now = self._http.read(ContainerGroup, self._http.request("GET", self._group(group.name)))
+            return None if now.current_state.status == "pending" else now
+
+        return self._wait_for(
+            once_prepared,
+            wait_seconds,
+            f"the image of container group {group.name} is still being prepared",
+            "SaladCloud starts a group only after that",
+        )
 
     def start_group(self, name: str) -> None:
         """Start the group. Raises NotFound."""
@@ -429,6 +428,18 @@ class Salad:
         """The group's replicas as they are now. Raises NotFound."""
         answer = self._http.request("GET", self._group(name) + "/instances")
         return self._http.read(_Instances, answer).instances
+
+    def _wait_for(self, look: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
+        """What `look` gives once it is something: asked soon at first, then ever more seldom. Raises Unavailable."""
+        deadline, pause = time.monotonic() + seconds, 0.1
+        while not (found := look()):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"{not_yet} after {seconds:.0f} s", why, "wait a few minutes and run it again"
+                )
+            self._patience.sleep(pause)
+            pause = min(SLOWEST_POLL, pause * 1.5)
+        return found
 
     def _group(self, name: str) -> str:
         """The group's address. Escaped: a name that is none must not lead to another address."""

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from clients.connection import Connection
 from clients.kelpie import Job, Sync, SyncRule
 from clients.own_jobs import Wanted, choose_job
-from clients.salad import GIB, ContainerGroup, GroupSpec
+from clients.salad import GroupSpec
 from components.container_group import spec_of
 from components.dataset import DatasetProvider
 from components.declared_runs import dropped
@@ -25,6 +25,7 @@ from components.pipeline import cluster_size
 from components.provider import home, replace_on
 from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, is_dead
 from components.training_job import TrainingJobProvider
+from tests.components.groups import group, spec
 from training.errors import FluxError
 from training.settings import ClusterSettings
 
@@ -195,47 +196,16 @@ def test_a_new_key_shows_as_another_fingerprint_and_tells_nothing() -> None:
     assert re.fullmatch("[0-9a-f]{12}", before)
 
 
-def group(**container: Any) -> ContainerGroup:
-    resources = {"cpu": 4, "memory": 30720, "storage_amount": 50 * GIB, "gpu_classes": ["gpu"]}
-    return ContainerGroup(
-        id="g",
-        name="name",
-        display_name="name",
-        priority="high",
-        replicas=2,
-        container={
-            "image": "image",
-            "resources": resources,
-            "environment_variables": {"A": "1"},
-            **container,
-        },
-        current_state={"status": "running"},
-    )
-
-
-def spec(**changes: Any) -> GroupSpec:
-    values: dict[str, Any] = {
-        "name": "name",
-        "display_name": "name",
-        "image": "image",
-        "cpu": 4,
-        "memory": 30720,
-        "storage": 50 * GIB,
-        "gpu_classes": ["gpu"],
-        "priority": "high",
-        "replicas": 2,
-        "environment": {"A": "1"},
-    }
-    return GroupSpec(**(values | changes))
-
-
 @pytest.mark.parametrize(
     ("wanted", "patch"),
     [
         (spec(), {}),
         (spec(replicas=3), {"replicas": 3}),
         (spec(image="other"), {"container": {"image": "other"}}),
-        (spec(environment={"B": "2"}), {"container": {"environment_variables": {"A": None, "B": "2"}}}),
+        (
+            spec(environment={"B": "2"}),
+            {"container": {"environment_variables": {"FLUX_OWNER": None, "B": "2"}}},
+        ),
     ],
 )
 def test_a_group_is_sent_only_what_differs(wanted: GroupSpec, patch: dict[str, Any]) -> None:

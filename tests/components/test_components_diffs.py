@@ -28,6 +28,7 @@ from components.node_keys import token_name
 from components.pipeline import cluster_size, in_sum
 from components.provider import FluxProvider, home, inputs_of, replace_on
 from components.training_job import job_request, run_keys, wanted, what_to_do
+from tests.components.groups import group, spec
 from training.run import Layout
 from training.settings import ClusterSettings
 
@@ -212,42 +213,6 @@ class FakeSalad:
 
     def stop_group(self, name: str) -> None:
         self.told.append(("stop", name))
-
-
-def group(
-    status: str = "running", replicas: int = 2, environment: dict[str, str] | None = None, **changes: Any
-) -> ContainerGroup:
-    resources = {"cpu": 4, "memory": 30 * 1024, "storage_amount": 50 * GIB, "gpu_classes": ["gpu"]}
-    values: dict[str, Any] = {
-        "id": "g",
-        "name": "name",
-        "display_name": "name",
-        "priority": "high",
-        "replicas": replicas,
-        "container": {
-            "image": "image",
-            "resources": resources | changes.pop("resources", {}),
-            "environment_variables": {"FLUX_OWNER": "p/s"} if environment is None else environment,
-        },
-        "current_state": {"status": status},
-    }
-    return ContainerGroup(**(values | changes))
-
-
-def spec(**changes: Any) -> GroupSpec:
-    values: dict[str, Any] = {
-        "name": "name",
-        "display_name": "name",
-        "image": "image",
-        "cpu": 4,
-        "memory": 30 * 1024,
-        "storage": 50 * GIB,
-        "gpu_classes": ["gpu"],
-        "priority": "high",
-        "replicas": 2,
-        "environment": {"FLUX_OWNER": "p/s"},
-    }
-    return GroupSpec(**(values | changes))
 
 
 def test_what_is_asked_of_saladcloud() -> None:
