@@ -110,9 +110,12 @@ class Checkout:
         self.configure("jobs", {name: dict(entry) for name, entry in jobs.items()})
 
     def configure(self, key: str, value: object) -> None:
+        """Set a key of the stack, or with None take it out."""
         path = self.root / "Pulumi.dev.yaml"
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         document["config"][f"flux-training:{key}"] = value
+        if value is None:
+            del document["config"][f"flux-training:{key}"]
         path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
     @property

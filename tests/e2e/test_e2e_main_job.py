@@ -274,24 +274,42 @@ BAD: dict[str, tuple[Callable[[Checkout], object], str]] = {
 }
 
 
+@pytest.fixture(scope="module", params=["embedded", pytest.param("cli", marks=NO_CLI)])
+def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Checkout]:
+    """One checkout and one cloud for all that is refused: nothing is made there."""
+    with new_checkout(tmp_path_factory.mktemp("refused") / "checkout", engine=request.param) as fresh:
+        shutil.copytree(fresh.root / "jobs", fresh.root.parent / "sound")
+        yield fresh
+
+
+@pytest.fixture
+def refused(shared: Checkout) -> Checkout:
+    """The shared checkout with sound jobs."""
+    shutil.rmtree(shared.root / "jobs")
+    shutil.copytree(shared.root.parent / "sound", shared.root / "jobs")
+    shared.declare(cat={}, dog={})
+    shared.configure("clutser", None)
+    return shared
+
+
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_input_is_said_plainly_and_nothing_is_made(checkout: Checkout, fault: str) -> None:
+def test_bad_input_is_said_plainly_and_nothing_is_made(refused: Checkout, fault: str) -> None:
     spoil, words = BAD[fault]
-    spoil(checkout)
+    spoil(refused)
     for target in ("preview", "up"):
-        printed = checkout.make(target, code=2)
+        printed = refused.make(target, code=2)
         assert words in printed
         assert "Traceback" not in printed
     assert [
-        entry for entry in checkout.requests() if entry["method"] in ("PUT", "POST", "PATCH", "DELETE")
+        entry for entry in refused.requests() if entry["method"] in ("PUT", "POST", "PATCH", "DELETE")
     ] == []
-    assert checkout.resources() == []
+    assert refused.resources() == []
 
 
-def test_all_mistakes_are_told_at_once(checkout: Checkout) -> None:
-    (checkout.root / "jobs/cat/train.yml").unlink()
-    (checkout.root / "jobs/dog/dataset/00001.txt").unlink()
-    printed = checkout.make("preview", code=2)
+def test_all_mistakes_are_told_at_once(refused: Checkout) -> None:
+    (refused.root / "jobs/cat/train.yml").unlink()
+    (refused.root / "jobs/dog/dataset/00001.txt").unlink()
+    printed = refused.make("preview", code=2)
     assert "jobs/cat: no train.yml" in printed
     assert "00001.txt: no caption" in printed
 
