@@ -262,7 +262,13 @@ def _in_threads(items: Sequence[T], one: Callable[[T], None], width: Callable[[]
                     return
                 item = left.popleft()
                 begin()
-            one(item)
+            try:
+                one(item)
+            except BaseException:
+                # Here, since nobody waits yet for a thread that began late.
+                with lock:
+                    left.clear()
+                raise
 
     def begin() -> None:
         """As many more threads as there is width and work for. Under the lock."""

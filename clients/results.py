@@ -30,6 +30,8 @@ from training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_h
 MOST_JSON = 1024 * 1024
 MOST_LEVELS = 20
 MOST_MANIFEST = 64 * 1024 * 1024
+# One page. Ours are two or three.
+MOST_LISTED = 1000
 # Two matrices for each of FLUX's 500 layers, 140 bytes about each.
 USUAL_HEADER = 160 * 1024
 
@@ -79,7 +81,7 @@ def inspect_run(
     storage: Storage, keys: RunKeys, steps: int, verified: Verified = NOTHING_VERIFIED
 ) -> Evidence:
     """One request while a run has not finished, one more once it has, none more for weights that are `verified`. Raises ServiceError."""
-    there = {item.key: item for item in storage.list(keys.model)}
+    there = _in_model_folder(storage, keys)
     if keys.done not in there:
         return Evidence(done=False)
     weights = there.get(keys.weights)
@@ -91,6 +93,20 @@ def inspect_run(
     if not found:
         verified.add(storage, weights, steps)
     return Evidence(done=True, problems=tuple(found))
+
+
+def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
+    """done.json and the weights, as far as they are there. A node could fill the folder: no more than MOST_LISTED of it are listed."""
+    wanted = (keys.done, keys.weights)
+    there: dict[str, ObjectInfo] = {}
+    for number, item in enumerate(storage.list(keys.model)):
+        if number == MOST_LISTED:
+            return {key: found for key in wanted if (found := storage.head(key))}
+        if item.key in wanted:
+            there[item.key] = item
+        if item.key >= max(wanted):
+            break
+    return there
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:

@@ -26,7 +26,11 @@ THREADS = 16
 def standings_of(
     connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]
 ) -> dict[str, Standing]:
-    """By job. One request for each run, and one listing of the group's queue; what neither knows is looked for. Raises ServiceError."""
+    """By job. Raises ServiceError.
+
+    One request for each run that is finished, and for each that is in its group's queue, which is listed once. A run that neither knows
+    is looked for where `up` would have written it down: one request more, and another where it was.
+    """
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
     if not storage.exists():
@@ -44,6 +48,9 @@ def standings_of(
 
     def of(job: DeclaredJob) -> Standing:
         listed = standing_in(queued, Wanted.of(storage.bucket, layout, job.name, job.run_id))
+        if listed is Standing.FAILED and is_finished(job):
+            # It ended between the look into the bucket and the list.
+            return Standing.FINISHED
         return listed or standing_as_posted(storage, connection.kelpie(), layout.run(job.name, job.run_id))
 
     known = dict.fromkeys(finished, Standing.FINISHED)

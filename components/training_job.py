@@ -346,7 +346,8 @@ class TrainingJob(Resource, module="flux", name="TrainingJob"):
     def summary(self) -> pulumi.Output[dict[str, Any]]:
         """What a stack tells of it; `folder` (a key) and `results` (an s3:// address) are made here, so that the state need not hold them.
 
-        One output and not eight: of a thousand jobs each output is 4 MB while they are registered.
+        One output and not eight: of a thousand jobs each output is 4 MB while they are registered. So a preview knows nothing of it for a
+        job that has no id yet; its row tells the run.
         """
         return pulumi.Output.all(
             job=self.job,

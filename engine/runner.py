@@ -94,11 +94,11 @@ def _look_at_one_frame(pulumi: Any) -> None:
 
 def _wait_for_all_outputs_at_once(pulumi: Any) -> None:
     """SDK 3.272 ends a program by waiting for the first of all outputs that are left, again and again: a thousand resources of ours have
-    20,000, so it looks at some ten million. Waiting for the first that fails, or for all, comes to the same end."""
+    20,000, so it looks at some ten million. Here it waits for the first that fails, for all, or for a second: then those that came since count too."""
 
     async def wait(tasks: Any, return_when: str = asyncio.ALL_COMPLETED) -> Any:
         if return_when == asyncio.FIRST_COMPLETED:
-            return_when = asyncio.FIRST_EXCEPTION
+            return await asyncio.wait(tasks, timeout=1.0, return_when=asyncio.FIRST_EXCEPTION)
         return await asyncio.wait(tasks, return_when=return_when)
 
     pulumi.runtime.stack.asyncio = SimpleNamespace(**{**vars(asyncio), "wait": wait})

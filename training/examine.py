@@ -7,7 +7,9 @@ bytes of train.yml, what the stack says of the node, and the rules themselves. W
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -17,14 +19,27 @@ from training.folder import ImageSet, JobFolder, image_set, job_folder, known_im
 from training.lint.cache import VERSION, FactsCache
 from training.lint.check import check
 from training.lint.finding import Finding
-from training.lint.gather import FileFacts, Progress
+from training.lint.gather import UNREADABLE, DatasetFacts, FileFacts, Progress
 from training.lint.registry import Subject
 from training.lint.rules import RULES
-from training.manifest import canonical_json
-from training.trainer_config import DATASET_FOLDER, TrainerConfig, read_raw
+from training.trainer_config import DATASET_FOLDER, TrainerConfig, TrainerFile, read_raw
 
 KEPT_IN = "examined"
-Scanned = tuple[list[tuple[object, ...]], str]
+# Stacks that want another GPU or other variables are remembered beside each other, but not for ever.
+MOST_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A dataset as it was before any of its files was looked at. `sure`: what changes afterwards has another signature."""
+
+    signature: str
+    sure: bool
+
+    @staticmethod
+    def of(folder: Path) -> Snapshot:
+        scanned = scan(folder)
+        return Snapshot(signature_of(scanned), bool(scanned) and all_settled(scanned))
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class Examiner:
     def __init__(self, files: FileFacts | None = None, root: Path | None = None) -> None:
         self._files = files or FileFacts()
         self._root = root
-        self._scanned: dict[Path, Scanned] = {}
+        self._snapshots: dict[Path, Snapshot] = {}
         self._examined: dict[JobPlace, Examined] = {}
 
     @staticmethod
@@ -89,18 +104,16 @@ class Examiner:
             found = Examined(
                 place.name, place.folder, found.findings, (job_folder(place.folder, file), image_set(facts))
             )
-        if not file.fault:
-            self._remember(place, file.raw, found)
+        if not file.fault and not (facts and has_passing_fault(facts)):
+            self._remember(place, file, found)
         return found
 
     def _remembered(self, place: JobPlace) -> Examined | None:
         if self._root is None or place.dataset is None:
             return None
-        raw = read_raw(place.folder)
-        if raw is None:
-            return None
-        scanned, signature = self._scan(place.dataset)
-        kept = self._kept(place).load(_key(place, signature, raw)) if scanned else None
+        path, raw = read_raw(place.folder)
+        snapshot = self._snapshot(place.dataset)
+        kept = self._kept(place).load(_key(place, snapshot, path, raw)) if raw else None
         if kept is None:
             return None
         try:
@@ -108,47 +121,66 @@ class Examiner:
             config = kept[0]["config"]
             if config is None:
                 return Examined(place.name, place.folder, findings)
-            images = known_images(place.dataset / DATASET_FOLDER, signature, self._root)
+            images = known_images(place.dataset / DATASET_FOLDER, snapshot.signature, self._root)
             job = JobFolder(place.folder.name, place.folder, raw, TrainerConfig(**config))
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             return None
         return Examined(place.name, place.folder, findings, (job, images)) if images else None
 
-    def _remember(self, place: JobPlace, raw: bytes, found: Examined) -> None:
+    def _remember(self, place: JobPlace, file: TrainerFile, found: Examined) -> None:
         if self._root is None or place.dataset is None:
             return
-        scanned, signature = self._scan(place.dataset)
-        if not scanned or not all_settled(scanned):
+        snapshot = self._snapshot(place.dataset)
+        if not snapshot.sure:
             return
         config = None
         if found.made:
             config = asdict(found.made[0].config)
-            remember_images(found.made[1], signature, self._root)
+            remember_images(found.made[1], snapshot.signature, self._root)
         facts = {"findings": [asdict(finding) for finding in found.findings], "config": config}
-        self._kept(place).save(_key(place, signature, raw), facts, b"")
+        kept = self._kept(place)
+        kept.save(_key(place, snapshot, file.path, file.raw), facts, b"")
+        _forget_old(kept.place)
 
-    def _scan(self, dataset: Path) -> Scanned:
-        """As it was before any of its files was looked at: what changes afterwards has another signature."""
-        if dataset not in self._scanned:
-            scanned = scan(dataset / DATASET_FOLDER)
-            self._scanned[dataset] = scanned, signature_of(scanned)
-        return self._scanned[dataset]
+    def _snapshot(self, dataset: Path) -> Snapshot:
+        if dataset not in self._snapshots:
+            self._snapshots[dataset] = Snapshot.of(dataset / DATASET_FOLDER)
+        return self._snapshots[dataset]
 
     def _kept(self, place: JobPlace) -> FolderCache:
-        assert self._root is not None  # noqa: S101 - asked by those who remember
-        return FolderCache.of(
-            place.folder / hashlib.sha256(_of_the_stack(place)).hexdigest(), self._root, KEPT_IN
-        )
+        folder = FolderCache.of(place.folder, self._root or Path(), KEPT_IN).place
+        return FolderCache(folder and folder / hashlib.sha256(_of_the_stack(place)).hexdigest()[:24])
 
 
-def _of_the_stack(place: JobPlace) -> bytes:
-    return canonical_json(
-        [place.name, str(place.folder), str(place.dataset), place.gpu, sorted(place.variables)]
+def has_passing_fault(facts: DatasetFacts) -> bool:
+    """Whether a file could not be read: that may be the machine's fault, and is looked at again."""
+    captions = (caption.fault for caption in facts.captions.values())
+    return any(fault and fault.code == UNREADABLE for fault in captions) or any(
+        image.unread for image in facts.images.values()
     )
 
 
-def _key(place: JobPlace, signature: str, raw: bytes) -> str:
-    parts = (_of_the_stack(place), signature.encode(), hashlib.sha256(raw).digest(), _rules().encode())
+def _forget_old(kept: Path | None) -> None:
+    with suppress(OSError):
+        if kept is not None:
+            for old in sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_KEPT]:
+                old.unlink()
+
+
+def _of_the_stack(place: JobPlace) -> bytes:
+    said = [place.name, str(place.folder), str(place.dataset), place.gpu, sorted(place.variables)]
+    # A name may be no UTF-8.
+    return repr(said).encode("utf-8", "surrogatepass")
+
+
+def _key(place: JobPlace, snapshot: Snapshot, path: Path, raw: bytes) -> str:
+    parts = (
+        _of_the_stack(place),
+        snapshot.signature.encode(),
+        os.fsencode(path.name),
+        hashlib.sha256(raw).digest(),
+        _rules().encode(),
+    )
     return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 

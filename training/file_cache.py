@@ -80,7 +80,7 @@ class FolderCache:
             if (facts["version"], facts["signature"]) != (VERSION, signature):
                 return None
             return (facts, content) if facts["sha256"] == hashlib.sha256(content).hexdigest() else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def save(self, signature: str, facts: Mapping[str, Any], content: bytes) -> None:

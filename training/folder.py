@@ -73,14 +73,14 @@ def read_images(path: Path) -> ImageSet:
     """
     folder = path / DATASET_FOLDER
     scanned = scan(folder)
-    signature = signature_of(scanned)
+    signature, settled = signature_of(scanned), all_settled(scanned)
     known = known_images(folder, signature) if scanned else None
     if known is not None:
         return known
     found = FileFacts().dataset(path)
     refuse_unusable(Subject(path.name, path, None, found))
     images = image_set(found)
-    if all_settled(scanned):
+    if settled:
         remember_images(images, signature)
     return images
 

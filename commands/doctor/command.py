@@ -20,7 +20,7 @@ from commands.stack_file import stack_settings, uses_local_cloud
 from training.declare import declare_jobs
 from training.gpu import memory_needed
 from training.settings import StackSettings
-from training.trainer_config import document_of
+from training.trainer_config import accepted_document
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
 WIDTH = 18
@@ -93,7 +93,7 @@ def _check_stack(rounds: Rounds, stack: str) -> None:
     rounds.check("Engine", lambda: here.check_engine(engine))
     connection = rounds.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are given")
     if connection and settings:
-        needs = [memory_needed(document_of(job.folder.raw_config)) for job in jobs or ()]
+        needs = [memory_needed(accepted_document(job.folder.raw_config)) for job in jobs or ()]
         _check_services(rounds, connection, settings, max(needs, default=0))
 
 

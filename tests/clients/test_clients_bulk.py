@@ -278,6 +278,28 @@ def test_no_program_and_no_provider_loads_the_command_line_of_httpx() -> None:
     assert done.stdout.strip() == "False get"
 
 
+def test_the_failure_of_a_thread_that_began_late_ends_it_too() -> None:
+    """Whoever waits for the threads knows only those that there were when the waiting began."""
+    width, done = 2, []
+    first = threading.Barrier(2)
+
+    def one(item: int) -> None:
+        nonlocal width
+        if item < 2:
+            first.wait()
+            width = 4
+            time.sleep(0.05)
+        elif threading.current_thread().name.endswith(("_2", "_3")):
+            raise OSError(errno.ENOSPC, "disk full")
+        else:
+            time.sleep(0.01)
+        done.append(item)
+
+    with pytest.raises(OSError, match="disk full"):
+        bulk._in_threads(range(2000), one, lambda: width)
+    assert len(done) < 100
+
+
 def slow(server: Server, seconds: float, times: int) -> Counter[str]:
     """Have the server think for so long before its first `times` answers for each path; the requests are counted."""
     lock, tries = threading.Lock(), Counter[str]()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clients import results, standings
 from clients.connection import Connection, connect
 from clients.kelpie import Job, JobRequest, Sync, SyncRule
 from clients.own_jobs import Wanted
@@ -163,6 +164,35 @@ def test_a_second_look_asks_once_for_each_run_that_is_queued_or_finished(ground:
     }
 
 
+def test_a_run_that_ends_between_the_look_and_the_list_is_finished(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.group(ground.settings.cluster.name)
+    run = ground.job("queued").run_id
+
+    def meanwhile(_connection: Connection, _group: str) -> list[Job]:
+        ground.finish("queued")
+        keys = Layout("").run("queued", run)
+        return [queued_job("completed", run, keys.output, ground.storage.bucket)]
+
+    monkeypatch.setattr(standings, "group_jobs", meanwhile)
+    assert ground.look()[0]["queued"] is Standing.FINISHED
+
+
+def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MOST_LISTED", 5)
+    keys = Layout("").run("finished", ground.job("finished").run_id)
+    for number in range(9):
+        ground.storage.put_bytes(f"{keys.model}a{number}", b"")
+    assert ground.look()[0]["finished"] is Standing.NEW
+    ground.finish("finished")
+    found, asked = ground.look()
+    assert found["finished"] is Standing.FINISHED
+    assert asked["s3", "HEAD", ".safetensors"] == 1
+
+
 def test_nothing_is_asked_of_the_queue_when_all_is_finished(ground: Ground) -> None:
     for name in NAMES:
         ground.finish(name)
@@ -191,7 +221,8 @@ def test_weights_are_read_each_time_without_the_cache(
 
 
 @pytest.mark.parametrize(
-    "broken", [b"", b"[]", b"{", b'{"version": 1, "etags": 3}', b'{"version": 9, "etags": {}}']
+    "broken",
+    [b"", b"[]", b"{", b"[" * 100_000, b'{"version": 1, "etags": 3}', b'{"version": 9, "etags": {}}'],
 )
 def test_a_broken_memory_is_none(ground: Ground, broken: bytes) -> None:
     ground.finish("finished")
@@ -223,8 +254,8 @@ def test_without_a_bucket_all_is_new_and_without_a_group_nothing_is_queued(groun
     assert set(standings_of(ground.connection, ground.settings, ground.jobs).values()) == {Standing.NEW}
 
 
-def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/") -> Job:
-    output = {"bucket": "b", "prefix": prefix, "local_path": "o/", "direction": "upload"}
+def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", bucket: str = "b") -> Job:
+    output = {"bucket": bucket, "prefix": prefix, "local_path": "o/", "direction": "upload"}
     return Job.model_validate(
         {
             "id": f"{status}-{run}",

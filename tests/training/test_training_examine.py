@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.training.job_folders import make_job, write_image
 from training import examine, file_cache
 from training.declare import declare_jobs
 from training.errors import BadInput
-from training.examine import KEPT_IN, Examined, Examiner, JobPlace
+from training.examine import KEPT_IN, MOST_KEPT, Examined, Examiner, JobPlace
 from training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from training.lint.finding import Finding
 from training.lint.jobs import lint_jobs
@@ -107,6 +109,11 @@ def no_config(job: Path) -> None:
     (job / "train.yml").unlink()
 
 
+def other_name(job: Path) -> None:
+    """What is said names the file."""
+    (job / "train.yml").rename(job / "train.yaml")
+
+
 def same_size_and_time(job: Path) -> None:
     path = job / "dataset/00002.txt"
     before = path.stat()
@@ -128,6 +135,7 @@ def no_dataset(job: Path) -> None:
         edit_config,
         second_config,
         no_config,
+        other_name,
         same_size_and_time,
         no_dataset,
     ],
@@ -209,11 +217,19 @@ def test_without_its_images_an_examination_is_not_believed(job: Path, ruled: lis
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{}", b"[]\n", b'{"version": 1, "signature": "x", "sha256": "x"}\n', b"\xff\xfe\n"]
+    "damage",
+    [
+        b"",
+        b"{}",
+        b"[" * 100_000,
+        b"[]\n",
+        b'{"version": 1, "signature": "x", "sha256": "x"}\n',
+        b"\xff\xfe\n",
+    ],
 )
 def test_a_broken_memory_is_as_good_as_none(job: Path, ruled: list[str], damage: bytes) -> None:
     (first,) = look(place(job))
-    (kept,) = (Path(CACHE_FOLDER) / KEPT_IN).iterdir()
+    (kept,) = (Path(CACHE_FOLDER) / KEPT_IN).glob("*/*")
     kept.write_bytes(damage)
     assert look(place(job)) == [first]
     assert ruled == ["cat", "cat"]
@@ -222,7 +238,7 @@ def test_a_broken_memory_is_as_good_as_none(job: Path, ruled: list[str], damage:
 @pytest.mark.parametrize("name", ["findings", "config"])
 def test_a_memory_of_another_form_is_as_good_as_none(job: Path, ruled: list[str], name: str) -> None:
     (first,) = look(place(job))
-    (kept,) = (Path(CACHE_FOLDER) / KEPT_IN).iterdir()
+    (kept,) = (Path(CACHE_FOLDER) / KEPT_IN).glob("*/*")
     head = json.loads(kept.read_bytes())
     head[name] = {"findings": [{"code": "x"}], "config": {"a": 1}}[name]
     kept.write_bytes(json.dumps(head).encode() + b"\n")
@@ -248,3 +264,59 @@ def test_lint_and_declaration_examine_a_job_once(job: Path, ruled: list[str]) ->
     lose_caption(job)
     with pytest.raises(BadInput, match="no caption for this image"):
         declare_jobs(settings, examiner=Examiner.of())
+
+
+@pytest.mark.parametrize("name", ["00002.txt", "00002.jpg"])
+def test_a_file_that_could_not_be_read_is_tried_again(
+    job: Path, ruled: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Too many open files, a network drive that was away: no change of the file will tell that it is over."""
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
+
+    with monkeypatch.context() as away:
+        away.setattr(Path, "read_bytes", failing)
+        (found,) = look(place(job))
+        assert [one.path for one in found.needed] == [str(job / "dataset" / name)]
+    (found,) = look(place(job))
+    assert found.needed == []
+    assert ruled == ["cat", "cat"]
+
+
+def test_a_dataset_that_was_young_when_it_was_scanned_is_not_remembered_however_long_the_look_took(
+    job: Path, ruled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_cache, "SETTLED_SECONDS", 0.3)
+    check = examine.check
+
+    def slow(job: Subject) -> list[Finding]:
+        time.sleep(0.5)
+        return check(job)
+
+    (job / "dataset/00002.txt").touch()
+    with monkeypatch.context() as slowly:
+        slowly.setattr(examine, "check", slow)
+        look(place(job))
+    look(place(job))
+    assert ruled == ["cat", "cat"]
+    assert look(place(job))
+    assert ruled == ["cat", "cat"]
+
+
+def test_of_one_job_a_few_stacks_are_remembered(job: Path) -> None:
+    for number in range(2 * MOST_KEPT):
+        look(place(job, gpu=f"GPU {number}"))
+    kept = list((Path(CACHE_FOLDER) / KEPT_IN).glob("*/*"))
+    assert len(kept) == MOST_KEPT
+
+
+def test_a_folder_whose_name_is_no_utf8_is_examined(job: Path) -> None:
+    odd = job.with_name(os.fsdecode(b"c\xffat"))
+    job.rename(odd)
+    (found,) = look(place(odd))
+    assert "job-name" in {finding.code for finding in found.needed}
+    assert look(place(odd)) == [found]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from training.lint.check import check
 from training.lint.registry import Subject
 from training.train_file import PROMPTS, TEMPLATE, new_train_yml
-from training.trainer_config import document_of, read_trainer_file
+from training.trainer_config import accepted_document, document_of, read_trainer_file
 
 # config/examples/train_lora_flux_24gb.yaml of ostris/ai-toolkit: what the recipe does not change.
 EXAMPLE = {
@@ -86,3 +86,18 @@ def test_lint_has_nothing_to_say_of_a_new_train_yml(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/train.yml").write_text(new_train_yml("cat", "word"), encoding="utf-8")
     assert check(Subject("cat", tmp_path / "cat", read_trainer_file(tmp_path / "cat"), None)) == []
+
+
+@pytest.mark.parametrize("raw", [b"a: " + b"[" * 100_000, b"- " * 100_000, b"? " * 100_000])
+def test_what_a_node_nested_without_end_is_an_empty_document(raw: bytes) -> None:
+    assert document_of(raw) == {}
+
+
+@pytest.mark.parametrize("head", ["", "%YAML 1.3\n---\n"])
+def test_what_was_accepted_here_is_read_as_ai_toolkit_reads_it(head: str) -> None:
+    text = (
+        head
+        + "job: extension\nconfig:\n  name: cat\n  process: [{lr: 1e-4, model: {quantize: true, lora:}}]\n"
+    )
+    assert accepted_document(text.encode()) == document_of(text.encode())
+    assert accepted_document(text.encode())["config"]["process"][0]["lr"] == 0.0001

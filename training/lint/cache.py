@@ -91,5 +91,5 @@ def _load(path: Path) -> dict[str, dict[str, Any]]:
             return {}
         folders = document["folders"]
         return {folder: dict(entries) for folder, entries in folders.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

@@ -45,6 +45,11 @@ class ImageFacts:
     hash: int = 0
 
     @property
+    def unread(self) -> bool:
+        """Whether the file itself could not be read, which may be the machine's fault."""
+        return not self.sha256
+
+    @property
     def sound(self) -> bool:
         return not self.damage
 

@@ -133,7 +133,7 @@ class FileFacts:
             part = new[start : start + KEPT_EVERY]
             for path, facts in zip(part, look_at_images(part, tell), strict=True):
                 known[path] = facts
-                if self._cache and path in stamps:
+                if self._cache and path in stamps and not facts.unread:
                     self._cache.put(path, stamps[path], facts)
             if self._cache:
                 self._cache.save()
