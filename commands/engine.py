@@ -26,6 +26,8 @@ LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - it protects nothing, and says s
 # What both engines say of a stack that was never made, and of a setting that is not there.
 NO_STACK = "no stack named"
 NO_SETTING = "not found for stack"
+# Pulumi's word for a value that is not known.
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ class Engine:
         self._quietly("stack", "select", "--create")
 
     def outputs(self) -> dict[str, Any]:
-        """The stack's outputs as they are in the state. Raises FluxError."""
+        """The stack's outputs as they are in the state, as far as they are known. Raises FluxError."""
         outputs = json.loads(self._quietly("stack", "output", "--json"))
-        return outputs if isinstance(outputs, dict) else {}
+        return without_unknown(outputs) if isinstance(outputs, dict) else {}
 
     def preview(self) -> tuple[dict[str, Any], str]:
         """(what `preview --json` says, what it said besides); the first also when the program refused. Raises FluxError."""
@@ -154,3 +156,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             # A terminal sends Ctrl-C to the engine as well; a second one would make it stop at once.
             if not sys.stdin.isatty():
                 process.send_signal(signal.SIGINT)
+
+
+def without_unknown(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """After `up --target` the CLI writes a mark for what it did not come to know, such as a new job that was no target."""
+    return {
+        name: without_unknown(value) if isinstance(value, dict) else value
+        for name, value in outputs.items()
+        if value != UNKNOWN
+    }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clients.connection import VARIABLES
-from commands.engine import Engine
+from commands.engine import UNKNOWN, Engine, without_unknown
 from commands.session import connection_of
 from tests.support.flux import STACK_FILE
 from training.errors import FluxError
@@ -82,3 +82,15 @@ def test_a_wrong_passphrase_is_said_and_not_taken_for_a_missing_key(engine: Engi
 def test_what_is_not_there_is_none(engine: Engine, tmp_path: Path, words: str) -> None:
     (tmp_path / "refusal.txt").write_text(words)
     assert engine.setting("saladApiKey") is None
+
+
+def test_what_an_update_did_not_come_to_know_is_no_output() -> None:
+    """Seen: CLI 3.276.0 after `up --target` of one job, beside a new one that was no target."""
+    outputs = {
+        "jobs": {"cat": {"kelpieId": "k", "status": UNKNOWN}, "dog": UNKNOWN},
+        "cost": UNKNOWN,
+        "bucket": "b",
+    }
+    known = without_unknown(outputs)
+    assert known == {"jobs": {"cat": {"kelpieId": "k"}}, "bucket": "b"}
+    assert without_unknown({}) == {}
