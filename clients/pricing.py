@@ -9,8 +9,9 @@ from typing import Any
 
 from clients.connection import Connection
 from clients.errors import ServiceError
+from clients.gpu_classes import GpuClass, find_gpu_class
 from clients.results import newest_sound, read_json
-from clients.salad import ContainerGroup, GpuClass, Salad, find_gpu_class
+from clients.salad import ContainerGroup, Salad
 from clients.standings import side_by_side
 from clients.storage import Storage
 from training.bill import estimate_record

@@ -12,9 +12,10 @@ from typing import Any
 
 from clients.connection import Connection
 from clients.errors import ServiceError
+from clients.gpu_classes import GpuClass
 from clients.kelpie import Job
 from clients.results import queue_job
-from clients.salad import ContainerGroup, GpuClass, Instance
+from clients.salad import ContainerGroup, Instance
 from commands.health import problems
 from commands.stack_jobs import Sight, StackJob, look, stack_jobs
 from training.cost import usd_of

@@ -14,10 +14,11 @@ from clients.cloudflare import Cloudflare
 from clients.conditions import unheeded_conditions
 from clients.connection import Connection
 from clients.errors import NotFound, ServiceError
+from clients.gpu_classes import GpuClass, find_gpu_class
 from clients.http import LOOPBACK, Patience
 from clients.kelpie import Job, Kelpie, ScalingRule
 from clients.pricing import offer_of
-from clients.salad import ContainerGroup, GpuClass, Salad, find_gpu_class
+from clients.salad import ContainerGroup, Salad
 from clients.storage import AWS_URL, Storage
 from commands.doctor.finding import Finding, bad, note, ok
 from commands.health import PATIENCE_SECONDS, age

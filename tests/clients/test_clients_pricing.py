@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from clients.connection import Connection
+from clients.gpu_classes import GpuClass
 from clients.pricing import price_stack
-from clients.salad import GpuClass
 from training.cost import Rate
 from training.errors import BadInput
 from training.settings import ClusterSettings, DevSettings, StackSettings, StorageSettings

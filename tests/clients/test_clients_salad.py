@@ -8,8 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from clients.errors import Invalid, Unavailable, UncertainOutcome
+from clients.gpu_classes import GpuClass, find_gpu_class
 from clients.http import Patience
-from clients.salad import ContainerGroup, GpuClass, GroupSpec, Salad, find_gpu_class
+from clients.salad import ContainerGroup, GroupSpec, Salad
 from training.errors import BadInput
 
 KEY = "canary-salad-19fe"

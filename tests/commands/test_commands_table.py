@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
+from clients.gpu_classes import GpuClass
 from clients.kelpie import Job
-from clients.salad import ContainerGroup, GpuClass
+from clients.salad import ContainerGroup
 from commands.health import problems
 from commands.logs import lines_of_job
 from commands.stack_jobs import Sight, StackJob
