@@ -371,7 +371,7 @@ class Salad:
         self._wait_for(
             lambda: (there := self.get_group(name)) is None or there.id != group.id,
             wait_seconds,
-            f"the container group {name} is still being deleted",
+            f"the container group {name} is still being deleted after {wait_seconds:.0f} s",
             "its name is taken until it is gone",
         )
 
@@ -390,7 +390,7 @@ class Salad:
         return self._wait_for(
             once_prepared,
             wait_seconds,
-            f"the image of container group {group.name} is still being prepared",
+            f"the image of container group {group.name} is still being prepared after {wait_seconds:.0f} s",
             "SaladCloud starts a group only after that",
         )
 
@@ -412,9 +412,7 @@ class Salad:
         deadline, pause = time.monotonic() + seconds, 0.1
         while not (found := look()):
             if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"{not_yet} after {seconds:.0f} s", why, "wait a few minutes and run it again"
-                )
+                raise Unavailable(not_yet, why, "wait a few minutes and run it again")
             self._patience.sleep(pause)
             pause = min(SLOWEST_POLL, pause * 1.5)
         return found

@@ -36,17 +36,18 @@ from training.run_state import COMPLETED, STALLED
 def up(stack: str, no_wait: bool) -> None:
     """Make everything agree with the configuration, wait for the jobs, fetch their results."""
     engine = ready(stack)
-    run(engine, "up", "--yes", "--skip-preview")
     if no_wait:
+        run(engine, "up", "--yes", "--skip-preview")
         return
+    # Forty lines of outputs would come between what was done and the jobs, of which the end tells all.
+    run(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     sights, unfetched = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
-        run(engine, "up", "--yes", "--skip-preview")
+        run(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nLooking once more, so that the stack's outputs tell how each run ended:")
-    # They have been shown a minute ago, and hide below them what to do next.
     _refresh(engine, "--suppress-outputs")
     if sights:
         say(_next_steps(sights, images_folder(stack)))

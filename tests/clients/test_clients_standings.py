@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 from training.run_state import Standing
 from training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
 
+_marks = iter(range(1000))
 NAMES = ("bad", "canceled", "finished", "moved", "new", "queued")
 STEPS = 20
 
@@ -78,13 +80,19 @@ class Ground:
 
     def look(self) -> tuple[dict[str, Standing], Counter[tuple[str, str, str]]]:
         """The standings, and what was asked: service, method, and what it was about."""
+        self._all_logged()
         before = len(requests_logged(self.cloud))
         found = standings_of(self.connection, self.settings, self.jobs)
-        # An answer comes before its line in the log: the last one asked is the end.
-        self.storage.head("the-end")
-        until(lambda: any(one["path"].endswith("/the-end") for one in requests_logged(self.cloud)[before:]))
+        self._all_logged()
         since = requests_logged(self.cloud)[before:]
         return found, Counter((one["service"], one["method"], about(one["path"])) for one in since)
+
+    def _all_logged(self) -> None:
+        """An answer comes before its line in the log: until the line of one more request is there, and nothing comes after it."""
+        mark = f"/the-end-{next(_marks)}"
+        self.storage.head(mark[1:])
+        until(lambda: any(one["path"].endswith(mark) for one in requests_logged(self.cloud)))
+        time.sleep(0.1)
 
 
 def about(path: str) -> str:
