@@ -169,8 +169,8 @@ def _forget_old(kept: Path | None) -> None:
 
 def _of_the_stack(place: JobPlace) -> bytes:
     said = [place.name, str(place.folder), str(place.dataset), place.gpu, sorted(place.variables)]
-    # A name may be no UTF-8.
-    return repr(said).encode("utf-8", "surrogatepass")
+    # repr: a name may be no UTF-8.
+    return repr(said).encode()
 
 
 def _key(place: JobPlace, snapshot: Snapshot, path: Path, raw: bytes) -> str:

@@ -140,3 +140,32 @@ def test_no_more_bytes_are_under_way_than_agreed_but_one_file_always_may() -> No
     with pace.turn(60):
         assert pace._has_room(40)
         assert not pace._has_room(41)
+
+
+def test_each_round_that_went_well_gives_back_one() -> None:
+    pace = Pace(first=8, most=8)
+    with pace.turn() as told:
+        pace.slow_down(told)
+    for _ in range(4):
+        pace.went_well()
+    assert 4.9 < pace.width < 5
+
+
+def test_refusals_of_a_later_time_halve_it_once_more_and_never_below_one() -> None:
+    pace = Pace(first=8, most=8)
+    for width in (4.0, 2.0, 1.0):
+        with pace.turn() as one, pace.turn() as other:
+            pace.slow_down(one)
+            pace.slow_down(other)
+        assert pace.width == width
+    with pace.turn() as alone:
+        pace.slow_down(alone)
+    assert pace.width == 1.0
+
+
+def test_there_is_room_for_as_many_as_the_width() -> None:
+    pace = Pace(first=2, most=2)
+    with pace.turn():
+        assert pace._has_room(0)
+        with pace.turn():
+            assert not pace._has_room(0)

@@ -320,3 +320,22 @@ def test_a_folder_whose_name_is_no_utf8_is_examined(job: Path) -> None:
     (found,) = look(place(odd))
     assert "job-name" in {finding.code for finding in found.needed}
     assert look(place(odd)) == [found]
+
+
+def test_what_is_said_names_the_file_as_it_was_asked_for(job: Path) -> None:
+    whole = job.absolute()
+    for asked in (job, whole, job):
+        (found,) = look(JobPlace("cat", asked, asked))
+        assert {Path(one.path).is_relative_to(asked) for one in found.findings} == {True}
+        (fresh,) = Examiner().examine([JobPlace("cat", asked, asked)])
+        assert found.findings == fresh.findings
+
+
+def test_the_oldest_of_a_jobs_stacks_is_forgotten(job: Path, ruled: list[str]) -> None:
+    for number in reversed(range(MOST_KEPT + 1)):
+        look(place(job, gpu=f"GPU {number}"))
+        time.sleep(0.01)
+    ruled.clear()
+    for number in range(MOST_KEPT):
+        look(place(job, gpu=f"GPU {number}"))
+    assert ruled == []
