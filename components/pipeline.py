@@ -142,7 +142,6 @@ class TrainingPipeline(pulumi.ComponentResource):
             "folder": str(job.image_set.folder),
             "digest": job.image_set.digest,
             "images": job.image_set.count,
-            "bytes": job.image_set.size,
             "urn": resource_urn(self, Dataset, job.name),
         }
         return Dataset(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
