@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -251,7 +251,7 @@ class Bulk:
 def _in_threads(items: Sequence[T], one: Callable[[T], None], width: Callable[[], int]) -> None:
     """`one` of each item in `width` threads, more as it grows: threads that only wait for a turn would take time from those that have one.
 
-    Raises the first failure, after what was under way has ended; what had not begun then never does.
+    Raises a failure, after what was under way has ended; what had not begun then never does.
     """
     lock, left, busy = threading.Lock(), deque(items), 0
 
@@ -265,7 +265,7 @@ def _in_threads(items: Sequence[T], one: Callable[[T], None], width: Callable[[]
             try:
                 one(item)
             except BaseException:
-                # Here, since nobody waits yet for a thread that began late.
+                # Here, since whoever waits may be waiting for another thread.
                 with lock:
                     left.clear()
                 raise
@@ -282,12 +282,9 @@ def _in_threads(items: Sequence[T], one: Callable[[T], None], width: Callable[[]
         try:
             with lock:
                 begin()
-            known = 0
-            while known < len(futures):
-                known = len(futures)
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
+            # The list grows while it is gone through; who adds to it is in it.
+            for future in futures:
+                future.result()
         finally:
             # Also at Ctrl-C: what is under way ends, nothing new begins.
             with lock:

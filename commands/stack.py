@@ -47,7 +47,7 @@ def up(stack: str, no_wait: bool) -> None:
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
         run(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
-    say("\nLooking once more, so that the stack's outputs tell how each run ended:")
+    say("\nLooking once more, so that the stack knows how each run ended:")
     _refresh(engine, "--suppress-outputs")
     if sights:
         say(_next_steps(sights, images_folder(stack)))

@@ -12,13 +12,14 @@ from pydantic import SecretStr
 from clients.cloudflare import LONGEST_SECONDS, Keys
 from clients.errors import Conflict, Unavailable, UncertainOutcome
 from clients.kelpie import Job, Sync, SyncRule
-from clients.salad import GIB, ContainerGroup, GroupSpec
+from clients.salad import ContainerGroup, GroupSpec
 from components import container_group, declared_runs
 from components.container_group import ContainerGroupProvider, seen_inputs
 from components.declared_runs import DeclaredRunsProvider
 from components.node_keys import NodeKeysProvider
 from components.provider import FluxProvider
 from components.scaling_rule import ScalingRuleProvider
+from tests.components.groups import group
 from training.errors import FluxError
 
 HOME = "the cloud on this machine"
@@ -122,17 +123,8 @@ class Cloud:
 
 
 def made(environment: Any, status: str = "stopped", **changes: Any) -> ContainerGroup:
-    resources = {"cpu": 4, "memory": 30 * 1024, "storage_amount": 50 * GIB, "gpu_classes": ["id of RTX 5090"]}
-    values: dict[str, Any] = {
-        "id": "g",
-        "name": "name",
-        "display_name": "name",
-        "priority": "high",
-        "replicas": 0,
-        "container": {"image": "image", "resources": resources, "environment_variables": environment},
-        "current_state": {"status": status},
-    }
-    return ContainerGroup(**(values | changes))
+    values: dict[str, Any] = {"resources": {"gpu_classes": ["id of RTX 5090"]}} | changes
+    return group(status, replicas=values.pop("replicas", 0), environment=environment, **values)
 
 
 def marked(owner: str, **more: str) -> ContainerGroup:
@@ -272,8 +264,8 @@ def test_a_group_that_is_not_ours_any_more_is_not_seen() -> None:
 
 
 def test_a_group_that_is_gone_is_not_changed() -> None:
-    for group, id_ in ((None, "g"), (marked(OURS), "other")):
-        cloud = Cloud(group)
+    for there, id_ in ((None, "g"), (marked(OURS), "other")):
+        cloud = Cloud(there)
         with pytest.raises(FluxError) as caught:
             cloud.connect(ContainerGroupProvider()).update(id_, PROPS, PROPS)
         assert str(caught.value) == (
