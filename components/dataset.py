@@ -22,34 +22,36 @@ from training.folder import ImageSet, read_images
 from training.manifest import Image, dataset_index, parse_dataset_index
 from training.run import Layout
 
-# What taking it down, and looking at it, need; a thousand of them make the state long enough.
-OUTPUTS = ("home", "bucket", "prefix", "name", "digest")
+# What taking it down, and looking at it, need besides the id, which is the digest; a thousand of them make the state long enough.
+OUTPUTS = ("home", "bucket", "prefix", "name")
 INDEXES_AT_ONCE = 16
+# The type of the component that all datasets are below.
+PIPELINE = "flux:index:TrainingPipeline"
 
 
 class DatasetProvider(FluxProvider):
-    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
+    def diff(self, id_: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
         # The old one last: its images are copied from, and its jobs have to go before it does.
-        return replace_on(("bucket", "prefix", "digest"), olds, news, old_first=False)
+        return replace_on(("bucket", "prefix", "digest"), {**olds, "digest": id_}, news, old_first=False)
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])
         layout = Layout(props["prefix"])
         # Before the first image: an upload that dies half-way is then still ours to take down.
-        storage.put_bytes(_reference(layout, props), b"{}")
+        storage.put_bytes(_reference(layout, props["digest"], props["name"]), b"{}")
         if not is_complete(storage, layout, props["digest"]):
             image_set = read_images(Path(props["folder"]).parent)
             if image_set.digest != props["digest"]:
                 raise FluxError(f"{props['folder']} changed while the update was running", "", "run it again")
-            urn = props["urn"]
+            urn = dataset_urn(props["owner"], props["name"])
             send(storage, layout, image_set, lambda text: progress(text, urn))
         return CreateResult(props["digest"], inputs_of(props, OUTPUTS))
 
     def read(self, id_: str, props: Props) -> ReadResult:
         self.check_home(props)
         storage = self.connection.storage(props["bucket"])
-        if not storage.exists() or not is_complete(storage, Layout(props["prefix"]), props["digest"]):
+        if not storage.exists() or not is_complete(storage, Layout(props["prefix"]), id_):
             return ReadResult("", {})
         # No inputs: a set of images that is whole cannot have drifted from what was declared.
         return ReadResult(id_, inputs_of(props, OUTPUTS))
@@ -58,14 +60,13 @@ class DatasetProvider(FluxProvider):
         # Only where the folder lies has changed: the images are the same, or this would be a replacement.
         return UpdateResult(inputs_of(news, OUTPUTS))
 
-    def delete(self, _id: str, props: Props) -> None:
+    def delete(self, digest: str, props: Props) -> None:
         storage = self.connection.storage(props["bucket"])
         layout = Layout(props["prefix"])
-        digest = props["digest"]
         self.check_home(props)
         if not storage.exists():
             return
-        storage.delete_many([_reference(layout, props)])
+        storage.delete_many([_reference(layout, digest, props["name"])])
         if next(iter(storage.list(layout.dataset_references(digest))), None) is not None:
             return
         if self._is_being_trained_on(props["bucket"], layout.dataset(digest)):
@@ -169,15 +170,19 @@ def shelf_of(storage: Storage, layout: Layout) -> Shelf:
         return _shelves.setdefault(place, Shelf(storage, layout))
 
 
-def _reference(layout: Layout, props: Props) -> str:
+def _reference(layout: Layout, digest: str, name: str) -> str:
     """Says that the dataset resource of this name wants the images: two resources may want the same ones."""
-    return f"{layout.dataset_references(props['digest'])}{props['name']}.json"
+    return f"{layout.dataset_references(digest)}{name}.json"
+
+
+def dataset_urn(owner: str, name: str) -> str:
+    """The URN of a stack's dataset, which its provider is not told. `owner`: `<project>/<stack>`."""
+    project, _, stack = owner.rpartition("/")
+    return f"urn:pulumi:{stack}::{project}::{PIPELINE}$pulumi-python:{Dataset._resource_type_name}::{name}"
 
 
 class Dataset(Resource, module="flux", name="Dataset"):
-    """Named after the first declared job that has these images."""
-
-    digest: pulumi.Output[str]
+    """Its Pulumi id is the digest of its images. Named after the first declared job that has them."""
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(DatasetProvider(), name, props, opts)

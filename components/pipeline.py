@@ -12,7 +12,7 @@ from pulumi.dynamic import Resource
 from components.aws import AwsArgs, AwsStorage
 from components.bucket import Bucket
 from components.container_group import TrainingGroup
-from components.dataset import Dataset
+from components.dataset import PIPELINE, Dataset
 from components.declared_runs import DeclaredRuns
 from components.dev_group import DevGroup, dev_environment, tunnel_name
 from components.images import TrainerImages
@@ -63,12 +63,6 @@ def in_sum(jobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
     return {**sums, "jobs": known}
 
 
-def resource_urn(parent: pulumi.ComponentResource, kind: type[Resource], name: str) -> str:
-    """The URN that a dynamic resource below a top-level component will have: its provider is not told."""
-    types = f"{parent.pulumi_resource_type}$pulumi-python:{kind._resource_type_name}"
-    return f"urn:pulumi:{pulumi.get_stack()}::{pulumi.get_project()}::{types}::{name}"
-
-
 class TrainingPipeline(pulumi.ComponentResource):
     """Its jobs are `summary()`, by name."""
 
@@ -80,19 +74,18 @@ class TrainingPipeline(pulumi.ComponentResource):
         surroundings: Surroundings,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        super().__init__("flux:index:TrainingPipeline", name, None, opts)
+        super().__init__(PIPELINE, name, None, opts)
         self._settings = settings
         self._surroundings = surroundings
         storage = settings.storage
         self._home = {"home": surroundings.home}
         self.place = {**self._home, "bucket": storage.bucket, "prefix": storage.key_prefix}
         self.bucket = self._bucket()
-        datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.images = self._images()
         self.group = self._group(len(jobs), self._node_keys())
         self.dev = self._dev()
-        declared = self._declared_runs(jobs)
-        self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
+        self._runs = self._declared_runs(jobs)
+        self.jobs = self._datasets_and_jobs(jobs)
         if settings.cluster.autoscale:
             self._rule(len(jobs))
         self.register_outputs({})
@@ -142,9 +135,20 @@ class TrainingPipeline(pulumi.ComponentResource):
             "folder": str(job.image_set.folder),
             "digest": job.image_set.digest,
             "images": job.image_set.count,
-            "urn": resource_urn(self, Dataset, job.name),
+            "owner": self._surroundings.owner,
         }
         return Dataset(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
+
+    def _datasets_and_jobs(self, jobs: Sequence[DeclaredJob]) -> dict[str, TrainingJob]:
+        """Each dataset just before the first job that trains on it: resources are registered a few at a time, in this order, and a job
+        must not wait for the uploads of all the others."""
+        datasets: dict[str, Dataset] = {}
+        made: dict[str, TrainingJob] = {}
+        for job in jobs:
+            if job.dataset_of == job.name:
+                datasets[job.name] = self._dataset(job)
+            made[job.name] = self._job(job, [datasets[job.dataset_of], self._runs])
+        return made
 
     def _images(self) -> TrainerImages | None:
         image = self._settings.image
@@ -258,7 +262,9 @@ class TrainingPipeline(pulumi.ComponentResource):
             "webhook": pulumi.Output.secret(webhook) if webhook else None,
             "owner": self._surroundings.owner,
         }
-        return TrainingJob(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=needs))
+        # Each that is None would take 4 KB of memory all the same while the job is registered.
+        given = {name: value for name, value in props.items() if value is not None}
+        return TrainingJob(job.name, given, pulumi.ResourceOptions(parent=self, depends_on=needs))
 
     def _rule(self, declared: int) -> ScalingRule:
         cluster = self._settings.cluster

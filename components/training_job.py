@@ -45,24 +45,20 @@ from training.run import (
 from training.run_state import COMPLETED, ENDED, LOST
 from training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
-INPUTS = (
+# What looking at it, changing and taking it down need of the inputs; a thousand of them make the state long enough.
+KEPT = (
     "home",
     "job",
     "folder",
-    "dataset",
-    "digest",
     "runId",
     "attempt",
     "parent",
     "steps",
     "groupId",
-    "groupName",
     "bucket",
     "prefix",
     "maxHours",
     "stallMinutes",
-    "webhook",
-    "owner",
 )
 LAUNCHER = Path(__file__).parent.parent / "node" / "launch.py"
 
@@ -303,7 +299,7 @@ def _cost(storage: Storage, props: Props) -> dict[str, Any]:
 
 def _outputs(props: Props, kelpie_id: str | None, status: str, reason: str, cost: dict[str, Any]) -> Props:
     return {
-        **inputs_of(props, INPUTS),
+        **inputs_of(props, KEPT),
         "kelpieId": kelpie_id or "",
         "status": status,
         "reason": reason,
@@ -337,10 +333,7 @@ class TrainingJob(Resource, module="flux", name="TrainingJob"):
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
         outputs = dict.fromkeys(("kelpieId", "status", "reason", "cost"))
-        # A webhook's address often holds a token.
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["webhook"])
-        options = pulumi.ResourceOptions.merge(opts, secret)
-        super().__init__(TrainingJobProvider(), name, {**props, **outputs}, options)
+        super().__init__(TrainingJobProvider(), name, {**props, **outputs}, opts)
 
     @property
     def summary(self) -> pulumi.Output[dict[str, Any]]:

@@ -57,7 +57,7 @@ def connection(**changes: Any) -> Connection:
         (bucket.INPUTS, bucket.BucketProvider, {"bucket", "prefix"}, True),
         (container_group.INPUTS, container_group.ContainerGroupProvider, {"name"}, True),
         (container_group.INPUTS, DevGroupProvider, {"name"}, True),
-        (dataset.OUTPUTS, dataset.DatasetProvider, {"bucket", "prefix", "digest"}, False),
+        ((*dataset.OUTPUTS, "digest"), dataset.DatasetProvider, {"bucket", "prefix", "digest"}, False),
         (declared_runs.INPUTS, declared_runs.DeclaredRunsProvider, {"groupId", "bucket", "prefix"}, True),
         (
             node_keys.INPUTS,
@@ -67,7 +67,7 @@ def connection(**changes: Any) -> Connection:
         ),
         (scaling_rule.INPUTS, scaling_rule.ScalingRuleProvider, {"groupId"}, True),
         (
-            training_job.INPUTS,
+            training_job.KEPT,
             training_job.TrainingJobProvider,
             {"runId", "groupId", "bucket", "prefix", "job"},
             True,
@@ -84,10 +84,10 @@ def test_each_input_by_itself(
     old, new = (dict.fromkeys(inputs - {"runs"}, value) | {"runs": {}} for value in ("old", "new"))
     olds = {"home": home(made.connection), **old}
     for name in inputs:
-        diff = made.diff("id", olds, olds | {name: new[name]})
+        diff = made.diff("old", olds, olds | {name: new[name]})
         assert diff.replaces == ([name] if name in replacing else []), name
         assert (diff.changes, diff.delete_before_replace) == (None, old_first)
-    assert set(made.diff("id", olds, new).replaces or []) == replacing
+    assert set(made.diff("old", olds, new).replaces or []) == replacing
 
 
 UNKNOWN = Unknown()
