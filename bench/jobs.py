@@ -14,7 +14,7 @@ def slope(counts: list[int], folder: Path) -> str:
     lines = [
         "### A stack of N jobs, each with a dataset of its own (embedded engine, cloud without nodes)",
         "",
-        "| N | up from nothing s | no-op s | MB, all processes (largest) | state a job, bytes | and its dataset | requests a job | no-op requests |",
+        "| N | up from nothing s | no-op s | MB together (largest process) | state a job, bytes | and its dataset | requests a job | no-op requests |",
         "|---|---|---|---|---|---|---|---|",
     ]
     seen: dict[int, tuple[Cost, Cost]] = {}

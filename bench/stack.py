@@ -24,7 +24,8 @@ SAMPLE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one command. `memory` is the sum over its processes, at its highest, `largest` that of the largest process: MB."""
+    """Of one command, in MB at its highest. `memory` is what all its processes take together (PSS: a page that n of them share counts
+    as 1/n in each), `largest` the resident size of the largest, shared pages included."""
 
     seconds: float
     memory: float
@@ -67,7 +68,8 @@ def cost_of(checkout: Checkout, line: list[str]) -> Cost:
         memory = largest = 0.0
         while process.poll() is None:
             sizes = _sizes(process.pid)
-            memory, largest = max(memory, sum(sizes)), max(largest, *sizes, 0.0)
+            memory = max(memory, sum(share for share, _ in sizes))
+            largest = max([largest, *(resident for _, resident in sizes)])
             time.sleep(SAMPLE_SECONDS)
         seconds = time.perf_counter() - begun
         output.seek(0)
@@ -91,15 +93,16 @@ def up_line() -> list[str]:
     ]
 
 
-def _sizes(pid: int) -> list[float]:
-    """The resident size in MB of a process and all below it."""
+def _sizes(pid: int) -> list[tuple[float, float]]:
+    """(its share, its resident size) in MB, of a process and of each below it."""
     sizes = []
     for child in [pid, *_below(pid)]:
         try:
-            pages = int(Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()[1])
-        except (OSError, IndexError):
+            rows = Path(f"/proc/{child}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
             continue
-        sizes.append(pages * 4096 / 1e6)
+        kilobytes = {row.partition(":")[0]: int(row.split()[1]) for row in rows}
+        sizes.append((kilobytes["Pss"] * 1024 / 1e6, kilobytes["Rss"] * 1024 / 1e6))
     return sizes
 
 

@@ -342,6 +342,10 @@ class TrainingJob(Resource, module="flux", name="TrainingJob"):
         One output and not eight: of a thousand jobs each output is 4 MB while they are registered. So a preview knows nothing of it for a
         job that has no id yet; its row tells the run.
         """
+        # `all` makes tasks for each of them: not before there is something to be had.
+        return self.runId.apply(lambda _: self._all_told().apply(_summary))
+
+    def _all_told(self) -> pulumi.Output[dict[str, Any]]:
         return pulumi.Output.all(
             job=self.job,
             bucket=self.bucket,
@@ -352,4 +356,4 @@ class TrainingJob(Resource, module="flux", name="TrainingJob"):
             kelpieId=self.kelpieId,
             status=self.status,
             reason=self.reason,
-        ).apply(_summary)
+        )
