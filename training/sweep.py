@@ -145,7 +145,7 @@ def _problem(text: str, key: str, value: str) -> str | None:
         changed = set_value(text, _path(key), _literal(text, key, value))
         new = _value_at(changed, key)
     except (ValueError, KeyError) as error:
-        return f"cannot be put there ({' '.join(str(error).split())})"
+        return f"cannot be put there ({error})"
     if _kind(new) != _kind(now):
         return f"{_kind(new)}, but train.yml has {_kind(now)} there ({now})"
     return None
@@ -170,11 +170,10 @@ def _kind(value: Any) -> str:
 
 def _known_keys(text: str) -> list[str]:
     """Every key below config.process[0] whose value is one, or a list on one line; lists by index."""
-    process = node_at(text, PROCESS)
-    return list(_keys(process, "")) if process is not None else []
+    return _keys(node_at(text, PROCESS), "")
 
 
-def _keys(node: yaml.Node, prefix: str) -> list[str]:
+def _keys(node: yaml.Node | None, prefix: str) -> list[str]:
     found: list[str] = []
     pairs: list[tuple[str, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):

@@ -72,6 +72,24 @@ def test_ai_toolkit_reads_the_value_that_was_meant(
 def test_a_variant_that_trains_what_the_job_trains_is_known() -> None:
     made = make_variants("cat", TEXT, [parse_axis("train.lr=1e-4,2e-4")])
     assert [variant.repeats for variant in made] == [True, False]
+    assert [variant.values for variant in made] == [(("train.lr", "1e-4"),), (("train.lr", "2e-4"),)]
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"),
+    [
+        ("train.lr=5E-5", "cat-lr5E-5"),
+        ("network.linear_alpha=8", "cat-alpha8"),
+        ("train.gradient_accumulation_steps=2", "cat-gradientaccumulationsteps2"),
+        ("trigger_word=Two words!", "cat-triggerwordTwo_words"),
+        ("trigger_word=._-Xa-b.c-_.", "cat-triggerwordXa-b.c"),
+        ("meta_Key=1", "cat-metaKey1"),
+    ],
+)
+def test_a_name_is_made_of_the_keys_last_word_and_the_value(axis: str, name: str) -> None:
+    text = TEXT.replace("      network:\n", "      meta_Key: 0\n      network:\n", 1)
+    (variant,) = make_variants("cat", text, [parse_axis(axis)])
+    assert variant.name == name
 
 
 @pytest.mark.parametrize(
@@ -85,12 +103,55 @@ def test_a_variant_that_trains_what_the_job_trains_is_known() -> None:
         ("train.steps=true", "true or false, but train.yml has a number"),
         ("train.train_unet=1", "a number, but train.yml has true or false"),
         ("datasets.0.resolution=512", "a number, but train.yml has a list"),
-        ("train.lr=[", "cannot be put there"),
+        ("train.lr=null", "--set train.lr=null: nothing, but train.yml has a number there (0.0001)"),
+        (
+            "train.lr={a: 1}",
+            "--set train.lr={a: 1}: something else, but train.yml has a number there (0.0001)",
+        ),
+        # A list of blocks is no value on a line.
+        ("datasets=1", "--set datasets: train.yml has no such value"),
+        ("sample.prompts=1", "--set sample.prompts: train.yml has no such value"),
     ],
 )
 def test_what_cannot_be_swept_is_said(axis: str, words: str) -> None:
     (finding,) = findings(axis)
     assert words in finding
+
+
+def test_what_yaml_cannot_read_is_said() -> None:
+    assert findings("train.lr=[") == ["--set train.lr=[: cannot be put there (it is no YAML)"]
+
+
+def test_a_train_yml_without_the_part_that_is_swept() -> None:
+    with pytest.raises(BadInput) as caught:
+        make_variants("cat", "config:\n  name: cat\n", [parse_axis("train.lr=1e-4")])
+    (finding,) = caught.value.findings
+    assert finding.startswith("--set train.lr: train.yml has no such value")
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("k=1,2", ("1", "2")),
+        ("k= 1 , 2 ", ("1", "2")),
+        ("k=a=b,c", ("a=b", "c")),
+        ("k=[1,2],[3,4],5", ("[1,2]", "[3,4]", "5")),
+        ("k=[[1,2],[3]],4", ("[[1,2],[3]]", "4")),
+        ("k={a: 1, b: 2},3", ("{a: 1, b: 2}", "3")),
+        ("k='a,b',c", ("'a,b'", "c")),
+        ('k="a,b",c', ('"a,b"', "c")),
+        ("""k="it's, so",c""", ('"it\'s, so"', "c")),
+        ("k='[',b", ("'['", "b")),
+        ("k=X,Y,XX", ("X", "Y", "XX")),
+    ],
+)
+def test_where_one_value_ends(text: str, values: tuple[str, ...]) -> None:
+    assert parse_axis(text).values == values
+
+
+def test_all_values_that_stand_there_twice_are_named() -> None:
+    with pytest.raises(BadInput, match=r"^--set train.lr=2,1,2,1: 1, 2 stands there twice; once is enough$"):
+        parse_axis("train.lr=2,1,2,1")
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
@@ -115,7 +176,7 @@ def test_an_axis_is_a_key_and_different_values(text: str) -> None:
 )
 def test_one_value_in_two_spellings_is_not_paid_for_twice(axis: str, same: str) -> None:
     (finding,) = findings(axis)
-    assert f"{same} are one value" in finding
+    assert finding == f"--set {axis.partition('=')[0]}: {same} are one value; once is enough"
 
 
 def test_texts_that_look_like_one_number_are_two_texts() -> None:
