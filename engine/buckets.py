@@ -10,7 +10,7 @@ A bucket cannot append to a file.  A log is a folder of objects there, one for e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,6 +105,13 @@ class Bucket:
         with self._telling():
             self._client.put_object(Bucket=self._place.bucket, Key=self._prefix + key, Body=data)
 
+    def modified(self, key: str) -> float:
+        """See `Store`.  In whole seconds, as buckets have it."""
+        with self._telling():
+            pages = self._pages(self._prefix + key)
+            times = {item["Key"]: item["LastModified"].timestamp() for item in pages}
+        return float(times.get(self._prefix + key, 0.0))
+
     def copy(self, source: str, target: str) -> None:
         """See `Store`."""
         place = {"Bucket": self._place.bucket, "Key": self._prefix + source}
@@ -127,10 +134,14 @@ class Bucket:
 
     def _listed(self, prefix: str) -> list[str]:
         with self._telling():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._place.bucket, Prefix=prefix, Delimiter="/"
-            )
-            return [item["Key"] for page in pages for item in page.get("Contents", [])]
+            return [item["Key"] for item in self._pages(prefix)]
+
+    def _pages(self, prefix: str) -> Iterator[Mapping[str, Any]]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._place.bucket, Prefix=prefix, Delimiter="/"
+        )
+        for page in pages:
+            yield from page.get("Contents", [])
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

@@ -4,6 +4,7 @@
     .pulumi/history/<project>/<stack>/<stack>-<nanoseconds>.checkpoint.json   the state after it
     .pulumi/backups/<project>/<stack>/<stack>.<nanoseconds>.json              the same state
 
+Packed, all three end in .json.gz.
 `PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS=true` leaves out the last, as it does with the CLI.
 """
 
@@ -60,9 +61,12 @@ def add(backend: Backend, stack: StackId, entry: Entry) -> None:
     moment = time.time_ns()
     place = f"{backend.history_folder(stack.project, stack.name)}/{stack.name}-{moment}"
     content = json.dumps(entry.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
+    backend.store.write(f"{place}.history.json{backend.ending}", backend.packed(content))
     checkpoint = backend.stack_key(stack.project, stack.name)
-    backend.store.write(f"{place}.history.json", content)
-    backend.store.copy(checkpoint, f"{place}.checkpoint.json")
+    if checkpoint is None:
+        return
+    ending = checkpoint.removeprefix(f"stacks/{stack.project}/{stack.name}")
+    backend.store.copy(checkpoint, f"{place}.checkpoint{ending}")
     if os.environ.get(_NO_BACKUPS, "").lower() not in ("1", "true"):
         folder = backend.backup_folder(stack.project, stack.name)
-        backend.store.copy(checkpoint, f"{folder}/{stack.name}.{moment}.json")
+        backend.store.copy(checkpoint, f"{folder}/{stack.name}.{moment}{ending}")

@@ -49,6 +49,9 @@ class Store(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Put the content there; a reader sees the old one or the new one.  Raises OSError; then the old one stays."""
 
+    def modified(self, key: str) -> float:
+        """When the file was written, in seconds; 0 where there is none."""
+
     def copy(self, source: str, target: str) -> None:
         """Put what is at `source` at `target` too."""
 
@@ -85,6 +88,13 @@ class Folder:
         """See `Store`.  The new content survives a power cut."""
         self._forget_attributes(key)
         replace_file(self.root / key, data)
+
+    def modified(self, key: str) -> float:
+        """See `Store`."""
+        try:
+            return (self.root / key).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def copy(self, source: str, target: str) -> None:
         """See `Store`.  A second name for the same bytes where the file system can: files are replaced, never edited."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import signal
@@ -86,6 +87,31 @@ def test_the_life_of_a_stack_in_a_bucket(bucket: InBucket) -> None:
     assert "3 deleted" in stack.run("destroy", "--yes", "--skip-preview")
     stack.run("stack", "rm", "--yes")
     assert bucket.keys("stacks") == ["stacks/test/dev.json.bak"]
+
+
+def test_a_packed_state_in_a_bucket(bucket: InBucket) -> None:
+    stack = bucket.stack
+    stack.spec(things())
+    stack.run("up", "--yes", "--skip-preview", PULUMI_DIY_BACKEND_GZIP="true")
+    assert set(bucket.keys("stacks")) == {"stacks/test/dev.json.bak", "stacks/test/dev.json.gz"}
+    assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
+    stack.spec(things("bb"))
+    assert "2 updated" in stack.up()
+    assert set(bucket.keys("stacks")) == {
+        f"stacks/test/dev.json{ending}" for ending in ("", ".bak", ".gz.bak")
+    }
+
+
+def test_of_two_forms_in_a_bucket_the_later_one_counts(bucket: InBucket) -> None:
+    stack, key = bucket.stack, "states/.pulumi/stacks/test/dev.json"
+    stack.spec(things())
+    stack.up()
+    now = bucket.s3.get_object(Bucket=bucket.bucket, Key=key)["Body"].read()
+    empty = bucket.s3.get_object(Bucket=bucket.bucket, Key=f"{key}.bak")["Body"].read()
+    bucket.s3.put_object(Bucket=bucket.bucket, Key=key, Body=empty)
+    # Of one second it is the packed one, as with the CLI.
+    bucket.s3.put_object(Bucket=bucket.bucket, Key=f"{key}.gz", Body=gzip.compress(now))
+    assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
 
 
 def test_what_a_bucket_cannot_do_is_told(bucket: InBucket) -> None:
