@@ -19,7 +19,7 @@ from training.lint.facts import ImageFacts
 
 CACHE_FILE = "images.json"
 # Raise it when ImageFacts or what stands in it changes.
-VERSION = f"1 Pillow {PIL.__version__}"
+VERSION = f"2 Pillow {PIL.__version__}"
 
 Stamp = tuple[int, int, int, int]
 

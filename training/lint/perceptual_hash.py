@@ -37,7 +37,16 @@ def perceptual_hash(picture: Pillow.Image) -> int:
 def _grey(picture: Pillow.Image) -> Pillow.Image:
     if picture.mode == "LAB":
         return picture.getchannel("L")
-    return (picture.convert("I") if picture.mode.startswith("I;") else picture).convert("L")
+    if picture.mode[0] in "IF":
+        return _in_256_steps(picture.convert("F"))
+    return picture.convert("L")
+
+
+def _in_256_steps(picture: Pillow.Image) -> Pillow.Image:
+    """Of 16 bits or of fractions, from the darkest to the brightest there is: Pillow would take all above 255 for white."""
+    least, most = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # of one band they are two numbers
+    scale = 255 / (most - least) if most > least else 0.0
+    return picture.point(lambda value: value * scale - least * scale).convert("L")
 
 
 def distance(one: int, other: int) -> int:

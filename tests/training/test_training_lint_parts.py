@@ -1,0 +1,171 @@
+"""The parts that lint is made of, each by itself: what is cut off, what looks alike, what is remembered, what is said in short."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.training.lint_folders import picture
+from training.file_cache import CACHE_FOLDER
+from training.lint.cache import CACHE_FILE, VERSION, FactsCache, Stamp, stamp_of
+from training.lint.facts import ImageFacts, look_at_image
+from training.lint.finding import Finding, in_short
+from training.lint.gather import each_thousand
+from training.lint.perceptual_hash import distance, perceptual_hash
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def damage_of(tmp_path: Path, raw: bytes) -> tuple[bool, bool]:
+    """Whether it is damaged, and whether because it is cut off."""
+    (tmp_path / "x").write_bytes(raw)
+    facts = look_at_image(tmp_path / "x")
+    return bool(facts.damage), facts.truncated
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG", "PNG"])
+def test_a_file_that_lacks_its_end_is_cut_off(kind: str, tmp_path: Path) -> None:
+    raw = encoded(picture(1), kind)
+    assert damage_of(tmp_path, raw) == (False, False)
+    assert damage_of(tmp_path, raw[: len(raw) // 2]) == (True, True)
+    assert damage_of(tmp_path, raw[:-400]) == (True, True)
+
+
+def test_a_webp_that_lacks_four_bytes_is_cut_off(tmp_path: Path) -> None:
+    assert damage_of(tmp_path, encoded(picture(1), "WEBP", lossless=True)[:-4]) == (True, True)
+
+
+def test_a_webp_of_its_full_length_is_damaged_but_not_cut_off(tmp_path: Path) -> None:
+    raw = bytearray(encoded(picture(1), "WEBP"))
+    raw[30 : len(raw) - 2] = b"\xff" * (len(raw) - 32)
+    assert damage_of(tmp_path, bytes(raw)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("flat", "kind"),
+    [
+        (Image.new("L", (40, 30), 90), "PNG"),
+        (Image.new("RGB", (40, 30), (90, 10, 200)), "PNG"),
+        (Image.new("I;16", (40, 30), 9000), "PNG"),
+        (Image.new("CMYK", (40, 30), (9, 8, 7, 6)), "TIFF"),
+    ],
+)
+def test_a_picture_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "flat").write_bytes(encoded(flat, kind))
+    facts = look_at_image(tmp_path / "flat")
+    assert (facts.mode, facts.blank, facts.damage) == (flat.mode, True, "")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LAB", "I", "I;16", "F", "RGBA", "LA"])
+def test_a_picture_looks_the_same_in_every_mode(mode: str) -> None:
+    rgb = picture(3)
+    changed = {
+        "LAB": lambda: Image.merge(
+            "LAB", [rgb.convert("L"), *(Image.new("L", rgb.size, 128) for _ in range(2))]
+        ),
+        "I;16": lambda: rgb.convert("L").convert("I").point(lambda value: value * 257).convert("I;16"),
+        "I": lambda: rgb.convert("L").convert("I").point(lambda value: value * 1000),
+        "F": lambda: rgb.convert("L").convert("F").point(lambda value: value * 0.001 - 7.0),
+        "LA": lambda: rgb.convert("L").convert("LA"),
+    }.get(mode, lambda: rgb.convert(mode))()
+    assert changed.mode == mode
+    assert distance(perceptual_hash(rgb), perceptual_hash(changed)) <= 10
+
+
+def finding(job: str = "cat", code: str = "rule", line: int | None = None) -> Finding:
+    return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "mend", job)
+
+
+def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
+    found = (
+        [finding(line=n) for n in range(1, 5)]
+        + [finding("", line=n) for n in (1, 2)]
+        + [finding(code="other")]
+    )
+    assert in_short(found, 2) == [
+        "jobs/cat:1: what; why; mend [rule]",
+        "jobs/cat:2: what; why; mend [rule]",
+        "jobs/x:1: what; why; mend [rule]",
+        "jobs/x:2: what; why; mend [rule]",
+        "jobs/cat: what; why; mend [other]",
+        "cat: 2 more of [rule]; `flux lint` shows all",
+    ]
+    assert in_short([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]
+
+
+def test_a_line_for_each_thousand_images() -> None:
+    said: list[str] = []
+    tell = each_thousand(said.append)
+    for done in range(0, 3001, 250):
+        tell(done, 3500)
+    assert said == [f"looked at {thousand}000 of 3500 images" for thousand in (1, 2, 3)]
+
+
+def remembered(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / CACHE_FOLDER / CACHE_FILE).read_text())
+    return content
+
+
+def stamped(path: Path) -> Stamp:
+    stamp = stamp_of(path)
+    assert stamp is not None
+    return stamp
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, Path]:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    made = {name: tmp_path / name for name in ("one/a", "one/b", "two/a")}
+    for path in made.values():
+        path.write_bytes(b"x")
+    return made
+
+
+def test_facts_are_kept_by_folder_and_name(tmp_path: Path, images: dict[str, Path]) -> None:
+    cache = FactsCache(tmp_path)
+    for name, path in images.items():
+        cache.put(path, stamped(path), ImageFacts(path.name, 1, name))
+    cache.save()
+    again = FactsCache(tmp_path)
+    for name, path in images.items():
+        assert again.get(path, stamped(path)) == ImageFacts(path.name, 1, name)
+    assert remembered(tmp_path)["version"] == VERSION
+    assert set(remembered(tmp_path)["folders"]) == {str(tmp_path / "one"), str(tmp_path / "two")}
+
+
+def test_what_is_gone_from_a_folder_is_forgotten_there_alone(tmp_path: Path, images: dict[str, Path]) -> None:
+    cache = FactsCache(tmp_path)
+    for path in images.values():
+        cache.put(path, stamped(path), ImageFacts(path.name, 1, "sha"))
+    cache.save()
+    again = FactsCache(tmp_path)
+    again.keep_only(tmp_path / "one", {"b"})
+    again.save()
+    assert {folder[-3:]: sorted(names) for folder, names in remembered(tmp_path)["folders"].items()} == {
+        "one": ["b"],
+        "two": ["a"],
+    }
+
+
+def test_a_cache_that_learned_nothing_is_not_written(tmp_path: Path, images: dict[str, Path]) -> None:
+    cache = FactsCache(tmp_path)
+    path = images["one/a"]
+    assert cache.get(path, stamped(path)) is None
+    cache.keep_only(tmp_path / "one", {"a"})
+    cache.save()
+    assert not (tmp_path / CACHE_FOLDER).exists()
+    cache.put(path, stamped(path), ImageFacts("a", 1, "sha"))
+    cache.save()
+    (tmp_path / CACHE_FOLDER / CACHE_FILE).unlink()
+    cache.save()
+    assert not (tmp_path / CACHE_FOLDER / CACHE_FILE).exists()
