@@ -27,7 +27,6 @@ from training.captions import (
     TRIGGER,
     Price,
     estimate,
-    fitted,
     judge,
     place_trigger,
     uncaptioned,
@@ -35,7 +34,7 @@ from training.captions import (
 from training.errors import BadInput, FluxError
 from training.files import only_one_in, write_atomically, write_new
 from training.names import CAPTION_SUFFIX
-from training.pictures import jpeg, read_picture, reduce, size_of
+from training.pictures import fitted, jpeg, read_picture, reduce, size_of
 from training.trainer_config import read_trainer_file
 
 if TYPE_CHECKING:

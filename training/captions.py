@@ -142,12 +142,6 @@ def estimate(sizes: list[tuple[int, int]], model: str, instruction: str, price: 
     return price.of(sum(known) + text, len(sizes) * ASSUMED_ANSWER_TOKENS)
 
 
-def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """The size of an image reduced to a longest side."""
-    scale = min(1.0, max_side / max(width, height)) if max_side > 0 else 1.0
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def one_line(text: str) -> str:
     """Without line breaks, and without what a terminal would obey."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

@@ -93,7 +93,8 @@ class FolderCache:
 
 def signature_of(scanned: list[tuple[Any, ...]]) -> str:
     """Another one as soon as anything in the folder is: 64 hex digits."""
-    return hashlib.sha256(repr(scanned).encode("utf-8", "surrogateescape")).hexdigest()
+    # repr: a name may be no UTF-8.
+    return hashlib.sha256(repr(scanned).encode()).hexdigest()
 
 
 def all_settled(scanned: list[tuple[Any, ...]]) -> bool:

@@ -9,9 +9,9 @@ import pytest
 from tests.support.openai_server import make_images
 from training.captions import (
     Answer,
+    Caption,
     Price,
     estimate,
-    fitted,
     has_caption,
     image_tokens,
     judge,
@@ -29,21 +29,20 @@ from training.errors import BadInput
         (Answer("A cat."), "A cat.", ""),
         (Answer("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
         (Answer("A woman who is sorry", "stop"), "A woman who is sorry", ""),
-        (Answer("A cat on a", "length"), "", "the answer was cut"),
-        (Answer("A cat", "content_filter"), "", "held back"),
-        (Answer("A cat", "tool_calls"), "", "ended with `tool_calls`"),
+        (Answer("X-ray of a cat, by X", "stop"), "X-ray of a cat, by X", ""),
+        (Answer("A cat on a", "length"), "", "the answer was cut before its end; raise --max-tokens"),
+        (Answer("A cat", "content_filter"), "", "held back by the service's content filter"),
+        (Answer("A cat", "tool_calls"), "", "the answer ended with `tool_calls` and is no caption"),
         (Answer(None, "stop", "I will not."), "", "refused: I will not."),
-        (Answer("I'm sorry, I can't assist with that.", "stop"), "", "refused: I'm sorry"),
-        (Answer("I can\u2019t help with identifying people.", "stop"), "", "refused"),
-        (Answer(None, "stop"), "", "empty"),
-        (Answer(' "" \n', "stop"), "", "empty"),
+        (Answer("I'm sorry, I can't do that.", "stop"), "", "refused: I'm sorry, I can't do that."),
+        (Answer("I can\u2019t help with that.", "stop"), "", "refused: I can\u2019t help with that."),
+        (Answer("I'm sorry, " + "so " * 99, "stop"), "", "refused: I'm sorry, " + "so " * 36 + "s"),
+        (Answer(None, "stop"), "", "the answer was empty"),
+        (Answer(' "" \n', "stop"), "", "the answer was empty"),
     ],
 )
 def test_only_a_whole_caption_is_one(answer: Answer, text: str, problem: str) -> None:
-    made = judge(answer)
-    assert made.text == text
-    assert problem in made.problem
-    assert bool(made.text) != bool(made.problem)
+    assert judge(answer) == Caption(text, problem)
 
 
 @pytest.mark.parametrize(
@@ -85,22 +84,25 @@ def test_the_estimate_grows_with_the_images_and_is_unknown_where_a_part_is() -> 
     assert estimate([(512, 512)], "gpt-4.1-nano", "x", None) is None
 
 
-def test_sizes_are_fitted_as_images_are() -> None:
-    assert (fitted(2048, 1024, 1024), fitted(10, 20, 1024), fitted(3000, 1, 300)) == (
-        (1024, 512),
-        (10, 20),
-        (300, 1),
-    )
+def test_a_price_is_for_a_million_tokens_of_each_kind() -> None:
+    assert Price(2.0, 3.0).of(1_000_000, 2_000_000) == 8.0
 
 
 def test_an_image_lacks_a_caption_when_there_is_none_or_nothing_in_it(tmp_path: Path) -> None:
     make_images(tmp_path, 4)
-    (tmp_path / "00001.txt").write_text("words", encoding="utf-8")
+    (tmp_path / "00001.txt").write_text("X", encoding="utf-8")
     (tmp_path / "00002.txt").write_text("\ufeff \n", encoding="utf-8")
     (tmp_path / "00003.txt").touch()
     (tmp_path / ".00005.jpg").touch()
     (tmp_path / "notes.md").touch()
     assert [file.name for file in uncaptioned(tmp_path)] == ["00002.jpg", "00003.jpg", "00004.jpg"]
+
+
+def test_images_without_a_caption_come_in_their_natural_order(tmp_path: Path) -> None:
+    names = ["cat2.jpg", "cat10.jpg", "Dog1.jpg"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [file.name for file in uncaptioned(tmp_path)] == names
 
 
 def test_a_caption_that_cannot_be_read_is_said_and_never_written_over(tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from training import file_cache
 from training.declare import read_job
 from training.errors import BadInput
 from training.examine import Examiner, JobPlace
-from training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
+from training.file_cache import (
+    CACHE_FOLDER,
+    NO_CACHE_VARIABLE,
+    FolderCache,
+    all_settled,
+    keep,
+    scan,
+    signature_of,
+)
 from training.folder import read_images
 from training.lint.gather import DatasetFacts, FileFacts
 
@@ -51,6 +59,51 @@ def test_an_unchanged_folder_is_not_read_again_and_gives_the_same(job: Path, rea
     second = read_images(job)
     assert read == ["cat"]
     assert (second, second.images, second.captions) == (first, first.images, first.captions)
+
+
+def test_each_entry_of_a_folder_is_in_its_signature_but_for_the_hidden_ones(tmp_path: Path) -> None:
+    # By turns, so that whatever order the file system gives, some come after each kind.
+    for number in range(6):
+        (tmp_path / f".hidden{number}").touch()
+        (tmp_path / f"there{number}").write_bytes(bytes(number))
+        (tmp_path / f"gone{number}").symlink_to("nowhere")
+    gone, there = scan(tmp_path)[:6], scan(tmp_path)[6:]
+    assert gone == [(f"gone{number}", 0, 0, 0, 0, 0) for number in range(6)]
+    assert [(name, size) for name, _, size, *_ in there] == [
+        (f"there{number}", number) for number in range(6)
+    ]
+    assert all_settled(gone)
+
+
+def test_a_name_that_is_no_utf_8_has_a_signature_too(tmp_path: Path) -> None:
+    signatures = {signature_of([])}
+    for name in (b"\xff.jpg", b"\xfe.jpg"):
+        path = tmp_path / os.fsdecode(name)
+        path.touch()
+        signatures.add(signature_of([(path.name, *scan(tmp_path)[0][1:])]))
+    assert len(signatures) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"one line", b"two\nlines\n", b"\n\n"])
+def test_what_is_kept_is_given_back_for_its_signature_alone(tmp_path: Path, content: bytes) -> None:
+    cache = FolderCache.of(tmp_path / "dataset", tmp_path, environ={})
+    assert cache.load("a") is None
+    cache.save("a", {"count": 3}, content)
+    loaded = cache.load("a")
+    assert loaded is not None
+    assert (loaded[0]["count"], loaded[1]) == (3, content)
+    assert cache.load("b") is None
+
+
+def test_to_keep_something_says_whether_it_could_and_waits_for_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    assert keep(tmp_path / "new/folder/it", b"facts")
+    assert (tmp_path / "new/folder/it").read_bytes() == b"facts"
+    assert not keep(tmp_path / "new/folder/it/below", b"facts")
+    assert waits == []
 
 
 def test_jobs_that_train_on_the_same_images_decode_them_once(job: Path, read: list[str]) -> None:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import io
+import struct
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from tests.support.photos import DAMAGED_EXIF, cmyk, heic, moving, photo, see_through, turned, wide_gamut
 from training.errors import BadInput
-from training.pictures import is_same, jpeg, look_of, read_picture, reduce, size_of
+from training.lint.perceptual_hash import NEAR
+from training.pictures import (
+    NEAR_DIFFERENCE,
+    THUMB_SIDE,
+    Look,
+    fitted,
+    is_same,
+    jpeg,
+    look_of,
+    read_picture,
+    reduce,
+    size_of,
+)
 
 PICTURES = sorted((Path(__file__).parents[2] / "jobs").glob("*/dataset/*.[jpw]*"))
 
@@ -20,6 +33,26 @@ PICTURES = sorted((Path(__file__).parents[2] / "jobs").glob("*/dataset/*.[jpw]*"
 def difference(one: Image.Image, other: Image.Image) -> float:
     assert one.size == other.size
     return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
+
+
+def swapped(picture: Image.Image) -> Image.Image:
+    """What is red is blue, and what is blue red."""
+    red, green, blue = picture.split()
+    return Image.merge("RGB", (blue, green, red))
+
+
+def greys(*values: float, mode: str = "I;16") -> Image.Image:
+    picture = Image.new(mode, (len(values), 1))
+    picture.putdata(values)
+    return picture
+
+
+def shown(file: Path) -> list[int]:
+    """The greys of a picture of one row."""
+    image = read_picture(file).image
+    channels = [list(channel.tobytes()) for channel in image.split()]
+    assert channels == [channels[0]] * 3
+    return channels[0]
 
 
 def saved(picture: Image.Image, path: Path, kind: str) -> None:
@@ -77,15 +110,33 @@ def test_a_photo_is_upright_however_the_camera_was_held(tmp_path: Path, orientat
     assert difference(read_picture(tmp_path / "it.png").image, photo(2)) == 0
 
 
-def test_what_can_be_seen_through_is_white(tmp_path: Path) -> None:
-    see_through(photo(3)).save(tmp_path / "it.png")
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_can_be_seen_through_is_white(tmp_path: Path, mode: str) -> None:
+    picture = see_through(photo(3))
+    # Pillow's way to a palette with transparency.
+    picture = picture.quantize(64) if mode == "PA" else picture.convert(mode)
+    picture.save(tmp_path / "it.png")
     image = read_picture(tmp_path / "it.png").image
     width, height = image.size
-    assert image.crop((0, 0, width // 2, height)).getextrema() == ((255, 255),) * 3
-    assert (
-        difference(image.crop((width // 2, 0, width, height)), photo(3).crop((width // 2, 0, width, height)))
-        == 0
-    )
+    left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
+    assert image.crop(left).getextrema() == ((255, 255),) * 3
+    assert difference(image.crop(right), picture.convert("RGB").crop(right)) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "through", "seen"),
+    [
+        ((0, 0x8080, 0xC0C0), 0x8080, [0, 255, 192]),
+        ((0, 0x8080, 0xC0C0), 0, [255, 128, 192]),
+        ((0, 0x80, 0xFF), 0x80, [0, 255, 255]),
+        ((0, 0x80, 0xFE), 0x8000, [0, 0x80, 0xFE]),
+    ],
+)
+def test_of_grey_of_sixteen_bits_only_what_can_be_seen_through_is_white(
+    tmp_path: Path, values: tuple[int, ...], through: int, seen: list[int]
+) -> None:
+    greys(*values).save(tmp_path / "it.png", transparency=through)
+    assert shown(tmp_path / "it.png") == seen
 
 
 def test_a_colour_profile_is_applied_and_not_thrown_away(tmp_path: Path) -> None:
@@ -95,25 +146,65 @@ def test_a_colour_profile_is_applied_and_not_thrown_away(tmp_path: Path) -> None
     assert difference(read_picture(tmp_path / "lab.tif").image, photo(4)) <= 3
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_colours_are_those_that_the_profile_means(tmp_path: Path, mode: str) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+    picture = photo(4).quantize(64) if mode == "P" else photo(4).convert(mode)
+    picture.save(tmp_path / "it.png", icc_profile=profile)
+    assert difference(read_picture(tmp_path / "it.png").image, swapped(picture.convert("RGB"))) <= 1
+
+
+def test_grey_is_as_light_as_its_profile_means(tmp_path: Path) -> None:
+    # Of one tag, a curve without a point: the values are amounts of light.
+    head = struct.pack(">I4xI4s4s4s12x4s88x", 156, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    profile = head + struct.pack(">I4sII4s8x", 1, b"kTRC", 144, 12, b"curv")
+    greys(0, 55, 255, mode="L").save(tmp_path / "it.png", icc_profile=profile)
+    assert shown(tmp_path / "it.png") == [0, 128, 255]
+
+
 def test_a_broken_profile_does_not_lose_the_photo(tmp_path: Path) -> None:
     photo(5).save(tmp_path / "it.png", icc_profile=b"no profile at all")
     assert difference(read_picture(tmp_path / "it.png").image, photo(5)) == 0
 
 
-def test_grey_of_sixteen_bits_is_scaled_and_not_cut(tmp_path: Path) -> None:
-    wide = Image.new("I;16", (2, 1))
-    wide.putdata([0x8000, 0xFFFF])
-    wide.save(tmp_path / "it.png")
-    image = read_picture(tmp_path / "it.png").image
-    assert [image.getpixel((x, 0)) for x in (0, 1)] == [(127, 127, 127), (255, 255, 255)]
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ((0x8000, 0xFFFF), [127, 255]),
+        ((0x4000, 0x8000), [63, 127]),
+        ((0x80, 0xFF), [0x80, 0xFF]),
+        ((0x80, 0x100), [0, 0]),
+    ],
+)
+def test_grey_of_sixteen_bits_is_scaled_and_not_cut(
+    tmp_path: Path, mode: str, values: tuple[int, ...], seen: list[int]
+) -> None:
+    greys(*values, mode=mode).save(tmp_path / "it.tif")
+    assert shown(tmp_path / "it.tif") == seen
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
-def test_of_a_moving_picture_the_first_frame_is_taken_and_said_so(tmp_path: Path, kind: str) -> None:
-    moving([photo(6), photo(7), photo(8)], tmp_path / "it", kind)
+def test_grey_of_more_than_sixteen_bits_is_white_where_it_is_lightest(tmp_path: Path) -> None:
+    greys(0x10000, 0x20000, mode="I").save(tmp_path / "it.tif")
+    assert shown(tmp_path / "it.tif") == [127, 255]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("GIF", 2), ("WEBP", 3), ("PNG", 3), ("TIFF", 3), ("AVIF", 3)])
+def test_of_a_moving_picture_the_first_frame_is_taken_and_said_so(
+    tmp_path: Path, kind: str, count: int
+) -> None:
+    moving([photo(6), photo(7), photo(8)][:count], tmp_path / "it", kind)
     picture = read_picture(tmp_path / "it")
     assert difference(picture.image, photo(6)) <= 12
-    assert picture.notes == ("it: of its 3 pictures only the first is taken",)
+    assert picture.notes == (f"it: of its {count} pictures only the first is taken",)
+
+
+def test_the_map_that_a_phone_puts_behind_a_photo_is_no_second_picture(tmp_path: Path) -> None:
+    photo(6).save(tmp_path / "it.jpg", "MPO", save_all=True, append_images=[photo(6).convert("L")])
+    with Image.open(tmp_path / "it.jpg") as raw:
+        assert getattr(raw, "n_frames", 1) == 2
+    assert read_picture(tmp_path / "it.jpg").notes == ()
 
 
 def test_nothing_of_the_camera_is_in_what_is_trained_on(tmp_path: Path) -> None:
@@ -149,6 +240,18 @@ def test_a_file_that_was_cut_short_is_broken_and_never_half_taken(tmp_path: Path
         read_picture(tmp_path / "it.jpg")
 
 
+def test_a_picture_of_more_pixels_than_are_ever_decoded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    photo(1).save(tmp_path / "it.png")
+    with pytest.raises(BadInput) as caught:
+        read_picture(tmp_path / "it.png")
+    (said,) = caught.value.findings
+    assert said.startswith("it.png: too large (Image size (38400 pixels) exceeds limit of 200 pixels")
+    assert said.endswith("); make it smaller first")
+
+
 def again(picture: Image.Image, quality: int, scale: float) -> Image.Image:
     out = io.BytesIO()
     picture.resize((int(picture.width * scale), int(picture.height * scale))).save(
@@ -180,10 +283,64 @@ def test_things_on_a_white_ground_are_told_apart() -> None:
     assert [(a, b) for a in range(8) for b in range(a) if is_same(looks[a], looks[b])] == []
 
 
-def test_reducing_never_enlarges() -> None:
-    assert reduce(photo(1), 100).size == (100, 67)
-    assert reduce(photo(1), 1000).size == photo(1).size
-    assert reduce(photo(1), 0).size == photo(1).size
+@pytest.mark.parametrize(
+    ("bits", "brighter", "same"), [(0, 0, 1), (NEAR, 12, 1), (NEAR + 1, 0, 0), (0, 13, 0)]
+)
+def test_what_differs_a_little_is_the_same_and_no_more(bits: int, brighter: int, same: bool) -> None:
+    assert NEAR_DIFFERENCE == 12
+    side = (THUMB_SIDE, THUMB_SIDE)
+    one = Look((1 << bits) - 1, Image.new("RGB", side), 1)
+    assert is_same(one, Look(0, Image.new("RGB", side, (0, 0, brighter)), 2)) == same
+
+
+def test_a_look_holds_the_mean_of_each_eighth() -> None:
+    blocks = photo(1, (THUMB_SIDE, THUMB_SIDE))
+    look = look_of(blocks.resize((240, 160), Image.Resampling.NEAREST))
+    assert difference(look.thumb, blocks) == 0
+    assert look.pixels == 240 * 160
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "reduced"),
+    [
+        ((240, 160), 100, (100, 67)),
+        ((160, 240), 100, (67, 100)),
+        ((240, 160), 240, (240, 160)),
+        ((240, 160), 1000, (240, 160)),
+        ((240, 160), 0, (240, 160)),
+        ((240, 160), 1, (1, 1)),
+        # No format holds a picture without pixels.
+        ((3000, 1), 300, (300, 1)),
+        ((1, 3000), 300, (1, 300)),
+    ],
+)
+def test_reducing_never_enlarges_and_loses_no_side(
+    size: tuple[int, int], max_side: int, reduced: tuple[int, int]
+) -> None:
+    assert fitted(*size, max_side) == reduced
+    assert reduce(Image.new("RGB", size), max_side).size == reduced
+
+
+def test_fine_stripes_are_still_there_in_a_reduced_photo() -> None:
+    stripes = Image.new("L", (600, 8))
+    stripes.putdata([(0, 0, 255, 255, 255)[x % 5] for _ in range(8) for x in range(600)])
+    seen = set(reduce(stripes, 300).crop((20, 0, 280, 4)).tobytes())
+    assert max(seen) - min(seen) > 230
+
+
+def test_a_jpeg_shows_what_it_was_made_of() -> None:
+    # Red and blue by turns: half the colour resolution would make violet of them.
+    stripes = Image.new("RGB", (64, 64))
+    stripes.putdata([((200, 30, 30), (30, 30, 200))[x % 2] for _ in range(64) for x in range(64)])
+    assert difference(Image.open(io.BytesIO(jpeg(stripes))), stripes) <= 3
+
+
+def test_a_jpeg_takes_no_more_bytes_than_its_quality_needs() -> None:
+    sizes = [len(jpeg(photo(1), quality)) for quality in (30, 80, 95)]
+    assert sizes == sorted(set(sizes))
+    plain = io.BytesIO()
+    photo(1).save(plain, "JPEG", quality=95, subsampling=0)
+    assert sizes[-1] < len(plain.getvalue())
 
 
 def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
@@ -191,6 +348,13 @@ def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
     (tmp_path / "head").write_bytes((tmp_path / "it.png").read_bytes()[:60])
     (tmp_path / "text").write_text("hello")
     assert (size_of(tmp_path / "head"), size_of(tmp_path / "text")) == (photo(1).size, None)
+
+
+def test_a_format_that_is_not_taken_in_has_no_size(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "it.jpg", "PPM")
+    assert size_of(tmp_path / "it.jpg") is None
+    with pytest.raises(BadInput, match="or no jpg at all"):
+        read_picture(tmp_path / "it.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
