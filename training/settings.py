@@ -368,13 +368,13 @@ def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettin
     try:
         return StackSettings.model_validate(values)
     except ValidationError as error:
-        findings = [_finding(project, details) for details in error.errors(include_url=False)]
+        findings = [_finding(project, details) for details in error.errors()]
         raise BadInput(findings) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean `x`?)`, or nothing when no known word is near."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, list(known), cutoff=0.5)
     return f" (did you mean `{matches[0]}`?)" if matches else ""
 
 

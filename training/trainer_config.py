@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -124,7 +124,6 @@ class TrainerFile:
 
 class _Fault(Exception):  # noqa: N818 - it never leaves this module
     def __init__(self, code: str, message: str, line: int | None = None) -> None:
-        super().__init__(code, message, line)
         self.code, self.message, self.line = code, message, line
 
 
@@ -228,14 +227,18 @@ def _as_json(document: Any) -> dict[str, Any]:
         raise _Fault("config-keys", "ai-toolkit wants the keys `job` and `config` at the top")
     name = document["config"].get("name")
     try:
-        text = json.dumps(document, default=str)
-        if isinstance(name, str) and name:
+        text = json.dumps(document, default=_no_json)
+        if isinstance(name, str):
             text = text.replace("[name]", json.dumps(name)[1:-1])
         found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise _Fault("config-value", f"ai-toolkit cannot take it as JSON ({error})") from error
     assert isinstance(found, dict)  # noqa: S101 - it was one before
     return found
+
+
+def _no_json(value: object) -> NoReturn:
+    raise TypeError(f"{value} is a {type(value).__name__}, in quotes it would be a text")
 
 
 def _unfolded(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:

@@ -23,6 +23,8 @@ def set_value(text: str, path: Path, literal: str) -> str:
     node = node_at(text, path)
     if node is None:
         raise KeyError(".".join(map(str, path)))
+    if _is_nothing(node):
+        raise ValueError("nothing stands there; write a value first")
     if not _stands_on_its_own(node):
         raise ValueError("it is a block of several lines")
     changed = text[: node.start_mark.index] + literal + text[node.end_mark.index :]
@@ -41,22 +43,23 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
     """
     node = node_at(text, path)
     entry = f"{quote(key)}: {flow(value)}"
-    if node is None:
-        parent = node_at(text, path[:-1])
-        if not isinstance(parent, yaml.MappingNode) or parent.flow_style or not parent.value:
-            raise ValueError(f"it has no `{path[-1]}`")
-        indent = parent.value[0][0].start_mark.column
-        made = [f"{' ' * indent}{quote(str(path[-1]))}:", f"{' ' * (indent + 2)}{entry}"]
-        changed = _insert_lines(text, _content_end(parent), made)
-    elif isinstance(node, yaml.MappingNode) and node.flow_style:
-        closing = node.end_mark.index - 1
-        changed = f"{text[:closing].rstrip()}{', ' if node.value else ''}{entry}{text[closing:]}"
+    if isinstance(node, yaml.MappingNode) and node.flow_style:
+        head = text[: node.end_mark.index - 1].rstrip()
+        changed = f"{head}{', ' if node.value else ''}{entry}{text[len(head) :]}"
     elif isinstance(node, yaml.MappingNode):
         indent = node.value[0][0].start_mark.column
         changed = _insert_lines(text, _content_end(node), [f"{' ' * indent}{entry}"])
-    elif _is_nothing(node):
-        indent = _column_of(text, path) + 2
-        changed = _insert_lines(text, node.start_mark.index, [f"{' ' * indent}{entry}"])
+    elif node is None or _is_nothing(node):
+        parent = node_at(text, path[:-1])
+        if not isinstance(parent, yaml.MappingNode) or parent.flow_style:
+            raise ValueError(f"it has no `{path[-1]}`")
+        indent = parent.value[0][0].start_mark.column
+        below = f"{' ' * (indent + 2)}{entry}"
+        if node is None:
+            made = [f"{' ' * indent}{quote(str(path[-1]))}:", below]
+            changed = _insert_lines(text, _content_end(parent), made)
+        else:
+            changed = _insert_lines(text, node.start_mark.index, [below])
     else:
         raise ValueError(f"its `{path[-1]}` is no mapping")
     before = _plain(text)
@@ -70,7 +73,8 @@ def node_at(text: str, path: Path) -> yaml.Node | None:
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     for step in path:
         if isinstance(node, yaml.MappingNode):
-            node = next((value for key, value in node.value if key.value == str(step)), None)
+            # Of a key that stands twice the last is read.
+            node = next((value for key, value in reversed(node.value) if key.value == str(step)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node = node.value[step]
         else:
@@ -111,8 +115,8 @@ def _is_number(text: str) -> bool:
 
 def _stands_on_its_own(node: yaml.Node) -> bool:
     if isinstance(node, yaml.ScalarNode):
-        return node.style not in ("|", ">") and not _is_nothing(node)
-    return bool(getattr(node, "flow_style", False))
+        return node.style not in ("|", ">")
+    return isinstance(node, yaml.CollectionNode) and bool(node.flow_style)
 
 
 def _is_nothing(node: yaml.Node) -> bool:
@@ -124,7 +128,8 @@ def _content_end(node: yaml.Node) -> int:
     """Where the last character of a value stands; a block's own end mark lies behind the comments after it."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         key, value = node.value[-1]
-        return int(key.end_mark.index) if _is_nothing(value) else _content_end(value)
+        # An alias has the marks of what it stands for.
+        return max(int(key.end_mark.index), _content_end(value))
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
         return _content_end(node.value[-1])
     return int(node.end_mark.index)
@@ -137,15 +142,6 @@ def _insert_lines(text: str, after: int, lines: list[str]) -> str:
     if end == 0:
         return text + "".join(newline + line for line in lines) + newline
     return text[:end] + "".join(line + newline for line in lines) + text[end:]
-
-
-def _column_of(text: str, path: Path) -> int:
-    parent = node_at(text, path[:-1])
-    if isinstance(parent, yaml.MappingNode):
-        for key, _ in parent.value:
-            if key.value == str(path[-1]):
-                return int(key.start_mark.column)
-    return 0
 
 
 def _plain(text: str) -> Any:

@@ -6,11 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from training.errors import BadInput
 from training.settings import StackSettings, parse_stack_settings
 
 DIGEST = "a" * 64
+SECTIONS = [
+    name
+    for name, field in StackSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+]
 BUILD = {"build": True, "repository": "docker.io/me/x", "kelpieSha256": DIGEST}
 
 
@@ -43,11 +49,9 @@ def findings(**settings: Any) -> list[str]:
         ({"image": {**BUILD, "repository": "me/x:latest"}}, "repository"),
         ({"image": {**BUILD, "kelpieSha256": "abc"}}, "(it is 'abc')"),
         ({"image": BUILD, "cluster": {"image": "a/b"}}, "exclude each other"),
-        ({"dev": {"enabled": True}}, "dev.enabled needs dev.image"),
         ({"dev": {"enabled": True}, "image": BUILD}, "needs image.vscodeSha256"),
         ({"dev": {"enabled": True, "image": "x", "tunnel": "A"}}, "(it is 'A')"),
         ({"dev": {"enabled": True, "image": "x"}, "cluster": {"name": "n" * 62}}, "too long; shorten it"),
-        ({"keep": {"checkpointDays": 3}}, "did you mean `checkpointsDays`?"),
         ({"keep": {"datasetsDays": 0}}, "(it is 0)"),
         ({"cloud": "local", "storage": {"bucket": "b-1", "kind": "aws"}}, "has no AWS; use s3 or r2"),
     ],
@@ -81,3 +85,34 @@ def test_the_defaults_are_as_they_were() -> None:
     settings = parse()
     assert (settings.storage.kind, settings.image.build, settings.dev.enabled) == ("s3", False, False)
     assert (settings.keep.checkpoints_days, settings.keep.datasets_days) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"keep": {"checkpointDays": 3}},
+            "p:keep.checkpointDays: unknown key (did you mean `checkpointsDays`?); known here: checkpointsDays, datasetsDays",
+        ),
+        (
+            {"jobs": {"cat": {"stall": 5}}},
+            "p:jobs.cat.stall: unknown key (did you mean `stallMinutes`?); "
+            "known here: attempt, dataset, lint, maxHours, resume, skip, stallMinutes, webhook",
+        ),
+        ({"storage": {}}, "p:storage.bucket: is missing; set it in the stack's configuration"),
+        ({"webhook": {"url": "x"}}, "p:webhook: Input should be a valid string"),
+        (
+            {"dev": {"enabled": True}},
+            "p: dev.enabled needs dev.image, or image.build: true to build it",
+        ),
+    ],
+)
+def test_a_finding_says_where_what_and_the_next_step(settings: dict[str, Any], told: str) -> None:
+    assert findings(**settings) == [told]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_unknown_key_is_named_in_every_section(section: str) -> None:
+    base = {"bucket": "weights"} if section == "storage" else {}
+    (finding,) = findings(**{section: base | {"xyzzy": 1}})
+    assert finding.startswith(f"p:{section}.xyzzy: unknown key; known here: ")

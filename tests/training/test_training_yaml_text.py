@@ -47,19 +47,28 @@ def test_what_stands_behind_a_value_stays_and_so_do_carriage_returns() -> None:
 @pytest.mark.parametrize(
     ("text", "path", "literal", "error"),
     [
-        ("a: 1", ("b",), "2", KeyError),
-        ("a:\n  b: 1", ("a",), "2", ValueError),
-        ("a: |\n  b", ("a",), "2", ValueError),
-        ("a: &x 1\nb: *x", ("a",), "2", ValueError),
-        ("a: 1", ("a",), "2\nb: 3", ValueError),
-        ("a: 1", ("a",), "{", ValueError),
+        ("a: {c: 1}", ("a", "b"), "2", KeyError("a.b")),
+        ("a:\n  b: 1", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a: |\n  b", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a: >\n  b", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a:\nb: 1", ("a",), "2", ValueError("nothing stands there; write a value first")),
+        ("a: &x 1\nb: *x", ("a",), "2", ValueError("the change would change something else as well")),
+        ("a: 1", ("a",), "2\nb: 3", ValueError("it is no YAML")),
+        ("a: [1]", ("a", 0), "2, 3", ValueError("the change would change something else as well")),
+        ("a: {0: {b: 1}}", ("a", 0, "b"), "2", ValueError("the change would change something else as well")),
+        ("a: 1", ("a",), "{", ValueError("it is no YAML")),
     ],
 )
 def test_what_cannot_be_set_alone_is_refused(
-    text: str, path: tuple[str, ...], literal: str, error: type[Exception]
+    text: str, path: tuple[str | int, ...], literal: str, error: Exception
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(type(error)) as caught:
         set_value(text, path, literal)
+    assert str(caught.value) == str(error)
+
+
+def test_of_a_key_that_stands_twice_the_one_that_is_read_is_set() -> None:
+    assert set_value("a: 1\na: 2\n", ("a",), "3") == "a: 1\na: 3\n"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +86,22 @@ def test_what_cannot_be_set_alone_is_refused(
         ("config:\n  p:jobs: {}\n  b: 1\n", "config:\n  p:jobs: {n: {}}\n  b: 1\n"),
         ("config:\n  p:jobs: {a: {}} # x\n", "config:\n  p:jobs: {a: {}, n: {}} # x\n"),
         ("config:\n  p:jobs:\n  b: 1\n", "config:\n  p:jobs:\n    n: {}\n  b: 1\n"),
+        ("config:\n  p:jobs: { a: {} } # x\n", "config:\n  p:jobs: { a: {}, n: {} } # x\n"),
         ("config:\n  b: 1", "config:\n  b: 1\n  p:jobs:\n    n: {}\n"),
+        ("config:\n  b: 1\n", "config:\n  b: 1\n  p:jobs:\n    n: {}\n"),
+        ("config:\n  p:jobs: {a: {}}\n  p:jobs:\n", "config:\n  p:jobs: {a: {}}\n  p:jobs:\n    n: {}\n"),
+        (
+            "config:\n  p:jobs:\n    a:\n      - 1\n      - 2\n      - 3\n  # of b\n  b: 1\n",
+            "config:\n  p:jobs:\n    a:\n      - 1\n      - 2\n      - 3\n    n: {}\n  # of b\n  b: 1\n",
+        ),
+        (
+            "config:\n  p:jobs:\n    a: |\n      x\n  b: 1\n",
+            "config:\n  p:jobs:\n    a: |\n      x\n    n: {}\n  b: 1\n",
+        ),
+        (
+            "d: &d {}\nconfig:\n  p:jobs:\n    a: *d\n  b: 1\n",
+            "d: &d {}\nconfig:\n  p:jobs:\n    a: *d\n    n: {}\n  b: 1\n",
+        ),
         ("config:\r\n  p:jobs:\r\n    a: {}\r\n", "config:\r\n  p:jobs:\r\n    a: {}\r\n    n: {}\r\n"),
     ],
 )
@@ -86,11 +110,56 @@ def test_an_entry_is_added_behind_the_last_one_and_before_the_next_comment(befor
 
 
 @pytest.mark.parametrize(
-    "text", ["config: {b: 1}", "a: 1", "config:\n  p:jobs: [a]\n", "config:\n  p:jobs: x\n"]
+    ("path", "before", "after"),
+    [
+        (("a",), "b: 1\n", "b: 1\na:\n  n: {}\n"),
+        (("a", "b", "c"), "a:\n  b:\n    x: 1\n", "a:\n  b:\n    x: 1\n    c:\n      n: {}\n"),
+        (("a", "b", "c"), "a:\n  b:\n    c:\nd: 1\n", "a:\n  b:\n    c:\n      n: {}\nd: 1\n"),
+    ],
 )
-def test_a_text_that_has_no_place_for_the_entry_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"\b(its?|the)\b"):
-        add_entry(text, JOBS, "n", {})
+def test_an_entry_is_added_at_any_depth(path: tuple[str, ...], before: str, after: str) -> None:
+    assert add_entry(before, path, "n", {}) == after
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        (JOBS, "config: {b: 1}", "it has no `p:jobs`"),
+        (JOBS, "config: {b: 1, p:jobs: }", "it has no `p:jobs`"),
+        (JOBS, "config: {}", "it has no `p:jobs`"),
+        (JOBS, "a: 1", "it has no `p:jobs`"),
+        (("jobs",), "[a]", "it has no `jobs`"),
+        (("jobs",), "jobs: 1", "its `jobs` is no mapping"),
+        (JOBS, "config:\n  p:jobs: [a]\n", "its `p:jobs` is no mapping"),
+        (("a", *JOBS), "a:\n  config:\n    p:jobs: x\n", "its `p:jobs` is no mapping"),
+        (JOBS, "config:\n  p:jobs: {a: {},}", "the change would change something else as well"),
+    ],
+)
+def test_a_text_that_has_no_place_for_the_entry_is_refused(
+    path: tuple[str, ...], text: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=r"\b(its?|the)\b") as caught:
+        add_entry(text, path, "n", {})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("a b", "a b"),
+        ("é", "é"),
+        ("", '""'),
+        ("true", '"true"'),
+        ("12", '"12"'),
+        ("1e-4", '"1e-4"'),
+        ("{", '"{"'),
+        ("a: b", '"a: b"'),
+        ("a #b", '"a #b"'),
+        ("é: 🐈", '"é: 🐈"'),
+    ],
+)
+def test_a_text_is_quoted_where_yaml_would_read_something_else(text: str, quoted: str) -> None:
+    assert quote(text) == quoted
 
 
 @given(st.text(max_size=30))
@@ -129,5 +198,5 @@ def test_flow_writes_what_is_read_again() -> None:
 
 
 def test_a_place_that_is_not_there_has_no_node() -> None:
-    assert node_at("a: [1]", ("a", 3)) is None
+    assert node_at("a: [1]", ("a", 1)) is None
     assert node_at("a: 1", ("a", "b")) is None
