@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
 )
 MOVING = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 JPEG_QUALITY = 95
+# JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h.
+JPEG_LONGEST_SIDE = 65_500
 THUMB_SIDE = 8
 # Of 255, in the eighth (of each side) that differs most. Seen on the 20 pictures below jobs/: at most 5 when saved again at quality 30 and
 # at a quarter of their size, at least 10 when moved by 2 % of the width, as in a burst. The hash alone would take different things on
@@ -94,8 +96,9 @@ def size_of(file: Path) -> tuple[int, int] | None:
 
 
 def reduce(image: Pillow.Image, max_side: int) -> Pillow.Image:
-    """The image with its longer side at most `max_side` pixels (0: as it is); never enlarged."""
-    size = fitted(*image.size, max_side)
+    """The image with its longer side at most `max_side` pixels (0: as it is, as far as a JPEG can have it); never enlarged."""
+    longest = min(max_side, JPEG_LONGEST_SIDE) if max_side > 0 else JPEG_LONGEST_SIDE
+    size = fitted(*image.size, longest)
     return image if size == image.size else image.resize(size, Pillow.Resampling.LANCZOS)
 
 

@@ -321,6 +321,12 @@ def test_reducing_never_enlarges_and_loses_no_side(
     assert reduce(Image.new("RGB", size), max_side).size == reduced
 
 
+def test_what_no_jpeg_can_hold_is_reduced_to_the_longest_that_can() -> None:
+    image = reduce(Image.new("RGB", (70_000, 7)), 0)
+    assert image.size == (65_500, 7)
+    assert jpeg(image)
+
+
 def test_fine_stripes_are_still_there_in_a_reduced_photo() -> None:
     stripes = Image.new("L", (600, 8))
     stripes.putdata([(0, 0, 255, 255, 255)[x % 5] for _ in range(8) for x in range(600)])
