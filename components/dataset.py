@@ -33,7 +33,8 @@ class DatasetProvider(FluxProvider):
     def diff(self, id_: str, olds: Props, news: Props) -> DiffResult:
         self.check_home(olds)
         # The old one last: its images are copied from, and its jobs have to go before it does.
-        return replace_on(("bucket", "prefix", "digest"), {**olds, "digest": id_}, news, old_first=False)
+        seen = {**olds, "digest": id_} if "digest" in news else olds
+        return replace_on(("bucket", "prefix", "digest"), seen, news, old_first=False)
 
     def create(self, props: Props) -> CreateResult:
         storage = self.connection.storage(props["bucket"])

@@ -81,11 +81,12 @@ class TrainingPipeline(pulumi.ComponentResource):
         self._home = {"home": surroundings.home}
         self.place = {**self._home, "bucket": storage.bucket, "prefix": storage.key_prefix}
         self.bucket = self._bucket()
+        datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.images = self._images()
         self.group = self._group(len(jobs), self._node_keys())
         self.dev = self._dev()
-        self._runs = self._declared_runs(jobs)
-        self.jobs = self._datasets_and_jobs(jobs)
+        declared = self._declared_runs(jobs)
+        self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
         if settings.cluster.autoscale:
             self._rule(len(jobs))
         self.register_outputs({})
@@ -138,17 +139,6 @@ class TrainingPipeline(pulumi.ComponentResource):
             "owner": self._surroundings.owner,
         }
         return Dataset(job.name, props, pulumi.ResourceOptions(parent=self, depends_on=[self.bucket]))
-
-    def _datasets_and_jobs(self, jobs: Sequence[DeclaredJob]) -> dict[str, TrainingJob]:
-        """Each dataset just before the first job that trains on it: resources are registered a few at a time, in this order, and a job
-        must not wait for the uploads of all the others."""
-        datasets: dict[str, Dataset] = {}
-        made: dict[str, TrainingJob] = {}
-        for job in jobs:
-            if job.dataset_of == job.name:
-                datasets[job.name] = self._dataset(job)
-            made[job.name] = self._job(job, [datasets[job.dataset_of], self._runs])
-        return made
 
     def _images(self) -> TrainerImages | None:
         image = self._settings.image

@@ -19,7 +19,6 @@ import runpy
 import sys
 import threading
 import traceback
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +45,6 @@ def main() -> int:
     _look_at_one_frame(pulumi)
     _wait_for_all_outputs_at_once(pulumi)
     _keep_a_property_in_one_future(pulumi)
-    _register_few_at_a_time(pulumi, _threads(settings))
     gc.freeze()
     _configure(pulumi, settings)
     return _run(pulumi, settings)
@@ -117,87 +115,29 @@ def _keep_a_property_in_one_future(pulumi: Any) -> None:
         return
 
     def resolve(
-        data: Any, itself: Any, value: Any, known: bool, secret: bool, deps: Any, failed: Exception | None
+        data: Any, resource: Any, value: Any, known: bool, secret: bool, deps: Any, failed: Exception | None
     ) -> None:
         if failed is not None:
             data.set_exception(failed)
         else:
-            resources = itself | deps if deps else itself
+            # A set of its own: the SDK adds to it what it finds in the value.
+            resources = {resource, *(deps or ())}
             data.set_result(
                 output._OutputData(resources=resources, value=value, is_known=known, is_secret=secret)
             )
 
     def transfer_properties(resource: Any, props: Any, custom: bool) -> dict[str, Any]:
-        resolvers, itself = {}, {resource}
+        resolvers = {}
         for name in props:
             if name == "urn" or (name == "id" and custom):  # these two the SDK makes itself
                 continue
             data: asyncio.Future[Any] = asyncio.Future()
-            resolvers[name] = functools.partial(resolve, data, itself)
+            resolvers[name] = functools.partial(resolve, data, resource)
             found = resource.__dict__[name] = object.__new__(output.Output)
             found._data = data
         return resolvers
 
     rpc.transfer_properties = transfer_properties
-
-
-class _Gate:
-    """Lets `width` in at a time, in the order they came. Where for a while none has left, as many more: those inside may wait for one
-    that came later (a resource that an `apply` makes)."""
-
-    def __init__(self, width: int, patience: float = 0.5) -> None:
-        self._width, self._patience = width, patience
-        self._inside = self._left = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def enter(self) -> None:
-        if self._inside < self._width and not self._waiting:
-            self._inside += 1
-            return
-        if not self._waiting:
-            asyncio.get_running_loop().call_later(self._patience, self._look, self._left)
-        turn: asyncio.Future[None] = asyncio.Future()
-        self._waiting.append(turn)
-        await turn
-
-    def leave(self) -> None:
-        self._inside -= 1
-        self._left += 1
-        if self._inside < self._width:
-            self._admit(1)
-
-    def _admit(self, count: int) -> None:
-        for _ in range(min(count, len(self._waiting))):
-            self._inside += 1
-            self._waiting.popleft().set_result(None)
-
-    def _look(self, left: int) -> None:
-        if self._left == left:
-            self._admit(self._width)
-        if self._waiting:
-            asyncio.get_running_loop().call_later(self._patience, self._look, self._left)
-
-
-def _register_few_at_a_time(pulumi: Any, width: int) -> None:
-    """SDK 3.272 makes all requests at once and then sends as many at a time as it has threads: 35 KB for each that waits."""
-    manager = pulumi.runtime.rpc_manager.RPCManager
-    do_rpc, gate = manager.do_rpc, _Gate(width)
-
-    def gated(self: Any, name: str, function: Any) -> Any:
-        async def in_turn(*args: Any, **kwargs: Any) -> Any:
-            await gate.enter()
-            try:
-                return await function(*args, **kwargs)
-            finally:
-                gate.leave()
-
-        return do_rpc(self, name, in_turn if name == "register resource" else function)
-
-    manager.do_rpc = gated
-
-
-def _threads(settings: dict[str, Any]) -> int:
-    return 4 * max(int(settings["parallel"]), 1)
 
 
 def _configure(pulumi: Any, settings: dict[str, Any]) -> None:
@@ -225,7 +165,7 @@ def _run(pulumi: Any, settings: dict[str, Any]) -> int:
     sys.argv = [program]
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.set_default_executor(ThreadPoolExecutor(max_workers=_threads(settings)))
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=max(settings["parallel"], 1) * 4))
     # A program that fails leaves futures that nobody awaits; asyncio would complain about each.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
