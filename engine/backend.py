@@ -94,11 +94,12 @@ class Backend:
 
     def read(self, project: str, stack: str) -> bytes:
         """The checkpoint, unpacked.  Raises StackNotFoundError where there is no such stack."""
-        key = self.stack_key(project, stack)
-        checkpoint = self.store.read(key) if key else None
+        plain = f"stacks/{project}/{stack}.json"
+        # Also where none was listed: why a place cannot be read, only a read tells.
+        checkpoint = self.store.read(self.stack_key(project, stack) or plain)
         if checkpoint is not None:
             return _unpacked(checkpoint)
-        other = f"stacks/{project}/{stack}.json.zst"
+        other = f"{plain}.zst"
         if self.store.exists(other):
             raise NeedsCliError(f"the compressed state {other}")
         self.check_layout()
