@@ -48,11 +48,11 @@ def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> I
         partial.unlink(missing_ok=True)
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sorts `img2` before `img10`, and without regard to case; equal only for equal names."""
+    # Text and number by turns, so that only like is compared with like.
     parts = re.split(r"(\d+)", name.casefold())
-    key = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
-    return [*key, (2, 0, name)]
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 @contextlib.contextmanager

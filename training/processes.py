@@ -15,8 +15,8 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        # Linux: "pid (name) state …". The name may hold spaces and brackets; the state follows the last one.
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        # Linux: "pid (name) state …". The name may hold any bytes, spaces and brackets too; the state follows the last one.
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return True
-    return state != "Z"
+    return state != b"Z"

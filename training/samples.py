@@ -9,6 +9,8 @@ from typing import Any
 
 from training.gpu import first_process
 
+# Both stand for the trigger word: inject_trigger_into_prompt of ai-toolkit's toolkit/prompt_utils.py.
+PLACEHOLDERS = ("[trigger]", "[name]")
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
 
 
@@ -59,5 +61,8 @@ def prompts_of(document: Mapping[str, Any]) -> list[str]:
     found = []
     for entry in entries if isinstance(entries, list) else []:
         text = entry.get("prompt", "") if isinstance(entry, Mapping) else entry
-        found.append(str(text).replace("[trigger]", trigger) if trigger else str(text))
+        # Without a trigger word the trainer draws them as they stand.
+        for placeholder in PLACEHOLDERS if trigger else ():
+            text = str(text).replace(placeholder, trigger)
+        found.append(str(text))
     return found

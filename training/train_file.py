@@ -35,8 +35,7 @@ def _with_prompts(text: str, prompts: Sequence[str]) -> str:
     """The one prompt of the template becomes these, a line each."""
     path = (*PROCESS, "sample", "prompts", 0)
     node = node_at(text, path)
-    if node is None:
-        raise ValueError("the template has no prompt")
+    assert node is not None  # noqa: S101 - the template has one prompt
     item = " " * (node.start_mark.column - 2) + "- "
     lines = f"\n{item}".join(quoted(prompt) for prompt in prompts)
     return text[: node.start_mark.index] + lines + text[node.end_mark.index :]

@@ -18,10 +18,7 @@ def printable(text: str, limit: int = 4000) -> str:
 
 def with_escapes(text: str) -> str:
     """What is no UTF-8 or moves the cursor, written as an escape: where the very name or value has to be found again."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
-        for sign in text
-    )
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def counted(number: int, word: str) -> str:

@@ -125,6 +125,7 @@ def test_long_answers_are_cut() -> None:
 def test_text_is_what_value_rule_and_next_step() -> None:
     error = FluxError("the rank is odd", "it must be even", "set 16", value=7)
     assert str(error) == "the rank is odd (7); it must be even; set 16"
+    assert repr(error) == "FluxError('the rank is odd', 'it must be even', 'set 16', 7)"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301  (our own bytes)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from training.config_diff import ABSENT, Change, caption_changes, differing, setting_changes
 from training.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
 from training.progress import Progress, read_progress, read_time
-from training.samples import prompts_of, sample_grid, spread
-from training.words import one_line, printable
+from training.samples import Sample, prompts_of, sample_grid, spread
+from training.words import one_line, printable, with_escapes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -137,12 +137,38 @@ def test_no_text_makes_a_terminal_obey(text: str) -> None:
 
 def test_escape_sequences_and_turned_writing_are_shown_and_not_obeyed() -> None:
     assert printable("a\x1b[31mred\r\u202eb\nc") == "a?[31mred??b\nc"
-    assert printable("12345", 4) == "1234…"
+    assert (printable("1234", 4), printable("12345", 4)) == ("1234", "1234…")
+
+
+def test_four_thousand_characters_are_shown_unless_told_otherwise() -> None:
+    assert printable("a" * 4000) == "a" * 4000
+    assert printable("a" * 4001) == "a" * 4000 + "…"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("café \\n 猫", "café \\n 猫"),
+        ("a\x1b[31m\nb", r"a\x1b[31m\nb"),
+        ("\u202egpj", r"\u202egpj"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_a_name_is_shown_so_that_it_can_be_found_again(text: str, shown: str) -> None:
+    assert with_escapes(text) == shown
+
+
 
 
 def test_losses_are_read_line_by_line() -> None:
     text = "step,loss\n1,0.5\n3,nan\nrubbish\n2,0.4\n2,0.3\n-1,0.2\n4,1e999\n"
     assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]
+
+
+def test_steps_count_from_one_and_nothing_is_above_what_any_training_has() -> None:
+    most = 10**9
+    text = f"0,0.5\n1,{most}\n2,-{most}\n3,{most + 1}\n{most},0.5\n{most + 1},0.5\n"
+    assert parse_losses(text) == [Point(1, most), Point(2, -most), Point(most, 0.5)]
 
 
 @settings(deadline=None)
@@ -188,16 +214,21 @@ def test_ticks_are_few_round_and_cover_the_range(low: float, width: float, about
 
 def test_samples_by_prompt_and_step_the_newest_of_two() -> None:
     names = [
+        "notes.txt",
         "1795392457384__000000000_0.jpg",
         "1795392463128__000000100_0.jpg",
         "1795392463999__000000100_0.jpg",
         "1795392463232__000000100_1.png",
-        "notes.txt",
         "../1795392463232__000000100_1.png",
     ]
     grid = sample_grid(names)
-    assert {prompt: list(by_step) for prompt, by_step in grid.items()} == {0: [0, 100], 1: [100]}
-    assert grid[0][100].name == "1795392463999__000000100_0.jpg"
+    assert grid == {
+        0: {
+            0: Sample("1795392457384__000000000_0.jpg", 0, 0),
+            100: Sample("1795392463999__000000100_0.jpg", 100, 0),
+        },
+        1: {100: Sample("1795392463232__000000100_1.png", 100, 1)},
+    }
 
 
 @settings(deadline=None)
@@ -211,12 +242,14 @@ def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most
 
 
 def test_prompts_with_the_trigger_in_its_place() -> None:
-    sample = {"prompts": ["[trigger] at sea", 3]}
-    assert prompts_of({"config": {"process": [{"trigger_word": "c4t", "sample": sample}]}}) == [
-        "c4t at sea",
-        "3",
-    ]
+    sample = {"prompts": ["[trigger] at sea", "[name], [trigger]", 3, {"seed": 1}]}
+    process = {"trigger_word": "c4t", "sample": sample}
+    assert prompts_of({"config": {"process": [process]}}) == ["c4t at sea", "c4t, c4t", "3", ""]
+    # Without the word the trainer draws the prompt as it stands.
+    without = {"config": {"process": [{"sample": sample}]}}
+    assert prompts_of(without) == ["[trigger] at sea", "[name], [trigger]", "3", ""]
     assert prompts_of({"config": {"process": [{"sample": {"samples": [{"prompt": "a"}]}}]}}) == ["a"]
+    assert prompts_of({"config": {"process": [{"sample": {"prompts": "at sea"}}]}}) == []
     assert prompts_of({}) == []
 
 

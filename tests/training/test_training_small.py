@@ -21,6 +21,8 @@ from training.processes import is_alive
         ("RTX 3080 (10 GB)", 10),
         (">= 24 GB", 24),
         ("rtx 3090 ti laptop", None),
+        ("RTX 4090 Laptop GPU", None),
+        ("RTX 4090 Laptop (16 GB)", 16),
         ("0a1b-uuid", None),
         ("", None),
     ],
@@ -37,6 +39,20 @@ def test_a_file_is_written_whole_and_keeps_its_mode(tmp_path: Path) -> None:
     write_atomically(path, b"two")
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _file: waits.append(path.exists()))
+    for path, write in (
+        (tmp_path / "a", write_atomically),
+        (tmp_path / "b", write_new),
+        (tmp_path / "c", lambda path, text: write_atomically(path, text, lasting=False)),
+    ):
+        write(path, "one")
+    assert waits == [False, False]
 
 
 def test_a_new_file_takes_nobody_elses_place(tmp_path: Path) -> None:
@@ -60,8 +76,15 @@ def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_names_are_sorted_as_people_sort_them() -> None:
-    names = ["img10", "IMG2", "img2", "a", "2", "10"]
-    assert sorted(names, key=natural_key) == ["2", "10", "a", "IMG2", "img2", "img10"]
+    names = ["img10", "IMG2", "img2", "img2b", "img", "a", "2", "10"]
+    in_order = ["2", "10", "a", "img", "IMG2", "img2", "img2b", "img10"]
+    assert sorted(names, key=natural_key) == in_order
+    assert sorted(reversed(names), key=natural_key) == in_order
+
+
+def test_digits_that_are_no_number_are_signs_like_others() -> None:
+    names = ["①1.jpg", "5²3.jpg", "5²1.jpg", "5.jpg", "²1.jpg"]
+    assert sorted(names, key=natural_key) == ["5.jpg", "5²1.jpg", "5²3.jpg", "²1.jpg", "①1.jpg"]
 
 
 def test_which_processes_are_alive() -> None:
@@ -75,12 +98,28 @@ def test_which_processes_are_alive() -> None:
     assert not is_alive(pid)
 
 
+@pytest.mark.parametrize(
+    ("stat", "alive"),
+    [
+        (b"7 (a) Z (b) c) R 1 7", True),
+        (b"7 (a) R (b) c) Z 1 7", False),
+        (b"7 (gr\xc3) S 1 7", True),  # a name cut off within a letter
+        (b"", True),
+    ],
+)
+def test_whatever_a_process_calls_itself_its_state_is_read(
+    stat: bytes, alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda _path: stat)
+    assert is_alive(os.getpid()) == alive
+
+
 def test_somebody_elses_process_and_one_without_proc_count_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", refuse)
+        patch.setattr(Path, "read_bytes", refuse)
         assert is_alive(os.getpid())
     with monkeypatch.context() as patch:
         patch.setattr(os, "kill", refuse)

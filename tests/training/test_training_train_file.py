@@ -72,6 +72,12 @@ def test_the_recipes_five_changes_are_made() -> None:
     assert process["trigger_word"] == "word"
 
 
+def test_words_of_any_language_can_be_read_in_the_file() -> None:
+    text = new_train_yml("cat", "größe", ["[trigger] 🐈 \\"])
+    assert 'trigger_word: "größe"' in text
+    assert '- "[trigger] 🐈 \\\\"' in text
+
+
 def test_every_comment_of_the_template_is_kept() -> None:
     comments = [
         line for line in TEMPLATE.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("#")

@@ -33,6 +33,4 @@ def memory_gb(gpu: str) -> int | None:
     said = _SIZE.search(gpu)
     if said:
         return int(said[1])
-    if "laptop" in gpu.lower():
-        return None
     return MEMORY_GB.get(" ".join(gpu.lower().replace("nvidia", "").replace("geforce", "").split()))

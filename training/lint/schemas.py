@@ -110,7 +110,7 @@ def train_schema() -> Schema:
 
 def stack_schema() -> Schema:
     """For Pulumi.<stack>.yaml."""
-    found = StackSettings.model_json_schema(by_alias=True)
+    found = StackSettings.model_json_schema()
     definitions: dict[str, Schema] = found.pop("$defs")
     definitions["LintSettings"]["properties"]["silence"] = _silence()
     definitions["ClusterSettings"]["properties"]["environment"]["additionalProperties"] = {
@@ -142,7 +142,7 @@ def _section(name: str) -> Schema:
     """The schema of a section of train.yml, with the sections below it. An unknown key is one that ai-toolkit passes over."""
     properties: dict[str, Schema] = {}
     for key in sorted(KNOWN_KEYS[name]):
-        below = f"{name}.{key}".lstrip(".") if name != "config" else "?"
+        below = f"{name}.{key}".lstrip(".")
         if below in KNOWN_KEYS:
             properties[key] = _section(below)
         elif f"{below}[]" in KNOWN_KEYS:
@@ -170,8 +170,6 @@ def _silence() -> Schema:
 
 
 def _may_be_encrypted(value: Schema) -> Schema:
-    """Any text of the stack's own may be a secret, as `pulumi config set --secret` writes it."""
+    """What may be left out is text, and any may be a secret, as `pulumi config set --secret` writes it."""
     choices = value.get("anyOf", [])
-    if {"type": "null"} in choices and any(choice.get("type") == "string" for choice in choices):
-        return {**value, "anyOf": [*choices, ENCRYPTED]}
-    return value
+    return {**value, "anyOf": [*choices, ENCRYPTED]} if {"type": "null"} in choices else value
