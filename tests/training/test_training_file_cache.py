@@ -27,7 +27,7 @@ from training.file_cache import (
     scan,
     signature_of,
 )
-from training.folder import read_images
+from training.folder import known_images, read_images, remember_images
 from training.lint.gather import DatasetFacts, FileFacts
 
 
@@ -59,6 +59,17 @@ def test_an_unchanged_folder_is_not_read_again_and_gives_the_same(job: Path, rea
     second = read_images(job)
     assert read == ["cat"]
     assert (second, second.images, second.captions) == (first, first.images, first.captions)
+
+
+def test_images_are_remembered_in_the_checkout_that_is_named(job: Path) -> None:
+    images = read_images(job)
+    shutil.rmtree(CACHE_FOLDER)
+    checkout = Path("elsewhere")
+    remember_images(images, "signature", checkout)
+    assert known_images(images.folder, "signature", checkout) == images
+    assert known_images(images.folder, "another", checkout) is None
+    assert known_images(images.folder, "signature") is None
+    assert not Path(CACHE_FOLDER).exists()
 
 
 def test_each_entry_of_a_folder_is_in_its_signature_but_for_the_hidden_ones(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ def test_a_sound_folder_is_read_whole(tmp_path: Path) -> None:
     (job,) = declare_jobs(settings(cat=JobSettings()), tmp_path)
     assert sorted(job.image_set.captions) == ["00001.jpg", "00002.jpg", "00003.jpg"]
     assert job.image_set.captions["00002.jpg"] == "tr1gger, picture 2"
+    sizes = [path.stat().st_size for path in (tmp_path / "jobs/cat/dataset").glob("*.jpg")]
+    assert (job.image_set.count, job.image_set.size) == (3, sum(sizes))
     assert (job.folder.config.steps, job.folder.config.save_every) == (30, 15)
     assert job.folder.raw_config == (tmp_path / "jobs/cat/train.yml").read_bytes()
 

@@ -158,8 +158,6 @@ def test_a_name_is_shown_so_that_it_can_be_found_again(text: str, shown: str) ->
     assert with_escapes(text) == shown
 
 
-
-
 def test_losses_are_read_line_by_line() -> None:
     text = "step,loss\n1,0.5\n3,nan\nrubbish\n2,0.4\n2,0.3\n-1,0.2\n4,1e999\n"
     assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]

@@ -23,7 +23,7 @@ _ANY = re.compile("|".join(f"(?P<k{number}>{pattern})" for number, pattern in en
 _KINDS = list(SECRETS)
 # `hf_token: …`: a key of train.yml whose name says what stands behind it.
 _TELLING_KEY = re.compile(
-    r"""^[\s-]*["']?[\w.-]*(?:api_?key|token|passw(?:or)?d|secret(?:_?(?:access)?_?key)?)["']?\s*:\s*["']?(?P<value>[^\s"'#]{8,})""",
+    r"""^[\s-]*["']?[\w.-]*(?:api[_-]?key|token|passw(?:or)?d|secret(?:[_-]?(?:access)?[_-]?key)?)["']?\s*:\s*["']?(?P<value>[^\s"'#]{8,})""",
     re.IGNORECASE,
 )
 _HARMLESS = re.compile(r"\$\{|^(true|false|null|none)$|^[\d.]+$", re.IGNORECASE)
