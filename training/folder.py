@@ -74,7 +74,7 @@ def read_images(path: Path) -> ImageSet:
     folder = path / DATASET_FOLDER
     scanned = scan(folder)
     signature, settled = signature_of(scanned), all_settled(scanned)
-    known = known_images(folder, signature)
+    known = known_images(folder, signature) if scanned else None
     if known is not None:
         return known
     found = FileFacts().dataset(path)

@@ -72,6 +72,14 @@ def test_images_are_remembered_in_the_checkout_that_is_named(job: Path) -> None:
     assert not Path(CACHE_FOLDER).exists()
 
 
+def test_nothing_is_known_of_an_empty_folder(job: Path) -> None:
+    """Not even when it was filled between the look at its signature and the reading, and so remembered as empty."""
+    remember_images(read_images(job), signature_of([]))
+    shutil.rmtree(job / "dataset")
+    with pytest.raises(BadInput, match="no such folder"):
+        read_images(job)
+
+
 def test_each_entry_of_a_folder_is_in_its_signature_but_for_the_hidden_ones(tmp_path: Path) -> None:
     # By turns, so that whatever order the file system gives, some come after each kind.
     for number in range(6):
