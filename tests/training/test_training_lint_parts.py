@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.training.lint_folders import picture
 from training.file_cache import CACHE_FOLDER
+from training.lint import workers
 from training.lint.cache import CACHE_FILE, VERSION, FactsCache, Stamp, stamp_of
 from training.lint.facts import ImageFacts, look_at_image
 from training.lint.finding import Finding, in_short
@@ -103,11 +104,30 @@ def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
 
 
 def test_a_line_for_each_thousand_images() -> None:
-    said: list[str] = []
-    tell = each_thousand(said.append)
-    for done in range(0, 3001, 250):
-        tell(done, 3500)
-    assert said == [f"looked at {thousand}000 of 3500 images" for thousand in (1, 2, 3)]
+    said: list[tuple[int, str]] = []
+    done = 0
+    tell = each_thousand(lambda line: said.append((done, line)))
+    for done in (1, 999, 1000, 1001, 1999, 2000, 2500, 4100):
+        tell(done, 4500)
+    assert said == [
+        (1000, "looked at 1000 of 4500 images"),
+        (2000, "looked at 2000 of 4500 images"),
+        (4100, "looked at 4000 of 4500 images"),
+    ]
+
+
+def test_many_images_are_looked_at_by_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number:02}.png" for number in range(41)]
+    for number, path in enumerate(paths):
+        path.write_bytes(encoded(Image.new("L", (number + 1, 2)), "PNG"))
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(
+        workers, "look_at_image", lambda path: pytest.fail(f"{path} was left to this process")
+    )
+    told: list[int] = []
+    facts = workers.look_at_images(paths, told.append)
+    assert [(one.name, one.width) for one in facts] == [(path.name, n + 1) for n, path in enumerate(paths)]
+    assert sum(told) == len(paths)
 
 
 def remembered(root: Path) -> dict[str, Any]:
