@@ -244,7 +244,7 @@ def prompt_trigger(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "prompt-placeholder",
-    "without a trigger_word ai-toolkit replaces it by nothing",
+    "without a trigger_word FLUX is asked for the placeholder itself",
     "set trigger_word, or write the word itself",
 )
 def prompt_placeholder(job: Subject) -> Iterator[Problem]:
