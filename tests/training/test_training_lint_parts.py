@@ -66,6 +66,29 @@ def test_a_picture_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind:
     assert (facts.mode, facts.blank, facts.damage) == (flat.mode, True, "")
 
 
+def see_through(opacity: int) -> Image.Image:
+    image = picture(1).convert("RGBA")
+    image.putalpha(opacity)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "transparent"),
+    [
+        (picture(1), {}, False),
+        (see_through(255), {}, False),
+        (see_through(254), {}, True),
+        (picture(1).convert("P"), {}, False),
+        (picture(1).convert("P"), {"transparency": 3}, True),
+    ],
+)
+def test_transparent_is_what_can_be_seen_through(
+    image: Image.Image, options: dict[str, Any], transparent: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "it").write_bytes(encoded(image, "PNG", **options))
+    assert look_at_image(tmp_path / "it").transparent is transparent
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LAB", "I", "I;16", "F", "RGBA", "LA"])
 def test_a_picture_looks_the_same_in_every_mode(mode: str) -> None:
     rgb = picture(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,27 @@ def test_what_a_rule_says_stays_in_its_cell_of_the_document(monkeypatch: pytest.
 )
 def test_the_resolutions_of_all_datasets(datasets: Sequence[Mapping[str, Any]], sides: list[int]) -> None:
     assert resolutions(configured({"datasets": datasets})) == sides
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ({"linear": 16}, []),
+        ({"rank": 16}, []),
+        ({"linear": 512}, ["the rank is 512"]),
+        ({"rank": 512}, ["the rank is 512"]),
+        # As the trainer has it: `rank` goes before.
+        ({"rank": 512, "linear": 16}, ["the rank is 512"]),
+    ],
+)
+def test_the_rank_is_read_under_both_its_names(network: Mapping[str, int], said: list[str]) -> None:
+    assert messages("rank-unusual", configured({"network": network})) == said
+
+
+@pytest.mark.parametrize(("gpu", "small"), [("X (23 GB)", True), ("X (24 GB)", False), ("X (25 GB)", False)])
+def test_a_gpu_that_has_just_enough_is_not_small(gpu: str, small: bool) -> None:
+    job = replace(configured({"type": "sd_trainer"}), gpu=gpu)
+    assert bool(messages("gpu-small", job)) == small
 
 
 def test_prompts_are_read_from_both_keys_that_the_trainer_reads() -> None:
