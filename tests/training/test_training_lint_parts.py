@@ -14,9 +14,9 @@ from tests.training.lint_folders import picture
 from training.file_cache import CACHE_FOLDER
 from training.lint import workers
 from training.lint.cache import CACHE_FILE, VERSION, FactsCache, Stamp, stamp_of
-from training.lint.facts import ImageFacts, look_at_image
+from training.lint.facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
 from training.lint.finding import Finding, in_short
-from training.lint.gather import each_thousand
+from training.lint.gather import LARGEST_CAPTION, _list, each_thousand, read_caption
 from training.lint.perceptual_hash import distance, perceptual_hash
 
 
@@ -64,6 +64,41 @@ def test_a_picture_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind:
     (tmp_path / "flat").write_bytes(encoded(flat, kind))
     facts = look_at_image(tmp_path / "flat")
     assert (facts.mode, facts.blank, facts.damage) == (flat.mode, True, "")
+
+
+def test_what_darkens_all_the_way_has_no_bit_in_its_hash_and_is_not_blank(tmp_path: Path) -> None:
+    darkening = Image.new("L", (40, 40))
+    darkening.putdata([250 - 3 * (x + y) for y in range(40) for x in range(40)])
+    (tmp_path / "it").write_bytes(encoded(darkening, "PNG"))
+    facts = look_at_image(tmp_path / "it")
+    assert (facts.hash, facts.blank) == (0, False)
+
+
+def test_a_file_that_cannot_be_read_is_damaged_for_that_reason(tmp_path: Path) -> None:
+    facts = look_at_image(tmp_path / "gone.jpg")
+    assert facts == ImageFacts("gone.jpg", 0, "", damage="No such file or directory")
+    assert facts.unread
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_photograph_tells_how_it_was_held(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG", exif=exif))
+    assert look_at_image(tmp_path / "it").orientation == orientation
+
+
+def test_a_photograph_without_a_word_about_it_is_upright(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG"))
+    assert look_at_image(tmp_path / "it").orientation == UPRIGHT
+
+
+def test_a_phones_second_view_is_no_animation(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(encoded(picture(1), "MPO", save_all=True, append_images=[picture(2)]))
+    facts = look_at_image(tmp_path / "it")
+    assert (facts.format, facts.frames, facts.damage) == ("MPO", 1, "")
+    (tmp_path / "it").write_bytes(encoded(picture(1), "GIF", save_all=True, append_images=[picture(2)]))
+    assert look_at_image(tmp_path / "it").frames == 2
 
 
 def see_through(opacity: int) -> Image.Image:
@@ -151,6 +186,54 @@ def test_many_images_are_looked_at_by_workers_alone(tmp_path: Path, monkeypatch:
     facts = workers.look_at_images(paths, told.append)
     assert [(one.name, one.width) for one in facts] == [(path.name, n + 1) for n, path in enumerate(paths)]
     assert sum(told) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "fault"),
+    [
+        (b"a cat\n", "a cat", ""),
+        (b"\xef\xbb\xbfa cat", "a cat", ""),
+        (b" \r\n\t", "", "the caption is empty"),
+        (b"", "", "the caption is empty"),
+        (b"caf\xe9", "", "not UTF-8 (byte 3)"),
+        (b"a" * LARGEST_CAPTION, "a" * LARGEST_CAPTION, ""),
+        (b"a" * (LARGEST_CAPTION + 1), "", "1000001 bytes are no caption"),
+        (None, "", "cannot be read (No such file or directory)"),
+    ],
+    ids=["plain", "with a mark", "blank", "empty", "Latin-1", "as long as can be", "too long", "gone"],
+)
+def test_a_caption_as_the_trainer_reads_it(raw: bytes | None, text: str, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "1.txt"
+    if raw is not None:
+        path.write_bytes(raw)
+    caption = read_caption(path)
+    assert (caption.name, caption.text) == ("1.txt", text)
+    assert (caption.fault.message if caption.fault else "") == fault
+    assert caption.fault is None or caption.fault.path == str(path)
+
+
+def test_the_files_of_a_dataset_are_told_apart_and_in_order(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "b.jpg", "a.PNG", "notes.md", ".hidden", "c.TXT"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.jpg").mkdir()
+    facts, captions, images = _list(tmp_path)
+    assert ([path.name for path in captions], [path.name for path in images]) == (
+        ["a.txt", "b.txt"],
+        ["a.PNG", "b.jpg"],
+    )
+    assert facts.strangers == ("c.TXT", "folder.jpg", "notes.md")
+    for place, reason in (
+        (tmp_path / "gone", "no such folder"),
+        (tmp_path / "a.txt", "cannot be read (Not a directory)"),
+    ):
+        facts, captions, images = _list(place)
+        assert (captions, images) == ([], [])
+        assert facts.fault is not None
+        assert (facts.fault.path, facts.fault.message, facts.fault.code) == (
+            str(place),
+            reason,
+            "dataset-missing",
+        )
 
 
 def remembered(root: Path) -> dict[str, Any]:

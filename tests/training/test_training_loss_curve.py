@@ -43,6 +43,8 @@ def test_of_many_points_a_tenth_is_taken_together() -> None:
         (curve(5, 1, 9, 5, 5), 4, [5, 1, 9, 5]),
         (curve(4, 1, 4, 8, 4, 4, 0, 4, 9, 4), 6, [4, 1, 8, 0, 9, 4]),
         (curve(*[5] * 6), 4, [5, 5]),
+        (curve(0, 9, 5, 6, 3, 8, 4, 7), 6, [0, 9, 3, 8, 7]),
+        (curve(0, 9, 5, 6, 3, 8, 4, 7, 1), 7, [0, 9, 8, 1]),
     ],
 )
 def test_the_lowest_and_the_highest_of_each_stretch_are_kept_and_both_ends(
