@@ -35,7 +35,10 @@ class Taken:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """`source` shows the same as `kept`, which is a source's name or the name of an image of the job."""
+    """`source` shows the same as `kept`, which is a source's name or the name of an image of the job.
+
+    Only the latter can have use for `caption`: an image of the job may by chance have the name of a source.
+    """
 
     source: str
     kept: str
@@ -161,7 +164,7 @@ def _sort_out(kept: list[Taken], known: Sequence[tuple[str, Look]], intake: Inta
         others = [picture for picture in group if picture is not best]
         intake.taken.append(_with_a_caption(best, others, intake))
         for other in others:
-            intake.duplicates.append(Duplicate(other.source, best.source, other.caption))
+            intake.duplicates.append(Duplicate(other.source, best.source))
             other.file.unlink()
 
 

@@ -120,6 +120,21 @@ def test_a_caption_that_comes_later_finds_its_image(checkout: Path, tmp_path: Pa
     assert (checkout / "jobs/cat/dataset/00002.txt").read_text(encoding="utf-8") == "the second\n"
 
 
+def test_a_new_pictures_caption_is_not_given_to_an_image_of_the_job_that_has_its_name(
+    checkout: Path, tmp_path: Path, run: Run
+) -> None:
+    run(new, "cat", "--from", photos(tmp_path / "one", 1), "--trigger", "ohwx")
+    source = tmp_path / "two"
+    source.mkdir()
+    photo(2).save(source / "00001.jpg", quality=95)
+    photo(2, (120, 80)).save(source / "small.png")
+    (source / "small.txt").write_text("the second", encoding="utf-8")
+    said = run(new, "cat", "--from", source, "--add")
+    dataset = checkout / "jobs/cat/dataset"
+    assert sorted(file.name for file in dataset.iterdir()) == ["00001.jpg", "00002.jpg", "00002.txt"]
+    assert "00001.jpg: has its caption from small.png, which shows the same" in said
+
+
 def test_everything_wrong_in_the_options_is_said_at_once(tmp_path: Path, run: Run) -> None:
     with pytest.raises(BadInput) as caught:
         run(new, "no good", "--from", photos(tmp_path / "from", 1), "--trigger", "[x]", "--prompt", "")

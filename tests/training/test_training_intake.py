@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.photos import mixed_folder, photo
 from training.errors import BadInput
-from training.intake import Intake, list_sources, looks_in, next_number, take_in
+from training.intake import Duplicate, Intake, list_sources, looks_in, next_number, take_in
 from training.pictures import is_same, look_of, read_picture
 
 
@@ -67,7 +67,9 @@ def test_of_equals_the_largest_is_kept_and_the_caption_is_not_lost(tmp_path: Pat
     photo(0, (720, 480)).save(folder / "large.png")
     intake = taken_from(folder, tmp_path / "s")
     assert [(taken.source, taken.caption) for taken in intake.taken] == [("large.png", "the caption")]
-    assert [duplicate.source for duplicate in intake.duplicates] == ["small.png"]
+    assert intake.taken[0].file.is_file()
+    assert intake.taken[0].look == look_of(read_picture(folder / "large.png").image)
+    assert intake.duplicates == [Duplicate("small.png", "large.png")]
     assert intake.notes == ["large.png: has its caption from small.png, which shows the same"]
 
 
@@ -109,29 +111,56 @@ def test_a_caption_that_cannot_be_read_is_a_finding_and_the_image_is_taken(tmp_p
     assert "a.txt: not UTF-8" in intake.findings[0]
 
 
+def test_a_caption_of_two_images_that_cannot_be_read_is_told_once(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a="")
+    photo(1).save(folder / "a.jpg")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [taken.source for taken in intake.taken] == ["a.jpg", "a.png"]
+    assert intake.findings == ["a.txt: the caption is empty; its image is taken without it"]
+
+
+def test_of_two_captions_for_one_image_the_one_that_training_reads_is_taken(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a="of a.txt")
+    (folder / "a.caption").write_text("of a.caption", encoding="utf-8")
+    assert [taken.caption for taken in taken_from(folder, tmp_path / "s").taken] == ["of a.txt"]
+
+
 def test_what_the_job_has_already_is_set_aside(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path / "from", a=None, b="words")
+    folder = folder_with(tmp_path / "from", a="its caption", b="words")
     intake = taken_from(folder, tmp_path / "s", known=("a.png",))
-    assert [(duplicate.source, duplicate.kept) for duplicate in intake.duplicates] == [("a.png", "a.png")]
+    assert intake.duplicates == [Duplicate("a.png", "a.png", "its caption")]
     assert [taken.source for taken in intake.taken] == ["b.png"]
     assert len(list((tmp_path / "s").iterdir())) == 1
 
 
-def test_folders_and_hidden_files_are_not_looked_into(tmp_path: Path) -> None:
+def test_an_image_of_the_job_that_cannot_be_read_hides_none_after_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"broken")
+    photo(1).save(tmp_path / "b.png")
+    looks = looks_in(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert looks == [("b.png", look_of(photo(1)))]
+
+
+def test_folders_hidden_files_and_the_systems_own_are_not_looked_into(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a=None)
     (folder / "more").mkdir()
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "._a.png").write_bytes(b"x")
+    (folder / "Thumbs.db").write_bytes(b"x")
     intake = taken_from(folder, tmp_path / "s")
     assert [finding.split(":")[0] for finding in intake.findings] == ["more"]
     assert len(intake.taken) == 1
 
 
 def test_large_photos_are_reduced_and_counted(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path / "from", a=None)
+    folder = folder_with(tmp_path / "from", a=None, b=None)
+    photo(2, (90, 60)).save(folder / "small.png")
     intake = taken_from(folder, tmp_path / "s", max_side=120)
-    with Image.open(intake.taken[0].file) as image:
-        assert (image.size, image.format, intake.reduced) == ((120, 80), "JPEG", 1)
+    sizes = []
+    for taken in intake.taken:
+        with Image.open(taken.file) as image:
+            assert image.format == "JPEG"
+            sizes.append(image.size)
+    assert (sizes, intake.reduced) == ([(120, 80), (120, 80), (90, 60)], 2)
 
 
 def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
