@@ -18,6 +18,8 @@ from training.pictures import Look, is_same, jpeg, look_of, read_picture, reduce
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
 NUMBERED = "{:05}"
+# Of Windows; others' begin with a dot.
+SYSTEMS_OWN = ("Thumbs.db", "desktop.ini")
 TAKEN_SUFFIX = ".jpg"
 # ai-toolkit trains FLUX at up to 1024 pixels a side; twice that leaves room to crop and to train larger.
 MAX_SIDE = 2048
@@ -75,7 +77,7 @@ def list_sources(folder: Path) -> Sources:
         entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
     except OSError as error:
         raise BadInput([f"{folder}: cannot be read ({error.strerror}); give a folder of images"]) from error
-    entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "Thumbs.db"]
+    entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEMS_OWN]
     strangers = [
         f"{entry.name}: a folder; only the files directly in {folder} are taken"
         for entry in entries

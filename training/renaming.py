@@ -186,6 +186,8 @@ def _read(path: Path) -> tuple[Renaming, str] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FluxError(
             f"{path}: cannot be read ({error})",
-            "it says which files were being renamed",
-            f"restore it, or name the files called {BETWEEN.format('…')} by hand and delete it",
+            "it says which files were renamed",
+            "restore it, or delete it: the old names are lost then"
+            if path.name == LAST
+            else f"restore it, or name the files called {BETWEEN.format('…')} by hand and delete it",
         ) from error

@@ -146,6 +146,7 @@ def test_folders_hidden_files_and_the_systems_own_are_not_looked_into(tmp_path: 
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "._a.png").write_bytes(b"x")
     (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "desktop.ini").write_bytes(b"x")
     intake = taken_from(folder, tmp_path / "s")
     assert [finding.split(":")[0] for finding in intake.findings] == ["more"]
     assert len(intake.taken) == 1

@@ -288,14 +288,22 @@ def test_without_a_renaming_there_is_none_to_take_back(tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_journal_is_told_of_and_nothing_is_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "call", "step"),
+    [
+        (JOURNAL, go_on, "restore it, or name the files called .renaming-… by hand and delete it"),
+        (LAST, taken_back, "restore it, or delete it: the old names are lost then"),
+    ],
+)
+def test_a_damaged_journal_is_told_of_and_nothing_is_touched(
+    name: str, call: Callable[[Path], object], step: str, tmp_path: Path
+) -> None:
     fill(tmp_path, ["a"])
-    (tmp_path / JOURNAL).touch()
+    (tmp_path / name).touch()
     with pytest.raises(FluxError) as error:
-        go_on(tmp_path)
+        call(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path / JOURNAL}: cannot be read (Expecting value: line 1 column 1 (char 0)); "
-        "it says which files were being renamed; "
-        "restore it, or name the files called .renaming-… by hand and delete it"
+        f"{tmp_path / name}: cannot be read (Expecting value: line 1 column 1 (char 0)); "
+        f"it says which files were renamed; {step}"
     )
     assert (tmp_path / "a.JPG").exists()
