@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.training.lint_folders import picture
+from tests.training.lint_folders import make_clean_job, picture, stack
+from training.examine import Examiner
 from training.file_cache import CACHE_FOLDER
 from training.lint import workers
 from training.lint.cache import CACHE_FILE, VERSION, FactsCache, Stamp, stamp_of
 from training.lint.facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
 from training.lint.finding import Finding, in_short
 from training.lint.gather import LARGEST_CAPTION, _list, each_thousand, read_caption
+from training.lint.jobs import lint_jobs
 from training.lint.perceptual_hash import distance, perceptual_hash
+from training.settings import on_gpu
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -172,6 +175,26 @@ def test_a_line_for_each_thousand_images() -> None:
         (2000, "looked at 2000 of 4500 images"),
         (4100, "looked at 4000 of 4500 images"),
     ]
+
+
+def test_how_many_of_how_many_new_images_are_done_is_told(tmp_path: Path) -> None:
+    make_clean_job(tmp_path / "jobs", "cat", images=8)
+    told: list[tuple[int, int]] = []
+    lint_jobs(
+        stack(cat={}),
+        tmp_path,
+        examiner=Examiner.of(tmp_path, lambda done, total: told.append((done, total))),
+    )
+    assert [total for _, total in told] == [8] * len(told)
+    assert sorted({done for done, _ in told} | {8}) == sorted({done for done, _ in told})
+
+
+def test_a_condition_for_a_gpu_gives_way_to_the_gpu_that_fulfils_it() -> None:
+    settings = stack(gpu="32 GB or more", cat={})
+    chosen = on_gpu(settings, "RTX 5090 (32 GB)")
+    assert chosen.cluster.gpu == "RTX 5090 (32 GB)"
+    assert chosen.model_copy(update={"cluster": settings.cluster}) == settings
+    assert chosen.cluster.model_copy(update={"gpu": settings.cluster.gpu}) == settings.cluster
 
 
 def test_many_images_are_looked_at_by_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
