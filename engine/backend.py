@@ -68,7 +68,7 @@ class Backend:
 
     def _forms(self, project: str, stack: str) -> list[str]:
         """The keys of the checkpoint: one, or two after a kill while it went from one form to the other."""
-        plain = f"stacks/{project}/{stack}.json"
+        plain = _plain_key(project, stack)
         return [key for key in self.store.keys(f"stacks/{project}") if key in (plain, plain + _PACKED)]
 
     def _latest(self, forms: list[str]) -> str | None:
@@ -94,7 +94,7 @@ class Backend:
 
     def read(self, project: str, stack: str) -> bytes:
         """The checkpoint, unpacked.  Raises StackNotFoundError where there is no such stack."""
-        plain = f"stacks/{project}/{stack}.json"
+        plain = _plain_key(project, stack)
         # Also where none was listed: why a place cannot be read, only a read tells.
         checkpoint = self.store.read(self.stack_key(project, stack) or plain)
         if checkpoint is not None:
@@ -111,7 +111,7 @@ class Backend:
         """Put a new checkpoint in place of the old one, which becomes `.bak`.  Raises OSError; the old one stays."""
         forms = self._forms(project, stack)
         old = self._latest(forms)
-        new = f"stacks/{project}/{stack}.json{self.ending}"
+        new = _plain_key(project, stack) + self.ending
         if old:
             self.store.copy(old, f"{old}.bak")
         elif not self.store.exists(_META):
@@ -156,8 +156,12 @@ def _packs(environment: Mapping[str, str]) -> bool:
         return environment.get(name, "").lower() in ("1", "true")
 
     if is_on(_PACK_OTHERWISE):
-        raise NeedsCliError(_PACK_OTHERWISE, f"this engine packs with {_PACK[0]}")
+        raise NeedsCliError(_PACK_OTHERWISE, f"unset it; this engine packs with {_PACK[0]}=true")
     return any(is_on(name) for name in _PACK)
+
+
+def _plain_key(project: str, stack: str) -> str:
+    return f"stacks/{project}/{stack}.json"
 
 
 def _stack_of(key: str) -> str:

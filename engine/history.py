@@ -64,7 +64,7 @@ def add(backend: Backend, stack: StackId, entry: Entry) -> None:
     backend.store.write(f"{place}.history.json{backend.ending}", backend.packed(content))
     checkpoint = backend.stack_key(stack.project, stack.name)
     if checkpoint is None:
-        return
+        raise FileNotFoundError(f"{stack.project}/{stack.name} has been removed meanwhile")
     ending = checkpoint.removeprefix(f"stacks/{stack.project}/{stack.name}")
     backend.store.copy(checkpoint, f"{place}.checkpoint{ending}")
     if os.environ.get(_NO_BACKUPS, "").lower() not in ("1", "true"):

@@ -90,6 +90,16 @@ def test_each_input_by_itself(
     assert set(made.diff("old", olds, new).replaces or []) == replacing
 
 
+@pytest.mark.parametrize(
+    ("news", "replaces"), [({"digest": "d2"}, ["digest"]), ({"digest": "d1"}, []), ({}, [])]
+)
+def test_a_datasets_digest_is_its_id(news: dict[str, str], replaces: list[str]) -> None:
+    made = dataset.DatasetProvider()
+    made.connection = connection()
+    there = {"home": home(made.connection), "bucket": "b", "prefix": ""}
+    assert made.diff("d1", there, there | news).replaces == replaces
+
+
 UNKNOWN = Unknown()
 
 

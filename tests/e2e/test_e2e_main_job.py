@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from clients.connection import connect
 from clients.kelpie import Job
+from components.dataset import dataset_urn
 from tests.e2e.checkout import ROOT, Checkout, asked, new_checkout
 from tests.support.cloud import running_cloud
 from tests.training.job_folders import make_job, write_image
@@ -192,6 +193,9 @@ def test_destroy_leaves_the_results_and_up_takes_them_over(checkout: Checkout) -
     assert asked(checkout.requests()[before:], "kelpie", "POST", "/jobs") == []
     assert {job["status"] for job in checkout.outputs()["jobs"].values()} == {"completed"}
     assert len(checkout.resources()) == 9
+    # Where its progress is shown: a provider is not told its resource's name.
+    urns = {resource["urn"] for resource in checkout.resources()}
+    assert dataset_urn("flux-training/dev", "cat") in urns
 
 
 def test_a_resumed_run_goes_on_from_the_newest_checkpoint_of_the_last(checkout: Checkout) -> None:
