@@ -56,6 +56,16 @@ class InBucket:
         latest: dict[str, Any] = content["checkpoint"]["latest"]
         return latest
 
+    def put(self, key: str, content: bytes) -> bool:
+        """Whether the bucket took it."""
+        try:
+            self.s3.put_object(Bucket=self.bucket, Key=key, Body=content)
+        except self.s3.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "TooManyRequests":
+                raise
+            return False
+        return True
+
     def names(self) -> set[str]:
         return {item["urn"].rsplit("::", 1)[-1] for item in self.latest().get("resources", [])}
 
@@ -108,9 +118,10 @@ def test_of_two_forms_in_a_bucket_the_later_one_counts(bucket: InBucket) -> None
     stack.up()
     now = bucket.s3.get_object(Bucket=bucket.bucket, Key=key)["Body"].read()
     empty = bucket.s3.get_object(Bucket=bucket.bucket, Key=f"{key}.bak")["Body"].read()
-    bucket.s3.put_object(Bucket=bucket.bucket, Key=key, Body=empty)
+    # The bucket takes one write a second for each key, as R2 does, and the engine has just written.
+    stack.until(lambda: bucket.put(key, empty))
     # Of one second it is the packed one, as with the CLI.
-    bucket.s3.put_object(Bucket=bucket.bucket, Key=f"{key}.gz", Body=gzip.compress(now))
+    assert bucket.put(f"{key}.gz", gzip.compress(now))
     assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
 
 
