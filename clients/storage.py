@@ -318,22 +318,24 @@ class Storage:
             raise no_answer(self._service, self.bucket, type(failure).__name__, str(failure)) from None
 
     def _client(self) -> Any:
-        """The boto3 client (thread-safe), made at the first use: importing boto3 takes a while."""
+        """boto3's client (thread-safe), made at the first use: importing it takes a while."""
         with self._lock:
             if self._made is None:
                 self._made = self._make_client()
             return self._made
 
     def _make_client(self) -> Any:
-        import boto3  # type: ignore[import-untyped]  # boto3 ships no types
-        import botocore.session  # type: ignore[import-untyped]
+        import botocore.session  # type: ignore[import-untyped]  # ships no types
         from botocore.config import Config  # type: ignore[import-untyped]
         from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
+
+        from clients.s3_data import S3Data
 
         # Only what is given here counts: not the profile, the files and the endpoint of the user's AWS CLI.
         nowhere = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
         # (name in the file, environment variable, default, conversion): the default alone.
         core = botocore.session.Session({name: (None, None, value, None) for name, value in nowhere.items()})
+        core.register_component("data_loader", S3Data())
         local = httpx.URL(self._service.url).host in LOOPBACK
         config = Config(
             connect_timeout=10,
@@ -347,7 +349,8 @@ class Storage:
             # A proxy of the user's does not lead to the local cloud.
             proxies={} if local else None,
         )
-        client = boto3.Session(botocore_session=core).client(
+        # boto3's own client, without what boto3 adds to it and we do by obstore: 60 modules of transfers and resources.
+        client = core.create_client(
             "s3",
             endpoint_url=self.endpoint_url,
             region_name=self.region,

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from engine import memory
 from engine.config import Project
 
 _HERE: Final = Path(__file__).resolve().parent
@@ -44,6 +45,7 @@ class Child:
 
     def __init__(self, command: list[str], project: Project) -> None:
         environment = {key: value for key, value in os.environ.items() if key not in _SECRET_ENVIRONMENT}
+        environment = {**memory.ENVIRONMENT, **environment}
         # Where one end closes first, gRPC writes a line of its own into the output, which says nothing to anybody.
         environment.setdefault("GRPC_VERBOSITY", "ERROR")
         # A fixed command: our own script, or a plugin by the name that Pulumi gives it.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from engine import VERSION
+from engine import VERSION, memory
 from engine.errors import EngineError, NeedsCliError
 from engine.session import Session
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 0
     gc.set_threshold(100_000, 50, 100)  # a run makes many objects, keeps them, and ends
+    memory.keep_little()
     try:
         return int(options.run(options))
     except EngineError as error:

@@ -10,7 +10,6 @@ Packed, all three end in .json.gz.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -21,6 +20,7 @@ from typing import Any, Final
 from engine import VERSION
 from engine.backend import Backend
 from engine.snapshot import StackId
+from engine.state import encoded
 
 _NO_BACKUPS: Final = "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS"
 
@@ -60,8 +60,7 @@ def add(backend: Backend, stack: StackId, entry: Entry) -> None:
     """Note an update that has ended and whose checkpoint has been written.  Raises OSError."""
     moment = time.time_ns()
     place = f"{backend.history_folder(stack.project, stack.name)}/{stack.name}-{moment}"
-    content = json.dumps(entry.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
-    backend.store.write(f"{place}.history.json{backend.ending}", backend.packed(content))
+    backend.store.write(f"{place}.history.json{backend.ending}", backend.packed(encoded(entry.to_json())))
     checkpoint = backend.stack_key(stack.project, stack.name)
     if checkpoint is None:
         raise FileNotFoundError(f"{stack.project}/{stack.name} has been removed meanwhile")

@@ -19,12 +19,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from engine.state import Json, rename_references
+from engine.state import Json, encoded, rename_references
 from engine.stores import Log
 
+Row = Json | bytes
+"""A resource as the file has it; `encoded` where a thousand of them are kept while a program runs."""
 Change = list[Any]
 _VERSION: Final = 1
 
@@ -33,8 +36,8 @@ _VERSION: Final = 1
 class Rows:
     """A checkpoint's rows under their ids, and the changes made to them."""
 
-    old: dict[int, Json] = field(default_factory=dict)
-    new: dict[int, Json] = field(default_factory=dict)
+    old: dict[int, Row] = field(default_factory=dict)
+    new: dict[int, Row] = field(default_factory=dict)
     pending: dict[int, Json] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
@@ -57,16 +60,20 @@ class Rows:
         else:
             raise ValueError(f"unknown change {kind!r} in the journal")
 
-    def resources(self) -> list[Json]:
+    def resources(self) -> list[Row]:
         """All rows in the file's order, with their references under the new names."""
         if self.aliases:
-            for item in (
-                *self.new.values(),
-                *self.old.values(),
-                *(entry["resource"] for entry in self.pending.values()),
-            ):
-                rename_references(item, self.aliases)
+            for rows in (self.new, self.old):
+                for uid, row in rows.items():
+                    rows[uid] = self._renamed(row)
+            for entry in self.pending.values():
+                rename_references(entry["resource"], self.aliases)
         return [*self.new.values(), *self.old.values()]
+
+    def _renamed(self, row: Row) -> Row:
+        item = json.loads(row) if isinstance(row, bytes) else row
+        rename_references(item, self.aliases)
+        return encoded(item) if isinstance(row, bytes) else item
 
 
 def digest(data: bytes) -> str:
@@ -77,7 +84,8 @@ def digest(data: bytes) -> str:
 class Journal:
     """An open journal.  Threads that write at the same time share one fsync."""
 
-    def __init__(self, log: Log, checkpoint: bytes, rows: Rows) -> None:
+    def __init__(self, log: Log, checkpoint: str, rows: Rows) -> None:
+        """`checkpoint`: the digest of what it extends."""
         self._log = log
         self._lock = threading.Lock()
         self._disk = threading.Lock()
@@ -86,7 +94,7 @@ class Journal:
         self._queued = 0
         head = {
             "journal": _VERSION,
-            "checkpoint": digest(checkpoint),
+            "checkpoint": checkpoint,
             "new": list(rows.new),
             "old": list(rows.old),
             "pending": list(rows.pending),
@@ -116,9 +124,9 @@ class Journal:
                 raise
             self._written = upto
 
-    def fold_into(self, checkpoint: bytes) -> None:
-        """Say which checkpoint is about to take the place of the one this journal extends."""
-        self.flush(self.append({"fold": digest(checkpoint)}))
+    def fold_into(self, checkpoint: str) -> None:
+        """Say which checkpoint, by its digest, is about to take the place of the one this journal extends."""
+        self.flush(self.append({"fold": checkpoint}))
 
 
 def note_fold(log: Log, checkpoint: bytes) -> None:
@@ -127,7 +135,17 @@ def note_fold(log: Log, checkpoint: bytes) -> None:
 
 
 def _line(content: Any) -> bytes:
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    if isinstance(content, list):
+        return _list([_list(map(_part, change)) for change in content]) + b"\n"
+    return encoded(content) + b"\n"
+
+
+def _part(part: Any) -> bytes:
+    return part if isinstance(part, bytes) else encoded(part)
+
+
+def _list(parts: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(parts) + b"]"
 
 
 @dataclass
@@ -186,7 +204,7 @@ def _before(head: Json, lines: list[Any]) -> Rows:
     return rows
 
 
-def _empty(uids: list[int]) -> dict[int, Json]:
+def _empty(uids: list[int]) -> dict[int, Any]:
     return {uid: {} for uid in uids}
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlparse
 
@@ -215,14 +216,17 @@ def goal_of(request: Any, root: str) -> Goal:
     """The registration in a message.  Raises NeedsCliError for what is not served."""
     _refuse_unserved(request)
     return Goal(
-        type=request.type,
+        type=intern(request.type),
         name=request.name,
         custom=request.custom,
-        parent=request.parent,
+        parent=intern(request.parent),
         inputs=values.from_struct(request.object),
         provider=request.provider,
-        dependencies=list(request.dependencies),
-        property_dependencies={key: list(found.urns) for key, found in request.propertyDependencies.items()},
+        dependencies=[intern(urn) for urn in request.dependencies],
+        property_dependencies={
+            intern(key): [intern(urn) for urn in found.urns]
+            for key, found in request.propertyDependencies.items()
+        },
         protect=request.protect,
         retain_on_delete=request.retainOnDelete,
         delete_before_replace=request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None,

@@ -110,6 +110,7 @@ def main() -> None:
         return
 
     gc.freeze()
+    gc.set_threshold(10_000, 20, 50)  # it serves for minutes, and each request leaves circles behind
     settings = json.loads(sys.stdin.buffer.readline() or b"{}")
     if not settings:
         return

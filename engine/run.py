@@ -143,10 +143,10 @@ class Run:
         recovered = snapshot.recover(backend, stack)
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
-        deployment = self._session.deployment()
-        state = self._session.load(deployment)
-        snapshot.take_key(backend, stack, self._session.state_crypter(deployment), self._crypter)
+        self._deployment = {}  # what it says may have changed, and a large one is not kept twice
+        snapshot.take_key(backend, stack, self._session.state_crypter, self._crypter)
         shot = Snapshot(backend, stack, self._crypter)
+        state = self._session.load(shot.deployment)
         pending = shot.adopt(state.resources, state.pending)
         shot.open()
         self._snapshot = shot

@@ -123,6 +123,11 @@ def now() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if fraction else "") + "Z"
 
 
+def encoded(content: Any) -> bytes:
+    """JSON as the files have it: without spaces, as the newest CLI writes it, half as long and ten times as fast."""
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def load(deployment: Json, crypter: Crypter | None) -> State:
     """The state in a checkpoint's `latest` part.
 
@@ -259,8 +264,10 @@ def rename_references(item: Json, aliases: dict[str, str]) -> None:
             item[key] = rename(item[key], aliases)
     if item.get("dependencies"):
         item["dependencies"] = [rename(urn, aliases) for urn in item["dependencies"]]
-    for key, urns in (item.get("propertyDependencies") or {}).items():
-        item["propertyDependencies"][key] = [rename(urn, aliases) for urn in urns]
+    if item.get("propertyDependencies"):  # a new one: the resource that was loaded from it has its own
+        item["propertyDependencies"] = {
+            key: [rename(urn, aliases) for urn in urns] for key, urns in item["propertyDependencies"].items()
+        }
 
 
 def flaw(items: list[Json]) -> str:

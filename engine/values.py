@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, Final
 
 from google.protobuf import struct_pb2  # type: ignore[import-untyped]  # ships no types
@@ -67,8 +68,8 @@ def number(value: float) -> int | float:
 
 
 def from_struct(struct: struct_pb2.Struct) -> Properties:
-    """The properties of a message from the SDK or a provider."""
-    return {key: from_proto(value) for key, value in struct.fields.items()}
+    """The properties of a message from the SDK or a provider.  A thousand resources share their properties' names."""
+    return {intern(key): from_proto(value) for key, value in struct.fields.items()}
 
 
 def from_proto(value: struct_pb2.Value) -> Value:

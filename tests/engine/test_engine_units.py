@@ -331,7 +331,7 @@ def test_paths() -> None:
 def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
     deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
     rows = Rows(old=dict(enumerate(deployment["resources"])))
-    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), b"before", rows)
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), rows)
     log.flush(log.append([["begin", 9, "creating", {"urn": "c"}]]))
     log.flush(
         log.append([["end", 9], ["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["alias", "a", "c"]])
@@ -348,9 +348,9 @@ def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
 
 
 def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), b"before", Rows())
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), Rows())
     log.append([["put", 1, {"urn": "c"}]])
-    log.fold_into(b"after")
+    log.fold_into(journal.digest(b"after"))
     assert journal.read(FileLog(tmp_path / "j.jsonl"), b"after", {"resources": [{"urn": "c"}]}) is None
     found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", {})
     assert found is not None
@@ -360,9 +360,11 @@ def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
 def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: Path) -> None:
     """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
     resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
-    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows(old=dict(enumerate(resources))))
+    log = journal.Journal(
+        FileLog(tmp_path / "j"), journal.digest(b"before"), Rows(old=dict(enumerate(resources)))
+    )
     log.append([["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["begin", 11, "creating", {"urn": "d"}]])
-    log.fold_into(b"after")
+    log.fold_into(journal.digest(b"after"))
     log.flush(log.append([["end", 11], ["put", 12, {"urn": "d", "type": "t"}]]))
     deployment = {
         "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
@@ -387,7 +389,7 @@ class FailingLog(FileLog):
 
 
 def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
-    log = journal.Journal(FailingLog(tmp_path / "j"), b"before", Rows())
+    log = journal.Journal(FailingLog(tmp_path / "j"), journal.digest(b"before"), Rows())
     first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
     with pytest.raises(OSError, match="time-out"):
         log.flush(first)
@@ -399,7 +401,7 @@ def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows())
+    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), Rows())
     for op in (1, 2, 3):
         log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
     lines = (tmp_path / "j").read_bytes().split(b"\n")
@@ -410,7 +412,7 @@ def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) ->
 
 
 def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j"), b"before", Rows())
+    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), Rows())
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with (tmp_path / "j").open("ab") as file:
         file.write(b'[["put", 2')

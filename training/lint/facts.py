@@ -7,11 +7,12 @@ import io
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from typing import TYPE_CHECKING
 
 from training.lint.perceptual_hash import perceptual_hash
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 # What cameras, phones and image programs write. Others are refused unopened: Pillow would start Ghostscript for an EPS, for one.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -60,6 +61,9 @@ class ImageFacts:
 
 def look_at_image(path: Path) -> ImageFacts:
     """Read and decode a file. What is wrong with it is a fact, too: raises nothing."""
+    from PIL import Image as Pillow  # here: most processes find every image in the cache
+    from PIL import UnidentifiedImageError
+
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -76,7 +80,7 @@ def look_at_image(path: Path) -> ImageFacts:
         return replace(facts, damage=reason, truncated=_is_cut_off(raw, reason))
 
 
-def _decoded(facts: ImageFacts, picture: Pillow.Image) -> ImageFacts:
+def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:
     frames = getattr(picture, "n_frames", 1)
     orientation = picture.getexif().get(ORIENTATION_TAG, UPRIGHT)
     picture.load()
@@ -97,13 +101,13 @@ def _decoded(facts: ImageFacts, picture: Pillow.Image) -> ImageFacts:
     )
 
 
-def _is_blank(picture: Pillow.Image) -> bool:
+def _is_blank(picture: Picture) -> bool:
     extrema = picture.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     return all(least == most for least, most in bands)
 
 
-def _is_transparent(picture: Pillow.Image) -> bool:
+def _is_transparent(picture: Picture) -> bool:
     if "A" in picture.getbands():
         least, _ = picture.getchannel("A").getextrema()
         return least != 255

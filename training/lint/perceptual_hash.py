@@ -7,8 +7,10 @@ bits) and below (64 bits). Pillow alone does it; the `imagehash` package would b
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from PIL import Image as Pillow
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 SIDE = 8
 BITS = 2 * SIDE * SIDE
@@ -17,15 +19,13 @@ BITS = 2 * SIDE * SIDE
 NEAR = 10
 
 
-def perceptual_hash(picture: Pillow.Image) -> int:
+def perceptual_hash(picture: Picture) -> int:
     """128 bits. The same for a picture and its smaller copy, nearly always."""
+    from PIL.Image import Resampling  # as in facts.py
+
     small = picture if picture.mode in ("RGB", "RGBA", "L") else _grey(picture)
     # First roughly, then exactly: a large photograph costs as little as a small one.
-    grey = (
-        small.resize((SIDE + 1, SIDE + 1), Pillow.Resampling.BILINEAR, reducing_gap=4.0)
-        .convert("L")
-        .tobytes()
-    )
+    grey = small.resize((SIDE + 1, SIDE + 1), Resampling.BILINEAR, reducing_gap=4.0).convert("L").tobytes()
     bits = 0
     for row in range(SIDE):
         for column in range(SIDE):
@@ -34,7 +34,7 @@ def perceptual_hash(picture: Pillow.Image) -> int:
     return bits
 
 
-def _grey(picture: Pillow.Image) -> Pillow.Image:
+def _grey(picture: Picture) -> Picture:
     if picture.mode == "LAB":
         return picture.getchannel("L")
     if picture.mode[0] in "IF":
@@ -42,7 +42,7 @@ def _grey(picture: Pillow.Image) -> Pillow.Image:
     return picture.convert("L")
 
 
-def _in_256_steps(picture: Pillow.Image) -> Pillow.Image:
+def _in_256_steps(picture: Picture) -> Picture:
     """Of 16 bits or of fractions, from the darkest to the brightest there is: Pillow would take all above 255 for white."""
     least, most = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # of one band they are two numbers
     scale = 255 / (most - least) if most > least else 0.0
