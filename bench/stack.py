@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from commands.engine import find_engine
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job
 
@@ -61,7 +62,7 @@ def cost_of(checkout: Checkout, line: list[str]) -> Cost:
     before = len(checkout.requests())
     with tempfile.TemporaryFile() as output:
         begun = time.perf_counter()
-        environment = {**checkout.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"}
+        environment = find_engine("dev", local=True, environ=checkout.environment).environment
         process = subprocess.Popen(  # noqa: S603 - our own words
             line, cwd=checkout.root, env=environment, stdout=output, stderr=subprocess.STDOUT
         )

@@ -128,6 +128,23 @@ def test_only_the_local_stack_has_a_passphrase_of_its_own() -> None:
         find_engine("prod", local=False, environ={})
 
 
+@pytest.mark.parametrize(
+    ("said", "packed"),
+    [
+        ({}, "true"),
+        ({"PULUMI_DIY_BACKEND_GZIP": "false"}, "false"),
+        ({"PULUMI_SELF_MANAGED_STATE_GZIP": "false"}, None),
+        ({"PULUMI_DIY_BACKEND_ZSTD": "true"}, None),
+    ],
+)
+def test_the_state_is_packed_unless_the_user_says_something_of_it(
+    said: dict[str, str], packed: str | None
+) -> None:
+    environment = find_engine("dev", local=True, environ=said).environment
+    assert environment.get("PULUMI_DIY_BACKEND_GZIP") == packed
+    assert said.items() <= environment.items()
+
+
 def test_a_stack_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "Pulumi.prod.yaml").write_text("config:\n  flux-training:cloud: salad\n")
     assert not uses_local_cloud(tmp_path, "prod")

@@ -22,6 +22,7 @@ from clients.kelpie import Job
 from components.dataset import dataset_urn
 from tests.e2e.checkout import ROOT, Checkout, asked, new_checkout
 from tests.support.cloud import running_cloud
+from tests.support.files import readable
 from tests.training.job_folders import make_job, write_image
 
 LORA_KEY = re.compile(r"transformer\.(single_)?transformer_blocks\.\d+\..+\.lora_[AB]\.weight")
@@ -121,7 +122,7 @@ def test_no_key_is_left_anywhere_it_does_not_belong(checkout: Checkout) -> None:
     assert len(files) > 20
     for key in keys:
         assert key not in printed
-        assert [str(path) for path in files if key.encode() in path.read_bytes()] == []
+        assert [str(path) for path in files if key.encode() in readable(path)] == []
         assert all(key not in json.dumps(job.model_dump(mode="json")) for job in queue(checkout))
 
 
@@ -381,7 +382,7 @@ def test_a_stack_on_saladcloud_is_driven_by_the_same_command(tmp_path: Path) -> 
         files = [path for path in (prod.root / ".pulumi").rglob("*") if path.is_file()]
         for secret in (keys["SALAD_API_KEY"], keys["FLUX_S3_SECRET_ACCESS_KEY"]):
             assert secret not in printed
-            assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []
+            assert [str(path) for path in files if secret.encode() in readable(path)] == []
         wrong = replace(prod, environment={**prod.environment, "SALAD_PROJECT": "another"})
         assert "this stack lives in" in wrong.make("refresh", code=2)
         prod.make("destroy")

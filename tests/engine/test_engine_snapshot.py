@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import snapshot
+from engine import snapshot, state
 from engine.backend import Backend
 from engine.errors import EngineError
 from engine.snapshot import Snapshot, StackId, checkpoint_of
@@ -42,6 +42,38 @@ def names(backend: Backend) -> list[str]:
     latest = snapshot.current(backend, STACK)
     pending = [f"{op['type']} {op['resource']['urn'][-1]}" for op in latest.get("pending_operations", [])]
     return [item["urn"][-1] for item in latest.get("resources", [])] + pending
+
+
+@pytest.mark.parametrize("rows", [[], [{"urn": "a"}], [{"urn": "a", "id": "é\u2028"}, {"urn": "b"}]])
+def test_a_checkpoint_is_the_same_whether_its_rows_are_encoded_or_not(rows: list[dict[str, str]]) -> None:
+    for deployment in ({"resources": rows}, {"manifest": {}, "resources": rows, "metadata": {}}, {}):
+        whole = {"version": 3, "checkpoint": {"stack": STACK.full, "latest": deployment}}
+        text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False) + "\n"
+        assert checkpoint_of(STACK, deployment) == text.encode()
+        if deployment:
+            encoded_rows = [state.encoded(row) for row in rows]
+            assert checkpoint_of(STACK, {**deployment, "resources": encoded_rows}) == text.encode()
+
+
+def test_a_new_name_reaches_what_lies_encoded_and_not_what_was_loaded(backend: Backend) -> None:
+    old = {"urn": urn("b"), "custom": False, "type": "t", "parent": urn("a"), "dependencies": [urn("a")]}
+    old["propertyDependencies"] = {"x": [urn("a")], "y": []}
+    items = [{"urn": urn("a"), "custom": False, "type": "t"}, old]
+    backend.write("p", "dev", checkpoint_of(STACK, {"resources": items, "metadata": {}}))
+    shot = Snapshot(backend, STACK, None)
+    loaded = state.load(shot.deployment, None).resources
+    shot.adopt(loaded, [])
+    shot.open()
+    shot.write(put=[resource("z")], drop=[loaded[0]], alias=(urn("a"), urn("z")))
+    shot.close()
+    there = {item["urn"]: item for item in snapshot.current(backend, STACK)["resources"]}
+    assert list(there) == [urn("z"), urn("b")]
+    moved = there[urn("b")]
+    assert (moved["parent"], moved["dependencies"]) == (urn("z"), [urn("z")])
+    assert moved["propertyDependencies"] == {"x": [urn("z")], "y": []}
+    # The run renames what it has in memory itself, and compares it with what was there.
+    assert loaded[1].parent == urn("a")
+    assert loaded[1].property_dependencies == {"x": [urn("a")], "y": []}
 
 
 def test_each_step_is_on_the_disk_before_and_after_it(backend: Backend) -> None:

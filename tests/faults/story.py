@@ -22,6 +22,7 @@ from localcloud.chaos.plan import Faults
 from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.support.cloud import running_cloud, until
+from tests.support.files import readable
 from tests.training.job_folders import make_job, write_image
 
 RATE = 0.2
@@ -114,7 +115,7 @@ class Stage:
         found = [f"output: {key[:6]}…" for key in keys if key in output]
         for place in (self.checkout.root / ".pulumi", self.home / "s3", self.home / "log"):
             for path in place.rglob("*"):
-                if path.is_file() and any(key.encode() in path.read_bytes() for key in keys):
+                if path.is_file() and any(key.encode() in readable(path) for key in keys):
                     found.append(str(path))
         return found
 

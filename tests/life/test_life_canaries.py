@@ -27,6 +27,7 @@ from localcloud.home import Home, State
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import ROOT, as_real, new_stack
 from tests.support.cloud import running_cloud
+from tests.support.files import readable
 from training.run import Layout
 
 ENGINES = {"embedded": [sys.executable, "-m", "engine"], "cli": ["pulumi"]}
@@ -74,7 +75,7 @@ class Watch:
             for name in files:
                 path = Path(root) / name
                 if not path.is_symlink() and name not in but:
-                    self.add(f"{place}: {path.relative_to(folder)}", path.read_bytes())
+                    self.add(f"{place}: {path.relative_to(folder)}", readable(path))
                     count += 1
         return count
 
