@@ -79,7 +79,7 @@ def shared_limiter(whose: str, per_minute: int) -> RateLimiter:  # noqa: ARG001 
 
 
 @functools.cache
-def _trusted(trust_env: bool) -> ssl.SSLContext:
+def trusted(trust_env: bool) -> ssl.SSLContext:
     """Whose certificates count. Read once in a process: 30 ms and a megabyte each time."""
     return httpx.create_ssl_context(trust_env=trust_env)
 
@@ -116,7 +116,7 @@ class Http:
             timeout=TIMEOUTS,
             limits=LIMITS,
             transport=transport,
-            verify=_trusted(trust_env),
+            verify=trusted(trust_env),
             trust_env=trust_env,
         )
 

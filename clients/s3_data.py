@@ -22,7 +22,7 @@ class S3Data(Loader):  # type: ignore[misc]  # its base has no types
             [self.BUILTIN_DATA_PATH], file_loader=_WithoutDocuments(), include_default_search_paths=False
         )
 
-    def list_available_services(self, _type_name: str) -> list[str]:
+    def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore names it
         """The services that can be loaded; botocore would look into 400 folders for it."""
         return ["s3"]
 

@@ -318,7 +318,7 @@ class Storage:
             raise no_answer(self._service, self.bucket, type(failure).__name__, str(failure)) from None
 
     def _client(self) -> Any:
-        """boto3's client (thread-safe), made at the first use: importing it takes a while."""
+        """botocore's client (thread-safe), made at the first use: importing it takes a while."""
         with self._lock:
             if self._made is None:
                 self._made = self._make_client()
@@ -349,7 +349,7 @@ class Storage:
             # A proxy of the user's does not lead to the local cloud.
             proxies={} if local else None,
         )
-        # boto3's own client, without what boto3 adds to it and we do by obstore: 60 modules of transfers and resources.
+        # What boto3 would make, without what it adds and obstore does here: 60 modules of transfers and resources.
         client = core.create_client(
             "s3",
             endpoint_url=self.endpoint_url,

@@ -129,9 +129,9 @@ class Journal:
         self.flush(self.append({"fold": checkpoint}))
 
 
-def note_fold(log: Log, checkpoint: bytes) -> None:
+def note_fold(log: Log, checkpoint: str) -> None:
     """Say the same in a journal that an ended run has left."""
-    log.append(_line({"fold": digest(checkpoint)}))
+    log.append(_line({"fold": checkpoint}))
 
 
 def _line(content: Any) -> bytes:
@@ -156,8 +156,8 @@ class Found:
     steps: int
 
 
-def read(log: Log, checkpoint: bytes, deployment: Json) -> Found | None:
-    """The changes a left-over journal makes to `deployment`, the checkpoint's `latest` part.
+def read(log: Log, checkpoint: str, deployment: Json) -> Found | None:
+    """The changes a left-over journal makes to `deployment`, the `latest` part of the checkpoint with this digest.
 
     None where there is no journal or all of it is in the checkpoint already.  A last line that was cut off
     never happened.  Raises ValueError where the journal is damaged or extends another checkpoint than this one.
@@ -167,9 +167,10 @@ def read(log: Log, checkpoint: bytes, deployment: Json) -> Found | None:
         return None
     if not isinstance(head, dict) or head.get("journal") != _VERSION:
         raise ValueError("it is damaged, or was written by another version of this engine")
-    actual = digest(checkpoint)
-    folds = [i for i, line in enumerate(lines, 1) if isinstance(line, dict) and line.get("fold") == actual]
-    if not folds and head["checkpoint"] != actual:
+    folds = [
+        i for i, line in enumerate(lines, 1) if isinstance(line, dict) and line.get("fold") == checkpoint
+    ]
+    if not folds and head["checkpoint"] != checkpoint:
         raise ValueError("the state file has been changed since it was written")
     # Behind a fold are steps where the checkpoint was written and its store said that it was not.
     folded = folds[-1] if folds else 0

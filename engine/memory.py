@@ -2,7 +2,7 @@
 
 glibc takes large blocks from the system by themselves, and raises what it calls large (128 KiB at first, up to 32 MiB) whenever
 such a block is freed.  After one state of 4 MB every later one lies in a heap that small blocks soon pin down: at a thousand
-resources 15 to 20 MB of the three processes (docs/decisions/0011).  Naming the threshold keeps it where it is.
+resources 15 to 20 MB of the three processes (docs/decisions/0011).  Naming the threshold keeps it where it is.  What the user says in MALLOC_* counts for the program and the providers, not for the engine itself.
 """
 
 from __future__ import annotations

@@ -140,13 +140,14 @@ class Run:
         entry = history.Entry(kind, self._options.message, self._config.stored(self._session.project.name))
         stack, backend = self.stack, self._session.backend
         self._lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), self._warn)
-        recovered = snapshot.recover(backend, stack)
+        self._deployment = {}  # another run may have changed it; and a large one is not kept twice
+        recovered, checkpoint = snapshot.recover(backend, stack)
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
-        self._deployment = {}  # what it says may have changed, and a large one is not kept twice
-        snapshot.take_key(backend, stack, self._session.state_crypter, self._crypter)
-        shot = Snapshot(backend, stack, self._crypter)
-        state = self._session.load(shot.deployment)
+        key = self._session.state_crypter(checkpoint.deployment)
+        checkpoint = snapshot.take_key(backend, stack, checkpoint, key, self._crypter)
+        state = self._session.load(checkpoint.deployment)
+        shot = Snapshot(backend, stack, self._crypter, checkpoint)
         pending = shot.adopt(state.resources, state.pending)
         shot.open()
         self._snapshot = shot

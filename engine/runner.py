@@ -8,6 +8,7 @@ Exit status: 0, or 32 where the reason has been told (the CLI's own number for t
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import gc
 import json
 import logging
@@ -124,6 +125,12 @@ def _keep_a_property_in_one_piece(pulumi: Any) -> None:
             self._outcome: tuple[Any, bool, bool, Any, Exception | None] | None = None
             self._asked: asyncio.Future[Any] | None = None
 
+        # A provider that holds it, to `get` it, is pickled as with the SDK's own class: `pickle` asks for both of these.
+        __class__ = property(lambda _self: output.Output)
+
+        def __reduce_ex__(self, _protocol: Any) -> Any:
+            return copyreg.__newobj__, (output.Output,), self.__getstate__()  # type: ignore[attr-defined]  # not in typeshed
+
         @property
         def _data(self) -> asyncio.Future[Any]:
             if self._asked is None:
@@ -163,6 +170,8 @@ def _keep_a_property_in_one_piece(pulumi: Any) -> None:
 def _look_for_unknowns_without_a_circle(pulumi: Any) -> None:
     """SDK 3.272 asks of each value whether a part is unknown, by a function that refers to itself: each time something that only the
     garbage collector takes away, 9 MB of it at a thousand resources."""
+    if not hasattr(pulumi.runtime.rpc, "contains_unknowns"):
+        return
     is_unknown = pulumi.runtime.known_types.is_unknown
 
     def contains_unknowns(value: Any) -> bool:
@@ -173,7 +182,8 @@ def _look_for_unknowns_without_a_circle(pulumi: Any) -> None:
                 return True
             if isinstance(part, (dict, list)) and id(part) not in seen:
                 seen.add(id(part))
-                waiting.extend(part.values() if isinstance(part, dict) else part)
+                # Not `part.values`: an output type may have a property of that name.
+                waiting.extend(dict.values(part) if isinstance(part, dict) else part)
         return False
 
     pulumi.runtime.rpc.contains_unknowns = contains_unknowns

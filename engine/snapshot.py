@@ -44,7 +44,7 @@ def checkpoint_of(stack: StackId, deployment: Json) -> bytes:
     parts = [b'{"version":3,"checkpoint":{"stack":', encoded(stack.full), b',"latest":{']
     for key, content in deployment.items():
         parts += [encoded(key), b":"]
-        if key == "resources":
+        if key == "resources" and content:
             rows = (row if isinstance(row, bytes) else encoded(row) for row in content)
             parts += [b"[", *_separated(rows), b"]"]
         else:
@@ -91,16 +91,29 @@ def provider_of(salt: str) -> Json:
     return {"type": "passphrase", "state": {"salt": salt}}
 
 
-def recover(backend: Backend, stack: StackId) -> int:
-    """Fold the journal of a run that was killed into the checkpoint; the number of its steps.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read, or has just been written."""
+
+    digest: str
+    deployment: Json
+
+    @classmethod
+    def read(cls, backend: Backend, stack: StackId) -> Checkpoint:
+        """The stack's own.  Raises EngineError where it is damaged, StackNotFoundError where there is none."""
+        content = backend.read(stack.project, stack.name)
+        return cls(journal.digest(content), deployment_of(content))
+
+
+def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
+    """Fold the journal of a run that was killed into the checkpoint; the number of its steps, and what there is now.
 
     To be called with the stack locked.  Raises EngineError where journal and checkpoint do not belong together.
     """
     log = backend.journal(stack.project, stack.name)
-    checkpoint = backend.read(stack.project, stack.name)
-    deployment = deployment_of(checkpoint)
+    checkpoint = Checkpoint.read(backend, stack)
     try:
-        found = journal.read(log, checkpoint, deployment)
+        found = journal.read(log, checkpoint.digest, checkpoint.deployment)
     except (ValueError, KeyError) as error:
         aside = log.put_aside()
         raise EngineError(
@@ -108,41 +121,43 @@ def recover(backend: Backend, stack: StackId) -> int:
             f"aside as {aside}. Run `refresh`, or just repeat this command to go on without it"
         ) from None
     if found is not None:
-        _store(deployment, found.rows)
-        folded = checkpoint_of(stack, deployment)
-        journal.note_fold(log, folded)  # a crash after the next line: it is in the checkpoint
+        _store(checkpoint.deployment, found.rows)
+        folded = checkpoint_of(stack, checkpoint.deployment)
+        checkpoint = Checkpoint(journal.digest(folded), checkpoint.deployment)
+        journal.note_fold(log, checkpoint.digest)  # a crash after the next line: it is in the checkpoint
         backend.write(stack.project, stack.name, folded)
     log.remove()
-    return found.steps if found else 0
+    return found.steps if found else 0, checkpoint
 
 
 def take_key(
-    backend: Backend, stack: StackId, key_of: Callable[[Json], Crypter | None], new: Crypter | None
-) -> None:
+    backend: Backend, stack: StackId, checkpoint: Checkpoint, old: Crypter | None, new: Crypter | None
+) -> Checkpoint:
     """Put the state's secrets under the configuration's key, which may be another: steps store theirs under that one.
 
-    To be called with the stack locked and nothing left to recover.
+    To be called with the stack locked and nothing left to recover; what there is now.
     """
-    deployment = deployment_of(backend.read(stack.project, stack.name))
-    old = key_of(deployment)
     if new is None or (old is not None and old.salt == new.salt):
-        return
+        return checkpoint
+    deployment = dict(checkpoint.deployment)
     for part in ("resources", "pending_operations"):
         if deployment.get(part):
             deployment[part] = encrypted_anew(deployment[part], old, new)
     deployment["secrets_providers"] = provider_of(new.salt)
-    backend.write(stack.project, stack.name, checkpoint_of(stack, deployment))
+    content = checkpoint_of(stack, deployment)
+    backend.write(stack.project, stack.name, content)
+    return Checkpoint(journal.digest(content), deployment)
 
 
 def current(backend: Backend, stack: StackId) -> Json:
     """The stack's deployment with what its journal has beyond the file; nothing is written."""
-    checkpoint = backend.read(stack.project, stack.name)
-    deployment = deployment_of(checkpoint)
+    checkpoint = Checkpoint.read(backend, stack)
     with contextlib.suppress(ValueError, KeyError):  # another run folds it at this moment, or `recover` tells
-        found = journal.read(backend.journal(stack.project, stack.name), checkpoint, deployment)
+        log = backend.journal(stack.project, stack.name)
+        found = journal.read(log, checkpoint.digest, checkpoint.deployment)
         if found is not None:
-            _store(deployment, found.rows)
-    return deployment
+            _store(checkpoint.deployment, found.rows)
+    return checkpoint.deployment
 
 
 def _nothing() -> None:
@@ -162,29 +177,31 @@ def _store(deployment: Json, rows: Rows) -> None:
 
 
 class Snapshot:
-    """A stack's state during one update.  All methods may be called from any thread."""
+    """A stack's state during one update.  All methods may be called from any thread.
 
-    def __init__(self, backend: Backend, stack: StackId, crypter: Crypter | None) -> None:
+    It takes the checkpoint over, and keeps its rows as the file has them: encoded they are a third as large.
+    """
+
+    def __init__(
+        self, backend: Backend, stack: StackId, crypter: Crypter | None, checkpoint: Checkpoint
+    ) -> None:
         self._backend = backend
         self._log = backend.journal(stack.project, stack.name)
         self._stack = stack
         self._crypter = crypter
         self._lock = threading.RLock()
-        checkpoint = backend.read(stack.project, stack.name)
-        self._checkpoint = journal.digest(checkpoint)
-        self._deployment = deployment_of(checkpoint)
-        self._rows = Rows()
-        self._next = 0
+        self._checkpoint = checkpoint.digest
+        self._deployment = checkpoint.deployment
+        self._rows = Rows(
+            old=dict(enumerate(map(encoded, self._deployment.pop("resources", None) or []))),
+            pending=dict(enumerate(self._deployment.pop("pending_operations", None) or [])),
+        )
+        self._next = max(len(self._rows.old), len(self._rows.pending))
         self._journal: Journal | None = None
         self._dirty = False
         self._broken: EngineError | None = None
         self._stop = threading.Event()
         self._folding = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
-
-    @property
-    def deployment(self) -> Json:
-        """What the checkpoint says, to be read before `open`."""
-        return self._deployment
 
     def adopt(self, resources: list[Resource], pending: list[Pending]) -> dict[int, Pending]:
         """Give the loaded resources their places; the pending operations by their numbers."""
@@ -193,10 +210,7 @@ class Snapshot:
         return dict(enumerate(pending))
 
     def open(self) -> None:
-        """Start the journal.  The rows are kept as the file has them: encoded they are a third as large."""
-        self._rows.old = dict(enumerate(map(encoded, self._deployment.pop("resources", None) or [])))
-        self._rows.pending = dict(enumerate(self._deployment.pop("pending_operations", None) or []))
-        self._next = max(len(self._rows.old), len(self._rows.pending))
+        """Start the journal."""
         self._journal = Journal(self._log, self._checkpoint, self._rows)
         self._folding.start()
 

@@ -4,9 +4,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
+import certifi
 import httpx
 import pytest
 from pydantic import SecretStr
@@ -20,7 +23,7 @@ from clients.errors import (
     Unavailable,
     UncertainOutcome,
 )
-from clients.http import Answer, Http, Patience, RateLimiter, retry_after, shared_limiter
+from clients.http import Answer, Http, Patience, RateLimiter, retry_after, shared_limiter, trusted
 
 KEY = "canary-http-51c0"
 SERVICE = Service("Test", "http://service.test/base", "check the key", "is it up?", (SecretStr(KEY),))
@@ -264,6 +267,25 @@ def test_the_limiter_keeps_to_the_rate_across_threads() -> None:
         for done in [pool.submit(limiter.wait) for _ in range(20)]:
             done.result()
     assert sorted(waits) == [60] * 5 + [120] * 5 + [180] * 5
+
+
+def test_the_users_certificates_count_but_for_the_local_cloud(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = Path(certifi.where()).read_text(encoding="utf-8")
+    one = bundle[bundle.index("-----BEGIN") : bundle.index("-----END")] + "-----END CERTIFICATE-----\n"
+    (tmp_path / "one.pem").write_text(one, encoding="utf-8")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
+    trusted.cache_clear()
+    try:
+        far = [Http(replace(SERVICE, url="https://service.test"), {}) for _ in range(2)]
+        near = Http(replace(SERVICE, url="http://127.0.0.1:1"), {})
+        contexts = [http._client._transport._pool._ssl_context for http in (*far, near)]  # type: ignore[attr-defined]  # httpx's own
+    finally:
+        trusted.cache_clear()
+    assert len(contexts[0].get_ca_certs()) == 1
+    assert contexts[1] is contexts[0]  # read once
+    assert len(contexts[2].get_ca_certs()) > 10
 
 
 def test_clients_of_one_key_share_a_limiter() -> None:

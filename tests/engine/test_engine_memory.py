@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from engine_stack import REPOSITORY, Stack
 
-from engine import memory
+from engine import cli, memory
+from engine.state import Resource
+from engine.steps import Steps
+from engine.values import Secret
 
 # A large block is freed; then another lies where the first taught malloc to put it, and small ones lie behind it.
 STATES = """
@@ -54,6 +59,35 @@ def test_a_large_block_that_is_freed_is_given_back() -> None:
     if given_back() > 7_000_000:
         pytest.skip("this C library gives it back by itself")
     assert given_back("keep_little") > 7_000_000
+
+
+def test_the_engine_itself_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(memory, "keep_little", lambda: told.append(True))
+    assert cli.main(["about"]) == 0
+    assert told == [True]
+
+
+def same(old: dict[str, Any], new: dict[str, Any]) -> tuple[Resource, Resource]:
+    """Both resources after a step that changes nothing."""
+    before, after = (Resource("urn", "type", custom=True, inputs=inputs) for inputs in (old, new))
+    listener: Any = SimpleNamespace(ended=lambda _step: None)
+    providers: Any = None
+    Steps(providers, listener, None, 1, {}).same(before, after, None)
+    return before, after
+
+
+def test_inputs_that_are_the_same_are_kept_once() -> None:
+    before, after = same({"a": [1], "s": Secret("x", "text", "salt")}, {"a": [1], "s": Secret("x")})
+    assert after.inputs is before.inputs
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [({"a": 1}, {"a": True}), ({"a": "x"}, {"a": Secret("x")}), ({}, {"a": None})]
+)
+def test_inputs_that_only_look_the_same_are_the_new_ones(old: dict[str, Any], new: dict[str, Any]) -> None:
+    _, after = same(old, new)
+    assert after.inputs is new
 
 
 def test_the_children_keep_little_as_well_unless_the_user_says_otherwise(stack: Stack) -> None:

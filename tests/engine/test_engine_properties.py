@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 from engine_stack import Stack
@@ -53,6 +54,46 @@ itself += [same, same, itself]
 assert not pulumi.contains_unknowns(itself)
 """
 
+# Types that packages bring: a dictionary with a property that has the name of a dictionary's method.
+OUTPUT_TYPE = """
+import pulumi
+
+@pulumi.output_type
+class Filter(dict):
+    def __init__(self, *, values: list):
+        pulumi.set(self, "values", values)
+
+    @property
+    @pulumi.getter
+    def values(self) -> list:
+        return pulumi.get(self, "values")
+
+given = pulumi.Output.from_input("a").apply(lambda text: Filter(values=[text]))
+pulumi.export("values", given.apply(lambda found: found.values))
+"""
+
+CAPTURED = """
+import pulumi
+from pulumi.dynamic import CreateResult, Resource, ResourceProvider
+from things import Thing
+
+thing = Thing("one", {"text": "hello"}, None)
+
+class Capturing(ResourceProvider):
+    serialize_as_secret_always = False
+
+    def create(self, props):
+        return CreateResult("id", {"got": thing.text.get()})
+
+class Captures(Resource, module="test", name="Captures"):
+    got: pulumi.Output[str]
+
+    def __init__(self, name):
+        super().__init__(Capturing(), name, {"got": None})
+
+pulumi.export("got", thing.urn.apply(lambda _: Captures("captures").got))
+"""
+
 REFUSED = """
 import pulumi
 from things import Thing
@@ -84,6 +125,21 @@ def test_a_property_becomes_a_future_when_somebody_asks_before_or_after_it_is_kn
 def test_looking_for_unknowns_leaves_no_circles(stack: Stack) -> None:
     (stack.folder / "__main__.py").write_text(NO_CIRCLES)
     stack.up()
+
+
+def test_a_value_may_have_a_property_named_values(stack: Stack) -> None:
+    (stack.folder / "__main__.py").write_text(OUTPUT_TYPE)
+    stack.up()
+    assert json.loads(stack.run("stack", "output", "--json")) == {"values": ["a"]}
+
+
+def test_a_provider_may_hold_a_property_as_the_sdk_pickles_it(stack: Stack) -> None:
+    (stack.folder / "__main__.py").write_text(CAPTURED)
+    stack.up()
+    assert json.loads(stack.run("stack", "output", "--json")) == {"got": "hello"}
+    pickled = base64.b64decode(stack.resources()["captures"]["inputs"]["__provider"])
+    assert b"pulumi.output" in pickled
+    assert b"Property" not in pickled  # else the CLI, without our runner, would see another provider
 
 
 def test_a_property_of_what_cannot_be_registered_fails_with_it(stack: Stack) -> None:

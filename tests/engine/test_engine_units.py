@@ -338,21 +338,26 @@ def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
     )
     with (tmp_path / "j.jsonl").open("ab") as file:
         file.write(b'[["drop", 1')
-    found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", json.loads(json.dumps(deployment)))
+    found = journal.read(
+        FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), json.loads(json.dumps(deployment))
+    )
     assert found is not None
     assert [item["urn"] for item in found.rows.resources()] == ["c", "b"]
     assert found.rows.old[1]["dependencies"] == ["c"]
     assert found.rows.pending == {}
     with pytest.raises(ValueError, match="changed"):
-        journal.read(FileLog(tmp_path / "j.jsonl"), b"another", deployment)
+        journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"another"), deployment)
 
 
 def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
     log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), Rows())
     log.append([["put", 1, {"urn": "c"}]])
     log.fold_into(journal.digest(b"after"))
-    assert journal.read(FileLog(tmp_path / "j.jsonl"), b"after", {"resources": [{"urn": "c"}]}) is None
-    found = journal.read(FileLog(tmp_path / "j.jsonl"), b"before", {})
+    assert (
+        journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"after"), {"resources": [{"urn": "c"}]})
+        is None
+    )
+    found = journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), {})
     assert found is not None
     assert found.steps == 1
 
@@ -370,7 +375,7 @@ def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: 
         "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
         "pending_operations": [{"resource": {"urn": "d"}, "type": "creating"}],
     }
-    found = journal.read(FileLog(tmp_path / "j"), b"after", deployment)
+    found = journal.read(FileLog(tmp_path / "j"), journal.digest(b"after"), deployment)
     assert found is not None
     assert [item["urn"] for item in found.rows.resources()] == ["c", "d", "b"]
     assert (found.steps, found.rows.pending) == (1, {})
@@ -394,7 +399,7 @@ def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="time-out"):
         log.flush(first)
     log.flush(second)
-    found = journal.read(FileLog(tmp_path / "j"), b"before", {})
+    found = journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
     assert found is not None
     assert sorted(found.rows.pending) == [1, 2]
 
@@ -408,7 +413,7 @@ def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) ->
     lines[place] = b"\0" * len(lines[place])
     (tmp_path / "j").write_bytes(b"\n".join(lines))
     with pytest.raises(ValueError, match="damaged"):
-        journal.read(FileLog(tmp_path / "j"), b"before", {})
+        journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
 
 
 def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
@@ -416,8 +421,10 @@ def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with (tmp_path / "j").open("ab") as file:
         file.write(b'[["put", 2')
-    journal.note_fold(FileLog(tmp_path / "j"), b"after")
-    assert journal.read(FileLog(tmp_path / "j"), b"after", {"resources": [{"urn": "c"}]}) is None
+    journal.note_fold(FileLog(tmp_path / "j"), journal.digest(b"after"))
+    assert (
+        journal.read(FileLog(tmp_path / "j"), journal.digest(b"after"), {"resources": [{"urn": "c"}]}) is None
+    )
 
 
 def test_the_project_keeps_its_places(tmp_path: Path) -> None:
