@@ -99,13 +99,13 @@ def signature_of(scanned: list[tuple[Any, ...]]) -> str:
 
 def all_settled(scanned: list[tuple[Any, ...]]) -> bool:
     """Whether the signature of these is sure to change with the next write to any of them."""
-    return are_settled(time_ns for _, _, _, *times, _ in scanned for time_ns in times)
+    return are_settled([time_ns for entry in scanned for time_ns in entry[3:5]])
 
 
 def are_settled(times_ns: Iterable[int]) -> bool:
     """Whether a write from now on gives a file another time than any of these."""
     limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-    return all(time_ns < limit for time_ns in times_ns)
+    return max(times_ns, default=0) < limit
 
 
 def keep(path: Path, data: bytes) -> bool:
