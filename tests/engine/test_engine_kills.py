@@ -1,4 +1,4 @@
-"""SIGKILL at seeded moments: the state is readable each time, knows all that was made, and nothing is done twice.
+"""SIGKILL at seeded moments: the state, packed or not, is readable each time, knows all that was made, and nothing is done twice.
 
 How many: KILLS (50), from the seed KILLS_SEED (1) on; the seeds are printed where one fails.
 """
@@ -60,6 +60,8 @@ class Killed:
         while True:
             begun = len(log.read_text().splitlines()) if log.exists() else 0
             left = len(NAMES) - begun
+            # Also while the state goes from one form to the other.
+            self.stack.environment["PULUMI_DIY_BACKEND_GZIP"] = self.random.choice(["true", "false"])
             process = self.stack.start("up", "--yes", "--skip-preview")
             after = begun + self.random.randrange(max(left, 1))
             self.stack.until(
