@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def readable(path: Path) -> bytes:
-    """Its bytes, and what they are packed from: a state ends in .gz. Raises OSError for a damaged one."""
+    """Its bytes, and what they are packed from, as states are. Raises OSError for a damaged one."""
     content = path.read_bytes()
-    return content + gzip.decompress(content) if path.suffix == ".gz" or ".gz." in path.name else content
+    # By its bytes: beside a packed state the CLI puts one of the same name and .attrs, in plain JSON.
+    return content + gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
