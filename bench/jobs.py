@@ -30,8 +30,7 @@ def slope(counts: list[int], folder: Path) -> str:
         lines.append(
             f"| {count} | {first.seconds:.1f} | {again.seconds:.1f} | {max(first.memory, again.memory):.0f} "
             f"({max(first.largest, again.largest):.0f}) | {stored / count:.0f} | {(whole - datasets) / count:.0f} "
-            f"| {datasets / count:.0f} "
-            f"| {asked:.1f} | {again.requests.total()} |"
+            f"| {datasets / count:.0f} | {asked:.1f} | {again.requests.total()} |"
         )
     if 100 in seen and 1000 in seen:
         up, noop = (seen[1000][i].seconds / seen[100][i].seconds for i in (0, 1))

@@ -44,10 +44,9 @@ class Child:
         return cls([interpreter(project), "-u", str(_HERE / name)], project)
 
     def __init__(self, command: list[str], project: Project) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in _SECRET_ENVIRONMENT}
-        environment = {**memory.ENVIRONMENT, **environment}
+        given = {key: value for key, value in os.environ.items() if key not in _SECRET_ENVIRONMENT}
         # Where one end closes first, gRPC writes a line of its own into the output, which says nothing to anybody.
-        environment.setdefault("GRPC_VERBOSITY", "ERROR")
+        environment = {"GRPC_VERBOSITY": "ERROR", **memory.ENVIRONMENT, **given}
         # A fixed command: our own script, or a plugin by the name that Pulumi gives it.
         self._process = subprocess.Popen(  # noqa: S603
             command,
