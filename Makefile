@@ -3,7 +3,7 @@ STACK ?= dev
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
-FLUX := $(BIN)/python -m commands
+FLUX := $(BIN)/python -m flux_training.commands
 
 # Each command starts several Python processes: without compiled files each would compile all that it imports, seconds every time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -13,7 +13,7 @@ AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aw
 READY := .venv/ready $(AWS)
 
 .PHONY: up preview plan refresh destroy down cloud test coverage mutants bench lint audit format generated licences lock ready aws help
-# Both come as wheels for Linux and macOS; on other machines requirements-dev.txt leaves them out.
+# Both come as wheels for Linux and macOS; on other machines pyproject.toml leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
 	elif command -v $(1) >/dev/null; then $(1) $(2); \
@@ -24,14 +24,22 @@ endef
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # uv needs seconds where pip needs a minute. It knows nothing of pip's settings: where these name an index, or uv cannot be had, pip does it.
 define install
-if ! $(BIN)/python -m pip config list | grep -q index && $(PIP) -r requirements-uv.lock 2>/dev/null \
+if ! $(BIN)/python -m pip config list | grep -q index && $(PIP) -r requirements/uv.lock 2>/dev/null \
 	&& $(BIN)/uv pip install --quiet --no-config --require-hashes --python $(BIN)/python -r $(1); then :; \
 	else $(PIP) -r $(1); fi
 endef
 
+# The tool and its two packages as editable installs, so that `python -m localcloud` and the like work from any folder.
+LINKED := --quiet --config-settings editable_mode=compat --no-deps --no-build-isolation -e . -e packages/pulumi-embedded -e packages/localcloud
+define link
+if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install --no-config --python $(BIN)/python $(LINKED); \
+	else $(BIN)/python -m pip install --disable-pip-version-check $(LINKED); fi
+endef
+
 UPGRADE ?=
-COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+	--custom-compile-command "make lock" $(UPGRADE)
+SOURCES := pyproject.toml packages/pulumi-embedded/pyproject.toml packages/localcloud/pyproject.toml
 
 .DEFAULT_GOAL := help
 
@@ -63,8 +71,8 @@ test: .venv/ready-dev ## all tests
 	@$(BIN)/python -m pytest
 
 # The tests that decide without a process: what `make coverage` and `make mutants` count.
-PURE_TESTS := tests/training tests/clients/test_clients_pace.py $(wildcard tests/components/test_components_c*.py tests/components/test_components_d*.py) \
-	$(addprefix tests/engine/test_engine_,decisions.py deletions.py diffs.py units.py values.py)
+PURE_TESTS := tests/training tests/clients/test_pace.py $(wildcard tests/components/test_c*.py tests/components/test_d*.py) \
+	$(addprefix packages/pulumi-embedded/tests/test_,decisions.py deletions.py diffs.py units.py values.py)
 
 coverage: .venv/ready-dev ## branch coverage of the pure core, which has to be 95 % (a minute)
 	@$(BIN)/python -m pytest $(PURE_TESTS) --cov --cov-report=term
@@ -74,9 +82,9 @@ mutants: .venv/ready-dev ## change the pure core in thousands of ways and see th
 	@$(BIN)/python -m tests.mutation.survivors
 
 bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (a quarter of an hour on a quiet machine)
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m tests.bench
 
-lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, pip-audit, and the workflows' actionlint and zizmor
+lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, and the workflows' actionlint and zizmor
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -84,26 +92,26 @@ lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, pip-audit, and the wo
 	@$(call lint_with,shellcheck,docker/*.sh flux .ci/run)
 	@$(BIN)/zizmor --quiet --offline .github/workflows
 	@.ci/actionlint
-	@$(BIN)/python -m supply.audit
 
 audit: .venv/ready-dev ## ask the package index for known vulnerabilities of all that is locked
-	@$(BIN)/python -m supply.audit
+	@$(BIN)/pip-audit --disable-pip --require-hashes --progress-spinner off -r requirements/dev.lock
 
 format: .venv/ready-dev ## let ruff mend what it can
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format .
 
 generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
-	@$(BIN)/python -m commands.generated
+	@$(BIN)/python -m flux_training.commands.generated
 
 licences: .venv/ready-dev ## write docs/licences.md anew, from the installed packages
-	@$(BIN)/python -m supply.licences
+	@$(BIN)/pip-licenses --from=mixed --format=markdown --ignore-packages flux-training pulumi-embedded localcloud --output-file=docs/licences.md
 
-lock: .venv/ready-dev ## pin what requirements*.txt name, with hashes (UPGRADE=--upgrade: the newest that fit)
-	@$(COMPILE) requirements-dev.txt -o requirements-dev.lock
-	@$(COMPILE) requirements-local.txt -c requirements-dev.lock --no-emit-package pulumi-aws -o requirements-local.lock
-	@echo pulumi-aws | $(COMPILE) - -c requirements-dev.lock -o requirements-aws.lock
-	@echo uv | $(COMPILE) - -c requirements-dev.lock -o requirements-uv.lock
+lock: .venv/ready-dev ## pin what the pyproject.toml files declare, with hashes (UPGRADE=--upgrade: the newest that fit)
+	@$(COMPILE) --generate-hashes $(SOURCES) --group dev --extra aws -o requirements/dev.lock
+	@$(COMPILE) --generate-hashes $(SOURCES) --group build -c requirements/dev.lock -o requirements/local.lock
+	@echo pulumi-aws | $(COMPILE) --generate-hashes - -c requirements/dev.lock -o requirements/aws.lock
+	@$(COMPILE) --generate-hashes --group uv -c requirements/dev.lock -o requirements/uv.lock
+	@$(COMPILE) --no-deps pyproject.toml --extra aws -o requirements.txt
 
 ready: $(READY)
 
@@ -114,17 +122,18 @@ aws: .venv/ready-aws ## install what stacks with `storage: {kind: aws}` need bes
 	@echo "Making the virtual environment .venv with $(PYTHON) ..."
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/ready: .venv/bin/python requirements-local.lock
-	@echo "Installing the packages of requirements-local.lock into it (once; 300 MB, 10 to 60 seconds) ..."
-	@$(call install,requirements-local.lock)
+.venv/ready: .venv/bin/python requirements/local.lock $(SOURCES)
+	@echo "Installing the packages of requirements/local.lock into it (once; 300 MB, 10 to 60 seconds) ..."
+	@$(call install,requirements/local.lock)
+	@$(call link)
 	@touch $@
 
-.venv/ready-aws: .venv/ready requirements-aws.lock
+.venv/ready-aws: .venv/ready requirements/aws.lock
 	@echo "Installing pulumi-aws, which stacks on AWS need (once; 180 MB) ..."
-	@$(call install,requirements-aws.lock)
+	@$(call install,requirements/aws.lock)
 	@touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.lock
+.venv/ready-dev: .venv/ready requirements/dev.lock
 	@echo "Installing what tests and lint need (once; 700 MB) ..."
-	@$(call install,requirements-dev.lock)
+	@$(call install,requirements/dev.lock)
 	@touch $@

@@ -7,26 +7,26 @@ from dataclasses import replace
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
-from clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
-from clients.pricing import price_stack
-from clients.results import newest_sound, past_runs
-from clients.standings import standings_of
 from components.aws import check_package
 from components.node_environment import fingerprint, given_keys, node_environment, secret_values
 from components.pipeline import Surroundings, TrainingPipeline, cluster_size
 from components.preparation import parent_mark, survey
 from components.provider import home
-from training.bill import announce, over_budget
-from training.declare import DeclaredJob, declare_jobs
-from training.errors import BadInput, FluxError
-from training.examine import Examiner
-from training.gpu import names_a_class
-from training.lineage import choose_parent, declared_run, made_before
-from training.lint.finding import LintReport, in_short
-from training.lint.gather import each_thousand
-from training.lint.jobs import lint_jobs
-from training.run import Layout
-from training.settings import StackSettings, on_gpu, parse_stack_settings
+from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
+from flux_training.clients.pricing import price_stack
+from flux_training.clients.results import newest_sound, past_runs
+from flux_training.clients.standings import standings_of
+from flux_training.training.bill import announce, over_budget
+from flux_training.training.declare import DeclaredJob, declare_jobs
+from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.examine import Examiner
+from flux_training.training.gpu import names_a_class
+from flux_training.training.lineage import choose_parent, declared_run, made_before
+from flux_training.training.lint.finding import LintReport, in_short
+from flux_training.training.lint.gather import each_thousand
+from flux_training.training.lint.jobs import lint_jobs
+from flux_training.training.run import Layout
+from flux_training.training.settings import StackSettings, on_gpu, parse_stack_settings
 
 # Pulumi shows what was logged, and no traceback, for a program that ends with this code (PULUMI.md).
 REFUSED = 32

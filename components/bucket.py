@@ -8,16 +8,16 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.conditions import unheeded_conditions
-from clients.errors import Conflict, UncertainOutcome
-from clients.results import read_json
-from clients.storage import Storage
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from training.errors import FluxError
-from training.manifest import canonical_json
-from training.retention import our_rules, with_our_rules
-from training.run import Layout
+from flux_training.clients.conditions import unheeded_conditions
+from flux_training.clients.errors import Conflict, UncertainOutcome
+from flux_training.clients.results import read_json
+from flux_training.clients.storage import Storage
+from flux_training.training.errors import FluxError
+from flux_training.training.manifest import canonical_json
+from flux_training.training.retention import our_rules, with_our_rules
+from flux_training.training.run import Layout
 
 INPUTS = ("home", "kind", "bucket", "prefix", "location", "owner", "adopt", "results", "retention")
 R2 = "r2"

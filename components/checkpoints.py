@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clients.results import newest_sound
-from clients.storage import Storage
-from training.errors import FluxError
-from training.run import RunKeys
+from flux_training.clients.results import newest_sound
+from flux_training.clients.storage import Storage
+from flux_training.training.errors import FluxError
+from flux_training.training.run import RunKeys
 
 OPTIMIZER = "optimizer.pt"
 

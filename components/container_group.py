@@ -12,8 +12,6 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 from pydantic import SecretStr
 
-from clients.errors import Conflict, UncertainOutcome
-from clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from components.messages import inform
 from components.node_environment import (
     KEY_VARIABLES,
@@ -25,8 +23,10 @@ from components.node_environment import (
     secret_values,
 )
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from training.errors import FluxError
-from training.settings import OWN_VARIABLES
+from flux_training.clients.errors import Conflict, UncertainOutcome
+from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
+from flux_training.training.errors import FluxError
+from flux_training.training.settings import OWN_VARIABLES
 
 INPUTS = (
     "home",

@@ -12,15 +12,15 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.bulk import Outgoing
-from clients.datasets import is_complete, missing
-from clients.storage import Storage
 from components.messages import Pulse, inform, progress
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from training.errors import FluxError
-from training.folder import ImageSet, read_images
-from training.manifest import Image, dataset_index, parse_dataset_index
-from training.run import Layout
+from flux_training.clients.bulk import Outgoing
+from flux_training.clients.datasets import is_complete, missing
+from flux_training.clients.storage import Storage
+from flux_training.training.errors import FluxError
+from flux_training.training.folder import ImageSet, read_images
+from flux_training.training.manifest import Image, dataset_index, parse_dataset_index
+from flux_training.training.run import Layout
 
 # What taking it down, and looking at it, need besides the id, which is the digest; a thousand of them make the state long enough.
 OUTPUTS = ("home", "bucket", "prefix", "name")

@@ -12,12 +12,12 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.kelpie import Job
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import queue_of
-from training.errors import FluxError
-from training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.clients.kelpie import Job
+from flux_training.training.errors import FluxError
+from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 
 INPUTS = ("home", "groupId", "bucket", "prefix", "runs")
 

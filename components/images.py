@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pulumi
 
-from training.errors import FluxError
-from training.settings import ImageSettings
+from flux_training.training.errors import FluxError
+from flux_training.training.settings import ImageSettings
 
 FOLDER = "docker"
 SCRIPT = f"{FOLDER}/build.sh"

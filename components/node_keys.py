@@ -12,11 +12,11 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource
 
-from clients.cloudflare import LONGEST_SECONDS, Keys
-from clients.salad import LONGEST_VALUE
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from training.errors import FluxError
-from training.node_rights import parse_time
+from flux_training.clients.cloudflare import LONGEST_SECONDS, Keys
+from flux_training.clients.salad import LONGEST_VALUE
+from flux_training.training.errors import FluxError
+from flux_training.training.node_rights import parse_time
 
 INPUTS = ("home", "bucket", "prefixes", "credentials", "end", "rotate", "parent", "owner")
 SHORTEST_SECONDS = 60.0

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from clients.connection import Connection
-from clients.results import read_json
-from clients.salad import ContainerGroup
-from clients.storage import Storage
 from components.bucket import foreign_bucket, owner_of
 from components.container_group import is_foreign, not_ours
 from components.node_environment import KEYS_END_VARIABLE
-from training.declare import DeclaredJob
-from training.errors import BadInput, FluxError
-from training.node_rights import (
+from flux_training.clients.connection import Connection
+from flux_training.clients.results import read_json
+from flux_training.clients.salad import ContainerGroup
+from flux_training.clients.storage import Storage
+from flux_training.training.declare import DeclaredJob
+from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.node_rights import (
     Remaining,
     choose_end,
     end_warning,
@@ -24,11 +24,11 @@ from training.node_rights import (
     seconds_needed,
     show_time,
 )
-from training.progress import read_progress
-from training.retention import expiring
-from training.run import Layout
-from training.run_state import Standing
-from training.settings import StackSettings
+from flux_training.training.progress import read_progress
+from flux_training.training.retention import expiring
+from flux_training.training.run import Layout
+from flux_training.training.run_state import Standing
+from flux_training.training.settings import StackSettings
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 from pulumi.dynamic import ConfigureRequest, DiffResult, ResourceProvider, dynamic
 from pulumi.output import Unknown
 
-from clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
-from training.errors import FluxError
+from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
+from flux_training.training.errors import FluxError
 
 Props = dict[str, Any]
 

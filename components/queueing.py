@@ -18,18 +18,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
-from clients.connection import Connection
-from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
-from clients.kelpie import Job, JobRequest, Kelpie
-from clients.own_jobs import Wanted, choose_job, in_order
-from clients.results import read_json
-from clients.storage import Storage
-from training.errors import FluxError
-from training.manifest import canonical_json
-from training.processes import is_alive
-from training.run import RunKeys
+from flux_training.clients.connection import Connection
+from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
+from flux_training.clients.kelpie import Job, JobRequest, Kelpie
+from flux_training.clients.own_jobs import Wanted, choose_job, in_order
+from flux_training.clients.results import read_json
+from flux_training.clients.storage import Storage
+from flux_training.training.errors import FluxError
+from flux_training.training.manifest import canonical_json
+from flux_training.training.processes import is_alive
+from flux_training.training.run import RunKeys
 
-# Longer than one post takes with its repetitions and time-outs (clients/http.py: about 3.5 minutes at the worst), and than clocks
+# Longer than one post takes with its repetitions and time-outs (flux_training/clients/http.py: about 3.5 minutes at the worst), and than clocks
 # of two machines differ. A holder renews its claim before each post.
 CLAIM_PATIENCE_SECONDS = 600.0
 CLAIM_POLL_SECONDS = 1.0

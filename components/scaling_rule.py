@@ -7,9 +7,9 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.kelpie import Kelpie
 from components.container_group import other_owner
 from components.provider import FluxProvider, Props, inputs_of, replace_on
+from flux_training.clients.kelpie import Kelpie
 
 INPUTS = ("home", "groupId", "groupName", "owner", "minReplicas", "maxReplicas", "idleThresholdSeconds")
 

@@ -11,25 +11,25 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.datasets import is_complete
-from clients.errors import Conflict
-from clients.kelpie import Job, JobRequest, Sync, SyncRule
-from clients.own_jobs import Wanted
-from clients.pricing import estimate_run, work_of
-from clients.results import inspect_run, queue_job, read_json, see_run
-from clients.salad import ContainerGroup
-from clients.storage import Storage
 from components.checkpoints import bring_checkpoint
 from components.lookups import Lookups
 from components.messages import inform
 from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import ClaimFile, queue_of
-from training.bill import cost_of
-from training.declare import read_job
-from training.errors import FluxError
-from training.folder import ImageSet, JobFolder, read_config
-from training.manifest import canonical_json
-from training.run import (
+from flux_training.clients.datasets import is_complete
+from flux_training.clients.errors import Conflict
+from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
+from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.pricing import estimate_run, work_of
+from flux_training.clients.results import inspect_run, queue_job, read_json, see_run
+from flux_training.clients.salad import ContainerGroup
+from flux_training.clients.storage import Storage
+from flux_training.training.bill import cost_of
+from flux_training.training.declare import read_job
+from flux_training.training.errors import FluxError
+from flux_training.training.folder import ImageSet, JobFolder, read_config
+from flux_training.training.manifest import canonical_json
+from flux_training.training.run import (
     ATTEMPT_VARIABLE,
     CONFIG_FOLDER,
     JOB_VARIABLE,
@@ -42,8 +42,8 @@ from training.run import (
     launch_settings,
     run_id,
 )
-from training.run_state import COMPLETED, ENDED, LOST
-from training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
+from flux_training.training.run_state import COMPLETED, ENDED, LOST
+from flux_training.training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
 # What looking at it, changing and taking it down need of the inputs; a thousand of them make the state long enough.
 KEPT = (
@@ -60,7 +60,7 @@ KEPT = (
     "maxHours",
     "stallMinutes",
 )
-LAUNCHER = Path(__file__).parent.parent / "node" / "launch.py"
+LAUNCHER = Path(__file__).parent.parent / "flux_training" / "node" / "launch.py"
 
 _lookups = Lookups()
 

@@ -14,7 +14,7 @@ from tests.support.documents import DOCUMENTS, ROOT
 
 GLOSSARY = ROOT / "docs/glossary.md"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
-PRODUCT = ("clients", "commands", "components", "engine", "node", "training")
+PRODUCT = ("components", "flux_training", "packages/pulumi-embedded/pulumi_embedded")
 # What a value is put into, as the documents write it.
 GAP = "…"
 # Names of others in a document's code: options, paths, what a service answers.
@@ -51,7 +51,9 @@ def modules() -> list[Path]:
 def said() -> list[str]:
     """Everything that the product can print."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    local_cloud = [text for path in (ROOT / "localcloud").rglob("*.py") for text in texts(path)]
+    local_cloud = [
+        text for path in (ROOT / "packages/localcloud/localcloud").rglob("*.py") for text in texts(path)
+    ]
     return [text for path in modules() for text in texts(path)] + local_cloud + makefile
 
 
@@ -104,7 +106,7 @@ def test_a_word_that_was_put_aside_is_not_used(word: str) -> None:
     ]
     for path in modules():
         name = str(path.relative_to(ROOT))
-        if name.startswith("engine/"):
+        if name.startswith("packages/pulumi-embedded/"):
             # The engine says what the CLI says, word by word.
             continue
         found += [f"{name}: {text[:80]}" for text in texts(path) if pattern.search(text)]

@@ -9,17 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.errors import NotFound
-from clients.results import MOST_JSON, inputs_of_run, inspect_run, newest_sound, read_json, see_run
-from clients.storage import ObjectInfo, Storage
-from commands.report.chart import charts
 from components.pipeline import in_sum
 from components.preparation import remaining
-from training.bill import cost_of
-from training.declare import DeclaredJob
-from training.loss_curve import parse_losses
-from training.node_rights import seconds_needed
-from training.run import Layout, RunKeys
+from flux_training.clients.errors import NotFound
+from flux_training.clients.results import (
+    MOST_JSON,
+    inputs_of_run,
+    inspect_run,
+    newest_sound,
+    read_json,
+    see_run,
+)
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.commands.report.chart import charts
+from flux_training.training.bill import cost_of
+from flux_training.training.declare import DeclaredJob
+from flux_training.training.loss_curve import parse_losses
+from flux_training.training.node_rights import seconds_needed
+from flux_training.training.run import Layout, RunKeys
 
 KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
 ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bench.measures import OURS, ROOT, files, functions
+from tests.bench.measures import OURS, ROOT, files, functions
 
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_LINES_OF_A_FILE = 500
-LONGER_FILES = {"node/launch.py": "one file travels to the node, and needs nothing else there"}
+LONGER_FILES = {"flux_training/node/launch.py": "one file travels to the node, and needs nothing else there"}
 
 
 @pytest.mark.parametrize("folder", OURS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clients.connection import SECRET_SETTINGS, VARIABLES
+from flux_training.clients.connection import SECRET_SETTINGS, VARIABLES
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".github/workflows"

@@ -2,7 +2,7 @@
 
 For the real ones set FLUX_TEST_SALAD_API_KEY, FLUX_TEST_SALAD_ORGANIZATION, FLUX_TEST_SALAD_PROJECT and
 FLUX_TEST_S3_ENDPOINT_URL, FLUX_TEST_S3_ACCESS_KEY_ID, FLUX_TEST_S3_SECRET_ACCESS_KEY (as without TEST_, see
-clients/connection.py), and FLUX_TEST_BUCKET, an empty bucket that the suite may fill and empties again.
+flux_training/clients/connection.py), and FLUX_TEST_BUCKET, an empty bucket that the suite may fill and empties again.
 Nothing is started there: groups have no replicas, jobs are canceled.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from clients.connection import VARIABLES, Connection, connect
-from clients.salad import ContainerGroup, GroupSpec
-from clients.storage import Storage
+from flux_training.clients.connection import VARIABLES, Connection, connect
+from flux_training.clients.salad import ContainerGroup, GroupSpec
+from flux_training.clients.storage import Storage
 from tests.support.cloud import running_cloud
 from tests.support.s3_server import Server
 

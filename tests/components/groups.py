@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clients.salad import GIB, ContainerGroup, GroupSpec
+from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec
 
 
 def group(

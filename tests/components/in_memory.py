@@ -7,16 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
-from clients.kelpie import Job, JobRequest, Sync, SyncRule
-from clients.own_jobs import Wanted
-from clients.storage import ObjectInfo
 from components.queueing import (
     Claim,
     ClaimFile,
     Queue,
 )
-from training.run import RunKeys
+from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
+from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
+from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.storage import ObjectInfo
+from flux_training.training.run import RunKeys
 
 WANTED = Wanted("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
 REQUEST = JobRequest(container_group_id="g", command="python", sync=Sync())

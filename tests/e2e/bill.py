@@ -18,15 +18,15 @@ from pathlib import Path
 
 import yaml
 
-from clients.connection import connect
-from clients.pricing import price_stack
-from clients.standings import standings_of
+from flux_training.clients.connection import connect
+from flux_training.clients.pricing import price_stack
+from flux_training.clients.standings import standings_of
+from flux_training.training.bill import table
+from flux_training.training.cost import Bill
+from flux_training.training.declare import declare_jobs
+from flux_training.training.settings import StackSettings, parse_stack_settings
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job
-from training.bill import table
-from training.cost import Bill
-from training.declare import declare_jobs
-from training.settings import StackSettings, parse_stack_settings
 
 # Each step waits for a second, so that the speed is the same however busy this machine is.
 STEPS = range(12, 32, 2)

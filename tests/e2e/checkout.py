@@ -24,19 +24,14 @@ PARTS = (
     "Makefile",
     "Pulumi.yaml",
     "Pulumi.dev.yaml",
-    "clients",
-    "commands",
     "components",
-    "engine",
-    "localcloud",
-    "node",
-    "training",
+    "flux_training",
+    "packages",
 )
 REQUIREMENTS = (
     "requirements.txt",
-    "requirements-local.txt",
-    "requirements-dev.txt",
-    "requirements-local.lock",
+    "pyproject.toml",
+    "requirements/local.lock",
 )
 # Free ports, and no waiting for what only models the pace of the real services.
 FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2 --heartbeat-seconds 0.5"
@@ -80,7 +75,7 @@ class Checkout:
 
     def run_engine(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The embedded engine itself on stack dev, without what `make` does around it."""
-        line = [sys.executable, "-m", "engine", *arguments, "--stack", "dev"]
+        line = [sys.executable, "-m", "pulumi_embedded", *arguments, "--stack", "dev"]
         environment = {**self.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"}
         return subprocess.run(
             line, cwd=self.root, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -170,7 +165,14 @@ def _environment(folder: Path, cloud: str, engine: str) -> dict[str, str]:
     """No key of the user's, no make above this one, and `pulumi` only where it is wanted."""
     foreign = ("PULUMI_", "FLUX_", "SALAD_", "AWS_", "MAKE", "MFLAGS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    fixed = {"ENGINE": engine, "LOCALCLOUD": cloud, "PULUMI_HOME": str(folder / ".pulumi-home")}
+    packages = os.pathsep.join(str(folder / "packages" / name) for name in ("localcloud", "pulumi-embedded"))
+    fixed = {
+        "ENGINE": engine,
+        "LOCALCLOUD": cloud,
+        "PULUMI_HOME": str(folder / ".pulumi-home"),
+        # Its own copies, not those of the checkout that .venv was made for.
+        "PYTHONPATH": packages,
+    }
     if engine == "cli":
         return {**kept, **fixed}
     folders = [

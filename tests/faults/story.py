@@ -20,6 +20,7 @@ from typing import Any
 
 from localcloud.chaos.plan import Faults
 from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.support.cloud import running_cloud, until
 from tests.support.files import readable

@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from clients.connection import Connection, connect
-from clients.kelpie import Job
-from commands.engine import find_engine
+from flux_training.clients.connection import Connection, connect
+from flux_training.clients.kelpie import Job
+from flux_training.commands.engine import find_engine
 from tests.training.job_folders import make_job
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("__main__.py", "Pulumi.yaml")
-FOLDERS = ("clients", "components", "engine", "node", "training")
+FOLDERS = ("components", "flux_training")
 CLI = "cli"
 PASSPHRASE = "local-cloud"
 
@@ -58,7 +58,11 @@ class Stack:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the engine with these arguments, in a process group of its own."""
-        command = ["pulumi", "--non-interactive"] if self.engine == CLI else [sys.executable, "-m", "engine"]
+        command = (
+            ["pulumi", "--non-interactive"]
+            if self.engine == CLI
+            else [sys.executable, "-m", "pulumi_embedded"]
+        )
         return subprocess.Popen(
             [*command, *arguments, "--stack", "dev"],
             cwd=self.root,

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from localcloud import node as kelpie_node
+
 from tests.node.queued import FolderTransfers, Queue
 from tests.node.quick_trainer import checkpoint
 from tests.node.runs import is_alive, run_files

@@ -18,13 +18,14 @@ from typing import Any
 from unittest import mock
 
 import yaml
+from localcloud import node as kelpie_node
 from PIL import Image, ImageDraw
 
-from localcloud import node as kelpie_node
 from tests.node.queued import FolderTransfers, Queue
 
-LAUNCHER = Path(__file__).parent.parent.parent / "node" / "launch.py"
-STANDIN = LAUNCHER.parent.parent / "localcloud" / "trainer"
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = ROOT / "flux_training" / "node" / "launch.py"
+STANDIN = ROOT / "packages" / "localcloud" / "localcloud" / "trainer"
 FAKE = Path(__file__).parent / "fake_trainer.py"
 
 

@@ -12,14 +12,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
+from localcloud.chaos.proxy import Exchange
 from openapi_core import Config, OpenAPI
 from openapi_core.datatypes import RequestParameters
 from openapi_core.exceptions import OpenAPIError
 from werkzeug.datastructures import Headers, ImmutableMultiDict
 
-from localcloud.chaos.proxy import Exchange
-
-DATA = Path(__file__).parent.parent / "localcloud/data"
+DATA = Path(__file__).parents[2] / "packages/localcloud/tests/data"
 # service -> (its document, the address of the service in it, the path of ours)
 DOCUMENTS = {
     "salad": ("salad-cloud.openapi.yaml", "https://api.salad.com/api/public", "/salad/api/public"),

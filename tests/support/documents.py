@@ -1,6 +1,6 @@
 """The documents a person reads, and the blocks in them: which are commands, and what those need that are only parsed.
 
-A fenced block is `sh` (commands, run by tests/e2e/test_e2e_documents.py), or it holds none. Above one that cannot be run here stands
+A fenced block is `sh` (commands, run by tests/e2e/test_documents.py), or it holds none. Above one that cannot be run here stands
 a comment, `<!-- needs: salad -->`, with words from NEEDS.
 """
 
@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rich_click as click
-
-from commands.__main__ import COMMANDS
-from engine.cli import _parser as engine_parser
 from localcloud.__main__ import parser as localcloud_parser
+from pulumi_embedded.cli import _parser as engine_parser
+
+from flux_training.commands.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 # In the order in which they are run: the README's first command is everybody's.
 DOCUMENTS = [
     ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
+    ROOT / ".github/CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "engine/README.md",
+    ROOT / "packages/pulumi-embedded/README.md",
     ROOT / "docker/README.md",
 ]
-DATED = [*sorted((ROOT / "docs/decisions").glob("*.md")), ROOT / "CHANGELOG.md"]
+DATED = [*sorted((ROOT / "docs/decisions").glob("*.md")), ROOT / "docs/changelog.md"]
 NEEDS = {
     "salad": "an account at SaladCloud and a bucket",
     "docker": "Docker, and a registry to push to",
@@ -145,7 +145,7 @@ def _fault_of_flux(words: list[str]) -> str:
 
 
 def _fault_of_module(module: str, arguments: list[str]) -> str:
-    parsers = {"localcloud": localcloud_parser, "engine": engine_parser}
+    parsers = {"localcloud": localcloud_parser, "pulumi_embedded": engine_parser}
     if module in parsers:
         try:
             parsers[module]().parse_args(arguments)

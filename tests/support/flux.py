@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # For copies of code: compiled files come along, or each process would compile all anew; not those that a test beside writes just now.
 HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")
-CODE = ("commands", "clients", "training")
+CODE = ("flux_training",)
 STACK_FILE = """\
 # The stack of a test.
 config:
@@ -58,7 +58,7 @@ class Ended:
 
 
 def line_of(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "commands", *arguments]
+    return [sys.executable, "-m", "flux_training.commands", *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:

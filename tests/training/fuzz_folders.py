@@ -23,13 +23,13 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from flux_training.training.declare import declare_jobs
+from flux_training.training.errors import BadInput
+from flux_training.training.examine import Examiner
+from flux_training.training.lint.finding import LintReport
+from flux_training.training.lint.jobs import lint_jobs
+from flux_training.training.lint.rules import NEEDED
 from tests.training.lint_folders import TRAIN_YML, picture, stack
-from training.declare import declare_jobs
-from training.errors import BadInput
-from training.examine import Examiner
-from training.lint.finding import LintReport
-from training.lint.jobs import lint_jobs
-from training.lint.rules import NEEDED
 
 Files = dict[bytes, bytes]
 NAMES = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
+from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
 
 SIDE = 256
 TRAIN_YML = """\

@@ -1,0 +1,226 @@
+"""Cloudflare's API, as far as R2 needs it: buckets, bucket-scoped tokens, temporary credentials. Facts: UPSTREAM.md, "Cloudflare R2".
+
+The API token stays here: what a node gets is made with it and can do less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import count
+from urllib.parse import quote
+
+import httpx
+from pydantic import Field, SecretStr
+
+from flux_training.clients.errors import NotFound, Service, UncertainOutcome
+from flux_training.clients.http import Answer, Http, Patience
+
+CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
+LONGEST_SECONDS = 604800
+# Of "List Tokens": 5 to 50.
+TOKENS_A_PAGE = 50
+# The permission group that lets a token read, write and list the objects of the buckets it is for, and nothing else.
+ITEM_WRITE = "Workers R2 Storage Bucket Item Write"
+
+
+class Bucket(Answer):
+    """An R2 bucket. `location` is where Cloudflare placed it, such as WEUR."""
+
+    name: str
+    location: str = ""
+
+
+class Token(Answer):
+    """An API token. Its id is the S3 access key id of whoever holds its value."""
+
+    id: str
+    name: str = ""
+
+
+class Keys(Answer):
+    """What an S3 client needs to be somebody. `session_token` None: these keys have no end of their own."""
+
+    access_key_id: str
+    secret_access_key: SecretStr
+    session_token: SecretStr | None = None
+
+
+class _MadeToken(Token):
+    value: SecretStr
+
+
+class _Temporary(Answer):
+    access_key_id: str = Field(alias="accessKeyId")
+    secret_access_key: SecretStr = Field(alias="secretAccessKey")
+    session_token: SecretStr = Field(alias="sessionToken")
+
+
+class _Group(Answer):
+    id: str
+    name: str
+
+
+class _BucketAnswer(Answer):
+    result: Bucket
+
+
+class _TokensAnswer(Answer):
+    result: list[Token]
+
+
+class _MadeTokenAnswer(Answer):
+    result: _MadeToken
+
+
+class _TemporaryAnswer(Answer):
+    result: _Temporary
+
+
+class _GroupsAnswer(Answer):
+    result: list[_Group]
+
+
+class Cloudflare:
+    """One account. Thread-safe."""
+
+    def __init__(
+        self,
+        url: str,
+        account_id: str,
+        api_token: SecretStr,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        patience: Patience | None = None,
+        if_down: str = "try again later",
+    ) -> None:
+        self._account_id = account_id
+        self._account = f"accounts/{quote(account_id, safe='')}"
+        refused = (
+            f"check the Cloudflare API token and the account id ({account_id}); the token needs Workers R2 Storage: Edit, "
+            "and for `storage.credentials: token` Account API Tokens: Edit as well"
+        )
+        self._http = Http(
+            Service("Cloudflare", url, if_refused=refused, if_down=if_down, secrets=(api_token,)),
+            {"Authorization": SecretStr(f"Bearer {api_token.get_secret_value()}")},
+            transport=transport,
+            patience=patience,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Cloudflare at {self._http.service.host}>"
+
+    def get_bucket(self, name: str) -> Bucket | None:
+        """The bucket, if the account has one of this name."""
+        try:
+            answer = self._http.request("GET", self._bucket(name))
+        except NotFound:
+            return None
+        return self._http.read(_BucketAnswer, answer).result
+
+    def create_bucket(self, name: str, location: str | None = None) -> Bucket:
+        """Make it. Raises Conflict when the account has it already, UncertainOutcome (then look for it)."""
+        body = {"name": name} | ({"locationHint": location} if location else {})
+        answer = self._http.request("POST", f"{self._account}/r2/buckets", body=body)
+        return self._http.read(_BucketAnswer, answer).result
+
+    def delete_bucket(self, name: str) -> None:
+        """Delete it; fine if there is none. Raises Conflict when it holds objects."""
+        try:
+            self._http.request("DELETE", self._bucket(name))
+        except NotFound:
+            return
+
+    def create_token(self, name: str, bucket: str) -> Keys:
+        """Keys for the objects of one bucket, without an end. Whoever loses the answer finds the token by its name.
+
+        Raises NotFound when the account lacks the permission group, UncertainOutcome.
+        """
+        resource = f"com.cloudflare.edge.r2.bucket.{self._account_id}_default_{bucket}"
+        policy = {
+            "effect": "allow",
+            "permission_groups": [{"id": self._permission_group(ITEM_WRITE)}],
+            "resources": {resource: "*"},
+        }
+        answer = self._http.request(
+            "POST", f"{self._account}/tokens", body={"name": name, "policies": [policy]}
+        )
+        made = self._http.read(_MadeTokenAnswer, answer).result
+        digest = hashlib.sha256(made.value.get_secret_value().encode()).hexdigest()
+        return Keys(access_key_id=made.id, secret_access_key=SecretStr(digest))
+
+    def tokens_named(self, name: str) -> list[Token]:
+        """The account's tokens of this name."""
+        found: list[Token] = []
+        for page in count(1):
+            params = {"page": page, "per_page": TOKENS_A_PAGE}
+            answer = self._http.request("GET", f"{self._account}/tokens", params=params)
+            tokens = self._http.read(_TokensAnswer, answer).result
+            found += [token for token in tokens if token.name == name]
+            if len(tokens) < TOKENS_A_PAGE:
+                break
+        return found
+
+    def has_token(self, token_id: str) -> bool:
+        """Whether the token is still there."""
+        try:
+            self._http.request("GET", self._token(token_id))
+        except NotFound:
+            return False
+        return True
+
+    def delete_token(self, token_id: str) -> None:
+        """Revoke it, and the temporary credentials made from it; fine if it is gone."""
+        try:
+            self._http.request("DELETE", self._token(token_id))
+        except NotFound:
+            return
+
+    def temporary_keys(
+        self, parent_access_key_id: str, bucket: str, prefixes: Sequence[str], seconds: float
+    ) -> Keys:
+        """Keys that read and write objects below `prefixes` and end by themselves after `seconds` (at most a week).
+
+        Asking twice is harmless: the ones nobody uses end too.
+        """
+        body = {
+            "bucket": bucket,
+            "parentAccessKeyId": parent_access_key_id,
+            "permission": "object-read-write",
+            "ttlSeconds": int(seconds),
+            "prefixes": list(prefixes),
+        }
+        answer = self._http.request(
+            "POST", f"{self._account}/r2/temp-access-credentials", body=body, repeatable=True
+        )
+        made = self._http.read(_TemporaryAnswer, answer).result
+        return Keys(
+            access_key_id=made.access_key_id,
+            secret_access_key=made.secret_access_key,
+            session_token=made.session_token,
+        )
+
+    def replace_tokens(self, name: str, bucket: str) -> Keys:
+        """`create_token`, after taking away what an attempt whose answer got lost may have left under this name."""
+        for left in self.tokens_named(name):
+            self.delete_token(left.id)
+        try:
+            return self.create_token(name, bucket)
+        except UncertainOutcome:
+            # Its value is lost with the answer, so it is of no use to anybody.
+            for left in self.tokens_named(name):
+                self.delete_token(left.id)
+            raise
+
+    def _permission_group(self, name: str) -> str:
+        answer = self._http.request("GET", f"{self._account}/tokens/permission_groups")
+        for group in self._http.read(_GroupsAnswer, answer).result:
+            if group.name == name:
+                return group.id
+        raise NotFound(f"Cloudflare lists no permission group named {name!r}", "", "has it been renamed?")
+
+    def _bucket(self, name: str) -> str:
+        return f"{self._account}/r2/buckets/{quote(name, safe='')}"
+
+    def _token(self, token_id: str) -> str:
+        return f"{self._account}/tokens/{quote(token_id, safe='')}"

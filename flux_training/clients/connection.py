@@ -1,0 +1,338 @@
+"""Where the services are, and with which keys: from the local cloud's file or from the user's settings."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import httpx
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from flux_training.clients.cloudflare import CLOUDFLARE_URL, Cloudflare
+from flux_training.clients.errors import Unavailable
+from flux_training.clients.kelpie import KELPIE_URL, Kelpie
+from flux_training.clients.salad import SALAD_URL, Salad
+from flux_training.clients.storage import Storage
+from flux_training.training.errors import BadInput, FluxError
+
+Cloud = Literal["local", "salad"]
+Setting = str | SecretStr | None
+# What lies under the bucket: Cloudflare R2, AWS, or any other S3.
+Kind = Literal["r2", "aws", "s3"]
+
+LOCAL_FILE = ".localcloud/connection.json"
+LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
+LOCAL_VERSION = 1
+START_LOCAL = "start it with `make cloud`"
+
+# Environment variable → the stack's setting for the same. The environment wins.
+VARIABLES = {
+    "SALAD_API_KEY": "saladApiKey",
+    "SALAD_ORGANIZATION": "saladOrganization",
+    "SALAD_PROJECT": "saladProject",
+    "FLUX_S3_ENDPOINT_URL": "s3EndpointUrl",
+    "FLUX_S3_ACCESS_KEY_ID": "s3AccessKeyId",
+    "FLUX_S3_SECRET_ACCESS_KEY": "s3SecretAccessKey",
+    "FLUX_S3_REGION": "s3Region",
+    "FLUX_NODE_ACCESS_KEY_ID": "nodeAccessKeyId",
+    "FLUX_NODE_SECRET_ACCESS_KEY": "nodeSecretAccessKey",
+    "CLOUDFLARE_ACCOUNT_ID": "cloudflareAccountId",
+    "CLOUDFLARE_API_TOKEN": "cloudflareApiToken",
+}
+CONNECTION_SETTINGS = tuple(VARIABLES.values())
+SECRET_SETTINGS = ("saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken")
+# With storage.kind aws: what AWS's own tools read, so that pulumi-aws and we are given the keys once.
+AWS_KEYS = {
+    "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
+    "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
+}
+ALWAYS_NEEDED = (
+    "SALAD_API_KEY",
+    "SALAD_ORGANIZATION",
+    "SALAD_PROJECT",
+    "FLUX_S3_ACCESS_KEY_ID",
+    "FLUX_S3_SECRET_ACCESS_KEY",
+)
+
+
+class Connection(BaseModel, extra="forbid", frozen=True):
+    """Addresses and keys of one cloud. Its repr shows no key.
+
+    `s3_endpoint` None is AWS. `node_…` are keys that a stack with storage.kind s3 gives to its nodes in place of its own.
+    `page` is the local cloud's page for people, None elsewhere.
+    """
+
+    cloud: Cloud
+    kelpie_url: str
+    salad_url: str
+    api_key: SecretStr
+    organization: str
+    project: str
+    s3_endpoint: str | None
+    s3_region: str = "auto"
+    s3_access_key_id: str = Field(repr=False)
+    s3_secret_access_key: SecretStr
+    s3_session_token: SecretStr | None = None
+    node_access_key_id: str | None = Field(None, repr=False)
+    node_secret_access_key: SecretStr | None = None
+    cloudflare_url: str = CLOUDFLARE_URL
+    cloudflare_account_id: str | None = None
+    cloudflare_api_token: SecretStr | None = None
+    page: str | None = None
+
+    def kelpie(self) -> Kelpie:
+        """The client for Kelpie: one for each connection, shared by its threads."""
+        return _kelpie(self)
+
+    def salad(self) -> Salad:
+        """The client for SaladCloud: one for each connection, shared by its threads."""
+        return _salad(self)
+
+    def storage(self, bucket: str) -> Storage:
+        """The client for a bucket: one for each connection and bucket, shared by its threads."""
+        return _storage(self, bucket)
+
+    def cloudflare(self) -> Cloudflare:
+        """The client for Cloudflare. Raises BadInput when the stack has no Cloudflare account."""
+        if self.cloudflare_account_id is None or self.cloudflare_api_token is None:
+            raise BadInput(["storage.kind r2 needs CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; set both"])
+        return _cloudflare(self)
+
+    def check_alive(self) -> None:
+        """Raise Unavailable when the local cloud does not answer. Of SaladCloud nothing is asked."""
+        if self.page is None:
+            return
+        try:
+            httpx.get(self.page, timeout=5, trust_env=False)
+        except httpx.HTTPError as failure:
+            raise Unavailable(
+                f"the local cloud does not answer at {self.page} ({failure})", "", START_LOCAL
+            ) from None
+
+    @property
+    def _if_down(self) -> str:
+        return START_LOCAL if self.cloud == "local" else "check the network and try again in a few minutes"
+
+
+def connect(
+    cloud: str | None, settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str = "s3"
+) -> Connection:
+    """The connection for a stack's `cloud` and its `storage.kind`.
+
+    local: the file the local cloud writes (FLUX_LOCAL_CLOUD, else .localcloud/connection.json below the
+    current folder); keys in `environ` are left alone, so that an experiment cannot cost money. salad:
+    VARIABLES from `environ`, else from the stack's `settings`. Raises BadInput naming all that is missing.
+    """
+    if cloud == "local":
+        return _local(Path(environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE))
+    if cloud == "salad":
+        return _salad_cloud(settings, environ, kind)
+    known = " or ".join(get_args(Cloud))
+    raise BadInput([f"cloud ({cloud}) must be {known}; set it with `pulumi config set cloud …`"])
+
+
+def _local(path: Path) -> Connection:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Unavailable(f"the local cloud is not running (there is no {path})", "", START_LOCAL) from None
+    except (OSError, ValueError) as failure:
+        raise FluxError(
+            f"{path} cannot be read: {type(failure).__name__}", "the local cloud writes it", START_LOCAL
+        ) from None
+    if not isinstance(found, Mapping) or found.get("version") != LOCAL_VERSION:
+        version = found.get("version") if isinstance(found, Mapping) else None
+        raise FluxError(
+            f"{path} is of another version ({version})",
+            f"this program knows version {LOCAL_VERSION}",
+            "stop the local cloud and start it again with `make cloud`",
+        )
+    try:
+        storage, salad = found["s3"], found["salad"]
+        return Connection(
+            cloud="local",
+            page=found["page"],
+            kelpie_url=found["kelpie"]["url"],
+            salad_url=salad["url"],
+            api_key=salad["api_key"],
+            organization=salad["organization"],
+            project=salad["project"],
+            s3_endpoint=storage["url"],
+            s3_region=storage["region"],
+            s3_access_key_id=storage["access_key_id"],
+            s3_secret_access_key=storage["secret_access_key"],
+            **_local_cloudflare(found),
+        )
+    except (KeyError, TypeError, ValidationError) as failure:
+        # Not the failure's text: pydantic's quotes the input.
+        raise FluxError(
+            f"{path} is incomplete ({type(failure).__name__})", "the local cloud writes it", START_LOCAL
+        ) from None
+
+
+def storage_kind(setting: str | None) -> str:
+    """`kind` of the stack's `storage`, which Pulumi gives as JSON text; what cannot be read is told of elsewhere."""
+    try:
+        found = json.loads(setting or "{}")
+    except ValueError:
+        return "s3"
+    return str(found.get("kind", "s3")) if isinstance(found, Mapping) else "s3"
+
+
+def _local_cloudflare(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Empty for a local cloud from before it had a Cloudflare."""
+    cloudflare = found.get("cloudflare")
+    if not cloudflare:
+        return {}
+    return {
+        "cloudflare_url": cloudflare["url"],
+        "cloudflare_account_id": cloudflare["account_id"],
+        "cloudflare_api_token": cloudflare["api_token"],
+    }
+
+
+def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str) -> Connection:
+    given = {name: _text(environ.get(name)) or _text(settings.get(key)) for name, key in VARIABLES.items()}
+    session = ""
+    if kind == "aws":
+        given["FLUX_S3_REGION"] = given["FLUX_S3_REGION"] or _text(environ.get("AWS_REGION"))
+        given["FLUX_S3_ENDPOINT_URL"] = ""
+        # All of a set or nothing: a key with another one's secret or session token is refused as a wrong one.
+        if not any(given[name] for name in AWS_KEYS):
+            given |= {name: _text(environ.get(theirs)) for name, theirs in AWS_KEYS.items()}
+            session = _text(environ.get("AWS_SESSION_TOKEN"))
+    if kind == "r2" and not given["FLUX_S3_ENDPOINT_URL"] and given["CLOUDFLARE_ACCOUNT_ID"]:
+        given["FLUX_S3_ENDPOINT_URL"] = f"https://{given['CLOUDFLARE_ACCOUNT_ID']}.r2.cloudflarestorage.com"
+    addresses = {
+        "SALAD_API_URL": _text(environ.get("SALAD_API_URL")) or SALAD_URL,
+        "KELPIE_API_URL": _text(environ.get("KELPIE_API_URL")) or KELPIE_URL,
+        "CLOUDFLARE_API_URL": _text(environ.get("CLOUDFLARE_API_URL")) or CLOUDFLARE_URL,
+        "FLUX_S3_ENDPOINT_URL": given["FLUX_S3_ENDPOINT_URL"],
+    }
+    findings = _missing(given, kind) + _unsendable(given)
+    findings += [
+        f"{name} ({url}) must begin with https:// or http:// and a host; correct it"
+        for name, url in addresses.items()
+        if url and not _is_address(url)
+    ]
+    if findings:
+        raise BadInput(findings)
+    return Connection(
+        cloud="salad",
+        kelpie_url=addresses["KELPIE_API_URL"],
+        salad_url=addresses["SALAD_API_URL"],
+        api_key=SecretStr(given["SALAD_API_KEY"]),
+        organization=given["SALAD_ORGANIZATION"],
+        project=given["SALAD_PROJECT"],
+        s3_endpoint=given["FLUX_S3_ENDPOINT_URL"] or None,
+        s3_region=given["FLUX_S3_REGION"] or "auto",
+        s3_access_key_id=given["FLUX_S3_ACCESS_KEY_ID"],
+        s3_secret_access_key=SecretStr(given["FLUX_S3_SECRET_ACCESS_KEY"]),
+        s3_session_token=SecretStr(session) if session else None,
+        node_access_key_id=given["FLUX_NODE_ACCESS_KEY_ID"] or None,
+        node_secret_access_key=_secret(given["FLUX_NODE_SECRET_ACCESS_KEY"]),
+        cloudflare_url=addresses["CLOUDFLARE_API_URL"],
+        cloudflare_account_id=given["CLOUDFLARE_ACCOUNT_ID"] or None,
+        cloudflare_api_token=_secret(given["CLOUDFLARE_API_TOKEN"]),
+    )
+
+
+def _secret(text: str) -> SecretStr | None:
+    return SecretStr(text) if text else None
+
+
+def _missing(given: Mapping[str, str], kind: str) -> list[str]:
+    """One finding for each setting that is missing. AWS needs no endpoint, but then a region."""
+    needed = list(ALWAYS_NEEDED)
+    if kind == "r2":
+        needed += ["CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN"]
+    elif kind == "aws":
+        needed += ["FLUX_S3_REGION"] if given["FLUX_S3_REGION"] in ("", "auto") else []
+    elif given["FLUX_S3_REGION"] in ("", "auto"):
+        needed += ["FLUX_S3_ENDPOINT_URL"]
+    pair = ("FLUX_NODE_ACCESS_KEY_ID", "FLUX_NODE_SECRET_ACCESS_KEY")
+    if any(given[name] for name in pair):
+        needed += pair
+    # In the order of VARIABLES, which is that of the documentation.
+    return [
+        _is_missing(name, key)
+        for name, key in VARIABLES.items()
+        if name in needed and (not given[name] or given[name] == "auto")
+    ]
+
+
+def _is_missing(name: str, key: str) -> str:
+    secret = "--secret " if key in SECRET_SETTINGS else ""
+    return f"{name} is missing; set it, or run `pulumi config set {secret}{key} …`"
+
+
+def _unsendable(given: Mapping[str, str]) -> list[str]:
+    """Values that cannot stand in a header, usually copied with too much. Named, not shown: most are keys."""
+    return [
+        f"{name} holds a space, a line break or a character beyond ASCII; copy it again"
+        for name, value in given.items()
+        if not all("!" <= character <= "~" for character in value)
+    ]
+
+
+def _text(value: Setting) -> str:
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return (plain or "").strip()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
+@functools.cache
+def _kelpie(connection: Connection) -> Kelpie:
+    return Kelpie(
+        connection.kelpie_url,
+        connection.api_key,
+        connection.organization,
+        connection.project,
+        if_down=connection._if_down,
+    )
+
+
+@functools.cache
+def _salad(connection: Connection) -> Salad:
+    return Salad(
+        connection.salad_url,
+        connection.api_key,
+        connection.organization,
+        connection.project,
+        if_down=connection._if_down,
+    )
+
+
+@functools.cache
+def _cloudflare(connection: Connection) -> Cloudflare:
+    assert connection.cloudflare_account_id is not None  # noqa: S101 - asked before
+    assert connection.cloudflare_api_token is not None  # noqa: S101 - asked before
+    return Cloudflare(
+        connection.cloudflare_url,
+        connection.cloudflare_account_id,
+        connection.cloudflare_api_token,
+        if_down=connection._if_down,
+    )
+
+
+@functools.cache
+def _storage(connection: Connection, bucket: str) -> Storage:
+    return Storage(
+        connection.s3_endpoint,
+        connection.s3_region,
+        connection.s3_access_key_id,
+        connection.s3_secret_access_key,
+        connection.s3_session_token,
+        bucket,
+        if_down=connection._if_down,
+    )

@@ -1,0 +1,58 @@
+"""Which of the queue's jobs are a run's: by the mark in their environment, and by where they write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flux_training.clients.kelpie import Job
+from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The run a job is wanted for, and where it writes: the same run id below another prefix is another training."""
+
+    job: str
+    run: str
+    bucket: str
+    output: str
+    runs_of_job: str
+
+    @staticmethod
+    def of(bucket: str, layout: Layout, job: str, run: str) -> Wanted:
+        return Wanted(job, run, bucket, layout.run(job, run).output, f"{layout.runs}{job}/")
+
+    def is_own(self, job: Job) -> bool:
+        return job.environment.get(RUN_ID_VARIABLE) == self.run and self._writes_below(job, self.output)
+
+    def is_superseded(self, job: Job) -> bool:
+        """An unfinished job of another run of the same declared job: nothing in the configuration asks for it any more."""
+        return (
+            job.unfinished
+            and job.environment.get(JOB_VARIABLE) == self.job
+            and job.environment.get(RUN_ID_VARIABLE) != self.run
+            and self._writes_below(job, self.runs_of_job)
+        )
+
+    def _writes_below(self, job: Job, prefix: str) -> bool:
+        return any(rule.bucket == self.bucket and rule.prefix.startswith(prefix) for rule in job.sync.during)
+
+
+def choose_job(jobs: Iterable[Job], wanted: Wanted) -> Job | None:
+    """The queue's job of a run that a new one would double: an unfinished one first, then the newest that completed or failed.
+
+    A canceled one does not count: a run that is declared again after its removal is wanted again.
+    """
+    own = [job for job in jobs if wanted.is_own(job)]
+    unfinished = in_order(job for job in own if job.unfinished)
+    if unfinished:
+        return unfinished[0]
+    ended = in_order(job for job in own if job.status in ("completed", "failed"))
+    return ended[-1] if ended else None
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Oldest first, and the same for everybody who asks: the queue's times have whole seconds only."""
+    return sorted(jobs, key=lambda job: (job.created or datetime.min.replace(tzinfo=UTC), job.id))

@@ -1,0 +1,199 @@
+"""What a stack's training costs: prices from SaladCloud, speeds from finished runs in the bucket, put into flux_training/training/cost.py."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.errors import ServiceError
+from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
+from flux_training.clients.results import newest_sound, read_json
+from flux_training.clients.salad import ContainerGroup, Salad
+from flux_training.clients.standings import side_by_side
+from flux_training.clients.storage import Storage
+from flux_training.training.bill import estimate_record
+from flux_training.training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
+from flux_training.training.declare import DeclaredJob
+from flux_training.training.folder import ImageSet, JobFolder
+from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, names_a_class
+from flux_training.training.lint.gpu_memory import memory_gb
+from flux_training.training.run import Layout, RunKeys
+from flux_training.training.run_state import Standing
+from flux_training.training.settings import StackSettings
+from flux_training.training.trainer_config import accepted_document
+
+# Reading what finished runs took is to cost a moment, however many there are: at most so many jobs, and so many runs of each.
+MOST_JOBS = 16
+RUNS_A_JOB = 3
+
+
+def price_stack(
+    connection: Connection,
+    settings: StackSettings,
+    jobs: Sequence[DeclaredJob],
+    standings: Mapping[str, Standing],
+) -> Bill:
+    """The estimate for the declared runs that are not finished, on the GPU class that `cluster.gpu` means.
+
+    Raises BadInput when no class is meant, ServiceError when prices cannot be had though a budget or a condition needs them.
+    """
+    paid = [job for job in jobs if standings[job.name].is_paid_for]
+    cluster, cloud = settings.cluster, CLOUDS[settings.cloud]
+    storage = connection.storage(settings.storage.bucket)
+    layout = Layout(settings.storage.key_prefix)
+    seen = speeds(storage, layout, [job.name for job in paid]) if paid else []
+    works = [_work(storage, layout, job, standings[job.name]) for job in paid]
+
+    def bill_at(rate: Rate) -> Bill:
+        return bill_for(
+            works,
+            rate,
+            seen,
+            TFLOPS,
+            cloud,
+            most_replicas=cluster.max_replicas,
+            idle_threshold=cluster.idle_threshold_seconds if cluster.autoscale else None,
+            always=min(cluster.min_replicas, len(jobs)),
+        )
+
+    bill = bill_at(_rate(connection, settings, jobs, standings, bill_at))
+    return replace(bill, dev=_dev_rate(connection.salad(), settings, bill.rate))
+
+
+def _dev_rate(salad: Salad, settings: StackSettings, cluster: Rate) -> Rate | None:
+    """What the dev group rents; None where there is none. Raises BadInput when its class is none."""
+    dev = settings.dev
+    if not dev.enabled or dev.gpu is None:
+        return cluster if dev.enabled else None
+    try:
+        found = find_gpu_class(salad.gpu_classes(), dev.gpu)
+    except ServiceError as error:
+        return Rate(dev.gpu, cluster.priority, None, str(error))
+    return _rate_of(offer_of(found, cluster.priority), cluster.priority)
+
+
+def _work(storage: Storage, layout: Layout, job: DeclaredJob, standing: Standing) -> Work:
+    state = "queued" if standing is Standing.UNFINISHED else "new"
+    parent = layout.run(job.name, job.parent) if job.parent else None
+    return work_of(storage, job.folder, job.image_set, parent, state)
+
+
+def work_of(
+    storage: Storage, folder: JobFolder, image_set: ImageSet, parent: RunKeys | None, state: str = "new"
+) -> Work:
+    """What a run has to do: a resumed one only the steps that its parent's newest sound checkpoint lacks."""
+    found = newest_sound(storage, parent) if parent else None
+    steps = max(0, folder.config.steps - (found[1] if found else 0))
+    return Work(folder.name, steps, shape_of(accepted_document(folder.raw_config)), image_set.size, state)
+
+
+def _rate(
+    connection: Connection,
+    settings: StackSettings,
+    jobs: Sequence[DeclaredJob],
+    standings: Mapping[str, Standing],
+    bill_at: Callable[[Rate], Bill],
+) -> Rate:
+    """The class that `cluster.gpu` means, and its price now."""
+    cluster, budget = settings.cluster, settings.budget
+    try:
+        classes = connection.salad().gpu_classes()
+    except ServiceError as error:
+        limited = budget.max_usd is not None or budget.max_usd_per_job is not None
+        if limited or not names_a_class(cluster.gpu):
+            raise
+        return Rate(cluster.gpu, cluster.priority, None, str(error))
+    if names_a_class(cluster.gpu):
+        found = find_gpu_class(classes, cluster.gpu)
+        return _rate_of(offer_of(found, cluster.priority), cluster.priority)
+    offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
+
+    def hours_on(offer: Offer) -> float | None:
+        bill = bill_at(_rate_of(offer, cluster.priority))
+        seconds = [line.seconds for line in bill.lines]
+        return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
+
+    need = max((memory_needed(accepted_document(job.folder.raw_config)) for job in jobs), default=0)
+    kept = _kept_class(connection.salad(), cluster.name, standings.values())
+    return _rate_of(choose_gpu(cluster.gpu, need, offers, hours_on, kept), cluster.priority)
+
+
+def _kept_class(salad: Salad, group_name: str, standings: Iterable[Standing]) -> str | None:
+    """The existing group's class, as long as a change would disturb runs or serve nothing."""
+    states = list(standings)
+    may_change = Standing.UNFINISHED not in states and any(state.is_paid_for for state in states)
+    group = None if may_change else salad.get_group(group_name)
+    classes = group.container.resources.gpu_classes if group else []
+    return classes[0] if len(classes) == 1 else None
+
+
+def offer_of(gpu: GpuClass, priority: str) -> Offer:
+    price = gpu.price(priority)
+    return Offer(gpu.id, gpu.name, memory_gb(gpu.name), None if price is None else float(price))
+
+
+def _rate_of(offer: Offer, priority: str) -> Rate:
+    trouble = "" if offer.usd_an_hour is not None else f"{offer.name} has no price at priority {priority}"
+    return Rate(offer.name, priority, offer.usd_an_hour, trouble)
+
+
+def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[Seen]:
+    """What finished runs took, those of the jobs named `first` before others. At most MOST_JOBS jobs and RUNS_A_JOB runs of each are looked at."""
+    if not storage.exists():
+        return []
+    names = storage.list_folders(layout.runs)
+    chosen = sorted(names, key=lambda name: (name not in first, name))[:MOST_JOBS]
+
+    def runs_of(job: str) -> list[tuple[str, str]]:
+        return [(job, run) for run in sorted(storage.list_folders(f"{layout.runs}{job}/"))[:RUNS_A_JOB]]
+
+    runs = [run for found in side_by_side(runs_of, chosen) for run in found]
+    return [seen for seen in side_by_side(lambda run: _seen(storage, layout, *run), runs) if seen]
+
+
+def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:
+    keys = layout.run(job, run)
+    progress = read_json(storage, keys.progress)
+    if progress is None or progress.get("state") != "finished":
+        return None
+    if progress.get("restarts") and (read_json(storage, keys.record) or {}).get("parent"):
+        # How many of the steps were its own is not written down for a run that was resumed and interrupted too.
+        return None
+    return seen_of(progress, storage.get_bytes(f"{keys.config}train.yml") or b"")
+
+
+def estimate_run(
+    connection: Connection, bucket: str, prefix: str, group: ContainerGroup, work: Work
+) -> dict[str, Any] | None:
+    """The estimate that a run's run.json keeps, on its container group's class; None when prices cannot be had now.
+
+    Prices and speeds are read once a process.
+    """
+    classes = group.container.resources.gpu_classes
+    try:
+        offer = next(
+            (one for one in _offers(connection, group.priority or "high") if one.id in classes), None
+        )
+        seen = _speeds(connection, bucket, prefix)
+    except ServiceError:
+        return None
+    if offer is None:
+        return None
+    rate = _rate_of(offer, group.priority or "high")
+    bill = bill_for(
+        [work], rate, seen, TFLOPS, CLOUDS[connection.cloud], most_replicas=1, idle_threshold=None
+    )
+    return estimate_record(bill, work.job)
+
+
+@functools.cache
+def _offers(connection: Connection, priority: str) -> list[Offer]:
+    return [offer_of(gpu, priority) for gpu in connection.salad().gpu_classes()]
+
+
+@functools.cache
+def _speeds(connection: Connection, bucket: str, prefix: str) -> list[Seen]:
+    return speeds(connection.storage(bucket), Layout(prefix))

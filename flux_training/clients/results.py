@@ -1,0 +1,199 @@
+"""What a run has left in the bucket, looked at with as few requests as it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flux_training.clients.errors import NotFound
+from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.clients.verified import NOTHING_VERIFIED, Verified
+from flux_training.training.changes import Inputs
+from flux_training.training.lineage import PastRun
+from flux_training.training.progress import count, read_progress
+from flux_training.training.run import Layout, RunKeys
+from flux_training.training.run_state import (
+    PENDING,
+    RUNNING,
+    Evidence,
+    Signs,
+    explain,
+    run_state,
+    stall,
+)
+from flux_training.training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
+
+# What a node wrote is read to here. Ours have a few hundred bytes in three levels; a manifest 100 bytes and a caption an image.
+MOST_JSON = 1024 * 1024
+MOST_LEVELS = 20
+MOST_MANIFEST = 64 * 1024 * 1024
+# One page. Ours are two or three.
+MOST_LISTED = 1000
+# Two matrices for each of FLUX's 500 layers, 140 bytes about each.
+USUAL_HEADER = 160 * 1024
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as just seen. `reason` is empty unless it counts as failed; `progress` is the launcher's progress.json."""
+
+    state: str
+    reason: str
+    progress: dict[str, Any]
+
+
+def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
+    """What the queue says of a job; None when there is none or it does not know it. Raises ServiceError."""
+    if not kelpie_id:
+        return None
+    try:
+        return kelpie.get_job(kelpie_id)
+    except NotFound:
+        return None
+
+
+def see_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float) -> Seen:
+    """What queue and bucket say of a run together. Raises ServiceError."""
+    evidence = inspect_run(storage, keys, steps)
+    waiting = job is not None and job.status == PENDING
+    progress = {} if waiting else read_json(storage, keys.progress) or {}
+    stalled = ""
+    if job is not None and job.status == RUNNING and not evidence.done:
+        stalled = stall(_signs(storage, keys, job), stall_minutes)
+    state = run_state(job.status if job else None, evidence, stalled)
+    return Seen(state, explain(state, evidence, read_progress(progress).message, stalled), progress)
+
+
+def _signs(storage: Storage, keys: RunKeys, job: Job) -> Signs:
+    """By the services' clocks: a stranger's PC may think it is another year."""
+    now = datetime.now(UTC)
+    written = storage.head(keys.progress)
+    begun = job.started or job.created or now
+    worker = max(begun, job.heartbeat or begun)
+    launcher = max(begun, written.modified if written and written.modified else begun)
+    return Signs((now - worker).total_seconds(), (now - launcher).total_seconds(), job.heartbeat_interval)
+
+
+def inspect_run(
+    storage: Storage, keys: RunKeys, steps: int, verified: Verified = NOTHING_VERIFIED
+) -> Evidence:
+    """One request while a run has not finished, one more once it has, none more for weights that are `verified`. Raises ServiceError."""
+    there = _in_model_folder(storage, keys)
+    if keys.done not in there:
+        return Evidence(done=False)
+    weights = there.get(keys.weights)
+    if weights is None:
+        return Evidence(done=True, problems=(f"{keys.weights} is missing",))
+    if verified.knows(storage, weights, steps):
+        return Evidence(done=True)
+    found = _weights_problems(storage, weights, steps)
+    if not found:
+        verified.add(storage, weights, steps)
+    return Evidence(done=True, problems=tuple(found))
+
+
+def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
+    """done.json and the weights, as far as they are there. A node could fill the folder: no more than MOST_LISTED of it are listed."""
+    wanted = (keys.done, keys.weights)
+    there: dict[str, ObjectInfo] = {}
+    for number, item in enumerate(storage.list(keys.model)):
+        if number == MOST_LISTED:
+            return {key: found for key in wanted if (found := storage.head(key))}
+        if item.key in wanted:
+            there[item.key] = item
+        if item.key >= max(wanted):
+            break
+    return there
+
+
+def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
+    """The object as a JSON mapping; None when there is none or it is something else.
+
+    Nodes can write most of them, and none of ours is long or deep. What its numbers and words are is for `training.progress` to say.
+    """
+    raw = _beginning(storage, key, MOST_JSON)
+    try:
+        value = json.loads(raw or b"")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and _is_shallow(value, MOST_LEVELS) else None
+
+
+def _beginning(storage: Storage, key: str, most: int) -> bytes | None:
+    """At most so many bytes of the object; None when there is none. Raises NotFound when there is no bucket."""
+    try:
+        return storage.get_range(key, 0, most)
+    except NotFound as error:
+        if error.code == "NoSuchBucket":
+            raise
+        return None
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+
+
+def _weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
+    try:
+        header = weights_header(storage, weights.key)
+    except NotFound:
+        return [f"{weights.key} is missing"]
+    except ValueError as error:
+        return [str(error)]
+    return problems(header, weights.size, steps)
+
+
+def weights_header(storage: Storage, key: str) -> WeightsHeader:
+    """The header of a safetensors object, in one small read if it has the usual length, else in two. Raises NotFound, and ValueError when it has none."""
+    beginning = storage.get_range(key, 0, USUAL_HEADER)
+    whole = LENGTH_BYTES + header_length(beginning)
+    return parse_header(beginning if whole <= len(beginning) else storage.get_range(key, 0, whole))
+
+
+def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
+    """The runs of a job that the bucket knows of."""
+    folder = f"{layout.runs}{job}/"
+    found = []
+    for run in storage.list_folders(folder):
+        record = read_json(storage, layout.run(job, run).record)
+        if record is not None:
+            found.append(PastRun(run, str(record.get("created_at", ""))))
+    return found
+
+
+def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
+    """(key, step) of the run's checkpoint with the most steps among those that are whole."""
+    files = [item for item in storage.list(keys.output) if "/" not in item.key.removeprefix(keys.output)]
+    sound = [
+        (item.key, header.step)
+        for item in files
+        if item.key.endswith(".safetensors")
+        and (header := _sound_header(storage, item)) is not None
+        and header.step is not None
+    ]
+    return max(sound, key=lambda found: found[1], default=None)
+
+
+def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
+    try:
+        header = weights_header(storage, item.key)
+    except ValueError:
+        return None
+    return header if header.tensors and header.data_end == item.size else None
+
+
+def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
+    """What a past run was made of; None when the bucket does not have it whole."""
+    manifest = _beginning(storage, f"{keys.config}manifest.json", MOST_MANIFEST)
+    raw_config = _beginning(storage, f"{keys.config}train.yml", MOST_JSON)
+    record = read_json(storage, keys.record)
+    if manifest is None or raw_config is None or record is None:
+        return None
+    parent = record.get("parent")
+    return Inputs(
+        manifest, raw_config, count(record.get("attempt")) or 1, parent if isinstance(parent, str) else None
+    )

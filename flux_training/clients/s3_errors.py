@@ -1,0 +1,89 @@
+"""What S3 and its two libraries (boto3, obstore) say when something goes wrong, as a ServiceError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flux_training.clients.errors import (
+    Conflict,
+    NotFound,
+    Service,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    error_for_status,
+)
+
+# What S3 calls a wrong key, beside plain 403 and 401.
+WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
+# The code of an error for a request whose time was over: S3's own codes look alike.
+TIMED_OUT = "Timeout"
+ALREADY_THERE = frozenset({"BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"})
+
+# obstore 0.12.1 has no attribute for the status or the body: both stand in its text, before its "Debug source".
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+_KIND = re.compile(r"\bkind: ([A-Z]\w+),")
+
+
+def refused(
+    service: Service, bucket: str, operation: str, key: str, answer: Mapping[str, Any]
+) -> ServiceError:
+    """The error for an answer as boto3 gives it: `Error` {Code, Message}, `ResponseMetadata` {HTTPStatusCode, RetryAttempts}."""
+    error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
+    code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
+    # An answer without a body (HEAD) has its status for a code.
+    said = "" if code.isdigit() or not code else f"{code}: {error.get('Message', '')}"
+    words = service.clean(said)
+    what = f"{operation} {'/'.join(p for p in (bucket, key) if p)} at {service.host}"
+    if code in WRONG_KEY:
+        typed: ServiceError = Unauthorized(f"{what} was answered {status}: {words}", "", service.if_refused)
+    elif code == "NoSuchBucket":
+        typed = NotFound(
+            f"there is no bucket {bucket} at {service.host}",
+            "",
+            "check its name and the endpoint's address; `pulumi up` makes it",
+        )
+    elif code in ALREADY_THERE:
+        typed = Conflict(f"{what} was answered {status}: {words}")
+    else:
+        typed = error_for_status(service, status, what, words)
+    typed.status = status
+    typed.code = code
+    typed.repeated = meta.get("RetryAttempts", 0) > 0
+    return typed
+
+
+def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavailable:
+    """The error for a request that was not answered, or not to the end."""
+    error = Unavailable(
+        f"bucket {bucket}: no answer from {service.host} ({kind}: {service.clean(reason)})",
+        "",
+        service.if_down,
+    )
+    error.code = kind
+    return error
+
+
+def from_obstore(service: Service, bucket: str, operation: str, key: str, failure: Exception) -> ServiceError:
+    """The error for what obstore raised. Of its text only status, S3's code and S3's message go on.
+
+    The rest holds the request's address, and S3's body for a wrong key quotes the access key and the signature.
+    """
+    text = str(failure).partition("\n\nDebug source:")[0]
+    status = _STATUS.search(text)
+    if status is None:
+        kind = _KIND.search(str(failure))
+        return no_answer(service, bucket, kind.group(1) if kind else type(failure).__name__, _reason(text))
+    code, message = _CODE.search(text), _MESSAGE.search(text)
+    error = {"Code": code.group(1) if code else "", "Message": message.group(1) if message else ""}
+    answer = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": int(status.group(1))}}
+    return refused(service, bucket, operation, key, answer)
+
+
+def _reason(text: str) -> str:
+    """The last part: `Generic S3 error: Error performing PUT http://… in 5ms - HTTP error: error sending request`."""
+    return text.rpartition(" - ")[2].splitlines()[0] if text else "nothing was said"

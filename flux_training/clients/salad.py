@@ -1,0 +1,438 @@
+"""SaladCloud: container groups and GPU classes. Facts: UPSTREAM.md, "SaladCloud API"."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, Field, SecretStr
+
+from flux_training.clients.errors import NotFound, Service, Unavailable
+from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
+from flux_training.clients.http import Answer, Http, Patience, shared_limiter
+from flux_training.training.errors import BadInput
+
+SALAD_URL = "https://api.salad.com/api/public"
+REQUESTS_A_MINUTE = 240
+NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
+DISPLAY_NAME = re.compile(r"[ ,\-.0-9A-Za-z]{2,63}")
+LONGEST_VALUE = 1000
+GIB = 1024**3
+SLOWEST_POLL = 5.0
+LOG_PAGE_SIZE, LOG_PAGES = 100, 20
+
+T = TypeVar("T")
+
+Priority = Literal["high", "medium", "low", "batch"]
+
+
+class Resources(Answer):
+    """What a replica has. Memory in MB, storage in bytes, GPU classes by UUID."""
+
+    cpu: int
+    memory: int
+    storage_amount: int | None = None
+    gpu_classes: list[str] = Field(default_factory=list)
+
+
+class Container(Answer):
+    """What a group's replicas run. Values of the environment can be credentials, so all are SecretStr."""
+
+    image: str
+    resources: Resources
+    environment_variables: dict[str, SecretStr] = Field(default_factory=dict)
+
+
+class GroupState(Answer):
+    """pending, running, stopped, succeeded, failed or deploying."""
+
+    status: str
+    description: str = ""
+
+
+class ContainerGroup(Answer):
+    """A container group as SaladCloud tells of it. `priority` is read here and written under `container`."""
+
+    id: str
+    name: str
+    container: Container
+    display_name: str = ""
+    priority: str | None = None
+    replicas: int
+    autostart_policy: bool = True
+    current_state: GroupState
+    version: int = 1
+
+    def environment_value(self, name: str) -> str | None:
+        """One value of the group's environment, readable."""
+        value = self.container.environment_variables.get(name)
+        return None if value is None else value.get_secret_value()
+
+
+class Instance(Answer):
+    """One replica: allocating, downloading, creating, running or stopping."""
+
+    id: str
+    machine_id: str = ""
+    state: str
+    ready: bool = False
+    version: int = 1
+
+
+class GroupSpec(BaseModel, extra="forbid", frozen=True):
+    """A container group as we want it: the one builder of what is sent to create and to change it.
+
+    Memory in MB, storage in bytes, GPU classes by UUID. It sets no command: the image's own is the worker.
+    """
+
+    name: str
+    image: str
+    environment: dict[str, str | SecretStr] = {}
+    cpu: int = 4
+    memory: int = 24 * 1024
+    storage: int = 50 * GIB
+    gpu_classes: list[str] = []
+    priority: Priority = "batch"
+    replicas: int = 0
+    autostart: bool = True
+    image_caching: bool = True
+    display_name: str | None = None
+
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """The values of its environment that nobody may be told."""
+        return tuple(value for value in self.environment.values() if isinstance(value, SecretStr))
+
+    def findings(self) -> list[str]:
+        """Everything SaladCloud would refuse, so that it can be told at once and before anything is sent."""
+        return [*self._name_findings(), *self._size_findings(), *self._environment_findings()]
+
+    def create_body(self) -> dict[str, Any]:
+        """The body that makes the group. Holds the credentials in plain text. Raises BadInput."""
+        findings = self.findings()
+        if findings:
+            raise BadInput(findings)
+        return {
+            "name": self.name,
+            "autostart_policy": self.autostart,
+            "restart_policy": "always",
+            **self._changeable(),
+        }
+
+    def patch_body(self, before: GroupSpec | None = None) -> dict[str, Any]:
+        """The merge patch that makes a group like this; with `before`, only what differs from that.
+
+        Name, autostart policy and restart policy are not in it: those replace the group. Any change below
+        `container` restarts every replica. Raises BadInput.
+        """
+        findings = self.findings()
+        if findings:
+            raise BadInput(findings)
+        wanted = self._changeable()
+        if before is None:
+            return wanted
+        return _difference(before._changeable(), wanted)
+
+    def _changeable(self) -> dict[str, Any]:
+        resources = {
+            "cpu": self.cpu,
+            "memory": self.memory,
+            "storage_amount": self.storage,
+            "gpu_classes": self.gpu_classes,
+        }
+        container: dict[str, Any] = {
+            "image": self.image,
+            "image_caching": self.image_caching,
+            "priority": self.priority,
+            "resources": resources,
+            "environment_variables": {name: _plain(value) for name, value in self.environment.items()},
+        }
+        body: dict[str, Any] = {"container": container, "replicas": self.replicas}
+        if self.display_name is not None:
+            body["display_name"] = self.display_name
+        return body
+
+    def _name_findings(self) -> list[str]:
+        found = []
+        if not NAME.fullmatch(self.name):
+            found.append(
+                f"the container group's name ({self.name!r}) must be 2 to 63 of a-z, 0-9 and -, begin with a "
+                "letter and not end with -; choose another name"
+            )
+        if self.display_name is not None and not DISPLAY_NAME.fullmatch(self.display_name):
+            found.append(
+                f"the container group's display name ({self.display_name!r}) must be 2 to 63 letters, "
+                "digits, spaces, commas, hyphens and full stops; choose another"
+            )
+        return found
+
+    def _size_findings(self) -> list[str]:
+        limits = (
+            ("cpu", self.cpu, 1, 1024, "cores"),
+            ("memory", self.memory, 1024, 2**30, "MB"),
+            ("storage", self.storage, GIB, 2**50, "bytes"),
+            ("replicas", self.replicas, 0, 500, "replicas"),
+        )
+        return [
+            f"the container group's {name} ({value}) must be {least} to {most} {unit}; change the setting"
+            for name, value, least, most, unit in limits
+            if not least <= value <= most
+        ]
+
+    def _environment_findings(self) -> list[str]:
+        """A value's length, never the value: it can be a credential."""
+        return [
+            f"the environment value {name} has {len(_plain(value))} characters; SaladCloud takes 1 to "
+            f"{LONGEST_VALUE}; " + ("leave it out or give it a value" if not _plain(value) else "shorten it")
+            for name, value in self.environment.items()
+            if not 1 <= len(_plain(value)) <= LONGEST_VALUE
+        ]
+
+
+class LogResource(Answer):
+    """Where a line of a log comes from. The API document does not say which labels there are."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class LogEntry(Answer):
+    """One line that a container wrote."""
+
+    time: datetime
+    text_log: str = ""
+    json_log: dict[str, Any] = Field(default_factory=dict)
+    severity: str = "default"
+    resource: LogResource = LogResource()
+
+    def is_of(self, names: Collection[str]) -> bool:
+        """Whether one of its labels is one of these ids or names."""
+        return any(value in names for value in self.resource.labels.values())
+
+
+class _LogEntries(Answer):
+    items: list[LogEntry] = Field(default_factory=list)
+    page_min_time: datetime | None = None
+
+
+class Quotas(Answer):
+    """How many replicas the organization may have, and has, over all its groups."""
+
+    quota: int = Field(alias="container_replicas_quota")
+    used: int = Field(0, alias="container_replicas_used")
+
+
+class _Quotas(Answer):
+    container_groups_quotas: Quotas
+
+
+class _GpuClasses(Answer):
+    items: list[GpuClass]
+
+
+class _Groups(Answer):
+    items: list[ContainerGroup]
+
+
+class _Instances(Answer):
+    instances: list[Instance]
+
+
+class Salad:
+    """SaladCloud's API for one project. Thread-safe; one key's clients share its 240 requests a minute."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: SecretStr,
+        organization: str,
+        project: str,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        patience: Patience | None = None,
+        if_down: str = "try again later",
+    ) -> None:
+        self._organization = f"organizations/{quote(organization, safe='')}"
+        self._groups = f"{self._organization}/projects/{quote(project, safe='')}/containers"
+        self._patience = patience or Patience()
+        whose = hashlib.sha256(f"{url} {api_key.get_secret_value()}".encode()).hexdigest()
+        refused = (
+            "check the SaladCloud API key, the organization and the project "
+            f"(given: organization {organization}, project {project})"
+        )
+        self._http = Http(
+            Service("SaladCloud", url, if_refused=refused, if_down=if_down, secrets=(api_key,)),
+            {"Salad-Api-Key": api_key},
+            transport=transport,
+            limiter=shared_limiter(whose, REQUESTS_A_MINUTE),
+            patience=self._patience,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Salad at {self._http.service.host}>"
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._http.close()
+
+    def gpu_classes(self) -> list[GpuClass]:
+        """The GPUs for rent, with prices."""
+        return self._http.read(
+            _GpuClasses, self._http.request("GET", f"{self._organization}/gpu-classes")
+        ).items
+
+    def gpu_class(self, name_or_uuid: str) -> GpuClass:
+        """The GPU class of this name or UUID. Raises BadInput, with the nearest names."""
+        return find_gpu_class(self.gpu_classes(), name_or_uuid)
+
+    def gpu_class_id(self, name_or_uuid: str) -> str:
+        """The UUID of the GPU class of this name (or UUID). Raises BadInput, with the nearest names."""
+        return self.gpu_class(name_or_uuid).id
+
+    def quotas(self) -> Quotas:
+        """The organization's limits."""
+        answer = self._http.request("GET", f"{self._organization}/quotas")
+        return self._http.read(_Quotas, answer).container_groups_quotas
+
+    def log_entries(self, start: datetime, end: datetime, of: Collection[str], most: int) -> list[LogEntry]:
+        """The last lines, at most `most`, that the containers labelled with one of `of` wrote between two times, oldest first.
+
+        The language of the API's query is not documented: all of the organization's lines are asked for, newest first, at
+        most LOG_PAGES pages of them. Raises NotFound where there is no such address.
+        """
+        found: list[LogEntry] = []
+        for _ in range(LOG_PAGES):
+            body = {
+                "query": "",
+                "start_time": start.isoformat(),
+                "end_time": end.isoformat(),
+                "page_size": LOG_PAGE_SIZE,
+                "sort_order": "desc",
+            }
+            answer = self._http.request(
+                "POST", f"{self._organization}/log-entries", body=body, repeatable=True
+            )
+            page = self._http.read(_LogEntries, answer)
+            found += [entry for entry in page.items if entry.is_of(of)]
+            earlier = page.page_min_time
+            if len(found) >= most or len(page.items) < LOG_PAGE_SIZE or earlier is None or earlier >= end:
+                break
+            end = earlier
+        return sorted(found, key=lambda entry: entry.time)[-most:]
+
+    def list_groups(self) -> list[ContainerGroup]:
+        """All container groups of the project."""
+        return self._http.read(_Groups, self._http.request("GET", self._groups)).items
+
+    def get_group(self, name: str) -> ContainerGroup | None:
+        """The container group, if there is one of this name."""
+        try:
+            answer = self._http.request("GET", self._group(name))
+        except NotFound:
+            return None
+        return self._http.read(ContainerGroup, answer)
+
+    def create_group(self, spec: GroupSpec) -> ContainerGroup:
+        """Make the group. Raises BadInput, Conflict (name taken), UncertainOutcome (then read it by name)."""
+        answer = self._http.request("POST", self._groups, body=spec.create_body(), secrets=spec.secrets)
+        return self._http.read(ContainerGroup, answer)
+
+    def patch_group(
+        self, name: str, patch: Mapping[str, Any], secrets: Sequence[SecretStr] = ()
+    ) -> ContainerGroup:
+        """Change the group; `patch` is from GroupSpec.patch_body, `secrets` are that spec's. Raises NotFound."""
+        answer = self._http.request(
+            "PATCH",
+            self._group(name),
+            body=dict(patch),
+            content_type="application/merge-patch+json",
+            secrets=secrets,
+        )
+        return self._http.read(ContainerGroup, answer)
+
+    def delete_group(self, name: str, wait_seconds: float = 300) -> None:
+        """Delete the group and wait until it is gone; fine if there is none.
+
+        SaladCloud deletes later than it answers, and until then the name is taken. Raises Unavailable when
+        it is still there after `wait_seconds`.
+        """
+        group = self.get_group(name)
+        if group is None:
+            return
+        try:
+            self._http.request("DELETE", self._group(name))
+        except NotFound:
+            return
+        self._wait_for(
+            lambda: (there := self.get_group(name)) is None or there.id != group.id,
+            wait_seconds,
+            f"the container group {name} is still being deleted after {wait_seconds:.0f} s",
+            "its name is taken until it is gone",
+        )
+
+    def prepared(self, group: ContainerGroup, wait_seconds: float = 300) -> ContainerGroup:
+        """The group once it is not `pending` any more: SaladCloud pulls and stores its image, and starts none before that.
+
+        Raises NotFound, Unavailable when it takes longer than `wait_seconds`.
+        """
+        if group.current_state.status != "pending":
+            return group
+
+        def once_prepared() -> ContainerGroup | None:
+            now = self._http.read(ContainerGroup, self._http.request("GET", self._group(group.name)))
+            return None if now.current_state.status == "pending" else now
+
+        return self._wait_for(
+            once_prepared,
+            wait_seconds,
+            f"the image of container group {group.name} is still being prepared after {wait_seconds:.0f} s",
+            "SaladCloud starts a group only after that",
+        )
+
+    def start_group(self, name: str) -> None:
+        """Start the group. Raises NotFound."""
+        self._http.request("POST", self._group(name) + "/start", repeatable=True)
+
+    def stop_group(self, name: str) -> None:
+        """Stop the group. Raises NotFound."""
+        self._http.request("POST", self._group(name) + "/stop", repeatable=True)
+
+    def instances(self, name: str) -> list[Instance]:
+        """The group's replicas as they are now. Raises NotFound."""
+        answer = self._http.request("GET", self._group(name) + "/instances")
+        return self._http.read(_Instances, answer).instances
+
+    def _wait_for(self, look: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
+        """What `look` gives once it is something: asked soon at first, then ever more seldom. Raises Unavailable."""
+        deadline, pause = time.monotonic() + seconds, 0.1
+        while not (found := look()):
+            if time.monotonic() > deadline:
+                raise Unavailable(not_yet, why, "wait a few minutes and run it again")
+            self._patience.sleep(pause)
+            pause = min(SLOWEST_POLL, pause * 1.5)
+        return found
+
+    def _group(self, name: str) -> str:
+        """The group's address. Escaped: a name that is none must not lead to another address."""
+        return f"{self._groups}/{quote(name, safe='')}"
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) from `old` to `new`: what is gone is null."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        if isinstance(value, Mapping) and isinstance(old.get(name), Mapping):
+            if below := _difference(old[name], value):
+                patch[name] = below
+        elif name not in old or old[name] != value:
+            patch[name] = value
+    return patch
+
+
+def _plain(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

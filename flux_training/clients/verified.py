@@ -1,0 +1,68 @@
+"""Weights that were read and found whole, remembered in `.flux-cache/`: an object with the same ETag has the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.training import weights
+from flux_training.training.file_cache import CACHE_FOLDER, is_off, keep
+
+CACHE_FILE = "weights.json"
+# Weights that were sound by other rules are read again.
+VERSION = hashlib.sha256(Path(weights.__file__).read_bytes()).hexdigest()[:16]
+# Of a hundred bytes each; the oldest are forgotten.
+MOST_ENTRIES = 10_000
+
+
+class Verified:
+    """Thread-safe. `place` None: nothing is remembered, and a file that cannot be read or written is as good as none."""
+
+    def __init__(self, place: Path | None, entries: dict[str, str]) -> None:
+        self._place = place
+        self._entries = entries
+        self._lock = threading.Lock()
+        self._changed = False
+
+    @staticmethod
+    def load() -> Verified:
+        """Of the current directory, the checkout; of none when the environment says so."""
+        if is_off():
+            return Verified(None, {})
+        place = Path(CACHE_FOLDER) / CACHE_FILE
+        try:
+            document = json.loads(place.read_bytes())
+            entries = {str(key): str(etag) for key, etag in document["etags"].items()}
+            return Verified(place, entries if document["version"] == VERSION else {})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return Verified(place, {})
+
+    def knows(self, storage: Storage, info: ObjectInfo, steps: int) -> bool:
+        if self._place is None:
+            return False
+        with self._lock:
+            return bool(info.etag) and self._entries.get(_key(storage, info, steps)) == info.etag
+
+    def add(self, storage: Storage, info: ObjectInfo, steps: int) -> None:
+        if self._place is None:
+            return
+        with self._lock:
+            self._entries[_key(storage, info, steps)] = info.etag
+            self._changed = True
+
+    def save(self) -> None:
+        if self._place is None or not self._changed:
+            return
+        newest = dict(list(self._entries.items())[-MOST_ENTRIES:])
+        text = json.dumps({"version": VERSION, "etags": newest}, separators=(",", ":"))
+        self._changed = not keep(self._place, text.encode())
+
+
+NOTHING_VERIFIED = Verified(None, {})
+
+
+def _key(storage: Storage, info: ObjectInfo, steps: int) -> str:
+    return f"{storage.endpoint_url or 'S3'} {storage.bucket} {info.key} {info.size} {steps}"

@@ -1,0 +1,82 @@
+"""Train FLUX.1-dev LoRAs from folders of images, as declared resources.
+
+Exit codes: 0 all is well; 1 something failed and said why; 2 wrong usage; 130 stopped by Ctrl-C (run it again to go on).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from flux_training.commands.engine import project_root
+from flux_training.training.errors import FluxError
+
+STOPPED = 130
+# Where each command is: imported only when it is asked for, so that none waits for another's libraries.
+COMMANDS = {
+    "new": "flux_training.commands.new:new",
+    "caption": "flux_training.commands.caption:caption",
+    "rename": "flux_training.commands.rename:rename",
+    "sweep": "flux_training.commands.sweep:sweep",
+    "up": "flux_training.commands.stack:up",
+    "preview": "flux_training.commands.stack:preview",
+    "plan": "flux_training.commands.plan:plan",
+    "lint": "flux_training.commands.lint:lint",
+    "refresh": "flux_training.commands.stack:refresh",
+    "destroy": "flux_training.commands.stack:destroy",
+    "status": "flux_training.commands.status:status",
+    "logs": "flux_training.commands.logs:logs",
+    "cancel": "flux_training.commands.edit:cancel",
+    "retry": "flux_training.commands.edit:retry",
+    "fetch": "flux_training.commands.fetch:fetch_command",
+    "report": "flux_training.commands.report.command:report",
+    "doctor": "flux_training.commands.doctor.command:doctor",
+    "webhook": "flux_training.commands.webhook.command:webhook",
+    "cloud": "flux_training.commands.stack:start_cloud",
+    "down": "flux_training.commands.stack:down",
+}
+
+
+class LazyGroup(click.RichGroup):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        return command
+
+
+@click.group(
+    cls=LazyGroup, name="flux", help=__doc__, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.pass_context
+def main(context: click.Context) -> None:
+    context.obj = Path.cwd()
+    os.chdir(project_root())
+
+
+def run() -> None:
+    """Every error of ours is shown as its text; anything else is a fault of ours and keeps its traceback."""
+    try:
+        main(standalone_mode=False, prog_name="flux")
+    except click.ClickException as wrong_usage:
+        wrong_usage.show()
+        sys.exit(wrong_usage.exit_code)
+    except FluxError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nstopped; nothing is lost: run it again to go on", err=True)
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,33 @@
+"""Writes the files that are made from the code: schemas/*.json, docs/lint.md and docs/commands.md. `make generated` runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flux_training.commands.__main__ import main
+from flux_training.commands.engine import project_root
+from flux_training.commands.reference import commands_document
+from flux_training.training.lint.document import lint_document
+from flux_training.training.lint.schemas import stack_schema, train_schema
+
+
+def generated_files() -> dict[str, str]:
+    """Path below the checkout → content."""
+    return {
+        "schemas/stack.schema.json": json.dumps(stack_schema(), indent=2) + "\n",
+        "schemas/train.schema.json": json.dumps(train_schema(), indent=2) + "\n",
+        "docs/lint.md": lint_document(),
+        "docs/commands.md": commands_document(main),
+    }
+
+
+def write(root: Path) -> None:
+    for name, content in generated_files().items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(project_root())

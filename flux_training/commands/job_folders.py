@@ -1,0 +1,39 @@
+"""Where a stack's job folders lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flux_training.commands.stack_file import stack_settings
+from flux_training.training.declare import folder_names
+from flux_training.training.errors import BadInput
+from flux_training.training.settings import nearest
+from flux_training.training.trainer_config import DATASET_FOLDER
+
+DEFAULT_STACK = "dev"
+# Every command runs in the checkout (flux_training/commands/__main__.py).
+HERE = Path()
+
+
+def jobs_folder(root: Path, stack: str) -> Path:
+    """The stack's `jobsFolder`, relative to the checkout. Raises BadInput when the stack's file cannot be used."""
+    return Path(stack_settings(root, stack).jobs_folder)
+
+
+def existing_job(folder: Path, name: str) -> Path:
+    """The job's folder; raises BadInput, with the nearest name, when there is none."""
+    if name not in folder_names(folder):
+        raise BadInput([f"{name}: no folder under {folder}{nearest(name, folder_names(folder))}"])
+    return folder / name
+
+
+def existing_dataset(folder: Path, name: str) -> Path:
+    """The job's `dataset/`; raises BadInput when it has none."""
+    dataset = existing_job(folder, name) / DATASET_FOLDER
+    if not dataset.is_dir():
+        raise BadInput(
+            [
+                f"{dataset}: no such folder; a job that uses another's images (`dataset:` in the stack) has none: name that other job"
+            ]
+        )
+    return dataset

@@ -1,0 +1,57 @@
+"""A plan as JSON, for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from flux_training.training.cost import Bill
+from flux_training.training.plan import JobPlan, Plan
+
+VERSION = 2
+
+
+def as_json(plan: Plan) -> str:
+    """Dollars and seconds as numbers, null where not known. `version` goes up when a field changes its meaning."""
+    lint = plan.lint
+    content = {
+        "version": VERSION,
+        "stack": plan.stack,
+        "problems": plan.problems,
+        "jobs": {job.name: _job(job) for job in plan.jobs},
+        "cluster": plan.cluster,
+        "upload": asdict(plan.upload),
+        "cost": _cost(plan.bill) if plan.bill else None,
+        "findings": [asdict(finding) for finding in lint.findings] if lint else [],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _job(job: JobPlan) -> dict[str, Any]:
+    line = job.line
+    return {
+        "what": job.what.value,
+        "runId": job.run_id or None,
+        "previousRunId": job.previous or None,
+        "reasons": job.reasons,
+        "images": job.images,
+        "imagesAdded": job.changes.added,
+        "imagesRemoved": job.changes.removed,
+        "imagesReplaced": job.changes.replaced,
+        "captions": [asdict(edited) for edited in job.changes.captions],
+        "usd": line.usd if line else None,
+        "seconds": line.seconds if line else None,
+        "steps": line.steps if line else None,
+    }
+
+
+def _cost(bill: Bill) -> dict[str, Any]:
+    return {
+        "usd": bill.usd,
+        "idleUsd": bill.idle_usd,
+        "gpu": bill.rate.gpu,
+        "priority": bill.rate.priority,
+        "usdAnHour": bill.rate.usd_an_hour,
+        "trouble": bill.rate.trouble or None,
+    }

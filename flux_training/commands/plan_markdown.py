@@ -1,0 +1,208 @@
+"""A plan as GitHub's Markdown: a summary, a table of jobs, and what changed in each of them.
+
+Names and captions are somebody's words: they are escaped so that they can neither end a table's cell, nor bring HTML or a mention.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from flux_training.commands.plan_pictures import SIDE, Pictures
+from flux_training.commands.plan_text import upload_words
+from flux_training.training.bill import NOBODY_PAYS, bases, dollars, heading, rows, standing_charge
+from flux_training.training.bill import hours as time_of
+from flux_training.training.changes import Edited
+from flux_training.training.plan import JobPlan, Plan, What, headline
+from flux_training.training.words import counted
+
+# GitHub refuses comments of more than 65,536 characters.
+LONGEST = 60_000
+MOST_PICTURES = 12
+PICTURES_A_ROW = 6
+MOST_CAPTIONS = 20
+MOST_DETAILED = 20
+MOST_ROWS = 100
+MOST_FINDINGS = 30
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$])")
+
+
+def as_comment(plan: Plan, pictures: Pictures | None) -> str:
+    """The plan as a comment; without the details of jobs when it would be too long for one."""
+    whole = as_markdown(plan, pictures)
+    if len(whole) <= LONGEST:
+        return whole
+    short = as_markdown(replace(plan, lint=None), None, detailed=0)
+    return f"{short[:LONGEST]}\nToo long for a comment: `flux plan` shows what changed in each job, and what lint found.\n"
+
+
+def marker(stack: str) -> str:
+    """The first line, by which a workflow finds the comment that it wrote before."""
+    return f"<!-- flux-plan: {escaped(stack)} -->"
+
+
+def as_markdown(plan: Plan, pictures: Pictures | None, detailed: int = MOST_DETAILED) -> str:
+    """The plan, with what changed in the first `detailed` jobs."""
+    parts = [marker(plan.stack), f"## Training plan for `{_code(plan.stack)}`"]
+    if plan.problems:
+        parts.append("**`up` would be refused, nothing would be made:**")
+        parts += [f"```text\n{text.replace('```', '')}\n```" for text in plan.problems]
+    else:
+        parts += [f"**{headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
+        parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster(plan)]
+    parts.append(_findings(plan))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _money(plan: Plan) -> str:
+    bill = plan.bill
+    if bill is None:
+        return ""
+    charge = escaped(standing_charge(bill))
+    if not bill.lines:
+        return charge or "Nothing is to be paid."
+    return f"Estimated cost **{dollars(bill.usd)}** on {escaped(heading(bill))}. {charge}".rstrip()
+
+
+def _table(plan: Plan) -> str:
+    bill = plan.bill
+    jobs = [*plan.changed, *(job for job in plan.of(What.RUNNING) if job.line)]
+    if not jobs:
+        return ""
+    lines = ["| | job | why | steps | time | cost |", "|---|---|---|---:|---:|---:|"]
+    lines += [_row(job) for job in jobs[:MOST_ROWS]]
+    if len(jobs) > MOST_ROWS:
+        lines.append(f"| | | and {len(jobs) - MOST_ROWS} more | | | |")
+    if bill is None or not bill.lines:
+        return "\n".join(lines)
+    idle, total = [row for row in rows(bill) if row[0] == "idle"], rows(bill)[-1]
+    lines += [f"| | *idle* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd in idle]
+    lines.append(f"| | **in sum** | | | **{total[2]}** | **{total[3]}** |")
+    note = (
+        f"<sub>Times from {escaped('; '.join(bases(bill)))}.{' ' + NOBODY_PAYS if plan.local else ''}</sub>"
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _row(job: JobPlan) -> str:
+    line = job.line
+    why = "; ".join(job.reasons) or "queued already"
+    if job.what is What.NEW:
+        why = f"{why}, {counted(job.images, 'image')}"
+    known = line is not None and line.seconds is not None
+    figures = (
+        f"{line.steps:,} | {time_of(line.seconds or 0) if known else 'unknown'} | {dollars(line.usd)}"
+        if line
+        else " | | "
+    )
+    return f"| **{job.what}** | `{_code(job.name)}` | {escaped(why)} | {figures} |"
+
+
+def _unchanged(plan: Plan) -> str:
+    kept = plan.of(What.KEPT)
+    names = ", ".join(f"`{_code(job.name)}`" for job in kept[:MOST_ROWS])
+    return f"Unchanged: {names}{' …' if len(kept) > MOST_ROWS else ''}" if kept else ""
+
+
+def _details(jobs: Iterable[JobPlan], pictures: Pictures | None) -> list[str]:
+    found = []
+    for job in jobs:
+        parts = [_captions(job, pictures), *_images(job, pictures)]
+        if told := [part for part in parts if part]:
+            found.append("\n\n".join([f"### `{_code(job.name)}`", *told]))
+    return found
+
+
+def _captions(job: JobPlan, pictures: Pictures | None) -> str:
+    edited = job.changes.captions
+    if not edited:
+        return ""
+    lines = [f"{counted(len(edited), 'caption')} changed:", "", "| image | caption |", "|---|---|"]
+    for one in edited[:MOST_CAPTIONS]:
+        address = pictures.now(job, one.image) if pictures else None
+        lines.append(f"| {_picture(one.image, address)} | {difference(one)} |")
+    if len(edited) > MOST_CAPTIONS:
+        lines.append(f"| | and {len(edited) - MOST_CAPTIONS} more |")
+    return "\n".join(lines)
+
+
+def _images(job: JobPlan, pictures: Pictures | None) -> list[str]:
+    changed = job.changes
+    now = pictures.now if pictures else lambda _job, _image: None
+    before = pictures.before if pictures else lambda _job, _image: None
+    groups = [
+        ("added", [(name, now(job, name)) for name in changed.added[:MOST_PICTURES]], len(changed.added)),
+        ("removed", [(name, before(job, name)) for name in changed.removed[:MOST_PICTURES]], len(changed.removed)),
+        ("replaced, before", [(name, before(job, name)) for name in changed.replaced[:MOST_PICTURES]], len(changed.replaced)),
+        ("replaced, now", [(name, now(job, name)) for name in changed.replaced[:MOST_PICTURES]], len(changed.replaced)),
+    ]  # fmt: skip
+    found = [_row_of_pictures(words, shown, number) for words, shown, number in groups if number]
+    renamed = [f"`{_code(old)}` → `{_code(new)}`" for old, new in changed.renamed[:MOST_PICTURES]]
+    if renamed:
+        found.append(f"{counted(len(changed.renamed), 'image')} renamed: {', '.join(renamed)}")
+    return found
+
+
+def _row_of_pictures(words: str, shown: list[tuple[str, str | None]], number: int) -> str:
+    rest = f", of which {len(shown)} are shown" if number > len(shown) else ""
+    title = f"{counted(number, 'image')} {words}{rest}:"
+    if not any(address for _, address in shown):
+        return f"{title} {', '.join(_picture(name, None) for name, _ in shown)}"
+    cells = [_picture(name, address) for name, address in shown]
+    rows = [cells[first : first + PICTURES_A_ROW] for first in range(0, len(cells), PICTURES_A_ROW)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([title, "", lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def _picture(name: str, address: str | None) -> str:
+    shown = f'<img src="{html.escape(address)}" width="{SIDE}" alt=""><br>' if address else ""
+    return f"{shown}`{_code(name)}`"
+
+
+def difference(edited: Edited) -> str:
+    """The caption with the words that went struck out and those that came underlined."""
+    old, new = edited.before.split(), edited.after.split()
+    pieces = []
+    for op, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        gone, come = escaped(" ".join(old[i:j])), escaped(" ".join(new[k:m]))
+        if op == "equal":
+            pieces.append(come)
+            continue
+        pieces += [f"<del>{gone}</del>"] if gone else []
+        pieces += [f"<ins>{come}</ins>"] if come else []
+    return " ".join(pieces)
+
+
+def _cluster(plan: Plan) -> str:
+    return "\n".join(f"- The {escaped(line)}." for line in plan.cluster)
+
+
+def _findings(plan: Plan) -> str:
+    lint = plan.lint
+    if lint is None or not lint.findings:
+        return ""
+    parts = [(len(lint.errors), "error"), (len(lint.warnings), "warning")]
+    title = ", ".join(counted(number, word) for number, word in parts if number)
+    lines = [
+        f"- **{one.severity}** `{_code(one.place)}`: {escaped(one.message)}; {escaped(one.rule)}; *{escaped(one.mend)}* (`{_code(one.code)}`)"
+        for one in lint.findings[:MOST_FINDINGS]
+    ]
+    rest = len(lint.findings) - len(lines)
+    more = [f"- and {rest} more: `flux lint` lists all"] if rest else []
+    return f"<details{' open' if lint.errors else ''}><summary>Lint: {title}</summary>\n\n" + "\n".join(
+        [*lines, *more, "", "</details>"]
+    )
+
+
+def escaped(text: str) -> str:
+    """Text as text: no Markdown, no HTML, no mention, one line."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    return SPECIAL.sub(r"\\\1", plain).replace("@", "@\N{ZERO WIDTH SPACE}")
+
+
+def _code(text: str) -> str:
+    """For inside backticks, in a table too."""
+    return " ".join(text.split()).replace("`", "'").replace("|", "\\|")

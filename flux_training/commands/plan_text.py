@@ -1,0 +1,55 @@
+"""A plan as plain lines, for a terminal or a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flux_training.training.bill import announce
+from flux_training.training.plan import JobPlan, Plan, Upload, headline
+from flux_training.training.words import counted
+
+MOST_FINDINGS = 20
+
+
+def as_text(plan: Plan) -> str:
+    """The whole plan; what would be refused comes first, and then nothing else is known."""
+    parts = [_problems(plan), f"Plan for {plan.stack}: {headline(plan)}" if not plan.problems else ""]
+    parts += [_jobs(plan.changed), upload_words(plan.upload)]
+    parts += ["\n".join(f"The {line}." for line in plan.cluster)]
+    parts += [announce(plan.bill, plan.local) if plan.bill else "", _findings(plan)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _problems(plan: Plan) -> str:
+    if not plan.problems:
+        return ""
+    lines = ["  " + text.replace("\n", "\n  ") for text in plan.problems]
+    return "\n".join([f"`up` would be refused for stack {plan.stack}, and nothing would be made:", *lines])
+
+
+def _jobs(jobs: Iterable[JobPlan]) -> str:
+    rows = [(job.what.value, job.name, "; ".join(job.reasons)) for job in jobs]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    return "\n".join(f"  {what:<{widths[0]}}  {name:<{widths[1]}}  {why}" for what, name, why in rows)
+
+
+def upload_words(upload: Upload) -> str:
+    """`Upload: 12 images, 3.4 MB; 5 more are copied inside the bucket.`; empty when nothing is sent."""
+    copied = f"{counted(upload.copied, 'image')} copied inside the bucket" if upload.copied else ""
+    sent = f"{counted(upload.images, 'image')}, {megabytes(upload.bytes)}" if upload.images else ""
+    return f"Upload: {'; '.join(part for part in (sent, copied) if part)}." if sent or copied else ""
+
+
+def megabytes(size: int) -> str:
+    """MB of a million bytes, with as many digits as say something."""
+    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e6:.4f} MB"
+
+
+def _findings(plan: Plan) -> str:
+    lint = plan.lint
+    if lint is None or not lint.findings or plan.problems:
+        return ""
+    shown = [f"  {finding.severity}: {finding}" for finding in lint.findings[:MOST_FINDINGS]]
+    rest = len(lint.findings) - len(shown)
+    more = [f"  and {rest} more (`flux lint` lists all)"] if rest else []
+    return "\n".join(["Found by lint:", *shown, *more])

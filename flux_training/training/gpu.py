@@ -1,0 +1,157 @@
+"""Which GPU a stack trains on: by name, by memory, or the cheapest that fits. Decided from what is offered, asks nobody."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flux_training.training.errors import BadInput
+from flux_training.training.progress import MOST
+
+CHEAPEST = "cheapest"
+AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
+MODEL = re.compile(r"\b(RTX|GTX)\s?(A?\d{4})((?:\s(?:Ti|Super|Laptop))*)", re.IGNORECASE)
+
+# Peak FP32 TFLOPS as NVIDIA publishes them. The tensor cores' BF16 rate is twice that for each of these, so the ratio of two cards is
+# the same. That training time goes by this ratio is an assumption: only finished runs measure it (flux_training/training/cost.py).
+TFLOPS = {
+    "RTX 5090": 104.8,
+    "RTX 4090": 82.6,
+    "RTX 4080": 48.7,
+    "RTX 3090 Ti": 40.0,
+    "RTX 3090": 35.6,
+    "RTX 3060": 12.7,
+}
+
+# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb; lint warns by them, too (flux_training/training/lint/options.py). ai-toolkit's
+# example for FLUX, quantized and with one image a step, is named after its 24 GB; the 12 billion weights alone are as much in BF16.
+GB_QUANTIZED = 24
+GB_UNQUANTIZED = 48
+GB_EACH_MORE_MEGAPIXEL = 8
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A GPU class as it is offered now, at the stack's priority.
+
+    `memory` in GB, from the name (the API has no field for it), None when the name does not tell. `usd_an_hour` for one replica,
+    None when there is no price at that priority.
+    """
+
+    id: str
+    name: str
+    memory: int | None
+    usd_an_hour: float | None
+
+
+def model_of(name: str) -> str:
+    """The card that a name is about: `RTX 5090` for `RTX 5090 (32 GB)` and for `NVIDIA GeForce RTX 5090, 32607 MiB`."""
+    match = MODEL.search(name)
+    if match is None:
+        return " ".join(name.split("(")[0].split(",")[0].split())
+    extra = "".join(f" {word.title()}" for word in match[3].split())
+    return f"{match[1].upper()} {match[2].upper()}{extra}"
+
+
+def names_a_class(wanted: str) -> bool:
+    """Whether `cluster.gpu` names one class, and is no condition."""
+    return wanted.strip().lower() != CHEAPEST and not wanted.lstrip().startswith((">", "<", "="))
+
+
+def check_condition(wanted: str) -> None:
+    """Raises ValueError when `cluster.gpu` looks like a condition and is none that we know."""
+    if (
+        not names_a_class(wanted)
+        and wanted.strip().lower() != CHEAPEST
+        and not AT_LEAST.fullmatch(wanted.strip())
+    ):
+        raise ValueError(
+            f"`{wanted}` is no condition that is known; write a name such as `RTX 5090`, `>= 24 GB`, or `{CHEAPEST}`"
+        )
+
+
+def memory_needed(document: Mapping[str, Any]) -> int:
+    """GB of GPU memory for a train.yml as ai-toolkit reads it. A rule of thumb: see the constants above."""
+    process = first_process(document)
+    model, train = mapping(process.get("model")), mapping(process.get("train"))
+    if model.get("quantize") is not True:
+        return GB_UNQUANTIZED
+    batch = whole(train.get("batch_size"), 1)
+    megapixels = batch * (max(resolutions_of(process)) / 1024) ** 2
+    return GB_QUANTIZED + (GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0)
+
+
+def choose_gpu(
+    wanted: str,
+    need: int,
+    offers: Sequence[Offer],
+    hours_on: Callable[[Offer], float | None],
+    kept: str | None,
+) -> Offer:
+    """The class for a condition: of those with enough memory the one on which the work costs least; equal ones by name.
+
+    `need`: GB that the jobs need; `>= N GB` takes its own figure instead. `hours_on` gives the GPU hours of the work on a class, None
+    when its speed is not known. `kept`: the class id that must not change now; it is taken as long as it satisfies the condition.
+    Raises BadInput when nothing does.
+    """
+    match = AT_LEAST.fullmatch(wanted.strip())
+    least = int(match[1]) if match else need
+    large = [offer for offer in offers if offer.memory is not None and offer.memory >= least]
+    for offer in large:
+        if offer.id == kept:
+            return offer
+    priced = [
+        (offer.usd_an_hour * hours, offer.name, offer)
+        for offer in large
+        if offer.usd_an_hour is not None and (hours := hours_on(offer)) is not None
+    ]
+    if not priced:
+        raise BadInput([_none_fits(wanted, least, large, offers)])
+    return min(priced, key=lambda found: found[:2])[2]
+
+
+def _none_fits(wanted: str, least: int, large: Sequence[Offer], offers: Iterable[Offer]) -> str:
+    if large:
+        names = ", ".join(offer.name for offer in large)
+        return f"cluster.gpu (`{wanted}`): {names} would do, but price or speed is not known; name one of them instead"
+    names = ", ".join(sorted(offer.name for offer in offers)) or "none"
+    return (
+        f"cluster.gpu (`{wanted}`): no GPU with {least} GB or more is offered; offered: {names}; "
+        "ask for less memory, or set `quantize: true` in train.yml"
+    )
+
+
+# ---- the few values of a train.yml that memory and time depend on, read leniently: lint says what is wrong with them
+
+
+def first_process(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    processes = mapping(document.get("config")).get("process")
+    return mapping(processes[0]) if isinstance(processes, list) and processes else {}
+
+
+def rank_of(process: Mapping[str, Any]) -> int:
+    """The LoRA's rank: ai-toolkit's `network.rank`, or `linear`, or 4 [toolkit/config_modules.py, NetworkConfig]."""
+    network = mapping(process.get("network"))
+    return whole(network.get("rank") or network.get("linear"), 4)
+
+
+def resolutions_of(process: Mapping[str, Any]) -> tuple[int, ...]:
+    """Pixels of a side, of all datasets; ai-toolkit's default is 512 [toolkit/config_modules.py, DatasetConfig]."""
+    datasets = process.get("datasets")
+    found: list[int] = []
+    for entry in datasets if isinstance(datasets, list) else []:
+        value = mapping(entry).get("resolution", 512)
+        found += [whole(one, 512) for one in (value if isinstance(value, list) else [value])]
+    return tuple(found) or (512,)
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def whole(value: object, default: int) -> int:
+    """The value when it is a whole number above 0 and no nonsense, else the default."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST else default

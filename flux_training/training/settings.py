@@ -1,0 +1,431 @@
+"""What may stand in a stack's configuration. One schema; an unknown key is an error that names the nearest known one.
+
+config:
+  flux-training:cloud: local
+  flux-training:jobs:
+    chelsea-cat: {}
+    "coffee-*": {attempt: 2}
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
+
+from flux_training.training.errors import BadInput
+from flux_training.training.gpu import check_condition
+
+if TYPE_CHECKING:
+    from flux_training.training.lint.registry import Rule
+
+PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
+# Values that a person may see again in an error. Everything else might be, or hold, a secret.
+SHOWN = frozenset(
+    [
+        "adopt",
+        "attempt",
+        "autoscale",
+        "bucket",
+        "build",
+        "checkpointsDays",
+        "cloud",
+        "cpu",
+        "credentialHours",
+        "credentials",
+        "dataset",
+        "datasetsDays",
+        "enabled",
+        "gpu",
+        "idleThresholdSeconds",
+        "image",
+        "jobsFolder",
+        "kelpieSha256",
+        "kind",
+        "location",
+        "maxHours",
+        "maxReplicas",
+        "maxUsd",
+        "maxUsdPerJob",
+        "memory",
+        "minReplicas",
+        "model",
+        "name",
+        "prefix",
+        "priority",
+        "repository",
+        "results",
+        "resume",
+        "skip",
+        "rotate",
+        "stallMinutes",
+        "storage",
+        "tunnel",
+        "vscodeSha256",
+        "vscodeVersion",
+    ]
+)
+# What the project itself gives to the containers.
+OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
+LONGEST_VALUE = 1000
+# What no dot matches: SaladCloud's pattern for a value is `^.*$`.
+LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
+GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
+BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
+
+# registry/path without a tag: what is built is known by its digest.
+REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
+MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+NO_SETTINGS = "is no map of settings; `{}` trains the job with the defaults, `{skip: true}` leaves it out"
+NUMBERS = (int, float, int | None, float | None)
+R2_ALONE = {"location", "credentials", "credential_hours"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes it for 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
+            raise ValueError("must be a number")
+        return value
+
+
+class LintSettings(_Strict):
+    """`silence`: what lint shall not say of this job, by rule (docs/lint.md), each with the reason."""
+
+    silence: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("silence")
+    @classmethod
+    def _rules_that_can_be_silenced(cls, silence: dict[str, str]) -> dict[str, str]:
+        # Only here: the rules look at settings themselves.
+        from flux_training.training.lint.rules import RULES
+
+        wrong = [_why_not_silenced(code, reason, RULES) for code, reason in silence.items()]
+        if any(wrong):
+            raise ValueError("; ".join(filter(None, wrong)))
+        return silence
+
+
+class JobSettings(_Strict):
+    """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
+
+    `resume`: a new run goes on from the newest sound checkpoint of the job's last run instead of from nothing.
+    `skip`: as if the job were not named at all, also where a glob means it (`flux cancel` writes it).
+    """
+
+    skip: bool = False
+    attempt: int = Field(1, ge=1)
+    resume: bool = False
+    dataset: str | None = None
+    max_hours: float | None = Field(None, gt=0)
+    stall_minutes: float = Field(30, gt=0)
+    webhook: str | None = None
+    lint: LintSettings = LintSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, entry: Any) -> Any:
+        # `chelsea-cat:` with nothing behind it is how people write a job without settings. `chelsea-cat: false` means the opposite.
+        if entry is None:
+            return {}
+        if not isinstance(entry, Mapping | JobSettings):
+            raise ValueError(NO_SETTINGS)
+        return entry
+
+
+class StorageSettings(_Strict):
+    """`prefix` is empty or a folder inside the bucket; everything of this stack lies below it.
+
+    What the nodes get: with r2 `credentials: temporary` keys for this prefix that end after `credentialHours`, or `token` keys for
+    the bucket that last until they are taken away; with aws the keys of a user for this prefix; with s3 the keys given.
+    A raised `rotate` gives the nodes new ones (r2, aws). `location`: where R2 puts a bucket that it makes.
+    """
+
+    kind: Literal["r2", "aws", "s3"] = "s3"
+    bucket: str = Field(pattern=BUCKET_NAME.pattern)
+    prefix: str = Field("", pattern=r"^/?([A-Za-z0-9._-]+/?)*$")
+    location: Literal["apac", "eeur", "enam", "weur", "wnam", "oc"] | None = None
+    credentials: Literal["temporary", "token"] = "temporary"
+    credential_hours: int = Field(168, ge=1, le=168)
+    rotate: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _only_what_its_kind_knows(self) -> StorageSettings:
+        foreign = {"r2": set[str](), "aws": R2_ALONE, "s3": R2_ALONE | {"rotate"}}[self.kind]
+        given = sorted(to_camel(name) for name in foreign & self.model_fields_set)
+        if given:
+            raise ValueError(f"{', '.join(given)} means nothing with kind {self.kind}; take it out")
+        return self
+
+    @field_validator("prefix")
+    @classmethod
+    def _folders_that_are_some(cls, prefix: str) -> str:
+        if {".", ".."} & set(prefix.split("/")):
+            raise ValueError("may not go through `.` or `..`: on the nodes these keys become paths")
+        return prefix
+
+    @property
+    def key_prefix(self) -> str:
+        folder = self.prefix.strip("/")
+        return f"{folder}/" if folder else ""
+
+
+class ClusterSettings(_Strict):
+    """The container group. Memory and storage in GB; the recipe's figures are the defaults.
+
+    `gpu`: a name (`RTX 5090`), an amount of GPU memory (`>= 24 GB`) or `cheapest`. For the latter two the class is taken on which the
+    runs cost least, of those with so much memory or, for `cheapest`, with as much as the declared train.yml files need. While runs are
+    unfinished, and while there is nothing to train, the class stays what it is as long as it satisfies the condition.
+    `idleThresholdSeconds`: how long a finished job keeps its replica (Kelpie: 0 to 3600).
+    """
+
+    name: str = Field("flux-training", pattern=GROUP_NAME.pattern)
+    image: str = PUBLIC_IMAGE
+    gpu: str = "RTX 5090"
+    priority: Literal["high", "medium", "low", "batch"] = "high"
+    cpu: int = Field(4, ge=1, le=16)
+    memory: int = Field(30, ge=1, le=60)
+    storage: int = Field(50, ge=1, le=250)
+    min_replicas: int = Field(0, ge=0, le=500)
+    max_replicas: int = Field(1, ge=1, le=500)
+    autoscale: bool = True
+    idle_threshold_seconds: int = Field(300, ge=0, le=3600)
+    environment: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> ClusterSettings:
+        # Kelpie accepts min > max (UPSTREAM.md), so the check is ours.
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_that_is_understood(self) -> ClusterSettings:
+        check_condition(self.gpu)
+        return self
+
+    @model_validator(mode="after")
+    def _environment_that_can_be_sent(self) -> ClusterSettings:
+        taken = sorted(name for name in self.environment if name.startswith(OWN_VARIABLES))
+        if taken:
+            raise ValueError(f"environment: {', '.join(taken)} is set by this project; take it out")
+        wrong = sorted(
+            name
+            for name, value in self.environment.items()
+            if not 1 <= len(value) <= LONGEST_VALUE or LINE_BREAK.search(value)
+        )
+        if wrong:
+            raise ValueError(
+                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters in one line (SaladCloud's rule)"
+            )
+        return self
+
+
+class BudgetSettings(_Strict):
+    """Limits in dollars on the estimate (flux_training/training/cost.py); above one, preview and up fail before anything is made.
+
+    `maxUsd`: the runs that are still to be trained or unfinished, together, with the replicas' idle time after them. `maxUsdPerJob`:
+    each of them.
+    """
+
+    max_usd: float | None = Field(None, ge=0)
+    max_usd_per_job: float | None = Field(None, ge=0)
+
+
+class KeepSettings(_Strict):
+    """After how many days the bucket itself deletes what is no result: checkpoints and their optimizer, images. None: never."""
+
+    checkpoints_days: int | None = Field(None, ge=1)
+    datasets_days: int | None = Field(None, ge=1)
+
+
+class ImageSettings(_Strict):
+    """An image of one's own, built from docker/ and pushed to `repository` (such as docker.io/me/flux-trainer).
+
+    The two digests are those of the binaries as downloaded: `sha256sum` tells them (docs/production.md).
+    """
+
+    build: bool = False
+    repository: str | None = Field(None, pattern=REPOSITORY.pattern)
+    model: str = Field("black-forest-labs/FLUX.1-dev", pattern=MODEL.pattern)
+    kelpie_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", alias="kelpieSha256")
+    vscode_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", alias="vscodeSha256")
+    vscode_version: str = Field("latest", pattern=r"^[0-9a-z.]+$")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ImageSettings:
+        needed = {"repository": self.repository, "kelpieSha256": self.kelpie_sha256}
+        lacking = [name for name, value in needed.items() if self.build and value is None]
+        if lacking:
+            raise ValueError(
+                f"`build: true` needs {' and '.join(lacking)}; docs/production.md says where from"
+            )
+        return self
+
+
+class DevSettings(_Strict):
+    """One replica with a VS Code tunnel, to try things on a real GPU. It is paid for as long as `enabled` is true.
+
+    `image` is needed unless `image.build` builds it.
+    """
+
+    enabled: bool = False
+    image: str | None = None
+    gpu: str | None = None
+    tunnel: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{1,18}[a-z0-9]$")
+
+
+class StackSettings(_Strict):
+    """The whole stack. Keys of the services may stand here as secrets; the environment goes before them.
+
+    `results`: what `destroy` does with trained weights and samples; it acts as it was at the last `up`.
+    """
+
+    cloud: Literal["local", "salad"]
+    storage: StorageSettings
+    jobs: dict[str, JobSettings]
+    jobs_folder: str = "jobs"
+    cluster: ClusterSettings = ClusterSettings()
+    budget: BudgetSettings = BudgetSettings()
+    keep: KeepSettings = KeepSettings()
+    image: ImageSettings = ImageSettings()
+    dev: DevSettings = DevSettings()
+    adopt: bool = False
+    webhook: str | None = None
+    results: Literal["keep", "delete"] = "keep"
+    salad_api_key: SecretStr | None = None
+    salad_organization: str | None = None
+    salad_project: str | None = None
+    s3_endpoint_url: str | None = None
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: SecretStr | None = None
+    s3_region: str | None = None
+    node_access_key_id: str | None = None
+    node_secret_access_key: SecretStr | None = None
+    cloudflare_account_id: str | None = None
+    cloudflare_api_token: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _parts_that_fit(self) -> StackSettings:
+        built_dev = self.dev.enabled and self.dev.image is None
+        wrong = {
+            "storage.kind aws: the cloud on this machine has no AWS; use s3 or r2": self.cloud == "local"
+            and self.storage.kind == "aws",
+            "cluster.image and image.build: true exclude each other; take one out": self.image.build
+            and "image" in self.cluster.model_fields_set,
+            "dev.enabled needs dev.image, or image.build: true to build it": built_dev
+            and not self.image.build,
+            "dev.enabled with image.build: true needs image.vscodeSha256": built_dev
+            and self.image.build
+            and self.image.vscode_sha256 is None,
+            f"cluster.name makes {self.dev_name} of the dev group's, which is too long; shorten it": self.dev.enabled
+            and not GROUP_NAME.fullmatch(self.dev_name),
+        }
+        findings = [finding for finding, holds in wrong.items() if holds]
+        if findings:
+            raise ValueError("; ".join(findings))
+        return self
+
+    @property
+    def dev_name(self) -> str:
+        return f"{self.cluster.name}-dev"
+
+
+def on_gpu(settings: StackSettings, name: str) -> StackSettings:
+    """The settings with the class that a condition was resolved to in the condition's place."""
+    cluster = settings.cluster.model_copy(update={"gpu": name})
+    return settings.model_copy(update={"cluster": cluster})
+
+
+def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:
+    """The project's part of Pulumi's configuration (`project:key` → text, objects as JSON text) as settings.
+
+    Raises BadInput with every finding. Values of secrets never stand in a finding.
+    """
+    texts = {
+        key.removeprefix(f"{project}:"): text for key, text in config.items() if key.startswith(f"{project}:")
+    }
+    values = {key: _plain(text) for key, text in texts.items()}
+    try:
+        return StackSettings.model_validate(values)
+    except ValidationError as error:
+        findings = [_finding(project, details) for details in error.errors()]
+        raise BadInput(findings) from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean `x`?)`, or nothing when no known word is near."""
+    matches = difflib.get_close_matches(word, list(known), cutoff=0.5)
+    return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+
+def _why_not_silenced(code: str, reason: str, rules: Mapping[str, Rule]) -> str:
+    """Empty when a job may silence the rule for this reason."""
+    if code not in rules:
+        return f"`{code}` is no rule of lint{nearest(code, rules)}; docs/lint.md has all"
+    if rules[code].why_loud:
+        return f"`{code}` cannot be silenced: {rules[code].why_loud}"
+    return "" if reason.strip() else f"`{code}` needs a reason; write why it does not matter here"
+
+
+def _plain(text: str) -> Any:
+    """Pulumi gives objects as JSON text and everything else as a string."""
+    if text[:1] in ("{", "["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _finding(project: str, details: ErrorDetails) -> str:
+    location = [str(part) for part in details["loc"]]
+    where = f"{project}:{'.'.join(location)}"
+    if not location:
+        return f"{project}: {details['msg'].removeprefix('Value error, ')}"
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        return f"{where}: unknown key{nearest(location[-1], known)}; known here: {', '.join(sorted(known))}"
+    if details["type"] == "missing":
+        return f"{where}: is missing; set it in the stack's configuration"
+    shown = f" (it is {details['input']!r})" if location[-1] in SHOWN and _is_scalar(details["input"]) else ""
+    return f"{where}: {details['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _known_keys(location: list[str]) -> set[str]:
+    models: dict[str, type[BaseModel]] = {
+        "storage": StorageSettings,
+        "cluster": ClusterSettings,
+        "budget": BudgetSettings,
+        "jobs": JobSettings,
+        "keep": KeepSettings,
+        "image": ImageSettings,
+        "dev": DevSettings,
+    }
+    model = models[location[0]] if location else StackSettings
+    if location[0:1] == ["jobs"] and location[2:] == ["lint"]:
+        model = LintSettings
+    return {field.alias or name for name, field in model.model_fields.items()}

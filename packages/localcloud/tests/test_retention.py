@@ -1,0 +1,94 @@
+"""Lifecycle rules in the local S3: as R2 takes and gives them, and obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from localcloud.retention import expires, load_rules
+
+from tests.support.cloud import running_cloud, s3_client
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("retention") / "cloud"
+    with running_cloud(folder, nodes=0) as connection:
+        s3_client(connection).create_bucket(Bucket="kept")
+        yield folder
+
+
+@pytest.fixture
+def s3(home: Path) -> Any:
+    from tests.support.cloud import connection_of
+
+    return s3_client(connection_of(home))
+
+
+def rule(name: str, prefix: str, days: int, **more: Any) -> dict[str, Any]:
+    return {
+        "ID": name,
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "Expiration": {"Days": days},
+        **more,
+    }
+
+
+def put(s3: Any, *rules: dict[str, Any], bucket: str = "kept") -> None:
+    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": list(rules)})
+
+
+def test_every_bucket_ends_unfinished_uploads(s3: Any) -> None:
+    s3.create_bucket(Bucket="new-one")
+    (only,) = s3.get_bucket_lifecycle_configuration(Bucket="new-one")["Rules"]
+    assert only["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+
+
+def test_rules_come_back_as_they_were_given(s3: Any, home: Path) -> None:
+    rules = [rule("a", "runs/<&>/", 3), rule("b", "", 9) | {"Status": "Disabled"}]
+    put(s3, *rules)
+    assert s3.get_bucket_lifecycle_configuration(Bucket="kept")["Rules"] == rules
+    stored = load_rules(home / "s3", "kept")
+    assert expires(stored, "runs/<&>/x", 3.0)
+    assert not expires(stored, "runs/<&>/x", 2.9)
+    assert not expires(stored, "other", 99)
+
+
+def test_a_bucket_made_again_begins_anew(s3: Any) -> None:
+    s3.create_bucket(Bucket="again")
+    put(s3, rule("a", "x", 3), bucket="again")
+    s3.delete_bucket(Bucket="again")
+    s3.create_bucket(Bucket="again")
+    (only,) = s3.get_bucket_lifecycle_configuration(Bucket="again")["Rules"]
+    assert only["ID"] == "Default Multipart Abort Rule"
+
+
+def test_no_rules_are_an_error_of_their_own(s3: Any) -> None:
+    s3.delete_bucket_lifecycle(Bucket="kept")
+    with pytest.raises(ClientError, match="NoSuchLifecycleConfiguration"):
+        s3.get_bucket_lifecycle_configuration(Bucket="kept")
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ([rule("a", "x", 0)], "InvalidArgument"),
+        ([rule("a", "x", 1), rule("a", "y", 1)], "InvalidArgument"),
+        ([rule(str(number), "x", 1) for number in range(1001)], "InvalidArgument"),
+        ([rule("a", "x", 1) | {"Filter": {"Tag": {"Key": "k", "Value": "v"}}}], "NotImplemented"),
+        ([{"ID": "a", "Status": "Enabled", "Filter": {"Prefix": "x"}}], "MalformedXML"),
+    ],
+)
+def test_what_r2_refuses_is_refused(s3: Any, rules: list[dict[str, Any]], code: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        put(s3, *rules)
+    assert caught.value.response["Error"]["Code"] == code
+
+
+def test_a_bucket_that_is_not_there_has_no_rules(s3: Any) -> None:
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        put(s3, rule("a", "x", 1), bucket="not-there")

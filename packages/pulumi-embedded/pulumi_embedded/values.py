@@ -1,0 +1,257 @@
+"""Property values: what the program, the providers and the state file exchange.
+
+A value is None, a bool, an int or float, a str, a list, a dict with str keys, or one of the three classes
+below.  Three encodings exist: protobuf Structs on the wire, JSON in the state file (see `state.py` for the
+secrets in it), and these Python objects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from sys import intern
+from typing import Any, Final
+
+from google.protobuf import struct_pb2  # type: ignore[import-untyped]  # ships no types
+
+from pulumi_embedded.errors import NeedsCliError
+
+Value = Any
+Properties = dict[str, Value]
+
+# Pulumi's own marks, the same in every SDK (sdk/python runtime/rpc.py).
+SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
+SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a mark, no password
+RESOURCE: Final = "5cf8f73096256a8f31e491e813e4eb8e"
+OUTPUT: Final = "d0e6a833031e9bbcd3f4e8bde6ca49a4"
+ASSET: Final = "c44067f5952c0a294b673a41bacd8c17"
+ARCHIVE: Final = "0def7320c3a5731c473e5ecbe6d01bc7"
+UNKNOWN_TEXT: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+# Above this a float's digits are no longer those of an int (Go writes 1e+21 with an exponent, as we do).
+_LARGEST_PLAIN: Final = 1e21
+
+
+class Unknown:
+    """A value that will only be known once the resource it comes from has been made (previews)."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = Unknown()
+
+
+@dataclass(eq=False)
+class Secret:
+    """A value to be encrypted in the state.  `ciphertext` is what the state file already has for it."""
+
+    value: Value
+    ciphertext: str | None = None
+    salt: str | None = None
+
+
+@dataclass(frozen=True)
+class ResourceRef:
+    """A reference to another resource, passed as a value."""
+
+    urn: str
+    id: Value = None
+    version: str = ""
+    custom: bool = field(default=True)
+
+
+def number(value: float) -> int | float:
+    """An int where the number is whole: the state file has no `.0`."""
+    return int(value) if value.is_integer() and abs(value) < _LARGEST_PLAIN else value
+
+
+def from_struct(struct: struct_pb2.Struct) -> Properties:
+    """The properties of a message from the SDK or a provider.  A thousand resources share their properties' names."""
+    return {intern(key): from_proto(value) for key, value in struct.fields.items()}
+
+
+def from_proto(value: struct_pb2.Value) -> Value:
+    """One value of a message."""
+    kind = value.WhichOneof("kind")
+    if kind == "string_value":
+        text = value.string_value
+        return UNKNOWN if text == UNKNOWN_TEXT else text
+    if kind == "number_value":
+        return number(value.number_value)
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "list_value":
+        return [from_proto(item) for item in value.list_value.values]
+    if kind == "struct_value":
+        return _from_object({key: from_proto(item) for key, item in value.struct_value.fields.items()})
+    return None
+
+
+def _from_object(found: dict[str, Value]) -> Value:
+    signature = found.get(SIGNATURE)
+    if signature is None:
+        return found
+    if signature == SECRET:
+        return Secret(found.get("value"))
+    if signature == OUTPUT:
+        value = found.get("value", UNKNOWN)
+        return Secret(value) if found.get("secret") else value
+    if signature == RESOURCE:
+        return ResourceRef(found["urn"], found.get("id"), found.get("packageVersion", ""), "id" in found)
+    if signature in (ASSET, ARCHIVE):
+        raise NeedsCliError("an asset or archive as a property")
+    raise NeedsCliError(f"a property value with the unknown signature {signature}")
+
+
+def to_struct(properties: Mapping[str, Value], *, secrets: bool, refs: bool = True) -> struct_pb2.Struct:
+    """A message's Struct.  `secrets`: keep the mark on secrets (else they travel plain); `refs`: keep
+    references (else the id, or the URN of a component, stands for them)."""
+    struct = struct_pb2.Struct()
+    for key, value in properties.items():
+        _fill(struct.fields[key], value, secrets, refs)
+    return struct
+
+
+def _fill(target: struct_pb2.Value, value: Value, secrets: bool, refs: bool) -> None:
+    if value is None:
+        target.null_value = struct_pb2.NULL_VALUE
+    elif isinstance(value, bool):
+        target.bool_value = value
+    elif isinstance(value, (int, float)):
+        target.number_value = value
+    elif isinstance(value, str):
+        target.string_value = value
+    elif isinstance(value, Unknown):
+        target.string_value = UNKNOWN_TEXT
+    elif isinstance(value, list):
+        target.list_value.SetInParent()
+        for item in value:
+            _fill(target.list_value.values.add(), item, secrets, refs)
+    elif isinstance(value, dict):
+        target.struct_value.SetInParent()
+        for key, item in value.items():
+            _fill(target.struct_value.fields[key], item, secrets, refs)
+    elif isinstance(value, Secret):
+        if secrets:
+            _fill(target, {SIGNATURE: SECRET, "value": value.value}, secrets, refs)
+        else:
+            _fill(target, value.value, secrets, refs)
+    else:
+        _fill(target, _plain_ref(value) if refs else _bare_ref(value), secrets, refs)
+
+
+def _plain_ref(ref: ResourceRef) -> Properties:
+    found: Properties = {SIGNATURE: RESOURCE, "urn": ref.urn}
+    if ref.custom:
+        found["id"] = ref.id if ref.id is not None else ""
+    if ref.version:
+        found["packageVersion"] = ref.version
+    return found
+
+
+def _bare_ref(ref: ResourceRef) -> Value:
+    if not ref.custom:
+        return ref.urn
+    return ref.id if ref.id not in (None, "") else UNKNOWN
+
+
+def reveal(value: Value) -> Value:
+    """The value without any secret mark."""
+    if isinstance(value, Secret):
+        return reveal(value.value)
+    if isinstance(value, list):
+        return [reveal(item) for item in value]
+    if isinstance(value, dict):
+        return {key: reveal(item) for key, item in value.items()}
+    return value
+
+
+def mask(value: Value) -> Value:
+    """The value as it may be shown: `[secret]` and `[unknown]` in place of what is not for the eye."""
+    if isinstance(value, Secret):
+        return "[secret]"
+    if isinstance(value, Unknown):
+        return "[unknown]"
+    if isinstance(value, list):
+        return [mask(item) for item in value]
+    if isinstance(value, dict):
+        return {key: mask(item) for key, item in value.items()}
+    if isinstance(value, ResourceRef):
+        return value.urn
+    return value
+
+
+def has_secret(value: Value) -> bool:
+    """Whether any part is secret."""
+    if isinstance(value, dict):
+        return any(has_secret(item) for item in value.values())
+    if isinstance(value, list):
+        return any(has_secret(item) for item in value)
+    return isinstance(value, Secret)
+
+
+def has_unknown(value: Value) -> bool:
+    """Whether any part is unknown."""
+    if isinstance(value, dict):
+        return any(has_unknown(item) for item in value.values())
+    if isinstance(value, list):
+        return any(has_unknown(item) for item in value)
+    if isinstance(value, Secret):
+        return has_unknown(value.value)
+    return isinstance(value, Unknown)
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equality as Pulumi means it: True is not 1, a secret is not its plain text, unknown is unknown."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(item, b[key]) for key, item in a.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Secret) and isinstance(b, Secret):
+        return same(a.value, b.value)
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return a == b
+    return type(a) is type(b) and (a is b or bool(a == b))
+
+
+def mark_secrets(outputs: Properties, inputs: Mapping[str, Value]) -> Properties:
+    """Outputs with the same keys as secret inputs are secret: providers answer in plain text."""
+    marked = dict(outputs)
+    for key, value in inputs.items():
+        if key not in marked:
+            continue
+        if isinstance(marked[key], dict) and isinstance(value, dict):
+            marked[key] = mark_secrets(marked[key], value)
+        elif not isinstance(marked[key], Secret) and has_secret(value):
+            marked[key] = Secret(marked[key])
+    return marked
+
+
+def keep_ciphertexts(new: Value, old: Value) -> None:
+    """Let secrets that have not changed keep the text they are stored as: a diff of states then shows changes only."""
+    if isinstance(new, Secret) and isinstance(old, Secret):
+        if new.ciphertext is None and same(new.value, old.value):
+            new.ciphertext, new.salt = old.ciphertext, old.salt
+    elif isinstance(new, dict) and isinstance(old, dict):
+        for key in new.keys() & old.keys():
+            keep_ciphertexts(new[key], old[key])
+    elif isinstance(new, list) and isinstance(old, list):
+        for a, b in zip(new, old, strict=False):
+            keep_ciphertexts(a, b)
+
+
+def make_secret(properties: Properties, keys: list[str]) -> Properties:
+    """The properties with `keys` secret (additionalSecretOutputs)."""
+    return {
+        key: Secret(value) if key in keys and not isinstance(value, (Secret, Unknown)) else value
+        for key, value in properties.items()
+    }
+
+
+def compact(value: Value) -> str:
+    """JSON as Pulumi writes it inside strings: no spaces, keys in order."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,26 @@
+"""Resources and registrations of no program, for tests of what the engine decides about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pulumi_embedded.goals import Goal
+from pulumi_embedded.state import Resource
+from pulumi_embedded.urns import make
+
+TYPE = "t:i:T"
+PROVIDER = "urn:pulumi:dev::p::pulumi:providers:t::default::1"
+
+
+def urn(name: str) -> str:
+    return make("dev", "p", "", TYPE, name)
+
+
+def resource(name: str, *on: str, **more: Any) -> Resource:
+    """A resource that depends on those of the names `on`."""
+    more = {"custom": True, "provider": PROVIDER, "dependencies": [urn(one) for one in on]} | more
+    return Resource(urn=urn(name), type=TYPE, **more)
+
+
+def goal(name: str, **more: Any) -> Goal:
+    return Goal(TYPE, name, more.pop("custom", True), **more)

@@ -1,0 +1,44 @@
+"""The engine stands by itself: it imports nothing of this repository and speaks of nothing it is used for."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from engine_stack import REPOSITORY, Stack
+
+FILES = sorted((REPOSITORY / "pulumi_embedded").glob("*.py"))
+
+
+def test_it_imports_nothing_of_the_repository() -> None:
+    others = {path.name for path in REPOSITORY.iterdir() if path.is_dir()} - {"pulumi_embedded"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & others, path.name
+
+
+def test_it_speaks_of_nothing_it_is_used_for() -> None:
+    words = re.compile(r"flux|salad|kelpie|lora\b|train(ing|er)|gpu", re.IGNORECASE)
+    for path in [*FILES, REPOSITORY / "README.md"]:
+        assert not words.findall(path.read_text()), path.name
+
+
+def test_what_runs_under_the_programs_python_imports_nothing_of_the_engine() -> None:
+    for name in ("runner.py", "provhost.py"):
+        assert "engine" not in re.findall(
+            r"^(?:from|import) (\w+)", (REPOSITORY / "pulumi_embedded" / name).read_text(), re.M
+        )
+
+
+def test_messages_of_providers_appear_while_they_work(stack: Stack) -> None:
+    urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::one"
+    stack.spec({"one": {"text": "a", "urn": urn, "says": ["10 of 20", "20 of 20"]}})
+    output = stack.up()
+    assert output.count("10 of 20") == 1
+    assert "20 of 20" not in output  # not more than one in a few seconds where nothing can be overwritten
+    assert "Diagnostics" not in output

@@ -1,0 +1,263 @@
+"""The commands on stacks and configuration, and what the engine does not do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import pytest
+from engine_stack import PASSPHRASE, Stack
+from pulumi_embedded.config import StackConfig, find_project
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.secrets import Crypter
+
+
+def test_stacks_come_and_go(stack: Stack) -> None:
+    assert "already exists" in stack.run("stack", "init", "dev", code=1)
+    stack.run("stack", "init", "second")
+    listed = json.loads(stack.run("stack", "ls", "--json"))
+    assert [(row["name"], row["current"]) for row in listed] == [("dev", False), ("second", True)]
+    assert "no stack named" in stack.run("stack", "select", "third", code=6)
+    stack.run("stack", "select", "organization/test/dev")
+    listed = stack.run("stack", "ls").splitlines()
+    assert listed[0].split("  ")[0] == "NAME"
+    assert re.search(r"^dev\* +(now|\d+ seconds? ago) +0$", listed[1])
+    stack.run("stack", "rm", "second", "--yes")
+    assert not (stack.folder / "Pulumi.second.yaml").exists()
+    assert "no stack named 'gone'" in stack.run("up", "--stack", "gone", "--yes", code=6)
+    stack.spec({"one": {"text": "a"}})
+    stack.up()
+    assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
+
+
+def test_only_an_empty_stack_is_removed_after_destroy(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
+    stack.up()
+    target = stack.resources()["one"]["urn"]
+    shown = stack.run("destroy", "--yes", "--skip-preview", "--remove", "--target", target)
+    assert "The stack is not removed" in shown
+    assert "two" in stack.resources()
+    stack.spec({"one": {"text": "die"}})
+    stack.up("--target", target, code=1)
+    refused = stack.run("destroy", "--yes", "--skip-preview", "--remove", code=1)
+    assert f"while it was creating {target}, which may therefore exist" in refused
+    assert stack.latest()["pending_operations"]
+    stack.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
+    stack.run("destroy", "--yes", "--skip-preview", "--remove")
+    assert not stack.state_file.exists()
+    assert not (stack.folder / "Pulumi.dev.yaml").exists()
+
+
+def test_export_and_import(stack: Stack) -> None:
+    stack.spec({"one": {"text": {"$secret": "hidden-text"}}}, exports={"it": {"$ref": ["one", "text"]}})
+    stack.up()
+    plain = stack.run("stack", "export", "--show-secrets")
+    assert "hidden-text" in plain
+    assert "hidden-text" not in stack.run("stack", "export")
+    (stack.folder / "export.json").write_text(plain)
+    stack.run("stack", "import", "--file", "export.json")
+    assert "hidden-text" not in stack.state_file.read_text()
+    assert "2 unchanged" in stack.up("--expect-no-changes")
+    assert stack.run("stack", "output", "it", "--show-secrets") == "hidden-text\n"
+    assert "does not have output property" in stack.run("stack", "output", "nothing", code=1)
+
+
+def test_pending_operations_are_not_imported(stack: Stack) -> None:
+    """Their secrets are of the exporter's key, and nobody here knows what came of them."""
+    stack.spec({"one": {"text": {"$secret": "hush"}, "dies": True}, "two": {"text": "b"}})
+    stack.up(code=1)
+    assert stack.latest()["pending_operations"]
+    exported = stack.run("stack", "export", "--show-secrets")
+    assert exported.count("hush") == 1  # only the pending one holds it
+    (stack.folder / "export.json").write_text(stack.run("stack", "export"))
+    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {Crypter.new(PASSPHRASE).salt}\n")
+    shown = stack.run("stack", "import", "--file", "export.json")
+    assert "removing pending operation 'creating' on 'urn:pulumi:dev::test::" in shown
+    assert "pending_operations" not in stack.latest()
+    stack.run("stack", "output")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "this is no exported stack"),
+        ({"resources": ["x"]}, "this is no exported stack"),
+        ({"resources": [{"urn": "x", "type": "t"}]}, "state file contains errors: 'x' is not a URN"),
+    ],
+)
+def test_what_is_no_state_is_not_imported(stack: Stack, content: Any, said: str) -> None:
+    (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": content}))
+    before = stack.state_file.read_bytes()
+    assert said in stack.run("stack", "import", "--file", "export.json", code=1)
+    assert stack.state_file.read_bytes() == before
+
+
+def test_a_doubtful_state_is_imported_with_force(stack: Stack) -> None:
+    item = {"urn": "urn:pulumi:dev::test::t::a", "type": "t", "parent": "urn:pulumi:dev::test::t::b"}
+    (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": {"resources": [item]}}))
+    assert "rerun with --force" in stack.run("stack", "import", "--file", "export.json", code=1)
+    shown = stack.run("stack", "import", "--file", "export.json", "--force")
+    assert "warning: state file contains errors" in shown
+    assert item["urn"] in stack.state_file.read_text()
+
+
+def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
+    file = stack.folder / "Pulumi.dev.yaml"
+    file.write_text(file.read_text().replace("config:", "# a comment that stays\nconfig:"))
+    stack.run("config", "set", "name", "yes")
+    stack.run("config", "set", "--secret", "key", "s3cret-value")
+    stack.run("config", "set", "--path", "deep.list[0].n", "4")
+    stack.run("config", "set", "other:thing", "1")
+    text = file.read_text()
+    assert "# a comment that stays" in text
+    assert "s3cret-value" not in text
+    assert stack.run("config", "get", "name") == "yes\n"
+    assert stack.run("config", "get", "key") == "s3cret-value\n"
+    assert stack.run("config", "get", "--path", "deep.list[0].n") == "4\n"
+    assert json.loads(stack.run("config", "get", "deep")) == {"list": [{"n": 4}]}
+    shown = stack.run("config")
+    assert "[secret]" in shown
+    assert "s3cret-value" not in shown
+    shown = json.loads(stack.run("config", "--json"))
+    assert shown["test:key"] == {"secret": True}
+    assert shown["test:deep"]["objectValue"] == {"list": [{"n": 4}]}
+    assert "exclude each other" in stack.run("config", "set", "--secret", "--plaintext", "a", "b", code=1)
+    stack.run("config", "rm", "--path", "deep.list[0]")
+    assert json.loads(stack.run("config", "get", "deep")) == {"list": []}
+    stack.run("config", "rm", "--path", "deep.none.below")
+    stack.run("config", "rm", "none")
+    stack.run("config", "rm", "name")
+    assert "not found" in stack.run("config", "get", "name", code=1)
+
+
+def test_a_configuration_with_another_salt_takes_the_state_along(stack: Stack) -> None:
+    """As where the file was copied from another stack of the same passphrase."""
+    stack.spec({"one": {"text": {"$secret": "hush"}}}, exports={"text": {"$ref": ["one", "text"]}})
+    stack.up()
+    salt = Crypter.new(PASSPHRASE).salt
+    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {salt}\n")
+    stack.run("refresh", "--yes", "--skip-preview")
+    assert stack.latest()["secrets_providers"]["state"]["salt"] == salt
+    assert stack.run("stack", "output", "text", "--show-secrets") == "hush\n"
+
+
+@pytest.mark.parametrize("give", ["variable", "file"])
+def test_the_passphrase_is_asked_for_and_checked(stack: Stack, give: str) -> None:
+    del stack.environment["PULUMI_CONFIG_PASSPHRASE"]
+    assert "PULUMI_CONFIG_PASSPHRASE" in stack.run("preview", code=1)
+    wrong = stack.folder / "wrong.txt"
+    wrong.write_text("wrong\n")
+    variable = "PULUMI_CONFIG_PASSPHRASE" if give == "variable" else "PULUMI_CONFIG_PASSPHRASE_FILE"
+    assert "incorrect passphrase" in stack.run("preview", code=1, **{variable: str(wrong)})
+    wrong.write_text("fixture\n")
+    stack.run("preview", **{variable: "fixture" if give == "variable" else str(wrong)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("login",), "`pulumi login`"),
+        (("watch", "--anything"), "`pulumi watch`"),
+        (("stack", "tag", "ls"), "`pulumi stack tag`"),
+        (("up", "--target-replace", "urn"), "`pulumi --target-replace urn`"),
+    ],
+)
+def test_the_rest_is_refused_by_name(stack: Stack, arguments: tuple[str, ...], what: str) -> None:
+    output = stack.run(*arguments, code=None)
+    assert f"error: {what} needs the Pulumi CLI" in output
+
+
+def test_other_backends_and_runtimes_are_refused(stack: Stack) -> None:
+    assert "the backend gs://b needs the Pulumi CLI" in stack.run(
+        "preview", code=1, PULUMI_BACKEND_URL="gs://b"
+    )
+    (stack.folder / "Pulumi.yaml").write_text("name: test\nruntime: nodejs\nbackend: {url: 'file://.'}\n")
+    assert "the runtime 'nodejs'" in stack.run("preview", code=1)
+
+
+def test_up_asks_first(stack: Stack) -> None:
+    assert "--yes or --skip-preview" in stack.run("up", code=2)
+
+
+def test_unexpected_changes_are_an_exit_code_of_their_own(stack: Stack) -> None:
+    stack.spec({"one": {"text": "a"}})
+    shown = stack.run("preview", "--expect-no-changes", code=7)
+    assert "no changes were expected for preview but changes were proposed" in shown
+    stack.up("--expect-no-changes", code=7)
+    stack.up("--expect-no-changes")
+
+
+def test_the_history_tells_of_each_update(stack: Stack) -> None:
+    stack.run("config", "set", "--secret", "key", "s3cret-value")
+    stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
+    stack.up("--message", "the first one")
+    stack.spec({"one": {"text": "bb"}, "two": {"text": "refuse"}})
+    stack.up("--continue-on-error", code=1)
+    stack.run("refresh", "--yes", "--skip-preview")
+    stack.run("destroy", "--yes", "--skip-preview")
+    folder = stack.folder / ".pulumi/history/test/dev"
+    texts = [path.read_text() for path in sorted(folder.glob("dev-*.history.json"))]
+    found = [json.loads(text) for text in texts]
+    assert [(entry["kind"], entry["result"]) for entry in found] == [
+        ("update", "succeeded"),
+        ("update", "failed"),
+        ("refresh", "succeeded"),
+        ("destroy", "succeeded"),
+    ]
+    assert found[0]["message"] == "the first one"
+    assert found[0]["resourceChanges"] == {"create": 3}
+    assert found[1]["resourceChanges"] == {"update": 1, "same": 1}
+    assert found[3]["resourceChanges"] == {"delete": 3}
+    assert list(found[0]["config"]["test:key"]) == ["secure"]
+    assert "s3cret-value" not in "".join(texts)
+    checkpoints = sorted(folder.glob("dev-*.checkpoint.json"))
+    assert len(checkpoints) == len(list((stack.folder / ".pulumi/backups/test/dev").glob("dev.*.json"))) == 4
+    assert "resources" in json.loads(checkpoints[0].read_text())["checkpoint"]["latest"]
+    assert checkpoints[-1].read_bytes() == stack.state_file.read_bytes()
+    stack.run("stack", "rm", "--yes")
+    assert not list(folder.iterdir())
+
+
+def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:
+    below = stack.folder / "a" / "b"
+    below.mkdir(parents=True)
+    stack.environment["PULUMI_BACKEND_URL"] = f"file://{stack.folder}"
+    for arguments in (("-C", str(below), "about"), ("about", "--cwd", os.fspath(below))):
+        assert "Project           test" in stack.run(*arguments)
+
+
+def test_a_relative_cwd_finds_the_same_state(stack: Stack) -> None:
+    above = Stack(stack.folder.parent, stack.environment)
+    assert json.loads(above.run("-C", "project", "stack", "ls", "--json"))[0]["name"] == "dev"
+    above.run("stack", "init", "second", "--cwd", "project")
+    assert (stack.folder / ".pulumi/stacks/test/second.json").exists()
+    assert not (stack.folder / "project").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("Pulumi.yaml", "name: test\nruntime: python\nbackend: file://.\n", "`backend` must hold keys"),
+        (
+            "Pulumi.yaml",
+            "name: test\nruntime: {name: python, options: x}\nbackend: {url: 'file://.'}\n",
+            "`options` must",
+        ),
+        ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must hold keys with values"),
+    ],
+)
+def test_files_that_are_not_as_they_should_be_are_told(
+    stack: Stack, file: str, content: str, said: str
+) -> None:
+    (stack.folder / file).write_text(content)
+    with pytest.raises(EngineError, match=re.escape(said)):
+        StackConfig(find_project(stack.folder).stack_config_file("dev"))
+
+
+def test_places_that_are_not_there_are_told(stack: Stack) -> None:
+    assert "No such file" in stack.run("stack", "import", "--file", "nowhere.json", code=1)
+    assert "Not a directory" in stack.run(
+        "up", "--yes", code=1, PULUMI_BACKEND_URL="file:///dev/null/x", PULUMI_STACK="dev"
+    )

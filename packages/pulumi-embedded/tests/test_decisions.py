@@ -1,0 +1,417 @@
+"""What the engine decides about one resource: its place, its check, its diff, what goes before it; without a process."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from made_up import PROVIDER, TYPE, goal, resource, urn
+from pulumi_embedded import urns, values
+from pulumi_embedded.deciding import Cascade, Decisions
+from pulumi_embedded.errors import EngineError, NeedsCliError, StepError
+from pulumi_embedded.goals import Alias, OldNames
+from pulumi_embedded.placing import Placed, Places
+from pulumi_embedded.providers import CheckFailure, Diff
+from pulumi_embedded.state import Resource, State
+from pulumi_embedded.values import UNKNOWN
+
+
+def places(*olds: Resource) -> Places:
+    return Places.of("dev", "p", State(list(olds)))
+
+
+def test_a_registration_takes_the_place_of_its_old_self() -> None:
+    old, going = resource("one", created="then", modified="later"), resource("two", delete=True)
+    found = places(old, going)
+    wanted = goal("one", inputs={"a": 1})
+    placed = found.place(wanted, PROVIDER)
+    assert placed.goal is wanted
+    assert (placed.old, placed.alias, placed.old_inputs) == (old, None, old.inputs)
+    assert (placed.new.urn, placed.new.provider, placed.new.inputs) == (urn("one"), PROVIDER, {"a": 1})
+    assert (placed.new.created, placed.new.modified) == ("then", "later")
+    assert found.news == {urn("one"): placed.new}
+    assert (found.is_matched(old), found.is_matched(going)) == (True, False)
+    # A row that is still to be deleted is nobody's old self.
+    fresh = found.place(goal("two"), "")
+    assert (fresh.old, fresh.alias, fresh.old_inputs) == (None, None, {})
+    assert (fresh.new.created, fresh.new.modified) == ("", "")
+
+
+def test_a_place_is_taken_once_and_under_a_parent_that_is_there() -> None:
+    found = places()
+    parent = found.place(goal("one"), "").new
+    with pytest.raises(EngineError, match=r"Duplicate resource URN 'urn:pulumi:dev::p::t:i:T::one'"):
+        found.place(goal("one"), "")
+    with pytest.raises(
+        EngineError, match="the parent urn:pulumi:dev::p::t:i:T::x of t:i:T 'child' has not been"
+    ):
+        found.place(goal("child", parent=urn("x")), "")
+    child = found.place(goal("child", parent=parent.urn), "").new
+    assert child.urn == "urn:pulumi:dev::p::t:i:T$t:i:T::child"
+
+
+def test_an_old_name_leads_to_its_place() -> None:
+    old = resource("was")
+    placed = places(old).place(goal("is", aliases=[Alias(name="was")]), "")
+    assert (placed.old, placed.alias) == (old, (urn("was"), urn("is")))
+
+
+def test_looking_takes_no_place_but_what_the_old_state_has_there() -> None:
+    old = resource("one")
+    found = places(old)
+    assert found.look(goal("one")) == (urn("one"), old)
+    assert found.look(goal("none")) == (urn("none"), None)
+    assert found.news == {urn("one"): old}
+    assert not found.is_matched(old)
+
+
+def test_an_old_name_serves_one_registration() -> None:
+    names = OldNames("dev", "p")
+    olds = {urn("was"): object()}
+    alias = [Alias(name="none"), Alias(name="was")]
+    assert names.find(goal("one", aliases=alias), urn("one"), olds) == urn("was")
+    assert names.taken == {urn("was"): urn("one")}
+    with pytest.raises(EngineError) as caught:
+        names.find(goal("two", aliases=alias), urn("two"), olds)
+    assert str(caught.value) == (
+        f"Duplicate resource alias '{urn('was')}' applied to resource with URN '{urn('two')}' conflicting with resource with "
+        f"URN '{urn('one')}'"
+    )
+    with pytest.raises(EngineError) as caught:
+        names.find(goal("was"), urn("was"), olds)
+    assert str(caught.value) == (
+        f"Duplicate resource URN '{urn('was')}' conflicting with alias on resource with URN '{urn('one')}'"
+    )
+    assert names.find(goal("three"), urn("three"), {urn("three"): object()}) == urn("three")
+    assert names.find(goal("four", aliases=[Alias(name="none")]), urn("four"), olds) is None
+
+
+def test_an_old_name_that_somebody_still_has_is_refused() -> None:
+    names = OldNames("dev", "p")
+    olds = {urn("was"): object()}
+    with pytest.raises(
+        EngineError, match="conflicting with resource with URN 'urn:pulumi:dev::p::t:i:T::was'"
+    ):
+        names.find(goal("is", aliases=[Alias(name="was")]), urn("is"), olds, news={urn("was")})
+    found = places(resource("was"))
+    found.place(goal("was"), "")
+    with pytest.raises(EngineError, match="Duplicate resource alias"):
+        found.place(goal("is", aliases=[Alias(name="was")]), "")
+
+
+@pytest.mark.parametrize(
+    ("alias", "was"),
+    [
+        (Alias(urn="urn:any"), "urn:any"),
+        (Alias(name="n"), "urn:pulumi:dev::p::g:i:G$t:i:T::n"),
+        (Alias(type="o:i:O"), "urn:pulumi:dev::p::g:i:G$o:i:O::one"),
+        (Alias(stack="s"), "urn:pulumi:s::p::g:i:G$t:i:T::one"),
+        (Alias(project="q"), "urn:pulumi:dev::q::g:i:G$t:i:T::one"),
+        (Alias(no_parent=True), "urn:pulumi:dev::p::t:i:T::one"),
+        (Alias(parent="urn:pulumi:dev::p::h:i:H::h"), "urn:pulumi:dev::p::h:i:H$t:i:T::one"),
+        (Alias(parent="urn:pulumi:dev::p::pulumi:pulumi:Stack::p-dev"), "urn:pulumi:dev::p::t:i:T::one"),
+    ],
+)
+def test_what_an_alias_leaves_out_is_as_now(alias: Alias, was: str) -> None:
+    parent = "urn:pulumi:dev::p::g:i:G::g"
+    assert OldNames("dev", "p").candidates(goal("one", parent=parent, aliases=[alias])) == [was]
+
+
+def test_children_follow_a_parent_that_was_renamed() -> None:
+    names = OldNames("dev", "p")
+    old_parent, new_parent = urn("old"), urn("new")
+    names.find(goal("new", aliases=[Alias(name="old")]), new_parent, {old_parent: object()})
+    below = "urn:pulumi:dev::p::t:i:T$"
+    assert names.candidates(goal("new-child", parent=new_parent)) == [f"{below}t:i:T::old-child"]
+    assert names.candidates(goal("child", parent=new_parent)) == [f"{below}t:i:T::child"]
+    # With a name of its own and the parent's: all that it may have been called, each once.
+    assert names.candidates(goal("new-b", parent=new_parent, aliases=[Alias(name="new-a")])) == [
+        f"{below}t:i:T::new-a",
+        f"{below}t:i:T::old-b",
+        f"{below}t:i:T::old-a",
+    ]
+    # An alias that names the parent as it is now means the parent as it was.
+    assert names.candidates(goal("c", aliases=[Alias(parent=new_parent)])) == [f"{below}t:i:T::c"]
+    typed, was = urn("typed"), "urn:pulumi:dev::p::o:i:O::typed"
+    names.find(goal("typed", aliases=[Alias(type="o:i:O")]), typed, {was: object()})
+    assert names.candidates(goal("c", aliases=[Alias(parent=typed)])) == ["urn:pulumi:dev::p::o:i:O$t:i:T::c"]
+
+
+def test_a_goal_becomes_the_resource_that_is_stored() -> None:
+    wanted = goal(
+        "one",
+        parent="urn:parent",
+        inputs={"a": 1},
+        dependencies=["b", "a"],
+        property_dependencies={"k": ["d", "c"]},
+        protect=True,
+        retain_on_delete=True,
+        ignore_changes=["i"],
+        replace_on_changes=["r"],
+        additional_secret_outputs=["s"],
+        deleted_with="urn:w",
+        custom_timeouts={"create": 1},
+        source_position="here",
+    )
+    old = resource("one", created="then", modified="later", protect=False)
+    assert wanted.resource(urn("one"), "provider", old) == Resource(
+        urn=urn("one"),
+        type=TYPE,
+        custom=True,
+        inputs={"a": 1},
+        parent="urn:parent",
+        protect=True,
+        dependencies=["a", "b"],
+        provider="provider",
+        property_dependencies={"k": ["c", "d"]},
+        additional_secret_outputs=["s"],
+        custom_timeouts={"create": 1},
+        retain_on_delete=True,
+        deleted_with="urn:w",
+        created="then",
+        modified="later",
+        source_position="here",
+        ignore_changes=["i"],
+        replace_on_changes=["r"],
+    )
+
+
+class FakeProvider:
+    """Answers as told and remembers what it was asked."""
+
+    def __init__(self, said: Diff | None = None) -> None:
+        self.said = said
+        self.asked: list[Any] = []
+        self.failures: list[CheckFailure] = []
+
+    def check(self, urn: str, old: Any, new: Any) -> tuple[Any, list[CheckFailure]]:
+        self.asked.append((urn, old, new))
+        return new | {"checked": True}, self.failures
+
+    def diff(self, resource: Resource, old: Any, new: Any, ignore: list[str]) -> Diff | None:
+        self.asked.append((resource.urn, old, new, ignore))
+        return self.said
+
+
+class FakeProviders:
+    """One provider for all, which answers that the inputs in `replaces_on` replace when they change."""
+
+    def __init__(self, *replaces_on: str) -> None:
+        self._replaces_on = replaces_on
+        self.asked: list[Any] = []
+        self.loaded = 0
+
+    def load(self, resources: list[Resource]) -> None:
+        self.loaded = len(resources)
+
+    def get(self, reference: str) -> Any:
+        assert self.loaded
+        assert reference == PROVIDER
+        return self
+
+    def diff(self, resource: Resource, old: Any, new: Any, ignore: list[str]) -> Diff | None:
+        self.asked.append((urns.name_of(resource.urn), old, new, ignore))
+        if not self._replaces_on:
+            return None
+        changed = [key for key in self._replaces_on if not values.same(old.get(key), new.get(key))]
+        return Diff(bool(changed), changed)
+
+
+def decisions(*olds: Resource, providers: Any = None, tell: Any = None) -> Decisions:
+    state = State(list(olds))
+    found = Places.of("dev", "p", state)
+    return Decisions(state, found, cast(Any, providers or FakeProviders()), tell or (lambda *_: None))
+
+
+def placed(old: Resource | None, new: Resource, **of_goal: Any) -> Placed:
+    wanted = goal(urns.name_of(new.urn), custom=new.custom, inputs=new.inputs, **of_goal)
+    return Placed(wanted, new, old)
+
+
+def test_the_check_sees_old_inputs_and_what_is_ignored_put_back() -> None:
+    told: list[Any] = []
+    provider = FakeProvider()
+    provider.failures = [CheckFailure("a", "bad")]
+    one = placed(
+        resource("one", inputs={"a": 1, "b": 1}),
+        resource("one", inputs={"a": 2, "b": 2}),
+        ignore_changes=["a"],
+    )
+    deciding = decisions(tell=lambda *what: told.append(what))
+    deciding.check(one, cast(Any, provider))
+    assert provider.asked == [(urn("one"), {"a": 1, "b": 1}, {"a": 1, "b": 2})]
+    assert one.new.inputs == {"a": 1, "b": 2, "checked": True}
+    assert told == [(one, provider.failures)]
+
+
+def test_a_component_is_checked_by_nobody() -> None:
+    one = placed(resource("one", inputs={"a": 1}), resource("one", inputs={"a": 2}), ignore_changes=["a"])
+    decisions().check(one, None)
+    assert one.new.inputs == {"a": 1}
+    decisions().check_anew(one, None)
+    assert one.new.inputs == {"a": 1}
+
+
+def test_what_is_made_anew_is_checked_without_its_old_self() -> None:
+    provider = FakeProvider()
+    old = resource("one", inputs={"a": 1})
+    one = placed(old, resource("one", inputs={"a": 2}), ignore_changes=["a"])
+    decisions().check_anew(one, cast(Any, provider))
+    assert provider.asked == [(urn("one"), {}, {"a": 2})]
+    assert one.old is old
+
+    def refuse(*_: object) -> None:
+        raise StepError("refused")
+
+    with pytest.raises(StepError):
+        decisions(tell=refuse).check_anew(one, cast(Any, provider))
+    assert one.old is old
+
+
+def test_how_old_and_new_differ() -> None:
+    old, new = resource("one", inputs={"a": 1}), resource("one", inputs={"a": 2})
+    deciding = decisions()
+    assert deciding.diff(placed(None, new), None) is None
+    assert deciding.diff(placed(old, new), None) == Diff(True, [], False, {"a": "update"}, True)
+    assert deciding.diff(placed(old, new, replace_on_changes=["a"]), None) == Diff(
+        True, ["a"], False, {"a": "update"}, True
+    )
+    provider = FakeProvider(Diff(True, ["a"], True, {"a": "update-replace"}))
+    assert deciding.diff(placed(old, new, ignore_changes=["i"]), cast(Any, provider)) == provider.said
+    assert provider.asked == [(urn("one"), {"a": 1}, {"a": 2}, ["i"])]
+    leaves_it = FakeProvider(None)
+    assert deciding.diff(placed(old, new), cast(Any, leaves_it)) == Diff(
+        True, [], False, {"a": "update"}, True
+    )
+
+
+def test_what_was_only_read_is_not_managed() -> None:
+    with pytest.raises(
+        NeedsCliError, match="managing 'one', which this stack has only read until now, needs"
+    ):
+        decisions().diff(placed(resource("one", external=True), resource("one")), None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved"),
+    [
+        ({"provider": "urn:a::1"}, {"provider": "urn:a::1"}, False),
+        ({"provider": "urn:a::1"}, {"provider": "urn:a::2"}, False),
+        ({"provider": "urn:a::1"}, {"provider": "urn:b::1"}, True),
+        ({"provider": "urn:a::1"}, {"provider": f"urn:b::{values.UNKNOWN_TEXT}"}, False),
+        ({"provider": "urn:was::1"}, {"provider": "urn:is::1"}, False),
+        ({"provider": "urn:a::1", "custom": True}, {"provider": "urn:a::1", "custom": False}, True),
+        ({"provider": "", "custom": False}, {"provider": "", "custom": False}, False),
+        ({"provider": "urn:a::1", "custom": False}, {"provider": "urn:b::1", "custom": False}, False),
+    ],
+)
+def test_another_provider_replaces(old: dict[str, Any], new: dict[str, Any], moved: bool) -> None:
+    found = Places.of("dev", "p", State([]))
+    found.names.taken["urn:was"] = "urn:is"
+    deciding = Decisions(State([]), found, cast(Any, None), lambda *_: None)
+    diff = deciding.diff(placed(resource("one", **old), resource("one", **new)), None)
+    assert diff == (Diff(True, ["provider"]) if moved else Diff(False, by_engine=True))
+
+
+def test_what_is_deleted_with_another_goes_with_it() -> None:
+    deciding = decisions()
+    one = placed(resource("one"), resource("one", deleted_with=urn("host")))
+    assert deciding.diff(one, None) == Diff(False, by_engine=True)
+    deciding.gone[urn("host")] = Cascade([])
+    assert deciding.diff(one, None) == Diff(True, ["deletedWith"])
+    assert deciding.diff(placed(resource("two"), resource("two")), None) == Diff(False, by_engine=True)
+
+
+FIRST = Diff(True, ["a"], delete_before_replace=True)
+
+
+@pytest.mark.parametrize(
+    ("diff", "of_old", "of_goal", "first"),
+    [
+        (FIRST, {}, {}, True),
+        (Diff(True, ["a"]), {}, {}, False),
+        (Diff(True, ["a"]), {}, {"delete_before_replace": True}, True),
+        (FIRST, {}, {"delete_before_replace": False}, False),
+        (Diff(True, [], True), {}, {}, False),
+        (Diff(False, ["a"], True), {}, {}, False),
+        (FIRST, {"pending_replacement": True}, {}, False),
+    ],
+)
+def test_when_the_old_one_goes_first(
+    diff: Diff, of_old: dict[str, Any], of_goal: dict[str, Any], first: bool
+) -> None:
+    old = resource("one", **of_old)
+    assert decisions(old).cascade_of(placed(old, resource("one"), **of_goal), diff) == (
+        [old] if first else []
+    )
+
+
+def test_nothing_goes_before_what_was_not_there() -> None:
+    assert decisions().cascade_of(placed(None, resource("one")), FIRST) == []
+
+
+def cascade(*more: Resource, replaces_on: tuple[str, ...] = ("on",)) -> list[str]:
+    root = resource("root")
+    found = decisions(root, *more, providers=FakeProviders(*replaces_on))
+    return [urns.name_of(one.urn) for one in found.cascade_of(placed(root, resource("root")), FIRST)]
+
+
+def on(name: str, *of: str, key: str = "on", **more: Any) -> Resource:
+    """A resource whose input `key` comes from others."""
+    depends = {"property_dependencies": {key: [urn(one) for one in of]}, "inputs": {key: "x", "else": "y"}}
+    return resource(name, **(depends | more))
+
+
+@pytest.mark.parametrize(
+    ("more", "goes"),
+    [
+        ([on("user", "root")], ["user", "root"]),
+        ([on("user", "root"), on("last", "user")], ["last", "user", "root"]),
+        # Its provider would take the change in place.
+        ([on("user", "root", key="of")], ["root"]),
+        # In between one that stays: what depends on that depends on nothing that goes.
+        ([on("user", "root", key="of"), on("last", "user")], ["root"]),
+        # But what goes is found also behind one that only depends on it.
+        ([resource("middle", "root"), on("last", "root", dependencies=[urn("middle")])], ["last", "root"]),
+        ([resource("ordered", "root")], ["root"]),
+        ([on("user", "root", inputs={"else": "y"})], ["root"]),
+        ([on("user", "root", custom=False)], ["root"]),
+        ([on("user", "root", external=True)], ["root"]),
+        ([on("user", "root", delete=True)], ["root"]),
+        ([on("apart", "elsewhere")], ["root"]),
+        ([resource("guest", deleted_with=urn("root"))], ["guest", "root"]),
+        ([resource("served", provider=f"{urn('root')}::1")], ["served", "root"]),
+    ],
+)
+def test_dependents_that_would_be_replaced_go_first(more: list[Resource], goes: list[str]) -> None:
+    assert cascade(*more) == goes
+
+
+def test_a_dependents_provider_is_asked_with_unknowns_and_may_leave_it_to_the_engine() -> None:
+    root = resource("root")
+    user = on("user", "root", ignore_changes=["i"], replace_on_changes=["on"])
+    providers = FakeProviders()
+    found = decisions(root, user, providers=providers).cascade_of(placed(root, resource("root")), FIRST)
+    assert found == [user, root]
+    assert providers.asked == [("user", {"on": "x", "else": "y"}, {"on": UNKNOWN, "else": "y"}, ["i"])]
+    assert providers.loaded == 2
+    assert cascade(on("user", "root", replace_on_changes=["else"]), replaces_on=()) == ["root"]
+
+
+def test_what_the_program_has_registered_already_stays() -> None:
+    root, user = resource("root"), on("user", "root")
+    state = State([root, user])
+    found = Places.of("dev", "p", state)
+    found.place(goal("user"), PROVIDER)
+    deciding = Decisions(state, found, cast(Any, FakeProviders("on")), lambda *_: None)
+    assert deciding.cascade_of(placed(root, resource("root")), FIRST) == [root]
+
+
+def test_a_protected_dependent_stops_the_replacement() -> None:
+    with pytest.raises(EngineError) as caught:
+        cascade(on("user", "root", protect=True))
+    assert str(caught.value) == (
+        f'unable to replace resource "{urn("user")}" as part of replacing "{urn("root")}" as it is currently marked for '
+        "protection. To unprotect the resource, remove the `protect` flag from the resource in your Pulumi program and "
+        "run `up`"
+    )

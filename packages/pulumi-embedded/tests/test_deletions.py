@@ -1,0 +1,249 @@
+"""In which order resources go, what stops them, and which ones a command is about; without a process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import resource, urn
+from pulumi_embedded import events, urns
+from pulumi_embedded.deletes import Deletes
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.state import Resource
+from pulumi_embedded.targets import ALL, Targets
+
+
+class FakeSteps:
+    """Deletes what it is told to, except what it refuses; says in which order, and whether anything was out of order."""
+
+    def __init__(self, *refuses: str, error: Exception | None = None, preview: bool = False) -> None:
+        self.preview = preview
+        self.done: list[str] = []
+        self.how: dict[str, tuple[str, bool]] = {}
+        self._refuses = refuses
+        self._error = error or EngineError("refused")
+        self._lock = threading.Lock()
+
+    def delete(self, old: Resource, *, op: str, skip_provider: bool) -> None:
+        name = urns.name_of(old.urn)
+        if name in self._refuses:
+            raise self._error
+        with self._lock:
+            self.done.append(name)
+            self.how[name] = (op, skip_provider)
+
+
+class FakeListener:
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, str, str]] = []
+
+    def message(self, severity: int, urn: str, text: str) -> None:
+        self.messages.append((severity, urn, text))
+
+
+def delete(
+    steps: FakeSteps,
+    *resources: Resource,
+    parallel: int = 4,
+    on_error: bool = False,
+    stopped: bool = False,
+    aliases: dict[str, str] | None = None,
+    listener: FakeListener | None = None,
+) -> bool:
+    stopping = threading.Event()
+    if stopped:
+        stopping.set()
+    settings = SimpleNamespace(parallel=parallel, continue_on_error=on_error)
+    deletes = Deletes(cast(Any, steps), cast(Any, listener or FakeListener()), settings, stopping)
+    return deletes.run(list(resources), aliases)
+
+
+@pytest.mark.parametrize("parallel", [0, 1, 4])
+def test_each_goes_after_everything_that_depends_on_it(parallel: int) -> None:
+    steps = FakeSteps()
+    assert delete(steps, resource("a"), resource("b", "a"), resource("c", "b"), parallel=parallel)
+    assert steps.done == ["c", "b", "a"]
+    assert set(steps.how.values()) == {(events.DELETE, False)}
+
+
+@given(st.lists(st.lists(st.integers(0, 7), max_size=4), min_size=1, max_size=8), st.randoms())
+def test_no_order_of_the_rows_lets_a_dependency_go_first(depends: list[list[int]], random: Any) -> None:
+    graph = {str(i): [str(j) for j in on if j < i] for i, on in enumerate(depends)}
+    rows = [resource(name, *on) for name, on in graph.items()]
+    random.shuffle(rows)
+    steps = FakeSteps()
+    assert delete(steps, *rows)
+    assert sorted(steps.done) == sorted(graph)
+    for name, needs in graph.items():
+        assert all(steps.done.index(name) < steps.done.index(one) for one in needs)
+
+
+def test_what_a_failure_leaves_standing() -> None:
+    steps = FakeSteps("b")
+    rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x"), resource("y", "x")]
+    assert not delete(steps, *rows, parallel=1, on_error=True)
+    # What b needs stays with it; what has nothing to do with b goes.
+    assert sorted(steps.done) == ["c", "x", "y"]
+
+
+def test_after_a_failure_nothing_else_begins() -> None:
+    steps = FakeSteps("c")
+    assert not delete(steps, resource("a"), resource("b", "a"), resource("c", "b"))
+    assert steps.done == []
+
+
+def test_what_is_left_standing_is_said() -> None:
+    assert not delete(FakeSteps("a"), resource("a"))
+    assert not delete(FakeSteps("a"), resource("a"), resource("b"), on_error=True)
+
+
+class SlowSteps(FakeSteps):
+    """`waits`: who goes on only once another's deletion has been tried; `most`: how many were under way at once."""
+
+    def __init__(self, *refuses: str, waits: dict[str, str]) -> None:
+        super().__init__(*refuses)
+        self.most = self.running = 0
+        self.in_time = True
+        self._waits = waits
+        self._tried: dict[str, threading.Event] = {one: threading.Event() for one in waits.values()}
+
+    def delete(self, old: Resource, *, op: str, skip_provider: bool) -> None:
+        name = urns.name_of(old.urn)
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            time.sleep(0.002)  # long enough for others to begin
+            if name in self._waits:
+                self.in_time &= self._tried[self._waits[name]].wait(10)
+            super().delete(old, op=op, skip_provider=skip_provider)
+        finally:
+            with self._lock:
+                self.running -= 1
+            if name in self._tried:
+                self._tried[name].set()
+
+
+def test_no_more_at_a_time_than_asked_for() -> None:
+    steps = SlowSteps(waits={})
+    assert delete(steps, *(resource(str(number)) for number in range(20)), parallel=1)
+    assert (len(steps.done), steps.most) == (20, 1)
+
+
+def test_a_slow_one_holds_up_nobody_who_does_not_wait_for_it() -> None:
+    steps = SlowSteps(waits={"slow": "b"})
+    assert delete(steps, resource("slow"), resource("b"), resource("a", "b"))
+    assert steps.in_time
+    assert steps.done == ["a", "b", "slow"]
+
+
+@pytest.mark.parametrize(("on_error", "done"), [(False, ["user"]), (True, ["user", "base"])])
+def test_what_becomes_free_after_a_failure_is_begun_only_when_asked(on_error: bool, done: list[str]) -> None:
+    # One at a time: the failure is there before `user`, which was begun with it, has ended.
+    steps = FakeSteps("bad")
+    rows = [resource("bad"), resource("base"), resource("user", "base")]
+    assert not delete(steps, *rows, parallel=1, on_error=on_error)
+    assert steps.done == done
+
+
+def test_what_is_no_ordinary_failure_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        delete(FakeSteps("a", error=RuntimeError("a bug")), resource("a"))
+
+
+def test_when_stopped_nothing_goes() -> None:
+    steps = FakeSteps()
+    assert not delete(steps, resource("a"), stopped=True)
+    assert steps.done == []
+    assert delete(steps, stopped=True)
+
+
+def test_the_old_half_of_a_replacement_is_said_to_be_that() -> None:
+    steps = FakeSteps()
+    old = resource("a", delete=True, protect=True)
+    assert delete(steps, old, resource("guest", deleted_with=urn("host")), resource("host"))
+    assert steps.how["a"] == (events.DELETE_REPLACED, False)
+    # What goes with another that goes is not asked for by itself.
+    assert steps.how["guest"] == (events.DELETE, True)
+    assert steps.done.index("guest") < steps.done.index("host")
+
+
+def test_only_what_goes_itself_takes_others_along() -> None:
+    steps = FakeSteps()
+    assert delete(steps, resource("host", delete=True), resource("guest", deleted_with=urn("host")))
+    assert steps.how["guest"] == (events.DELETE, False)
+
+
+def test_two_rows_of_one_urn_both_wait_for_what_depends_on_it() -> None:
+    steps = FakeSteps()
+    rows = [resource("a", delete=True), resource("a"), resource("b", "a")]
+    assert delete(steps, *rows, parallel=1)
+    assert steps.done == ["b", "a", "a"]
+
+
+def test_a_renamed_dependency_is_still_one() -> None:
+    steps = FakeSteps()
+    rows = [resource("is"), resource("user", "was")]
+    assert delete(steps, *rows, parallel=1, aliases={urn("was"): urn("is")})
+    assert steps.done == ["user", "is"]
+    rows = [resource("was"), resource("user", "is")]
+    steps = FakeSteps()
+    assert delete(steps, *rows, parallel=1, aliases={urn("was"): urn("is")})
+    assert steps.done == ["user", "was"]
+
+
+def test_a_protected_resource_stops_all_of_it() -> None:
+    steps, listener = FakeSteps(), FakeListener()
+    assert not delete(steps, resource("a", protect=True), resource("b"), listener=listener)
+    assert steps.done == []
+    text = (
+        f'resource "{urn("a")}" cannot be deleted\nbecause it is protected. To unprotect the resource, remove the '
+        "`protect` flag from the resource in your Pulumi program and run `up`"
+    )
+    assert listener.messages == [(events.ERROR, urn("a"), text)]
+    # A preview shows what would go, and still says no.
+    steps = FakeSteps(preview=True)
+    assert not delete(steps, resource("a", protect=True), resource("b"))
+    assert sorted(steps.done) == ["a", "b"]
+
+
+def test_no_target_means_all() -> None:
+    rows = [resource("a"), resource("b", "a")]
+    assert not ALL
+    assert ALL.has("anything")
+    assert ALL.among(rows) is rows
+    ALL.check_known([])
+
+
+def test_a_target_is_a_urn_or_a_pattern() -> None:
+    targets = Targets((urn("a"), "**::b*"))
+    assert targets
+    assert [name for name in ("a", "b1", "ab", "A") if targets.has(urn(name))] == ["a", "b1"]
+    targets.check_known([urn("a"), urn("b2")])
+    with pytest.raises(EngineError) as caught:
+        targets.check_known([urn("a")])
+    assert str(caught.value) == (
+        r"Target '**::b*' could not be found in the stack. Did you forget to escape $ in your shell?"
+    )
+    with pytest.raises(EngineError, match=f"^no {urn('x')}$"):
+        Targets((urn("x"),)).check_known([urn("a")], "no {}")
+
+
+def test_what_stands_on_a_target_has_to_be_one_too() -> None:
+    rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x")]
+    assert Targets((urn("c"),)).among(rows) == [rows[2]]
+    assert Targets((urn("b"), urn("c"))).among(rows) == rows[1:3]
+    assert Targets((urn("a"),), dependents=True).among(rows) == rows[:3]
+    with pytest.raises(EngineError) as caught:
+        Targets((urn("a"),)).among(rows)
+    assert str(caught.value) == (
+        f"Resource '{urn('b')}' will be destroyed but was not specified in --target list.\nEither include resource in "
+        "--target list or pass --target-dependents to proceed."
+    )
+    with pytest.raises(EngineError, match="Target 'urn:none' could not be found in the stack"):
+        Targets(("urn:none",)).among(rows)

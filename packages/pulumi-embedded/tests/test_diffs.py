@@ -1,0 +1,152 @@
+"""What differs between old and new properties, and the paths by which that is said; without a process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pulumi_embedded import diffs, paths, values
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.providers import Diff
+from pulumi_embedded.values import UNKNOWN, Secret
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ({"a": 1}, {"a": 1}, {}),
+        ({"a": 1}, {"a": 2}, {"a": "update"}),
+        ({"a": 1}, {}, {"a": "delete"}),
+        ({}, {"a": None}, {"a": "add"}),
+        ({"a": None}, {}, {"a": "delete"}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}, {"a.c": "update", "a.d": "add"}),
+        ({"a": [1, 2, 3]}, {"a": [1, 4]}, {"a[1]": "update", "a[2]": "delete"}),
+        ({"a": [1]}, {"a": [1, None]}, {"a[1]": "add"}),
+        ({"a": [1]}, {"a": {"b": 1}}, {"a": "update"}),
+        ({"a": {"b": 1}}, {"a": [1]}, {"a": "update"}),
+        ({"a": Secret("x")}, {"a": "x"}, {}),
+        ({"a": {"b.c": 1}}, {"a": {"b.c": 2}}, {'a["b.c"]': "update"}),
+        ({"a": 1}, {"a": UNKNOWN}, {"a": "update"}),
+    ],
+)
+def test_what_changes_leaf_by_leaf(old: dict[str, Any], new: dict[str, Any], changes: dict[str, str]) -> None:
+    assert diffs.compare(old, new) == changes
+
+
+def test_changes_come_in_the_order_of_their_keys() -> None:
+    assert list(diffs.compare({"c": 1, "a": 1}, {"b": 1, "a": 2})) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("said", "replace_on", "expected"),
+    [
+        # What the engine decides alone.
+        (Diff(False, by_engine=True), [], Diff(True, [], False, {"a": "update", "b.c": "add"}, True)),
+        (Diff(False, by_engine=True), ["a"], Diff(True, ["a"], False, {"a": "update", "b.c": "add"}, True)),
+        (
+            Diff(False, by_engine=True),
+            ["*"],
+            Diff(True, ["a", "b"], False, {"a": "update", "b.c": "add"}, True),
+        ),
+        (Diff(False, by_engine=True), ["z"], Diff(True, [], False, {"a": "update", "b.c": "add"}, True)),
+        # A provider's word is kept; what it left open is filled in.
+        (Diff(False, ["a"], False, {"a": "update"}), ["a"], Diff(False)),
+        (Diff(True), [], Diff(True, [], False, {"a": "update", "b.c": "add"})),
+        (Diff(True, ["x"]), ["b"], Diff(True, ["x", "b"], False, {"a": "update", "b.c": "add"})),
+        (Diff(True, ["b"]), ["b.c"], Diff(True, ["b"], False, {"a": "update", "b.c": "add"})),
+        (Diff(True, [], True, {"q": "add"}), ["a"], Diff(True, [], True, {"q": "add"})),
+        (Diff(True, [], True, {"q": "add"}), ["q.r"], Diff(True, [], True, {"q": "add"})),
+    ],
+)
+def test_a_providers_diff_is_completed(said: Diff, replace_on: list[str], expected: Diff) -> None:
+    said = replace(said, replaces=[*said.replaces], detailed={**said.detailed})  # it is changed in place
+    assert diffs.complete(said, {"a": 1, "b": {}}, {"a": 2, "b": {"c": 1}}, replace_on) == expected
+
+
+def test_without_a_change_nothing_is_replaced() -> None:
+    said = Diff(False, by_engine=True)
+    assert diffs.complete(said, {"a": 1}, {"a": 1}, ["a"]) == Diff(False, by_engine=True)
+
+
+def test_kinds_say_what_replaces() -> None:
+    said = Diff(True, ["a", "b"], detailed={"a.x": "update", "b": "add-replace", "c": "delete"})
+    assert diffs.kinds(said) == {"a.x": "update-replace", "b": "add-replace", "c": "delete"}
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a.b", ["a", "b"]),
+        ("a[0][12]", ["a", 0, 12]),
+        ("a[*].b", ["a", "*", "b"]),
+        ('["x y"].a', ["x y", "a"]),
+        (r'a["q\"b"]', ["a", 'q"b']),
+        ("a-b.c d", ["a-b", "c d"]),
+    ],
+)
+def test_a_path_is_parsed(text: str, path: paths.Path) -> None:
+    assert paths.parse(text) == path
+
+
+@pytest.mark.parametrize("text", ["a[", "a]", '"', "a[-1]", "a[x]", 'a["b]'])
+def test_what_is_no_path_is_refused(text: str) -> None:
+    with pytest.raises(EngineError, match="is no property path") as caught:
+        paths.parse(text)
+    assert repr(text) in str(caught.value)
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda part: part != "*") | st.integers(0, 99), min_size=1))
+def test_a_written_path_is_read_as_it_was(path: paths.Path) -> None:
+    assert paths.parse(paths.text_of(path)) == path
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "within"),
+    [
+        ([], ["a"], True),
+        (["a"], ["a"], True),
+        (["a"], ["a", 0], True),
+        (["a", 0], ["a"], False),
+        (["a", "*"], ["a", 7], True),
+        (["a"], ["b", "a"], False),
+    ],
+)
+def test_what_lies_below_a_path(outer: paths.Path, inner: paths.Path, within: bool) -> None:
+    assert paths.contains(outer, inner) == within
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "ignore", "left"),
+    [
+        ({"a": 2, "b": 2}, {"a": 1, "b": 1}, ["a"], {"a": 1, "b": 2}),
+        ({"a": 2}, {"b": 1}, ["a"], {}),
+        ({"a": 2}, {"b": 1}, ["b"], {"a": 2, "b": 1}),
+        # A parent that has gone does not come back for the sake of a child.
+        ({"z": 1}, {"a": {"b": 1}}, ["a.b"], {"z": 1}),
+        ({"a": {"b": 2, "c": 2}}, {"a": {"b": 1}}, ["a.b"], {"a": {"b": 1, "c": 2}}),
+        ({"a": [2, 2, 2]}, {"a": [1, 1]}, ["a[1]"], {"a": [2, 1, 2]}),
+        ({"a": [2, 2, 2]}, {"a": [1, 1]}, ["a[*]"], {"a": [1, 1, 2]}),
+        ({"a": [{"b": 2, "c": 2}]}, {"a": [{"b": 1, "c": 1}]}, ["a[0].b"], {"a": [{"b": 1, "c": 2}]}),
+        ({"a": [2]}, {"a": {"0": 1}}, ["a[0]"], {"a": [2]}),
+        ({"a": 2}, {"a": {"b": 1}}, ["a.b"], {"a": 2}),
+        ({"a": {"b": {"c": 2}}}, {"a": {"b": {"c": 1}}}, ["a.*.c"], {"a": {"b": {"c": 1}}}),
+        ({"a": 2, "b": 2}, {"a": 1, "b": 1}, [], {"a": 2, "b": 2}),
+        ({"a": 2, "b": 2}, {"a": 1, "b": 1}, ["a", "b"], {"a": 1, "b": 1}),
+    ],
+)
+def test_what_is_to_be_ignored_stays_as_it_was(
+    new: dict[str, Any], old: dict[str, Any], ignore: list[str], left: dict[str, Any]
+) -> None:
+    assert paths.reset(new, old, ignore) == left
+
+
+def test_what_is_ignored_in_a_secret_stays_secret() -> None:
+    left = paths.reset({"a": Secret({"b": 2, "c": 2})}, {"a": Secret({"b": Secret(1), "c": 1})}, ["a.b"])
+    assert values.same(left, {"a": Secret({"b": 1, "c": 2})})
+    left = paths.reset({"a": {"b": 2}}, {"a": Secret({"b": 1})}, ["a.b"])
+    assert left == {"a": {"b": 1}}

@@ -1,0 +1,164 @@
+"""The state while it is changed: what is on the disk at each moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi_embedded import snapshot, state
+from pulumi_embedded.backend import Backend
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.snapshot import Checkpoint, Snapshot, StackId, checkpoint_of
+from pulumi_embedded.state import Resource
+
+STACK = StackId("p", "dev")
+
+
+def resource(name: str, *needs: str) -> Resource:
+    return Resource(urn(name), "t", dependencies=[urn(need) for need in needs])
+
+
+def urn(name: str) -> str:
+    return f"urn:pulumi:dev::p::t::{name}"
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Backend:
+    made = Backend.open(f"file://{tmp_path}", tmp_path)
+    items = [{"urn": urn(name), "custom": False, "type": "t"} for name in ("a", "b")]
+    made.write("p", "dev", checkpoint_of(STACK, {"resources": items, "metadata": {}}))
+    return made
+
+
+def opened(backend: Backend) -> Snapshot:
+    shot = Snapshot(backend, STACK, None, Checkpoint.read(backend, STACK))
+    shot.open()
+    return shot
+
+
+def names(backend: Backend) -> list[str]:
+    latest = snapshot.current(backend, STACK)
+    pending = [f"{op['type']} {op['resource']['urn'][-1]}" for op in latest.get("pending_operations", [])]
+    return [item["urn"][-1] for item in latest.get("resources", [])] + pending
+
+
+@pytest.mark.parametrize("rows", [None, [], [{"urn": "a"}], [{"urn": "a", "id": "é\u2028"}, {"urn": "b"}]])
+def test_a_checkpoint_is_the_same_whether_its_rows_are_encoded_or_not(
+    rows: list[dict[str, str]] | None,
+) -> None:
+    for deployment in ({"resources": rows}, {"manifest": {}, "resources": rows, "metadata": {}}, {}):
+        whole = {"version": 3, "checkpoint": {"stack": STACK.full, "latest": deployment}}
+        text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False) + "\n"
+        assert checkpoint_of(STACK, deployment) == text.encode()
+        if deployment:
+            encoded_rows = rows and [state.encoded(row) for row in rows]
+            assert checkpoint_of(STACK, {**deployment, "resources": encoded_rows}) == text.encode()
+
+
+def test_a_new_name_reaches_what_is_stored_and_not_what_was_loaded(backend: Backend) -> None:
+    """The run renames what it has in memory itself, and compares it with what was there."""
+
+    def row(name: str) -> dict[str, Any]:
+        refers = {"parent": urn("a"), "dependencies": [urn("a")], "propertyDependencies": {"x": [urn("a")]}}
+        return {"urn": urn(name), "custom": False, "type": "t", **refers}
+
+    items = [{"urn": urn("a"), "custom": False, "type": "t"}, row("b")]
+    begun = [{"resource": row("c"), "type": "creating"}]
+    latest = {"resources": items, "pending_operations": begun, "metadata": {}}
+    backend.write("p", "dev", checkpoint_of(STACK, latest))
+    checkpoint = Checkpoint.read(backend, STACK)
+    loaded = state.load(checkpoint.deployment, None)
+    shot = Snapshot(backend, STACK, None, checkpoint)
+    shot.adopt(loaded.resources, loaded.pending)
+    shot.open()
+    shot.write(put=[resource("z")], drop=[loaded.resources[0]], alias=(urn("a"), urn("z")))
+    shot.close()
+    after = snapshot.current(backend, STACK)
+    assert [item["urn"] for item in after["resources"]] == [urn("z"), urn("b")]
+    for item in (after["resources"][1], after["pending_operations"][0]["resource"]):
+        assert (item["parent"], item["dependencies"]) == (urn("z"), [urn("z")])
+        assert item["propertyDependencies"] == {"x": [urn("z")]}
+    for old in (loaded.resources[1], loaded.pending[0].resource):
+        assert (old.parent, old.dependencies) == (urn("a"), [urn("a")])
+        assert old.property_dependencies == {"x": [urn("a")]}
+
+
+def test_each_step_is_on_the_disk_before_and_after_it(backend: Backend) -> None:
+    shot = opened(backend)
+    operation = shot.begin("creating", resource("c"))
+    assert names(backend) == ["a", "b", "creating c"]
+    shot.write(put=[resource("c")], end=[operation])
+    assert names(backend) == ["c", "a", "b"]
+    file = json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]
+    assert len(file["resources"]) == 2  # the steps are in the journal, the checkpoint is as it was
+    shot.close()
+    assert backend.journal("p", "dev").read() == b""
+    assert names(backend) == ["c", "a", "b"]
+
+
+def test_a_fold_in_the_middle_keeps_the_order(backend: Backend) -> None:
+    shot = opened(backend)
+    first = resource("c")
+    shot.write(put=[first])
+    shot.begin("creating", resource("e"))
+    shot._fold(last=False)
+    shot.write(put=[resource("d", "c")])
+    assert names(backend) == ["c", "d", "a", "b", "creating e"]
+    first.protect = True
+    shot.write(put=[first])
+    assert snapshot.recover(backend, STACK)[0] == 2
+    assert names(backend) == ["c", "d", "a", "b", "creating e"]
+    assert snapshot.current(backend, STACK)["resources"][0]["protect"] is True
+
+
+def test_a_full_disk_leaves_the_old_state_and_the_journal(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = opened(backend)
+    shot.write(put=[resource("c")])
+    before = backend.read("p", "dev")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pulumi_embedded.stores.replace_file", full)
+        with pytest.raises(EngineError, match="No space left"):
+            shot.close()
+    assert backend.read("p", "dev") == before
+    assert names(backend) == ["c", "a", "b"]
+    assert snapshot.recover(backend, STACK)[0] == 1
+    assert json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
+
+
+def test_after_a_failed_write_nothing_more_is_begun(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = opened(backend)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pulumi_embedded.stores.os.fsync", full)
+        with pytest.raises(EngineError, match="cannot be saved"):
+            shot.write(put=[resource("c")])
+    with pytest.raises(EngineError, match="cannot be saved"):
+        shot.begin("creating", resource("d"))
+    shot.close()
+    assert names(backend) == ["c", "a", "b"]
+
+
+def test_a_damaged_state_is_told(backend: Backend) -> None:
+    backend.store.write("stacks/p/dev.json", b'{"version": 3, "checkp')
+    with pytest.raises(EngineError, match=r"damaged.*\.bak"):
+        snapshot.current(backend, STACK)
+    assert not backend.store.exists("stacks/p/dev.json.bak")
+
+
+def test_the_one_before_is_kept(backend: Backend) -> None:
+    before = backend.read("p", "dev")
+    backend.write("p", "dev", b"{}")
+    assert backend.store.read("stacks/p/dev.json.bak") == before

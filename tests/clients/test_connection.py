@@ -1,0 +1,268 @@
+"""Where the keys come from: the local cloud's file for local, environment then stack for SaladCloud."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
+from flux_training.clients.errors import Unavailable
+from flux_training.training.errors import BadInput, FluxError
+
+CANARY = "canary-conn-e4b7"
+LOCAL = {
+    "version": 1,
+    "running": True,
+    "pid": 1,
+    "page": "http://127.0.0.1:8650/",
+    "s3": {
+        "url": "http://127.0.0.1:8651",
+        "access_key_id": "local-id",
+        "secret_access_key": CANARY,
+        "region": "auto",
+    },
+    "salad": {
+        "url": "http://127.0.0.1:8650/salad/api/public",
+        "api_key": CANARY,
+        "organization": "o",
+        "project": "p",
+    },
+    "kelpie": {"url": "http://127.0.0.1:8650/kelpie"},
+    "request_log": "requests.jsonl",
+}
+ENVIRONMENT = {
+    "SALAD_API_KEY": f"{CANARY}-env",
+    "SALAD_ORGANIZATION": "env-org",
+    "SALAD_PROJECT": "env-proj",
+    "FLUX_S3_ENDPOINT_URL": "https://account.r2.cloudflarestorage.com",
+    "FLUX_S3_ACCESS_KEY_ID": f"{CANARY}-id",
+    "FLUX_S3_SECRET_ACCESS_KEY": f"{CANARY}-secret",
+}
+SETTINGS = {
+    "saladApiKey": SecretStr(f"{CANARY}-stack"),
+    "saladOrganization": "stack-org",
+    "saladProject": "stack-proj",
+    "s3EndpointUrl": "https://other.r2.cloudflarestorage.com",
+    "s3AccessKeyId": "stack-id",
+    "s3SecretAccessKey": SecretStr(f"{CANARY}-stack-secret"),
+    "s3Region": "weur",
+}
+
+
+def local_file(folder: Path, content: object) -> dict[str, str]:
+    path = folder / "connection.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return {"FLUX_LOCAL_CLOUD": str(path)}
+
+
+def test_local_is_read_from_the_file_and_from_nothing_else(tmp_path: Path) -> None:
+    environ = ENVIRONMENT | {"KELPIE_API_URL": "https://elsewhere.test"} | local_file(tmp_path, LOCAL)
+    connection = connect("local", SETTINGS, environ)
+    assert connection.kelpie_url == "http://127.0.0.1:8650/kelpie"
+    assert connection.salad_url == "http://127.0.0.1:8650/salad/api/public"
+    assert connection.s3_endpoint == "http://127.0.0.1:8651"
+    assert (connection.organization, connection.project) == ("o", "p")
+    assert connection.api_key.get_secret_value() == CANARY
+    assert connection.s3_access_key_id == "local-id"
+
+
+def test_local_is_looked_for_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=r"not running.*\.localcloud/connection\.json.*make cloud"):
+        connect("local", {}, {})
+    Path(".localcloud").mkdir()
+    Path(".localcloud/connection.json").write_text(json.dumps(LOCAL))
+    assert connect("local", {}, {}).page == "http://127.0.0.1:8650/"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "null", {"version": 2}, {"version": 1}, LOCAL | {"s3": None}, LOCAL | {"page": [CANARY]}],
+)
+def test_a_local_file_that_is_no_use_is_told_in_a_sentence(tmp_path: Path, content: object) -> None:
+    with pytest.raises(FluxError, match="make cloud") as caught:
+        connect("local", {}, local_file(tmp_path, content))
+    assert CANARY not in str(caught.value)
+
+
+def test_salad_takes_the_environment_before_the_stack() -> None:
+    connection = connect("salad", SETTINGS, ENVIRONMENT)
+    assert connection.organization == "env-org"
+    assert connection.api_key.get_secret_value() == f"{CANARY}-env"
+    assert connection.s3_region == "weur"
+    assert connection.salad_url == "https://api.salad.com/api/public"
+    assert connection.kelpie_url == "https://kelpie.saladexamples.com"
+    assert connection.page is None
+
+
+def test_salad_takes_the_stack_where_the_environment_has_nothing() -> None:
+    connection = connect("salad", SETTINGS, {"SALAD_API_KEY": "", "SALAD_PROJECT": "  "})
+    assert connection.api_key.get_secret_value() == f"{CANARY}-stack"
+    assert connection.project == "stack-proj"
+    assert connection.s3_endpoint == "https://other.r2.cloudflarestorage.com"
+
+
+def test_addresses_can_be_others() -> None:
+    others = {"SALAD_API_URL": "http://127.0.0.1:1/s", "KELPIE_API_URL": "http://127.0.0.1:1/k"}
+    connection = connect("salad", SETTINGS, others)
+    assert (connection.salad_url, connection.kelpie_url) == ("http://127.0.0.1:1/s", "http://127.0.0.1:1/k")
+
+
+def test_everything_missing_is_named_at_once() -> None:
+    with pytest.raises(BadInput) as caught:
+        connect("salad", {"saladProject": None}, {"SALAD_ORGANIZATION": "o"})
+    named = [finding.split()[0] for finding in caught.value.findings]
+    assert named == [
+        "SALAD_API_KEY",
+        "SALAD_PROJECT",
+        "FLUX_S3_ENDPOINT_URL",
+        "FLUX_S3_ACCESS_KEY_ID",
+        "FLUX_S3_SECRET_ACCESS_KEY",
+    ]
+    assert "pulumi config set --secret saladApiKey" in str(caught.value)
+    assert "pulumi config set saladProject" in str(caught.value)
+
+
+def test_aws_needs_a_region_instead_of_an_endpoint() -> None:
+    without = {name: value for name, value in ENVIRONMENT.items() if name != "FLUX_S3_ENDPOINT_URL"}
+    connection = connect("salad", {}, without | {"FLUX_S3_REGION": "eu-west-1"})
+    assert (connection.s3_endpoint, connection.s3_region) == (None, "eu-west-1")
+    assert connection.storage("some-bucket").endpoint_url is None
+
+
+AWS = {
+    "AWS_ACCESS_KEY_ID": f"{CANARY}-aws",
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws-secret",
+    "AWS_REGION": "eu-west-1",
+    "AWS_SESSION_TOKEN": f"{CANARY}-session",
+}
+SALAD = {name: value for name, value in ENVIRONMENT.items() if name.startswith("SALAD_")}
+
+
+def test_aws_takes_the_keys_of_its_own_tools() -> None:
+    connection = connect("salad", {}, SALAD | AWS, "aws")
+    assert (connection.s3_endpoint, connection.s3_region) == (None, "eu-west-1")
+    assert connection.s3_access_key_id == f"{CANARY}-aws"
+    assert connection.s3_session_token is not None
+    with pytest.raises(BadInput) as caught:
+        connect("salad", {}, SALAD, "aws")
+    assert [finding.split()[0] for finding in caught.value.findings] == [
+        "FLUX_S3_ACCESS_KEY_ID",
+        "FLUX_S3_SECRET_ACCESS_KEY",
+        "FLUX_S3_REGION",
+    ]
+
+
+def test_keys_of_ones_own_get_nothing_of_the_role_beside_them() -> None:
+    own = {name: value for name, value in ENVIRONMENT.items() if name.startswith("FLUX_S3_")}
+    connection = connect("salad", {}, SALAD | AWS | own, "aws")
+    assert connection.s3_access_key_id == f"{CANARY}-id"
+    assert connection.s3_secret_access_key.get_secret_value() == f"{CANARY}-secret"
+    assert connection.s3_session_token is None
+    assert connection.s3_region == "eu-west-1"
+    for half in ("FLUX_S3_ACCESS_KEY_ID", "FLUX_S3_SECRET_ACCESS_KEY"):
+        with pytest.raises(BadInput) as caught:
+            connect("salad", {}, SALAD | AWS | {name: own[name] for name in own if name != half}, "aws")
+        assert [finding.split()[0] for finding in caught.value.findings] == [half]
+
+
+def test_the_keys_of_aws_count_for_aws_alone() -> None:
+    with pytest.raises(BadInput, match="FLUX_S3_ACCESS_KEY_ID"):
+        connect("salad", {}, SALAD | AWS, "s3")
+
+
+def test_r2_needs_an_account_and_knows_its_address() -> None:
+    keys = {name: ENVIRONMENT[name] for name in ("FLUX_S3_ACCESS_KEY_ID", "FLUX_S3_SECRET_ACCESS_KEY")}
+    with pytest.raises(BadInput) as caught:
+        connect("salad", {}, SALAD | keys, "r2")
+    assert [finding.split()[0] for finding in caught.value.findings] == [
+        "CLOUDFLARE_ACCOUNT_ID",
+        "CLOUDFLARE_API_TOKEN",
+    ]
+    account = {"CLOUDFLARE_ACCOUNT_ID": "abc", "CLOUDFLARE_API_TOKEN": f"{CANARY}-cloudflare"}
+    connection = connect("salad", {}, SALAD | keys | account, "r2")
+    assert connection.s3_endpoint == "https://abc.r2.cloudflarestorage.com"
+    assert CANARY not in f"{connection!r} {connection.cloudflare()!r}"
+
+
+def test_half_of_the_nodes_keys_is_told() -> None:
+    with pytest.raises(BadInput, match="FLUX_NODE_SECRET_ACCESS_KEY is missing"):
+        connect("salad", {}, ENVIRONMENT | {"FLUX_NODE_ACCESS_KEY_ID": "n"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [(None, "s3"), ('{"kind": "r2"}', "r2"), ('{"bucket": "b"}', "s3"), ("{", "s3"), ("[]", "s3")],
+)
+def test_the_kind_of_storage_is_read_from_the_stack(setting: str | None, kind: str) -> None:
+    assert storage_kind(setting) == kind
+
+
+@pytest.mark.parametrize(
+    "address", ["account.r2.cloudflarestorage.com", "ftp://x", "https://", "http://[::1"]
+)
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    with pytest.raises(BadInput, match="FLUX_S3_ENDPOINT_URL"):
+        connect("salad", {}, ENVIRONMENT | {"FLUX_S3_ENDPOINT_URL": address})
+
+
+@pytest.mark.parametrize("odd", [f"{CANARY} x", f"{CANARY}\nx", f"{CANARY}é", f"“{CANARY}”"])
+def test_a_key_copied_with_too_much_is_told_and_not_shown(odd: str) -> None:
+    with pytest.raises(BadInput, match="SALAD_API_KEY holds") as caught:
+        connect("salad", {}, ENVIRONMENT | {"SALAD_API_KEY": odd})
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("cloud", [None, "", "aws"])
+def test_an_unknown_cloud_is_told(cloud: str | None) -> None:
+    with pytest.raises(BadInput, match="local or salad"):
+        connect(cloud, SETTINGS, ENVIRONMENT)
+
+
+def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
+    for connection in (
+        connect("local", {}, local_file(tmp_path, LOCAL)),
+        connect("salad", SETTINGS, ENVIRONMENT),
+    ):
+        clients = [connection.kelpie(), connection.salad(), connection.storage("bucket")]
+        assert (
+            CANARY
+            not in f"{connection!r}{connection}{connection.model_dump_json(exclude={'s3_access_key_id'})}"
+        )
+        assert CANARY not in f"{clients!r}"
+
+
+def test_a_connection_cannot_be_changed() -> None:
+    connection = connect("salad", SETTINGS, ENVIRONMENT)
+    with pytest.raises(ValidationError):
+        connection.organization = "x"  # type: ignore[misc]  # that it is refused is what is tested
+
+
+def test_clients_are_shared() -> None:
+    connection = connect("salad", SETTINGS, ENVIRONMENT)
+    again = connect("salad", SETTINGS, ENVIRONMENT)
+    assert connection.kelpie() is again.kelpie()
+    assert connection.salad() is again.salad()
+    assert connection.storage("a") is again.storage("a")
+    assert connection.storage("a") is not connection.storage("b")
+
+
+def test_a_local_cloud_that_is_down_is_told_with_its_mend(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    page = f"http://127.0.0.1:{port}/"
+    connection = connect("local", {}, local_file(tmp_path, LOCAL | {"page": page}))
+    with pytest.raises(Unavailable, match=rf"{page}.*make cloud"):
+        connection.check_alive()
+
+
+def test_of_salad_cloud_nothing_is_asked() -> None:
+    connect("salad", SETTINGS, ENVIRONMENT | {"SALAD_API_URL": "http://127.0.0.1:1"}).check_alive()
+
+
+def test_the_settings_a_stack_can_have() -> None:
+    others = {"nodeAccessKeyId", "nodeSecretAccessKey", "cloudflareAccountId", "cloudflareApiToken"}
+    assert set(CONNECTION_SETTINGS) == set(SETTINGS) | others
+    assert "saladApiKey" not in Connection.model_fields

@@ -1,0 +1,293 @@
+"""What the declared runs still cost, and how few requests tell it: a real local cloud without nodes, requests counted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_training.clients import results, standings
+from flux_training.clients.connection import Connection, connect
+from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
+from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.salad import GroupSpec
+from flux_training.clients.standings import standing_in, standings_of
+from flux_training.clients.verified import CACHE_FILE, Verified
+from flux_training.training.declare import DeclaredJob, declare_jobs
+from flux_training.training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
+from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.training.run_state import Standing
+from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
+from tests.support.cloud import requests_logged, running_cloud, until
+from tests.training.job_folders import make_job
+
+_marks = iter(range(1000))
+NAMES = ("bad", "canceled", "finished", "moved", "new", "queued")
+STEPS = 20
+
+
+class Ground:
+    """A bucket, a container group, a checkout with a job of each standing."""
+
+    def __init__(self, cloud: dict[str, Any], root: Path, name: str) -> None:
+        self.cloud = cloud
+        file = Path(cloud["request_log"]).parent / "connection.json"
+        self.connection: Connection = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(file)})
+        self.settings = StackSettings(
+            cloud="local",
+            storage=StorageSettings(bucket=name),
+            cluster=ClusterSettings(name=name),
+            jobs={job: JobSettings() for job in NAMES},
+        )
+        self.storage = self.connection.storage(name)
+        for number, job in enumerate(NAMES):
+            make_job(root / "jobs", job, images=1, steps=STEPS, seed=number)
+        self.jobs = declare_jobs(self.settings)
+
+    def job(self, name: str) -> DeclaredJob:
+        return next(job for job in self.jobs if job.name == name)
+
+    def group(self, name: str) -> str:
+        return self.connection.salad().create_group(GroupSpec(name=name, image="i", environment={})).id
+
+    def post(self, name: str, group: str) -> str:
+        """As `up` does it, written down beside the claim."""
+        job = self.job(name)
+        keys = Layout("").run(name, job.run_id)
+        output = SyncRule(
+            bucket=self.storage.bucket, prefix=keys.output, local_path="output/", direction="upload"
+        )
+        posted = self.connection.kelpie().post_job(
+            JobRequest(
+                container_group_id=group,
+                command="python",
+                environment={RUN_ID_VARIABLE: job.run_id, JOB_VARIABLE: name},
+                sync=Sync(during=[output]),
+            )
+        )
+        self.storage.put_bytes(keys.posted, json.dumps({"kelpie_id": posted.id}).encode())
+        return posted.id
+
+    def finish(self, name: str, data: bytes = b"") -> None:
+        keys = Layout("").run(name, self.job(name).run_id)
+        self.storage.put_bytes(keys.weights, data or weights(STEPS))
+        self.storage.put_bytes(keys.done, b"{}")
+
+    def look(self) -> tuple[dict[str, Standing], Counter[tuple[str, str, str]]]:
+        """The standings, and what was asked: service, method, and what it was about."""
+        self._all_logged()
+        before = len(requests_logged(self.cloud))
+        found = standings_of(self.connection, self.settings, self.jobs)
+        self._all_logged()
+        since = requests_logged(self.cloud)[before:]
+        return found, Counter((one["service"], one["method"], about(one["path"])) for one in since)
+
+    def _all_logged(self) -> None:
+        """An answer comes before its line in the log: until the line of one more request is there, and nothing comes after it."""
+        mark = f"/the-end-{next(_marks)}"
+        self.storage.head(mark[1:])
+        until(lambda: any(one["path"].endswith(mark) for one in requests_logged(self.cloud)))
+        time.sleep(0.1)
+
+
+def about(path: str) -> str:
+    for part in ("the-end", "posted.json", ".safetensors", "/jobs/", "/containers"):
+        if part in path:
+            return part
+    return "jobs" if path.endswith("/jobs") else "else"
+
+
+def weights(step: int) -> bytes:
+    header = {
+        "__metadata__": {"training_info": json.dumps({"step": step, "epoch": 1})},
+        "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + b"1234"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with running_cloud(tmp_path_factory.mktemp("standings") / "cloud", nodes=0) as running:
+        yield running
+
+
+@pytest.fixture
+def ground(
+    cloud: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Ground:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(NO_CACHE_VARIABLE, raising=False)
+    made = Ground(cloud, tmp_path, f"standings-{abs(hash(request.node.name)) % 10**9}")
+    made.storage.ensure()
+    return made
+
+
+def test_each_standing_is_told_with_one_request_a_run_and_one_listing(ground: Ground) -> None:
+    group, other = ground.group(ground.settings.cluster.name), ground.group(f"{ground.storage.bucket}-old")
+    ground.post("queued", group)
+    ground.post("moved", other)
+    ground.connection.kelpie().cancel_job(ground.post("canceled", group))
+    ground.finish("finished")
+    ground.post("bad", group)
+    ground.finish("bad", weights(STEPS)[:-1])
+    found, asked = ground.look()
+    assert found == {
+        "bad": Standing.UNFINISHED,
+        "canceled": Standing.CANCELED,
+        "finished": Standing.FINISHED,
+        "moved": Standing.UNFINISHED,
+        "new": Standing.NEW,
+        "queued": Standing.UNFINISHED,
+    }
+    assert asked["kelpie", "GET", "jobs"] == 1
+    # Those that the listing does not have: canceled, new, and moved, of which two were posted.
+    assert (asked["s3", "GET", "posted.json"], asked["kelpie", "GET", "/jobs/"]) == (3, 2)
+    assert asked["s3", "GET", ".safetensors"] == 2
+    assert {method for _, method, _ in asked} == {"GET", "HEAD"}
+
+
+def test_a_second_look_asks_once_for_each_run_that_is_queued_or_finished(ground: Ground) -> None:
+    group = ground.group(ground.settings.cluster.name)
+    for name in NAMES:
+        if name != "finished":
+            ground.post(name, group)
+    ground.finish("finished")
+    first, asked = ground.look()
+    assert asked["s3", "GET", ".safetensors"] == 1
+    second, asked = ground.look()
+    assert first == second
+    assert second["finished"] is Standing.FINISHED
+    assert asked == {
+        ("s3", "HEAD", "else"): 1,
+        ("s3", "GET", "else"): len(NAMES),
+        ("kelpie", "GET", "jobs"): 1,
+        ("salad", "GET", "/containers"): 1,
+        ("s3", "HEAD", "the-end"): 1,
+    }
+
+
+def test_a_run_that_ends_between_the_look_and_the_list_is_finished(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.group(ground.settings.cluster.name)
+    run = ground.job("queued").run_id
+
+    def meanwhile(_connection: Connection, _group: str) -> list[Job]:
+        ground.finish("queued")
+        keys = Layout("").run("queued", run)
+        return [queued_job("completed", run, keys.output, ground.storage.bucket)]
+
+    monkeypatch.setattr(standings, "group_jobs", meanwhile)
+    assert ground.look()[0]["queued"] is Standing.FINISHED
+
+
+def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MOST_LISTED", 5)
+    keys = Layout("").run("finished", ground.job("finished").run_id)
+    for number in range(9):
+        ground.storage.put_bytes(f"{keys.model}a{number}", b"")
+    assert ground.look()[0]["finished"] is Standing.NEW
+    ground.finish("finished")
+    found, asked = ground.look()
+    assert found["finished"] is Standing.FINISHED
+    assert asked["s3", "HEAD", ".safetensors"] == 1
+
+
+def test_nothing_is_asked_of_the_queue_when_all_is_finished(ground: Ground) -> None:
+    for name in NAMES:
+        ground.finish(name)
+    found, asked = ground.look()
+    assert set(found.values()) == {Standing.FINISHED}
+    assert {service for service, _, _ in asked} == {"s3"}
+
+
+def test_weights_that_were_replaced_are_read_again(ground: Ground) -> None:
+    ground.finish("finished")
+    assert ground.look()[0]["finished"] is Standing.FINISHED
+    ground.finish("finished", weights(STEPS - 1))
+    found, asked = ground.look()
+    assert found["finished"] is Standing.NEW
+    assert asked["s3", "GET", ".safetensors"] == 1
+
+
+def test_weights_are_read_each_time_without_the_cache(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NO_CACHE_VARIABLE, "1")
+    ground.finish("finished")
+    for _ in range(2):
+        assert ground.look()[1]["s3", "GET", ".safetensors"] == 1
+    assert not Path(CACHE_FOLDER, CACHE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"[]", b"{", b"[" * 100_000, b'{"version": 1, "etags": 3}', b'{"version": 9, "etags": {}}'],
+)
+def test_a_broken_memory_is_none(ground: Ground, broken: bytes) -> None:
+    ground.finish("finished")
+    ground.look()
+    place = Path(CACHE_FOLDER, CACHE_FILE)
+    place.write_bytes(broken)
+    assert ground.look()[1]["s3", "GET", ".safetensors"] == 1
+    assert ground.look()[1]["s3", "GET", ".safetensors"] == 0
+
+
+def test_an_object_without_an_etag_is_never_known(ground: Ground) -> None:
+    ground.finish("finished")
+    keys = Layout("").run("finished", ground.job("finished").run_id)
+    info = next(item for item in ground.storage.list(keys.weights))
+    verified = Verified.load()
+    verified.add(ground.storage, info, STEPS)
+    assert verified.knows(ground.storage, info, STEPS)
+    assert not verified.knows(ground.storage, info, STEPS + 1)
+    nameless = type(info)(info.key, info.size, "")
+    verified.add(ground.storage, nameless, STEPS)
+    assert not verified.knows(ground.storage, nameless, STEPS)
+
+
+def test_without_a_bucket_all_is_new_and_without_a_group_nothing_is_queued(ground: Ground) -> None:
+    found, asked = ground.look()
+    assert set(found.values()) == {Standing.NEW}
+    assert asked["kelpie", "GET", "jobs"] == 0
+    ground.storage.delete_bucket()
+    assert set(standings_of(ground.connection, ground.settings, ground.jobs).values()) == {Standing.NEW}
+
+
+def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", bucket: str = "b") -> Job:
+    output = {"bucket": bucket, "prefix": prefix, "local_path": "o/", "direction": "upload"}
+    return Job.model_validate(
+        {
+            "id": f"{status}-{run}",
+            "container_group_id": "g",
+            "status": status,
+            "environment": {RUN_ID_VARIABLE: run, JOB_VARIABLE: "cat"},
+            "sync": {"during": [output]},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("jobs", "standing"),
+    [
+        ([], None),
+        ([queued_job("canceled")], None),
+        ([queued_job("failed")], Standing.FAILED),
+        ([queued_job("completed")], Standing.FAILED),
+        ([queued_job("failed"), queued_job("pending")], Standing.UNFINISHED),
+        ([queued_job("running", prefix="other/runs/cat/r/output/")], None),
+        ([queued_job("running", run="s")], None),
+    ],
+)
+def test_what_the_listing_says_of_a_run_that_is_not_finished(
+    jobs: list[Job], standing: Standing | None
+) -> None:
+    assert standing_in(jobs, Wanted.of("b", Layout(""), "cat", "r")) == standing

@@ -1,0 +1,243 @@
+"""`flux caption` against a server that limits, fails, refuses and cuts: nothing is lost, written over or asked for twice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flux_training.clients.captions import Captioner, Refused
+from flux_training.commands.caption import caption
+from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.train_file import new_train_yml
+from tests.support.cloud import until
+from tests.support.flux import environment, line_of, make_checkout, with_code
+from tests.support.openai_server import CaptionServer, captioner, make_images
+
+KEY = "sk-a-key-that-nobody-may-see"
+IMAGES = 200
+MINE = range(1, 11)
+FAILING = {11: "refuse", 12: "cut", 13: "filter", 14: "empty", 15: "sorry", 16: "400"}
+Run = Callable[..., str]
+
+
+def plan(number: int, attempt: int) -> str:
+    """Some images never get a caption; every seventh meets the rate limit first, every eleventh a fault."""
+    if number in FAILING:
+        return FAILING[number]
+    return "429" if number % 7 == 0 and attempt == 1 else "500" if number % 11 == 0 and attempt == 1 else "ok"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job `squares` of 200 images, ten of them with a caption; it is the working folder."""
+    root = make_checkout(tmp_path / "checkout")
+    job = root / "jobs/squares"
+    make_images(job / "dataset", IMAGES)
+    (job / "train.yml").write_text(new_train_yml("squares", "ohwx"), encoding="utf-8")
+    for number in MINE:
+        (job / f"dataset/{number:05}.txt").write_text(f"mine {number}", encoding="utf-8")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    return root
+
+
+@pytest.fixture
+def run(checkout: Path, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001 - it is where it runs
+    def call(*arguments: str) -> str:
+        caption.main(["squares", *arguments], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return call
+
+
+def options(server: CaptionServer) -> list[str]:
+    return ["--base-url", server.url, "--per-minute", "100000", "--concurrency", "32"]
+
+
+def captions(checkout: Path) -> dict[int, str]:
+    files = (checkout / "jobs/squares/dataset").glob("*.txt")
+    return {int(file.stem): file.read_text(encoding="utf-8") for file in files}
+
+
+def test_two_hundred_images_are_captioned_or_named_and_a_stop_in_between_costs_nothing(
+    checkout: Path,
+) -> None:
+    with_code(checkout)
+    env = environment(OPENAI_API_KEY=KEY)
+    with captioner(plan, delay=0.05) as server:
+        line = line_of(["caption", "squares", *options(server), "--concurrency", "8"])
+        first = subprocess.Popen(
+            line, cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        until(lambda: sum(server.captioned.values()) >= 40)
+        first.send_signal(signal.SIGINT)
+        said, _ = first.communicate(timeout=60)
+        assert first.returncode == 130, said
+        assert "Waiting for the answers that are under way" in said
+        assert "run it again to go on" in said
+        # What was answered is there, every word of it.
+        answered = {number for number, count in server.captioned.items() if count}
+        assert captions(checkout).keys() == answered | set(MINE)
+        assert len(answered) < IMAGES - len(MINE) - len(FAILING)
+
+        second = subprocess.run(
+            line, cwd=checkout, env=env, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert second.returncode == 1, second.stderr
+    assert f"{len(FAILING)} of " in second.stderr
+    for number in FAILING:
+        assert f"\n  {number:05}.jpg: " in second.stdout
+    assert server.captioned == {
+        number: 1 for number in range(1, IMAGES + 1) if number not in {*MINE, *FAILING}
+    }
+    assert captions(checkout) == {number: f"mine {number}" for number in MINE} | {
+        number: f"A square, number {number}. [trigger]\n" for number in server.captioned
+    }
+    assert not any(number in server.asked for number in MINE)
+    assert KEY not in said + second.stdout + second.stderr
+    assert [file.name for file in (checkout / "jobs/squares/dataset").iterdir() if file.name[0] == "."] == []
+
+
+def test_what_it_costs_is_said_before_and_after(run: Run) -> None:
+    with captioner() as server:
+        said = run(*options(server), "--price", "1000,2000")
+    # 190 answers of 100 tokens in and 10 out.
+    assert "190 images lack a caption" in said
+    assert "about $" in said
+    assert "190 captions written; 19,000 tokens in, 1,900 out: $22.80" in said
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_key(
+    checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    said = run("--dry-run")
+    assert "190 images lack a caption" in said
+    assert "about $0.0" in said
+    assert len(captions(checkout)) == len(MINE)
+
+
+def test_the_price_of_an_unknown_model_is_not_made_up(run: Run) -> None:
+    assert "what it costs is not known here" in run("--dry-run", "--model", "llava")
+
+
+def test_no_more_requests_at_once_than_told(run: Run) -> None:
+    with captioner(delay=0.02) as server:
+        run(*options(server), "--concurrency", "3")
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--trigger-position", "start"], "[trigger] A square, number 11."),
+        (["--trigger-position", "none"], "A square, number 11."),
+        (["--trigger", "ohwx"], "A square, number 11. ohwx"),
+    ],
+)
+def test_the_trigger_word_goes_where_it_was_told(
+    checkout: Path, run: Run, arguments: list[str], text: str
+) -> None:
+    keep_images(checkout, 11)
+    with captioner() as server:
+        run(*options(server), *arguments)
+    assert captions(checkout)[11] == text + "\n"
+
+
+def keep_images(checkout: Path, *numbers: int) -> None:
+    for file in (checkout / "jobs/squares/dataset").iterdir():
+        if int(file.stem) not in numbers:
+            file.unlink()
+
+
+def test_a_wrong_key_ends_it_at_the_first_answer(checkout: Path, run: Run) -> None:
+    with captioner(lambda _number, _attempt: "401") as server:
+        with pytest.raises(FluxError, match="check the key") as caught:
+            run(*options(server), "--concurrency", "2")
+        assert sum(server.asked.values()) <= 4
+    assert KEY not in str(caught.value)
+    assert len(captions(checkout)) == len(MINE)
+
+
+def test_without_a_trigger_word_the_placeholder_is_refused(checkout: Path, run: Run) -> None:
+    config = checkout / "jobs/squares/train.yml"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("trigger_word:", "# trigger_word:"), encoding="utf-8"
+    )
+    with pytest.raises(BadInput, match="has no trigger_word"):
+        run("--dry-run")
+    assert "190 images" in run("--dry-run", "--trigger", "ohwx")
+
+
+def test_a_caption_written_meanwhile_is_kept(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    file = checkout / "jobs/squares/dataset/00011.txt"
+
+    def someone_writes(_number: int, _attempt: int) -> str:
+        file.write_text("by hand", encoding="utf-8")
+        return "ok"
+
+    with captioner(someone_writes) as server, pytest.raises(FluxError, match="1 of 1 images got no caption"):
+        run(*options(server))
+    assert file.read_text(encoding="utf-8") == "by hand"
+
+
+def test_an_empty_caption_is_filled(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    (checkout / "jobs/squares/dataset/00011.txt").write_text(" \n", encoding="utf-8")
+    with captioner() as server:
+        run(*options(server))
+    assert captions(checkout)[11] == "A square, number 11. [trigger]\n"
+
+
+def test_a_broken_image_is_named_and_not_sent(
+    checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_images(checkout, 11, 12)
+    image = checkout / "jobs/squares/dataset/00012.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    with captioner() as server, pytest.raises(FluxError, match="1 of 2 images"):
+        run(*options(server))
+    assert "00012.jpg: a broken image" in capsys.readouterr().out
+    assert set(server.asked) == {11}
+
+
+def test_images_are_reduced_before_they_are_sent(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 100)
+    with captioner() as server:
+        run(*options(server), "--max-side", "82")
+    # The server tells images apart by their width: 64 + 100 is sent as 82 = 64 + 18.
+    assert set(server.asked) == {18}
+
+
+def test_when_every_image_has_a_caption_nothing_is_done(checkout: Path, run: Run) -> None:
+    keep_images(checkout, *MINE)
+    assert "every image has a caption" in run()
+
+
+def test_a_password_in_the_address_is_not_shown(run: Run) -> None:
+    said = run("--dry-run", "--base-url", "https://me:password@models.example/v1")
+    assert ("at models.example:" in said, "password" in said) == (True, False)
+
+
+def test_a_password_in_an_unencrypted_address_is_not_shown_either(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Refused("not now")
+
+    # Waiting until an address that is not there is given up takes a minute.
+    monkeypatch.setattr(Captioner, "ask", refuse)
+    with pytest.raises(Refused):
+        run("--base-url", "http://me:password@models.example:9/v1")
+    said = capsys.readouterr().out
+    assert ("http to models.example:9 is not encrypted" in said, "password" in said) == (True, False)
+
+
+def test_an_address_that_is_none_is_refused(run: Run) -> None:
+    with pytest.raises(BadInput, match="--base-url"):
+        run("--dry-run", "--base-url", "http://[bad")

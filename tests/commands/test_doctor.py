@@ -1,0 +1,265 @@
+"""The doctor: what it concludes, and that it goes on however broken the surroundings are. Against the local cloud."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from flux_training.clients.connection import Connection, connect
+from flux_training.clients.errors import ServiceError
+from flux_training.clients.kelpie import Job, ScalingRule
+from flux_training.clients.salad import ContainerGroup, GroupSpec
+from flux_training.clients.storage import Storage
+from flux_training.commands.doctor.finding import Finding, safely
+from flux_training.commands.doctor.services import (
+    Services,
+    addresses,
+    check_bucket,
+    check_cloudflare,
+    check_gpu,
+    check_kelpie,
+    check_quota,
+    check_reach,
+    clock,
+    invitation,
+)
+from flux_training.commands.doctor.surroundings import (
+    check_aws_package,
+    check_disk,
+    check_packages,
+    check_python,
+)
+from flux_training.training.errors import BadInput
+from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
+from tests.support.cloud import running_cloud
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    home = tmp_path_factory.mktemp("cloud")
+    with running_cloud(home, nodes=0, quota=5):
+        yield connect("local", {}, {"FLUX_LOCAL_CLOUD": str(home / "connection.json")})
+
+
+def settings(**cluster: object) -> StackSettings:
+    raw = {"cloud": "local", "storage": {"bucket": "flux-doctor"}, "jobs": {}, "cluster": cluster}
+    return StackSettings.model_validate(raw)
+
+
+def verdicts(found: list[Finding]) -> list[str]:
+    return [finding.verdict for finding in found]
+
+
+def group(replicas: int) -> ContainerGroup:
+    container = {"image": "i", "resources": {"cpu": 1, "memory": 1024}}
+    state = {"status": "running"}
+    raw = {"id": "g", "name": "g", "replicas": replicas, "container": container, "current_state": state}
+    return ContainerGroup.model_validate(raw)
+
+
+def job(status: str, minutes: float, started: bool = False) -> Job:
+    created = NOW - timedelta(minutes=minutes)
+    return Job(
+        id="j", container_group_id="g", status=status, created=created, started=created if started else None
+    )
+
+
+RULE = ScalingRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_threshold_seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("there", "rule", "jobs", "verdict", "words"),
+    [
+        (None, None, [], "note", "before the container group"),
+        (group(0), None, [], "note", "before the scaling rule"),
+        (group(1), RULE, [], "ok", "has started nodes"),
+        (group(0), RULE, [job("completed", 90, started=True)], "ok", "has started nodes"),
+        (group(0), RULE, [job("pending", 5)], "note", "cannot be known yet"),
+        (group(0), RULE, [job("pending", 16)], "bad", "never scaled up"),
+        (group(0), RULE, [], "note", "cannot be known yet"),
+    ],
+)
+def test_whether_kelpies_user_is_invited_is_told_by_what_it_has_done(
+    there: ContainerGroup | None, rule: ScalingRule | None, jobs: list[Job], verdict: str, words: str
+) -> None:
+    finding = invitation(there, rule, jobs, NOW)
+    assert (finding.verdict, words in finding.words) == (verdict, True)
+
+
+@pytest.mark.parametrize(
+    ("date", "found"),
+    [
+        ("Mon, 23 Nov 2026 12:00:10 GMT", []),
+        ("Mon, 23 Nov 2026 11:58:00 GMT", ["note"]),
+        ("Mon, 23 Nov 2026 13:00:00 GMT", ["bad"]),
+        ("yesterday", []),
+        (None, []),
+    ],
+)
+def test_a_clock_that_is_off_is_told_by_the_services_date(date: str | None, found: list[str]) -> None:
+    assert verdicts(clock("Storage", date, NOW)) == found
+
+
+def test_all_is_well_with_the_local_cloud(connection: Connection) -> None:
+    services = Services(connection)
+    found = [finding for what, url in addresses(connection).items() for finding in check_reach(what, url)]
+    found += check_gpu(services.salad.gpu_classes(), settings().cluster, 24)
+    found += check_quota(services.salad, settings().cluster)
+    storage = services.storage("flux-doctor")
+    storage.ensure()
+    found += check_bucket(storage, settings())
+    assert verdicts(found) == ["ok"] * 6
+    assert list(storage.list()) == []
+
+
+def test_kelpie_is_asked_about_the_group_that_is_there(connection: Connection) -> None:
+    services = Services(connection)
+    assert verdicts(check_kelpie(services, settings(name="flux-doctor").cluster)) == ["ok", "note"]
+    gpu = services.salad.gpu_class_id("RTX 5090")
+    made = services.salad.create_group(
+        GroupSpec(name="flux-doctor", image="i", gpu_classes=[gpu], autostart=False)
+    )
+    services.kelpie.put_rule(made.id, 0, 1, 60)
+    assert verdicts(check_kelpie(services, settings(name="flux-doctor").cluster)) == ["ok", "note"]
+    assert verdicts(check_kelpie(services, settings(name="flux-doctor", autoscale=False).cluster)) == [
+        "ok",
+        "ok",
+    ]
+
+
+def test_too_little_is_bad(connection: Connection) -> None:
+    services = Services(connection)
+    classes = services.salad.gpu_classes()
+    assert verdicts(check_quota(services.salad, settings(maxReplicas=6).cluster)) == ["bad"]
+    assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)) == ["bad"]
+    with pytest.raises(BadInput, match="near: RTX 4090"):
+        check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
+    with pytest.raises(BadInput, match="no GPU with 48 GB or more"):
+        check_gpu(classes, settings(gpu="cheapest").cluster, 48)
+
+
+@pytest.mark.parametrize("wanted", ["cheapest", ">= 24 GB"])
+def test_a_condition_that_a_class_meets_is_well(connection: Connection, wanted: str) -> None:
+    (found,) = check_gpu(Services(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
+    assert found.verdict == "ok"
+    assert f"`{wanted}` is met, by RTX" in found.words
+
+
+@pytest.mark.parametrize(("credentials", "lines"), [("temporary", 1), ("token", 2)])
+def test_cloudflare_is_asked_with_the_token(connection: Connection, credentials: str, lines: int) -> None:
+    storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
+    wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
+    found = check_cloudflare(Services(connection), wanted)
+    assert verdicts(found) == ["ok"] * lines
+    assert "not there yet" in found[0].words
+
+    wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
+    (told,) = safely("Cloudflare", lambda: check_cloudflare(Services(wrong), wanted))
+    assert told.verdict == "bad"
+    assert "Cloudflare API token" in told.words + told.mend
+    assert "canary-77" not in repr(told)
+
+
+def test_a_bucket_that_is_not_there_yet_is_no_fault(connection: Connection) -> None:
+    assert verdicts(check_bucket(Services(connection).storage("flux-nowhere"), settings())) == ["note"]
+
+
+class Forbidding(Storage):
+    """A storage whose key lacks the right to one operation."""
+
+    forbidden: str
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        if operation == self.forbidden:
+            raise ServiceError(f"{operation} is forbidden")
+        return super()._call(operation, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        ("put_object", "cannot write"),
+        ("get_object", "cannot read"),
+        ("list_objects_v2", "cannot list"),
+        ("delete_objects", "cannot delete"),
+    ],
+)
+def test_a_right_that_lacks_is_named(connection: Connection, operation: str, words: str) -> None:
+    storage = Services(connection).storage("flux-rights")
+    storage.ensure()
+    made = Forbidding.__new__(Forbidding)
+    made.__dict__.update(storage.__dict__, forbidden=operation)
+    found = check_bucket(made, settings())
+    assert (verdicts(found), words in found[0].words) == (["bad"], True)
+
+
+def test_wrong_keys_are_told_and_shown_nowhere(connection: Connection) -> None:
+    wrong = connection.model_copy(
+        update={"api_key": SecretStr("not-a-salad-key"), "s3_secret_access_key": SecretStr("not-an-s3-key")}
+    )
+    services = Services(wrong)
+    checks: list[Callable[[], list[Finding]]] = [
+        lambda: check_quota(services.salad, settings().cluster),
+        lambda: check_kelpie(services, settings().cluster),
+        lambda: check_bucket(services.storage("flux-doctor"), settings()),
+    ]
+    found = [finding for check in checks for finding in safely("x", check)]
+    assert set(verdicts(found)) == {"bad"}
+    assert all(finding.mend and "not-a" not in finding.words for finding in found)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "https://127.0.0.1:1/x"])
+def test_a_service_that_cannot_be_reached_is_told(url: str) -> None:
+    assert verdicts(check_reach("Kelpie", url)) == ["bad"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("odd"), KeyError("k"), RecursionError(), OSError(13, "denied"), BadInput(["a", "b"])]
+)
+def test_no_check_brings_the_others_down(error: Exception) -> None:
+    def check() -> list[Finding]:
+        raise error
+
+    found = safely("Thing", check)
+    assert set(verdicts(found)) == {"bad"}
+    assert len(found) == (2 if isinstance(error, BadInput) else 1)
+
+
+def test_this_machine() -> None:
+    assert verdicts([*check_python(), *check_disk(ROOT)]) == ["ok", "ok"]
+    assert verdicts(check_packages(ROOT)) in (["ok"], ["note"])
+
+
+def test_a_package_that_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("httpx==0.0.1\nno-such-package-of-ours==1.0\n")
+    found = check_packages(tmp_path)
+    assert (verdicts(found), "no-such-package-of-ours" in found[0].words) == (["bad"], True)
+    (tmp_path / "requirements.txt").write_text("httpx==0.0.1\n")
+    assert verdicts(check_packages(tmp_path)) == ["note"]
+
+
+def test_the_package_for_aws_is_asked_of_a_stack_on_aws_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_aws = settings().model_copy(update={"storage": StorageSettings(bucket="weights", kind="aws")})
+    assert verdicts(check_aws_package(on_aws)) == ["ok"]
+    monkeypatch.setitem(sys.modules, "pulumi_aws", None)
+    (tmp_path / "requirements.txt").write_text(f"httpx=={metadata.version('httpx')}\npulumi-aws==0.1\n")
+    assert verdicts(check_packages(tmp_path)) == ["ok"]
+    assert check_aws_package(settings()) == []
+    (found,) = check_aws_package(on_aws)
+    assert (found.verdict, found.mend) == ("bad", "`make aws`")
+
+
+def test_cluster_settings_of_a_test_are_the_products() -> None:
+    assert settings().cluster == ClusterSettings()

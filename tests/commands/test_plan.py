@@ -1,0 +1,208 @@
+"""A plan as Markdown, page, text and JSON: complete, short enough for a comment, and nobody's words can break out of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from flux_training.commands.plan_document import as_json
+from flux_training.commands.plan_markdown import LONGEST, as_comment, as_markdown, difference, escaped, marker
+from flux_training.commands.plan_page import as_page
+from flux_training.commands.plan_pictures import InRepository, thumbnail
+from flux_training.commands.plan_text import as_text, megabytes
+from flux_training.training.changes import Changes, Edited
+from flux_training.training.cost import Bill, Line, Rate
+from flux_training.training.lint.finding import Finding, LintReport
+from flux_training.training.plan import JobPlan, Plan, Upload, What
+from tests.support.photos import DAMAGED_EXIF
+
+AGAIN = JobPlan(
+    "cat",
+    What.AGAIN,
+    "new1",
+    ("1 caption changed", "learning rate 1e-4 → 2e-4"),
+    images=9,
+    changes=Changes(
+        added=("10.jpg",), removed=("a b.png",), captions=(Edited("1.jpg", "a red cat", "a blue cat"),)
+    ),
+    line=Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure"),
+    previous="old1",
+    dataset="d1",
+    folder="jobs/cat",
+)
+LINT = LintReport(
+    ["cat"], [Finding("few", "warning", "jobs/cat", None, "2 images", "too few", "add more", "cat")]
+)
+PLAN = Plan(
+    "prod",
+    (
+        AGAIN,
+        JobPlan("dog", What.REMOVED, reasons=("its results stay in the bucket",)),
+        JobPlan("owl", What.KEPT),
+    ),
+    cluster=("container group is changed: gpu",),
+    bill=Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), 450.0, 1),
+    upload=Upload(3_400_000, 1, 8),
+    lint=LINT,
+)
+GITHUB = InRepository("https://github.com/me/loras/", "abc", "def")
+
+
+def rendered(markdown: str) -> str:
+    return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
+
+
+def test_the_comment_says_what_why_and_for_how_much() -> None:
+    text = as_comment(PLAN, GITHUB)
+    assert text.startswith(marker("prod"))
+    assert "**1 trained again, 1 taken out, 1 unchanged.** Estimated cost **$0.51**" in text
+    assert (
+        "| **again** | `cat` | 1 caption changed; learning rate 1e-4 → 2e-4 | 2,000 | 60 min | $0.45 |"
+        in text
+    )
+    assert "Upload: 1 image, 3.4 MB; 8 images copied inside the bucket." in text
+    assert "a <del>red</del> <ins>blue</ins> cat" in text
+    assert 'src="https://github.com/me/loras/blob/abc/jobs/cat/dataset/10.jpg?raw=true"' in text
+    assert 'src="https://github.com/me/loras/blob/def/jobs/cat/dataset/a%20b.png?raw=true"' in text
+    assert "Unchanged: `owl`" in text
+    assert "- The container group is changed: gpu." in text
+    assert "Lint: 1 warning" in text
+
+
+def test_without_a_repository_images_are_named_and_not_shown() -> None:
+    text = as_comment(PLAN, None)
+    assert "1 image added: `10.jpg`" in text
+    assert "<img" not in text
+
+
+def test_a_comment_is_never_longer_than_github_takes() -> None:
+    captions = tuple(Edited(f"{number}.jpg", "x " * 900, "y " * 900) for number in range(99))
+    many = [replace(AGAIN, name=f"cat-{number}", changes=Changes(captions=captions)) for number in range(300)]
+    long = replace(PLAN, jobs=tuple(many))
+    assert len(as_markdown(long, None)) > LONGEST
+    text = as_comment(long, GITHUB)
+    assert len(text) < 65_536
+    assert "and 200 more" in text
+    assert "Too long for a comment" in text
+
+
+def test_what_would_be_refused_stands_alone() -> None:
+    refused = replace(PLAN, problems=("budget.maxUsd is $1.00, but …\n  cat  $2.00",), jobs=())
+    assert "nothing would be made" in as_comment(refused, None)
+    assert "budget.maxUsd is $1.00" in as_text(refused)
+    assert "Estimated" not in as_comment(refused, None)
+
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "a | b | c",
+    "**bold** _it_ `code`",
+    "[x](javascript:alert(1))",
+    "![x](http://evil/x.png)",
+    "</details><img src=x onerror=alert(1)>",
+    "&lt;b&gt;",
+    "\\|",
+    "line\n\n# heading\n| a |\n|---|",
+]
+
+
+@pytest.mark.parametrize("words", NASTY)
+def test_somebodys_words_are_shown_as_they_are(words: str) -> None:
+    html = rendered(f"| a |\n|---|\n| {escaped(words)} |")
+    tags = set(re.findall(r"<(\w+)", html))
+    assert tags == {"table", "thead", "tbody", "tr", "th", "td"}
+    assert html.count("<td>") == 1
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_caption_breaks_out_of_its_cell(before: str, after: str) -> None:
+    html = rendered(f"| a |\n|---|\n| {difference(Edited('1.jpg', before, after))} |")
+    assert set(re.findall(r"<(\w+)", html)) <= {"table", "thead", "tbody", "tr", "th", "td", "del", "ins"}
+    assert html.count("<td>") <= 1
+
+
+def test_a_mention_is_none() -> None:
+    assert "@someone" not in escaped("for @someone")
+
+
+def test_the_page_holds_everything_and_its_pictures() -> None:
+    html = as_page(PLAN, GITHUB)
+    assert "<h2>" in html
+    assert html.count("<table>") == 4
+    assert "<del>red</del>" in html
+    assert "\\(" not in html
+
+
+def test_a_thumbnail_is_small_and_of_anything_else_there_is_none() -> None:
+    large = io.BytesIO()
+    Image.new("RGBA", (900, 600), "red").save(large, "PNG")
+    address = thumbnail(large.getvalue)
+    assert address is not None
+    assert address.startswith("data:image/webp;base64,")
+    assert len(address) < 3000
+    assert thumbnail(lambda: b"no image") is None
+    assert thumbnail(lambda: b"") is None
+    damaged = io.BytesIO()
+    Image.new("RGB", (90, 60)).save(damaged, "PNG", exif=DAMAGED_EXIF)
+    assert thumbnail(damaged.getvalue) is None
+    foreign = io.BytesIO()
+    Image.new("RGB", (9, 6)).save(foreign, "BMP")
+    assert thumbnail(foreign.getvalue) is None
+
+
+def test_a_thumbnail_of_more_pixels_than_cameras_make_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (9, 6)).save(photo, "PNG")
+    monkeypatch.setattr("flux_training.commands.embedded.MOST_PIXELS", 53)
+    assert thumbnail(photo.getvalue) is None
+
+
+def test_a_thumbnail_has_nothing_of_what_was_written_into_the_photo() -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (90, 60)).save(photo, "JPEG", comment=b"Anna")
+    address = thumbnail(photo.getvalue)
+    assert address is not None
+    assert b"Anna" not in base64.b64decode(address.partition(",")[2])
+
+
+def test_a_gpu_that_is_rented_for_good_is_not_called_nothing() -> None:
+    rate = Rate("RTX 5090 (32 GB)", "high", 0.45)
+    text = as_comment(Plan("prod", bill=Bill(rate, (), dev=rate)), None)
+    assert "Nothing is to be paid" not in text
+    assert "rented day and night" in text
+    assert "10.80 a day" in text
+
+
+def test_programs_get_numbers() -> None:
+    found = json.loads(as_json(PLAN))
+    assert found["jobs"]["cat"]["what"] == "again"
+    assert found["jobs"]["cat"]["usd"] == 0.45
+    assert found["cost"]["usd"] == pytest.approx(0.45 + 450 / 3600 * 0.45)
+    assert found["upload"] == {"bytes": 3_400_000, "images": 1, "copied": 8}
+    assert [finding["code"] for finding in found["findings"]] == ["few"]
+
+
+def test_a_terminal_gets_the_same() -> None:
+    text = as_text(PLAN)
+    for words in (
+        "again",
+        "learning rate 1e-4 → 2e-4",
+        "Upload: 1 image, 3.4 MB",
+        "in sum",
+        "Found by lint:",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(("size", "text"), [(12, "0.0000 MB"), (2854, "0.0029 MB"), (816873, "0.8 MB")])
+def test_sizes(size: int, text: str) -> None:
+    assert megabytes(size) == text

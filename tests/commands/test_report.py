@@ -1,0 +1,267 @@
+"""The report: what stands on it, that nothing of a stranger's comes through, and how it is in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from flux_training.commands.embedded import embed
+from flux_training.commands.report.chart import charts
+from flux_training.commands.report.command import report, write_comparison, write_report
+from flux_training.commands.report.page import compare_page, run_page
+from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
+from flux_training.training.errors import BadInput
+from flux_training.training.loss_curve import Point
+from tests.commands.runs_folder import HOSTILE, make_run, write_json
+from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
+from tests.support.flux import STACK_FILE, make_checkout
+from tests.support.photos import DAMAGED_EXIF
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and every text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(folder: Path, outputs: Path) -> str:
+    run = ReportedRun(folder.parent.name, folder.name, folder)
+    return run_page(run, outputs, outputs.parent / "jobs")
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return tmp_path / "outputs"
+
+
+def test_a_page_shows_what_one_wants_to_know(outputs: Path) -> None:
+    elements = Elements(page_of(make_run(outputs), outputs))
+    for words in (
+        "a photo of tr1gger",
+        "step 20",
+        "1.0000 → 0.0500",
+        "20 of 20",
+        "57 min",
+        "$0.43",
+        "tr1gger, a cat",
+        "Waited for a node",
+        "3 min",
+        "0" * 64,
+    ):
+        assert words in elements.text
+    pictures = [attributes for tag, attributes in elements.found if tag == "img" and attributes.get("src")]
+    assert len(pictures) == 7
+    assert all(attributes["alt"] for attributes in pictures)
+
+
+def test_what_changed_since_the_run_before_it_is_shown(outputs: Path) -> None:
+    make_run(outputs, run_id="a" * 12)
+    second = make_run(
+        outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00", lr="2e-4", caption="other"
+    )
+    text = Elements(page_of(second, outputs)).text
+    for words in (
+        "learning rate",
+        "1e-4",
+        "2e-4",
+        "00001.jpg",
+        "tr1gger, a cat",
+        "the run before it, " + "a" * 12,
+    ):
+        assert words in text
+
+
+def test_a_resumed_run_is_compared_with_its_parent_and_says_when_that_is_not_here(outputs: Path) -> None:
+    make_run(outputs, run_id="a" * 12)
+    make_run(outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00")
+    child = make_run(outputs, run_id="c" * 12, created="2026-11-25T00:00:00+00:00", parent="a" * 12)
+    parent, called = parent_of(ReportedRun("cat", "c" * 12, child), outputs)
+    assert (parent and parent.run_id, called) == ("a" * 12, "its parent run " + "a" * 12)
+    orphan = make_run(outputs, run_id="d" * 12, parent="e" * 12)
+    assert "flux fetch cat --run " + "e" * 12 in Elements(page_of(orphan, outputs)).text
+
+
+def test_nothing_that_others_wrote_becomes_markup(outputs: Path) -> None:
+    folder = make_run(outputs, caption=HOSTILE, message=HOSTILE, state=HOSTILE)
+    config = (folder / "train.yml").read_text().replace('"a photo of [trigger]"', json.dumps(HOSTILE))
+    (folder / "train.yml").write_text(config.replace('"tr1gger"', json.dumps(HOSTILE)))
+    record = json.loads((folder / "run.json").read_text())
+    record["kelpie"]["machine_id"] = HOSTILE
+    write_json(folder / "run.json", {**record, "attempt": HOSTILE})
+    write_json(folder / "done.json", {"sha256": HOSTILE, "size": HOSTILE})
+    (folder / "samples" / f"{HOSTILE.replace('/', '_')}.jpg").write_bytes(b"x")
+    page = page_of(folder, outputs)
+    elements = Elements(page)
+    assert HOSTILE in elements.text
+    assert [tag for tag, _ in elements.found].count("script") == 1
+    assert all(
+        not name.startswith("on") and not str(value).startswith(("http", "javascript:"))
+        for _, attributes in elements.found
+        for name, value in attributes.items()
+    )
+    assert "49" not in re.sub(r"data:[^\"]*|\d{3,}", "", elements.text)
+
+
+def test_the_policy_allows_this_style_this_script_and_nothing_from_anywhere(outputs: Path) -> None:
+    page = page_of(make_run(outputs), outputs)
+    metas = [attributes for tag, attributes in Elements(page).found if tag == "meta"]
+    policy = str(metas[1]["content"])
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag in ("style", "script"):
+        inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
+        assert (len(inline), f"'sha256-{digest}'" in policy) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "missing", ["run.json", "progress.json", "loss.csv", "train.yml", "manifest.json", "done.json"]
+)
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00{", b"[1]", b"{" * 3000])
+def test_a_page_is_made_of_whatever_there_is(outputs: Path, missing: str, content: bytes | None) -> None:
+    folder = make_run(outputs)
+    if content is None:
+        (folder / missing).unlink()
+    else:
+        (folder / missing).write_bytes(content)
+    assert "<h1>cat" in page_of(folder, outputs)
+
+
+def test_a_sample_that_is_no_picture_is_a_gap(outputs: Path) -> None:
+    folder = make_run(outputs)
+    next(folder.glob("samples/*_0.jpg")).write_bytes(b"<svg onload=alert(1)>")
+    assert "no picture" in Elements(page_of(folder, outputs)).text
+
+
+def test_a_picture_is_drawn_anew_and_no_larger_than_asked(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (900, 300)).save(path, comment=b"<script>")
+    path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
+    picture = embed(path, 300)
+    assert picture is not None
+    raw = base64.b64decode(picture.uri.partition(",")[2])
+    assert (picture.width, picture.height, b"script" in raw) == (300, 100, False)
+    assert embed(tmp_path / "none.jpg", 300) is None
+    Image.new("RGB", (90, 60)).save(tmp_path / "damaged.png", exif=DAMAGED_EXIF)
+    assert embed(tmp_path / "damaged.png", 300) is None
+
+
+def test_an_image_is_shown_only_when_it_is_the_one_trained_on(outputs: Path) -> None:
+    folder = make_run(outputs)
+    run = ReportedRun("cat", folder.name, folder)
+    jobs = outputs.parent / "jobs"
+    assert list(find_images(run, jobs)) == ["00001.jpg"]
+    # Also when it lies with another job now: `dataset: <job>`.
+    (jobs / "cat").rename(jobs / "dog")
+    assert find_images(run, jobs)["00001.jpg"].parts[-3] == "dog"
+    with (jobs / "dog/dataset/00001.jpg").open("ab") as file:
+        file.write(b"x")
+    assert find_images(run, jobs) == {}
+
+
+def test_runs_are_compared_by_what_differs(outputs: Path) -> None:
+    folders = [
+        make_run(outputs, job, lr=lr) for job, lr in (("cat", "1e-4"), ("dog", "2e-4"), ("owl", "4e-4"))
+    ]
+    runs = [ReportedRun(folder.parent.name, folder.name, folder) for folder in folders]
+    text = Elements(compare_page(runs)).text
+    for words in ("3 runs side by side", "learning rate", "1e-4", "2e-4", "4e-4", "owl, step 20"):
+        assert words in text
+    assert "train.steps" not in text
+
+
+def test_a_job_without_a_run_is_named_with_the_nearest(outputs: Path) -> None:
+    make_run(outputs)
+    with pytest.raises(BadInput, match="did you mean `cat`"):
+        newest_runs(outputs, ("cats",))
+    assert [run.run_id for run in runs_of(outputs, "cat")] == ["a" * 12]
+
+
+@pytest.mark.parametrize("losses", [[], [0.5], [0.5, 0.5], [-1.0, 1e9], [0.1] * 5000])
+def test_any_curve_is_drawn_inside_its_frame(losses: list[float]) -> None:
+    drawn = charts([("a", [Point(step, loss) for step, loss in enumerate(losses, 1)]), ("b", [])])
+    assert bool(drawn) == bool(losses)
+    for chart in drawn:
+        points = [
+            point.split(",") for curve in chart.curves for point in f"{curve.raw} {curve.smooth}".split()
+        ]
+        assert all(0 <= float(x) <= chart.width and 0 <= float(y) <= chart.height for x, y in points)
+        assert len(points) <= 2 * 900
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run's page and a comparison, both with a hostile text in every place."""
+    outputs = tmp_path_factory.mktemp("report") / "outputs"
+    make_run(outputs)
+    make_run(outputs, "dog", lr="3e-4")
+    made = make_run(
+        outputs,
+        run_id="b" * 12,
+        created="2026-11-24T00:00:00+00:00",
+        lr="2e-4",
+        caption=HOSTILE,
+        message=HOSTILE,
+    )
+    run = ReportedRun("cat", "b" * 12, made)
+    return {
+        "run": write_report(run, outputs, outputs.parent / "jobs"),
+        "compare": write_comparison(newest_runs(outputs, ()), outputs),
+    }
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["run", "compare"])
+def test_in_a_browser_nothing_complains_nobody_is_asked_and_everybody_can_read_it(
+    pages: dict[str, Path], name: str, dark: bool, phone: bool
+) -> None:
+    pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (requirements-dev.txt)")
+    with page_in_chromium(pages[name].as_uri(), dark=dark, phone=phone) as seen:
+        seen.page.locator(".shot").first.click()
+        assert seen.page.locator("dialog[open] img").evaluate("image => image.naturalWidth") > 0
+        large = seen.page.locator("dialog figcaption").inner_text()
+        seen.page.keyboard.press("ArrowRight")
+        assert seen.page.locator("dialog figcaption").inner_text() != large
+        assert seen.faults() == []
+        seen.page.keyboard.press("Escape")
+        assert (seen.complaints, seen.hosts, seen.overflows()) == ([], {""}, False)
+        assert seen.faults() == []
+
+
+def test_images_are_looked_for_where_the_stack_has_them(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/from-the-recipe.md has the recipe's folder: `jobsFolder: data`."""
+    make_run(outputs)
+    (tmp_path / "jobs").rename(tmp_path / "data")
+    stack_file = make_checkout(tmp_path) / "Pulumi.dev.yaml"
+    stack_file.write_text(STACK_FILE + "  flux-training:jobsFolder: data\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def lacks_its_image() -> bool:
+        CliRunner().invoke(report, ["--from", str(outputs)], catch_exceptions=False)
+        page = outputs / "cat" / "aaaaaaaaaaaa" / "report.html"
+        return "is not here any more as it was" in page.read_text(encoding="utf-8")
+
+    assert not lacks_its_image()
+    stack_file.unlink()
+    assert lacks_its_image()

@@ -1,0 +1,272 @@
+"""The review page: what it saves, whom it refuses, and how it looks to a browser, a screen reader and a phone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from flux_training.commands.review import HEADERS, ReviewServer
+from tests.support.browser import NEEDS_CHROMIUM, Seen, page_in_chromium
+from tests.support.photos import photo
+
+HOSTILE = 'a <b>cat</b> & "dog" </textarea><script>document.title = "taken over"</script>'
+ODD = "a b#1%?.jpg"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ReviewServer]:
+    dataset = tmp_path / "my-job/dataset"
+    dataset.mkdir(parents=True)
+    for number, name in enumerate(("00001.jpg", "00002.jpg", ODD, "ü.png"), 1):
+        photo(number).save(dataset / name)
+    (dataset / "00001.txt").write_text("first ohwx\n", encoding="utf-8")
+    (dataset / ODD).with_suffix(".txt").write_text(HOSTILE, encoding="utf-8")
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    with ReviewServer(dataset, "ohwx") as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield made
+        made.shutdown()
+
+
+def ask(
+    server: ReviewServer,
+    method: str,
+    path: str,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, str, Mapping[str, str]]:
+    """A request as the page itself sends it, unless `headers` say otherwise."""
+    own = {"Host": f"127.0.0.1:{server.server_port}"}
+    if method == "PUT":
+        own |= {"Origin": f"http://127.0.0.1:{server.server_port}", "Content-Type": "application/json"}
+    sent = {name: value for name, value in (own | dict(headers or {})).items() if value}
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.putrequest(method, path, skip_host=True)
+    raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    for name, value in sent.items():
+        connection.putheader(name, value)
+    connection.putheader("Content-Length", str(len(raw)))
+    connection.endheaders(raw)
+    answer = connection.getresponse()
+    text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer.status, text, dict(answer.getheaders())
+
+
+def put(server: ReviewServer, before: str, caption: str, **headers: str) -> tuple[int, str]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = {"before": before, "caption": caption}
+    return ask(server, "PUT", f"/{server.token}/caption/00001.jpg", body, named)[:2]
+
+
+def stands(server: ReviewServer) -> str:
+    return (server.dataset / "00001.txt").read_text(encoding="utf-8")
+
+
+def test_a_caption_is_saved(server: ReviewServer) -> None:
+    assert put(server, "first ohwx", "  better ohwx \n") == (204, "")
+    assert stands(server) == "better ohwx\n"
+    assert server.changed == {"00001.jpg"}
+
+
+def test_saying_the_same_again_changes_nothing(server: ReviewServer) -> None:
+    assert put(server, "older", "first ohwx") == (204, "")
+    assert server.changed == set()
+
+
+def test_a_file_that_was_changed_elsewhere_is_not_written_over(server: ReviewServer) -> None:
+    (server.dataset / "00001.txt").write_text("by an editor", encoding="utf-8")
+    assert put(server, "first ohwx", "mine") == (409, '{"caption": "by an editor"}')
+    assert stands(server) == "by an editor"
+
+
+def test_a_caption_that_cannot_be_read_is_shown_as_such_and_kept(server: ReviewServer) -> None:
+    caption = server.dataset / "00001.txt"
+    caption.write_bytes("für ohwx".encode("latin-1"))
+    status, text = put(server, "", "mine ohwx")
+    assert (status, "00001.txt: not UTF-8" in json.loads(text)["fault"]) == (409, True)
+    assert caption.read_bytes() == "für ohwx".encode("latin-1")
+    assert 'readonly data-fault="00001.txt: not UTF-8' in ask(server, "GET", f"/{server.token}/")[1]
+
+
+def test_an_empty_caption_can_be_filled(server: ReviewServer) -> None:
+    (server.dataset / "00001.txt").write_text(" \n", encoding="utf-8")
+    assert put(server, "", "mine ohwx") == (204, "")
+    assert stands(server) == "mine ohwx\n"
+
+
+def test_an_image_whose_name_is_no_utf_8_is_shown_and_captioned(server: ReviewServer) -> None:
+    image = server.dataset / os.fsdecode(b"\xff.jpg")
+    photo(9).save(image)
+    status, text, _ = ask(server, "GET", f"/{server.token}/")
+    assert (status, 'src="image/%FF.jpg"' in text, 'data-image="%FF.jpg"' in text) == (200, True, True)
+    assert ask(server, "GET", f"/{server.token}/image/%FF.jpg")[0] == 200
+    change = {"before": "", "caption": "mine ohwx"}
+    assert ask(server, "PUT", f"/{server.token}/caption/%FF.jpg", change)[0] == 204
+    assert image.with_suffix(".txt").read_text(encoding="utf-8") == "mine ohwx\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example:80"}, 403),
+        ({"Host": "127.0.0.1"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Content_Type": "text/plain"}, 415),
+    ],
+)
+def test_another_page_cannot_write(server: ReviewServer, headers: dict[str, str], status: int) -> None:
+    assert put(server, "first ohwx", "theirs", **headers)[0] == status
+    assert stands(server) == "first ohwx\n"
+
+
+def test_another_name_for_this_address_cannot_read(server: ReviewServer) -> None:
+    status, text, _ = ask(server, "GET", f"/{server.token}/", headers={"Host": "evil.example"})
+    assert (status, "first" in text) == (403, False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/x/",
+        "/TOKEN",
+        "/TOKEN/image/nothing.jpg",
+        "/TOKEN/image/../../secret.txt",
+        "/TOKEN/image/..%2f..%2fsecret.txt",
+        "/TOKEN/image//etc/passwd",
+        "/TOKEN/../review.py",
+        "/TOKEN/image/00001.txt",
+        "/TOKEN/review.html",
+    ],
+)
+def test_nothing_but_the_page_and_the_images_can_be_read(server: ReviewServer, path: str) -> None:
+    status, text, headers = ask(server, "GET", path.replace("TOKEN", server.token))
+    assert status == 404
+    assert "secret" not in text
+    assert headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        ({"caption": "x"}, 400),
+        ({"before": "first ohwx", "caption": " \n"}, 400),
+        (b"x" * 70_000, 413),
+    ],
+)
+def test_what_is_no_caption_is_refused(server: ReviewServer, body: object, status: int) -> None:
+    assert ask(server, "PUT", f"/{server.token}/caption/00001.jpg", body)[0] == status
+    assert stands(server) == "first ohwx\n"
+
+
+def test_every_answer_forbids_what_the_page_does_not_need(server: ReviewServer) -> None:
+    for path in ("", "review.js", "review.css", "icon.svg", "image/00001.jpg", "nothing"):
+        _, _, headers = ask(server, "GET", f"/{server.token}/{path}")
+        assert HEADERS.items() <= headers.items(), path
+
+
+def test_captions_are_shown_as_text_and_never_as_markup(server: ReviewServer) -> None:
+    _, text, _ = ask(server, "GET", f"/{server.token}/")
+    assert "<b>cat" not in text
+    assert "&lt;/textarea&gt;&lt;script&gt;" in text
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_is_sound_for_a_browser_and_for_a_screen_reader(
+    server: ReviewServer, dark: bool, phone: bool
+) -> None:
+    with page_in_chromium(server.address, dark, phone) as seen:
+        assert seen.faults() == []
+        assert not seen.overflows()
+        assert seen.page.title() == "my-job: captions"
+        loaded = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+        seen.page.evaluate(
+            "document.images.forEach?.call; [...document.images].forEach(i => i.loading = 'eager')"
+        )
+        seen.page.wait_for_function(loaded)
+    assert seen.complaints == []
+    assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
+
+
+def says(seen: Seen, number: int, words: str) -> None:
+    """What stands below a caption comes to hold these words. The page's own rules forbid playwright's other ways to wait."""
+    from playwright.sync_api import expect
+
+    expect(seen.page.locator(f"#state-{number}")).to_contain_text(words)
+
+
+@NEEDS_CHROMIUM
+def test_captions_are_corrected_with_the_keyboard_alone(server: ReviewServer) -> None:
+    from playwright.sync_api import expect
+
+    with page_in_chromium(server.address) as seen:
+        page = seen.page
+        first = page.locator("#caption-1")
+        first.focus()
+        page.keyboard.press("ControlOrMeta+a")
+        page.keyboard.type("typed ohwx")
+        says(seen, 1, "not saved yet")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#caption-2")).to_be_focused()
+        says(seen, 1, "saved")
+        assert stands(server) == "typed ohwx\n"
+        page.keyboard.type("second, without the word")
+        page.keyboard.press("Alt+ArrowUp")
+        says(seen, 2, "saved")
+        assert page.locator("#missing").inner_text() == "1"
+        page.keyboard.type("xx")
+        page.keyboard.press("Escape")
+        assert first.input_value() == "typed ohwx"
+        page.get_by_label("without the trigger word").check()
+        assert page.locator(".card:visible").count() == 3
+        page.get_by_label("without a caption").check()
+        assert page.locator(".card:visible").count() == 1
+    assert seen.complaints == []
+
+
+@NEEDS_CHROMIUM
+def test_the_page_says_what_is_wrong_with_a_caption_that_cannot_be_read(server: ReviewServer) -> None:
+    (server.dataset / "00001.txt").write_bytes(b"\xff")
+    with page_in_chromium(server.address) as seen:
+        says(seen, 1, "not UTF-8")
+        assert not seen.page.locator("#caption-1").is_editable()
+        assert seen.page.locator("#missing").inner_text() == "2"
+        seen.page.locator("#caption-2").fill("mine ohwx")
+        seen.page.locator("#caption-2").blur()
+        says(seen, 2, "saved")
+        assert seen.page.locator("#missing").inner_text() == "1"
+
+
+@NEEDS_CHROMIUM
+def test_the_page_says_when_a_caption_was_changed_elsewhere_or_the_review_has_ended(
+    server: ReviewServer,
+) -> None:
+    with page_in_chromium(server.address) as seen:
+        (server.dataset / "00001.txt").write_text("by an editor", encoding="utf-8")
+        field = seen.page.locator("#caption-1")
+        field.fill("mine")
+        field.blur()
+        says(seen, 1, "by an editor")
+        assert stands(server) == "by an editor"
+        field.focus()
+        field.blur()
+        says(seen, 1, "saved")
+        assert stands(server) == "mine\n"
+        seen.page.context.set_offline(True)
+        field.fill("too late")
+        field.blur()
+        says(seen, 1, "has ended")

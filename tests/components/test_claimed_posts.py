@@ -1,0 +1,292 @@
+"""One job for a run: what is found, posted, repeated and canceled, with queue and bucket in memory.
+
+Over real wires: test_queueing.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, cast
+
+import pytest
+
+from components import queueing
+from components.queueing import (
+    ClaimFile,
+    Queue,
+    queue_of,
+    this_host,
+)
+from flux_training.clients.connection import Connection
+from flux_training.clients.errors import UncertainOutcome
+from flux_training.clients.kelpie import Job, Sync, SyncRule
+from flux_training.clients.own_jobs import choose_job, in_order
+from flux_training.training.errors import FluxError
+from tests.components.in_memory import (
+    KEY,
+    KEYS,
+    REQUEST,
+    WANTED,
+    Busy,
+    Clock,
+    FakeKelpie,
+    FakeStorage,
+    held,
+    job,
+    lost,
+    post_once,
+)
+
+pytestmark = pytest.mark.usefixtures("clock")
+
+
+# ---- the usual way
+
+
+def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    prepared: list[int] = []
+    found = post_once(kelpie, storage, prepare=lambda: prepared.append(kelpie.posted))
+    assert (found.id, kelpie.posted, prepared) == ("posted-1", 1, [0])
+    assert (kelpie.lists, clock.slept, kelpie.canceled) == (1, [], [])
+    assert len(storage.writes) == 1  # within a second there is nothing to renew
+    assert storage.job() == "posted-1"
+    assert storage.claim() | {"token": ""} == {
+        "version": 1,
+        "owner": "p/s",
+        "host": this_host(),
+        "pid": os.getpid(),
+        "claimed_at": 1000.0,
+        "token": "",
+    }
+
+
+def test_a_claim_is_renewed_before_the_post_when_a_second_has_passed(clock: Clock) -> None:
+    """R2 refuses a second write of a key within a second (UPSTREAM.md)."""
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    post_once(kelpie, storage, prepare=lambda: clock.sleep(1.0))
+    first, second = (json.loads(raw) for raw in storage.writes)
+    assert (first["claimed_at"], second["claimed_at"]) == (1000.0, 1001.0)
+    assert first["token"] != second["token"]
+    assert storage.job() == "posted-1"
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "completed", "failed"])
+def test_a_job_that_is_there_is_adopted_without_a_claim(status: str) -> None:
+    kelpie, storage = FakeKelpie(job("1", status)), FakeStorage()
+    assert post_once(kelpie, storage).id == "1"
+    assert (kelpie.posted, storage.content) == (0, None)
+
+
+def test_a_canceled_job_is_wanted_again() -> None:
+    kelpie, storage = FakeKelpie(job("1", "canceled")), FakeStorage()
+    assert post_once(kelpie, storage).id == "posted-1"
+
+
+def test_jobs_of_other_runs_of_the_same_job_are_canceled() -> None:
+    kelpie = FakeKelpie(
+        job("old", run="before"),
+        job("running", "running", run="before"),
+        job("done", "completed", run="before"),
+        job("other", run="before", environment={"FLUX_RUN_ID": "before", "FLUX_JOB": "dog"}),
+    )
+    assert post_once(kelpie, FakeStorage()).id == "posted-1"
+    assert kelpie.canceled == ["old", "running"]
+    assert kelpie.lists == 2  # what was listed was no longer so
+
+
+def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
+    kelpie = FakeKelpie()
+    queue = Queue(cast(Any, kelpie), "g")
+    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
+    assert [one.id for one in queue.jobs()] == ["posted-1"]
+    assert kelpie.lists == 1
+    queue.drop()
+    assert [one.id for one in queue.jobs()] == ["posted-1"]
+    queue.jobs(fresh=True)
+    assert kelpie.lists == 3
+    queue.jobs().clear()
+    assert len(queue.jobs()) == 1
+
+
+# ---- a post without an answer
+
+
+def test_a_post_that_arrived_is_found_after_a_while(clock: Clock) -> None:
+    kelpie = FakeKelpie()
+    kelpie.posts = [lost(kelpie, job("arrived"))]
+    assert post_once(kelpie, FakeStorage()).id == "arrived"
+    assert (kelpie.posted, clock.slept, kelpie.canceled) == (1, [5.0], [])
+
+
+def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock: Clock) -> None:
+    kelpie = FakeKelpie()
+
+    def second() -> Job:
+        kelpie.queue(job("first", created=1))
+        return kelpie.queue(job("second", created=2))
+
+    kelpie.posts = [lost(kelpie), second]
+    queue = Queue(cast(Any, kelpie), "g")
+    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
+    assert found.id == "first"
+    assert (kelpie.posted, kelpie.canceled, clock.slept) == (2, ["second"], [5.0])
+    # What was canceled is no longer listed as pending.
+    assert [one.status for one in queue.jobs()] == ["pending", "canceled"]
+
+
+def test_one_that_stays_alone_is_not_listed_for_again() -> None:
+    kelpie = FakeKelpie()
+    kelpie.posts = [lost(kelpie, job("arrived"))]
+    queue = Queue(cast(Any, kelpie), "g")
+    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
+    lists = kelpie.lists
+    queue.jobs()
+    assert kelpie.lists == lists
+
+
+def test_two_that_arrived_are_made_one() -> None:
+    kelpie = FakeKelpie()
+    kelpie.posts = [lost(kelpie, job("b", created=2), job("a", created=1), job("z", "completed", created=0))]
+    assert post_once(kelpie, FakeStorage()).id == "a"
+    assert kelpie.canceled == ["b"]
+
+
+def test_three_posts_without_an_answer_are_told_of(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    kelpie.posts = [lost(kelpie)] * 4
+    with pytest.raises(UncertainOutcome):
+        post_once(kelpie, storage)
+    assert (kelpie.posted, clock.slept) == (3, [5.0] * 3)
+    assert storage.job() is None
+
+
+def test_a_repeated_post_whose_job_ended_at_once_is_taken_as_it_is() -> None:
+    kelpie = FakeKelpie()
+    ended = job("quick", "completed")
+    kelpie.posts = [lost(kelpie), lambda: kelpie.queue(ended)]
+    assert post_once(kelpie, FakeStorage()).id == "quick"
+
+
+def test_who_was_taken_over_does_not_post() -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    with pytest.raises(FluxError) as caught:
+        post_once(kelpie, storage, prepare=lambda: held(storage))
+    assert str(caught.value) == f"{KEY} was taken over by another update; only one may post; run it again"
+    assert kelpie.posted == 0
+
+
+def test_a_claim_written_over_while_its_job_was_posted_stays() -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+
+    def post() -> Job:
+        held(storage)
+        return kelpie.queue(job("1"))
+
+    kelpie.posts = [post]
+    assert post_once(kelpie, storage).id == "1"
+    assert storage.claim()["owner"] == "x/y"
+
+
+def test_the_queues_order() -> None:
+    jobs = [job("c", created=2), job("b", created=1), job("a", created=2), job("z")]
+    assert [one.id for one in in_order(jobs)] == ["z", "b", "a", "c"]
+    ended = [job("1", "completed", created=1), job("2", "failed", created=2), job("3", "canceled", created=3)]
+    chosen = choose_job(ended, WANTED)
+    assert chosen is not None
+    assert chosen.id == "2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "own"),
+    [
+        ({}, True),
+        ({"environment": {"FLUX_RUN_ID": "other"}}, False),
+        ({"environment": {}}, False),
+        ({"sync": Sync()}, False),
+        (
+            {
+                "sync": Sync(
+                    before=[SyncRule(bucket="b", prefix=WANTED.output, local_path="o/", direction="download")]
+                )
+            },
+            False,
+        ),
+        (
+            {
+                "sync": Sync(
+                    during=[SyncRule(bucket="z", prefix=WANTED.output, local_path="o/", direction="upload")]
+                )
+            },
+            False,
+        ),
+        (
+            {"sync": Sync(during=[SyncRule(bucket="b", prefix="x/", local_path="o/", direction="upload")])},
+            False,
+        ),
+    ],
+)
+def test_whose_job_it_is(changes: dict[str, Any], own: bool) -> None:
+    assert WANTED.is_own(job("1", **changes)) is own
+
+
+def test_one_queue_for_all_that_look_at_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queueing, "_queues", {})
+    made = Connection(
+        cloud="salad",
+        kelpie_url="http://127.0.0.1:1",
+        salad_url="http://127.0.0.1:1",
+        api_key="k",
+        organization="o",
+        project="p",
+        s3_endpoint=None,
+        s3_access_key_id="i",
+        s3_secret_access_key="s",
+    )
+    found = queue_of(made, "claims-a")
+    assert found is queue_of(made, "claims-a")
+    assert found is not queue_of(made, "claims-b")
+    assert (found.group_id, found.kelpie) == ("claims-a", made.kelpie())
+
+
+def test_a_post_that_arrived_and_ended_at_once_is_taken_as_it_is() -> None:
+    kelpie = FakeKelpie()
+    kelpie.posts = [lost(kelpie, job("quick", "completed"))]
+    assert post_once(kelpie, FakeStorage()).id == "quick"
+
+
+def test_what_was_posted_is_written_down_beside_the_claim() -> None:
+    storage = FakeStorage()
+    post_once(FakeKelpie(), storage)
+    assert json.loads(storage.posted or b"") == {
+        "version": 1,
+        "claim": storage.claim()["token"],
+        "kelpie_id": "posted-1",
+    }
+    assert post_once(FakeKelpie(), Busy(KEYS.posted)).id == "posted-1"
+
+
+def test_anothers_job_is_written_down_for_it_once() -> None:
+    storage = FakeStorage()
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
+    claims.record("1")  # there is no claim that it could belong to
+    assert storage.posted is None
+    held(storage)
+    claims.record("1")
+    assert storage.job() == "1"
+    first = storage.posted
+    claims.record("1")
+    assert storage.posted is first
+    claims.record("2")
+    assert storage.job() == "2"
+
+
+def test_a_job_is_written_down_under_the_claim_that_it_was_posted_under() -> None:
+    storage = FakeStorage()
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
+    assert claims.take(None)
+    ours = storage.claim()["token"]
+    held(storage)
+    claims.record("1")
+    assert json.loads(storage.posted or b"")["claim"] == ours

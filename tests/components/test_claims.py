@@ -1,0 +1,245 @@
+"""Who may post a run's job: every decision about claims, with queue and bucket in memory.
+
+Over real wires: test_queueing.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from components.queueing import (
+    Claim,
+    ClaimFile,
+    is_dead,
+    this_host,
+)
+from flux_training.clients.kelpie import Job
+from flux_training.training.errors import FluxError
+from tests.components.in_memory import (
+    KEY,
+    KEYS,
+    Busy,
+    Clock,
+    FakeKelpie,
+    FakeStorage,
+    held,
+    job,
+    post_once,
+)
+
+pytestmark = pytest.mark.usefixtures("clock")
+
+
+# ---- a claim is there
+
+
+def test_a_claims_job_is_adopted_from_another_list(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    kelpie.elsewhere["1"] = job("1", "completed")
+    held(storage, job="1")
+    assert post_once(kelpie, storage).id == "1"
+    assert (kelpie.posted, kelpie.canceled, clock.slept) == (0, [], [])
+    assert (storage.job(), storage.claim()["owner"]) == ("1", "x/y")
+
+
+def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    kelpie.elsewhere["1"] = job("1", "completed")
+    held(storage, job="1")
+    held(storage)
+    clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
+    assert post_once(kelpie, storage).id == "theirs"
+
+
+def test_whoever_finds_a_job_that_its_holder_did_not_write_down_does_so(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage)
+    clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
+    assert post_once(kelpie, storage).id == "theirs"
+    assert (storage.job(), storage.claim()["owner"]) == ("theirs", "x/y")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "canceled"),
+    [(None, []), (job("1", "canceled"), []), (job("1", "running"), ["1"]), (job("1", "pending"), ["1"])],
+)
+def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
+    elsewhere: Job | None, canceled: list[str], clock: Clock
+) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    if elsewhere is not None:
+        kelpie.elsewhere["1"] = elsewhere
+    held(storage, job="1")
+    assert post_once(kelpie, storage).id == "posted-1"
+    assert (kelpie.canceled, clock.slept) == (canceled, [])
+
+
+def test_a_claim_that_cannot_be_read_holds_nobody_back(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    storage.content = b"rubbish"
+    assert post_once(kelpie, storage).id == "posted-1"
+    assert clock.slept == []
+
+
+def test_a_live_holders_job_is_waited_for(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage)
+    clock.meanwhile = [lambda: None, lambda: kelpie.queue(job("theirs"))]
+    assert post_once(kelpie, storage).id == "theirs"
+    assert (kelpie.posted, clock.slept) == (0, [1.0, 1.0])
+
+
+def test_a_holder_that_never_posts_is_told_of(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage, claimed_at=1e6)
+    with pytest.raises(FluxError) as caught:
+        post_once(kelpie, storage)
+    assert str(caught.value) == (
+        f"{KEY} is held by another update that does not post its job; wait for it and run it again"
+    )
+    assert (kelpie.posted, sum(clock.slept)) == (0, 1200.0)
+
+
+def test_a_dead_holders_post_has_time_to_arrive(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage, claimed_at=1000.0 - 601)
+    assert post_once(kelpie, storage).id == "posted-1"
+    # Longer than SETTLE_SECONDS from the moment it was found dead.
+    assert clock.slept == [1.0] * 6
+    kelpie, storage, clock.slept = FakeKelpie(), FakeStorage(), []
+    held(storage, claimed_at=clock.now - 601)
+    clock.meanwhile = [lambda: None] * 3 + [lambda: kelpie.queue(job("late"))]
+    assert post_once(kelpie, storage).id == "late"
+    assert kelpie.posted == 0
+
+
+def test_a_claim_that_was_renewed_meanwhile_is_another_one(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage, claimed_at=1000.0 - 601)
+    clock.meanwhile = [lambda: None] * 4 + [lambda: held(storage, claimed_at=1000.0 - 601)]
+    assert post_once(kelpie, storage).id == "posted-1"
+    assert clock.slept == [1.0] * 11
+
+
+def test_who_loses_the_claim_waits_for_the_winner(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    storage.content = b"rubbish"
+    take = ClaimFile.take
+    beaten = iter([True])
+
+    def faster(claims: ClaimFile, etag: str | None) -> bool:
+        if etag and next(beaten, False):
+            held(storage)
+            clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
+        return take(claims, etag)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClaimFile, "take", faster)
+        assert post_once(kelpie, storage).id == "theirs"
+    assert kelpie.posted == 0
+
+
+# ---- by themselves
+
+
+@pytest.mark.parametrize(
+    ("held_by", "dead"),
+    [
+        (("here", 7, 1000.0), False),
+        (("here", 7, 400.0), False),  # its patience to the second
+        (("here", 7, 399.9), True),
+        (("here", 8, 1000.0), True),
+        (("here", 99, 1000.0), True),
+        (("there", 8, 1000.0), False),
+        (("there", 99, 1000.0), False),
+        (("there", 7, 399.9), True),
+        (("here", 7, 2000.0), False),
+    ],
+)
+def test_who_is_dead(held_by: tuple[str, int, float], dead: bool) -> None:
+    host, pid, at = held_by
+    assert is_dead(Claim("p/s", host, pid, at), "here", 99, lambda one: one in (7, 99), now=1000.0) == dead
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"owner": "o", "host": "h", "pid": "x", "claimed_at": 1, "token": "t"}',
+        b'{"owner": "o", "host": "h", "pid": 1e999, "claimed_at": 1, "token": "t"}',
+        b'{"owner": "o", "host": "h", "pid": 1, "claimed_at": null, "token": "t"}',
+        b'{"owner": "o", "host": "h", "pid": 1, "claimed_at": 1}',
+        b"[" * 100_000,
+    ],
+)
+def test_rubbish_is_no_claim(raw: bytes) -> None:
+    assert Claim.from_json(raw) is None
+
+
+def test_a_claim_is_read_as_it_was_written() -> None:
+    raw = b'{"owner": "o", "host": "h", "pid": 7, "claimed_at": 1.5, "token": "t"}'
+    assert Claim.from_json(raw) == Claim("o", "h", 7, 1.5, "t")
+    assert Claim("o", "h", 7, 1.5).token != Claim("o", "h", 7, 1.5).token
+
+
+def test_a_host_is_a_machine_a_boot_and_a_pid_namespace() -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        assert this_host() == socket.gethostname()
+        return
+    namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - not as the code does it
+    assert this_host() == f"{socket.gethostname()}/{boot.read_text()[:8]}/{namespace}"
+
+
+def test_a_claim_is_as_old_as_its_writing(clock: Clock) -> None:
+    storage = FakeStorage()
+    claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
+    clock.now += 50
+    assert claims.take(None)
+    assert storage.claim()["claimed_at"] == 1050.0
+
+
+def test_who_counts_as_dead_for_this_very_process() -> None:
+    claims = ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    here, now = this_host(), 1000.0
+    holders = [
+        Claim("x/y", here, os.getpid(), now),
+        Claim("x/y", here, pid, now),
+        Claim("x/y", here, os.getppid(), now),
+        Claim("x/y", "there", pid, now),
+    ]
+    assert [claims.holder_is_dead(one) for one in holders] == [True, True, False, False]
+
+
+def test_a_claim_that_went_away_is_taken(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    held(storage)
+    clock.meanwhile = [lambda: setattr(storage, "content", None)]
+    assert post_once(kelpie, storage).id == "posted-1"
+    assert clock.slept == [1.0]
+
+
+def test_where_too_many_write_at_once_the_claim_is_anothers(clock: Clock) -> None:
+    kelpie, storage = FakeKelpie(), Busy(KEY)
+
+    def theirs() -> None:
+        storage.busy.clear()
+        held(storage)
+        kelpie.queue(job("theirs"))
+
+    clock.meanwhile = [theirs]
+    assert post_once(kelpie, storage).id == "theirs"
+    assert kelpie.posted == 0

@@ -1,0 +1,549 @@
+"""What providers do with a container group, its rule and the nodes' keys: whom they ask, and what they leave alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from components import container_group, declared_runs
+from components.container_group import ContainerGroupProvider, seen_inputs
+from components.declared_runs import DeclaredRunsProvider
+from components.node_keys import NodeKeysProvider
+from components.provider import FluxProvider
+from components.scaling_rule import ScalingRuleProvider
+from flux_training.clients.cloudflare import LONGEST_SECONDS, Keys
+from flux_training.clients.errors import Conflict, Unavailable, UncertainOutcome
+from flux_training.clients.kelpie import Job, Sync, SyncRule
+from flux_training.clients.salad import ContainerGroup, GroupSpec
+from flux_training.training.errors import FluxError
+from tests.components.groups import group
+
+HOME = "the cloud on this machine"
+OURS, THEIRS = "p/s", "x/y"
+
+
+class Cloud:
+    """SaladCloud, Kelpie and Cloudflare in memory; `told` is all that changed anything."""
+
+    def __init__(self, group: ContainerGroup | None = None) -> None:
+        self.group = group
+        self.told: list[Any] = []
+        self.rule: Any = None
+        self.create_error: Exception | None = None
+        self.appears: ContainerGroup | None = None
+        self.token_there = True
+        self.session = "session"
+
+    def connect(self, provider: FluxProvider) -> Any:
+        client = lambda: self  # noqa: E731 - three clients, one object
+        provider.connection = cast(
+            Any,
+            SimpleNamespace(
+                cloud="local",
+                salad=client,
+                kelpie=client,
+                cloudflare=client,
+                s3_access_key_id="parent",
+                s3_secret_access_key=SecretStr("secret"),
+                s3_session_token=None,
+                s3_region="auto",
+                s3_endpoint=None,
+                project="p",
+                node_access_key_id=None,
+                node_secret_access_key=None,
+            ),
+        )
+        provider.cluster_environment = {"MINE": "1"}
+        return provider
+
+    def gpu_class_id(self, name: str) -> str:
+        return f"id of {name}"
+
+    def get_group(self, name: str) -> ContainerGroup | None:
+        assert name == "name"
+        return self.group
+
+    def create_group(self, spec: GroupSpec) -> ContainerGroup:
+        self.told.append("create")
+        if self.create_error is not None:
+            self.group = self.appears
+            raise self.create_error
+        self.group = made(spec.environment, name=spec.name)
+        return self.group
+
+    def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
+        assert all(isinstance(one, SecretStr) for one in secrets)
+        assert name == "name"
+        self.told.append(("patch", patch))
+        assert self.group is not None
+        return self.group
+
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        return group
+
+    def start_group(self, name: str) -> None:
+        self.told.append(("start", name))
+
+    def stop_group(self, name: str) -> None:
+        self.told.append(("stop", name))
+
+    def delete_group(self, name: str) -> None:
+        self.told.append(("delete", name))
+
+    def get_rule(self, group_id: str) -> Any:
+        assert group_id == "g"
+        return self.rule
+
+    def put_rule(self, *rule: Any) -> None:
+        self.told.append(("rule", *rule))
+
+    def delete_rule(self, group_id: str) -> None:
+        self.told.append(("no rule", group_id))
+
+    def replace_tokens(self, name: str, bucket: str) -> Keys:
+        self.told.append(("token", name[:10], bucket))
+        return Keys(access_key_id="token-id", secret_access_key=SecretStr("token-secret"))
+
+    def has_token(self, token: str) -> bool:
+        assert token == "token-id"
+        return self.token_there
+
+    def delete_token(self, token: str) -> None:
+        self.told.append(("no token", token))
+
+    def temporary_keys(self, parent: str, bucket: str, prefixes: list[str], seconds: float) -> Keys:
+        self.told.append(("keys", parent, bucket, prefixes, round(seconds)))
+        return Keys(
+            access_key_id="id", secret_access_key=SecretStr("secret"), session_token=SecretStr(self.session)
+        )
+
+
+def made(environment: Any, status: str = "stopped", **changes: Any) -> ContainerGroup:
+    values: dict[str, Any] = {"resources": {"gpu_classes": ["id of RTX 5090"]}} | changes
+    return group(status, replicas=values.pop("replicas", 0), environment=environment, **values)
+
+
+def marked(owner: str, **more: str) -> ContainerGroup:
+    return made({"FLUX_OWNER": owner, **more})
+
+
+PROPS: dict[str, Any] = {
+    "home": HOME,
+    "name": "name",
+    "image": "image",
+    "gpu": "RTX 5090",
+    "priority": "high",
+    "cpu": 4,
+    "memory": 30,
+    "storage": 50,
+    "replicas": 0,
+    "autoscale": True,
+    "variables": "MINE, YOURS",
+    "credentials": "",
+    "owner": OURS,
+    "adopt": False,
+    "gpuClass": None,
+}
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    words: list[str] = []
+    for module in (container_group, declared_runs):
+        monkeypatch.setattr(module, "inform", words.append)
+    return words
+
+
+# ---- the container group
+
+
+def test_a_group_is_made_and_found_in_order() -> None:
+    cloud = Cloud()
+    found = cloud.connect(ContainerGroupProvider()).create(PROPS)
+    assert cloud.told == ["create"]
+    assert found.id == "g"
+    assert found.outs == {name: value for name, value in PROPS.items() if name != "gpuClass"} | {
+        "gpuClass": "id of RTX 5090"
+    }
+    assert cloud.group is not None
+    told = {
+        name: value.get_secret_value() for name, value in cloud.group.container.environment_variables.items()
+    }
+    assert told == {
+        "MINE": "1",
+        "FLUX_OWNER": OURS,
+        "AWS_ACCESS_KEY_ID": "parent",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "auto",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
+        "SALAD_PROJECT": "p",
+        "SALAD_PROJECT_NAME": "p",
+    }
+
+
+def test_all_gpu_classes_of_a_group_are_kept_in_its_outputs() -> None:
+    group = marked(OURS)
+    group.container.resources.gpu_classes.append("another")
+    found = Cloud(group).connect(ContainerGroupProvider()).read("g", PROPS | {"gpuClass": ""})
+    assert found.outs["gpuClass"] == "id of RTX 5090,another"
+
+
+def test_keys_that_were_issued_go_to_the_nodes_and_the_stacks_own_do_not() -> None:
+    provider = Cloud().connect(ContainerGroupProvider())
+    keys = {"accessKeyId": "node", "secretAccessKey": "hidden"}
+    told = provider.environment(PROPS | {"keys": keys, "keysEnd": "2026"})
+    assert (told["AWS_ACCESS_KEY_ID"], told["FLUX_KEYS_END"]) == (SecretStr("node"), "2026")
+    assert "parent" not in str([value for value in told.values() if not isinstance(value, SecretStr)])
+    assert "FLUX_KEYS_END" not in provider.environment(PROPS | {"keys": keys, "keysEnd": None})
+
+
+@pytest.mark.parametrize("error", [Conflict("there"), UncertainOutcome("no answer")])
+def test_a_group_that_somebody_was_faster_with_decides(error: Exception) -> None:
+    cloud = Cloud()
+    cloud.create_error, cloud.appears = error, marked(THEIRS)
+    with pytest.raises(FluxError, match="belongs to x/y"):
+        cloud.connect(ContainerGroupProvider()).create(PROPS)
+    cloud = Cloud()
+    cloud.create_error = error
+    with pytest.raises(type(error)):
+        cloud.connect(ContainerGroupProvider()).create(PROPS)
+    cloud = Cloud()
+    cloud.create_error, cloud.appears = Unavailable("down"), marked(OURS)
+    with pytest.raises(Unavailable):
+        cloud.connect(ContainerGroupProvider()).create(PROPS)
+
+
+@pytest.mark.parametrize("owner", [THEIRS, ""])
+def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> None:
+    environment = {"FLUX_OWNER": owner} if owner else {}
+    cloud = Cloud(made(environment))
+    provider = cloud.connect(ContainerGroupProvider())
+    with pytest.raises(FluxError, match=f"{OURS} must not change another one's group"):
+        provider.create(PROPS)
+    assert cloud.told == []
+    provider.create(PROPS | {"adopt": True})
+    ((what, patch),) = cloud.told
+    assert what == "patch"
+    sent = patch["container"]["environment_variables"]
+    assert (sent["FLUX_OWNER"], sent["FLUX_ADOPTED"]) == (OURS, "yes")
+
+
+@pytest.mark.parametrize("autoscale", [True, False])
+def test_who_starts_a_group_that_was_there(autoscale: bool) -> None:
+    cloud = Cloud(marked(OURS))
+    cloud.connect(ContainerGroupProvider()).create(PROPS | {"replicas": 1, "autoscale": autoscale})
+    assert (("start", "name") in cloud.told) is not autoscale
+    assert ("replicas" in cloud.told[0][1]) is not autoscale
+
+
+def test_our_own_group_is_not_marked_as_adopted() -> None:
+    cloud = Cloud(marked(OURS))
+    cloud.connect(ContainerGroupProvider()).create(PROPS | {"adopt": True})
+    ((_, patch),) = cloud.told
+    assert "FLUX_ADOPTED" not in patch["container"]["environment_variables"]
+
+
+def test_a_group_that_is_not_ours_any_more_is_not_seen() -> None:
+    def seen(group: ContainerGroup | None, id_: str = "g") -> Any:
+        return (
+            Cloud(group).connect(ContainerGroupProvider()).read(id_, PROPS | {"gpuClass": "id of RTX 5090"})
+        )
+
+    for gone in (seen(None), seen(marked(OURS), "other"), seen(marked(THEIRS))):
+        assert (gone.id, gone.outs) == ("", {})
+    found = seen(marked(OURS))
+    assert found.id == "g"
+    assert found.inputs == seen_inputs(PROPS | {"gpuClass": "id of RTX 5090"}, marked(OURS))
+    assert found.outs == found.inputs | {"gpuClass": "id of RTX 5090"}
+    # A mark that was taken away is drift, to be put back.
+    assert seen(made({})).inputs["owner"] == ""
+
+
+def test_a_group_that_is_gone_is_not_changed() -> None:
+    for there, id_ in ((None, "g"), (marked(OURS), "other")):
+        cloud = Cloud(there)
+        with pytest.raises(FluxError) as caught:
+            cloud.connect(ContainerGroupProvider()).update(id_, PROPS, PROPS)
+        assert str(caught.value) == (
+            "container group name is gone or was made anew by somebody else; run `make refresh`"
+        )
+        assert cloud.told == []
+    cloud = Cloud(marked(OURS))
+    found = cloud.connect(ContainerGroupProvider()).update(
+        "g", PROPS, PROPS | {"replicas": 1, "autoscale": False}
+    )
+    assert [what[0] for what in cloud.told] == ["patch", "start"]
+    assert found.outs["replicas"] == 1
+    # With a rule its replicas and whether it runs are Kelpie's.
+    cloud = Cloud(marked(OURS))
+    cloud.connect(ContainerGroupProvider()).update("g", PROPS, PROPS | {"replicas": 1})
+    ((what, patch),) = cloud.told
+    assert (what, "replicas" in patch) == ("patch", False)
+
+
+@pytest.mark.parametrize(
+    ("group", "id_", "told", "words"),
+    [
+        (marked(OURS), "g", [("no rule", "g"), ("delete", "name")], ""),
+        (None, "g", [("no rule", "g")], ""),
+        # Of the same name, and another: its rule is not ours either, only that of the old id goes.
+        (marked(OURS), "old", [("no rule", "old")], ""),
+        (marked(THEIRS), "old", [("no rule", "old")], ""),
+        (marked(THEIRS), "g", [], "container group name stays as it is: x/y has adopted it"),
+        (
+            made({}),
+            "g",
+            [("no rule", "g")],
+            "container group name stays: it does not carry this stack's mark any more",
+        ),
+        (
+            made(
+                {
+                    "FLUX_OWNER": OURS,
+                    "FLUX_ADOPTED": "yes",
+                    "AWS_REGION": "auto",
+                    "MINE": "1",
+                    "YOURS": "1",
+                    "OTHER": "1",
+                }
+            ),
+            "g",
+            [
+                ("no rule", "g"),
+                ("stop", "name"),
+                (
+                    "patch",
+                    {
+                        "container": {
+                            "environment_variables": dict.fromkeys(
+                                ["FLUX_OWNER", "FLUX_ADOPTED", "AWS_REGION", "MINE", "YOURS"]
+                            )
+                        }
+                    },
+                ),
+            ],
+            "container group name was there before this stack and stays: stopped, with this stack's image and without its environment",
+        ),
+    ],
+)
+def test_what_destroy_takes_down(
+    group: ContainerGroup | None, id_: str, told: list[Any], words: str, said: list[str]
+) -> None:
+    cloud = Cloud(group)
+    cloud.connect(ContainerGroupProvider()).delete(id_, PROPS)
+    assert cloud.told == told
+    assert said == ([words] if words else [])
+
+
+# ---- its rule
+
+
+RULE: dict[str, Any] = {
+    "home": HOME,
+    "groupId": "g",
+    "groupName": "name",
+    "owner": OURS,
+    "minReplicas": 0.0,
+    "maxReplicas": 2.0,
+    "idleThresholdSeconds": 300.0,
+}
+
+
+def test_a_rule_is_made_seen_and_changed() -> None:
+    cloud = Cloud()
+    provider = cloud.connect(ScalingRuleProvider())
+    found = provider.create(RULE | {"other": 1})
+    assert (found.id, found.outs, cloud.told) == ("g", RULE, [("rule", "g", 0, 2, 300)])
+    assert (provider.read("g", RULE).id, provider.read("g", RULE).outs) == ("", {})
+    cloud.rule = SimpleNamespace(min_replicas=1, max_replicas=5, idle_threshold_seconds=60)
+    seen = provider.read("g", RULE)
+    drifted = RULE | {"minReplicas": 1, "maxReplicas": 5, "idleThresholdSeconds": 60}
+    assert (seen.id, seen.outs, seen.inputs) == ("g", drifted, drifted)
+    assert provider.update("g", RULE, RULE | {"maxReplicas": 3}).outs == RULE | {"maxReplicas": 3}
+    assert cloud.told[-1] == ("rule", "g", 0, 3, 300)
+
+
+@pytest.mark.parametrize(
+    ("group", "props", "goes"),
+    [
+        (marked(OURS), {}, True),
+        (None, {}, True),
+        (made({}), {}, True),
+        (marked(THEIRS), {}, False),
+        (marked(THEIRS), {"groupId": "old"}, True),
+        (marked(THEIRS), {"groupName": None}, True),
+    ],
+)
+def test_a_rule_of_the_stack_that_adopted_the_group_stays(
+    group: ContainerGroup | None, props: dict[str, Any], goes: bool
+) -> None:
+    cloud = Cloud(group)
+    cloud.connect(ScalingRuleProvider()).delete("g", RULE | props)
+    assert cloud.told == ([("no rule", props.get("groupId", "g"))] if goes else [])
+
+
+# ---- the nodes' keys
+
+
+KEYS: dict[str, Any] = {
+    "home": HOME,
+    "bucket": "b",
+    "prefixes": "p/datasets/, p/runs/",
+    "credentials": "temporary",
+    "end": "",
+    "rotate": 1.0,
+    "parent": "0a",
+    "owner": OURS,
+}
+
+
+@pytest.mark.parametrize(
+    ("hours", "seconds"), [(2, 7200), (-5, 60), (0.001, 60), (24 * 30, LONGEST_SECONDS), (None, 60)]
+)
+def test_temporary_keys_last_as_long_as_they_may(hours: float | None, seconds: float) -> None:
+    cloud = Cloud()
+    end = "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+    found = cloud.connect(NodeKeysProvider()).create(KEYS | {"end": end})
+    ((what, parent, bucket, prefixes, given),) = cloud.told
+    assert (what, parent, bucket, prefixes) == ("keys", "parent", "b", ["p/datasets/", "p/runs/"])
+    assert given == pytest.approx(seconds, abs=2)
+    keys = {"accessKeyId": "id", "secretAccessKey": "secret", "sessionToken": "session"}
+    assert (found.id, found.outs) == (end, KEYS | {"end": end, "keys": keys})
+
+
+def test_a_session_token_that_does_not_fit_is_told() -> None:
+    cloud = Cloud()
+    cloud.session = "x" * 1000
+    provider = cloud.connect(NodeKeysProvider())
+    provider.create(KEYS)
+    cloud.session = "x" * 1001
+    with pytest.raises(FluxError, match="Cloudflare's session token has 1001 characters") as caught:
+        provider.create(KEYS)
+    assert "SaladCloud takes values of at most 1000" in str(caught.value)
+    assert "set `storage.credentials: token`" in str(caught.value)
+
+
+def test_a_token_is_made_seen_and_taken_away() -> None:
+    cloud = Cloud()
+    provider = cloud.connect(NodeKeysProvider())
+    props = KEYS | {"credentials": "token"}
+    found = provider.create(props)
+    keys = {"accessKeyId": "token-id", "secretAccessKey": "token-secret"}
+    assert (found.id, found.outs) == ("token-id", props | {"keys": keys})
+    outputs = props | {"keys": keys}
+    seen = provider.read("token-id", outputs)
+    assert (seen.id, seen.outs, seen.inputs) == ("token-id", outputs, props)
+    cloud.token_there = False
+    assert (provider.read("token-id", outputs).id, provider.read("token-id", outputs).outs) == ("", {})
+    assert provider.read("end", KEYS).id == "end"
+    provider.delete("token-id", props)
+    assert cloud.told == [("token", "p/s nodes ", "b"), ("no token", "token-id")]
+    provider.delete("end", KEYS)
+    assert len(cloud.told) == 2
+
+
+# ---- declared runs
+
+
+def test_only_runs_that_are_declared_no_longer_are_canceled(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    def job(run: str, **environment: str) -> Job:
+        rule = SyncRule(bucket="b", prefix="p/runs/cat/", local_path="o/", direction="upload")
+        environment = {"FLUX_RUN_ID": run, **environment}
+        return Job(
+            id=f"job-{run}",
+            container_group_id="g",
+            status="running",
+            environment=environment,
+            sync=Sync(during=[rule]),
+        )
+
+    jobs = [job("1", FLUX_JOB="cat"), job("2"), job("3")]
+    canceled: list[str] = []
+    dropped: list[str] = []
+    kelpie = SimpleNamespace(cancel_job=canceled.append)
+    monkeypatch.setattr(
+        declared_runs,
+        "queue_of",
+        lambda at, group: (
+            at is provider.connection
+            and SimpleNamespace(jobs=lambda: jobs, kelpie=kelpie, drop=lambda: dropped.append(group))
+        ),
+    )
+    provider = Cloud().connect(DeclaredRunsProvider())
+    olds = {"home": HOME, "groupId": "g", "bucket": "b", "prefix": "p/", "runs": {"a": "1", "b": "2"}}
+    created = provider.create(olds | {"x": 1})
+    assert (created.id, created.outs) == ("g", olds)
+    seen = provider.read("g", olds)
+    assert (seen.id, seen.outs, seen.inputs) == ("g", olds, olds)
+    news = olds | {"runs": {"c": "2", "d": "9"}}
+    assert provider.update("g", olds, news).outs == news
+    assert (canceled, dropped) == (["job-1"], ["g"])
+    assert said == ["cat: canceled the job of run 1, which is not declared any more"]
+    provider.update("g", news, news)
+    assert provider.update("g", news, olds).outs == olds  # run 9 has no job
+    assert (canceled, dropped) == (["job-1"], ["g"])
+    provider.delete("g", news)
+    assert (canceled, dropped) == (["job-1", "job-2"], ["g", "g"])
+    assert said[-1] == "?: canceled the job of run 2, which is not declared any more"
+
+
+class Bucket:
+    """What of it is there: keys of done.json."""
+
+    def __init__(self, *done: str) -> None:
+        self._done = done
+
+    def head(self, key: str) -> object:
+        return key if key in self._done else None
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "left"),
+    [
+        (["cat", "dog"], [], "cat, dog"),
+        (["cat", "dog"], ["cat"], "dog"),
+        (["cat"], ["cat", "dog"], ""),
+        ([], [], ""),
+        # Its run is another one now: it is trained because of that.
+        (["cat", "changed", "gone"], ["cat"], ""),
+    ],
+)
+@pytest.mark.parametrize("moved", ["bucket", "prefix"])
+def test_another_place_does_not_train_again_what_is_done(
+    there: list[str], here: list[str], left: str, moved: str
+) -> None:
+    runs = {"cat": "1", "dog": "2", "changed": "3", "gone": "4"}
+    olds = {"home": HOME, "groupId": "g", "bucket": "b", "prefix": "p/", "runs": runs}
+    news = olds | {moved: "new/", "runs": {"cat": "1", "dog": "2", "changed": "9", "come": "4"}}
+    buckets: dict[str, list[str]] = {}
+    for props, done in ((olds, there), (news, here)):
+        keys = [f"{props['prefix']}runs/{job}/{runs[job]}/model/done.json" for job in done]
+        buckets.setdefault(str(props["bucket"]), []).extend(keys)
+    provider = Cloud().connect(DeclaredRunsProvider())
+    provider.connection.storage = lambda name: Bucket(*buckets[name])
+    if not left:
+        assert provider.diff("g", olds, news).replaces == [moved]
+        return
+    with pytest.raises(FluxError) as caught:
+        provider.diff("g", olds, news)
+    assert str(caught.value) == (
+        f"{left}: the results lie in s3://b/p/runs/; in another bucket or prefix it would be trained again; "
+        "copy runs/ there first, or set another `attempt` for the job if that is what you want"
+    )
+    # Another group is no other place.
+    assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]
+
+
+def test_a_stack_of_another_place_is_told_which() -> None:
+    with pytest.raises(FluxError) as caught:
+        Cloud().connect(NodeKeysProvider()).check_home({"home": "o/p at x"})
+    assert str(caught.value) == (
+        f"this stack lives in o/p at x, but the keys given are for {HOME}; one stack stays in one place; "
+        "give the keys of the first, or use another stack"
+    )

@@ -1,0 +1,517 @@
+"""What replaces a resource, field by field; what a container group is sent and what is seen of it; without any service."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from pulumi.output import Unknown
+from pydantic import SecretStr
+
+from components import bucket, container_group, dataset, declared_runs, node_keys, scaling_rule, training_job
+from components.bucket import keys_of_runs
+from components.container_group import (
+    as_adopted,
+    bring_in_line,
+    group_spec,
+    keys_of,
+    not_ours,
+    seen_inputs,
+    spec_of,
+)
+from components.dev_group import DevGroupProvider, tunnel_name
+from components.node_environment import fingerprint, given_keys, issued_keys, node_environment, secret_values
+from components.node_keys import token_name
+from components.pipeline import cluster_size, in_sum
+from components.provider import FluxProvider, home, inputs_of, replace_on
+from components.training_job import job_request, run_keys, wanted, what_to_do
+from flux_training.clients.connection import Connection
+from flux_training.clients.kelpie import Sync, SyncRule
+from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
+from flux_training.training.run import Layout
+from flux_training.training.settings import ClusterSettings
+from tests.components.groups import group, spec
+
+
+def connection(**changes: Any) -> Connection:
+    values: dict[str, Any] = {
+        "cloud": "salad",
+        "kelpie_url": "http://127.0.0.1:1",
+        "salad_url": "http://127.0.0.1:1",
+        "api_key": "salad-key",
+        "organization": "o",
+        "project": "p",
+        "s3_endpoint": "http://127.0.0.1:2",
+        "s3_access_key_id": "id",
+        "s3_secret_access_key": "secret",
+    }
+    return Connection(**(values | changes))
+
+
+# ---- what replaces
+
+
+@pytest.mark.parametrize(
+    ("names", "provider", "replacing", "old_first"),
+    [
+        (bucket.INPUTS, bucket.BucketProvider, {"bucket", "prefix"}, True),
+        (container_group.INPUTS, container_group.ContainerGroupProvider, {"name"}, True),
+        (container_group.INPUTS, DevGroupProvider, {"name"}, True),
+        ((*dataset.OUTPUTS, "digest"), dataset.DatasetProvider, {"bucket", "prefix", "digest"}, False),
+        (declared_runs.INPUTS, declared_runs.DeclaredRunsProvider, {"groupId", "bucket", "prefix"}, True),
+        (
+            node_keys.INPUTS,
+            node_keys.NodeKeysProvider,
+            {"bucket", "prefixes", "credentials", "end", "rotate", "parent"},
+            False,
+        ),
+        (scaling_rule.INPUTS, scaling_rule.ScalingRuleProvider, {"groupId"}, True),
+        (
+            training_job.KEPT,
+            training_job.TrainingJobProvider,
+            {"runId", "groupId", "bucket", "prefix", "job"},
+            True,
+        ),
+    ],
+)
+def test_each_input_by_itself(
+    names: tuple[str, ...], provider: type[FluxProvider], replacing: set[str], old_first: bool
+) -> None:
+    made = provider()
+    made.connection = connection()
+    inputs = set(names) - {"home"}
+    assert replacing <= inputs
+    old, new = (dict.fromkeys(inputs - {"runs"}, value) | {"runs": {}} for value in ("old", "new"))
+    olds = {"home": home(made.connection), **old}
+    for name in inputs:
+        diff = made.diff("old", olds, olds | {name: new[name]})
+        assert diff.replaces == ([name] if name in replacing else []), name
+        assert (diff.changes, diff.delete_before_replace) == (None, old_first)
+    assert set(made.diff("old", olds, new).replaces or []) == replacing
+
+
+@pytest.mark.parametrize(
+    ("news", "replaces"), [({"digest": "d2"}, ["digest"]), ({"digest": "d1"}, []), ({}, [])]
+)
+def test_a_datasets_digest_is_its_id(news: dict[str, str], replaces: list[str]) -> None:
+    made = dataset.DatasetProvider()
+    made.connection = connection()
+    there = {"home": home(made.connection), "bucket": "b", "prefix": ""}
+    assert made.diff("d1", there, there | news).replaces == replaces
+
+
+UNKNOWN = Unknown()
+
+
+@pytest.mark.parametrize(
+    ("olds", "news", "replaces"),
+    [
+        ({"a": 1}, {"a": 2}, ["a"]),
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {}, ["a"]),
+        # A state from before there was such a field is no reason to make anything anew.
+        ({}, {"a": 1}, []),
+        # Nor is what a preview does not know yet.
+        ({"a": 1}, {"a": UNKNOWN}, []),
+        ({"a": UNKNOWN}, {"a": 1}, []),
+        ({"a": None}, {"a": 1}, ["a"]),
+        ({"z": 1}, {"z": 2}, []),
+    ],
+)
+def test_what_counts_as_a_change(olds: dict[str, Any], news: dict[str, Any], replaces: list[str]) -> None:
+    diff = replace_on(("a",), olds, news)
+    assert (diff.replaces, diff.delete_before_replace, diff.changes) == (replaces, True, None)
+    assert replace_on(("a",), olds, news, old_first=False).delete_before_replace is False
+
+
+def test_where_a_stack_lives() -> None:
+    assert home(connection()) == "o/p at http://127.0.0.1:1, http://127.0.0.1:2"
+    assert home(connection(s3_endpoint=None, s3_region="eu-1")) == "o/p at http://127.0.0.1:1, S3 in eu-1"
+    assert home(connection(cloud="local")) == "the cloud on this machine"
+
+
+def test_a_state_from_before_homes_were_written_down_is_taken() -> None:
+    made = FluxProvider()
+    made.connection = connection()
+    made.check_home({"home": UNKNOWN})
+    made.check_home({"home": home(made.connection)})
+
+
+def test_inputs_are_told_from_outputs() -> None:
+    assert inputs_of({"a": 1, "c": 3}, ("a", "b")) == {"a": 1}
+
+
+# ---- the cluster
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "declared", "size"),
+    [
+        (0, 3, 0, (0, 0)),
+        (2, 3, 1, (1, 1)),
+        (2, 3, 2, (2, 2)),
+        (1, 3, 3, (1, 3)),
+        (0, 3, 4, (0, 3)),
+        (3, 3, 9, (3, 3)),
+    ],
+)
+def test_never_more_replicas_than_jobs_or_than_allowed(
+    least: int, most: int, declared: int, size: tuple[int, int]
+) -> None:
+    assert cluster_size(ClusterSettings(minReplicas=least, maxReplicas=most), declared) == size
+
+
+@pytest.mark.parametrize(
+    ("jobs", "sums"),
+    [
+        ({}, {"jobs": {}}),
+        ({"a": None, "b": {}}, {"jobs": {}}),
+        ({"a": {"gpu": "g"}}, {"jobs": {"a": {"gpu": "g"}}}),
+        (
+            {"a": {"estimateUsd": 0.11111}, "b": {"estimateUsd": 0.2, "actualUsd": 0.3}},
+            {
+                "estimateUsd": 0.3111,
+                "actualUsd": 0.3,
+                "jobs": {"a": {"estimateUsd": 0.11111}, "b": {"estimateUsd": 0.2, "actualUsd": 0.3}},
+            },
+        ),
+    ],
+)
+def test_costs_are_summed_as_far_as_they_are_known(jobs: dict[str, Any], sums: dict[str, Any]) -> None:
+    assert in_sum(jobs) == sums
+
+
+PROPS: dict[str, Any] = {
+    "name": "name",
+    "image": "image",
+    "gpu": "RTX 5090",
+    "gpuClass": "gpu",
+    "priority": "high",
+    "cpu": 4.0,
+    "memory": 30.0,
+    "storage": 50.0,
+    "replicas": 2.0,
+    "autoscale": False,
+    "owner": "p/s",
+    "adopt": False,
+    "keys": None,
+}
+
+
+class FakeSalad:
+    """Knows one GPU class and remembers what it is told."""
+
+    def __init__(self, group: ContainerGroup | None = None) -> None:
+        self.told: list[Any] = []
+        self._group = group
+
+    def gpu_class_id(self, name: str) -> str:
+        return f"id of {name}"
+
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        """Once SaladCloud has its image, it is stopped."""
+        return group.model_copy(update={"current_state": GroupState(status="stopped")})
+
+    def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
+        assert secrets == ()
+        self.told.append(("patch", name, patch))
+        assert self._group is not None
+        return self._group.model_copy(update={"version": 2})
+
+    def start_group(self, name: str) -> None:
+        self.told.append(("start", name))
+
+    def stop_group(self, name: str) -> None:
+        self.told.append(("stop", name))
+
+
+def test_what_is_asked_of_saladcloud() -> None:
+    environment = {"A": SecretStr("1"), "FLUX_OWNER": "somebody"}
+    props = PROPS | {"cpu": 8.0, "storage": 60.0}
+    assert group_spec(props, cast(Any, FakeSalad()), environment) == GroupSpec(
+        name="name",
+        display_name="name",
+        image="image",
+        cpu=8,
+        memory=30720,
+        storage=60 * GIB,
+        gpu_classes=["id of RTX 5090"],
+        priority="high",
+        replicas=2,
+        autostart=True,
+        environment={"A": SecretStr("1"), "FLUX_OWNER": "p/s"},
+    )
+    assert group_spec(PROPS | {"replicas": 1}, cast(Any, FakeSalad()), {}).autostart
+    for changes in ({"replicas": 0}, {"autoscale": True}):
+        assert not group_spec(PROPS | changes, cast(Any, FakeSalad()), {}).autostart
+
+
+def test_what_an_answer_leaves_out_counts_as_wanted() -> None:
+    seen = group(priority=None, display_name="", replicas=7, resources={"storage_amount": None})
+    assert spec_of(seen, spec()) == spec(replicas=7, environment={"FLUX_OWNER": SecretStr("p/s")})
+    other = group(
+        priority="low",
+        display_name="other",
+        environment={},
+        resources={"cpu": 1, "memory": 1024, "storage_amount": GIB, "gpu_classes": []},
+    )
+    assert spec_of(other, spec()) == spec(
+        priority="low", display_name="other", environment={}, cpu=1, memory=1024, storage=GIB, gpu_classes=[]
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "autoscale", "told"),
+    [
+        (group(), spec(), False, []),
+        (group(), spec(replicas=3), False, [("patch", "name", {"replicas": 3})]),
+        # With a rule replicas and whether it runs are Kelpie's.
+        (group(), spec(replicas=3), True, []),
+        (group("stopped", 0), spec(replicas=3), True, []),
+        (group(), spec(replicas=3, image="new"), True, [("patch", "name", {"container": {"image": "new"}})]),
+        (group("stopped"), spec(), False, [("start", "name")]),
+        (group("stopped", 0), spec(replicas=0), False, []),
+        (group("running", 0), spec(replicas=0), False, [("stop", "name")]),
+        (group("pending", 1), spec(replicas=1), False, []),
+        (group("pending", 1, autostart_policy=False), spec(replicas=1), False, [("start", "name")]),
+        (group("pending", 0, autostart_policy=False), spec(replicas=0), False, []),
+        (group("pending", 0), spec(replicas=0), False, [("stop", "name")]),
+        (
+            group("stopped", 0),
+            spec(replicas=1),
+            False,
+            [("patch", "name", {"replicas": 1}), ("start", "name")],
+        ),
+        # What was adopted stays marked so: `destroy` must leave it standing.
+        (group(environment={"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}), spec(), False, []),
+    ],
+)
+def test_a_group_is_told_only_what_differs(
+    found: ContainerGroup, asked: GroupSpec, autoscale: bool, told: list[Any]
+) -> None:
+    salad = FakeSalad(found)
+    answer = bring_in_line(cast(Any, salad), found, asked, autoscale)
+    assert salad.told == told
+    assert answer.version == (2 if any(what[0] == "patch" for what in told) else 1)
+
+
+def test_an_adopted_group_is_marked() -> None:
+    assert as_adopted(spec()).environment == {"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}
+
+
+# ---- what is seen of it
+
+
+def test_a_group_as_it_was_left_shows_no_drift() -> None:
+    environment = {"FLUX_OWNER": "p/s", "A": "1", "AWS_ACCESS_KEY_ID": "id"}
+    props = PROPS | {"credentials": fingerprint({"A": "1", "AWS_ACCESS_KEY_ID": "id"})}
+    seen = seen_inputs(props, group(environment=environment | {"FLUX_ADOPTED": "yes", "FLUX_KEYS_END": "x"}))
+    assert seen == {name: value for name, value in props.items() if name != "gpuClass"}
+
+
+def test_keys_that_were_issued_are_told_from_the_rest() -> None:
+    keys = {"accessKeyId": "k", "secretAccessKey": "s", "sessionToken": "t"}
+    environment = {
+        "FLUX_OWNER": "p/s",
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_SESSION_TOKEN": "t",
+        "A": "1",
+    }
+    props = PROPS | {"keys": keys, "credentials": fingerprint({"A": "1"})}
+    seen = seen_inputs(props, group(environment=environment))
+    assert (seen["keys"], seen["credentials"]) == (keys, props["credentials"])
+    other = seen_inputs(props, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
+    assert other == seen | {"keys": keys | {"accessKeyId": "z"}}
+    assert keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
+    assert issued_keys(keys) == {
+        name: SecretStr(value) for name, value in environment.items() if name.startswith("AWS_")
+    }
+    assert issued_keys({"accessKeyId": "k"}) == {"AWS_ACCESS_KEY_ID": SecretStr("k")}
+
+
+@pytest.mark.parametrize(
+    ("found", "drifted"),
+    [
+        (group(resources={"cpu": 8}), {"cpu": 8}),
+        (group(resources={"memory": 31 * 1024}), {"memory": 31}),
+        (group(resources={"storage_amount": 60 * GIB}), {"storage": 60}),
+        (group(resources={"storage_amount": None}), {}),
+        (group(resources={"memory": 30 * 1024 + 512, "storage_amount": 50 * GIB + 1}), {}),
+        (group(resources={"gpu_classes": ["a", "b"]}), {"gpu": "a,b"}),
+        (group(resources={"gpu_classes": []}), {"gpu": ""}),
+        (group(priority="low"), {"priority": "low"}),
+        (group(priority=None), {}),
+        (group(replicas=1), {"replicas": 1}),
+        (group("stopped"), {"replicas": 0}),
+        (group("pending"), {}),
+        (group("pending", autostart_policy=False), {"replicas": 0}),
+        (group(environment={}), {"owner": ""}),
+        (group(environment={"FLUX_OWNER": "x/y"}), {"owner": "x/y"}),
+    ],
+)
+def test_what_drifted(found: ContainerGroup, drifted: dict[str, Any]) -> None:
+    props = PROPS | {"credentials": fingerprint({})}
+    seen = seen_inputs(props, found)
+    assert {name: value for name, value in seen.items() if value != props[name]} == drifted
+    # Replicas are Kelpie's where it scales.
+    scaled = seen_inputs(props | {"autoscale": True}, found)
+    assert scaled["replicas"] == props["replicas"]
+
+
+def test_whose_group_it_is() -> None:
+    ours, theirs, nobodys = (
+        group(environment=one) for one in ({"FLUX_OWNER": "p/s"}, {"FLUX_OWNER": "x/y"}, {})
+    )
+    found = [container_group.is_foreign(one, "p/s") for one in (ours, theirs, nobodys)]
+    assert found == [False, True, True]
+    assert [container_group.other_owner(one, "p/s") for one in (ours, theirs, nobodys)] == [None, "x/y", None]
+    mend = "choose another cluster.name, delete that group, or set `adopt: true`"
+    why = "p/s must not change another one's group"
+    assert (
+        not_ours(theirs, "p/s").args
+        == type(not_ours(theirs, "p/s"))(
+            "container group name exists already and belongs to x/y", why, mend
+        ).args
+    )
+    assert str(not_ours(nobodys, "p/s")).startswith(
+        "container group name exists already and is not this project's"
+    )
+
+
+# ---- what nodes are told
+
+
+def test_what_a_node_is_told() -> None:
+    assert node_environment(connection(s3_region="eu-1")) == {
+        "AWS_REGION": "eu-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
+        "SALAD_PROJECT": "p",
+        "SALAD_PROJECT_NAME": "p",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:2",
+    }
+    assert "AWS_ENDPOINT_URL" not in node_environment(connection(s3_endpoint=None))
+    assert secret_values({"A": "1"}) == {"A": SecretStr("1")}
+
+
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({}, {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}),
+        (
+            {"s3_session_token": "t"},
+            {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "t"},
+        ),
+        (
+            {"node_access_key_id": "n", "node_secret_access_key": "ns", "s3_session_token": "t"},
+            {"AWS_ACCESS_KEY_ID": "n", "AWS_SECRET_ACCESS_KEY": "ns"},
+        ),
+        ({"node_access_key_id": "n"}, {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}),
+    ],
+)
+def test_which_keys_a_node_gets(given: dict[str, str], keys: dict[str, str]) -> None:
+    assert given_keys(connection(**given)) == {name: SecretStr(value) for name, value in keys.items()}
+
+
+def test_fingerprints_stay_what_they_are() -> None:
+    # Were this to change, every container group out there would restart its replicas.
+    assert fingerprint({"B": SecretStr("2"), "A": "1"}) == "3eda2f06741f"
+    assert (
+        token_name(
+            {
+                "owner": "p/s",
+                "bucket": "b",
+                "prefixes": "x/",
+                "credentials": "token",
+                "parent": "",
+                "rotate": 2.0,
+            }
+        )
+        == "p/s nodes 41f0b4b6"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted_name", "tunnel"),
+    [
+        ("flux-dev", None, "flux-dev"),
+        ("flux-dev", "mine", "mine"),
+        ("abcd-efgh-ijkl-mnop-qrst", None, "efgh-ijkl-mnop-qrst"),
+    ],
+)
+def test_a_tunnels_name_is_short(name: str, wanted_name: str | None, tunnel: str) -> None:
+    assert tunnel_name(name, wanted_name) == tunnel
+
+
+# ---- the job
+
+
+JOB: dict[str, Any] = {
+    "job": "cat",
+    "runId": "0a",
+    "digest": "d1",
+    "bucket": "b",
+    "prefix": "team/",
+    "groupId": "g",
+    "attempt": 2.0,
+    "webhook": None,
+}
+
+
+def test_the_job_as_kelpie_gets_it() -> None:
+    def rule(prefix: str, folder: str, direction: Any) -> SyncRule:
+        return SyncRule(bucket="b", prefix=prefix, local_path=folder, direction=direction)
+
+    base = "team/runs/cat/0a/"
+    request = job_request(JOB, run_keys(JOB))
+    assert (request.container_group_id, request.command, request.arguments) == (
+        "g",
+        "python",
+        ["training-config/launch.py"],
+    )
+    assert request.environment == {"FLUX_RUN_ID": "0a", "FLUX_ATTEMPT": "2", "FLUX_JOB": "cat"}
+    assert request.sync == Sync(
+        before=[
+            rule(f"{base}config/", "training-config/", "download"),
+            rule("team/datasets/d1/", "dataset/", "download"),
+            rule(f"{base}output/", "output/cat/", "download"),
+        ],
+        during=[rule(f"{base}output/", "output/cat/", "upload")],
+        after=[rule(f"{base}model/", "model/", "upload")],
+    )
+    assert request.webhook is None
+    assert job_request(JOB | {"webhook": "https://x"}, run_keys(JOB)).webhook == "https://x"
+
+
+def test_how_the_queues_jobs_are_told_apart() -> None:
+    found = wanted(JOB)
+    assert (found.job, found.run, found.bucket) == ("cat", "0a", "b")
+    assert (found.output, found.runs_of_job) == ("team/runs/cat/0a/output/", "team/runs/cat/")
+
+
+def test_what_to_do_about_a_run_that_failed() -> None:
+    assert what_to_do(JOB | {"status": "failed", "reason": "out of memory"}) == (
+        "cat: run 0a failed: out of memory. It is not queued again by itself, because it would be paid for again: "
+        "mend what was wrong, or set `attempt: 3` for the job"
+    )
+
+
+def test_a_runs_record_goes_last_and_what_is_no_run_stays() -> None:
+    keys = [
+        "runs/cat/0a/claim.json",
+        "runs/cat/0a/output/run.json",
+        "runs/cat/0a/output/z",
+        "runs/cat/notes.txt",
+        "runs/cat/0b/model/x",
+        "runs/readme",
+        "runs/dog/0c/output/run.json",
+        "runs/dog/0c/run.json",
+    ]
+    assert keys_of_runs(Layout(""), keys) == [
+        "runs/cat/0a/claim.json",
+        "runs/cat/0a/output/z",
+        "runs/dog/0c/run.json",
+        "runs/cat/0a/output/run.json",
+        "runs/dog/0c/output/run.json",
+    ]
+    assert keys_of_runs(Layout("p/"), [f"p/{key}" for key in keys])[0] == "p/runs/cat/0a/claim.json"

@@ -1,0 +1,291 @@
+"""One job for a run, whatever is lost on the way: the real local queue and bucket, with a transport that loses things."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from components import queueing
+from components.queueing import Claim, ClaimFile, Queue, this_host
+from flux_training.clients.connection import Connection, connect
+from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
+from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.salad import GroupSpec
+from flux_training.clients.storage import Storage
+from flux_training.training.run import RunKeys
+from tests.support.cloud import requests_logged, running_cloud, until
+
+BUCKET = "queueing"
+OWNER = "project/stack"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with running_cloud(tmp_path_factory.mktemp("queueing") / "cloud", nodes=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def connection(cloud: dict[str, Any]) -> Connection:
+    file = Path(cloud["request_log"]).parent / "connection.json"
+    made = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(file)})
+    made.storage(BUCKET).create_bucket()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queueing, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(queueing, "CLAIM_POLL_SECONDS", 0.05)
+
+
+_numbers = iter(range(1000))
+
+
+class Ground:
+    """A container group of its own, a run that wants a job there, and what the queue holds for it."""
+
+    def __init__(self, connection: Connection) -> None:
+        number = next(_numbers)
+        self.connection = connection
+        self.storage: Storage = connection.storage(BUCKET)
+        self.group = self.new_group()
+        base = f"{number}/runs/cat/"
+        self.wanted = Wanted("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
+        self.keys = RunKeys(f"{base}run{number}/", "cat")
+
+    def new_group(self) -> str:
+        spec = GroupSpec(name=f"group-{os.getpid()}-{next(_numbers)}", image="image", environment={"A": "1"})
+        return self.connection.salad().create_group(spec).id
+
+    def request(self, run: str | None = None, group: str | None = None) -> JobRequest:
+        name = run or self.wanted.run
+        output = SyncRule(
+            bucket=BUCKET,
+            prefix=f"{self.wanted.runs_of_job}{name}/output/",
+            local_path="output/",
+            direction="upload",
+        )
+        return JobRequest(
+            container_group_id=group or self.group,
+            command="python",
+            environment={"FLUX_RUN_ID": name, "FLUX_JOB": "cat"},
+            sync=Sync(during=[output]),
+        )
+
+    def post_once(self, transport: httpx.BaseTransport | None = None) -> Job:
+        kelpie = self.kelpie(transport)
+        claims = ClaimFile(self.storage, self.keys, OWNER)
+        return Queue(kelpie, self.group).post_once(self.wanted, self.request(), claims)
+
+    def kelpie(self, transport: httpx.BaseTransport | None = None) -> Kelpie:
+        known = self.connection
+        return Kelpie(known.kelpie_url, known.api_key, known.organization, known.project, transport=transport)
+
+    def live(self) -> list[Job]:
+        jobs = self.connection.kelpie().list_jobs(container_group_id=self.group)
+        return [job for job in jobs if job.unfinished]
+
+    def claimed_by(
+        self, pid: int, kelpie_id: str | None = None, host: str | None = None, at: float | None = None
+    ) -> None:
+        claim = Claim(OWNER, host or this_host(), pid, queueing._now() if at is None else at)
+        self.storage.put_bytes(self.keys.claim, claim.to_json())
+        if kelpie_id is not None:
+            posted = json.dumps({"claim": claim.token, "kelpie_id": kelpie_id}).encode()
+            self.storage.put_bytes(self.keys.posted, posted)
+
+    def known_job(self) -> str | None:
+        """The job written down under the present claim."""
+        claim = Claim.from_json(self.storage.get_bytes(self.keys.claim) or b"")
+        assert claim is not None
+        return ClaimFile(self.storage, self.keys, OWNER).posted(claim)
+
+
+@pytest.fixture
+def ground(connection: Connection) -> Ground:
+    return Ground(connection)
+
+
+class Losing(httpx.BaseTransport):
+    """The first `times` posts get no answer. `arrives`: seconds until the server sees them; None: never."""
+
+    def __init__(self, arrives: float | None, times: int = 1) -> None:
+        self._real = httpx.HTTPTransport()
+        self._arrives = arrives
+        self._left = times
+        self.threads: list[threading.Thread] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method != "POST" or self._left == 0:
+            return self._real.handle_request(request)
+        self._left -= 1
+        body = request.read()
+        if self._arrives is not None:
+            late = threading.Timer(self._arrives, self._send, (request, body))
+            late.start()
+            self.threads.append(late)
+            if self._arrives == 0:
+                late.join()
+        raise httpx.ReadTimeout("the answer got lost", request=request)
+
+    def _send(self, request: httpx.Request, body: bytes) -> None:
+        self._real.handle_request(
+            httpx.Request(request.method, request.url, headers=request.headers, content=body)
+        ).read()
+
+
+def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
+    cloud: dict[str, Any], ground: Ground
+) -> None:
+    """R2 takes one write a second and key; the claim is made and given its job within less than that."""
+    job = ground.post_once()
+    assert ground.known_job() == job.id
+    written = [
+        (one["path"].rpartition("/")[2], one["status"])
+        for one in requests_logged(cloud)
+        if one["method"] == "PUT" and one["path"].startswith(f"/{BUCKET}/{ground.keys.base}")
+    ]
+    assert written == [("claim.json", 200), ("posted.json", 200)]
+
+
+def test_many_at_once_post_one_job(ground: Ground) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(lambda _: ground.post_once(), range(8)))
+    assert len({job.id for job in jobs}) == 1
+    assert len(ground.live()) == 1
+
+
+@pytest.mark.parametrize("arrives", [None, 0.0, 0.2], ids=["never", "at once", "while we wait"])
+def test_a_lost_answer_makes_no_second_job(ground: Ground, arrives: float | None) -> None:
+    losing = Losing(arrives)
+    job = ground.post_once(losing)
+    for thread in losing.threads:
+        thread.join()
+    assert [live.id for live in ground.live()] == [job.id]
+
+
+def test_a_post_that_arrives_after_its_repetition_is_taken_back(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first post arrives when nobody expects it any more, but before the list that follows the second one."""
+    losing = Losing(arrives=0.0)
+    find, hidden = Queue.find, iter([True])
+
+    def blind_once(self: Queue, wanted: Wanted, fresh: bool = False) -> Job | None:
+        return None if fresh and next(hidden, False) else find(self, wanted, fresh)
+
+    monkeypatch.setattr(Queue, "find", blind_once)
+    job = ground.post_once(losing)
+    assert [live.id for live in ground.live()] == [job.id]
+
+
+def _a_dead_process() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def test_the_claim_of_a_dead_process_is_taken_over(ground: Ground) -> None:
+    ground.claimed_by(_a_dead_process())
+    job = ground.post_once()
+    assert [live.id for live in ground.live()] == [job.id]
+    assert ground.known_job() == job.id
+
+
+def test_what_a_dead_process_had_sent_is_waited_for(ground: Ground) -> None:
+    ground.claimed_by(_a_dead_process())
+    posted: list[Job] = []
+    late = threading.Timer(0.3, lambda: posted.append(ground.kelpie().post_job(ground.request())))
+    late.start()
+    job = ground.post_once()
+    late.join()
+    assert [live.id for live in ground.live()] == [job.id] == [posted[0].id]
+
+
+def test_a_live_holder_is_waited_for(ground: Ground) -> None:
+    ground.claimed_by(os.getppid())
+    posted: list[Job] = []
+    late = threading.Timer(1.0, lambda: posted.append(ground.kelpie().post_job(ground.request())))
+    late.start()
+    job = ground.post_once()
+    late.join()
+    assert job.id == posted[0].id
+
+
+def test_an_old_claim_of_another_machine_is_taken_over(ground: Ground) -> None:
+    ground.claimed_by(1, host="elsewhere", at=0.0)
+    assert [live.id for live in ground.live()] == []
+    assert ground.post_once().id == ground.live()[0].id
+
+
+@pytest.mark.parametrize("ended", ["completed", "failed"])
+def test_a_run_that_ended_in_another_group_is_not_posted_again(ground: Ground, ended: str) -> None:
+    job = ground.kelpie().post_job(
+        ground.request(group=ground.new_group()).model_copy(update={"max_failures": 1})
+    )
+    report(ground.connection, job, ended)
+    ground.claimed_by(_a_dead_process(), kelpie_id=job.id)
+    found = ground.post_once()
+    assert (found.id, found.status) == (job.id, ended)
+    assert ground.live() == []
+
+
+def report(connection: Connection, job: Job, what: str) -> None:
+    """As a worker does: take the job and say how it ended."""
+    headers = {
+        "Salad-Api-Key": connection.api_key.get_secret_value(),
+        "Salad-Organization": connection.organization,
+        "Salad-Project": connection.project,
+    }
+    body: dict[str, Any] = {"machine_id": "m", "container_group_id": job.container_group_id}
+    with httpx.Client(base_url=connection.kelpie_url, headers=headers) as client:
+        client.get("/work", params=body).raise_for_status()
+        client.post(f"/jobs/{job.id}/{what}", json=body).raise_for_status()
+    # A failure is counted at once, but told only when the heartbeats have stopped for a while (UPSTREAM.md).
+    until(lambda: connection.kelpie().get_job(job.id).status == what)
+
+
+def test_an_unfinished_job_in_another_group_is_canceled_before_the_new_one_is_posted(ground: Ground) -> None:
+    other = ground.kelpie().post_job(ground.request(group=ground.new_group()))
+    ground.claimed_by(_a_dead_process(), kelpie_id=other.id)
+    job = ground.post_once()
+    assert ground.connection.kelpie().get_job(other.id).status == "canceled"
+    assert [live.id for live in ground.live()] == [job.id]
+
+
+def test_a_job_of_a_run_that_nobody_wants_any_more_is_canceled(ground: Ground) -> None:
+    orphan = ground.kelpie().post_job(ground.request(run="older"))
+    stranger = ground.kelpie().post_job(
+        ground.request().model_copy(update={"environment": {"FLUX_JOB": "dog"}})
+    )
+    job = ground.post_once()
+    assert ground.connection.kelpie().get_job(orphan.id).status == "canceled"
+    assert {live.id for live in ground.live()} == {job.id, stranger.id}
+
+
+def test_a_canceled_job_is_wanted_again_when_it_is_declared_again(ground: Ground) -> None:
+    first = ground.post_once()
+    assert ground.kelpie().cancel_job(first.id)
+    second = ground.post_once()
+    assert second.id != first.id
+    assert [live.id for live in ground.live()] == [second.id]
+
+
+def test_a_claim_that_was_taken_over_posts_nothing(ground: Ground) -> None:
+    claims = ClaimFile(ground.storage, ground.keys, OWNER)
+    assert claims.take(None)
+    ground.claimed_by(1, host="elsewhere")
+    with pytest.raises(Exception, match="taken over by another update"):
+        claims.renew()
+    assert ground.live() == []

@@ -1,0 +1,102 @@
+"""A container group without autoscaling runs: also one whose image SaladCloud has still to prepare, and one that somebody stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from components.container_group import ContainerGroupProvider
+from components.provider import Props, home
+from flux_training.clients.connection import Connection, connect
+from tests.support.cloud import running_cloud, until
+
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A cloud that prepares an image for two seconds; no node ever runs there."""
+    place = tmp_path_factory.mktemp("cloud")
+    with running_cloud(place, nodes=0, boot_seconds=10.0):
+        yield connect("local", {}, {"FLUX_LOCAL_CLOUD": str(place / "connection.json")})
+
+
+@pytest.fixture
+def groups(connection: Connection) -> ContainerGroupProvider:
+    made = ContainerGroupProvider()
+    made.connection = connection
+    made.cluster_environment = {}
+    return made
+
+
+def props(connection: Connection, autoscale: bool = False, replicas: int = 1) -> Props:
+    return {
+        "home": home(connection),
+        "name": f"started-{os.getpid()}-{next(_numbers)}",
+        "image": "some/image:1",
+        "gpu": "RTX 5090",
+        "priority": "batch",
+        "cpu": 2,
+        "memory": 8,
+        "storage": 10,
+        "replicas": replicas,
+        "autoscale": autoscale,
+        "variables": "",
+        "credentials": "",
+        "owner": "flux-training/dev",
+        "adopt": False,
+    }
+
+
+def status_of(connection: Connection, name: str) -> str:
+    group = connection.salad().get_group(name)
+    assert group is not None
+    return group.current_state.status
+
+
+def after_pending(connection: Connection, name: str) -> str:
+    """Its status once the image is prepared."""
+    return until(lambda: status if (status := status_of(connection, name)) != "pending" else "")
+
+
+@pytest.mark.parametrize(
+    ("autoscale", "replicas", "status"),
+    [(False, 1, "deploying"), (False, 0, "stopped"), (True, 1, "stopped")],
+)
+def test_a_new_group_starts_by_itself_where_nobody_else_starts_it(
+    connection: Connection, groups: ContainerGroupProvider, autoscale: bool, replicas: int, status: str
+) -> None:
+    wanted = props(connection, autoscale, replicas)
+    groups.create(wanted)
+    assert status_of(connection, wanted["name"]) == "pending"
+    assert after_pending(connection, wanted["name"]) == status
+
+
+def test_a_pending_group_that_will_not_start_by_itself_is_started(
+    connection: Connection, groups: ContainerGroupProvider
+) -> None:
+    before = props(connection, autoscale=True, replicas=0)
+    made = groups.create(before)
+    assert made.id is not None
+    groups.update(made.id, made.outs, {**before, "autoscale": False, "replicas": 1})
+    assert after_pending(connection, before["name"]) == "deploying"
+
+
+def test_a_group_that_was_stopped_shows_as_drift_and_is_started_again(
+    connection: Connection, groups: ContainerGroupProvider
+) -> None:
+    wanted = props(connection)
+    made = groups.create(wanted)
+    assert made.id is not None
+    assert groups.read(made.id, made.outs).inputs["replicas"] == 1
+    after_pending(connection, wanted["name"])
+    assert groups.read(made.id, made.outs).inputs["replicas"] == 1
+    connection.salad().stop_group(wanted["name"])
+    seen = groups.read(made.id, made.outs)
+    assert seen.inputs["replicas"] == 0
+    groups.update(made.id, seen.outs, wanted)
+    assert status_of(connection, wanted["name"]) == "deploying"
+    assert groups.read(made.id, made.outs).inputs["replicas"] == 1

@@ -1,0 +1,146 @@
+"""What a dataset costs in requests, against a real S3 server: sent once, copied inside the bucket, or not touched at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi.dynamic import dynamic
+
+from components.dataset import DatasetProvider, send
+from components.lookups import SECONDS, Lookups
+from components.messages import Pulse
+from components.training_job import TrainingJobProvider
+from flux_training.clients.connection import connect
+from flux_training.clients.datasets import is_complete
+from flux_training.clients.storage import Storage
+from flux_training.training.folder import ImageSet
+from flux_training.training.manifest import Image
+from flux_training.training.run import Layout
+from tests.support.cloud import requests_logged, running_cloud, until
+
+IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    home = tmp_path_factory.mktemp("transfers") / "cloud"
+    with running_cloud(home, nodes=0) as running:
+        yield {**running, "file": str(home / "connection.json")}
+
+
+@pytest.fixture
+def storage(cloud: dict[str, Any], request: pytest.FixtureRequest) -> Storage:
+    bucket = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
+    made = connect("local", {}, {"FLUX_LOCAL_CLOUD": cloud["file"]}).storage(bucket)
+    made.ensure()
+    return made
+
+
+def image_set(folder: Path, salt: str = "", changed: frozenset[int] = frozenset()) -> ImageSet:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = {}
+    for number in range(IMAGES):
+        data = f"{'changed' if number in changed else ''} picture {number}".encode()
+        name = f"{number:05}.jpg"
+        (folder / name).write_bytes(data)
+        images[name] = Image(name, len(data), hashlib.sha256(data).hexdigest())
+    return ImageSet.of(folder, images, {name: f"caption {name}{salt}" for name in images})
+
+
+def cost(cloud: dict[str, Any], before: int) -> Counter[tuple[str, str]]:
+    """(method, what it was about) of the requests since."""
+
+    def about(path: str) -> str:
+        return "image" if "/datasets/" in path and path.endswith(".jpg") else "else"
+
+    return Counter((one["method"], about(one["path"])) for one in requests_logged(cloud)[before:])
+
+
+def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_and_the_rest_copied(
+    cloud: dict[str, Any], storage: Storage, tmp_path: Path
+) -> None:
+    layout = Layout("")
+    first = image_set(tmp_path / "one")
+    send(storage, layout, first, lambda _text: None)
+    assert is_complete(storage, layout, first.digest)
+
+    other_captions = image_set(tmp_path / "one", salt=", another word")
+    assert other_captions.digest == first.digest
+    assert other_captions.manifest != first.manifest
+    before = len(requests_logged(cloud))
+    assert is_complete(storage, layout, other_captions.digest)
+    assert cost(cloud, before) == {("GET", "else"): 2}
+
+    second = image_set(tmp_path / "two", changed=frozenset({7}))
+    before = len(requests_logged(cloud))
+    told: list[str] = []
+    send(storage, layout, second, told.append)
+    puts = cost(cloud, before)["PUT", "image"]
+    assert puts == IMAGES
+    assert sum(text.startswith("uploading") for text in told) == 1
+    assert sum(text.startswith("copying") for text in told) == IMAGES - 1
+    sizes = {item.key.rpartition("/")[2]: item.size for item in storage.list(layout.dataset(second.digest))}
+    assert sizes == {name: image.size for name, image in second.images.items()}
+
+
+def test_an_upload_that_broke_off_goes_on_where_it_was(
+    cloud: dict[str, Any], storage: Storage, tmp_path: Path
+) -> None:
+    layout, images = Layout(""), image_set(tmp_path / "one", changed=frozenset(range(IMAGES)))
+    begin = len(requests_logged(cloud))
+    for name in list(images.images)[:40]:
+        storage.put_file(
+            layout.dataset(images.digest) + name, tmp_path / "one" / name, images.images[name].sha256
+        )
+    send(storage, layout, images, lambda _text: None)
+    # Counted from the beginning: an answer comes before its line in the log.
+    until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)
+    assert cost(cloud, begin)["PUT", "image"] == IMAGES
+    assert is_complete(storage, layout, images.digest)
+
+
+def test_an_index_that_tells_of_images_that_are_gone_costs_no_image(storage: Storage, tmp_path: Path) -> None:
+    layout, first = Layout("p/"), image_set(tmp_path / "one")
+    send(storage, layout, first, lambda _text: None)
+    storage.delete_many([item.key for item in storage.list(layout.dataset(first.digest))])
+    second = image_set(tmp_path / "two", changed=frozenset({1}))
+    send(storage, layout, second, lambda _text: None)
+    assert is_complete(storage, layout, second.digest)
+
+
+def test_a_thousand_providers_are_serialised_to_one_text_a_class() -> None:
+    texts = {
+        dynamic.serialize_provider(kind())
+        for _ in range(1000)
+        for kind in (DatasetProvider, TrainingJobProvider)
+    }
+    assert len(texts) == 2
+
+
+def test_an_answer_is_asked_for_once_and_again_when_it_is_old_or_was_no() -> None:
+    now = [0.0]
+    lookups, asked = Lookups(lambda: now[0]), []
+
+    def ask() -> bool:
+        asked.append(1)
+        return len(asked) > 1
+
+    assert [lookups.get("k", ask, bool) for _ in range(4)] == [False, True, True, True]
+    now[0] = SECONDS
+    assert lookups.get("k", ask, bool)
+    assert len(asked) == 3
+
+
+def test_progress_tells_rate_and_what_is_left() -> None:
+    now, told = [0.0], list[str]()
+    pulse = Pulse("uploading", 4, 8_000_000, told.append, lambda: now[0])
+    now[0] = 2.0
+    pulse.told(1, 2_000_000)
+    now[0] = 8.0
+    pulse.told(3, 6_000_000)
+    assert told == ["uploading 1 of 4, 1.0 MB/s, about 6 s left", "uploading 4 of 4, 1.0 MB/s"]

@@ -1,0 +1,84 @@
+"""Cost and budget with a real engine and a real local cloud."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.bill import STEPS, compare
+from tests.e2e.checkout import FAST_CLOUD, Checkout, new_checkout
+
+CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Checkout]:
+    """Its cloud has no machine: what is queued stays unfinished."""
+    with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0") as fresh:
+        yield fresh
+
+
+def queue(checkout: Checkout) -> None:
+    """Without waiting for the jobs to end."""
+    line = [sys.executable, "-m", "flux_training.commands", "up", "--no-wait"]
+    subprocess.run(
+        line, cwd=checkout.root, env=dict(checkout.environment), check=True, timeout=120, capture_output=True
+    )
+
+
+@pytest.mark.parametrize("target", ["preview", "up"])
+def test_above_the_budget_nothing_is_made(checkout: Checkout, target: str) -> None:
+    checkout.configure("budget", {"maxUsd": 0.05, "maxUsdPerJob": 0.02})
+    printed = checkout.make(target, code=2)
+    assert re.search(
+        r"error: budget\.maxUsdPerJob is \$0\.0200, but cat would cost about \$0\.\d+ \(20 steps, ", printed
+    )
+    assert re.search(
+        r"error: budget\.maxUsd is \$0\.0500, but this would cost about \$0\.\d+ on RTX 5090 \(32 GB\)",
+        printed,
+    )
+    assert "in sum" in printed
+    assert "Traceback" not in printed
+    assert [entry for entry in checkout.requests() if entry["method"] in CHANGES] == []
+    assert checkout.resources() == []
+
+
+def test_a_gpu_nobody_offers_is_refused_with_the_nearest(checkout: Checkout) -> None:
+    checkout.configure("cluster", {"gpu": "RTX 5900"})
+    printed = checkout.make("preview", code=2)
+    assert "error: the GPU (RTX 5900) is none that SaladCloud offers" in printed
+    assert "near: RTX 5090 (32 GB)" in printed
+
+
+def test_the_chosen_gpu_stays_while_runs_are_unfinished_whatever_prices_do(checkout: Checkout) -> None:
+    checkout.configure("cluster", {"gpu": ">= 24 GB", "maxReplicas": 2})
+    queue(checkout)
+    (group,) = [one for one in checkout.resources() if one["type"].endswith(":ContainerGroup")]
+    gpu = group["inputs"]["gpu"]
+    assert gpu in ("RTX 3090 (24 GB)", "RTX 4090 (24 GB)", "RTX 5090 (32 GB)")
+
+    checkout.make("down")
+    catalog = checkout.root / "packages/localcloud/localcloud/salad/catalog.py"
+    prices = catalog.read_text(encoding="utf-8")
+    dearer = re.sub(rf'("{re.escape(gpu)}"), "[0-9.]+"', r'\1, "9.000"', prices)
+    assert dearer != prices
+    catalog.write_text(dearer, encoding="utf-8")
+    printed = checkout.make("preview")
+    assert f"Estimated cost on {gpu} at priority high, $9.000 an hour" in printed
+    assert "ContainerGroup" not in printed
+
+    checkout.declare(cat={"attempt": 2}, dog={})
+    assert "ContainerGroup" not in checkout.make("preview")
+    checkout.configure("cluster", {"gpu": ">= 32 GB", "maxReplicas": 2})
+    assert '=> "RTX 5090 (32 GB)"' in checkout.make("preview")
+
+
+def test_the_estimate_is_within_a_tenth_of_the_bill(tmp_path: Path) -> None:
+    found = compare(tmp_path / "checkout", STEPS)
+    print(found)
+    assert abs(found.error) < 0.1

@@ -1,0 +1,87 @@
+"""`flux plan` with a real engine: a job added, one edited, one taken out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.checkout import Checkout, new_checkout
+from tests.training.job_folders import make_job, write_image
+
+NO_CLI = pytest.mark.skipif(
+    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
+)
+
+
+def plan(checkout: Checkout, *options: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "flux_training.commands", "plan", *options]
+    return subprocess.run(
+        line,
+        cwd=checkout.root,
+        env=dict(checkout.environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("engine", ["embedded", pytest.param("cli", marks=NO_CLI)])
+def test_a_plan_tells_what_is_new_what_again_and_why_and_what_goes(tmp_path: Path, engine: str) -> None:
+    with new_checkout(tmp_path / "checkout", engine=engine) as checkout:
+        make_job(checkout.root / "jobs", "owl", seed=3)
+        checkout.make("up")
+        cat = checkout.root / "jobs/cat"
+        (cat / "dataset/00001.txt").write_text("tr1gger, edited\n", encoding="utf-8")
+        (cat / "dataset/00003.jpg").unlink()
+        (cat / "dataset/00003.txt").unlink()
+        write_image(cat / "dataset/00004.jpg", 99)
+        (cat / "dataset/00004.txt").write_text("tr1gger, new\n", encoding="utf-8")
+        config = (cat / "train.yml").read_text(encoding="utf-8")
+        (cat / "train.yml").write_text(config.replace("lr: 1e-4", "lr: 2e-4"), encoding="utf-8")
+        checkout.declare(cat={}, owl={})
+
+        done = plan(checkout, "--json")
+        assert done.returncode == 0, done.stderr
+        jobs = json.loads(done.stdout)["jobs"]
+        assert {name: job["what"] for name, job in jobs.items()} == {
+            "cat": "again",
+            "dog": "removed",
+            "owl": "new",
+        }
+        assert jobs["cat"]["reasons"] == [
+            "1 image added",
+            "1 image removed",
+            "1 caption changed",
+            "learning rate 1e-4 → 2e-4",
+        ]
+        assert (jobs["cat"]["imagesAdded"], jobs["cat"]["imagesRemoved"]) == (["00004.jpg"], ["00003.jpg"])
+        assert jobs["cat"]["usd"] > 0
+        found = json.loads(done.stdout)
+        assert (found["upload"]["images"], found["upload"]["copied"]) == (4, 2)
+
+        page = checkout.root / "plan.html"
+        text = plan(checkout, "--markdown", "--html", str(page)).stdout
+        assert (
+            "| **again** | `cat` | 1 image added; 1 image removed; 1 caption changed; learning rate 1e-4 → 2e-4 |"
+            in text
+        )
+        # One picture for each new image, one for the edited caption, and the removed image from the bucket.
+        assert page.read_text(encoding="utf-8").count("data:image/webp;base64,") == 3 + 1 + 1 + 1
+
+        secrets = json.loads((checkout.root / ".localcloud/connection.json").read_text(encoding="utf-8"))
+        printed = done.stdout + text + page.read_text(encoding="utf-8")
+        assert secrets["salad"]["api_key"] not in printed
+        assert secrets["s3"]["secret_access_key"] not in printed
+
+        checkout.configure("budget", {"maxUsd": 0.000001})
+        refused = plan(checkout, "--markdown")
+        assert refused.returncode == 1
+        assert "nothing would be made" in refused.stdout
+        assert "budget.maxUsd" in refused.stdout
+        assert "Traceback" not in refused.stderr

@@ -1,0 +1,354 @@
+"""30 secrets through a stack's whole life: none is found in plain text anywhere but where it is meant to be.
+
+Meant to be: in the container group's environment (what the nodes need), and a webhook's address in its Kelpie job.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from localcloud.home import Home, State
+from pulumi_embedded.secrets import Crypter
+
+from flux_training.clients.connection import Connection, connect
+from flux_training.training.run import Layout
+from tests.life.nodes import leave_weights, report
+from tests.life.stacks import ROOT, as_real, new_stack
+from tests.support.cloud import running_cloud
+from tests.support.files import readable
+
+ENGINES = {"embedded": [sys.executable, "-m", "pulumi_embedded"], "cli": ["pulumi"]}
+CONFIGURED = {
+    # setting → path below it, as `config set --path` takes it
+    "saladApiKey": "saladApiKey",
+    "s3SecretAccessKey": "s3SecretAccessKey",
+    "cloudflareApiToken": "cloudflareApiToken",
+    "nodeSecretAccessKey": "nodeSecretAccessKey",
+    "webhook": "webhook",
+    "job webhook": "jobs.cat.webhook",
+    **{f"variable {letter}": f"cluster.environment.SECRET_{letter}" for letter in "ABCDEFGH"},
+}
+SURROUNDING = (
+    "FLUX_NODE_ACCESS_KEY_ID",
+    "HF_TOKEN",
+    "OPENAI_API_KEY",
+    "GITHUB_TOKEN",
+    "VSCODE_CLI_ACCESS_TOKEN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
+
+
+def canary(name: str) -> str:
+    return f"canary-{name.replace(' ', '-').replace('_', '-').lower()}-x7q"
+
+
+@dataclass
+class Watch:
+    """What was seen while the stack lived: everything printed, every argument of every process below this one."""
+
+    canaries: dict[str, str]
+    places: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def add(self, place: str, content: str | bytes) -> None:
+        self.places.setdefault(place, []).append(content.encode() if isinstance(content, str) else content)
+
+    def add_folder(self, place: str, folder: Path, but: tuple[str, ...] = ()) -> int:
+        """Files, not what links lead to. How many."""
+        count = 0
+        for root, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if not (Path(root) / name).is_symlink()]
+            for name in files:
+                path = Path(root) / name
+                if not path.is_symlink() and name not in but:
+                    self.add(f"{place}: {path.relative_to(folder)}", readable(path))
+                    count += 1
+        return count
+
+    def found(self, but: dict[str, tuple[str, ...]] | None = None) -> set[tuple[str, str]]:
+        """(canary, place) of all that is readable there, as it is or as base64."""
+        return {
+            (name, place)
+            for place, contents in self.places.items()
+            for name, value in self.canaries.items()
+            if name not in (but or {}).get(place, ())
+            for form in (value.encode(), base64.b64encode(value.encode()).rstrip(b"=")[:-1])
+            if any(form in content for content in contents)
+        }
+
+
+@contextmanager
+def arguments_watched(watch: Watch) -> Iterator[None]:
+    """The command lines of all processes of this user that begin meanwhile, looked at some 20 times a second."""
+    over = threading.Event()
+    before = {path.name for path in Path("/proc").iterdir() if path.name.isdigit()}
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and process.name not in before:
+                    try:
+                        line = (process / "cmdline").read_bytes()
+                    except OSError:
+                        continue
+                    if line not in watch.places.get("arguments", []):
+                        watch.add("arguments", line)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@dataclass
+class Life:
+    """One stack on one engine; all that it prints goes into the watch."""
+
+    root: Path
+    name: str
+    environment: dict[str, str]
+    watch: Watch
+
+    @property
+    def engine(self) -> list[str]:
+        return ENGINES[self.name]
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        stack = [] if arguments[:2] == ("stack", "select") else ["--stack", "dev"]
+        done = subprocess.run(
+            [*self.engine, *arguments, *stack, "--non-interactive"],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+        self.watch.add("printed", done.stdout + done.stderr)
+        return done.stdout + done.stderr
+
+    def flux(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> None:
+        """One of the commands of `flux`, as typed in this checkout with this engine."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flux_training.commands", *arguments],
+            cwd=self.root,
+            env={**self.environment, "ENGINE": self.name},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode in codes, done.stdout + done.stderr
+        self.watch.add("printed", done.stdout + done.stderr)
+
+    def edit(self, key: str, **changes: object) -> None:
+        """Change an object of the configuration; what is encrypted in it stays so."""
+        path = self.root / "Pulumi.dev.yaml"
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document["config"].setdefault(f"flux-training:{key}", {}).update(changes)
+        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+    def again(self, **variables: str) -> Life:
+        return Life(self.root, self.name, {**self.environment, **variables}, self.watch)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A local cloud whose own keys are canaries."""
+    folder = Home(tmp_path / "cloud")
+    folder.create()
+    state = State.fresh()
+    keys = {name: canary(name) for name in ("salad_api_key", "s3_secret_access_key", "s3_access_key_id")}
+    folder.save_state(
+        State(**{**state.__dict__, **keys, "cloudflare_api_token": canary("cloudflare_api_token")})
+    )
+    with running_cloud(folder.path, nodes=0, autoscaler_seconds=0.2):
+        yield folder.path
+
+
+def issued(connection: Connection, number: int) -> dict[str, str]:
+    """The secrets that the container group has been given."""
+    (group,) = connection.salad().list_groups()
+    values = {
+        name: group.environment_value(name) or "" for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    }
+    assert all(values.values())
+    return {f"issued {number} {name}": value for name, value in values.items()}
+
+
+def begin(tmp_path: Path, home: Path, engine: str) -> tuple[Life, Connection]:
+    connection = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(home / "connection.json")})
+    plain = new_stack(tmp_path / "a", home, "canaries", {"cat": 1})
+    plain.configure(
+        {"cat": {}},
+        {"cloud": "salad", "storage": {"kind": "r2", "bucket": "canaries", "prefix": "canaries"}},
+    )
+    canaries = {
+        **{name: canary(name) for name in (*CONFIGURED, *SURROUNDING)},
+        **{
+            name: canary(name)
+            for name in ("salad_api_key", "s3_secret_access_key", "s3_access_key_id", "cloudflare_api_token")
+        },
+        "passphrase": canary("passphrase"),
+    }
+    encrypt_into(plain.root / "Pulumi.dev.yaml", canaries)
+    shutil.rmtree(plain.root / ".pulumi")
+    environment = {
+        **plain.environment,
+        **as_real(connection),
+        **{name: canaries[name] for name in SURROUNDING},
+        "PULUMI_CONFIG_PASSPHRASE": canaries["passphrase"],
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+    }
+    # Not a link: the command's checkout is the folder that its code lies in.
+    shutil.copytree(
+        ROOT / "flux_training", plain.root / "flux_training", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    life = Life(plain.root, engine, environment, Watch(canaries))
+    life.run("stack", "select", "--create", "dev")
+    return life, connection
+
+
+def encrypt_into(path: Path, canaries: dict[str, str]) -> None:
+    """Put the secrets into the stack's file, as `config set --secret --path` would."""
+    crypter = Crypter.new(canaries["passphrase"])
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document["encryptionsalt"] = crypter.salt
+    for name, place in CONFIGURED.items():
+        first, *rest = place.split(".")
+        keys, below = [f"flux-training:{first}", *rest], document["config"]
+        for key in keys[:-1]:
+            below = below.setdefault(key, {})
+        web = "http://127.0.0.1:9/" if "webhook" in name else ""
+        below[keys[-1]] = {"secure": crypter.encrypt(web + canaries[name])}
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_thirty_secrets_are_found_nowhere(engine: str, tmp_path: Path, home: Path) -> None:
+    if engine == "cli" and shutil.which("pulumi") is None:
+        pytest.skip("there is no pulumi on the PATH")
+    life, connection = begin(tmp_path, home, engine)
+    watch = life.watch
+    with arguments_watched(watch):
+        live(life, connection)
+    meant = {"group": life_of_group(connection), "jobs": connection.kelpie().list_jobs()[0].webhook or ""}
+    look_everywhere(life, connection, home)
+    assert len(watch.canaries) >= 30
+    assert watch.found() == set()
+    # That the search finds: what it is looking for is in the places where it is meant to be.
+    watch.add("meant to be", json.dumps(meant))
+    seen = {name for name, _ in watch.found()}
+    assert {"variable A", "variable H", "job webhook"} <= seen
+
+
+def live(life: Life, connection: Connection) -> None:
+    """preview, up, a new set of keys, failures of several kinds, refresh, a finished run. `destroy` comes after the looking."""
+    plan(life)
+    life.run("preview", "--diff")
+    life.run("up", "--yes", "--skip-preview")
+    life.watch.canaries.update(issued(connection, 1))
+    life.edit("storage", rotate=2)
+    life.run("preview", "--diff")
+    life.run("up", "--yes", "--skip-preview")
+    life.watch.canaries.update(issued(connection, 2))
+    fail(life)
+    life.run("refresh", "--yes", "--skip-preview")
+    life.run("up", "--yes", "--skip-preview")
+    life.run("stack", "output", "--json")
+    life.run("stack", "export")
+    finish(life, connection)
+
+
+def plan(life: Life) -> None:
+    """What a reviewer gets to see, in all its forms."""
+    for options in ((), ("--markdown",), ("--json",), ("--html", str(life.root / "plan.html"))):
+        life.flux("plan", *options)
+    assert "canary" not in (life.root / "plan.html").read_text(encoding="utf-8")
+
+
+def finish(life: Life, connection: Connection) -> None:
+    """The run ends well; its results and its page lie in outputs/, and a plan says what a new caption would train."""
+    (job,) = connection.kelpie().list_jobs()
+    keys = Layout("canaries/").run("cat", job.environment["FLUX_RUN_ID"])
+    leave_weights(connection.storage("canaries"), keys)
+    report(connection, job, "completed")
+    life.run("refresh", "--yes", "--skip-preview")
+    life.flux("fetch")
+    life.flux("report")
+    life.flux("status")
+    life.flux("status", "--json")
+    life.flux("doctor", codes=(0, 1))
+    assert list((life.root / "outputs").rglob("report.html"))
+    (life.root / "jobs/cat/dataset/00001.txt").write_text("tr1gger, edited", encoding="utf-8")
+    plan(life)
+
+
+def fail(life: Life) -> None:
+    wrong = canary("wrong key")
+    life.watch.canaries["wrong key"] = wrong
+    for name in ("SALAD_API_KEY", "FLUX_S3_SECRET_ACCESS_KEY", "CLOUDFLARE_API_TOKEN"):
+        if name == "CLOUDFLARE_API_TOKEN":
+            life.edit("storage", rotate=3)
+        printed = life.again(**{name: wrong}).run("up", "--yes", "--skip-preview", code=1)
+        assert "401" in printed or "403" in printed, printed
+        # Not every plan asks everybody.
+        life.again(**{name: wrong}).flux("plan", codes=(0, 1))
+    life.edit("cluster", gpu="RTX 9999")
+    assert "RTX 9999" in life.run("up", "--yes", "--skip-preview", code=1)
+    life.edit("cluster", gpu="RTX 5090", memory=canary("SECRET_A"))
+    life.run("preview", code=1)
+    life.edit("cluster", memory=30)
+    life.again(SALAD_API_KEY=f"{wrong} with a space").run("up", "--yes", "--skip-preview", code=1)
+    path = life.root / "Pulumi.dev.yaml"
+    before = path.read_text(encoding="utf-8")
+    document = yaml.safe_load(before)
+    # No canary: the CLI copies a stack's file into its history before our program can refuse it.
+    document["config"]["flux-training:nodeSecretAccessKey"] = "in plain text by mistake"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert "stands in plain text" in life.run("up", "--yes", "--skip-preview", code=1)
+    path.write_text(before, encoding="utf-8")
+
+
+def look_everywhere(life: Life, connection: Connection, home: Path) -> None:
+    """State with .bak, journals and history, the plan, the queue, the bucket, logs; before and after `destroy`."""
+    watch = life.watch
+    life.run("preview", "--json")
+    for job in connection.kelpie().list_jobs():
+        watch.add("jobs", job.model_dump_json(exclude={"webhook"}))
+    bucket = connection.storage("canaries")
+    for item in bucket.list(""):
+        watch.add(f"bucket: {item.key}", bucket.get_bytes(item.key) or b"")
+    assert watch.add_folder("checkout", life.root, but=("Pulumi.dev.yaml",)) > 3
+    stack_file = yaml.safe_load((life.root / "Pulumi.dev.yaml").read_text(encoding="utf-8"))
+    watch.add("stack file", json.dumps(stack_file))
+    watch.add_folder("logs", home / "log")
+    watch.add("requests", (home / "requests.jsonl").read_bytes())
+    life.run("destroy", "--yes", "--skip-preview")
+    watch.add_folder("checkout, destroyed", life.root, but=("Pulumi.dev.yaml",))
+    for item in bucket.list("") if bucket.exists() else ():
+        watch.add(f"bucket, destroyed: {item.key}", bucket.get_bytes(item.key) or b"")
+
+
+def life_of_group(connection: Connection) -> dict[str, Any]:
+    (group,) = connection.salad().list_groups()
+    return {name: value.get_secret_value() for name, value in group.container.environment_variables.items()}

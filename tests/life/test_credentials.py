@@ -1,0 +1,301 @@
+"""What the nodes are given: keys that do their job and no more, new ones without losing a job, old ones gone afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.node_environment import fingerprint, given_keys, node_environment, secret_values
+from flux_training.clients.errors import ServiceError
+from flux_training.clients.salad import ContainerGroup
+from flux_training.clients.storage import Storage
+from flux_training.training.run_state import COMPLETED
+from tests.life.stacks import Stack, as_real, new_stack
+from tests.support.cloud import running_cloud, until
+
+BUCKET = "nodes-keys"
+
+
+def storage_settings(stack: Stack, **more: object) -> dict[str, object]:
+    return {"storage": {"kind": "r2", "bucket": BUCKET, "prefix": stack.place, **more}}
+
+
+def group_of(stack: Stack) -> ContainerGroup:
+    group = stack.connection.salad().get_group(stack.place)
+    assert group is not None
+    return group
+
+
+def as_node(stack: Stack, bucket: str = BUCKET, group: ContainerGroup | None = None) -> Storage:
+    """The bucket as a node of the stack sees it: by what its container group tells it, and nothing else."""
+    told = (group or group_of(stack)).container.environment_variables
+    return Storage(
+        told["AWS_ENDPOINT_URL"].get_secret_value(),
+        told["AWS_REGION"].get_secret_value(),
+        told["AWS_ACCESS_KEY_ID"].get_secret_value(),
+        told["AWS_SECRET_ACCESS_KEY"],
+        told.get("AWS_SESSION_TOKEN"),
+        bucket,
+        retries=0,
+    )
+
+
+def outcome(act: Callable[[], object]) -> str:
+    try:
+        act()
+    except ServiceError as error:
+        return type(error).__name__
+    return "allowed"
+
+
+def test_a_nodes_keys_reach_its_own_folders_alone(cloud: Path, tmp_path: Path) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "scoped", {"cat": 1})
+    stack.configure({"cat": {}}, storage_settings(stack))
+    stack.up()
+    own = stack.connection.storage(BUCKET)
+    own.put_bytes("beside/runs/x", b"x")
+    other = stack.connection.storage("another-bucket")
+    other.ensure()
+    other.put_bytes(f"{stack.place}/runs/x", b"x")
+
+    node, elsewhere = as_node(stack), as_node(stack, "another-bucket")
+    attempts: dict[str, Callable[[], object]] = {
+        "read its images": lambda: list(node.list(f"{stack.place}/datasets/")),
+        "write a result": lambda: node.put_bytes(f"{stack.place}/runs/cat/r/output/a", b"1"),
+        "delete a result": lambda: node.delete_many([f"{stack.place}/runs/cat/r/output/a"]),
+        "read another prefix": lambda: node.get_bytes("beside/runs/x"),
+        "list another prefix": lambda: list(node.list("beside/")),
+        "list the bucket": lambda: list(node.list("")),
+        "write another prefix": lambda: node.put_bytes("beside/runs/y", b"1"),
+        "delete in another prefix": lambda: node.delete_many(["beside/runs/x"]),
+        "copy out of another prefix": lambda: node.copy(
+            "beside/runs/x", f"{stack.place}/runs/cat/r/output/b"
+        ),
+        "write whose the bucket is": lambda: node.put_bytes(f"{stack.place}/.flux/owner.json", b"{}"),
+        "read another bucket": lambda: elsewhere.get_bytes(f"{stack.place}/runs/x"),
+        "write another bucket": lambda: elsewhere.put_bytes(f"{stack.place}/runs/y", b"1"),
+        "make a bucket": as_node(stack, "a-third-bucket").create_bucket,
+        "delete the bucket": node.delete_bucket,
+        "delete another bucket": elsewhere.delete_bucket,
+        "see what expires": node.lifecycle_rules,
+        "change what expires": lambda: node.put_lifecycle_rules(
+            [{"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]
+        ),
+    }
+    allowed = {"read its images", "write a result", "delete a result"}
+    assert {what: outcome(act) for what, act in attempts.items()} == {
+        what: "allowed" if what in allowed else "Unauthorized" for what in attempts
+    }
+    assert own.get_bytes("beside/runs/x") == b"x"
+    assert other.exists()
+
+
+def test_a_node_is_told_nothing_that_opens_another_door(cloud: Path, tmp_path: Path) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "told", {"cat": 1})
+    stack.configure({"cat": {}}, storage_settings(stack))
+    stack.up()
+    connection = stack.connection
+    told = json.dumps(
+        {
+            name: value.get_secret_value()
+            for name, value in group_of(stack).container.environment_variables.items()
+        }
+    )
+    secrets = [connection.api_key, connection.cloudflare_api_token, connection.s3_secret_access_key]
+    assert [secret for secret in secrets if secret and secret.get_secret_value() in told] == []
+    assert connection.s3_access_key_id not in told
+
+
+def test_an_up_without_a_change_issues_nothing(cloud: Path, tmp_path: Path) -> None:
+    """New keys would restart every replica."""
+    stack = new_stack(tmp_path / "a", cloud, "calm", {"cat": 1})
+    stack.configure({"cat": {}}, storage_settings(stack))
+    stack.up()
+    before = group_of(stack)
+    printed = stack.up()
+    stack.refresh()
+    assert "unchanged" in printed
+    assert "updated" not in printed + stack.up()
+    assert group_of(stack).container.environment_variables == before.container.environment_variables
+    assert group_of(stack).version == before.version
+
+
+def test_a_warning_where_the_runs_outlast_the_keys(cloud: Path, tmp_path: Path) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "long", {"cat": 1})
+    stack.configure({"cat": {"maxHours": 300}}, storage_settings(stack))
+    printed = stack.up()
+    assert "the unfinished runs need about 300 h, and the nodes' keys end at" in printed
+    stack.configure({"cat": {"maxHours": 2}}, storage_settings(stack))
+    assert "the nodes' keys end at" not in stack.up()
+
+
+def test_a_canceled_run_that_is_still_declared_needs_keys(cloud: Path, tmp_path: Path) -> None:
+    """It is trained again: a node whose keys have ended says nothing, and gets no images."""
+    stack = new_stack(tmp_path / "a", cloud, "again", {"cat": 1})
+    stack.configure({"cat": {"maxHours": 300}}, storage_settings(stack))
+    stack.up()
+    (job,) = stack.jobs()
+    stack.connection.kelpie().cancel_job(job.id)
+    assert "the unfinished runs need about 300 h" in stack.run("preview")
+
+
+def test_a_key_changed_by_hand_is_put_right(cloud: Path, tmp_path: Path, engine: str) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "drift", {"cat": 1}, engine)
+    stack.configure({"cat": {}}, storage_settings(stack))
+    stack.up()
+    salad, secret = stack.connection.salad(), "canary-drift-91c4"
+    patch = {"container": {"environment_variables": {"AWS_SECRET_ACCESS_KEY": secret}}}
+    before = group_of(stack).container.environment_variables
+    salad.patch_group(stack.place, patch)
+    printed = stack.refresh() + stack.up()
+    assert group_of(stack).container.environment_variables == before
+    assert secret not in printed
+    assert secret not in json.dumps(stack.state())
+
+
+@pytest.fixture
+def busy_cloud(tmp_path: Path) -> Iterator[Path]:
+    """A local cloud whose nodes train, slowly enough to be caught at it."""
+    with running_cloud(
+        tmp_path / "cloud", autoscaler_seconds=0.2, step_seconds=0.4, heartbeat_seconds=0.5, nodes=2
+    ):
+        yield tmp_path / "cloud"
+
+
+def statuses(stack: Stack) -> dict[str, str]:
+    return {job.environment["FLUX_RUN_ID"]: job.status for job in stack.jobs()}
+
+
+def old_keys_of(stack: Stack, credentials: str) -> tuple[ContainerGroup, dict[str, object]]:
+    settings = storage_settings(stack, credentials=credentials)
+    stack.configure({"cat": {}, "dog": {}}, settings)
+    stack.up()
+    until(lambda: set(statuses(stack).values()) == {"running"}, 60)
+    return group_of(stack), storage_settings(stack, credentials=credentials, rotate=2)
+
+
+@pytest.mark.parametrize("credentials", ["token", "temporary"])
+def test_new_keys_while_jobs_run_lose_no_job_and_queue_none_twice(
+    credentials: str, busy_cloud: Path, tmp_path: Path, engine: str
+) -> None:
+    stack = new_stack(tmp_path / "a", busy_cloud, "rotate", {"cat": 1, "dog": 2}, engine)
+    before, rotated = old_keys_of(stack, credentials)
+    jobs = {job.id for job in stack.jobs()}
+    assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == "allowed"
+    stack.configure({"cat": {}, "dog": {}}, rotated)
+    stack.up()
+    after = group_of(stack)
+    assert after.id == before.id
+    changed = {
+        name
+        for name, value in after.container.environment_variables.items()
+        if before.container.environment_variables.get(name) != value
+    }
+    assert "AWS_SECRET_ACCESS_KEY" in changed
+    # The old ones are gone now (temporary ones go by themselves), and the new ones work.
+    revoked = "Unauthorized" if credentials == "token" else "allowed"
+    assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == revoked
+    assert outcome(lambda: list(as_node(stack).list(f"{stack.place}/runs/"))) == "allowed"
+    until(lambda: set(statuses(stack).values()) == {"completed"}, 120)
+    assert {job.id for job in stack.jobs()} == jobs
+    assert len(jobs) == 2
+    stack.refresh()
+    assert {job["status"] for job in stack.outputs()["jobs"].values()} == {COMPLETED}
+
+
+def test_old_keys_outlive_an_update_that_fails_before_the_group_has_new_ones(
+    cloud: Path, tmp_path: Path, engine: str
+) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "order", {"cat": 1}, engine)
+    stack.configure({"cat": {}}, storage_settings(stack, credentials="token"))
+    stack.up()
+    before = group_of(stack)
+    # No such GPU: the group cannot be changed, after new keys were made.
+    stack.configure({"cat": {}}, storage_settings(stack, credentials="token", rotate=2), gpu="RTX 9999")
+    stack.up(code=1)
+    assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == "allowed"
+    stack.configure({"cat": {}}, storage_settings(stack, credentials="token", rotate=2))
+    stack.up()
+    assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == "Unauthorized"
+    assert outcome(lambda: list(as_node(stack).list(f"{stack.place}/runs/"))) == "allowed"
+    tokens = [token for token in names(stack) if token.startswith("flux-training/dev nodes ")]
+    stack.destroy()
+    assert len(tokens) > len([token for token in names(stack) if token in tokens])
+
+
+def names(stack: Stack) -> list[str]:
+    connection = stack.connection
+    answer: Any = connection.cloudflare()._http.request(
+        "GET", f"accounts/{connection.cloudflare_account_id}/tokens?per_page=50"
+    )
+    return [token["name"] for token in answer.json()["result"]]
+
+
+def test_a_given_key_that_changes_reaches_the_nodes_and_keeps_the_jobs(cloud: Path, tmp_path: Path) -> None:
+    """storage.kind s3 on SaladCloud: the keys come from the environment."""
+    stack = new_stack(tmp_path / "a", cloud, "given", {"cat": 1})
+    local = stack.connection
+    storage = {"bucket": "given-bucket", "prefix": stack.place}
+    local.storage("given-bucket").ensure()
+    keys = [local.cloudflare().replace_tokens(f"given {number}", "given-bucket") for number in (1, 2)]
+    stack.configure({"cat": {}}, {"cloud": "salad", "storage": storage})
+
+    def up_with(number: int) -> str:
+        variables = as_real(local) | {
+            "FLUX_NODE_ACCESS_KEY_ID": keys[number].access_key_id,
+            "FLUX_NODE_SECRET_ACCESS_KEY": keys[number].secret_access_key.get_secret_value(),
+        }
+        return replace(stack, variables=variables).up()
+
+    up_with(0)
+    jobs, group = {job.id for job in stack.jobs()}, group_of(stack)
+    up_with(1)
+    assert {job.id for job in stack.jobs()} == jobs
+    assert group_of(stack).id == group.id
+    told = group_of(stack).container.environment_variables
+    assert told["AWS_SECRET_ACCESS_KEY"] == keys[1].secret_access_key
+
+
+def test_the_mark_of_the_environment_is_for_nobody_to_try_passwords_against(
+    cloud: Path, tmp_path: Path, engine: str
+) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "mark", {"cat": 1}, engine)
+    environment = {"PASSWORD": "1234"}
+    stack.configure({"cat": {}}, environment=environment)
+    stack.up()
+    told = {
+        **secret_values(environment),
+        **node_environment(stack.connection),
+        **given_keys(stack.connection),
+    }
+    mark = fingerprint(told)
+    (path,) = (stack.root / ".pulumi/stacks").rglob("dev.json")
+    assert mark not in path.read_text(encoding="utf-8")
+    stack.refresh()
+    assert mark not in path.read_text(encoding="utf-8")
+    stack.configure({"cat": {}}, environment={"PASSWORD": "5678"})
+    shown = stack.run("preview", "--diff")
+    assert "credentials" in shown
+    assert mark not in shown
+
+    # A state of before has it in plain text: that alone is no change.
+    state = stack.state()
+    (group,) = (
+        one for one in state["checkpoint"]["latest"]["resources"] if one["type"].endswith(":ContainerGroup")
+    )
+    group["inputs"]["credentials"] = group["outputs"]["credentials"] = mark
+    path.write_text(json.dumps(state), encoding="utf-8")
+    stack.configure({"cat": {}}, environment=environment)
+    assert "updated" not in stack.up()
+
+
+def test_a_stack_that_gives_its_own_keys_away_is_told(cloud: Path, tmp_path: Path) -> None:
+    stack = new_stack(tmp_path / "a", cloud, "own", {"cat": 1})
+    stack.configure({"cat": {}}, {"cloud": "salad"})
+    printed = replace(stack, variables=as_real(stack.connection)).run("preview")
+    assert "give FLUX_NODE_ACCESS_KEY_ID and FLUX_NODE_SECRET_ACCESS_KEY" in printed

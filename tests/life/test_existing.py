@@ -1,0 +1,218 @@
+"""What exists already, what is adopted and left standing, what the bucket deletes by itself, and the dev container group."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from localcloud.retention import SECONDS_A_DAY, sweep
+from localcloud.storage import ObjectStorage
+
+from flux_training.clients.salad import ContainerGroup, GroupSpec
+from flux_training.clients.storage import Storage
+from tests.life.stacks import Stack, new_stack
+
+SECRET = "canary-theirs-3c10"
+
+
+@pytest.fixture
+def stack(cloud: Path, tmp_path: Path, request: pytest.FixtureRequest, engine: str) -> Stack:
+    name = request.function.__name__.removeprefix("test_").replace("_", "-")[:30].strip("-")
+    return new_stack(tmp_path / "a", cloud, name, {"cat": 1}, engine)
+
+
+def bucket_of(stack: Stack, name: str = "life") -> Storage:
+    return stack.connection.storage(name)
+
+
+def somebodys_group(stack: Stack) -> ContainerGroup:
+    salad = stack.connection.salad()
+    return salad.create_group(
+        GroupSpec(
+            name=stack.place,
+            image="somebody/thing:1",
+            environment={"THEIRS": SECRET},
+            gpu_classes=[salad.gpu_class_id("RTX 5090")],
+            cpu=2,
+            autostart=False,
+        )
+    )
+
+
+def group_of(stack: Stack, name: str = "") -> ContainerGroup | None:
+    return stack.connection.salad().get_group(name or stack.place)
+
+
+def test_a_group_of_that_name_is_refused_before_anything_is_made(stack: Stack) -> None:
+    somebodys_group(stack)
+    bucket_of(stack).ensure()
+    bucket_of(stack).put_bytes(f"{stack.place}/theirs", b"x")
+    for command in (("preview",), ("up", "--yes", "--skip-preview")):
+        printed = stack.run(*command, code=1)
+        assert f"container group {stack.place} exists already and is not this project's" in printed
+        assert f"bucket life/{stack.place}/ holds objects that are not this project's" in printed
+        assert printed.count("or set `adopt: true`") >= 2
+    assert [item.key for item in bucket_of(stack).list(f"{stack.place}/")] == [f"{stack.place}/theirs"]
+
+
+def test_what_is_adopted_is_told_and_left_standing(stack: Stack) -> None:
+    theirs = somebodys_group(stack)
+    bucket_of(stack).ensure()
+    bucket_of(stack).put_bytes(f"{stack.place}/theirs", b"x")
+    stack.configure({"cat": {}}, {"adopt": True})
+    printed = stack.run("preview")
+    assert "image: somebody/thing:1 -> saladtechnologies/ai-toolkit" in printed
+    assert "cpu: 2 -> 4" in printed
+    assert "environment: THEIRS taken out or replaced" in printed
+    assert "`destroy` leaves it standing" in printed
+    assert SECRET not in printed
+    stack.up()
+    ours = group_of(stack)
+    assert ours is not None
+    assert ours.id == theirs.id
+    assert ours.environment_value("FLUX_OWNER") == "flux-training/dev"
+    assert stack.live_runs() == stack.declared_runs()
+    assert "is adopted" not in stack.up()
+    destroyed = stack.destroy()
+    left = group_of(stack)
+    assert left is not None
+    assert left.id == theirs.id
+    assert left.current_state.status == "stopped"
+    assert not [name for name in left.container.environment_variables if name.startswith(("AWS_", "FLUX_"))]
+    assert f"container group {stack.place} was there before this stack and stays" in destroyed
+    assert bucket_of(stack).get_bytes(f"{stack.place}/theirs") == b"x"
+
+
+def test_an_adoption_that_is_killed_is_still_one(stack: Stack) -> None:
+    """The second `create` finds its own mark on the group."""
+    somebodys_group(stack)
+    stack.configure({"cat": {}}, {"adopt": True})
+    stack.up()
+    for path in (stack.root / ".pulumi/stacks").rglob("dev.json*"):
+        path.unlink()
+    stack.run("stack", "select", "--create", "dev")
+    stack.up()
+    stack.destroy()
+    assert group_of(stack) is not None
+
+
+def test_an_own_group_goes(stack: Stack) -> None:
+    stack.configure({"cat": {}}, {"adopt": True})
+    stack.up()
+    stack.destroy()
+    assert group_of(stack) is None
+
+
+def test_checkpoints_and_images_expire_and_results_never_do(stack: Stack, cloud: Path) -> None:
+    storage = {"bucket": f"{stack.place}-b", "prefix": stack.place}
+    stack.configure({"cat": {}}, {"storage": storage, "keep": {"checkpointsDays": 14, "datasetsDays": 60}})
+    shown = stack.run("preview", "--diff")
+    assert "retention" in shown
+    assert f"{stack.place}/datasets/" in shown
+    stack.up()
+    bucket, run = bucket_of(stack, storage["bucket"]), stack.outputs()["jobs"]["cat"]
+    output = f"{run['folder']}output/"
+    kept = ["samples/1.jpg", "progress.json", "loss.csv", "cat.safetensors"]
+    expiring = ["cat_000000010.safetensors", "optimizer.pt"]
+    for name in kept + expiring:
+        bucket.put_bytes(output + name, b"x")
+    bucket.put_bytes(f"{run['folder']}model/cat.safetensors", b"x")
+    before = {item.key for item in bucket.list("")}
+    objects = ObjectStorage((cloud / "s3").resolve())
+    gone = {
+        key.removeprefix(f"{storage['bucket']}/") for key in sweep(objects, time.time() + 15 * SECONDS_A_DAY)
+    }
+    assert gone == {output + name for name in expiring}
+    gone |= {
+        key.removeprefix(f"{storage['bucket']}/")
+        for key in sweep(objects, time.time() + 9000 * SECONDS_A_DAY)
+    }
+    left = {item.key for item in bucket.list("")}
+    assert before - left == gone
+    assert {key for key in left if key.startswith(f"{stack.place}/datasets/")} == set()
+    assert {output + name for name in kept} | {f"{run['folder']}model/cat.safetensors"} <= left
+
+
+def test_rules_of_others_in_the_bucket_stay(stack: Stack) -> None:
+    name = f"{stack.place}-b"
+    bucket = bucket_of(stack, name)
+    bucket.ensure()
+    theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
+    bucket.put_lifecycle_rules([theirs])
+    storage = {"bucket": name, "prefix": stack.place}
+    for keep, prefixes in (({"datasetsDays": 5}, 2), ({"datasetsDays": 6}, 2), ({}, 1)):
+        stack.configure({"cat": {}}, {"storage": storage, "keep": keep})
+        stack.up()
+        rules = bucket.lifecycle_rules()
+        assert theirs in rules
+        assert len(rules) == prefixes
+        assert "updated" not in stack.up()
+
+
+def test_rules_changed_by_hand_are_put_right(stack: Stack) -> None:
+    name = f"{stack.place}-b"
+    stack.configure({"cat": {}}, {"storage": {"bucket": name, "prefix": "p"}, "keep": {"datasetsDays": 5}})
+    stack.up()
+    bucket = bucket_of(stack, name)
+    before = bucket.lifecycle_rules()
+    ours = [rule | {"Status": "Disabled"} for rule in before if rule["ID"].startswith("flux ")]
+    assert len(ours) == 1
+    bucket.put_lifecycle_rules([*(rule for rule in before if not rule["ID"].startswith("flux ")), *ours])
+    stack.refresh()
+    stack.up()
+    assert bucket.lifecycle_rules() == before
+
+
+def test_a_dev_group_is_no_worker_and_goes_when_switched_off(stack: Stack) -> None:
+    dev = {"enabled": True, "image": "me/dev@sha256:" + "a" * 64, "tunnel": "my-gpu"}
+    stack.configure({"cat": {}}, {"dev": dev})
+    stack.up()
+    told = stack.outputs()["dev"]
+    group = group_of(stack, f"{stack.place}-dev")
+    assert group is not None
+    assert told == {
+        "id": group.id,
+        "name": f"{stack.place}-dev",
+        "tunnel": "my-gpu",
+        "page": "https://vscode.dev/tunnel/my-gpu",
+    }
+    assert group.replicas == 1
+    assert group.current_state.status != "stopped"
+    assert set(group.container.environment_variables) == {"FLUX_OWNER", "FLUX_TUNNEL_NAME"}
+    assert stack.connection.kelpie().get_rule(group.id) is None
+    assert {job.container_group_id for job in stack.jobs()} == {stack.outputs()["containerGroup"]["id"]}
+    assert stack.outputs()["clusterSize"]["max"] == 1
+    stack.refresh()
+    assert "updated" not in stack.up()
+    stack.configure({"cat": {}}, {"dev": {**dev, "enabled": False}})
+    stack.up()
+    assert group_of(stack, f"{stack.place}-dev") is None
+    assert "dev" not in stack.outputs()
+
+
+def test_r2_makes_its_bucket_where_it_is_wanted(stack: Stack) -> None:
+    name = f"{stack.place}-b"
+    storage = {"kind": "r2", "bucket": name, "prefix": stack.place, "location": "apac"}
+    stack.configure({"cat": {}}, {"storage": storage, "results": "delete"})
+    stack.up()
+    made = stack.connection.cloudflare().get_bucket(name)
+    assert made is not None
+    assert made.location == "APAC"
+    stack.configure({"cat": {}}, {"storage": {**storage, "location": "weur"}, "results": "delete"})
+    assert "stays where it is" in stack.up()
+    stack.destroy()
+    assert stack.connection.cloudflare().get_bucket(name) is None
+
+
+def test_a_changed_prefix_deletes_no_results_and_cancels_nothing(stack: Stack) -> None:
+    stack.configure({"cat": {}}, {"results": "delete"})
+    stack.up()
+    weights = f"{stack.place}/runs/cat/{stack.declared_runs()[0]}/model/cat.safetensors"
+    bucket_of(stack).put_bytes(weights, b"x")
+    queued = stack.live_runs()
+    moved = {"storage": {"bucket": "life", "prefix": f"{stack.place}/2"}, "results": "delete"}
+    stack.configure({"cat": {}}, moved)
+    assert f"results lie in s3://life/{stack.place}/runs/" in stack.up(code=1)
+    assert bucket_of(stack).get_bytes(weights) == b"x"
+    assert stack.live_runs() == queued == stack.declared_runs()

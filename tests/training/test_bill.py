@@ -1,0 +1,170 @@
+"""The estimate in words, word for word: it is what somebody decides by before money is spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flux_training.training.bill import (
+    announce,
+    beside,
+    cost_of,
+    dollars,
+    estimate_record,
+    heading,
+    over_budget,
+    rows,
+    standing_charge,
+    table,
+)
+from flux_training.training.cost import Bill, Line, Rate
+from flux_training.training.settings import BudgetSettings
+
+RATE = Rate("RTX 5090 (32 GB)", "high", 0.36)
+NO_PRICE = Rate("RTX 5090 (32 GB)", "batch", None, "no price at priority batch")
+CAT = Line("cat", "new", 2000, 3600.0, 0.36, "the recipe's figure")
+DOG = Line("a-large-dog", "queued", 12, 90.0, 0.009, "1 finished run like it")
+UNKNOWN = Line("bird", "new", 5, None, None, "nothing is known of the speed of it")
+MEND = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [
+        (None, "unknown"),
+        (0.0, "$0.00"),
+        (0.0001, "$0.0001"),
+        (0.094, "$0.0940"),
+        (0.095, "$0.10"),
+        (1.0, "$1.00"),
+        (1234.5, "$1234.50"),
+    ],
+)
+def test_no_cost_looks_like_none(usd: float | None, text: str) -> None:
+    assert dollars(usd) == text
+
+
+def test_a_price_that_is_not_known_says_why() -> None:
+    assert heading(Bill(RATE, ())) == "RTX 5090 (32 GB) at priority high, $0.360 an hour"
+    assert heading(Bill(NO_PRICE, ())) == (
+        "RTX 5090 (32 GB) at priority batch, price not known: no price at priority batch"
+    )
+
+
+def test_the_preview_word_for_word() -> None:
+    bill = Bill(RATE, (CAT, DOG), idle_seconds=900.0, replicas=2, always=1)
+    assert announce(bill, local=True).splitlines() == [
+        "Estimated cost on RTX 5090 (32 GB) at priority high, $0.360 an hour:",
+        "  cat          2,000 steps                   60 min    $0.36",
+        "  a-large-dog  12 steps, queued already       2 min  $0.0090",
+        "  idle         2 replicas until scaled down  15 min  $0.0900",
+        "  in sum                                     76 min    $0.46",
+        (
+            "Times from the recipe's figure; 1 finished run like it. "
+            "Nothing is paid for the cloud on this machine: its prices are examples."
+        ),
+        "cluster.minReplicas keeps 1 rented also without work, in no sum above: $8.64 a day.",
+    ]
+    assert announce(Bill(RATE, (CAT, CAT)), local=False).splitlines()[-1] == (
+        "Times from the recipe's figure."
+    )
+
+
+def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
+    lines = (Line("j", "new", 1, 1.0, None, ""), Line("j", "new", 1, 36000.0, 100.0, ""))
+    assert table(Bill(RATE, lines)) == "\n".join(
+        [
+            "  j       1 steps     1 s  unknown",
+            "  j       1 steps  10.0 h  $100.00",
+            "  in sum           10.0 h  unknown",
+        ]
+    )
+
+
+def test_what_is_not_known_makes_the_sum_unknown() -> None:
+    bill = Bill(RATE, (CAT, UNKNOWN), idle_seconds=480.0, replicas=1)
+    assert rows(bill) == [
+        ("cat", "2,000 steps", "60 min", "$0.36"),
+        ("bird", "5 steps", "unknown", "unknown"),
+        ("idle", "1 replica until scaled down", "8 min", "$0.0480"),
+        ("in sum", "", "unknown", "unknown"),
+    ]
+    assert rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("in sum", "", "68 min", "$0.41")
+
+
+def test_what_always_stays_is_told_also_without_a_price() -> None:
+    assert standing_charge(Bill(RATE, (CAT,))) == ""
+    assert announce(Bill(RATE, (CAT,)), local=False).endswith("figure.")
+    assert standing_charge(Bill(NO_PRICE, (), always=3)) == (
+        "cluster.minReplicas keeps 3 rented also without work, in no sum above."
+    )
+
+
+def test_a_limit_that_is_just_reached_is_kept() -> None:
+    bill = Bill(RATE, (CAT,))
+    assert over_budget(limits(maxUsd=0.36, maxUsdPerJob=0.36), bill) == []
+    per_job, in_sum = over_budget(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
+    assert per_job == (
+        f"budget.maxUsdPerJob is $0.35, but cat would cost about $0.36 (2,000 steps, 60 min); {MEND}"
+    )
+    assert in_sum == (
+        "budget.maxUsd is $0.35, but this would cost about $0.36 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
+        f"{table(bill)}\n{MEND}"
+    )
+
+
+def test_a_job_without_a_time_is_over_no_limit_of_its_own() -> None:
+    """The sum is then not known, and that counts as exceeded."""
+    assert over_budget(limits(maxUsdPerJob=0.01), Bill(RATE, (CAT, UNKNOWN))) == [
+        "the budget cannot be checked: nothing is known of the speed of it; "
+        "name another cluster.gpu or priority, or take `budget` out"
+    ]
+
+
+def test_what_run_json_keeps_of_an_estimate() -> None:
+    exact = Line("exact", "new", 7, 1234.5678, 0.1234567, "somewhere")
+    bill = Bill(RATE, (CAT, exact, UNKNOWN))
+    of_gpu = {"gpu": "RTX 5090 (32 GB)", "priority": "high", "usd_an_hour": 0.36}
+    assert estimate_record(bill, "exact") == {
+        "usd": 0.1235,
+        "seconds": 1234.6,
+        **of_gpu,
+        "basis": "somewhere",
+    }
+    assert estimate_record(bill, "bird") == {"usd": None, "seconds": None, **of_gpu, "basis": UNKNOWN.basis}
+    assert estimate_record(bill, "not there") is None
+
+
+def test_what_the_stacks_outputs_say_of_a_cost() -> None:
+    record = {"estimate": estimate_record(Bill(RATE, (CAT,)), "cat")}
+    assert cost_of(record, {"gpu_seconds": 1234.5678}) == {
+        "gpu": "RTX 5090 (32 GB)",
+        "usdAnHour": 0.36,
+        "estimateUsd": 0.36,
+        "estimateHours": 1.0,
+        "actualHours": 0.3429,
+        "actualUsd": 0.1235,
+    }
+    assert cost_of({"estimate": {"gpu": "g" * 101}}, {}) == {"gpu": "g" * 100 + "…"}
+    assert cost_of({"estimate": "much"}, {"gpu_seconds": 3600}) == {"actualHours": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        ({"actualUsd": 0.5, "actualHours": 1.0}, "about $0.50 for 60 min of GPU"),
+        ({"actualUsd": 0.5}, ""),
+        ({"actualHours": 1.0}, ""),
+        (
+            {"actualUsd": 0.0, "actualHours": 0.0, "estimateUsd": 0.0},
+            "about $0.00 for 0 s of GPU (estimated $0.00)",
+        ),
+    ],
+)
+def test_what_it_took_is_told_when_both_are_known(cost: dict[str, Any], text: str) -> None:
+    assert beside(cost) == text
+
+
+def limits(**found: float) -> BudgetSettings:
+    return BudgetSettings.model_validate(found)

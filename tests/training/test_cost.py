@@ -1,0 +1,347 @@
+"""Estimates: the first calibration, its scaling, finished runs in its place, the budget; and what must hold for any work."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_training.training.bill import announce, beside, cost_of, estimate_record, hours, over_budget
+from flux_training.training.cost import (
+    CLOUDS,
+    RECIPE,
+    Bill,
+    Cloud,
+    Line,
+    Pace,
+    Rate,
+    Seen,
+    Shape,
+    Work,
+    bill_for,
+    line_for,
+    pace,
+    seen_of,
+    shape_of,
+)
+from flux_training.training.gpu import TFLOPS
+from flux_training.training.settings import BudgetSettings
+from flux_training.training.trainer_config import document_of
+
+SALAD = CLOUDS["salad"]
+RATE = Rate("RTX 5090 (32 GB)", "high", 0.45)
+EXAMPLE = Shape()
+
+
+def budget(**limits: float) -> BudgetSettings:
+    return BudgetSettings.model_validate(limits)
+
+
+def bill(*works: Work, rate: Rate = RATE, seen: list[Seen] | None = None, replicas: int = 1) -> Bill:
+    return bill_for(works, rate, seen or [], TFLOPS, SALAD, most_replicas=replicas, idle_threshold=300)
+
+
+def finished(**changes: Any) -> dict[str, Any]:
+    progress = {
+        "state": "finished",
+        "gpu": "NVIDIA GeForce RTX 5090, 32607 MiB",
+        "gpu_seconds": 1100.0,
+        "start_seconds": 100.0,
+        "steps": 500,
+        "restarts": 0,
+        "begun": [0, 1],
+    }
+    return progress | changes
+
+
+def test_the_recipes_own_job_takes_the_recipes_hour() -> None:
+    (line,) = bill(Work("cat", 2000, EXAMPLE, 0)).lines
+    assert line.seconds == pytest.approx(3600)
+    assert line.basis == "the recipe's figure"
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [
+        (Shape(), 1.0),
+        (Shape(images=4), 4.0),
+        (Shape(resolutions=(512,)), (1024 + 512) / ((1024 + 2304 + 4096) / 3 + 512)),
+        (Shape(rank=128), (1 + 128 / 1536) / (1 + 16 / 1536)),
+    ],
+)
+def test_a_step_grows_with_images_tokens_and_rank(shape: Shape, factor: float) -> None:
+    how_fast = pace(shape, "RTX 5090", [], TFLOPS, SALAD)
+    assert how_fast is not None
+    assert how_fast.seconds_a_step == pytest.approx(RECIPE.seconds_a_step * factor)
+
+
+def test_another_card_is_scaled_by_its_tflops_and_says_so() -> None:
+    how_fast = pace(EXAMPLE, "RTX 3090 (24 GB)", [], TFLOPS, SALAD)
+    assert how_fast is not None
+    assert how_fast.seconds_a_step == pytest.approx(RECIPE.seconds_a_step * 104.8 / 35.6)
+    assert how_fast.basis == "the recipe's figure, scaled to RTX 3090 by TFLOPS"
+
+
+def test_of_an_unknown_card_nothing_is_claimed() -> None:
+    assert pace(EXAMPLE, "Radeon 9 (24 GB)", [], TFLOPS, SALAD) is None
+    line = line_for(Work("cat", 100, EXAMPLE, 0), Rate("Radeon 9", "high", 0.1), None, SALAD)
+    assert line == Line("cat", "new", 100, None, None, "nothing is known of the speed of Radeon 9")
+
+
+def test_finished_runs_on_the_card_take_the_place_of_the_recipe() -> None:
+    seen = [Seen("RTX 5090", EXAMPLE, 60.0, second) for second in (1.0, 9.0, 1.2)]
+    how_fast = pace(EXAMPLE, "RTX 5090 (32 GB)", seen, TFLOPS, SALAD)
+    assert how_fast == Pace(60.0, 1.2, "3 finished runs like it")
+
+
+def test_runs_with_other_settings_are_scaled_and_those_on_other_cards_left_out() -> None:
+    other = Shape(images=2)
+    seen = [Seen("RTX 5090", other, 60.0, 3.0), Seen("RTX 4090", EXAMPLE, 60.0, 99.0)]
+    how_fast = pace(EXAMPLE, "RTX 5090", seen, TFLOPS, SALAD)
+    assert how_fast is not None
+    assert (how_fast.start_seconds, how_fast.seconds_a_step) == (60.0, pytest.approx(1.5))
+    assert how_fast.basis == "1 finished run with other settings, scaled"
+
+
+def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
+    seen = [Seen("", EXAMPLE, 1.0, 0.5)]
+    local = pace(EXAMPLE, "RTX 3090", seen, TFLOPS, CLOUDS["local"])
+    real = pace(EXAMPLE, "RTX 3090", seen, TFLOPS, SALAD)
+    assert local is not None
+    assert real is not None
+    assert local.seconds_a_step == 0.5
+    assert real.seconds_a_step > RECIPE.seconds_a_step
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"),
+    [
+        ({}, 2.0),
+        ({"restarts": 1, "gpu_seconds": 1200.0}, 2.0),
+        ({"begun": [250, 1]}, 4.0),
+        ({"state": "training"}, None),
+        ({"start_seconds": None}, None),
+        ({"gpu_seconds": "much"}, None),
+        ({"gpu_seconds": 50.0}, None),
+        ({"begun": [500, 1]}, None),
+        ({"steps": True}, None),
+        ({"gpu_seconds": math.nan}, None),
+        ({"gpu_seconds": math.inf}, None),
+        ({"gpu_seconds": 10**400}, None),
+        ({"steps": 10**400}, None),
+        ({"start_seconds": -(10**400)}, None),
+        ({"restarts": 0.5}, None),
+        ({"begun": [math.nan, 1]}, None),
+        ({"begun": []}, 2.0),
+        ({"begun": "250"}, 2.0),
+        ({"begun": [250, 1], "restarts": 1, "gpu_seconds": 1200.0}, 2.0),
+        ({"begun": [499, 1]}, 1000.0),
+        ({"gpu_seconds": 100.5}, 0.001),
+        ({"gpu_seconds": 100.0}, None),
+    ],
+)
+def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step: float | None) -> None:
+    seen = seen_of(finished(**changes), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}")
+    assert (seen and seen.seconds_a_step) == step
+    if seen:
+        assert (seen.gpu, seen.shape, seen.start_seconds) == ("RTX 5090", Shape(8, 1, (512,)), 100.0)
+
+
+@pytest.mark.parametrize("gpu", [None, 5090, ""])
+def test_a_node_that_names_no_card_counts_for_none(gpu: object) -> None:
+    seen = seen_of(finished(gpu=gpu), b"")
+    assert seen is not None
+    assert seen.gpu == ""
+
+
+def test_a_shape_of_absurd_numbers_has_a_finite_work() -> None:
+    raw = "config: {process: [{datasets: [{resolution: HUGE}], network: {linear: HUGE}, train: {batch_size: HUGE}}]}"
+    document = document_of(raw.replace("HUGE", str(10**400)).encode())
+    assert math.isfinite(shape_of(document).work)
+
+
+def test_the_shape_is_read_as_ai_toolkit_reads_it() -> None:
+    process = {
+        "network": {"rank": 32, "linear": 8},
+        "train": {"batch_size": 2, "gradient_accumulation": 3, "gradient_accumulation_steps": 1},
+        "datasets": [{"resolution": [1024, 512]}, {"resolution": 768}],
+    }
+    document = {"job": "extension", "config": {"process": [process]}}
+    assert shape_of(document) == Shape(32, 6, (512, 768, 1024))
+    assert shape_of(document_of(json.dumps(document).encode())) == Shape(32, 6, (512, 768, 1024))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[1", b"- 1", b"config: 7", b"config: {process: [7]}"])
+def test_a_train_yml_that_tells_nothing_has_the_trainers_defaults(raw: bytes) -> None:
+    assert shape_of(document_of(raw)) == Shape(4, 1, (512,))
+
+
+def test_idle_time_is_the_threshold_and_half_of_kelpies_period_for_each_replica() -> None:
+    found = bill(Work("a", 1, EXAMPLE, 0), Work("b", 1, EXAMPLE, 0), Work("c", 1, EXAMPLE, 0), replicas=2)
+    assert (found.replicas, found.idle_seconds) == (2, 2 * (300 + 150))
+    alone = bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300)
+    assert (alone.usd, alone.idle_seconds) == (0.0, 0.0)
+
+
+def test_the_stand_ins_runs_make_the_local_clouds_bill() -> None:
+    seen = [Seen("", EXAMPLE, 1.0, 0.5)]
+    found = bill_for(
+        [Work("a", 10, EXAMPLE, 0)], RATE, seen, TFLOPS, CLOUDS["local"], most_replicas=1, idle_threshold=0
+    )
+    assert (found.lines[0].seconds, found.idle_seconds) == (1.0 + 10 * 0.5 + 5.0, 1.0)
+
+
+def test_where_nothing_scales_the_cluster_no_replica_idles() -> None:
+    found = bill_for(
+        [Work("a", 1, EXAMPLE, 0)], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=None
+    )
+    assert (found.replicas, found.idle_seconds) == (1, 0.0)
+
+
+def test_the_worker_pays_for_its_download() -> None:
+    small, large = bill(Work("a", 10, EXAMPLE, 0)), bill(Work("a", 10, EXAMPLE, 50_000_000))
+    assert small.lines[0].seconds is not None
+    assert large.lines[0].seconds == pytest.approx(small.lines[0].seconds + 10)
+
+
+def test_a_preview_says_what_is_trained_and_nothing_when_nothing_is() -> None:
+    text = announce(bill(Work("cat", 2000, EXAMPLE, 0), Work("dog", 2000, EXAMPLE, 0, "queued")), local=False)
+    assert "RTX 5090 (32 GB) at priority high, $0.450 an hour" in text
+    assert re.search(r"\n  cat +2,000 steps +60 min +\$0\.45\n", text)
+    assert "2,000 steps, queued already" in text
+    assert "in sum" in text
+    assert announce(bill(), local=False) == ""
+
+
+def test_replicas_that_always_stay_are_said_with_what_a_day_costs() -> None:
+    found = bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300, always=2)
+    assert announce(found, local=False).endswith(
+        "keeps 2 rented also without work, in no sum above: $21.60 a day."
+    )
+
+
+def test_a_dev_group_is_said_with_what_a_day_costs() -> None:
+    dev = Rate("RTX 3090 (24 GB)", "high", 0.25)
+    found = replace(bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300), dev=dev)
+    assert announce(found, local=False) == (
+        "dev.enabled keeps a replica of its own (RTX 3090 (24 GB)) rented day and night, in no sum above: $6.00 a day."
+    )
+    both = announce(replace(found, always=1), local=False)
+    assert "keeps 1 rented also without work, in no sum above: $10.80 a day. dev.enabled keeps" in both
+
+
+def test_above_the_budget_every_line_is_told() -> None:
+    found = bill(Work("cat", 2000, EXAMPLE, 0), Work("dog", 4000, EXAMPLE, 0))
+    one, both = over_budget(budget(maxUsd=1.0, maxUsdPerJob=0.5), found)
+    assert one.startswith("budget.maxUsdPerJob is $0.50, but dog would cost about $0.87 (4,000 steps, 1.9 h)")
+    assert both.startswith("budget.maxUsd is $1.00, but this would cost about $1.38 on RTX 5090")
+    for line in ("cat", "dog", "idle", "in sum"):
+        assert f"\n  {line} " in both
+    assert over_budget(budget(maxUsd=2.0, maxUsdPerJob=0.9), found) == []
+
+
+def test_a_budget_that_cannot_be_checked_counts_as_exceeded() -> None:
+    unpriced = bill(
+        Work("cat", 10, EXAMPLE, 0), rate=Rate("RTX 5090", "batch", None, "no price at priority batch")
+    )
+    (finding,) = over_budget(budget(maxUsd=1000.0), unpriced)
+    assert finding.startswith("the budget cannot be checked: no price at priority batch")
+    unknown = bill(Work("cat", 10, EXAMPLE, 0), rate=Rate("Radeon 9", "high", 0.1))
+    (finding,) = over_budget(budget(maxUsdPerJob=1000.0), unknown)
+    assert "nothing is known of the speed of Radeon 9" in finding
+    assert over_budget(budget(), unknown) == []
+
+
+@pytest.mark.parametrize("step", [math.nan, math.inf])
+def test_an_estimate_that_is_no_number_counts_as_exceeded(step: float) -> None:
+    strange = bill(Work("cat", 10, EXAMPLE, 0), seen=[Seen("RTX 5090", EXAMPLE, 1.0, step)])
+    basis = "no finite time comes from 1 finished run like it"
+    assert strange.lines == (Line("cat", "new", 10, None, None, basis),)
+    assert strange.usd is None
+    (finding,) = over_budget(budget(maxUsd=1000.0), strange)
+    assert finding.startswith("the budget cannot be checked")
+
+
+def test_without_anything_to_train_no_budget_is_exceeded() -> None:
+    assert over_budget(budget(maxUsd=0, maxUsdPerJob=0), bill()) == []
+
+
+def test_the_actual_stands_beside_the_estimate() -> None:
+    record = {"estimate": estimate_record(bill(Work("cat", 2000, EXAMPLE, 0)), "cat")}
+    cost = cost_of(record, {"gpu_seconds": 4000.0})
+    assert (cost["estimateUsd"], cost["actualUsd"]) == (0.45, 0.5)
+    assert beside(cost) == "about $0.50 for 67 min of GPU (estimated $0.45)"
+    assert cost_of({}, {}) == {}
+    for nonsense in (math.nan, 10**400, -5):
+        assert "actualUsd" not in cost_of(record, {"gpu_seconds": nonsense})
+    assert beside({}) == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
+def test_times_are_short(seconds: float, text: str) -> None:
+    assert hours(seconds) == text
+
+
+shapes = st.builds(
+    Shape,
+    st.integers(1, 256),
+    st.integers(1, 16),
+    st.lists(st.sampled_from([256, 512, 768, 1024, 1536]), min_size=1, max_size=4).map(tuple),
+)
+clouds = st.builds(Cloud, st.floats(0, 600), st.floats(1e3, 1e9), st.floats(0, 600), st.booleans())
+runs = st.lists(
+    st.builds(
+        Seen, st.sampled_from(["", "RTX 5090", "RTX 3090"]), shapes, st.floats(0, 600), st.floats(0.001, 60)
+    )
+)
+
+
+@given(shapes, clouds, runs, st.integers(0, 10**5), st.integers(0, 10**5), st.integers(0, 10**10))
+def test_more_steps_and_more_images_to_download_never_cost_less(
+    shape: Shape, cloud: Cloud, seen: list[Seen], steps: int, more: int, size: int
+) -> None:
+    def usd(steps: int, size: int) -> float:
+        found = bill_for(
+            [Work("a", steps, shape, size)], RATE, seen, TFLOPS, cloud, most_replicas=1, idle_threshold=9
+        )
+        assert found.usd is not None
+        return found.usd
+
+    assert 0 <= usd(steps, size) <= usd(steps + more, size) <= usd(steps + more, 2 * size)
+
+
+@given(
+    shapes,
+    st.integers(0, 200),
+    st.integers(0, 8),
+    st.sampled_from([0, 64, 512]),
+    st.sampled_from(sorted(TFLOPS)),
+)
+def test_a_larger_shape_is_never_estimated_faster(
+    shape: Shape, rank: int, images: int, pixels: int, card: str
+) -> None:
+    larger = Shape(
+        shape.rank + rank, shape.images + images, tuple(side + pixels for side in shape.resolutions)
+    )
+    small, large = (pace(one, card, [], TFLOPS, SALAD) for one in (shape, larger))
+    assert small is not None
+    assert large is not None
+    assert small.seconds_a_step <= large.seconds_a_step
+
+
+@given(st.lists(st.integers(1, 5000), max_size=12), st.integers(1, 12))
+def test_the_sum_is_that_of_its_lines_and_another_job_never_makes_it_less(
+    steps: list[int], most: int
+) -> None:
+    works = [Work(str(number), one, EXAMPLE, 0) for number, one in enumerate(steps)]
+    found = bill(*works, replicas=most)
+    lines = sum(line.usd for line in found.lines if line.usd is not None)
+    assert found.usd == pytest.approx(lines + (found.idle_usd or 0.0))
+    fewer = bill(*works[:-1], replicas=most)
+    assert (fewer.usd or 0.0) <= (found.usd or 0.0)

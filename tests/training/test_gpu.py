@@ -1,0 +1,169 @@
+"""The GPU by name, by memory, or the cheapest that fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flux_training.training.errors import BadInput
+from flux_training.training.gpu import (
+    Offer,
+    check_condition,
+    choose_gpu,
+    memory_needed,
+    model_of,
+    names_a_class,
+    rank_of,
+    whole,
+)
+
+OFFERS = [
+    Offer("a", "RTX 5090 (32 GB)", 32, 0.45),
+    Offer("b", "RTX 4090 (24 GB)", 24, 0.30),
+    Offer("c", "RTX 3090 (24 GB)", 24, 0.23),
+    Offer("d", "RTX 3060 (12 GB)", 12, 0.04),
+    Offer("e", "Mystery", None, 0.01),
+]
+HOURS = {"a": 1.0, "b": 1.27, "c": 2.94, "d": 8.3}
+
+
+def hours_on(offer: Offer) -> float | None:
+    return HOURS.get(offer.id)
+
+
+def chosen(wanted: str, need: int = 24, kept: str | None = None, offers: list[Offer] = OFFERS) -> str:
+    return choose_gpu(wanted, need, offers, hours_on, kept).id
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("RTX 5090 (32 GB)", "RTX 5090"),
+        ("NVIDIA GeForce RTX 5090, 32607 MiB", "RTX 5090"),
+        ("rtx 4070 ti super (16 GB)", "RTX 4070 Ti Super"),
+        ("NVIDIA RTX A5000, 24564 MiB", "RTX A5000"),
+        ("RTX 3090 Ti (24 GB)", "RTX 3090 Ti"),
+        ("A100 (80 GB)", "A100"),
+        ("Radeon  Pro 9 (32 GB)", "Radeon Pro 9"),
+        ("L40S, 46068 MiB", "L40S"),
+        ("", ""),
+    ],
+)
+def test_a_card_is_recognised_in_what_it_is_called(name: str, model: str) -> None:
+    assert model_of(name) == model
+
+
+def test_the_cheapest_is_that_on_which_the_work_costs_least_not_the_hour() -> None:
+    assert chosen("cheapest") == "b"
+    assert chosen(">= 32 GB") == "a"
+    assert chosen(">=12gb") == "d"
+    assert chosen("Cheapest", need=32) == "a"
+
+
+def test_equal_ones_are_chosen_by_name() -> None:
+    offers = [Offer("z", "RTX 4090 Z (24 GB)", 24, 1.0), Offer("y", "RTX 4090 Y (24 GB)", 24, 1.0)]
+    assert choose_gpu("cheapest", 24, offers, lambda _: 1.0, None).id == "y"
+    # Two classes of one name and price are no reason to fail: the first stays.
+    twins = [Offer("2", "RTX 4090 (24 GB)", 24, 1.0), Offer("1", "RTX 4090 (24 GB)", 24, 1.0)]
+    assert choose_gpu("cheapest", 24, twins, lambda _: 1.0, None).id == "2"
+
+
+def test_a_class_is_kept_as_long_as_it_satisfies_the_condition() -> None:
+    dearer = [Offer("b", "RTX 4090 (24 GB)", 24, 99.0), *(offer for offer in OFFERS if offer.id != "b")]
+    assert chosen(">= 24 GB", kept="b", offers=dearer) == "b"
+    assert chosen(">= 32 GB", kept="b", offers=dearer) == "a"
+    assert chosen(">= 24 GB", kept=None, offers=dearer) == "a"
+
+
+LARGE = [Offer("x", "RTX 7090 (48 GB)", 48, 0.1), Offer("y", "RTX 7080 (48 GB)", 48, None)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offers", "words"),
+    [
+        (
+            ">= 64 GB",
+            OFFERS,
+            "cluster.gpu (`>= 64 GB`): no GPU with 64 GB or more is offered; offered: Mystery, RTX 3060 (12 GB), RTX 3090 (24 GB), "
+            "RTX 4090 (24 GB), RTX 5090 (32 GB); ask for less memory, or set `quantize: true` in train.yml",
+        ),
+        (
+            "cheapest",
+            LARGE,
+            "cluster.gpu (`cheapest`): RTX 7090 (48 GB), RTX 7080 (48 GB) would do, but price or speed is not known; "
+            "name one of them instead",
+        ),
+        (
+            "cheapest",
+            [],
+            "cluster.gpu (`cheapest`): no GPU with 24 GB or more is offered; offered: none; ask for less memory, or set "
+            "`quantize: true` in train.yml",
+        ),
+    ],
+)
+def test_when_nothing_fits_the_error_says_what_there_is(wanted: str, offers: list[Offer], words: str) -> None:
+    with pytest.raises(BadInput) as error:
+        choose_gpu(wanted, 24, offers, hours_on, None)
+    assert error.value.findings == [words]
+
+
+@pytest.mark.parametrize("wanted", ["> 24 GB", ">= 24", ">= 0 GB", "= 24 GB", "<= 24 GB", ">= many GB"])
+def test_a_condition_that_is_none_is_refused(wanted: str) -> None:
+    with pytest.raises(ValueError, match="is no condition"):
+        check_condition(wanted)
+
+
+@pytest.mark.parametrize("wanted", ["RTX 5090", ">= 24 GB", " >= 24 GB", ">=24gb", "cheapest", " Cheapest "])
+def test_names_and_conditions_are_told_apart(wanted: str) -> None:
+    check_condition(wanted)
+    assert names_a_class(wanted) == ("RTX" in wanted)
+
+
+def config(**process: Any) -> dict[str, Any]:
+    return {"config": {"process": [process]}}
+
+
+@pytest.mark.parametrize(
+    ("document", "memory"),
+    [
+        (config(model={"quantize": True}), 24),
+        (config(model={"quantize": True}, train={"batch_size": 2}), 24),
+        (config(model={"quantize": True}, datasets=[{"resolution": [512, 1536]}]), 24),
+        (config(model={"quantize": True}, train={"batch_size": 3}, datasets=[{"resolution": 1024}]), 40),
+        # A square of 1024 pixels is a megapixel: two images of it are two.
+        (config(model={"quantize": True}, train={"batch_size": 2}, datasets=[{"resolution": 1024}]), 32),
+        (config(model={"quantize": True}, train={"batch_size": 2}, datasets=[{"resolution": 1025}]), 40),
+        (config(model={"quantize": True}, train={"batch_size": 1}, datasets=[{"resolution": 2048}]), 24),
+        (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{"resolution": 512}]), 24),
+        (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{"resolution": 512}]), 32),
+        (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{}]), 32),
+        (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{"resolution": "x"}, 7]), 32),
+        (config(model={"quantize": True}, train={"batch_size": 5}, datasets="x"), 32),
+        # 512 where nothing else is said: four of them are just a megapixel.
+        (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{}]), 24),
+        (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{"resolution": "x"}]), 24),
+        (config(model={"quantize": False}), 48),
+        ({"config": {"process": {"0": 1}}}, 48),
+        ({"config": {"process": []}}, 48),
+        ({}, 48),
+    ],
+)
+def test_what_memory_a_train_yml_needs(document: dict[str, Any], memory: int) -> None:
+    assert memory_needed(document) == memory
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [(1, 1), (10**9, 10**9), (0, 7), (-1, 7), (10**9 + 1, 7), (True, 7), (1.0, 7), ("1", 7), (None, 7)],
+)
+def test_a_whole_number_is_above_nothing_and_no_nonsense(value: object, read: int) -> None:
+    assert whole(value, 7) == read
+
+
+@pytest.mark.parametrize(
+    ("network", "rank"),
+    [({}, 4), ({"linear": 8}, 8), ({"rank": 16, "linear": 8}, 16), ({"rank": 0, "linear": 8}, 8), ("x", 4)],
+)
+def test_the_rank_is_that_of_ai_toolkit(network: object, rank: int) -> None:
+    assert rank_of({"network": network}) == rank

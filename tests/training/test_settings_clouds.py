@@ -1,0 +1,118 @@
+"""The settings for storage, images, the dev group and retention: what goes together, and what is told when it does not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flux_training.training.errors import BadInput
+from flux_training.training.settings import StackSettings, parse_stack_settings
+
+DIGEST = "a" * 64
+SECTIONS = [
+    name
+    for name, field in StackSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+]
+BUILD = {"build": True, "repository": "docker.io/me/x", "kelpieSha256": DIGEST}
+
+
+def parse(**settings: Any) -> StackSettings:
+    base = {"cloud": "salad", "storage": {"bucket": "weights"}, "jobs": {}}
+    texts = {
+        f"p:{key}": json.dumps(value) if isinstance(value, dict | bool) else str(value)
+        for key, value in (base | settings).items()
+    }
+    return parse_stack_settings("p", texts)
+
+
+def findings(**settings: Any) -> list[str]:
+    with pytest.raises(BadInput) as caught:
+        parse(**settings)
+    return caught.value.findings
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"storage": {"bucket": "b-1", "kind": "s3", "rotate": 2}}, "rotate means nothing with kind s3"),
+        (
+            {"storage": {"bucket": "b-1", "kind": "aws", "location": "weur"}},
+            "location means nothing with kind aws",
+        ),
+        ({"storage": {"bucket": "b-1", "kind": "r2", "credentialHours": 169}}, "(it is 169)"),
+        ({"storage": {"bucket": "b-1", "kind": "r3"}}, "'r2', 'aws' or 's3'"),
+        ({"image": {"build": True}}, "needs repository and kelpieSha256"),
+        ({"image": {**BUILD, "repository": "me/x:latest"}}, "repository"),
+        ({"image": {**BUILD, "kelpieSha256": "abc"}}, "(it is 'abc')"),
+        ({"image": BUILD, "cluster": {"image": "a/b"}}, "exclude each other"),
+        ({"dev": {"enabled": True}, "image": BUILD}, "needs image.vscodeSha256"),
+        ({"dev": {"enabled": True, "image": "x", "tunnel": "A"}}, "(it is 'A')"),
+        ({"dev": {"enabled": True, "image": "x"}, "cluster": {"name": "n" * 62}}, "too long; shorten it"),
+        ({"keep": {"datasetsDays": 0}}, "(it is 0)"),
+        ({"cloud": "local", "storage": {"bucket": "b-1", "kind": "aws"}}, "has no AWS; use s3 or r2"),
+    ],
+)
+def test_what_does_not_fit_is_told(settings: dict[str, Any], words: str) -> None:
+    (finding,) = findings(**settings)
+    assert words in finding
+
+
+def test_all_that_does_not_fit_is_told_at_once() -> None:
+    (finding,) = findings(dev={"enabled": True}, cloud="local", storage={"bucket": "b-1", "kind": "aws"})
+    assert "has no AWS" in finding
+    assert "dev.enabled needs dev.image" in finding
+    assert len(findings(keep={"datasetsDays": 0, "checkpointsDays": 0}, dev={"tunnel": "A"})) == 3
+
+
+def test_a_secret_in_the_wrong_place_is_not_shown() -> None:
+    canary = "canary-settings-2ee1"
+    told = findings(cloudflareApiToken={"a": canary}, storage={"bucket": "b-1", "secret": canary})
+    assert len(told) == 2
+    assert canary not in " ".join(told)
+
+
+def test_a_stack_that_builds_and_develops() -> None:
+    settings = parse(image={**BUILD, "vscodeSha256": DIGEST}, dev={"enabled": True})
+    assert settings.dev_name == "flux-training-dev"
+    assert settings.image.vscode_version == "latest"
+
+
+def test_the_defaults_are_as_they_were() -> None:
+    settings = parse()
+    assert (settings.storage.kind, settings.image.build, settings.dev.enabled) == ("s3", False, False)
+    assert (settings.keep.checkpoints_days, settings.keep.datasets_days) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"keep": {"checkpointDays": 3}},
+            "p:keep.checkpointDays: unknown key (did you mean `checkpointsDays`?); known here: checkpointsDays, datasetsDays",
+        ),
+        (
+            {"jobs": {"cat": {"stall": 5}}},
+            "p:jobs.cat.stall: unknown key (did you mean `stallMinutes`?); "
+            "known here: attempt, dataset, lint, maxHours, resume, skip, stallMinutes, webhook",
+        ),
+        ({"storage": {}}, "p:storage.bucket: is missing; set it in the stack's configuration"),
+        ({"webhook": {"url": "x"}}, "p:webhook: Input should be a valid string"),
+        (
+            {"dev": {"enabled": True}},
+            "p: dev.enabled needs dev.image, or image.build: true to build it",
+        ),
+    ],
+)
+def test_a_finding_says_where_what_and_the_next_step(settings: dict[str, Any], told: str) -> None:
+    assert findings(**settings) == [told]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_unknown_key_is_named_in_every_section(section: str) -> None:
+    base = {"bucket": "weights"} if section == "storage" else {}
+    (finding,) = findings(**{section: base | {"xyzzy": 1}})
+    assert finding.startswith(f"p:{section}.xyzzy: unknown key; known here: ")

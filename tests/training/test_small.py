@@ -1,0 +1,125 @@
+"""Small decisions of their own: files and folders, locks, process numbers, GPU memory by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.errors import FluxError
+from flux_training.training.files import natural_key, only_one_in, write_atomically, write_new
+from flux_training.training.lint.gpu_memory import memory_gb
+from flux_training.training.processes import is_alive
+
+
+@pytest.mark.parametrize(
+    ("gpu", "memory"),
+    [
+        ("RTX 5090", 32),
+        ("NVIDIA GeForce RTX 4090", 24),
+        ("RTX 3080 (10 GB)", 10),
+        (">= 24 GB", 24),
+        ("rtx 3090 ti laptop", None),
+        ("RTX 4090 Laptop GPU", None),
+        ("RTX 4090 Laptop (16 GB)", 16),
+        ("0a1b-uuid", None),
+        ("", None),
+    ],
+)
+def test_how_much_memory_a_gpus_name_tells(gpu: str, memory: int | None) -> None:
+    assert memory_gb(gpu) == memory
+
+
+def test_a_file_is_written_whole_and_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_atomically(path, "one")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("one", 0o644)
+    path.chmod(0o600)
+    write_atomically(path, b"two")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _file: waits.append(path.exists()))
+    for path, write in (
+        (tmp_path / "a", write_atomically),
+        (tmp_path / "b", write_new),
+        (tmp_path / "c", lambda path, text: write_atomically(path, text, lasting=False)),
+    ):
+        write(path, "one")
+    assert waits == [False, False]
+
+
+def test_a_new_file_takes_nobody_elses_place(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert write_new(path, "one")
+    assert not write_new(path, "two")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with only_one_in(tmp_path):
+        with (
+            pytest.raises(FluxError, match="another flux command is at work in") as caught,
+            only_one_in(tmp_path),
+        ):
+            pass
+        assert "wait until it has ended, then run this again" in str(caught.value)
+    with only_one_in(tmp_path):
+        pass
+
+
+def test_names_are_sorted_as_people_sort_them() -> None:
+    names = ["img10", "img2b", "img2", "img", "IMG2", "a", "10", "2"]
+    in_order = ["2", "10", "a", "img", "IMG2", "img2", "img2b", "img10"]
+    assert sorted(names, key=natural_key) == in_order
+
+
+def test_digits_that_are_no_number_are_signs_like_others() -> None:
+    names = ["①1.jpg", "5²3.jpg", "5²1.jpg", "5.jpg", "²1.jpg"]
+    assert sorted(names, key=natural_key) == ["5.jpg", "5²1.jpg", "5²3.jpg", "²1.jpg", "①1.jpg"]
+
+
+def test_which_processes_are_alive() -> None:
+    assert is_alive(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(pid)  # a zombie
+    os.waitpid(pid, 0)
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize(
+    ("stat", "alive"),
+    [
+        (b"7 (a) Z (b) c) R 1 7", True),
+        (b"7 (a) R (b) c) Z 1 7", False),
+        (b"7 (gr\xc3) S 1 7", True),  # a name cut off within a letter
+        (b"", True),
+    ],
+)
+def test_whatever_a_process_calls_itself_its_state_is_read(
+    stat: bytes, alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda _path: stat)
+    assert is_alive(os.getpid()) == alive
+
+
+def test_somebody_elses_process_and_one_without_proc_count_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert is_alive(os.getpid())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", refuse)
+        assert is_alive(os.getpid())
