@@ -1,4 +1,4 @@
-"""Cloudflare's API, as far as R2 needs it: buckets, bucket-scoped tokens, temporary credentials. Facts: UPSTREAM.md, "Cloudflare R2".
+"""Cloudflare's API, as far as R2 needs it: buckets, bucket-scoped tokens, temporary credentials. How it behaves: docs/services.md.
 
 The API token stays here: what a node gets is made with it and can do less.
 """

@@ -1,6 +1,6 @@
 """Kelpie: the queue of training jobs and the rule that scales a container group to it.
 
-What it does and does not promise: UPSTREAM.md, "Kelpie API".
+What it promises, and what it does not: docs/services.md.
 """
 
 from __future__ import annotations

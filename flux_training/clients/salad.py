@@ -1,4 +1,4 @@
-"""SaladCloud: container groups and GPU classes. Facts: UPSTREAM.md, "SaladCloud API"."""
+"""SaladCloud: container groups and GPU classes. How it behaves: docs/services.md."""
 
 from __future__ import annotations
 

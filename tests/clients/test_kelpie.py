@@ -37,7 +37,7 @@ def job_request(**changes: object) -> JobRequest:
 
 @pytest.mark.parametrize("words", ["Invalid Project some-project", "Network connection lost."])
 def test_a_passing_403_is_tried_again_also_for_a_post(words: str) -> None:
-    """UPSTREAM.md: a SaladCloud fault comes back as such a 403, before Kelpie has done anything."""
+    """A SaladCloud fault comes back as such a 403, before Kelpie has done anything."""
     calls = 0
 
     def handler(_: httpx.Request) -> httpx.Response:
@@ -112,7 +112,7 @@ def test_a_list_longer_than_a_page_is_asked_for_whole() -> None:
 
 
 def test_only_pending_and_running_jobs_are_canceled() -> None:
-    """UPSTREAM.md: DELETE of a completed job rewrites it to canceled, and that starts GPUs."""
+    """DELETE of a completed job rewrites it to canceled, and that starts GPUs."""
     for status in ("completed", "failed", "canceled"):
 
         def handler(request: httpx.Request, status: str = status) -> httpx.Response:
