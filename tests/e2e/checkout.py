@@ -147,6 +147,7 @@ def new_checkout(folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded"
             shutil.copytree(source, folder / part, ignore=HALF_WRITTEN)
         else:
             shutil.copy2(source, folder / part)
+    (folder / "requirements").mkdir()
     for name in REQUIREMENTS:
         shutil.copy2(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(Path(sys.prefix))
