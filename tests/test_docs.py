@@ -1,4 +1,4 @@
-"""What the documents tell to type exists: commands, their options, targets of make, settings; and what they link to."""
+"""The commands, options, make targets, settings, links and documents that the documents name exist."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ import yaml
 
 from flux_training.commands.__main__ import COMMANDS
 from flux_training.training.settings import StackSettings
+from tests.support.citations import unresolved
 from tests.support.documents import DATED, DOCUMENTS, LANGUAGES, NEEDS, ROOT, blocks, commands, fault
 from tests.test_imports import FOLDERS, MAY_IMPORT
+from tests.test_measures import tracked
 
 CALL = re.compile(r"\./flux ([a-z]+)([^`\n]*)")
 TARGET = re.compile(r"`make ([a-z]+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ALL = [*DOCUMENTS, *DATED]
-# No package: what it holds lies beside the job on a node, as in the trainer's image.
+# Not a package: its files lie beside the job on a node, as in the trainer's image.
 IMAGE = ROOT / "packages/localcloud/localcloud/trainer"
-# A base class, and what holds the others.
+# The base class, and the component that holds the others.
 NO_ROW = {"FluxProvider", "TrainingPipeline"}
+
+
+TEXT_FILES = ("", ".hcl", ".md", ".py", ".sh", ".toml", ".yaml", ".yml")
 
 
 def place(path: Path) -> str:
@@ -31,7 +36,7 @@ def place(path: Path) -> str:
 
 
 @pytest.mark.parametrize("document", ALL, ids=place)
-def test_every_command_that_is_told_exists_with_its_options(document: Path) -> None:
+def test_every_command_exists_with_its_options(document: Path) -> None:
     unknown = []
     for name, rest in CALL.findall(document.read_text(encoding="utf-8")):
         if name not in COMMANDS:
@@ -45,14 +50,14 @@ def test_every_command_that_is_told_exists_with_its_options(document: Path) -> N
 
 
 @pytest.mark.parametrize("document", ALL, ids=place)
-def test_every_target_of_make_that_is_told_exists(document: Path) -> None:
+def test_every_make_target_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(TARGET.findall(document.read_text(encoding="utf-8"))) <= targets
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=place)
-def test_every_block_says_what_it_is_and_can_be_typed(document: Path) -> None:
-    """Those without a need are also run: tests/e2e/test_documents.py."""
+def test_every_code_block_has_a_language_and_valid_commands(document: Path) -> None:
+    """tests/e2e/test_documents.py also runs those that need nothing special."""
     found = blocks(document)
     fences = re.findall(r"^ *```", document.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) == 2 * len(found)
@@ -69,7 +74,7 @@ def test_every_block_says_what_it_is_and_can_be_typed(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=place)
-def test_every_setting_in_an_example_is_one(document: Path) -> None:
+def test_every_setting_in_an_example_exists(document: Path) -> None:
     known = {field.alias or name for name, field in StackSettings.model_fields.items()}
     for block in blocks(document):
         if block.language == "yaml":
@@ -79,34 +84,41 @@ def test_every_setting_in_an_example_is_one(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", ALL, ids=place)
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_link_resolves(document: Path) -> None:
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    lost = []
+    broken = []
     for target in LINK.findall(text):
         path, _, anchor = target.partition("#")
         if "://" in path:
             continue
         file = document if not path else document.parent / path
         if not file.exists() or (anchor and anchor not in anchors(file)):
-            lost.append(target)
-    assert lost == []
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.xfail(reason="citations are still being replaced", strict=False)
+def test_every_cited_document_exists() -> None:
+    """In comments, docstrings and documents. Packages cite only their own documents."""
+    files = [path for path in tracked() if path.suffix in TEXT_FILES and path.name != "LICENSE"]
+    assert unresolved(ROOT, files) == []
 
 
 def anchors(document: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub generates from headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_document_is_reached_from_the_readme() -> None:
+def test_every_document_is_linked_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs/engine.md").read_text(
         encoding="utf-8"
     )
-    told = {Path(link.partition("#")[0]).name for link in LINK.findall(text)}
-    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in told] == []
+    stated = {Path(link.partition("#")[0]).name for link in LINK.findall(text)}
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in stated] == []
 
 
-def test_the_decisions_are_all_in_their_index_with_their_dates() -> None:
+def test_every_decision_is_in_the_index_with_its_date() -> None:
     folder = ROOT / "docs/decisions"
     rows = re.findall(r"\[(\d{4})\]\((\S+?)\), (\d{4}-\d\d-\d\d)", (folder / "README.md").read_text("utf-8"))
     written = []
@@ -117,8 +129,8 @@ def test_the_decisions_are_all_in_their_index_with_their_dates() -> None:
     assert rows == written
 
 
-def test_every_resource_has_its_row_in_architecture() -> None:
-    told = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Resources")[2]
+def test_every_resource_has_a_row_in_architecture() -> None:
+    stated = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Resources")[2]
     names = {
         node.name
         for path in (ROOT / "components").glob("*.py")
@@ -127,22 +139,22 @@ def test_every_resource_has_its_row_in_architecture() -> None:
     }
     resources = {"ContainerGroup" if name == "TrainingGroup" else name for name in names} - NO_ROW
     assert len(resources) > 5
-    assert [name for name in sorted(resources) if f"`{name}`" not in told] == []
+    assert [name for name in sorted(resources) if f"`{name}`" not in stated] == []
 
 
-def test_architecture_tells_what_may_import_what() -> None:
+def test_architecture_states_the_allowed_imports() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Resources")[0]
-    told = {
+    stated = {
         folder: set() if allowed == "nothing" else set(allowed.split(", "))
         for folder, allowed in re.findall(r"^\| `([\w.]+)` \| .* \| ([a-z_., ]+) \|$", text, re.MULTILINE)
     }
-    assert told == MAY_IMPORT
+    assert stated == MAY_IMPORT
 
 
 @pytest.mark.parametrize(
     "top", [*(place for place in FOLDERS.values() if place != "__main__.py"), "tests/bench"]
 )
-def test_every_package_says_in_two_lines_what_belongs_there(top: str) -> None:
+def test_every_package_has_a_short_docstring(top: str) -> None:
     packages = {path.parent for path in (ROOT / top).rglob("*.py")} - {IMAGE}
     assert packages
     for package in packages:
@@ -151,7 +163,7 @@ def test_every_package_says_in_two_lines_what_belongs_there(top: str) -> None:
         assert 2 <= len([line for line in lines if line]) <= 4, package
 
 
-def test_a_wrong_block_is_found() -> None:
+def test_wrong_commands_are_detected() -> None:
     for line in (
         "make trian",
         "./flux tarin",

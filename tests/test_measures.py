@@ -1,34 +1,90 @@
-"""Nothing grows past what a person reads at once, but for the reasons that stand here."""
+"""Limits that keep the code readable: sizes, names, reasons, folders."""
 
 from __future__ import annotations
+
+import ast
+import io
+import re
+import statistics
+import subprocess
+import tokenize
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
 from tests.bench.measures import OURS, ROOT, files, functions
 
-MOST_LINES_OF_A_FUNCTION = 60
-MOST_LINES_OF_A_FILE = 500
-LONGER_FILES = {"flux_training/node/launch.py": "one file travels to the node, and needs nothing else there"}
+MAX_FILE_LINES = 500
+LONGER_FILES = {"flux_training/node/launch.py": "the node gets one file and needs nothing else"}
+MAX_FLAT_MODULES = 20
+MAX_TOP_LEVEL_ENTRIES = 20
+# A suppression comment: what it suppresses, then the reason.
+SUPPRESSION = re.compile(
+    r"#\s*(noqa|type:\s*ignore)(?P<codes>(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)|\[[\w,-]+\])?(?P<reason>.*)"
+)
 
 
-@pytest.mark.parametrize("folder", OURS)
-def test_functions_and_files_stay_readable(folder: str) -> None:
-    found = list(functions(ROOT / folder))
-    assert found
-    assert [one for one in found if one.lines > MOST_LINES_OF_A_FUNCTION] == []
-    assert [
-        one
-        for one in files(ROOT / folder)
-        if one.lines > MOST_LINES_OF_A_FILE and one.what not in LONGER_FILES
-    ] == []
+def tracked(pattern: str = "*") -> list[Path]:
+    """The files of the repository whose name matches, new ones included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", pattern]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_functions_stay_short() -> None:
+    lines = sorted(one.lines for folder in OURS for one in functions(ROOT / folder))
+    assert statistics.median(lines) <= 7
+    assert lines[int(len(lines) * 0.9)] <= 19
+    assert [one for folder in OURS for one in functions(ROOT / folder) if one.lines > 60] == []
+
+
+def test_files_stay_short() -> None:
+    found = [one for folder in OURS for one in files(ROOT / folder)]
+    assert [one for one in found if one.lines > MAX_FILE_LINES and one.what not in LONGER_FILES] == []
 
 
 def test_every_package_says_what_belongs_there() -> None:
-    """In its `__init__`, which is the first that a newcomer opens; tests, measurements and folders of scripts aside."""
-    silent = [
-        path.relative_to(ROOT).as_posix()
-        for folder in OURS
-        for path in (ROOT / folder).rglob("__init__.py")
-        if not path.read_text(encoding="utf-8").startswith('"""')
-    ]
-    assert silent == []
+    """In the docstring of its `__init__`."""
+    packages = [path for folder in OURS for path in (ROOT / folder).rglob("__init__.py")]
+    assert [name(path) for path in packages if not path.read_text("utf-8").startswith('"""')] == []
+
+
+@pytest.mark.xfail(reason="modules are still being grouped", strict=False)
+def test_no_folder_holds_many_modules() -> None:
+    modules = Counter(
+        name(path.parent)
+        for path in tracked("*.py")
+        if path.name != "__init__.py" and "tests" not in path.relative_to(ROOT).parts
+    )
+    assert {folder: count for folder, count in modules.items() if count > MAX_FLAT_MODULES} == {}
+
+
+def test_the_top_level_has_few_entries() -> None:
+    assert len({path.relative_to(ROOT).parts[0] for path in tracked()}) <= MAX_TOP_LEVEL_ENTRIES
+
+
+@pytest.mark.xfail(reason="classes are still being renamed", strict=False)
+def test_a_class_name_means_one_thing() -> None:
+    places = defaultdict(list)
+    for path in tracked("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(name(path))
+    assert {cls: found for cls, found in places.items() if len(found) > 1} == {}
+
+
+@pytest.mark.xfail(reason="reasons are still being written", strict=False)
+def test_every_suppressed_warning_has_its_code_and_its_reason() -> None:
+    bare = []
+    for path in tracked("*.py"):
+        tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        for token in tokens:
+            match = SUPPRESSION.match(token.string) if token.type == tokenize.COMMENT else None
+            if match and (not match["codes"] or not re.search(r"\w{2}", match["reason"])):
+                bare.append(f"{name(path)}:{token.start[0]} {token.string}")
+    assert bare == []

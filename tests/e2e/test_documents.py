@@ -1,4 +1,4 @@
-"""What README.md, CONTRIBUTING.md and docs/ tell to type, typed: every block of commands that says no need, in the order of reading.
+"""What README.md, .github/CONTRIBUTING.md and docs/ tell to type, typed: every block of commands that says no need, in the order of reading.
 
 All share one checkout and one local cloud. It is the repository's own, but for what would only cost time: the two example jobs are small
 ones under their names, and train.yml of the job that `flux new` makes is shortened. `caption` asks a server of the test's in OpenAI's place.
