@@ -15,7 +15,7 @@ from components.provider import home
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
 from flux_training.clients.pricing import price_stack
 from flux_training.clients.results import newest_sound, past_runs
-from flux_training.clients.standings import standings_of
+from flux_training.clients.run_states import run_states_of
 from flux_training.training.bill import announce, over_budget
 from flux_training.training.declare import DeclaredJob, declare_jobs
 from flux_training.training.errors import BadInput, FluxError
@@ -48,12 +48,12 @@ def main() -> None:
         connection = connect(settings.cloud, keys, os.environ, settings.storage.kind)
         connection.check_alive()
         jobs = with_parents(connection, settings, jobs)
-        standings = standings_of(connection, settings, jobs)
-        bill = price_stack(connection, settings, jobs, standings)
+        states = run_states_of(connection, settings, jobs)
+        bill = price_stack(connection, settings, jobs, states)
         findings = over_budget(settings.budget, bill)
         if findings:
             raise BadInput(findings)
-        found = survey(connection, settings, jobs, standings, f"{project}/{stack}")
+        found = survey(connection, settings, jobs, states, f"{project}/{stack}")
     except FluxError as error:
         refuse(error)
 
@@ -61,7 +61,7 @@ def main() -> None:
         pulumi.log.info(text)
     if not names_a_class(settings.cluster.gpu):
         settings = on_gpu(settings, bill.rate.gpu)
-    unfinished = sum(not standing.has_ended for standing in standings.values())
+    unfinished = sum(state.needs_gpu for state in states.values())
 
     for warning in found.warnings:
         pulumi.log.warn(warning)

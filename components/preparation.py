@@ -27,7 +27,7 @@ from flux_training.training.node_rights import (
 from flux_training.training.progress import read_progress
 from flux_training.training.retention import expiring
 from flux_training.training.run import Layout
-from flux_training.training.run_state import Standing
+from flux_training.training.run_state import RunState
 from flux_training.training.settings import StackSettings
 
 
@@ -45,17 +45,17 @@ def survey(
     connection: Connection,
     settings: StackSettings,
     jobs: Sequence[DeclaredJob],
-    standings: Mapping[str, Standing],
+    states: Mapping[str, RunState],
     owner: str,
 ) -> Surveyed:
-    """Look at bucket, container group and runs, whose `standings` are by job. Raises BadInput for what exists and is not ours, ServiceError."""
+    """Look at bucket, container group and runs, whose `states` are by job. Raises BadInput for what exists and is not ours, ServiceError."""
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
     there = storage.exists()
     group = connection.salad().get_group(settings.cluster.name)
     notes = check_foreign(storage if there else None, layout, group, settings, owner)
     issued = settings.storage.kind == "r2" and settings.storage.credentials == "temporary"
-    to_train = [job for job in jobs if standings[job.name].is_paid_for]
+    to_train = [job for job in jobs if states[job.name].needs_gpu]
     runs = remaining(storage, layout, to_train, there) if issued else []
     end, warnings = keys_end(settings, group, runs) if issued else ("", ())
     if (

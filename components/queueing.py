@@ -21,7 +21,7 @@ from threading import Lock
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
-from flux_training.clients.own_jobs import Wanted, choose_job, in_order
+from flux_training.clients.own_jobs import RunPlace, choose_job, in_order
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import FluxError
@@ -105,12 +105,12 @@ class Queue:
         with self._lock:
             self._jobs = None
 
-    def find(self, wanted: Wanted, fresh: bool = False) -> Job | None:
+    def find(self, wanted: RunPlace, fresh: bool = False) -> Job | None:
         return choose_job(self.jobs(fresh), wanted)
 
     def post_once(
         self,
-        wanted: Wanted,
+        wanted: RunPlace,
         request: JobRequest,
         claims: ClaimFile,
         prepare: Callable[[], None] = lambda: None,
@@ -136,7 +136,7 @@ class Queue:
                 self._jobs = self.kelpie.list_jobs(container_group_id=self.group_id)
             return list(self._jobs)
 
-    def _cancel_superseded(self, wanted: Wanted) -> None:
+    def _cancel_superseded(self, wanted: RunPlace) -> None:
         """What a killed update posted and no state knows is trained and paid for, unless somebody stops it."""
         superseded = [job for job in self.jobs() if wanted.is_superseded(job)]
         for job in superseded:
@@ -144,7 +144,7 @@ class Queue:
         if superseded:
             self.drop()
 
-    def _win(self, wanted: Wanted, claims: ClaimFile) -> Job | None:
+    def _win(self, wanted: RunPlace, claims: ClaimFile) -> Job | None:
         """Hold the claim (None), or have the job that another holder posted."""
         if claims.take(None):
             return None
@@ -192,7 +192,7 @@ class Queue:
             return None
         return None if job.status == "canceled" else job
 
-    def _post(self, wanted: Wanted, request: JobRequest, claims: ClaimFile) -> Job:
+    def _post(self, wanted: RunPlace, request: JobRequest, claims: ClaimFile) -> Job:
         for attempt in range(POST_TRIES):
             claims.renew()
             try:
@@ -212,7 +212,7 @@ class Queue:
                 return self._only_one(wanted, job) if attempt else job
         raise AssertionError("unreachable")
 
-    def _only_one(self, wanted: Wanted, job: Job) -> Job:
+    def _only_one(self, wanted: RunPlace, job: Job) -> Job:
         """After a repeated post: of several unfinished jobs of the run the oldest stays."""
         unfinished = in_order(
             found for found in self.jobs(fresh=True) if wanted.is_own(found) and found.unfinished

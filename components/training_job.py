@@ -19,9 +19,9 @@ from components.queueing import ClaimFile, queue_of
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
-from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.pricing import estimate_run, work_of
-from flux_training.clients.results import inspect_run, queue_job, read_json, see_run
+from flux_training.clients.results import inspect_run, queue_job, read_json, run_status
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import cost_of
@@ -42,7 +42,7 @@ from flux_training.training.run import (
     launch_settings,
     run_id,
 )
-from flux_training.training.run_state import COMPLETED, ENDED, LOST
+from flux_training.training.run_state import ENDED, RunState
 from flux_training.training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
 # What looking at it, changing and taking it down need of the inputs; a thousand of them make the state long enough.
@@ -109,7 +109,7 @@ class TrainingJobProvider(FluxProvider):
         if not storage.exists():
             return ReadResult("", {})
         state, reason = _state(storage, props, job)
-        if state == LOST:
+        if state == RunState.LOST:
             return ReadResult("", {})
         kelpie_id = job.id if job else props.get("kelpieId")
         # No inputs: what is declared cannot drift, and a secret webhook among them would be written down in plain text.
@@ -157,7 +157,7 @@ class TrainingJobProvider(FluxProvider):
 
     def _refuse_to_train_again(self, olds: Props, news: Props) -> None:
         """Another bucket or prefix knows nothing of a finished run: it would be trained and paid for a second time."""
-        if olds.get("status") != COMPLETED or olds["runId"] != news["runId"]:
+        if olds.get("status") != RunState.COMPLETED or olds["runId"] != news["runId"]:
             return
         storage = self.connection.storage(news["bucket"])
         if storage.exists() and inspect_run(storage, run_keys(news), int(news["steps"])).finished:
@@ -185,9 +185,9 @@ def _run_of(props: Props, run: str) -> RunKeys:
     return Layout(props["prefix"]).run(props["job"], run)
 
 
-def wanted(props: Props) -> Wanted:
+def wanted(props: Props) -> RunPlace:
     """How the queue's jobs are told apart."""
-    return Wanted.of(props["bucket"], Layout(props["prefix"]), props["job"], props["runId"])
+    return RunPlace.of(props["bucket"], Layout(props["prefix"]), props["job"], props["runId"])
 
 
 def send_configuration(
@@ -288,7 +288,7 @@ def _seen(storage: Storage, props: Props, job: Job | None) -> tuple[str | None, 
 
 
 def _state(storage: Storage, props: Props, job: Job | None) -> tuple[str, str]:
-    seen = see_run(storage, run_keys(props), int(props["steps"]), job, float(props["stallMinutes"]))
+    seen = run_status(storage, run_keys(props), int(props["steps"]), job, float(props["stallMinutes"]))
     return seen.state, seen.reason
 
 

@@ -18,7 +18,7 @@ from flux_training.clients.results import (
     inspect_run,
     newest_sound,
     read_json,
-    see_run,
+    run_status,
 )
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.report.chart import charts
@@ -123,7 +123,7 @@ def test_no_record_and_no_progress_end_the_program(odd: Any) -> None:
     bucket = storage(objects)
     cost = cost_of(read_json(bucket, KEYS.record) or {}, read_json(bucket, KEYS.progress) or {})
     json.dumps(in_sum({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
-    seen = see_run(bucket, KEYS, 20, None, 30)
+    seen = run_status(bucket, KEYS, 20, None, 30)
     seen.reason.encode()
     inputs = inputs_of_run(bucket, KEYS)
     assert inputs is not None

@@ -11,7 +11,7 @@ from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunPlace:
     """The run a job is wanted for, and where it writes: the same run id below another prefix is another training."""
 
     job: str
@@ -21,8 +21,8 @@ class Wanted:
     runs_of_job: str
 
     @staticmethod
-    def of(bucket: str, layout: Layout, job: str, run: str) -> Wanted:
-        return Wanted(job, run, bucket, layout.run(job, run).output, f"{layout.runs}{job}/")
+    def of(bucket: str, layout: Layout, job: str, run: str) -> RunPlace:
+        return RunPlace(job, run, bucket, layout.run(job, run).output, f"{layout.runs}{job}/")
 
     def is_own(self, job: Job) -> bool:
         return job.environment.get(RUN_ID_VARIABLE) == self.run and self._writes_below(job, self.output)
@@ -40,12 +40,12 @@ class Wanted:
         return any(rule.bucket == self.bucket and rule.prefix.startswith(prefix) for rule in job.sync.during)
 
 
-def choose_job(jobs: Iterable[Job], wanted: Wanted) -> Job | None:
+def choose_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
     """The queue's job of a run that a new one would double: an unfinished one first, then the newest that completed or failed.
 
     A canceled one does not count: a run that is declared again after its removal is wanted again.
     """
-    own = [job for job in jobs if wanted.is_own(job)]
+    own = [job for job in jobs if place.is_own(job)]
     unfinished = in_order(job for job in own if job.unfinished)
     if unfinished:
         return unfinished[0]

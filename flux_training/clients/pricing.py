@@ -11,8 +11,8 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.results import newest_sound, read_json
+from flux_training.clients.run_states import in_parallel
 from flux_training.clients.salad import ContainerGroup, Salad
-from flux_training.clients.standings import side_by_side
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import estimate_record
 from flux_training.training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
@@ -21,7 +21,7 @@ from flux_training.training.folder import ImageSet, JobFolder
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, names_a_class
 from flux_training.training.lint.gpu_memory import memory_gb
 from flux_training.training.run import Layout, RunKeys
-from flux_training.training.run_state import Standing
+from flux_training.training.run_state import RunState
 from flux_training.training.settings import StackSettings
 from flux_training.training.trainer_config import accepted_document
 
@@ -34,18 +34,18 @@ def price_stack(
     connection: Connection,
     settings: StackSettings,
     jobs: Sequence[DeclaredJob],
-    standings: Mapping[str, Standing],
+    states: Mapping[str, RunState],
 ) -> Bill:
     """The estimate for the declared runs that are not finished, on the GPU class that `cluster.gpu` means.
 
     Raises BadInput when no class is meant, ServiceError when prices cannot be had though a budget or a condition needs them.
     """
-    paid = [job for job in jobs if standings[job.name].is_paid_for]
+    paid = [job for job in jobs if states[job.name].needs_gpu]
     cluster, cloud = settings.cluster, CLOUDS[settings.cloud]
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
     seen = speeds(storage, layout, [job.name for job in paid]) if paid else []
-    works = [_work(storage, layout, job, standings[job.name]) for job in paid]
+    works = [_work(storage, layout, job, states[job.name]) for job in paid]
 
     def bill_at(rate: Rate) -> Bill:
         return bill_for(
@@ -59,7 +59,7 @@ def price_stack(
             always=min(cluster.min_replicas, len(jobs)),
         )
 
-    bill = bill_at(_rate(connection, settings, jobs, standings, bill_at))
+    bill = bill_at(_rate(connection, settings, jobs, states, bill_at))
     return replace(bill, dev=_dev_rate(connection.salad(), settings, bill.rate))
 
 
@@ -75,10 +75,10 @@ def _dev_rate(salad: Salad, settings: StackSettings, cluster: Rate) -> Rate | No
     return _rate_of(offer_of(found, cluster.priority), cluster.priority)
 
 
-def _work(storage: Storage, layout: Layout, job: DeclaredJob, standing: Standing) -> Work:
-    state = "queued" if standing is Standing.UNFINISHED else "new"
+def _work(storage: Storage, layout: Layout, job: DeclaredJob, state: RunState) -> Work:
+    work_state = "queued" if state.is_queued else "new"
     parent = layout.run(job.name, job.parent) if job.parent else None
-    return work_of(storage, job.folder, job.image_set, parent, state)
+    return work_of(storage, job.folder, job.image_set, parent, work_state)
 
 
 def work_of(
@@ -94,7 +94,7 @@ def _rate(
     connection: Connection,
     settings: StackSettings,
     jobs: Sequence[DeclaredJob],
-    standings: Mapping[str, Standing],
+    states: Mapping[str, RunState],
     bill_at: Callable[[Rate], Bill],
 ) -> Rate:
     """The class that `cluster.gpu` means, and its price now."""
@@ -117,14 +117,14 @@ def _rate(
         return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
 
     need = max((memory_needed(accepted_document(job.folder.raw_config)) for job in jobs), default=0)
-    kept = _kept_class(connection.salad(), cluster.name, standings.values())
+    kept = _kept_class(connection.salad(), cluster.name, states.values())
     return _rate_of(choose_gpu(cluster.gpu, need, offers, hours_on, kept), cluster.priority)
 
 
-def _kept_class(salad: Salad, group_name: str, standings: Iterable[Standing]) -> str | None:
+def _kept_class(salad: Salad, group_name: str, states: Iterable[RunState]) -> str | None:
     """The existing group's class, as long as a change would disturb runs or serve nothing."""
-    states = list(standings)
-    may_change = Standing.UNFINISHED not in states and any(state.is_paid_for for state in states)
+    found = list(states)
+    may_change = not any(state.is_queued for state in found) and any(state.needs_gpu for state in found)
     group = None if may_change else salad.get_group(group_name)
     classes = group.container.resources.gpu_classes if group else []
     return classes[0] if len(classes) == 1 else None
@@ -150,8 +150,8 @@ def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[
     def runs_of(job: str) -> list[tuple[str, str]]:
         return [(job, run) for run in sorted(storage.list_folders(f"{layout.runs}{job}/"))[:RUNS_A_JOB]]
 
-    runs = [run for found in side_by_side(runs_of, chosen) for run in found]
-    return [seen for seen in side_by_side(lambda run: _seen(storage, layout, *run), runs) if seen]
+    runs = [run for found in in_parallel(runs_of, chosen) for run in found]
+    return [seen for seen in in_parallel(lambda run: _seen(storage, layout, *run), runs) if seen]
 
 
 def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:

@@ -15,15 +15,7 @@ from flux_training.training.changes import Inputs
 from flux_training.training.lineage import PastRun
 from flux_training.training.progress import count, read_progress
 from flux_training.training.run import Layout, RunKeys
-from flux_training.training.run_state import (
-    PENDING,
-    RUNNING,
-    Evidence,
-    Signs,
-    explain,
-    run_state,
-    stall,
-)
+from flux_training.training.run_state import Evidence, LastContact, RunState, explain, run_state, stall
 from flux_training.training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
 
 # What a node wrote is read to here. Ours have a few hundred bytes in three levels; a manifest 100 bytes and a caption an image.
@@ -37,10 +29,10 @@ USUAL_HEADER = 160 * 1024
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A run as just seen. `reason` is empty unless it counts as failed; `progress` is the launcher's progress.json."""
+class RunStatus:
+    """The status of a run now. `reason` is empty unless it failed; `progress` is the launcher's progress.json."""
 
-    state: str
+    state: RunState
     reason: str
     progress: dict[str, Any]
 
@@ -55,26 +47,30 @@ def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
         return None
 
 
-def see_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float) -> Seen:
+def run_status(
+    storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float
+) -> RunStatus:
     """What queue and bucket say of a run together. Raises ServiceError."""
     evidence = inspect_run(storage, keys, steps)
-    waiting = job is not None and job.status == PENDING
+    waiting = job is not None and job.status == RunState.PENDING
     progress = {} if waiting else read_json(storage, keys.progress) or {}
     stalled = ""
-    if job is not None and job.status == RUNNING and not evidence.done:
-        stalled = stall(_signs(storage, keys, job), stall_minutes)
+    if job is not None and job.status == RunState.RUNNING and not evidence.done:
+        stalled = stall(_last_contact(storage, keys, job), stall_minutes)
     state = run_state(job.status if job else None, evidence, stalled)
-    return Seen(state, explain(state, evidence, read_progress(progress).message, stalled), progress)
+    return RunStatus(state, explain(state, evidence, read_progress(progress).message, stalled), progress)
 
 
-def _signs(storage: Storage, keys: RunKeys, job: Job) -> Signs:
-    """By the services' clocks: a stranger's PC may think it is another year."""
+def _last_contact(storage: Storage, keys: RunKeys, job: Job) -> LastContact:
+    """By the services' clocks: the node's own may be wrong."""
     now = datetime.now(UTC)
     written = storage.head(keys.progress)
     begun = job.started or job.created or now
     worker = max(begun, job.heartbeat or begun)
     launcher = max(begun, written.modified if written and written.modified else begun)
-    return Signs((now - worker).total_seconds(), (now - launcher).total_seconds(), job.heartbeat_interval)
+    return LastContact(
+        (now - worker).total_seconds(), (now - launcher).total_seconds(), job.heartbeat_interval
+    )
 
 
 def inspect_run(

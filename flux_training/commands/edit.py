@@ -25,7 +25,7 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.progress import count
 from flux_training.training.run import Layout
-from flux_training.training.run_state import COMPLETED
+from flux_training.training.run_state import RunState
 from flux_training.training.settings import JobSettings, nearest
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change and leave the file alone.")
@@ -121,7 +121,7 @@ def _refuse_unless_failed(job: str, sight: Sight | None) -> None:
             "another attempt would cancel it and begin from nothing",
             f"wait, or `flux retry {job} --force`",
         )
-    if sight.state == COMPLETED:
+    if sight.state == RunState.COMPLETED:
         raise FluxError(
             f"{job} has finished, its weights are sound",
             "another attempt would be paid for and give the same",

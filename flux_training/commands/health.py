@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from flux_training.commands.stack_jobs import Sight
-from flux_training.training.run_state import COMPLETED, PENDING, RUNNING, in_words
+from flux_training.training.run_state import RunState, in_words
 
 # Allocating a node and downloading the image takes minutes; longer than this something is amiss.
 PATIENCE_SECONDS = 900.0
@@ -19,15 +19,15 @@ NO_NODE = (
 def problems(sights: Sequence[Sight], now: datetime) -> dict[str, str]:
     """What is wrong, by the job's name; nothing for those that are well."""
     # Behind another job a pending one may wait for hours: that is what a queue is.
-    busy = any(sight.state == RUNNING for sight in sights)
+    busy = any(sight.state == RunState.RUNNING for sight in sights)
     found = {sight.job.name: _problem(sight, now, busy) for sight in sights}
     return {name: problem for name, problem in found.items() if problem}
 
 
 def _problem(sight: Sight, now: datetime, busy: bool) -> str:
-    if sight.ended and sight.state != COMPLETED:
+    if sight.ended and sight.state != RunState.COMPLETED:
         return f"{sight.state}: {sight.reason}" if sight.reason else sight.state
-    if sight.state == PENDING and not busy:
+    if sight.state == RunState.PENDING and not busy:
         waited = age(sight.queue_job.created if sight.queue_job else None, now)
         if waited > PATIENCE_SECONDS:
             return f"pending for {in_words(waited)} and no node takes it: {NO_NODE}"

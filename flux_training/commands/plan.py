@@ -13,7 +13,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import images_elsewhere, missing
 from flux_training.clients.pricing import price_stack
 from flux_training.clients.results import inputs_of_run, past_runs
-from flux_training.clients.standings import standing_of, standings_of
+from flux_training.clients.run_states import run_states_of, state_of_run
 from flux_training.clients.storage import Storage
 from flux_training.commands.engine import Engine, project_root
 from flux_training.commands.plan_document import as_json
@@ -43,7 +43,7 @@ from flux_training.training.plan import (
     read_steps,
 )
 from flux_training.training.run import Layout
-from flux_training.training.run_state import Standing
+from flux_training.training.run_state import RunState
 from flux_training.training.settings import StackSettings
 
 PREFIX = "FLUX_PLAN_"
@@ -124,11 +124,11 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
     steps = read_steps(preview)
     jobs = _with_parents(declare_jobs(settings, examiner=examiner), steps)
     look = Look(connection, settings, jobs)
-    standings = standings_of(connection, settings, jobs)
-    bill = price_stack(connection, settings, jobs, standings)
+    states = run_states_of(connection, settings, jobs)
+    bill = price_stack(connection, settings, jobs, states)
     return replace(
         found,
-        jobs=in_order(look.job_plans(steps, standings, bill)),
+        jobs=in_order(look.job_plans(steps, states, bill)),
         cluster=cluster_lines(steps),
         bill=bill,
         upload=look.upload(steps),
@@ -157,9 +157,7 @@ class Look:
     def layout(self) -> Layout:
         return Layout(self.settings.storage.key_prefix)
 
-    def job_plans(
-        self, steps: Sequence[Step], standings: Mapping[str, Standing], bill: Bill
-    ) -> list[JobPlan]:
+    def job_plans(self, steps: Sequence[Step], states: Mapping[str, RunState], bill: Bill) -> list[JobPlan]:
         declared = {job.name: job for job in self.jobs}
         lines = {line.job: line for line in bill.lines}
         there = self.storage.exists()
@@ -171,7 +169,7 @@ class Look:
             past = self._past(step, job) if job and there and step.op in ("create", "replace") else None
             made = plan_job(
                 step,
-                standings.get(step.name),
+                states.get(step.name),
                 past,
                 lines.get(step.name),
                 there and self._was_unfinished(step),
@@ -201,7 +199,7 @@ class Look:
         if not run or run == step.new.get("runId"):
             return False
         keys, steps = self.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
-        return standing_of(self.storage, self.connection.kelpie(), keys, steps) is Standing.UNFINISHED
+        return state_of_run(self.storage, self.connection.kelpie(), keys, steps).is_queued
 
     def upload(self, steps: Sequence[Step]) -> Upload:
         """What of the datasets that are made is not in the bucket yet."""

@@ -32,7 +32,7 @@ from flux_training.commands.stack_jobs import Sight, stack_jobs
 from flux_training.commands.watcher import Watcher
 from flux_training.training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from flux_training.training.errors import FluxError
-from flux_training.training.run_state import COMPLETED, STALLED
+from flux_training.training.run_state import RunState
 
 
 @click.command()
@@ -136,8 +136,8 @@ def _collect(engine: Engine, stack: str) -> tuple[list[Sight], list[str]]:
 
 def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]:
     """Why `up` does not end with 0: one error for each thing that can be done; none when all is well."""
-    stalled = [sight.job.name for sight in sights if sight.state == STALLED]
-    failed = [sight.job.name for sight in sights if sight.state not in (COMPLETED, STALLED)]
+    stalled = [sight.job.name for sight in sights if sight.state == RunState.STALLED]
+    failed = [sight.job.name for sight in sights if sight.state not in (RunState.COMPLETED, RunState.STALLED)]
     found = []
     if stalled:
         found.append(
@@ -167,7 +167,7 @@ def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]
 
 
 def _result_line(sight: Sight, place: Path) -> str:
-    if sight.state != COMPLETED:
+    if sight.state != RunState.COMPLETED:
         return f"{sight.state}: {sight.reason}; what there is lies in {place}"
     told = sight.told
     learned = ""
@@ -193,7 +193,7 @@ def _cost_lines(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
 
 
 def _next_steps(sights: list[Sight], images: Path) -> str:
-    done = [sight for sight in sights if sight.state == COMPLETED]
+    done = [sight for sight in sights if sight.state == RunState.COMPLETED]
     if not done:
         return ""
     first = done[0].job
@@ -205,7 +205,9 @@ def _next_steps(sights: list[Sight], images: Path) -> str:
 
 def _tell_where_results_are(stack: str, outputs: dict[str, Any]) -> None:
     bucket, prefix = outputs.get("bucket"), outputs.get("prefix") or ""
-    finished = [job for job in (outputs.get("jobs") or {}).values() if job.get("status") == COMPLETED]
+    finished = [
+        job for job in (outputs.get("jobs") or {}).values() if job.get("status") == RunState.COMPLETED
+    ]
     if not bucket or not finished:
         return
     say(

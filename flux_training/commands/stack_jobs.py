@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from flux_training.clients.kelpie import Job
-from flux_training.clients.results import see_run
+from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
 from flux_training.training.progress import Progress, read_progress
 from flux_training.training.run import RunKeys
-from flux_training.training.run_state import COMPLETED, ENDED, RUNNING, STALLED, in_words
+from flux_training.training.run_state import ENDED, RunState, in_words
 from flux_training.training.words import printable
 
 
@@ -46,7 +46,7 @@ class Sight:
     @property
     def ended(self) -> bool:
         """Weights in the bucket are not the end: the worker still has to tell the queue. What is stalled may wait for ever."""
-        if self.state == STALLED:
+        if self.state == RunState.STALLED:
             return True
         return self.state in ENDED and not (self.queue_job and self.queue_job.unfinished)
 
@@ -68,7 +68,7 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
 
 def look(job: StackJob, queue_job: Job | None, storage: Storage) -> Sight:
     """See how a job is; `queue_job` is what the queue just said of it. Raises ServiceError."""
-    seen = see_run(storage, job.keys, job.steps, queue_job, job.stall_minutes)
+    seen = run_status(storage, job.keys, job.steps, queue_job, job.stall_minutes)
     return Sight(job, seen.state, printable(seen.reason), seen.progress, queue_job)
 
 
@@ -76,12 +76,12 @@ def describe(sight: Sight) -> str:
     """One line for a person: `training, step 120 of 300, loss 0.412, about 1 min left`."""
     if sight.reason:
         return f"{sight.state}: {sight.reason}"
-    if sight.state == COMPLETED and not sight.ended:
+    if sight.state == RunState.COMPLETED and not sight.ended:
         return "the weights are in the bucket; the worker is finishing"
-    if sight.state != RUNNING or not sight.progress:
+    if sight.state != RunState.RUNNING or not sight.progress:
         return sight.state
     told = sight.told
-    words = [told.state or RUNNING]
+    words = [told.state or RunState.RUNNING]
     if told.step:
         words.append(f"step {told.step} of {told.steps or sight.job.steps}")
     if told.loss is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flux_training.commands.watcher import Row, View
 from flux_training.training.bill import NOBODY_PAYS, dollars
-from flux_training.training.run_state import COMPLETED, RUNNING, in_words
+from flux_training.training.run_state import RunState, in_words
 
 # Columns of terminal below which the bar goes, and then what only a person who looks for a fault needs.
 WIDTH_WITH_BAR, WIDTH_WITH_NODE = 110, 84
@@ -33,15 +33,15 @@ def render(view: View, width: int, local: bool, *, bar: bool = True) -> Group:
 def state_word(row: Row) -> str:
     """One or two words: for a running job those of the launcher, which knows more than the queue."""
     sight = row.sight
-    if sight.state == COMPLETED and not sight.ended:
+    if sight.state == RunState.COMPLETED and not sight.ended:
         return "finishing"
-    return sight.told.state or sight.state if sight.state == RUNNING else sight.state
+    return sight.told.state or sight.state if sight.state == RunState.RUNNING else sight.state
 
 
 def steps_done(row: Row) -> int:
     """Steps, never more than there are."""
     job = row.sight.job
-    return job.steps if row.sight.state == COMPLETED else min(row.sight.told.step or 0, job.steps)
+    return job.steps if row.sight.state == RunState.COMPLETED else min(row.sight.told.step or 0, job.steps)
 
 
 def _table(rows: Sequence[Row], columns: Sequence[tuple[str, Callable[[Row], RenderableType]]]) -> Table:
@@ -83,7 +83,8 @@ def _columns(width: int, bar: bool) -> list[tuple[str, Callable[[Row], Renderabl
 def _style(row: Row) -> str:
     if row.problem:
         return "red"
-    return {COMPLETED: "green", RUNNING: "cyan"}.get(row.sight.state, "")
+    styles: dict[str, str] = {RunState.COMPLETED: "green", RunState.RUNNING: "cyan"}
+    return styles.get(row.sight.state, "")
 
 
 def _loss(row: Row) -> str:
@@ -93,4 +94,4 @@ def _loss(row: Row) -> str:
 
 def _left(row: Row) -> str:
     left = row.sight.told.eta_seconds
-    return in_words(left) if left is not None and row.sight.state == RUNNING else NOTHING
+    return in_words(left) if left is not None and row.sight.state == RunState.RUNNING else NOTHING

@@ -15,7 +15,7 @@ from flux_training.training.changes import Changes
 from flux_training.training.cost import Bill, Line
 from flux_training.training.gpu import mapping
 from flux_training.training.lint.finding import LintReport
-from flux_training.training.run_state import COMPLETED, ENDED, Standing
+from flux_training.training.run_state import RunState
 from flux_training.training.words import counted
 
 JOB_TYPE = "TrainingJob"
@@ -145,7 +145,7 @@ def messages(preview: Mapping[str, Any], severity: str) -> tuple[str, ...]:
 
 
 def plan_job(
-    step: Step, standing: Standing | None, past: Changes | None, line: Line | None, old_unfinished: bool
+    step: Step, state: RunState | None, past: Changes | None, line: Line | None, old_unfinished: bool
 ) -> JobPlan:
     """What becomes of a job. `standing` is that of its new run; `past` what differs from its last run, None when it has none."""
     old_run, new_run = str(step.old.get("runId") or ""), str(step.new.get("runId") or "")
@@ -162,7 +162,7 @@ def plan_job(
     if step.op == "delete":
         left = f"run {old_run} is taken out of the queue; what it has saved stays in the bucket"
         return replace(job, what=What.CANCELED, reasons=(left,)) if old_unfinished else job
-    what, reasons = _fate(step, standing, past)
+    what, reasons = _fate(step, state, past)
     if old_unfinished and old_run != new_run:
         reasons = (*reasons, f"its unfinished run {old_run} is canceled")
     paid = line if what in (What.NEW, What.AGAIN, What.RUNNING) else None
@@ -175,18 +175,19 @@ def in_order(jobs: Iterable[JobPlan]) -> tuple[JobPlan, ...]:
     return tuple(sorted(jobs, key=lambda job: (order.index(job.what), job.name)))
 
 
-def _fate(step: Step, standing: Standing | None, past: Changes | None) -> tuple[What, tuple[str, ...]]:
+def _fate(step: Step, state: RunState | None, past: Changes | None) -> tuple[What, tuple[str, ...]]:
     if step.op in ("same", "update", "refresh"):
         status = str(step.old.get("status") or "")
-        if status in ENDED and status != COMPLETED and standing is not Standing.FINISHED:
+        stopped = bool(status) and RunState(status).has_ended and status != RunState.COMPLETED
+        if stopped and state is not RunState.COMPLETED:
             why = str(step.old.get("reason") or status)
             return What.FAILED, (f"{why}; it is not queued again by itself: set `attempt` for that",)
-        return (What.RUNNING, ()) if standing is Standing.UNFINISHED else (What.KEPT, ())
-    if standing is Standing.FINISHED:
+        return (What.RUNNING, ()) if state and state.is_queued else (What.KEPT, ())
+    if state is RunState.COMPLETED:
         return What.ADOPTED, ("this run is finished already: its results are taken over, nothing is trained",)
-    if standing is Standing.UNFINISHED and step.op == "create":
+    if state and state.is_queued and step.op == "create":
         return What.RUNNING, ("its run is in the queue already",)
-    if standing is Standing.FAILED:
+    if state and not state.needs_gpu:
         return What.FAILED, (
             "this run failed before and is not queued again by itself: set `attempt` for that",
         )

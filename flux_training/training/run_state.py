@@ -1,49 +1,56 @@
-"""What state a run is in, from what the queue says and what lies in the bucket. A worker's word alone is not enough."""
+"""The state of a run, from the queue's status and the objects in the bucket. The queue's status alone is not trusted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-PENDING = "pending"
-RUNNING = "running"
-COMPLETED = "completed"
-FAILED = "failed"
-CANCELED = "canceled"
-WITHOUT_WEIGHTS = "completed without weights"
-STALLED = "stalled"
-LOST = "lost"
-
-ENDED = frozenset({COMPLETED, FAILED, CANCELED, WITHOUT_WEIGHTS, LOST})
-# Kelpie hands a job out again when two heartbeats have not come.
+# Kelpie hands a job to another node after two missed heartbeats.
 MISSED_HEARTBEATS = 3
-# The launcher's own watchdog ends a trainer after `stallMinutes`; what it says has then as long to arrive.
-SILENT_PARTS = 2
+# The launcher's own watchdog stops a silent trainer after `stallMinutes`; its report then has the same time to arrive.
+STALL_PERIODS = 2
 
 
-class Standing(StrEnum):
-    """What a declared run still costs: NEW and CANCELED ones are trained by the next `up`, UNFINISHED ones already are."""
+class RunState(StrEnum):
+    """PENDING to CANCELED are also the names of Kelpie's job statuses. The values are stored in states and shown to users."""
 
-    NEW = "new"
-    UNFINISHED = "queued"
-    CANCELED = "canceled"
+    NEW = "new"  # declared; neither queued nor in the bucket
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"  # with verified weights in the bucket
     FAILED = "failed"
-    FINISHED = "finished"
+    CANCELED = "canceled"
+    WITHOUT_WEIGHTS = "completed without weights"
+    STALLED = "stalled"  # running for the queue, but without signs of life
+    LOST = "lost"  # queued once; now unknown to the queue, and without weights
+    UNKNOWN = "unknown"  # Kelpie returned a status that this version does not know
 
-    @property
-    def is_paid_for(self) -> bool:
-        """Whether it is, or will be, paid for. A canceled one may be: declared again (after a destroy, say) it is trained again."""
-        return self in (Standing.NEW, Standing.UNFINISHED, Standing.CANCELED)
+    @classmethod
+    def _missing_(cls, _value: object) -> RunState:
+        return cls.UNKNOWN
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left to do. A canceled one that is declared is trained again: it wants a replica."""
-        return self in (Standing.FAILED, Standing.FINISHED)
+        return self in ENDED
+
+    @property
+    def is_queued(self) -> bool:
+        return self in (RunState.PENDING, RunState.RUNNING, RunState.STALLED)
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether a declared run in this state is still to be paid for. A canceled run that is declared is queued again."""
+        return self.is_queued or self in (RunState.NEW, RunState.CANCELED)
+
+
+ENDED = frozenset(
+    {RunState.COMPLETED, RunState.FAILED, RunState.CANCELED, RunState.WITHOUT_WEIGHTS, RunState.LOST}
+)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What lies below a run's model/ folder. `problems` speak against the weights; they are looked at only when done.json is there."""
+    """The contents of a run's model/ folder. The weights are checked, and `problems` found, only once done.json exists."""
 
     done: bool
     problems: tuple[str, ...] = ()
@@ -54,30 +61,30 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Signs:
-    """How many seconds ago a running job gave its last signs of life: its worker to the queue, its launcher in the bucket."""
+class LastContact:
+    """Seconds since a running job's worker last reported to the queue, and since its launcher last wrote to the bucket."""
 
-    worker: float
-    launcher: float
+    worker_seconds: float
+    launcher_seconds: float
     heartbeat_interval: float = 30.0
 
 
-def stall(signs: Signs, stall_minutes: float) -> str:
-    """Why a job that the queue calls running is not being trained, and what helps; empty when there is no reason to think so.
+def stall(contact: LastContact, stall_minutes: float) -> str:
+    """Why a job that the queue calls running is probably not being trained, and what to do; empty if it seems fine.
 
-    Kelpie has no time limit of its own, and gives a job that failed on a machine to another machine only: in a small group it can
-    wait for ever, beside replicas that are paid for.
+    Kelpie has no time limit, and retries a job that failed on one machine only on another machine: in a small group
+    it can wait forever beside replicas that are paid for.
     """
-    patience = stall_minutes * 60
-    if signs.worker > max(patience, MISSED_HEARTBEATS * signs.heartbeat_interval):
+    limit = stall_minutes * 60
+    if contact.worker_seconds > max(limit, MISSED_HEARTBEATS * contact.heartbeat_interval):
         return (
-            f"no node has reported it for {in_words(signs.worker)}: its node is gone, and no other takes it (none can be had, or it "
-            "failed on each); reallocate the container group's instances, so that other machines come"
+            f"no node has reported it for {in_words(contact.worker_seconds)}: its node is gone and no other node takes it (none is "
+            "available, or it failed on each); reallocate the container group's instances to get other machines"
         )
-    if signs.launcher > SILENT_PARTS * patience:
+    if contact.launcher_seconds > STALL_PERIODS * limit:
         return (
-            f"its worker reports it, but nothing has come into the bucket for {in_words(signs.launcher)}: "
-            "the launcher hangs, or the node cannot upload; reallocate its instance"
+            f"its worker reports it, but nothing has been written to the bucket for {in_words(contact.launcher_seconds)}: "
+            "the launcher hangs or the node cannot upload; reallocate its instance"
         )
     return ""
 
@@ -91,39 +98,39 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def run_state(queue_status: str | None, evidence: Evidence, stalled: str = "") -> str:
-    """`queue_status` is Kelpie's word, or None when the queue does not know the job. `stalled` is what `stall` found.
+def run_state(queue_status: str | None, evidence: Evidence, stalled: str = "") -> RunState:
+    """`queue_status` is Kelpie's status, None if the queue does not know the job; `stalled` is the result of `stall`.
 
-    Verified weights outweigh everything else: the run is done whatever the queue says, and training it again would be paid for.
+    Verified weights take precedence: the run is done whatever the queue says, and training it again would cost money.
     """
     if evidence.finished:
-        return COMPLETED
-    if queue_status == COMPLETED:
-        return WITHOUT_WEIGHTS
-    if queue_status == RUNNING and stalled:
-        return STALLED
-    return queue_status or LOST
+        return RunState.COMPLETED
+    if queue_status is None:
+        return RunState.LOST
+    if queue_status == RunState.COMPLETED:
+        return RunState.WITHOUT_WEIGHTS
+    if queue_status == RunState.RUNNING and stalled:
+        return RunState.STALLED
+    return RunState(queue_status)
 
 
-def explain(state: str, evidence: Evidence, launchers_words: str = "", stalled: str = "") -> str:
-    """Why a run counts as failed, for the person who has to act; empty for any other state.
+def explain(state: RunState, evidence: Evidence, launcher_message: str = "", stalled: str = "") -> str:
+    """Why a run failed or is stalled; empty for any other state.
 
-    While a run lasts nothing is wrong yet: done.json can arrive before the weights that it tells of.
-
-    `launchers_words` is the last message that the launcher on the node left in progress.json.
+    Not asked of a running job: its done.json may arrive before the weights. `launcher_message` is the last message in progress.json.
     """
-    if state == STALLED:
+    if state is RunState.STALLED:
         return stalled
-    reason = _reason(state, evidence) if state in ENDED else ""
-    return f"{reason}: {launchers_words}" if reason and launchers_words else reason
+    reason = _reason(state, evidence) if state.has_ended else ""
+    return f"{reason}: {launcher_message}" if reason and launcher_message else reason
 
 
-def _reason(state: str, evidence: Evidence) -> str:
+def _reason(state: RunState, evidence: Evidence) -> str:
     if evidence.problems:
-        return "the weights in the bucket are not sound: " + "; ".join(evidence.problems)
+        return "the weights in the bucket are not valid: " + "; ".join(evidence.problems)
     return {
-        WITHOUT_WEIGHTS: "the worker reported the job as completed, but no weights lie in the bucket",
-        LOST: "the queue no longer knows the job and no weights lie in the bucket",
-        FAILED: "the job failed as often as the queue allows",
-        CANCELED: "the job was canceled in the queue",
+        RunState.WITHOUT_WEIGHTS: "the worker reported the job as completed, but there are no weights in the bucket",
+        RunState.LOST: "the queue no longer knows the job, and there are no weights in the bucket",
+        RunState.FAILED: "the job failed as many times as the queue allows",
+        RunState.CANCELED: "the job was canceled in the queue",
     }.get(state, "")

@@ -14,11 +14,11 @@ from components.queueing import (
 )
 from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
-from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.storage import ObjectInfo
 from flux_training.training.run import RunKeys
 
-WANTED = Wanted("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
+WANTED = RunPlace("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
 REQUEST = JobRequest(container_group_id="g", command="python", sync=Sync())
 KEYS = RunKeys("runs/cat/run/", "cat")
 KEY = KEYS.claim

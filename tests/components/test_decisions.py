@@ -23,7 +23,7 @@ from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, is_dead
 from components.training_job import TrainingJobProvider
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
-from flux_training.clients.own_jobs import Wanted, choose_job
+from flux_training.clients.own_jobs import RunPlace, choose_job
 from flux_training.clients.salad import GroupSpec
 from flux_training.training.errors import FluxError
 from flux_training.training.settings import ClusterSettings
@@ -88,7 +88,7 @@ def test_no_more_replicas_than_jobs(declared: int, expected: tuple[int, int]) ->
     assert cluster_size(ClusterSettings(minReplicas=1, maxReplicas=3), declared) == expected
 
 
-WANTED = Wanted("cat", "run", "bucket", "runs/cat/run/output/", "runs/cat/")
+WANTED = RunPlace("cat", "run", "bucket", "runs/cat/run/output/", "runs/cat/")
 
 
 def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:

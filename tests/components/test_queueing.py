@@ -17,7 +17,7 @@ from components import queueing
 from components.queueing import Claim, ClaimFile, Queue, this_host
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
-from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.run import RunKeys
@@ -59,7 +59,7 @@ class Ground:
         self.storage: Storage = connection.storage(BUCKET)
         self.group = self.new_group()
         base = f"{number}/runs/cat/"
-        self.wanted = Wanted("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
+        self.wanted = RunPlace("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
         self.keys = RunKeys(f"{base}run{number}/", "cat")
 
     def new_group(self) -> str:
@@ -180,7 +180,7 @@ def test_a_post_that_arrives_after_its_repetition_is_taken_back(
     losing = Losing(arrives=0.0)
     find, hidden = Queue.find, iter([True])
 
-    def blind_once(self: Queue, wanted: Wanted, fresh: bool = False) -> Job | None:
+    def blind_once(self: Queue, wanted: RunPlace, fresh: bool = False) -> Job | None:
         return None if fresh and next(hidden, False) else find(self, wanted, fresh)
 
     monkeypatch.setattr(Queue, "find", blind_once)

@@ -20,7 +20,7 @@ import yaml
 
 from flux_training.clients.connection import connect
 from flux_training.clients.pricing import price_stack
-from flux_training.clients.standings import standings_of
+from flux_training.clients.run_states import run_states_of
 from flux_training.training.bill import table
 from flux_training.training.cost import Bill
 from flux_training.training.declare import declare_jobs
@@ -83,7 +83,7 @@ def estimate_of(checkout: Checkout) -> Bill:
         connection = connect("local", {}, os.environ)
         settings = settings_of(checkout)
         jobs = declare_jobs(settings)
-        return price_stack(connection, settings, jobs, standings_of(connection, settings, jobs))
+        return price_stack(connection, settings, jobs, run_states_of(connection, settings, jobs))
 
 
 def settings_of(checkout: Checkout) -> StackSettings:

@@ -14,7 +14,7 @@ from components.node_environment import fingerprint, given_keys, node_environmen
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
-from flux_training.training.run_state import COMPLETED
+from flux_training.training.run_state import RunState
 from tests.life.stacks import Stack, as_real, new_stack
 from tests.support.cloud import running_cloud, until
 
@@ -205,7 +205,7 @@ def test_new_keys_while_jobs_run_lose_no_job_and_queue_none_twice(
     assert {job.id for job in stack.jobs()} == jobs
     assert len(jobs) == 2
     stack.refresh()
-    assert {job["status"] for job in stack.outputs()["jobs"].values()} == {COMPLETED}
+    assert {job["status"] for job in stack.outputs()["jobs"].values()} == {RunState.COMPLETED}
 
 
 def test_old_keys_outlive_an_update_that_fails_before_the_group_has_new_ones(

@@ -19,7 +19,7 @@ from flux_training.training.manifest import (
     parse_dataset_index,
 )
 from flux_training.training.run import run_id
-from flux_training.training.run_state import Evidence, Signs, explain, run_state, stall
+from flux_training.training.run_state import Evidence, LastContact, RunState, explain, run_state, stall
 from flux_training.training.settings import parse_stack_settings
 from flux_training.training.trainer_config import read_trainer_file
 from flux_training.training.weights import header_length, parse_header, problems
@@ -141,7 +141,7 @@ def test_no_bytes_make_the_header_parser_stumble(raw: bytes) -> None:
 )
 def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evidence, state: str) -> None:
     assert run_state(queue, evidence) == state
-    assert bool(explain(state, evidence)) == (
+    assert bool(explain(RunState(state), evidence)) == (
         state in ("completed without weights", "failed", "lost", "canceled")
     )
 
@@ -154,20 +154,20 @@ def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evi
         (1801, 0, "no node has reported it for 30 min"),
         (86400, 86400, "no node has reported it for 24 h 0 min"),
         (29, 3600, ""),
-        (29, 3601, "nothing has come into the bucket for 60 min"),
+        (29, 3601, "nothing has been written to the bucket for 60 min"),
     ],
 )
 def test_a_job_is_stalled_when_worker_or_launcher_is_silent_for_too_long(
     worker: float, launcher: float, words: str
 ) -> None:
-    found = stall(Signs(worker, launcher), stall_minutes=30)
+    found = stall(LastContact(worker, launcher), stall_minutes=30)
     assert words in found
     assert bool(found) == bool(words)
 
 
 def test_a_short_patience_still_waits_for_three_heartbeats() -> None:
-    assert stall(Signs(worker=90, launcher=0, heartbeat_interval=30), stall_minutes=0.1) == ""
-    assert stall(Signs(worker=91, launcher=0, heartbeat_interval=30), stall_minutes=0.1) != ""
+    assert stall(LastContact(90, 0, heartbeat_interval=30), stall_minutes=0.1) == ""
+    assert stall(LastContact(91, 0, heartbeat_interval=30), stall_minutes=0.1) != ""
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_short_patience_still_waits_for_three_heartbeats() -> None:
 )
 def test_only_what_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
     assert run_state(queue, evidence, stalled="silent") == state
-    assert (explain(state, evidence, "", "silent") == "silent") == (state == "stalled")
+    assert (explain(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
 
 
 def config(**values: object) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What becomes of each job, from a preview's steps, its run's standing and what changed."""
+"""What becomes of each job, from a preview's steps, its run's state and what changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flux_training.training.plan import (
     plan_job,
     read_steps,
 )
-from flux_training.training.run_state import Standing
+from flux_training.training.run_state import RunState
 
 PARENT = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$"
 HEAD = f"{PARENT}pulumi-python:dynamic/flux:"
@@ -34,33 +34,33 @@ def step(op: str, old: str = "", new: str = "", **state: Any) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("given", "standing", "past", "what"),
+    ("given", "state", "past", "what"),
     [
-        (step("create", new="n"), Standing.NEW, None, What.NEW),
-        (step("create", new="n"), Standing.CANCELED, None, What.NEW),
-        (step("create", new="n"), Standing.NEW, CAPTIONS, What.AGAIN),
-        (step("create", new="n"), Standing.FINISHED, None, What.ADOPTED),
-        (step("create", new="n"), Standing.UNFINISHED, None, What.RUNNING),
-        (step("create", new="n"), Standing.FAILED, None, What.FAILED),
-        (step("replace", "o", "n"), Standing.NEW, CAPTIONS, What.AGAIN),
-        (step("replace", "o", "n"), Standing.FINISHED, CAPTIONS, What.ADOPTED),
-        (step("replace", "o", "n"), Standing.FAILED, CAPTIONS, What.FAILED),
-        (step("replace", "o", "o"), Standing.UNFINISHED, Changes(), What.AGAIN),
-        (step("same", "o", "o", status="completed"), Standing.FINISHED, None, What.KEPT),
-        (step("same", "o", "o", status="running"), Standing.UNFINISHED, None, What.RUNNING),
-        (step("same", "o", "o", status="failed"), Standing.FAILED, None, What.FAILED),
-        (step("update", "o", "o", status="pending"), Standing.UNFINISHED, None, What.RUNNING),
+        (step("create", new="n"), RunState.NEW, None, What.NEW),
+        (step("create", new="n"), RunState.CANCELED, None, What.NEW),
+        (step("create", new="n"), RunState.NEW, CAPTIONS, What.AGAIN),
+        (step("create", new="n"), RunState.COMPLETED, None, What.ADOPTED),
+        (step("create", new="n"), RunState.PENDING, None, What.RUNNING),
+        (step("create", new="n"), RunState.FAILED, None, What.FAILED),
+        (step("replace", "o", "n"), RunState.NEW, CAPTIONS, What.AGAIN),
+        (step("replace", "o", "n"), RunState.COMPLETED, CAPTIONS, What.ADOPTED),
+        (step("replace", "o", "n"), RunState.FAILED, CAPTIONS, What.FAILED),
+        (step("replace", "o", "o"), RunState.PENDING, Changes(), What.AGAIN),
+        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, What.KEPT),
+        (step("same", "o", "o", status="running"), RunState.PENDING, None, What.RUNNING),
+        (step("same", "o", "o", status="failed"), RunState.FAILED, None, What.FAILED),
+        (step("update", "o", "o", status="pending"), RunState.PENDING, None, What.RUNNING),
         (step("delete", "o"), None, None, What.REMOVED),
     ],
 )
-def test_the_fate_of_a_job(given: Step, standing: Standing | None, past: Changes | None, what: What) -> None:
-    found = plan_job(given, standing, past, LINE, old_unfinished=False)
+def test_the_fate_of_a_job(given: Step, state: RunState | None, past: Changes | None, what: What) -> None:
+    found = plan_job(given, state, past, LINE, old_unfinished=False)
     assert found.what is what
     assert (found.line is not None) == (what in (What.NEW, What.AGAIN, What.RUNNING))
 
 
 def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled() -> None:
-    replaced = plan_job(step("replace", "old1", "new1"), Standing.NEW, CAPTIONS, LINE, old_unfinished=True)
+    replaced = plan_job(step("replace", "old1", "new1"), RunState.NEW, CAPTIONS, LINE, old_unfinished=True)
     assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is canceled")
     removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
     assert removed.what is What.CANCELED
@@ -68,7 +68,7 @@ def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled(
 
 
 def test_a_job_of_a_group_that_is_made_anew_is_queued_again_for_that() -> None:
-    found = plan_job(step("replace", "o", "o"), Standing.UNFINISHED, Changes(), LINE, old_unfinished=False)
+    found = plan_job(step("replace", "o", "o"), RunState.PENDING, Changes(), LINE, old_unfinished=False)
     assert found.reasons == ("its container group is made anew, so it is queued again",)
 
 
@@ -155,27 +155,27 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "standing", "past", "reasons"),
+    ("given", "state", "past", "reasons"),
     [
-        (step("create", new="n"), Standing.NEW, None, ("trained for the first time",)),
+        (step("create", new="n"), RunState.NEW, None, ("trained for the first time",)),
         (
             step("create", new="n"),
-            Standing.FINISHED,
+            RunState.COMPLETED,
             CAPTIONS,
             ("this run is finished already: its results are taken over, nothing is trained",),
         ),
-        (step("create", new="n"), Standing.UNFINISHED, None, ("its run is in the queue already",)),
+        (step("create", new="n"), RunState.PENDING, None, ("its run is in the queue already",)),
         (
             step("replace", "o", "n"),
-            Standing.FAILED,
+            RunState.FAILED,
             None,
             ("this run failed before and is not queued again by itself: set `attempt` for that",),
         ),
-        (step("same", "o", "o", status="completed"), Standing.FINISHED, None, ()),
-        (step("refresh", "o", "o", status=None), Standing.NEW, None, ()),
+        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, ()),
+        (step("refresh", "o", "o", status=None), RunState.NEW, None, ()),
         (
             step("same", "o", "o", status="failed", reason="no memory"),
-            Standing.FAILED,
+            RunState.FAILED,
             None,
             ("no memory; it is not queued again by itself: set `attempt` for that",),
         ),
@@ -186,18 +186,18 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
             ("lost; it is not queued again by itself: set `attempt` for that",),
         ),
         # Weights that came late outweigh what the state says.
-        (step("same", "o", "o", status="failed"), Standing.FINISHED, None, ()),
+        (step("same", "o", "o", status="failed"), RunState.COMPLETED, None, ()),
         (step("delete", "o"), None, None, ("its results stay in the bucket",)),
     ],
 )
 def test_why_in_words(
-    given: Step, standing: Standing | None, past: Changes | None, reasons: tuple[str, ...]
+    given: Step, state: RunState | None, past: Changes | None, reasons: tuple[str, ...]
 ) -> None:
-    found = plan_job(given, standing, past, LINE, old_unfinished=False)
+    found = plan_job(given, state, past, LINE, old_unfinished=False)
     assert found.reasons == reasons
     # An unfinished run that stays is not cancelled.
     if given.op != "delete" and given.old.get("runId") == given.new.get("runId"):
-        assert plan_job(given, standing, past, LINE, old_unfinished=True).reasons == reasons
+        assert plan_job(given, state, past, LINE, old_unfinished=True).reasons == reasons
 
 
 def test_all_that_a_plan_says_of_a_job() -> None:
@@ -209,11 +209,11 @@ def test_all_that_a_plan_says_of_a_job() -> None:
         {"runId": "o", "digest": "d"},
         {"runId": "n", "folder": "jobs/cat"},
     )
-    assert plan_job(given, Standing.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
+    assert plan_job(given, RunState.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
         "cat", What.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
     )
     first = Step("u", "TrainingJob", "cat", "create", {}, {"runId": "n"})
-    assert plan_job(first, Standing.NEW, None, LINE, old_unfinished=False) == JobPlan(
+    assert plan_job(first, RunState.NEW, None, LINE, old_unfinished=False) == JobPlan(
         "cat", What.NEW, "n", ("trained for the first time",), line=LINE
     )
     bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})

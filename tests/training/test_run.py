@@ -11,7 +11,15 @@ import pytest
 from flux_training.training.lineage import declared_run
 from flux_training.training.manifest import parse_dataset_index, parse_manifest
 from flux_training.training.run import Layout, Limits, launch_settings, run_id
-from flux_training.training.run_state import Evidence, Signs, Standing, explain, in_words, run_state, stall
+from flux_training.training.run_state import (
+    Evidence,
+    LastContact,
+    RunState,
+    explain,
+    in_words,
+    run_state,
+    stall,
+)
 from flux_training.training.weights import (
     MAX_HEADER_BYTES,
     MOST_BYTES,
@@ -88,17 +96,26 @@ def test_what_the_launcher_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "paid", "ended"),
+    ("state", "needs_gpu"),
     [
-        (Standing.NEW, True, False),
-        (Standing.UNFINISHED, True, False),
-        (Standing.CANCELED, True, False),  # declared again it is trained again
-        (Standing.FAILED, False, True),
-        (Standing.FINISHED, False, True),
+        (RunState.NEW, True),
+        (RunState.PENDING, True),
+        (RunState.RUNNING, True),
+        (RunState.STALLED, True),
+        (RunState.CANCELED, True),  # declared again, it is queued again
+        (RunState.FAILED, False),
+        (RunState.WITHOUT_WEIGHTS, False),
+        (RunState.COMPLETED, False),
     ],
 )
-def test_what_a_declared_run_still_costs(standing: Standing, paid: bool, ended: bool) -> None:
-    assert (standing.is_paid_for, standing.has_ended) == (paid, ended)
+def test_which_declared_runs_are_still_to_be_paid_for(state: RunState, needs_gpu: bool) -> None:
+    assert state.needs_gpu == needs_gpu
+
+
+def test_a_status_that_kelpie_invents_is_neither_an_error_nor_an_end() -> None:
+    assert run_state("paused", Evidence(False)) is RunState.UNKNOWN
+    assert not RunState.UNKNOWN.has_ended
+    assert not RunState.UNKNOWN.needs_gpu
 
 
 @pytest.mark.parametrize(
@@ -126,34 +143,38 @@ def test_how_long_ago(seconds: float, text: str) -> None:
         (
             "completed without weights",
             Evidence(False),
-            "the worker reported the job as completed, but no weights lie in the bucket",
+            "the worker reported the job as completed, but there are no weights in the bucket",
         ),
-        ("lost", Evidence(False), "the queue no longer knows the job and no weights lie in the bucket"),
-        ("failed", Evidence(False), "the job failed as often as the queue allows"),
+        (
+            "lost",
+            Evidence(False),
+            "the queue no longer knows the job, and there are no weights in the bucket",
+        ),
+        ("failed", Evidence(False), "the job failed as many times as the queue allows"),
         ("canceled", Evidence(False), "the job was canceled in the queue"),
         (
             "failed",
             Evidence(True, ("cut", "old")),
-            "the weights in the bucket are not sound: cut; old",
+            "the weights in the bucket are not valid: cut; old",
         ),
     ],
 )
 def test_why_a_run_counts_as_failed(state: str, evidence: Evidence, words: str) -> None:
-    assert explain(state, evidence) == words
-    assert explain(state, evidence, "out of memory") == (f"{words}: out of memory" if words else "")
-    assert explain(state, evidence, stalled="silent") == words
+    assert explain(RunState(state), evidence) == words
+    assert explain(RunState(state), evidence, "out of memory") == (f"{words}: out of memory" if words else "")
+    assert explain(RunState(state), evidence, stalled="silent") == words
 
 
 def test_a_stall_is_explained_by_what_was_seen() -> None:
-    assert explain("stalled", Evidence(False), "step 5", "silent") == "silent"
-    assert explain("stalled", Evidence(False)) == ""
+    assert explain(RunState.STALLED, Evidence(False), "step 5", "silent") == "silent"
+    assert explain(RunState.STALLED, Evidence(False)) == ""
     assert run_state("running", Evidence(False)) == "running"
-    assert stall(Signs(1801, 0), 30) == (
-        "no node has reported it for 30 min: its node is gone, and no other takes it (none can be had, or it failed on each); "
-        "reallocate the container group's instances, so that other machines come"
+    assert stall(LastContact(1801, 0), 30) == (
+        "no node has reported it for 30 min: its node is gone and no other node takes it (none is available, or it failed on each); "
+        "reallocate the container group's instances to get other machines"
     )
-    assert stall(Signs(0, 3601), 30) == (
-        "its worker reports it, but nothing has come into the bucket for 60 min: the launcher hangs, or the node cannot "
+    assert stall(LastContact(0, 3601), 30) == (
+        "its worker reports it, but nothing has been written to the bucket for 60 min: the launcher hangs or the node cannot "
         "upload; reallocate its instance"
     )
 

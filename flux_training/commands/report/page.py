@@ -16,7 +16,7 @@ from flux_training.commands.report.runs import ReportedRun, find_images, parent_
 from flux_training.training.bill import dollars
 from flux_training.training.config_diff import caption_changes, differing, setting_changes
 from flux_training.training.progress import read_time
-from flux_training.training.run_state import COMPLETED, FAILED, in_words
+from flux_training.training.run_state import RunState, in_words
 from flux_training.training.samples import spread
 from flux_training.training.words import one_line, printable
 
@@ -129,9 +129,9 @@ def _state(run: ReportedRun) -> tuple[str, str]:
     state = one_line(str(run.record.get("state") or "unknown"), 60)
     kind = (
         "good"
-        if state == COMPLETED
+        if state == RunState.COMPLETED
         else "bad"
-        if state.startswith((FAILED, "completed without"))
+        if state.startswith((RunState.FAILED, "completed without"))
         else "other"
     )
     return state, kind

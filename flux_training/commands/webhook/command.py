@@ -43,7 +43,7 @@ from flux_training.commands.webhook.tellers import (
 from flux_training.training.errors import FluxError
 from flux_training.training.progress import count
 from flux_training.training.run import Layout
-from flux_training.training.run_state import PENDING
+from flux_training.training.run_state import RunState
 
 LOOKS_A_MINUTE = 120
 # Kelpie calls once and never again: what was missed is found by looking at all jobs now and then.
@@ -164,7 +164,7 @@ class Lookout:
         return self._connection.kelpie().list_jobs(group) if group else []
 
     def _begin(self, jobs: Sequence[Job]) -> None:
-        self._memory.begin_with({job.id: job.status for job in jobs if job.status != PENDING})
+        self._memory.begin_with({job.id: job.status for job in jobs if job.status != RunState.PENDING})
 
     def _consider(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")

@@ -10,7 +10,7 @@ from flux_training.commands.stack_jobs import Sight, StackJob
 from flux_training.training.bill import dollars
 from flux_training.training.cost import usd_of
 from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
-from flux_training.training.run_state import COMPLETED, ENDED, PENDING, RUNNING, in_words
+from flux_training.training.run_state import ENDED, RunState, in_words
 from flux_training.training.words import one_line
 
 OUTPUT = "output/"
@@ -33,10 +33,10 @@ class Notice:
 
     def text(self) -> str:
         """One line."""
-        if self.status == RUNNING:
+        if self.status == RunState.RUNNING:
             return f"{self.job}: training has begun (run {self.run_id})"
         facts = [self.steps, self.loss, self.gpu_time, self.cost]
-        if self.status == COMPLETED:
+        if self.status == RunState.COMPLETED:
             return f"{self.job}: finished, {', '.join(fact for fact in facts if fact)}; weights in {self.results}"
         return (
             f"{self.job}: {self.status}"
@@ -71,7 +71,7 @@ def stack_job(job: Job, bucket: str, runs: str) -> StackJob | None:
 
 def notice_of(sight: Sight, bucket: str, price: float | None) -> Notice | None:
     """None while there is nothing to tell: it waits, or its worker has not reported the end yet."""
-    if sight.state == PENDING or (sight.state == COMPLETED and not sight.ended):
+    if sight.state == RunState.PENDING or (sight.state == RunState.COMPLETED and not sight.ended):
         return None
     told = sight.told
     spent = usd_of(told.gpu_seconds, price)
@@ -93,7 +93,7 @@ def notice_of(sight: Sight, bucket: str, price: float | None) -> Notice | None:
 def is_news(notice: Notice, told: Mapping[str, list[str]]) -> bool:
     """Whether this status of this job was not told yet. That it runs is none once its end was told."""
     before = told.get(notice.kelpie_id, [])
-    return notice.status not in before and not (notice.status == RUNNING and before)
+    return notice.status not in before and not (notice.status == RunState.RUNNING and before)
 
 
 def is_settled(statuses: Sequence[str]) -> bool:

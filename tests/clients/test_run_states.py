@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from flux_training.clients import results, standings
+from flux_training.clients import results, run_states
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
-from flux_training.clients.own_jobs import Wanted
+from flux_training.clients.own_jobs import RunPlace
+from flux_training.clients.run_states import run_states_of, state_in
 from flux_training.clients.salad import GroupSpec
-from flux_training.clients.standings import standing_in, standings_of
 from flux_training.clients.verified import CACHE_FILE, Verified
 from flux_training.training.declare import DeclaredJob, declare_jobs
 from flux_training.training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
-from flux_training.training.run_state import Standing
+from flux_training.training.run_state import RunState
 from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
 from tests.support.cloud import requests_logged, running_cloud, until
 from tests.training.job_folders import make_job
@@ -32,7 +32,7 @@ STEPS = 20
 
 
 class Ground:
-    """A bucket, a container group, a checkout with a job of each standing."""
+    """A bucket, a container group, a checkout with a job of each state."""
 
     def __init__(self, cloud: dict[str, Any], root: Path, name: str) -> None:
         self.cloud = cloud
@@ -78,11 +78,11 @@ class Ground:
         self.storage.put_bytes(keys.weights, data or weights(STEPS))
         self.storage.put_bytes(keys.done, b"{}")
 
-    def look(self) -> tuple[dict[str, Standing], Counter[tuple[str, str, str]]]:
-        """The standings, and what was asked: service, method, and what it was about."""
+    def look(self) -> tuple[dict[str, RunState], Counter[tuple[str, str, str]]]:
+        """The states, and what was asked: service, method, and what it was about."""
         self._all_logged()
         before = len(requests_logged(self.cloud))
-        found = standings_of(self.connection, self.settings, self.jobs)
+        found = run_states_of(self.connection, self.settings, self.jobs)
         self._all_logged()
         since = requests_logged(self.cloud)[before:]
         return found, Counter((one["service"], one["method"], about(one["path"])) for one in since)
@@ -113,7 +113,7 @@ def weights(step: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with running_cloud(tmp_path_factory.mktemp("standings") / "cloud", nodes=0) as running:
+    with running_cloud(tmp_path_factory.mktemp("states") / "cloud", nodes=0) as running:
         yield running
 
 
@@ -123,7 +123,7 @@ def ground(
 ) -> Ground:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(NO_CACHE_VARIABLE, raising=False)
-    made = Ground(cloud, tmp_path, f"standings-{abs(hash(request.node.name)) % 10**9}")
+    made = Ground(cloud, tmp_path, f"states-{abs(hash(request.node.name)) % 10**9}")
     made.storage.ensure()
     return made
 
@@ -138,12 +138,12 @@ def test_each_standing_is_told_with_one_request_a_run_and_one_listing(ground: Gr
     ground.finish("bad", weights(STEPS)[:-1])
     found, asked = ground.look()
     assert found == {
-        "bad": Standing.UNFINISHED,
-        "canceled": Standing.CANCELED,
-        "finished": Standing.FINISHED,
-        "moved": Standing.UNFINISHED,
-        "new": Standing.NEW,
-        "queued": Standing.UNFINISHED,
+        "bad": RunState.PENDING,
+        "canceled": RunState.CANCELED,
+        "finished": RunState.COMPLETED,
+        "moved": RunState.PENDING,
+        "new": RunState.NEW,
+        "queued": RunState.PENDING,
     }
     assert asked["kelpie", "GET", "jobs"] == 1
     # Those that the listing does not have: canceled, new, and moved, of which two were posted.
@@ -162,7 +162,7 @@ def test_a_second_look_asks_once_for_each_run_that_is_queued_or_finished(ground:
     assert asked["s3", "GET", ".safetensors"] == 1
     second, asked = ground.look()
     assert first == second
-    assert second["finished"] is Standing.FINISHED
+    assert second["finished"] is RunState.COMPLETED
     assert asked == {
         ("s3", "HEAD", "else"): 1,
         ("s3", "GET", "else"): len(NAMES),
@@ -183,8 +183,8 @@ def test_a_run_that_ends_between_the_look_and_the_list_is_finished(
         keys = Layout("").run("queued", run)
         return [queued_job("completed", run, keys.output, ground.storage.bucket)]
 
-    monkeypatch.setattr(standings, "group_jobs", meanwhile)
-    assert ground.look()[0]["queued"] is Standing.FINISHED
+    monkeypatch.setattr(run_states, "group_jobs", meanwhile)
+    assert ground.look()[0]["queued"] is RunState.COMPLETED
 
 
 def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
@@ -194,10 +194,10 @@ def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
     keys = Layout("").run("finished", ground.job("finished").run_id)
     for number in range(9):
         ground.storage.put_bytes(f"{keys.model}a{number}", b"")
-    assert ground.look()[0]["finished"] is Standing.NEW
+    assert ground.look()[0]["finished"] is RunState.NEW
     ground.finish("finished")
     found, asked = ground.look()
-    assert found["finished"] is Standing.FINISHED
+    assert found["finished"] is RunState.COMPLETED
     assert asked["s3", "HEAD", ".safetensors"] == 1
 
 
@@ -205,16 +205,16 @@ def test_nothing_is_asked_of_the_queue_when_all_is_finished(ground: Ground) -> N
     for name in NAMES:
         ground.finish(name)
     found, asked = ground.look()
-    assert set(found.values()) == {Standing.FINISHED}
+    assert set(found.values()) == {RunState.COMPLETED}
     assert {service for service, _, _ in asked} == {"s3"}
 
 
 def test_weights_that_were_replaced_are_read_again(ground: Ground) -> None:
     ground.finish("finished")
-    assert ground.look()[0]["finished"] is Standing.FINISHED
+    assert ground.look()[0]["finished"] is RunState.COMPLETED
     ground.finish("finished", weights(STEPS - 1))
     found, asked = ground.look()
-    assert found["finished"] is Standing.NEW
+    assert found["finished"] is RunState.NEW
     assert asked["s3", "GET", ".safetensors"] == 1
 
 
@@ -256,10 +256,10 @@ def test_an_object_without_an_etag_is_never_known(ground: Ground) -> None:
 
 def test_without_a_bucket_all_is_new_and_without_a_group_nothing_is_queued(ground: Ground) -> None:
     found, asked = ground.look()
-    assert set(found.values()) == {Standing.NEW}
+    assert set(found.values()) == {RunState.NEW}
     assert asked["kelpie", "GET", "jobs"] == 0
     ground.storage.delete_bucket()
-    assert set(standings_of(ground.connection, ground.settings, ground.jobs).values()) == {Standing.NEW}
+    assert set(run_states_of(ground.connection, ground.settings, ground.jobs).values()) == {RunState.NEW}
 
 
 def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", bucket: str = "b") -> Job:
@@ -276,18 +276,16 @@ def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", 
 
 
 @pytest.mark.parametrize(
-    ("jobs", "standing"),
+    ("jobs", "state"),
     [
         ([], None),
         ([queued_job("canceled")], None),
-        ([queued_job("failed")], Standing.FAILED),
-        ([queued_job("completed")], Standing.FAILED),
-        ([queued_job("failed"), queued_job("pending")], Standing.UNFINISHED),
+        ([queued_job("failed")], RunState.FAILED),
+        ([queued_job("completed")], RunState.WITHOUT_WEIGHTS),
+        ([queued_job("failed"), queued_job("pending")], RunState.PENDING),
         ([queued_job("running", prefix="other/runs/cat/r/output/")], None),
         ([queued_job("running", run="s")], None),
     ],
 )
-def test_what_the_listing_says_of_a_run_that_is_not_finished(
-    jobs: list[Job], standing: Standing | None
-) -> None:
-    assert standing_in(jobs, Wanted.of("b", Layout(""), "cat", "r")) == standing
+def test_what_the_listing_says_of_a_run_that_is_not_finished(jobs: list[Job], state: RunState | None) -> None:
+    assert state_in(jobs, RunPlace.of("b", Layout(""), "cat", "r")) == state

@@ -1,0 +1,94 @@
+"""The state of each declared run: from the bucket, and from the queue for those that are not finished in the bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.own_jobs import RunPlace, choose_job
+from flux_training.clients.results import inspect_run, queue_job, read_json
+from flux_training.clients.storage import Storage
+from flux_training.clients.verified import Verified
+from flux_training.training.declare import DeclaredJob
+from flux_training.training.run import Layout, RunKeys
+from flux_training.training.run_state import Evidence, RunState, run_state
+from flux_training.training.settings import StackSettings
+
+R = TypeVar("R")
+A = TypeVar("A")
+
+THREADS = 16
+
+
+def run_states_of(
+    connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]
+) -> dict[str, RunState]:
+    """The state of each job's run, by job name. Raises ServiceError.
+
+    Takes one request for each run, one to list the group's queue, and up to two more for a run that neither has.
+    """
+    storage = connection.storage(settings.storage.bucket)
+    layout = Layout(settings.storage.key_prefix)
+    if not storage.exists():
+        return {job.name: RunState.NEW for job in jobs}
+    verified = Verified.load()
+
+    def is_finished(job: DeclaredJob) -> bool:
+        keys = layout.run(job.name, job.run_id)
+        return inspect_run(storage, keys, job.folder.config.steps, verified).finished
+
+    finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
+    verified.save()
+    left = [job for job in jobs if not finished[job.name]]
+    queued = group_jobs(connection, settings.cluster.name) if left else []
+
+    def state_of(job: DeclaredJob) -> RunState:
+        listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
+        if listed and listed.has_ended and is_finished(job):
+            # It finished after the bucket was read and before the queue was listed.
+            return RunState.COMPLETED
+        return listed or state_as_posted(storage, connection.kelpie(), layout.run(job.name, job.run_id))
+
+    known = dict.fromkeys(finished, RunState.COMPLETED)
+    return known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
+
+
+def group_jobs(connection: Connection, group_name: str) -> list[Job]:
+    """The queue's jobs for a container group; none if there is no such group."""
+    group = connection.salad().get_group(group_name)
+    return connection.kelpie().list_jobs(container_group_id=group.id) if group else []
+
+
+def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:
+    """The state of an unfinished run by the queue's list; None if its job is not listed or was canceled."""
+    job = choose_job(queued, place)
+    return _state(job) if job else None
+
+
+def state_of_run(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> RunState:
+    """The state of one run, whatever container group it was queued for."""
+    if inspect_run(storage, keys, steps).finished:
+        return RunState.COMPLETED
+    return state_as_posted(storage, kelpie, keys)
+
+
+def state_as_posted(storage: Storage, kelpie: Kelpie, keys: RunKeys) -> RunState:
+    """The state of an unfinished run by the job that was posted for it; NEW if there is none."""
+    job_id = (read_json(storage, keys.posted) or {}).get("kelpie_id")
+    job = queue_job(kelpie, str(job_id or ""))
+    return _state(job) if job else RunState.NEW
+
+
+def _state(job: Job) -> RunState:
+    return run_state(job.status, Evidence(done=False))
+
+
+def in_parallel(call: Callable[[A], R], items: Sequence[A]) -> list[R]:
+    """The results of calls that wait for a service, in the order of the items."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(min(THREADS, len(items))) as threads:
+        return list(threads.map(call, items))
