@@ -101,7 +101,7 @@ format: .venv/ready-dev ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
-	@$(BIN)/python -m flux_training.commands.generated
+	@$(BIN)/python -m flux_training.commands.generate
 
 licences: .venv/ready-dev ## write docs/licences.md anew, from the installed packages
 	@$(BIN)/pip-licenses --from=mixed --format=markdown --ignore-packages flux-training pulumi-embedded localcloud --output-file=docs/licences.md

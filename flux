@@ -5,4 +5,4 @@ make -s -C "$here" ready >&2 || exit 1
 # As in the Makefile: its processes would compile everything anew, each of them.
 unset PYTHONDONTWRITEBYTECODE
 # -P: the folder it is called from, which may be a stranger's, is not looked in for modules.
-PYTHONPATH="$here" exec "$here/.venv/bin/python" -P -m commands "$@"
+PYTHONPATH="$here" exec "$here/.venv/bin/python" -P -m flux_training.commands "$@"

@@ -12,32 +12,32 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.engine import project_root
+from flux_training.commands.stack.engine import project_root
 from flux_training.training.errors import FluxError
 
 STOPPED = 130
 # Where each command is: imported only when it is asked for, so that none waits for another's libraries.
 COMMANDS = {
-    "new": "flux_training.commands.new:new",
-    "caption": "flux_training.commands.caption:caption",
-    "rename": "flux_training.commands.rename:rename",
-    "sweep": "flux_training.commands.sweep:sweep",
-    "up": "flux_training.commands.stack:up",
-    "preview": "flux_training.commands.stack:preview",
+    "new": "flux_training.commands.jobs.new:new",
+    "caption": "flux_training.commands.jobs.caption:caption",
+    "rename": "flux_training.commands.jobs.rename:rename",
+    "sweep": "flux_training.commands.jobs.sweep:sweep",
+    "up": "flux_training.commands.stack.command:up",
+    "preview": "flux_training.commands.stack.command:preview",
     "plan": "flux_training.commands.plan:plan",
-    "lint": "flux_training.commands.lint:lint",
-    "refresh": "flux_training.commands.stack:refresh",
-    "destroy": "flux_training.commands.stack:destroy",
-    "status": "flux_training.commands.status:status",
-    "logs": "flux_training.commands.logs:logs",
-    "cancel": "flux_training.commands.edit:cancel",
-    "retry": "flux_training.commands.edit:retry",
-    "fetch": "flux_training.commands.fetch:fetch_command",
+    "lint": "flux_training.commands.jobs.lint:lint",
+    "refresh": "flux_training.commands.stack.command:refresh",
+    "destroy": "flux_training.commands.stack.command:destroy",
+    "status": "flux_training.commands.watch.status:status",
+    "logs": "flux_training.commands.watch.logs:logs",
+    "cancel": "flux_training.commands.jobs.cancel_retry:cancel",
+    "retry": "flux_training.commands.jobs.cancel_retry:retry",
+    "fetch": "flux_training.commands.results.fetch:fetch_command",
     "report": "flux_training.commands.report.command:report",
     "doctor": "flux_training.commands.doctor.command:doctor",
     "webhook": "flux_training.commands.webhook.command:webhook",
-    "cloud": "flux_training.commands.stack:start_cloud",
-    "down": "flux_training.commands.stack:down",
+    "cloud": "flux_training.commands.stack.command:start_cloud",
+    "down": "flux_training.commands.stack.command:down",
 }
 
 

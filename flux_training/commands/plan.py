@@ -15,14 +15,15 @@ from flux_training.clients.pricing import price_stack
 from flux_training.clients.results import inputs_of_run, past_runs
 from flux_training.clients.run_states import run_states_of, state_of_run
 from flux_training.clients.storage import Storage
-from flux_training.commands.engine import Engine, project_root
+from flux_training.commands.cli import UserPath, no_cache_option, say, stack_option
 from flux_training.commands.plan_document import as_json
 from flux_training.commands.plan_markdown import as_comment
 from flux_training.commands.plan_page import as_page
 from flux_training.commands.plan_pictures import InRepository, OnPage
 from flux_training.commands.plan_text import as_text
-from flux_training.commands.session import UserPath, connection_of, no_cache_option, ready, say, stack_option
-from flux_training.commands.stack_file import stack_settings
+from flux_training.commands.stack.access import connection_of, prepare_engine
+from flux_training.commands.stack.engine import Engine, project_root
+from flux_training.commands.stack.file import stack_settings
 from flux_training.training.changes import Changes, Inputs, changes
 from flux_training.training.cost import Bill
 from flux_training.training.declare import DeclaredJob, declare_jobs
@@ -92,7 +93,7 @@ def plan(
 
     Ends with 1 when `up` would be refused.
     """
-    engine = ready(stack, words=sys.stderr)
+    engine = prepare_engine(stack, words=sys.stderr)
     found, connection = make_plan(engine, stack)
     root = project_root()
     if page:

@@ -14,7 +14,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from flux_training.clients.storage import Storage
-from flux_training.commands.embedded import embed
+from flux_training.commands.report.data_uris import embed
 from flux_training.training.plan import JobPlan
 from flux_training.training.run import Layout
 from flux_training.training.trainer_config import DATASET_FOLDER

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from flux_training.commands.engine import find_engine
+from flux_training.commands.stack.engine import find_engine
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job
 

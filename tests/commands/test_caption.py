@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.captions import Captioner, Refused
-from flux_training.commands.caption import caption
+from flux_training.commands.jobs.caption import caption
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_file import new_train_yml
 from tests.support.cloud import until

@@ -14,11 +14,11 @@ import pytest
 from flux_training.clients.connection import connect
 from flux_training.clients.errors import ServiceError, Unavailable
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.commands import download as downloading
-from flux_training.commands import fetch as fetching
-from flux_training.commands.download import download, part_path
-from flux_training.commands.outputs import INDEX, RECORD, Options, Wish, decide, fetch
-from flux_training.commands.stack_jobs import Sight, StackJob
+from flux_training.commands.results import download as downloading
+from flux_training.commands.results import fetch as fetching
+from flux_training.commands.results.download import download, part_path
+from flux_training.commands.results.outputs import INDEX, RECORD, Options, Wish, decide, fetch
+from flux_training.commands.watch.job_status import Sight, StackJob
 from flux_training.training.errors import FluxError
 from flux_training.training.run import Layout, RunKeys
 from tests.support.cloud import running_cloud

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from flux_training.commands.new import new
-from flux_training.commands.rename import rename
-from flux_training.commands.stack_edit import declare, declared_jobs
-from flux_training.commands.stack_file import stack_settings
-from flux_training.commands.sweep import sweep
+from flux_training.commands.jobs.new import new
+from flux_training.commands.jobs.rename import rename
+from flux_training.commands.jobs.sweep import sweep
+from flux_training.commands.stack.edit import declare, declared_jobs
+from flux_training.commands.stack.file import stack_settings
 from flux_training.training.declare import declare_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.lint.jobs import lint_jobs

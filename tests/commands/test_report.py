@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from flux_training.commands.embedded import embed
 from flux_training.commands.report.chart import charts
 from flux_training.commands.report.command import report, write_comparison, write_report
+from flux_training.commands.report.data_uris import embed
 from flux_training.commands.report.page import compare_page, run_page
 from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from flux_training.training.errors import BadInput

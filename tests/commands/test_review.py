@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.commands.review import HEADERS, ReviewServer
+from flux_training.commands.jobs.review import HEADERS, ReviewServer
 from tests.support.browser import NEEDS_CHROMIUM, Seen, page_in_chromium
 from tests.support.photos import photo
 

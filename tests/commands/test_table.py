@@ -10,11 +10,11 @@ from rich.console import Console
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
 from flux_training.clients.salad import ContainerGroup
-from flux_training.commands.health import problems
-from flux_training.commands.logs import lines_of_job
-from flux_training.commands.stack_jobs import Sight, StackJob
-from flux_training.commands.table import render
-from flux_training.commands.watcher import Row, View, usd_an_hour
+from flux_training.commands.watch.health import problems
+from flux_training.commands.watch.job_status import Sight, StackJob
+from flux_training.commands.watch.logs import lines_of_job
+from flux_training.commands.watch.table import render
+from flux_training.commands.watch.watcher import Row, View, usd_an_hour
 from flux_training.training.cost import usd_of
 from flux_training.training.run import RunKeys
 

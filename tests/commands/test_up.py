@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
-from flux_training.commands import stack
-from flux_training.commands.engine import Engine
-from flux_training.commands.outputs import Fetched
-from flux_training.commands.stack_jobs import Sight, StackJob
-from flux_training.commands.watcher import Row, View
+from flux_training.commands.results.outputs import Fetched
+from flux_training.commands.stack import command as stack
+from flux_training.commands.stack.engine import Engine
+from flux_training.commands.watch.job_status import Sight, StackJob
+from flux_training.commands.watch.watcher import Row, View
 from flux_training.training.run import RunKeys
 
 ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab/"}

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job
-from flux_training.commands.engine import Engine
-from flux_training.commands.stack_jobs import Sight
+from flux_training.commands.stack.engine import Engine
+from flux_training.commands.watch.job_status import Sight
 from flux_training.commands.webhook import server as receiving
 from flux_training.commands.webhook.command import Lookout
 from flux_training.commands.webhook.memory import MOST_JOBS, Memory

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.kelpie import Job
-from flux_training.commands.engine import choose_command, find_engine
-from flux_training.commands.locks import is_dead, is_left_behind
-from flux_training.commands.outputs import write_record
-from flux_training.commands.stack_file import uses_local_cloud
-from flux_training.commands.stack_jobs import Sight, StackJob, describe, stack_jobs
+from flux_training.commands.results.outputs import write_record
+from flux_training.commands.stack.engine import choose_command, find_engine
+from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.locks import is_dead, is_left_behind
+from flux_training.commands.watch.job_status import Sight, StackJob, describe, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.run import RunKeys
 from flux_training.training.run_state import in_words

@@ -17,7 +17,7 @@ import yaml
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job
-from flux_training.commands.engine import find_engine
+from flux_training.commands.stack.engine import find_engine
 from tests.training.job_folders import make_job
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from flux_training.commands.lint import lint
+from flux_training.commands.jobs.lint import lint
 from flux_training.commands.plan import plan
-from flux_training.commands.stack import preview, up
+from flux_training.commands.stack.command import preview, up
 from flux_training.training import file_cache
 from flux_training.training.declare import read_job
 from flux_training.training.errors import BadInput

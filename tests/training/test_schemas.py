@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from flux_training.commands.generated import generated_files
+from flux_training.commands.generate import generated_files
 from flux_training.training.lint.rules import RULES
 from flux_training.training.lint.schemas import stack_schema, train_schema
 from tests.training.lint_folders import TRAIN_YML

@@ -11,12 +11,13 @@ import rich_click as click
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
+from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.doctor import services as look
 from flux_training.commands.doctor import surroundings as here
 from flux_training.commands.doctor.finding import Finding, ok, safely
-from flux_training.commands.engine import project_root
-from flux_training.commands.session import connection_of, console, reading_engine, say, stack_option
-from flux_training.commands.stack_file import stack_settings, uses_local_cloud
+from flux_training.commands.stack.access import connection_of, read_only_engine
+from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.training.declare import declare_jobs
 from flux_training.training.gpu import memory_needed
 from flux_training.training.settings import StackSettings
@@ -87,7 +88,7 @@ def _check_stack(rounds: Rounds, stack: str) -> None:
     jobs = rounds.obtain("Jobs", lambda: declare_jobs(settings, root), here.in_number) if settings else None
     if settings:
         rounds.check("AWS package", lambda: here.check_aws_package(settings))
-    engine = rounds.obtain("Passphrase", lambda: reading_engine(stack), lambda _: "given, or not needed")
+    engine = rounds.obtain("Passphrase", lambda: read_only_engine(stack), lambda _: "given, or not needed")
     if engine is None:
         return
     rounds.check("Engine", lambda: here.check_engine(engine))

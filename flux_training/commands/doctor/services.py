@@ -21,7 +21,7 @@ from flux_training.clients.pricing import offer_of
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.storage import AWS_URL, Storage
 from flux_training.commands.doctor.finding import Finding, bad, note, ok
-from flux_training.commands.health import PATIENCE_SECONDS, age
+from flux_training.commands.watch.health import PATIENCE_SECONDS, age
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import choose_gpu, names_a_class
 from flux_training.training.run import Layout

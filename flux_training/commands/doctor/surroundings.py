@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flux_training.commands.doctor.finding import Finding, bad, note, ok
-from flux_training.commands.engine import EMBEDDED, Engine
+from flux_training.commands.stack.engine import EMBEDDED, Engine
 from flux_training.training.declare import DeclaredJob
 from flux_training.training.settings import StackSettings
 

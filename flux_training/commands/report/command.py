@@ -6,9 +6,9 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.job_folders import HERE, jobs_folder
+from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
+from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, newest_runs, runs_of
-from flux_training.commands.session import OUTPUTS, UserPath, say, stack_option
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
 

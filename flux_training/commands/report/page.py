@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.embedded import Picture, embed
 from flux_training.commands.report.chart import charts
+from flux_training.commands.report.data_uris import Picture, embed
 from flux_training.commands.report.runs import ReportedRun, find_images, parent_of
 from flux_training.training.bill import dollars
 from flux_training.training.config_diff import caption_changes, differing, setting_changes

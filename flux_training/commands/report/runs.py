@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.outputs import RECORD
+from flux_training.commands.results.outputs import RECORD
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import first_process
 from flux_training.training.loss_curve import Point, parse_losses

@@ -18,18 +18,11 @@ from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.http import RateLimiter
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import read_json
-from flux_training.commands.engine import Engine
-from flux_training.commands.session import (
-    OUTPUTS,
-    UserPath,
-    connection_of,
-    deployed_outputs,
-    reading_engine,
-    say,
-    stack_option,
-)
-from flux_training.commands.stack_jobs import look
-from flux_training.commands.watcher import price_of
+from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.engine import Engine
+from flux_training.commands.watch.job_status import look
+from flux_training.commands.watch.watcher import price_of
 from flux_training.commands.webhook.memory import Memory
 from flux_training.commands.webhook.notice import Notice, is_news, is_settled, notice_of, stack_job
 from flux_training.commands.webhook.server import Inbox, Receiver
@@ -94,7 +87,7 @@ def serve(
     if command:
         words = command_words(command)
         tellers.append(lambda notice: tell_command(words, notice))
-    engine = reading_engine(stack)
+    engine = read_only_engine(stack)
     memory = Memory(state or Path(OUTPUTS) / f".webhook-{stack}.json")
     watch = Lookout(engine, connection_of(engine, stack), memory, tellers)
     inbox = Inbox()

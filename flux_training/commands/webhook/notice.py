@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job
-from flux_training.commands.stack_jobs import Sight, StackJob
+from flux_training.commands.watch.job_status import Sight, StackJob
 from flux_training.training.bill import dollars
 from flux_training.training.cost import usd_of
 from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys

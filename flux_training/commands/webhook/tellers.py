@@ -13,7 +13,7 @@ import tenacity
 from flux_training.clients.captions import KEY_VARIABLE
 from flux_training.clients.connection import SECRET_SETTINGS, VARIABLES
 from flux_training.clients.http import LOOPBACK
-from flux_training.commands.engine import ACCESS_TOKEN, PASSPHRASE_VARIABLES
+from flux_training.commands.stack.engine import ACCESS_TOKEN, PASSPHRASE_VARIABLES
 from flux_training.commands.webhook.notice import Notice, slack_body
 from flux_training.training.errors import BadInput, FluxError
 

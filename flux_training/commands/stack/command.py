@@ -11,25 +11,18 @@ import rich_click as click
 
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.results import read_json
-from flux_training.commands import local_cloud
-from flux_training.commands.engine import Engine, project_root
-from flux_training.commands.fetch import report_left
-from flux_training.commands.follow import follow
-from flux_training.commands.outputs import fetch
+from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
-from flux_training.commands.session import (
-    OUTPUTS,
-    connection_of,
-    no_cache_option,
-    ready,
-    run,
-    say,
-    stack_option,
-)
-from flux_training.commands.stack_file import uses_local_cloud
-from flux_training.commands.stack_jobs import Sight, stack_jobs
-from flux_training.commands.watcher import Watcher
+from flux_training.commands.results.fetch import report_left
+from flux_training.commands.results.outputs import fetch
+from flux_training.commands.stack import local_cloud
+from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
+from flux_training.commands.stack.engine import Engine, project_root
+from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.watch.follow import follow
+from flux_training.commands.watch.job_status import Sight, stack_jobs
+from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.run_state import RunState
@@ -43,18 +36,18 @@ from flux_training.training.run_state import RunState
 )
 def up(stack: str, no_wait: bool) -> None:
     """Make everything agree with the configuration, wait for the jobs, fetch their results."""
-    engine = ready(stack)
+    engine = prepare_engine(stack)
     if no_wait:
-        run(engine, "up", "--yes", "--skip-preview")
+        run_or_exit(engine, "up", "--yes", "--skip-preview")
         return
     # Forty lines of outputs would come between what was done and the jobs, of which the end tells all.
-    run(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
+    run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     sights, unfetched = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
             "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
         )
-        run(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
+        run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nLooking once more, so that the stack knows how each run ended:")
     _refresh(engine, "--suppress-outputs")
     if sights:
@@ -69,23 +62,23 @@ def up(stack: str, no_wait: bool) -> None:
 @no_cache_option
 def preview(stack: str) -> None:
     """Show what `up` would do. Changes nothing."""
-    run(ready(stack), "preview", "--diff")
+    run_or_exit(prepare_engine(stack), "preview", "--diff")
 
 
 @click.command()
 @stack_option
 def refresh(stack: str) -> None:
     """Look how everything really is, and write it into the state."""
-    _refresh(ready(stack))
+    _refresh(prepare_engine(stack))
 
 
 @click.command()
 @stack_option
 def destroy(stack: str) -> None:
     """Take everything down. Trained results stay in the bucket, and in outputs/."""
-    engine = ready(stack)
+    engine = prepare_engine(stack)
     before = engine.outputs()
-    run(engine, "destroy", "--yes", "--skip-preview")
+    run_or_exit(engine, "destroy", "--yes", "--skip-preview")
     _tell_where_results_are(stack, before)
 
 
@@ -104,7 +97,9 @@ def down() -> None:
 def _refresh(engine: Engine, *more: str) -> None:
     # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
     # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
-    run(engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more)
+    run_or_exit(
+        engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more
+    )
 
 
 def _collect(engine: Engine, stack: str) -> tuple[list[Sight], list[str]]:

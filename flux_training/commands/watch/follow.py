@@ -8,10 +8,10 @@ from collections.abc import Callable
 from rich.live import Live
 
 from flux_training.clients.errors import ServiceError
-from flux_training.commands.session import say, screen
-from flux_training.commands.stack_jobs import Sight, describe
-from flux_training.commands.table import render
-from flux_training.commands.watcher import Row, View, Watcher
+from flux_training.commands.cli import say, screen
+from flux_training.commands.watch.job_status import Sight, describe
+from flux_training.commands.watch.table import render
+from flux_training.commands.watch.watcher import Row, View, Watcher
 
 # Kelpie asks SaladCloud at each request: what changes within minutes there is not asked for every second.
 POLL_SECONDS = {True: 1.0, False: 5.0}

@@ -15,8 +15,8 @@ import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
-from flux_training.commands.job_folders import HERE, existing_dataset, jobs_folder
-from flux_training.commands.session import console, say, stack_option
+from flux_training.commands.cli import console, say, stack_option
+from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.training.captions import (
     INSTRUCTION,
     MAX_SIDE,
@@ -157,7 +157,7 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
     if review:
-        from flux_training.commands.review import serve
+        from flux_training.commands.jobs.review import serve
 
         serve(dataset, _trigger_word(dataset.parent))
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from flux_training.commands.stack_file import PROJECT, stack_config
+from flux_training.commands.stack.file import PROJECT, stack_config
 from flux_training.training.declare import GLOB_CHARACTERS
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically

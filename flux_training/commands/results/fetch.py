@@ -13,21 +13,13 @@ import rich_click as click
 from flux_training.clients.connection import Connection
 from flux_training.clients.results import past_runs, queue_job, read_json
 from flux_training.clients.storage import Storage
-from flux_training.commands.engine import project_root
-from flux_training.commands.outputs import Fetched, Options, fetch
-from flux_training.commands.session import (
-    OUTPUTS,
-    UserPath,
-    connection_of,
-    deployed_outputs,
-    reading_engine,
-    say,
-    screen,
-    stack_option,
-)
-from flux_training.commands.stack_file import stack_settings
-from flux_training.commands.stack_jobs import StackJob, look, stack_jobs
-from flux_training.commands.watcher import price_of
+from flux_training.commands.cli import OUTPUTS, UserPath, say, screen, stack_option
+from flux_training.commands.results.outputs import Fetched, Options, fetch
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.watch.job_status import StackJob, look, stack_jobs
+from flux_training.commands.watch.watcher import price_of
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.progress import count
@@ -65,7 +57,7 @@ def fetch_command(
     """
     if run_id and (all_runs or not job):
         raise click.UsageError("--run names one run of one JOB")
-    engine = reading_engine(stack)
+    engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     connection = connection_of(engine, stack)
     bucket, prefix = results_place(outputs, stack)

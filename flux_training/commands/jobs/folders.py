@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flux_training.commands.stack_file import stack_settings
+from flux_training.commands.stack.file import stack_settings
 from flux_training.training.declare import folder_names
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import nearest

@@ -14,9 +14,9 @@ import rich_click as click
 from rich.console import Console
 from rich.text import Text
 
-from flux_training.commands.engine import project_root
-from flux_training.commands.session import console, no_cache_option, say, stack_option
-from flux_training.commands.stack_file import stack_settings
+from flux_training.commands.cli import console, no_cache_option, say, stack_option
+from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.file import stack_settings
 from flux_training.training.declare import folder_names
 from flux_training.training.errors import BadInput
 from flux_training.training.examine import Examiner

@@ -7,19 +7,13 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.results import queue_job, read_json
-from flux_training.commands.engine import project_root
-from flux_training.commands.fetch import newest_run, results_place
-from flux_training.commands.session import (
-    connection_of,
-    console,
-    deployed_outputs,
-    reading_engine,
-    say,
-    stack_option,
-)
-from flux_training.commands.stack_edit import diff, edit_job
-from flux_training.commands.stack_file import stack_path, stack_settings
-from flux_training.commands.stack_jobs import Sight, describe, look, stack_jobs
+from flux_training.commands.cli import console, say, stack_option
+from flux_training.commands.results.fetch import newest_run, results_place
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.edit import diff, edit_job
+from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.file import stack_path, stack_settings
+from flux_training.commands.watch.job_status import Sight, describe, look, stack_jobs
 from flux_training.training.declare import choose, folder_names
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
@@ -94,7 +88,7 @@ def _declared(stack: str, job: str) -> JobSettings:
 
 def _last_run(stack: str, job: str) -> tuple[int | None, Sight | None]:
     """The attempt that was last queued, and how it is; nothing when the job never was. Raises ServiceError."""
-    engine = reading_engine(stack)
+    engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     connection = connection_of(engine, stack)
     bucket, prefix = results_place(outputs, stack)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.locks import has_journal, is_left_behind
+from flux_training.commands.stack.locks import has_journal, is_left_behind
 from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
@@ -126,7 +126,7 @@ def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
 
 def project_root() -> Path:
     """The checkout: where Pulumi.yaml lies."""
-    return Path(__file__).resolve().parents[2]
+    return Path(__file__).resolve().parents[3]
 
 
 def find_engine(

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from flux_training.commands.__main__ import main
-from flux_training.commands.engine import project_root
 from flux_training.commands.reference import commands_document
+from flux_training.commands.stack.engine import project_root
 from flux_training.training.lint.document import lint_document
 from flux_training.training.lint.schemas import stack_schema, train_schema
 

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flux_training.commands.watcher import Row, View
+from flux_training.commands.watch.watcher import Row, View
 from flux_training.training.bill import NOBODY_PAYS, dollars
 from flux_training.training.run_state import RunState, in_words
 

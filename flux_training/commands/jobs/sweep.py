@@ -10,9 +10,9 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.commands.job_folders import HERE, existing_job, jobs_folder
-from flux_training.commands.session import say, stack_option
-from flux_training.commands.stack_edit import JOBS, declare, declared_jobs, entry_for
+from flux_training.commands.cli import say, stack_option
+from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
+from flux_training.commands.stack.edit import JOBS, declare, declared_jobs, entry_for
 from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in, write_atomically
 from flux_training.training.folder import read_config

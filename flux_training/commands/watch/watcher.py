@@ -16,8 +16,8 @@ from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import queue_job
 from flux_training.clients.salad import ContainerGroup, Instance
-from flux_training.commands.health import problems
-from flux_training.commands.stack_jobs import Sight, StackJob, look, stack_jobs
+from flux_training.commands.watch.health import problems
+from flux_training.commands.watch.job_status import Sight, StackJob, look, stack_jobs
 from flux_training.training.cost import usd_of
 
 LOOKS_AT_ONCE = 8

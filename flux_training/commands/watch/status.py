@@ -9,16 +9,10 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
-from flux_training.commands.session import (
-    connection_of,
-    deployed_outputs,
-    reading_engine,
-    say,
-    screen,
-    stack_option,
-)
-from flux_training.commands.table import render, state_word, steps_done
-from flux_training.commands.watcher import Row, View, Watcher
+from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.watch.table import render, state_word, steps_done
+from flux_training.commands.watch.watcher import Row, View, Watcher
 
 # Wide enough for any table: in a pipe nothing is cut off.
 PIPE_WIDTH = 250
@@ -37,7 +31,7 @@ def status(stack: str, watch: bool, as_json: bool) -> None:
     """
     if watch and as_json:
         raise click.UsageError("--json is for one look; leave --watch out")
-    engine = reading_engine(stack)
+    engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     if not outputs.get("jobs"):
         _tell_nothing_is_there(stack, outputs, as_json)
@@ -52,7 +46,7 @@ def status(stack: str, watch: bool, as_json: bool) -> None:
 
 
 def _watched(watcher: Watcher) -> View:
-    from flux_training.commands.follow import follow
+    from flux_training.commands.watch.follow import follow
 
     return follow(watcher)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from flux_training.commands.session import say
+from flux_training.commands.cli import say
 from flux_training.training.captions import has_caption, is_image
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.lint.gather import read_caption

@@ -11,9 +11,9 @@ from pathlib import Path
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from flux_training.commands.job_folders import DEFAULT_STACK, HERE, existing_dataset, jobs_folder
-from flux_training.commands.session import UserPath, console, say
-from flux_training.commands.stack_edit import declare, declared_jobs, entry_for
+from flux_training.commands.cli import UserPath, console, say
+from flux_training.commands.jobs.folders import DEFAULT_STACK, HERE, existing_dataset, jobs_folder
+from flux_training.commands.stack.edit import declare, declared_jobs, entry_for
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, only_one_in, write_atomically
 from flux_training.training.folder import read_config

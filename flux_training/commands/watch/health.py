@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from flux_training.commands.stack_jobs import Sight
+from flux_training.commands.watch.job_status import Sight
 from flux_training.training.run_state import RunState, in_words
 
 # Allocating a node and downloading the image takes minutes; longer than this something is amiss.

@@ -14,8 +14,8 @@ from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.commands.download import download, sha256_of
-from flux_training.commands.stack_jobs import Sight
+from flux_training.commands.results.download import download, sha256_of
+from flux_training.commands.watch.job_status import Sight
 from flux_training.training.bill import cost_of
 from flux_training.training.errors import FluxError
 from flux_training.training.files import write_atomically

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.connection import VARIABLES
-from flux_training.commands.engine import UNKNOWN, Engine, without_unknown
-from flux_training.commands.session import connection_of
+from flux_training.commands.stack.access import connection_of
+from flux_training.commands.stack.engine import UNKNOWN, Engine, without_unknown
 from flux_training.training.errors import FluxError
 from tests.support.flux import STACK_FILE
 
@@ -45,7 +45,7 @@ def engine(tmp_path: Path) -> Engine:
 def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = STACK_FILE.replace("cloud: local", "cloud: salad")
     (tmp_path / "Pulumi.prod.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("flux_training.commands.session.project_root", lambda: tmp_path)
+    monkeypatch.setattr("flux_training.commands.stack.access.project_root", lambda: tmp_path)
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 

@@ -13,10 +13,11 @@ import rich_click as click
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.kelpie import Job
-from flux_training.commands.follow import POLL_SECONDS
-from flux_training.commands.session import connection_of, deployed_outputs, reading_engine, say, stack_option
-from flux_training.commands.stack_jobs import describe
-from flux_training.commands.watcher import Row, Watcher
+from flux_training.commands.cli import say, stack_option
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.watch.follow import POLL_SECONDS
+from flux_training.commands.watch.job_status import describe
+from flux_training.commands.watch.watcher import Row, Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import nearest
 from flux_training.training.words import printable
@@ -42,7 +43,7 @@ MOST_LINES = 10_000
 @stack_option
 def logs(job: str, lines: int, follow: bool, stack: str) -> None:
     """Show what JOB's run has said: how it stands, the launcher's last words, the node's last lines."""
-    engine = reading_engine(stack)
+    engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     names = list(outputs.get("jobs") or {})
     if job not in names:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from flux_training.commands.stack_file import PROJECT
+from flux_training.commands.stack.file import PROJECT
 from flux_training.training.processes import is_alive
 
 

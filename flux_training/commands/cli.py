@@ -1,0 +1,48 @@
+"""What all commands share: options, the console, and one way to print a sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+
+from flux_training.training.file_cache import NO_CACHE_VARIABLE
+
+OUTPUTS = "outputs"
+
+# For sentences: a terminal wraps them, and in a pipe each stays on one line.
+console = Console(soft_wrap=True)
+# For tables, which have to know the width of the terminal.
+screen = Console()
+stack_option = click.option(
+    "--stack", default="dev", show_default=True, help="The stack: Pulumi.<stack>.yaml."
+)
+
+
+def _disable_cache(_ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ[NO_CACHE_VARIABLE] = "1"
+
+
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    expose_value=False,
+    callback=_disable_cache,
+    help="Read every image and caption again, even if it looks unchanged.",
+)
+
+
+class UserPath(click.Path):
+    """A path relative to the folder in which the user called `flux`; the command itself runs in the checkout."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        called_from = ctx.find_root().obj if ctx else None
+        return super().convert(Path(called_from or ".") / str(value), param, ctx)
+
+
+def say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""Job folders and their declarations: `new`, `caption`, `rename`, `sweep`, `lint`, `cancel`, `retry`."""

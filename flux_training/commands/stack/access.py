@@ -1,0 +1,60 @@
+"""Access to a deployed stack: its engine, its outputs, and the services it uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind
+from flux_training.commands.stack import local_cloud
+from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine, project_root
+from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.training.errors import FluxError
+
+
+def prepare_engine(stack: str, words: TextIO | None = None) -> Engine:
+    """The stack's engine. Starts the local cloud if the stack uses it (its output goes to `words`) and creates the
+    stack if there is none. Raises FluxError."""
+    local = uses_local_cloud(project_root(), stack)
+    engine = find_engine(stack, local)
+    if local:
+        local_cloud.start(words=words)
+    engine.select()
+    engine.release()
+    return engine
+
+
+def read_only_engine(stack: str) -> Engine:
+    """The stack's engine, for commands that only read: starts and creates nothing. Raises FluxError."""
+    return find_engine(stack, uses_local_cloud(project_root(), stack))
+
+
+def deployed_outputs(engine: Engine) -> dict[str, Any]:
+    """The stack's outputs; empty if it was never deployed or has been destroyed. Raises FluxError."""
+    try:
+        return engine.outputs()
+    except FluxError as error:
+        if NO_STACK in str(error):
+            return {}
+        raise
+
+
+def run_or_exit(engine: Engine, *arguments: str) -> None:
+    """Run a Pulumi command. If it fails, exit with its code: it has printed the reason."""
+    code = engine.run(*arguments)
+    if code != 0:
+        sys.exit(code)
+
+
+def connection_of(engine: Engine, stack: str) -> Connection:
+    """The services of a stack, with keys from its configuration or the environment. Raises FluxError."""
+    if uses_local_cloud(project_root(), stack):
+        return connect("local", {}, os.environ)
+    # GitHub passes an unset secret as an empty variable.
+    settings: dict[str, Any] = {
+        key: engine.setting(key)
+        for variable, key in VARIABLES.items()
+        if not os.environ.get(variable, "").strip()
+    }
+    return connect("salad", settings, os.environ, storage_kind(engine.setting("storage")))

@@ -1,0 +1,1 @@
+"""Jobs of a deployed stack: `status`, `logs`, and following them until they end."""
