@@ -230,7 +230,9 @@ def test_the_hook_looks_at_every_stack_also_after_a_file_was_deleted(checkout: P
     (hook,) = config["repos"][0]["hooks"]
     assert (hook["always_run"], hook["pass_filenames"], "files" in hook) == (True, False, False)
     # The real one would make a virtual environment here.
-    (checkout / "flux").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m flux_training.commands "$@"\n', encoding="utf-8")
+    (checkout / "flux").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -m flux_training.commands "$@"\n', encoding="utf-8"
+    )
     (checkout / "flux").chmod(0o755)
     declare(checkout, "prod", dog={})
     next((checkout / "jobs/dog/dataset").glob("*.txt")).unlink()

@@ -1,1 +1,4 @@
-"""Job folders and their declarations: `new`, `caption`, `rename`, `sweep`, `lint`, `cancel`, `retry`."""
+"""Job folders and their declarations: `new`, `caption`, `rename`, `sweep`, `lint`, `cancel`, `retry`.
+
+Commands that read or change files of jobs/ or entries of the stack file belong here.
+"""

@@ -1,1 +1,4 @@
-"""Results of finished runs: `fetch`."""
+"""Results of runs: `fetch`.
+
+Code that copies results from the bucket to outputs/ belongs here.
+"""

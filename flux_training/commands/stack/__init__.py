@@ -1,1 +1,4 @@
-"""Whole stacks: `up`, `preview`, `refresh`, `destroy`; the engine that runs them and the stack file."""
+"""Commands for a whole stack (`up`, `preview`, `refresh`, `destroy`), its engine and its stack file.
+
+Code that runs Pulumi or reads and writes Pulumi.<stack>.yaml belongs here.
+"""

@@ -1,1 +1,4 @@
-"""Jobs of a deployed stack: `status`, `logs`, and following them until they end."""
+"""The state of deployed jobs: `status`, `logs`, and waiting until they end.
+
+Code that reads the state of jobs from the queue and the bucket and shows it belongs here.
+"""
