@@ -273,7 +273,7 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
 
 
 def test_no_program_and_no_provider_loads_the_command_line_of_httpx() -> None:
-    code = "import sys, clients.connection, components.pipeline, httpx\nprint('pygments' in sys.modules, httpx.get.__name__)"
+    code = "import sys, flux_training.clients.connection, components.pipeline, httpx\nprint('pygments' in sys.modules, httpx.get.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False get"
 
