@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import VARIABLES, Connection, connect
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage
-from tests.support.cloud import running_cloud
 from tests.support.s3_server import Server
 
 GPU = "RTX 5090 (32 GB)"

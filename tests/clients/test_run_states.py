@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud.testing import logged_requests, running_cloud, wait_until
 
 from flux_training.clients import results, run_states
 from flux_training.clients.connection import Connection, connect
@@ -23,7 +24,6 @@ from flux_training.training.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 from flux_training.training.run_state import RunState
 from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
-from tests.support.cloud import requests_logged, running_cloud, until
 from tests.training.job_folders import make_job
 
 _marks = iter(range(1000))
@@ -81,17 +81,17 @@ class Ground:
     def look(self) -> tuple[dict[str, RunState], Counter[tuple[str, str, str]]]:
         """The states, and what was asked: service, method, and what it was about."""
         self._all_logged()
-        before = len(requests_logged(self.cloud))
+        before = len(logged_requests(self.cloud))
         found = run_states_of(self.connection, self.settings, self.jobs)
         self._all_logged()
-        since = requests_logged(self.cloud)[before:]
+        since = logged_requests(self.cloud)[before:]
         return found, Counter((one["service"], one["method"], about(one["path"])) for one in since)
 
     def _all_logged(self) -> None:
         """An answer comes before its line in the log: until the line of one more request is there, and nothing comes after it."""
         mark = f"/the-end-{next(_marks)}"
         self.storage.head(mark[1:])
-        until(lambda: any(one["path"].endswith(mark) for one in requests_logged(self.cloud)))
+        wait_until(lambda: any(one["path"].endswith(mark) for one in logged_requests(self.cloud)))
         time.sleep(0.1)
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from localcloud.testing import wait_until
 
 from flux_training.clients.captions import Captioner, Refused
 from flux_training.commands.jobs.caption import caption
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_file import new_train_yml
-from tests.support.cloud import until
 from tests.support.flux import environment, line_of, make_checkout, with_code
 from tests.support.openai_server import CaptionServer, captioner, make_images
 
@@ -73,7 +73,7 @@ def test_two_hundred_images_are_captioned_or_named_and_a_stop_in_between_costs_n
         first = subprocess.Popen(
             line, cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        until(lambda: sum(server.captioned.values()) >= 40)
+        wait_until(lambda: sum(server.captioned.values()) >= 40)
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=60)
         assert first.returncode == 130, said

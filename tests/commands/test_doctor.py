@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud.testing import running_cloud
 from pydantic import SecretStr
 
 from flux_training.clients.connection import Connection, connect
@@ -38,7 +39,6 @@ from flux_training.commands.doctor.surroundings import (
 )
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
-from tests.support.cloud import running_cloud
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
 from flux_training.clients.errors import ServiceError, Unavailable
@@ -21,7 +22,6 @@ from flux_training.commands.results.outputs import INDEX, RECORD, Options, Wish,
 from flux_training.commands.watch.job_status import Sight, StackJob
 from flux_training.training.errors import FluxError
 from flux_training.training.run import Layout, RunKeys
-from tests.support.cloud import running_cloud
 
 CHUNK = 1000
 WEIGHTS = bytes(range(256)) * 20

@@ -21,6 +21,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from localcloud.testing import wait_until
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
@@ -48,7 +49,6 @@ from flux_training.commands.webhook.tellers import (
 )
 from flux_training.training.errors import BadInput, FluxError
 from tests.e2e.checkout import Checkout, new_checkout
-from tests.support.cloud import until
 
 EVIL = "$(touch evil); `id` <!channel> & \x1b[2J"
 NOTICE = Notice(
@@ -134,7 +134,7 @@ def test_callers_that_say_nothing_do_not_shut_others_out(monkeypatch: pytest.Mon
             except httpx.HTTPError:
                 return False
 
-        assert until(heard, 10)
+        assert wait_until(heard, 10)
         for one in silent:
             one.close()
 
@@ -350,7 +350,7 @@ def test_the_local_clouds_calls_end_in_one_notice_a_change_also_over_a_restart(t
         with serving(checkout, "--port", "0", "--command", command, FLUX_NOTIFY_URL=slack.url) as (url, _):
             checkout.configure("webhook", url)
             checkout.make("up")
-            until(lambda: any("finished" in text for text in slack.posted))
+            wait_until(lambda: any("finished" in text for text in slack.posted))
             job_id = checkout.outputs()["jobs"]["cat"]["kelpieId"]
             # Somebody says that it failed, again and again, and things that are none.
             for body in [{"job_id": job_id, "status": "failed"}] * 20 + [{"job_id": "unknown"}]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from localcloud.testing import running_cloud
 
 from components.bucket import BucketProvider, keys_of_runs
 from components.container_group import ContainerGroupProvider
@@ -19,7 +20,6 @@ from flux_training.clients.connection import Connection, connect
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.run import Layout
-from tests.support.cloud import running_cloud
 
 A, B = "flux-training/a", "flux-training/b"
 _numbers = count()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from localcloud.testing import running_cloud
 
 from components.bucket import BucketProvider
 from components.declared_runs import DeclaredRunsProvider
@@ -15,7 +16,6 @@ from flux_training.clients.connection import Connection, connect
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import FluxError
 from flux_training.training.run import Layout
-from tests.support.cloud import running_cloud
 
 OWNER = "flux-training/dev"
 RUN = "0123456789ab"

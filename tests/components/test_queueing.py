@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from localcloud.testing import logged_requests, running_cloud, wait_until
 
 from components import queueing
 from components.queueing import Claim, ClaimFile, Queue, this_host
@@ -21,7 +22,6 @@ from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.run import RunKeys
-from tests.support.cloud import requests_logged, running_cloud, until
 
 BUCKET = "queueing"
 OWNER = "project/stack"
@@ -151,7 +151,7 @@ def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
     assert ground.known_job() == job.id
     written = [
         (one["path"].rpartition("/")[2], one["status"])
-        for one in requests_logged(cloud)
+        for one in logged_requests(cloud)
         if one["method"] == "PUT" and one["path"].startswith(f"/{BUCKET}/{ground.keys.base}")
     ]
     assert written == [("claim.json", 200), ("posted.json", 200)]
@@ -253,7 +253,7 @@ def report(connection: Connection, job: Job, what: str) -> None:
         client.get("/work", params=body).raise_for_status()
         client.post(f"/jobs/{job.id}/{what}", json=body).raise_for_status()
     # A failure is counted at once, but told only when the heartbeats have stopped for a while (UPSTREAM.md).
-    until(lambda: connection.kelpie().get_job(job.id).status == what)
+    wait_until(lambda: connection.kelpie().get_job(job.id).status == what)
 
 
 def test_an_unfinished_job_in_another_group_is_canceled_before_the_new_one_is_posted(ground: Ground) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from localcloud.testing import running_cloud, wait_until
 
 from components.container_group import ContainerGroupProvider
 from components.provider import Props, home
 from flux_training.clients.connection import Connection, connect
-from tests.support.cloud import running_cloud, until
 
 _numbers = count()
 
@@ -59,7 +59,7 @@ def status_of(connection: Connection, name: str) -> str:
 
 def after_pending(connection: Connection, name: str) -> str:
     """Its status once the image is prepared."""
-    return until(lambda: status if (status := status_of(connection, name)) != "pending" else "")
+    return wait_until(lambda: status if (status := status_of(connection, name)) != "pending" else "")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud.testing import logged_requests, running_cloud, wait_until
 from pulumi.dynamic import dynamic
 
 from components.dataset import DatasetProvider, send
@@ -21,7 +22,6 @@ from flux_training.clients.storage import Storage
 from flux_training.training.folder import ImageSet
 from flux_training.training.manifest import Image
 from flux_training.training.run import Layout
-from tests.support.cloud import requests_logged, running_cloud, until
 
 IMAGES = 60
 
@@ -58,7 +58,7 @@ def cost(cloud: dict[str, Any], before: int) -> Counter[tuple[str, str]]:
     def about(path: str) -> str:
         return "image" if "/datasets/" in path and path.endswith(".jpg") else "else"
 
-    return Counter((one["method"], about(one["path"])) for one in requests_logged(cloud)[before:])
+    return Counter((one["method"], about(one["path"])) for one in logged_requests(cloud)[before:])
 
 
 def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_and_the_rest_copied(
@@ -72,12 +72,12 @@ def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_an
     other_captions = image_set(tmp_path / "one", salt=", another word")
     assert other_captions.digest == first.digest
     assert other_captions.manifest != first.manifest
-    before = len(requests_logged(cloud))
+    before = len(logged_requests(cloud))
     assert is_complete(storage, layout, other_captions.digest)
     assert cost(cloud, before) == {("GET", "else"): 2}
 
     second = image_set(tmp_path / "two", changed=frozenset({7}))
-    before = len(requests_logged(cloud))
+    before = len(logged_requests(cloud))
     told: list[str] = []
     send(storage, layout, second, told.append)
     puts = cost(cloud, before)["PUT", "image"]
@@ -92,14 +92,14 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(
     cloud: dict[str, Any], storage: Storage, tmp_path: Path
 ) -> None:
     layout, images = Layout(""), image_set(tmp_path / "one", changed=frozenset(range(IMAGES)))
-    begin = len(requests_logged(cloud))
+    begin = len(logged_requests(cloud))
     for name in list(images.images)[:40]:
         storage.put_file(
             layout.dataset(images.digest) + name, tmp_path / "one" / name, images.images[name].sha256
         )
     send(storage, layout, images, lambda _text: None)
     # Counted from the beginning: an answer comes before its line in the log.
-    until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)
+    wait_until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)
     assert cost(cloud, begin)["PUT", "image"] == IMAGES
     assert is_complete(storage, layout, images.digest)
 

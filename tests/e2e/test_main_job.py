@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from localcloud.testing import running_cloud
 from safetensors.numpy import load_file
 
 from components.dataset import dataset_urn
 from flux_training.clients.connection import connect
 from flux_training.clients.kelpie import Job
 from tests.e2e.checkout import ROOT, Checkout, asked, new_checkout
-from tests.support.cloud import running_cloud
 from tests.support.files import readable
 from tests.training.job_folders import make_job, write_image
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from localcloud.chaos.plan import Faults
 from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.testing import running_cloud, wait_until
 
 from tests.e2e.checkout import Checkout, new_checkout
-from tests.support.cloud import running_cloud, until
 from tests.support.files import readable
 from tests.training.job_folders import make_job, write_image
 
@@ -168,7 +168,7 @@ def play(folder: Path, seed: int | None) -> Story:
         there.run(story, "up", "--yes", "--skip-preview")
         story.pictures["after the change"] = there.picture()
         there.run(story, "destroy", "--yes", "--skip-preview")
-        until(lambda: not there.picture()["groups"])
+        wait_until(lambda: not there.picture()["groups"])
         story.pictures["after destroy"] = there.picture()
         story.posts = there.posts()
         story.leaks = there.leaks(story.output)

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from localcloud.chaos.plan import KINDS, Faults
 from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.testing import logged_requests, running_cloud, s3_client
 from pydantic import SecretStr
 
 from flux_training.clients.cloudflare import Cloudflare
 from flux_training.clients.errors import RateLimited, ServiceError
 from flux_training.clients.http import Patience
-from tests.support.cloud import requests_logged, running_cloud, s3_client
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_objects_pass_unchanged(connection: dict[str, Any], tmp_path: Path) -> N
         assert s3.head_object(Bucket="through", Key="a b/ü.bin")["ContentLength"] == len(body)
         assert s3.list_objects_v2(Bucket="through")["KeyCount"] == 1
         s3.delete_object(Bucket="through", Key="a b/ü.bin")
-    assert any(one["path"] == "/through/a b/ü.bin" for one in requests_logged(connection))
+    assert any(one["path"] == "/through/a b/ü.bin" for one in logged_requests(connection))
 
 
 @pytest.mark.parametrize(

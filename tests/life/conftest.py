@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.support.cloud import running_cloud
+from localcloud.testing import running_cloud
 
 
 @pytest.fixture(scope="session")

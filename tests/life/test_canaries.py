@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 import yaml
 from localcloud.home import Home, State
+from localcloud.testing import running_cloud
 from pulumi_embedded.secrets import Crypter
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.training.run import Layout
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import ROOT, as_real, new_stack
-from tests.support.cloud import running_cloud
 from tests.support.files import readable
 
 ENGINES = {"embedded": [sys.executable, "-m", "pulumi_embedded"], "cli": ["pulumi"]}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud.testing import running_cloud, wait_until
 
 from components.node_environment import fingerprint, given_keys, node_environment, secret_values
 from flux_training.clients.errors import ServiceError
@@ -16,7 +17,6 @@ from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
 from flux_training.training.run_state import RunState
 from tests.life.stacks import Stack, as_real, new_stack
-from tests.support.cloud import running_cloud, until
 
 BUCKET = "nodes-keys"
 
@@ -175,7 +175,7 @@ def old_keys_of(stack: Stack, credentials: str) -> tuple[ContainerGroup, dict[st
     settings = storage_settings(stack, credentials=credentials)
     stack.configure({"cat": {}, "dog": {}}, settings)
     stack.up()
-    until(lambda: set(statuses(stack).values()) == {"running"}, 60)
+    wait_until(lambda: set(statuses(stack).values()) == {"running"}, 60)
     return group_of(stack), storage_settings(stack, credentials=credentials, rotate=2)
 
 
@@ -201,7 +201,7 @@ def test_new_keys_while_jobs_run_lose_no_job_and_queue_none_twice(
     revoked = "Unauthorized" if credentials == "token" else "allowed"
     assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == revoked
     assert outcome(lambda: list(as_node(stack).list(f"{stack.place}/runs/"))) == "allowed"
-    until(lambda: set(statuses(stack).values()) == {"completed"}, 120)
+    wait_until(lambda: set(statuses(stack).values()) == {"completed"}, 120)
     assert {job.id for job in stack.jobs()} == jobs
     assert len(jobs) == 2
     stack.refresh()

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from localcloud.testing import wait_until
+
 from flux_training.clients.storage import Storage
 from flux_training.training.run import Layout, RunKeys
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, kill_with_children, new_stack
-from tests.support.cloud import until
 
 
 def keys_of(stack: Stack, job: str) -> RunKeys:
@@ -130,7 +131,7 @@ def test_a_job_taken_out_of_the_configuration_after_a_killed_post_is_canceled(
     before = stack.outputs()["jobs"]["cat"]["runId"]
     stack.configure({"cat": {}, "dog": {}})
     process = stack.begin("up", "--yes", "--skip-preview")
-    until(lambda: len(stack.jobs()) == 2)
+    wait_until(lambda: len(stack.jobs()) == 2)
     kill_with_children(process, and_providers=True)
 
     stack.configure({"cat": {}})
@@ -175,7 +176,7 @@ def test_destroy_cancels_what_lasts_and_starts_nothing(engine: str, cloud: Path,
     by_name = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
     leave_weights(stack.connection.storage("life"), keys_of(stack, "cat"))
     report(stack.connection, by_name["cat"], "completed")
-    until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]
+    wait_until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]
 
     log = cloud / "requests.jsonl"
     before = len(log.read_text(encoding="utf-8").splitlines())

@@ -15,19 +15,18 @@ import pytest
 from group_body import group_body, job_body
 from localcloud.chaos.settings import Chaos
 from localcloud.home import write_json
-
-from flux_training.clients.connection import connect
-from flux_training.clients.kelpie import Job
-from tests.support.cloud import (
-    ROOT,
+from localcloud.testing import (
     STUB_NODE,
     kelpie_client,
-    localcloud,
+    run_localcloud,
     running_cloud,
     s3_client,
     salad_client,
-    until,
+    wait_until,
 )
+
+from flux_training.clients.connection import connect
+from flux_training.clients.kelpie import Job
 
 HOLD = {"HOLD": "1"}
 
@@ -38,7 +37,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def chaos(home: Path, *arguments: str, code: int = 0) -> str:
-    done = localcloud(home, "chaos", *arguments)
+    done = run_localcloud(home, "chaos", *arguments)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
@@ -129,7 +128,7 @@ def busy(home: Path) -> Iterator[dict[str, Any]]:
     ):
         group = salad.post("/containers", json=group_body(container_environment_variables=HOLD)).json()["id"]
         job = kelpie.post("/jobs", json=job_body(group)).json()["id"]
-        until(lambda: kelpie.get(f"/jobs/{job}").json()["status"] == "running")
+        wait_until(lambda: kelpie.get(f"/jobs/{job}").json()["status"] == "running")
         yield connection
 
 
@@ -143,7 +142,7 @@ def nodes(connection: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_node_is_taken_away_on_demand(home: Path, busy: dict[str, Any], how: tuple[str, ...]) -> None:
     [before] = nodes(busy)
     assert before["id"] in chaos(home, "interrupt", *how)
-    [after] = until(lambda: [node for node in nodes(busy) if node["id"] != before["id"]])
+    [after] = wait_until(lambda: [node for node in nodes(busy) if node["id"] != before["id"]])
     assert after["machine_id"] != before["machine_id"]
 
 
@@ -152,7 +151,7 @@ def test_nodes_are_taken_away_at_a_rate(home: Path, busy: dict[str, Any]) -> Non
     [first] = nodes(busy)
     chaos(home, "interrupt", first["id"][:8])
     seen = {first["machine_id"]}
-    until(lambda: seen.update(node["machine_id"] for node in nodes(busy)) or len(seen) > 2)
+    wait_until(lambda: seen.update(node["machine_id"] for node in nodes(busy)) or len(seen) > 2)
     chaos(home, "off")
 
 
@@ -161,12 +160,12 @@ def test_a_restart_is_another_container_on_the_same_machine(home: Path, busy: di
     place = home / "nodes" / node["id"] / "env.json"
     with salad_client(busy) as salad:
         for how in ("restart", "recreate"):
-            until(place.exists)
+            wait_until(place.exists)
             place.unlink()
             path = f"/containers/g1/instances/{node['id']}"
             assert salad.post(f"{path}/{how}").status_code == 202
-            until(place.exists)
-            again = until(lambda: nodes(busy))
+            wait_until(place.exists)
+            again = wait_until(lambda: nodes(busy))
             assert [one["machine_id"] for one in again] == [node["machine_id"]]
         assert salad.post("/containers/g1/instances/none/restart").status_code == 404
 
@@ -207,7 +206,7 @@ def run_on(home: Path, condition: tuple[str, ...], *arguments: str, objects: int
             )
             job = kelpie.post("/jobs", json=body).json()["id"]
             ended = ("completed", "failed")
-            until(lambda: kelpie.get(f"/jobs/{job}").json()["status"] in ended)
+            wait_until(lambda: kelpie.get(f"/jobs/{job}").json()["status"] in ended)
             return Job.model_validate(kelpie.get(f"/jobs/{job}").json(), extra="ignore"), home / "s3/bkt"
 
 
@@ -234,7 +233,7 @@ def test_a_slow_network_is_slow_and_whole(home: Path) -> None:
 def test_the_way_through_the_proxy_is_told_and_ends(home: Path) -> None:
     with running_cloud(home, nodes=0):
         command = [sys.executable, "-m", "localcloud", "--home", str(home), "chaos", "proxy", "--rate", "1"]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as proxy:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
             assert proxy.stdout is not None
             assert str(home / "connection-faulty.json") in proxy.stdout.readline()
             faulty = json.loads((home / "connection-faulty.json").read_text())

@@ -18,11 +18,11 @@ import httpx
 import pytest
 from group_body import RTX_5090, group_body, job_body
 from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted
+from localcloud.testing import STUB_NODE, kelpie_client, running_cloud, salad_client, wait_until
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import JobRequest, Sync, SyncRule
 from flux_training.clients.salad import GroupSpec
-from tests.support.cloud import STUB_NODE, kelpie_client, running_cloud, salad_client, until
 from tests.support.contracts import ACCEPTED, DATA, DOCUMENTS, deviations, document, unaccepted
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
@@ -72,7 +72,7 @@ def use_our_salad_client(watched: Watched) -> None:
     salad.patch_group(spec.name, changed.patch_body(spec))
     assert salad.list_groups()
     salad.start_group(spec.name)
-    until(lambda: salad.instances(spec.name))
+    wait_until(lambda: salad.instances(spec.name))
     salad.stop_group(spec.name)
     salad.delete_group(spec.name)
 
@@ -126,7 +126,7 @@ def ask_for_groups(salad: httpx.Client) -> None:
     patch = {"container": {"resources": {"gpu_classes": [RTX_5090]}, "priority": "low"}, "display_name": None}
     assert salad.patch(place, json=patch, headers=MERGE_PATCH).status_code == 200
     assert salad.patch(place, json=patch).status_code == 415
-    [instance] = until(
+    [instance] = wait_until(
         lambda: [i for i in salad.get(f"{place}/instances").json()["instances"] if i["state"] == "running"]
     )
     one = f"{place}/instances/{instance['id']}"

@@ -1,4 +1,4 @@
-"""Container groups whose nodes reach the bucket, and training jobs as the product queues them (DESIGN.md)."""
+"""Container groups whose nodes can reach a test bucket, and jobs for them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from group_body import group_body
-
-from tests.node.runs import run_files
-from tests.support.cloud import kelpie_client, s3_client, salad_client, until
+from localcloud.testing import kelpie_client, s3_client, salad_client, wait_until
 
 BUCKET = "node-tests"
 FINAL = ("completed", "failed", "canceled")
@@ -52,13 +50,13 @@ def job_of(connection: dict[str, Any], identity: str) -> dict[str, Any]:
 def ended(connection: dict[str, Any], identity: str, seconds: float = 40) -> dict[str, Any]:
     """The job, once it is in a final state."""
     return (
-        until(lambda: job if (job := job_of(connection, identity))["status"] in FINAL else None, seconds)
+        wait_until(lambda: job if (job := job_of(connection, identity))["status"] in FINAL else None, seconds)
         or {}
     )
 
 
-class Bucket:
-    """The test's bucket, made when it is not there."""
+class NodeBucket:
+    """The test bucket; it is created when it does not exist."""
 
     def __init__(self, connection: dict[str, Any]) -> None:
         self._s3 = s3_client(connection)
@@ -83,30 +81,3 @@ class Bucket:
     def json(self, key: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.get(key))
         return value
-
-
-def queue_run(connection: dict[str, Any], group: str, job: str, **settings: Any) -> str:
-    """Upload a run and queue it as the product does; gives the job's id."""
-    bucket, base = Bucket(connection), f"runs/{job}/r"
-    places = {
-        "training-config": f"{base}/config",
-        "dataset": f"datasets/{job}",
-        f"output/{job}": f"{base}/output",
-    }
-    for name, data in run_files(job, **settings).items():
-        folder, _, file = name.rpartition("/")
-        bucket.put(f"{places[folder]}/{file}", data)
-
-    def sync(prefix: str, local_path: str, direction: str) -> dict[str, str]:
-        return {"bucket": BUCKET, "prefix": prefix, "local_path": local_path, "direction": direction}
-
-    before = [sync(f"{prefix}/", f"{local}/", "download") for local, prefix in places.items()]
-    during = [sync(f"{base}/output/", f"output/{job}/", "upload")]
-    after = [sync(f"{base}/model/", "model/", "upload")]
-    return submit(
-        connection,
-        group,
-        ["python", "training-config/launch.py"],
-        sync={"before": before, "during": during, "after": after},
-        environment={"FLUX_RUN_ID": "0123456789ab", "FLUX_ATTEMPT": "1"},
-    )

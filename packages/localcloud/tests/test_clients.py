@@ -14,6 +14,7 @@ import httpx
 import obstore
 import pytest
 from botocore.exceptions import ClientError
+from localcloud.testing import running_cloud, s3_client, wait_until
 from obstore.store import S3Store
 from salad_cloud_sdk import SaladCloudSdk
 from salad_cloud_sdk.models import (
@@ -26,8 +27,6 @@ from salad_cloud_sdk.models import (
     UpdateContainer,
 )
 from salad_cloud_sdk.net.transport.api_error import ApiError
-
-from tests.support.cloud import running_cloud, s3_client, until
 
 NAME = "made-by-sdk"
 
@@ -82,11 +81,11 @@ def test_the_sdk_drives_our_saladcloud(sdk: SaladCloudSdk, connection: dict[str,
     assert (patched.replicas, patched.container.image, patched.id_) == (2, "other:1", made.id_)
 
     groups.start_container_group(*place, NAME)
-    found = until(lambda: groups.list_container_group_instances(*place, NAME).instances)
+    found = wait_until(lambda: groups.list_container_group_instances(*place, NAME).instances)
     assert found[0].state == "allocating"
     assert groups.get_container_group_instance(*place, NAME, found[0].id_).machine_id == found[0].machine_id
     groups.stop_container_group(*place, NAME)
-    until(lambda: groups.get_container_group(*place, NAME).current_state.status == "stopped")
+    wait_until(lambda: groups.get_container_group(*place, NAME).current_state.status == "stopped")
     groups.delete_container_group(*place, NAME)
 
     def status() -> int:
@@ -96,7 +95,7 @@ def test_the_sdk_drives_our_saladcloud(sdk: SaladCloudSdk, connection: dict[str,
             return int(error.status)
         return 200
 
-    until(lambda: status() == 404)
+    wait_until(lambda: status() == 404)
 
 
 def test_boto3_and_obstore_see_the_same_bucket(connection: dict[str, Any], bucket: str) -> None:

@@ -11,8 +11,7 @@ import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-
-from tests.support.cloud import running_cloud, s3_client, until
+from localcloud.testing import running_cloud, s3_client, wait_until
 
 ITEM_WRITE = "2efd5506f9c8494dacb1fa10a3e7d5b6"
 ITEM_READ = "6a018a9f2fc74eb6b293b0c548f38b39"
@@ -194,7 +193,7 @@ def test_temporary_credentials_keep_to_their_prefixes(
 def test_temporary_credentials_end(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
     assert owner
     s3 = s3_of_temporary(connection, temporary(api, connection, ttlSeconds=1))
-    until(lambda: code_of(lambda: s3.get_object(Bucket="mine", Key="datasets/1")) == "ExpiredToken")
+    wait_until(lambda: code_of(lambda: s3.get_object(Bucket="mine", Key="datasets/1")) == "ExpiredToken")
 
 
 def test_the_session_token_belongs_to_the_key(

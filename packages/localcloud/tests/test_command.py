@@ -11,19 +11,22 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-
-from tests.support.cloud import (
-    ROOT,
-    alive,
-    connection_of,
-    localcloud,
+from localcloud.testing import (
+    is_alive,
+    run_localcloud,
     start_cloud,
-    until,
+    wait_until,
     write_settings,
 )
+
+
+def connection_of(home: Path) -> dict[str, Any]:
+    connection: dict[str, Any] = json.loads((home / "connection.json").read_text())
+    return connection
 
 
 @pytest.fixture
@@ -31,11 +34,11 @@ def home(tmp_path: Path):
     folder = tmp_path / "cloud"
     write_settings(folder, nodes=0)
     yield folder
-    localcloud(folder, "stop")
+    run_localcloud(folder, "stop")
 
 
 def test_start_returns_once_everything_answers_and_says_where(home: Path) -> None:
-    started = localcloud(home, "start")
+    started = run_localcloud(home, "start")
     assert (started.returncode, started.stderr) == (0, "")
     connection = connection_of(home)
     assert connection["page"] in started.stdout
@@ -44,19 +47,19 @@ def test_start_returns_once_everything_answers_and_says_where(home: Path) -> Non
     secret = ("connection.json", "state.json", "cloud.db", "cloud.db-wal", "requests.jsonl")
     assert {stat.S_IMODE((home / name).stat().st_mode) for name in secret} == {0o600}
 
-    shown = localcloud(home, "status", "--json")
+    shown = run_localcloud(home, "status", "--json")
     assert shown.returncode == 0
     assert json.loads(shown.stdout) == connection
     services = {"s3", "salad", "kelpie", "cloudflare"}
     assert set(connection) == {"version", "running", "pid", "page", "request_log", *services}
-    for_people = localcloud(home, "status").stdout
+    for_people = run_localcloud(home, "status").stdout
     assert connection["salad"]["api_key"] not in for_people
     assert connection["s3"]["secret_access_key"] not in for_people
 
 
 def test_starting_twice_is_one_daemon(home: Path) -> None:
     first = start_cloud(home)
-    again = localcloud(home, "start")
+    again = run_localcloud(home, "start")
     assert again.returncode == 0
     assert "local cloud already running; its page is http://127.0.0.1:" in again.stdout
     assert connection_of(home) == first
@@ -64,26 +67,26 @@ def test_starting_twice_is_one_daemon(home: Path) -> None:
 
 def test_starts_at_the_same_time_are_one_daemon(home: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: localcloud(home, "start"), range(4)))
+        done = list(pool.map(lambda _: run_localcloud(home, "start"), range(4)))
     assert [one.returncode for one in done] == [0] * 4
     assert sum("already" not in one.stdout for one in done) == 1
     assert (home / "log" / "cloud.log").read_text().count("running, pid") == 1
 
 
 def test_status_and_stop_when_it_does_not_run(home: Path) -> None:
-    shown = localcloud(home, "status", "--json")
+    shown = run_localcloud(home, "status", "--json")
     assert shown.returncode == 3
     assert json.loads(shown.stdout)["running"] is False
-    stopped = localcloud(home, "stop")
+    stopped = run_localcloud(home, "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "not running\n")
-    assert localcloud(home.parent / "never-made", "stop").returncode == 0
+    assert run_localcloud(home.parent / "never-made", "stop").returncode == 0
     assert not (home.parent / "never-made").exists()
 
 
 def test_stop_ends_it_and_a_restart_keeps_ports_and_keys(home: Path) -> None:
     first = start_cloud(home)
-    assert localcloud(home, "stop").stdout == "stopped\n"
-    assert not alive(first["pid"])
+    assert run_localcloud(home, "stop").stdout == "stopped\n"
+    assert not is_alive(first["pid"])
     assert not (home / "connection.json").exists()
     second = start_cloud(home)
     assert {**second, "pid": 0} == {**first, "pid": 0}
@@ -92,11 +95,11 @@ def test_stop_ends_it_and_a_restart_keeps_ports_and_keys(home: Path) -> None:
 def test_a_daemon_killed_dead_is_told_from_a_living_one(home: Path) -> None:
     first = start_cloud(home)
     os.kill(first["pid"], signal.SIGKILL)
-    until(lambda: not alive(first["pid"]))
-    assert localcloud(home, "status").returncode == 3
+    wait_until(lambda: not is_alive(first["pid"]))
+    assert run_localcloud(home, "status").returncode == 3
     # A pid in the lock file that now belongs to somebody else must not be signalled.
     (home / "daemon.lock").write_text(f"{os.getpid()}\n")
-    assert localcloud(home, "stop").stdout == "not running\n"
+    assert run_localcloud(home, "stop").stdout == "not running\n"
     assert {**start_cloud(home), "pid": 0} == {**first, "pid": 0}
 
 
@@ -105,12 +108,12 @@ def test_a_port_taken_is_named_with_the_way_out(home: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = localcloud(home, "--port", str(port), "start")
+        done = run_localcloud(home, "--port", str(port), "start")
     assert done.returncode == 4
     assert f"port {port} " in done.stderr
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
-    assert localcloud(home, "status").returncode == 3
+    assert run_localcloud(home, "status").returncode == 3
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_a_port_taken_is_named_with_the_way_out(home: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_named(home: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
-    done = localcloud(home, *arguments)
+    done = run_localcloud(home, *arguments)
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -131,15 +134,15 @@ def test_wrong_arguments_are_named(home: Path, arguments: tuple[str, ...], code:
 
 def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = localcloud(tmp_path / "file" / "cloud", "start")
+    done = run_localcloud(tmp_path / "file" / "cloud", "start")
     assert done.returncode == 1
     assert str(tmp_path / "file" / "cloud") in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_settings_stay_until_they_are_given_again(home: Path) -> None:
-    localcloud(home, "start", "--nodes", "7", "--heartbeat-seconds", "0.5")
-    told = localcloud(home, "start", "--nodes", "8")
+    run_localcloud(home, "start", "--nodes", "7", "--heartbeat-seconds", "0.5")
+    told = run_localcloud(home, "start", "--nodes", "8")
     assert "next start" in told.stdout
     kept = json.loads((home / "settings.json").read_text())
     assert (kept["nodes"], kept["heartbeat_seconds"], kept["boot_seconds"]) == (8, 0.5, 0.0)
@@ -147,7 +150,7 @@ def test_settings_stay_until_they_are_given_again(home: Path) -> None:
 
 def test_it_outlives_the_session_that_started_it(home: Path) -> None:
     command = [sys.executable, "-m", "localcloud", "--home", str(home), "start"]
-    starter = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    starter = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     assert starter.wait(30) == 0
     pid = connection_of(home)["pid"]
     assert os.getsid(pid) == pid

@@ -16,8 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from group_body import group_body, job_body
-
-from tests.support.cloud import kelpie_client, requests_logged, running_cloud, salad_client, until
+from localcloud.testing import kelpie_client, logged_requests, running_cloud, salad_client, wait_until
 
 DATA = Path(__file__).parent / "data"
 
@@ -175,7 +174,7 @@ def test_a_batch_is_answered_in_another_order(kelpie: httpx.Client, group: str) 
 def test_a_silent_machine_loses_its_job_and_is_told(kelpie: httpx.Client, group: str) -> None:
     job = post(kelpie, group)
     assert [one["id"] for one in work(kelpie, group, "m1")] == [job]
-    taken = until(lambda: work(kelpie, group, "m2"))
+    taken = wait_until(lambda: work(kelpie, group, "m2"))
     assert (taken[0]["id"], taken[0]["machine_id"]) == (job, "m2")
     assert report(kelpie, job, "heartbeat", group, "m1").json() == {"status": "canceled"}
     assert report(kelpie, job, "heartbeat", group, "m2").json() == {"status": "running"}
@@ -188,7 +187,7 @@ def test_a_failed_job_stays_running_is_handed_out_again_and_fails_in_the_end(
     work(kelpie, group)
     assert report(kelpie, job, "failed", group).status_code == 202
     assert kelpie.get(f"/jobs/{job}").json()["status"] == "running"
-    assert until(lambda: work(kelpie, group))[0]["num_failures"] == 1
+    assert wait_until(lambda: work(kelpie, group))[0]["num_failures"] == 1
     report(kelpie, job, "failed", group)
     shown = kelpie.get(f"/jobs/{job}").json()
     assert (shown["status"], shown["num_failures"]) == ("failed", 2)
@@ -245,11 +244,11 @@ def test_webhooks_tell_running_completed_and_failed_once_each(
     url, got = hook
     job = post(kelpie, group, webhook=url, max_failures=1)
     work(kelpie, group)
-    until(lambda: len(got) == 1)
+    wait_until(lambda: len(got) == 1)
     report(kelpie, job, "completed", group)
-    until(lambda: len(got) == 2)
+    wait_until(lambda: len(got) == 2)
     report(kelpie, job, "failed", group)
-    until(lambda: len(got) == 3)
+    wait_until(lambda: len(got) == 3)
     kelpie.delete(f"/jobs/{job}")
     assert [one["status"] for one in got] == ["running", "completed", "failed"]
     assert got[0] == {"status": "running", "job_id": job, "machine_id": "m1", "container_group_id": group}
@@ -260,7 +259,9 @@ def test_each_request_is_one_line_of_the_log_without_its_keys(
 ) -> None:
     kelpie.get("/jobs/in-the-log", params={"a": "b"})
     # The line is written after the answer has been sent.
-    entries = until(lambda: [one for one in requests_logged(connection) if one["path"] == "/jobs/in-the-log"])
+    entries = wait_until(
+        lambda: [one for one in logged_requests(connection) if one["path"] == "/jobs/in-the-log"]
+    )
     assert len(entries) == 1
     wanted = {"service": "kelpie", "client": "product", "method": "GET", "query": "a=b", "status": 404}
     assert wanted.items() <= entries[0].items()
@@ -283,8 +284,8 @@ def test_handing_out_work(tmp_path: Path, settings: dict[str, Any]) -> None:
             return
         assert sum(map(len, taken)) == 1
         report(kelpie, job, "failed", "some-group", "m9")
-        again = until(lambda: work(kelpie, "some-group", "m10"))
+        again = wait_until(lambda: work(kelpie, "some-group", "m10"))
         assert again[0]["id"] == job
         if "ban_machines" in settings:
-            until(lambda: work(kelpie, "some-group", "m11"))
+            wait_until(lambda: work(kelpie, "some-group", "m11"))
             assert work(kelpie, "some-group", "m9") == []

@@ -16,8 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from group_body import group_body, job_body
-
-from tests.support.cloud import kelpie_client, running_cloud, salad_client
+from localcloud.testing import kelpie_client, running_cloud, salad_client
 
 CLIENTS = 64
 WORKERS = 8

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_jobs import BUCKET, Bucket, ended, job_of, running_group, submit
-
-from tests.support.cloud import ROOT, kelpie_client, running_cloud, until
+from localcloud.testing import kelpie_client, running_cloud, wait_until
+from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     home = tmp_path_factory.mktemp("node-worker") / "cloud"
     with running_cloud(home, nodes=2, heartbeat_seconds=0.2, poll_seconds=0.05) as running:
-        Bucket(running)
+        NodeBucket(running)
         yield running
 
 
@@ -47,7 +46,7 @@ WRITE = "import os; os.makedirs('out', exist_ok=True); open('out/new.txt', 'w').
 
 
 def test_during_uploads_what_changes_and_deletes_what_goes(cloud: dict[str, Any], group: str) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     for name in ("kept", "changed", "gone"):
         bucket.put(f"d1/{name}.txt", "old")
     program = "import os, time; time.sleep(1); os.makedirs('out/sub')\n"
@@ -61,12 +60,12 @@ def test_during_uploads_what_changes_and_deletes_what_goes(cloud: dict[str, Any]
     }
     job = ended(cloud, submit(cloud, group, python(program), sync=syncs))
     assert job["status"] == "completed"
-    until(lambda: bucket.keys("d1/") == ["changed.txt", "kept.txt", "sub/deep.txt"])
+    wait_until(lambda: bucket.keys("d1/") == ["changed.txt", "kept.txt", "sub/deep.txt"])
     assert bucket.get("d1/changed.txt") == b"new"
 
 
 def test_during_uploads_nothing_from_a_folder_that_was_not_there(cloud: dict[str, Any], group: str) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     program = WRITE.replace("out", "fresh")
     job = ended(
         cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")})
@@ -75,13 +74,13 @@ def test_during_uploads_nothing_from_a_folder_that_was_not_there(cloud: dict[str
     assert bucket.keys("d2/") == []
     # The worker has made the folder meanwhile, wiping it: the same job uploads now.
     ended(cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")}))
-    until(lambda: bucket.keys("d2/") == ["new.txt"])
+    wait_until(lambda: bucket.keys("d2/") == ["new.txt"])
 
 
 def test_a_pattern_sees_the_whole_key_before_and_the_relative_path_after(
     cloud: dict[str, Any], group: str
 ) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     for name in ("one.txt", "two.bin"):
         bucket.put(f"in3/{name}", name)
     syncs = {
@@ -114,7 +113,7 @@ def test_two_entries_of_after_on_one_folder_conflict(cloud: dict[str, Any], grou
     program = "import os; os.mkdir('two'); open('two/x', 'w').write('x')"
     identity = submit(cloud, group, python(program), sync=syncs, max_failures=1)
     assert ended(cloud, identity)["status"] == "failed"
-    assert Bucket(cloud).keys("out11/") == []
+    assert NodeBucket(cloud).keys("out11/") == []
 
 
 def test_without_the_folder_of_after_it_is_a_failure(cloud: dict[str, Any], group: str) -> None:
@@ -124,7 +123,7 @@ def test_without_the_folder_of_after_it_is_a_failure(cloud: dict[str, Any], grou
 
 
 def test_a_compressed_job(cloud: dict[str, Any], group: str) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     bucket.put("in6/a.txt.gz", gzip.compress(b"hello"))
     syncs = {"before": sync("in6/", "z6/", "download"), "after": sync("out6/", "z6/", "upload")}
     program = "open('z6/b.txt', 'w').write(open('z6/a.txt').read() * 2)"
@@ -153,7 +152,7 @@ def test_what_a_command_is_given(cloud: dict[str, Any], group: str) -> None:
     syncs = {"after": sync("out8/", "e8/", "upload")}
     identity = submit(cloud, group, python(program), sync=syncs, environment={"FLUX_RUN_ID": "r8"})
     assert ended(cloud, identity)["status"] == "completed"
-    seen = json.loads(Bucket(cloud).get("out8/e"))
+    seen = json.loads(NodeBucket(cloud).get("out8/e"))
     assert (seen["FLUX_RUN_ID"], seen["KELPIE_JOB_ID"]) == ("r8", identity)
     assert {"INPUT_DIR", "OUTPUT_DIR", "CHECKPOINT_DIR", "KELPIE_STATE_FILE"} <= set(seen)
     assert {"run.py", "standin.py"} <= set(seen["cwd"])
@@ -168,17 +167,17 @@ def test_cancelled_the_command_gets_sigint_and_its_zero_counts(
     )
     program += "try: time.sleep(600)\nexcept KeyboardInterrupt: mark.write_text('interrupted')"
     identity = submit(cloud, group, python(program), sync={"before": sync("in9/", "m9/", "download")})
-    until(lambda: mark.exists() and mark.read_text() == "started")
+    wait_until(lambda: mark.exists() and mark.read_text() == "started")
     with kelpie_client(cloud) as kelpie:
         kelpie.delete(f"/jobs/{identity}").raise_for_status()
-    until(lambda: mark.read_text() == "interrupted")
+    wait_until(lambda: mark.read_text() == "interrupted")
     # It then ended with 0, as ai-toolkit does: the cancelled job is reported completed.
-    until(lambda: job_of(cloud, identity)["status"] == "completed")
+    wait_until(lambda: job_of(cloud, identity)["status"] == "completed")
 
 
 def test_keys_and_paths_do_not_leave_the_folder(cloud: dict[str, Any], group: str) -> None:
     syncs = {"before": sync("in10/", "../../escaped/", "download"), "during": sync("o/", "/tmp/", "upload")}  # noqa: S108 - to be refused
-    Bucket(cloud).put("in10/x", "x")
+    NodeBucket(cloud).put("in10/x", "x")
     identity = submit(cloud, group, python("pass"), sync=syncs)
     assert ended(cloud, identity)["status"] == "completed"
     assert not list(Path(cloud["request_log"]).parent.rglob("escaped"))
@@ -199,7 +198,7 @@ ENVIRONMENT = {
 def start_node(home: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "localcloud.node", "--home", str(home)]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -227,7 +226,7 @@ def test_it_wipes_what_an_earlier_life_left_and_goes_when_told(tmp_path: Path) -
     (home / "output" / "old").touch()
     process = start_node(home, ENVIRONMENT)
     try:
-        until(lambda: (home / "run.py").exists() and (home / "standin.py").exists())
+        wait_until(lambda: (home / "run.py").exists() and (home / "standin.py").exists())
         assert not (home / "output").exists()
         assert process.stdout is not None
         process.stdout.readline()  # the first complaint that Kelpie cannot be reached: its signals are in place

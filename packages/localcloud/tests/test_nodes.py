@@ -16,17 +16,16 @@ from typing import Any
 import httpx
 import pytest
 from group_body import RTX_5090, group_body, job_body
-
-from tests.support.cloud import (
+from localcloud.testing import (
     STUB_NODE,
-    alive,
+    is_alive,
     kelpie_client,
-    localcloud,
-    requests_logged,
+    logged_requests,
+    run_localcloud,
     running_cloud,
     salad_client,
     start_cloud,
-    until,
+    wait_until,
     write_settings,
 )
 
@@ -89,10 +88,10 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud: Cloud) -> None:
     group = cloud.make(replicas=2, container_environment_variables={"MINE": "yes"})
-    nodes = until(lambda: len(cloud.instances()) == 2 and cloud.instances())
+    nodes = wait_until(lambda: len(cloud.instances()) == 2 and cloud.instances())
     assert cloud.salad.get("/containers/g1").json()["current_state"]["status"] == "running"
     paths = [cloud.home / "nodes" / node["id"] / "env.json" for node in nodes]
-    until(lambda: all(path.exists() and path.read_text() for path in paths))
+    wait_until(lambda: all(path.exists() and path.read_text() for path in paths))
     for node, path in zip(nodes, paths, strict=True):
         seen = json.loads(path.read_text())
         wanted = {
@@ -119,79 +118,79 @@ def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud:
             "SHLVL",
         }
         assert set(seen) <= known
-    calls = until(lambda: [one for one in requests_logged(cloud.connection) if one["client"] == "node"])
+    calls = wait_until(lambda: [one for one in logged_requests(cloud.connection) if one["client"] == "node"])
     assert {one["path"] for one in calls} == {"/work"}
 
 
 def test_nodes_beyond_the_machines_there_are_wait(cloud: Cloud) -> None:
     cloud.make(replicas=5)
-    until(lambda: len(cloud.instances()) == 3)
+    wait_until(lambda: len(cloud.instances()) == 3)
     assert len(cloud.instances("allocating")) == 2
 
 
 def test_a_group_that_cannot_start_holds_up_no_other(cloud: Cloud) -> None:
     """SaladCloud's contract allows such a name, and no process can be started with it."""
     cloud.make(name="first", container_environment_variables={"A=B": "1"})
-    until(lambda: "cannot be started" in (cloud.home / "log/cloud.log").read_text())
+    wait_until(lambda: "cannot be started" in (cloud.home / "log/cloud.log").read_text())
     cloud.make()
-    until(lambda: len(cloud.instances()) == 1)
+    wait_until(lambda: len(cloud.instances()) == 1)
 
 
 def test_a_node_that_dies_is_replaced_by_another_machine(cloud: Cloud) -> None:
     cloud.make()
-    [before] = until(cloud.instances)
+    [before] = wait_until(cloud.instances)
     [pid] = cloud.pids()
     os.kill(pid, signal.SIGKILL)
-    [after] = until(lambda: [one for one in cloud.instances() if one["id"] != before["id"]])
+    [after] = wait_until(lambda: [one for one in cloud.instances() if one["id"] != before["id"]])
     assert after["machine_id"] != before["machine_id"]
-    assert not alive(pid)
-    until(lambda: not (cloud.home / "nodes" / before["id"]).exists())
+    assert not is_alive(pid)
+    wait_until(lambda: not (cloud.home / "nodes" / before["id"]).exists())
 
 
 def test_scaling_down_spares_the_busy_and_ends_processes(cloud: Cloud) -> None:
     group = cloud.make(replicas=3, container_environment_variables=HOLD)
-    until(lambda: len(cloud.instances()) == 3)
+    wait_until(lambda: len(cloud.instances()) == 3)
     job = cloud.post(group)
-    busy = until(lambda: cloud.job(job)["machine_id"])
+    busy = wait_until(lambda: cloud.job(job)["machine_id"])
     pids = cloud.pids()
     headers = {"Content-Type": "application/merge-patch+json"}
     cloud.salad.patch("/containers/g1", json={"replicas": 1}, headers=headers)
-    until(lambda: sum(map(alive, pids)) == 1)
-    [left] = until(cloud.instances)
+    wait_until(lambda: sum(map(is_alive, pids)) == 1)
+    [left] = wait_until(cloud.instances)
     assert left["machine_id"] == busy
 
 
 def test_what_restarts_replicas_and_what_does_not(cloud: Cloud) -> None:
     cloud.make(container_environment_variables={"A": "1"})
-    [first] = until(cloud.instances)
+    [first] = wait_until(cloud.instances)
     headers = {"Content-Type": "application/merge-patch+json"}
     cloud.salad.patch("/containers/g1", json={"replicas": 2, "display_name": "Other"}, headers=headers)
-    until(lambda: len(cloud.instances()) == 2)
+    wait_until(lambda: len(cloud.instances()) == 2)
     assert first["id"] in {one["id"] for one in cloud.instances()}
     before = {one["id"] for one in cloud.instances()}
     cloud.salad.patch(
         "/containers/g1", json={"container": {"environment_variables": {"A": "2"}}}, headers=headers
     )
-    until(lambda: len(cloud.instances()) == 2 and not before & {one["id"] for one in cloud.instances()})
+    wait_until(lambda: len(cloud.instances()) == 2 and not before & {one["id"] for one in cloud.instances()})
     assert {one["version"] for one in cloud.instances()} == {3}
 
 
 def test_reallocation_gives_another_machine_and_deletion_ends_all(cloud: Cloud) -> None:
     cloud.make()
-    [before] = until(cloud.instances)
+    [before] = wait_until(cloud.instances)
     assert cloud.salad.post(f"/containers/g1/instances/{before['id']}/reallocate").status_code == 202
-    until(lambda: [one for one in cloud.instances() if one["machine_id"] != before["machine_id"]])
+    wait_until(lambda: [one for one in cloud.instances() if one["machine_id"] != before["machine_id"]])
     pids = cloud.pids()
     cloud.salad.delete("/containers/g1")
-    until(lambda: cloud.salad.get("/containers/g1").status_code == 404)
-    assert not any(map(alive, pids))
+    wait_until(lambda: cloud.salad.get("/containers/g1").status_code == 404)
+    assert not any(map(is_alive, pids))
 
 
 def test_running_is_billed_by_the_second_and_by_priority(cloud: Cloud) -> None:
     cloud.make(container_priority="batch")
-    until(cloud.instances)
+    wait_until(cloud.instances)
     cloud.salad.delete("/containers/g1")
-    until(lambda: cloud.salad.get("/containers/g1").status_code == 404)
+    wait_until(lambda: cloud.salad.get("/containers/g1").status_code == 404)
     [bill] = cloud.rows("SELECT * FROM billing")
     assert (bill["gpu_class"], bill["priority"], bill["dollars_an_hour"]) == (RTX_5090, "batch", 0.25)
     assert bill["billed_until"] > bill["running_from"]
@@ -207,13 +206,13 @@ def test_the_autoscaler_follows_the_queue_up_and_down(cloud: Cloud) -> None:
     group = cloud.make(autostart_policy=False, container_environment_variables=HOLD)
     cloud.kelpie.post("/scaling-rules", json=rule(group)).raise_for_status()
     jobs = [cloud.post(group) for _ in range(3)]
-    until(lambda: len(cloud.instances()) == 2)
+    wait_until(lambda: len(cloud.instances()) == 2)
     assert cloud.salad.get("/containers/g1").json()["replicas"] == 2
-    until(lambda: sum(cloud.job(job)["status"] == "running" for job in jobs) == 2)
+    wait_until(lambda: sum(cloud.job(job)["status"] == "running" for job in jobs) == 2)
     for job in jobs:
         cloud.kelpie.delete(f"/jobs/{job}")
-    until(lambda: not cloud.pids())
-    stopped = until(
+    wait_until(lambda: not cloud.pids())
+    stopped = wait_until(
         lambda: (state := cloud.salad.get("/containers/g1").json()) and not cloud.instances() and state
     )
     assert stopped["current_state"]["status"] == "stopped"
@@ -239,21 +238,21 @@ def test_a_finished_job_that_is_cancelled_starts_the_group_again(cloud: Cloud) -
     group = cloud.make(autostart_policy=False)
     cloud.kelpie.post("/scaling-rules", json=rule(group)).raise_for_status()
     job = cloud.post(group)
-    until(lambda: cloud.job(job)["status"] == "completed")
-    until(lambda: not cloud.pids())
+    wait_until(lambda: cloud.job(job)["status"] == "completed")
+    wait_until(lambda: not cloud.pids())
     headers = {"idle_threshold_seconds": 3600}
     cloud.kelpie.patch(f"/scaling-rules/{group}", json=headers).raise_for_status()
     cloud.kelpie.delete(f"/jobs/{job}")
     assert cloud.job(job)["status"] == "canceled"
-    until(cloud.pids)
+    wait_until(cloud.pids)
 
 
 def test_a_rule_goes_with_its_group_and_keeps_to_its_bounds(cloud: Cloud) -> None:
     group = cloud.make(autostart_policy=False)
     cloud.kelpie.post("/scaling-rules", json=rule(group, min_replicas=1)).raise_for_status()
-    until(lambda: len(cloud.instances()) == 1)
+    wait_until(lambda: len(cloud.instances()) == 1)
     cloud.salad.delete("/containers/g1")
-    until(lambda: cloud.kelpie.get(f"/scaling-rules/{group}").status_code == 404)
+    wait_until(lambda: cloud.kelpie.get(f"/scaling-rules/{group}").status_code == 404)
 
 
 def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> None:
@@ -265,11 +264,11 @@ def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> Non
             group = cloud.make(autostart_policy=False, container_environment_variables=HOLD)
             cloud.kelpie.post("/scaling-rules", json=rule(group, max_replicas=1)).raise_for_status()
             jobs = [cloud.post(group) for _ in range(20)]
-            until(lambda: cloud.job(jobs[0])["status"] == "running")
+            wait_until(lambda: cloud.job(jobs[0])["status"] == "running")
             nodes = cloud.pids()
             os.kill(connection["pid"], signal.SIGKILL)
-            until(lambda: not alive(connection["pid"]))
-            assert all(map(alive, nodes))
+            wait_until(lambda: not is_alive(connection["pid"]))
+            assert all(map(is_alive, nodes))
         with clients(home, start_cloud(home)) as cloud:
             query = {"container_group_id": group, "page_size": 100}
             listed = {job["id"] for job in cloud.kelpie.get("/jobs", params=query).json()["jobs"]}
@@ -278,20 +277,20 @@ def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> Non
             assert cloud.salad.get("/containers/g1").json()["id"] == group
             assert cloud.pids() == nodes
             os.kill(nodes[0], signal.SIGKILL)
-            until(lambda: cloud.pids() and cloud.pids() != nodes)
+            wait_until(lambda: cloud.pids() and cloud.pids() != nodes)
     finally:
         pids = Cloud(home, {}, httpx.Client(), httpx.Client()).pids()
-        localcloud(home, "stop")
-    assert not any(map(alive, pids))
+        run_localcloud(home, "stop")
+    assert not any(map(is_alive, pids))
 
 
 def test_stop_ends_nodes_that_a_killed_daemon_left(tmp_path: Path) -> None:
     home = tmp_path / "cloud"
     with running_cloud(home, node_command=STUB_NODE) as connection, clients(home, connection) as cloud:
         cloud.make()
-        [pid] = until(cloud.pids)
+        [pid] = wait_until(cloud.pids)
         os.kill(connection["pid"], signal.SIGKILL)
-        until(lambda: not alive(connection["pid"]))
-        assert localcloud(home, "stop").stdout == "not running\n"
-        until(lambda: not alive(pid))
+        wait_until(lambda: not is_alive(connection["pid"]))
+        assert run_localcloud(home, "stop").stdout == "not running\n"
+        wait_until(lambda: not is_alive(pid))
         assert cloud.rows("SELECT * FROM instances") == []

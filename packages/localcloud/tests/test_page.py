@@ -13,9 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from group_body import group_body, job_body
+from localcloud.testing import kelpie_client, run_localcloud, running_cloud, s3_client, salad_client
 from PIL import Image
-
-from tests.support.cloud import kelpie_client, localcloud, running_cloud, s3_client, salad_client
 
 HOSTILE = "<script>alert(1)</script>"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -42,7 +41,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         fill_bucket(connection)
         job = kelpie.post("/jobs", json=traced_job(group, "cat", "runs/cat/1/output/")).json()["id"]
         kelpie.post("/jobs", json=traced_job(group, HOSTILE, "../../")).raise_for_status()
-        assert localcloud(home, "chaos", "bad-gpu").returncode == 0
+        assert run_localcloud(home, "chaos", "bad-gpu").returncode == 0
         yield Shown(connection["page"], job, home)
 
 

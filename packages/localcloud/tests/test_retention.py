@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from localcloud.home import Home
 from localcloud.retention import expires, load_rules
-
-from tests.support.cloud import running_cloud, s3_client
+from localcloud.testing import running_cloud, s3_client
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def s3(home: Path) -> Any:
-    from tests.support.cloud import connection_of
-
-    return s3_client(connection_of(home))
+    return s3_client(Home(home).load_connection())
 
 
 def rule(name: str, prefix: str, days: int, **more: Any) -> dict[str, Any]:

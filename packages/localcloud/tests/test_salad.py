@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from group_body import RTX_5090, group_body
-
-from tests.support.cloud import running_cloud, salad_client, until
+from localcloud.testing import running_cloud, salad_client, wait_until
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
@@ -27,7 +26,7 @@ def salad(connection: dict[str, Any]) -> Iterator[httpx.Client]:
         yield client
         for group in client.get("/containers").json()["items"]:
             client.delete(f"/containers/{group['name']}")
-        until(lambda: not client.get("/containers").json()["items"])
+        wait_until(lambda: not client.get("/containers").json()["items"])
 
 
 def make(salad: httpx.Client, name: str = "g1", **changes: Any) -> dict[str, Any]:
@@ -196,8 +195,8 @@ def test_a_patch_must_be_a_merge_patch(salad: httpx.Client) -> None:
 
 def test_a_group_starts_deploying_and_waits_when_no_machine_is_free(salad: httpx.Client) -> None:
     make(salad, replicas=2)
-    until(lambda: salad.get("/containers/g1").json()["current_state"]["status"] == "deploying")
-    instances = until(lambda: salad.get("/containers/g1/instances").json()["instances"])
+    wait_until(lambda: salad.get("/containers/g1").json()["current_state"]["status"] == "deploying")
+    instances = wait_until(lambda: salad.get("/containers/g1/instances").json()["instances"])
     assert [one["state"] for one in instances] == ["allocating", "allocating"]
     counts = salad.get("/containers/g1").json()["current_state"]["instance_status_counts"]
     assert (counts["allocating_count"], counts["running_count"]) == (2, 0)
@@ -209,12 +208,12 @@ def test_autostart_off_waits_for_start_and_stop_ends_the_instances(salad: httpx.
     def status() -> str:
         return str(salad.get("/containers/g1").json()["current_state"]["status"])
 
-    until(lambda: status() == "stopped")
+    wait_until(lambda: status() == "stopped")
     assert salad.post("/containers/g1/start").status_code == 202
-    until(lambda: salad.get("/containers/g1/instances").json()["instances"])
+    wait_until(lambda: salad.get("/containers/g1/instances").json()["instances"])
     assert salad.post("/containers/g1/stop").status_code == 202
-    until(lambda: status() == "stopped")
-    until(lambda: not salad.get("/containers/g1/instances").json()["instances"])
+    wait_until(lambda: status() == "stopped")
+    wait_until(lambda: not salad.get("/containers/g1/instances").json()["instances"])
     assert salad.post("/containers/unknown/start").status_code == 404
 
 
@@ -224,7 +223,7 @@ def test_deletion_is_accepted_first_and_done_later(salad: httpx.Client) -> None:
     assert (answer.status_code, answer.content) == (202, b"")
     assert salad.get("/containers/g1").status_code == 200
     assert salad.post("/containers", json=group_body()).status_code == 409
-    until(lambda: salad.get("/containers/g1").status_code == 404)
+    wait_until(lambda: salad.get("/containers/g1").status_code == 404)
     assert salad.delete("/containers/g1").status_code == 404
     assert make(salad)["id"] != first["id"]
 

@@ -22,15 +22,14 @@ from hypothesis import strategies as st
 from localcloud.listing import page_of
 from localcloud.r2_refusals import TooManyRequestsError, WriteRate
 from localcloud.storage import ObjectStorage
-
-from tests.support.cloud import (
-    alive,
-    localcloud,
-    requests_logged,
+from localcloud.testing import (
+    is_alive,
+    logged_requests,
+    run_localcloud,
     running_cloud,
     s3_client,
     start_cloud,
-    until,
+    wait_until,
     write_settings,
 )
 
@@ -327,7 +326,7 @@ def test_wrong_keys_are_refused_and_no_signature_is_logged(
     log = Path(connection["request_log"]).read_text()
     assert "Signature" not in log
     put = [
-        one for one in requests_logged(connection) if one["path"] == f"/{bucket}/k" and one["method"] == "PUT"
+        one for one in logged_requests(connection) if one["path"] == f"/{bucket}/k" and one["method"] == "PUT"
     ]
     assert [(one["service"], one["status"], one["bytes_in"]) for one in put] == [("s3", 200, 5)]
 
@@ -350,9 +349,9 @@ def test_an_upload_cut_off_by_a_kill_is_never_seen(tmp_path: Path) -> None:
     with socket.create_connection((parts.host, parts.port)) as upload:
         head = f"PUT {parts.raw_path.decode()} HTTP/1.1\r\nHost: {parts.host}:{parts.port}\r\nContent-Length: {4 * MIB}\r\n\r\n"
         upload.sendall(head.encode() + b"x" * 2 * MIB)
-        until(lambda: list((home / "s3" / ".nanio").glob(".tmp.*")))
+        wait_until(lambda: list((home / "s3" / ".nanio").glob(".tmp.*")))
         os.kill(connection["pid"], signal.SIGKILL)
-        until(lambda: not alive(connection["pid"]))
+        wait_until(lambda: not is_alive(connection["pid"]))
     s3 = s3_client(start_cloud(home))
     try:
         assert [one["Key"] for one in s3.list_objects_v2(Bucket="bucket")["Contents"]] == ["whole"]
@@ -361,7 +360,7 @@ def test_an_upload_cut_off_by_a_kill_is_never_seen(tmp_path: Path) -> None:
         s3.delete_object(Bucket="bucket", Key="whole")
         s3.delete_bucket(Bucket="bucket")
     finally:
-        localcloud(home, "stop")
+        run_localcloud(home, "stop")
 
 
 def test_metadata_older_than_its_object_is_made_anew(tmp_path: Path) -> None:

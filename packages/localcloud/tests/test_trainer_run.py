@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,17 +15,45 @@ import time
 from pathlib import Path
 from typing import Any
 
+import localcloud
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from tests.node.runs import picture, train_config
-
-TRAINER = Path(__file__).parent.parent.parent / "localcloud" / "trainer"
+TRAINER = Path(localcloud.__file__).parent / "trainer"
 KEY = re.compile(r"transformer\.(single_)?transformer_blocks\.\d\.[a-z_.0-9]+\.lora_[AB]\.weight")
+
+
+def picture(number: int) -> bytes:
+    """A small JPEG: a disc whose position and colour depend on `number`."""
+    image = Image.new("RGB", (96, 96), (20 * number, 90, 160))
+    x = 10 + 9 * number
+    ImageDraw.Draw(image).ellipse((x, 20, x + 40, 60), fill=(230, 40 * number % 256, 30))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def train_config(steps: int, save_every: int, **changes: Any) -> dict[str, Any]:
+    """A configuration that ai-toolkit would accept; `changes` are merged into its sections."""
+    process = {
+        "type": "sd_trainer",
+        "training_folder": "output",
+        "trigger_word": "d1sc",
+        "network": {"type": "lora", "linear": 8, "linear_alpha": 8},
+        "save": {"dtype": "float16", "save_every": save_every, "max_step_saves_to_keep": 20},
+        "datasets": [{"folder_path": "dataset", "caption_ext": "txt", "resolution": [512]}],
+        "train": {"batch_size": 1, "steps": steps, "lr": 1e-4, "dtype": "bf16"},
+        "model": {"name_or_path": "/model", "is_flux": True, "quantize": True},
+    }
+    prompts = {"width": 256, "height": 256, "prompts": ["[trigger]"], "seed": 1}
+    process["sample"] = {"sample_every": save_every, **prompts}
+    for section, values in changes.items():
+        process[section] = {**process[section], **values} if isinstance(values, dict) else values
+    return {"job": "extension", "config": {"name": "disc", "process": [process]}, "meta": {"name": "[name]"}}
 
 
 def prepare(home: Path, *, steps: int = 24, save_every: int = 10, **changes: Any) -> Path:
@@ -36,7 +65,7 @@ def prepare(home: Path, *, steps: int = 24, save_every: int = 10, **changes: Any
     for number in range(1, 4):
         (home / f"dataset/{number}.jpg").write_bytes(picture(number))
         (home / f"dataset/{number}.txt").write_text(f"disc number {number}")
-    (home / "train.yml").write_text(yaml.safe_dump(train_config("disc", steps, save_every, **changes)))
+    (home / "train.yml").write_text(yaml.safe_dump(train_config(steps, save_every, **changes)))
     return home / "output" / "disc"
 
 

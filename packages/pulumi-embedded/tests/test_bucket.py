@@ -15,8 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from engine_cli import cli, essence, for_both
 from engine_stack import new_stack
-
-from tests.support.cloud import running_cloud, s3_client
+from localcloud.testing import running_cloud, s3_client
 
 Things = dict[str, dict[str, Any]]
 

@@ -9,11 +9,10 @@ from subprocess import Popen
 
 import pytest
 from engine_stack import Stack, thing
+from localcloud.testing import is_alive
 from pulumi_embedded import locks as locking
 from pulumi_embedded.errors import LockedError
 from pulumi_embedded.stores import Folder
-
-from tests.support.cloud import alive
 
 
 def locks(stack: Stack) -> list[Path]:
@@ -36,7 +35,7 @@ def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: Stack) 
     assert len(locks(stack)) == 1
     # The request under way is finished by the provider, which then ends.
     stack.open("go")
-    stack.until(lambda: not any(alive(pid) for pid in own))
+    stack.until(lambda: not any(is_alive(pid) for pid in own))
     assert (stack.cloud / "slow.json").exists()
     # Anybody who looks sees the finished step, before and after it is folded into the file.
     assert 'resourceCount": 3' in stack.run("stack", "ls", "--json")

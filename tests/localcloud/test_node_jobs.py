@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from node_jobs import Bucket, ended, job_of, queue_run, running_group
+from localcloud.testing import kelpie_client, running_cloud, wait_until
+from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
 from safetensors.numpy import load
 
-from tests.support.cloud import kelpie_client, running_cloud, until
+from tests.node.runs import run_files
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,33 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     home = tmp_path_factory.mktemp("node-jobs") / "cloud"
     with running_cloud(home, nodes=3, heartbeat_seconds=0.3, poll_seconds=0.1) as running:
         yield running | {"home": home}
+
+
+def queue_run(connection: dict[str, Any], group: str, job: str, **settings: Any) -> str:
+    """Upload a run and queue it as the product does; return the job's id."""
+    bucket, base = NodeBucket(connection), f"runs/{job}/r"
+    places = {
+        "training-config": f"{base}/config",
+        "dataset": f"datasets/{job}",
+        f"output/{job}": f"{base}/output",
+    }
+    for name, data in run_files(job, **settings).items():
+        folder, _, file = name.rpartition("/")
+        bucket.put(f"{places[folder]}/{file}", data)
+
+    def sync(prefix: str, local_path: str, direction: str) -> dict[str, str]:
+        return {"bucket": BUCKET, "prefix": prefix, "local_path": local_path, "direction": direction}
+
+    before = [sync(f"{prefix}/", f"{local}/", "download") for local, prefix in places.items()]
+    during = [sync(f"{base}/output/", f"output/{job}/", "upload")]
+    after = [sync(f"{base}/model/", "model/", "upload")]
+    return submit(
+        connection,
+        group,
+        ["python", "training-config/launch.py"],
+        sync={"before": before, "during": during, "after": after},
+        environment={"FLUX_RUN_ID": "0123456789ab", "FLUX_ATTEMPT": "1"},
+    )
 
 
 def nodes_of(cloud: dict[str, Any], job: str) -> list[Path]:
@@ -52,7 +80,7 @@ def node_of(cloud: dict[str, Any], job: str) -> int:
 
 
 def test_a_run_is_trained_and_its_results_are_in_the_bucket(cloud: dict[str, Any]) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     with running_group(cloud, "whole") as group:
         job = ended(cloud, queue_run(cloud, group, "disc", steps=60, save_every=20))
         assert (job["status"], job["num_failures"]) == ("completed", 0)
@@ -68,19 +96,19 @@ def test_a_run_is_trained_and_its_results_are_in_the_bucket(cloud: dict[str, Any
         assert sorted(bucket.keys("runs/disc/r/model/")) == ["disc.safetensors", "done.json"]
         weights = load(bucket.get("runs/disc/r/model/disc.safetensors"))
         assert all(np.isfinite(value.astype(np.float32)).all() for value in weights.values())
-        until(
+        wait_until(
             lambda: all(not any(folder.iterdir()) for folder in Path(cloud["home"]).glob("nodes/*/dataset"))
         )
 
 
 def test_a_killed_node_loses_no_more_than_back_to_the_last_checkpoint(cloud: dict[str, Any]) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     with running_group(cloud, "killed", STEP_SECONDS="0.05") as group:
         identity = queue_run(cloud, group, "powercut", steps=60, save_every=10)
-        until(lambda: "powercut_000000010.safetensors" in bucket.keys("runs/powercut/r/output/"))
+        wait_until(lambda: "powercut_000000010.safetensors" in bucket.keys("runs/powercut/r/output/"))
         lost = trainers_of(cloud, "powercut")
         os.kill(node_of(cloud, "powercut"), signal.SIGKILL)
-        until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in lost))
+        wait_until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in lost))
         job = ended(cloud, identity)
         assert (job["status"], job["num_failures"]) == ("completed", 0)
         progress = bucket.json("runs/powercut/r/output/progress.json")
@@ -90,22 +118,24 @@ def test_a_killed_node_loses_no_more_than_back_to_the_last_checkpoint(cloud: dic
 
 
 def test_a_cancelled_run_ends_and_is_not_completed(cloud: dict[str, Any]) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     with running_group(cloud, "cancelled", STEP_SECONDS="0.1") as group, kelpie_client(cloud) as kelpie:
         identity = queue_run(cloud, group, "unwanted", steps=500)
-        until(lambda: "unwanted_000000008.safetensors" in bucket.keys("runs/unwanted/r/output/"))
+        wait_until(lambda: "unwanted_000000008.safetensors" in bucket.keys("runs/unwanted/r/output/"))
         kelpie.delete(f"/jobs/{identity}").raise_for_status()
-        until(lambda: not [p for folder in nodes_of(cloud, "unwanted") for p in folder.glob("output/*/*")])
+        wait_until(
+            lambda: not [p for folder in nodes_of(cloud, "unwanted") for p in folder.glob("output/*/*")]
+        )
         assert job_of(cloud, identity)["status"] == "canceled"
         assert bucket.keys("runs/unwanted/r/model/") == []
 
 
 def test_half_a_dataset_is_a_counted_failure_with_a_reason(cloud: dict[str, Any]) -> None:
-    bucket = Bucket(cloud)
+    bucket = NodeBucket(cloud)
     with running_group(cloud, "half") as group:
         identity = queue_run(cloud, group, "torn")
         bucket.delete("datasets/torn/00002.jpg")
-        until(lambda: job_of(cloud, identity)["num_failures"])
+        wait_until(lambda: job_of(cloud, identity)["num_failures"])
         progress = bucket.json("runs/torn/r/output/progress.json")
         assert progress["state"] == "failed"
         assert "00002.jpg: missing" in progress["message"]
