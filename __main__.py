@@ -17,15 +17,15 @@ from flux_training.clients.pricing import price_stack
 from flux_training.clients.results import newest_sound, past_runs
 from flux_training.clients.run_states import run_states_of
 from flux_training.training.bill import announce, over_budget
-from flux_training.training.declare import DeclaredJob, declare_jobs
+from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.examine import Examiner
+from flux_training.training.finding import LintReport, in_short
 from flux_training.training.gpu import names_a_class
-from flux_training.training.lineage import choose_parent, declared_run, made_before
-from flux_training.training.lint.finding import LintReport, in_short
-from flux_training.training.lint.gather import each_thousand
-from flux_training.training.lint.jobs import lint_jobs
-from flux_training.training.run import Layout
+from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.jobs.lint import lint_jobs
+from flux_training.training.runs.lineage import choose_parent, declared_run, made_before
+from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings, on_gpu, parse_stack_settings
 
 # Pulumi shows what was logged, and no traceback, for a program that ends with this code (PULUMI.md).

@@ -16,14 +16,14 @@ from typing import Any
 import pulumi
 
 from flux_training.training.errors import FluxError
-from flux_training.training.node_rights import node_policy
-from flux_training.training.retention import ABORT_DAYS, with_our_rules
-from flux_training.training.run import Layout
+from flux_training.training.runs.node_rights import node_policy
+from flux_training.training.runs.retention import ABORT_DAYS, with_our_rules
+from flux_training.training.runs.run import Layout
 
 
 @dataclass(frozen=True)
 class AwsArgs:
-    """`retention`: how keys begin → days (flux_training/training/retention.py). A raised `rotate` makes new keys for the nodes.
+    """`retention`: how keys begin → days (flux_training/training/runs/retention.py). A raised `rotate` makes new keys for the nodes.
 
     `whole`: the bucket is this stack's alone (no prefix, not adopted). Policy, encryption and the list of rules belong to the whole
     bucket: where others use it too they are left as they are, and components/bucket.py adds this stack's rules to theirs.

@@ -14,10 +14,10 @@ from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
+from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
-from flux_training.training.manifest import canonical_json
-from flux_training.training.retention import our_rules, with_our_rules
-from flux_training.training.run import Layout
+from flux_training.training.runs.retention import our_rules, with_our_rules
+from flux_training.training.runs.run import Layout
 
 INPUTS = ("home", "kind", "bucket", "prefix", "location", "owner", "adopt", "results", "retention")
 R2 = "r2"

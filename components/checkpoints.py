@@ -5,7 +5,7 @@ from __future__ import annotations
 from flux_training.clients.results import newest_sound
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import FluxError
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 OPTIMIZER = "optimizer.pt"
 

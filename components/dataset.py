@@ -17,10 +17,10 @@ from components.provider import FluxProvider, Props, inputs_of, replace_on
 from flux_training.clients.bulk import Outgoing
 from flux_training.clients.datasets import is_complete, missing
 from flux_training.clients.storage import Storage
+from flux_training.training.dataset.manifest import Image, dataset_index, parse_dataset_index
 from flux_training.training.errors import FluxError
-from flux_training.training.folder import ImageSet, read_images
-from flux_training.training.manifest import Image, dataset_index, parse_dataset_index
-from flux_training.training.run import Layout
+from flux_training.training.jobs.folder import ImageSet, read_images
+from flux_training.training.runs.run import Layout
 
 # What taking it down, and looking at it, need besides the id, which is the digest; a thousand of them make the state long enough.
 OUTPUTS = ("home", "bucket", "prefix", "name")

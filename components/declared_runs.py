@@ -17,7 +17,7 @@ from components.provider import FluxProvider, Props, inputs_of, replace_on
 from components.queueing import queue_of
 from flux_training.clients.kelpie import Job
 from flux_training.training.errors import FluxError
-from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 
 INPUTS = ("home", "groupId", "bucket", "prefix", "runs")
 

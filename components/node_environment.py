@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydantic import SecretStr
 
 from flux_training.clients.connection import Connection
-from flux_training.training.manifest import canonical_json
+from flux_training.training.dataset.manifest import canonical_json
 
 # The keys of the bucket and when they end. Where they are issued for the nodes, a change of them is told from a change of the rest.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"

@@ -16,7 +16,7 @@ from components.provider import FluxProvider, Props, inputs_of, replace_on
 from flux_training.clients.cloudflare import LONGEST_SECONDS, Keys
 from flux_training.clients.salad import LONGEST_VALUE
 from flux_training.training.errors import FluxError
-from flux_training.training.node_rights import parse_time
+from flux_training.training.runs.node_rights import parse_time
 
 INPUTS = ("home", "bucket", "prefixes", "credentials", "end", "rotate", "parent", "owner")
 SHORTEST_SECONDS = 60.0

@@ -20,9 +20,9 @@ from components.node_environment import fingerprint
 from components.node_keys import NodeKeys
 from components.scaling_rule import ScalingRule
 from components.training_job import TrainingJob
-from flux_training.training.declare import DeclaredJob
-from flux_training.training.node_rights import node_prefixes
-from flux_training.training.run import Layout
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.runs.node_rights import node_prefixes
+from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings, StackSettings
 
 

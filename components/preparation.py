@@ -14,9 +14,9 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.results import read_json
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
-from flux_training.training.declare import DeclaredJob
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.node_rights import (
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.runs.node_rights import (
     Remaining,
     choose_end,
     end_warning,
@@ -24,10 +24,10 @@ from flux_training.training.node_rights import (
     seconds_needed,
     show_time,
 )
-from flux_training.training.progress import read_progress
-from flux_training.training.retention import expiring
-from flux_training.training.run import Layout
-from flux_training.training.run_state import RunState
+from flux_training.training.runs.progress import read_progress
+from flux_training.training.runs.retention import expiring
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
 
 

@@ -24,10 +24,10 @@ from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.own_jobs import RunPlace, choose_job, in_order
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
+from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
-from flux_training.training.manifest import canonical_json
 from flux_training.training.processes import is_alive
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 # Longer than one post takes with its repetitions and time-outs (flux_training/clients/http.py: about 3.5 minutes at the worst), and than clocks
 # of two machines differ. A holder renews its claim before each post.

@@ -25,11 +25,11 @@ from flux_training.clients.results import inspect_run, queue_job, read_json, run
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import cost_of
-from flux_training.training.declare import read_job
+from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
-from flux_training.training.folder import ImageSet, JobFolder, read_config
-from flux_training.training.manifest import canonical_json
-from flux_training.training.run import (
+from flux_training.training.jobs.declare import read_job
+from flux_training.training.jobs.folder import ImageSet, JobFolder, read_config
+from flux_training.training.runs.run import (
     ATTEMPT_VARIABLE,
     CONFIG_FOLDER,
     JOB_VARIABLE,
@@ -42,8 +42,8 @@ from flux_training.training.run import (
     launch_settings,
     run_id,
 )
-from flux_training.training.run_state import ENDED, RunState
-from flux_training.training.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
+from flux_training.training.runs.run_state import ENDED, RunState
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
 # What looking at it, changing and taking it down need of the inputs; a thousand of them make the state long enough.
 KEPT = (

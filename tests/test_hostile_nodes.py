@@ -23,10 +23,10 @@ from flux_training.clients.results import (
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.report.chart import charts
 from flux_training.training.bill import cost_of
-from flux_training.training.declare import DeclaredJob
-from flux_training.training.loss_curve import parse_losses
-from flux_training.training.node_rights import seconds_needed
-from flux_training.training.run import Layout, RunKeys
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.runs.loss_curve import parse_losses
+from flux_training.training.runs.node_rights import seconds_needed
+from flux_training.training.runs.run import Layout, RunKeys
 
 KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
 ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]

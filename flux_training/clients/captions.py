@@ -14,7 +14,7 @@ import tenacity
 from pydantic import SecretStr
 
 from flux_training.clients.http import LOOPBACK, Patience, RateLimiter, retry_after
-from flux_training.training.captions import Answer, one_line
+from flux_training.training.dataset.captions import Answer, one_line
 from flux_training.training.errors import BadInput, FluxError
 
 if TYPE_CHECKING:

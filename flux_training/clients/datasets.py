@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flux_training.clients.storage import Storage
-from flux_training.training.manifest import Image, parse_dataset_index
-from flux_training.training.run import Layout
+from flux_training.training.dataset.manifest import Image, parse_dataset_index
+from flux_training.training.runs.run import Layout
 
 
 def is_complete(storage: Storage, layout: Layout, digest: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flux_training.clients.kelpie import Job
-from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import estimate_record
 from flux_training.training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
-from flux_training.training.declare import DeclaredJob
-from flux_training.training.folder import ImageSet, JobFolder
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, names_a_class
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.gpu_memory import memory_gb
-from flux_training.training.run import Layout, RunKeys
-from flux_training.training.run_state import RunState
+from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
-from flux_training.training.trainer_config import accepted_document
+from flux_training.training.train_yml.trainer_config import accepted_document
 
 # Reading what finished runs took is to cost a moment, however many there are: at most so many jobs, and so many runs of each.
 MOST_JOBS = 16

@@ -11,12 +11,19 @@ from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
-from flux_training.training.changes import Inputs
-from flux_training.training.lineage import PastRun
-from flux_training.training.progress import count, read_progress
-from flux_training.training.run import Layout, RunKeys
-from flux_training.training.run_state import Evidence, LastContact, RunState, explain, run_state, stall
-from flux_training.training.weights import LENGTH_BYTES, WeightsHeader, header_length, parse_header, problems
+from flux_training.training.runs.changes import Inputs
+from flux_training.training.runs.lineage import PastRun
+from flux_training.training.runs.progress import read_progress
+from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run_state import Evidence, LastContact, RunState, explain, run_state, stall
+from flux_training.training.runs.weights import (
+    LENGTH_BYTES,
+    WeightsHeader,
+    header_length,
+    parse_header,
+    problems,
+)
+from flux_training.training.values import count
 
 # What a node wrote is read to here. Ours have a few hundred bytes in three levels; a manifest 100 bytes and a caption an image.
 MOST_JSON = 1024 * 1024

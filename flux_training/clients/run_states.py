@@ -12,9 +12,9 @@ from flux_training.clients.own_jobs import RunPlace, choose_job
 from flux_training.clients.results import inspect_run, queue_job, read_json
 from flux_training.clients.storage import Storage
 from flux_training.clients.verified import Verified
-from flux_training.training.declare import DeclaredJob
-from flux_training.training.run import Layout, RunKeys
-from flux_training.training.run_state import Evidence, RunState, run_state
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run_state import Evidence, RunState, run_state
 from flux_training.training.settings import StackSettings
 
 R = TypeVar("R")

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.training import weights
-from flux_training.training.file_cache import CACHE_FOLDER, is_off, keep
+from flux_training.training.dataset.file_cache import CACHE_FOLDER, is_off, keep
+from flux_training.training.runs import weights
 
 CACHE_FILE = "weights.json"
 # Weights that were sound by other rules are read again.

@@ -9,7 +9,7 @@ from flux_training.commands.__main__ import main
 from flux_training.commands.reference import commands_document
 from flux_training.commands.stack.engine import project_root
 from flux_training.training.lint.document import lint_document
-from flux_training.training.lint.schemas import stack_schema, train_schema
+from flux_training.training.schemas import stack_schema, train_schema
 
 
 def generated_files() -> dict[str, str]:

@@ -24,12 +24,12 @@ from flux_training.commands.plan_text import as_text
 from flux_training.commands.stack.access import connection_of, prepare_engine
 from flux_training.commands.stack.engine import Engine, project_root
 from flux_training.commands.stack.file import stack_settings
-from flux_training.training.changes import Changes, Inputs, changes
 from flux_training.training.cost import Bill
-from flux_training.training.declare import DeclaredJob, declare_jobs
-from flux_training.training.examine import Examiner
-from flux_training.training.lint.jobs import lint_jobs
-from flux_training.training.plan import (
+from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.jobs.lint import lint_jobs
+from flux_training.training.runs.changes import Changes, Inputs, changes
+from flux_training.training.runs.plan import (
     DATASET_TYPE,
     JOB_TYPE,
     JobPlan,
@@ -43,8 +43,8 @@ from flux_training.training.plan import (
     plan_job,
     read_steps,
 )
-from flux_training.training.run import Layout
-from flux_training.training.run_state import RunState
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
 
 PREFIX = "FLUX_PLAN_"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flux_training.training.cost import Bill
-from flux_training.training.plan import JobPlan, Plan
+from flux_training.training.runs.plan import JobPlan, Plan
 
 VERSION = 2
 

@@ -15,8 +15,8 @@ from flux_training.commands.plan_pictures import SIDE, Pictures
 from flux_training.commands.plan_text import upload_words
 from flux_training.training.bill import NOBODY_PAYS, bases, dollars, heading, rows, standing_charge
 from flux_training.training.bill import hours as time_of
-from flux_training.training.changes import Edited
-from flux_training.training.plan import JobPlan, Plan, What, headline
+from flux_training.training.runs.changes import Edited
+from flux_training.training.runs.plan import JobPlan, Plan, What, headline
 from flux_training.training.words import counted
 
 # GitHub refuses comments of more than 65,536 characters.

@@ -6,7 +6,7 @@ from markdown_it import MarkdownIt
 
 from flux_training.commands.plan_markdown import as_markdown
 from flux_training.commands.plan_pictures import Pictures
-from flux_training.training.plan import Plan
+from flux_training.training.runs.plan import Plan
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2530; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }

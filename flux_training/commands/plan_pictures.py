@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.data_uris import embed
-from flux_training.training.plan import JobPlan
-from flux_training.training.run import Layout
-from flux_training.training.trainer_config import DATASET_FOLDER
+from flux_training.training.runs.plan import JobPlan
+from flux_training.training.runs.run import Layout
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 
 SIDE = 96
 

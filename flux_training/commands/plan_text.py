@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flux_training.training.bill import announce
-from flux_training.training.plan import JobPlan, Plan, Upload, headline
+from flux_training.training.runs.plan import JobPlan, Plan, Upload, headline
 from flux_training.training.words import counted
 
 MOST_FINDINGS = 20

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flux_training.training.cost import HOUR, Bill, Line, Rate, usd_of
-from flux_training.training.gpu import mapping
-from flux_training.training.progress import number
 from flux_training.training.settings import BudgetSettings
+from flux_training.training.values import mapping, number
 from flux_training.training.words import one_line
 
 LONGEST_GPU = 100

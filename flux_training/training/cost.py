@@ -22,9 +22,10 @@ from math import isfinite
 from statistics import median
 from typing import Any
 
-from flux_training.training.gpu import first_process, mapping, model_of, rank_of, resolutions_of, whole
-from flux_training.training.progress import count, number
-from flux_training.training.trainer_config import document_of
+from flux_training.training.gpu import model_of
+from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
+from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.values import count, mapping, number, whole
 
 TEXT_TOKENS = 512
 PIXELS_A_TOKEN = 16

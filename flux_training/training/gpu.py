@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_training.training.errors import BadInput
-from flux_training.training.progress import MOST
+from flux_training.training.train_yml.document import first_process, resolutions_of
+from flux_training.training.values import mapping, whole
 
 CHEAPEST = "cheapest"
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
@@ -26,7 +27,7 @@ TFLOPS = {
     "RTX 3060": 12.7,
 }
 
-# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb; lint warns by them, too (flux_training/training/lint/options.py). ai-toolkit's
+# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb; lint warns by them, too (flux_training/training/lint/rules/options.py). ai-toolkit's
 # example for FLUX, quantized and with one image a step, is named after its 24 GB; the 12 billion weights alone are as much in BF16.
 GB_QUANTIZED = 24
 GB_UNQUANTIZED = 48
@@ -122,36 +123,3 @@ def _none_fits(wanted: str, least: int, large: Sequence[Offer], offers: Iterable
         f"cluster.gpu (`{wanted}`): no GPU with {least} GB or more is offered; offered: {names}; "
         "ask for less memory, or set `quantize: true` in train.yml"
     )
-
-
-# ---- the few values of a train.yml that memory and time depend on, read leniently: lint says what is wrong with them
-
-
-def first_process(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    processes = mapping(document.get("config")).get("process")
-    return mapping(processes[0]) if isinstance(processes, list) and processes else {}
-
-
-def rank_of(process: Mapping[str, Any]) -> int:
-    """The LoRA's rank: ai-toolkit's `network.rank`, or `linear`, or 4 [toolkit/config_modules.py, NetworkConfig]."""
-    network = mapping(process.get("network"))
-    return whole(network.get("rank") or network.get("linear"), 4)
-
-
-def resolutions_of(process: Mapping[str, Any]) -> tuple[int, ...]:
-    """Pixels of a side, of all datasets; ai-toolkit's default is 512 [toolkit/config_modules.py, DatasetConfig]."""
-    datasets = process.get("datasets")
-    found: list[int] = []
-    for entry in datasets if isinstance(datasets, list) else []:
-        value = mapping(entry).get("resolution", 512)
-        found += [whole(one, 512) for one in (value if isinstance(value, list) else [value])]
-    return tuple(found) or (512,)
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def whole(value: object, default: int) -> int:
-    """The value when it is a whole number above 0 and no nonsense, else the default."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST else default

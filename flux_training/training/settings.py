@@ -9,11 +9,10 @@ config:
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -30,9 +29,8 @@ from pydantic_core import ErrorDetails
 
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import check_condition
-
-if TYPE_CHECKING:
-    from flux_training.training.lint.registry import Rule
+from flux_training.training.lint.rules import RULES
+from flux_training.training.words import nearest
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
 # Values that a person may see again in an error. Everything else might be, or hold, a secret.
@@ -116,10 +114,7 @@ class LintSettings(_Strict):
     @field_validator("silence")
     @classmethod
     def _rules_that_can_be_silenced(cls, silence: dict[str, str]) -> dict[str, str]:
-        # Only here: the rules look at settings themselves.
-        from flux_training.training.lint.rules import RULES
-
-        wrong = [_why_not_silenced(code, reason, RULES) for code, reason in silence.items()]
+        wrong = [_why_not_silenced(code, reason) for code, reason in silence.items()]
         if any(wrong):
             raise ValueError("; ".join(filter(None, wrong)))
         return silence
@@ -372,18 +367,12 @@ def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettin
         raise BadInput(findings) from None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean `x`?)`, or nothing when no known word is near."""
-    matches = difflib.get_close_matches(word, list(known), cutoff=0.5)
-    return f" (did you mean `{matches[0]}`?)" if matches else ""
-
-
-def _why_not_silenced(code: str, reason: str, rules: Mapping[str, Rule]) -> str:
+def _why_not_silenced(code: str, reason: str) -> str:
     """Empty when a job may silence the rule for this reason."""
-    if code not in rules:
-        return f"`{code}` is no rule of lint{nearest(code, rules)}; docs/lint.md has all"
-    if rules[code].why_loud:
-        return f"`{code}` cannot be silenced: {rules[code].why_loud}"
+    if code not in RULES:
+        return f"`{code}` is no rule of lint{nearest(code, RULES)}; docs/lint.md has all"
+    if RULES[code].why_loud:
+        return f"`{code}` cannot be silenced: {RULES[code].why_loud}"
     return "" if reason.strip() else f"`{code}` needs a reason; write why it does not matter here"
 
 

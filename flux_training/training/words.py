@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 LONGEST_LINE = 400
 
 
@@ -29,3 +32,9 @@ def counted(number: int, word: str) -> str:
 def one_line(text: str, limit: int = LONGEST_LINE) -> str:
     """The same on one line, with single spaces."""
     return printable(" ".join(text.split()), limit)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean `x`?)`, or nothing when no known word is near."""
+    matches = difflib.get_close_matches(word, list(known), cutoff=0.5)
+    return f" (did you mean `{matches[0]}`?)" if matches else ""

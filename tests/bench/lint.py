@@ -21,11 +21,11 @@ from typing import Any
 
 from PIL import Image
 
-from flux_training.training.examine import Examiner
-from flux_training.training.file_cache import SETTLED_SECONDS
-from flux_training.training.lint.facts import look_at_image
-from flux_training.training.lint.finding import LintReport
-from flux_training.training.lint.jobs import lint_jobs
+from flux_training.training.dataset.file_cache import SETTLED_SECONDS
+from flux_training.training.dataset.image_facts import look_at_image
+from flux_training.training.finding import LintReport
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ import shutil
 import time
 from pathlib import Path
 
-from flux_training.training.declare import declare_jobs
-from flux_training.training.examine import KEPT_IN, Examiner
-from flux_training.training.file_cache import CACHE_FOLDER, SETTLED_SECONDS
-from flux_training.training.lint.jobs import lint_jobs
+from flux_training.training.dataset.file_cache import CACHE_FOLDER, SETTLED_SECONDS
+from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.jobs.examine import KEPT_IN, Examiner
+from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 from tests.bench.measure import in_turns, ratio, table
 from tests.training.job_folders import make_job

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.captions import OPENAI_URL, Captioner, Refused, Stopped, host_of, key_for
 from flux_training.clients.http import Patience
-from flux_training.training.captions import Answer
+from flux_training.training.dataset.captions import Answer
 from flux_training.training.errors import BadInput, FluxError
 from tests.support.openai_server import FIRST_WIDTH, CaptionServer, captioner
 

@@ -13,7 +13,7 @@ from localcloud.testing import wait_until
 from flux_training.clients.captions import Captioner, Refused
 from flux_training.commands.jobs.caption import caption
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.train_file import new_train_yml
+from flux_training.training.train_yml.edit import new_train_yml
 from tests.support.flux import environment, line_of, make_checkout, with_code
 from tests.support.openai_server import CaptionServer, captioner, make_images
 

@@ -14,9 +14,9 @@ from flux_training.clients.kelpie import Job
 from flux_training.commands.jobs.cancel_retry import _refuse_unless_failed
 from flux_training.commands.stack.edit import diff, edit_job
 from flux_training.commands.watch.job_status import Sight, StackJob
-from flux_training.training.declare import choose
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.run import RunKeys
+from flux_training.training.jobs.declare import choose
+from flux_training.training.runs.run import RunKeys
 from flux_training.training.settings import JobSettings
 
 STACK = """\

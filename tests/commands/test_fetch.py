@@ -21,7 +21,7 @@ from flux_training.commands.results.download import download, part_path
 from flux_training.commands.results.outputs import INDEX, RECORD, Options, Wish, decide, fetch
 from flux_training.commands.watch.job_status import Sight, StackJob
 from flux_training.training.errors import FluxError
-from flux_training.training.run import Layout, RunKeys
+from flux_training.training.runs.run import Layout, RunKeys
 
 CHUNK = 1000
 WEIGHTS = bytes(range(256)) * 20

@@ -17,10 +17,10 @@ from flux_training.commands.jobs.rename import rename
 from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.stack.edit import declare, declared_jobs
 from flux_training.commands.stack.file import stack_settings
-from flux_training.training.declare import declare_jobs
+from flux_training.training.dataset.renaming import JOURNAL
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.lint.jobs import lint_jobs
-from flux_training.training.renaming import JOURNAL
+from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import StackSettings
 from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import mixed_folder, photo

@@ -19,10 +19,10 @@ from flux_training.commands.plan_markdown import LONGEST, as_comment, as_markdow
 from flux_training.commands.plan_page import as_page
 from flux_training.commands.plan_pictures import InRepository, thumbnail
 from flux_training.commands.plan_text import as_text, megabytes
-from flux_training.training.changes import Changes, Edited
 from flux_training.training.cost import Bill, Line, Rate
-from flux_training.training.lint.finding import Finding, LintReport
-from flux_training.training.plan import JobPlan, Plan, Upload, What
+from flux_training.training.finding import Finding, LintReport
+from flux_training.training.runs.changes import Changes, Edited
+from flux_training.training.runs.plan import JobPlan, Plan, Upload, What
 from tests.support.photos import DAMAGED_EXIF
 
 AGAIN = JobPlan(

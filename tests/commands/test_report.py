@@ -19,7 +19,7 @@ from flux_training.commands.report.data_uris import embed
 from flux_training.commands.report.page import compare_page, run_page
 from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from flux_training.training.errors import BadInput
-from flux_training.training.loss_curve import Point
+from flux_training.training.runs.loss_curve import Point
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
 from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
 from tests.support.flux import STACK_FILE, make_checkout

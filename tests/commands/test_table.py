@@ -16,7 +16,7 @@ from flux_training.commands.watch.logs import lines_of_job
 from flux_training.commands.watch.table import render
 from flux_training.commands.watch.watcher import Row, View, usd_an_hour
 from flux_training.training.cost import usd_of
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

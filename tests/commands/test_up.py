@@ -14,7 +14,7 @@ from flux_training.commands.stack import command as stack
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.watch.job_status import Sight, StackJob
 from flux_training.commands.watch.watcher import Row, View
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab/"}
 Up = Callable[..., list[str]]

@@ -18,8 +18,8 @@ from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.stack.locks import is_dead, is_left_behind
 from flux_training.commands.watch.job_status import Sight, StackJob, describe, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.run import RunKeys
-from flux_training.training.run_state import in_words
+from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run_state import in_words
 from tests.support.flux import ROOT, with_code
 
 JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789ab/", "cat"))

@@ -16,7 +16,7 @@ from flux_training.clients.errors import Conflict, NotFound, RateLimited, Uncert
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.storage import ObjectInfo
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 WANTED = RunPlace("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
 REQUEST = JobRequest(container_group_id="g", command="python", sync=Sync())

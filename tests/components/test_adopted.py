@@ -19,7 +19,7 @@ from components.scaling_rule import ScalingRuleProvider
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage
-from flux_training.training.run import Layout
+from flux_training.training.runs.run import Layout
 
 A, B = "flux-training/a", "flux-training/b"
 _numbers = count()

@@ -18,8 +18,8 @@ from pulumi.runtime import mocks
 from components.aws import AwsArgs, AwsStorage, check_package, lifecycle, only_https
 from components.images import TrainerImages, build_environment, folder_digest, reference
 from flux_training.training.errors import FluxError
-from flux_training.training.node_rights import node_policy
-from flux_training.training.run import Layout
+from flux_training.training.runs.node_rights import node_policy
+from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ImageSettings
 
 # pulumi-aws warns of its own deprecated classes when it is imported.

@@ -28,7 +28,7 @@ from components.training_job import job_request, run_keys, wanted, what_to_do
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Sync, SyncRule
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
-from flux_training.training.run import Layout
+from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings
 from tests.components.groups import group, spec
 

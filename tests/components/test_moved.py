@@ -15,7 +15,7 @@ from components.provider import Props, home
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import FluxError
-from flux_training.training.run import Layout
+from flux_training.training.runs.run import Layout
 
 OWNER = "flux-training/dev"
 RUN = "0123456789ab"

@@ -21,7 +21,7 @@ from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 BUCKET = "queueing"
 OWNER = "project/stack"

@@ -19,9 +19,9 @@ from components.training_job import TrainingJobProvider
 from flux_training.clients.connection import connect
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.storage import Storage
-from flux_training.training.folder import ImageSet
-from flux_training.training.manifest import Image
-from flux_training.training.run import Layout
+from flux_training.training.dataset.manifest import Image
+from flux_training.training.jobs.folder import ImageSet
+from flux_training.training.runs.run import Layout
 
 IMAGES = 60
 

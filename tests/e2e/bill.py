@@ -23,7 +23,7 @@ from flux_training.clients.pricing import price_stack
 from flux_training.clients.run_states import run_states_of
 from flux_training.training.bill import table
 from flux_training.training.cost import Bill
-from flux_training.training.declare import declare_jobs
+from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings, parse_stack_settings
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job

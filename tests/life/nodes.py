@@ -10,7 +10,7 @@ import httpx
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job
 from flux_training.clients.storage import Storage
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 
 STEPS = 20
 

@@ -25,7 +25,7 @@ from localcloud.testing import running_cloud
 from pulumi_embedded.secrets import Crypter
 
 from flux_training.clients.connection import Connection, connect
-from flux_training.training.run import Layout
+from flux_training.training.runs.run import Layout
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import ROOT, as_real, new_stack
 from tests.support.files import readable

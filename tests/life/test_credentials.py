@@ -15,7 +15,7 @@ from components.node_environment import fingerprint, given_keys, node_environmen
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
-from flux_training.training.run_state import RunState
+from flux_training.training.runs.run_state import RunState
 from tests.life.stacks import Stack, as_real, new_stack
 
 BUCKET = "nodes-keys"

@@ -13,7 +13,7 @@ from pathlib import Path
 from localcloud.testing import wait_until
 
 from flux_training.clients.storage import Storage
-from flux_training.training.run import Layout, RunKeys
+from flux_training.training.runs.run import Layout, RunKeys
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, kill_with_children, new_stack
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from flux_training.clients.kelpie import Job
-from flux_training.training.run import Layout
+from flux_training.training.runs.run import Layout
 from tests.life.nodes import leave_weights, report
 from tests.life.stacks import Stack, new_stack
 from tests.training.job_folders import make_job

@@ -37,7 +37,7 @@ def test_an_engine_without_pulumi_command_says_what_is_missing(cloud: Path, tmp_
 PROGRAM = """
 import pulumi
 from components.aws import AwsArgs, AwsStorage
-from flux_training.training.run import Layout
+from flux_training.training.runs.run import Layout
 
 bucket = pulumi.ComponentResource("test:index:Bucket", "bucket")
 AwsStorage("aws", AwsArgs("weights", Layout("team/"), "eu-west-1", "p/s", {}, 1), bucket)

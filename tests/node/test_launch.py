@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from localcloud.worker import watch
 
-from flux_training.training.manifest import LARGEST_MANIFEST
+from flux_training.training.dataset.manifest import LARGEST_MANIFEST
 from tests.node.fake_trainer import weights
 from tests.node.fuzz import load
 from tests.node.queued import FolderTransfers

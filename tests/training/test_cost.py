@@ -32,7 +32,7 @@ from flux_training.training.cost import (
 )
 from flux_training.training.gpu import TFLOPS
 from flux_training.training.settings import BudgetSettings
-from flux_training.training.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import document_of
 
 SALAD = CLOUDS["salad"]
 RATE = Rate("RTX 5090 (32 GB)", "high", 0.45)

@@ -14,9 +14,9 @@ from flux_training.training.gpu import (
     memory_needed,
     model_of,
     names_a_class,
-    rank_of,
-    whole,
 )
+from flux_training.training.train_yml.document import rank_of
+from flux_training.training.values import whole
 
 OFFERS = [
     Offer("a", "RTX 5090 (32 GB)", 32, 0.45),

@@ -18,10 +18,10 @@ from flux_training.commands.doctor.finding import Finding, ok, safely
 from flux_training.commands.stack.access import connection_of, read_only_engine
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
-from flux_training.training.declare import declare_jobs
 from flux_training.training.gpu import memory_needed
+from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings
-from flux_training.training.trainer_config import accepted_document
+from flux_training.training.train_yml.trainer_config import accepted_document
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
 WIDTH = 18

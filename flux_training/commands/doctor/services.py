@@ -24,8 +24,8 @@ from flux_training.commands.doctor.finding import Finding, bad, note, ok
 from flux_training.commands.watch.health import PATIENCE_SECONDS, age
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import choose_gpu, names_a_class
-from flux_training.training.run import Layout
-from flux_training.training.run_state import in_words
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import in_words
 from flux_training.training.settings import ClusterSettings, StackSettings
 
 # A doctor does not wait: what is down now is told now.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flux_training.commands.doctor.finding import Finding, bad, note, ok
 from flux_training.commands.stack.engine import EMBEDDED, Engine
-from flux_training.training.declare import DeclaredJob
+from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.settings import StackSettings
 
 LEAST_PYTHON = (3, 11)

@@ -14,13 +14,14 @@ from flux_training.commands.stack.edit import diff, edit_job
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_path, stack_settings
 from flux_training.commands.watch.job_status import Sight, describe, look, stack_jobs
-from flux_training.training.declare import choose, folder_names
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
-from flux_training.training.progress import count
-from flux_training.training.run import Layout
-from flux_training.training.run_state import RunState
-from flux_training.training.settings import JobSettings, nearest
+from flux_training.training.jobs.declare import choose, folder_names
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
+from flux_training.training.settings import JobSettings
+from flux_training.training.values import count
+from flux_training.training.words import nearest
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change and leave the file alone.")
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
-from flux_training.training.captions import (
+from flux_training.training.dataset.captions import (
     INSTRUCTION,
     MAX_SIDE,
     MAX_TOKENS,
@@ -31,11 +31,11 @@ from flux_training.training.captions import (
     place_trigger,
     uncaptioned,
 )
+from flux_training.training.dataset.images import fitted, jpeg, read_picture, reduce, size_of
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.names import CAPTION_SUFFIX
-from flux_training.training.pictures import fitted, jpeg, read_picture, reduce, size_of
-from flux_training.training.trainer_config import read_trainer_file
+from flux_training.training.train_yml.trainer_config import read_trainer_file
 
 if TYPE_CHECKING:
     from flux_training.clients.captions import Captioner

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from flux_training.commands.stack.file import stack_settings
-from flux_training.training.declare import folder_names
 from flux_training.training.errors import BadInput
-from flux_training.training.settings import nearest
-from flux_training.training.trainer_config import DATASET_FOLDER
+from flux_training.training.jobs.declare import folder_names
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.words import nearest
 
 DEFAULT_STACK = "dev"
 # Every command runs in the checkout (flux_training/commands/__main__.py).

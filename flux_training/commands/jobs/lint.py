@@ -17,14 +17,14 @@ from rich.text import Text
 from flux_training.commands.cli import console, no_cache_option, say, stack_option
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
-from flux_training.training.declare import folder_names
+from flux_training.training.dataset.facts import Progress, each_thousand
 from flux_training.training.errors import BadInput
-from flux_training.training.examine import Examiner
-from flux_training.training.lint.finding import Finding, LintReport
-from flux_training.training.lint.gather import Progress, each_thousand
-from flux_training.training.lint.jobs import lint_jobs
-from flux_training.training.settings import StackSettings, nearest
-from flux_training.training.words import counted
+from flux_training.training.finding import Finding, LintReport
+from flux_training.training.jobs.declare import folder_names
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.jobs.lint import lint_jobs
+from flux_training.training.settings import StackSettings
+from flux_training.training.words import counted, nearest
 
 # Of one rule in one job, on a terminal.
 MOST_PLACES = 10

@@ -14,10 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from flux_training.commands.cli import UserPath, console, say
 from flux_training.commands.jobs.folders import DEFAULT_STACK, HERE, existing_dataset, jobs_folder
 from flux_training.commands.stack.edit import declare, declared_jobs, entry_for
-from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.files import natural_key, only_one_in, write_atomically
-from flux_training.training.folder import read_config
-from flux_training.training.intake import (
+from flux_training.training.dataset.images import Look
+from flux_training.training.dataset.intake import (
     MAX_SIDE,
     NUMBERED,
     TAKEN_SUFFIX,
@@ -27,12 +25,14 @@ from flux_training.training.intake import (
     next_number,
     take_in,
 )
+from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.files import natural_key, only_one_in, write_atomically
+from flux_training.training.jobs.folder import read_config
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.pictures import Look
-from flux_training.training.train_file import PROMPTS, new_train_yml
-from flux_training.training.trainer_config import DATASET_FOLDER
+from flux_training.training.train_yml.edit import PROMPTS, new_train_yml
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.words import counted
 
 

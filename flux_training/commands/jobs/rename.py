@@ -6,8 +6,8 @@ import rich_click as click
 
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
+from flux_training.training.dataset.renaming import Renaming, carry_out, go_on, plan, taken_back, under_way
 from flux_training.training.files import only_one_in
-from flux_training.training.renaming import Renaming, carry_out, go_on, plan, taken_back, under_way
 from flux_training.training.words import counted
 
 

@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from flux_training.commands.cli import say
-from flux_training.training.captions import has_caption, is_image
+from flux_training.training.dataset.captions import has_caption, is_image
+from flux_training.training.dataset.facts import read_caption
+from flux_training.training.dataset.images import size_of
 from flux_training.training.files import natural_key, write_atomically
-from flux_training.training.lint.gather import read_caption
 from flux_training.training.names import CAPTION_SUFFIX
-from flux_training.training.pictures import size_of
 
 PAGE = Path(__file__).with_name("review_page")
 STATIC = {

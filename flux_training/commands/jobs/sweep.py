@@ -15,9 +15,9 @@ from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
 from flux_training.commands.stack.edit import JOBS, declare, declared_jobs, entry_for
 from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in, write_atomically
-from flux_training.training.folder import read_config
-from flux_training.training.sweep import Axis, Variant, make_variants, parse_axis
-from flux_training.training.trainer_config import CONFIG_NAMES
+from flux_training.training.jobs.folder import read_config
+from flux_training.training.jobs.sweep import Axis, Variant, make_variants, parse_axis
+from flux_training.training.train_yml.trainer_config import CONFIG_NAMES
 from flux_training.training.words import counted
 
 # What of the base job's settings its variants share; `attempt` and `resume` are its own affair.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flux_training.training.loss_curve import Point, round_ticks, smooth, thin_out
+from flux_training.training.runs.loss_curve import Point, round_ticks, smooth, thin_out
 
 # Units of an SVG that is shown about so many CSS pixels wide, so that its text has the size of the page's.
 SIZES = {"wide": (960, 320), "narrow": (380, 260)}

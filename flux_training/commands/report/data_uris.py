@@ -27,7 +27,7 @@ def embed(source: Path | BinaryIO, longest_side: int) -> Picture | None:
     """The picture, no larger than this; None when it is none that can be read."""
     from PIL import Image, ImageOps
 
-    from flux_training.training.pictures import UNREADABLE
+    from flux_training.training.dataset.images import UNREADABLE
 
     try:
         with Image.open(source, formats=FORMATS) as opened:

@@ -14,10 +14,10 @@ from flux_training.commands.report.chart import charts
 from flux_training.commands.report.data_uris import Picture, embed
 from flux_training.commands.report.runs import ReportedRun, find_images, parent_of
 from flux_training.training.bill import dollars
-from flux_training.training.config_diff import caption_changes, differing, setting_changes
-from flux_training.training.progress import read_time
-from flux_training.training.run_state import RunState, in_words
-from flux_training.training.samples import spread
+from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.samples import spread
+from flux_training.training.train_yml.diff import caption_changes, differing, setting_changes
+from flux_training.training.values import read_time
 from flux_training.training.words import one_line, printable
 
 TEMPLATES = Path(__file__).parent / "templates"

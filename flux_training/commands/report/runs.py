@@ -12,12 +12,12 @@ from typing import Any
 
 from flux_training.commands.results.outputs import RECORD
 from flux_training.training.errors import BadInput
-from flux_training.training.gpu import first_process
-from flux_training.training.loss_curve import Point, parse_losses
-from flux_training.training.progress import Progress, read_progress
-from flux_training.training.samples import Sample, prompts_of, sample_grid
-from flux_training.training.settings import nearest
-from flux_training.training.trainer_config import DATASET_FOLDER, document_of
+from flux_training.training.runs.loss_curve import Point, parse_losses
+from flux_training.training.runs.progress import Progress, read_progress
+from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
+from flux_training.training.train_yml.document import first_process
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
+from flux_training.training.words import nearest
 
 # A folder of a run holds nothing of this size but weights and pictures.
 MOST_BYTES = 64 * 1024 * 1024

@@ -22,9 +22,9 @@ from flux_training.commands.watch.job_status import StackJob, look, stack_jobs
 from flux_training.commands.watch.watcher import price_of
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
-from flux_training.training.progress import count
-from flux_training.training.run import Layout
-from flux_training.training.settings import nearest
+from flux_training.training.runs.run import Layout
+from flux_training.training.values import count
+from flux_training.training.words import nearest
 
 
 @click.command(name="fetch")

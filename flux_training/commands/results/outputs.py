@@ -20,7 +20,7 @@ from flux_training.training.bill import cost_of
 from flux_training.training.errors import FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.names import IMAGE_SUFFIXES
-from flux_training.training.run import RunKeys
+from flux_training.training.runs.run import RunKeys
 from flux_training.training.words import one_line
 
 RECORD = "run.json"

@@ -25,7 +25,7 @@ from flux_training.commands.watch.job_status import Sight, stack_jobs
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from flux_training.training.errors import FluxError
-from flux_training.training.run_state import RunState
+from flux_training.training.runs.run_state import RunState
 
 
 @click.command()

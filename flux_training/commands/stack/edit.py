@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from flux_training.commands.stack.file import PROJECT, stack_config
-from flux_training.training.declare import GLOB_CHARACTERS
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
+from flux_training.training.jobs.declare import GLOB_CHARACTERS
 from flux_training.training.settings import NO_SETTINGS
-from flux_training.training.yaml_text import add_entry, flow
+from flux_training.training.train_yml.yaml_text import add_entry, flow
 
 JOBS = f"{PROJECT}:jobs"
 LONGEST_LINE = 4096

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from flux_training.training.errors import BadInput
-from flux_training.training.settings import StackSettings, nearest, parse_stack_settings
+from flux_training.training.settings import StackSettings, parse_stack_settings
+from flux_training.training.words import nearest
 
 PROJECT = "flux-training"
 

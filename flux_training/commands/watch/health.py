@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from flux_training.commands.watch.job_status import Sight
-from flux_training.training.run_state import RunState, in_words
+from flux_training.training.runs.run_state import RunState, in_words
 
 # Allocating a node and downloading the image takes minutes; longer than this something is amiss.
 PATIENCE_SECONDS = 900.0

@@ -10,9 +10,9 @@ from typing import Any
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
-from flux_training.training.progress import Progress, read_progress
-from flux_training.training.run import RunKeys
-from flux_training.training.run_state import ENDED, RunState, in_words
+from flux_training.training.runs.progress import Progress, read_progress
+from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run_state import ENDED, RunState, in_words
 from flux_training.training.words import printable
 
 

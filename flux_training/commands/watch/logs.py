@@ -19,8 +19,7 @@ from flux_training.commands.watch.follow import POLL_SECONDS
 from flux_training.commands.watch.job_status import describe
 from flux_training.commands.watch.watcher import Row, Watcher
 from flux_training.training.errors import BadInput
-from flux_training.training.settings import nearest
-from flux_training.training.words import printable
+from flux_training.training.words import nearest, printable
 
 NODE_LOGS = "log/node-*.log"
 RECEIVED = "received job "

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flux_training.commands.watch.watcher import Row, View
 from flux_training.training.bill import NOBODY_PAYS, dollars
-from flux_training.training.run_state import RunState, in_words
+from flux_training.training.runs.run_state import RunState, in_words
 
 # Columns of terminal below which the bar goes, and then what only a person who looks for a fault needs.
 WIDTH_WITH_BAR, WIDTH_WITH_NODE = 110, 84

@@ -34,9 +34,9 @@ from flux_training.commands.webhook.tellers import (
     tell_slack,
 )
 from flux_training.training.errors import FluxError
-from flux_training.training.progress import count
-from flux_training.training.run import Layout
-from flux_training.training.run_state import RunState
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
+from flux_training.training.values import count
 
 LOOKS_A_MINUTE = 120
 # Kelpie calls once and never again: what was missed is found by looking at all jobs now and then.

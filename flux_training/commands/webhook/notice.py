@@ -9,8 +9,8 @@ from flux_training.clients.kelpie import Job
 from flux_training.commands.watch.job_status import Sight, StackJob
 from flux_training.training.bill import dollars
 from flux_training.training.cost import usd_of
-from flux_training.training.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
-from flux_training.training.run_state import ENDED, RunState, in_words
+from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
+from flux_training.training.runs.run_state import ENDED, RunState, in_words
 from flux_training.training.words import one_line
 
 OUTPUT = "output/"

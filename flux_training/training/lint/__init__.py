@@ -1,5 +1,5 @@
-"""Lint: every mistake in job folders and stack settings that can be seen before anyone pays, all at once, with the mend.
+"""Lint: rules that find mistakes in job folders before anything is paid for.
 
-`training.lint.jobs.lint_jobs` looks at the jobs of a stack. Rules are pure functions (`training.lint.rules.RULES`) over facts that
-are gathered once a file (`training.lint.facts`).
+A rule is a pure function over facts (`training.dataset.facts`) that are gathered once per file. `training.jobs.lint.lint_jobs`
+checks the jobs of a stack.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from flux_training.training.errors import BadInput
-from flux_training.training.lint.finding import Finding, Silenced
+from flux_training.training.finding import Finding, Silenced
 from flux_training.training.lint.registry import Rule, Subject
 from flux_training.training.lint.rules import NEEDED, RULES
 

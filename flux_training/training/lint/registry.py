@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flux_training.training.lint.facts import ImageFacts
-from flux_training.training.lint.finding import Finding, Problem, Severity
-from flux_training.training.lint.gather import Caption, DatasetFacts, caption_name
+from flux_training.training.dataset.facts import Caption, DatasetFacts, caption_name
+from flux_training.training.dataset.image_facts import ImageFacts
+from flux_training.training.finding import Finding, Problem, Severity
 from flux_training.training.lint.gpu_memory import memory_gb
 from flux_training.training.lint.secret_patterns import without_secrets
-from flux_training.training.trainer_config import TrainerFile
+from flux_training.training.train_yml.trainer_config import TrainerFile
 from flux_training.training.words import with_escapes
 
 

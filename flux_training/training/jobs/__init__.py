@@ -1,0 +1,1 @@
+"""Job folders: which ones a stack declares, what lint finds in them, and sweeps."""

@@ -1,0 +1,156 @@
+"""From the stack's configuration and the job folders to the jobs it declares. Every finding of every folder at once."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flux_training.training.errors import BadInput
+from flux_training.training.finding import Finding, Problem
+from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
+from flux_training.training.jobs.folder import ImageSet, JobFolder, read_config, read_images
+from flux_training.training.lint.rules.stack import rule_of
+from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
+from flux_training.training.settings import JobSettings, StackSettings
+from flux_training.training.words import nearest
+
+GLOB_CHARACTERS = frozenset("*?[")
+# What findings about the list of jobs name as their place.
+JOBS_SETTING = "jobs"
+# The bucket's keys are variables of the node as well; a train.yml has no business with them.
+NODE_VARIABLES = frozenset([RUN_ID_VARIABLE, ATTEMPT_VARIABLE, JOB_VARIABLE])
+
+
+@dataclass(frozen=True)
+class DeclaredJob:
+    """A job folder with its settings. `dataset_of` is the first declared job with the same images.
+
+    `parent` is the run that a resumed one goes on from.
+    """
+
+    folder: JobFolder
+    image_set: ImageSet
+    settings: JobSettings
+    dataset_of: str
+    parent: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.image_set.manifest, self.folder.raw_config, self.settings.attempt, self.parent)
+
+
+@dataclass(frozen=True)
+class ChosenJobs:
+    """The jobs that names and globs mean, by name, what is wrong with the list itself, and what each that is a folder comes to."""
+
+    settings: dict[str, JobSettings] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    jobs: list[Examined] = field(default_factory=list)
+
+
+def declare_jobs(
+    settings: StackSettings, root: Path = Path(), examiner: Examiner | None = None
+) -> list[DeclaredJob]:
+    """The declared jobs in the order of their names; raises BadInput with the findings of all of them.
+
+    `examiner` knows what was examined before.
+    """
+    chosen = gather_jobs(settings, root, examiner or Examiner())
+    findings = chosen.findings + [finding for job in chosen.jobs for finding in job.needed]
+    if findings:
+        raise BadInput(list(dict.fromkeys(str(finding) for finding in findings)))
+    jobs: list[DeclaredJob] = []
+    first_with: dict[str, str] = {}
+    for job in chosen.jobs:
+        assert job.made is not None  # noqa: S101 - no needed rule is broken, and a dataset that is missing is a finding
+        folder, images = job.made
+        dataset_of = first_with.setdefault(images.digest, job.name)
+        jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of))
+    return jobs
+
+
+def gather_jobs(
+    settings: StackSettings,
+    root: Path,
+    examiner: Examiner,
+    names: Iterable[str] = (),
+    declared: bool = True,
+) -> ChosenJobs:
+    """What the declared jobs come to, and of the job folders `names` whether they are declared or not.
+
+    Without `declared` only of `names`; what is wrong with the list of jobs is then not asked.
+    """
+    jobs_folder = root / settings.jobs_folder
+    folders = folder_names(jobs_folder)
+    chosen, findings = choose(settings.jobs, folders, str(jobs_folder))
+    named = {name: chosen.get(name, JobSettings()) for name in names}
+    chosen, findings = (chosen | named, findings) if declared else (named, [])
+    datasets = {name: jobs_folder / (entry.dataset or name) for name, entry in sorted(chosen.items())}
+    for name, folder in datasets.items():
+        other = chosen[name].dataset
+        if other and not folder.is_dir():
+            message = (
+                f"job `{name}`: dataset `{other}` is no folder under {jobs_folder}{nearest(other, folders)}"
+            )
+            findings.append(_finding("dataset-unknown", message, name))
+    variables = frozenset(settings.cluster.environment) | NODE_VARIABLES
+    places = [
+        JobPlace(
+            name,
+            jobs_folder / name,
+            folder if folder.is_dir() or not chosen[name].dataset else None,
+            settings.cluster.gpu,
+            variables,
+        )
+        for name, folder in datasets.items()
+    ]
+    return ChosenJobs(chosen, findings, examiner.examine(places))
+
+
+def read_job(jobs_folder: Path, name: str, dataset: str | None) -> tuple[JobFolder, ImageSet]:
+    """One job's train.yml and images; raises BadInput. Images that fifty jobs train on are decoded once (flux_training/training/dataset/file_cache.py)."""
+    return read_config(jobs_folder / name), read_images(jobs_folder / (dataset or name))
+
+
+def folder_names(jobs_folder: Path) -> list[str]:
+    if not jobs_folder.is_dir():
+        return []
+    return sorted(
+        entry.name for entry in jobs_folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def choose(
+    declared: dict[str, JobSettings], folders: list[str], where: str
+) -> tuple[dict[str, JobSettings], list[Finding]]:
+    """Which folders the names and globs mean, and what is wrong with them.
+
+    A name's own entry wins over a glob's; of two globs the one written later wins. One that says `skip` means none.
+    """
+    chosen: dict[str, JobSettings] = {}
+    findings: list[Finding] = []
+    globs = {pattern: entry for pattern, entry in declared.items() if GLOB_CHARACTERS & set(pattern)}
+    for pattern, entry in globs.items():
+        matches = fnmatch.filter(folders, pattern)
+        if not matches:
+            findings.append(_finding("glob-empty", f"`{pattern}` matches no folder under {where}"))
+        chosen |= dict.fromkeys(matches, entry)
+    for name, entry in declared.items():
+        if name in globs:
+            continue
+        if name not in folders:
+            message = f"`{name}` is no folder under {where}{nearest(name, folders)}"
+            findings.append(_finding("job-unknown", message))
+        else:
+            chosen[name] = entry
+    return {name: entry for name, entry in chosen.items() if not entry.skip}, findings
+
+
+def _finding(code: str, message: str, job: str = "") -> Finding:
+    return rule_of(code).finding(Problem(JOBS_SETTING, message), job)

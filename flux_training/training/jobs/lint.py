@@ -1,0 +1,58 @@
+"""Lint of the jobs a stack declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flux_training.training.finding import Finding, LintReport, Problem, Silenced
+from flux_training.training.jobs.declare import JOBS_SETTING, ChosenJobs, gather_jobs
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.lint.check import split_silenced
+from flux_training.training.lint.rules.stack import rule_of, same_but_for_case, unused_silences
+from flux_training.training.settings import StackSettings
+
+
+def lint_jobs(
+    settings: StackSettings,
+    root: Path = Path(),
+    names: Sequence[str] = (),
+    examiner: Examiner | None = None,
+    declared: bool = True,
+) -> LintReport:
+    """Everything wrong in the declared jobs and in the job folders `names` of the checkout `root`; without `declared` only in these.
+
+    Bad input is a finding: raises nothing for it. `examiner` from `Examiner.of`; every file is read when it is not given.
+    """
+    chosen = gather_jobs(settings, root, examiner or Examiner(), names, declared)
+    findings = list(chosen.findings)
+    alike = _same_names(chosen)
+    silenced: list[Silenced] = []
+    for job in chosen.jobs:
+        silence = chosen.settings[job.name].lint.silence
+        found = [*(finding for finding in alike if finding.job == job.name), *job.findings]
+        counts, quiet = split_silenced(found, silence)
+        findings += counts
+        silenced += quiet
+        # A glob's silence is for all of its jobs: one that does not need it is no mistake.
+        if job.name in settings.jobs:
+            used = {entry.finding.code for entry in quiet}
+            findings += unused_silences(JOBS_SETTING, job.name, silence, used)
+    return LintReport([job.name for job in chosen.jobs], _once(findings), silenced)
+
+
+def _same_names(chosen: ChosenJobs) -> list[Finding]:
+    folders = {job.name: str(job.folder) for job in chosen.jobs}
+    rule = rule_of("job-case")
+    return [
+        rule.finding(Problem(folders[name], f"differs from {earlier} in capitals only"), name)
+        for name, earlier in same_but_for_case(list(folders))
+    ]
+
+
+def _once(findings: list[Finding]) -> list[Finding]:
+    """Without what jobs with the same `dataset` would say again."""
+    first: dict[tuple[str, str, int | None, str], Finding] = {}
+    for finding in findings:
+        first.setdefault((finding.code, finding.path, finding.line, finding.message), finding)
+    return list(first.values())

@@ -1,0 +1,27 @@
+"""Every rule by its code, in the order of docs/lint.md."""
+
+from __future__ import annotations
+
+from flux_training.training.lint.registry import Rule
+from flux_training.training.lint.rules import (
+    captions,
+    file_names,
+    images,
+    options,
+    recipe,
+    secrets,
+    stack,
+)
+
+AREAS = (
+    stack.AREA,
+    file_names.AREA,
+    images.AREA,
+    captions.AREA,
+    recipe.AREA,
+    options.AREA,
+    options.GPU_AREA,
+    secrets.AREA,
+)
+RULES: dict[str, Rule] = {rule.code: rule for area in AREAS for rule in area.rules}
+NEEDED = tuple(rule for rule in RULES.values() if rule.needed)

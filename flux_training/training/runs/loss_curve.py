@@ -1,0 +1,74 @@
+"""loss.csv (`step,loss`, one line a step) as a curve: read with care, smoothed, thinned out, with round numbers at its axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flux_training.training.values import MAX_NUMBER
+
+# More lines than any training has steps: the rest is not looked at.
+MOST_LINES = 1_000_000
+# No loss tells anything below this; ticks are rounded to less.
+LEAST_SPAN = 1e-9
+
+
+@dataclass(frozen=True)
+class Point:
+    """The loss after `step` steps."""
+
+    step: int
+    loss: float
+
+
+def parse_losses(text: str) -> list[Point]:
+    """The points by step; of two for one step the later line counts. Lines that are none are left out."""
+    found: dict[int, float] = {}
+    for line in text.splitlines()[:MOST_LINES]:
+        step, _, loss = line.partition(",")
+        try:
+            point = Point(int(step), float(loss))
+        except ValueError:
+            continue
+        # Not what a node wrote to end this program: numbers that no training has (NaN is not below MAX_NUMBER either).
+        if 0 < point.step <= MAX_NUMBER and abs(point.loss) <= MAX_NUMBER:
+            found[point.step] = point.loss
+    return [Point(step, found[step]) for step in sorted(found)]
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """Each point as the mean of those around it: a tenth of the curve, half as much at its ends."""
+    half = max(1, len(points) // 20)
+    sums = [0.0]
+    for point in points:
+        sums.append(sums[-1] + point.loss)
+    smoothed = []
+    for index, point in enumerate(points):
+        first, last = max(0, index - half), min(len(points), index + half + 1)
+        smoothed.append(Point(point.step, (sums[last] - sums[first]) / (last - first)))
+    return smoothed
+
+
+def thin_out(points: Sequence[Point], most: int) -> list[Point]:
+    """At most about `most` points that look like all of them: the lowest and the highest of each stretch, the first and the last."""
+    if len(points) <= most or most < 4:
+        return list(points)
+    stretch = math.ceil(len(points) / (most // 2 - 1))
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), stretch):
+        span = range(start, min(start + stretch, len(points)))
+        kept.add(min(span, key=lambda index: points[index].loss))
+        kept.add(max(span, key=lambda index: points[index].loss))
+    return [points[index] for index in sorted(kept)]
+
+
+def round_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
+    if high - low <= max(LEAST_SPAN, 1e-6 * max(abs(low), abs(high))):  # a flat line, give or take a rounding
+        high = low + (abs(low) if abs(low) > LEAST_SPAN else 1.0)
+    raw = (high - low) / max(1, about)
+    power = 10.0 ** math.floor(math.log10(raw))
+    apart = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / apart + 1e-9), math.ceil(high / apart - 1e-9)
+    return [round(number * apart, 12) for number in range(first, last + 1)]

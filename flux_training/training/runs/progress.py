@@ -1,0 +1,65 @@
+"""What a run's progress.json says, read with care: it is written on a stranger's PC.
+
+A field that is missing or is not what it should be is as if the launcher had not said it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flux_training.training.values import count, number, read_time
+from flux_training.training.words import one_line, printable
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Losses are means over steps; `gpu_seconds` is summed over all restarts; times are UTC by the node's clock.
+
+    `state` is starting, training, verifying, finished, failed, canceled or interrupted; empty before the launcher spoke.
+    """
+
+    state: str = ""
+    message: str = ""
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    seconds_per_step: float | None = None
+    eta_seconds: float | None = None
+    gpu: str = ""
+    gpu_seconds: float | None = None
+    restarts: int | None = None
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+def read_progress(raw: Mapping[str, Any]) -> Progress:
+    """`raw` is progress.json as parsed; `loss` becomes the smoothed one, which is what a person wants to see."""
+    return Progress(
+        state=_word(raw.get("state")),
+        message=printable(_text(raw.get("message"))).strip(),
+        step=count(raw.get("step")),
+        steps=count(raw.get("steps")),
+        loss=number(raw.get("loss_smoothed")),
+        loss_first=number(raw.get("loss_first")),
+        loss_last=number(raw.get("loss_last")),
+        seconds_per_step=number(raw.get("seconds_per_step")),
+        eta_seconds=number(raw.get("eta_seconds")),
+        gpu=one_line(_text(raw.get("gpu")), 100),
+        gpu_seconds=number(raw.get("gpu_seconds")),
+        restarts=count(raw.get("restarts")),
+        started_at=read_time(raw.get("started_at")),
+        updated_at=read_time(raw.get("updated_at")),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _word(value: object) -> str:
+    return one_line(_text(value), 40)

@@ -1,0 +1,149 @@
+"""A run: one training of one train.yml with captions on one dataset. Its id, its places in the bucket, its launch.json."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from flux_training.training.dataset.manifest import canonical_json
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
+
+# What launch.json and the launcher agree on. A new number makes every run a new run: raise it only when
+# an old launcher's result would not be what the new one trains.
+LAUNCHER_CONTRACT = 1
+CONFIG_FOLDER = "training-config"
+MODEL_FOLDER = "model"
+RUN_ID_VARIABLE = "FLUX_RUN_ID"
+ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
+JOB_VARIABLE = "FLUX_JOB"
+
+
+def run_id(manifest: bytes, raw_config: bytes, attempt: int = 1, parent: str | None = None) -> str:
+    """12 hex digits that say what a run would train: the same id is the same run, and is never queued twice."""
+    digest = hashlib.sha256()
+    for part in (
+        manifest,
+        raw_config,
+        str(LAUNCHER_CONTRACT).encode(),
+        str(attempt).encode(),
+        (parent or "").encode(),
+    ):
+        # The length first: two parts can never be read as two others.
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Keys below the stack's prefix (empty, or ending in a slash)."""
+
+    prefix: str
+
+    @property
+    def own(self) -> str:
+        """What is kept about the stack itself."""
+        return f"{self.prefix}.flux/"
+
+    @property
+    def owner(self) -> str:
+        return f"{self.own}owner.json"
+
+    @property
+    def datasets(self) -> str:
+        return f"{self.prefix}datasets/"
+
+    def dataset(self, digest: str) -> str:
+        return f"{self.datasets}{digest}/"
+
+    @property
+    def dataset_indexes(self) -> str:
+        return f"{self.own}datasets/"
+
+    def dataset_index(self, digest: str) -> str:
+        return f"{self.dataset_indexes}{digest}.json"
+
+    def dataset_references(self, digest: str) -> str:
+        return f"{self.own}references/{digest}/"
+
+    @property
+    def runs(self) -> str:
+        return f"{self.prefix}runs/"
+
+    def run(self, job: str, run: str) -> RunKeys:
+        return RunKeys(f"{self.runs}{job}/{run}/", job)
+
+
+@dataclass(frozen=True)
+class RunKeys:
+    """Where one run's objects lie. Folders end in a slash."""
+
+    base: str
+    job: str
+
+    @property
+    def config(self) -> str:
+        return f"{self.base}config/"
+
+    @property
+    def output(self) -> str:
+        return f"{self.base}output/"
+
+    @property
+    def model(self) -> str:
+        return f"{self.base}model/"
+
+    @property
+    def claim(self) -> str:
+        return f"{self.base}claim.json"
+
+    @property
+    def posted(self) -> str:
+        """Which job was posted under which claim; beside the claim, because R2 takes one write a second of a key."""
+        return f"{self.base}posted.json"
+
+    @property
+    def record(self) -> str:
+        return f"{self.output}run.json"
+
+    @property
+    def progress(self) -> str:
+        return f"{self.output}progress.json"
+
+    @property
+    def weights(self) -> str:
+        return f"{self.model}{self.job}.safetensors"
+
+    @property
+    def done(self) -> str:
+        return f"{self.model}done.json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a run on its node. Hours are GPU time over all nodes."""
+
+    max_hours: float | None = None
+    stall_minutes: float = 30.0
+    wait_minutes: float = 5.0
+
+
+def launch_settings(job: str, run: str, attempt: int, steps: int, save_every: int, limits: Limits) -> bytes:
+    """`launch.json`: all that the launcher has to know, because it reads no YAML (standard library only)."""
+    settings = {
+        "contract": LAUNCHER_CONTRACT,
+        "job": job,
+        "run_id": run,
+        "attempt": attempt,
+        "steps": steps,
+        "save_every": save_every,
+        "trainer": ["python", "run.py", f"{CONFIG_FOLDER}/train.yml"],
+        "dataset_folder": DATASET_FOLDER,
+        "output_folder": f"{OUTPUT_FOLDER}/{job}",
+        "model_folder": MODEL_FOLDER,
+        "manifest": f"{CONFIG_FOLDER}/manifest.json",
+        "weights": f"{job}.safetensors",
+        "max_hours": limits.max_hours,
+        "stall_minutes": limits.stall_minutes,
+        "wait_minutes": limits.wait_minutes,
+    }
+    return canonical_json(settings)

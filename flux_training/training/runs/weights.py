@@ -1,0 +1,72 @@
+"""Is this object really the trained LoRA? Decided from the head of the file and its size alone.
+
+Format (safetensors): 8 bytes little-endian header length, a JSON header with each tensor's `data_offsets`, then the data.
+ai-toolkit writes the step it trained to into the header: `__metadata__.training_info` = '{"step": 2000, "epoch": 3}'.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from flux_training.training.values import count
+
+# A LoRA's header has some 100 KB; safetensors itself allows 100 MB, which a node could have us read again and again.
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+LENGTH_BYTES = 8
+MOST_BYTES = 2**50
+# What JSON that a stranger wrote can do to its reader: infinite numbers and a thousand brackets among it.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """`data_end` is where the last tensor ends, in bytes from the start of the file."""
+
+    tensors: int
+    data_end: int
+    step: int | None
+
+
+def header_length(first_bytes: bytes) -> int:
+    """How long the JSON header is; raises ValueError when this is no safetensors file."""
+    if len(first_bytes) < LENGTH_BYTES:
+        raise ValueError("it is shorter than a safetensors header")
+    length = int.from_bytes(first_bytes[:LENGTH_BYTES], "little")
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise ValueError("it does not begin with a safetensors header")
+    return length
+
+
+def parse_header(raw: bytes) -> WeightsHeader:
+    """The header from the file's first `8 + header_length` bytes; raises ValueError."""
+    length = header_length(raw)
+    try:
+        header = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
+        metadata = header.pop("__metadata__", {})
+        ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
+        if not all(0 <= end <= MOST_BYTES for end in ends):
+            raise ValueError("a tensor ends nowhere")
+    except UNREADABLE as error:
+        raise ValueError("its safetensors header cannot be parsed") from error
+    return WeightsHeader(len(ends), LENGTH_BYTES + length + max(ends, default=0), _step(metadata))
+
+
+def problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
+    """What speaks against these weights being the whole result of `steps` steps; empty when nothing does."""
+    found = []
+    if header.tensors == 0:
+        found.append("they hold no tensor")
+    if header.data_end != size:
+        found.append(f"they are {size} bytes long, but their header says {header.data_end}")
+    if header.step != steps:
+        found.append(f"they are from step {header.step}, not from the last one ({steps})")
+    return found
+
+
+def _step(metadata: Any) -> int | None:
+    try:
+        return count(json.loads(metadata["training_info"])["step"])
+    except UNREADABLE:
+        return None

@@ -1,0 +1,287 @@
+"""train.yml, read as ai-toolkit reads it.
+
+The trainer's loader is PyYAML's SafeLoader with one more rule: `1e-4` is a float (plain YAML 1.1 reads a string). Then every
+`[name]` becomes `config.name`.  Source: ai-toolkit `toolkit/config.py`.  The file itself goes to the bucket byte for byte;
+what is parsed here is only looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from flux_training.training.finding import Problem
+
+CONFIG_NAMES = ("train.yml", "train.yaml")
+OUTPUT_FOLDER = "output"
+DATASET_FOLDER = "dataset"
+# A train.yml has a hundred lines. More than this is another file, or a trap of aliases that unfold for ever.
+LARGEST = 1_000_000
+MOST_NODES = 100_000
+
+Place = tuple[str, ...]
+PROCESS: Place = ("config", "process", "0")
+
+
+class _AiToolkitLoader(yaml.SafeLoader):
+    pass
+
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # which of them, PyYAML's wheel decides
+    pass
+
+
+for _kind in (_AiToolkitLoader, _FastLoader):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+            |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+            |\.[0-9_]+(?:[eE][-+][0-9]+)?
+            |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
+            |[-+]?\.(?:inf|Inf|INF)
+            |\.(?:nan|NaN|NAN))$""",
+            re.VERBOSE,
+        ),
+        list("-+0123456789."),
+    )
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What the launcher and the bucket layout need to know of a train.yml."""
+
+    name: str
+    steps: int
+    save_every: int
+
+
+@dataclass(frozen=True)
+class TrainerFile:
+    """A train.yml as it was found: `document` is empty when `fault` says why it cannot be read.
+
+    `lines` tells the line of each key and list entry, by its place: `("config", "process", "0", "train", "steps")`.
+    `repeated` are the keys that stand twice in one mapping, with the line of the second.
+    """
+
+    path: Path
+    raw: bytes = b""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[Place, int] = field(default_factory=dict)
+    repeated: tuple[tuple[str, int], ...] = ()
+    fault: Problem | None = None
+
+    @cached_property
+    def process(self) -> Mapping[str, Any]:
+        """`config.process[0]`, the training; empty when it is missing."""
+        config = self.document.get("config")
+        processes = config.get("process") if isinstance(config, dict) else None
+        first = processes[0] if isinstance(processes, list) and processes else None
+        return first if isinstance(first, dict) else {}
+
+    @cached_property
+    def datasets(self) -> list[Mapping[str, Any]]:
+        """The entries of `datasets` that are mappings."""
+        found = self.process.get("datasets")
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A mapping below the process, such as `train`; empty when it is none."""
+        found = self.process.get(name)
+        return found if isinstance(found, dict) else {}
+
+    def line(self, *place: str) -> int | None:
+        """The line of a key below the process, or of what is nearest above it."""
+        return self.line_of(PROCESS + place)
+
+    def line_of(self, place: Place) -> int | None:
+        """The line of a place in the whole file, or of what is nearest above it."""
+        return next(
+            (self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None
+        )
+
+    @property
+    def trigger(self) -> str:
+        """The trigger word, empty when there is none."""
+        words = [self.process.get("trigger_word"), *(entry.get("trigger_word") for entry in self.datasets)]
+        return next((word for word in words if isinstance(word, str) and word), "")
+
+    @property
+    def steps(self) -> int | None:
+        return positive_int(self.section("train").get("steps"))
+
+    @property
+    def save_every(self) -> int | None:
+        return positive_int(self.section("save").get("save_every"))
+
+
+class _Fault(Exception):  # noqa: N818 - it never leaves this module
+    def __init__(self, code: str, message: str, line: int | None = None) -> None:
+        self.code, self.message, self.line = code, message, line
+
+
+def read_trainer_file(folder: Path) -> TrainerFile:
+    """The job folder's train.yml or train.yaml. What is wrong with it is its `fault`: raises nothing."""
+    present = _present(folder)
+    if not present:
+        return TrainerFile(folder, fault=Problem(str(folder), "no train.yml", code="config-missing"))
+    if len(present) > 1:
+        return TrainerFile(
+            folder, fault=Problem(str(folder), "both train.yml and train.yaml", code="config-both")
+        )
+    path = present[0]
+    raw = b""
+    try:
+        raw = _read(path)
+        document, lines, repeated = _parse(raw)
+        return TrainerFile(path, raw, document, lines, repeated)
+    except _Fault as fault:
+        return TrainerFile(path, raw, fault=Problem(str(path), fault.message, fault.line, fault.code))
+
+
+def read_raw(folder: Path) -> tuple[Path, bytes]:
+    """The job folder's one train.yml and its bytes; none where there is not one that can be read."""
+    present = _present(folder)
+    try:
+        return (present[0], _read(present[0])) if len(present) == 1 else (folder, b"")
+    except _Fault:
+        return folder, b""
+
+
+def accepted_document(raw: bytes) -> dict[str, Any]:
+    """The content of a train.yml that `read_trainer_file` took, so one of this checkout: by libyaml where PyYAML has it, six times as fast.
+
+    Not for what lies in a bucket: libyaml ends the process at 30,000 brackets.
+    """
+    try:
+        return _parse(raw, _FastLoader)[0]
+    except _Fault:
+        # Where the two disagree, ai-toolkit's counts.
+        return document_of(raw)
+
+
+def document_of(raw: bytes) -> dict[str, Any]:
+    """A train.yml's content, of a run that was accepted once; empty when it cannot be read."""
+    try:
+        return _parse(raw)[0]
+    except _Fault:
+        return {}
+
+
+def positive_int(value: object) -> int | None:
+    """A whole number above 0, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _present(folder: Path) -> list[Path]:
+    return [path for name in CONFIG_NAMES if (path := folder / name).is_file()]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise _Fault("config-unreadable", f"{path.stat().st_size} bytes are no train.yml")
+        return path.read_bytes()
+    except OSError as error:
+        raise _Fault("config-unreadable", f"cannot be read ({error.strerror})") from error
+
+
+def _parse(
+    raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader
+) -> tuple[dict[str, Any], dict[Place, int], tuple[tuple[str, int], ...]]:
+    lines: dict[Place, int] = {}
+    repeated: list[tuple[str, int]] = []
+    try:
+        loader = kind(raw.decode())
+        node = loader.get_single_node()
+        if node is None:
+            raise _Fault("config-keys", "the file is empty")
+        _unfolded(node, set(), {})
+        _note_lines(node, (), lines, repeated)
+        document = loader.construct_document(node)
+    except UnicodeDecodeError as error:
+        raise _Fault("config-encoding", f"not UTF-8 (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise _Fault("config-yaml", f"not YAML ({problem})", mark.line + 1 if mark else None) from error
+    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
+        raise _Fault("config-value", f"holds a value that cannot be read ({error})") from error
+    return _as_json(document), lines, tuple(repeated)
+
+
+def _as_json(document: Any) -> dict[str, Any]:
+    """What ai-toolkit makes of the document: JSON, with `[name]` replaced."""
+    if (
+        not isinstance(document, dict)
+        or not isinstance(document.get("config"), dict)
+        or "job" not in document
+    ):
+        raise _Fault("config-keys", "ai-toolkit wants the keys `job` and `config` at the top")
+    name = document["config"].get("name")
+    try:
+        text = json.dumps(document, default=_no_json)
+        if isinstance(name, str):
+            text = text.replace("[name]", json.dumps(name)[1:-1])
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _Fault("config-value", f"ai-toolkit cannot take it as JSON ({error})") from error
+    assert isinstance(found, dict)  # noqa: S101 - it was one before
+    return found
+
+
+def _no_json(value: object) -> NoReturn:
+    raise TypeError(f"{value} is a {type(value).__name__}, in quotes it would be a text")
+
+
+def _unfolded(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:
+    """How many nodes it is with every alias written out. Raises _Fault for a circle and for far too many."""
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in above:
+        raise _Fault(
+            "config-value", "ai-toolkit cannot take it as JSON (an alias refers to itself)", _line(node)
+        )
+    total = 1
+    for child in _children(node):
+        total += _unfolded(child, above | {id(node)}, known)
+    if total > MOST_NODES:
+        raise _Fault("config-value", f"its aliases unfold to more than {MOST_NODES} values", _line(node))
+    known[id(node)] = total
+    return total
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _note_lines(
+    node: yaml.Node, place: Place, lines: dict[Place, int], repeated: list[tuple[str, int]]
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen and key.value != "<<":
+                repeated.append((".".join((*place, key.value)), _line(key)))
+            seen.add(key.value)
+            lines[(*place, key.value)] = _line(key)
+            _note_lines(value, (*place, key.value), lines, repeated)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            lines[(*place, str(number))] = _line(value)
+            _note_lines(value, (*place, str(number)), lines, repeated)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

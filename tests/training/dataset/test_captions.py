@@ -1,0 +1,119 @@
+"""What an answer is worth, where the trigger word goes, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.dataset.captions import (
+    Answer,
+    Caption,
+    Price,
+    estimate,
+    has_caption,
+    image_tokens,
+    judge,
+    place_trigger,
+    uncaptioned,
+)
+from flux_training.training.errors import BadInput
+from tests.support.openai_server import make_images
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "problem"),
+    [
+        (Answer("A cat.", "stop"), "A cat.", ""),
+        (Answer(' "A cat,\n sitting."\n', "stop"), "A cat, sitting.", ""),
+        (Answer("A cat."), "A cat.", ""),
+        (Answer("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
+        (Answer("A woman who is sorry", "stop"), "A woman who is sorry", ""),
+        (Answer("X-ray of a cat, by X", "stop"), "X-ray of a cat, by X", ""),
+        (Answer("A cat on a", "length"), "", "the answer was cut before its end; raise --max-tokens"),
+        (Answer("A cat", "content_filter"), "", "held back by the service's content filter"),
+        (Answer("A cat", "tool_calls"), "", "the answer ended with `tool_calls` and is no caption"),
+        (Answer(None, "stop", "I will not."), "", "refused: I will not."),
+        (Answer("I'm sorry, I can't do that.", "stop"), "", "refused: I'm sorry, I can't do that."),
+        (Answer("I can\u2019t help with that.", "stop"), "", "refused: I can\u2019t help with that."),
+        (Answer("I'm sorry, " + "so " * 99, "stop"), "", "refused: I'm sorry, " + "so " * 36 + "s"),
+        (Answer(None, "stop"), "", "the answer was empty"),
+        (Answer(' "" \n', "stop"), "", "the answer was empty"),
+    ],
+)
+def test_only_a_whole_caption_is_one(answer: Answer, text: str, problem: str) -> None:
+    assert judge(answer) == Caption(text, problem)
+
+
+@pytest.mark.parametrize(
+    ("position", "caption", "placed"),
+    [
+        ("end", "A cat.", "A cat. [trigger]"),
+        ("start", "A cat.", "[trigger] A cat."),
+        ("none", "A cat.", "A cat."),
+        ("end", "A [trigger] cat.", "A [trigger] cat."),
+    ],
+)
+def test_the_trigger_word_is_placed_as_told_and_once(position: str, caption: str, placed: str) -> None:
+    assert place_trigger(caption, "[trigger]", position) == placed
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "model", "tokens"),
+    [
+        # 32 x 32 patches, as OpenAI's own examples count them.
+        (1024, 1024, "gpt-4.1-nano", 1024 * 2.46),
+        (33, 32, "gpt-4.1-nano", 2 * 2.46),
+        (1800, 2400, "gpt-4.1-mini", 1536 * 1.62),
+        (1024, 1024, "llava", None),
+    ],
+)
+def test_image_tokens_are_counted_by_patches(
+    width: int, height: int, model: str, tokens: float | None
+) -> None:
+    assert image_tokens(width, height, model) == tokens
+
+
+def test_the_estimate_grows_with_the_images_and_is_unknown_where_a_part_is() -> None:
+    price = Price(1.0, 2.0)
+    one, two = (estimate([(512, 512)] * count, "gpt-4.1-nano", "x" * 40, price) for count in (1, 2))
+    assert one is not None
+    assert two == pytest.approx(2 * one)
+    assert one == pytest.approx((256 * 2.46 + 35 + 10 + 105 * 2) / 1e6)
+    assert estimate([(512, 512)], "llava", "x", price) is None
+    assert estimate([(512, 512)], "gpt-4.1-nano", "x", None) is None
+
+
+def test_a_price_is_for_a_million_tokens_of_each_kind() -> None:
+    assert Price(2.0, 3.0).of(1_000_000, 2_000_000) == 8.0
+
+
+def test_an_image_lacks_a_caption_when_there_is_none_or_nothing_in_it(tmp_path: Path) -> None:
+    make_images(tmp_path, 4)
+    (tmp_path / "00001.txt").write_text("X", encoding="utf-8")
+    (tmp_path / "00002.txt").write_text("\ufeff \n", encoding="utf-8")
+    (tmp_path / "00003.txt").touch()
+    (tmp_path / ".00005.jpg").touch()
+    (tmp_path / "notes.md").touch()
+    assert [file.name for file in uncaptioned(tmp_path)] == ["00002.jpg", "00003.jpg", "00004.jpg"]
+
+
+def test_images_without_a_caption_come_in_their_natural_order(tmp_path: Path) -> None:
+    names = ["cat2.jpg", "cat10.jpg", "Dog1.jpg"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [file.name for file in uncaptioned(tmp_path)] == names
+
+
+def test_a_caption_that_cannot_be_read_is_said_and_never_written_over(tmp_path: Path) -> None:
+    make_images(tmp_path, 3)
+    (tmp_path / "00001.txt").mkdir()
+    (tmp_path / "00002.txt").write_text("a cat")
+    with pytest.raises(BadInput) as caught:
+        uncaptioned(tmp_path)
+    assert caught.value.findings == [
+        f"{tmp_path}/00001.txt: cannot be read (Is a directory); mend it or take it away"
+    ]
+    assert has_caption(tmp_path / "00001.jpg")
+    (tmp_path / "00001.txt").rmdir()
+    assert [image.name for image in uncaptioned(tmp_path)] == ["00001.jpg", "00003.jpg"]

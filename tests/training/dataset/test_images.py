@@ -1,0 +1,391 @@
+"""Photos of every kind become upright sRGB on white; what shows the same is known as the same."""
+
+from __future__ import annotations
+
+import io
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops, ImageCms, ImageStat
+from PIL.PngImagePlugin import PngInfo
+
+from flux_training.training.dataset.images import (
+    NEAR_DIFFERENCE,
+    THUMB_SIDE,
+    Look,
+    fitted,
+    is_same,
+    jpeg,
+    look_of,
+    read_picture,
+    reduce,
+    size_of,
+)
+from flux_training.training.dataset.perceptual_hash import NEAR
+from flux_training.training.errors import BadInput
+from tests.support.photos import DAMAGED_EXIF, cmyk, heic, moving, photo, see_through, turned, wide_gamut
+
+PICTURES = sorted((Path(__file__).parents[3] / "jobs").glob("*/dataset/*.[jpw]*"))
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    assert one.size == other.size
+    return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
+
+
+def swapped(picture: Image.Image) -> Image.Image:
+    """What is red is blue, and what is blue red."""
+    red, green, blue = picture.split()
+    return Image.merge("RGB", (blue, green, red))
+
+
+def greys(*values: float, mode: str = "I;16") -> Image.Image:
+    picture = Image.new(mode, (len(values), 1))
+    picture.putdata(values)
+    return picture
+
+
+def shown(file: Path) -> list[int]:
+    """The greys of a picture of one row."""
+    image = read_picture(file).image
+    channels = [list(channel.tobytes()) for channel in image.split()]
+    assert channels == [channels[0]] * 3
+    return channels[0]
+
+
+def saved(picture: Image.Image, path: Path, kind: str) -> None:
+    if kind == "heic":
+        heic(picture, path)
+    elif kind == "cmyk":
+        cmyk(picture, path)
+    elif kind == "lab":
+        wide_gamut(picture, path)
+    elif kind == "turned":
+        turned(picture, path)
+    else:
+        picture.save(path, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "near"),
+    [
+        ("JPEG", 6),
+        ("PNG", 0),
+        ("WEBP", 6),
+        ("AVIF", 6),
+        ("BMP", 0),
+        ("TIFF", 0),
+        ("GIF", 12),
+        ("heic", 6),
+        ("cmyk", 8),
+        ("lab", 3),
+        ("turned", 6),
+    ],
+)
+def test_every_format_shows_what_was_saved_in_it(tmp_path: Path, kind: str, near: float) -> None:
+    saved(photo(1), tmp_path / "it", kind)
+    picture = read_picture(tmp_path / "it")
+    assert picture.image.mode == "RGB"
+    assert difference(picture.image, photo(1)) <= near
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_upright_however_the_camera_was_held(tmp_path: Path, orientation: int) -> None:
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = photo(2).transpose(turns[orientation]) if orientation in turns else photo(2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "it.png", exif=exif)
+    assert difference(read_picture(tmp_path / "it.png").image, photo(2)) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_can_be_seen_through_is_white(tmp_path: Path, mode: str) -> None:
+    picture = see_through(photo(3))
+    # Pillow's way to a palette with transparency.
+    picture = picture.quantize(64) if mode == "PA" else picture.convert(mode)
+    picture.save(tmp_path / "it.png")
+    image = read_picture(tmp_path / "it.png").image
+    width, height = image.size
+    left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
+    assert image.crop(left).getextrema() == ((255, 255),) * 3
+    assert difference(image.crop(right), picture.convert("RGB").crop(right)) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "through", "seen"),
+    [
+        ((0, 0x8080, 0xC0C0), 0x8080, [0, 255, 192]),
+        ((0, 0x8080, 0xC0C0), 0, [255, 128, 192]),
+        ((0, 0x80, 0xFF), 0x80, [0, 255, 255]),
+        ((0, 0x80, 0xFE), 0x8000, [0, 0x80, 0xFE]),
+    ],
+)
+def test_of_grey_of_sixteen_bits_only_what_can_be_seen_through_is_white(
+    tmp_path: Path, values: tuple[int, ...], through: int, seen: list[int]
+) -> None:
+    greys(*values).save(tmp_path / "it.png", transparency=through)
+    assert shown(tmp_path / "it.png") == seen
+
+
+def test_a_colour_profile_is_applied_and_not_thrown_away(tmp_path: Path) -> None:
+    wide_gamut(photo(4), tmp_path / "lab.tif")
+    with Image.open(tmp_path / "lab.tif") as raw:
+        assert raw.mode == "LAB"
+    assert difference(read_picture(tmp_path / "lab.tif").image, photo(4)) <= 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_colours_are_those_that_the_profile_means(tmp_path: Path, mode: str) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+    picture = photo(4).quantize(64) if mode == "P" else photo(4).convert(mode)
+    picture.save(tmp_path / "it.png", icc_profile=profile)
+    assert difference(read_picture(tmp_path / "it.png").image, swapped(picture.convert("RGB"))) <= 1
+
+
+def test_grey_is_as_light_as_its_profile_means(tmp_path: Path) -> None:
+    # Of one tag, a curve without a point: the values are amounts of light.
+    head = struct.pack(">I4xI4s4s4s12x4s88x", 156, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    profile = head + struct.pack(">I4sII4s8x", 1, b"kTRC", 144, 12, b"curv")
+    greys(0, 55, 255, mode="L").save(tmp_path / "it.png", icc_profile=profile)
+    assert shown(tmp_path / "it.png") == [0, 128, 255]
+
+
+def test_a_broken_profile_does_not_lose_the_photo(tmp_path: Path) -> None:
+    photo(5).save(tmp_path / "it.png", icc_profile=b"no profile at all")
+    assert difference(read_picture(tmp_path / "it.png").image, photo(5)) == 0
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ((0x8000, 0xFFFF), [127, 255]),
+        ((0x4000, 0x8000), [63, 127]),
+        ((0x80, 0xFF), [0x80, 0xFF]),
+        ((0x80, 0x100), [0, 0]),
+    ],
+)
+def test_grey_of_sixteen_bits_is_scaled_and_not_cut(
+    tmp_path: Path, mode: str, values: tuple[int, ...], seen: list[int]
+) -> None:
+    greys(*values, mode=mode).save(tmp_path / "it.tif")
+    assert shown(tmp_path / "it.tif") == seen
+
+
+def test_grey_of_more_than_sixteen_bits_is_white_where_it_is_lightest(tmp_path: Path) -> None:
+    greys(0x10000, 0x20000, mode="I").save(tmp_path / "it.tif")
+    assert shown(tmp_path / "it.tif") == [127, 255]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("GIF", 2), ("WEBP", 3), ("PNG", 3), ("TIFF", 3), ("AVIF", 3)])
+def test_of_a_moving_picture_the_first_frame_is_taken_and_said_so(
+    tmp_path: Path, kind: str, count: int
+) -> None:
+    moving([photo(6), photo(7), photo(8)][:count], tmp_path / "it", kind)
+    picture = read_picture(tmp_path / "it")
+    assert difference(picture.image, photo(6)) <= 12
+    assert picture.notes == (f"it: of its {count} pictures only the first is taken",)
+
+
+def test_the_map_that_a_phone_puts_behind_a_photo_is_no_second_picture(tmp_path: Path) -> None:
+    photo(6).save(tmp_path / "it.jpg", "MPO", save_all=True, append_images=[photo(6).convert("L")])
+    with Image.open(tmp_path / "it.jpg") as raw:
+        assert getattr(raw, "n_frames", 1) == 2
+    assert read_picture(tmp_path / "it.jpg").notes == ()
+
+
+def test_nothing_of_the_camera_is_in_what_is_trained_on(tmp_path: Path) -> None:
+    turned(photo(9), tmp_path / "it.jpg")
+    raw = jpeg(read_picture(tmp_path / "it.jpg").image)
+    with Image.open(io.BytesIO(raw)) as made:
+        assert not made.getexif()
+        assert {"exif", "icc_profile", "comment", "xmp"} & made.info.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("it.jpg", b"", "an empty file"),
+        ("it.png", b"hello", "a broken image, or no png at all"),
+        ("film.mp4", b"hello", "no image (JPEG"),
+        ("it.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image (JPEG"),
+    ],
+)
+def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        read_picture(tmp_path / name)
+    assert caught.value.findings[0].startswith(f"{name}: {words}")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "heic"])
+def test_a_file_that_was_cut_short_is_broken_and_never_half_taken(tmp_path: Path, kind: str) -> None:
+    saved(photo(10), tmp_path / "whole", kind)
+    raw = (tmp_path / "whole").read_bytes()
+    (tmp_path / "it.jpg").write_bytes(raw[: len(raw) * 2 // 3])
+    with pytest.raises(BadInput, match=r"it\.jpg: a broken image"):
+        read_picture(tmp_path / "it.jpg")
+
+
+def test_a_picture_of_more_pixels_than_are_ever_decoded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    photo(1).save(tmp_path / "it.png")
+    with pytest.raises(BadInput) as caught:
+        read_picture(tmp_path / "it.png")
+    (said,) = caught.value.findings
+    assert said.startswith("it.png: too large (Image size (38400 pixels) exceeds limit of 200 pixels")
+    assert said.endswith("); make it smaller first")
+
+
+def again(picture: Image.Image, quality: int, scale: float) -> Image.Image:
+    out = io.BytesIO()
+    picture.resize((int(picture.width * scale), int(picture.height * scale))).save(
+        out, "JPEG", quality=quality
+    )
+    return Image.open(out).convert("RGB")
+
+
+@pytest.mark.parametrize("file", PICTURES, ids=lambda file: f"{file.parts[-3]}-{file.name}")
+def test_a_photo_saved_again_is_the_same_and_the_next_of_a_burst_is_not(file: Path) -> None:
+    picture = read_picture(file).image
+    look = look_of(picture)
+    assert all(is_same(look, look_of(again(picture, *how))) for how in ((30, 1), (30, 0.25), (90, 0.5)))
+    moved = picture.crop((picture.width // 25, 0, picture.width, picture.height))
+    assert not is_same(look, look_of(moved))
+
+
+def test_no_two_of_the_example_photos_are_taken_for_one() -> None:
+    looks = [look_of(read_picture(file).image) for file in PICTURES]
+    assert [(a, b) for a in range(len(looks)) for b in range(a) if is_same(looks[a], looks[b])] == []
+
+
+def test_things_on_a_white_ground_are_told_apart() -> None:
+    looks = []
+    for seed in range(8):
+        paper = Image.new("RGB", (400, 400), "white")
+        paper.paste(photo(seed, (90, 90)), (155, 155))
+        looks.append(look_of(paper))
+    assert [(a, b) for a in range(8) for b in range(a) if is_same(looks[a], looks[b])] == []
+
+
+@pytest.mark.parametrize(
+    ("bits", "brighter", "same"), [(0, 0, 1), (NEAR, 12, 1), (NEAR + 1, 0, 0), (0, 13, 0)]
+)
+def test_what_differs_a_little_is_the_same_and_no_more(bits: int, brighter: int, same: bool) -> None:
+    assert NEAR_DIFFERENCE == 12
+    side = (THUMB_SIDE, THUMB_SIDE)
+    one = Look((1 << bits) - 1, Image.new("RGB", side), 1)
+    assert is_same(one, Look(0, Image.new("RGB", side, (0, 0, brighter)), 2)) == same
+
+
+def test_a_look_holds_the_mean_of_each_eighth() -> None:
+    blocks = photo(1, (THUMB_SIDE, THUMB_SIDE))
+    look = look_of(blocks.resize((240, 160), Image.Resampling.NEAREST))
+    assert difference(look.thumb, blocks) == 0
+    assert look.pixels == 240 * 160
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "reduced"),
+    [
+        ((240, 160), 100, (100, 67)),
+        ((160, 240), 100, (67, 100)),
+        ((240, 160), 240, (240, 160)),
+        ((240, 160), 1000, (240, 160)),
+        ((240, 160), 0, (240, 160)),
+        ((240, 160), 1, (1, 1)),
+        # No format holds a picture without pixels.
+        ((3000, 1), 300, (300, 1)),
+        ((1, 3000), 300, (1, 300)),
+    ],
+)
+def test_reducing_never_enlarges_and_loses_no_side(
+    size: tuple[int, int], max_side: int, reduced: tuple[int, int]
+) -> None:
+    assert fitted(*size, max_side) == reduced
+    assert reduce(Image.new("RGB", size), max_side).size == reduced
+
+
+def test_what_no_jpeg_can_hold_is_reduced_to_the_longest_that_can() -> None:
+    image = reduce(Image.new("RGB", (70_000, 7)), 0)
+    assert image.size == (65_500, 7)
+    assert jpeg(image)
+
+
+def test_fine_stripes_are_still_there_in_a_reduced_photo() -> None:
+    stripes = Image.new("L", (600, 8))
+    stripes.putdata([(0, 0, 255, 255, 255)[x % 5] for _ in range(8) for x in range(600)])
+    seen = set(reduce(stripes, 300).crop((20, 0, 280, 4)).tobytes())
+    assert max(seen) - min(seen) > 230
+
+
+def test_a_jpeg_shows_what_it_was_made_of() -> None:
+    # Red and blue by turns: half the colour resolution would make violet of them.
+    stripes = Image.new("RGB", (64, 64))
+    stripes.putdata([((200, 30, 30), (30, 30, 200))[x % 2] for _ in range(64) for x in range(64)])
+    assert difference(Image.open(io.BytesIO(jpeg(stripes))), stripes) <= 3
+
+
+def test_a_jpeg_takes_no_more_bytes_than_its_quality_needs() -> None:
+    sizes = [len(jpeg(photo(1), quality)) for quality in (30, 80, 95)]
+    assert sizes == sorted(set(sizes))
+    plain = io.BytesIO()
+    photo(1).save(plain, "JPEG", quality=95, subsampling=0)
+    assert sizes[-1] < len(plain.getvalue())
+
+
+def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "it.png")
+    (tmp_path / "head").write_bytes((tmp_path / "it.png").read_bytes()[:60])
+    (tmp_path / "text").write_text("hello")
+    assert (size_of(tmp_path / "head"), size_of(tmp_path / "text")) == (photo(1).size, None)
+
+
+def test_a_format_that_is_not_taken_in_has_no_size(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "it.jpg", "PPM")
+    assert size_of(tmp_path / "it.jpg") is None
+    with pytest.raises(BadInput, match="or no jpg at all"):
+        read_picture(tmp_path / "it.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_what_was_written_into_a_photo_does_not_leave_with_it(tmp_path: Path, kind: str) -> None:
+    note = "Anna, 12 Garden Street"
+    words = PngInfo()
+    words.add_text("comment", note)
+    photo(1).save(tmp_path / "it", kind, **({"pnginfo": words} if kind == "PNG" else {"comment": note}))
+    assert note.encode() in (tmp_path / "it").read_bytes()
+    assert note.encode() not in jpeg(read_picture(tmp_path / "it").image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_damaged_exif_makes_a_broken_image_and_no_traceback(tmp_path: Path, kind: str) -> None:
+    photo(1).save(tmp_path / "it", kind, exif=DAMAGED_EXIF)
+    with pytest.raises(BadInput, match="it: a broken image"):
+        read_picture(tmp_path / "it")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "TIFF", "WEBP", "heic"])
+def test_a_file_cut_off_anywhere_is_a_picture_or_bad_input(tmp_path: Path, kind: str) -> None:
+    saved(photo(1), tmp_path / "whole", kind)
+    whole = (tmp_path / "whole").read_bytes()
+    for part in range(1, 20):
+        (tmp_path / "it").write_bytes(whole[: len(whole) * part // 20])
+        size_of(tmp_path / "it")
+        with suppress(BadInput):
+            read_picture(tmp_path / "it")

@@ -1,0 +1,183 @@
+"""A folder of photos becomes numbered pairs: captions stay with their images, each picture comes once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flux_training.training.dataset.images import is_same, look_of, read_picture
+from flux_training.training.dataset.intake import (
+    Duplicate,
+    Intake,
+    list_sources,
+    looks_in,
+    next_number,
+    take_in,
+)
+from flux_training.training.errors import BadInput
+from tests.support.photos import mixed_folder, photo
+
+
+def taken_from(folder: Path, staging: Path, known: tuple[str, ...] = (), max_side: int = 0) -> Intake:
+    staging.mkdir(exist_ok=True)
+    return take_in(
+        list_sources(folder), staging, looks_in(folder, [folder / name for name in known]), max_side
+    )
+
+
+def folder_with(folder: Path, **captions: str | None) -> Path:
+    """An image for each name, with its caption unless that is None. Names that begin alike show the same."""
+    folder.mkdir()
+    for index, (name, caption) in enumerate(captions.items()):
+        photo(index).save(folder / f"{name}.png")
+        if caption is not None:
+            (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def test_fifty_mixed_files_give_every_picture_once_with_its_own_caption(tmp_path: Path) -> None:
+    expected = mixed_folder(tmp_path / "from")
+    before = digests(tmp_path / "from")
+    assert len(before) == 50
+    intake = taken_from(tmp_path / "from", tmp_path / "staging")
+    assert {taken.source: taken.caption for taken in intake.taken} == expected
+    for taken in intake.taken:
+        source = read_picture(tmp_path / "from" / taken.source).image
+        assert is_same(look_of(source), look_of(read_picture(taken.file).image)), taken.source
+    assert {duplicate.source: duplicate.kept for duplicate in intake.duplicates} == {
+        "copy of IMG_1.jpg": "IMG_1.jpg",
+        "IMG_5 (small).jpg": "IMG_5.jpg",
+    }
+    assert [finding.split(":")[0] for finding in intake.findings] == ["notes.txt", "broken.png", "empty.jpg"]
+    assert [note.split(":")[0] for note in intake.notes] == ["dance.gif", "moving.webp"]
+    assert digests(tmp_path / "from") == before
+
+
+def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", img10=None, img2=None, IMG1=None)
+    assert [taken.source for taken in taken_from(folder, tmp_path / "s").taken] == [
+        "IMG1.png",
+        "img2.png",
+        "img10.png",
+    ]
+
+
+def test_of_equals_the_largest_is_kept_and_the_caption_is_not_lost(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", small="the caption")
+    photo(0, (720, 480)).save(folder / "large.png")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [(taken.source, taken.caption) for taken in intake.taken] == [("large.png", "the caption")]
+    assert intake.taken[0].file.is_file()
+    assert intake.taken[0].look == look_of(read_picture(folder / "large.png").image)
+    assert intake.duplicates == [Duplicate("small.png", "large.png")]
+    assert intake.notes == ["large.png: has its caption from small.png, which shows the same"]
+
+
+def test_two_captions_for_one_picture_are_told_of(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a="one")
+    photo(0).save(folder / "b.png")
+    (folder / "b.txt").write_text("two", encoding="utf-8")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [(taken.source, taken.caption) for taken in intake.taken] == [("a.png", "one")]
+    assert intake.notes == ["b.png: its caption is not a.png's; the latter's is taken"]
+
+
+@pytest.mark.parametrize(
+    ("caption_name", "found"),
+    [
+        ("é.txt", True),
+        ("e\u0301.txt", True),
+        ("é.caption", True),
+        ("é.TXT", True),
+        ("é.png.txt", True),
+        ("e.txt", False),
+    ],
+)
+def test_a_caption_is_found_however_its_name_is_written(
+    tmp_path: Path, caption_name: str, found: bool
+) -> None:
+    folder = folder_with(tmp_path / "from", é=None)
+    (folder / caption_name).write_text("\ufeff  words \r\n", encoding="utf-8")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [taken.caption for taken in intake.taken] == (["words"] if found else [""])
+    assert bool(intake.findings) is not found
+
+
+def test_a_caption_that_cannot_be_read_is_a_finding_and_the_image_is_taken(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a=None)
+    (folder / "a.txt").write_bytes(b"caf\xe9")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [taken.caption for taken in intake.taken] == [""]
+    assert "a.txt: not UTF-8" in intake.findings[0]
+
+
+def test_a_caption_of_two_images_that_cannot_be_read_is_told_once(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a="")
+    photo(1).save(folder / "a.jpg")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [taken.source for taken in intake.taken] == ["a.jpg", "a.png"]
+    assert intake.findings == ["a.txt: the caption is empty; its image is taken without it"]
+
+
+def test_of_two_captions_for_one_image_the_one_that_training_reads_is_taken(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a="of a.txt")
+    (folder / "a.caption").write_text("of a.caption", encoding="utf-8")
+    assert [taken.caption for taken in taken_from(folder, tmp_path / "s").taken] == ["of a.txt"]
+
+
+def test_what_the_job_has_already_is_set_aside(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a="its caption", b="words")
+    intake = taken_from(folder, tmp_path / "s", known=("a.png",))
+    assert intake.duplicates == [Duplicate("a.png", "a.png", "its caption")]
+    assert [taken.source for taken in intake.taken] == ["b.png"]
+    assert len(list((tmp_path / "s").iterdir())) == 1
+
+
+def test_an_image_of_the_job_that_cannot_be_read_hides_none_after_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"broken")
+    photo(1).save(tmp_path / "b.png")
+    looks = looks_in(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert looks == [("b.png", look_of(photo(1)))]
+
+
+def test_folders_hidden_files_and_the_systems_own_are_not_looked_into(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a=None)
+    (folder / "more").mkdir()
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "._a.png").write_bytes(b"x")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "desktop.ini").write_bytes(b"x")
+    intake = taken_from(folder, tmp_path / "s")
+    assert [finding.split(":")[0] for finding in intake.findings] == ["more"]
+    assert len(intake.taken) == 1
+
+
+def test_large_photos_are_reduced_and_counted(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a=None, b=None)
+    photo(2, (90, 60)).save(folder / "small.png")
+    intake = taken_from(folder, tmp_path / "s", max_side=120)
+    sizes = []
+    for taken in intake.taken:
+        with Image.open(taken.file) as image:
+            assert image.format == "JPEG"
+            sizes.append(image.size)
+    assert (sizes, intake.reduced) == ([(120, 80), (120, 80), (90, 60)], 2)
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        list_sources(tmp_path / "nowhere")
+
+
+def test_the_next_number_is_free_of_images_and_of_captions(tmp_path: Path) -> None:
+    assert next_number(tmp_path) == 1
+    for name in ("00002.jpg", "00007.txt", "cat.png", "9.md"):
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == 8

@@ -1,0 +1,318 @@
+"""Numbering keeps image and caption together, whatever the names were, and whenever it is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_training.training.dataset.renaming import (
+    JOURNAL,
+    LAST,
+    Move,
+    carry_out,
+    go_on,
+    plan,
+    taken_back,
+    under_way,
+)
+from flux_training.training.errors import BadInput, FluxError
+
+STEMS = st.lists(
+    st.sampled_from(["00001", "00002", "00003", "2", "10", "a b", "😀", "img", "IMG_2", "00004.x"]),
+    min_size=1,
+    max_size=7,
+    unique=True,
+)
+
+
+def fill(
+    folder: Path, stems: list[str], suffix: str = ".JPG", captioned: Callable[[int], bool] = lambda _: True
+) -> None:
+    """An image for each name, and a caption that says whose it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, stem in enumerate(stems):
+        (folder / f"{stem}{suffix}").write_text(stem, encoding="utf-8")
+        if captioned(index):
+            (folder / f"{stem}.txt").write_text(stem, encoding="utf-8")
+
+
+def pairs(folder: Path) -> list[tuple[str, str | None]]:
+    """What each image is, and whose caption it has; in the order of their names."""
+    images = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".jpg")
+    captions = [image.with_suffix(".txt") for image in images]
+    return [
+        (image.read_text(encoding="utf-8"), caption.read_text(encoding="utf-8") if caption.exists() else None)
+        for image, caption in zip(images, captions, strict=True)
+    ]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        file.name: file.read_text(encoding="utf-8")
+        for file in folder.iterdir()
+        if file.name not in (LAST, JOURNAL)
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEMS, st.integers(0, 127))
+def test_pairs_stay_pairs_and_the_way_back_leads_back(stems: list[str], which: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fill(folder, stems, captioned=lambda index: bool(which >> index & 1))
+        before, expected = contents(folder), sorted(pairs(folder))
+        carry_out(folder, plan(folder))
+        after = pairs(folder)
+        assert sorted(after) == expected
+        assert sorted(file for file in contents(folder) if file.endswith(".jpg")) == [
+            f"{number:05}.jpg" for number in range(1, len(stems) + 1)
+        ]
+        assert plan(folder).moves == ()
+        if before != contents(folder):
+            carry_out(folder, taken_back(folder))
+        assert contents(folder) == before
+        assert list(folder.glob(".rename*")) == []
+
+
+def test_the_order_is_the_natural_one_as_in_the_recipe(tmp_path: Path) -> None:
+    fill(tmp_path, ["img10", "img9", "img1"])
+    carry_out(tmp_path, plan(tmp_path))
+    assert pairs(tmp_path) == [("img1", "img1"), ("img9", "img9"), ("img10", "img10")]
+
+
+def test_hidden_files_and_folders_are_not_numbered(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").mkdir()
+    for name in ("b.jpg", "._b.jpg", ".c.txt"):
+        (tmp_path / name).touch()
+    assert plan(tmp_path).moves == (Move("b.jpg", "00001.jpg"),)
+
+
+# More than there are changes to the folder: the last calls end it without being killed.
+KILLED_AT = range(1, 24)
+
+
+def kill_at(call: int, what: Callable[[], Any]) -> bool:
+    """Run it in a process that is killed before its n-th change to the folder; False when it ended before that."""
+    child = os.fork()
+    if child == 0:
+        left = [call]
+
+        def deadly(name: str) -> Callable[..., Any]:
+            real = getattr(Path, name)
+
+            def wrapped(*arguments: Any, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **options)
+
+            return wrapped
+
+        for name in ("rename", "replace", "unlink"):
+            setattr(Path, name, deadly(name))
+        try:
+            what()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_killed_at_any_moment_the_next_call_ends_it(tmp_path: Path) -> None:
+    killed = 0
+    for call in KILLED_AT:
+        folder = tmp_path / str(call)
+        fill(folder, ["00002", "00001", "b", "a"])
+        (folder / "00003.jpg").write_text("c", encoding="utf-8")
+        expected = sorted(pairs(folder), key=str)
+        killed += kill_at(call, lambda folder=folder: carry_out(folder, plan(folder)))  # type: ignore[misc]
+        go_on(folder)
+        carry_out(folder, plan(folder))
+        assert sorted(pairs(folder), key=str) == expected, call
+        assert [file for file in contents(folder) if file.startswith(".renaming")] == []
+        assert plan(folder).moves == ()
+    assert 10 < killed < len(KILLED_AT)
+
+
+def test_killed_while_taking_back_the_next_call_takes_back_and_not_forth_again(tmp_path: Path) -> None:
+    killed = 0
+    for call in KILLED_AT:
+        folder = tmp_path / str(call)
+        fill(folder, ["b", "a", "00001"])
+        before = contents(folder)
+        carry_out(folder, plan(folder))
+        killed += kill_at(call, lambda folder=folder: carry_out(folder, taken_back(folder)))  # type: ignore[misc]
+        ended = go_on(folder)
+        if ended is None and (folder / LAST).exists():
+            carry_out(folder, taken_back(folder))
+        assert not (folder / LAST).exists(), call
+        assert {name: text for name, text in contents(folder).items() if name[0] != "."} == before, call
+    assert 10 < killed < len(KILLED_AT)
+
+
+def test_what_was_interrupted_is_told_as_it_was_planned(tmp_path: Path) -> None:
+    fill(tmp_path, ["b", "a"])
+    forth = plan(tmp_path)
+    assert kill_at(4, lambda: carry_out(tmp_path, forth))
+    assert (under_way(tmp_path), go_on(tmp_path)) == (forth, forth)
+    back = taken_back(tmp_path)
+    assert kill_at(4, lambda: carry_out(tmp_path, back))
+    assert (under_way(tmp_path), go_on(tmp_path)) == (back, back)
+    assert under_way(tmp_path) is None
+
+
+@pytest.mark.parametrize(("call", "step"), [(3, "away"), (6, "home")])
+def test_the_journal_can_be_read_by_people_and_by_other_versions(
+    tmp_path: Path, call: int, step: str
+) -> None:
+    fill(tmp_path, ["é"], captioned=lambda _: False)
+    assert kill_at(call, lambda: carry_out(tmp_path, plan(tmp_path)))
+    assert (
+        (tmp_path / ".rename-under-way.json").read_text(encoding="utf-8")
+        == f"""\
+{{
+ "version": 1,
+ "undo": false,
+ "step": "{step}",
+ "moves": [
+  {{
+   "old": "é.JPG",
+   "new": "00001.jpg"
+  }}
+ ]
+}}"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.jpg", "a.png", "a.txt"], "2 images share the caption a.txt"),
+        (["a.jpg", "b.txt"], "a caption without an image"),
+        (["a.jpg", "a.TXT"], "captions end in `.txt`"),
+    ],
+)
+def test_what_would_break_pairs_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(BadInput, match=words):
+        plan(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_file_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
+    fill(tmp_path, ["a", "b"])
+    carry_out(tmp_path, plan(tmp_path))
+    (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"a\.JPG: is in the way"):
+        carry_out(tmp_path, taken_back(tmp_path))
+    assert pairs(tmp_path)[:2] == [("a", "a"), ("b", "b")]
+
+
+def test_a_file_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    fill(tmp_path, ["a"], captioned=lambda _: False)
+    kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
+    (tmp_path / "00001.jpg").write_text("new", encoding="utf-8")
+    with pytest.raises(FluxError) as error:
+        go_on(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / '00001.jpg'} appeared while files were being renamed; a.JPG would overwrite it; "
+        "move it elsewhere, then run this again"
+    )
+    (tmp_path / "00001.jpg").rename(tmp_path / "elsewhere.jpg")
+    go_on(tmp_path)
+    assert (tmp_path / "00001.jpg").read_text(encoding="utf-8") == "a"
+
+
+def test_captions_written_after_the_renaming_go_back_with_their_images(tmp_path: Path) -> None:
+    fill(tmp_path, ["b", "a", "00001"], captioned=lambda _: False)
+    carry_out(tmp_path, plan(tmp_path))
+    for image in tmp_path.glob("*.jpg"):
+        image.with_suffix(".txt").write_bytes(image.read_bytes())
+    captioned = pairs(tmp_path)
+    carry_out(tmp_path, taken_back(tmp_path))
+    assert sorted(pairs(tmp_path)) == sorted(captioned) == [("00001",) * 2, ("a",) * 2, ("b",) * 2]
+
+
+def test_every_file_is_taken_back_once_and_only_where_its_name_changes(tmp_path: Path) -> None:
+    fill(tmp_path, ["00001", "a", "b", "c"], captioned=lambda index: index == 1)
+    carry_out(tmp_path, plan(tmp_path))
+    for name in ("00001.txt", "00003.txt"):
+        (tmp_path / name).touch()
+    assert [(move.old, move.new) for move in taken_back(tmp_path).moves] == [
+        ("00001.jpg", "00001.JPG"),
+        ("00002.jpg", "a.JPG"),
+        ("00002.txt", "a.txt"),
+        ("00003.jpg", "b.JPG"),
+        ("00004.jpg", "c.JPG"),
+        ("00003.txt", "b.txt"),
+    ]
+
+
+def test_a_file_with_the_old_name_that_appeared_meanwhile_takes_nobodys_place(tmp_path: Path) -> None:
+    fill(tmp_path, ["a", "b"])
+    kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
+    (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
+    with pytest.raises(FluxError) as error:
+        go_on(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'a.JPG'} appeared while files were being renamed; "
+        "the one of that name before is now .renaming-0; move it elsewhere, then run this again"
+    )
+    (tmp_path / "a.JPG").rename(tmp_path / "c.JPG")
+    go_on(tmp_path)
+    assert pairs(tmp_path) == [("a", "a"), ("b", "b"), ("new", None)]
+
+
+def test_what_a_lost_journal_left_behind_is_not_overwritten(tmp_path: Path) -> None:
+    fill(tmp_path, ["a"])
+    (tmp_path / ".renaming-0").write_text("old", encoding="utf-8")
+    before = contents(tmp_path)
+    with pytest.raises(BadInput, match=r"\.renaming-0: is in the way"):
+        carry_out(tmp_path, plan(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def test_what_is_gone_cannot_be_taken_back(tmp_path: Path) -> None:
+    fill(tmp_path, ["a"])
+    carry_out(tmp_path, plan(tmp_path))
+    (tmp_path / "00001.txt").unlink()
+    with pytest.raises(BadInput, match=r"00001\.txt: is gone"):
+        taken_back(tmp_path)
+
+
+def test_without_a_renaming_there_is_none_to_take_back(tmp_path: Path) -> None:
+    with pytest.raises(FluxError) as error:
+        taken_back(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: no renaming to take back; the last one would stand in .rename-last.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "step"),
+    [
+        (JOURNAL, go_on, "restore it, or name the files called .renaming-… by hand and delete it"),
+        (LAST, taken_back, "restore it, or delete it: the old names are lost then"),
+    ],
+)
+def test_a_damaged_journal_is_told_of_and_nothing_is_touched(
+    name: str, call: Callable[[Path], object], step: str, tmp_path: Path
+) -> None:
+    fill(tmp_path, ["a"])
+    (tmp_path / name).touch()
+    with pytest.raises(FluxError) as error:
+        call(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / name}: cannot be read (Expecting value: line 1 column 1 (char 0)); "
+        f"it says which files were renamed; {step}"
+    )
+    assert (tmp_path / "a.JPG").exists()

@@ -1,0 +1,136 @@
+"""Which folders a stack's `jobs` mean; the manifest and its digest, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.dataset.manifest import (
+    Image,
+    canonical_json,
+    dataset_digest,
+    dataset_index,
+    manifest,
+    parse_manifest,
+)
+from flux_training.training.jobs.declare import choose, folder_names, gather_jobs
+from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
+from flux_training.training.settings import JobSettings, StackSettings
+
+FOLDERS = ["cat", "cat-2", "dog"]
+ONE, TWO, SKIP = JobSettings(attempt=2), JobSettings(attempt=3), JobSettings(skip=True)
+
+
+@pytest.mark.parametrize(
+    ("declared", "chosen"),
+    [
+        ({}, {}),
+        ({"cat": ONE}, {"cat": ONE}),
+        ({"cat*": ONE}, {"cat": ONE, "cat-2": ONE}),
+        ({"*": ONE, "cat*": TWO}, {"cat": TWO, "cat-2": TWO, "dog": ONE}),
+        ({"cat*": TWO, "*": ONE}, {"cat": ONE, "cat-2": ONE, "dog": ONE}),
+        # A name's own entry wins, wherever it stands.
+        ({"cat": TWO, "cat*": ONE}, {"cat": TWO, "cat-2": ONE}),
+        ({"cat*": ONE, "cat": SKIP}, {"cat-2": ONE}),
+        ({"cat": SKIP}, {}),
+        ({"d?g": ONE}, {"dog": ONE}),
+        ({"[cd]?[tg]": ONE}, {"cat": ONE, "dog": ONE}),
+    ],
+)
+def test_which_folders_are_meant(declared: dict[str, JobSettings], chosen: dict[str, JobSettings]) -> None:
+    assert choose(declared, FOLDERS, "jobs") == (chosen, [])
+
+
+def test_what_means_no_folder_is_told_each_by_itself() -> None:
+    chosen, findings = choose({"dgo": ONE, "x*": ONE, "none-such": ONE, "cat": ONE}, FOLDERS, "jobs")
+    assert chosen == {"cat": ONE}
+    assert [(one.code, one.job, one.place, one.message) for one in findings] == [
+        ("glob-empty", "", "jobs", "`x*` matches no folder under jobs"),
+        ("job-unknown", "", "jobs", "`dgo` is no folder under jobs (did you mean `dog`?)"),
+        ("job-unknown", "", "jobs", "`none-such` is no folder under jobs"),
+    ]
+
+
+IMAGES = {"b.jpg": Image("b.jpg", 2, "b" * 64), "a.jpg": Image("a.jpg", 1, "a" * 64)}
+
+
+def test_the_manifests_bytes_stay_what_they_are() -> None:
+    # Were these to change, every stack out there would send and train everything again.
+    raw = manifest(IMAGES, {"a.jpg": "ä", "b.jpg": "b"})
+    a = f'"a.jpg":{{"caption":"ä","sha256":"{"a" * 64}","size":1}}'
+    b = f'"b.jpg":{{"caption":"b","sha256":"{"b" * 64}","size":2}}'
+    assert raw.decode() == f'{{"images":{{{a},{b}}},"version":1}}'
+    assert parse_manifest(raw) == (IMAGES, {"a.jpg": "ä", "b.jpg": "b"})
+    assert canonical_json({"b": [1, None], "a": 1.5}) == b'{"a":1.5,"b":[1,null]}'
+
+
+def test_the_digest_is_that_of_the_index() -> None:
+    a, b = (f'"{name}.jpg":{{"sha256":"{name * 64}","size":{size}}}' for name, size in (("a", 1), ("b", 2)))
+    index = f'{{"images":{{{a},{b}}},"version":1}}'
+    assert dataset_index(IMAGES).decode() == index
+    assert dataset_digest(IMAGES) == hashlib.sha256(index.encode()).hexdigest()
+
+
+def stack(**jobs: JobSettings) -> StackSettings:
+    cluster = {"environment": {"MINE": "1"}}
+    return StackSettings.model_validate(
+        {"cloud": "local", "storage": {"bucket": "flux"}, "jobs": jobs, "cluster": cluster}
+    )
+
+
+class Noting(Examiner):
+    """What it was asked to examine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[JobPlace] = []
+
+    def examine(self, places: Sequence[JobPlace]) -> list[Examined]:
+        self.places += places
+        return super().examine(places)
+
+
+def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> None:
+    for name in FOLDERS:
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+    settings = stack(cat=ONE, none=ONE)
+    examiner = Noting()
+    found = gather_jobs(settings, tmp_path, examiner, ["dog", "cat"])
+    assert found.settings == {"cat": ONE, "dog": JobSettings()}
+    assert [one.message for one in found.findings] == [f"`none` is no folder under {tmp_path / 'jobs'}"]
+    assert [one.name for one in found.jobs] == ["cat", "dog"]
+    variables = {"MINE", "FLUX_RUN_ID", "FLUX_ATTEMPT", "FLUX_JOB"}
+    assert [one.variables for one in examiner.places] == [variables] * 2
+    # Without the declared ones nothing is said of them.
+    alone = gather_jobs(settings, tmp_path, Examiner(), ["dog"], declared=False)
+    assert (alone.settings, alone.findings) == ({"dog": JobSettings()}, [])
+
+
+def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "cat").mkdir(parents=True)
+    examiner = Noting()
+    found = gather_jobs(stack(cat=JobSettings(dataset="kat")), tmp_path, examiner)
+    assert [(one.code, one.job, one.message) for one in found.findings] == [
+        (
+            "dataset-unknown",
+            "cat",
+            f"job `cat`: dataset `kat` is no folder under {tmp_path / 'jobs'} (did you mean `cat`?)",
+        )
+    ]
+    # Of images that are nowhere nothing else is said; those of the job's own folder are looked for.
+    assert [one.dataset for one in examiner.places] == [None]
+    assert [finding.code for finding in found.jobs[0].findings] == ["config-missing"]
+    for settings in (JobSettings(), JobSettings(dataset="cat")):
+        gather_jobs(stack(cat=settings), tmp_path, examiner)
+    assert [one.dataset for one in examiner.places] == [None, *[tmp_path / "jobs/cat"] * 2]
+
+
+def test_hidden_folders_and_files_are_no_jobs(tmp_path: Path) -> None:
+    assert folder_names(tmp_path / "none") == []
+    for name in ("dog", "cat", ".hidden", "XXXX"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert folder_names(tmp_path) == ["XXXX", "cat", "dog"]

@@ -1,0 +1,61 @@
+"""Pulumi.prod.yaml.example: read by the schema it explains, complete, and no stack."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from flux_training.training.settings import (
+    ClusterSettings,
+    DevSettings,
+    ImageSettings,
+    JobSettings,
+    KeepSettings,
+    StackSettings,
+    StorageSettings,
+    parse_stack_settings,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "docs/Pulumi.prod.yaml.example"
+# Told in its head: they are never written into the file by hand.
+SECRETS = {"saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken"}
+MODELS: list[type[BaseModel]] = [
+    StackSettings,
+    StorageSettings,
+    ClusterSettings,
+    JobSettings,
+    KeepSettings,
+    ImageSettings,
+    DevSettings,
+]
+
+
+def test_the_schema_takes_the_example() -> None:
+    config = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["config"]
+    texts = {
+        key: json.dumps(value) if isinstance(value, dict | bool) else str(value)
+        for key, value in config.items()
+    }
+    settings = parse_stack_settings("flux-training", texts)
+    assert settings.cloud == "salad"
+    assert settings.storage.kind == "r2"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_stands_in_the_example(model: type[BaseModel]) -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    keys = {field.alias or name for name, field in model.model_fields.items()}
+    written = set(re.findall(r"^[ #]*(?:flux-training:)?(\w+):", text, re.MULTILINE))
+    assert keys - written - SECRETS == set()
+
+
+def test_the_example_holds_no_secret_and_is_no_stack() -> None:
+    config = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["config"]
+    assert not {f"flux-training:{name}" for name in SECRETS} & set(config)
+    assert EXAMPLE not in set(ROOT.glob("Pulumi.*.yaml"))

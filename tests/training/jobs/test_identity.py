@@ -1,0 +1,257 @@
+"""Digests, run ids, the trainer's YAML, weights and states: pure, so tried with many inputs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_training.training.dataset.manifest import (
+    Image,
+    dataset_digest,
+    dataset_index,
+    manifest,
+    parse_dataset_index,
+)
+from flux_training.training.errors import BadInput
+from flux_training.training.runs.run import run_id
+from flux_training.training.runs.run_state import Evidence, LastContact, RunState, explain, run_state, stall
+from flux_training.training.runs.weights import header_length, parse_header, problems
+from flux_training.training.settings import parse_stack_settings
+from flux_training.training.train_yml.trainer_config import read_trainer_file
+
+names = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20)
+digests = st.text(alphabet="0123456789abcdef", min_size=64, max_size=64)
+image_sets = st.dictionaries(names, st.tuples(st.integers(0, 10**9), digests), min_size=1, max_size=6).map(
+    lambda entries: {name: Image(name, size, sha256) for name, (size, sha256) in entries.items()}
+)
+
+
+@given(image_sets, st.randoms())
+def test_the_order_of_images_does_not_matter_to_a_digest(images: dict[str, Image], random: object) -> None:
+    shuffled = list(images.items())
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert dataset_digest(dict(shuffled)) == dataset_digest(images)
+    assert parse_dataset_index(dataset_index(images)) == images
+
+
+@given(image_sets, digests)
+def test_any_other_image_is_another_dataset(images: dict[str, Image], sha256: str) -> None:
+    name = next(iter(images))
+    changed = images | {name: Image(name, images[name].size, sha256)}
+    assert (dataset_digest(changed) == dataset_digest(images)) == (changed == images)
+
+
+@given(image_sets, st.text(max_size=20))
+def test_a_caption_changes_the_manifest_but_not_the_dataset(images: dict[str, Image], caption: str) -> None:
+    before = manifest(images, dict.fromkeys(images, "a cat"))
+    after = manifest(images, dict.fromkeys(images, "a cat") | {next(iter(images)): caption})
+    assert (before == after) == (caption == "a cat")
+
+
+run_parts = st.tuples(st.binary(max_size=30), st.binary(max_size=30), st.integers(1, 50), st.none() | names)
+
+
+@given(run_parts, run_parts)
+def test_the_same_run_id_means_the_same_run(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+    assert (run_id(*one) == run_id(*other)) == (one == other)
+
+
+def test_run_ids_stay_what_they_are() -> None:
+    # Were this to change, every stack out there would train everything again.
+    assert run_id(b"{}", b"job: extension\n") == "0706354cdb0d"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1.5e-4", 1.5e-4),
+        ("2E+3", 2000.0),
+        (".5", 0.5),
+        ("4", 4),
+        ("true", True),
+        ("1e", "1e"),
+        ("off", False),
+    ],
+)
+def test_yaml_is_read_as_the_trainer_reads_it(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "cat/train.yml"
+    path.parent.mkdir()
+    path.write_text(f"job: extension\nconfig: {{name: cat, x: {text}}}\nmeta: {{name: '[name]-v1'}}\n")
+    file = read_trainer_file(path.parent)
+    config = file.document["config"]
+    assert (config["x"], type(config["x"])) == (value, type(value))
+    assert file.document["meta"]["name"] == "cat-v1"
+    assert file.raw == path.read_bytes()
+
+
+def safetensors(step: int | None, size: int = 16) -> bytes:
+    header: dict[str, object] = {"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    if step is not None:
+        header["__metadata__"] = {"training_info": json.dumps({"step": step, "epoch": 1})}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (safetensors(20), []),
+        (safetensors(20)[:-1], ["but their header says"]),
+        (safetensors(19), ["they are from step 19"]),
+        (safetensors(None), ["they are from step None"]),
+        (safetensors(10) + b"x", ["but their header says", "from step 10"]),
+    ],
+)
+def test_weights_are_sound_only_when_whole_and_of_the_last_step(raw: bytes, words: list[str]) -> None:
+    found = problems(parse_header(raw), len(raw), 20)
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_header_parser_stumble(raw: bytes) -> None:
+    try:
+        header_length(raw)
+        parse_header(raw)
+    except ValueError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("queue", "evidence", "state"),
+    [
+        ("pending", Evidence(False), "pending"),
+        ("running", Evidence(False), "running"),
+        ("completed", Evidence(True), "completed"),
+        ("completed", Evidence(False), "completed without weights"),
+        ("completed", Evidence(True, ("cut",)), "completed without weights"),
+        ("canceled", Evidence(True), "completed"),
+        ("canceled", Evidence(False), "canceled"),
+        ("running", Evidence(True, ("missing",)), "running"),
+        ("failed", Evidence(False), "failed"),
+        (None, Evidence(True), "completed"),
+        (None, Evidence(False), "lost"),
+    ],
+)
+def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evidence, state: str) -> None:
+    assert run_state(queue, evidence) == state
+    assert bool(explain(RunState(state), evidence)) == (
+        state in ("completed without weights", "failed", "lost", "canceled")
+    )
+
+
+@pytest.mark.parametrize(
+    ("worker", "launcher", "words"),
+    [
+        (0, 0, ""),
+        (1800, 0, ""),
+        (1801, 0, "no node has reported it for 30 min"),
+        (86400, 86400, "no node has reported it for 24 h 0 min"),
+        (29, 3600, ""),
+        (29, 3601, "nothing has been written to the bucket for 60 min"),
+    ],
+)
+def test_a_job_is_stalled_when_worker_or_launcher_is_silent_for_too_long(
+    worker: float, launcher: float, words: str
+) -> None:
+    found = stall(LastContact(worker, launcher), stall_minutes=30)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_short_patience_still_waits_for_three_heartbeats() -> None:
+    assert stall(LastContact(90, 0, heartbeat_interval=30), stall_minutes=0.1) == ""
+    assert stall(LastContact(91, 0, heartbeat_interval=30), stall_minutes=0.1) != ""
+
+
+@pytest.mark.parametrize(
+    ("queue", "evidence", "state"),
+    [
+        ("running", Evidence(False), "stalled"),
+        ("running", Evidence(True), "completed"),
+        ("pending", Evidence(False), "pending"),
+        ("failed", Evidence(False), "failed"),
+        (None, Evidence(False), "lost"),
+    ],
+)
+def test_only_what_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
+    assert run_state(queue, evidence, stalled="silent") == state
+    assert (explain(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
+
+
+def config(**values: object) -> dict[str, str]:
+    texts = {"cloud": "local", "storage": {"bucket": "flux"}, "jobs": {"cat": {}}} | values
+    return {
+        f"p:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in texts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"clowd": "local"}, "p:clowd: unknown key (did you mean `cloud`?)"),
+        ({"jobs": {"cat": {"atempt": 2}}}, "p:jobs.cat.atempt: unknown key (did you mean `attempt`?)"),
+        (
+            {"storage": {"bucket": "flux", "prefiks": ""}},
+            "p:storage.prefiks: unknown key (did you mean `prefix`?)",
+        ),
+        ({"cluster": {"maxReplikas": 2}}, "p:cluster.maxReplikas: unknown key (did you mean `maxReplicas`?)"),
+        ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
+        ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
+        ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
+        ({"jobs": {"cat": {"attempt": True}}}, "p:jobs.cat.attempt: must be a number (it is True)"),
+        ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
+        (
+            {"storage": {"bucket": "flux", "prefix": "../x"}},
+            "p:storage.prefix: may not go through `.` or `..`",
+        ),
+        ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
+    ],
+)
+def test_an_unknown_or_wrong_setting_is_named(values: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_stack_settings("p", config(**values))
+    assert any(words in finding for finding in caught.value.findings)
+
+
+CANARY = "canary-91c2"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"saladApiKey": {"key": CANARY}},
+        {"s3SecretAccessKey": [CANARY]},
+        {"cluster": CANARY},
+        {"cluster": {"environment": CANARY}},
+        {"cluster": {"environment": {"TOKEN": {"a": CANARY}}}},
+        {"cluster": {"environment": {"TOKEN": CANARY * 100}}},
+        {"cluster": {"environment": {"TOKEN": f"two\n{CANARY}"}}},
+        {"cluster": {"environment": {"AWS_TOKEN": CANARY}}},
+        {"webhook": {"url": CANARY}},
+        {"jobs": {"cat": {"webhook": [CANARY]}}},
+    ],
+)
+def test_what_might_be_a_secret_is_not_shown(values: dict[str, object]) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_stack_settings("p", config(**values))
+    assert caught.value.findings
+    assert CANARY not in str(caught.value)
+
+
+def test_a_job_without_settings_may_be_null() -> None:
+    assert parse_stack_settings("p", config(jobs={"cat": None})).jobs["cat"].attempt == 1
+
+
+@pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
+def test_what_means_not_this_job_never_trains_it(entry: object) -> None:
+    with pytest.raises(
+        BadInput, match=r"p:jobs\.cat: is no map of settings; .*`\{skip: true\}` leaves it out"
+    ):
+        parse_stack_settings("p", config(jobs={"cat": entry, "dog": {}}))

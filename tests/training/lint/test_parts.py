@@ -1,0 +1,320 @@
+"""The parts that lint is made of, each by itself: what is cut off, what looks alike, what is remembered, what is said in short."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flux_training.training.dataset import workers
+from flux_training.training.dataset.facts import LARGEST_CAPTION, _list, each_thousand, read_caption
+from flux_training.training.dataset.facts_cache import CACHE_FILE, VERSION, FactsCache, Stamp, stamp_of
+from flux_training.training.dataset.file_cache import CACHE_FOLDER
+from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
+from flux_training.training.dataset.perceptual_hash import distance, perceptual_hash
+from flux_training.training.finding import Finding, in_short
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.jobs.lint import lint_jobs
+from flux_training.training.settings import on_gpu
+from tests.training.lint_folders import make_clean_job, picture, stack
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def damage_of(tmp_path: Path, raw: bytes) -> tuple[bool, bool]:
+    """Whether it is damaged, and whether because it is cut off."""
+    (tmp_path / "x").write_bytes(raw)
+    facts = look_at_image(tmp_path / "x")
+    return bool(facts.damage), facts.truncated
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG", "PNG"])
+def test_a_file_that_lacks_its_end_is_cut_off(kind: str, tmp_path: Path) -> None:
+    raw = encoded(picture(1), kind)
+    assert damage_of(tmp_path, raw) == (False, False)
+    assert damage_of(tmp_path, raw[: len(raw) // 2]) == (True, True)
+    assert damage_of(tmp_path, raw[:-400]) == (True, True)
+
+
+def test_a_webp_that_lacks_four_bytes_is_cut_off(tmp_path: Path) -> None:
+    assert damage_of(tmp_path, encoded(picture(1), "WEBP", lossless=True)[:-4]) == (True, True)
+
+
+def test_a_webp_of_its_full_length_is_damaged_but_not_cut_off(tmp_path: Path) -> None:
+    raw = bytearray(encoded(picture(1), "WEBP"))
+    raw[30 : len(raw) - 2] = b"\xff" * (len(raw) - 32)
+    assert damage_of(tmp_path, bytes(raw)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("flat", "kind"),
+    [
+        (Image.new("L", (40, 30), 90), "PNG"),
+        (Image.new("RGB", (40, 30), (90, 10, 200)), "PNG"),
+        (Image.new("I;16", (40, 30), 9000), "PNG"),
+        (Image.new("CMYK", (40, 30), (9, 8, 7, 6)), "TIFF"),
+    ],
+)
+def test_a_picture_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "flat").write_bytes(encoded(flat, kind))
+    facts = look_at_image(tmp_path / "flat")
+    assert (facts.mode, facts.blank, facts.damage) == (flat.mode, True, "")
+
+
+def test_what_darkens_all_the_way_has_no_bit_in_its_hash_and_is_not_blank(tmp_path: Path) -> None:
+    darkening = Image.new("L", (40, 40))
+    darkening.putdata([250 - 3 * (x + y) for y in range(40) for x in range(40)])
+    (tmp_path / "it").write_bytes(encoded(darkening, "PNG"))
+    facts = look_at_image(tmp_path / "it")
+    assert (facts.hash, facts.blank) == (0, False)
+
+
+def test_a_file_that_cannot_be_read_is_damaged_for_that_reason(tmp_path: Path) -> None:
+    facts = look_at_image(tmp_path / "gone.jpg")
+    assert facts == ImageFacts("gone.jpg", 0, "", damage="No such file or directory")
+    assert facts.unread
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_photograph_tells_how_it_was_held(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG", exif=exif))
+    assert look_at_image(tmp_path / "it").orientation == orientation
+
+
+def test_a_photograph_without_a_word_about_it_is_upright(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG"))
+    assert look_at_image(tmp_path / "it").orientation == UPRIGHT
+
+
+def test_a_phones_second_view_is_no_animation(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(encoded(picture(1), "MPO", save_all=True, append_images=[picture(2)]))
+    facts = look_at_image(tmp_path / "it")
+    assert (facts.format, facts.frames, facts.damage) == ("MPO", 1, "")
+    (tmp_path / "it").write_bytes(encoded(picture(1), "GIF", save_all=True, append_images=[picture(2)]))
+    assert look_at_image(tmp_path / "it").frames == 2
+
+
+def see_through(opacity: int) -> Image.Image:
+    image = picture(1).convert("RGBA")
+    image.putalpha(opacity)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "transparent"),
+    [
+        (picture(1), {}, False),
+        (see_through(255), {}, False),
+        (see_through(254), {}, True),
+        (picture(1).convert("P"), {}, False),
+        (picture(1).convert("P"), {"transparency": 3}, True),
+    ],
+)
+def test_transparent_is_what_can_be_seen_through(
+    image: Image.Image, options: dict[str, Any], transparent: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "it").write_bytes(encoded(image, "PNG", **options))
+    assert look_at_image(tmp_path / "it").transparent is transparent
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LAB", "I", "I;16", "F", "RGBA", "LA"])
+def test_a_picture_looks_the_same_in_every_mode(mode: str) -> None:
+    rgb = picture(3)
+    changed = {
+        "LAB": lambda: Image.merge(
+            "LAB", [rgb.convert("L"), *(Image.new("L", rgb.size, 128) for _ in range(2))]
+        ),
+        "I;16": lambda: rgb.convert("L").convert("I").point(lambda value: value * 257).convert("I;16"),
+        "I": lambda: rgb.convert("L").convert("I").point(lambda value: value * 1000),
+        "F": lambda: rgb.convert("L").convert("F").point(lambda value: value * 0.001 - 7.0),
+        "LA": lambda: rgb.convert("L").convert("LA"),
+    }.get(mode, lambda: rgb.convert(mode))()
+    assert changed.mode == mode
+    assert distance(perceptual_hash(rgb), perceptual_hash(changed)) <= 10
+
+
+def finding(job: str = "cat", code: str = "rule", line: int | None = None) -> Finding:
+    return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "mend", job)
+
+
+def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
+    found = (
+        [finding(line=n) for n in range(1, 5)]
+        + [finding("", line=n) for n in (1, 2)]
+        + [finding(code="other")]
+    )
+    assert in_short(found, 2) == [
+        "jobs/cat:1: what; why; mend [rule]",
+        "jobs/cat:2: what; why; mend [rule]",
+        "jobs/x:1: what; why; mend [rule]",
+        "jobs/x:2: what; why; mend [rule]",
+        "jobs/cat: what; why; mend [other]",
+        "cat: 2 more of [rule]; `flux lint` shows all",
+    ]
+    assert in_short([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]
+
+
+def test_a_line_for_each_thousand_images() -> None:
+    said: list[tuple[int, str]] = []
+    done = 0
+    tell = each_thousand(lambda line: said.append((done, line)))
+    for done in (1, 999, 1000, 1001, 1999, 2000, 2500, 4100):
+        tell(done, 4500)
+    assert said == [
+        (1000, "looked at 1000 of 4500 images"),
+        (2000, "looked at 2000 of 4500 images"),
+        (4100, "looked at 4000 of 4500 images"),
+    ]
+
+
+def test_how_many_of_how_many_new_images_are_done_is_told(tmp_path: Path) -> None:
+    make_clean_job(tmp_path / "jobs", "cat", images=8)
+    told: list[tuple[int, int]] = []
+    lint_jobs(
+        stack(cat={}),
+        tmp_path,
+        examiner=Examiner.of(tmp_path, lambda done, total: told.append((done, total))),
+    )
+    assert [total for _, total in told] == [8] * len(told)
+    assert max(done for done, _ in told) == 8
+
+
+def test_a_condition_for_a_gpu_gives_way_to_the_gpu_that_fulfils_it() -> None:
+    settings = stack(gpu="32 GB or more", cat={})
+    chosen = on_gpu(settings, "RTX 5090 (32 GB)")
+    assert chosen.cluster.gpu == "RTX 5090 (32 GB)"
+    assert chosen.model_copy(update={"cluster": settings.cluster}) == settings
+    assert chosen.cluster.model_copy(update={"gpu": settings.cluster.gpu}) == settings.cluster
+
+
+def test_many_images_are_looked_at_by_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number:02}.png" for number in range(41)]
+    for number, path in enumerate(paths):
+        path.write_bytes(encoded(Image.new("L", (number + 1, 2)), "PNG"))
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(
+        workers, "look_at_image", lambda path: pytest.fail(f"{path} was left to this process")
+    )
+    told: list[int] = []
+    facts = workers.look_at_images(paths, told.append)
+    assert [(one.name, one.width) for one in facts] == [(path.name, n + 1) for n, path in enumerate(paths)]
+    assert sum(told) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "fault"),
+    [
+        (b"a cat\n", "a cat", ""),
+        (b"\xef\xbb\xbfa cat", "a cat", ""),
+        (b" \r\n\t", "", "the caption is empty"),
+        (b"", "", "the caption is empty"),
+        (b"caf\xe9", "", "not UTF-8 (byte 3)"),
+        (b"a" * LARGEST_CAPTION, "a" * LARGEST_CAPTION, ""),
+        (b"a" * (LARGEST_CAPTION + 1), "", "1000001 bytes are no caption"),
+        (None, "", "cannot be read (No such file or directory)"),
+    ],
+    ids=["plain", "with a mark", "blank", "empty", "Latin-1", "as long as can be", "too long", "gone"],
+)
+def test_a_caption_as_the_trainer_reads_it(raw: bytes | None, text: str, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "1.txt"
+    if raw is not None:
+        path.write_bytes(raw)
+    caption = read_caption(path)
+    assert (caption.name, caption.text) == ("1.txt", text)
+    assert (caption.fault.message if caption.fault else "") == fault
+    assert caption.fault is None or caption.fault.path == str(path)
+
+
+def test_the_files_of_a_dataset_are_told_apart_and_in_order(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "b.jpg", "a.PNG", "notes.md", ".hidden", "c.TXT"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.jpg").mkdir()
+    facts, captions, images = _list(tmp_path)
+    assert ([path.name for path in captions], [path.name for path in images]) == (
+        ["a.txt", "b.txt"],
+        ["a.PNG", "b.jpg"],
+    )
+    assert facts.strangers == ("c.TXT", "folder.jpg", "notes.md")
+    for place, reason in (
+        (tmp_path / "gone", "no such folder"),
+        (tmp_path / "a.txt", "cannot be read (Not a directory)"),
+    ):
+        facts, captions, images = _list(place)
+        assert (captions, images) == ([], [])
+        assert facts.fault is not None
+        assert (facts.fault.path, facts.fault.message, facts.fault.code) == (
+            str(place),
+            reason,
+            "dataset-missing",
+        )
+
+
+def remembered(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / CACHE_FOLDER / CACHE_FILE).read_text())
+    return content
+
+
+def stamped(path: Path) -> Stamp:
+    stamp = stamp_of(path)
+    assert stamp is not None
+    return stamp
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, Path]:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    made = {name: tmp_path / name for name in ("one/a", "one/b", "two/a")}
+    for path in made.values():
+        path.write_bytes(b"x")
+    return made
+
+
+def test_facts_are_kept_by_folder_and_name(tmp_path: Path, images: dict[str, Path]) -> None:
+    cache = FactsCache(tmp_path)
+    for name, path in images.items():
+        cache.put(path, stamped(path), ImageFacts(path.name, 1, name))
+    cache.save()
+    again = FactsCache(tmp_path)
+    for name, path in images.items():
+        assert again.get(path, stamped(path)) == ImageFacts(path.name, 1, name)
+    assert remembered(tmp_path)["version"] == VERSION
+    assert set(remembered(tmp_path)["folders"]) == {str(tmp_path / "one"), str(tmp_path / "two")}
+
+
+def test_what_is_gone_from_a_folder_is_forgotten_there_alone(tmp_path: Path, images: dict[str, Path]) -> None:
+    cache = FactsCache(tmp_path)
+    for path in images.values():
+        cache.put(path, stamped(path), ImageFacts(path.name, 1, "sha"))
+    cache.save()
+    again = FactsCache(tmp_path)
+    again.keep_only(tmp_path / "one", {"b"})
+    again.save()
+    assert {folder[-3:]: sorted(names) for folder, names in remembered(tmp_path)["folders"].items()} == {
+        "one": ["b"],
+        "two": ["a"],
+    }
+
+
+def test_a_cache_that_learned_nothing_is_not_written(tmp_path: Path, images: dict[str, Path]) -> None:
+    cache = FactsCache(tmp_path)
+    path = images["one/a"]
+    assert cache.get(path, stamped(path)) is None
+    cache.keep_only(tmp_path / "one", {"a"})
+    cache.save()
+    assert not (tmp_path / CACHE_FOLDER).exists()
+    cache.put(path, stamped(path), ImageFacts("a", 1, "sha"))
+    cache.save()
+    (tmp_path / CACHE_FOLDER / CACHE_FILE).unlink()
+    cache.save()
+    assert not (tmp_path / CACHE_FOLDER / CACHE_FILE).exists()

@@ -1,0 +1,182 @@
+"""A folder a rule, each found; clean folders without a finding; silencing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.errors import BadInput
+from flux_training.training.finding import Finding, LintReport, in_short
+from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.jobs.lint import lint_jobs
+from flux_training.training.lint.rules import NEEDED, RULES
+from flux_training.training.settings import StackSettings, parse_stack_settings
+from tests.training.lint_folders import MISTAKES, TOKEN, make_clean_job, stack
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clean_job(tmp_path_factory.mktemp("clean"), "cat")
+
+
+def lint_with(mistake: str, clean: Path, root: Path) -> tuple[LintReport, StackSettings]:
+    folder = root / "jobs/cat"
+    shutil.copytree(clean, folder)
+    settings = MISTAKES[mistake](folder) or stack(cat={})
+    return lint_jobs(settings, root), settings
+
+
+def test_every_rule_has_a_folder_that_breaks_it() -> None:
+    assert MISTAKES.keys() == RULES.keys()
+    assert len(RULES) >= 40
+
+
+@pytest.mark.parametrize("code", MISTAKES)
+def test_each_mistake_is_found_and_explained(code: str, clean: Path, tmp_path: Path) -> None:
+    report, settings = lint_with(code, clean, tmp_path)
+    found = [finding for finding in report.findings if finding.code == code]
+    assert found, [str(finding) for finding in report.findings]
+    for finding in found:
+        assert all([finding.message, finding.rule, finding.mend, finding.path])
+        assert str(finding).isprintable()
+        assert TOKEN not in str(finding)
+        assert finding.severity == RULES[code].severity
+    if code in {rule.code for rule in NEEDED}:
+        with pytest.raises(BadInput):
+            declare_jobs(settings, tmp_path)
+    else:
+        assert declare_jobs(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["image-cmyk", "image-rotated", "caption-trigger", "learning-rate", "model-path", "prompt-trigger"],
+)
+def test_a_mistake_is_said_once_and_nothing_else(code: str, clean: Path, tmp_path: Path) -> None:
+    report, _ = lint_with(code, clean, tmp_path)
+    assert [finding.code for finding in report.findings] == [code]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("model-path", "name_or_path:"),
+        ("learning-rate", "lr: 0.1"),
+        ("config-name", '"dog"'),
+        ("prompt-trigger", "a dog in the rain"),
+        ("key-unknown", "batchsize"),
+        ("rank-alpha", "network:"),
+        ("config-yaml", "meta: ]"),
+        ("config-secret", TOKEN),
+    ],
+)
+def test_a_finding_in_train_yml_names_its_line(code: str, text: str, clean: Path, tmp_path: Path) -> None:
+    report, _ = lint_with(code, clean, tmp_path)
+    (finding,) = (finding for finding in report.findings if finding.code == code)
+    lines = (tmp_path / "jobs/cat/train.yml").read_text(encoding="utf-8").splitlines()
+    assert finding.line is not None
+    assert text in lines[finding.line - 1]
+
+
+def test_the_nearest_known_key_is_named(clean: Path, tmp_path: Path) -> None:
+    report, _ = lint_with("key-unknown", clean, tmp_path)
+    assert "unknown key train.batchsize (did you mean `batch_size`?)" in report.findings[0].message
+
+
+def test_clean_folders_have_no_finding(tmp_path: Path) -> None:
+    names = [f"job-{number}" for number in range(6)]
+    for seed, name in enumerate(names):
+        make_clean_job(tmp_path / "jobs", name, images=8 + seed, seed=seed)
+    report = lint_jobs(stack(**{name: {} for name in names}), tmp_path)
+    assert report.findings == []
+
+
+def test_the_example_jobs_have_no_finding() -> None:
+    report = lint_jobs(stack(**{"chelsea-cat": {}, "coffee-cup": {}}), ROOT)
+    assert [str(finding) for finding in report.findings] == []
+
+
+def silenced(clean: Path, root: Path, mistake: str, silence: Mapping[str, str]) -> LintReport:
+    folder = root / "jobs/cat"
+    shutil.copytree(clean, folder)
+    MISTAKES[mistake](folder)
+    return lint_jobs(stack(cat={"lint": {"silence": dict(silence)}}), root)
+
+
+@pytest.mark.parametrize(
+    "code", ["model-path", "image-few", "learning-rate", "key-unknown", "name-case", "config-variable"]
+)
+def test_a_finding_is_silenced_by_name_with_a_reason(code: str, clean: Path, tmp_path: Path) -> None:
+    report = silenced(clean, tmp_path, code, {code: "as it should be"})
+    assert report.findings == []
+    assert {(entry.finding.code, entry.reason) for entry in report.silenced} == {(code, "as it should be")}
+
+
+def test_a_silence_hides_nothing_else(clean: Path, tmp_path: Path) -> None:
+    report = silenced(clean, tmp_path, "model-path", {"image-few": "a test"})
+    assert {finding.code for finding in report.findings} == {"model-path", "silence-unused"}
+
+
+def settings_with(silence: str) -> StackSettings:
+    config = {
+        "flux-training:cloud": "local",
+        "flux-training:storage": '{"bucket": "bucket"}',
+        "flux-training:jobs": f'{{"cat": {{"lint": {{"silence": {silence}}}}}}}',
+    }
+    return parse_stack_settings("flux-training", config)
+
+
+@pytest.mark.parametrize(
+    ("silence", "words"),
+    [
+        ('{"image-smal": "x"}', "`image-smal` is no rule of lint (did you mean `image-small`?)"),
+        ('{"image-small": " "}', "`image-small` needs a reason"),
+        ('{"image-small": ""}', "`image-small` needs a reason"),
+        ('{"caption-secret": "it is old"}', "`caption-secret` cannot be silenced"),
+        ('{"image-unreadable": "x", "image-smal": "x"}', "`image-unreadable` cannot be silenced"),
+        ('["image-small"]', "dictionary"),
+    ],
+)
+def test_a_silence_that_is_none_is_refused(silence: str, words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        settings_with(silence)
+    assert words in str(caught.value)
+    assert "cat.lint" in str(caught.value)
+
+
+def test_an_unknown_key_beside_silence_is_refused_with_the_nearest() -> None:
+    config = {
+        "flux-training:cloud": "local",
+        "flux-training:storage": '{"bucket": "bucket"}',
+        "flux-training:jobs": '{"cat": {"lint": {"silense": {}}}}',
+    }
+    with pytest.raises(BadInput, match=r"did you mean `silence`"):
+        parse_stack_settings("flux-training", config)
+
+
+def test_only_what_makes_training_impossible_or_hurts_others_cannot_be_silenced() -> None:
+    loud = {rule.code for rule in RULES.values() if rule.why_loud}
+    assert loud == {rule.code for rule in NEEDED} | {"caption-secret", "config-secret", "silence-unused"}
+
+
+def test_jobs_with_the_same_dataset_say_its_mistakes_once(clean: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        shutil.copytree(clean, tmp_path / "jobs" / name)
+        path = tmp_path / "jobs" / name / "train.yml"
+        path.write_text(path.read_text().replace('"cat"', f'"{name}"'))
+    shutil.rmtree(tmp_path / "jobs/dog/dataset")
+    (tmp_path / "jobs/cat/dataset/00001.jpg").write_text("no image")
+    report = lint_jobs(stack(cat={}, dog={"dataset": "cat"}), tmp_path)
+    assert [finding.code for finding in report.findings] == ["image-unreadable"]
+
+
+def test_many_findings_of_one_rule_are_counted() -> None:
+    findings = [Finding("image-few", "warning", f"{n}", None, "m", "r", "x", "cat") for n in range(7)]
+    lines = in_short(findings, 5)
+    assert len(lines) == 6
+    assert lines[-1] == "cat: 2 more of [image-few]; `flux lint` shows all"

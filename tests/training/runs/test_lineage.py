@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_training.training.errors import BadInput
+from flux_training.training.runs.lineage import PastRun, choose_parent, declared_run, made_before
+
+declarations = st.tuples(st.binary(max_size=8), st.binary(max_size=8), st.integers(1, 3))
+past_runs = st.lists(
+    st.builds(
+        PastRun,
+        st.text("0123456789abcdef", min_size=12, max_size=12),
+        st.sampled_from(["2026-01", "2026-02"]),
+    ),
+    unique_by=lambda run: run.run_id,
+    max_size=5,
+)
+
+
+@given(declarations, past_runs, st.data())
+def test_once_made_a_run_keeps_its_parent(
+    of: tuple[bytes, bytes, int], past: list[PastRun], data: st.DataObject
+) -> None:
+    run_of = declared_run(*of)
+    assert made_before(run_of, past) == (False, None)
+    parent = data.draw(st.sampled_from([None, *(run.run_id for run in past)]))
+    made = PastRun(run_of(parent), "2026-03")
+    assert made_before(run_of, [*past, made]) == (True, parent)
+    assert made_before(run_of, [PastRun("f" * 12, "2026-04"), made, *past]) == (True, parent)
+
+
+@pytest.mark.parametrize(
+    ("made_of", "found"),
+    [
+        ({}, (False, None)),
+        ({None: "b"}, (True, None)),
+        ({"a": "b"}, (True, "a")),
+        ({"a": "b", None: "a"}, (True, None)),
+        ({"x": "a"}, (False, None)),
+    ],
+)
+def test_a_run_is_known_by_the_parent_it_was_made_with(
+    made_of: dict[str | None, str], found: tuple[bool, str | None]
+) -> None:
+    past = iter([PastRun("a", "2026-01"), PastRun("b", "2026-02")])
+    assert made_before(lambda parent: made_of.get(parent, "another"), past) == found
+
+
+PAST = [PastRun("a", "2026-01"), PastRun("b", "2026-02"), PastRun("c", "2026-03")]
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "parent"),
+    [({}, None), ({"a": 5}, "a"), ({"a": 9, "b": 5}, "b"), ({"a": 5, "b": 5, "c": 5}, "c")],
+)
+def test_the_newest_run_with_a_sound_checkpoint_is_the_parent(
+    checkpoints: dict[str, int], parent: str | None
+) -> None:
+    assert choose_parent("cat", 10, PAST, checkpoints.get) == parent
+
+
+def test_a_run_with_no_step_left_is_refused() -> None:
+    with pytest.raises(BadInput) as caught:
+        choose_parent("cat", 10, PAST, {"a": 5, "b": 10}.get)
+    assert caught.value.findings == [
+        "job `cat`: `resume: true` would go on from step 10 of run b, but train.steps is 10; raise train.steps"
+    ]
+    assert choose_parent("cat", 11, PAST, {"a": 5, "b": 10}.get) == "b"
+
+
+def test_of_runs_of_one_moment_everybody_takes_the_same() -> None:
+    past = [PastRun("b", "2026-01"), PastRun("c", "2026-01"), PastRun("a", "2026-01")]
+    assert choose_parent("cat", 10, past, lambda _: 5) == "c"

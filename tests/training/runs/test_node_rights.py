@@ -1,0 +1,305 @@
+"""How long the nodes' keys last, when they are issued anew, and what the bucket deletes: decided without any service."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_training.training.runs.node_rights import (
+    Remaining,
+    choose_end,
+    end_warning,
+    node_policy,
+    node_prefixes,
+    parse_time,
+    seconds_needed,
+    show_time,
+)
+from flux_training.training.runs.retention import MOST_RUNS, expiring, our_rules, with_our_rules
+from flux_training.training.runs.run import Layout
+from flux_training.training.settings import KeepSettings
+
+NOW = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)
+HOUR = 3600.0
+
+
+def after(hours: float) -> datetime:
+    return NOW + timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("present", "needed_hours", "issued"),
+    [
+        (None, 0, True),
+        (after(1), 0, False),  # nothing to do: they may end
+        (after(-5), 0, True),  # and be there again for the next run
+        (after(-5), 1, True),
+        (after(100), 99, False),
+        (after(100), 99.5, True),  # a run waits for its GPU first
+        (after(100), 101, True),
+        (after(160), 161, False),  # new ones would win little, and cost a restart of every replica
+        (after(160), 300, False),
+        (after(100), 300, True),
+    ],
+)
+def test_keys_are_issued_when_it_helps(present: datetime | None, needed_hours: float, issued: bool) -> None:
+    end = choose_end(NOW, present, 168, needed_hours * HOUR)
+    assert (end != present) is issued
+    if issued:
+        assert end == datetime(2026, 3, 8, 12, tzinfo=UTC)
+
+
+A_SECOND = 1 / 3600
+
+
+@pytest.mark.parametrize(
+    ("present", "hours", "needed_hours", "issued"),
+    [
+        # The very moments at which it turns.
+        (after(0), 168, 0, True),
+        (after(A_SECOND), 168, 0, False),
+        (after(0.5), 168, 0, False),
+        (after(0.5), 168, A_SECOND, True),
+        (after(10), 168, 9, False),
+        (after(10), 168, 9 + A_SECOND, True),
+        # A quarter of their life is the margin of short ones.
+        (after(1.5), 2, 1, False),
+        (after(1.5 - A_SECOND), 2, 1, False),  # what is left of an hour is no quarter of two
+        (after(0.9), 2, 1, True),
+        # New ones of 4 h would end at 16:00; 15:00 is just a quarter of their life less.
+        (datetime(2026, 3, 1, 15, tzinfo=UTC), 4, 3, True),
+        (datetime(2026, 3, 1, 15, 0, 1, tzinfo=UTC), 4, 3, False),
+    ],
+)
+def test_the_turning_points(present: datetime, hours: float, needed_hours: float, issued: bool) -> None:
+    assert (choose_end(NOW, present, hours, needed_hours * HOUR) != present) is issued
+
+
+@pytest.mark.parametrize(
+    ("hours", "end"),
+    [
+        (1, datetime(2026, 3, 1, 13, 34, 56, tzinfo=UTC)),
+        (0.5, datetime(2026, 3, 1, 13, 4, 56, tzinfo=UTC)),
+        (2, datetime(2026, 3, 1, 14, tzinfo=UTC)),
+    ],
+)
+def test_keys_of_an_hour_or_less_are_not_rounded_away(hours: float, end: datetime) -> None:
+    assert choose_end(NOW.replace(microsecond=7), None, hours, 0) == end
+
+
+@given(
+    st.none() | st.floats(-200, 168),
+    st.integers(1, 168),
+    st.floats(0, 400),
+    st.integers(0, 3599),
+)
+def test_an_issue_is_never_asked_for_twice(
+    left: float | None, hours: int, needed: float, second: int
+) -> None:
+    now = NOW + timedelta(seconds=second)
+    present = None if left is None else now + timedelta(hours=left)
+    end = choose_end(now, present, hours, needed * HOUR)
+    assert choose_end(now, end, hours, needed * HOUR) == end
+    if end != present:
+        assert now < end <= now + timedelta(hours=hours)
+
+
+@given(st.integers(2, 168), st.floats(0, 400))
+def test_a_preview_and_its_up_agree(hours: int, needed: float) -> None:
+    soon = NOW + timedelta(seconds=90)
+    assert choose_end(NOW, None, hours, needed) == choose_end(soon, None, hours, needed)
+
+
+def test_who_needs_longer_is_told_until_when() -> None:
+    assert end_warning(NOW, after(10), 10 * HOUR) == ""
+    assert end_warning(NOW, after(-10), 0) == ""
+    assert end_warning(NOW, after(-10), 1) != ""
+    assert end_warning(NOW, after(10), 3000 * HOUR) == (
+        "the unfinished runs need about 3000 h, and the nodes' keys end at 2026-03-01T22:34:56+00:00: run `up` again before that, "
+        "or what is trained afterwards is not uploaded"
+    )
+
+
+def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        _times_are_told_in_utc()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def _times_are_told_in_utc() -> None:
+    elsewhere = datetime(2026, 3, 1, 14, 34, 56, 999, tzinfo=timezone(timedelta(hours=2)))
+    assert show_time(elsewhere) == "2026-03-01T12:34:56+00:00"
+    assert parse_time("2026-03-01T14:34:56+02:00") == NOW
+
+
+@pytest.mark.parametrize(
+    ("runs", "replicas", "hours"),
+    [
+        ([], 1, 0),
+        ([Remaining("a", 7200)], 1, 2),
+        ([Remaining("a", 7200, max_hours=9)], 1, 2),
+        ([Remaining("a", None, max_hours=9)], 1, 9),
+        ([Remaining("a", None)], 1, 24),
+        ([Remaining("a", 7200), Remaining("b", 7200)], 1, 4),
+        ([Remaining("a", 7200), Remaining("b", 7200)], 2, 2),
+        ([Remaining("a", 36000), Remaining("b", 3600)], 2, 10),
+    ],
+)
+def test_how_long_keys_are_needed(runs: list[Remaining], replicas: int, hours: float) -> None:
+    assert seconds_needed(runs, replicas) == hours * HOUR
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_comes_back_from_a_groups_environment(moment: datetime) -> None:
+    assert parse_time(show_time(moment)) == moment.replace(microsecond=0)
+
+
+@pytest.mark.parametrize("text", [None, "", "tomorrow", "2026-03-01T10:00:00"])
+def test_what_is_no_time_is_none(text: str | None) -> None:
+    assert parse_time(text) is None
+
+
+def test_the_bucket_mark_is_not_the_nodes() -> None:
+    layout = Layout("team/")
+    assert not any(layout.owner.startswith(prefix) for prefix in node_prefixes(layout))
+    assert all(prefix.startswith("team/") and prefix.endswith("/") for prefix in node_prefixes(layout))
+
+
+def test_the_policy_word_for_word() -> None:
+    """Its readers are AWS's: a wrong letter denies a node its work, or allows it another's."""
+    allow = {"Effect": "Allow"}
+    below = ["arn:aws:s3:::b/team/datasets/*", "arn:aws:s3:::b/team/runs/*"]
+    written = ["arn:aws:s3:::b/team/runs/*/output/*", "arn:aws:s3:::b/team/runs/*/model/*"]
+    assert node_policy("b", Layout("team/")) == {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "ListItsFolders",
+                **allow,
+                "Action": "s3:ListBucket",
+                "Resource": "arn:aws:s3:::b",
+                "Condition": {"StringLike": {"s3:prefix": ["team/datasets/*", "team/runs/*"]}},
+            },
+            {"Sid": "ReadItsFolders", **allow, "Action": "s3:GetObject", "Resource": below},
+            {
+                "Sid": "WriteResults",
+                **allow,
+                "Action": ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                "Resource": written,
+            },
+        ],
+    }
+
+
+OWNER = "flux-training/prod"
+
+
+def keep(**days: int) -> KeepSettings:
+    return KeepSettings.model_validate(days)
+
+
+def test_what_expires_is_checkpoints_and_images() -> None:
+    runs = [("cat", "0a"), ("cat", "0a"), ("cat-2", "0b")]
+    assert expiring(keep(), Layout("p/"), runs) == {}
+    assert expiring(keep(checkpointsDays=3, datasetsDays=9), Layout("p/"), runs) == {
+        "p/datasets/": 9,
+        "p/runs/cat/0a/output/cat_": 3,
+        "p/runs/cat/0a/output/optimizer.pt": 3,
+        "p/runs/cat-2/0b/output/cat-2_": 3,
+        "p/runs/cat-2/0b/output/optimizer.pt": 3,
+    }
+
+
+@given(
+    st.from_regex(r"[a-z][a-z0-9_-]{0,9}", fullmatch=True),
+    st.text("0123456789abcdef", min_size=12, max_size=12),
+)
+def test_no_result_expires(job: str, run: str) -> None:
+    layout = Layout("")
+    keys = layout.run(job, run)
+    results = [keys.weights, keys.done, keys.progress, keys.record, keys.claim, layout.owner]
+    results += [f"{keys.output}{name}" for name in ("loss.csv", "samples/1.jpg", f"{job}.safetensors")]
+    results += [f"{keys.config}train.yml"]
+    rules = expiring(keep(checkpointsDays=1, datasetsDays=1), layout, [(job, run)])
+    assert [key for key in results if key.startswith(tuple(rules))] == []
+    assert f"{keys.output}{job}_000000010.safetensors".startswith(tuple(rules))
+
+
+def test_there_is_room_for_the_rules_of_others() -> None:
+    runs = [("cat", f"{number:012}") for number in range(2000)]
+    rules = expiring(keep(checkpointsDays=3), Layout(""), runs)
+    assert len(rules) == 2 * MOST_RUNS < 1000
+    assert "runs/cat/000000000000/output/cat_" in rules
+
+
+THEIRS = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
+prefixes = st.dictionaries(st.text("abc/", min_size=1, max_size=6), st.integers(1, 99), max_size=5)
+
+
+@given(prefixes, prefixes)
+def test_our_rules_replace_ours_and_nobody_elses(before: dict[str, int], wanted: dict[str, int]) -> None:
+    other = with_our_rules([THEIRS], "flux-training/other", {"other/": 1})
+    rules = with_our_rules(with_our_rules(other, OWNER, before), OWNER, wanted)
+    assert our_rules(rules, OWNER) == wanted
+    assert our_rules(rules, "flux-training/other") == {"other/": 1}
+    assert THEIRS in rules
+    assert len({rule["ID"] for rule in rules}) == len(rules)
+
+
+def test_an_empty_list_is_never_sent() -> None:
+    assert with_our_rules([], OWNER, {}) == [
+        {
+            "ID": "unfinished uploads",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+        }
+    ]
+    assert with_our_rules([THEIRS], OWNER, {}) == [THEIRS]
+
+
+def test_a_rule_as_the_bucket_gets_it() -> None:
+    rules = with_our_rules([THEIRS], OWNER, {"b/": 2, "a/": 1})
+    assert [rule["Filter"] for rule in rules] == [{"Prefix": "logs/"}, {"Prefix": "a/"}, {"Prefix": "b/"}]
+    assert rules[1] == {
+        "ID": "flux flux-training/prod b3dda5b674f9ce73",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "a/"},
+        "Expiration": {"Days": 1},
+    }
+
+
+def test_our_rules_are_put_in_place_of_ours() -> None:
+    before = with_our_rules([THEIRS], OWNER, {"a/": 1})
+    other = with_our_rules(before, "flux-training/other", {"a/": 5})
+    after = with_our_rules(other, OWNER, {"b/": 2, "c/": 3})
+    assert our_rules(after, OWNER) == {"b/": 2, "c/": 3}
+    assert our_rules(after, "flux-training/other") == {"a/": 5}
+    assert len(after) == 4
+
+
+def test_a_rule_of_ours_that_somebody_edited_is_read_as_it_is() -> None:
+    """It differs from what is wanted then, and is put right."""
+    mark = f"flux {OWNER} 1"
+    rules = [
+        {"ID": mark, "Status": "Enabled"},
+        {"ID": mark, "Status": "Disabled", "Filter": {"Prefix": "off/"}, "Expiration": {"Days": 1}},
+        {"Status": "Enabled", "Filter": {"Prefix": "unnamed/"}, "Expiration": {"Days": 1}},
+        {
+            "ID": f"flux {OWNER}-2 1",
+            "Status": "Enabled",
+            "Filter": {"Prefix": "x/"},
+            "Expiration": {"Days": 1},
+        },
+    ]
+    assert our_rules(rules, OWNER) == {"": 0}
+    assert our_rules([{"ID": mark, "Status": "Enabled", "Filter": {}, "Expiration": {}}], OWNER) == {"": 0}
+    assert our_rules([{"ID": mark, "Filter": {"Prefix": "a/"}, "Expiration": {"Days": 1}}], OWNER) == {}

@@ -1,0 +1,306 @@
+"""What becomes of each job, from a preview's steps, its run's state and what changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flux_training.training.cost import Line
+from flux_training.training.runs.changes import Changes
+from flux_training.training.runs.plan import (
+    JobPlan,
+    Plan,
+    Step,
+    What,
+    cluster_lines,
+    headline,
+    in_order,
+    messages,
+    plan_job,
+    read_steps,
+)
+from flux_training.training.runs.run_state import RunState
+
+PARENT = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$"
+HEAD = f"{PARENT}pulumi-python:dynamic/flux:"
+LINE = Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure")
+CAPTIONS = Changes(settings=("learning rate 1e-4 → 2e-4",))
+
+
+def step(op: str, old: str = "", new: str = "", **state: Any) -> Step:
+    before = {"runId": old, **state} if old else {}
+    return Step(f"{HEAD}TrainingJob::cat", "TrainingJob", "cat", op, before, {"runId": new} if new else {})
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "past", "what"),
+    [
+        (step("create", new="n"), RunState.NEW, None, What.NEW),
+        (step("create", new="n"), RunState.CANCELED, None, What.NEW),
+        (step("create", new="n"), RunState.NEW, CAPTIONS, What.AGAIN),
+        (step("create", new="n"), RunState.COMPLETED, None, What.ADOPTED),
+        (step("create", new="n"), RunState.PENDING, None, What.RUNNING),
+        (step("create", new="n"), RunState.FAILED, None, What.FAILED),
+        (step("replace", "o", "n"), RunState.NEW, CAPTIONS, What.AGAIN),
+        (step("replace", "o", "n"), RunState.COMPLETED, CAPTIONS, What.ADOPTED),
+        (step("replace", "o", "n"), RunState.FAILED, CAPTIONS, What.FAILED),
+        (step("replace", "o", "o"), RunState.PENDING, Changes(), What.AGAIN),
+        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, What.KEPT),
+        (step("same", "o", "o", status="running"), RunState.PENDING, None, What.RUNNING),
+        (step("same", "o", "o", status="failed"), RunState.FAILED, None, What.FAILED),
+        (step("update", "o", "o", status="pending"), RunState.PENDING, None, What.RUNNING),
+        (step("delete", "o"), None, None, What.REMOVED),
+    ],
+)
+def test_the_fate_of_a_job(given: Step, state: RunState | None, past: Changes | None, what: What) -> None:
+    found = plan_job(given, state, past, LINE, old_unfinished=False)
+    assert found.what is what
+    assert (found.line is not None) == (what in (What.NEW, What.AGAIN, What.RUNNING))
+
+
+def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled() -> None:
+    replaced = plan_job(step("replace", "old1", "new1"), RunState.NEW, CAPTIONS, LINE, old_unfinished=True)
+    assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is canceled")
+    removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
+    assert removed.what is What.CANCELED
+    assert "run old1 is taken out of the queue" in removed.reasons[0]
+
+
+def test_a_job_of_a_group_that_is_made_anew_is_queued_again_for_that() -> None:
+    found = plan_job(step("replace", "o", "o"), RunState.PENDING, Changes(), LINE, old_unfinished=False)
+    assert found.reasons == ("its container group is made anew, so it is queued again",)
+
+
+def entry(op: str, kind: str, name: str, **more: Any) -> dict[str, Any]:
+    return {"op": op, "urn": f"{HEAD}{kind}::{name}", **more}
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        ["replace", "create-replacement", "delete-replaced"],
+        ["delete-replaced", "replace", "create-replacement"],
+        ["replace"],
+    ],
+)
+def test_the_steps_of_a_replacement_are_read_as_one(ops: list[str]) -> None:
+    old = {"outputs": {"runId": "o", "status": "completed"}, "inputs": {"runId": "o"}}
+    new = {"inputs": {"runId": "n"}}
+    steps = [entry(op, "TrainingJob", "cat", oldState=old, newState=new, diffReasons=["runId"]) for op in ops]
+    (found,) = read_steps({"steps": steps})
+    assert (found.op, found.kind, found.name, found.changed) == ("replace", "TrainingJob", "cat", ("runId",))
+    assert (found.old["status"], found.old["runId"], found.new["runId"]) == ("completed", "o", "n")
+
+
+def test_what_only_holds_the_rest_together_is_left_out() -> None:
+    stack = {"op": "same", "urn": "urn:pulumi:dev::flux-training::pulumi:pulumi:Stack::flux-training-dev"}
+    component = {
+        "op": "create",
+        "urn": "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline::pipeline",
+    }
+    provider = {"op": "create", "urn": f"{PARENT}pulumi:providers:aws::aws"}
+    bookkeeping = entry("update", "DeclaredRuns", "runs", diffReasons=["runs"])
+    assert read_steps({"steps": [stack, component, provider, bookkeeping]}) == []
+    assert read_steps({}) == []
+
+
+def test_the_cluster_is_told_with_what_changes() -> None:
+    steps = read_steps(
+        {
+            "steps": [
+                entry("update", "ContainerGroup", "cluster", diffReasons=["gpu", "priority"]),
+                entry("create", "Bucket", "bucket", diffReasons=["x"]),
+                entry("same", "ScalingRule", "scaling"),
+                entry("delete", "Dataset", "dog"),
+            ]
+        }
+    )
+    assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is made")
+
+
+def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
+    steps = [
+        entry("create", "DevGroup", "dev"),
+        *[
+            entry(op, "NodeKeys", "node-keys", replaceReasons=["end"])
+            for op in ("create-replacement", "replace")
+        ],
+        {"op": "create", "urn": f"{PARENT}aws:s3/bucketPolicy:BucketPolicy::only-https"},
+        {"op": "update", "urn": f"{PARENT}command:local:Command::images", "diffReasons": ["triggers"]},
+        entry("delete", "SomethingNew", "later"),
+    ]
+    assert cluster_lines(read_steps({"steps": steps})) == (
+        "dev container group is made",
+        "key of the nodes is made anew: end",
+        "BucketPolicy only-https is made",
+        "Command images is changed: triggers",
+        "SomethingNew later is taken down",
+    )
+
+
+def test_diagnostics_are_told_once_and_by_severity() -> None:
+    said = [{"severity": "error", "message": "no\n"}, {"severity": "info", "message": "hm"}, {"severity": "error", "message": "no"}]  # fmt: skip
+    assert messages({"diagnostics": said}, "error") == ("no",)
+    assert messages({}, "error") == ()
+
+
+def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
+    whats = {"d": What.KEPT, "a": What.AGAIN, "c": What.NEW, "b": What.NEW, "e": What.REMOVED}
+    jobs = in_order(JobPlan(name, what) for name, what in whats.items())
+    assert [job.name for job in jobs] == ["b", "c", "a", "e", "d"]
+    text = "2 jobs trained for the first time, 1 trained again, 1 taken out, 1 unchanged"
+    assert headline(Plan("dev", jobs)) == text
+    assert headline(Plan("dev")) == "no job is declared"
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "past", "reasons"),
+    [
+        (step("create", new="n"), RunState.NEW, None, ("trained for the first time",)),
+        (
+            step("create", new="n"),
+            RunState.COMPLETED,
+            CAPTIONS,
+            ("this run is finished already: its results are taken over, nothing is trained",),
+        ),
+        (step("create", new="n"), RunState.PENDING, None, ("its run is in the queue already",)),
+        (
+            step("replace", "o", "n"),
+            RunState.FAILED,
+            None,
+            ("this run failed before and is not queued again by itself: set `attempt` for that",),
+        ),
+        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, ()),
+        (step("refresh", "o", "o", status=None), RunState.NEW, None, ()),
+        (
+            step("same", "o", "o", status="failed", reason="no memory"),
+            RunState.FAILED,
+            None,
+            ("no memory; it is not queued again by itself: set `attempt` for that",),
+        ),
+        (
+            step("same", "o", "o", status="lost"),
+            None,
+            None,
+            ("lost; it is not queued again by itself: set `attempt` for that",),
+        ),
+        # Weights that came late outweigh what the state says.
+        (step("same", "o", "o", status="failed"), RunState.COMPLETED, None, ()),
+        (step("delete", "o"), None, None, ("its results stay in the bucket",)),
+    ],
+)
+def test_why_in_words(
+    given: Step, state: RunState | None, past: Changes | None, reasons: tuple[str, ...]
+) -> None:
+    found = plan_job(given, state, past, LINE, old_unfinished=False)
+    assert found.reasons == reasons
+    # An unfinished run that stays is not cancelled.
+    if given.op != "delete" and given.old.get("runId") == given.new.get("runId"):
+        assert plan_job(given, state, past, LINE, old_unfinished=True).reasons == reasons
+
+
+def test_all_that_a_plan_says_of_a_job() -> None:
+    given = Step(
+        f"{HEAD}TrainingJob::cat",
+        "TrainingJob",
+        "cat",
+        "replace",
+        {"runId": "o", "digest": "d"},
+        {"runId": "n", "folder": "jobs/cat"},
+    )
+    assert plan_job(given, RunState.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
+        "cat", What.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
+    )
+    first = Step("u", "TrainingJob", "cat", "create", {}, {"runId": "n"})
+    assert plan_job(first, RunState.NEW, None, LINE, old_unfinished=False) == JobPlan(
+        "cat", What.NEW, "n", ("trained for the first time",), line=LINE
+    )
+    bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})
+    assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
+        "cat",
+        What.CANCELED,
+        reasons=("run o is taken out of the queue; what it has saved stays in the bucket",),
+        previous="o",
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "op", "old", "new", "changed"),
+    [
+        ([("same", {"a": 1}, {"a": 1}, None)], "same", {"a": 1}, {"a": 1}, ()),
+        ([("delete", {"a": 1}, {"a": 2}, None)], "delete", {"a": 1}, {}, ()),
+        ([("refresh", {"a": 1}, None, None)], "refresh", {"a": 1}, {}, ()),
+        ([("discard", {"a": 1}, None, None)], "delete", {"a": 1}, {}, ()),
+        ([("create-replacement", None, {"a": 2}, ["y", "x"])], "replace", {}, {"a": 2}, ("x", "y")),
+        (
+            [("update", {"a": 1}, {"a": 2}, []), ("same", {"b": 1}, None, ["x"])],
+            "same",
+            {"a": 1},
+            {"a": 2},
+            ("x",),
+        ),
+    ],
+)
+def test_how_steps_are_read(
+    steps: list[tuple[str, Any, Any, Any]], op: str, old: Any, new: Any, changed: tuple[str, ...]
+) -> None:
+    given = [
+        entry(
+            one,
+            "Bucket",
+            "b",
+            oldState=before and {"outputs": before},
+            newState=after and {"inputs": after},
+            diffReasons=why,
+        )
+        for one, before, after, why in steps
+    ]
+    (found,) = read_steps({"steps": given})
+    assert found == Step(f"{HEAD}Bucket::b", "Bucket", "b", op, old, new, changed)
+
+
+def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
+    reasons = entry("replace", "Bucket", "b", replaceReasons=["bucket"], oldState=7, newState={"inputs": 7})
+    (found,) = read_steps({"steps": [reasons]})
+    assert (found.op, found.old, found.new, found.changed) == ("replace", {}, {}, ("bucket",))
+    said = {
+        "diagnostics": [{"severity": "error"}, 7, {"severity": "error", "message": " "}, {"message": "x"}]
+    }
+    assert messages(said, "error") == ()
+    assert read_steps({"steps": None}) == []
+    assert messages({"diagnostics": None}, "error") == ()
+
+
+def test_every_kind_has_its_words() -> None:
+    kinds = ("Bucket", "ContainerGroup", "ScalingRule", "Dataset", "TrainingJob")
+    steps = [
+        Step("u", kind, "n", op, changed=("a", "b"))
+        for kind in kinds
+        for op in ("create", "replace", "delete", "read")
+    ]
+    assert cluster_lines(steps) == (
+        "bucket is made",
+        "bucket is made anew: a, b",
+        "bucket is taken down: a, b",
+        "container group is made",
+        "container group is made anew: a, b",
+        "container group is taken down: a, b",
+        "scaling rule is made",
+        "scaling rule is made anew: a, b",
+        "scaling rule is taken down: a, b",
+    )
+    assert cluster_lines([Step("u", "Bucket", "n", "update")]) == ("bucket is changed",)
+
+
+def test_the_headline_names_each_fate_in_order() -> None:
+    jobs = tuple(
+        JobPlan(f"{what}{number}", what) for what in What for number in range(2 if what is What.KEPT else 1)
+    )
+    assert headline(Plan("dev", jobs)) == (
+        "1 job trained for the first time, 1 trained again, 1 canceled, 1 taken out, 1 taken over, 1 failed before, "
+        "1 in the queue already, 2 unchanged"
+    )
+    plan = Plan("dev", jobs)
+    assert {job.what for job in plan.changed} == set(What) - {What.KEPT, What.RUNNING}
+    assert [job.what for job in plan.of(What.NEW, What.KEPT)] == [What.NEW, What.KEPT, What.KEPT]

@@ -1,0 +1,274 @@
+"""What nodes and files say, read with care: progress.json, loss.csv, names of samples, words for a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_training.training.runs.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
+from flux_training.training.runs.progress import Progress, read_progress
+from flux_training.training.runs.samples import Sample, prompts_of, sample_grid, spread
+from flux_training.training.train_yml.diff import ABSENT, Change, caption_changes, differing, setting_changes
+from flux_training.training.values import read_time
+from flux_training.training.words import one_line, printable, with_escapes
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda below: st.lists(below) | st.dictionaries(st.text(), below),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from([*Progress.__dataclass_fields__, "loss_smoothed"])
+
+
+@settings(deadline=None)
+@given(st.dictionaries(FIELDS, JSON))
+def test_no_progress_json_can_do_harm(raw: dict[str, Any]) -> None:
+    progress = read_progress(raw)
+    for number in (progress.loss, progress.eta_seconds, progress.gpu_seconds):
+        assert number is None or (number >= 0 and math.isfinite(number))
+    assert progress.step is None or progress.step >= 0
+    assert all(
+        character.isprintable() or character == "\n" for character in progress.message + progress.state
+    )
+
+
+def test_a_usual_progress_json() -> None:
+    raw = {
+        "state": "training",
+        "step": 120,
+        "loss": 0.3,
+        "loss_smoothed": 0.41,
+        "gpu_seconds": 61.5,
+        "updated_at": "2026-11-23T00:08:09Z",
+    }
+    progress = read_progress(raw)
+    assert (progress.state, progress.step, progress.loss, progress.gpu_seconds) == (
+        "training",
+        120,
+        0.41,
+        61.5,
+    )
+    assert progress.updated_at == read_time("2026-11-23T01:08:09+01:00")
+
+
+def test_every_field_of_a_progress_json() -> None:
+    raw = {
+        "state": "s" * 41,
+        "message": " two\nlines ",
+        "step": 1,
+        "steps": 2,
+        "loss": 9.0,
+        "loss_smoothed": 0.1,
+        "loss_first": 0.2,
+        "loss_last": 0.3,
+        "seconds_per_step": 0.4,
+        "eta_seconds": 0.5,
+        "gpu": "g" * 101,
+        "gpu_seconds": 0.6,
+        "restarts": 3,
+        "started_at": "2026-11-23T01:08:09",
+        "updated_at": "2026-11-23T01:08:09+01:00",
+    }
+    assert read_progress(raw) == Progress(
+        "s" * 40 + "…",
+        "two\nlines",
+        1,
+        2,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        "g" * 100 + "…",
+        0.6,
+        3,
+        datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC),
+        datetime(2026, 11, 23, 0, 8, 9, tzinfo=UTC),
+    )
+    assert read_progress({}) == Progress()
+    assert read_progress({key: [] for key in raw}) == Progress()
+
+
+def test_times_are_read_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        _times_are_read_in_utc()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def _times_are_read_in_utc() -> None:
+    assert read_time("2026-11-23T01:08:09") == datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC)
+    found = read_time("2026-11-23T01:08:09+01:00")
+    assert found is not None
+    assert (found.tzinfo, found.hour) == (UTC, 0)
+    assert read_time("0001-01-01T00:00:00+01:00") is None
+    assert [read_time(value) for value in ("tomorrow", "", None, 7)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [(0, 0), (0.0, 0), (2.0, 2), (2.5, None), (10**9, 10**9), (10**9 + 1, None), (-1, None)],
+)
+def test_a_count_is_whole(value: float, read: int | None) -> None:
+    assert read_progress({"step": value}).step == read
+
+
+@pytest.mark.parametrize("value", [True, -1, math.nan, math.inf, 1e300, "12", None, [3]])
+def test_what_is_no_sensible_number_is_as_if_it_were_not_said(value: object) -> None:
+    progress = read_progress({"step": value, "gpu_seconds": value})
+    assert (progress.step, progress.gpu_seconds) == (None, None)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_no_text_makes_a_terminal_obey(text: str) -> None:
+    assert one_line(text).isprintable()
+    assert all(character.isprintable() or character == "\n" for character in printable(text))
+
+
+def test_escape_sequences_and_turned_writing_are_shown_and_not_obeyed() -> None:
+    assert printable("a\x1b[31mred\r\u202eb\nc") == "a?[31mred??b\nc"
+    assert (printable("1234", 4), printable("12345", 4)) == ("1234", "1234…")
+
+
+def test_four_thousand_characters_are_shown_unless_told_otherwise() -> None:
+    assert printable("a" * 4000) == "a" * 4000
+    assert printable("a" * 4001) == "a" * 4000 + "…"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("café \\n 猫", "café \\n 猫"),
+        ("a\x1b[31m\nb", r"a\x1b[31m\nb"),
+        ("\u202egpj", r"\u202egpj"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_a_name_is_shown_so_that_it_can_be_found_again(text: str, shown: str) -> None:
+    assert with_escapes(text) == shown
+
+
+def test_losses_are_read_line_by_line() -> None:
+    text = "step,loss\n1,0.5\n3,nan\nrubbish\n2,0.4\n2,0.3\n-1,0.2\n4,1e999\n"
+    assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]
+
+
+def test_steps_count_from_one_and_nothing_is_above_what_any_training_has() -> None:
+    most = 10**9
+    text = f"0,0.5\n1,{most}\n2,-{most}\n3,{most + 1}\n{most},0.5\n{most + 1},0.5\n"
+    assert parse_losses(text) == [Point(1, most), Point(2, -most), Point(most, 0.5)]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="0123456789,.-e\nnaif ", max_size=300))
+def test_any_text_is_read_as_losses(text: str) -> None:
+    points = parse_losses(text)
+    assert all(math.isfinite(point.loss) for point in points)
+    assert [point.step for point in points] == sorted({point.step for point in points})
+
+
+POINTS = st.lists(st.floats(-1e6, 1e6), max_size=400).map(
+    lambda losses: [Point(step, loss) for step, loss in enumerate(losses, 1)]
+)
+
+
+@settings(deadline=None)
+@given(POINTS)
+def test_smoothing_keeps_every_step_and_stays_between_lowest_and_highest(points: list[Point]) -> None:
+    smoothed = smooth(points)
+    assert [point.step for point in smoothed] == [point.step for point in points]
+    losses = [point.loss for point in points]
+    assert all(min(losses) - 1e-3 <= point.loss <= max(losses) + 1e-3 for point in smoothed)
+
+
+@settings(deadline=None)
+@given(POINTS, st.integers(4, 100))
+def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int) -> None:
+    thinned = thin_out(points, most)
+    assert len(thinned) <= max(most + 2, 4)
+    if points:
+        assert (thinned[0], thinned[-1]) == (points[0], points[-1])
+        assert max(point.loss for point in thinned) == max(point.loss for point in points)
+
+
+@settings(deadline=None)
+@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5), st.integers(2, 10))
+def test_ticks_are_few_round_and_cover_the_range(low: float, width: float, about: int) -> None:
+    ticks = round_ticks(low, low + width, about)
+    assert ticks[0] <= low + width * 1e-6
+    assert ticks[-1] >= low + width * (1 - 1e-6)
+    assert 2 <= len(ticks) <= about + 3
+
+
+def test_samples_by_prompt_and_step_the_newest_of_two() -> None:
+    names = [
+        "notes.txt",
+        "1795392457384__000000000_0.jpg",
+        "1795392463128__000000100_0.jpg",
+        "1795392463999__000000100_0.jpg",
+        "1795392463232__000000100_1.png",
+        "../1795392463232__000000100_1.png",
+    ]
+    grid = sample_grid(names)
+    assert grid == {
+        0: {
+            0: Sample("1795392457384__000000000_0.jpg", 0, 0),
+            100: Sample("1795392463999__000000100_0.jpg", 100, 0),
+        },
+        1: {100: Sample("1795392463232__000000100_1.png", 100, 1)},
+    }
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 10**6), unique=True).map(sorted), st.integers(2, 12))
+def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most: int) -> None:
+    shown = spread(steps, most)
+    assert len(shown) == min(most, len(steps))
+    assert shown == sorted(set(shown))
+    if steps:
+        assert (shown[0], shown[-1]) == (steps[0], steps[-1])
+
+
+def test_prompts_with_the_trigger_in_its_place() -> None:
+    sample = {"prompts": ["[trigger] at sea", "[name], [trigger]", 3, {"seed": 1}]}
+    process = {"trigger_word": "c4t", "sample": sample}
+    assert prompts_of({"config": {"process": [process]}}) == ["c4t at sea", "c4t, c4t", "3", ""]
+    # Without the word the trainer draws the prompt as it stands.
+    without = {"config": {"process": [{"sample": sample}]}}
+    assert prompts_of(without) == ["[trigger] at sea", "[name], [trigger]", "3", ""]
+    assert prompts_of({"config": {"process": [{"sample": {"samples": [{"prompt": "a"}]}}]}}) == ["a"]
+    assert prompts_of({"config": {"process": [{"sample": {"prompts": "at sea"}}]}}) == []
+    assert prompts_of({}) == []
+
+
+def test_what_differs_between_two_configurations_has_the_names_people_use() -> None:
+    def document(**train: object) -> dict[str, object]:
+        return {"config": {"process": [{"train": train, "resolution": [512, 768]}]}}
+
+    before, after = document(lr=1e-4, steps=300), document(lr=2e-4, steps=300, ema=True)
+    assert setting_changes(before, after) == [
+        Change("train.ema", ABSENT, "true"),
+        Change("learning rate", "1e-4", "2e-4"),
+    ]
+    assert differing([before, after, after])["learning rate"] == ["1e-4", "2e-4", "2e-4"]
+    assert setting_changes(before, json.loads(json.dumps(before))) == []
+
+
+def test_captions_changed_added_and_removed() -> None:
+    found = caption_changes({"1.jpg": "a", "2.jpg": "b"}, {"2.jpg": "c", "3.jpg": "d"})
+    assert found == [
+        Change("1.jpg", "a", ABSENT),
+        Change("2.jpg", "b", "c"),
+        Change("3.jpg", ABSENT, "d"),
+    ]

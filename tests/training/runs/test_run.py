@@ -1,0 +1,281 @@
+"""What a run is called, where it lies, what its launcher is told, and the words about its state and its weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from flux_training.training.dataset.manifest import parse_dataset_index, parse_manifest
+from flux_training.training.runs.lineage import declared_run
+from flux_training.training.runs.run import Layout, Limits, launch_settings, run_id
+from flux_training.training.runs.run_state import (
+    Evidence,
+    LastContact,
+    RunState,
+    explain,
+    in_words,
+    run_state,
+    stall,
+)
+from flux_training.training.runs.weights import (
+    MAX_HEADER_BYTES,
+    MOST_BYTES,
+    WeightsHeader,
+    header_length,
+    parse_header,
+    problems,
+)
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("attempt", "parent", "expected"),
+    [(1, None, "0706354cdb0d"), (2, None, "326d0e263fe0"), (1, "0706354cdb0d", "0896cbfabfeb")],
+)
+def test_ids_of_attempts_and_resumed_runs_stay_what_they_are(
+    attempt: int, parent: str | None, expected: str
+) -> None:
+    # Were this to change, every stack out there would train everything again.
+    assert run_id(b"{}", b"job: extension\n", attempt, parent) == expected
+    assert declared_run(b"{}", b"job: extension\n", attempt)(parent) == expected
+
+
+def test_where_everything_lies() -> None:
+    """What is in users' buckets already, and what the nodes' rights name."""
+    layout = Layout("team/")
+    run = layout.run("cat", "0a1b")
+    assert (layout.owner, layout.datasets, layout.runs) == (
+        "team/.flux/owner.json",
+        "team/datasets/",
+        "team/runs/",
+    )
+    assert layout.dataset("d1") == "team/datasets/d1/"
+    assert layout.dataset_indexes == "team/.flux/datasets/"
+    assert layout.dataset_index("d1") == "team/.flux/datasets/d1.json"
+    assert layout.dataset_references("d1") == "team/.flux/references/d1/"
+    base = "team/runs/cat/0a1b/"
+    assert (run.base, run.config, run.output, run.model) == (
+        base,
+        f"{base}config/",
+        f"{base}output/",
+        f"{base}model/",
+    )
+    assert (run.claim, run.record, run.progress) == (
+        f"{base}claim.json",
+        f"{base}output/run.json",
+        f"{base}output/progress.json",
+    )
+    assert (run.weights, run.done) == (f"{base}model/cat.safetensors", f"{base}model/done.json")
+
+
+def test_what_the_launcher_is_told() -> None:
+    assert json.loads(launch_settings("cat", "0a1b", 2, 500, 100, Limits(3.0, 20.0, 1.0))) == {
+        "contract": 1,
+        "job": "cat",
+        "run_id": "0a1b",
+        "attempt": 2,
+        "steps": 500,
+        "save_every": 100,
+        "trainer": ["python", "run.py", "training-config/train.yml"],
+        "dataset_folder": "dataset",
+        "output_folder": "output/cat",
+        "model_folder": "model",
+        "manifest": "training-config/manifest.json",
+        "weights": "cat.safetensors",
+        "max_hours": 3.0,
+        "stall_minutes": 20.0,
+        "wait_minutes": 1.0,
+    }
+
+
+# ---- its state in words
+
+
+@pytest.mark.parametrize(
+    ("state", "needs_gpu"),
+    [
+        (RunState.NEW, True),
+        (RunState.PENDING, True),
+        (RunState.RUNNING, True),
+        (RunState.STALLED, True),
+        (RunState.CANCELED, True),  # declared again, it is queued again
+        (RunState.FAILED, False),
+        (RunState.WITHOUT_WEIGHTS, False),
+        (RunState.COMPLETED, False),
+    ],
+)
+def test_which_declared_runs_are_still_to_be_paid_for(state: RunState, needs_gpu: bool) -> None:
+    assert state.needs_gpu == needs_gpu
+
+
+def test_a_status_that_kelpie_invents_is_neither_an_error_nor_an_end() -> None:
+    assert run_state("paused", Evidence(False)) is RunState.UNKNOWN
+    assert not RunState.UNKNOWN.has_ended
+    assert not RunState.UNKNOWN.needs_gpu
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0 s"),
+        (0.4, "0 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (5369, "89 min"),
+        (5400, "1 h 30 min"),
+        (7260, "2 h 1 min"),
+    ],
+)
+def test_how_long_ago(seconds: float, text: str) -> None:
+    assert in_words(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("state", "evidence", "words"),
+    [
+        ("completed", Evidence(True), ""),
+        ("pending", Evidence(False), ""),
+        ("running", Evidence(True, ("cut",)), ""),
+        (
+            "completed without weights",
+            Evidence(False),
+            "the worker reported the job as completed, but there are no weights in the bucket",
+        ),
+        (
+            "lost",
+            Evidence(False),
+            "the queue no longer knows the job, and there are no weights in the bucket",
+        ),
+        ("failed", Evidence(False), "the job failed as many times as the queue allows"),
+        ("canceled", Evidence(False), "the job was canceled in the queue"),
+        (
+            "failed",
+            Evidence(True, ("cut", "old")),
+            "the weights in the bucket are not valid: cut; old",
+        ),
+    ],
+)
+def test_why_a_run_counts_as_failed(state: str, evidence: Evidence, words: str) -> None:
+    assert explain(RunState(state), evidence) == words
+    assert explain(RunState(state), evidence, "out of memory") == (f"{words}: out of memory" if words else "")
+    assert explain(RunState(state), evidence, stalled="silent") == words
+
+
+def test_a_stall_is_explained_by_what_was_seen() -> None:
+    assert explain(RunState.STALLED, Evidence(False), "step 5", "silent") == "silent"
+    assert explain(RunState.STALLED, Evidence(False)) == ""
+    assert run_state("running", Evidence(False)) == "running"
+    assert stall(LastContact(1801, 0), 30) == (
+        "no node has reported it for 30 min: its node is gone and no other node takes it (none is available, or it failed on each); "
+        "reallocate the container group's instances to get other machines"
+    )
+    assert stall(LastContact(0, 3601), 30) == (
+        "its worker reports it, but nothing has been written to the bucket for 60 min: the launcher hangs or the node cannot "
+        "upload; reallocate its instance"
+    )
+
+
+# ---- its weights
+
+
+def weights(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    ("length", "taken"),
+    [(0, False), (1, False), (2, True), (MAX_HEADER_BYTES, True), (MAX_HEADER_BYTES + 1, False)],
+)
+def test_a_header_is_as_long_as_safetensors_allows(length: int, taken: bool) -> None:
+    raw = struct.pack("<Q", length)
+    if taken:
+        assert header_length(raw) == length
+        return
+    with pytest.raises(ValueError, match=r"^it does not begin with a safetensors header$"):
+        header_length(raw)
+
+
+def test_what_is_too_short_for_weights_says_so() -> None:
+    with pytest.raises(ValueError, match=r"^it is shorter than a safetensors header$"):
+        header_length(b"1234567")
+
+
+def test_the_header_is_read_whole_whatever_follows() -> None:
+    tensors = {"a": {"data_offsets": [0, 8]}, "b": {"data_offsets": [8, 12]}}
+    raw = weights({**tensors, "__metadata__": {"training_info": '{"step": 7}'}}, b"x" * 12)
+    assert parse_header(raw) == WeightsHeader(2, len(raw), 7)
+    empty = weights({})
+    assert parse_header(empty) == WeightsHeader(0, len(empty), None)
+    assert problems(parse_header(empty), len(empty), 7) == [
+        "they hold no tensor",
+        "they are from step None, not from the last one (7)",
+    ]
+    assert problems(WeightsHeader(1, 10, 7), 9, 7) == ["they are 9 bytes long, but their header says 10"]
+
+
+@pytest.mark.parametrize("end", [0, MOST_BYTES])
+def test_a_tensor_ends_somewhere(end: int) -> None:
+    raw = weights({"a": {"data_offsets": [0, end]}})
+    assert parse_header(raw).data_end == len(raw) + end
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"a": {"data_offsets": [0, -1]}},
+        {"a": {"data_offsets": [0, MOST_BYTES + 1]}},
+        77,
+        {"a": 1},
+        {"a": {}},
+        {"a": {"data_offsets": [0]}},
+        {"a": {"data_offsets": [0, None]}},
+        b'{"a": {"data_offsets": [0, 1e999]}}',
+        b"\xff\xff",
+        b'{"a": ' + DEEP,
+    ],
+)
+def test_weights_that_a_node_made_up_are_no_weights(header: Any) -> None:
+    with pytest.raises(ValueError, match=r"^its safetensors header cannot be parsed$"):
+        parse_header(weights(header))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, [], {}, {"training_info": 7}, {"training_info": "{}"}, {"training_info": "x"}]
+    + [{"training_info": info} for info in ('{"step": null}', '{"step": 1e999}', DEEP.decode())],
+)
+def test_a_step_that_is_none_is_not_the_last_one(metadata: Any) -> None:
+    assert parse_header(weights({"__metadata__": metadata})).step is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"images": 7}',
+        b'{"images": {"a": 7}}',
+        b'{"images": {"a": {"size": 1}}}',
+        b'{"images": {"a": {"size": 1e999, "sha256": "", "caption": ""}}}',
+        b'{"images": ' + DEEP,
+    ],
+)
+def test_what_is_no_manifest_is_told(raw: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own words, or ours
+        parse_manifest(raw)
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own words, or ours
+        parse_dataset_index(raw)
+
+
+def test_json_that_is_no_manifest_is_told_in_our_words() -> None:
+    with pytest.raises(ValueError, match=r"^not a manifest$"):
+        parse_manifest(b"{}")
+    with pytest.raises(ValueError, match=r"^not a dataset index$"):
+        parse_dataset_index(b"{}")

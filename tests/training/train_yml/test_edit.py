@@ -1,0 +1,298 @@
+"""A new train.yml is ai-toolkit's example for 24 GB with the recipe's five changes; and how any train.yml is read."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_training.training.finding import Problem
+from flux_training.training.lint.check import check
+from flux_training.training.lint.registry import Subject
+from flux_training.training.train_yml import trainer_config
+from flux_training.training.train_yml.edit import PROMPTS, TEMPLATE, new_train_yml
+from flux_training.training.train_yml.trainer_config import (
+    LARGEST,
+    TrainerFile,
+    accepted_document,
+    document_of,
+    positive_int,
+    read_raw,
+    read_trainer_file,
+)
+
+# config/examples/train_lora_flux_24gb.yaml of ostris/ai-toolkit: what the recipe does not change.
+EXAMPLE = {
+    "network": {"type": "lora", "linear": 16, "linear_alpha": 16},
+    "train": {
+        "batch_size": 1,
+        "steps": 2000,
+        "gradient_accumulation_steps": 1,
+        "train_unet": True,
+        "train_text_encoder": False,
+        "gradient_checkpointing": True,
+        "noise_scheduler": "flowmatch",
+        "optimizer": "adamw8bit",
+        "lr": 1e-4,
+        "ema_config": {"use_ema": True, "ema_decay": 0.99},
+        "dtype": "bf16",
+    },
+}
+TEXTS = st.text(st.characters(categories=["L", "N", "P", "Zs", "S"]), min_size=1, max_size=20).filter(
+    str.isprintable
+)
+
+
+def process_of(text: str) -> dict[str, object]:
+    process = document_of((text).encode())["config"]["process"][0]
+    assert isinstance(process, dict)
+    return process
+
+
+def test_what_the_recipe_does_not_change_is_as_in_the_example() -> None:
+    process = process_of(new_train_yml("cat", "word"))
+    assert {key: process[key] for key in EXAMPLE} == EXAMPLE
+
+
+def test_the_recipes_five_changes_are_made() -> None:
+    document = document_of(new_train_yml("cat", "word", ["[trigger] at sea", 'say "hi": #1']).encode())
+    process = document["config"]["process"][0]
+    assert document["config"]["name"] == "cat"
+    assert process["datasets"][0]["folder_path"] == "dataset"
+    assert process["model"]["name_or_path"] == "/model"
+    assert process["sample"]["prompts"] == ["[trigger] at sea", 'say "hi": #1']
+    # The recipe keeps 2; what the trainer deletes is deleted in the bucket, so here it is more than a run writes.
+    assert (
+        process["save"]["max_step_saves_to_keep"] > process["train"]["steps"] / process["save"]["save_every"]
+    )
+    assert process["trigger_word"] == "word"
+
+
+def test_words_of_any_language_can_be_read_in_the_file() -> None:
+    text = new_train_yml("cat", "größe", ["[trigger] 🐈 \\"])
+    assert 'trigger_word: "größe"' in text
+    assert '- "[trigger] 🐈 \\\\"' in text
+
+
+def test_every_comment_of_the_template_is_kept() -> None:
+    comments = [
+        line for line in TEMPLATE.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("#")
+    ]
+    made = new_train_yml("cat", "word").splitlines()
+    assert [line for line in made if line.lstrip().startswith("#")] == comments
+    assert sum("!" in comment for comment in comments) == 6  # the five, and the line that says what `!` means
+
+
+@settings(max_examples=15, deadline=None)
+@given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4))
+def test_any_word_and_any_prompt_arrive_as_they_are(trigger: str, prompts: list[str]) -> None:
+    process = process_of(new_train_yml("cat", trigger, prompts))
+    assert process["trigger_word"] == trigger
+    assert process["sample"]["prompts"] == prompts  # type: ignore[index]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_prompts_that_nobody_chose_have_the_trigger_word(prompt: str) -> None:
+    assert "[trigger]" in prompt
+
+
+def test_lint_has_nothing_to_say_of_a_new_train_yml(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/train.yml").write_text(new_train_yml("cat", "word"), encoding="utf-8")
+    assert check(Subject("cat", tmp_path / "cat", read_trainer_file(tmp_path / "cat"), None)) == []
+
+
+@pytest.mark.parametrize("raw", [b"a: " + b"[" * 100_000, b"- " * 100_000, b"? " * 100_000])
+def test_what_a_node_nested_without_end_is_an_empty_document(raw: bytes) -> None:
+    assert document_of(raw) == {}
+
+
+@pytest.mark.parametrize("head", ["", "%YAML 1.3\n---\n"])
+def test_what_was_accepted_here_is_read_as_ai_toolkit_reads_it(head: str) -> None:
+    text = (
+        head
+        + "job: extension\nconfig:\n  name: cat\n  process: [{lr: 1e-4, model: {quantize: true, lora:}}]\n"
+    )
+    assert accepted_document(text.encode()) == document_of(text.encode())
+    assert accepted_document(text.encode())["config"]["process"][0]["lr"] == 0.0001
+
+
+def test_what_libyaml_reads_is_not_read_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "job: extension\nconfig:\n  name: cat\n  lr: 1e-4\nmeta: {name: '[name]'}\n"
+    used: list[str] = []
+
+    class Noted(trainer_config._FastLoader):
+        def __init__(self, stream: str) -> None:
+            used.append(stream)
+            super().__init__(stream)
+
+    monkeypatch.setattr(trainer_config, "_FastLoader", Noted)
+    monkeypatch.setattr(trainer_config, "document_of", lambda _raw: pytest.fail("read again"))
+    assert accepted_document(text.encode()) == {
+        "job": "extension",
+        "config": {"name": "cat", "lr": 0.0001},
+        "meta": {"name": "cat"},
+    }
+    assert used == [text]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message", "line", "code"),
+    [
+        (b"", "the file is empty", None, "config-keys"),
+        (b"# nothing\n", "the file is empty", None, "config-keys"),
+        (b"[a]", "ai-toolkit wants the keys `job` and `config` at the top", None, "config-keys"),
+        (b"job: x\nname: caf\xe9", "not UTF-8 (byte 16)", None, "config-encoding"),
+        (
+            b"job: x\nconfig: ]\n",
+            "not YAML (expected the node content, but found ']')",
+            2,
+            "config-yaml",
+        ),
+        (
+            b"a: \x07\n",
+            'not YAML (unacceptable character #x0007: special characters are not allowed in "<unicode string>", position 3)',
+            None,
+            "config-yaml",
+        ),
+        (
+            b"job: x\nconfig: {name: cat}\nmeta: &m\n  again: *m\n",
+            "ai-toolkit cannot take it as JSON (an alias refers to itself)",
+            3,
+            "config-value",
+        ),
+        (
+            b"job: x\nconfig: {name: cat, made: 2026-01-02}\n",
+            "ai-toolkit cannot take it as JSON (2026-01-02 is a date, in quotes it would be a text)",
+            None,
+            "config-value",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_train_yml_is_said_and_its_bytes_are_kept(
+    tmp_path: Path, raw: bytes, message: str, line: int | None, code: str
+) -> None:
+    path = tmp_path / "train.yml"
+    path.write_bytes(raw)
+    assert read_trainer_file(tmp_path) == TrainerFile(
+        path, raw, fault=Problem(str(path), message, line, code)
+    )
+    assert document_of(raw) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "message", "code"),
+    [
+        ([], "no train.yml", "config-missing"),
+        (["train.yml", "train.yaml"], "both train.yml and train.yaml", "config-both"),
+    ],
+)
+def test_a_folder_without_its_one_train_yml_is_named_itself(
+    tmp_path: Path, names: list[str], message: str, code: str
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"job: x\nconfig: {}\n")
+    assert read_trainer_file(tmp_path) == TrainerFile(
+        tmp_path, fault=Problem(str(tmp_path), message, code=code)
+    )
+    assert read_raw(tmp_path) == (tmp_path, b"")
+
+
+def test_a_train_yml_that_the_disk_does_not_give_has_no_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "train.yml"
+    path.write_bytes(b"job: x\nconfig: {}\n")
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    assert read_trainer_file(tmp_path) == TrainerFile(
+        path, fault=Problem(str(path), "cannot be read (Input/output error)", code="config-unreadable")
+    )
+    assert read_raw(tmp_path) == (tmp_path, b"")
+
+
+def test_a_train_yml_of_the_largest_size_is_read_and_of_one_byte_more_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "train.yml"
+    path.write_bytes(b"#" * LARGEST)
+    assert read_raw(tmp_path) == (path, b"#" * LARGEST)
+    path.write_bytes(b"#" * (LARGEST + 1))
+    assert read_raw(tmp_path) == (tmp_path, b"")
+
+
+def test_values_are_counted_with_every_alias_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = b"job: x\nconfig: {a: &a [1, 2], b: *a}\n"  # 13: 5, and for a and b the key, the list and its two
+    (tmp_path / "train.yml").write_bytes(raw)
+    monkeypatch.setattr(trainer_config, "MOST_NODES", 13)
+    assert document_of(raw)["config"] == {"a": [1, 2], "b": [1, 2]}
+    monkeypatch.setattr(trainer_config, "MOST_NODES", 12)
+    fault = read_trainer_file(tmp_path).fault
+    assert fault is not None
+    assert fault.message == "its aliases unfold to more than 12 values"
+
+
+def test_what_an_alias_stands_for_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    children, seen = trainer_config._children, list[yaml.Node]()
+
+    def noted(node: yaml.Node) -> list[yaml.Node]:
+        seen.append(node)
+        return children(node)
+
+    monkeypatch.setattr(trainer_config, "_children", noted)
+    doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 8))
+    assert document_of(f"job: x\nconfig: {{}}\na0: &a0 [1]\n{doubled}".encode())
+    assert len(seen) == len(set(map(id, seen)))
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated"),
+    [
+        ("job: x\nconfig:\n  process:\n    - lr: 1\n      lr: 2\n", (("config.process.0.lr", 5),)),
+        ("job: x\nconfig: {}\njob: y\n", (("job", 3),)),
+        ("job: x\nconfig: {}\na: [&a {b: 1}, &c {d: 1}]\ne:\n  <<: *a\n  <<: *c\n", ()),
+    ],
+)
+def test_a_key_that_stands_twice_is_noted_but_two_merges_are_not(
+    tmp_path: Path, text: str, repeated: tuple[tuple[str, int], ...]
+) -> None:
+    (tmp_path / "train.yml").write_text(text, encoding="utf-8")
+    assert read_trainer_file(tmp_path).repeated == repeated
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("job: x\nconfig:\n  name: cat\n", 3),
+        ("job: x\nconfig:\n  process: []\n", 2),
+        ("base: &b\n  config: {name: cat}\n<<: *b\njob: x\n", None),
+    ],
+)
+def test_a_key_that_is_not_there_has_the_line_of_what_is_above_it(
+    tmp_path: Path, text: str, line: int | None
+) -> None:
+    (tmp_path / "train.yml").write_text(text, encoding="utf-8")
+    file = read_trainer_file(tmp_path)
+    assert file.fault is None
+    assert file.line_of(("config", "name")) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("cat", "cat-v1"), ("'a\"b'", 'a"b-v1'), ("''", "-v1"), ("7", "[name]-v1")]
+)
+def test_the_name_takes_its_tags_place_when_it_is_a_text(name: str, told: str) -> None:
+    raw = f"job: x\nconfig: {{name: {name}}}\nmeta: {{version: '[name]-v1'}}\n"
+    assert document_of(raw.encode())["meta"] == {"version": told}
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(1, 1), (2000, 2000), (0, None), (-1, None), (True, None), (2.0, None), ("3", None)]
+)
+def test_only_a_whole_number_above_0_counts(value: object, number: int | None) -> None:
+    assert positive_int(value) == number

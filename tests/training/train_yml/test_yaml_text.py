@@ -1,0 +1,202 @@
+"""One value of a YAML text is changed, and every other byte stays."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.yaml_text import add_entry, flow, node_at, quote, set_value
+
+JOBS = ("config", "p:jobs")
+TRAIN = Path(__file__).parents[3] / "jobs/chelsea-cat/train.yml"
+
+
+def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
+    lines = [line for line in difflib.ndiff(before.split("\n"), after.split("\n")) if line[0] in "+-"]
+    return [line[2:] for line in lines if line[0] == "-"], [line[2:] for line in lines if line[0] == "+"]
+
+
+@pytest.mark.parametrize(
+    ("path", "literal", "line"),
+    [
+        (("train", "lr"), "2e-4", "        lr: 2e-4"),
+        (("network", "linear"), "32", "        linear: 32"),
+        (("datasets", 0, "resolution"), "[512]", "          resolution: [512]"),
+        (("trigger_word",), '"a: b # c"', '      trigger_word: "a: b # c"'),
+        (("sample", "prompts", 1), '"x"', '          - "x"'),
+    ],
+)
+def test_setting_a_value_changes_its_line_alone(path: tuple[str | int, ...], literal: str, line: str) -> None:
+    text = TRAIN.read_text(encoding="utf-8")
+    after = set_value(text, ("config", "process", 0, *path), literal)
+    removed, added = changed_lines(text, after)
+    assert added == [line]
+    assert len(removed) == 1
+
+
+def test_what_stands_behind_a_value_stays_and_so_do_carriage_returns() -> None:
+    assert set_value("a: 1   # one\r\nb: 2\r\n", ("a",), "9") == "a: 9   # one\r\nb: 2\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "literal", "error"),
+    [
+        ("a: {c: 1}", ("a", "b"), "2", KeyError("a.b")),
+        ("a:\n  b: 1", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a: |\n  b", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a: >\n  b", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a:\nb: 1", ("a",), "2", ValueError("nothing stands there; write a value first")),
+        ("a: &x 1\nb: *x", ("a",), "2", ValueError("the change would change something else as well")),
+        ("a: 1", ("a",), "2\nb: 3", ValueError("it is no YAML")),
+        ("a: [1]", ("a", 0), "2, 3", ValueError("the change would change something else as well")),
+        ("a: {0: {b: 1}}", ("a", 0, "b"), "2", ValueError("the change would change something else as well")),
+        ("a: 1", ("a",), "{", ValueError("it is no YAML")),
+    ],
+)
+def test_what_cannot_be_set_alone_is_refused(
+    text: str, path: tuple[str | int, ...], literal: str, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        set_value(text, path, literal)
+    assert str(caught.value) == str(error)
+
+
+def test_of_a_key_that_stands_twice_the_one_that_is_read_is_set() -> None:
+    assert set_value("a: 1\na: 2\n", ("a",), "3") == "a: 1\na: 3\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "config:\n  p:jobs:\n    a: {}  # last\n  # of b\n  b: 1\n",
+            "config:\n  p:jobs:\n    a: {}  # last\n    n: {}\n  # of b\n  b: 1\n",
+        ),
+        (
+            "config:\n  p:jobs:\n    a:\n      x: 1\n  b: 1\n",
+            "config:\n  p:jobs:\n    a:\n      x: 1\n    n: {}\n  b: 1\n",
+        ),
+        ("config:\n  p:jobs:\n    a:\n  b: 1\n", "config:\n  p:jobs:\n    a:\n    n: {}\n  b: 1\n"),
+        ("config:\n  p:jobs: {}\n  b: 1\n", "config:\n  p:jobs: {n: {}}\n  b: 1\n"),
+        ("config:\n  p:jobs: {a: {}} # x\n", "config:\n  p:jobs: {a: {}, n: {}} # x\n"),
+        ("config:\n  p:jobs:\n  b: 1\n", "config:\n  p:jobs:\n    n: {}\n  b: 1\n"),
+        ("config:\n  p:jobs: { a: {} } # x\n", "config:\n  p:jobs: { a: {}, n: {} } # x\n"),
+        ("config:\n  b: 1", "config:\n  b: 1\n  p:jobs:\n    n: {}\n"),
+        ("config:\n  b: 1\n", "config:\n  b: 1\n  p:jobs:\n    n: {}\n"),
+        ("config:\n  p:jobs: {a: {}}\n  p:jobs:\n", "config:\n  p:jobs: {a: {}}\n  p:jobs:\n    n: {}\n"),
+        (
+            "config:\n  p:jobs:\n    a:\n      - 1\n      - 2\n      - 3\n  # of b\n  b: 1\n",
+            "config:\n  p:jobs:\n    a:\n      - 1\n      - 2\n      - 3\n    n: {}\n  # of b\n  b: 1\n",
+        ),
+        (
+            "config:\n  p:jobs:\n    a: |\n      x\n  b: 1\n",
+            "config:\n  p:jobs:\n    a: |\n      x\n    n: {}\n  b: 1\n",
+        ),
+        (
+            "d: &d {}\nconfig:\n  p:jobs:\n    a: *d\n  b: 1\n",
+            "d: &d {}\nconfig:\n  p:jobs:\n    a: *d\n    n: {}\n  b: 1\n",
+        ),
+        ("config:\r\n  p:jobs:\r\n    a: {}\r\n", "config:\r\n  p:jobs:\r\n    a: {}\r\n    n: {}\r\n"),
+    ],
+)
+def test_an_entry_is_added_behind_the_last_one_and_before_the_next_comment(before: str, after: str) -> None:
+    assert add_entry(before, JOBS, "n", {}) == after
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        (("a",), "b: 1\n", "b: 1\na:\n  n: {}\n"),
+        (("a", "b", "c"), "a:\n  b:\n    x: 1\n", "a:\n  b:\n    x: 1\n    c:\n      n: {}\n"),
+        (("a", "b", "c"), "a:\n  b:\n    c:\nd: 1\n", "a:\n  b:\n    c:\n      n: {}\nd: 1\n"),
+    ],
+)
+def test_an_entry_is_added_at_any_depth(path: tuple[str, ...], before: str, after: str) -> None:
+    assert add_entry(before, path, "n", {}) == after
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        (JOBS, "config: {b: 1}", "it has no `p:jobs`"),
+        (JOBS, "config: {b: 1, p:jobs: }", "it has no `p:jobs`"),
+        (JOBS, "config: {}", "it has no `p:jobs`"),
+        (JOBS, "a: 1", "it has no `p:jobs`"),
+        (("jobs",), "[a]", "it has no `jobs`"),
+        (("jobs",), "jobs: 1", "its `jobs` is no mapping"),
+        (JOBS, "config:\n  p:jobs: [a]\n", "its `p:jobs` is no mapping"),
+        (("a", *JOBS), "a:\n  config:\n    p:jobs: x\n", "its `p:jobs` is no mapping"),
+        (JOBS, "config:\n  p:jobs: {a: {},}", "the change would change something else as well"),
+    ],
+)
+def test_a_text_that_has_no_place_for_the_entry_is_refused(
+    path: tuple[str, ...], text: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=r"\b(its?|the)\b") as caught:
+        add_entry(text, path, "n", {})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("a b", "a b"),
+        ("é", "é"),
+        ("", '""'),
+        ("true", '"true"'),
+        ("12", '"12"'),
+        ("1e-4", '"1e-4"'),
+        ("{", '"{"'),
+        ("a: b", '"a: b"'),
+        ("a #b", '"a #b"'),
+        ("é: 🐈", '"é: 🐈"'),
+    ],
+)
+def test_a_text_is_quoted_where_yaml_would_read_something_else(text: str, quoted: str) -> None:
+    assert quote(text) == quoted
+
+
+@given(st.text(max_size=30))
+def test_a_quoted_text_is_read_as_that_text_by_everyone(text: str) -> None:
+    if not text.isprintable():
+        return
+    quoted = quote(text)
+    assert yaml.safe_load(quoted) == text
+    assert document_of(f"{{job: x, config: {{v: {quoted}}}}}".encode())["config"]["v"] == text
+    assert yaml.safe_load(f"{{{quoted}: [{quoted}]}}") == {text: [text]}
+
+
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=12)
+VALUES = st.one_of(st.booleans(), st.integers(), st.none(), WORDS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(WORDS, st.dictionaries(WORDS, VALUES, max_size=3), min_size=1, max_size=4), WORDS, VALUES
+)
+def test_whatever_is_added_is_there_and_nothing_else_is_different(
+    jobs: dict[str, dict[str, object]], name: str, value: object
+) -> None:
+    before = yaml.safe_dump({"config": {"p:jobs": jobs, "z": 1}}, allow_unicode=True, sort_keys=False)
+    if name in jobs or any(not str(key).isprintable() for key in jobs):
+        return
+    after = add_entry(before, JOBS, name, {"v": value})
+    assert yaml.safe_load(after) == {"config": {"p:jobs": {**jobs, name: {"v": value}}, "z": 1}}
+    removed, added = changed_lines(before, after)
+    assert (removed, len(added)) == ([], 1)
+
+
+def test_flow_writes_what_is_read_again() -> None:
+    value = {"dataset": "1e-4", "maxHours": 2.5, "resume": True, "list": ["a, b", None]}
+    assert yaml.safe_load(flow(value)) == value
+
+
+def test_a_place_that_is_not_there_has_no_node() -> None:
+    assert node_at("a: [1]", ("a", 1)) is None
+    assert node_at("a: 1", ("a", "b")) is None
