@@ -22,7 +22,7 @@ import pytest
 import yaml
 from localcloud.home import Home, State
 from localcloud.testing import running_cloud
-from pulumi_embedded.secrets import Crypter
+from pulumi_embedded.project.secrets import Crypter
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.training.runs.run import Layout

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_stack import Stack, new_stack
+from engine_stack import EngineStack, new_stack
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
+def stack(tmp_path: Path) -> Iterator[EngineStack]:
     """A new stack `dev`, gone with all its processes at the end."""
     made = new_stack(tmp_path)
     yield made

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
-from engine_stack import Stack
+from engine_stack import EngineStack
 
 
-def for_both(stack: Stack) -> None:
+def for_both(stack: EngineStack) -> None:
     """A project file that the CLI can work with too: it has to be told which Python has the SDK."""
     (stack.folder / "Pulumi.yaml").write_text(
         f"name: test\nruntime: {{name: python, options: {{virtualenv: '{sys.prefix}'}}}}\nbackend: {{url: 'file://.'}}\n"
@@ -42,12 +42,12 @@ def blind(value: Any) -> Any:
     return [blind(item) for item in value] if isinstance(value, list) else value
 
 
-def engine(stack: Stack, *arguments: str, code: int = 0) -> str:
+def engine(stack: EngineStack, *arguments: str, code: int = 0) -> str:
     """Run the engine as `cli` runs the CLI."""
     return stack.run(*arguments, code=code)
 
 
-def cli(stack: Stack, *arguments: str, code: int = 0, **more: str) -> str:
+def cli(stack: EngineStack, *arguments: str, code: int = 0, **more: str) -> str:
     """Run the CLI; what it printed.  `code`: the exit status it must have; `more`: its environment."""
     environment = {
         **{key: value for key, value in stack.environment.items() if key != "PYTHONPATH"},

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from pulumi_embedded import selection, state
-from pulumi_embedded.backend import Backend
-from pulumi_embedded.config import StackConfig
-from pulumi_embedded.snapshot import StackId, checkpoint_of, new_deployment
+from pulumi_embedded.project import selection
+from pulumi_embedded.project.config import StackConfig
+from pulumi_embedded.state import serialization
+from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.snapshot import StackId, checkpoint_of, new_deployment
 
 HERE = Path(__file__).parent
-REPOSITORY = HERE.parent
+PACKAGE_FOLDER = HERE.parent
 PASSPHRASE = "fixture"
 
 
 @dataclass
-class Stack:
+class EngineStack:
     """One project with the stack `dev`."""
 
     folder: Path
@@ -97,7 +98,7 @@ class Stack:
         """The deployment in the state file; the CLI would take it."""
         content: dict[str, Any] = json.loads(self.state_file.read_bytes())
         latest: dict[str, Any] = content["checkpoint"]["latest"]
-        assert state.flaw(latest.get("resources", [])) == ""
+        assert serialization.flaw(latest.get("resources", [])) == ""
         return latest
 
     def resources(self) -> dict[str, dict[str, Any]]:
@@ -126,12 +127,20 @@ class Stack:
         self.until(lambda: log.exists() and line in log.read_text().splitlines())
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not collected yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def thing(text: Any = "a", **more: Any) -> dict[str, Any]:
     """A thing as the program's `spec.json` has it."""
     return {"text": text, **more}
 
 
-def new_stack(tmp_path: Path, **more: str) -> Stack:
+def new_stack(tmp_path: Path, **more: str) -> EngineStack:
     """A new stack `dev` of the project `test`; `more`: its environment."""
     folder = tmp_path / "project"
     shutil.copytree(HERE / "program", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -140,11 +149,11 @@ def new_stack(tmp_path: Path, **more: str) -> Stack:
     environment |= {
         "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
         "PULUMI_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": str(PACKAGE_FOLDER),
         "PYTHONDONTWRITEBYTECODE": "",  # compiled once, not by each of hundreds of processes
         **more,
     }
-    made = Stack(folder, environment)
+    made = EngineStack(folder, environment)
     made.spec()
     shutil.copy(HERE / "data" / "Pulumi.dev.yaml", folder / "Pulumi.dev.yaml")
     text = (folder / "Pulumi.dev.yaml").read_text().replace("fixture:", "test:")
@@ -156,7 +165,7 @@ def new_stack(tmp_path: Path, **more: str) -> Stack:
     return made
 
 
-def put_stack(stack: Stack) -> None:
+def put_stack(stack: EngineStack) -> None:
     """What `stack select --create dev` does, without a process: a hundred tests begin with it."""
     salt = StackConfig(stack.folder / "Pulumi.dev.yaml").salt or ""
     checkpoint = checkpoint_of(StackId("test", "dev"), new_deployment(salt))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pulumi_embedded.goals import Goal
-from pulumi_embedded.state import Resource
-from pulumi_embedded.urns import make
+from pulumi_embedded.deployment.goals import Goal
+from pulumi_embedded.properties.urns import make
+from pulumi_embedded.state.serialization import Resource
 
 TYPE = "t:i:T"
 PROVIDER = "urn:pulumi:dev::p::pulumi:providers:t::default::1"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import re
 
-from engine_stack import REPOSITORY, Stack
+from engine_stack import PACKAGE_FOLDER, EngineStack
 
-FILES = sorted((REPOSITORY / "pulumi_embedded").glob("*.py"))
+FILES = sorted((PACKAGE_FOLDER / "pulumi_embedded").rglob("*.py"))
 
 
 def test_it_imports_nothing_of_the_repository() -> None:
-    others = {path.name for path in REPOSITORY.iterdir() if path.is_dir()} - {"pulumi_embedded"}
+    others = {path.name for path in PACKAGE_FOLDER.iterdir() if path.is_dir()} - {"pulumi_embedded"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = []
@@ -24,18 +24,18 @@ def test_it_imports_nothing_of_the_repository() -> None:
 
 def test_it_speaks_of_nothing_it_is_used_for() -> None:
     words = re.compile(r"flux|salad|kelpie|lora\b|train(ing|er)|gpu", re.IGNORECASE)
-    for path in [*FILES, REPOSITORY / "README.md"]:
+    for path in [*FILES, PACKAGE_FOLDER / "README.md"]:
         assert not words.findall(path.read_text()), path.name
 
 
 def test_what_runs_under_the_programs_python_imports_nothing_of_the_engine() -> None:
-    for name in ("runner.py", "provhost.py"):
+    for name in ("program/runner.py", "providers/dynamic_host.py"):
         assert "engine" not in re.findall(
-            r"^(?:from|import) (\w+)", (REPOSITORY / "pulumi_embedded" / name).read_text(), re.M
+            r"^(?:from|import) (\w+)", (PACKAGE_FOLDER / "pulumi_embedded" / name).read_text(), re.M
         )
 
 
-def test_messages_of_providers_appear_while_they_work(stack: Stack) -> None:
+def test_messages_of_providers_appear_while_they_work(stack: EngineStack) -> None:
     urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::one"
     stack.spec({"one": {"text": "a", "urn": urn, "says": ["10 of 20", "20 of 20"]}})
     output = stack.up()

@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
         yield running
 
 
-class InBucket:
+class BucketStack:
     """A stack in a bucket of its own."""
 
     def __init__(self, folder: Path, server: dict[str, Any]) -> None:
@@ -70,8 +70,8 @@ class InBucket:
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, server: dict[str, Any]) -> Iterator[InBucket]:
-    made = InBucket(tmp_path, server)
+def bucket(tmp_path: Path, server: dict[str, Any]) -> Iterator[BucketStack]:
+    made = BucketStack(tmp_path, server)
     yield made
     made.stack.clean_up()
 
@@ -80,7 +80,7 @@ def things(text: str = "a") -> Things:
     return {"one": {"text": text}, "two": {"text": "b", "of": {"$ref": ["one", "length"]}}}
 
 
-def test_the_life_of_a_stack_in_a_bucket(bucket: InBucket) -> None:
+def test_the_life_of_a_stack_in_a_bucket(bucket: BucketStack) -> None:
     stack = bucket.stack
     stack.spec(things(), exports={"length": {"$ref": ["one", "length"]}})
     assert "3 created" in stack.up()
@@ -98,7 +98,7 @@ def test_the_life_of_a_stack_in_a_bucket(bucket: InBucket) -> None:
     assert bucket.keys("stacks") == ["stacks/test/dev.json.bak"]
 
 
-def test_a_packed_state_in_a_bucket(bucket: InBucket) -> None:
+def test_a_packed_state_in_a_bucket(bucket: BucketStack) -> None:
     stack = bucket.stack
     stack.spec(things())
     stack.run("up", "--yes", "--skip-preview", PULUMI_DIY_BACKEND_GZIP="true")
@@ -111,7 +111,7 @@ def test_a_packed_state_in_a_bucket(bucket: InBucket) -> None:
     }
 
 
-def test_of_two_forms_in_a_bucket_the_later_one_counts(bucket: InBucket) -> None:
+def test_of_two_forms_in_a_bucket_the_later_one_counts(bucket: BucketStack) -> None:
     stack, key = bucket.stack, "states/.pulumi/stacks/test/dev.json"
     stack.spec(things())
     stack.up()
@@ -124,7 +124,7 @@ def test_of_two_forms_in_a_bucket_the_later_one_counts(bucket: InBucket) -> None
     assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
 
 
-def test_what_a_bucket_cannot_do_is_told(bucket: InBucket) -> None:
+def test_what_a_bucket_cannot_do_is_told(bucket: BucketStack) -> None:
     url = bucket.stack.environment["PULUMI_BACKEND_URL"]
     stack = bucket.stack
     shown = stack.run("up", "--yes", code=1, PULUMI_BACKEND_URL=url.replace("state-", "nope-"))
@@ -133,7 +133,7 @@ def test_what_a_bucket_cannot_do_is_told(bucket: InBucket) -> None:
     assert "the parameter 'ssetype' of the backend" in shown
 
 
-def kill_in_create(bucket: InBucket) -> None:
+def kill_in_create(bucket: BucketStack) -> None:
     """A finished step and one without an outcome."""
     stack = bucket.stack
     stack.spec({"one": {"text": "a"}, "slow": {"text": "a", "gate": "go", "of": {"$ref": ["one", "length"]}}})
@@ -146,7 +146,7 @@ def kill_in_create(bucket: InBucket) -> None:
     stack.calls()
 
 
-def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: InBucket, tmp_path: Path) -> None:
+def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: BucketStack, tmp_path: Path) -> None:
     kill_in_create(bucket)
     stack = bucket.stack
     assert len(bucket.keys("locks")) == 1
@@ -164,7 +164,7 @@ def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: InBucket, tmp_
     assert "pending_operations" not in bucket.latest()
 
 
-def test_cancel_adds_what_a_killed_update_had_done(bucket: InBucket) -> None:
+def test_cancel_adds_what_a_killed_update_had_done(bucket: BucketStack) -> None:
     kill_in_create(bucket)
     assert "steps of it were added" in bucket.stack.run("cancel")
     assert bucket.keys("locks") == bucket.keys("journals") == []
@@ -172,7 +172,7 @@ def test_cancel_adds_what_a_killed_update_had_done(bucket: InBucket) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
-def test_in_turns_with_the_cli_on_a_bucket(bucket: InBucket) -> None:
+def test_in_turns_with_the_cli_on_a_bucket(bucket: BucketStack) -> None:
     stack = bucket.stack
     for_both(stack)
     turns = [things(), things("bb"), {**things("bb"), "three": {"text": {"$config": "token"}}}]

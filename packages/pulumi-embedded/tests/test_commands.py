@@ -8,13 +8,13 @@ import re
 from typing import Any
 
 import pytest
-from engine_stack import PASSPHRASE, Stack
-from pulumi_embedded.config import StackConfig, find_project
+from engine_stack import PASSPHRASE, EngineStack
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.secrets import Crypter
+from pulumi_embedded.project.config import StackConfig, find_project
+from pulumi_embedded.project.secrets import Crypter
 
 
-def test_stacks_come_and_go(stack: Stack) -> None:
+def test_stacks_come_and_go(stack: EngineStack) -> None:
     assert "already exists" in stack.run("stack", "init", "dev", code=1)
     stack.run("stack", "init", "second")
     listed = json.loads(stack.run("stack", "ls", "--json"))
@@ -32,7 +32,7 @@ def test_stacks_come_and_go(stack: Stack) -> None:
     assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
 
 
-def test_only_an_empty_stack_is_removed_after_destroy(stack: Stack) -> None:
+def test_only_an_empty_stack_is_removed_after_destroy(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
     stack.up()
     target = stack.resources()["one"]["urn"]
@@ -50,7 +50,7 @@ def test_only_an_empty_stack_is_removed_after_destroy(stack: Stack) -> None:
     assert not (stack.folder / "Pulumi.dev.yaml").exists()
 
 
-def test_export_and_import(stack: Stack) -> None:
+def test_export_and_import(stack: EngineStack) -> None:
     stack.spec({"one": {"text": {"$secret": "hidden-text"}}}, exports={"it": {"$ref": ["one", "text"]}})
     stack.up()
     plain = stack.run("stack", "export", "--show-secrets")
@@ -64,7 +64,7 @@ def test_export_and_import(stack: Stack) -> None:
     assert "does not have output property" in stack.run("stack", "output", "nothing", code=1)
 
 
-def test_pending_operations_are_not_imported(stack: Stack) -> None:
+def test_pending_operations_are_not_imported(stack: EngineStack) -> None:
     """Their secrets are of the exporter's key, and nobody here knows what came of them."""
     stack.spec({"one": {"text": {"$secret": "hush"}, "dies": True}, "two": {"text": "b"}})
     stack.up(code=1)
@@ -87,14 +87,14 @@ def test_pending_operations_are_not_imported(stack: Stack) -> None:
         ({"resources": [{"urn": "x", "type": "t"}]}, "state file contains errors: 'x' is not a URN"),
     ],
 )
-def test_what_is_no_state_is_not_imported(stack: Stack, content: Any, said: str) -> None:
+def test_what_is_no_state_is_not_imported(stack: EngineStack, content: Any, said: str) -> None:
     (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": content}))
     before = stack.state_file.read_bytes()
     assert said in stack.run("stack", "import", "--file", "export.json", code=1)
     assert stack.state_file.read_bytes() == before
 
 
-def test_a_doubtful_state_is_imported_with_force(stack: Stack) -> None:
+def test_a_doubtful_state_is_imported_with_force(stack: EngineStack) -> None:
     item = {"urn": "urn:pulumi:dev::test::t::a", "type": "t", "parent": "urn:pulumi:dev::test::t::b"}
     (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": {"resources": [item]}}))
     assert "rerun with --force" in stack.run("stack", "import", "--file", "export.json", code=1)
@@ -103,7 +103,7 @@ def test_a_doubtful_state_is_imported_with_force(stack: Stack) -> None:
     assert item["urn"] in stack.state_file.read_text()
 
 
-def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
+def test_configuration_is_set_read_and_removed(stack: EngineStack) -> None:
     file = stack.folder / "Pulumi.dev.yaml"
     file.write_text(file.read_text().replace("config:", "# a comment that stays\nconfig:"))
     stack.run("config", "set", "name", "yes")
@@ -132,7 +132,7 @@ def test_configuration_is_set_read_and_removed(stack: Stack) -> None:
     assert "not found" in stack.run("config", "get", "name", code=1)
 
 
-def test_a_configuration_with_another_salt_takes_the_state_along(stack: Stack) -> None:
+def test_a_configuration_with_another_salt_takes_the_state_along(stack: EngineStack) -> None:
     """As where the file was copied from another stack of the same passphrase."""
     stack.spec({"one": {"text": {"$secret": "hush"}}}, exports={"text": {"$ref": ["one", "text"]}})
     stack.up()
@@ -144,7 +144,7 @@ def test_a_configuration_with_another_salt_takes_the_state_along(stack: Stack) -
 
 
 @pytest.mark.parametrize("give", ["variable", "file"])
-def test_the_passphrase_is_asked_for_and_checked(stack: Stack, give: str) -> None:
+def test_the_passphrase_is_asked_for_and_checked(stack: EngineStack, give: str) -> None:
     del stack.environment["PULUMI_CONFIG_PASSPHRASE"]
     assert "PULUMI_CONFIG_PASSPHRASE" in stack.run("preview", code=1)
     wrong = stack.folder / "wrong.txt"
@@ -164,12 +164,12 @@ def test_the_passphrase_is_asked_for_and_checked(stack: Stack, give: str) -> Non
         (("up", "--target-replace", "urn"), "`pulumi --target-replace urn`"),
     ],
 )
-def test_the_rest_is_refused_by_name(stack: Stack, arguments: tuple[str, ...], what: str) -> None:
+def test_the_rest_is_refused_by_name(stack: EngineStack, arguments: tuple[str, ...], what: str) -> None:
     output = stack.run(*arguments, code=None)
     assert f"error: {what} needs the Pulumi CLI" in output
 
 
-def test_other_backends_and_runtimes_are_refused(stack: Stack) -> None:
+def test_other_backends_and_runtimes_are_refused(stack: EngineStack) -> None:
     assert "the backend gs://b needs the Pulumi CLI" in stack.run(
         "preview", code=1, PULUMI_BACKEND_URL="gs://b"
     )
@@ -177,11 +177,11 @@ def test_other_backends_and_runtimes_are_refused(stack: Stack) -> None:
     assert "the runtime 'nodejs'" in stack.run("preview", code=1)
 
 
-def test_up_asks_first(stack: Stack) -> None:
+def test_up_asks_first(stack: EngineStack) -> None:
     assert "--yes or --skip-preview" in stack.run("up", code=2)
 
 
-def test_unexpected_changes_are_an_exit_code_of_their_own(stack: Stack) -> None:
+def test_unexpected_changes_are_an_exit_code_of_their_own(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}})
     shown = stack.run("preview", "--expect-no-changes", code=7)
     assert "no changes were expected for preview but changes were proposed" in shown
@@ -189,7 +189,7 @@ def test_unexpected_changes_are_an_exit_code_of_their_own(stack: Stack) -> None:
     stack.up("--expect-no-changes")
 
 
-def test_the_history_tells_of_each_update(stack: Stack) -> None:
+def test_the_history_tells_of_each_update(stack: EngineStack) -> None:
     stack.run("config", "set", "--secret", "key", "s3cret-value")
     stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
     stack.up("--message", "the first one")
@@ -220,7 +220,7 @@ def test_the_history_tells_of_each_update(stack: Stack) -> None:
     assert not list(folder.iterdir())
 
 
-def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:
+def test_the_project_is_found_from_below_and_by_cwd(stack: EngineStack) -> None:
     below = stack.folder / "a" / "b"
     below.mkdir(parents=True)
     stack.environment["PULUMI_BACKEND_URL"] = f"file://{stack.folder}"
@@ -228,8 +228,8 @@ def test_the_project_is_found_from_below_and_by_cwd(stack: Stack) -> None:
         assert "Project           test" in stack.run(*arguments)
 
 
-def test_a_relative_cwd_finds_the_same_state(stack: Stack) -> None:
-    above = Stack(stack.folder.parent, stack.environment)
+def test_a_relative_cwd_finds_the_same_state(stack: EngineStack) -> None:
+    above = EngineStack(stack.folder.parent, stack.environment)
     assert json.loads(above.run("-C", "project", "stack", "ls", "--json"))[0]["name"] == "dev"
     above.run("stack", "init", "second", "--cwd", "project")
     assert (stack.folder / ".pulumi/stacks/test/second.json").exists()
@@ -249,14 +249,14 @@ def test_a_relative_cwd_finds_the_same_state(stack: Stack) -> None:
     ],
 )
 def test_files_that_are_not_as_they_should_be_are_told(
-    stack: Stack, file: str, content: str, said: str
+    stack: EngineStack, file: str, content: str, said: str
 ) -> None:
     (stack.folder / file).write_text(content)
     with pytest.raises(EngineError, match=re.escape(said)):
         StackConfig(find_project(stack.folder).stack_config_file("dev"))
 
 
-def test_places_that_are_not_there_are_told(stack: Stack) -> None:
+def test_places_that_are_not_there_are_told(stack: EngineStack) -> None:
     assert "No such file" in stack.run("stack", "import", "--file", "nowhere.json", code=1)
     assert "Not a directory" in stack.run(
         "up", "--yes", code=1, PULUMI_BACKEND_URL="file:///dev/null/x", PULUMI_STACK="dev"

@@ -8,14 +8,13 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from engine_stack import Stack, thing
-from localcloud.testing import is_alive
-from pulumi_embedded import locks as locking
+from engine_stack import EngineStack, is_running, thing
 from pulumi_embedded.errors import LockedError
-from pulumi_embedded.stores import Folder
+from pulumi_embedded.state import locks as locking
+from pulumi_embedded.state.stores import FolderStore
 
 
-def locks(stack: Stack) -> list[Path]:
+def locks(stack: EngineStack) -> list[Path]:
     return list((stack.folder / ".pulumi/locks/organization/test/dev").glob("*.json"))
 
 
@@ -24,7 +23,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes by /proc")
-def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: Stack) -> None:
+def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait go")
@@ -35,7 +34,7 @@ def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: Stack) 
     assert len(locks(stack)) == 1
     # The request under way is finished by the provider, which then ends.
     stack.open("go")
-    stack.until(lambda: not any(is_alive(pid) for pid in own))
+    stack.until(lambda: not any(is_running(pid) for pid in own))
     assert (stack.cloud / "slow.json").exists()
     # Anybody who looks sees the finished step, before and after it is folded into the file.
     assert 'resourceCount": 3' in stack.run("stack", "ls", "--json")
@@ -51,7 +50,7 @@ def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: Stack) 
     assert "3 unchanged" in stack.up()
 
 
-def test_one_interrupt_finishes_what_runs(stack: Stack) -> None:
+def test_one_interrupt_finishes_what_runs(stack: EngineStack) -> None:
     stack.spec({"slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait go")
@@ -67,7 +66,7 @@ def test_one_interrupt_finishes_what_runs(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("lines", [1, 3])
-def test_an_update_that_nobody_reads_any_more_ends(stack: Stack, lines: int) -> None:
+def test_an_update_that_nobody_reads_any_more_ends(stack: EngineStack, lines: int) -> None:
     stack.spec({f"t{i}": thing() for i in range(6)})
     process = stack.start("up", "--yes", "--skip-preview", "--parallel", "1")
     assert process.stdout is not None
@@ -86,7 +85,7 @@ def test_an_update_that_nobody_reads_any_more_ends(stack: Stack, lines: int) -> 
     assert len(stack.resources()) == 8
 
 
-def test_two_interrupts_stop_at_once(stack: Stack) -> None:
+def test_two_interrupts_stop_at_once(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait go")
@@ -104,11 +103,11 @@ def interrupted(process: Popen[str]) -> bool:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path)
 
 
-def put_lock(store: Folder, folder: str = "locks", **changes: object) -> None:
+def put_lock(store: FolderStore, folder: str = "locks", **changes: object) -> None:
     """A lock of a process that runs here, this one, but for the changes; None leaves a key out."""
     own = locking.take(store, folder, print)
     content = {**json.loads(store.read(own.key) or b""), **changes}
@@ -136,7 +135,7 @@ LOCKS: dict[str, tuple[dict[str, object], bool, bool]] = {
 
 @pytest.mark.parametrize("is_local", [True, False], ids=["folder", "bucket"])
 @pytest.mark.parametrize("who", LOCKS)
-def test_whose_lock_is_taken_over(store: Folder, who: str, is_local: bool) -> None:
+def test_whose_lock_is_taken_over(store: FolderStore, who: str, is_local: bool) -> None:
     changes, in_folder, in_bucket = LOCKS[who]
     put_lock(store, **changes)
     store.is_local = is_local
@@ -150,9 +149,9 @@ def test_whose_lock_is_taken_over(store: Folder, who: str, is_local: bool) -> No
             locking.take(store, "locks", told.append)
 
 
-def test_a_lock_can_be_cancelled(stack: Stack) -> None:
+def test_a_lock_can_be_cancelled(stack: EngineStack) -> None:
     put_lock(
-        Folder(stack.folder / ".pulumi"),
+        FolderStore(stack.folder / ".pulumi"),
         "locks/organization/test/dev",
         hostname="elsewhere",
         place="another pid:[1]",
@@ -163,7 +162,7 @@ def test_a_lock_can_be_cancelled(stack: Stack) -> None:
     assert "2 created" in stack.up()
 
 
-def test_cancel_leaves_a_journal_to_the_update_that_still_runs(stack: Stack) -> None:
+def test_cancel_leaves_a_journal_to_the_update_that_still_runs(stack: EngineStack) -> None:
     stack.spec(
         {
             "one": thing(),
@@ -186,7 +185,7 @@ def test_cancel_leaves_a_journal_to_the_update_that_still_runs(stack: Stack) -> 
     assert stack.calls() == ["wait second", "adopt last"]
 
 
-def test_a_journal_of_another_state_is_put_aside(stack: Stack) -> None:
+def test_a_journal_of_another_state_is_put_aside(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     stack.up()
     journal = stack.folder / ".pulumi/journals/test/dev.jsonl"

@@ -6,18 +6,18 @@ from typing import Any, cast
 
 import pytest
 from made_up import PROVIDER, TYPE, goal, resource, urn
-from pulumi_embedded import urns, values
-from pulumi_embedded.deciding import Cascade, Decisions
+from pulumi_embedded.deployment.decisions import Cascade, Decisions
+from pulumi_embedded.deployment.goals import Alias, OldNames
+from pulumi_embedded.deployment.places import Placed, Places
 from pulumi_embedded.errors import EngineError, NeedsCliError, StepError
-from pulumi_embedded.goals import Alias, OldNames
-from pulumi_embedded.placing import Placed, Places
-from pulumi_embedded.providers import CheckFailure, Diff
-from pulumi_embedded.state import Resource, State
-from pulumi_embedded.values import UNKNOWN
+from pulumi_embedded.properties import urns, values
+from pulumi_embedded.properties.values import UNKNOWN
+from pulumi_embedded.providers.provider import CheckFailure, Diff
+from pulumi_embedded.state.serialization import Resource, StackState
 
 
 def places(*olds: Resource) -> Places:
-    return Places.of("dev", "p", State(list(olds)))
+    return Places.of("dev", "p", StackState(list(olds)))
 
 
 def test_a_registration_takes_the_place_of_its_old_self() -> None:
@@ -218,7 +218,7 @@ class FakeProviders:
 
 
 def decisions(*olds: Resource, providers: Any = None, tell: Any = None) -> Decisions:
-    state = State(list(olds))
+    state = StackState(list(olds))
     found = Places.of("dev", "p", state)
     return Decisions(state, found, cast(Any, providers or FakeProviders()), tell or (lambda *_: None))
 
@@ -306,9 +306,9 @@ def test_what_was_only_read_is_not_managed() -> None:
     ],
 )
 def test_another_provider_replaces(old: dict[str, Any], new: dict[str, Any], moved: bool) -> None:
-    found = Places.of("dev", "p", State([]))
+    found = Places.of("dev", "p", StackState([]))
     found.names.taken["urn:was"] = "urn:is"
-    deciding = Decisions(State([]), found, cast(Any, None), lambda *_: None)
+    deciding = Decisions(StackState([]), found, cast(Any, None), lambda *_: None)
     diff = deciding.diff(placed(resource("one", **old), resource("one", **new)), None)
     assert diff == (Diff(True, ["provider"]) if moved else Diff(False, by_engine=True))
 
@@ -400,7 +400,7 @@ def test_a_dependents_provider_is_asked_with_unknowns_and_may_leave_it_to_the_en
 
 def test_what_the_program_has_registered_already_stays() -> None:
     root, user = resource("root"), on("user", "root")
-    state = State([root, user])
+    state = StackState([root, user])
     found = Places.of("dev", "p", state)
     found.place(goal("user"), PROVIDER)
     deciding = Decisions(state, found, cast(Any, FakeProviders("on")), lambda *_: None)

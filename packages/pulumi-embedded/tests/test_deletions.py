@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import resource, urn
-from pulumi_embedded import events, urns
-from pulumi_embedded.deletes import Deletes
+from pulumi_embedded.deployment import events
+from pulumi_embedded.deployment.deletions import Deletes
+from pulumi_embedded.deployment.targets import ALL, Targets
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.state import Resource
-from pulumi_embedded.targets import ALL, Targets
+from pulumi_embedded.properties import urns
+from pulumi_embedded.state.serialization import Resource
 
 
 class FakeSteps:

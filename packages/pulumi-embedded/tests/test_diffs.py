@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pulumi_embedded import diffs, paths, values
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.providers import Diff
-from pulumi_embedded.values import UNKNOWN, Secret
+from pulumi_embedded.properties import diffs, paths, values
+from pulumi_embedded.properties.values import UNKNOWN, Secret
+from pulumi_embedded.providers.provider import Diff
 
 
 @pytest.mark.parametrize(

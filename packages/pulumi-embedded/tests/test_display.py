@@ -9,14 +9,15 @@ import pty
 import re
 
 import pytest
-from engine_stack import Stack
-from pulumi_embedded import events, objects
-from pulumi_embedded.display import Display
-from pulumi_embedded.display import as_json as display_json
-from pulumi_embedded.events import Step
-from pulumi_embedded.objects import View
-from pulumi_embedded.state import Resource
-from pulumi_embedded.values import UNKNOWN, Secret
+from engine_stack import EngineStack
+from pulumi_embedded.deployment import events
+from pulumi_embedded.deployment.events import ResourceStep
+from pulumi_embedded.display import property_lines
+from pulumi_embedded.display.lines import Display
+from pulumi_embedded.display.lines import as_json as display_json
+from pulumi_embedded.display.property_lines import DiffView
+from pulumi_embedded.properties.values import UNKNOWN, Secret
+from pulumi_embedded.state.serialization import Resource
 
 OLD = {
     "jobs": {
@@ -86,14 +87,14 @@ SHOWN = """\
 
 
 def test_outputs_leaf_by_leaf() -> None:
-    assert "\n".join(objects.top(OLD, NEW, 1, View(preview=True), sames=False)) == SHOWN
+    assert "\n".join(property_lines.top(OLD, NEW, 1, DiffView(preview=True), sames=False)) == SHOWN
 
 
 def test_unchanged_outputs_are_shown_after_an_update_only() -> None:
-    lines = objects.top(OLD, OLD, 1, View(), sames=True)
+    lines = property_lines.top(OLD, OLD, 1, DiffView(), sames=True)
     assert lines[:2] == ["    jobs : {", "        cat: {"]
     assert "    sec  : [secret]" in lines
-    assert objects.top(OLD, OLD, 1, View(preview=True), sames=False) == []
+    assert property_lines.top(OLD, OLD, 1, DiffView(preview=True), sames=False) == []
 
 
 def test_a_detailed_difference_has_only_what_differs() -> None:
@@ -104,7 +105,7 @@ def test_a_detailed_difference_has_only_what_differs() -> None:
         "s": Secret("b"),
         "keep": 1,
     }
-    assert objects.changed(old, new, 1, View(sames=False, secrets=True)) == [
+    assert property_lines.changed(old, new, 1, DiffView(sames=False, secrets=True)) == [
         "  ~ of  : 1 => [unknown]",
         "  ~ s   : [secret] => [secret]",
         "  ~ tags: {",
@@ -125,7 +126,9 @@ def test_a_detailed_difference_has_only_what_differs() -> None:
 
 
 def test_long_texts_are_cut_and_yaml_is_shown_as_an_object() -> None:
-    lines = objects.whole({"long": "x" * 200, "many": "a b\nc d\ne f\ng h", "yaml": "k: 1\nl: [2]\n"}, 1)
+    lines = property_lines.whole(
+        {"long": "x" * 200, "many": "a b\nc d\ne f\ng h", "yaml": "k: 1\nl: [2]\n"}, 1
+    )
     assert lines[0] == f'    long: "{"x" * 150}..."'
     assert lines[1] == '    many: "a b\\nc d\\ne f\\n..."'
     assert lines[2:5] == ["    yaml: (yaml) {", "        k: 1", "        l: ["]
@@ -148,14 +151,16 @@ def test_masked_json_stays_json() -> None:
     display = Display("dev")
     display.hide(["100", 'quo"te'])
     display.message(events.ERROR, "", 'the 100 of quo"te')
-    step = Step(events.CREATE, "urn:pulumi:dev::p::t::n", "t", None, Resource("u", "t", inputs={"n": 100100}))
+    step = ResourceStep(
+        events.CREATE, "urn:pulumi:dev::p::t::n", "t", None, Resource("u", "t", inputs={"n": 100100})
+    )
     display.report.steps.append(step)
     found = json.loads(display_json(display.report, {}, display.masked))
     assert found["diagnostics"][0]["message"] == "the [secret] of [secret]\n"
     assert found["steps"][0]["newState"]["inputs"] == {"n": 100100}
 
 
-def test_a_secret_inside_an_object_is_masked(stack: Stack) -> None:
+def test_a_secret_inside_an_object_is_masked(stack: EngineStack) -> None:
     stack.run("config", "set", "--path", "--secret", "cluster.environment.TOKEN", "inner-token")
     stack.run("config", "set", "--path", "cluster.list[0]", "shown")
     stack.spec(prints=["it is inner-token", "shown is shown"])
@@ -164,7 +169,7 @@ def test_a_secret_inside_an_object_is_masked(stack: Stack) -> None:
     assert "shown is shown" in shown
 
 
-def test_outputs_and_details_of_a_run(stack: Stack) -> None:
+def test_outputs_and_details_of_a_run(stack: EngineStack) -> None:
     thing = {"text": "a", "tags": {"a": 1, "b": ["x"]}}
     stack.spec({"one": thing}, exports={"o": {"x": 1, "y": {"$secret": "z"}}})
     stack.up()
@@ -199,7 +204,7 @@ def test_outputs_and_details_of_a_run(stack: Stack) -> None:
     assert "Outputs:" not in stack.run("destroy", "--yes")
 
 
-def on_terminal(stack: Stack, *arguments: str, answer: bytes = b"") -> tuple[int, bytes]:
+def on_terminal(stack: EngineStack, *arguments: str, answer: bytes = b"") -> tuple[int, bytes]:
     """Run the engine on a terminal; exit code and what it showed.  `answer`: what is typed at the question."""
     pid, terminal = pty.fork()
     if pid == 0:
@@ -217,7 +222,7 @@ def on_terminal(stack: Stack, *arguments: str, answer: bytes = b"") -> tuple[int
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
-def test_the_end_of_input_is_a_no(stack: Stack) -> None:
+def test_the_end_of_input_is_a_no(stack: EngineStack) -> None:
     code, shown = on_terminal(stack, "up", answer=b"\x04")
     assert code == 8
     assert b"confirmation declined" in shown
@@ -225,7 +230,7 @@ def test_the_end_of_input_is_a_no(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("command", [("destroy", "--yes"), ("refresh", "--yes")])
-def test_the_terminal_is_given_back_after_an_error(stack: Stack, command: tuple[str, ...]) -> None:
+def test_the_terminal_is_given_back_after_an_error(stack: EngineStack, command: tuple[str, ...]) -> None:
     code, shown = on_terminal(stack, *command, "--target", "urn:nope")
     assert code == 1
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_stack import Stack, thing
+from engine_stack import EngineStack, thing
 
 
-def test_a_failed_create_leaves_the_rest_saved(stack: Stack) -> None:
+def test_a_failed_create_leaves_the_rest_saved(stack: EngineStack) -> None:
     stack.spec(
         {"one": thing(), "bad": thing("refuse"), "after": thing(of={"$ref": ["bad", "length"]})},
         exports={"a": 1},
@@ -28,7 +28,7 @@ def test_a_failed_create_leaves_the_rest_saved(stack: Stack) -> None:
     assert json.loads(stack.run("stack", "output", "--json")) == {"a": 1, "b": 2}
 
 
-def test_after_a_failure_nothing_more_is_begun(stack: Stack) -> None:
+def test_after_a_failure_nothing_more_is_begun(stack: EngineStack) -> None:
     stack.spec(
         {"bad": thing("refuse"), "slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})}
     )
@@ -41,7 +41,7 @@ def test_after_a_failure_nothing_more_is_begun(stack: Stack) -> None:
     assert "after" not in stack.resources()
 
 
-def test_all_check_failures_of_all_resources_are_shown(stack: Stack) -> None:
+def test_all_check_failures_of_all_resources_are_shown(stack: EngineStack) -> None:
     stack.spec({"one": thing("wrong"), "two": thing("wrong"), "three": thing(of={"$ref": ["one", "length"]})})
     for command in (("preview",), ("up", "--yes", "--skip-preview")):
         output = stack.run(*command, code=1)
@@ -50,14 +50,14 @@ def test_all_check_failures_of_all_resources_are_shown(stack: Stack) -> None:
     assert stack.calls() == []
 
 
-def test_a_bug_in_a_provider_says_where(stack: Stack) -> None:
+def test_a_bug_in_a_provider_says_where(stack: EngineStack) -> None:
     stack.spec({"one": thing("bug")})
     output = stack.up(code=1)
     assert "error: KeyError: 'nothing'" in output
     assert "things.py:" in output
 
 
-def test_a_provider_that_dies_leaves_its_operation_pending(stack: Stack) -> None:
+def test_a_provider_that_dies_leaves_its_operation_pending(stack: EngineStack) -> None:
     stack.spec({"one": thing("die")})
     assert "ended during Create" in stack.up(code=1)
     assert [op["type"] for op in stack.latest()["pending_operations"]] == ["creating"]
@@ -69,7 +69,7 @@ def test_a_provider_that_dies_leaves_its_operation_pending(stack: Stack) -> None
     assert "pending_operations" not in stack.latest()
 
 
-def test_log_error_then_exit_32_shows_just_these_errors(stack: Stack) -> None:
+def test_log_error_then_exit_32_shows_just_these_errors(stack: EngineStack) -> None:
     stack.spec(errors=["first finding", "second finding"], exit=32)
     for command in (("preview",), ("up", "--yes", "--skip-preview")):
         output = stack.run(*command, code=1)
@@ -78,24 +78,24 @@ def test_log_error_then_exit_32_shows_just_these_errors(stack: Stack) -> None:
         assert output.count("error:") == 2
 
 
-def test_nothing_is_deleted_when_the_program_fails(stack: Stack) -> None:
+def test_nothing_is_deleted_when_the_program_fails(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     stack.up()
     stack.calls()
     stack.spec(**{"raise": "out of ideas"})
     output = stack.up(code=1)
     assert "ValueError: out of ideas" in output
-    assert "pulumi_embedded/runner.py" not in output
+    assert "pulumi_embedded/program/runner.py" not in output
     assert stack.calls() == []
     assert "one" in stack.resources()
 
 
-def test_an_exit_code_of_the_program_is_told(stack: Stack) -> None:
+def test_an_exit_code_of_the_program_is_told(stack: EngineStack) -> None:
     stack.spec(exit=7)
     assert "non-zero exit code: 7" in stack.up(code=1)
 
 
-def test_a_delete_that_fails_keeps_what_it_stands_on(stack: Stack) -> None:
+def test_a_delete_that_fails_keeps_what_it_stands_on(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing(sticky=True, of={"$ref": ["one", "length"]}), "free": thing()})
     stack.up()
     stack.calls()
@@ -109,14 +109,16 @@ def test_a_delete_that_fails_keeps_what_it_stands_on(stack: Stack) -> None:
     ("options", "what"),
     [({"import_": "x"}, "import_"), ({"hide_diffs": ["text"]}, "hide_diffs")],
 )
-def test_what_is_not_served_is_refused_by_name(stack: Stack, options: dict[str, object], what: str) -> None:
+def test_what_is_not_served_is_refused_by_name(
+    stack: EngineStack, options: dict[str, object], what: str
+) -> None:
     stack.spec({"one": thing(options=options)})
     output = stack.run("preview", code=1)
     assert f"error: `{what}` on pulumi-python:dynamic/test:Thing 'one' needs the Pulumi CLI" in output
     assert output.count("needs the Pulumi CLI") == 1
 
 
-def test_timeouts_are_stored_and_configuration_is_checked(stack: Stack) -> None:
+def test_timeouts_are_stored_and_configuration_is_checked(stack: EngineStack) -> None:
     stack.spec({"one": thing(options={"custom_timeouts": {"create": "500ms", "delete": "5m"}})})
     stack.up()
     assert stack.resources()["one"]["customTimeouts"] == {"create": 0.5, "delete": 300}

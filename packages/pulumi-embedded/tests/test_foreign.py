@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 from engine_cli import cli
-from engine_stack import HERE, REPOSITORY, Stack
+from engine_stack import HERE, PACKAGE_FOLDER, EngineStack
 
 FOREIGN = HERE / "foreign"
 Run = Callable[..., str]
 NEEDS_CLI = pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
 
 
-class Life:
+class ForeignProgram:
     """One program in a folder of its own, driven by one tool or by two in turns."""
 
     def __init__(self, folder: Path, name: str, hands: str) -> None:
@@ -35,12 +35,12 @@ class Life:
             "PULUMI_CONFIG_PASSPHRASE": "foreign",
             "PULUMI_HOME": str(folder / "home"),
             "PULUMI_BACKEND_URL": f"file://{self.folder}",
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": str(PACKAGE_FOLDER),
             "PYTHONDONTWRITEBYTECODE": "",
             # The CLI takes the Python of the PATH where a project names none: it must have the SDK.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        self.stack = Stack(self.folder, environment)
+        self.stack = EngineStack(self.folder, environment)
         self.hands = {"engine": [self.engine], "cli": [self.cli], "both": [self.engine, self.cli]}[hands]
         self.count = 0
 
@@ -74,7 +74,7 @@ def hands(request: pytest.FixtureRequest) -> str:
 
 
 def test_pets_and_files(tmp_path: Path, hands: str) -> None:
-    life = Life(tmp_path, "pet_files", hands)
+    life = ForeignProgram(tmp_path, "pet_files", hands)
     life.run("stack", "init", "dev")
     life.run("config", "set", "--secret", "signature", "hush-hush")
     assert "9 created" in life.up()
@@ -107,13 +107,13 @@ def test_pets_and_files(tmp_path: Path, hands: str) -> None:
     assert not tag.exists()
 
 
-def rows(life: Life, table: str) -> list[tuple[Any, ...]]:
+def rows(life: ForeignProgram, table: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(life.folder / "library.db")) as connection:
         return sorted(connection.execute(f"SELECT * FROM {table}"))  # noqa: S608 - the test's own names
 
 
 def test_tables_and_rows(tmp_path: Path, hands: str) -> None:
-    life = Life(tmp_path, "sqlite_tables", hands)
+    life = ForeignProgram(tmp_path, "sqlite_tables", hands)
     life.run("stack", "init", "dev")
     life.run("config", "set", "--secret", "card", "c-1234")
     life.run("config", "set", "pageSize", "8192")

@@ -14,10 +14,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from engine_stack import Stack, thing
-from pulumi_embedded import snapshot, state
-from pulumi_embedded.backend import Backend
-from pulumi_embedded.snapshot import StackId
+from engine_stack import EngineStack, thing
+from pulumi_embedded.state import serialization, snapshot
+from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.snapshot import StackId
 
 KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
@@ -33,7 +33,7 @@ def on(i: int) -> Any:
 class Killed:
     """A stack whose updates are killed, over and over."""
 
-    def __init__(self, stack: Stack, seed: int) -> None:
+    def __init__(self, stack: EngineStack, seed: int) -> None:
         self.stack = stack
         self.random = random.Random(seed)
         self.backend = Backend.open("file://.", stack.folder)
@@ -88,7 +88,7 @@ class Killed:
     def _check_state(self) -> None:
         """Readable; what exists is known or pending, and what is known exists or is being deleted."""
         deployment = self._deployment()
-        assert state.flaw(deployment.get("resources") or []) == ""
+        assert serialization.flaw(deployment.get("resources") or []) == ""
         known = {item["urn"].rsplit("::", 1)[-1] for item in deployment.get("resources") or []}
         pending = {
             (entry["resource"]["urn"].rsplit("::", 1)[-1], entry["type"])
@@ -112,7 +112,7 @@ class Killed:
         assert not self._deployment().get("pending_operations")
 
 
-def forget_the_passphrase(stack: Stack) -> None:
+def forget_the_passphrase(stack: EngineStack) -> None:
     """A stack without secrets: half of the time of so short an update is the derivation of its key."""
     (stack.folder / "Pulumi.dev.yaml").unlink()
     content = json.loads(stack.state_file.read_bytes())
@@ -121,7 +121,7 @@ def forget_the_passphrase(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("worker", range(WORKERS))
-def test_killed_at_seeded_moments(stack: Stack, worker: int) -> None:
+def test_killed_at_seeded_moments(stack: EngineStack, worker: int) -> None:
     forget_the_passphrase(stack)
     seed = SEED + worker
     killed = Killed(stack, seed)

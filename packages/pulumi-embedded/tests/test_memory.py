@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from engine_stack import REPOSITORY, Stack
-from pulumi_embedded import cli, memory
-from pulumi_embedded.state import Resource
-from pulumi_embedded.steps import Steps
-from pulumi_embedded.values import Secret
+from engine_stack import PACKAGE_FOLDER, EngineStack
+from pulumi_embedded import memory
+from pulumi_embedded.cli import main
+from pulumi_embedded.deployment.steps import Steps
+from pulumi_embedded.properties.values import Secret
+from pulumi_embedded.state.serialization import Resource
 
 # A large block is freed; then another lies where the first taught malloc to put it, and small ones lie behind it.
 STATES = """
@@ -46,7 +47,7 @@ pulumi.export("trim", os.environ.get("MALLOC_TRIM_THRESHOLD_"))
 
 def given_back(*words: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", STATES, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-c", STATES, *words], cwd=PACKAGE_FOLDER, capture_output=True, text=True, check=True
     )
     return int(done.stdout)
 
@@ -63,7 +64,7 @@ def test_a_large_block_that_is_freed_is_given_back() -> None:
 def test_the_engine_itself_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
     monkeypatch.setattr(memory, "keep_little", lambda: told.append(True))
-    assert cli.main(["about"]) == 0
+    assert main.run_command(["about"]) == 0
     assert told == [True]
 
 
@@ -89,7 +90,7 @@ def test_inputs_that_only_look_the_same_are_the_new_ones(old: dict[str, Any], ne
     assert after.inputs is new
 
 
-def test_the_children_keep_little_as_well_unless_the_user_says_otherwise(stack: Stack) -> None:
+def test_the_children_keep_little_as_well_unless_the_user_says_otherwise(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(PROGRAM)
     stack.up()
     told = json.loads(stack.run("stack", "output", "--json"))

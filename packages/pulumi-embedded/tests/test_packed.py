@@ -12,31 +12,31 @@ from typing import Any
 
 import pytest
 from engine_cli import cli, essence, for_both
-from engine_stack import Stack, thing
+from engine_stack import EngineStack, thing
 
 PACK = {"PULUMI_DIY_BACKEND_GZIP": "true"}
 OFF = {"PULUMI_DIY_BACKEND_GZIP": "false"}
 
 
-def folder_of(stack: Stack) -> Path:
+def folder_of(stack: EngineStack) -> Path:
     return stack.folder / ".pulumi/stacks/test"
 
 
-def files(stack: Stack) -> set[str]:
+def files(stack: EngineStack) -> set[str]:
     return {path.name for path in folder_of(stack).iterdir() if not path.name.endswith(".attrs")}
 
 
-def packed(stack: Stack) -> dict[str, Any]:
+def packed(stack: EngineStack) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(gzip.decompress((folder_of(stack) / "dev.json.gz").read_bytes()))
     latest: dict[str, Any] = content["checkpoint"]["latest"]
     return latest
 
 
-def up(stack: Stack, environment: dict[str, str]) -> str:
+def up(stack: EngineStack, environment: dict[str, str]) -> str:
     return stack.run("up", "--yes", "--skip-preview", **environment)
 
 
-def test_the_life_of_a_packed_stack(stack: Stack) -> None:
+def test_the_life_of_a_packed_stack(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     up(stack, PACK)
     assert "dev.json" not in files(stack)
@@ -56,7 +56,7 @@ def test_the_life_of_a_packed_stack(stack: Stack) -> None:
     assert not {"dev.json", "dev.json.gz"} & files(stack)
 
 
-def test_from_one_form_to_the_other_and_back(stack: Stack) -> None:
+def test_from_one_form_to_the_other_and_back(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     up(stack, OFF)
     assert "dev.json" in files(stack)
@@ -71,7 +71,9 @@ def test_from_one_form_to_the_other_and_back(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(("later", "there"), [("dev.json", "2 unchanged"), ("dev.json.gz", "1 to create")])
-def test_of_two_forms_that_a_kill_left_the_later_one_counts(stack: Stack, later: str, there: str) -> None:
+def test_of_two_forms_that_a_kill_left_the_later_one_counts(
+    stack: EngineStack, later: str, there: str
+) -> None:
     stack.spec({})
     up(stack, PACK)
     without = (folder_of(stack) / "dev.json.gz").read_bytes()
@@ -86,7 +88,7 @@ def test_of_two_forms_that_a_kill_left_the_later_one_counts(stack: Stack, later:
     assert "dev.json" not in files(stack)
 
 
-def test_what_a_kill_left_is_added_to_a_packed_state(stack: Stack) -> None:
+def test_what_a_kill_left_is_added_to_a_packed_state(stack: EngineStack) -> None:
     up(stack, PACK)
     stack.environment.update(PACK)
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
@@ -102,7 +104,7 @@ def test_what_a_kill_left_is_added_to_a_packed_state(stack: Stack) -> None:
     assert (calls.count("create one"), calls.count("adopt one")) == (1, 0)
 
 
-def test_a_packed_state_that_is_cut_off_is_named(stack: Stack) -> None:
+def test_a_packed_state_that_is_cut_off_is_named(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     up(stack, PACK)
     file = folder_of(stack) / "dev.json.gz"
@@ -110,7 +112,7 @@ def test_a_packed_state_that_is_cut_off_is_named(stack: Stack) -> None:
     assert "the state file is damaged" in stack.run("preview", code=None, **PACK)
 
 
-def test_the_other_way_to_pack_is_refused_by_name(stack: Stack) -> None:
+def test_the_other_way_to_pack_is_refused_by_name(stack: EngineStack) -> None:
     stack.spec({})
     told = stack.run("preview", code=None, PULUMI_DIY_BACKEND_ZSTD="1")
     assert "PULUMI_DIY_BACKEND_ZSTD needs the Pulumi CLI" in told
@@ -123,7 +125,7 @@ def test_the_other_way_to_pack_is_refused_by_name(stack: Stack) -> None:
 
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize(("ours", "theirs"), [(PACK, PACK), (PACK, OFF), (OFF, PACK)])
-def test_in_turns_with_the_cli(stack: Stack, ours: dict[str, str], theirs: dict[str, str]) -> None:
+def test_in_turns_with_the_cli(stack: EngineStack, ours: dict[str, str], theirs: dict[str, str]) -> None:
     for_both(stack)
     stack.spec({"one": thing()})
     up(stack, ours)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from engine_cli import cli, essence, for_both
-from engine_stack import HERE, Stack
+from engine_stack import HERE, EngineStack
 
 PROGRAM = """
 import pulumi
@@ -31,7 +31,7 @@ pulumi.export("counted", pulumi.runtime.invoke("shelf:index:count", {"of": "abc"
 """
 
 
-def write(stack: Stack, body: str) -> None:
+def write(stack: EngineStack, body: str) -> None:
     (stack.folder / "__main__.py").write_text(PROGRAM.format(body=body))
 
 
@@ -44,7 +44,7 @@ def install(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["path", "home"])
-def test_a_plugin_is_found_and_spoken_to(stack: Stack, tmp_path: Path, place: str) -> None:
+def test_a_plugin_is_found_and_spoken_to(stack: EngineStack, tmp_path: Path, place: str) -> None:
     if place == "path":
         install(tmp_path / "bin")
         stack.environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -74,7 +74,7 @@ def test_a_plugin_is_found_and_spoken_to(stack: Stack, tmp_path: Path, place: st
 CRACKED = SHELF.partition("timeouts = ")[0] + 'Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))'
 
 
-def test_what_was_made_by_half_is_kept_and_tried_again(stack: Stack, tmp_path: Path) -> None:
+def test_what_was_made_by_half_is_kept_and_tried_again(stack: EngineStack, tmp_path: Path) -> None:
     for_both(stack)
     install(tmp_path / "bin")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -98,7 +98,7 @@ def test_what_was_made_by_half_is_kept_and_tried_again(stack: Stack, tmp_path: P
     assert "initErrors" not in stack.resources()["one"]
 
 
-def test_a_missing_plugin_is_named_with_the_way_to_get_it(stack: Stack) -> None:
+def test_a_missing_plugin_is_named_with_the_way_to_get_it(stack: EngineStack) -> None:
     write(stack, SHELF.replace("LABEL", "x"))
     shown = stack.run("preview", code=1)
     assert (
@@ -108,7 +108,7 @@ def test_a_missing_plugin_is_named_with_the_way_to_get_it(stack: Stack) -> None:
     assert "`pulumi plugin install resource shelf v1.2.3`" in shown
 
 
-def test_a_stack_reference_reads_another_stack(stack: Stack, tmp_path: Path) -> None:
+def test_a_stack_reference_reads_another_stack(stack: EngineStack, tmp_path: Path) -> None:
     stack.spec({}, exports={"plain": {"a": 1}, "hidden": {"$secret": "hush"}})
     stack.up()
     other = tmp_path / "other"
@@ -119,7 +119,7 @@ def test_a_stack_reference_reads_another_stack(stack: Stack, tmp_path: Path) -> 
         "found = pulumi.StackReference('organization/test/dev')\n"
         "for name in ('plain', 'hidden'):\n    pulumi.export(name, found.require_output(name))\n"
     )
-    reader = Stack(other, {**stack.environment, "PULUMI_BACKEND_URL": f"file://{stack.folder}"})
+    reader = EngineStack(other, {**stack.environment, "PULUMI_BACKEND_URL": f"file://{stack.folder}"})
     reader.run("stack", "select", "--create", "dev")
     assert "+ 1 created" in reader.up()
     assert '"hidden": "[secret]"' in reader.run("stack", "output", "--json")
@@ -130,7 +130,7 @@ def test_a_stack_reference_reads_another_stack(stack: Stack, tmp_path: Path) -> 
     assert 'unknown stack "organization/test/nope"' in reader.run("preview", code=1)
 
 
-def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
+def test_get_reads_what_is_nobodys_to_change(stack: EngineStack) -> None:
     write(
         stack,
         "from things import Thing\n"
@@ -147,7 +147,7 @@ def test_get_reads_what_is_nobodys_to_change(stack: Stack) -> None:
     assert (stack.cloud / "x.json").exists()
 
 
-def test_what_is_no_target_refers_to_a_renamed_target_by_its_new_name(stack: Stack) -> None:
+def test_what_is_no_target_refers_to_a_renamed_target_by_its_new_name(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}, "two": {"text": "b", "options": {"depends_on": ["one"]}}})
     stack.up()
     stack.spec(
@@ -161,7 +161,7 @@ def test_what_is_no_target_refers_to_a_renamed_target_by_its_new_name(stack: Sta
     assert found["two"]["dependencies"] == [found["new"]["urn"]]
 
 
-def test_only_targets_are_changed(stack: Stack) -> None:
+def test_only_targets_are_changed(stack: EngineStack) -> None:
     urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::"
     length = {"$ref": ["one", "length"]}
     stack.spec({"one": {"text": "a"}, "two": {"text": "b", "of": length}, "three": {"text": "c"}})

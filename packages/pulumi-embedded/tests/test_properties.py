@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
-from engine_stack import Stack
+from engine_stack import EngineStack
 
 # What the SDK adds to the dependencies of one property must not come to another's: `c` is made of a value that holds `b`.
 MIXED = """
@@ -104,7 +104,7 @@ pulumi.export("after", bad.urn.recover(lambda error: bad.length))
 """
 
 
-def test_what_one_property_depends_on_is_its_own(stack: Stack) -> None:
+def test_what_one_property_depends_on_is_its_own(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(MIXED)
     stack.up()
     found = stack.resources()
@@ -116,24 +116,26 @@ def test_what_one_property_depends_on_is_its_own(stack: Stack) -> None:
     assert [urn.rpartition("::")[2] for urn in text] == ["a"]
 
 
-def test_a_property_becomes_a_future_when_somebody_asks_before_or_after_it_is_known(stack: Stack) -> None:
+def test_a_property_becomes_a_future_when_somebody_asks_before_or_after_it_is_known(
+    stack: EngineStack,
+) -> None:
     (stack.folder / "__main__.py").write_text(ASKED)
     stack.up()
     assert json.loads(stack.run("stack", "output", "--json")) == {"all": ["a", "b", 1, "b"], "secret": True}
 
 
-def test_looking_for_unknowns_leaves_no_circles(stack: Stack) -> None:
+def test_looking_for_unknowns_leaves_no_circles(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(NO_CIRCLES)
     stack.up()
 
 
-def test_a_value_may_have_a_property_named_values(stack: Stack) -> None:
+def test_a_value_may_have_a_property_named_values(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(OUTPUT_TYPE)
     stack.up()
     assert json.loads(stack.run("stack", "output", "--json")) == {"values": ["a"]}
 
 
-def test_a_provider_may_hold_a_property_as_the_sdk_pickles_it(stack: Stack) -> None:
+def test_a_provider_may_hold_a_property_as_the_sdk_pickles_it(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(CAPTURED)
     stack.up()
     assert json.loads(stack.run("stack", "output", "--json")) == {"got": "hello"}
@@ -142,7 +144,7 @@ def test_a_provider_may_hold_a_property_as_the_sdk_pickles_it(stack: Stack) -> N
     assert b"Property" not in pickled  # else the CLI, without our runner, would see another provider
 
 
-def test_a_property_of_what_cannot_be_registered_fails_with_it(stack: Stack) -> None:
+def test_a_property_of_what_cannot_be_registered_fails_with_it(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(REFUSED)
     output = stack.up(code=1)
     assert "unexpected input of type object" in output

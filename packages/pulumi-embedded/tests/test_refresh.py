@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-from engine_stack import Stack, thing
+from engine_stack import EngineStack, thing
 
 
-def drift(stack: Stack) -> None:
+def drift(stack: EngineStack) -> None:
     (stack.cloud / "one.json").write_text(json.dumps({"text": "drifted"}))
     (stack.cloud / "two.json").unlink()
     stack.calls()
 
 
-def test_refresh_takes_over_what_is_there(stack: Stack) -> None:
+def test_refresh_takes_over_what_is_there(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing(), "three": thing(options={"depends_on": ["two"]})})
     stack.up()
     drift(stack)
@@ -32,7 +32,7 @@ def test_refresh_takes_over_what_is_there(stack: Stack) -> None:
     assert "unchanged" in stack.run("refresh", "--yes", "--expect-no-changes")
 
 
-def test_children_of_what_is_gone_get_its_parent(stack: Stack) -> None:
+def test_children_of_what_is_gone_get_its_parent(stack: EngineStack) -> None:
     stack.spec(
         {
             "group": {"group": True},
@@ -50,7 +50,7 @@ def test_children_of_what_is_gone_get_its_parent(stack: Stack) -> None:
     assert stack.calls() == ["create two"]
 
 
-def test_up_and_preview_refresh_first(stack: Stack) -> None:
+def test_up_and_preview_refresh_first(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing()})
     stack.up()
     drift(stack)
@@ -65,7 +65,7 @@ def test_up_and_preview_refresh_first(stack: Stack) -> None:
     assert sorted(stack.calls()) == ["create two", "update one"]
 
 
-def test_only_targets_are_refreshed(stack: Stack) -> None:
+def test_only_targets_are_refreshed(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing()}, exports={"o": 1})
     stack.up()
     drift(stack)
@@ -83,7 +83,7 @@ def test_only_targets_are_refreshed(stack: Stack) -> None:
     assert stack.calls() == ["delete one"]
 
 
-def test_refresh_forgets_pending_creates_when_told(stack: Stack) -> None:
+def test_refresh_forgets_pending_creates_when_told(stack: EngineStack) -> None:
     stack.spec({"one": thing("die")})
     stack.up(code=1)
     assert "may therefore exist" in stack.run("refresh", "--yes")
@@ -91,7 +91,7 @@ def test_refresh_forgets_pending_creates_when_told(stack: Stack) -> None:
     assert "pending_operations" not in stack.latest()
 
 
-def test_refresh_runs_the_program_when_told_and_changes_nothing_but_outputs(stack: Stack) -> None:
+def test_refresh_runs_the_program_when_told_and_changes_nothing_but_outputs(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing()}, exports={"length": {"$ref": ["one", "length"]}})
     stack.up()
     drift(stack)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from engine_cli import cli, engine, essence, for_both
-from engine_stack import Stack, new_stack
+from engine_stack import EngineStack, new_stack
 
 FIRST = int(os.environ.get("HANDOVER_SEED", "1"))
 COUNT = int(os.environ.get("HANDOVER_SEQUENCES", "20" if shutil.which("pulumi") else "1"))
@@ -41,7 +41,7 @@ def first() -> Things:
 class Sequence:
     """One sequence, and the names things have now."""
 
-    def __init__(self, stack: Stack, seed: int) -> None:
+    def __init__(self, stack: EngineStack, seed: int) -> None:
         self.stack = stack
         self.random = random.Random(seed)
         self.things = first()

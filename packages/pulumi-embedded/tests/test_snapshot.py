@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pulumi_embedded import snapshot, state
-from pulumi_embedded.backend import Backend
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.snapshot import Checkpoint, Snapshot, StackId, checkpoint_of
-from pulumi_embedded.state import Resource
+from pulumi_embedded.state import serialization, snapshot
+from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.serialization import Resource
+from pulumi_embedded.state.snapshot import Checkpoint, StackId, StateSnapshot, checkpoint_of
 
 STACK = StackId("p", "dev")
 
@@ -32,8 +32,8 @@ def backend(tmp_path: Path) -> Backend:
     return made
 
 
-def opened(backend: Backend) -> Snapshot:
-    shot = Snapshot(backend, STACK, None, Checkpoint.read(backend, STACK))
+def opened(backend: Backend) -> StateSnapshot:
+    shot = StateSnapshot(backend, STACK, None, Checkpoint.read(backend, STACK))
     shot.open()
     return shot
 
@@ -53,7 +53,7 @@ def test_a_checkpoint_is_the_same_whether_its_rows_are_encoded_or_not(
         text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False) + "\n"
         assert checkpoint_of(STACK, deployment) == text.encode()
         if deployment:
-            encoded_rows = rows and [state.encoded(row) for row in rows]
+            encoded_rows = rows and [serialization.encoded(row) for row in rows]
             assert checkpoint_of(STACK, {**deployment, "resources": encoded_rows}) == text.encode()
 
 
@@ -69,8 +69,8 @@ def test_a_new_name_reaches_what_is_stored_and_not_what_was_loaded(backend: Back
     latest = {"resources": items, "pending_operations": begun, "metadata": {}}
     backend.write("p", "dev", checkpoint_of(STACK, latest))
     checkpoint = Checkpoint.read(backend, STACK)
-    loaded = state.load(checkpoint.deployment, None)
-    shot = Snapshot(backend, STACK, None, checkpoint)
+    loaded = serialization.load(checkpoint.deployment, None)
+    shot = StateSnapshot(backend, STACK, None, checkpoint)
     shot.adopt(loaded.resources, loaded.pending)
     shot.open()
     shot.write(put=[resource("z")], drop=[loaded.resources[0]], alias=(urn("a"), urn("z")))
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pulumi_embedded.stores.replace_file", full)
+        patched.setattr("pulumi_embedded.state.stores.replace_file", full)
         with pytest.raises(EngineError, match="No space left"):
             shot.close()
     assert backend.read("p", "dev") == before
@@ -142,7 +142,7 @@ def test_after_a_failed_write_nothing_more_is_begun(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pulumi_embedded.stores.os.fsync", full)
+        patched.setattr("pulumi_embedded.state.stores.os.fsync", full)
         with pytest.raises(EngineError, match="cannot be saved"):
             shot.write(put=[resource("c")])
     with pytest.raises(EngineError, match="cannot be saved"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 
-from engine_stack import Stack, thing
+from engine_stack import EngineStack, thing
 
 
-def test_create_same_update_delete(stack: Stack) -> None:
+def test_create_same_update_delete(stack: EngineStack) -> None:
     stack.spec(
         {"one": thing(), "two": thing(of={"$ref": ["one", "length"]})},
         exports={"n": {"$ref": ["two", "length"]}},
@@ -35,7 +35,7 @@ def test_create_same_update_delete(stack: Stack) -> None:
     assert list(stack.resources()) == ["test-dev"]
 
 
-def test_preview_tells_and_changes_nothing(stack: Stack) -> None:
+def test_preview_tells_and_changes_nothing(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     stack.up()
     before = stack.state_file.read_bytes()
@@ -55,7 +55,7 @@ def test_preview_tells_and_changes_nothing(stack: Stack) -> None:
     assert stack.state_file.read_bytes() == before
 
 
-def test_replace_creates_first_and_deletes_last(stack: Stack) -> None:
+def test_replace_creates_first_and_deletes_last(stack: EngineStack) -> None:
     stack.spec({"one": thing(kind="a"), "two": thing(of={"$ref": ["one", "kind"]})})
     stack.up()
     stack.calls()
@@ -67,7 +67,7 @@ def test_replace_creates_first_and_deletes_last(stack: Stack) -> None:
     assert list(stack.resources()) == ["test-dev", "default", "one", "two"]
 
 
-def test_delete_before_replace_takes_dependents_along(stack: Stack) -> None:
+def test_delete_before_replace_takes_dependents_along(stack: EngineStack) -> None:
     def spec(kind: str) -> None:
         stack.spec(
             {
@@ -90,7 +90,7 @@ def test_delete_before_replace_takes_dependents_along(stack: Stack) -> None:
     assert not any("pendingReplacement" in item for item in stack.resources().values())
 
 
-def test_what_a_cascade_still_deletes_is_made_again_only_after_that(stack: Stack) -> None:
+def test_what_a_cascade_still_deletes_is_made_again_only_after_that(stack: EngineStack) -> None:
     """`dependent` no longer depends on `root`: it is registered while it is being deleted for `root`'s sake."""
     gates = {"gate_of_delete": "delete"}
     stack.spec(
@@ -120,7 +120,7 @@ def test_what_a_cascade_still_deletes_is_made_again_only_after_that(stack: Stack
     assert "4 unchanged" in stack.up("--expect-no-changes")
 
 
-def test_what_two_cascades_have_to_delete_is_deleted_once(stack: Stack) -> None:
+def test_what_two_cascades_have_to_delete_is_deleted_once(stack: EngineStack) -> None:
     def spec(kind: str) -> None:
         on = {"on": {"$ref": ["one", "kind"]}, "kind": {"$ref": ["two", "kind"]}}
         roots = {name: thing(kind=kind, dbr=True) for name in ("one", "two")}
@@ -144,7 +144,7 @@ def test_what_two_cascades_have_to_delete_is_deleted_once(stack: Stack) -> None:
     )
 
 
-def test_a_replacement_that_fails_is_finished_by_the_next_up(stack: Stack) -> None:
+def test_a_replacement_that_fails_is_finished_by_the_next_up(stack: EngineStack) -> None:
     stack.spec({"one": thing(kind="a", dbr=True)})
     stack.up()
     stack.spec({"one": thing("refuse", kind="b", dbr=True)})
@@ -157,7 +157,7 @@ def test_a_replacement_that_fails_is_finished_by_the_next_up(stack: Stack) -> No
     assert "pendingReplacement" not in stack.resources()["one"]
 
 
-def test_an_original_that_could_not_be_deleted_is_deleted_by_the_next_up(stack: Stack) -> None:
+def test_an_original_that_could_not_be_deleted_is_deleted_by_the_next_up(stack: EngineStack) -> None:
     stack.spec({"one": thing(kind="a", sticky=True)})
     stack.up()
     stack.spec({"one": thing(kind="b")})
@@ -170,7 +170,7 @@ def test_an_original_that_could_not_be_deleted_is_deleted_by_the_next_up(stack: 
     assert stack.calls() == ["delete one"]
 
 
-def test_aliases_rename_without_replacing(stack: Stack) -> None:
+def test_aliases_rename_without_replacing(stack: EngineStack) -> None:
     stack.spec(
         {
             "old": {"group": True},
@@ -195,7 +195,7 @@ def test_aliases_rename_without_replacing(stack: Stack) -> None:
     assert "old" not in found
 
 
-def test_ignore_changes_and_replace_on_changes(stack: Stack) -> None:
+def test_ignore_changes_and_replace_on_changes(stack: EngineStack) -> None:
     options = {"ignore_changes": ["deep.a"], "replace_on_changes": ["deep.b"]}
     stack.spec({"one": thing(deep={"a": 1, "b": 1}, options=options)})
     stack.up()
@@ -206,7 +206,7 @@ def test_ignore_changes_and_replace_on_changes(stack: Stack) -> None:
     assert stack.resources()["one"]["inputs"]["deep"] == {"a": 2, "b": 2}
 
 
-def test_protect_and_retain(stack: Stack) -> None:
+def test_protect_and_retain(stack: EngineStack) -> None:
     stack.spec(
         {
             "kept": thing(options={"protect": True}),
@@ -234,7 +234,7 @@ def test_protect_and_retain(stack: Stack) -> None:
     assert (stack.cloud / "left.json").exists()
 
 
-def test_deleted_with(stack: Stack) -> None:
+def test_deleted_with(stack: EngineStack) -> None:
     stack.spec({"house": thing(), "room": thing(options={"deleted_with": "house"})})
     stack.up()
     stack.calls()
@@ -243,7 +243,7 @@ def test_deleted_with(stack: Stack) -> None:
     assert stack.resources() == {}
 
 
-def test_secrets_stay_secret(stack: Stack) -> None:
+def test_secrets_stay_secret(stack: EngineStack) -> None:
     stack.spec(
         {
             "one": thing(
@@ -271,7 +271,7 @@ def test_secrets_stay_secret(stack: Stack) -> None:
     assert stack.state_file.read_text().split('"resources"')[1] == before
 
 
-def test_a_provider_of_its_own_limits_what_is_stored(stack: Stack) -> None:
+def test_a_provider_of_its_own_limits_what_is_stored(stack: EngineStack) -> None:
     stack.spec({"one": thing(tell_token=True, options={"provider": {"test:token": {"$secret": "its-own"}}})})
     assert "+ 3 created" in stack.up()
     found = stack.resources()
@@ -284,7 +284,7 @@ def test_a_provider_of_its_own_limits_what_is_stored(stack: Stack) -> None:
     assert "mine updated" in stack.up()
 
 
-def test_many_things_at_once(stack: Stack) -> None:
+def test_many_things_at_once(stack: EngineStack) -> None:
     # More than the 319 at which the SDK's pickler overflows.
     stack.spec({f"t{i}": thing(str(i)) for i in range(330)})
     assert "+ 331 created" in stack.up()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pulumi_embedded.buckets import ObjectLog, Place
 from pulumi_embedded.errors import NeedsCliError
-from pulumi_embedded.stores import FileLog, Folder
+from pulumi_embedded.state.s3_store import ObjectLog, Place
+from pulumi_embedded.state.stores import FileLog, FolderStore
 
 
 class CrashError(Exception):
@@ -86,7 +86,7 @@ def test_a_log_that_is_taken_up_again_goes_on_at_its_end(tmp_path: Path) -> None
 
 
 def test_a_folder_keeps_whole_files(tmp_path: Path) -> None:
-    store = Folder(tmp_path)
+    store = FolderStore(tmp_path)
     assert store.read("a/b") is None
     assert store.keys("a") == []
     store.write("a/b", b"1")

@@ -10,20 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pulumi_embedded import journal, paths, schema, state, urns, values
-from pulumi_embedded.config import ConfigValue, Project, StackConfig, find_project
-from pulumi_embedded.diffs import compare
+from pulumi_embedded.deployment.goals import Alias, Goal, OldNames
+from pulumi_embedded.deployment.places import Places
+from pulumi_embedded.deployment.targets import Targets
 from pulumi_embedded.errors import EngineError, PassphraseError
-from pulumi_embedded.goals import Alias, Goal, OldNames
-from pulumi_embedded.journal import Rows
-from pulumi_embedded.monitor import goal_of
-from pulumi_embedded.placing import Places
-from pulumi_embedded.secrets import Crypter
-from pulumi_embedded.state import Resource, State
-from pulumi_embedded.stores import FileLog
-from pulumi_embedded.stubs import resource_pb2
-from pulumi_embedded.targets import Targets
-from pulumi_embedded.values import UNKNOWN, Secret
+from pulumi_embedded.program.grpc_stubs import resource_pb2
+from pulumi_embedded.program.monitor import goal_of
+from pulumi_embedded.project import config_schema
+from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, find_project
+from pulumi_embedded.project.secrets import Crypter
+from pulumi_embedded.properties import paths, urns, values
+from pulumi_embedded.properties.diffs import compare
+from pulumi_embedded.properties.values import UNKNOWN, Secret
+from pulumi_embedded.state import journal, serialization
+from pulumi_embedded.state.journal import StateRows
+from pulumi_embedded.state.serialization import Resource, StackState
+from pulumi_embedded.state.stores import FileLog
 
 DATA = Path(__file__).parent / "data"
 STATES = sorted(path.stem for path in DATA.glob("[0-9]-*.json"))
@@ -71,9 +73,9 @@ def test_values_survive_the_wire(properties: dict[str, Any]) -> None:
 
 @given(value=all_values().filter(lambda value: not values.has_unknown(value)))
 def test_values_survive_the_file(crypter: Crypter, value: Any) -> None:
-    stored = json.loads(json.dumps(state.value_to_json(value, crypter)))
+    stored = json.loads(json.dumps(serialization.value_to_json(value, crypter)))
     # A secret within a secret is stored within the one text.
-    found = state.value_from_json(stored, crypter)
+    found = serialization.value_from_json(stored, crypter)
     assert values.same(values.reveal(found), values.reveal(value))
     assert values.has_secret(found) == values.has_secret(value)
 
@@ -120,19 +122,21 @@ def test_a_wrong_passphrase_and_a_damaged_secret_are_told(crypter: Crypter) -> N
 @pytest.mark.parametrize("name", STATES)
 def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> None:
     latest = json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"]
-    loaded = state.load(latest, crypter)
+    loaded = serialization.load(latest, crypter)
     found = latest.get("resources", []) + [item["resource"] for item in latest.get("pending_operations", [])]
     resources = loaded.resources + [pending.resource for pending in loaded.pending]
     for item, resource in zip(found, resources, strict=True):
         item.pop("stackTrace", None)
-        written = state.to_json(resource, crypter)
+        written = serialization.to_json(resource, crypter)
         assert written == item  # secrets keep their text
         assert list(written) == list(item)
 
 
 def test_secrets_of_the_cli_are_read(crypter: Crypter) -> None:
     latest = json.loads((DATA / "1-created.json").read_text())["checkpoint"]["latest"]
-    kept = next(found for found in state.load(latest, crypter).resources if found.urn.endswith("::kept"))
+    kept = next(
+        found for found in serialization.load(latest, crypter).resources if found.urn.endswith("::kept")
+    )
     assert kept.inputs["text"].value == TOKEN
     assert kept.outputs["length"].value == len(TOKEN)
 
@@ -190,7 +194,7 @@ def test_aliases_follow_the_parent() -> None:
 def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
     """`new` and `other` say that they were `old`, which may be declared as well."""
     old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
-    places = Places.of("dev", "p", State([old]))
+    places = Places.of("dev", "p", StackState([old]))
 
     def goal(name: str) -> Goal:
         return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
@@ -222,13 +226,13 @@ def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> Non
     ],
 )
 def test_what_the_cli_would_refuse_a_state_for(items: list[dict[str, Any]], said: str) -> None:
-    assert state.flaw(items) == said
+    assert serialization.flaw(items) == said
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_states_of_the_cli_have_no_flaw(name: str) -> None:
     assert (
-        state.flaw(
+        serialization.flaw(
             json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"].get("resources", [])
         )
         == ""
@@ -311,9 +315,9 @@ def test_configuration_is_held_against_its_declaration(given: dict[str, Any], sa
         texts[f"p:{key}"] = ConfigValue(text, isinstance(value, Secret), text.startswith("["))
     if said:
         with pytest.raises(EngineError, match=re.escape(said)):
-            schema.check("dev", project, texts)
+            config_schema.check("dev", project, texts)
     else:
-        schema.check("dev", project, texts)
+        config_schema.check("dev", project, texts)
 
 
 def test_paths() -> None:
@@ -329,7 +333,7 @@ def test_paths() -> None:
 
 def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
     deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
-    rows = Rows(old=dict(enumerate(deployment["resources"])))
+    rows = StateRows(old=dict(enumerate(deployment["resources"])))
     log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), rows)
     log.flush(log.append([["begin", 9, "creating", {"urn": "c"}]]))
     log.flush(
@@ -349,7 +353,7 @@ def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
 
 
 def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), Rows())
+    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), StateRows())
     log.append([["put", 1, {"urn": "c"}]])
     log.fold_into(journal.digest(b"after"))
     assert (
@@ -365,7 +369,7 @@ def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: 
     """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
     resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
     log = journal.Journal(
-        FileLog(tmp_path / "j"), journal.digest(b"before"), Rows(old=dict(enumerate(resources)))
+        FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows(old=dict(enumerate(resources)))
     )
     log.append([["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["begin", 11, "creating", {"urn": "d"}]])
     log.fold_into(journal.digest(b"after"))
@@ -393,7 +397,7 @@ class FailingLog(FileLog):
 
 
 def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
-    log = journal.Journal(FailingLog(tmp_path / "j"), journal.digest(b"before"), Rows())
+    log = journal.Journal(FailingLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
     first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
     with pytest.raises(OSError, match="time-out"):
         log.flush(first)
@@ -405,7 +409,7 @@ def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), Rows())
+    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
     for op in (1, 2, 3):
         log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
     lines = (tmp_path / "j").read_bytes().split(b"\n")
@@ -416,7 +420,7 @@ def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) ->
 
 
 def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), Rows())
+    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with (tmp_path / "j").open("ab") as file:
         file.write(b'[["put", 2')

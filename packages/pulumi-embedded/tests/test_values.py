@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format, struct_pb2
-from pulumi_embedded import urns, values
 from pulumi_embedded.errors import NeedsCliError
-from pulumi_embedded.urns import Urn
-from pulumi_embedded.values import UNKNOWN, ResourceRef, Secret
+from pulumi_embedded.properties import urns, values
+from pulumi_embedded.properties.urns import Urn
+from pulumi_embedded.properties.values import UNKNOWN, ResourceRef, Secret
 
 
 @pytest.mark.parametrize("text", ["", "urn:pulumi:a::b::c", "urn:other:a::b::c::d", "a::b::c::d"])

@@ -1,0 +1,184 @@
+"""The command `config`: the stack's configuration, alone, or set, get, rm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from pulumi_embedded.cli.session import Session
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.project.config import ConfigValue, StackConfig, full_key
+from pulumi_embedded.project.secrets import Crypter, passphrase
+from pulumi_embedded.properties import paths
+
+
+def show(session: Session, options: argparse.Namespace) -> int:
+    """All values; secrets masked."""
+    config = session.config()
+    values = config.values(session.project, _crypter(session, config))
+    shown = {
+        key: "[secret]" if value.secret and not options.show_secrets else value.text
+        for key, value in values.items()
+    }
+    if options.json:
+        content = {key: _as_json(text, values[key], options.show_secrets) for key, text in shown.items()}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return 0
+    names = {key: key.removeprefix(f"{session.project.name}:") for key in shown}
+    width = max([3, *map(len, names.values())])
+    print(f"{'KEY':<{width}}  VALUE")
+    for key, text in shown.items():
+        print(f"{names[key]:<{width}}  {text}")
+    return 0
+
+
+def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]:
+    seen = show_secrets or not value.secret
+    return {
+        **({"value": text} if seen else {}),
+        **({"objectValue": json.loads(value.text)} if seen and value.is_object else {}),
+        "secret": value.secret,
+    }
+
+
+def get(session: Session, options: argparse.Namespace) -> int:
+    """One value, decrypted."""
+    config = session.config()
+    key, path = _key(session, options)
+    values = config.values(session.project, _crypter(session, config))
+    if key not in values:
+        raise EngineError(f"configuration key '{options.key}' not found for stack '{session.stack.name}'")
+    value = values[key]
+    if path:
+        value = ConfigValue(_text(_at(value, path, options.key)), value.secret)
+    if getattr(options, "json", False):
+        print(json.dumps({"value": value.text, "secret": value.secret}, indent=2))
+    else:
+        print(value.text)
+    return 0
+
+
+def set_(session: Session, options: argparse.Namespace) -> int:
+    """Set a value, encrypted with --secret."""
+    if not session.exists(session.stack):
+        raise EngineError(
+            f"no stack named '{session.stack.name}' found: `stack init {session.stack.name}` makes it"
+        )
+    if options.secret and options.plaintext:
+        raise EngineError(
+            "--secret and --plaintext exclude each other: a value is stored encrypted or as it is"
+        )
+    text = options.value
+    if text is None:
+        text = sys.stdin.readline().rstrip("\n")
+    config = session.config()
+    key, path = _key(session, options)
+    stored: Any = text
+    if options.secret:
+        stored = {"secure": _crypter_for_new(session, config).encrypt(text)}
+    elif path:
+        stored = _typed(text)
+    key = _as_written(config, session, key)
+    if path:
+        config.config[key] = _put(config.config.get(key), path, stored, options.key)
+    else:
+        config.config[key] = stored
+    config.save()
+    return 0
+
+
+def remove(session: Session, options: argparse.Namespace) -> int:
+    """Remove a value; one that is not there is gone already."""
+    config = session.config()
+    key, path = _key(session, options)
+    parent: Any = config.config
+    *above, last = [_as_written(config, session, key), *path]
+    for part in above:
+        if not _has(parent, part):
+            return 0
+        parent = parent[part]
+    if _has(parent, last):
+        del parent[last]
+        config.save()
+    return 0
+
+
+def _key(session: Session, options: argparse.Namespace) -> tuple[str, paths.Path]:
+    """The full key, and with --path the path below it."""
+    if not options.path:
+        return full_key(session.project.name, options.key), []
+    namespace, colon, rest = options.key.partition(":")
+    parts = paths.parse(rest if colon else namespace)
+    name = f"{namespace}:{parts[0]}" if colon else str(parts[0])
+    return full_key(session.project.name, name), parts[1:]
+
+
+def _as_written(config: StackConfig, session: Session, key: str) -> str:
+    """The key as the file has it already, if it does."""
+    return next(
+        (str(found) for found in config.config if full_key(session.project.name, str(found)) == key), key
+    )
+
+
+def _crypter(session: Session, config: StackConfig) -> Crypter | None:
+    return session.crypter_for(config.salt) if config.salt and config.has_secrets() else None
+
+
+def _crypter_for_new(session: Session, config: StackConfig) -> Crypter:
+    if config.salt:
+        return session.crypter_for(config.salt)
+    crypter = session.state_crypter(session.deployment()) or Crypter.new(passphrase())
+    config.salt = crypter.salt
+    return crypter
+
+
+def _at(value: ConfigValue, path: paths.Path, asked: str) -> Any:
+    found: Any = json.loads(value.text) if value.is_object else value.text
+    for part in path:
+        found = _step(found, part, asked)
+    return found
+
+
+def _has(parent: Any, part: str | int) -> bool:
+    if isinstance(parent, list):
+        return isinstance(part, int) and part < len(parent)
+    return isinstance(parent, dict) and part in parent
+
+
+def _step(parent: Any, part: str | int, asked: str) -> Any:
+    if _has(parent, part):
+        return parent[part]
+    raise EngineError(f"configuration key '{asked}' not found")
+
+
+def _put(parent: Any, path: paths.Path, value: Any, asked: str) -> Any:
+    if not path:
+        return value
+    part = path[0]
+    if parent is None:
+        parent = [] if isinstance(part, int) else {}
+    if isinstance(part, int) and isinstance(parent, list) and part <= len(parent):
+        if part == len(parent):
+            parent.append(None)
+    elif not isinstance(part, str) or not isinstance(parent, dict):
+        raise EngineError(f"'{asked}': there is no place {part!r} in what is there now")
+    place: Any = part  # of the container's own kind, as just seen
+    before = parent[place] if isinstance(parent, list) or part in parent else None
+    parent[place] = _put(before, path[1:], value, asked)
+    return parent
+
+
+def _typed(text: str) -> Any:
+    """With --path, numbers and booleans are stored as such, as the CLI does."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return int(text) if str(int(text)) == text else text
+    except ValueError:
+        return text
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,150 @@
+"""The commands preview, up, refresh and destroy: preview, question, change, report."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable
+
+from pulumi_embedded.cli import stacks
+from pulumi_embedded.cli.session import Session
+from pulumi_embedded.deployment.run import Run, RunOptions
+from pulumi_embedded.deployment.targets import Targets
+from pulumi_embedded.display.lines import Display, as_json
+from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, UsageError
+
+
+def preview(session: Session, options: argparse.Namespace) -> int:
+    """Show what an update would do."""
+    shown = options.json
+    display = _display(session, options, quiet=shown)
+    run = _run(session, display, options, program=True)
+    try:
+        display.start("Previewing update", preview=True)
+        good = run.preview()
+        if shown:
+            sys.stdout.write(as_json(display.report, run.shown_config(), display.masked) + "\n")
+        else:
+            display.finish()
+        return _status(good, display, options, "preview")
+    finally:
+        display.stop()
+        run.close()
+
+
+def up(session: Session, options: argparse.Namespace) -> int:
+    """Make the resources what the program says."""
+    return _operate(session, options, "update", Run.preview, Run.update, program=True)
+
+
+def refresh(session: Session, options: argparse.Namespace) -> int:
+    """Take over what the resources are."""
+    return _operate(
+        session, options, "refresh", Run.preview_refresh, Run.refresh, program=options.run_program
+    )
+
+
+def destroy(session: Session, options: argparse.Namespace) -> int:
+    """Delete all resources."""
+    status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
+    if status == 0 and options.remove:
+        if options.target:
+            print("The stack is not removed: only its targets have been destroyed.")
+        else:
+            stacks.forget(session, force=False, preserve_config=False)
+            print("The resources in the stack have been deleted, and the configuration removed.")
+    return status
+
+
+_TITLES = {"update": "Updating", "refresh": "Refreshing", "destroy": "Destroying"}
+
+
+def _operate(
+    session: Session,
+    options: argparse.Namespace,
+    what: str,
+    look: Callable[[Run], bool],
+    change: Callable[[Run], bool],
+    *,
+    program: bool,
+) -> int:
+    interactive = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
+    if not interactive and not options.yes and not options.skip_preview:
+        raise UsageError(
+            "--yes or --skip-preview must be passed in to proceed when running in non-interactive mode"
+        )
+    display = _display(session, options)
+    run = _run(session, display, options, program=program)
+    try:
+        if not options.skip_preview:
+            display.start(f"Previewing {what}", preview=True)
+            good = look(run)
+            display.finish()
+            if not good:
+                return FAILED
+            if program:
+                run.prepare_next()
+            if not options.yes and not _confirm(what):
+                return CANCELLED
+        display.start(_TITLES[what], preview=False)
+        try:
+            good = change(run)
+        finally:
+            display.finish()
+        return _status(good, display, options, what)
+    finally:
+        display.stop()
+        run.close()
+
+
+def _run(session: Session, display: Display, options: argparse.Namespace, *, program: bool) -> Run:
+    settings = RunOptions(
+        refresh=getattr(options, "refresh", False),
+        continue_on_error=getattr(options, "continue_on_error", False),
+        parallel=max(options.parallel, 1),
+        clear_pending_creates=getattr(options, "clear_pending_creates", False),
+        run_program=getattr(options, "run_program", False),
+        targets=Targets(tuple(options.target), getattr(options, "target_dependents", False)),
+        message=options.message,
+    )
+    run = Run(session, display, settings, program=program)
+    display.without_outputs = options.suppress_outputs
+    display.hide(run.secrets())
+    display.when_closed = run.cancel
+    return run
+
+
+def _display(session: Session, options: argparse.Namespace, *, quiet: bool = False) -> Display:
+    choice = getattr(options, "color", "auto")
+    terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    color = choice in ("always", "raw") or (choice == "auto" and terminal)
+    if terminal and not quiet and not options.diff and not getattr(options, "non_interactive", False):
+        from pulumi_embedded.display.live import LiveDisplay  # rich is only loaded where it is used
+
+        return LiveDisplay(session.stack.name, color=color)
+    stream = io.StringIO() if quiet else sys.stdout
+    return Display(session.stack.name, color=color, details=options.diff, stream=stream)
+
+
+def _status(good: bool, display: Display, options: argparse.Namespace, what: str) -> int:
+    if display.closed:
+        raise BrokenPipeError
+    if not good:
+        return FAILED
+    if not getattr(options, "expect_no_changes", False) or not display.report.changes:
+        return 0
+    print(f"error: no changes were expected for {what} but changes were proposed", file=sys.stderr)
+    return CHANGES
+
+
+def _confirm(what: str) -> bool:
+    try:
+        answer = input(f"Do you want to perform this {what}? [yes/no] ").strip().lower()
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer in ("y", "yes"):
+        return True
+    print(f"error: confirmation declined, not proceeding with the {what}", file=sys.stderr)
+    return False

@@ -1,0 +1,112 @@
+"""What every command on a stack begins with: project, backend, stack, configuration and key."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.project import selection
+from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, check_stack_name, find_project
+from pulumi_embedded.project.secrets import Crypter, passphrase
+from pulumi_embedded.properties.urns import STACK_TYPE
+from pulumi_embedded.properties.values import Properties, Secret
+from pulumi_embedded.state import serialization, snapshot
+from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.serialization import Json, StackState
+from pulumi_embedded.state.snapshot import StackId
+
+
+@dataclass
+class Session:
+    """A project, and the stack a command is about."""
+
+    project: Project
+    backend: Backend
+    wanted: str | None = None
+    _crypters: dict[str, Crypter] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, stack: str | None) -> Session:
+        """The project in `folder` or above it.  Raises EngineError."""
+        project = find_project(folder.resolve())
+        url = os.environ.get("PULUMI_BACKEND_URL") or project.backend_url
+        if not url:
+            raise EngineError(
+                "no backend is named: set `backend: {url: file://.}` in Pulumi.yaml, or PULUMI_BACKEND_URL"
+            )
+        return cls(project, Backend.open(url, folder.resolve()), stack)
+
+    @property
+    def stack(self) -> StackId:
+        """The stack named by `--stack`, or the one selected.  Raises EngineError where there is neither."""
+        name = self.wanted or os.environ.get("PULUMI_STACK")
+        name = name or selection.selected(self.project.name, self.project.file, self.backend.url)
+        if not name:
+            raise EngineError("no stack selected: name one with --stack, or use `stack select NAME`")
+        return StackId(self.project.name, check_stack_name(name))
+
+    def exists(self, stack: StackId) -> bool:
+        """Whether the backend has the stack."""
+        return self.backend.has(stack.project, stack.name)
+
+    def config(self) -> StackConfig:
+        """The stack's configuration file."""
+        return StackConfig(self.project.stack_config_file(self.stack.name))
+
+    def crypter_for(self, salt: str) -> Crypter:
+        """The crypter of a salt; its key is derived once."""
+        if salt not in self._crypters:
+            self._crypters[salt] = Crypter(salt, passphrase())
+        return self._crypters[salt]
+
+    def deployment(self) -> Json:
+        """The stack's state as it is on the disk."""
+        return snapshot.current(self.backend, self.stack)
+
+    def state_crypter(self, deployment: Json) -> Crypter | None:
+        """The crypter of the state's own secrets."""
+        provider = deployment.get("secrets_providers") or {}
+        if provider.get("type") != "passphrase":
+            return None
+        return self.crypter_for(str((provider.get("state") or {}).get("salt") or ""))
+
+    def crypter(self, config: StackConfig, deployment: Json) -> Crypter | None:
+        """The crypter for what is written: the configuration's, else the state's."""
+        return self.crypter_for(config.salt) if config.salt else self.state_crypter(deployment)
+
+    def outputs_of(self, project: str, name: str) -> Properties | None:
+        """Another stack's outputs, None where this backend has no such stack.  Raises EngineError."""
+        other = StackId(project, check_stack_name(name))
+        if not self.exists(other):
+            return None
+        resources = self.load(snapshot.current(self.backend, other)).resources
+        return next((resource.outputs for resource in resources if resource.type == STACK_TYPE), {})
+
+    def load(self, deployment: Json) -> StackState:
+        """The stack's state, secrets decrypted."""
+        return serialization.load(deployment, self.state_crypter(deployment))
+
+
+def provider_config(values: dict[str, ConfigValue]) -> Properties:
+    """The configuration as the inputs of a default provider."""
+    return {key: Secret(value.text) if value.secret else value.text for key, value in values.items()}
+
+
+def create_stack(session: Session, name: str) -> None:
+    """Make a stack, with an encryption salt in its configuration file.  Raises EngineError where it exists."""
+    stack = StackId(session.project.name, check_stack_name(name))
+    if session.exists(stack):
+        raise EngineError(f"stack '{name}' already exists")
+    config = StackConfig(session.project.stack_config_file(stack.name))
+    if config.salt:
+        session.crypter_for(config.salt).check()
+    else:
+        crypter = Crypter.new(passphrase())
+        config.salt = crypter.salt
+        config.save()
+    salt = config.salt or ""
+    session.backend.write(
+        stack.project, stack.name, snapshot.checkpoint_of(stack, snapshot.new_deployment(salt))
+    )

@@ -1,0 +1,367 @@
+"""The commands on stacks as such: init, ls, select, output, export, import, rm; and cancel and about."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from pulumi_embedded import VERSION
+from pulumi_embedded.cli.session import Session, create_stack
+from pulumi_embedded.errors import EngineError, StackNotFoundError
+from pulumi_embedded.program.processes import interpreter
+from pulumi_embedded.project import selection
+from pulumi_embedded.project.config import check_stack_name
+from pulumi_embedded.properties import urns, values
+from pulumi_embedded.properties.values import Properties
+from pulumi_embedded.state import locks, serialization, snapshot
+from pulumi_embedded.state.serialization import Json
+from pulumi_embedded.state.snapshot import StackId
+
+
+def show(session: Session, _options: argparse.Namespace) -> int:
+    """The selected stack and its resources."""
+    loaded = _state(session)
+    print(f"Current stack is {session.stack.name}:")
+    print(f"    {len(loaded.resources)} resources")
+    for resource in loaded.resources:
+        print(f"    {resource.type} {urns.name_of(resource.urn)}{' ' + resource.id if resource.id else ''}")
+    return 0
+
+
+def init(session: Session, options: argparse.Namespace) -> int:
+    """Make a stack and select it."""
+    name = options.name or session.wanted
+    if not name:
+        raise EngineError("missing stack name: `stack init NAME`")
+    create_stack(session, name)
+    print(f"Created stack '{check_stack_name(name)}'")
+    if not options.no_select:
+        _select(session, name)
+    return 0
+
+
+def select(session: Session, options: argparse.Namespace) -> int:
+    """Choose the stack that commands are about."""
+    name = options.name or session.wanted
+    if not name:
+        raise EngineError("missing stack name: `stack select NAME`")
+    stack = StackId(session.project.name, check_stack_name(name))
+    if not session.exists(stack):
+        if not options.create:
+            raise StackNotFoundError(
+                f"no stack named '{name}' found: `stack select --create {name}` makes it"
+            )
+        create_stack(session, name)
+        print(f"Created stack '{stack.name}'")
+    _select(session, name)
+    return 0
+
+
+def _select(session: Session, name: str) -> None:
+    stack = check_stack_name(name)
+    selection.select(session.project.name, session.project.file, session.backend.url, stack)
+
+
+def list_(session: Session, options: argparse.Namespace) -> int:
+    """List the project's stacks."""
+    selected = selection.selected(session.project.name, session.project.file, session.backend.url)
+    rows = []
+    for name in session.backend.stacks(session.project.name):
+        latest = snapshot.current(session.backend, StackId(session.project.name, name))
+        count = len(latest.get("resources") or [])
+        updated = _moment((latest.get("manifest") or {}).get("time"))
+        rows.append((name, name == selected, updated, count))
+    if options.json:
+        print(json.dumps([_row_as_json(*row) for row in rows], indent=2))
+        return 0
+    table = [("NAME", "LAST UPDATE", "RESOURCE COUNT")]
+    for name, current, updated, count in rows:
+        table.append((name + "*" * current, _ago(updated), str(count)))
+    name_width, time_width = (max(len(row[column]) for row in table) for column in (0, 1))
+    for shown_name, shown_time, shown_count in table:
+        print(f"{shown_name:<{name_width}}  {shown_time:<{time_width}}  {shown_count}")
+    return 0
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A time of the state; its nanoseconds are more than Python's clock knows."""
+    found = re.fullmatch(r"(.{19})(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", text or "")
+    if not found:
+        return None
+    seconds, fraction, zone = found.groups()
+    return datetime.fromisoformat(f"{seconds}{(fraction or '.0').ljust(7, '0')}{zone.replace('Z', '+00:00')}")
+
+
+def _row_as_json(name: str, current: bool, updated: datetime | None, count: int) -> dict[str, Any]:
+    moment = updated and updated.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return {
+        "name": name,
+        "current": current,
+        **({"lastUpdate": moment} if moment else {}),
+        "resourceCount": count,
+    }
+
+
+_UNITS: Final = (
+    ("year", 365 * 86400),
+    ("month", 30 * 86400),
+    ("week", 7 * 86400),
+    ("day", 86400),
+    ("hour", 3600),
+    ("minute", 60),
+    ("second", 1),
+)
+
+
+def _ago(moment: datetime | None) -> str:
+    """How long ago, in the CLI's words."""
+    if moment is None:
+        return "n/a"
+    seconds = int((datetime.now(UTC) - moment).total_seconds())
+    for unit, length in _UNITS:
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
+
+
+def output(session: Session, options: argparse.Namespace) -> int:
+    """Show the stack's outputs, or one of them."""
+    outputs = _outputs(session)
+    name = options.name
+    if name is not None:
+        if name not in outputs:
+            raise EngineError(f"current stack does not have output property '{name}'")
+        value = _shown(outputs[name], options.show_secrets)
+        plain = isinstance(value, str) and not options.json
+        print(value if plain else values.compact(value))
+        return 0
+    shown = {key: _shown(value, options.show_secrets) for key, value in sorted(outputs.items())}
+    if options.json:
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        return 0
+    print(f"Current stack outputs ({len(shown)}):")
+    width = max([6, *map(len, shown)])
+    print(f"    {'OUTPUT':<{width}}  VALUE")
+    for key, value in shown.items():
+        print(f"    {key:<{width}}  {value if isinstance(value, str) else values.compact(value)}")
+    return 0
+
+
+def _outputs(session: Session) -> Properties:
+    for resource in _state(session).resources:
+        if resource.type == urns.STACK_TYPE:
+            return resource.outputs
+    return {}
+
+
+def _shown(value: values.Value, show_secrets: bool) -> Any:
+    return values.reveal(value) if show_secrets else values.mask(value)
+
+
+def export(session: Session, options: argparse.Namespace) -> int:
+    """Write the state out."""
+    latest = session.deployment()
+    if options.show_secrets:
+        loaded = session.load(latest)
+        items = latest.get("resources") or []
+        pending = [entry["resource"] for entry in latest.get("pending_operations") or []]
+        resources = [*loaded.resources, *(entry.resource for entry in loaded.pending)]
+        for item, resource in zip([*items, *pending], resources, strict=True):
+            for name, properties in (("inputs", resource.inputs), ("outputs", resource.outputs)):
+                if name in item:
+                    item[name] = {
+                        key: serialization.shown(value) for key, value in sorted(properties.items())
+                    }
+    text = json.dumps({"version": 3, "deployment": latest}, indent=4, ensure_ascii=False) + "\n"
+    if options.file:
+        Path(options.file).write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def import_(session: Session, options: argparse.Namespace) -> int:
+    """Take a state in place of the stack's own."""
+    text = (
+        Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
+    )
+    latest = _exported(text)
+    stack = session.stack
+    problems = _problems(latest.get("resources") or [], stack)
+    if problems and not options.force:
+        problems.append("importing this file could be dangerous; rerun with --force to proceed anyway")
+        raise EngineError("\n".join(problems))
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    for entry in latest.pop("pending_operations", None) or []:
+        urn = entry["resource"]["urn"]
+        print(
+            f"warning: removing pending operation '{entry['type']}' on '{urn}' from snapshot", file=sys.stderr
+        )
+    lock = _lock(session)
+    try:
+        snapshot.recover(session.backend, stack)
+        crypter = session.crypter(session.config(), session.deployment())
+        theirs = session.state_crypter(latest)
+        if crypter is not None and latest.get("resources"):
+            latest["resources"] = serialization.encrypted_anew(
+                latest["resources"], theirs or crypter, crypter
+            )
+        if crypter is not None:
+            latest["secrets_providers"] = snapshot.provider_of(crypter.salt)
+        session.load(latest)  # can be read
+        session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
+    finally:
+        lock.release()
+    print("Import complete.")
+    return 0
+
+
+def _exported(text: str) -> Json:
+    """The deployment in an exported stack.  Raises EngineError where it is none."""
+    try:
+        content = json.loads(text)
+        latest, version = content["deployment"], content["version"]
+        if version != 3:
+            raise EngineError(f"the exported stack is of version {version}; this engine reads version 3")
+        found = {**latest}
+        for entry in [*(found.get("resources") or []), *(found.get("pending_operations") or [])]:
+            (entry.get("resource") or entry)["urn"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise EngineError(
+            "this is no exported stack: JSON with `version` and `deployment` was expected"
+        ) from None
+    return found
+
+
+def _problems(items: list[Json], stack: StackId) -> list[str]:
+    """What speaks against taking these resources over, in the CLI's words."""
+    found = []
+    for item in items:
+        try:
+            urn = urns.parse(item.get("urn", ""))
+        except ValueError as error:
+            raise EngineError(f"state file contains errors: {error}") from None
+        if (urn.stack, urn.project) != (stack.name, stack.project):
+            found.append(
+                f"resource '{urn}' is from a different stack ({urn.project}/{urn.stack} != {stack.project}/{stack.name})"
+            )
+    flaw = serialization.flaw(items)
+    return [*found, *([f"state file contains errors: {flaw}"] if flaw else [])]
+
+
+def remove(session: Session, options: argparse.Namespace) -> int:
+    """Remove a stack that has no resources left."""
+    if options.name:
+        session.wanted = options.name
+    stack = session.stack
+    if not options.force:
+        _check_empty(session)
+    asks = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
+    if not options.yes and not (asks and _typed_name(stack)):
+        raise EngineError("confirmation declined: pass --yes to remove the stack")
+    forget(session, force=options.force, preserve_config=options.preserve_config)
+    print(f"Stack '{stack.name}' has been removed!")
+    return 0
+
+
+def _typed_name(stack: StackId) -> bool:
+    try:
+        return (
+            input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
+            == stack.name
+        )
+    except EOFError:  # Ctrl-D
+        return False
+
+
+def _check_empty(session: Session) -> None:
+    """Raises EngineError where there would be something left that nobody knows of."""
+    latest = session.deployment()
+    if latest.get("resources"):
+        raise EngineError(
+            f"'{session.stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and "
+            "leave its resources where they are with --force"
+        )
+    for pending in latest.get("pending_operations") or []:
+        raise EngineError(
+            f"an earlier update ended while it was {pending['type']} {pending['resource']['urn']}, which may therefore "
+            "exist; removal rejected. Run `up` and `destroy`, or `refresh --clear-pending-creates`, or `stack rm --force`"
+        )
+
+
+def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
+    """Take away a stack's state, its configuration and its being selected.
+
+    Raises EngineError where it has resources or creates without an outcome, except with `force`.
+    """
+    stack = session.stack
+    lock = _lock(session)
+    try:
+        if not force:
+            _check_empty(session)
+        session.backend.remove(stack.project, stack.name)
+        if not preserve_config:
+            session.project.stack_config_file(stack.name).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
+        selection.select(session.project.name, session.project.file, session.backend.url, None)
+
+
+def cancel(session: Session, options: argparse.Namespace) -> int:
+    """Remove the stack's locks."""
+    if options.name:
+        session.wanted = options.name
+    stack = session.stack
+    removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
+    print(
+        f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
+    )
+    for pid in removed.alive:
+        print(
+            f"Process {pid} still works on the stack, and its journal stays where it is: end the process first."
+        )
+    if removed.alive:
+        return 0
+    lock = _lock(session)
+    try:
+        recovered = snapshot.recover(session.backend, stack)
+    finally:
+        lock.release()
+    if recovered:
+        print(f"{recovered} steps of it were added to the state.")
+    return 0
+
+
+def about(session: Session, _options: argparse.Namespace) -> int:
+    """Versions and places."""
+    rows = {
+        "Engine": f"{VERSION} (python -m pulumi_embedded)",
+        "Pulumi SDK": metadata.version("pulumi"),
+        "Python": platform.python_version(),
+        "Program's Python": interpreter(session.project),
+        "Project": session.project.name,
+        "Backend": session.backend.url,
+        "Stacks": ", ".join(session.backend.stacks(session.project.name)) or "none",
+    }
+    for key, value in rows.items():
+        print(f"{key:<17} {value}")
+    return 0
+
+
+def _lock(session: Session) -> locks.Lock:
+    stack, backend = session.stack, session.backend
+    return locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
+
+
+def _state(session: Session) -> serialization.StackState:
+    return session.load(session.deployment())

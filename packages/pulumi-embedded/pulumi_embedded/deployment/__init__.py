@@ -1,0 +1,1 @@
+"""Runs: from a program's registrations to the steps that make them true."""

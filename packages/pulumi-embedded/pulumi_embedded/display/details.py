@@ -1,0 +1,83 @@
+"""What a step changes, property by property: the lines of `--diff` and the fields of `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pulumi_embedded.deployment import events
+from pulumi_embedded.deployment.events import ResourceStep
+from pulumi_embedded.display import property_lines
+from pulumi_embedded.properties import diffs, urns, values
+from pulumi_embedded.properties.paths import parse
+from pulumi_embedded.state import serialization
+from pulumi_embedded.state.serialization import Resource
+
+Seen = Mapping[str, str]
+
+
+def of(step: ResourceStep, indent: int) -> list[str]:
+    """The lines under a step's heading."""
+    inner = "    " * (indent + 1)
+    lines = [f"{inner}[id={step.old.id}]"] if step.old is not None and step.old.id else []
+    lines.append(f"{inner}[urn={step.urn}]")
+    provider = step.new.provider if step.new else step.old.provider if step.old else ""
+    if step.old is not None and step.new is not None and step.old.provider != step.new.provider:
+        after = provider.replace(values.UNKNOWN_TEXT, "[unknown]")
+        lines.append(f"{inner}[provider: {step.old.provider} => {after}]")
+    elif provider and urns.name_of(urns.provider_urn(provider)) != "default":
+        lines.append(f"{inner}[provider={provider}]")
+    return lines + _properties(step, indent + 1)
+
+
+def _properties(step: ResourceStep, indent: int) -> list[str]:
+    if step.op == events.SAME:
+        return []
+    if step.old is None or step.new is None:
+        resource = step.new or step.old
+        return property_lines.whole(resource.inputs, indent) if resource else []
+    before, after = step.old, step.new
+    old, new = (before.outputs, after.outputs) if step.op == events.REFRESH else (before.inputs, after.inputs)
+    if step.diff is not None and step.diff.by_engine:
+        return property_lines.changed(old, new, indent, property_lines.DiffView(sames=False, secrets=True))
+    keys = {str(parse(path)[0]) for path in step.diff.detailed} if step.diff else set()
+    return property_lines.changed(old, new, indent, property_lines.DiffView(secrets=True), keys or None)
+
+
+def outputs(step: ResourceStep, indent: int) -> list[str]:
+    """The outputs that a step has changed, without those that are as the program gave them."""
+    new = step.new.outputs if step.new else {}
+    given = step.new.inputs if step.new else {}
+    news = {key: value for key, value in new.items() if not (key in given and values.same(value, given[key]))}
+    if step.old is None:
+        return property_lines.whole(news, indent, width=max(map(len, new), default=0))
+    olds = {key: value for key, value in step.old.outputs.items() if key in news or key not in new}
+    return property_lines.top(olds, news, indent, property_lines.DiffView(), sames=False)
+
+
+def depth(urn: str, parents: Seen) -> int:
+    """How deep a resource is shown: under those of its parents that are shown too."""
+    found = 0
+    parent = parents.get(urn, "")
+    while parent in parents:
+        found += 1
+        parent = parents[parent]
+    return found
+
+
+def as_json(resource: Resource) -> dict[str, Any]:
+    """A resource as `--json` shows it, secrets masked."""
+    shown = resource.copy(inputs=values.mask(resource.inputs), outputs=values.mask(resource.outputs))
+    return serialization.to_json(shown, None)
+
+
+def reasons(step: ResourceStep) -> dict[str, Any]:
+    """Why a resource changes, as `--json` has it."""
+    if step.diff is None or not step.diff.detailed:
+        return {}
+    kinds = diffs.kinds(step.diff)
+    return {
+        "diffReasons": sorted({str(parse(path)[0]) for path in kinds}),
+        **({"replaceReasons": sorted(step.diff.replaces)} if step.diff.replaces else {}),
+        "detailedDiff": {path: {"kind": kind, "inputDiff": True} for path, kind in kinds.items()},
+    }

@@ -1,0 +1,389 @@
+"""A run as plain lines, in the order and words of the CLI: steps, diagnostics, outputs, summary, duration."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TextIO
+
+from pulumi_embedded.deployment import events
+from pulumi_embedded.deployment.events import ResourceStep
+from pulumi_embedded.display import details, property_lines
+from pulumi_embedded.properties import urns
+from pulumi_embedded.properties.paths import parse
+from pulumi_embedded.properties.values import Properties
+
+SYMBOLS: Final = {
+    events.SAME: "  ",
+    events.CREATE: "+ ",
+    events.UPDATE: "~ ",
+    events.DELETE: "- ",
+    events.REPLACE: "+-",
+    events.CREATE_REPLACEMENT: "++",
+    events.DELETE_REPLACED: "--",
+    events.REFRESH: "~ ",
+    events.READ: "> ",
+}
+# op: planned, running, done
+WORDS: Final = {
+    events.CREATE: ("create", "creating", "created"),
+    events.UPDATE: ("update", "updating", "updated"),
+    events.DELETE: ("delete", "deleting", "deleted"),
+    events.REPLACE: ("replace", "replacing", "replaced"),
+    events.CREATE_REPLACEMENT: ("create replacement", "creating replacement", "created replacement"),
+    events.DELETE_REPLACED: ("delete original", "deleting original", "deleted original"),
+    events.REFRESH: ("refresh", "refreshing", "refreshed"),
+    events.READ: ("read", "reading", "read"),
+    events.SAME: ("", "", ""),
+}
+_COLORS: Final = {"+ ": "32", "~ ": "33", "- ": "31", "+-": "35", "++": "32", "--": "31"}
+STYLES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "+-": "magenta", "++": "green", "--": "red"}
+_SEVERITIES: Final = {
+    events.DEBUG: "debug",
+    events.INFO: "info",
+    events.WARNING: "warning",
+    events.ERROR: "error",
+}
+# The CLI counts a replacement once, under `replace`.
+_COUNTED: Final = (events.CREATE, events.UPDATE, events.REPLACE, events.DELETE)
+_EPHEMERAL_EVERY: Final = 5.0
+
+
+@dataclass
+class _Message:
+    severity: int
+    urn: str
+    text: str
+
+
+@dataclass
+class RunReport:
+    """All that one preview or update has come to."""
+
+    steps: list[ResourceStep] = field(default_factory=list)
+    messages: list[_Message] = field(default_factory=list)
+    old_outputs: Properties | None = None
+    new_outputs: Properties | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each op; resources that the CLI hides are not counted."""
+        return Counter(step.op for step in self.steps if not step.hidden)
+
+    @property
+    def changes(self) -> int:
+        """How many resources change."""
+        counts = self.counts
+        return sum(counts[op] for op in _COUNTED) + counts[events.DELETE_REPLACED] * (
+            not counts[events.REPLACE]
+        )
+
+    def errors(self) -> list[str]:
+        """The error texts."""
+        return [message.text for message in self.messages if message.severity == events.ERROR]
+
+
+class Display:
+    """Shows runs as lines; a preview's and an update's one after the other."""
+
+    def __init__(
+        self, stack: str, *, color: bool = False, details: bool = False, stream: TextIO | None = None
+    ) -> None:
+        self._stack = stack
+        self._color = color
+        self._details = details
+        self._stream = stream or sys.stdout
+        self._lock = threading.RLock()
+        self._secrets: list[str] = []
+        self._last_said: dict[str, float] = {}
+        self._parents: dict[str, str] = {}
+        self.closed = False
+        self.when_closed: Callable[[], None] = lambda: None
+        self.without_outputs = False
+        self.preview = False
+        self.report = RunReport()
+
+    def hide(self, secrets: list[str]) -> None:
+        """Never show these texts, as they are, as a part of JSON, or line by line (a key's file).
+
+        As in the CLI, what is shorter than three characters is shown, and `true` and `false` are.
+        """
+        forms = {form for text in secrets for form in (text, json.dumps(text)[1:-1], _escaped(text))}
+        forms |= {line.strip() for text in secrets for line in text.splitlines()}
+        kept = {form for form in forms if len(form) > 2 and form.lower() not in ("true", "false")}
+        self._secrets = sorted(kept, key=len, reverse=True)
+
+    def start(self, title: str, *, preview: bool) -> None:
+        """Begin a preview, an update …"""
+        self.preview = preview
+        self.report = RunReport()
+        self._last_said, self._parents = {}, {}
+        self.line(f"{title} ({self._stack}):")
+
+    # Listener
+
+    def began(self, step: ResourceStep) -> None:
+        """A step is being done."""
+        if not self.preview and not self._details and not step.hidden and step.op != events.REFRESH:
+            self._row(step, 1)
+
+    def ended(self, step: ResourceStep) -> None:
+        """A step has been done, or would be."""
+        with self._lock:
+            self.report.steps.append(step)
+            is_stack = step.type == urns.STACK_TYPE
+            if self._details and is_stack and step.op in (events.SAME, events.CREATE):
+                self._show_details(step)
+            elif step.op == events.SAME or step.hidden or (step.op == events.REFRESH and not step.note):
+                return
+            elif self._details:
+                self._show_details(step)
+            else:
+                self._row(step, 0 if self.preview else 2)
+
+    def failed(self, step: ResourceStep, message: str) -> None:
+        """A step could not be done."""
+        self._row(step, 1, "**failed**")
+        self.message(events.ERROR, step.urn, message)
+
+    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+        """Something was said about a resource or the stack."""
+        if severity == events.DEBUG:
+            return
+        text = text.rstrip()
+        with self._lock:
+            if not ephemeral:
+                self.report.messages.append(_Message(severity, urn, text))
+                return
+            last = self._last_said.get(urn, 0.0)
+            if time.monotonic() - last >= _EPHEMERAL_EVERY:
+                self._last_said[urn] = time.monotonic()
+                self.line(f"    {label(urn)} {text}")
+
+    def outputs(self, old: Properties | None, new: Properties) -> None:
+        """The stack's outputs before and after."""
+        self.report.old_outputs, self.report.new_outputs = old, new
+
+    def changes(self) -> dict[str, int]:
+        """How many resources came to each of the ops."""
+        return {op: count for op, count in self.report.counts.items() if op in events.OUTCOMES}
+
+    # The end
+
+    def finish(self) -> None:
+        """Diagnostics, outputs, summary and duration."""
+        with self._lock:
+            self._diagnostics()
+            self._outputs()
+            self._summary()
+            seconds = time.monotonic() - self.report.started
+            if not self.preview:
+                self.line("")
+                self.line(f"Duration: {_duration(seconds)}")
+            self.line("")
+
+    def stop(self) -> None:
+        """Nothing more is shown of what runs."""
+
+    def masked(self, text: str) -> str:
+        """The text without the secrets of the configuration."""
+        parts = text.split("[secret]")  # a secret may be a part of this very word
+        for secret in self._secrets:
+            parts = [piece for part in parts for piece in part.split(secret)]
+        return "[secret]".join(parts)
+
+    def line(self, text: str) -> None:
+        """One line; nothing where nobody reads any more (`up | head -1`)."""
+        with self._lock:
+            if self.closed:
+                return
+            try:
+                self._stream.write(self.masked(text) + "\n")
+                self._stream.flush()
+            except BrokenPipeError:
+                self.closed = True
+                self.when_closed()
+
+    def _row(self, step: ResourceStep, tense: int, word: str = "") -> None:
+        symbol = self._paint(SYMBOLS[step.op])
+        parts = [f" {symbol} {label(step.urn)}", word or WORDS[step.op][tense]]
+        if tense == 2 and step.seconds:
+            parts.append(f"({seconds_text(step.seconds)})")
+        if step.diff is not None and step.op != events.CREATE:
+            parts.append(changed_keys(step))
+        if step.note:
+            parts.append(f"[{step.note}]")
+        self.line(" ".join(part for part in parts if part))
+
+    def _show_details(self, step: ResourceStep) -> None:
+        if step.op in (events.CREATE_REPLACEMENT, events.DELETE_REPLACED):
+            return  # told as one replacement
+        resource = step.new or step.old
+        self._parents[step.urn] = resource.parent if resource else ""
+        indent = details.depth(step.urn, self._parents)
+        locked = " \N{LOCK}" if resource and resource.protect else ""
+        word = step.op + (
+            "[retain]" if resource and resource.retain_on_delete and step.op != events.SAME else ""
+        )
+        self.line(f"{'    ' * indent}{self._paint(SYMBOLS[step.op])}{step.type}: ({word}){locked}")
+        self._marked(details.of(step, indent))
+        if not self.preview and step.type != urns.STACK_TYPE and step.op != events.REFRESH:
+            lines = details.outputs(step, indent + 1)
+            self._marked([f"{'    ' * (indent + 1)}--outputs:--", *lines] if lines else [])
+
+    def _marked(self, lines: list[str]) -> None:
+        """Lines, each with its mark in colour."""
+        for text in lines:
+            mark = text.lstrip()[:2]
+            self.line(text.replace(mark, self._paint(mark), 1) if mark in _COLORS else text)
+
+    def _diagnostics(self) -> None:
+        if not self.report.messages:
+            return
+        self.line("")
+        self.line("Diagnostics:")
+        by_urn: dict[str, list[_Message]] = {}
+        for message in self.report.messages:
+            by_urn.setdefault(message.urn, []).append(message)
+        for urn, messages in by_urn.items():
+            self.line(f"  {label(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}")
+            for message in messages:
+                mark = "" if message.severity == events.INFO else f"{_SEVERITIES[message.severity]}: "
+                color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
+                self.line(
+                    "    "
+                    + (self._ansi(mark, color) if color else mark)
+                    + message.text.replace("\n", "\n    ")
+                )
+
+    def _outputs(self) -> None:
+        old, new = self.report.old_outputs, self.report.new_outputs
+        if new is None or self.without_outputs:
+            return
+        if old is None:
+            lines = property_lines.whole(new, 1)
+        else:
+            lines = property_lines.top(
+                old, new, 1, property_lines.DiffView(preview=self.preview), sames=not self.preview
+            )
+        if lines:
+            self.line("    --outputs:--" if self._details else "\nOutputs:")
+            self._marked(lines)
+
+    def _summary(self) -> None:
+        counts = self.report.counts
+        self.line("")
+        self.line("Resources:")
+        kinds = 0
+        for op in _COUNTED:
+            if counts[op]:
+                kinds += 1
+                planned, _, done = WORDS[op]
+                self.line(
+                    f"    {self._paint(SYMBOLS[op])}{counts[op]} {'to ' + planned if self.preview else done}"
+                )
+        pieces = [f"{self.report.changes} changes"] if kinds > 1 else []
+        if counts[events.SAME]:
+            pieces.append(f"{counts[events.SAME]} unchanged")
+        if pieces or not kinds:
+            self.line("    " + (". ".join(pieces) or "0 unchanged"))
+
+    def _paint(self, symbol: str) -> str:
+        return self._ansi(symbol, _COLORS.get(symbol, ""))
+
+    def _ansi(self, text: str, code: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self._color and code and text.strip() else text
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    if isinstance(value, dict):
+        return {change(key): _each_text(item, change) for key, item in value.items()}
+    return value
+
+
+def as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:
+    """A preview as `--json` shows it; `masked`: a text without secrets."""
+    steps = [
+        {
+            "op": step.op,
+            "urn": step.urn,
+            **({"provider": step.new.provider} if step.new and step.new.provider else {}),
+            **({"oldState": details.as_json(step.old)} if step.old else {}),
+            **({"newState": details.as_json(step.new)} if step.new else {}),
+            **details.reasons(step),
+        }
+        for step in report.steps
+        if not step.hidden
+    ]
+    messages = [
+        {"urn": message.urn, "message": message.text + "\n", "severity": _SEVERITIES[message.severity]}
+        for message in report.messages
+    ]
+    content = {
+        "config": config,
+        "steps": steps,
+        **({"diagnostics": messages} if messages else {}),
+        "duration": int((time.monotonic() - report.started) * 1e9),
+        "changeSummary": {op: count for op, count in report.counts.items() if op in (*_COUNTED, events.SAME)},
+    }
+    return json.dumps(_each_text(content, masked), indent=4, ensure_ascii=False)
+
+
+def label(urn: str, between: str = "") -> str:
+    """`type name`."""
+    if not urn:
+        return "pulumi:pulumi:Stack"
+    parsed = urns.parse(urn)
+    return f"{_short_type(parsed.type)} {between}{parsed.name}"
+
+
+def _short_type(type_: str) -> str:
+    """`aws:s3/bucket:Bucket` is shown as `aws:s3:Bucket`; other types as they are."""
+    parts = type_.split(":")
+    if len(parts) == 3 and parts[2]:
+        module, slash, last = parts[1].rpartition("/")
+        if slash and last == parts[2][0].lower() + parts[2][1:]:
+            return f"{parts[0]}:{module}:{parts[2]}"
+    return type_
+
+
+def changed_keys(step: ResourceStep) -> str:
+    """`[diff: +kind~tags,text]`: the top-level properties that come, go and differ."""
+    if step.diff is None:
+        return ""
+    marks = {"add": "+", "delete": "-"}
+    found: dict[str, str] = {}
+    for path, kind in step.diff.detailed.items():
+        parts = parse(path)
+        found[str(parts[0])] = marks.get(kind.removesuffix("-replace"), "~") if len(parts) == 1 else "~"
+    for key in step.diff.replaces:
+        found.setdefault(key, "~")
+    keys = [key for key in sorted(found) if key != "__provider" or len(found) == 1]
+    groups = {mark: ",".join(key for key in keys if found[key] == mark) for mark in "+-~"}
+    text = "".join(mark + names for mark, names in groups.items() if names)
+    return f"[diff: {text}]" if text else ""
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration of seconds, shorter the longer it is."""
+    return f"{seconds:.2f}s" if seconds < 1 else f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{max(rest, 1)}s"

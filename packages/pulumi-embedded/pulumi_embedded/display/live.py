@@ -1,0 +1,128 @@
+"""A run on a terminal: a tree of the resources that change, each with what is happening to it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pulumi_embedded.deployment import events
+from pulumi_embedded.deployment.events import ResourceStep
+from pulumi_embedded.display.lines import STYLES, SYMBOLS, WORDS, Display, changed_keys, label, seconds_text
+
+
+@dataclass
+class _Row:
+    urn: str
+    parent: str
+    op: str = events.SAME
+    status: str = ""
+    info: str = ""
+    since: float | None = None
+
+    @property
+    def shown(self) -> bool:
+        return bool(self.status or self.info)
+
+
+class LiveDisplay(Display):
+    """The same report as `Display`, with a tree in place of the lines while the run lasts."""
+
+    def __init__(self, stack: str, *, color: bool = True) -> None:
+        super().__init__(stack, color=color)
+        self._console = Console(highlight=False)
+        self._rows: dict[str, _Row] = {}
+        self._live: Live | None = None
+
+    def start(self, title: str, *, preview: bool) -> None:
+        """Begin a preview, an update …"""
+        super().start(title, preview=preview)
+        self._rows = {}
+        self._live = Live(
+            get_renderable=self._tree, console=self._console, refresh_per_second=8, transient=False
+        )
+        self._live.start()
+
+    def began(self, step: ResourceStep) -> None:
+        """A step is being done."""
+        if not self.preview and not step.hidden:
+            self._set(step, WORDS[step.op][1], time.monotonic())
+
+    def ended(self, step: ResourceStep) -> None:
+        """A step has been done, or would be."""
+        with self._lock:
+            self.report.steps.append(step)
+        if not step.hidden:
+            took = f" ({seconds_text(step.seconds)})" if step.seconds and not self.preview else ""
+            self._set(
+                step,
+                WORDS[step.op][0 if self.preview else 2] + (took if step.op != events.SAME else ""),
+                None,
+            )
+
+    def failed(self, step: ResourceStep, message: str) -> None:
+        """A step could not be done."""
+        self._set(step, "**failed**", None)
+        self.message(events.ERROR, step.urn, message)
+
+    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+        """Something was said about a resource or the stack."""
+        if urn in self._rows and severity != events.DEBUG:
+            self._rows[urn].info = self.masked(text.strip().splitlines()[0] if text.strip() else "")
+        if not ephemeral:
+            super().message(severity, urn, text)
+
+    def finish(self) -> None:
+        """Leave the tree as it is and add diagnostics, outputs and summary."""
+        self.stop()
+        super().finish()
+
+    def stop(self) -> None:
+        """Leave the tree as it is, and give the terminal back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _set(self, step: ResourceStep, status: str, since: float | None) -> None:
+        with self._lock:
+            resource = step.new or step.old
+            row = self._rows.setdefault(step.urn, _Row(step.urn, resource.parent if resource else ""))
+            if step.op == events.SAME and row.shown:
+                return
+            row.op, row.status, row.since = step.op, status, since
+            row.info = " ".join(part for part in (changed_keys(step), step.note) if part) or row.info
+
+    def _tree(self) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column()
+        with self._lock:
+            below: dict[str, list[_Row]] = {}
+            for row in self._rows.values():
+                below.setdefault(row.parent if row.parent in self._rows else "", []).append(row)
+            for row in below.get("", []):
+                self._add(table, row, below, 0)
+        return table
+
+    def _add(self, table: Table, row: _Row, below: dict[str, list[_Row]], depth: int) -> None:
+        """Add a row and those below it, where there is anything to show."""
+        if not _anything(row, below):
+            return
+        style: Any = STYLES.get(SYMBOLS[row.op], "")
+        status = row.status
+        if row.since is not None:
+            status += f" ({time.monotonic() - row.since:.0f}s)"
+        name = Text(f" {SYMBOLS[row.op]} {'  ' * depth}", style=style) + Text(label(row.urn), style="")
+        table.add_row(name, Text(status, style=style), Text(row.info, style="dim"))
+        for child in below.get(row.urn, []):
+            self._add(table, child, below, depth + 1)
+
+
+def _anything(row: _Row, below: dict[str, list[_Row]]) -> bool:
+    return row.shown or any(_anything(child, below) for child in below.get(row.urn, []))

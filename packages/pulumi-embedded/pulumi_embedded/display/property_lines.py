@@ -1,0 +1,291 @@
+"""Properties and their differences for the eye: nested, line by line, in the CLI's own form.
+
+Keys are sorted and aligned.  A line that is marked has its mark (`+ `, `- `, `~ `) in the last two columns of its
+indentation.  Secrets are masked; a string that is a JSON or YAML object is shown as that object.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pulumi_embedded.properties import values
+from pulumi_embedded.properties.values import Properties, ResourceRef, Secret, Unknown, Value
+
+ADD: Final = "+ "
+DELETE: Final = "- "
+UPDATE: Final = "~ "
+NONE: Final = ""
+_INDENT: Final = "    "
+# What is long is cut as the CLI cuts it: to three lines, and each to this many characters.
+_LINES: Final = 3
+_COLUMNS: Final = 150
+_CONTEXT: Final = 2
+
+Title = Callable[[int, str], str]
+
+
+@dataclass(frozen=True)
+class DiffView:
+    """How differences are looked at.
+
+    `preview`: what becomes unknown is not shown as a change.  `sames`: what is unchanged inside of what changes is
+    shown too.  `secrets`: secrets are compared by what they hold, not taken for equal because both are masked.
+    """
+
+    preview: bool = False
+    sames: bool = True
+    secrets: bool = False
+
+
+def whole(properties: Properties, indent: int, mark: str = NONE, width: int = 0) -> list[str]:
+    """All the properties, a line or more each; the keys take at least `width` columns."""
+    width = max(width, _width(properties))
+    lines: list[str] = []
+    for key in sorted(properties):
+        if not _internal(key):
+            lines += _under(_named(key, width)(indent, mark), _value(properties[key], indent, mark))
+    return lines
+
+
+def changed(
+    old: Properties, new: Properties, indent: int, view: DiffView, keys: Iterable[str] | None = None
+) -> list[str]:
+    """What differs, leaf by leaf; `keys`: only these."""
+    wanted = None if keys is None else set(keys)
+    shown = [
+        key
+        for key in sorted({**old, **new})
+        if not _internal(key)
+        and (wanted is None or key in wanted)
+        and not _left_out(old, new, key, view)
+        and (view.sames or not _unchanged(old, new, key, view))
+    ]
+    width = _width(shown)
+    lines: list[str] = []
+    for key in shown:
+        lines += _property(_named(key, width), old, new, key, indent, view)
+    return lines
+
+
+def top(old: Properties, new: Properties, indent: int, view: DiffView, *, sames: bool) -> list[str]:
+    """A stack's outputs before and after.  `sames`: also those that are as they were."""
+    shown = [
+        key
+        for key in sorted({**old, **new})
+        if not _left_out(old, new, key, view)
+        and not (_unchanged(old, new, key, view) and not _printed(new[key]))
+    ]
+    width = _width(shown)
+    lines: list[str] = []
+    for key in shown:
+        if sames or not _unchanged(old, new, key, view):
+            lines += _property(_named(key, width), old, new, key, indent, view)
+    return lines
+
+
+def _property(
+    title: Title, old: Properties, new: Properties, key: str, indent: int, view: DiffView
+) -> list[str]:
+    if key not in old:
+        return _under(title(indent, ADD), _value(new[key], indent, ADD))
+    if key not in new:
+        return _under(title(indent, DELETE), _value(old[key], indent, DELETE))
+    if not _same(old[key], new[key], view):
+        return _difference(title, old[key], new[key], indent, view)
+    if view.sames and _printed(new[key]):
+        return _under(title(indent, NONE), _value(new[key], indent, NONE))
+    return []
+
+
+def _difference(title: Title, old: Value, new: Value, indent: int, view: DiffView) -> list[str]:
+    """Two values that are not the same."""
+    if isinstance(old, list) and isinstance(new, list):
+        return [title(indent, UPDATE) + "[", *_items(old, new, indent, view), _INDENT * indent + "]"]
+    if isinstance(old, dict) and isinstance(new, dict):
+        inside = changed(old, new, indent + 1, view)
+        return [title(indent, UPDATE) + "{", *inside, _INDENT * indent + "}"]
+    if _is_leaf(old) and _is_leaf(new) and _printed(old) and _printed(new):
+        if isinstance(old, str) and isinstance(new, str):
+            return _texts(title, old, new, indent, view)
+        return [f"{title(indent, UPDATE)}{_one_line(old)} => {_one_line(new)}"]
+    lines: list[str] = []
+    if _printed(old):
+        lines += _under(title(indent, DELETE), _value(old, indent, DELETE))
+    if _printed(new):
+        lines += _under(title(indent, ADD), _value(new, indent, ADD))
+    return lines
+
+
+def _items(old: list[Value], new: list[Value], indent: int, view: DiffView) -> list[str]:
+    lines: list[str] = []
+    for i in range(max(len(old), len(new))):
+        title = _numbered(i)
+        if i >= len(old):
+            lines += _under(title(indent + 2, ADD), _value(new[i], indent + 2, ADD))
+        elif i >= len(new):
+            lines += _under(title(indent + 2, DELETE), _value(old[i], indent + 2, DELETE))
+        elif not _same(old[i], new[i], view):
+            lines += _difference(title, old[i], new[i], indent + 2, view)
+        elif view.sames:
+            lines += _under(title(indent + 2, NONE), _value(new[i], indent + 2, NONE))
+    return lines
+
+
+def _texts(title: Title, old: str, new: str, indent: int, view: DiffView) -> list[str]:
+    """Two texts: as objects where both are, line by line where one has several lines."""
+    before, after = _decoded(old), _decoded(new)
+    if before is not None and after is not None and not _same(before[1], after[1], view):
+        kind = before[0] if before[0] == after[0] else f"{before[0]} => {after[0]}"
+        inside = _difference(lambda _indent, _mark: "", before[1], after[1], indent, view)
+        return _under(f"{title(indent, UPDATE)}({kind}) ", inside)
+    if "\n" not in old + new:
+        return [f"{title(indent, UPDATE)}{_quoted(old)} => {_quoted(new)}"]
+    return [title(indent, UPDATE), *_text_lines(old, new, indent + 1)]
+
+
+def _text_lines(old: str, new: str, indent: int) -> list[str]:
+    """Both texts' lines, what is far from any change left out."""
+    a = [line for line in old.split("\n") if line.strip()]
+    b = [line for line in new.split("\n") if line.strip()]
+    lines: list[str] = []
+    operations = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    for number, (kind, a1, a2, b1, b2) in enumerate(operations):
+        if kind != "equal":
+            lines += [_lead(indent, DELETE) + line for line in a[a1:a2]]
+            lines += [_lead(indent, ADD) + line for line in b[b1:b2]]
+            continue
+        before = 0 if number == 0 else _CONTEXT
+        after = 0 if number == len(operations) - 1 else _CONTEXT
+        same = a[a1:a2]
+        if len(same) > before + after + 1:
+            same = [*same[:before], "...", *same[len(same) - after :]]
+        lines += [_INDENT * indent + line for line in same]
+    return lines
+
+
+def _value(value: Value, indent: int, mark: str) -> list[str]:
+    """The value: what stands behind its title, and the lines below."""
+    if isinstance(value, ResourceRef):
+        value = {"URN": value.urn, **({"ID": value.id} if value.custom else {})}
+    if isinstance(value, list) and value:
+        lines = ["["]
+        for i, item in enumerate(value):
+            lines += _under(f"{_lead(indent, mark)}    [{i}]: ", _value(item, indent + 1, mark))
+        return [*lines, _INDENT * indent + "]"]
+    if isinstance(value, dict) and value:
+        return ["{", *whole(value, indent + 1, mark), _INDENT * indent + "}"]
+    found = _decoded(value) if isinstance(value, str) else None
+    if found is not None:
+        kind, content = found
+        return [*_under(f"({kind}) ", _value(content, indent, mark)), ""]
+    return [_one_line(value)]
+
+
+def _one_line(value: Value) -> str:
+    if isinstance(value, Secret):
+        return "[secret]"
+    if isinstance(value, Unknown):
+        return "[unknown]"
+    if isinstance(value, str):
+        return _quoted(value)
+    return "<null>" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _quoted(text: str) -> str:
+    lines = text.split("\n")
+    cut = [line if len(line) <= _COLUMNS else line[:_COLUMNS] + "..." for line in lines[:_LINES]]
+    if len(lines) > _LINES:
+        cut.append("...")
+    return json.dumps("\n".join(cut), ensure_ascii=False)
+
+
+def _decoded(text: str) -> tuple[str, Any] | None:
+    """The object or list that the text is, and in which language."""
+    stripped = text.strip()
+    kind, found = "json", None
+    if stripped[:1] in ("{", "["):
+        try:
+            found = json.loads(stripped)
+        except ValueError:
+            found = None
+    if found is None and "\n" in stripped:
+        from ruamel.yaml import YAML  # rarely needed, and slow to load
+        from ruamel.yaml.error import YAMLError
+
+        try:
+            kind, found = "yaml", YAML(typ="safe", pure=True).load(stripped)
+        except (YAMLError, ValueError):
+            return None
+    return (kind, _by_text(found)) if isinstance(found, (dict, list)) else None
+
+
+def _by_text(value: Any) -> Any:
+    """YAML's keys may be numbers, and its values dates."""
+    if isinstance(value, dict):
+        return {str(key): _by_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_by_text(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+# What is shown at all.
+
+
+def _same(old: Value, new: Value, view: DiffView) -> bool:
+    if isinstance(old, Secret) and isinstance(new, Secret):
+        return not view.secrets or values.same(old, new)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_same(item, new[key], view) for key, item in old.items())
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(_same(a, b, view) for a, b in zip(old, new, strict=True))
+    return values.same(old, new)
+
+
+def _unchanged(old: Properties, new: Properties, key: str, view: DiffView) -> bool:
+    return key in old and key in new and _same(old[key], new[key], view)
+
+
+def _left_out(old: Properties, new: Properties, key: str, view: DiffView) -> bool:
+    """Whether a preview says nothing of it: it is there and will be, with a value that nobody knows yet."""
+    return view.preview and key in old and isinstance(new.get(key), Unknown)
+
+
+def _printed(value: Value) -> bool:
+    """Whether it says anything: empty values are left out where nothing about them changes."""
+    return value is not None and value != "" and value != [] and value != {}
+
+
+def _is_leaf(value: Value) -> bool:
+    return not isinstance(value, (dict, list, ResourceRef))
+
+
+def _internal(key: str) -> bool:
+    return key.startswith("__")
+
+
+# Layout.
+
+
+def _lead(indent: int, mark: str) -> str:
+    space = _INDENT * indent
+    return space[:-2] + mark if mark and space else space
+
+
+def _named(key: str, width: int) -> Title:
+    return lambda indent, mark: f"{_lead(indent, mark)}{key:<{width}}: "
+
+
+def _numbered(number: int) -> Title:
+    return lambda indent, mark: f"{_lead(indent - 1, mark)}[{number}]: "
+
+
+def _under(title: str, lines: list[str]) -> list[str]:
+    return [title + lines[0], *lines[1:]]
+
+
+def _width(keys: Iterable[str]) -> int:
+    return max(map(len, keys), default=0)

@@ -1,0 +1,1 @@
+"""The program's process and the gRPC service it talks to."""

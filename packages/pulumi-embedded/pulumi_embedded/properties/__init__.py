@@ -1,0 +1,1 @@
+"""Property values, their paths and differences, and URNs."""

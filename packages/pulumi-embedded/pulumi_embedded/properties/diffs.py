@@ -1,0 +1,68 @@
+"""What differs between two sets of properties, leaf by leaf; used where a provider leaves the diff to the engine."""
+
+from __future__ import annotations
+
+from pulumi_embedded.properties import values
+from pulumi_embedded.properties.paths import Path, contains, parse, text_of
+from pulumi_embedded.properties.values import Properties, Value
+from pulumi_embedded.providers.provider import Diff
+
+ADD = "add"
+DELETE = "delete"
+UPDATE = "update"
+
+
+def compare(old: Properties, new: Properties) -> dict[str, str]:
+    """The changes by property path: `add`, `delete` or `update`.  Secret or not makes no difference."""
+    found: dict[str, str] = {}
+    _compare([], values.reveal(old), values.reveal(new), found)
+    return found
+
+
+def _compare(path: Path, old: Value, new: Value, found: dict[str, str]) -> None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({**old, **new}):
+            _child([*path, key], key in old, key in new, old.get(key), new.get(key), found)
+    elif isinstance(old, list) and isinstance(new, list):
+        for i in range(max(len(old), len(new))):
+            in_old, in_new = i < len(old), i < len(new)
+            _child([*path, i], in_old, in_new, old[i] if in_old else None, new[i] if in_new else None, found)
+    elif not values.same(old, new):
+        found[text_of(path)] = UPDATE
+
+
+def _child(path: Path, in_old: bool, in_new: bool, old: Value, new: Value, found: dict[str, str]) -> None:
+    if in_old and in_new:
+        _compare(path, old, new, found)
+    elif in_new:
+        found[text_of(path)] = ADD
+    else:
+        found[text_of(path)] = DELETE
+
+
+def complete(diff: Diff, old: Properties, new: Properties, replace_on: list[str]) -> Diff:
+    """The provider's diff with the engine's own where it left that open, and `replaceOnChanges` heeded."""
+    if diff.by_engine:
+        diff.detailed = compare(old, new)
+        diff.changes = bool(diff.detailed)
+    if not diff.changes:
+        diff.replaces, diff.detailed = [], {}
+        return diff
+    if not diff.detailed:
+        diff.detailed = compare(old, new)
+    for wanted in map(parse, replace_on):
+        for text in diff.detailed:
+            path = parse(text)
+            if contains(wanted, path) and str(path[0]) not in diff.replaces:
+                diff.replaces.append(str(path[0]))
+    return diff
+
+
+def kinds(diff: Diff) -> dict[str, str]:
+    """The detailed diff with `-replace` where a change replaces the resource, as `--json` has it."""
+    return {
+        text: f"{kind}-replace"
+        if str(parse(text)[0]) in diff.replaces and not kind.endswith("-replace")
+        else kind
+        for text, kind in diff.detailed.items()
+    }

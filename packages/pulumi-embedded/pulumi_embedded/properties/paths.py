@@ -1,0 +1,83 @@
+"""Property paths (`a.b[0]["c.d"]`, `*` for every key or position) and what is done along them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.properties import values
+from pulumi_embedded.properties.values import Properties, Value
+
+Path = list[str | int]
+ANY: Final = "*"
+_PART: Final = re.compile(r'\.?([^.\[\]"]+)|\[(\d+|\*)\]|\.?\["((?:[^"\\]|\\.)*)"\]')
+_PLAIN: Final = re.compile(r"[A-Za-z_$][\w$-]*")
+
+
+def parse(text: str) -> Path:
+    """The parts of a path.  Raises EngineError where it is none."""
+    parts: Path = []
+    rest = text
+    while rest:
+        match = _PART.match(rest)
+        if not match:
+            raise EngineError(f'{text!r} is no property path (a.b, a[0], a["b.c"])')
+        name, index, quoted = match.groups()
+        if index is not None:
+            parts.append(ANY if index == ANY else int(index))
+        else:
+            parts.append(name if name is not None else json.loads(f'"{quoted}"'))
+        rest = rest[match.end() :]
+    return parts
+
+
+def text_of(path: Path) -> str:
+    """The path as Pulumi writes it."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{json.dumps(part)}]"
+    return text
+
+
+def contains(outer: Path, inner: Path) -> bool:
+    """Whether `inner` is `outer` or lies below it."""
+    return len(outer) <= len(inner) and all(a in (ANY, b) for a, b in zip(outer, inner, strict=False))
+
+
+def reset(inputs: Properties, old: Properties, ignore: list[str]) -> Properties:
+    """The inputs with the old values at the paths to ignore."""
+    for text in ignore:
+        inputs = _reset(inputs, old, parse(text))
+    return inputs
+
+
+def _reset(new: Value, old: Value, path: Path) -> Any:
+    if not path:
+        return old
+    if isinstance(new, values.Secret):
+        inside = _reset(new.value, values.reveal(old), path)
+        return values.Secret(inside)
+    if isinstance(old, values.Secret):
+        old = old.value
+    if isinstance(new, dict) and isinstance(old, dict):
+        keys = [key for key in {**old, **new} if path[0] in (ANY, key)]
+        changed = dict(new)
+        for key in keys:
+            if key not in old:
+                changed.pop(key, None)
+            elif key in new or len(path) == 1:
+                changed[key] = _reset(new.get(key), old[key], path[1:])
+        return changed
+    if isinstance(new, list) and isinstance(old, list):
+        return [
+            _reset(item, old[i], path[1:]) if path[0] in (ANY, i) and i < len(old) else item
+            for i, item in enumerate(new)
+        ]
+    return new

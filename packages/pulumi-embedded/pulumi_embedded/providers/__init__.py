@@ -1,0 +1,1 @@
+"""Providers: dynamic ones, plugins, and the built-in one for stack references."""

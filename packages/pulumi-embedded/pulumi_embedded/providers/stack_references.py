@@ -1,0 +1,59 @@
+"""The built-in provider `pulumi`: stack references, read from the backend that the stack itself lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.properties import values
+from pulumi_embedded.properties.urns import PROVIDER_PREFIX
+from pulumi_embedded.properties.values import Properties
+from pulumi_embedded.providers.provider import Provider
+from pulumi_embedded.state.serialization import Resource
+
+PACKAGE: Final = "pulumi"
+PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
+REFERENCE_TYPE: Final = "pulumi:pulumi:StackReference"
+_ORGANIZATION: Final = "organization"
+
+# The outputs of a stack, by project and name; None where there is no such stack.
+OutputsOf = Callable[[str, str], Properties | None]
+
+
+class StackReferences(Provider):
+    """Reads stack references; there is no process behind it."""
+
+    def __init__(self, project: str, outputs_of: OutputsOf) -> None:
+        self._project = project
+        self._outputs_of = outputs_of
+        self.config = {}
+
+    def read(self, old: Resource) -> tuple[str, Properties, Properties | None]:
+        """The stack's outputs as they are now.  Raises EngineError where there is no such stack."""
+        if old.type != REFERENCE_TYPE:
+            raise EngineError(f"unrecognized resource type '{old.type}'")
+        name = values.reveal(old.inputs.get("name") or old.outputs.get("name"))
+        outputs = self._outputs_of(*self._parts(str(name)))
+        if outputs is None:
+            raise EngineError(f'unknown stack "{name}"')
+        secrets = sorted(key for key, value in outputs.items() if values.has_secret(value))
+        return old.id, {"name": name, "outputs": outputs, "secretOutputNames": secrets}, {"name": name}
+
+    def _parts(self, name: str) -> tuple[str, str]:
+        """Project and stack of `stack` or `organization/project/stack`, the forms that a file backend knows."""
+        *before, stack = name.split("/")
+        if not before:
+            return self._project, stack
+        if before[0] != _ORGANIZATION or len(before) != 2:
+            raise EngineError(
+                f"the stack reference {name!r} must be STACK or {_ORGANIZATION}/PROJECT/STACK: "
+                f"organization name must be '{_ORGANIZATION}'"
+            )
+        return before[1], stack
+
+    def kill(self) -> None:
+        """There is nothing to end."""
+
+    def close(self) -> None:
+        """There is nothing to end."""

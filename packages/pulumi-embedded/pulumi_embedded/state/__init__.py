@@ -1,0 +1,1 @@
+"""A stack's state and the places where it is stored."""
