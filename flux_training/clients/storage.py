@@ -11,35 +11,27 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
+import tenacity
 from pydantic import SecretStr
 
-from flux_training.clients.bulk import Access, Bulk, Incoming, Outgoing, Told, say_nothing
-from flux_training.clients.errors import (
-    Conflict,
-    Invalid,
-    NotFound,
-    Service,
-    ServiceError,
-)
+from flux_training.clients.bulk import Access, Bulk, Incoming, OnProgress, Outgoing, ignore_progress
+from flux_training.clients.errors import Conflict, Invalid, NotFound, Service, ServiceError
 from flux_training.clients.http import LOOPBACK
 from flux_training.clients.s3_errors import no_answer, refused
-from flux_training.training.errors import BadInput
 
 AWS_URL = "https://s3.amazonaws.com"
-CONNECTIONS = 32
-MOST_KEYS_A_DELETE = 1000
-READ_TRIES = 3
-NO_LOCATION = frozenset({"auto", "us-east-1"})
-
-R = TypeVar("R")
+MAX_CONNECTIONS = 32
+MAX_KEYS_PER_DELETE = 1000
+MAX_READS = 3
+REGIONS_WITHOUT_LOCATION = frozenset({"auto", "us-east-1"})
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object without its bytes. `etag` has no quotes; after a multipart upload it is no MD5. `modified` by the storage's clock."""
+    """An object without its bytes. `etag` has no quotes, and is no MD5 after a multipart upload; `modified` is the storage's time."""
 
     key: str
     size: int
@@ -48,7 +40,7 @@ class ObjectInfo:
 
 
 class Storage:
-    """One bucket. Thread-safe. Every method raises a ServiceError when the storage refuses or is silent."""
+    """One bucket. Thread-safe. Every method raises ServiceError if the storage refuses or does not answer."""
 
     def __init__(
         self,
@@ -69,7 +61,7 @@ class Storage:
         self._secret = secret_access_key
         self._token = session_token
         self._retries = retries
-        self._service = Service(
+        service = self._service = Service(
             "object storage",
             endpoint_url or AWS_URL,
             if_refused=f"check the storage's access key, its secret, and that it may use bucket {bucket}",
@@ -80,7 +72,7 @@ class Storage:
         self._made: Any = None
         self._bulk = Bulk(
             Access(
-                self._service,
+                service,
                 bucket,
                 endpoint_url,
                 region,
@@ -95,11 +87,11 @@ class Storage:
         return f"<Storage {self.bucket} at {self._service.host}>"
 
     def exists(self) -> bool:
-        """Whether the bucket is there. Raises Unauthorized when it is somebody else's."""
+        """Whether the bucket exists. Raises Unauthorized if it belongs to someone else."""
         return self._unless_missing(lambda: self._call("head_bucket")) is not None
 
     def ensure(self) -> bool:
-        """Make the bucket unless it is there; whether it was made. Raises Conflict when it is another account's."""
+        """Create the bucket if it does not exist. Returns whether it was created. Raises Conflict if another account has it."""
         if self.exists():
             return False
         try:
@@ -107,27 +99,27 @@ class Storage:
         except Conflict as conflict:
             if conflict.code != "BucketAlreadyOwnedByYou":
                 raise
-            return False  # another update made it since we looked
+            return False  # another update has just created it
         return True
 
     def create_bucket(self) -> None:
-        """Make the bucket. Raises Conflict when the name is taken."""
+        """Create the bucket. Raises Conflict if the name is taken."""
         place: dict[str, Any] = {}
-        if self.region not in NO_LOCATION and self.endpoint_url is None:
+        if self.region not in REGIONS_WITHOUT_LOCATION and self.endpoint_url is None:
             place["CreateBucketConfiguration"] = {"LocationConstraint": self.region}
         try:
             self._call("create_bucket", **place)
         except Conflict as conflict:
-            # botocore repeats a request whose answer was lost; the second one then meets the first one's bucket.
+            # botocore repeats a request whose answer was lost, and the second request finds the bucket of the first.
             if not (conflict.repeated and conflict.code == "BucketAlreadyOwnedByYou"):
                 raise
 
     def delete_bucket(self) -> None:
-        """Delete the bucket; fine if there is none. Raises Conflict when it holds objects."""
+        """Delete the bucket, if it exists. Raises Conflict if it holds objects."""
         self._unless_missing(lambda: self._call("delete_bucket"))
 
     def lifecycle_rules(self) -> list[dict[str, Any]]:
-        """What the bucket deletes by itself, as S3 has it ([{ID, Status, Filter, Expiration …}]). Raises NotFound without a bucket."""
+        """The rules by which the bucket deletes objects, in S3's form ([{ID, Status, Filter, Expiration …}]). Raises NotFound without a bucket."""
         try:
             rules: list[dict[str, Any]] = self._call("get_bucket_lifecycle_configuration").get("Rules", [])
         except NotFound as error:
@@ -137,20 +129,20 @@ class Storage:
         return rules
 
     def put_lifecycle_rules(self, rules: Sequence[Mapping[str, Any]]) -> None:
-        """Replace all of them: whoever shares the bucket has theirs in the same list."""
+        """Replace all rules, including those of others who share the bucket."""
         self._call(
             "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": [*map(dict, rules)]}
         )
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Size and ETag; None when there is no such object (a missing bucket looks the same)."""
+        """Size and ETag; None if there is no such object, or no bucket."""
         answer = self._unless_missing(lambda: self._call("head_object", Key=key))
         return answer and ObjectInfo(
             key, answer["ContentLength"], answer["ETag"].strip('"'), answer.get("LastModified")
         )
 
     def get_bytes(self, key: str) -> bytes | None:
-        """The whole object; None when there is none. Raises NotFound when there is no bucket."""
+        """The whole object; None if it does not exist. Raises NotFound without a bucket."""
         try:
             return self._read("get_object", Key=key)
         except NotFound as error:
@@ -159,13 +151,13 @@ class Storage:
             return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from byte `start` on; fewer at the object's end. Raises NotFound."""
+        """`length` bytes from `start`, or fewer at the end of the object. Raises NotFound."""
         if length <= 0:
             return b""
         try:
             return self._read("get_object", Key=key, Range=f"bytes={start}-{start + length - 1}")
         except Invalid as error:
-            # Beyond the end: 416 InvalidRange; some storages say 400 InvalidArgument.
+            # Beyond the end: 416 InvalidRange, from some storages 400 InvalidArgument.
             if error.status == 416 or error.code == "InvalidArgument":
                 return b""
             raise
@@ -175,9 +167,8 @@ class Storage:
     ) -> str:
         """Write the object and return its ETag.
 
-        `if_none_match`: only if there is none; `if_match`: only if it still has this ETag. Raises Conflict
-        otherwise. Two writers that must know which of them won write different bytes: an answer that got
-        lost is told from a lost race by reading the object back.
+        `if_none_match`: only if it does not exist; `if_match`: only if it still has this ETag; otherwise Conflict is raised.
+        After a lost answer the object is read back to see who wrote it, so competing writers must write different bytes.
         """
         condition: dict[str, str] = {}
         if if_none_match:
@@ -187,59 +178,44 @@ class Storage:
         try:
             return self._put(key, data, condition)
         except Conflict as conflict:
-            # botocore repeats a PUT whose answer was lost; the second one then meets the first one's object.
+            # botocore repeats a request whose answer was lost, and the second request finds the object of the first.
             if not conflict.repeated or self.get_bytes(key) != data:
                 raise
-            there = self.head(key)
-            if there is None:
+            if (found := self.head(key)) is None:
                 raise
-            return there.etag
+            return found.etag
 
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
-        """Upload one file; see `send_files`."""
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise BadInput([f"{path} cannot be read ({error.strerror}); restore it and run again"]) from None
-        self.send_files([Outgoing(path, key, size, sha256)])
-
-    def send_files(self, files: Sequence[Outgoing], told: Told = say_nothing) -> None:
-        """Upload many files at once. The bytes sent are the bytes hashed; `told(1, bytes)` after each file.
-
-        Raises BadInput naming all that are not those of their `sha256`, ServiceError.
-        """
-        self._bulk.send(files, told)
+    def send_files(self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress) -> None:
+        """Upload many files at once, each checked against its `sha256`; see Bulk.send."""
+        self._bulk.send(files, on_progress)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Fetch one object; see `fetch_files`."""
         self.fetch_files([Incoming(key, path, sha256)])
 
-    def fetch_files(self, objects: Sequence[Incoming], told: Told = say_nothing) -> None:
-        """Fetch many objects at once, each into its file, which appears only when it is whole; `told(1, bytes)` after each.
-
-        Raises NotFound; ServiceError when the bytes are not those of `sha256`, if that is given; OSError for a file that cannot be written.
-        """
-        self._bulk.fetch(objects, told)
+    def fetch_files(self, objects: Sequence[Incoming], on_progress: OnProgress = ignore_progress) -> None:
+        """Download many objects at once, each checked against its `sha256` if that is given; see Bulk.fetch."""
+        self._bulk.fetch(objects, on_progress)
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object (up to 5 GB) inside the bucket. Raises NotFound."""
+        """Copy an object of up to 5 GB inside the bucket. Raises NotFound."""
         if self.copy_many([(source, target)]):
             raise NotFound(f"{source} is not in bucket {self.bucket}")
 
     def copy_many(
-        self, pairs: Sequence[tuple[str, str]], told: Told = say_nothing
+        self, pairs: Sequence[tuple[str, str]], on_progress: OnProgress = ignore_progress
     ) -> Sequence[tuple[str, str]]:
-        """Copy many objects (up to 5 GB each) inside the bucket, from key to key; gives those whose source is not there."""
-        return self._bulk.copy(pairs, told)
+        """Copy many objects inside the bucket. Returns the pairs whose source does not exist; see Bulk.copy."""
+        return self._bulk.copy(pairs, on_progress)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key begins with `prefix`, by key."""
+        """Every object whose key begins with `prefix`, sorted by key."""
         for page in self._pages(Prefix=prefix):
             for item in page.get("Contents", []):
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'))
 
     def list_folders(self, prefix: str = "") -> Sequence[str]:
-        """Names (without slash) of the folders directly below `prefix`, which is empty or ends in a slash."""
+        """The names of the folders directly below `prefix`, which is empty or ends with a slash."""
         folders = [
             entry["Prefix"]
             for page in self._pages(Prefix=prefix, Delimiter="/")
@@ -248,9 +224,9 @@ class Storage:
         return sorted(folder.removeprefix(prefix).rstrip("/") for folder in folders)
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        """Delete objects; fine for those that are not there. Raises ServiceError naming one that stayed."""
-        for start in range(0, len(keys), MOST_KEYS_A_DELETE):
-            batch = keys[start : start + MOST_KEYS_A_DELETE]
+        """Delete objects; missing ones are ignored. Raises ServiceError naming an object that was not deleted."""
+        for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
+            batch = keys[start : start + MAX_KEYS_PER_DELETE]
             answer = self._call(
                 "delete_objects", Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
             )
@@ -270,22 +246,18 @@ class Storage:
         return str(answer["ETag"]).strip('"')
 
     def _read(self, operation: str, **arguments: Any) -> bytes:
-        """The body of an answer, fetched again when the connection breaks in its middle."""
-        return self._again(lambda: bytes(self._call(operation, **arguments)["Body"].read()))
+        """The body of an answer. Fetched again if it breaks off: botocore's own retries end where the body begins."""
+        from botocore.exceptions import BotoCoreError
 
-    def _again(self, once: Callable[[], R]) -> R:
-        """`once`, tried again when a body ends early: botocore's own retries end where the body begins."""
-        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # ships no types
-
-        for left in reversed(range(READ_TRIES)):
-            try:
-                return once()
-            except BotoCoreError as failure:
-                if not left:
-                    raise no_answer(
-                        self._service, self.bucket, type(failure).__name__, str(failure)
-                    ) from None
-        raise AssertionError("unreachable")
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(BotoCoreError),
+            stop=tenacity.stop_after_attempt(MAX_READS),
+            reraise=True,
+        )
+        try:
+            return retrying(lambda: bytes(self._call(operation, **arguments)["Body"].read()))
+        except BotoCoreError as failure:
+            raise self._no_answer(failure) from None
 
     def _pages(self, **arguments: Any) -> Iterator[Mapping[str, Any]]:
         token: dict[str, str] = {}
@@ -315,41 +287,41 @@ class Storage:
                 f"{operation} on bucket {self.bucket}: {self._service.clean(str(failure))}"
             ) from None
         except BotoCoreError as failure:
-            raise no_answer(self._service, self.bucket, type(failure).__name__, str(failure)) from None
+            raise self._no_answer(failure) from None
+
+    def _no_answer(self, failure: Exception) -> ServiceError:
+        return no_answer(self._service, self.bucket, type(failure).__name__, str(failure))
 
     def _client(self) -> Any:
-        """botocore's client (thread-safe), made at the first use: importing it takes a while."""
+        """botocore's client (thread-safe). Made at the first use, because importing botocore takes 0.3 s."""
         with self._lock:
             if self._made is None:
                 self._made = self._make_client()
             return self._made
 
     def _make_client(self) -> Any:
-        import botocore.session  # type: ignore[import-untyped]  # ships no types
-        from botocore.config import Config  # type: ignore[import-untyped]
-        from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
+        import botocore.session
+        from botocore.config import Config
+        from botocore.handlers import add_expect_header
 
-        from flux_training.clients.s3_data import S3Data
-
-        # Only what is given here counts: not the profile, the files and the endpoint of the user's AWS CLI.
+        # Ignore the profile, files and endpoint of the user's AWS CLI.
         nowhere = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
-        # (name in the file, environment variable, default, conversion): the default alone.
+        # (name in the file, environment variable, default, conversion): only the default.
         core = botocore.session.Session({name: (None, None, value, None) for name, value in nowhere.items()})
-        core.register_component("data_loader", S3Data())
         local = httpx.URL(self._service.url).host in LOOPBACK
         config = Config(
             connect_timeout=10,
             read_timeout=60,
-            max_pool_connections=CONNECTIONS,
+            max_pool_connections=MAX_CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": self._retries + 1},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             ignore_configured_endpoint_urls=True,
             s3={"addressing_style": "path" if self.endpoint_url else "auto"},
-            # A proxy of the user's does not lead to the local cloud.
+            # The user's proxy does not reach the local cloud.
             proxies={} if local else None,
         )
-        # What boto3 would make, without what it adds and obstore does here: 60 modules of transfers and resources.
+        # boto3's client without boto3, whose transfers and resources obstore replaces here.
         client = core.create_client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -359,7 +331,7 @@ class Storage:
             aws_session_token=self._token.get_secret_value() if self._token else None,
             config=config,
         )
-        # A server that refuses before it has asked for the body leaves the connection in a state where the
-        # next request is taken for that body. So the body goes along at once.
+        # Send bodies at once. A server that refuses before it has asked for the body would take the next request on this
+        # connection for that body.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client

@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]  # ships no types
+import boto3
 import obstore
 from obstore.store import S3Store
 from pydantic import SecretStr
 
 from flux_training.clients import bulk
-from flux_training.clients.bulk import PART_BYTES, Incoming, Outgoing
-from flux_training.clients.pace import FIRST_WIDTH
+from flux_training.clients.bulk import MAX_WIDTH, PART_BYTES, Incoming, Outgoing
 from flux_training.clients.storage import Storage
 from tests.bench.measure import Times, in_turns, table
 from tests.bench.tools import BUCKET, KEY_ID, REGION, SECRET, Server, settings_of_aws
@@ -107,16 +106,16 @@ def one_big(server: Server, folder: Path, rounds: int, size: int = BIG_BYTES) ->
             file.write(number.to_bytes(8, "big") + block[8:])
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    storage = our_storage(server)
+    storage, whole = our_storage(server), Outgoing(path, "ours/big", path.stat().st_size, sha256)
 
     def unchecked() -> None:
         with _reading_alone():
-            storage.put_file("ours/big", path, sha256)
+            storage.send_files([whole])
 
     times = in_turns(
         {
             "ours, transfer alone": unchecked,
-            "ours, hashed again as it goes (the product)": lambda: storage.put_file("ours/big", path, sha256),
+            "ours, hashed again as it goes (the product)": lambda: storage.send_files([whole]),
             "raw obstore": lambda: obstore.put(raw_store(server), "raw/big", path),
         },
         rounds,
@@ -161,7 +160,7 @@ def raw_store(server: Server) -> S3Store:
 
 async def raw_obstore(server: Server, paths: list[Path]) -> None:
     """As its documentation does it: put_async of paths, as many at a time as ours begins with."""
-    store, room = raw_store(server), asyncio.Semaphore(FIRST_WIDTH)
+    store, room = raw_store(server), asyncio.Semaphore(MAX_WIDTH)
 
     async def one(path: Path) -> None:
         async with room:
@@ -171,7 +170,7 @@ async def raw_obstore(server: Server, paths: list[Path]) -> None:
 
 
 async def raw_fetch(server: Server, keys: list[str], target: Path) -> None:
-    store, room = raw_store(server), asyncio.Semaphore(FIRST_WIDTH)
+    store, room = raw_store(server), asyncio.Semaphore(MAX_WIDTH)
 
     async def one(key: str) -> None:
         async with room:
@@ -183,7 +182,7 @@ async def raw_fetch(server: Server, keys: list[str], target: Path) -> None:
 
 async def empty_puts(server: Server, count: int) -> None:
     """What the server can do at most: nothing to read, nothing to hash, nothing to write."""
-    store, room = raw_store(server), asyncio.Semaphore(FIRST_WIDTH)
+    store, room = raw_store(server), asyncio.Semaphore(MAX_WIDTH)
 
     async def one(number: int) -> None:
         async with room:

@@ -16,6 +16,7 @@ from components.dataset import DatasetProvider, send
 from components.lookups import SECONDS, Lookups
 from components.messages import Pulse
 from components.training_job import TrainingJobProvider
+from flux_training.clients.bulk import Outgoing
 from flux_training.clients.connection import connect
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.storage import Storage
@@ -93,10 +94,11 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(
 ) -> None:
     layout, images = Layout(""), image_set(tmp_path / "one", changed=frozenset(range(IMAGES)))
     begin = len(logged_requests(cloud))
-    for name in list(images.images)[:40]:
-        storage.put_file(
-            layout.dataset(images.digest) + name, tmp_path / "one" / name, images.images[name].sha256
-        )
+    sent = [
+        Outgoing(tmp_path / "one" / name, layout.dataset(images.digest) + name, image.size, image.sha256)
+        for name, image in list(images.images.items())[:40]
+    ]
+    storage.send_files(sent)
     send(storage, layout, images, lambda _text: None)
     # Counted from the beginning: an answer comes before its line in the log.
     wait_until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)

@@ -68,8 +68,8 @@ class S3Store:
 
     @cached_property
     def _client(self) -> Any:
-        import boto3  # type: ignore[import-untyped]  # no types; slow to load, and not needed with a folder
-        from botocore.config import Config  # type: ignore[import-untyped]  # no types
+        import boto3
+        from botocore.config import Config
 
         place = self._place
         with self._telling():
@@ -146,7 +146,7 @@ class S3Store:
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Failures of the library as our own."""
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # no types
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             yield
