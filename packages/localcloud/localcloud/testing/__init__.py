@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3  # type: ignore[import-untyped]  # ships no type information
+import boto3
 import httpx
-from botocore.config import Config  # type: ignore[import-untyped]  # ships no type information
+from botocore.config import Config
 
 from localcloud import lifecycle, processes
 from localcloud.home import Home, write_json
