@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
-.PHONY: up preview plan refresh destroy down cloud test coverage mutants bench lint audit format generated licences lock ready aws help
+.PHONY: up preview plan refresh destroy down cloud test test-long check coverage mutants bench lint audit format generated licences lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines pyproject.toml leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
@@ -44,7 +44,7 @@ SOURCES := pyproject.toml packages/pulumi-embedded/pyproject.toml packages/local
 .DEFAULT_GOAL := help
 
 help: ## what can be typed
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 up: $(READY) ## train the declared jobs and fetch the results to outputs/ (STACK=dev)
 	@$(FLUX) up --stack $(STACK)
@@ -67,8 +67,17 @@ cloud: .venv/ready ## start the cloud on this machine
 down: .venv/ready ## stop the cloud on this machine; its files stay
 	@$(FLUX) down
 
-test: .venv/ready-dev ## all tests
-	@$(BIN)/python -m pytest
+test: .venv/ready-dev ## everything a change can break (5 minutes)
+	@$(BIN)/python -m pytest $(TESTS)
+
+test-long: .venv/ready-dev ## more seeds, kills, inputs and browser themes of the same (half an hour; SHARE=1/7 for a part)
+	@$(BIN)/python -m pytest -m long $(if $(SHARE),--long-share $(SHARE)) $(TESTS)
+
+check: .venv/ready-dev ## lint, types, and the tests that the changes since origin/main affect (a minute)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m tests.support.affected
 
 # The tests that decide without a process: what `make coverage` and `make mutants` count.
 PURE_TESTS := tests/training $(wildcard tests/components/test_c*.py tests/components/test_d*.py) \

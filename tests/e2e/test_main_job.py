@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from localcloud.testing import running_cloud
 from safetensors.numpy import load_file
 
 from components.dataset import dataset_urn
-from flux_training.clients.connection import connect
+from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job
 from tests.e2e.checkout import ROOT, Checkout, asked, new_checkout
 from tests.support.files import readable
@@ -28,20 +28,12 @@ from tests.training.job_folders import make_job, write_image
 LORA_KEY = re.compile(r"transformer\.(single_)?transformer_blocks\.\d+\..+\.lora_[AB]\.weight")
 
 
-NO_CLI = pytest.mark.skipif(
-    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
-)
-
-
-@pytest.fixture(params=["embedded", pytest.param("cli", marks=NO_CLI)])
-def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Checkout]:
-    with new_checkout(tmp_path / "checkout", engine=request.param) as fresh:
-        yield fresh
+def connection_to(checkout: Checkout) -> Connection:
+    return connect("local", {}, {"FLUX_LOCAL_CLOUD": str(checkout.root / ".localcloud/connection.json")})
 
 
 def queue(checkout: Checkout) -> list[Job]:
-    environ = {"FLUX_LOCAL_CLOUD": str(checkout.root / ".localcloud/connection.json")}
-    return connect("local", {}, environ).kelpie().list_jobs()
+    return connection_to(checkout).kelpie().list_jobs()
 
 
 def results(checkout: Checkout, job: str) -> Path:
@@ -71,8 +63,9 @@ def assert_results_are_whole(run: Path, job: str) -> None:
     assert (progress["state"], progress["step"]) == ("finished", progress["steps"])
 
 
+@pytest.mark.long
 def test_the_example_jobs_learn(tmp_path: Path) -> None:
-    """The two folders of jobs/ as they are: what the README's first command does."""
+    """The two folders of jobs/ as they are: what the README's first command trains."""
     with new_checkout(tmp_path / "checkout", cloud="--port 0") as checkout:
         shutil.rmtree(checkout.root / "jobs")
         shutil.copytree(ROOT / "jobs", checkout.root / "jobs")
@@ -91,134 +84,115 @@ def test_the_example_jobs_learn(tmp_path: Path) -> None:
         )
 
 
-def test_up_trains_and_a_second_up_does_nothing(checkout: Checkout) -> None:
-    printed = checkout.make("up")
-    for job in ("cat", "dog"):
-        assert_results_are_whole(results(checkout, job), job)
-        assert f"outputs/{job}/" in printed
-    jobs = checkout.outputs()["jobs"]
+def test_up_trains_and_a_second_up_does_nothing(first_up: tuple[Checkout, str], trained: Checkout) -> None:
+    printed = first_up[1]
+    jobs = trained.outputs()["jobs"]
+    for name, job in jobs.items():
+        assert_results_are_whole(trained.root / "outputs" / name / job["runId"], name)
+        assert f"outputs/{name}/{job['runId']}" in printed
     assert {name: job["status"] for name, job in jobs.items()} == {"cat": "completed", "dog": "completed"}
-    assert {job.id for job in queue(checkout)} == {job["kelpieId"] for job in jobs.values()}
+    assert {job["kelpieId"] for job in jobs.values()} <= {job.id for job in queue(trained)}
 
-    before = len(checkout.requests())
-    assert "10 unchanged" in checkout.make("up")
-    since = checkout.requests()[before:]
+    before = len(trained.requests())
+    assert "10 unchanged" in trained.make("up")
+    since = trained.requests()[before:]
     assert since
     assert asked(since, "kelpie", "POST") == []
     assert asked(since, "s3", "PUT") == []
 
 
-def test_no_key_is_left_anywhere_it_does_not_belong(checkout: Checkout) -> None:
-    printed = checkout.make("up") + checkout.make("preview") + checkout.make("refresh")
-    connection = json.loads((checkout.root / ".localcloud/connection.json").read_text(encoding="utf-8"))
+def test_no_key_is_printed_or_stored(first_up: tuple[Checkout, str], trained: Checkout) -> None:
+    printed = first_up[1] + trained.make("preview") + trained.make("refresh")
+    connection = json.loads((trained.root / ".localcloud/connection.json").read_text(encoding="utf-8"))
     keys = [connection["salad"]["api_key"], connection["s3"]["secret_access_key"]]
     places = [".pulumi", "outputs", ".localcloud/s3", ".localcloud/log", ".localcloud/requests.jsonl"]
     files = [
         path
         for place in places
-        for path in [checkout.root / place, *(checkout.root / place).rglob("*")]
+        for path in [trained.root / place, *(trained.root / place).rglob("*")]
         if path.is_file()
     ]
     assert len(files) > 20
     for key in keys:
         assert key not in printed
         assert [str(path) for path in files if key.encode() in readable(path)] == []
-        assert all(key not in json.dumps(job.model_dump(mode="json")) for job in queue(checkout))
+        assert all(key not in json.dumps(job.model_dump(mode="json")) for job in queue(trained))
 
 
-def test_an_edited_caption_trains_that_job_alone_and_sends_no_image(checkout: Checkout) -> None:
-    checkout.make("up")
-    old_run = results(checkout, "cat").name
-    (checkout.root / "jobs/cat/dataset/00002.txt").write_text("tr1gger, edited\n", encoding="utf-8")
-
-    preview = checkout.make("preview")
+def test_only_edited_jobs_are_trained_again(trained: Checkout) -> None:
+    """A caption of one job, an image of the other; then one of them is taken out."""
+    old = {name: job["runId"] for name, job in trained.outputs()["jobs"].items()}
+    (trained.root / "jobs/cat/dataset/00002.txt").write_text("tr1gger, edited\n", encoding="utf-8")
+    preview = trained.make("preview")
     assert "1 to replace" in preview
     assert re.search(r"replace.*\n(.*\n){0,4}.*TrainingJob::cat", preview)
     assert "TrainingJob::dog" not in preview
+    write_image(trained.root / "jobs/dog/dataset/00002.jpg", 77)
+    assert "3 to replace" in trained.make("preview")
 
-    before = len(checkout.requests())
-    checkout.make("up")
-    since = checkout.requests()[before:]
-    assert len(asked(since, "kelpie", "POST", "/jobs")) == 1
-    assert asked(since, "s3", "PUT", "/datasets/") == []
+    before = len(trained.requests())
+    trained.make("up")
+    since = trained.requests()[before:]
+    assert len(asked(since, "kelpie", "POST", "/jobs")) == 2
     assert asked(since, "kelpie", "DELETE") == []
-    assert {old_run} < runs_in_bucket(checkout, "cat")
-    assert len(runs_in_bucket(checkout, "cat")) == 2
-    assert len(runs_in_bucket(checkout, "dog")) == 1
-    assert (checkout.root / "outputs/cat" / old_run / "cat.safetensors").is_file()
-
-
-def test_a_replaced_image_is_the_only_one_sent(checkout: Checkout) -> None:
-    checkout.make("up")
-    write_image(checkout.root / "jobs/cat/dataset/00002.jpg", 77)
-    assert "2 to replace" in checkout.make("preview")
-
-    before = len(checkout.requests())
-    checkout.make("up")
-    since = checkout.requests()[before:]
     images = [
         entry
         for entry in since
         if entry["method"] == "PUT" and entry["path"].startswith("/flux-training/datasets/")
     ]
+    # The others are copied inside the bucket.
     assert [entry["path"].rsplit("/", 1)[1] for entry in images if entry["bytes_in"] > 0] == ["00002.jpg"]
     assert len(images) == 3
-    assert len(asked(since, "kelpie", "POST", "/jobs")) == 1
-    assert len(list((checkout.bucket / "datasets").iterdir())) == 2
+    for job, run in old.items():
+        assert {run} < runs_in_bucket(trained, job)
+        assert (trained.root / "outputs" / job / run / f"{job}.safetensors").is_file()
+
+    before = len(trained.requests())
+    trained.declare(cat={})
+    trained.make("up")
+    assert asked(trained.requests()[before:], "kelpie", "DELETE", "/jobs/") == []
+    assert {job.status for job in queue(trained)} == {"completed"}
+    assert sorted(trained.outputs()["jobs"]) == ["cat"]
+    assert not any(resource["urn"].endswith("::dog") for resource in trained.resources())
+    assert old["dog"] in runs_in_bucket(trained, "dog")
 
 
-def test_a_job_taken_out_goes_and_its_results_stay(checkout: Checkout) -> None:
-    checkout.make("up")
-    before = len(checkout.requests())
-    checkout.declare(cat={})
-    checkout.make("up")
-    since = checkout.requests()[before:]
-    assert asked(since, "kelpie", "DELETE", "/jobs/") == []
-    assert {job.status for job in queue(checkout)} == {"completed"}
-    assert sorted(checkout.outputs()["jobs"]) == ["cat"]
-    assert not any(resource["urn"].endswith("::dog") for resource in checkout.resources())
-    assert len(runs_in_bucket(checkout, "dog")) == 1
-
-
-def test_destroy_leaves_the_results_and_up_takes_them_over(checkout: Checkout) -> None:
-    checkout.make("up")
-    printed = checkout.make("destroy")
+def test_destroy_leaves_the_results_and_up_adopts_them(trained: Checkout) -> None:
+    runs = runs_in_bucket(trained, "cat")
+    printed = trained.make("destroy")
     assert "s3://flux-training/runs/" in printed
-    assert checkout.resources() == []
-    environ = {"FLUX_LOCAL_CLOUD": str(checkout.root / ".localcloud/connection.json")}
-    assert connect("local", {}, environ).salad().list_groups() == []
-    assert len(runs_in_bucket(checkout, "cat")) == 1
+    assert trained.resources() == []
+    assert connection_to(trained).salad().list_groups() == []
+    assert runs_in_bucket(trained, "cat") == runs
 
-    before = len(checkout.requests())
-    checkout.make("up")
-    assert asked(checkout.requests()[before:], "kelpie", "POST", "/jobs") == []
-    assert {job["status"] for job in checkout.outputs()["jobs"].values()} == {"completed"}
-    assert len(checkout.resources()) == 9
+    before = len(trained.requests())
+    trained.make("up")
+    assert asked(trained.requests()[before:], "kelpie", "POST", "/jobs") == []
+    assert {job["status"] for job in trained.outputs()["jobs"].values()} == {"completed"}
+    assert len(trained.resources()) == 9
     # Where its progress is shown: a provider is not told its resource's name.
-    urns = {resource["urn"] for resource in checkout.resources()}
+    urns = {resource["urn"] for resource in trained.resources()}
     assert dataset_urn("flux-training/dev", "cat") in urns
 
 
-def test_a_resumed_run_goes_on_from_the_newest_checkpoint_of_the_last(checkout: Checkout) -> None:
-    checkout.declare(cat={})
-    checkout.make("up")
-    first = results(checkout, "cat").name
-    train_yml = checkout.root / "jobs/cat/train.yml"
-    train_yml.write_text(
-        train_yml.read_text(encoding="utf-8").replace("steps: 20", "steps: 30"), encoding="utf-8"
-    )
-    checkout.declare(cat={"resume": True})
-    assert f"goes on from step 20 of run {first}" in checkout.make("up")
-    second = checkout.outputs()["jobs"]["cat"]["runId"]
-    run = checkout.root / "outputs/cat" / second
+def test_a_resumed_run_continues_from_the_newest_checkpoint_of_the_previous_one(trained: Checkout) -> None:
+    train_yml = make_job(trained.root / "jobs", "owl", seed=3) / "train.yml"
+    trained.declare(owl={})
+    trained.make("up")
+    first = results(trained, "owl").name
+    text = train_yml.read_text(encoding="utf-8")
+    train_yml.write_text(text.replace("steps: 20", "steps: 30"), encoding="utf-8")
+    trained.declare(owl={"resume": True})
+    assert f"goes on from step 20 of run {first}" in trained.make("up")
+    second = trained.outputs()["jobs"]["owl"]["runId"]
+    run = trained.root / "outputs/owl" / second
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["parent"] == first
-    steps = [
-        int(line.split(",")[0]) for line in (run / "loss.csv").read_text(encoding="utf-8").splitlines()[1:]
-    ]
+    rows = (run / "loss.csv").read_text(encoding="utf-8").splitlines()[1:]
+    steps = [int(row.split(",")[0]) for row in rows]
     assert min(steps) > 18
     assert max(steps) == 30
-    assert "unchanged" in checkout.make("up")
-    assert checkout.outputs()["jobs"]["cat"]["runId"] == second
+    assert "unchanged" in trained.make("up")
+    assert trained.outputs()["jobs"]["owl"]["runId"] == second
 
 
 def _posted(checkout: Checkout) -> bool:
@@ -233,7 +207,14 @@ def _training(checkout: Checkout) -> bool:
     return any(checkout.bucket.glob("runs/*/*/output/progress.json"))
 
 
-@pytest.mark.parametrize("moment", [_uploading, _posted, _training], ids=lambda moment: moment.__name__)
+MOMENTS = [
+    _posted,
+    pytest.param(_uploading, marks=pytest.mark.long),
+    pytest.param(_training, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_run_again_it_queues_each_run_once(
     checkout: Checkout, moment: Callable[[Checkout], bool]
 ) -> None:
@@ -254,69 +235,31 @@ def test_killed_and_run_again_it_queues_each_run_once(
         assert_results_are_whole(results(checkout, job), job)
 
 
-BAD: dict[str, tuple[Callable[[Checkout], object], str]] = {
-    "no train.yml": (lambda c: (c.root / "jobs/cat/train.yml").unlink(), "jobs/cat: no train.yml"),
-    "another config.name": (
-        lambda c: make_job(c.root / "jobs", "bird").rename(c.root / "jobs/fish") and c.declare(fish={}),
-        "config.name is `bird`, but the folder is `fish`",
-    ),
-    "image without caption": (
-        lambda c: (c.root / "jobs/cat/dataset/00001.txt").unlink(),
-        "00001.txt: no caption for this image",
-    ),
-    "caption without image": (
-        lambda c: (c.root / "jobs/dog/dataset/00001.jpg").unlink(),
-        "a caption without an image",
-    ),
-    "unreadable image": (
-        lambda c: (c.root / "jobs/dog/dataset/00001.jpg").write_text("x"),
-        "00001.jpg: cannot be read as an image",
-    ),
-    "unknown key": (
-        lambda c: c.configure("clutser", {"gpu": "RTX 5090"}),
-        "unknown key (did you mean `cluster`?)",
-    ),
-}
-
-
-@pytest.fixture(scope="module", params=["embedded", pytest.param("cli", marks=NO_CLI)])
-def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Checkout]:
-    """One checkout and one cloud for all that is refused: nothing is made there."""
-    with new_checkout(tmp_path_factory.mktemp("refused") / "checkout", engine=request.param) as fresh:
-        shutil.copytree(fresh.root / "jobs", fresh.root.parent / "sound")
-        yield fresh
-
-
-@pytest.fixture
-def refused(shared: Checkout) -> Checkout:
-    """The shared checkout with sound jobs."""
-    shutil.rmtree(shared.root / "jobs")
-    shutil.copytree(shared.root.parent / "sound", shared.root / "jobs")
-    shared.declare(cat={}, dog={})
-    shared.configure("clutser", None)
-    return shared
-
-
-@pytest.mark.parametrize("fault", BAD)
-def test_bad_input_is_said_plainly_and_nothing_is_made(refused: Checkout, fault: str) -> None:
-    spoil, words = BAD[fault]
-    spoil(refused)
+def test_all_mistakes_are_listed_and_nothing_is_created(checkout: Checkout) -> None:
+    jobs = checkout.root / "jobs"
+    make_job(jobs, "bird").rename(jobs / "fish")
+    for name in ("cow", "hen", "pig"):
+        make_job(jobs, name)
+    (jobs / "cat/train.yml").unlink()
+    (jobs / "dog/dataset/00001.txt").unlink()
+    (jobs / "cow/dataset/00001.jpg").unlink()
+    (jobs / "hen/dataset/00001.jpg").write_text("x")
+    checkout.declare(cat={}, dog={}, fish={}, cow={}, hen={}, pig={})
     for target in ("preview", "up"):
-        printed = refused.make(target, code=2)
-        assert words in printed
+        printed = checkout.make(target, code=2)
+        for message in (
+            "jobs/cat: no train.yml",
+            "00001.txt: no caption for this image",
+            "config.name is `bird`, but the folder is `fish`",
+            "a caption without an image",
+            "00001.jpg: cannot be read as an image",
+        ):
+            assert message in printed
         assert "Traceback" not in printed
-    assert [
-        entry for entry in refused.requests() if entry["method"] in ("PUT", "POST", "PATCH", "DELETE")
-    ] == []
-    assert refused.resources() == []
-
-
-def test_all_mistakes_are_told_at_once(refused: Checkout) -> None:
-    (refused.root / "jobs/cat/train.yml").unlink()
-    (refused.root / "jobs/dog/dataset/00001.txt").unlink()
-    printed = refused.make("preview", code=2)
-    assert "jobs/cat: no train.yml" in printed
-    assert "00001.txt: no caption" in printed
+    checkout.configure("clutser", {"gpu": "RTX 5090"})
+    assert "unknown key (did you mean `cluster`?)" in checkout.make("preview", code=2)
+    assert [entry for entry in checkout.requests() if entry["method"] != "GET"] == []
+    assert checkout.resources() == []
 
 
 def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
@@ -329,15 +272,15 @@ def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
-def test_a_local_cloud_that_is_down_is_said_before_anything_is_tried(checkout: Checkout) -> None:
-    checkout.make("up")
-    checkout.make("down")
+def test_a_stopped_local_cloud_is_reported_before_anything_is_tried(trained: Checkout) -> None:
+    trained.make("down")
     for command in (("preview",), ("up", "--yes", "--skip-preview")):
-        done = checkout.run_engine(*command)
+        done = trained.run_engine(*command)
         assert done.returncode == 1
         assert "the local cloud" in done.stdout + done.stderr
         assert "make cloud" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
+    trained.make("cloud")
 
 
 def test_a_stack_on_saladcloud_is_driven_by_the_same_command(tmp_path: Path) -> None:

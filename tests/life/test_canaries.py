@@ -219,6 +219,7 @@ def begin(tmp_path: Path, home: Path, engine: str) -> tuple[Life, Connection]:
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
     # Not a link: the command's checkout is the folder that its code lies in.
+    (plain.root / "flux_training").unlink()
     shutil.copytree(
         ROOT / "flux_training", plain.root / "flux_training", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -243,10 +244,7 @@ def encrypt_into(path: Path, canaries: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("engine", ENGINES)
 def test_thirty_secrets_are_found_nowhere(engine: str, tmp_path: Path, home: Path) -> None:
-    if engine == "cli" and shutil.which("pulumi") is None:
-        pytest.skip("there is no pulumi on the PATH")
     life, connection = begin(tmp_path, home, engine)
     watch = life.watch
     with arguments_watched(watch):

@@ -147,7 +147,7 @@ def test_rules_of_others_in_the_bucket_stay(stack: Stack) -> None:
         rules = bucket.lifecycle_rules()
         assert theirs in rules
         assert len(rules) == prefixes
-        assert "updated" not in stack.up()
+    assert "updated" not in stack.up()
 
 
 def test_rules_changed_by_hand_are_put_right(stack: Stack) -> None:

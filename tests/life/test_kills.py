@@ -1,6 +1,6 @@
 """`up` killed at any moment, or run twice at once: every declared run is queued exactly once, and nobody has to do anything.
 
-FLUX_KILLS and FLUX_PAIRS set how many seeds are tried (in `make test`: 25 and 4).
+FLUX_TEST_KILLS and FLUX_TEST_PAIRS set how many seeds `make test-long` tries, from FLUX_TEST_FIRST_SEED on. `make test` tries the first few.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.life.stacks import Stack, kill_with_children, new_stack
+from tests.support.seeds import seeds
 
-FIRST_SEED = int(os.environ.get("FLUX_FIRST_SEED", "0"))
-KILLS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("FLUX_KILLS", "25")))
-PAIRS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("FLUX_PAIRS", "4")))
+KILLS = seeds(int(os.environ.get("FLUX_TEST_KILLS", "25")), short=3)
+PAIRS = seeds(int(os.environ.get("FLUX_TEST_PAIRS", "4")), short=1)
 # Longer than an undisturbed `up` takes here: some seeds kill nothing, and that is a moment too.
 LONGEST_SECONDS = {"embedded": 2.5, "cli": 8.0}
 

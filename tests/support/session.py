@@ -1,6 +1,7 @@
 """The pytest plugin of this repository's suite: an environment that is the same everywhere, nothing left behind, and which tests run.
 
-`--long-share K/N` runs the K-th of N shares of the selected tests. `--expected-skips FILE` fails the run when a test is
+`--long-share K/N` runs the K-th of N shares of the selected tests. `--stop-after SECONDS` begins no test after that
+time. `--expected-skips FILE` fails the run when a test is
 skipped for a reason that no line of FILE (a regular expression) matches.
 """
 
@@ -12,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import uuid
 import zlib
 from collections import Counter
@@ -61,6 +63,7 @@ FOREIGN_NAMES = (
 )
 # How long a process that was told to end may take.
 END_SECONDS = 10.0
+BEGUN = time.monotonic()
 # pytest removes its own folders, those of failed tests excepted.
 KEPT_FOLDERS = re.compile(r"pytest-of-.*|home")
 
@@ -108,6 +111,7 @@ hypothesis.settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flux")
     group.addoption("--long-share", metavar="K/N", help="run the K-th of N shares of the selected tests")
+    group.addoption("--stop-after", metavar="SECONDS", type=float, help="begin no test after this time")
     group.addoption(
         "--expected-skips", metavar="FILE", type=Path, help="fail when the reason of a skip is not in FILE"
     )
@@ -116,6 +120,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if _is_first():
         config.pluginmanager.register(_Session(config.getoption("--expected-skips")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """True keeps pytest from running the test."""
+    seconds = item.config.getoption("--stop-after")
+    return True if seconds and time.monotonic() > BEGUN + seconds else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

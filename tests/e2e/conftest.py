@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.checkout import Checkout, new_checkout
+
+NO_CLI = pytest.mark.skipif(
+    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
+)
+ENGINES: list[Any] = ["embedded", pytest.param("cli", marks=NO_CLI)]
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Which Pulumi runs the stacks."""
+    return str(request.param)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, engine: str) -> Iterator[Checkout]:
+    """A checkout of the test's own, with nothing trained."""
+    with new_checkout(tmp_path / "checkout", engine=engine) as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def first_up(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[tuple[Checkout, str]]:
+    """A checkout whose two jobs `make up` has trained, and what that printed."""
+    with new_checkout(tmp_path_factory.mktemp("trained") / "checkout", engine=engine) as checkout:
+        shutil.copytree(checkout.root / "jobs", checkout.root.parent / "jobs")
+        yield checkout, checkout.make("up")
+
+
+@pytest.fixture
+def trained(first_up: tuple[Checkout, str]) -> Checkout:
+    """The checkout of `first_up`, with the jobs and the state as `make up` left them."""
+    checkout = first_up[0]
+    shutil.rmtree(checkout.root / "jobs")
+    shutil.copytree(checkout.root.parent / "jobs", checkout.root / "jobs")
+    checkout.declare(cat={}, dog={})
+    checkout.engine("up", "--yes", "--skip-preview")
+    return checkout
