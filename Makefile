@@ -98,7 +98,7 @@ lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, and the workflows' ac
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(call lint_with,hadolint,docker/Dockerfile*)
-	@$(call lint_with,shellcheck,docker/*.sh flux .ci/run)
+	@$(call lint_with,shellcheck,docker/*.sh flux .ci/run .ci/packages)
 	@$(BIN)/zizmor --quiet --offline .github/workflows
 	@.ci/actionlint
 
