@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flux_training.training.dataset.file_cache import NO_CACHE_VARIABLE
 
+DEFAULT_STACK = "dev"
 OUTPUTS = "outputs"
 
 # For sentences: a terminal wraps them, and in a pipe each stays on one line.
@@ -18,7 +19,7 @@ console = Console(soft_wrap=True)
 # For tables, which have to know the width of the terminal.
 screen = Console()
 stack_option = click.option(
-    "--stack", default="dev", show_default=True, help="The stack: Pulumi.<stack>.yaml."
+    "--stack", default=DEFAULT_STACK, show_default=True, help="The stack: Pulumi.<stack>.yaml."
 )
 
 
@@ -42,6 +43,16 @@ class UserPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         called_from = ctx.find_root().obj if ctx else None
         return super().convert(Path(called_from or ".") / str(value), param, ctx)
+
+
+def make(target: str, stack: str) -> str:
+    """The command as a user can type it: `make up STACK=prod`."""
+    return f"`make {target}`" if stack == DEFAULT_STACK else f"`make {target} STACK={stack}`"
+
+
+def flux(arguments: str, stack: str) -> str:
+    """The command as a user can type it: `./flux retry cat --stack prod`."""
+    return f"`./flux {arguments}`" if stack == DEFAULT_STACK else f"`./flux {arguments} --stack {stack}`"
 
 
 def say(text: str) -> None:

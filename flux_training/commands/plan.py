@@ -93,7 +93,7 @@ def plan(
 
     Ends with 1 when `up` would be refused.
     """
-    engine = prepare_engine(stack, words=sys.stderr)
+    engine = prepare_engine(stack, output=sys.stderr)
     found, connection = make_plan(engine, stack)
     root = project_root()
     if page:

@@ -1,4 +1,4 @@
-"""The doctor: what it concludes, and that it goes on however broken the surroundings are. Against the local cloud."""
+"""`flux doctor` against the local cloud: its results, and that a failing check does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job, ScalingRule
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage
-from flux_training.commands.doctor.finding import Finding, safely
-from flux_training.commands.doctor.services import (
-    Services,
-    addresses,
-    check_bucket,
-    check_cloudflare,
-    check_gpu,
-    check_kelpie,
-    check_quota,
-    check_reach,
-    clock,
-    invitation,
-)
-from flux_training.commands.doctor.surroundings import (
+from flux_training.commands.doctor.machine import (
     check_aws_package,
     check_disk,
     check_packages,
     check_python,
+)
+from flux_training.commands.doctor.result import CheckResult, run_check
+from flux_training.commands.doctor.services import (
+    CheckClients,
+    addresses,
+    check_bucket,
+    check_clock,
+    check_cloudflare,
+    check_gpu,
+    check_invitation,
+    check_kelpie,
+    check_quota,
+    check_reachable,
 )
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
@@ -56,8 +56,8 @@ def settings(**cluster: object) -> StackSettings:
     return StackSettings.model_validate(raw)
 
 
-def verdicts(found: list[Finding]) -> list[str]:
-    return [finding.verdict for finding in found]
+def verdicts(found: list[CheckResult]) -> list[str]:
+    return [result.verdict for result in found]
 
 
 def group(replicas: int) -> ContainerGroup:
@@ -89,11 +89,11 @@ RULE = ScalingRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_
         (group(0), RULE, [], "note", "cannot be known yet"),
     ],
 )
-def test_whether_kelpies_user_is_invited_is_told_by_what_it_has_done(
+def test_whether_kelpies_user_is_invited_is_inferred_from_the_group_and_its_jobs(
     there: ContainerGroup | None, rule: ScalingRule | None, jobs: list[Job], verdict: str, words: str
 ) -> None:
-    finding = invitation(there, rule, jobs, NOW)
-    assert (finding.verdict, words in finding.words) == (verdict, True)
+    result = check_invitation(there, rule, jobs, NOW)
+    assert (result.verdict, words in result.message) == (verdict, True)
 
 
 @pytest.mark.parametrize(
@@ -106,41 +106,41 @@ def test_whether_kelpies_user_is_invited_is_told_by_what_it_has_done(
         (None, []),
     ],
 )
-def test_a_clock_that_is_off_is_told_by_the_services_date(date: str | None, found: list[str]) -> None:
-    assert verdicts(clock("Storage", date, NOW)) == found
+def test_a_wrong_clock_is_detected_by_the_date_header(date: str | None, found: list[str]) -> None:
+    assert verdicts(check_clock("Storage", date, NOW)) == found
 
 
-def test_all_is_well_with_the_local_cloud(connection: Connection) -> None:
-    services = Services(connection)
-    found = [finding for what, url in addresses(connection).items() for finding in check_reach(what, url)]
-    found += check_gpu(services.salad.gpu_classes(), settings().cluster, 24)
-    found += check_quota(services.salad, settings().cluster)
-    storage = services.storage("flux-doctor")
+def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
+    clients = CheckClients(connection)
+    found = [result for what, url in addresses(connection).items() for result in check_reachable(what, url)]
+    found += check_gpu(clients.salad.gpu_classes(), settings().cluster, 24)
+    found += check_quota(clients.salad, settings().cluster)
+    storage = clients.storage("flux-doctor")
     storage.ensure()
     found += check_bucket(storage, settings())
     assert verdicts(found) == ["ok"] * 6
     assert list(storage.list()) == []
 
 
-def test_kelpie_is_asked_about_the_group_that_is_there(connection: Connection) -> None:
-    services = Services(connection)
-    assert verdicts(check_kelpie(services, settings(name="flux-doctor").cluster)) == ["ok", "note"]
-    gpu = services.salad.gpu_class_id("RTX 5090")
-    made = services.salad.create_group(
+def test_kelpie_is_checked_with_and_without_a_group(connection: Connection) -> None:
+    clients = CheckClients(connection)
+    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster)) == ["ok", "note"]
+    gpu = clients.salad.gpu_class_id("RTX 5090")
+    made = clients.salad.create_group(
         GroupSpec(name="flux-doctor", image="i", gpu_classes=[gpu], autostart=False)
     )
-    services.kelpie.put_rule(made.id, 0, 1, 60)
-    assert verdicts(check_kelpie(services, settings(name="flux-doctor").cluster)) == ["ok", "note"]
-    assert verdicts(check_kelpie(services, settings(name="flux-doctor", autoscale=False).cluster)) == [
+    clients.kelpie.put_rule(made.id, 0, 1, 60)
+    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster)) == ["ok", "note"]
+    assert verdicts(check_kelpie(clients, settings(name="flux-doctor", autoscale=False).cluster)) == [
         "ok",
         "ok",
     ]
 
 
-def test_too_little_is_bad(connection: Connection) -> None:
-    services = Services(connection)
-    classes = services.salad.gpu_classes()
-    assert verdicts(check_quota(services.salad, settings(maxReplicas=6).cluster)) == ["bad"]
+def test_too_small_a_quota_or_gpu_is_bad(connection: Connection) -> None:
+    clients = CheckClients(connection)
+    classes = clients.salad.gpu_classes()
+    assert verdicts(check_quota(clients.salad, settings(maxReplicas=6).cluster)) == ["bad"]
     assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)) == ["bad"]
     with pytest.raises(BadInput, match="near: RTX 4090"):
         check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
@@ -149,33 +149,33 @@ def test_too_little_is_bad(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["cheapest", ">= 24 GB"])
-def test_a_condition_that_a_class_meets_is_well(connection: Connection, wanted: str) -> None:
-    (found,) = check_gpu(Services(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
+def test_a_gpu_condition_that_a_class_meets_is_ok(connection: Connection, wanted: str) -> None:
+    (found,) = check_gpu(CheckClients(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
     assert found.verdict == "ok"
-    assert f"`{wanted}` is met, by RTX" in found.words
+    assert f"`{wanted}` is available: RTX" in found.message
 
 
 @pytest.mark.parametrize(("credentials", "lines"), [("temporary", 1), ("token", 2)])
-def test_cloudflare_is_asked_with_the_token(connection: Connection, credentials: str, lines: int) -> None:
+def test_cloudflares_token_is_checked(connection: Connection, credentials: str, lines: int) -> None:
     storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
     wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
-    found = check_cloudflare(Services(connection), wanted)
+    found = check_cloudflare(CheckClients(connection), wanted)
     assert verdicts(found) == ["ok"] * lines
-    assert "not there yet" in found[0].words
+    assert "does not exist yet" in found[0].message
 
     wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
-    (told,) = safely("Cloudflare", lambda: check_cloudflare(Services(wrong), wanted))
+    (told,) = run_check("Cloudflare", lambda: check_cloudflare(CheckClients(wrong), wanted))
     assert told.verdict == "bad"
-    assert "Cloudflare API token" in told.words + told.mend
+    assert "Cloudflare API token" in told.message + told.fix
     assert "canary-77" not in repr(told)
 
 
-def test_a_bucket_that_is_not_there_yet_is_no_fault(connection: Connection) -> None:
-    assert verdicts(check_bucket(Services(connection).storage("flux-nowhere"), settings())) == ["note"]
+def test_a_missing_bucket_is_only_a_note(connection: Connection) -> None:
+    assert verdicts(check_bucket(CheckClients(connection).storage("flux-nowhere"), settings())) == ["note"]
 
 
-class Forbidding(Storage):
-    """A storage whose key lacks the right to one operation."""
+class ForbiddingStorage(Storage):
+    """Refuses one operation."""
 
     forbidden: str
 
@@ -194,63 +194,61 @@ class Forbidding(Storage):
         ("delete_objects", "cannot delete"),
     ],
 )
-def test_a_right_that_lacks_is_named(connection: Connection, operation: str, words: str) -> None:
-    storage = Services(connection).storage("flux-rights")
+def test_a_missing_right_is_reported(connection: Connection, operation: str, words: str) -> None:
+    storage = CheckClients(connection).storage("flux-rights")
     storage.ensure()
-    made = Forbidding.__new__(Forbidding)
+    made = ForbiddingStorage.__new__(ForbiddingStorage)
     made.__dict__.update(storage.__dict__, forbidden=operation)
     found = check_bucket(made, settings())
-    assert (verdicts(found), words in found[0].words) == (["bad"], True)
+    assert (verdicts(found), words in found[0].message) == (["bad"], True)
 
 
-def test_wrong_keys_are_told_and_shown_nowhere(connection: Connection) -> None:
+def test_wrong_keys_are_reported_and_not_printed(connection: Connection) -> None:
     wrong = connection.model_copy(
         update={"api_key": SecretStr("not-a-salad-key"), "s3_secret_access_key": SecretStr("not-an-s3-key")}
     )
-    services = Services(wrong)
-    checks: list[Callable[[], list[Finding]]] = [
-        lambda: check_quota(services.salad, settings().cluster),
-        lambda: check_kelpie(services, settings().cluster),
-        lambda: check_bucket(services.storage("flux-doctor"), settings()),
+    clients = CheckClients(wrong)
+    checks: list[Callable[[], list[CheckResult]]] = [
+        lambda: check_quota(clients.salad, settings().cluster),
+        lambda: check_kelpie(clients, settings().cluster),
+        lambda: check_bucket(clients.storage("flux-doctor"), settings()),
     ]
-    found = [finding for check in checks for finding in safely("x", check)]
+    found = [result for check in checks for result in run_check("x", check)]
     assert set(verdicts(found)) == {"bad"}
-    assert all(finding.mend and "not-a" not in finding.words for finding in found)
+    assert all(result.fix and "not-a" not in result.message for result in found)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "https://127.0.0.1:1/x"])
-def test_a_service_that_cannot_be_reached_is_told(url: str) -> None:
-    assert verdicts(check_reach("Kelpie", url)) == ["bad"]
+def test_an_unreachable_service_is_reported(url: str) -> None:
+    assert verdicts(check_reachable("Kelpie", url)) == ["bad"]
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("odd"), KeyError("k"), RecursionError(), OSError(13, "denied"), BadInput(["a", "b"])]
 )
-def test_no_check_brings_the_others_down(error: Exception) -> None:
-    def check() -> list[Finding]:
+def test_an_exception_in_a_check_becomes_a_result(error: Exception) -> None:
+    def check() -> list[CheckResult]:
         raise error
 
-    found = safely("Thing", check)
+    found = run_check("Thing", check)
     assert set(verdicts(found)) == {"bad"}
     assert len(found) == (2 if isinstance(error, BadInput) else 1)
 
 
-def test_this_machine() -> None:
+def test_this_machine_passes() -> None:
     assert verdicts([*check_python(), *check_disk(ROOT)]) == ["ok", "ok"]
     assert verdicts(check_packages(ROOT)) in (["ok"], ["note"])
 
 
-def test_a_package_that_lacks_is_named(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("httpx==0.0.1\nno-such-package-of-ours==1.0\n")
     found = check_packages(tmp_path)
-    assert (verdicts(found), "no-such-package-of-ours" in found[0].words) == (["bad"], True)
+    assert (verdicts(found), "no-such-package-of-ours" in found[0].message) == (["bad"], True)
     (tmp_path / "requirements.txt").write_text("httpx==0.0.1\n")
     assert verdicts(check_packages(tmp_path)) == ["note"]
 
 
-def test_the_package_for_aws_is_asked_of_a_stack_on_aws_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_package_for_aws_is_required_only_on_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_aws = settings().model_copy(update={"storage": StorageSettings(bucket="weights", kind="aws")})
     assert verdicts(check_aws_package(on_aws)) == ["ok"]
     monkeypatch.setitem(sys.modules, "pulumi_aws", None)
@@ -258,8 +256,8 @@ def test_the_package_for_aws_is_asked_of_a_stack_on_aws_alone(
     assert verdicts(check_packages(tmp_path)) == ["ok"]
     assert check_aws_package(settings()) == []
     (found,) = check_aws_package(on_aws)
-    assert (found.verdict, found.mend) == ("bad", "`make aws`")
+    assert (found.verdict, found.fix) == ("bad", "`make aws`")
 
 
-def test_cluster_settings_of_a_test_are_the_products() -> None:
+def test_the_settings_of_these_tests_are_the_defaults() -> None:
     assert settings().cluster == ClusterSettings()

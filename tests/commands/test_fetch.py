@@ -1,7 +1,8 @@
-"""Fetching: what is there is kept, what was cut off goes on, what a person changed is left alone. Against the real S3 server."""
+"""`flux fetch` against a real S3 server: skips current files, continues interrupted downloads, keeps what the user changed."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -14,14 +15,26 @@ from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
 from flux_training.clients.errors import ServiceError, Unavailable
+from flux_training.clients.kelpie import Job
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results import download as downloading
-from flux_training.commands.results import fetch as fetching
 from flux_training.commands.results.download import download, part_path
-from flux_training.commands.results.outputs import INDEX, RECORD, Options, Wish, decide, fetch
-from flux_training.commands.watch.job_status import Sight, StackJob
+from flux_training.commands.results.fetch import RunSelection, select_runs
+from flux_training.commands.results.outputs import (
+    INDEX,
+    RECORD,
+    Decision,
+    FetchOptions,
+    RemoteFile,
+    decide,
+    fetch,
+    write_record,
+)
+from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.progress import Progress
 from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run_state import RunState
 
 CHUNK = 1000
 WEIGHTS = bytes(range(256)) * 20
@@ -38,7 +51,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def sight(bucket: Storage, request: pytest.FixtureRequest) -> Sight:
+def status(bucket: Storage, request: pytest.FixtureRequest) -> JobStatus:
     """A finished run in the bucket, one for each test."""
     name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
     keys = RunKeys(f"runs/cat/{name}/", "cat")
@@ -58,23 +71,25 @@ def sight(bucket: Storage, request: pytest.FixtureRequest) -> Sight:
     }
     for key, data in objects.items():
         bucket.put_bytes(key, data)
-    return Sight(StackJob("cat", name, "", 20, keys), "completed", "", {"gpu_seconds": 3600}, None)
+    return JobStatus(
+        StackJob("cat", name, "", 20, keys), RunState.COMPLETED, progress=Progress(gpu_seconds=3600)
+    )
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "CHUNK", CHUNK)
+    monkeypatch.setattr(downloading, "CHUNK_BYTES", CHUNK)
 
 
 def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_comes_whole_and_a_second_time_nothing_comes(
-    bucket: Storage, sight: Sight, tmp_path: Path
+def test_a_run_is_fetched_completely_and_only_once(
+    bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    first = fetch(sight, bucket, tmp_path)
-    assert names(first.place) == {
+    first = fetch(status, bucket, tmp_path)
+    assert names(first.folder) == {
         "cat.safetensors",
         "done.json",
         "loss.csv",
@@ -85,65 +100,69 @@ def test_a_run_comes_whole_and_a_second_time_nothing_comes(
         RECORD,
         INDEX,
     }
-    assert (first.place / "cat.safetensors").read_bytes() == WEIGHTS
-    second = fetch(sight, bucket, tmp_path)
+    assert (first.folder / "cat.safetensors").read_bytes() == WEIGHTS
+    second = fetch(status, bucket, tmp_path)
     assert (second.new, second.kept, second.differing, second.failed) == (0, first.new, [], [])
 
 
-def test_checkpoints_come_when_asked_for(bucket: Storage, sight: Sight, tmp_path: Path) -> None:
-    place = fetch(sight, bucket, tmp_path, options=Options(checkpoints=True)).place
+def test_checkpoints_are_fetched_on_request(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
+    place = fetch(status, bucket, tmp_path, options=FetchOptions(checkpoints=True)).folder
     assert (place / "checkpoints/cat_000000010.safetensors").read_bytes() == b"between"
 
 
-def test_what_a_run_cost_is_written_down_and_kept_when_the_price_is_gone(
-    bucket: Storage, sight: Sight, tmp_path: Path
+def test_the_cost_is_kept_when_the_price_is_no_longer_known(
+    bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    place = fetch(sight, bucket, tmp_path, 0.45).place
-    fetch(sight, bucket, tmp_path)
+    place = fetch(status, bucket, tmp_path, 0.45).folder
+    fetch(status, bucket, tmp_path)
     assert json.loads((place / RECORD).read_text())["cost"]["actualUsd"] == 0.45
 
 
 @pytest.mark.parametrize("name", ["train.yml", "cat.safetensors", "samples/1__000000010_0.jpg"])
-def test_a_file_that_a_person_changed_is_left_alone_until_forced(
-    bucket: Storage, sight: Sight, tmp_path: Path, name: str
+def test_a_changed_file_is_kept_unless_forced(
+    bucket: Storage, status: JobStatus, tmp_path: Path, name: str
 ) -> None:
-    place = fetch(sight, bucket, tmp_path).place
+    place = fetch(status, bucket, tmp_path).folder
     before = (place / name).read_bytes()
     (place / name).write_bytes(b"mine")
-    again = fetch(sight, bucket, tmp_path)
+    again = fetch(status, bucket, tmp_path)
     assert (again.differing, (place / name).read_bytes()) == ([name], b"mine")
-    forced = fetch(sight, bucket, tmp_path, options=Options(force=True))
+    forced = fetch(status, bucket, tmp_path, options=FetchOptions(force=True))
     assert (forced.differing, (place / name).read_bytes()) == ([], before)
 
 
-def test_weights_of_one_size_and_other_bytes_are_not_taken_for_the_same(
-    bucket: Storage, sight: Sight, tmp_path: Path
+def test_weights_of_the_same_size_are_compared_by_content(
+    bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    target = tmp_path / "cat" / sight.job.run_id
+    target = tmp_path / "cat" / status.job.run_id
     target.mkdir(parents=True)
     (target / "cat.safetensors").write_bytes(bytes(len(WEIGHTS)))
-    assert fetch(sight, bucket, tmp_path).differing == ["cat.safetensors"]
+    assert fetch(status, bucket, tmp_path).differing == ["cat.safetensors"]
 
 
-def test_what_has_grown_in_the_bucket_is_renewed(bucket: Storage, sight: Sight, tmp_path: Path) -> None:
-    place = fetch(sight, bucket, tmp_path).place
-    bucket.put_bytes(f"{sight.job.keys.output}loss.csv", b"step,loss\n1,0.5\n2,0.4\n")
-    result = fetch(sight, bucket, tmp_path)
+def test_a_file_that_has_grown_in_the_bucket_is_fetched_again(
+    bucket: Storage, status: JobStatus, tmp_path: Path
+) -> None:
+    place = fetch(status, bucket, tmp_path).folder
+    bucket.put_bytes(f"{status.job.keys.output}loss.csv", b"step,loss\n1,0.5\n2,0.4\n")
+    result = fetch(status, bucket, tmp_path)
     assert (result.new, (place / "loss.csv").read_text()) == (1, "step,loss\n1,0.5\n2,0.4\n")
 
 
-def test_damaged_weights_are_named_and_not_kept(bucket: Storage, sight: Sight, tmp_path: Path) -> None:
-    bucket.put_bytes(sight.job.keys.weights, WEIGHTS[:-1] + b"x")
-    result = fetch(sight, bucket, tmp_path)
+def test_damaged_weights_are_reported_and_not_kept(
+    bucket: Storage, status: JobStatus, tmp_path: Path
+) -> None:
+    bucket.put_bytes(status.job.keys.weights, WEIGHTS[:-1] + b"x")
+    result = fetch(status, bucket, tmp_path)
     assert [fault.split(":")[0] for fault in result.failed] == ["cat.safetensors"]
     assert "is not what was written there" in result.failed[0]
-    assert not (result.place / "cat.safetensors").exists()
-    assert not list(result.place.glob(".*.part"))
-    assert fetch(sight, bucket, tmp_path).failed
+    assert not (result.folder / "cat.safetensors").exists()
+    assert not list(result.folder.glob(".*.part"))
+    assert fetch(status, bucket, tmp_path).failed
 
 
-class Broken(Storage):
-    """A storage that answers `left` range requests and then no more; counts what it was asked."""
+class FailingStorage(Storage):
+    """Fails after `left` range requests; records their offsets."""
 
     left: int
     asked: list[int]
@@ -156,17 +175,17 @@ class Broken(Storage):
         return super().get_range(key, start, length)
 
 
-def broken(bucket: Storage, left: int) -> Broken:
-    made = Broken.__new__(Broken)
+def broken(bucket: Storage, left: int) -> FailingStorage:
+    made = FailingStorage.__new__(FailingStorage)
     made.__dict__.update(bucket.__dict__, left=left, asked=[])
     return made
 
 
 @pytest.mark.parametrize("came", [1, 3, 5])
-def test_a_fetch_that_was_cut_off_goes_on_where_it_was(
-    bucket: Storage, sight: Sight, tmp_path: Path, came: int
+def test_an_interrupted_download_continues(
+    bucket: Storage, status: JobStatus, tmp_path: Path, came: int
 ) -> None:
-    info = bucket.head(sight.job.keys.weights)
+    info = bucket.head(status.job.keys.weights)
     assert info is not None
     path, digest = tmp_path / "w", hashlib.sha256(WEIGHTS).hexdigest()
     with pytest.raises(ServiceError):
@@ -178,16 +197,16 @@ def test_a_fetch_that_was_cut_off_goes_on_where_it_was(
     assert names(tmp_path) == {"w"}
 
 
-def test_the_part_of_an_object_that_has_changed_is_not_gone_on_with(
-    bucket: Storage, sight: Sight, tmp_path: Path
+def test_an_interrupted_download_of_a_changed_object_starts_again(
+    bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    info = bucket.head(sight.job.keys.weights)
+    info = bucket.head(status.job.keys.weights)
     assert info is not None
     path = tmp_path / "w"
     with pytest.raises(ServiceError):
         download(broken(bucket, 2), info, path, None, lambda _: None)
-    bucket.put_bytes(sight.job.keys.weights, WEIGHTS[::-1])
-    changed = bucket.head(sight.job.keys.weights)
+    bucket.put_bytes(status.job.keys.weights, WEIGHTS[::-1])
+    changed = bucket.head(status.job.keys.weights)
     assert changed is not None
     with pytest.raises(ServiceError, match="changed while"):
         download(bucket, info, path, None, lambda _: None)
@@ -195,19 +214,17 @@ def test_the_part_of_an_object_that_has_changed_is_not_gone_on_with(
     assert (path.read_bytes(), names(tmp_path)) == (WEIGHTS[::-1], {"w"})
 
 
-def test_two_fetches_of_one_file_do_not_write_into_each_other(
-    bucket: Storage, sight: Sight, tmp_path: Path
-) -> None:
-    info = bucket.head(sight.job.keys.weights)
+def test_only_one_process_downloads_a_file(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
+    info = bucket.head(status.job.keys.weights)
     assert info is not None
     with part_path(tmp_path / "w", info).open("ab") as file:
-        downloading._lock(file, tmp_path / "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(FluxError, match="another `flux fetch`"):
             download(bucket, info, tmp_path / "w", None, lambda _: None)
 
 
-def test_a_name_that_leaves_the_folder_is_refused(bucket: Storage, sight: Sight, tmp_path: Path) -> None:
-    listed = ObjectInfo(f"{sight.job.keys.output}samples/../../../../out.jpg", 3, "e")
+def test_a_name_that_leaves_the_folder_is_refused(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
+    listed = ObjectInfo(f"{status.job.keys.output}samples/../../../../out.jpg", 3, "e")
 
     class Listing(Storage):
         def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -216,39 +233,49 @@ def test_a_name_that_leaves_the_folder_is_refused(bucket: Storage, sight: Sight,
 
     made: Any = Listing.__new__(Listing)
     made.__dict__.update(bucket.__dict__)
-    with pytest.raises(FluxError, match="stays below its folder"):
-        fetch(sight, made, tmp_path)
+    with pytest.raises(FluxError, match="must be inside its folder"):
+        fetch(status, made, tmp_path)
 
 
-def test_what_is_a_folder_here_and_an_object_there_is_named(
-    bucket: Storage, sight: Sight, tmp_path: Path
-) -> None:
-    (tmp_path / "cat" / sight.job.run_id / "train.yml").mkdir(parents=True)
-    assert fetch(sight, bucket, tmp_path).differing == ["train.yml"]
+def test_a_folder_in_place_of_a_file_is_reported(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
+    (tmp_path / "cat" / status.job.run_id / "train.yml").mkdir(parents=True)
+    assert fetch(status, bucket, tmp_path).differing == ["train.yml"]
 
 
-def test_what_to_do_with_a_file_that_is_there(tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_replaced_or_reported(tmp_path: Path) -> None:
     path = tmp_path / "loss.csv"
     etag = hashlib.md5(b"abc", usedforsecurity=False).hexdigest()
-    wish = Wish(ObjectInfo("k", 3, etag), "loss.csv")
-    other = replace(wish, name="train.yml")
-    assert decide(wish, path, None) == "fetch"
+    file = RemoteFile(ObjectInfo("k", 3, etag), "loss.csv")
+    other = replace(file, name="train.yml")
+    assert decide(file, path, None) == Decision.FETCH
     path.write_bytes(b"abc")
-    assert decide(wish, path, None) == "keep"
+    assert decide(file, path, None) == Decision.KEEP
     path.write_bytes(b"xyz")
     mine = {"sha256": hashlib.sha256(b"xyz").hexdigest(), "etag": "older"}
-    # A record of an earlier version is renewed; what a person wrote is not; what we wrote is.
-    assert [decide(wish, path, None), decide(other, path, None), decide(other, path, mine)] == [
-        "fetch",
-        "differs",
-        "fetch",
+    # Generated files are replaced, files that a user wrote are not, and files that a fetch wrote are.
+    assert [decide(file, path, None), decide(other, path, None), decide(other, path, mine)] == [
+        Decision.FETCH,
+        Decision.DIFFERS,
+        Decision.FETCH,
     ]
-    assert decide(wish, path, {"sha256": "of something else"}) == "differs"
+    assert decide(file, path, {"sha256": "of something else"}) == Decision.DIFFERS
 
 
-def test_names_that_a_node_made_up_choose_no_folder_here(bucket: Storage) -> None:
+def test_run_names_that_a_node_made_up_are_ignored(bucket: Storage) -> None:
     layout = Layout("made-up/")
     for base in ("runs/cat/0123456789ab/", "runs/-rf/0123456789ab/", "runs/cat/output/", "runs/cat/..x/"):
         bucket.put_bytes(f"made-up/{base}output/run.json", b'{"created_at": "2026"}')
-    found = fetching._choose(bucket, layout, [], None, None, all_runs=True)
+    found = select_runs(bucket, layout, [], RunSelection(all_runs=True))
     assert [(run.name, run.run_id) for run in found] == [("cat", "0123456789ab")]
+
+
+def test_queue_facts_are_kept_when_the_queue_forgets_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "cat" / "run.json"
+    job = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789ab/", "cat"))
+    facts = {"id": "id-1", "machine_id": "node-1", "num_heartbeats": 4}
+    queue_job = Job(container_group_id="g", status="completed", **facts)
+    for known in (queue_job, None):
+        write_record(path, {"run_id": "r"}, JobStatus(job, RunState.COMPLETED, queue_job=known))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert facts.items() <= record["kelpie"].items()
+    assert (record["run_id"], record["state"]) == ("r", "completed")

@@ -180,7 +180,7 @@ def test_fetch_goes_where_it_is_told_and_leaves_alone_what_was_changed(
     config = next(tmp_path.glob("cat/*/train.yml"))
     config.write_text("mine")
     said = pipe(trained, "fetch", "cat", "--to", str(tmp_path))
-    assert (said.code, "left alone" in said.output, config.read_text()) == (1, True, "mine")
+    assert (said.code, "kept: " in said.output, config.read_text()) == (1, True, "mine")
     forced = pipe(trained, "fetch", "cat", "--run", config.parent.name[:4], "--to", str(tmp_path), "--force")
     assert (forced.code, config.read_text() == "mine") == (0, False)
     assert "did you mean `cat`" in pipe(trained, "fetch", "cta").output

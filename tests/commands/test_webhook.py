@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,27 +28,28 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job
 from flux_training.commands.stack.engine import Engine
-from flux_training.commands.watch.job_status import Sight
+from flux_training.commands.watch.job_status import JobStatus
 from flux_training.commands.webhook import server as receiving
-from flux_training.commands.webhook.command import Lookout
-from flux_training.commands.webhook.memory import MOST_JOBS, Memory
+from flux_training.commands.webhook.command import JobMonitor
+from flux_training.commands.webhook.history import MAX_JOBS, NoticeHistory
 from flux_training.commands.webhook.notice import (
     Notice,
+    has_reported_end,
     is_news,
-    is_settled,
     notice_of,
     slack_body,
     stack_job,
 )
-from flux_training.commands.webhook.server import Inbox, Receiver, job_id_of
-from flux_training.commands.webhook.tellers import (
+from flux_training.commands.webhook.notifiers import (
     check_address,
-    clean_environment,
     command_words,
-    tell_command,
-    tell_slack,
+    notify_slack,
+    run_command,
+    without_secrets,
 )
+from flux_training.commands.webhook.server import Inbox, Receiver, job_id_of
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.runs.run_state import RunState
 from tests.e2e.checkout import Checkout, new_checkout
 
 EVIL = "$(touch evil); `id` <!channel> & \x1b[2J"
@@ -73,7 +75,7 @@ def post(url: str, content: bytes) -> int:
     return httpx.post(url, content=content, trust_env=False).status_code
 
 
-def test_a_call_is_answered_at_once_and_kept_once() -> None:
+def test_a_repeated_call_is_queued_once() -> None:
     inbox = Inbox()
     with receiver(inbox) as url:
         call = json.dumps({"job_id": "abc-1", "status": "completed"}).encode()
@@ -95,7 +97,7 @@ def test_a_call_is_answered_at_once_and_kept_once() -> None:
         (b"x" * 20000, 413),
     ],
 )
-def test_garbage_is_refused(body: bytes, status: int) -> None:
+def test_an_invalid_body_is_refused(body: bytes, status: int) -> None:
     inbox = Inbox()
     with receiver(inbox) as url:
         assert post(url, body) == status
@@ -107,12 +109,12 @@ def test_garbage_is_refused(body: bytes, status: int) -> None:
     st.binary(max_size=200)
     | st.recursive(st.text() | st.integers(), st.lists).map(lambda v: json.dumps(v).encode())
 )
-def test_no_body_makes_it_stumble(body: bytes) -> None:
+def test_no_other_body_contains_a_job_id(body: bytes) -> None:
     assert job_id_of(body) is None
 
 
-def test_a_flood_is_bounded_and_the_next_call_is_heard() -> None:
-    inbox = Inbox(most=3)
+def test_a_full_queue_refuses_calls_until_it_has_room() -> None:
+    inbox = Inbox(max_ids=3)
     with receiver(inbox) as url:
         answers = [post(url, json.dumps({"job_id": f"j{number}"}).encode()) for number in range(6)]
         assert answers == [202, 202, 202, 503, 503, 503]
@@ -120,49 +122,49 @@ def test_a_flood_is_bounded_and_the_next_call_is_heard() -> None:
         assert post(url, b'{"job_id": "j6"}') == 202
 
 
-def test_callers_that_say_nothing_do_not_shut_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_do_not_block_other_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "REQUEST_SECONDS", 0.3)
     with receiver(Inbox()) as url:
         address = ("127.0.0.1", httpx.URL(url).port or 0)
-        silent = [socket.create_connection(address) for _ in range(receiving.MOST_CONNECTIONS + 8)]
-        for one in silent[: receiving.MOST_CONNECTIONS]:
+        silent = [socket.create_connection(address) for _ in range(receiving.MAX_CONNECTIONS + 8)]
+        for one in silent[: receiving.MAX_CONNECTIONS]:
             one.sendall(b"POST / HTTP/1.1\r\nContent-Le")
 
-        def heard() -> bool:
+        def is_accepted() -> bool:
             try:
                 return post(url, b'{"job_id": "a"}') == 202
             except httpx.HTTPError:
                 return False
 
-        assert wait_until(heard, 10)
+        assert wait_until(is_accepted, 10)
         for one in silent:
             one.close()
 
 
-def test_what_was_told_is_remembered_over_a_restart(tmp_path: Path) -> None:
+def test_the_history_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "state" / "told.json"
-    memory = Memory(path)
-    assert memory.fresh
-    memory.note("id-1", "running")
-    again = Memory(path)
-    assert (again.fresh, again.told) == (False, {"id-1": ["running"]})
-    assert not is_news(NOTICE.__class__(**{**vars(NOTICE), "status": "running"}), again.told)
-    assert is_news(NOTICE, again.told)
+    history = NoticeHistory(path)
+    assert history.is_new
+    history.add("id-1", "running")
+    again = NoticeHistory(path)
+    assert (again.is_new, again.statuses) == (False, {"id-1": ["running"]})
+    assert not is_news(replace(NOTICE, status="running"), again.statuses)
+    assert is_news(NOTICE, again.statuses)
 
 
-def test_the_memory_does_not_grow_for_ever(tmp_path: Path) -> None:
-    memory = Memory(tmp_path / "told.json")
-    memory.begin_with({f"id-{number}": "completed" for number in range(MOST_JOBS + 10)})
-    memory.note("id-new", "running")
-    assert (len(memory.told), list(memory.told)[-1]) == (MOST_JOBS, "id-new")
+def test_the_history_is_limited(tmp_path: Path) -> None:
+    history = NoticeHistory(tmp_path / "told.json")
+    history.start_with({f"id-{number}": "completed" for number in range(MAX_JOBS + 10)})
+    history.add("id-new", "running")
+    assert (len(history.statuses), list(history.statuses)[-1]) == (MAX_JOBS, "id-new")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 2}', '{"version": 1, "told": [1]}'])
-def test_a_file_that_is_no_memory_is_refused_and_kept(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_history_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "told.json"
     path.write_text(text)
     with pytest.raises(FluxError, match="delete it"):
-        Memory(path)
+        NoticeHistory(path)
     assert path.read_text() == text
 
 
@@ -178,13 +180,13 @@ def test_a_file_that_is_no_memory_is_refused_and_kept(tmp_path: Path, text: str)
         (["stalled"], "completed", True),
     ],
 )
-def test_each_change_is_news_once_and_a_beginning_after_the_end_is_none(
+def test_each_change_is_reported_once_and_a_start_not_after_the_end(
     before: list[str], status: str, news: bool
 ) -> None:
-    notice = NOTICE.__class__(**{**vars(NOTICE), "status": status})
+    notice = replace(NOTICE, status=status)
     assert is_news(notice, {"id-1": before}) == news
-    assert is_settled(["running"]) is False
-    assert is_settled(["running", "completed"])
+    assert has_reported_end(["running"]) is False
+    assert has_reported_end(["running", "completed"])
 
 
 def queue_job(status: str, **more: Any) -> Job:
@@ -204,7 +206,7 @@ def queue_job(status: str, **more: Any) -> Job:
     return Job.model_validate({**raw, "sync": {"during": [rule]}, **more})
 
 
-def test_only_a_training_job_of_this_stack_is_considered() -> None:
+def test_only_training_jobs_of_this_stack_are_recognised() -> None:
     known = stack_job(queue_job("running"), "b", "runs/")
     assert known is not None
     assert (known.name, known.keys.done) == ("cat", "runs/cat/0123456789ab/model/done.json")
@@ -213,26 +215,26 @@ def test_only_a_training_job_of_this_stack_is_considered() -> None:
     assert stack_job(queue_job("running", environment={}), "b", "runs/") is None
 
 
-def test_what_is_told_is_what_was_seen_and_not_what_was_called() -> None:
+def test_a_notice_is_made_from_the_status_of_the_job() -> None:
     job = queue_job("running")
     known = stack_job(job, "b", "runs/")
     assert known is not None
-    # The weights are there, the worker has not reported yet: nothing is told of it.
-    assert notice_of(Sight(known, "completed", "", {}, job), "b", None) is None
-    assert notice_of(Sight(known, "pending", "", {}, job), "b", None) is None
-    told = notice_of(Sight(known, "completed without weights", "none lie there", {}, None), "b", None)
+    # The weights exist, but the worker has not reported the end yet.
+    assert notice_of(JobStatus(known, RunState.COMPLETED, queue_job=job), "b", None) is None
+    assert notice_of(JobStatus(known, RunState.PENDING, queue_job=job), "b", None) is None
+    told = notice_of(JobStatus(known, RunState.WITHOUT_WEIGHTS, "the bucket has none"), "b", None)
     assert told is not None
-    assert told.text() == "cat: completed without weights: none lie there (run 0123456789ab)"
+    assert told.text() == "cat: completed without weights: the bucket has none (run 0123456789ab)"
 
 
-def test_a_name_that_would_be_markup_or_a_command_is_neither(tmp_path: Path) -> None:
-    evil = NOTICE.__class__(**{**vars(NOTICE), "job": EVIL, "status": "failed", "reason": EVIL})
+def test_markup_and_shell_syntax_in_a_name_have_no_effect(tmp_path: Path) -> None:
+    evil = replace(NOTICE, job=EVIL, status="failed", reason=EVIL)
     assert "<" not in slack_body(evil)["text"]
     assert "&lt;!channel&gt;" in slack_body(evil)["text"]
     script = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
     os.environ["FLUX_S3_SECRET_ACCESS_KEY"] = "s3cret"
     try:
-        tell_command([sys.executable, "-c", script, str(tmp_path / "seen")], evil)
+        run_command([sys.executable, "-c", script, str(tmp_path / "seen")], evil)
     finally:
         del os.environ["FLUX_S3_SECRET_ACCESS_KEY"]
     seen = json.loads((tmp_path / "seen").read_text())
@@ -241,7 +243,7 @@ def test_a_name_that_would_be_markup_or_a_command_is_neither(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["seen"]
 
 
-def test_keys_do_not_reach_the_command() -> None:
+def test_the_command_gets_no_keys() -> None:
     keys = [
         "SALAD_API_KEY",
         "PULUMI_CONFIG_PASSPHRASE",
@@ -249,11 +251,11 @@ def test_keys_do_not_reach_the_command() -> None:
         "OPENAI_API_KEY",
         "PULUMI_ACCESS_TOKEN",
     ]
-    assert clean_environment({"PATH": "x", **dict.fromkeys(keys, "k")}) == {"PATH": "x"}
+    assert without_secrets({"PATH": "x", **dict.fromkeys(keys, "k")}) == {"PATH": "x"}
 
 
 @pytest.mark.parametrize("command", ["", "  ", "echo 'open"])
-def test_a_command_that_is_none_is_refused(command: str) -> None:
+def test_an_empty_or_unparsable_command_is_refused(command: str) -> None:
     with pytest.raises(BadInput):
         command_words(command)
 
@@ -261,24 +263,24 @@ def test_a_command_that_is_none_is_refused(command: str) -> None:
 @pytest.mark.parametrize(
     "words", [["no-such-program-of-ours"], [sys.executable, "-c", "raise SystemExit(3)"]]
 )
-def test_a_command_that_fails_is_told(words: list[str]) -> None:
-    with pytest.raises(FluxError, match="mend the command"):
-        tell_command(words, NOTICE)
+def test_a_failing_command_is_an_error(words: list[str]) -> None:
+    with pytest.raises(FluxError, match="fix the command"):
+        run_command(words, NOTICE)
 
 
 @pytest.mark.parametrize("url", ["hooks.example", "ftp://x", "http://", ""])
-def test_an_address_that_is_none_is_refused_and_not_shown(url: str) -> None:
+def test_an_invalid_address_is_refused_and_not_printed(url: str) -> None:
     with pytest.raises(BadInput) as caught:
         check_address(url)
     assert not url or url not in str(caught.value).replace("http:// or https://", "")
 
 
-class Slack(HTTPServer):
-    """Notes what is posted; answers with `status`, the first `failures` times with 500."""
+class SlackServer(HTTPServer):
+    """Records what is posted; answers `status`, but 500 to the first `failures` requests."""
 
     def __init__(self, status: int = 200, failures: int = 0) -> None:
         self.status, self.failures, self.posted = status, failures, list[str]()
-        super().__init__(("127.0.0.1", 0), _SlackHandler)
+        super().__init__(("127.0.0.1", 0), SlackHandler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -290,8 +292,8 @@ class Slack(HTTPServer):
         self.server_close()
 
 
-class _SlackHandler(BaseHTTPRequestHandler):
-    server: Slack
+class SlackHandler(BaseHTTPRequestHandler):
+    server: SlackServer
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -306,14 +308,14 @@ class _SlackHandler(BaseHTTPRequestHandler):
         del format, args
 
 
-def test_a_notify_address_that_stumbles_is_told_again_and_its_secret_is_in_no_text() -> None:
-    stumbling, refusing = Slack(failures=1), Slack(status=403)
-    tell_slack(stumbling.url, NOTICE)
-    assert stumbling.posted == ["cat: finished, 20 steps, loss 1 to 0, 57 min, $0.43; weights in s3://b/m/"]
+def test_a_failed_post_is_retried_and_errors_do_not_contain_the_address() -> None:
+    failing, refusing = SlackServer(failures=1), SlackServer(status=403)
+    notify_slack(failing.url, NOTICE)
+    assert failing.posted == ["cat: finished, 20 steps, loss 1 to 0, 57 min, $0.43; weights in s3://b/m/"]
     with pytest.raises(FluxError, match="403") as caught:
-        tell_slack(refusing.url, NOTICE)
+        notify_slack(refusing.url, NOTICE)
     assert "s3cret" not in str(caught.value)
-    stumbling.close()
+    failing.close()
     refusing.close()
 
 
@@ -340,8 +342,8 @@ def serving(
         assert process.wait(20) == 0
 
 
-def test_the_local_clouds_calls_end_in_one_notice_a_change_also_over_a_restart(tmp_path: Path) -> None:
-    slack = Slack()
+def test_each_change_causes_one_notice_also_after_a_restart(tmp_path: Path) -> None:
+    slack = SlackServer()
     with new_checkout(tmp_path / "checkout") as checkout:
         checkout.declare(cat={})
         checkout.make("cloud")
@@ -352,12 +354,12 @@ def test_the_local_clouds_calls_end_in_one_notice_a_change_also_over_a_restart(t
             checkout.make("up")
             wait_until(lambda: any("finished" in text for text in slack.posted))
             job_id = checkout.outputs()["jobs"]["cat"]["kelpieId"]
-            # Somebody says that it failed, again and again, and things that are none.
+            # False calls: the job did not fail, and one job does not exist.
             for body in [{"job_id": job_id, "status": "failed"}] * 20 + [{"job_id": "unknown"}]:
                 assert httpx.post(url, json=body, trust_env=False).status_code == 202
             time.sleep(0.5)
         assert [text.split(":")[0] for text in slack.posted] == ["cat", "cat"]
-        assert "training has begun" in slack.posted[0]
+        assert "training has started" in slack.posted[0]
         assert (checkout.root / "told.txt").read_text().split() == ["running", "completed"]
         with serving(checkout, "--port", "0", FLUX_NOTIFY_URL=slack.url) as (url, _):
             assert httpx.post(url, json={"job_id": job_id}, trust_env=False).status_code == 202
@@ -366,17 +368,17 @@ def test_the_local_clouds_calls_end_in_one_notice_a_change_also_over_a_restart(t
     slack.close()
 
 
-class Services:
-    """The queue, and a bucket with nothing in it."""
+class FakeServices:
+    """A queue and an empty bucket."""
 
     def __init__(self, *jobs: Job) -> None:
         self.jobs = jobs
         self.away = False
 
-    def kelpie(self) -> Services:
+    def kelpie(self) -> FakeServices:
         return self
 
-    def storage(self, _bucket: str) -> Services:
+    def storage(self, _bucket: str) -> FakeServices:
         return self
 
     def list_jobs(self, _group: str) -> list[Job]:
@@ -394,31 +396,31 @@ class Services:
         return ()
 
 
-def lookout(services: Services, folder: Path, prefix: str = "") -> tuple[Lookout, list[str]]:
-    """It, and the ids of the jobs that it tells of."""
+def monitor_of(services: FakeServices, folder: Path, prefix: str = "") -> tuple[JobMonitor, list[str]]:
+    """A monitor, and the ids of the jobs of which it sends a notice."""
     outputs = {"bucket": "b", "prefix": prefix, "containerGroup": {"id": "g"}}
     engine = SimpleNamespace(outputs=lambda: outputs)
     told: list[str] = []
-    tellers = [lambda notice: told.append(notice.kelpie_id)]
-    memory = Memory(folder / "told.json")
-    return Lookout(cast(Engine, engine), cast(Connection, services), memory, tellers), told
+    notifiers = [lambda notice: told.append(notice.kelpie_id)]
+    history = NoticeHistory(folder / "told.json")
+    return JobMonitor(cast(Engine, engine), cast(Connection, services), history, notifiers), told
 
 
-def test_after_a_first_round_that_failed_old_ends_are_no_news(tmp_path: Path) -> None:
-    services = Services(*[queue_job("failed", id=name) for name in ("new", "old-1", "old-2")])
-    watch, told = lookout(services, tmp_path)
+def test_old_jobs_are_not_reported_although_the_first_check_failed(tmp_path: Path) -> None:
+    services = FakeServices(*[queue_job("failed", id=name) for name in ("new", "old-1", "old-2")])
+    monitor, told = monitor_of(services, tmp_path)
     services.away = True
-    for look in (watch.look_at_all, lambda: watch.look_at("new")):
+    for check in (monitor.check_all, lambda: monitor.check("new")):
         with pytest.raises(ServiceError):
-            look()
+            check()
     services.away = False
-    watch.look_at("new")
-    watch.look_at_all()
+    monitor.check("new")
+    monitor.check_all()
     assert told == ["new"]
 
 
-def test_a_job_of_another_stack_in_the_same_bucket_is_not_told(tmp_path: Path) -> None:
-    services = Services(queue_job("failed", id="new"))
-    watch, told = lookout(services, tmp_path, prefix="team/")
-    watch.look_at("new")
+def test_a_job_of_another_stack_in_the_same_bucket_is_not_reported(tmp_path: Path) -> None:
+    services = FakeServices(queue_job("failed", id="new"))
+    monitor, told = monitor_of(services, tmp_path, prefix="team/")
+    monitor.check("new")
     assert told == []

@@ -94,4 +94,4 @@ def test_what_the_documents_tell_to_type_works(reader: Checkout) -> None:
     )
     for name in jobs:
         assert list((reader.root / "outputs" / name).glob(f"*/{name}.safetensors"))
-    assert "Nothing speaks against `make up`." in "".join(printed.values())
+    assert "All checks passed. Next: `make up`." in "".join(printed.values())

@@ -1,4 +1,4 @@
-"""`flux doctor`: looks at everything a training needs, before anyone pays, and says a line each with the mend.
+"""`flux doctor`: checks everything that a training needs before it costs money.
 
-Here belongs a check that only looks, of this machine (surroundings) or of a service (services).
+Checks that change nothing belong here: of this machine (machine.py) or of a service (services.py).
 """

@@ -1,4 +1,4 @@
-"""The command: one check after the other, each line as soon as it is known."""
+"""Runs the checks one after the other and prints each result at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import rich_click as click
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
-from flux_training.commands.cli import console, say, stack_option
-from flux_training.commands.doctor import services as look
-from flux_training.commands.doctor import surroundings as here
-from flux_training.commands.doctor.finding import Finding, ok, safely
+from flux_training.commands.cli import console, flux, make, say, stack_option
+from flux_training.commands.doctor import machine, services
+from flux_training.commands.doctor.result import CheckResult, ok, run_check
 from flux_training.commands.stack.access import connection_of, read_only_engine
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
@@ -24,109 +23,108 @@ from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.trainer_config import accepted_document
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
-WIDTH = 18
+TITLE_WIDTH = 18
 
 T = TypeVar("T")
 
 
-class Rounds:
-    """Runs checks, prints what they find, and counts what is bad."""
+class Checkup:
+    """Runs checks, prints their results, and counts the bad ones."""
 
     def __init__(self) -> None:
         self.bad = 0
 
-    def check(self, what: str, check: Callable[[], list[Finding]]) -> bool:
-        """Whether nothing was bad."""
-        found = safely(what, check)
-        for finding in found:
-            _print(finding)
-        bad = sum(finding.verdict == "bad" for finding in found)
+    def check(self, title: str, check: Callable[[], list[CheckResult]]) -> bool:
+        """Whether no result is bad."""
+        results = run_check(title, check)
+        for result in results:
+            _print(result)
+        bad = sum(result.verdict == "bad" for result in results)
         self.bad += bad
         return bad == 0
 
-    def obtain(self, what: str, act: Callable[[], T], words: Callable[[T], str]) -> T | None:
-        """What `act` gives, and a line about it; None when it raised."""
-        got: list[T] = []
+    def obtain(self, title: str, get: Callable[[], T], describe: Callable[[T], str]) -> T | None:
+        """What `get` returns, described in a line; None if it raised."""
+        values: list[T] = []
 
-        def found() -> list[Finding]:
-            got.append(act())
-            return [ok(what, words(got[0]))]
+        def check() -> list[CheckResult]:
+            values.append(get())
+            return [ok(title, describe(values[0]))]
 
-        return got[0] if self.check(what, found) else None
+        return values[0] if self.check(title, check) else None
 
 
 @click.command()
 @stack_option
 def doctor(stack: str) -> None:
-    """Check all that a training needs: keys, services, bucket rights, GPU, quota, clock, versions.
+    """Check everything that a training needs: keys, services, bucket rights, GPU, quota, clock, versions.
 
-    Says a line each, and below what is wrong how to mend it. Exit code 1 when something is bad.
+    Prints one line for each check, and how to fix a problem. Exit code 1: there is a problem.
     """
-    rounds, root = Rounds(), project_root()
-    rounds.check("Python", here.check_python)
-    rounds.check("Disk", lambda: here.check_disk(root))
-    local = rounds.obtain(
+    checkup, root = Checkup(), project_root()
+    checkup.check("Python", machine.check_python)
+    checkup.check("Disk", lambda: machine.check_disk(root))
+    local = checkup.obtain(
         "Stack file",
         lambda: uses_local_cloud(root, stack),
-        lambda is_local: (
-            f"Pulumi.{stack}.yaml, trains {'in the cloud on this machine' if is_local else 'on SaladCloud'}"
-        ),
+        lambda is_local: f"Pulumi.{stack}.yaml, uses {'the local cloud' if is_local else 'SaladCloud'}",
     )
-    rounds.check("Packages", lambda: here.check_packages(root))
+    checkup.check("Packages", lambda: machine.check_packages(root))
     if local is not None:
-        _check_stack(rounds, stack)
-    mended = "\nNothing speaks against `make up`."
-    say(f"\n{rounds.bad} to mend; then `flux doctor` again." if rounds.bad else mended)
-    sys.exit(1 if rounds.bad else 0)
+        _check_stack(checkup, stack)
+    if checkup.bad:
+        say(f"\n{checkup.bad} to fix; then run {flux('doctor', stack)} again.")
+        sys.exit(1)
+    say(f"\nAll checks passed. Next: {make('up', stack)}.")
 
 
-def _check_stack(rounds: Rounds, stack: str) -> None:
+def _check_stack(checkup: Checkup, stack: str) -> None:
     root = project_root()
-    settings = rounds.obtain(
-        "Settings", lambda: stack_settings(root, stack), lambda _: "every key is known and every value fits"
-    )
-    jobs = rounds.obtain("Jobs", lambda: declare_jobs(settings, root), here.in_number) if settings else None
+    settings = checkup.obtain("Settings", lambda: stack_settings(root, stack), lambda _: "all are valid")
+    jobs = None
     if settings:
-        rounds.check("AWS package", lambda: here.check_aws_package(settings))
-    engine = rounds.obtain("Passphrase", lambda: read_only_engine(stack), lambda _: "given, or not needed")
+        jobs = checkup.obtain("Jobs", lambda: declare_jobs(settings, root), machine.summarise_jobs)
+        checkup.check("AWS package", lambda: machine.check_aws_package(settings))
+    engine = checkup.obtain("Passphrase", lambda: read_only_engine(stack), lambda _: "set, or not needed")
     if engine is None:
         return
-    rounds.check("Engine", lambda: here.check_engine(engine))
-    connection = rounds.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are given")
+    checkup.check("Engine", lambda: machine.check_engine(engine))
+    connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
     if connection and settings:
         needs = [memory_needed(accepted_document(job.folder.raw_config)) for job in jobs or ()]
-        _check_services(rounds, connection, settings, max(needs, default=0))
+        _check_services(checkup, connection, settings, max(needs, default=0))
 
 
-def _check_services(rounds: Rounds, connection: Connection, settings: StackSettings, need: int) -> None:
-    """`need`: GB of GPU memory that the declared jobs need."""
-    services = look.Services(connection)
-    reached = {
-        what: rounds.check(what, partial(look.check_reach, what, url))
-        for what, url in look.addresses(connection).items()
+def _check_services(
+    checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: int
+) -> None:
+    """`memory_gb`: GPU memory that the declared jobs need."""
+    clients = services.CheckClients(connection)
+    is_reachable = {
+        title: checkup.check(title, partial(services.check_reachable, title, url))
+        for title, url in services.addresses(connection).items()
     }
-    if reached["SaladCloud"]:
-        classes = rounds.obtain(
+    if is_reachable["SaladCloud"]:
+        classes = checkup.obtain(
             "SaladCloud's key",
-            services.salad.gpu_classes,
-            lambda found: f"is taken: {len(found)} GPU classes are offered",
+            clients.salad.gpu_classes,
+            lambda found: f"is accepted: {len(found)} GPU classes are offered",
         )
         if classes is not None:
-            rounds.check("GPU", lambda: look.check_gpu(classes, settings.cluster, need))
-            rounds.check("Quota", lambda: look.check_quota(services.salad, settings.cluster))
-            if reached["Kelpie"]:
-                rounds.check("Kelpie's key", lambda: look.check_kelpie(services, settings.cluster))
+            checkup.check("GPU", lambda: services.check_gpu(classes, settings.cluster, memory_gb))
+            checkup.check("Quota", lambda: services.check_quota(clients.salad, settings.cluster))
+            if is_reachable["Kelpie"]:
+                checkup.check("Kelpie's key", lambda: services.check_kelpie(clients, settings.cluster))
     if settings.storage.kind == "r2":
-        rounds.check("Cloudflare's token", lambda: look.check_cloudflare(services, settings))
-    if reached["Storage"]:
-        storage = services.storage(settings.storage.bucket)
-        rounds.check("Bucket", lambda: look.check_bucket(storage, settings))
+        checkup.check("Cloudflare's token", lambda: services.check_cloudflare(clients, settings))
+    if is_reachable["Storage"]:
+        storage = clients.storage(settings.storage.bucket)
+        checkup.check("Bucket", lambda: services.check_bucket(storage, settings))
 
 
-def _print(finding: Finding) -> None:
-    line = Text.assemble(
-        (f"{finding.verdict:<5}", STYLES[finding.verdict]), f"{finding.what:<{WIDTH}}", finding.words
-    )
-    console.print(line, highlight=False)
-    if finding.mend:
-        console.print(Text(f"{'':<5}{'':<{WIDTH}}→ {finding.mend}", style="dim"), highlight=False)
+def _print(result: CheckResult) -> None:
+    verdict = (f"{result.verdict:<5}", STYLES[result.verdict])
+    console.print(Text.assemble(verdict, f"{result.title:<{TITLE_WIDTH}}", result.message), highlight=False)
+    if result.fix:
+        indent = " " * (5 + TITLE_WIDTH)
+        console.print(Text(f"{indent}fix: {result.fix}", style="dim"), highlight=False)

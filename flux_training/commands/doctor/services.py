@@ -1,4 +1,4 @@
-"""The services: can they be reached, do they take the keys, may the bucket be used, will Kelpie start the group?"""
+"""Checks of the services: reachable, keys accepted, bucket usable, Kelpie able to start the group."""
 
 from __future__ import annotations
 
@@ -20,51 +20,55 @@ from flux_training.clients.kelpie import Job, Kelpie, ScalingRule
 from flux_training.clients.pricing import offer_of
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.storage import AWS_URL, Storage
-from flux_training.commands.doctor.finding import Finding, bad, note, ok
-from flux_training.commands.watch.health import PATIENCE_SECONDS, age
+from flux_training.commands.doctor.result import CheckResult, bad, note, ok
+from flux_training.commands.watch.job_status import MAX_PENDING_SECONDS, seconds_since
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import choose_gpu, names_a_class
 from flux_training.training.runs.run import Layout
-from flux_training.training.runs.run_state import in_words
+from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import ClusterSettings, StackSettings
 
-# A doctor does not wait: what is down now is told now.
-ONCE = Patience(attempts=2, first=0.2, total=20)
+# Report a failing service soon instead of waiting for it.
+SHORT_PATIENCE = Patience(attempts=2, first=0.2, total=20)
 REACH_SECONDS = 8.0
-# S3 refuses requests that are 15 minutes off; well before that something is wrong with a clock.
-NOTABLE_SKEW, BAD_SKEW = 30.0, 300.0
-NOBODY = "00000000-0000-0000-0000-000000000000"
-LEAST_GPU_GB = 24
+# S3 refuses requests whose clock is off by 15 minutes.
+MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
+# Any id will do to test the key.
+NO_GROUP = "00000000-0000-0000-0000-000000000000"
+MIN_GPU_GB = 24
 
 
-class Services:
-    """Clients that give up soon."""
+class CheckClients:
+    """Clients that do not retry for long."""
 
     def __init__(self, connection: Connection) -> None:
         account = (connection.api_key, connection.organization, connection.project)
         self.connection = connection
-        self.salad = Salad(connection.salad_url, *account, patience=ONCE)
-        self.kelpie = Kelpie(connection.kelpie_url, *account, patience=ONCE)
+        self.salad = Salad(connection.salad_url, *account, patience=SHORT_PATIENCE)
+        self.kelpie = Kelpie(connection.kelpie_url, *account, patience=SHORT_PATIENCE)
 
     def storage(self, bucket: str) -> Storage:
-        link = self.connection
+        keys = self.connection
         return Storage(
-            link.s3_endpoint,
-            link.s3_region,
-            link.s3_access_key_id,
-            link.s3_secret_access_key,
-            link.s3_session_token,
+            keys.s3_endpoint,
+            keys.s3_region,
+            keys.s3_access_key_id,
+            keys.s3_secret_access_key,
+            keys.s3_session_token,
             bucket,
             retries=1,
         )
 
     def cloudflare(self) -> Cloudflare:
-        """Raises BadInput when the stack has no Cloudflare account."""
-        link = self.connection
-        if link.cloudflare_account_id is None or link.cloudflare_api_token is None:
+        """Raises BadInput if the stack has no Cloudflare account."""
+        keys = self.connection
+        if keys.cloudflare_account_id is None or keys.cloudflare_api_token is None:
             raise BadInput(["storage.kind r2 needs CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; set both"])
         return Cloudflare(
-            link.cloudflare_url, link.cloudflare_account_id, link.cloudflare_api_token, patience=ONCE
+            keys.cloudflare_url,
+            keys.cloudflare_account_id,
+            keys.cloudflare_api_token,
+            patience=SHORT_PATIENCE,
         )
 
 
@@ -76,161 +80,145 @@ def addresses(connection: Connection) -> dict[str, str]:
     }
 
 
-def check_reach(what: str, url: str) -> list[Finding]:
-    """Whether anything answers there, and whether its clock is ours. Without a key: any answer will do."""
+def check_reachable(title: str, url: str) -> list[CheckResult]:
+    """Any answer will do. Compares the service's clock with ours."""
     host = httpx.URL(url).host
     try:
         before = datetime.now(UTC)
         answer = httpx.get(url, timeout=REACH_SECONDS, trust_env=host not in LOOPBACK)
         after = datetime.now(UTC)
     except httpx.HTTPError as failure:
-        reason = str(failure) or type(failure).__name__
-        return [
-            bad(what, f"{host} cannot be reached: {reason}", "check the network, a proxy, and the address")
-        ]
-    return [
-        ok(what, f"answers at {host}"),
-        *clock(what, answer.headers.get("Date"), before + (after - before) / 2),
-    ]
+        message = f"{host} cannot be reached: {failure or type(failure).__name__}"
+        return [bad(title, message, "check the network, proxy settings and the address")]
+    skew = check_clock(title, answer.headers.get("Date"), before + (after - before) / 2)
+    return [ok(title, f"answers at {host}"), *skew]
 
 
-def clock(what: str, date: str | None, now: datetime) -> list[Finding]:
-    """A finding when the service's Date is far from our time; both are UTC, the header has whole seconds."""
+def check_clock(service: str, date: str | None, now: datetime) -> list[CheckResult]:
+    """A result only if the service's Date header, which has whole seconds, is far from `now`."""
     try:
         theirs = parsedate_to_datetime(date or "")
     except ValueError:
         return []
-    off = (now - theirs.astimezone(UTC)).total_seconds()
-    if abs(off) < NOTABLE_SKEW:
+    skew = (now - theirs.astimezone(UTC)).total_seconds()
+    if abs(skew) < MIN_NOTED_SKEW_SECONDS:
         return []
-    words = f"this machine is {in_words(abs(off))} {'ahead of' if off > 0 else 'behind'} {what}"
-    mend = "let this machine set its clock by the network (timedatectl set-ntp true)"
-    return [(bad if abs(off) >= BAD_SKEW else note)("Clock", words, mend)]
+    message = f"this machine is {in_words(abs(skew))} {'ahead of' if skew > 0 else 'behind'} {service}"
+    verdict = bad if abs(skew) >= MIN_BAD_SKEW_SECONDS else note
+    return [verdict("Clock", message, "synchronise the clock over the network: `timedatectl set-ntp true`")]
 
 
-def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, need: int) -> list[Finding]:
-    """`need`: GB of GPU memory that the jobs need. Raises BadInput for a class that is not offered, and a condition that none meets."""
+def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int) -> list[CheckResult]:
+    """`memory_gb`: GPU memory that the jobs need. Raises BadInput if no class fits `cluster.gpu`."""
     if not names_a_class(cluster.gpu):
-        offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
-        # Without the jobs' hours: whether any class will do, and what the cheapest one costs.
-        offer = choose_gpu(cluster.gpu, need, offers, lambda _offer: 1.0, kept=None)
+        offers = [offer_of(gpu, cluster.priority) for gpu in classes if gpu.gpu_class_type == "community"]
+        # Without the jobs' hours: whether any class fits, and the price of the cheapest.
+        offer = choose_gpu(cluster.gpu, memory_gb, offers, lambda _offer: 1.0, kept=None)
         price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
-        return [ok("GPU", f"`{cluster.gpu}` is met, by {price_now}; `preview` says which class is taken")]
+        return [ok("GPU", f"`{cluster.gpu}` is available: {price_now}; `preview` shows which class is used")]
     gpu = find_gpu_class(classes, cluster.gpu)
     price = gpu.price(cluster.priority)
     if price is None:
         offered = ", ".join(offer.priority for offer in gpu.prices) or "none"
-        return [
-            bad(
-                "GPU",
-                f"{gpu.name} is not offered at priority {cluster.priority}",
-                f"set cluster.priority; offered: {offered}",
-            )
-        ]
-    words = f"{gpu.name}, ${price} an hour at priority {cluster.priority}"
+        message = f"{gpu.name} is not offered at priority {cluster.priority}"
+        return [bad("GPU", message, f"set cluster.priority; offered: {offered}")]
+    message = f"{gpu.name}, ${price} an hour at priority {cluster.priority}"
     memory = re.search(r"\((\d+) GB\)", gpu.name)
-    if memory and int(memory[1]) < LEAST_GPU_GB:
-        return [bad("GPU", words, f"FLUX.1-dev wants {LEAST_GPU_GB} GB: choose another cluster.gpu")]
-    return [ok("GPU", words)]
+    if memory and int(memory[1]) < MIN_GPU_GB:
+        return [bad("GPU", message, f"FLUX.1-dev needs {MIN_GPU_GB} GB: choose another cluster.gpu")]
+    return [ok("GPU", message)]
 
 
-def check_quota(salad: Salad, cluster: ClusterSettings) -> list[Finding]:
+def check_quota(salad: Salad, cluster: ClusterSettings) -> list[CheckResult]:
     quotas = salad.quotas()
     group = salad.get_group(cluster.name)
     others = quotas.used - (group.replicas if group else 0)
-    words = (
-        f"{quotas.quota} replicas, {others} used by other groups, this stack may want {cluster.max_replicas}"
-    )
+    usage = f"{others} used by other groups, this stack may use {cluster.max_replicas}"
+    message = f"{quotas.quota} replicas, {usage}"
     if quotas.quota < cluster.max_replicas:
-        return [bad("Quota", words, "lower cluster.maxReplicas, or ask SaladCloud for more")]
+        return [bad("Quota", message, "lower cluster.maxReplicas, or ask SaladCloud for more")]
     if quotas.quota - others < cluster.max_replicas:
-        return [note("Quota", words, "fewer nodes than cluster.maxReplicas can start now")]
-    return [ok("Quota", words)]
+        return [note("Quota", message, "fewer nodes than cluster.maxReplicas can start now")]
+    return [ok("Quota", message)]
 
 
-def check_kelpie(services: Services, cluster: ClusterSettings) -> list[Finding]:
-    """That Kelpie takes the key, and whether its user was seen to start the group."""
-    group = services.salad.get_group(cluster.name)
-    jobs = services.kelpie.list_jobs(group.id if group else NOBODY)
-    found = [ok("Kelpie's key", "Kelpie takes the SaladCloud key")]
+def check_kelpie(clients: CheckClients, cluster: ClusterSettings) -> list[CheckResult]:
+    """That Kelpie accepts the key, and whether its user has started the group before."""
+    group = clients.salad.get_group(cluster.name)
+    jobs = clients.kelpie.list_jobs(group.id if group else NO_GROUP)
+    found = [ok("Kelpie's key", "Kelpie accepts the SaladCloud key")]
     if not cluster.autoscale:
         return [*found, ok("Kelpie's user", "not needed: cluster.autoscale is false")]
-    rule = services.kelpie.get_rule(group.id) if group else None
-    return [*found, invitation(group, rule, jobs, datetime.now(UTC))]
+    rule = clients.kelpie.get_rule(group.id) if group else None
+    return [*found, check_invitation(group, rule, jobs, datetime.now(UTC))]
 
 
-def invitation(
+def check_invitation(
     group: ContainerGroup | None, rule: ScalingRule | None, jobs: list[Job], now: datetime
-) -> Finding:
-    """No API tells whether Kelpie's user is invited to the organization; what it has done there does."""
-    what = "Kelpie's user"
-    mend = "invite Kelpie's user to the organization (docs/production.md, 2), then wait five minutes"
+) -> CheckResult:
+    """No API shows whether Kelpie's user is invited to the organization; only what it has done there."""
+    title = "Kelpie's user"
+    fix = "invite Kelpie's user to the organization (docs/production.md, section 2), then wait five minutes"
+    unknown = "whether it is in the organization cannot be known"
     if group is None or rule is None:
         missing = "the container group" if group is None else "the scaling rule"
-        return note(
-            what,
-            f"whether it is in the organization cannot be known before {missing} is there",
-            "run `make up`",
-        )
+        return note(title, f"{unknown} before {missing} exists", "run `make up`")
     if group.replicas > rule.min_replicas or any(job.started for job in jobs):
-        return ok(what, "it has started nodes of this group before, so it is in the organization")
-    waiting = [age(job.created, now) for job in jobs if job.status == "pending"]
+        return ok(title, "it has started nodes of this group before, so it is in the organization")
+    waiting = [seconds_since(job.created, now) for job in jobs if job.status == RunState.PENDING]
     longest = max(waiting, default=0.0)
-    if longest > PATIENCE_SECONDS and rule.max_replicas > 0:
-        return bad(what, f"a job has waited for {in_words(longest)} and the group was never scaled up", mend)
-    return note(
-        what, "whether it is in the organization cannot be known yet: no job has needed a node so far", mend
-    )
+    if longest > MAX_PENDING_SECONDS and rule.max_replicas > 0:
+        message = f"a job has waited for {in_words(longest)} and the group was never scaled up"
+        return bad(title, message, fix)
+    return note(title, f"{unknown} yet: no job has needed a node so far", fix)
 
 
-def check_cloudflare(services: Services, settings: StackSettings) -> list[Finding]:
-    """That the token is taken where R2 makes the bucket, and where tokens for the nodes are made. Whether it may write shows `up`."""
-    what, name = "Cloudflare's token", settings.storage.bucket
-    cloudflare = services.cloudflare()
-    there = cloudflare.get_bucket(name) is not None
+def check_cloudflare(clients: CheckClients, settings: StackSettings) -> list[CheckResult]:
+    """That the token may see buckets and, if needed, the account's tokens. Its write rights are tested by `up` only."""
+    title, name = "Cloudflare's token", settings.storage.bucket
+    cloudflare = clients.cloudflare()
+    exists = cloudflare.get_bucket(name) is not None
     found = [
-        ok(what, f"is taken: bucket {name} is {'there' if there else 'not there yet, `make up` makes it'}")
+        ok(
+            title,
+            f"is accepted: bucket {name} {'exists' if exists else 'does not exist yet, `make up` creates it'}",
+        )
     ]
     if settings.storage.credentials == "token":
         cloudflare.tokens_named("flux doctor")
-        found.append(ok(what, "may see the account's tokens, of which the nodes get one"))
+        found.append(ok(title, "may see the account's tokens; the nodes get one of them"))
     return found
 
 
-def check_bucket(storage: Storage, settings: StackSettings) -> list[Finding]:
-    """Writes, reads, lists and deletes an object of its own, and sees whether two cannot write the same one first."""
+def check_bucket(storage: Storage, settings: StackSettings) -> list[CheckResult]:
+    """Write, read, list and delete a test object, and check that conditional writes work."""
     if not storage.exists():
-        return [
-            note(
-                "Bucket",
-                f"{storage.bucket} is not there yet, so its rights are not known",
-                "`make up` makes it",
-            )
-        ]
+        message = f"{storage.bucket} does not exist yet, so the rights cannot be checked"
+        return [note("Bucket", message, "`make up` creates it")]
     own = Layout(settings.storage.key_prefix).own
     key = f"{own}doctor-{uuid.uuid4().hex}"
-    mend = f"give the storage key read, write and delete rights on bucket {storage.bucket}"
-    faults: list[str] = []
+    problems: list[str] = []
 
-    def try_to(verb: str, act: Callable[[], bool]) -> None:
+    def attempt(verb: str, act: Callable[[], bool]) -> None:
         try:
             if not act():
-                faults.append(f"cannot {verb}: what came back is something else")
+                problems.append(f"cannot {verb}: the result is wrong")
         except ServiceError as error:
-            faults.append(f"cannot {verb}: {error.what}")
+            problems.append(f"cannot {verb}: {error.what}")
 
-    try_to("write", lambda: bool(storage.put_bytes(key, b"flux doctor", if_none_match=True)))
-    if not faults:
-        try_to("read", lambda: storage.get_bytes(key) == b"flux doctor")
-        try_to("list", lambda: [item.key for item in storage.list(key)] == [key])
-        try_to("claim (If-None-Match, If-Match)", lambda: not unheeded_conditions(storage, own))
-        try_to("delete", lambda: _is_gone(storage, key))
-    if faults:
-        return [bad("Bucket", f"{storage.bucket}: {fault}", mend) for fault in faults]
+    attempt("write", lambda: bool(storage.put_bytes(key, b"flux doctor", if_none_match=True)))
+    if not problems:
+        attempt("read", lambda: storage.get_bytes(key) == b"flux doctor")
+        attempt("list", lambda: [item.key for item in storage.list(key)] == [key])
+        attempt("claim (If-None-Match, If-Match)", lambda: not unheeded_conditions(storage, own))
+        attempt("delete", lambda: _delete(storage, key))
+    if problems:
+        fix = f"give the storage key read, write and delete rights on bucket {storage.bucket}"
+        return [bad("Bucket", f"{storage.bucket}: {problem}", fix) for problem in problems]
     return [ok("Bucket", f"{storage.bucket}: writing, reading, listing, claiming and deleting work")]
 
 
-def _is_gone(storage: Storage, key: str) -> bool:
+def _delete(storage: Storage, key: str) -> bool:
     storage.delete_many([key])
     try:
         return storage.head(key) is None

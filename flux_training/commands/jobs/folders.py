@@ -1,4 +1,4 @@
-"""Where a stack's job folders lie."""
+"""Finds a stack's job folders."""
 
 from __future__ import annotations
 
@@ -10,30 +10,26 @@ from flux_training.training.jobs.declare import folder_names
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.words import nearest
 
-DEFAULT_STACK = "dev"
-# Every command runs in the checkout (flux_training/commands/__main__.py).
+# `flux` changes to the checkout before it runs a command.
 HERE = Path()
 
 
 def jobs_folder(root: Path, stack: str) -> Path:
-    """The stack's `jobsFolder`, relative to the checkout. Raises BadInput when the stack's file cannot be used."""
+    """The stack's `jobsFolder`, relative to the checkout. Raises BadInput if the stack file cannot be used."""
     return Path(stack_settings(root, stack).jobs_folder)
 
 
 def existing_job(folder: Path, name: str) -> Path:
-    """The job's folder; raises BadInput, with the nearest name, when there is none."""
+    """The job's folder. Raises BadInput with the nearest name if there is none."""
     if name not in folder_names(folder):
         raise BadInput([f"{name}: no folder under {folder}{nearest(name, folder_names(folder))}"])
     return folder / name
 
 
 def existing_dataset(folder: Path, name: str) -> Path:
-    """The job's `dataset/`; raises BadInput when it has none."""
+    """The job's `dataset/`. Raises BadInput if it has none."""
     dataset = existing_job(folder, name) / DATASET_FOLDER
     if not dataset.is_dir():
-        raise BadInput(
-            [
-                f"{dataset}: no such folder; a job that uses another's images (`dataset:` in the stack) has none: name that other job"
-            ]
-        )
+        reason = "if the job uses another job's images (`dataset:` in the stack file), give that job's name"
+        raise BadInput([f"{dataset}: no such folder; {reason}"])
     return dataset

@@ -11,8 +11,8 @@ from pathlib import Path
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from flux_training.commands.cli import UserPath, console, say
-from flux_training.commands.jobs.folders import DEFAULT_STACK, HERE, existing_dataset, jobs_folder
+from flux_training.commands.cli import DEFAULT_STACK, UserPath, console, say
+from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.commands.stack.edit import declare, declared_jobs, entry_for
 from flux_training.training.dataset.images import Look
 from flux_training.training.dataset.intake import (

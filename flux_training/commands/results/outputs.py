@@ -1,4 +1,4 @@
-"""Results from the bucket to outputs/<job>/<run id>/. What is there is not fetched again; what a person changed is left alone."""
+"""Copies a run's results from the bucket to outputs/<job>/<run id>/. Skips what is up to date; keeps files that the user changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results.download import download, sha256_of
-from flux_training.commands.watch.job_status import Sight
+from flux_training.commands.watch.job_status import JobStatus
 from flux_training.training.bill import cost_of
 from flux_training.training.errors import FluxError
 from flux_training.training.files import write_atomically
@@ -24,39 +25,45 @@ from flux_training.training.runs.run import RunKeys
 from flux_training.training.words import one_line
 
 RECORD = "run.json"
-# What was fetched, by name: its ETag, size and SHA-256. A file that is still so is ours to renew.
+# ETag, size and SHA-256 of each fetched file. A file that still matches may be replaced.
 INDEX = ".fetched.json"
-# Rewritten while a run lasts, by us and by the launcher: nothing that a person edits.
-RECORDS = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
-AT_ONCE = 8
+# The launcher and this command rewrite these while a run lasts; users do not edit them.
+GENERATED = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
+MAX_PARALLEL_DOWNLOADS = 8
 
 Index = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One object and the file it shall be; `sha256` where the run itself says it."""
+class RemoteFile:
+    """An object and its file name here. `sha256` is known for the weights, from done.json."""
 
     info: ObjectInfo
     name: str
     sha256: str | None = None
 
 
+class Decision(Enum):
+    KEEP = auto()  # up to date
+    FETCH = auto()
+    DIFFERS = auto()  # changed by the user, so replaced only with --force
+
+
 @dataclass(frozen=True)
-class Options:
-    """`force` overwrites files that differ; `checkpoints` brings those between as well. `told` hears of bytes to come and come."""
+class FetchOptions:
+    """`force` overwrites files that the user changed. `on_total` gets the bytes to download, `on_bytes` those that arrived."""
 
     force: bool = False
     checkpoints: bool = False
-    expect: Callable[[int], None] = field(default=lambda _: None)
-    told: Callable[[int], None] = field(default=lambda _: None)
+    on_total: Callable[[int], None] = lambda _: None
+    on_bytes: Callable[[int], None] = lambda _: None
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """Where a run's results lie. `differing` were left alone because a person may have changed them; `failed` says why."""
+class FetchResult:
+    """`differing` names the files that were kept because they may hold a user's changes; `failed` has error messages."""
 
-    place: Path
+    folder: Path
     new: int
     kept: int
     differing: list[str]
@@ -64,83 +71,79 @@ class Fetched:
 
 
 def fetch(
-    sight: Sight, storage: Storage, folder: Path, price: float | None = None, options: Options | None = None
-) -> Fetched:
-    """Bring one run's weights, samples, train.yml, captions, progress and loss.
+    status: JobStatus,
+    storage: Storage,
+    outputs: Path,
+    price: float | None = None,
+    options: FetchOptions | None = None,
+) -> FetchResult:
+    """Copy a run's weights, samples, train.yml, captions, progress and losses. `price`, in dollars an hour, goes into run.json.
 
-    `price` (dollars an hour) goes into run.json with what it makes. Raises ServiceError when the bucket cannot be listed,
-    FluxError for a name that leaves the folder.
+    Raises ServiceError if the bucket cannot be listed, FluxError for an object name that would leave the folder.
     """
-    options = options or Options()
-    keys = sight.job.keys
-    target = folder / sight.job.name / sight.job.run_id
-    done = read_json(storage, keys.done) or {}
-    digest = done.get("sha256")
-    wishes = _wishes(storage, keys, digest if isinstance(digest, str) else None, options.checkpoints)
-    index = _read_index(target)
-    decided = {
-        wish.name: decide(wish, place_below(target, wish.name), index.get(wish.name)) for wish in wishes
+    options = options or FetchOptions()
+    keys = status.job.keys
+    folder = outputs / status.job.name / status.job.run_id
+    digest = (read_json(storage, keys.done) or {}).get("sha256")
+    remote = _remote_files(storage, keys, digest if isinstance(digest, str) else None, options.checkpoints)
+    index = _read_index(folder)
+    decisions = {
+        file.name: decide(file, path_below(folder, file.name), index.get(file.name)) for file in remote
     }
-    wanted = [
-        wish
-        for wish in wishes
-        if decided[wish.name] == "fetch" or (options.force and decided[wish.name] == "differs")
-    ]
-    options.expect(sum(wish.info.size for wish in wanted))
-    faults = _fetch_all(storage, wanted, target, options)
-    there = [wish for wish in wishes if decided[wish.name] == "keep" or wish in wanted]
-    _write_index(target, index, [wish for wish in there if wish.name not in faults])
-    write_record(target / RECORD, read_json(storage, keys.record) or {}, sight, price)
-    left = [] if options.force else [name for name, verdict in decided.items() if verdict == "differs"]
-    failed = [f"{one_line(name)}: {fault}" for name, fault in faults.items()]
-    return Fetched(target, len(wanted) - len(failed), len(wishes) - len(wanted) - len(left), left, failed)
+    chosen = {Decision.FETCH, Decision.DIFFERS} if options.force else {Decision.FETCH}
+    wanted = [file for file in remote if decisions[file.name] in chosen]
+    options.on_total(sum(file.info.size for file in wanted))
+    errors = _download_all(storage, wanted, folder, options)
+    current = [file for file in remote if decisions[file.name] == Decision.KEEP or file in wanted]
+    _write_index(folder, index, [file for file in current if file.name not in errors])
+    write_record(folder / RECORD, read_json(storage, keys.record) or {}, status, price)
+    differing = [] if options.force else [n for n, found in decisions.items() if found == Decision.DIFFERS]
+    failed = [f"{one_line(name)}: {error}" for name, error in errors.items()]
+    kept = len(remote) - len(wanted) - len(differing)
+    return FetchResult(folder, len(wanted) - len(failed), kept, differing, failed)
 
 
-def decide(wish: Wish, path: Path, known: Mapping[str, Any] | None) -> str:
-    """`keep` what is the object already, `fetch` what is missing or ours and older, else `differs`."""
+def decide(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Decision:
+    """`known` is the file's entry in the index."""
     if not path.exists():
-        return "fetch"
+        return Decision.FETCH
     if not path.is_file():
-        return "differs"
-    size = path.stat().st_size
-    here = sha256_of(path)
-    ours = known is not None and known.get("sha256") == here
-    if ours and known is not None and known.get("etag") == wish.info.etag:
-        return "keep" if wish.sha256 in (None, here) else "fetch"
-    if size == wish.info.size and _is_object(wish, path, here):
-        return "keep"
-    return "fetch" if ours or (known is None and wish.name in RECORDS) else "differs"
+        return Decision.DIFFERS
+    local = sha256_of(path)
+    is_unchanged = known is not None and known.get("sha256") == local
+    if is_unchanged and known is not None and known.get("etag") == file.info.etag:
+        return Decision.KEEP if file.sha256 in (None, local) else Decision.FETCH
+    if path.stat().st_size == file.info.size and _matches(file, path, local):
+        return Decision.KEEP
+    may_replace = is_unchanged or (known is None and file.name in GENERATED)
+    return Decision.FETCH if may_replace else Decision.DIFFERS
 
 
-def place_below(folder: Path, name: str) -> Path:
-    """Raises FluxError for a name that would leave the folder: nodes are strangers' PCs, and they choose these names."""
+def path_below(folder: Path, name: str) -> Path:
+    """Raises FluxError for a name that would leave the folder: nodes are not trusted, and they choose these names."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise FluxError(
-            f"the bucket holds a sample named {one_line(name)!r}",
-            "a result stays below its folder",
-            "delete that object",
-        )
+        what = f"the bucket contains a sample named {one_line(name)!r}"
+        raise FluxError(what, "a result must be inside its folder", "delete that object")
     return path
 
 
-def write_record(path: Path, record: dict[str, Any], sight: Sight, price: float | None = None) -> None:
-    """run.json completed with what the queue knows (the recipe's kelpie_job.json) and what it cost.
+def write_record(path: Path, record: dict[str, Any], status: JobStatus, price: float | None = None) -> None:
+    """Write run.json, with what the queue knows about the job and what it cost.
 
-    What was known and is no longer told is kept: the queue forgets jobs, and a group that is gone has no price.
+    Keeps earlier values that are no longer available: the queue forgets jobs, and without a group there is no price.
     """
-    before = _read(path)
+    before = _read_mapping(path)
     facts = {
-        "state": sight.state,
-        "reason": sight.reason or None,
-        "kelpie": _queue_facts(sight.queue_job) or before.get("kelpie"),
-        "cost": _cost(record, sight, price) or before.get("cost"),
+        "state": status.state,
+        "reason": status.reason or None,
+        "kelpie": _queue_facts(status.queue_job) or before.get("kelpie"),
+        "cost": _cost(record, status, price) or before.get("cost"),
     }
     _write_json(path, {**record, **facts})
 
 
-def _wishes(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bool) -> list[Wish]:
-    """What of a run's objects a person wants, named as it shall be here: one listing."""
+def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bool) -> list[RemoteFile]:
     names = {
         f"{keys.config}train.yml": "train.yml",
         f"{keys.config}manifest.json": "manifest.json",
@@ -153,60 +156,62 @@ def _wishes(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bo
     for info in storage.list(keys.base):
         name = names.get(info.key) or _output_name(info.key.removeprefix(keys.output), keys.job, checkpoints)
         if name:
-            found.append(Wish(info, name, digest if info.key == keys.weights else None))
+            found.append(RemoteFile(info, name, digest if info.key == keys.weights else None))
     return found
 
 
 def _output_name(name: str, job: str, checkpoints: bool) -> str:
-    """Samples as they are called, checkpoints below checkpoints/; empty for what is neither. A node chose these names."""
+    """The local name of a sample or checkpoint; empty for anything else. A node chose `name`."""
     if name.startswith("samples/") and name.lower().endswith(IMAGE_SUFFIXES):
         return "" if name.startswith("samples/.") and not name.startswith("samples/..") else name
     is_checkpoint = name.startswith(f"{job}_") and name.endswith(".safetensors") and "/" not in name
     return f"checkpoints/{name}" if checkpoints and is_checkpoint else ""
 
 
-def _fetch_all(storage: Storage, wishes: list[Wish], target: Path, options: Options) -> dict[str, str]:
-    """Fetch them; what went wrong, by name."""
+def _download_all(
+    storage: Storage, files: list[RemoteFile], folder: Path, options: FetchOptions
+) -> dict[str, str]:
+    """The error messages of the files that failed, by name."""
 
-    def one(wish: Wish) -> str:
+    def download_one(file: RemoteFile) -> str:
         try:
-            download(storage, wish.info, place_below(target, wish.name), wish.sha256, options.told)
+            download(storage, file.info, path_below(folder, file.name), file.sha256, options.on_bytes)
         except (ServiceError, OSError) as error:
             return str(error.strerror if isinstance(error, OSError) else error)
         return ""
 
-    target.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS) as pool:
         try:
-            faults = list(pool.map(one, wishes))
+            errors = list(pool.map(download_one, files))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {wish.name: fault for wish, fault in zip(wishes, faults, strict=True) if fault}
+    return {file.name: error for file, error in zip(files, errors, strict=True) if error}
 
 
-def _is_object(wish: Wish, path: Path, here: str) -> bool:
-    """By the digest the run tells; else by the ETag, which is the MD5 of what was not sent in parts; else by its size, which is the same."""
-    if wish.sha256 is not None:
-        return here == wish.sha256
-    if len(wish.info.etag) == 32 and "-" not in wish.info.etag:
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == wish.info.etag
+def _matches(file: RemoteFile, path: Path, local: str) -> bool:
+    """By SHA-256 if known, else by the ETag if it is an MD5 (the object was not uploaded in parts), else by size alone."""
+    if file.sha256 is not None:
+        return local == file.sha256
+    if len(file.info.etag) == 32 and "-" not in file.info.etag:
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == file.info.etag
     return True
 
 
-def _read_index(target: Path) -> Index:
-    entries = _read(target / INDEX).get("files")
+def _read_index(folder: Path) -> Index:
+    entries = _read_mapping(folder / INDEX).get("files")
     return {k: v for k, v in entries.items() if isinstance(v, dict)} if isinstance(entries, dict) else {}
 
 
-def _write_index(target: Path, before: Index, wishes: list[Wish]) -> None:
-    fresh = {
-        wish.name: {"etag": wish.info.etag, "size": wish.info.size, "sha256": sha256_of(target / wish.name)}
-        for wish in wishes
-        if (target / wish.name).is_file()
+def _write_index(folder: Path, before: Index, files: list[RemoteFile]) -> None:
+    current = {
+        file.name: {"etag": file.info.etag, "size": file.info.size, "sha256": sha256_of(folder / file.name)}
+        for file in files
+        if (folder / file.name).is_file()
     }
-    if fresh != before:
-        _write_json(target / INDEX, {"version": 1, "files": {**before, **fresh}})
+    if current != before:
+        _write_json(folder / INDEX, {"version": 1, "files": {**before, **current}})
 
 
 def _queue_facts(job: Job | None) -> dict[str, Any] | None:
@@ -217,14 +222,14 @@ def _queue_facts(job: Job | None) -> dict[str, Any] | None:
     return job.model_dump(mode="json", include=facts | times, exclude_none=True)
 
 
-def _cost(record: Mapping[str, Any], sight: Sight, price: float | None) -> dict[str, Any] | None:
-    """By the price at which it was queued, else by the one of now; None where neither is known."""
+def _cost(record: Mapping[str, Any], status: JobStatus, price: float | None) -> dict[str, Any] | None:
+    """At the price when the job was queued, else the current one; None if neither is known."""
     estimate = record.get("estimate") or {"usd_an_hour": price}
-    cost = cost_of({"estimate": estimate}, {"gpu_seconds": sight.told.gpu_seconds})
+    cost = cost_of({"estimate": estimate}, {"gpu_seconds": status.progress.gpu_seconds})
     return cost if "actualUsd" in cost else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

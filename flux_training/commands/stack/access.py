@@ -13,13 +13,13 @@ from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.training.errors import FluxError
 
 
-def prepare_engine(stack: str, words: TextIO | None = None) -> Engine:
-    """The stack's engine. Starts the local cloud if the stack uses it (its output goes to `words`) and creates the
+def prepare_engine(stack: str, output: TextIO | None = None) -> Engine:
+    """The stack's engine. Starts the local cloud if the stack uses it (which prints to `output`) and creates the
     stack if there is none. Raises FluxError."""
     local = uses_local_cloud(project_root(), stack)
     engine = find_engine(stack, local)
     if local:
-        local_cloud.start(words=words)
+        local_cloud.start(output=output)
     engine.select()
     engine.release()
     return engine

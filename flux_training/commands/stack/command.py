@@ -1,4 +1,4 @@
-"""The commands that change or look at a whole stack: up, preview, refresh, destroy; and the cloud on this machine: cloud, down."""
+"""`flux up`, `preview`, `refresh` and `destroy`; and `cloud` and `down` for the local cloud."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import rich_click as click
 
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.results import read_json
-from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_option
+from flux_training.commands.cli import OUTPUTS, flux, make, no_cache_option, say, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
-from flux_training.commands.results.fetch import report_left
+from flux_training.commands.results.fetch import print_problems
 from flux_training.commands.results.outputs import fetch
 from flux_training.commands.stack import local_cloud
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine, project_root
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.watch.follow import follow
-from flux_training.commands.watch.job_status import Sight, stack_jobs
+from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import NOBODY_PAYS, beside, cost_of, dollars
 from flux_training.training.errors import FluxError
@@ -32,29 +32,29 @@ from flux_training.training.runs.run_state import RunState
 @stack_option
 @no_cache_option
 @click.option(
-    "--no-wait", is_flag=True, help="End when the jobs are queued; `flux up` later fetches their results."
+    "--no-wait", is_flag=True, help="Exit once the jobs are queued. A later `flux up` fetches their results."
 )
 def up(stack: str, no_wait: bool) -> None:
-    """Make everything agree with the configuration, wait for the jobs, fetch their results."""
+    """Deploy the configuration, wait for the jobs, fetch their results."""
     engine = prepare_engine(stack)
     if no_wait:
         run_or_exit(engine, "up", "--yes", "--skip-preview")
         return
-    # Forty lines of outputs would come between what was done and the jobs, of which the end tells all.
+    # The outputs would fill forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
-    sights, unfetched = _collect(engine, stack)
+    statuses, unfetched = _collect(engine, stack)
     if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
         say(
-            "\nNothing scales this cluster (autoscale: false): once more, so that no replica is paid for without work:"
+            "\nThis cluster does not scale (autoscale: false). Updating again to stop its replicas, which now have no work:"
         )
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
-    say("\nLooking once more, so that the stack knows how each run ended:")
+    say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
-    if sights:
-        say(_next_steps(sights, images_folder(stack)))
-    faults = unwell(sights, unfetched)
-    if faults:
-        raise FluxError("\n".join(map(str, faults)))
+    if statuses:
+        say(_next_steps(stack, statuses, images_folder(stack)))
+    errors = failures(stack, statuses, unfetched)
+    if errors:
+        raise FluxError("\n".join(map(str, errors)))
 
 
 @click.command()
@@ -68,148 +68,145 @@ def preview(stack: str) -> None:
 @click.command()
 @stack_option
 def refresh(stack: str) -> None:
-    """Look how everything really is, and write it into the state."""
+    """Update the state to match what exists."""
     _refresh(prepare_engine(stack))
 
 
 @click.command()
 @stack_option
 def destroy(stack: str) -> None:
-    """Take everything down. Trained results stay in the bucket, and in outputs/."""
+    """Delete all resources of the stack. Results stay in the bucket and in outputs/."""
     engine = prepare_engine(stack)
-    before = engine.outputs()
+    outputs = engine.outputs()
     run_or_exit(engine, "destroy", "--yes", "--skip-preview")
-    _tell_where_results_are(stack, before)
+    _say_where_results_are(stack, outputs)
 
 
 @click.command(name="cloud")
 def start_cloud() -> None:
-    """Start the cloud on this machine."""
+    """Start the local cloud."""
     local_cloud.start()
 
 
 @click.command()
 def down() -> None:
-    """Stop the cloud on this machine. Its files stay in .localcloud/."""
+    """Stop the local cloud. Its files stay in .localcloud/."""
     local_cloud.stop()
 
 
-def _refresh(engine: Engine, *more: str) -> None:
-    # Without the program Pulumi looks at the resources only: the stack's outputs would go on telling what was.
-    # What a killed run left as pending has been adopted by `up`; the CLI would warn of it for ever.
+def _refresh(engine: Engine, *options: str) -> None:
+    # --run-program: otherwise Pulumi updates the resources but not the stack's outputs.
+    # --clear-pending-creates: `up` has adopted what a killed run left pending, but the CLI would keep warning about it.
     run_or_exit(
-        engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *more
+        engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *options
     )
 
 
-def _collect(engine: Engine, stack: str) -> tuple[list[Sight], list[str]]:
-    """Wait for the jobs and fetch what they left: how each ended, and whose results were not all fetched."""
+def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
+    """Wait for the jobs and fetch their results: how each ended, and the jobs whose results could not all be fetched."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
         return [], []
     watcher = Watcher(connection_of(engine, stack), outputs)
     say(
-        "\nFollowing the jobs until they end. Ctrl-C stops the watching, not the training; run it again to go on."
+        "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
     rows = follow(watcher).rows
     say("\nResults:")
     costs, unfetched, images = {}, [], images_folder(stack)
     for row in rows:
-        result = fetch(row.sight, watcher.storage, Path(OUTPUTS), row.price)
-        costs[row.name] = cost_of(
-            read_json(watcher.storage, row.sight.job.keys.record) or {}, row.sight.progress
-        )
-        say(f"  {row.name}: {_result_line(row.sight, result.place)}")
-        report_left(result)
+        status = row.status
+        result = fetch(status, watcher.storage, Path(OUTPUTS), row.price)
+        record = read_json(watcher.storage, status.job.keys.record) or {}
+        costs[row.name] = cost_of(record, {"gpu_seconds": status.progress.gpu_seconds})
+        say(f"  {row.name}: {_result_line(status, result.folder)}")
+        print_problems(result)
         unfetched += [row.name] if result.failed else []
-        page = write_report(ReportedRun(row.name, result.place.name, result.place), Path(OUTPUTS), images)
-        say(f"    {page}: its samples, loss and dataset on one page")
-    say(_cost_lines(costs, local=watcher.local))
-    return [row.sight for row in rows], unfetched
+        page = write_report(ReportedRun(row.name, result.folder.name, result.folder), Path(OUTPUTS), images)
+        say(f"    {page}: samples, loss and dataset on one page")
+    say(_cost_table(costs, local=watcher.local))
+    return [row.status for row in rows], unfetched
 
 
-def unwell(sights: Sequence[Sight], unfetched: Sequence[str]) -> list[FluxError]:
-    """Why `up` does not end with 0: one error for each thing that can be done; none when all is well."""
-    stalled = [sight.job.name for sight in sights if sight.state == RunState.STALLED]
-    failed = [sight.job.name for sight in sights if sight.state not in (RunState.COMPLETED, RunState.STALLED)]
+def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]) -> list[FluxError]:
+    """Why `up` fails: one error for each kind of problem."""
+    stalled = [status.job.name for status in statuses if status.state == RunState.STALLED]
+    failed = [
+        status.job.name for status in statuses if status.state not in (RunState.COMPLETED, RunState.STALLED)
+    ]
     found = []
     if stalled:
         found.append(
             FluxError(
-                f"{len(stalled)} of the jobs do not get on ({', '.join(stalled)})",
-                "each is in the queue still, may be paid for, and goes on from its last checkpoint once a node trains it",
-                "do what is said above of it, then run it again: it is not queued anew; or `flux cancel` it",
+                f"{len(stalled)} of the jobs make no progress ({', '.join(stalled)})",
+                "each is still queued, may cost money, and continues from its last checkpoint once a node trains it",
+                f"fix: do what is suggested above, then {make('up', stack)}, which does not queue it again; or {flux(f'cancel {stalled[0]}', stack)}",
             )
         )
     if failed:
         found.append(
             FluxError(
-                f"{len(failed)} of the jobs did not end well ({', '.join(failed)})",
-                "a failed job is not queued again by itself, because it would be paid for again",
-                "mend what is said above, or set `attempt: 2` for the job in the stack's configuration; then run it again",
+                f"{len(failed)} of the jobs failed ({', '.join(failed)})",
+                "a failed job is not queued again automatically, because it would be paid for again",
+                f"fix: remove the cause shown above, then {flux(f'retry {failed[0]}', stack)} and {make('up', stack)}",
             )
         )
     if unfetched:
         found.append(
             FluxError(
                 f"results of {len(unfetched)} of the jobs were not fetched ({', '.join(unfetched)})",
-                "they lie in the bucket",
-                "mend what is said above; then `flux fetch` brings them",
+                "they are in the bucket",
+                f"fix: remove the cause shown above, then {flux('fetch', stack)}",
             )
         )
     return found
 
 
-def _result_line(sight: Sight, place: Path) -> str:
-    if sight.state != RunState.COMPLETED:
-        return f"{sight.state}: {sight.reason}; what there is lies in {place}"
-    told = sight.told
-    learned = ""
-    if told.loss_first is not None and told.loss_last is not None:
-        learned = f" (loss {told.loss_first:.4f} at the start, {told.loss_last:.4f} at the end)"
-    return f"{place / (sight.job.name + '.safetensors')}{learned}"
+def _result_line(status: JobStatus, folder: Path) -> str:
+    if status.state != RunState.COMPLETED:
+        return f"{status.state}: {status.reason}; its files are in {folder}"
+    progress = status.progress
+    loss = ""
+    if progress.loss_first is not None and progress.loss_last is not None:
+        loss = f" (loss {progress.loss_first:.4f} at the start, {progress.loss_last:.4f} at the end)"
+    return f"{folder / (status.job.name + '.safetensors')}{loss}"
 
 
-def _cost_lines(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
-    """What the runs have taken beside what was estimated: GPU time at the price there was; no bill, which only SaladCloud writes."""
-    told = {name: text for name, cost in costs.items() if (text := beside(cost))}
-    if not told:
+def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
+    """Actual GPU time at the price of the estimate, and the estimate. Only SaladCloud knows the bill."""
+    rows = {name: text for name, cost in costs.items() if (text := beside(cost))}
+    if not rows:
         return ""
-    width = max(map(len, told))
-    lines = [f"  {name:<{width}}  {text}" for name, text in told.items()]
-    if len(told) > 1:
-        spent, guessed = (
+    if len(rows) > 1:
+        actual, estimated = (
             sum(cost.get(key, 0.0) for cost in costs.values()) for key in ("actualUsd", "estimateUsd")
         )
-        lines.append(f"  {'in sum':<{width}}  about {dollars(spent)} (estimated {dollars(guessed)})")
+        rows["total"] = f"about {dollars(actual)} (estimated {dollars(estimated)})"
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
     note = f" {NOBODY_PAYS}" if local else ""
-    return f"\nCost by GPU time, without download and idle time of the replicas.{note}\n" + "\n".join(lines)
+    return f"\nCost of GPU time, without downloads and idle replicas.{note}\n" + "\n".join(lines)
 
 
-def _next_steps(sights: list[Sight], images: Path) -> str:
-    done = [sight for sight in sights if sight.state == RunState.COMPLETED]
-    if not done:
+def _next_steps(stack: str, statuses: Sequence[JobStatus], images: Path) -> str:
+    job = next((status.job for status in statuses if status.state == RunState.COMPLETED), None)
+    if job is None:
         return ""
-    first = done[0].job
     return (
-        f"\nOpen {OUTPUTS}/{first.name}/{first.run_id}/report.html in a browser: what the LoRA draws, step by step.\n"
-        f"Then edit a caption under {images}/ and type `make preview`: it shows what would be trained again."
+        f"\nNext: open {OUTPUTS}/{job.name}/{job.run_id}/report.html in a browser to see the samples of each step.\n"
+        f"Or edit a caption under {images}/ and run {make('preview', stack)}: it shows what would be trained again."
     )
 
 
-def _tell_where_results_are(stack: str, outputs: dict[str, Any]) -> None:
+def _say_where_results_are(stack: str, outputs: Mapping[str, Any]) -> None:
     bucket, prefix = outputs.get("bucket"), outputs.get("prefix") or ""
-    finished = [
-        job for job in (outputs.get("jobs") or {}).values() if job.get("status") == RunState.COMPLETED
-    ]
-    if not bucket or not finished:
+    jobs = (outputs.get("jobs") or {}).values()
+    if not bucket or not any(job.get("status") == RunState.COMPLETED for job in jobs):
         return
-    say(
-        f"\nTrained results stay in the bucket: s3://{bucket}/{prefix}runs/ ; what was fetched lies in {OUTPUTS}/."
-    )
+    say(f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {OUTPUTS}/.")
     if uses_local_cloud(project_root(), stack):
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE, LOCAL_FILE)).parent
         say(
-            f"On this machine that is the folder {home}/s3/{bucket}/{prefix}runs/. `make up` takes them over again."
+            f"On this machine the bucket is the folder {home}/s3/{bucket}/{prefix}runs/. {make('up', stack)} uses it again."
         )

@@ -1,4 +1,4 @@
-"""Pulumi.<stack>.yaml edited as a person would: an entry of `jobs` is added or changed, all else stays as it was written."""
+"""Adds or changes an entry of `jobs` in Pulumi.<stack>.yaml. Everything else in the file stays as it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from flux_training.commands.stack.file import PROJECT, stack_config
+from flux_training.commands.stack.file import PROJECT, stack_config, stack_path
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import GLOB_CHARACTERS
@@ -19,21 +19,21 @@ from flux_training.training.settings import NO_SETTINGS
 from flux_training.training.train_yml.yaml_text import add_entry, flow
 
 JOBS = f"{PROJECT}:jobs"
-LONGEST_LINE = 4096
+MAX_LINE_LENGTH = 4096
 
 
 def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
-    """The stack's `jobs` as they are written: names and globs with their settings. Raises BadInput when one's are none."""
-    jobs = stack_config(root, stack).get(f"{PROJECT}:jobs")
+    """The entries of the stack's `jobs`: names and globs with their settings. Raises BadInput if an entry is not a mapping."""
+    jobs = stack_config(root, stack).get(JOBS)
     entries = jobs if isinstance(jobs, dict) else {}
     wrong = [name for name, entry in entries.items() if not isinstance(entry, dict | None)]
     if wrong:
-        raise BadInput([f"{PROJECT}:jobs.{name}: {NO_SETTINGS}" for name in wrong])
+        raise BadInput([f"{JOBS}.{name}: {NO_SETTINGS}" for name in wrong])
     return {str(name): {} if entry is None else entry for name, entry in entries.items()}
 
 
 def entry_for(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """What the stack says of a job: its own entry, or that of the last glob that means it; None when it names it not."""
+    """The entry of a job: its own, or that of the last glob that matches it; None if there is none."""
     if name in declared:
         return declared[name]
     globs = [pattern for pattern in declared if GLOB_CHARACTERS & set(pattern)]
@@ -41,11 +41,11 @@ def entry_for(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, An
 
 
 def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Name jobs in Pulumi.<stack>.yaml, where they are not named as wanted already; those that were added.
+    """Add the jobs to Pulumi.<stack>.yaml that are not declared yet; their names.
 
-    Nothing else in the file changes. Raises FluxError, with the lines to write by hand, when that cannot be done.
+    Raises FluxError, with the lines to add by hand, if the file cannot be edited.
     """
-    path = root / f"Pulumi.{stack}.yaml"
+    path = stack_path(root, stack)
     declared = declared_jobs(root, stack)
     text = path.read_bytes().decode()
     added = []
@@ -56,11 +56,8 @@ def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) ->
             text = add_entry(text, ("config", JOBS), name, entry)
         except (ValueError, yaml.YAMLError) as error:
             lines = "\n".join(f"    {key}: {flow(value)}" for key, value in entries.items())
-            raise FluxError(
-                f"{path.name} is not one that can be added to ({error})",
-                "",
-                f"write this below {JOBS} yourself:\n{lines}",
-            ) from error
+            what = f"{path.name} cannot be edited ({error})"
+            raise FluxError(what, "", f"add this below {JOBS} yourself:\n{lines}") from error
         added.append(name)
     if added:
         write_atomically(path, text)
@@ -68,18 +65,18 @@ def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) ->
 
 
 def edit_job(text: str, name: str, **settings: object) -> str:
-    """The file's text with these settings in the job's own entry; None takes a setting out.
+    """The file's text with these settings in the job's own entry; None removes a setting.
 
-    A job that only a glob means gets an entry of its own with the glob's settings: an own entry stands in place of the glob's.
-    Raises BadInput when the file has no `jobs` that could be edited.
+    A job that only a glob matches gets its own entry, which replaces the glob's and so starts with its settings.
+    Raises BadInput if the file has no `jobs` mapping.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
     editor, document = _read(text)
     jobs = _jobs(document)
     entry = jobs.get(name) or _flow_map()
     if name not in jobs:
-        entry.update(_of_glob(jobs, name))
-        # At the end it would stand below a comment that belongs to what follows `jobs`.
+        entry.update(entry_for(jobs, name) or {})
+        # Not at the end, where a comment may follow that belongs to the next setting.
         jobs.insert(0, name, entry)
     elif not jobs[name]:
         jobs[name] = entry
@@ -94,7 +91,7 @@ def edit_job(text: str, name: str, **settings: object) -> str:
 
 
 def diff(before: str, after: str, name: str) -> str:
-    """A unified diff, as `git diff` shows it; empty when nothing changes."""
+    """A unified diff like `git diff`; empty if nothing changes."""
     lines = difflib.unified_diff(
         before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="", n=2
     )
@@ -110,30 +107,26 @@ def _read(text: str) -> tuple[Any, Any]:
         _, step, offset = load_yaml_guess_indent(text)
         editor = YAML()
         editor.preserve_quotes = True
-        editor.width = LONGEST_LINE
+        editor.width = MAX_LINE_LENGTH
         if step is not None:
             editor.indent(mapping=2, sequence=step, offset=offset or 0)
         return editor, editor.load(text)
     except YAMLError as error:
-        raise BadInput([f"the stack's file is no YAML: {' '.join(str(error).split())}; mend it"]) from error
+        raise BadInput(
+            [f"the stack file is not YAML: {' '.join(str(error).split())}; fix the file"]
+        ) from error
 
 
 def _jobs(document: Any) -> Any:
     config = document.get("config") if isinstance(document, dict) else None
     jobs = config.get(JOBS) if isinstance(config, dict) else None
     if not isinstance(jobs, dict):
-        raise BadInput([f"the stack's file has no `{JOBS}` below `config`; name the jobs there"])
+        raise BadInput([f"the stack file has no `{JOBS}` below `config`; declare the jobs there"])
     return jobs
 
 
-def _of_glob(jobs: Any, name: str) -> dict[str, Any]:
-    """The settings that the glob written last gives the job."""
-    matching = [entry for pattern, entry in jobs.items() if fnmatch.fnmatch(name, str(pattern))]
-    return dict(matching[-1] or {}) if matching else {}
-
-
 def _flow_map() -> Any:
-    """`{attempt: 2}`, as the entries of this file are usually written."""
+    """A mapping that is written on one line: `{attempt: 2}`."""
     from ruamel.yaml.comments import CommentedMap
 
     made = CommentedMap()

@@ -1,4 +1,4 @@
-"""Which Pulumi runs the stack, with what environment: the CLI where it is on the PATH, else the embedded engine."""
+"""The engine that runs a stack: the Pulumi CLI if it is on the PATH, otherwise the embedded engine."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.stack.locks import has_journal, is_left_behind
+from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
 from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
 ENGINE_VARIABLE = "ENGINE"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
-# Pulumi Cloud keeps a stack's secrets itself.
-ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - a variable's name
-# The local cloud's stack holds no secret worth one; Pulumi wants a passphrase all the same.
-LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - it protects nothing, and says so
-# What both engines say of a stack that was never made, and of a setting that is not there.
+# Pulumi Cloud encrypts a stack's secrets itself.
+ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
+# Pulumi requires a passphrase even for the local stack, which has no secret to protect.
+LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - protects nothing
+# In the messages of both engines.
 NO_STACK = "no stack named"
 NO_SETTING = "not found for stack"
-# A state is written several times an `up`, with its history: 4 KB a job as our engine writes it, 7 as the CLI does, packed 0.3. The
-# first is what we set where the user says none of them.
-PACKING = ("PULUMI_DIY_BACKEND_GZIP", "PULUMI_SELF_MANAGED_STATE_GZIP", "PULUMI_DIY_BACKEND_ZSTD")
-# Pulumi's word for a value that is not known.
+# A state has 4 to 7 KB a job, 0.3 compressed, and is written several times in an `up`, with its history.
+# The first variable is set unless the user has set any of them.
+COMPRESSION_VARIABLES = (
+    "PULUMI_DIY_BACKEND_GZIP",
+    "PULUMI_SELF_MANAGED_STATE_GZIP",
+    "PULUMI_DIY_BACKEND_ZSTD",
+)
+# Pulumi's placeholder for an unknown value.
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """`command` is how it is started, in the checkout `root`; `environment` is its whole environment."""
+    """`command` starts it in the checkout `root`; `environment` is its whole environment."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -43,79 +47,84 @@ class Engine:
     root: Path
 
     def run(self, *arguments: str) -> int:
-        """Run one of Pulumi's commands with its output going to the user; the exit code."""
+        """Run a Pulumi command that prints to the user; its exit code."""
         line = self._line(arguments)
-        return _wait(subprocess.Popen(line, env=dict(self.environment), cwd=self.root))  # noqa: S603 - our own words
+        return _wait(subprocess.Popen(line, env=dict(self.environment), cwd=self.root))  # noqa: S603 - fixed commands
 
     def release(self) -> None:
-        """Take away the lock of a CLI that was killed on this machine; the embedded engine sees to its own. Raises FluxError."""
-        if self.command == EMBEDDED or not is_left_behind(self.root, self.stack):
+        """Remove the lock of a CLI that was killed on this machine. Raises FluxError.
+
+        The embedded engine does this by itself.
+        """
+        if self.command == EMBEDDED or not is_locked_by_dead_process(self.root, self.stack):
             return
         if has_journal(self.root, self.stack):
             raise FluxError(
                 f"the embedded engine was killed while it changed stack {self.stack}",
                 "only it can add its last steps to the state",
-                "run `make refresh ENGINE=embedded` once",
+                f"run `make refresh STACK={self.stack} ENGINE=embedded` once",
             )
-        self._quietly("cancel", "--yes")
+        self._capture("cancel", "--yes")
 
     def select(self) -> None:
-        """Make the stack if there is none yet. Raises FluxError with what the engine said."""
-        self._quietly("stack", "select", "--create")
+        """Create the stack if there is none. Raises FluxError with the engine's message."""
+        self._capture("stack", "select", "--create")
 
     def outputs(self) -> dict[str, Any]:
-        """The stack's outputs as they are in the state, as far as they are known. Raises FluxError."""
-        outputs = json.loads(self._quietly("stack", "output", "--json"))
+        """The outputs in the stack's state, without unknown ones. Raises FluxError."""
+        outputs = json.loads(self._capture("stack", "output", "--json"))
         return without_unknown(outputs) if isinstance(outputs, dict) else {}
 
     def preview(self) -> tuple[dict[str, Any], str]:
-        """(what `preview --json` says, what it said besides); the first also when the program refused. Raises FluxError."""
-        line = self._line(("preview", "--json"))
-        done = subprocess.run(  # noqa: S603 - our own words
-            line, env=dict(self.environment), cwd=self.root, capture_output=True, text=True, check=False
-        )
+        """What `preview --json` prints, and its error messages if the program failed. Raises FluxError."""
+        done = self._completed("preview", "--json")
         try:
             found = json.loads(done.stdout)
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            words = (done.stderr or done.stdout).strip()
-            raise FluxError(f"the preview of stack {self.stack} failed: {words}")
+            message = (done.stderr or done.stdout).strip()
+            raise FluxError(f"the preview of stack {self.stack} failed: {message}")
         return found, done.stderr.strip() if done.returncode != 0 else ""
 
     def setting(self, key: str) -> str | None:
-        """One value of the stack's configuration, decrypted; None when it is not set there. Raises FluxError."""
+        """One value of the stack's configuration, decrypted; None if it is not set. Raises FluxError."""
         try:
-            return self._quietly("config", "get", key).rstrip("\n")
+            return self._capture("config", "get", key).rstrip("\n")
         except FluxError as error:
-            if any(words in str(error) for words in (NO_STACK, NO_SETTING)):
+            if any(message in str(error) for message in (NO_STACK, NO_SETTING)):
                 return None
             raise
 
-    def _quietly(self, *arguments: str) -> str:
-        line = self._line(arguments)
-        done = subprocess.run(  # noqa: S603 - our own words
-            line, env=dict(self.environment), cwd=self.root, capture_output=True, text=True, check=False
-        )
+    def _capture(self, *arguments: str) -> str:
+        done = self._completed(*arguments)
         if done.returncode != 0:
-            words = (done.stderr or done.stdout).strip()
-            raise FluxError(f"`{' '.join(arguments)}` failed for stack {self.stack}: {words}")
+            message = (done.stderr or done.stdout).strip()
+            raise FluxError(f"`{' '.join(arguments)}` failed for stack {self.stack}: {message}")
         return done.stdout
 
+    def _completed(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - fixed commands
+            self._line(arguments),
+            env=dict(self.environment),
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def _line(self, arguments: tuple[str, ...]) -> list[str]:
-        line = [*self.command, *arguments]
-        if arguments[:2] == ("stack", "select"):
-            return [*line, self.stack, "--non-interactive"]
-        return [*line, "--stack", self.stack, "--non-interactive"]
+        stack = [self.stack] if arguments[:2] == ("stack", "select") else ["--stack", self.stack]
+        return [*self.command, *arguments, *stack, "--non-interactive"]
 
 
 def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
-    """The command for ENGINE=`wanted` (empty: the CLI if there is one). Raises FluxError."""
+    """The command for ENGINE=`wanted`; `cli` is the path of the Pulumi CLI, if there is one. Raises FluxError."""
     if wanted == "embedded" or (wanted == "" and cli is None):
         return EMBEDDED
     if wanted not in ("", "cli"):
         raise FluxError(
-            f"{ENGINE_VARIABLE}={wanted}", "it is `embedded` or `cli`", "set one of these or nothing"
+            f"{ENGINE_VARIABLE}={wanted}", "it must be `embedded` or `cli`", "use one of these or unset it"
         )
     if cli is None:
         raise FluxError(
@@ -125,46 +134,43 @@ def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
 
 
 def project_root() -> Path:
-    """The checkout: where Pulumi.yaml lies."""
+    """The checkout, which contains Pulumi.yaml."""
     return Path(__file__).resolve().parents[3]
 
 
 def find_engine(
     stack: str, local: bool, environ: Mapping[str, str] = os.environ, root: Path | None = None
 ) -> Engine:
-    """The engine for a stack; `local` when it runs in the cloud on this machine. Raises FluxError."""
+    """The engine for a stack; `local` if it uses the local cloud. Raises FluxError."""
     environment = dict(environ)
     command = choose_command(
         environ.get(ENGINE_VARIABLE, ""), shutil.which("pulumi", path=environ.get("PATH"))
     )
     if not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
-            raise FluxError(
-                f"stack {stack} needs the passphrase its secrets are encrypted with",
-                "",
-                f"set {' or '.join(PASSPHRASE_VARIABLES)}",
-            )
+            what = f"stack {stack} needs the passphrase its secrets are encrypted with"
+            raise FluxError(what, "", f"set {' or '.join(PASSPHRASE_VARIABLES)}")
         if local:
             environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
     environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
-    if not any(name in environ for name in PACKING):
-        environment[PACKING[0]] = "true"
+    if not any(name in environ for name in COMPRESSION_VARIABLES):
+        environment[COMPRESSION_VARIABLES[0]] = "true"
     return Engine(command, environment, stack, root or project_root())
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """The engine ends what it began before it stops, and we wait for that."""
+    """At Ctrl-C, wait until the engine has finished the steps that it has begun."""
     while True:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            # A terminal sends Ctrl-C to the engine as well; a second one would make it stop at once.
+            # A terminal sends Ctrl-C to the engine as well, which would stop at once when signalled twice.
             if not sys.stdin.isatty():
                 process.send_signal(signal.SIGINT)
 
 
 def without_unknown(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """After `up --target` the CLI writes a mark for what it did not come to know, such as a new job that was no target."""
+    """After `up --target` the CLI stores a placeholder for outputs that it did not compute, such as those of a new job."""
     return {
         name: without_unknown(value) if isinstance(value, dict) else value
         for name, value in outputs.items()

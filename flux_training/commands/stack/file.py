@@ -1,4 +1,4 @@
-"""Pulumi.<stack>.yaml, looked at before any engine runs: does this stack run in the cloud on this machine, what does it declare?"""
+"""Reads Pulumi.<stack>.yaml without an engine and without decrypting its secrets."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from flux_training.training.settings import StackSettings, parse_stack_settings
 from flux_training.training.words import nearest
 
 PROJECT = "flux-training"
-
-
-# What stands in an encrypted value's place for who needs no secret.
+# Replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
 
 
 def uses_local_cloud(root: Path, stack: str) -> bool:
-    """Whether the stack's `cloud` is `local`. Raises BadInput when there is no such stack file or it is no YAML."""
+    """Raises BadInput if there is no such stack file or it is not YAML."""
     return stack_config(root, stack).get(f"{PROJECT}:cloud") == "local"
 
 
 def stack_settings(root: Path, stack: str) -> StackSettings:
-    """What a stack declares, without its secrets, without an engine, without a passphrase. Raises BadInput with every finding."""
-    texts = {key: _as_pulumi_gives_it(value) for key, value in stack_config(root, stack).items()}
-    return parse_stack_settings(PROJECT, texts)
+    """The stack's settings without its secrets. Raises BadInput with every finding."""
+    return parse_stack_settings(
+        PROJECT, {key: _as_text(value) for key, value in stack_config(root, stack).items()}
+    )
 
 
 def stack_path(root: Path, stack: str) -> Path:
@@ -35,25 +34,24 @@ def stack_path(root: Path, stack: str) -> Path:
 
 
 def stack_config(root: Path, stack: str) -> dict[str, Any]:
-    """`config` of the stack's file; empty when it has none. Raises BadInput when there is no such file or it is no YAML."""
+    """The file's `config`; empty if it has none. Raises BadInput if there is no such file or it is not YAML."""
     path = stack_path(root, stack)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         stacks = sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
-        raise BadInput(
-            [
-                f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; stacks here: {', '.join(stacks)}"
-            ]
-        ) from error
+        what = f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; stacks here: {', '.join(stacks)}"
+        raise BadInput([what]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput([f"{path.name} cannot be read: {' '.join(str(error).split())}; mend it"]) from error
+        raise BadInput(
+            [f"{path.name} cannot be read: {' '.join(str(error).split())}; fix the file"]
+        ) from error
     config = document.get("config") if isinstance(document, dict) else None
     return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
 
-def _as_pulumi_gives_it(value: Any) -> str:
-    """Objects as JSON text, the rest as text."""
+def _as_text(value: Any) -> str:
+    """The value as Pulumi passes it to a program: objects as JSON."""
     plain = _without_secrets(value)
     return plain if isinstance(plain, str) else json.dumps(plain, default=str)
 

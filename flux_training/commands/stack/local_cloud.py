@@ -1,4 +1,4 @@
-"""Starting and stopping the cloud on this machine, as the separate program that it is."""
+"""Starts and stops the local cloud, a program of its own (packages/localcloud)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from flux_training.training.errors import FluxError
 
 # Options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
 OPTIONS_VARIABLE = "LOCALCLOUD"
-# A worker tells of a finished job up to one heartbeat late: 30 seconds are right for hours of training, not for a minute.
-USUAL_OPTIONS = ("--heartbeat-seconds", "2")
+# A worker reports the end of a job with its next heartbeat. The usual 30 seconds are too long for jobs of a minute.
+DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
 
 
-def start(environ: Mapping[str, str] = os.environ, words: TextIO | None = None) -> None:
-    """Start it, or find it running; it speaks to `words` (standard output). Raises FluxError; what went wrong it has said itself."""
+def start(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
+    """Start it unless it is running. Raises FluxError; the local cloud itself has printed the reason."""
     options = environ.get(OPTIONS_VARIABLE, "").split()
     if not is_running():
-        _call("start", *USUAL_OPTIONS, *options, words=words)
+        _call("start", *DEFAULT_OPTIONS, *options, output=output)
     elif options:
-        # It tells what becomes of options that come too late.
-        _call("start", *options, words=words)
+        # Prints that a running cloud ignores options.
+        _call("start", *options, output=output)
 
 
 def is_running() -> bool:
     line = [sys.executable, "-m", "localcloud", "status"]
-    return subprocess.run(line, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own words
+    return subprocess.run(line, capture_output=True, check=False).returncode == 0  # noqa: S603 - a fixed command
 
 
 def stop() -> None:
@@ -36,10 +36,9 @@ def stop() -> None:
     _call("stop")
 
 
-def _call(*arguments: str, words: TextIO | None = None) -> None:
+def _call(*arguments: str, output: TextIO | None = None) -> None:
     line = [sys.executable, "-m", "localcloud", *arguments]
-    code = subprocess.run(line, check=False, stdout=words).returncode  # noqa: S603 - our own words
+    code = subprocess.run(line, check=False, stdout=output).returncode  # noqa: S603 - a fixed command
     if code != 0:
-        raise FluxError(
-            f"the local cloud could not {arguments[0]} (exit code {code})", "", "its own words are above"
-        )
+        what = f"the local cloud could not {arguments[0]} (exit code {code})"
+        raise FluxError(what, "", "see its messages above")

@@ -1,39 +1,38 @@
-"""The lock that a killed Pulumi CLI leaves behind. The embedded engine takes such a lock over by itself; the CLI does not."""
+"""Finds the lock that a killed Pulumi CLI leaves behind."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flux_training.commands.stack.file import PROJECT
 from flux_training.training.processes import is_alive
 
 
-def is_left_behind(root: Path, stack: str) -> bool:
-    """Whether the stack is locked, and every lock is of a process of this machine that has ended.
+def is_locked_by_dead_process(root: Path, stack: str) -> bool:
+    """Whether the stack is locked, and only by processes of this machine that have ended.
 
-    Looks into the file backend of the checkout; with any other backend it finds no lock.
+    Sees the locks of the file backend in the checkout only.
     """
     folder = root / ".pulumi" / "locks" / "organization" / PROJECT / stack
-    locks = [read_lock(path) for path in folder.glob("*.json")] if folder.is_dir() else []
-    return bool(locks) and all(is_dead(lock, socket.gethostname(), is_alive) for lock in locks)
+    locks = [_read(path) for path in folder.glob("*.json")] if folder.is_dir() else []
+    return bool(locks) and all(_is_dead(lock) for lock in locks)
 
 
 def has_journal(root: Path, stack: str) -> bool:
-    """Whether the embedded engine left steps that are not in the state file yet."""
+    """Whether the embedded engine has left steps that are not in the state file yet."""
     return (root / ".pulumi" / "journals" / PROJECT / f"{stack}.jsonl").exists()
 
 
-def is_dead(lock: dict[str, object], host: str, alive: Callable[[int], bool]) -> bool:
-    """Only what is known to be dead is: a lock of another host, or one that cannot be read, is not."""
+def _is_dead(lock: dict[str, Any]) -> bool:
+    """False for a lock of another host and for one that cannot be read."""
     pid = lock.get("pid")
-    return lock.get("hostname") == host and isinstance(pid, int) and not alive(pid)
+    return lock.get("hostname") == socket.gethostname() and isinstance(pid, int) and not is_alive(pid)
 
 
-def read_lock(path: Path) -> dict[str, object]:
-    """Empty when it cannot be read."""
+def _read(path: Path) -> dict[str, Any]:
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

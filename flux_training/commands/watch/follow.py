@@ -1,4 +1,4 @@
-"""Watching jobs until they end: a live table on a terminal, a line for what changed elsewhere."""
+"""Waits until jobs end: a live table on a terminal; elsewhere a line for each change."""
 
 from __future__ import annotations
 
@@ -9,58 +9,60 @@ from rich.live import Live
 
 from flux_training.clients.errors import ServiceError
 from flux_training.commands.cli import say, screen
-from flux_training.commands.watch.job_status import Sight, describe
+from flux_training.commands.watch.job_status import describe
 from flux_training.commands.watch.table import render
-from flux_training.commands.watch.watcher import Row, View, Watcher
+from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 
-# Kelpie asks SaladCloud at each request: what changes within minutes there is not asked for every second.
-POLL_SECONDS = {True: 1.0, False: 5.0}
-# In plain output a running job gets a line for each such part of its steps.
-PLAIN_PARTS = 5
+LOCAL_POLL_SECONDS = 1.0
+# Each request to Kelpie causes one to SaladCloud, where the status changes within minutes.
+POLL_SECONDS = 5.0
+# Without a terminal, a running job gets about this many lines.
+PROGRESS_LINES = 5
 
 
-def follow(watcher: Watcher) -> View:
-    """The jobs as they ended. A service that does not answer for a while is waited for, and said so once."""
+def poll_seconds(watcher: Watcher) -> float:
+    return LOCAL_POLL_SECONDS if watcher.local else POLL_SECONDS
+
+
+def follow(watcher: Watcher) -> StackStatus:
+    """The status once all jobs have ended. If a service does not answer, says so once and keeps waiting."""
     if screen.is_terminal:
         with Live(console=screen, refresh_per_second=4) as live:
-            return _until_ended(
-                watcher, lambda view: live.update(render(view, screen.width, watcher.local)), _say_above
-            )
-    told: dict[str, object] = {}
+            return _wait(watcher, lambda stack: live.update(render(stack, screen.width, watcher.local)))
+    printed: dict[str, object] = {}
 
-    def tell(view: View) -> None:
-        for row in view.rows:
-            if told.get(row.name) != _milestone(row):
-                told[row.name] = _milestone(row)
-                say(f"{row.name}: {row.problem or describe(row.sight)}")
+    def print_changes(stack: StackStatus) -> None:
+        for row in stack.rows:
+            if printed.get(row.name) != _milestone(row):
+                printed[row.name] = _milestone(row)
+                say(f"{row.name}: {row.problem or describe(row.status)}")
 
-    return _until_ended(watcher, tell, say)
+    return _wait(watcher, print_changes)
 
 
-def _until_ended(watcher: Watcher, show: Callable[[View], None], tell: Callable[[str], None]) -> View:
-    silent = False
+def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackStatus:
+    is_failing = False
     while True:
         try:
-            view = watcher.look()
+            stack = watcher.read()
         except ServiceError as error:
-            if not silent:
-                tell(f"{error}; waiting for it")
-            silent = True
+            if not is_failing:
+                # On the console of the live table, which stays below it.
+                screen.print(f"{error}; waiting for it", highlight=False, markup=False, soft_wrap=True)
+            is_failing = True
         else:
-            silent = False
-            show(view)
-            if view.ended:
-                return view
-        time.sleep(POLL_SECONDS[watcher.local])
+            is_failing = False
+            on_status(stack)
+            if stack.has_ended:
+                return stack
+        time.sleep(poll_seconds(watcher))
 
 
-def _say_above(text: str) -> None:
-    """Above the live table, on the console that it is on."""
-    screen.print(text, highlight=False, markup=False)
-
-
-def _milestone(row: Row) -> object:
-    sight: Sight = row.sight
-    step, ended = sight.told.step, sight.ended
-    part = step * PLAIN_PARTS // sight.job.steps if step is not None and not ended else None
-    return sight.state, ended, bool(row.problem), None if ended else sight.told.state, part
+def _milestone(row: JobRow) -> object:
+    """Changes when a line is to be printed."""
+    status = row.status
+    if status.has_ended:
+        return status.state, bool(row.problem)
+    step = status.progress.step
+    part = None if step is None else step * PROGRESS_LINES // status.job.steps
+    return status.state, bool(row.problem), status.progress.state, part

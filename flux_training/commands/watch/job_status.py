@@ -1,10 +1,10 @@
-"""The jobs a stack's outputs name, as they stand now in queue and bucket."""
+"""The deployed jobs of a stack, the status of each, and what is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import datetime
 from typing import Any
 
 from flux_training.clients.kelpie import Job
@@ -12,8 +12,16 @@ from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.progress import Progress, read_progress
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import ENDED, RunState, in_words
+from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.words import printable
+
+# Allocating a node and downloading the image takes minutes. Waiting longer than this means that something is wrong.
+MAX_PENDING_SECONDS = 900.0
+PENDING_HINT = (
+    "is Kelpie's user invited to the SaladCloud organization, is a GPU of this class available, does the container "
+    "group still exist? `./flux doctor` checks this"
+)
+NO_PROGRESS = Progress()
 
 
 @dataclass(frozen=True)
@@ -29,30 +37,25 @@ class StackJob:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A job as just seen. `reason` is empty unless it ended badly; `progress` is the launcher's progress.json."""
+class JobStatus:
+    """`reason` is empty unless the job failed or stalled; `progress` is what the launcher wrote to progress.json."""
 
     job: StackJob
-    state: str
-    reason: str
-    progress: Mapping[str, Any]
-    queue_job: Job | None
-
-    @cached_property
-    def told(self) -> Progress:
-        """What of `progress` can be used."""
-        return read_progress(self.progress)
+    state: RunState
+    reason: str = ""
+    progress: Progress = NO_PROGRESS
+    queue_job: Job | None = None
 
     @property
-    def ended(self) -> bool:
-        """Weights in the bucket are not the end: the worker still has to tell the queue. What is stalled may wait for ever."""
+    def has_ended(self) -> bool:
+        """A stalled job counts as ended: it may never change. Verified weights do not: the worker still has to report."""
         if self.state == RunState.STALLED:
             return True
-        return self.state in ENDED and not (self.queue_job and self.queue_job.unfinished)
+        return self.state.has_ended and not (self.queue_job and self.queue_job.unfinished)
 
 
 def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
-    """The jobs of a stack's outputs, by name; none when it has none yet."""
+    """The jobs in a stack's outputs, sorted by name."""
     return [
         StackJob(
             name,
@@ -66,26 +69,49 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
     ]
 
 
-def look(job: StackJob, queue_job: Job | None, storage: Storage) -> Sight:
-    """See how a job is; `queue_job` is what the queue just said of it. Raises ServiceError."""
-    seen = run_status(storage, job.keys, job.steps, queue_job, job.stall_minutes)
-    return Sight(job, seen.state, printable(seen.reason), seen.progress, queue_job)
+def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobStatus:
+    """`queue_job` is the job as just read from the queue. Raises ServiceError."""
+    found = run_status(storage, job.keys, job.steps, queue_job, job.stall_minutes)
+    return JobStatus(job, found.state, printable(found.reason), read_progress(found.progress), queue_job)
 
 
-def describe(sight: Sight) -> str:
-    """One line for a person: `training, step 120 of 300, loss 0.412, about 1 min left`."""
-    if sight.reason:
-        return f"{sight.state}: {sight.reason}"
-    if sight.state == RunState.COMPLETED and not sight.ended:
+def describe(status: JobStatus) -> str:
+    """One line such as `training, step 120 of 300, loss 0.412, about 1 min left`."""
+    if status.reason:
+        return f"{status.state}: {status.reason}"
+    if status.state == RunState.COMPLETED and not status.has_ended:
         return "the weights are in the bucket; the worker is finishing"
-    if sight.state != RunState.RUNNING or not sight.progress:
-        return sight.state
-    told = sight.told
-    words = [told.state or RunState.RUNNING]
-    if told.step:
-        words.append(f"step {told.step} of {told.steps or sight.job.steps}")
-    if told.loss is not None:
-        words.append(f"loss {told.loss:.4f}")
-    if told.eta_seconds is not None:
-        words.append(f"about {in_words(told.eta_seconds)} left")
-    return ", ".join(words)
+    if status.state != RunState.RUNNING:
+        return status.state
+    progress = status.progress
+    parts = [progress.state or status.state]
+    if progress.step:
+        parts.append(f"step {progress.step} of {progress.steps or status.job.steps}")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.eta_seconds is not None:
+        parts.append(f"about {in_words(progress.eta_seconds)} left")
+    return ", ".join(parts)
+
+
+def find_problems(statuses: Sequence[JobStatus], now: datetime) -> dict[str, str]:
+    """By job name, what is wrong with the jobs that failed or make no progress."""
+    # In a queue a job may wait for hours behind another that is running.
+    is_busy = any(status.state == RunState.RUNNING for status in statuses)
+    found = {status.job.name: _problem(status, now, is_busy) for status in statuses}
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _problem(status: JobStatus, now: datetime, is_busy: bool) -> str:
+    if status.has_ended and status.state != RunState.COMPLETED:
+        return f"{status.state}: {status.reason}" if status.reason else status.state
+    if status.state == RunState.PENDING and not is_busy:
+        waited = seconds_since(status.queue_job.created if status.queue_job else None, now)
+        if waited > MAX_PENDING_SECONDS:
+            return f"pending for {in_words(waited)} and no node takes it: {PENDING_HINT}"
+    return ""
+
+
+def seconds_since(time: datetime | None, now: datetime) -> float:
+    """0 if `time` is unknown or in the future."""
+    return 0.0 if time is None else max(0.0, (now - time).total_seconds())

@@ -1,4 +1,4 @@
-"""`flux logs JOB`: what can be had of what a run said, from the launcher's story in the bucket and from the node itself."""
+"""`flux logs JOB`: the launcher's last message from the bucket, and the log of the node."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import rich_click as click
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.kelpie import Job
-from flux_training.commands.cli import say, stack_option
+from flux_training.commands.cli import make, say, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.watch.follow import POLL_SECONDS
+from flux_training.commands.watch.follow import poll_seconds
 from flux_training.commands.watch.job_status import describe
-from flux_training.commands.watch.watcher import Row, Watcher
+from flux_training.commands.watch.watcher import JobRow, Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.words import nearest, printable
 
-NODE_LOGS = "log/node-*.log"
-RECEIVED = "received job "
-# SaladCloud keeps no lines of longer ago than the run itself; a run may be asked for long after it.
-LONGEST_RUN = timedelta(days=30)
-MOST_LINES = 10_000
+LOCAL_NODE_LOGS = "log/node-*.log"
+# The local cloud's nodes log this line when they start a job.
+JOB_START = "received job "
+MAX_LINES = 10_000
 
 
 @click.command()
@@ -35,91 +34,92 @@ MOST_LINES = 10_000
     "--lines",
     default=50,
     show_default=True,
-    type=click.IntRange(0, MOST_LINES),
-    help="The node's last lines.",
+    type=click.IntRange(0, MAX_LINES),
+    help="How many of the node's last lines to print.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines until the job has ended.")
 @stack_option
 def logs(job: str, lines: int, follow: bool, stack: str) -> None:
-    """Show what JOB's run has said: how it stands, the launcher's last words, the node's last lines."""
+    """Show JOB's status, the launcher's last message and the last lines of the node's log."""
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     names = list(outputs.get("jobs") or {})
     if job not in names:
-        known = f"; it has {', '.join(names)}" if names else f"; `make up STACK={stack}` deploys it"
+        known = f"; it has {', '.join(names)}" if names else f"; {make('up', stack)} deploys it"
         raise BadInput([f"{job}: stack {stack} has no such job deployed{nearest(job, names)}{known}"])
     connection = connection_of(engine, stack)
     watcher = Watcher(connection, outputs)
-    one = [candidate for candidate in watcher.jobs if candidate.name == job]
-    row = watcher.look(one).rows[0]
-    _tell_story(row)
-    reader = _Reader(connection, str((outputs.get("containerGroup") or {}).get("name") or ""))
+    wanted = [candidate for candidate in watcher.jobs if candidate.name == job]
+    row = watcher.read(wanted).rows[0]
+    _print_summary(row)
+    reader = LogReader(connection)
     for line in reader.new_lines(row)[-lines:] if lines else []:
         say(line)
     if reader.missing:
         say(reader.missing)
-    while follow and not row.sight.ended:
-        time.sleep(POLL_SECONDS[watcher.local])
+    while follow and not row.status.has_ended:
+        time.sleep(poll_seconds(watcher))
         try:
-            row = watcher.look(one).rows[0]
+            row = watcher.read(wanted).rows[0]
         except ServiceError:
             continue
         for line in reader.new_lines(row):
             say(line)
     if follow:
-        say(f"{job}: {describe(row.sight)}")
+        say(f"{job}: {describe(row.status)}")
 
 
-def _tell_story(row: Row) -> None:
-    sight, told = row.sight, row.sight.told
-    say(f"{row.name}, run {sight.job.run_id}: {row.problem or describe(sight)}")
-    queue = sight.queue_job
+def _print_summary(row: JobRow) -> None:
+    status, progress = row.status, row.status.progress
+    say(f"{row.name}, run {status.job.run_id}: {row.problem or describe(status)}")
+    queue = status.queue_job
     if queue:
-        moments = [
-            (word, getattr(queue, word)) for word in ("created", "started", "completed", "failed", "canceled")
-        ]
-        story = ", ".join(f"{word} {moment:%Y-%m-%d %H:%M:%S}" for word, moment in moments if moment)
-        say(f"in the queue: {story} UTC; failures {queue.num_failures} of {queue.max_failures}")
+        events = ("created", "started", "completed", "failed", "canceled")
+        times = [f"{event} {time:%Y-%m-%d %H:%M:%S}" for event in events if (time := getattr(queue, event))]
+        say(f"queue: {', '.join(times)} UTC; failures {queue.num_failures} of {queue.max_failures}")
     if row.machine:
-        say(f"node: {row.instance or 'gone'} on machine {row.machine}, restarts {told.restarts or 0}")
-    if told.message and told.message not in (row.problem or sight.reason):
-        say(f"the launcher's last words: {told.message}")
+        say(f"node: {row.instance or 'gone'} on machine {row.machine}, restarts {progress.restarts or 0}")
+    if progress.message and progress.message not in (row.problem or status.reason):
+        say(f"launcher's last message: {progress.message}")
 
 
-class _Reader:
-    """The node's lines, each once. `missing` says why there are none to be had."""
+class LogReader:
+    """Reads each line of the node's log once. `missing` says why there is none."""
 
-    def __init__(self, connection: Connection, group: str) -> None:
-        self._connection, self._group = connection, group
-        self._shown = 0
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._printed = 0
         self._since: datetime | None = None
         self.missing = ""
 
-    def new_lines(self, row: Row) -> list[str]:
-        """Those that were not given before, oldest first; none while no node has the job."""
-        queue = row.sight.queue_job
+    def new_lines(self, row: JobRow) -> list[str]:
+        """The lines that were not returned before, oldest first."""
+        queue = row.status.queue_job
         if queue is None or queue.started is None:
-            self.missing = "No node has had it yet, so there are no lines of one."
+            self.missing = "No node has started the job yet, so there is no log."
             return []
         self.missing = ""
-        lines = self._of_files(queue) if self._connection.cloud == "local" else self._of_salad(queue, row)
+        lines = (
+            self._from_files(queue)
+            if self._connection.cloud == "local"
+            else self._from_salad(queue.started, row)
+        )
         return [printable(line, 2000) for line in lines]
 
-    def _of_files(self, queue: Job) -> list[str]:
+    def _from_files(self, queue: Job) -> list[str]:
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE).parent
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in home.glob(NODE_LOGS)]
-        # Each begins with the time at which that node got the job.
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in home.glob(LOCAL_NODE_LOGS)]
+        # Sorted by time, with which each line begins.
         parts = sorted(lines_of_job(text.splitlines(), queue.id) for text in texts)
         lines = [line for part in parts for line in part]
-        fresh, self._shown = lines[self._shown :], max(self._shown, len(lines))
-        return fresh
+        new, self._printed = lines[self._printed :], max(self._printed, len(lines))
+        return new
 
-    def _of_salad(self, queue: Job, row: Row) -> list[str]:
-        now = datetime.now(UTC)
-        start = self._since or queue.started or now - LONGEST_RUN
+    def _from_salad(self, started: datetime, row: JobRow) -> list[str]:
+        now, start = datetime.now(UTC), self._since or started
         names = {name for name in (row.instance, row.machine) if name}
         try:
-            entries = self._connection.salad().log_entries(start, now, names, MOST_LINES)
+            entries = self._connection.salad().log_entries(start, now, names, MAX_LINES)
         except NotFound:
             self.missing = "SaladCloud offers no logs for this organization."
             return []
@@ -129,17 +129,17 @@ class _Reader:
         if entries:
             self._since = entries[-1].time + timedelta(microseconds=1)
         elif self._since is None:
-            self.missing = "SaladCloud's logs name no line of this node."
+            self.missing = "SaladCloud's logs contain no line of this node."
         return [f"{entry.time:%H:%M:%S} {entry.text_log or entry.json_log}" for entry in entries]
 
 
 def lines_of_job(lines: Sequence[str], kelpie_id: str) -> list[str]:
-    """Of a node's log what it wrote while it had this job: from `received job <id>` to the next job."""
+    """The lines that a node logged while it ran this job."""
     found: list[str] = []
-    mine = False
+    is_ours = False
     for line in lines:
-        if RECEIVED in line:
-            mine = line.rstrip().endswith(RECEIVED + kelpie_id)
-        if mine:
+        if JOB_START in line:
+            is_ours = line.rstrip().endswith(JOB_START + kelpie_id)
+        if is_ours:
             found.append(line)
     return found

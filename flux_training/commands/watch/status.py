@@ -1,4 +1,4 @@
-"""`flux status`: how the stack's jobs are."""
+"""`flux status`: the status of the stack's jobs."""
 
 from __future__ import annotations
 
@@ -9,97 +9,93 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
-from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.cli import make, say, screen, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.watch.table import render, state_word, steps_done
-from flux_training.commands.watch.watcher import Row, View, Watcher
+from flux_training.commands.watch.follow import follow
+from flux_training.commands.watch.table import render, state_label, steps_done
+from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 
-# Wide enough for any table: in a pipe nothing is cut off.
+# Wide enough for any table: nothing is cut off in a pipe.
 PIPE_WIDTH = 250
 
 
 @click.command()
 @stack_option
 @click.option(
-    "--watch", is_flag=True, help="Keep looking until all jobs have ended. Ctrl-C stops the looking only."
+    "--watch", is_flag=True, help="Keep updating until all jobs have ended. Ctrl-C does not stop the jobs."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(stack: str, watch: bool, as_json: bool) -> None:
-    """Show how the jobs are: state, steps, loss, time left, cost, node.
+    """Show the status of the jobs: state, steps, loss, time left, cost, node.
 
-    Exit code 0: all is well. 1: a job failed or nothing moves any more.
+    Exit code 0: no problem. 1: a job failed or makes no progress.
     """
     if watch and as_json:
-        raise click.UsageError("--json is for one look; leave --watch out")
+        raise click.UsageError("--json and --watch cannot be combined")
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     if not outputs.get("jobs"):
-        _tell_nothing_is_there(stack, outputs, as_json)
+        _say_no_jobs(stack, outputs, as_json)
         return
     watcher = Watcher(connection_of(engine, stack), outputs)
-    view = _watched(watcher) if watch else watcher.look()
+    found = follow(watcher) if watch else watcher.read()
     if as_json:
-        click.echo(json.dumps(_facts(stack, view), indent=2))
+        click.echo(json.dumps(_stack_document(stack, found), indent=2))
     elif not watch:
-        _print(view, watcher.local)
-    sys.exit(0 if view.well else 1)
+        _print(found, watcher.local)
+    sys.exit(0 if found.is_well else 1)
 
 
-def _watched(watcher: Watcher) -> View:
-    from flux_training.commands.watch.follow import follow
-
-    return follow(watcher)
-
-
-def _print(view: View, local: bool) -> None:
+def _print(found: StackStatus, local: bool) -> None:
     if screen.is_terminal:
-        screen.print(render(view, screen.width, local))
+        screen.print(render(found, screen.width, local))
     else:
-        Console(width=PIPE_WIDTH).print(render(view, PIPE_WIDTH, local, bar=False))
+        Console(width=PIPE_WIDTH).print(render(found, PIPE_WIDTH, local, bar=False))
 
 
-def _tell_nothing_is_there(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
+def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(
-            json.dumps({"version": 1, "stack": stack, "deployed": bool(outputs), "well": True, "jobs": []})
-        )
+        document = {"version": 1, "stack": stack, "deployed": bool(outputs), "well": True, "jobs": []}
+        click.echo(json.dumps(document))
     elif outputs:
-        say(f"Stack {stack} declares no job: name one in Pulumi.{stack}.yaml.")
+        say(f"Stack {stack} declares no job: add one to Pulumi.{stack}.yaml.")
     else:
-        say(
-            f"Nothing is deployed in stack {stack}: `make up STACK={stack}` trains the jobs that it declares."
-        )
+        say(f"Nothing is deployed in stack {stack}: {make('up', stack)} trains the jobs that it declares.")
 
 
-def _facts(stack: str, view: View) -> dict[str, Any]:
+def _stack_document(stack: str, found: StackStatus) -> dict[str, Any]:
     return {
         "version": 1,
         "stack": stack,
         "deployed": True,
-        "well": view.well,
-        "ended": view.ended,
-        "spent_usd": None if view.spent is None else round(float(view.spent), 4),
-        "jobs": [_job_facts(row) for row in view.rows],
+        "well": found.is_well,
+        "ended": found.has_ended,
+        "spent_usd": _usd(found.spent),
+        "jobs": [_job_document(row) for row in found.rows],
     }
 
 
-def _job_facts(row: Row) -> dict[str, Any]:
-    job, told = row.sight.job, row.sight.told
+def _job_document(row: JobRow) -> dict[str, Any]:
+    job, progress = row.status.job, row.status.progress
     return {
         "name": job.name,
         "run_id": job.run_id,
         "kelpie_id": job.kelpie_id,
-        "state": row.sight.state,
-        "phase": state_word(row),
-        "ended": row.sight.ended,
+        "state": row.status.state,
+        "phase": state_label(row),
+        "ended": row.status.has_ended,
         "problem": row.problem or None,
         "step": steps_done(row),
         "steps": job.steps,
-        "loss": told.loss,
-        "eta_seconds": told.eta_seconds if not row.sight.ended else None,
-        "gpu_seconds": told.gpu_seconds,
-        "spent_usd": None if row.spent is None else round(float(row.spent), 4),
+        "loss": progress.loss,
+        "eta_seconds": progress.eta_seconds if not row.status.has_ended else None,
+        "gpu_seconds": progress.gpu_seconds,
+        "spent_usd": _usd(row.spent),
         "machine": row.machine or None,
         "instance": row.instance or None,
-        "restarts": told.restarts,
+        "restarts": progress.restarts,
     }
+
+
+def _usd(amount: float | None) -> float | None:
+    return None if amount is None else round(float(amount), 4)

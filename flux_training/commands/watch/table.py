@@ -1,97 +1,94 @@
-"""The one table of jobs: `flux status` prints it, `flux status --watch` and `make up` keep it up to date."""
+"""The table of jobs that `flux status` prints and that `flux status --watch` and `make up` keep up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from flux_training.commands.watch.watcher import Row, View
+from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.bill import NOBODY_PAYS, dollars
 from flux_training.training.runs.run_state import RunState, in_words
 
-# Columns of terminal below which the bar goes, and then what only a person who looks for a fault needs.
-WIDTH_WITH_BAR, WIDTH_WITH_NODE = 110, 84
+# A narrower terminal gets no bar; a still narrower one no columns that matter only when something is wrong.
+MIN_WIDTH_WITH_BAR, MIN_WIDTH_WITH_NODE = 110, 84
 SHORT_ID = 8
 NOTHING = "-"
+RIGHT_ALIGNED = {"Loss", "Left", "Cost", "Restarts"}
+
+Cell = Callable[[JobRow], RenderableType]
 
 
-def render(view: View, width: int, local: bool, *, bar: bool = True) -> Group:
-    """The table, what is wrong below it, and the sum. `width` in columns of the terminal; a pipe wants no bar."""
-    parts: list[RenderableType] = [_table(view.rows, _columns(width, bar))]
-    parts += [Text(f"{row.name}: {row.problem}", style="red") for row in view.rows if row.problem]
-    if view.spent is not None:
-        so_far = "" if view.ended else " so far"
+def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> Group:
+    """The table, below it the problems and the total cost. `width` is the terminal's, in columns."""
+    columns = _columns(width, bar)
+    table = Table(
+        *(
+            Column(title, no_wrap=True, justify="right" if title in RIGHT_ALIGNED else "left")
+            for title in columns
+        ),
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        padding=(0, 3, 0, 0),
+    )
+    for row in stack.rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    parts: list[RenderableType] = [table]
+    parts += [Text(f"{row.name}: {row.problem}", style="red") for row in stack.rows if row.problem]
+    if stack.spent is not None:
+        so_far = "" if stack.has_ended else " so far"
         note = f" {NOBODY_PAYS}" if local else ""
-        parts.append(Text(f"Together {dollars(view.spent)}{so_far}.{note}", style="dim"))
+        parts.append(Text(f"Total {dollars(stack.spent)}{so_far}.{note}", style="dim"))
     return Group(*parts)
 
 
-def state_word(row: Row) -> str:
-    """One or two words: for a running job those of the launcher, which knows more than the queue."""
-    sight = row.sight
-    if sight.state == RunState.COMPLETED and not sight.ended:
+def state_label(row: JobRow) -> str:
+    """One or two words. For a running job they come from the launcher, which knows more than the queue."""
+    status = row.status
+    if status.state == RunState.COMPLETED and not status.has_ended:
         return "finishing"
-    return sight.told.state or sight.state if sight.state == RunState.RUNNING else sight.state
+    return status.progress.state or status.state if status.state == RunState.RUNNING else status.state
 
 
-def steps_done(row: Row) -> int:
-    """Steps, never more than there are."""
-    job = row.sight.job
-    return job.steps if row.sight.state == RunState.COMPLETED else min(row.sight.told.step or 0, job.steps)
+def steps_done(row: JobRow) -> int:
+    steps = row.status.job.steps
+    return steps if row.status.state == RunState.COMPLETED else min(row.status.progress.step or 0, steps)
 
 
-def _table(rows: Sequence[Row], columns: Sequence[tuple[str, Callable[[Row], RenderableType]]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
-    for heading, _ in columns:
-        table.add_column(
-            heading,
-            no_wrap=True,
-            justify="right" if heading in ("Loss", "Left", "Cost", "Restarts") else "left",
-        )
-    for row in rows:
-        table.add_row(*(cell(row) for _, cell in columns))
-    return table
-
-
-def _columns(width: int, bar: bool) -> list[tuple[str, Callable[[Row], RenderableType]]]:
-    columns: list[tuple[str, Callable[[Row], RenderableType]]] = [
-        ("Job", lambda row: Text(row.name, style="bold")),
-        ("State", lambda row: Text(state_word(row), style=_style(row))),
-    ]
-    if bar and width >= WIDTH_WITH_BAR:
-        columns.append(
-            ("", lambda row: ProgressBar(total=row.sight.job.steps, completed=steps_done(row), width=20))
-        )
-    columns += [
-        ("Steps", lambda row: f"{steps_done(row)}/{row.sight.job.steps}"),
-        ("Loss", lambda row: _loss(row)),
-        ("Left", lambda row: _left(row)),
-        ("Cost", lambda row: dollars(row.spent) if row.spent is not None else NOTHING),
-    ]
-    if width >= WIDTH_WITH_NODE:
-        columns += [
-            ("Node", lambda row: (row.instance or row.machine)[:SHORT_ID] or NOTHING),
-            ("Restarts", lambda row: str(row.sight.told.restarts or 0)),
-        ]
+def _columns(width: int, bar: bool) -> dict[str, Cell]:
+    columns: dict[str, Cell] = {
+        "Job": lambda row: Text(row.name, style="bold"),
+        "State": lambda row: Text(state_label(row), style=_style(row)),
+    }
+    if bar and width >= MIN_WIDTH_WITH_BAR:
+        columns[""] = lambda row: ProgressBar(row.status.job.steps, steps_done(row), width=20)
+    columns |= {
+        "Steps": lambda row: f"{steps_done(row)}/{row.status.job.steps}",
+        "Loss": _loss,
+        "Left": _time_left,
+        "Cost": lambda row: dollars(row.spent) if row.spent is not None else NOTHING,
+    }
+    if width >= MIN_WIDTH_WITH_NODE:
+        columns["Node"] = lambda row: (row.instance or row.machine)[:SHORT_ID] or NOTHING
+        columns["Restarts"] = lambda row: str(row.status.progress.restarts or 0)
     return columns
 
 
-def _style(row: Row) -> str:
+def _style(row: JobRow) -> str:
     if row.problem:
         return "red"
-    styles: dict[str, str] = {RunState.COMPLETED: "green", RunState.RUNNING: "cyan"}
-    return styles.get(row.sight.state, "")
+    return {RunState.COMPLETED: "green", RunState.RUNNING: "cyan"}.get(row.status.state, "")
 
 
-def _loss(row: Row) -> str:
-    loss = row.sight.told.loss
+def _loss(row: JobRow) -> str:
+    loss = row.status.progress.loss
     return NOTHING if loss is None else f"{loss:.4f}"
 
 
-def _left(row: Row) -> str:
-    left = row.sight.told.eta_seconds
-    return in_words(left) if left is not None and row.sight.state == RunState.RUNNING else NOTHING
+def _time_left(row: JobRow) -> str:
+    seconds = row.status.progress.eta_seconds
+    return in_words(seconds) if seconds is not None and row.status.state == RunState.RUNNING else NOTHING

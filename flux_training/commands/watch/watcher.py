@@ -1,4 +1,4 @@
-"""A deployed stack, looked at: its jobs in queue and bucket, its nodes, the price of an hour."""
+"""The status of a deployed stack: its jobs, their nodes, and the price of an hour."""
 
 from __future__ import annotations
 
@@ -16,28 +16,33 @@ from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import queue_job
 from flux_training.clients.salad import ContainerGroup, Instance
-from flux_training.commands.watch.health import problems
-from flux_training.commands.watch.job_status import Sight, StackJob, look, stack_jobs
+from flux_training.commands.watch.job_status import (
+    JobStatus,
+    StackJob,
+    find_problems,
+    job_status,
+    stack_jobs,
+)
 from flux_training.training.cost import usd_of
 
-LOOKS_AT_ONCE = 8
-# Nodes change within minutes, and SaladCloud counts requests.
+MAX_PARALLEL_REQUESTS = 8
+# Nodes change within minutes, and SaladCloud limits requests.
 CLUSTER_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """The nodes by the machine they run on, and dollars an hour of one; empty and None when SaladCloud did not tell."""
+class ClusterInfo:
+    """Instances by machine id, and the price of one in dollars an hour. Empty if SaladCloud does not answer."""
 
     instances: Mapping[str, Instance] = field(default_factory=dict)
     price: float | None = None
 
 
 @dataclass(frozen=True)
-class Row:
-    """One job as a person wants to see it. `price` is dollars an hour; `machine` and `instance` are ids, empty while it is on none."""
+class JobRow:
+    """One job of the table. `price` is in dollars an hour; `machine` and `instance` are ids, empty while no node has the job."""
 
-    sight: Sight
+    status: JobStatus
     price: float | None
     spent: float | None
     machine: str
@@ -46,32 +51,32 @@ class Row:
 
     @property
     def name(self) -> str:
-        return self.sight.job.name
+        return self.status.job.name
 
 
 @dataclass(frozen=True)
-class View:
+class StackStatus:
     """All jobs of the stack at one moment."""
 
-    rows: Sequence[Row]
+    rows: Sequence[JobRow]
 
     @property
-    def well(self) -> bool:
+    def is_well(self) -> bool:
         return not any(row.problem for row in self.rows)
 
     @property
-    def ended(self) -> bool:
-        return all(row.sight.ended for row in self.rows)
+    def has_ended(self) -> bool:
+        return all(row.status.has_ended for row in self.rows)
 
     @property
     def spent(self) -> float | None:
-        """Dollars for all jobs; None when no one's are known."""
+        """Dollars for all jobs; None if unknown for every job."""
         known = [row.spent for row in self.rows if row.spent is not None]
         return sum(known) if known else None
 
 
 def price_of(connection: Connection, outputs: Mapping[str, Any]) -> float | None:
-    """Dollars an hour of one of the stack's nodes; None when SaladCloud does not tell or there is no group."""
+    """Dollars an hour for one of the stack's nodes; None if SaladCloud does not answer or there is no group."""
     name = str((outputs.get("containerGroup") or {}).get("name") or "")
     with suppress(ServiceError):
         group = connection.salad().get_group(name) if name else None
@@ -80,62 +85,61 @@ def price_of(connection: Connection, outputs: Mapping[str, Any]) -> float | None
 
 
 def usd_an_hour(group: ContainerGroup, classes: Sequence[GpuClass]) -> float | None:
-    """The price of one replica; of several classes the dearest counts. None when the class or its price is not known."""
+    """The price of one replica, by the most expensive of its GPU classes. None if no price is known."""
     wanted = group.container.resources.gpu_classes
     prices = [gpu.price(group.priority or "high") for gpu in classes if gpu.id in wanted]
     return max((float(price) for price in prices if price is not None), default=None)
 
 
 class Watcher:
-    """Looks at a stack's jobs again and again; what has ended is not asked for twice."""
+    """Reads the status of a stack's jobs repeatedly. Jobs that have ended are not read again."""
 
     def __init__(self, connection: Connection, outputs: Mapping[str, Any]) -> None:
         """`outputs` are the stack's, with at least one job."""
-        self.jobs: list[StackJob] = stack_jobs(outputs)
+        self.jobs = stack_jobs(outputs)
         self.storage = connection.storage(str(outputs["bucket"]))
         self.local = connection.cloud == "local"
         self._connection = connection
         group = outputs.get("containerGroup") or {}
         self._group_id, self._group_name = str(group.get("id") or ""), str(group.get("name") or "")
-        self._ended: dict[str, Sight] = {}
-        self._cluster, self._cluster_at = Cluster(), float("-inf")
+        self._ended: dict[str, JobStatus] = {}
+        self._cluster, self._cluster_time = ClusterInfo(), float("-inf")
 
-    def look(self, jobs: Sequence[StackJob] | None = None) -> View:
-        """How all jobs (or those given) are now. Raises ServiceError; SaladCloud's silence only leaves fields empty."""
-        sights = self._sights(self.jobs if jobs is None else jobs)
-        cluster = self._renewed_cluster(any(not sight.ended for sight in sights))
-        wrong = problems(sights, datetime.now(UTC))
-        return View([_row(sight, cluster, wrong.get(sight.job.name, "")) for sight in sights])
+    def read(self, jobs: Sequence[StackJob] | None = None) -> StackStatus:
+        """The status of `jobs`, by default of all. Raises ServiceError; if only SaladCloud fails, some fields are empty."""
+        statuses = self._statuses(self.jobs if jobs is None else jobs)
+        cluster = self._current_cluster(any(not status.has_ended for status in statuses))
+        problems = find_problems(statuses, datetime.now(UTC))
+        return StackStatus([_row(status, cluster, problems.get(status.job.name, "")) for status in statuses])
 
-    def _sights(self, jobs: Sequence[StackJob]) -> list[Sight]:
-        still_open = [job for job in jobs if job.name not in self._ended]
-        queue = self._queue(still_open)
-        with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
-            seen = list(pool.map(lambda job: look(job, queue.get(job.kelpie_id), self.storage), still_open))
-        self._ended |= {sight.job.name: sight for sight in seen if sight.ended}
-        found = self._ended | {sight.job.name: sight for sight in seen}
-        return [found[job.name] for job in jobs]
+    def _statuses(self, jobs: Sequence[StackJob]) -> list[JobStatus]:
+        unfinished = [job for job in jobs if job.name not in self._ended]
+        queue = self._queue_jobs(unfinished)
+        with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS) as pool:
+            read = list(
+                pool.map(lambda job: job_status(job, queue.get(job.kelpie_id), self.storage), unfinished)
+            )
+        self._ended |= {status.job.name: status for status in read if status.has_ended}
+        known = self._ended | {status.job.name: status for status in read}
+        return [known[job.name] for job in jobs]
 
-    def _queue(self, jobs: Sequence[StackJob]) -> dict[str, Job]:
-        """What the queue knows of these jobs, by their ids: one listing where that is less than asking for each."""
+    def _queue_jobs(self, jobs: Sequence[StackJob]) -> dict[str, Job]:
+        """The queue's jobs by id: from one listing if there are several."""
         wanted = {job.kelpie_id for job in jobs if job.kelpie_id}
-        found: dict[str, Job] = {}
         kelpie = self._connection.kelpie()
+        found: dict[str, Job] = {}
         if len(wanted) > 1 and self._group_id:
             found = {job.id: job for job in kelpie.list_jobs(self._group_id) if job.id in wanted}
-        # A job of a group that was replaced is in no listing of the new one.
-        for kelpie_id in wanted - found.keys():
-            job = queue_job(kelpie, kelpie_id)
-            if job is not None:
-                found[kelpie_id] = job
-        return found
+        # The listing of a new group lacks the jobs of the group that it replaced.
+        others = {kelpie_id: queue_job(kelpie, kelpie_id) for kelpie_id in wanted - found.keys()}
+        return found | {kelpie_id: job for kelpie_id, job in others.items() if job is not None}
 
-    def _renewed_cluster(self, busy: bool) -> Cluster:
-        """The price once; the nodes again after a while, as long as a job may be on one of them."""
-        age = time.monotonic() - self._cluster_at
-        if age < CLUSTER_SECONDS or (self._cluster.price is not None and not busy):
+    def _current_cluster(self, is_busy: bool) -> ClusterInfo:
+        """The price is read once; the nodes again after CLUSTER_SECONDS while a job may run on one of them."""
+        age = time.monotonic() - self._cluster_time
+        if age < CLUSTER_SECONDS or (self._cluster.price is not None and not is_busy):
             return self._cluster
-        self._cluster_at = time.monotonic()
+        self._cluster_time = time.monotonic()
         with suppress(ServiceError):
             salad = self._connection.salad()
             group = salad.get_group(self._group_name) if self._group_name else None
@@ -144,13 +148,13 @@ class Watcher:
             price = self._cluster.price
             if price is None:
                 price = usd_an_hour(group, salad.gpu_classes())
-            nodes = salad.instances(self._group_name) if busy else []
-            self._cluster = Cluster({node.machine_id: node for node in nodes}, price)
+            nodes = salad.instances(self._group_name) if is_busy else []
+            self._cluster = ClusterInfo({node.machine_id: node for node in nodes}, price)
         return self._cluster
 
 
-def _row(sight: Sight, cluster: Cluster, problem: str) -> Row:
-    machine = (sight.queue_job.machine_id or "") if sight.queue_job else ""
+def _row(status: JobStatus, cluster: ClusterInfo, problem: str) -> JobRow:
+    machine = (status.queue_job.machine_id or "") if status.queue_job else ""
     node = cluster.instances.get(machine)
-    spent = usd_of(sight.told.gpu_seconds, cluster.price)
-    return Row(sight, cluster.price, spent, machine, node.id if node else "", problem)
+    spent = usd_of(status.progress.gpu_seconds, cluster.price)
+    return JobRow(status, cluster.price, spent, machine, node.id if node else "", problem)

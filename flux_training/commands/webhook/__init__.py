@@ -1,4 +1,4 @@
-"""`flux webhook`: a small receiver of Kelpie's calls. They are not signed, so a call is only a hint to look at the job.
+"""`flux webhook`: receives Kelpie's calls. They are not signed, so a call only causes a look at the job.
 
-Here belongs receiving, remembering what was told, and the ways to tell it.
+Code that receives calls, remembers what was reported, or notifies a person belongs here.
 """

@@ -1,4 +1,4 @@
-"""`flux webhook serve`: receive, look, tell."""
+"""`flux webhook serve`: receives calls, reads the jobs' status and sends notices."""
 
 from __future__ import annotations
 
@@ -14,181 +14,183 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.connection import Connection
-from flux_training.clients.errors import NotFound, ServiceError
+from flux_training.clients.errors import NotFound
 from flux_training.clients.http import RateLimiter
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import read_json
 from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import Engine
-from flux_training.commands.watch.job_status import look
+from flux_training.commands.watch.job_status import job_status
 from flux_training.commands.watch.watcher import price_of
-from flux_training.commands.webhook.memory import Memory
-from flux_training.commands.webhook.notice import Notice, is_news, is_settled, notice_of, stack_job
-from flux_training.commands.webhook.server import Inbox, Receiver
-from flux_training.commands.webhook.tellers import (
+from flux_training.commands.webhook.history import NoticeHistory
+from flux_training.commands.webhook.notice import Notice, has_reported_end, is_news, notice_of, stack_job
+from flux_training.commands.webhook.notifiers import (
     NOTIFY_URL_VARIABLE,
     check_address,
     command_words,
-    tell_command,
-    tell_slack,
+    notify_slack,
+    run_command,
 )
+from flux_training.commands.webhook.server import Inbox, Receiver
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.values import count
 
-LOOKS_A_MINUTE = 120
-# Kelpie calls once and never again: what was missed is found by looking at all jobs now and then.
-ROUND_SECONDS = 300.0
+MAX_READS_PER_MINUTE = 120
+# Kelpie calls only once, so a missed call is found by reading all jobs from time to time.
+ALL_JOBS_SECONDS = 300.0
 
-Tell = Callable[[Notice], None]
+Notify = Callable[[Notice], None]
 
 
 @click.group()
 def webhook() -> None:
-    """Be told when a job starts, finishes or fails."""
+    """Get a notice when a job starts, finishes or fails."""
 
 
 @webhook.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
-    "--port", default=8787, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+    "--port", default=8787, show_default=True, type=click.IntRange(0, 65535), help="0: any free port."
 )
 @click.option(
     "--notify-url",
     envvar=NOTIFY_URL_VARIABLE,
     metavar="URL",
-    help=f"Slack-compatible address to post to. Give it as {NOTIFY_URL_VARIABLE}: others can see a command line.",
+    help=f"Slack-compatible address to post to. Better set {NOTIFY_URL_VARIABLE}: others can see a command line.",
 )
 @click.option(
     "--command",
     metavar="CMD",
-    help="Program to run, with FLUX_NOTICE_JOB, _STATUS, _TEXT … in its environment; no shell.",
+    help="Program to run, without a shell, with FLUX_NOTICE_JOB, _STATUS, _TEXT … in its environment.",
 )
 @click.option(
     "--state",
     type=UserPath(dir_okay=False, path_type=Path),
-    help="Where to remember what was told. [default: outputs/.webhook-<stack>.json]",
+    help="File that stores which notices were sent. [default: outputs/.webhook-<stack>.json]",
 )
 @stack_option
 def serve(
     host: str, port: int, notify_url: str | None, command: str | None, state: Path | None, stack: str
 ) -> None:
-    """Receive Kelpie's calls, look at the job itself, and tell each real change once.
+    """Receive Kelpie's calls, read the job's status, and send one notice for each change.
 
-    A call is not signed and so only a hint: what it says is not believed. Put the address at which this can be reached
-    from the internet into the stack's configuration as `webhook`, then run `make up`.
+    A call is not signed, so its content is not trusted. Put the address at which this server can be reached from the
+    internet into the stack's configuration as `webhook`, then run `make up`.
     """
-    tellers: list[Tell] = []
+    notifiers: list[Notify] = []
     if notify_url:
         check_address(notify_url)
-        tellers.append(lambda notice: tell_slack(notify_url, notice))
+        notifiers.append(lambda notice: notify_slack(notify_url, notice))
     if command:
         words = command_words(command)
-        tellers.append(lambda notice: tell_command(words, notice))
+        notifiers.append(lambda notice: run_command(words, notice))
     engine = read_only_engine(stack)
-    memory = Memory(state or Path(OUTPUTS) / f".webhook-{stack}.json")
-    watch = Lookout(engine, connection_of(engine, stack), memory, tellers)
+    history = NoticeHistory(state or Path(OUTPUTS) / f".webhook-{stack}.json")
+    monitor = JobMonitor(engine, connection_of(engine, stack), history, notifiers)
     inbox = Inbox()
     try:
         receiver = Receiver(host, port, inbox)
     except OSError as error:
-        raise FluxError(
-            f"cannot listen at {host}:{port}: {error.strerror}", "", "choose another --port or --host"
-        ) from None
+        what = f"cannot listen at {host}:{port}: {error.strerror}"
+        raise FluxError(what, "", "choose another --port or --host") from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     say(f"Listening at http://{host}:{receiver.server_address[1]}/ for stack {stack}. Ctrl-C stops it.")
     try:
-        watch.go_on(inbox)
+        monitor.run(inbox)
     finally:
         receiver.shutdown()
         receiver.server_close()
 
 
-class Lookout:
-    """Looks at the jobs that hints name, and at all of them now and then; tells what is new."""
+class JobMonitor:
+    """Reads the jobs that calls name, and from time to time all of them; sends a notice for each change."""
 
     def __init__(
-        self, engine: Engine, connection: Connection, memory: Memory, tellers: Sequence[Tell]
+        self, engine: Engine, connection: Connection, history: NoticeHistory, notifiers: Sequence[Notify]
     ) -> None:
-        self._engine, self._connection, self._memory, self._tellers = engine, connection, memory, tellers
-        self._limiter = RateLimiter(LOOKS_A_MINUTE)
+        self._engine, self._connection, self._history, self._notifiers = (
+            engine,
+            connection,
+            history,
+            notifiers,
+        )
+        self._limiter = RateLimiter(MAX_READS_PER_MINUTE)
         self._outputs: dict[str, Any] = {}
         self._price: float | None = None
 
-    def go_on(self, inbox: Inbox) -> None:
+    def run(self, inbox: Inbox) -> None:
         """Until the process ends."""
-        next_round = 0.0
+        next_time = 0.0
         while True:
-            if time.monotonic() >= next_round:
-                self._safely(self.look_at_all)
-                next_round = time.monotonic() + ROUND_SECONDS
-            job_id = inbox.get(next_round - time.monotonic())
+            if time.monotonic() >= next_time:
+                self._attempt(self.check_all)
+                next_time = time.monotonic() + ALL_JOBS_SECONDS
+            job_id = inbox.get(next_time - time.monotonic())
             if job_id is not None:
                 self._limiter.wait()
-                self._safely(lambda hint=job_id: self.look_at(hint))  # type: ignore[misc]
+                self._attempt(self.check, job_id)
 
-    def look_at(self, kelpie_id: str) -> None:
-        """The job of a hint. Raises FluxError."""
+    def check(self, kelpie_id: str) -> None:
+        """Read the job that a call named. Raises FluxError."""
         if not self._outputs.get("bucket"):
-            self._renew()
-        if self._memory.fresh:
-            # The first look failed: what happened before is still to be remembered, and only the hint is news.
-            self._begin([job for job in self._jobs() if job.id != kelpie_id])
+            self._read_outputs()
+        if self._history.is_new:
+            # Reading all jobs has failed so far: only the job that the call named is news.
+            self._start_history([job for job in self._jobs() if job.id != kelpie_id])
         try:
-            self._consider(self._connection.kelpie().get_job(kelpie_id))
+            self._report(self._connection.kelpie().get_job(kelpie_id))
         except NotFound:
             return
 
-    def look_at_all(self) -> None:
-        """All jobs of the stack's group. At the very first time what has happened before is remembered, not told. Raises FluxError."""
-        self._renew()
+    def check_all(self) -> None:
+        """Read all jobs of the stack's group. Without a history, only record their status. Raises FluxError."""
+        self._read_outputs()
         jobs = self._jobs()
-        if self._memory.fresh:
-            self._begin(jobs)
+        if self._history.is_new:
+            self._start_history(jobs)
         for job in jobs:
-            if not is_settled(self._memory.told.get(job.id, [])):
-                self._consider(job)
+            if not has_reported_end(self._history.statuses.get(job.id, [])):
+                self._report(job)
 
     def _jobs(self) -> list[Job]:
         group = str((self._outputs.get("containerGroup") or {}).get("id") or "")
         return self._connection.kelpie().list_jobs(group) if group else []
 
-    def _begin(self, jobs: Sequence[Job]) -> None:
-        self._memory.begin_with({job.id: job.status for job in jobs if job.status != RunState.PENDING})
+    def _start_history(self, jobs: Sequence[Job]) -> None:
+        self._history.start_with({job.id: job.status for job in jobs if job.status != RunState.PENDING})
 
-    def _consider(self, job: Job) -> None:
+    def _report(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")
         known = stack_job(job, bucket, Layout(str(self._outputs.get("prefix") or "")).runs)
         if known is None:
             return
         storage = self._connection.storage(bucket)
         launch = read_json(storage, f"{known.keys.config}launch.json") or {}
-        sight = look(replace(known, steps=count(launch.get("steps")) or 0), job, storage)
-        notice = notice_of(sight, bucket, self._price)
-        if notice is None or not is_news(notice, self._memory.told):
+        status = job_status(replace(known, steps=count(launch.get("steps")) or 0), job, storage)
+        notice = notice_of(status, bucket, self._price)
+        if notice is None or not is_news(notice, self._history.statuses):
             return
-        self._memory.note(notice.kelpie_id, notice.status)
+        self._history.add(notice.kelpie_id, notice.status)
         say(notice.text())
-        for tell in self._tellers:
+        for notify in self._notifiers:
             try:
-                tell(notice)
+                notify(notice)
             except FluxError as error:
-                say(f"not told: {error}")
+                say(f"notice not sent: {error}")
 
-    def _renew(self) -> None:
+    def _read_outputs(self) -> None:
         self._outputs = deployed_outputs(self._engine)
         self._price = price_of(self._connection, self._outputs)
 
-    def _safely(self, act: Callable[[], None]) -> None:
-        """A service that is away, or a full disk, ends nothing: the next round looks again."""
+    def _attempt(self, check: Callable[..., None], *arguments: str) -> None:
+        """Keep running if a service fails or the disk is full; the next check tries again."""
         try:
-            act()
-        except (ServiceError, FluxError) as error:
-            say(f"{error}; looking again later")
+            check(*arguments)
+        except FluxError as error:
+            say(f"{error}; trying again later")
         except OSError as error:
-            say(
-                f"what was told cannot be remembered ({error.strerror}), so nothing is told; looking again later"
-            )
+            say(f"the history cannot be written ({error.strerror}), so no notice is sent; trying again later")

@@ -1,4 +1,4 @@
-"""The HTTP side: takes a hint, answers at once, and cannot be made to keep more than a little of anything."""
+"""The HTTP server: takes a job id, answers at once, and limits what a caller can make it keep."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-MOST_BYTES = 16 * 1024
-MOST_CONNECTIONS = 32
-MOST_HINTS = 1000
-# For all of a request: a caller that sends a byte now and then is cut off.
+MAX_BODY_BYTES = 16 * 1024
+MAX_CONNECTIONS = 32
+MAX_QUEUED_IDS = 1000
+# For a whole request: disconnects a caller that sends a byte now and then.
 REQUEST_SECONDS = 10.0
 
 
 class Inbox:
-    """The ids of jobs to look at, each once however often it is named."""
+    """A queue of job ids, each at most once."""
 
-    def __init__(self, most: int = MOST_HINTS) -> None:
+    def __init__(self, max_ids: int = MAX_QUEUED_IDS) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._most = most
+        self._max_ids = max_ids
         self._filled = threading.Condition()
 
     def put(self, job_id: str) -> bool:
-        """False when it is full."""
+        """False if the queue is full."""
         with self._filled:
-            if job_id not in self._ids and len(self._ids) >= self._most:
+            if job_id not in self._ids and len(self._ids) >= self._max_ids:
                 return False
             self._ids[job_id] = None
             self._filled.notify()
             return True
 
     def get(self, timeout: float) -> str | None:
-        """The id that has waited longest; None when none came in `timeout` seconds."""
+        """The oldest id; None if there is none within `timeout` seconds."""
         with self._filled:
             if not self._ids:
                 self._filled.wait(timeout)
@@ -45,72 +45,72 @@ class Inbox:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes POSTs with a `job_id` at any path. At most MOST_CONNECTIONS at once: one more is closed unheard."""
+    """Accepts POST requests with a `job_id` at any path. Closes connections beyond MAX_CONNECTIONS."""
 
     daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, host: str, port: int, inbox: Inbox) -> None:
-        """Raises OSError when the port cannot be had."""
+        """Raises OSError if the port cannot be used."""
         self.inbox = inbox
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        super().__init__((host, port), _Handler)
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__((host, port), WebhookHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no more threads
-            self._places.release()
+            self._slots.release()
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        clock = threading.Timer(REQUEST_SECONDS, _cut_off, [request])
-        clock.daemon = True
-        clock.start()
+        timer = threading.Timer(REQUEST_SECONDS, _disconnect, [request])
+        timer.daemon = True
+        timer.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
-            clock.cancel()
-            self._places.release()
+            timer.cancel()
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that went away is nothing to speak of."""
+        """Print nothing when a caller disconnects."""
 
 
-def _cut_off(connection: socket.socket) -> None:
-    """Both ways: closing alone would leave the thread that reads from it waiting."""
+def _disconnect(connection: socket.socket) -> None:
+    """Shut down both directions: closing alone would not wake the thread that reads from it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class WebhookHandler(BaseHTTPRequestHandler):
     server: Receiver
     server_version, sys_version = "flux-webhook", ""
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"\d{1,9}", length, re.ASCII):
-            return self._answer(411, "a Content-Length is needed")
-        if int(length) > MOST_BYTES:
-            return self._answer(413, f"at most {MOST_BYTES} bytes are taken")
+            return self._answer(411, "Content-Length is required")
+        if int(length) > MAX_BODY_BYTES:
+            return self._answer(413, f"the limit is {MAX_BODY_BYTES} bytes")
         job_id = job_id_of(self.rfile.read(int(length)))
         if job_id is None:
-            return self._answer(400, "a JSON object with a job_id is expected")
+            return self._answer(400, "send a JSON object with a job_id")
         if not self.server.inbox.put(job_id):
-            return self._answer(503, "too many jobs wait to be looked at")
-        return self._answer(202, "noted")
+            return self._answer(503, "too many jobs are queued")
+        return self._answer(202, "accepted")
 
     def do_GET(self) -> None:
         self._answer(200, "flux webhook: POST Kelpie's calls here")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: what strangers send does not belong on a terminal."""
+        """Print nothing: anyone can send anything."""
 
-    def _answer(self, status: int, words: str) -> None:
-        body = f"{words}\n".encode()
+    def _answer(self, status: int, message: str) -> None:
+        body = f"{message}\n".encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def job_id_of(body: bytes) -> str | None:
-    """The id that a call names; None when it names none. Nothing else of a call is believed."""
+    """The job id in a call; None if there is none. Nothing else in a call is trusted."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""cancel and retry: what they write into the stack's file, and when they refuse."""
+"""`flux cancel` and `retry`: how they edit the stack file, and when they refuse."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_training.clients.kelpie import Job
-from flux_training.commands.jobs.cancel_retry import _refuse_unless_failed
+from flux_training.commands.jobs.cancel_retry import check_failed
 from flux_training.commands.stack.edit import diff, edit_job
-from flux_training.commands.watch.job_status import Sight, StackJob
+from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import choose
 from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
 
 STACK = """\
@@ -38,7 +38,7 @@ config:
 
 
 def changed(before: str, after: str) -> list[str]:
-    """The lines that a diff takes away and adds."""
+    """The lines that a diff removes and adds."""
     lines = diff(before, after, "x").splitlines()[2:]
     return [line for line in lines if line.startswith(("+", "-"))]
 
@@ -56,16 +56,16 @@ def changed(before: str, after: str) -> list[str]:
         ("dog", {"skip": True}, ["+      skip: true"]),
     ],
 )
-def test_only_the_jobs_own_lines_change(name: str, settings: dict[str, object], lines: list[str]) -> None:
+def test_only_the_lines_of_the_job_change(name: str, settings: dict[str, object], lines: list[str]) -> None:
     assert changed(STACK, edit_job(STACK, name, **settings)) == lines
 
 
-def test_what_was_taken_out_can_be_put_back() -> None:
+def test_skip_can_be_set_and_removed_again() -> None:
     out = edit_job(STACK, "dog", skip=True)
     assert edit_job(out, "dog", skip=None) == STACK
 
 
-def test_line_ends_of_windows_stay() -> None:
+def test_windows_line_endings_are_kept() -> None:
     text = STACK.replace("\n", "\r\n")
     edited = edit_job(text, "cat", attempt=2)
     assert edited.count("\r\n") == edited.count("\n") == text.count("\n")
@@ -77,14 +77,14 @@ def test_a_file_without_jobs_is_refused(text: str) -> None:
         edit_job(text, "cat", attempt=2)
 
 
-# Not `null` or `yes`, which YAML takes for something else.
+# The prefix avoids words such as `null` and `yes`, which YAML does not read as text.
 NAMES = st.text(string.ascii_lowercase, min_size=1, max_size=6).map("job-".__add__)
 COMMENTS = st.text(string.ascii_letters + " ", max_size=10).map(lambda words: f"  # {words}".rstrip())
 
 
 @settings(deadline=None)
 @given(st.dictionaries(NAMES, COMMENTS, min_size=1, max_size=6), st.data())
-def test_every_comment_and_every_other_entry_stays(jobs: dict[str, str], data: st.DataObject) -> None:
+def test_comments_and_other_entries_are_kept(jobs: dict[str, str], data: st.DataObject) -> None:
     entries = "".join(f"    {name}: {{maxHours: 1}}{comment}\n" for name, comment in jobs.items())
     text = f"config:\n  # jobs\n  flux-training:jobs:\n{entries}  # end\n  flux-training:cloud: local\n"
     name = data.draw(st.sampled_from(sorted(jobs)))
@@ -95,7 +95,7 @@ def test_every_comment_and_every_other_entry_stays(jobs: dict[str, str], data: s
     assert after == before
 
 
-def test_a_skipped_job_is_meant_by_no_glob() -> None:
+def test_a_glob_does_not_select_a_skipped_job() -> None:
     declared = {"cat": JobSettings(), "sweep-*": JobSettings(), "sweep-2": JobSettings(skip=True)}
     chosen, findings = choose(declared, ["cat", "sweep-1", "sweep-2"], "jobs")
     assert (sorted(chosen), findings) == (["cat", "sweep-1"], [])
@@ -105,25 +105,21 @@ JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789a
 
 
 @pytest.mark.parametrize(
-    ("sight", "words"),
+    ("state", "message"),
     [
         (None, "has not been queued yet"),
-        (
-            Sight(JOB, "running", "", {}, Job(id="i", container_group_id="g", status="running")),
-            "has not ended",
-        ),
-        (
-            Sight(JOB, "pending", "", {}, Job(id="i", container_group_id="g", status="pending")),
-            "has not ended",
-        ),
-        (Sight(JOB, "completed", "", {}, None), "its weights are sound"),
+        ("running", "has not ended"),
+        ("pending", "has not ended"),
+        ("completed", "its weights are sound"),
     ],
 )
-def test_what_did_not_fail_is_not_tried_again_unless_told(sight: Sight | None, words: str) -> None:
-    with pytest.raises(FluxError, match=words):
-        _refuse_unless_failed("cat", sight)
+def test_only_a_failed_run_is_retried_without_force(state: str | None, message: str) -> None:
+    status = JobStatus(JOB, RunState(state)) if state else None
+    with pytest.raises(FluxError, match=message) as caught:
+        check_failed("prod", "cat", status)
+    assert "prod`" in caught.value.next_step
 
 
 @pytest.mark.parametrize("state", ["failed", "canceled", "lost", "stalled", "completed without weights"])
-def test_what_failed_may_be_tried_again(state: str) -> None:
-    _refuse_unless_failed("cat", Sight(JOB, state, "why", {}, None))
+def test_a_failed_run_may_be_retried(state: str) -> None:
+    check_failed("dev", "cat", JobStatus(JOB, RunState(state), "why"))

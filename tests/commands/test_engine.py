@@ -1,0 +1,184 @@
+"""The choice of the engine, its environment, its locks, and the settings that it returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_training.clients.connection import VARIABLES
+from flux_training.commands.stack.access import connection_of
+from flux_training.commands.stack.engine import UNKNOWN, Engine, choose_command, find_engine, without_unknown
+from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.locks import is_locked_by_dead_process
+from flux_training.training.errors import BadInput, FluxError
+from tests.support.flux import STACK_FILE
+
+# Answers `config get KEY` and `preview --json` like the CLI and the embedded engine.
+ENGINE = """\
+import json, pathlib, sys
+words = sys.argv[1:]
+here = pathlib.Path(__file__).parent
+if words[0] == "preview":
+    print(json.dumps({"steps": [], "folder": str(pathlib.Path.cwd())}))
+elif words[:2] == ["config", "get"]:
+    if (here / "refusal.txt").exists():
+        sys.exit((here / "refusal.txt").read_text())
+    settings = json.loads((here / "settings.json").read_text())
+    if words[2] not in settings:
+        sys.exit(f"error: configuration key '{words[2]}' not found for stack 'prod'")
+    print(settings[words[2]])
+"""
+SETTINGS = {"saladApiKey": "key", "saladOrganization": "us", "saladProject": "loras", "s3AccessKeyId": "id",
+            "s3SecretAccessKey": "secret", "s3EndpointUrl": "https://s3.test"}  # fmt: skip
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    (tmp_path / "engine.py").write_text(ENGINE)
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    return Engine((sys.executable, str(tmp_path / "engine.py")), dict(os.environ), "prod", tmp_path)
+
+
+@pytest.fixture
+def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = STACK_FILE.replace("cloud: local", "cloud: salad")
+    (tmp_path / "Pulumi.prod.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("flux_training.commands.stack.access.project_root", lambda: tmp_path)
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("prod")
+def test_an_empty_variable_counts_as_unset(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GitHub passes unset secrets as empty variables."""
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, " " if variable == "SALAD_PROJECT" else "")
+    monkeypatch.setenv("SALAD_API_KEY", "another")
+    found = connection_of(engine, "prod")
+    assert (found.api_key.get_secret_value(), found.organization, found.project) == ("another", "us", "loras")
+
+
+def test_a_preview_runs_in_the_checkout_whatever_the_working_directory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found, words = engine.preview()
+    assert (found["folder"], words) == (str(tmp_path), "")
+
+
+@pytest.mark.usefixtures("prod")
+def test_a_wrong_passphrase_is_not_mistaken_for_a_missing_key(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "refusal.txt").write_text("error: incorrect passphrase")
+    with pytest.raises(FluxError, match="incorrect passphrase"):
+        connection_of(engine, "prod")
+
+
+@pytest.mark.parametrize(
+    "words", ["error: no stack named 'prod' found", "error: configuration key 'x' not found for stack 'prod'"]
+)
+def test_a_missing_stack_or_setting_is_none(engine: Engine, tmp_path: Path, words: str) -> None:
+    (tmp_path / "refusal.txt").write_text(words)
+    assert engine.setting("saladApiKey") is None
+
+
+def test_unknown_outputs_are_left_out() -> None:
+    """As CLI 3.276.0 stores them after `up --target` of one job beside a new one."""
+    outputs = {
+        "jobs": {"cat": {"kelpieId": "k", "status": UNKNOWN}, "dog": UNKNOWN},
+        "cost": UNKNOWN,
+        "bucket": "b",
+    }
+    known = without_unknown(outputs)
+    assert known == {"jobs": {"cat": {"kelpieId": "k"}}, "bucket": "b"}
+    assert without_unknown({}) == {}
+
+
+EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cli", "command"),
+    [
+        ("", None, EMBEDDED),
+        ("", "/bin/pulumi", ("/bin/pulumi",)),
+        ("embedded", "/bin/pulumi", EMBEDDED),
+        ("cli", "/bin/pulumi", ("/bin/pulumi",)),
+    ],
+)
+def test_the_cli_is_preferred_if_installed(wanted: str, cli: str | None, command: tuple[str, ...]) -> None:
+    assert choose_command(wanted, cli) == command
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"), [("cli", "no `pulumi` is on the PATH"), ("clii", "ENGINE=clii")]
+)
+def test_an_unavailable_engine_is_refused(wanted: str, message: str) -> None:
+    with pytest.raises(FluxError, match=message):
+        choose_command(wanted, None)
+
+
+def test_only_the_local_stack_has_a_default_passphrase() -> None:
+    variable = "PULUMI_CONFIG_PASSPHRASE"
+    assert find_engine("dev", local=True, environ={}).environment[variable]
+    assert find_engine("prod", local=False, environ={variable: "x"}).environment[variable] == "x"
+    with pytest.raises(FluxError, match="needs the passphrase"):
+        find_engine("prod", local=False, environ={})
+
+
+@pytest.mark.parametrize(
+    ("environ", "compressed"),
+    [
+        ({}, "true"),
+        ({"PULUMI_DIY_BACKEND_GZIP": "false"}, "false"),
+        ({"PULUMI_SELF_MANAGED_STATE_GZIP": "false"}, None),
+        ({"PULUMI_DIY_BACKEND_ZSTD": "true"}, None),
+    ],
+)
+def test_the_state_is_compressed_unless_the_user_decides(
+    environ: dict[str, str], compressed: str | None
+) -> None:
+    environment = find_engine("dev", local=True, environ=environ).environment
+    assert environment.get("PULUMI_DIY_BACKEND_GZIP") == compressed
+    assert environ.items() <= environment.items()
+
+
+def test_an_unknown_stack_is_reported_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.prod.yaml").write_text("config:\n  flux-training:cloud: salad\n")
+    assert not uses_local_cloud(tmp_path, "prod")
+    with pytest.raises(BadInput, match="did you mean `prod`"):
+        uses_local_cloud(tmp_path, "prd")
+    (tmp_path / "Pulumi.bad.yaml").write_text("config: ]")
+    with pytest.raises(BadInput, match=r"Pulumi\.bad\.yaml cannot be read"):
+        uses_local_cloud(tmp_path, "bad")
+
+
+HERE = socket.gethostname()
+DEAD_PID = 2**22 + 1
+DEAD = json.dumps({"pid": DEAD_PID, "hostname": HERE})
+
+
+@pytest.mark.parametrize(
+    ("locks", "is_dead"),
+    [
+        ([], False),
+        ([DEAD], True),
+        ([DEAD, json.dumps({"pid": os.getpid(), "hostname": HERE})], False),
+        ([json.dumps({"pid": DEAD_PID, "hostname": "another"})], False),
+        ([json.dumps({"pid": str(DEAD_PID), "hostname": HERE})], False),
+        ([DEAD, "{"], False),
+    ],
+)
+def test_only_locks_of_processes_known_to_have_ended_count_as_dead(
+    tmp_path: Path, locks: list[str], is_dead: bool
+) -> None:
+    folder = tmp_path / ".pulumi/locks/organization/flux-training/dev"
+    folder.mkdir(parents=True)
+    for number, lock in enumerate(locks):
+        (folder / f"{number}.json").write_text(lock)
+    assert is_locked_by_dead_process(tmp_path, "dev") == is_dead

@@ -1,0 +1,169 @@
+"""The status of jobs: in one line, in the table, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from flux_training.clients.gpu_classes import GpuClass
+from flux_training.clients.kelpie import Job
+from flux_training.clients.salad import ContainerGroup
+from flux_training.commands.watch.job_status import (
+    JobStatus,
+    StackJob,
+    describe,
+    find_problems,
+    stack_jobs,
+)
+from flux_training.commands.watch.logs import lines_of_job
+from flux_training.commands.watch.table import render
+from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hour
+from flux_training.training.cost import usd_of
+from flux_training.training.runs.progress import read_progress
+from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run_state import RunState, in_words
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def status(name: str, state: str, /, minutes: float = 0, reason: str = "", **progress: object) -> JobStatus:
+    queue_status = "running" if state == "stalled" else state
+    queue_job = Job(id=name, container_group_id="g", status=queue_status, created=NOW - timedelta(minutes=minutes),
+                    machine_id="machine-12345")  # fmt: skip
+    job = StackJob(name, "0123456789ab", name, 300, RunKeys(f"runs/{name}/0123456789ab/", name))
+    return JobStatus(job, RunState(state), reason, read_progress(progress), queue_job)
+
+
+def row(found: JobStatus, problem: str = "", spent: float | None = None) -> JobRow:
+    return JobRow(found, 0.45, spent, "machine-12345", "", problem)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "wrong"),
+    [
+        ([status("a", "completed"), status("b", "running"), status("c", "pending", 5)], set()),
+        ([status("a", "running"), status("b", "pending", 300)], set()),
+        ([status("a", "completed"), status("b", "pending", 16)], {"b"}),
+        (
+            [status("a", "failed", reason="why"), status("b", "canceled"), status("c", "lost")],
+            {"a", "b", "c"},
+        ),
+        ([status("a", "completed without weights"), status("b", "stalled", reason="no node")], {"a", "b"}),
+    ],
+)
+def test_jobs_that_failed_or_make_no_progress_are_problems(
+    statuses: list[JobStatus], wrong: set[str]
+) -> None:
+    assert set(find_problems(statuses, NOW)) == wrong
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (-3, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (12000, "3 h 20 min")],
+)
+def test_durations_are_rounded(seconds: float, text: str) -> None:
+    assert in_words(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "progress", "text"),
+    [
+        ("pending", "", {}, "pending"),
+        ("running", "", {}, "running"),
+        ("running", "", {"state": "training", "step": 120, "steps": 300, "loss_smoothed": 0.41, "eta_seconds": 61},
+         "training, step 120 of 300, loss 0.4100, about 61 s left"),
+        ("running", "", {"state": "starting", "step": None, "loss_smoothed": None, "eta_seconds": "?"}, "starting"),
+        ("failed", "the trainer ended with 1", {"step": 3}, "failed: the trainer ended with 1"),
+        ("completed", "", {"state": "finished", "step": 300}, "completed"),
+    ],
+)  # fmt: skip
+def test_a_status_is_described_in_one_line(
+    state: str, reason: str, progress: dict[str, object], text: str
+) -> None:
+    assert describe(status("cat", state, reason=reason, **progress)) == text
+
+
+def test_a_stalled_job_has_ended_although_the_queue_calls_it_running() -> None:
+    stalled = status("cat", "stalled", reason="no node has reported it")
+    assert stalled.has_ended
+    assert describe(stalled) == "stalled: no node has reported it"
+
+
+@pytest.mark.parametrize(
+    ("queue_status", "has_ended"), [("running", False), ("completed", True), (None, True)]
+)
+def test_a_run_with_weights_has_ended_once_its_worker_has_reported(
+    queue_status: str | None, has_ended: bool
+) -> None:
+    job = status("cat", "completed").job
+    queue_job = Job(id="i", container_group_id="g", status=queue_status) if queue_status else None
+    found = JobStatus(job, RunState.COMPLETED, queue_job=queue_job)
+    assert found.has_ended == has_ended
+    assert (describe(found) == "the weights are in the bucket; the worker is finishing") != has_ended
+
+
+def test_jobs_are_read_from_the_outputs() -> None:
+    job = status("cat", "running").job
+    entry = {"runId": job.run_id, "kelpieId": "cat", "steps": 300, "folder": job.keys.base}
+    assert stack_jobs({"jobs": {"cat": entry}}) == [job]
+    assert stack_jobs({}) == []
+
+
+def rendered(stack: StackStatus, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(render(stack, width, local=False))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+TRAINING = status("chelsea-cat", "running", state="training", step=120, loss_smoothed=0.4123, eta_seconds=3700,
+                  gpu_seconds=3600, restarts=2)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_at_any_width_a_row_is_one_line_with_the_important_columns(width: int) -> None:
+    lines = rendered(StackStatus([row(TRAINING, spent=0.45)]), width).splitlines()
+    assert all(len(line) <= width for line in lines)
+    for text in ("chelsea-cat", "training", "120/300", "0.4123", "62 min", "$0.45"):
+        assert text in lines[1]
+    assert ("machine-" in lines[1]) == (width >= 84)
+
+
+def test_problems_are_below_the_table_and_markup_in_them_is_plain_text() -> None:
+    failed = status("cat", "failed", reason="[bold]x[/bold]")
+    stack = StackStatus([row(failed, "failed: [bold]x[/bold]")])
+    assert not stack.is_well
+    assert "cat: failed: [bold]x[/bold]" in rendered(stack, 100)
+
+
+def test_a_node_cannot_print_control_characters() -> None:
+    assert "\x1b" not in rendered(
+        StackStatus([row(status("cat", "running", state="tra\x1b[2Jin\ring"))]), 100
+    )
+
+
+def test_the_price_is_that_of_the_most_expensive_class_at_the_groups_priority() -> None:
+    classes = [
+        GpuClass.model_validate({"id": name, "name": name, "prices": [{"priority": "low", "price": price}]})
+        for name, price in (("a", "0.20"), ("b", "0.30"), ("c", "9.00"))
+    ]
+    container = {"image": "i", "resources": {"cpu": 1, "memory": 1024, "gpu_classes": ["a", "b"]}}
+    raw = {"id": "g", "name": "g", "replicas": 1, "priority": "low", "container": container,
+           "current_state": {"status": "running"}}  # fmt: skip
+    group = ContainerGroup.model_validate(raw)
+    assert usd_an_hour(group, classes) == 0.30
+    assert usd_an_hour(group.model_copy(update={"priority": "high"}), classes) is None
+
+
+def test_the_cost_is_unknown_without_time_or_price() -> None:
+    assert usd_of(5400, 0.30) == pytest.approx(0.45)
+    assert (usd_of(None, 1.0), usd_of(1, None)) == (None, None)
+
+
+def test_a_job_gets_its_own_lines_of_a_nodes_log() -> None:
+    lines = ["boot", "1 node received job a", "x", "2 node received job b", "y", "3 node received job a", "z"]
+    assert lines_of_job(lines, "a") == ["1 node received job a", "x", "3 node received job a", "z"]
+    assert lines_of_job(lines, "c") == []
