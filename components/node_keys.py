@@ -13,8 +13,8 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource
 
 from components.provider import FluxProvider, Props, inputs_of, replace_on
-from flux_training.clients.cloudflare import LONGEST_SECONDS, Keys
-from flux_training.clients.salad import LONGEST_VALUE
+from flux_training.clients.cloudflare import MAX_KEY_SECONDS, Keys
+from flux_training.clients.salad import MAX_VALUE_LENGTH
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.node_rights import parse_time
 
@@ -56,13 +56,13 @@ class NodeKeysProvider(FluxProvider):
             self.connection.s3_access_key_id,
             props["bucket"],
             props["prefixes"].split(", "),
-            min(seconds, LONGEST_SECONDS),
+            min(seconds, MAX_KEY_SECONDS),
         )
         length = len(keys.session_token.get_secret_value()) if keys.session_token else 0
-        if length > LONGEST_VALUE:
+        if length > MAX_VALUE_LENGTH:
             raise FluxError(
                 f"Cloudflare's session token has {length} characters",
-                f"SaladCloud takes values of at most {LONGEST_VALUE}",
+                f"SaladCloud takes values of at most {MAX_VALUE_LENGTH}",
                 "set `storage.credentials: token`",
             )
         return keys

@@ -34,7 +34,7 @@ PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 4
 CHUNK_BYTES = 1024 * 1024
 # Transfers at once, and the bytes of the files that are in flight. docs/decisions/0025-reorganisation.md has the measurements.
-MAX_WIDTH = 32
+MAX_WIDTH = 40
 MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 FIRST_WAIT = timedelta(seconds=0.2)
 LONGEST_WAIT = timedelta(seconds=10)

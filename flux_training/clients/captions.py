@@ -1,19 +1,18 @@
-"""Asking a vision model for captions: OpenAI, or any server with its interface (Ollama, vLLM, LM Studio …)."""
+"""Captions from a vision model: OpenAI, or any server with its interface (Ollama, vLLM, LM Studio …)."""
 
 from __future__ import annotations
 
 import base64
-import random
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 import tenacity
 from pydantic import SecretStr
 
-from flux_training.clients.http import LOOPBACK, Patience, RateLimiter, retry_after
+from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
 from flux_training.training.dataset.captions import Answer, one_line
 from flux_training.training.errors import BadInput, FluxError
 
@@ -23,33 +22,33 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_URL = "https://api.openai.com/v1"
-# Servers on one's own machine want no key; the SDK wants one all the same.
+# Local servers need no key, but the SDK does.
 NO_KEY = "none"
 TIMEOUT_SECONDS = 120.0
-PATIENCE = Patience(attempts=6, first=1, longest=30, total=180)
-# The account has no money left: waiting does not help.
-OUT_OF_MONEY = "insufficient_quota"
+RETRY_POLICY = RetryPolicy(attempts=6, first=1, longest=30, total=180)
+# The account has no credit left, so retrying is pointless.
+OUT_OF_CREDIT = "insufficient_quota"
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The user wants to stop, and this request was not sent (again)."""
+class Stopped(Exception):  # noqa: N818 - it is not an error
+    """The user has stopped the program, so this request was not sent."""
 
 
-class Refused(FluxError):  # noqa: N818 - named for what happened, like the rest of the tree
-    """The service will answer no request of ours: a wrong key or model, no money left, not reachable."""
+class Refused(FluxError):  # noqa: N818 - named like the other errors
+    """No request can succeed: the key or model is wrong, there is no credit, or the service is not reachable."""
 
 
 def host_of(base_url: str) -> str:
-    """Host and port, for people: an address can hold a user and a password. Raises BadInput for what is no http(s) address."""
+    """Host and port of an address, without user and password. Raises BadInput if it is not http or https."""
     try:
         address = urlsplit(base_url)
         host, port = address.hostname, address.port
-        # The SDK is stricter than urlsplit, and would end in its own exception.
+        # The SDK is stricter than urlsplit and would raise an exception of its own.
         httpx.URL(base_url)
     except (ValueError, httpx.InvalidURL):
         host, port = None, None
     if not host or address.scheme not in ("http", "https"):
-        # Not shown: a wrong address can hold a password all the same.
+        # The address is not shown: it may hold a password.
         raise BadInput(
             [
                 f"--base-url (or {URL_VARIABLE}) must begin with https:// or http:// and a host, such as {OPENAI_URL}"
@@ -60,9 +59,9 @@ def host_of(base_url: str) -> str:
 
 
 def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
-    """The key to send to this address, if any. Raises FluxError when OpenAI itself would get none, or it cannot be sent.
+    """The key to send to this address, if any; never unencrypted to another machine.
 
-    A key is not sent unencrypted to another machine.
+    Raises FluxError if OpenAI would get no key, or if no header can hold it.
     """
     address = urlsplit(base_url)
     key = environ.get(KEY_VARIABLE, "").strip()
@@ -71,7 +70,7 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
     if not key and address.hostname == urlsplit(OPENAI_URL).hostname:
         raise FluxError(
             f"{KEY_VARIABLE} is not set",
-            "OpenAI wants a key",
+            "OpenAI needs a key",
             f"set it, or name another server with --base-url (or {URL_VARIABLE})",
         )
     if not all("!" <= character <= "~" for character in key):
@@ -80,7 +79,7 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
 
 
 class Captioner:
-    """One model at one address. Thread-safe; once `stop` is set, no request is sent any more."""
+    """One model at one address. Thread-safe. Sends no request after `stop` is set."""
 
     def __init__(
         self,
@@ -92,20 +91,20 @@ class Captioner:
         max_tokens: int,
         per_minute: int,
         stop: threading.Event,
-        patience: Patience = PATIENCE,
+        retry_policy: RetryPolicy = RETRY_POLICY,
     ) -> None:
-        import openai  # half a second: only where it is used
+        import openai  # takes half a second
 
         self.model, self.host = model, host_of(base_url)
         self._instruction, self._max_tokens = instruction, max_tokens
-        self._key, self._stop, self._patience = key, stop, patience
+        self._key, self._stop, self._retry_policy = key, stop, retry_policy
         self._limiter = RateLimiter(per_minute, sleep=self._sleep)
         self._openai = openai
         self._client = openai.OpenAI(
             api_key=key.get_secret_value() if key else NO_KEY,
             base_url=base_url,
             timeout=TIMEOUT_SECONDS,
-            max_retries=0,  # every attempt waits for its turn, and none begins after `stop`: see `ask`
+            max_retries=0,  # `ask` retries: within the rate limit, and not after `stop`
             http_client=openai.DefaultHttpxClient(trust_env=urlsplit(base_url).hostname not in LOOPBACK),
         )
 
@@ -116,23 +115,18 @@ class Captioner:
         self._client.close()
 
     def ask(self, picture: bytes) -> Answer:
-        """What the model says of a JPEG. Raises Stopped, Refused, and FluxError when this image cannot be captioned."""
+        """The model's answer for a JPEG. Raises Stopped, Refused, and FluxError if this image cannot be captioned."""
         error = self._openai
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._is_transient),
-            stop=tenacity.stop_after_attempt(self._patience.attempts)
-            | tenacity.stop_before_delay(self._patience.total),
-            wait=self._wait,
-            sleep=self._sleep,
-            reraise=True,
+        retrying = self._retry_policy.retrying(
+            tenacity.retry_if_exception(self._is_transient), self._wait, self._sleep
         )
         try:
             return retrying(self._once, picture)
         except (error.AuthenticationError, error.PermissionDeniedError, error.NotFoundError) as failure:
             raise self._refused(failure, f"check the key, --model {self.model} and --base-url") from failure
         except error.RateLimitError as failure:
-            if failure.code == OUT_OF_MONEY:
-                raise self._refused(failure, "the account has no money left") from failure
+            if failure.code == OUT_OF_CREDIT:
+                raise self._refused(failure, "the account has no credit left; add some") from failure
             raise self._failed("still too many requests", failure) from failure
         except error.APITimeoutError as failure:
             raise self._failed("no answer in time", failure) from failure
@@ -141,7 +135,7 @@ class Captioner:
         except error.APIError as failure:
             raise self._failed("answered with an error", failure) from failure
         except ValueError as failure:
-            # The SDK lets JSON that ends too early through. Not tried again: each answer is paid for.
+            # Truncated JSON, which the SDK does not handle. Not retried, because each answer costs money.
             raise FluxError(f"an answer that cannot be read ({type(failure).__name__})") from failure
 
     def _once(self, picture: bytes) -> Answer:
@@ -165,19 +159,15 @@ class Captioner:
     def _is_transient(self, failure: BaseException) -> bool:
         error = self._openai
         if isinstance(failure, error.APIStatusError):
-            return failure.status_code in (408, 409, 429, *range(500, 600)) and failure.code != OUT_OF_MONEY
+            return failure.status_code in (408, 409, 429, *range(500, 600)) and failure.code != OUT_OF_CREDIT
         return isinstance(failure, error.APIConnectionError)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next attempt: exponential with jitter, but no sooner than the service asked."""
-        ceiling = min(self._patience.longest, self._patience.first * 2**state.attempt_number)
         failure: Any = state.outcome.exception() if state.outcome else None
-        asked = (
-            retry_after(cast(Any, failure.response))
-            if isinstance(failure, self._openai.APIStatusError)
-            else 0.0
+        has_answer = isinstance(failure, self._openai.APIStatusError)
+        return self._retry_policy.wait(
+            state.attempt_number, retry_after(failure.response) if has_answer else 0
         )
-        return max(asked, random.uniform(ceiling / 4, ceiling))  # noqa: S311 - jitter is no cryptography
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -190,7 +180,7 @@ class Captioner:
         return FluxError(f"{what} ({self._words(failure)})")
 
     def _words(self, failure: openai.APIError) -> str:
-        """What the service said, never with the key: some repeat it."""
+        """The service's message, without the key, which some services repeat."""
         body: Any = failure.body
         said = body.get("message") if isinstance(body, dict) else None
         words = one_line(str(said or failure.message))
@@ -199,7 +189,7 @@ class Captioner:
 
 
 def _read(completion: Any) -> Answer:
-    """Lenient: other servers leave out, or set to null, what OpenAI always sends."""
+    """Other servers omit, or set to null, what OpenAI always sends."""
     usage = getattr(completion, "usage", None)
     tokens = (getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
     choices = getattr(completion, "choices", None)

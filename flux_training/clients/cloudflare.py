@@ -1,6 +1,6 @@
-"""Cloudflare's API, as far as R2 needs it: buckets, bucket-scoped tokens, temporary credentials. How it behaves: docs/services.md.
+"""The part of Cloudflare's API that R2 needs: buckets, bucket-scoped tokens, temporary credentials. How it behaves: docs/services.md.
 
-The API token stays here: what a node gets is made with it and can do less.
+The API token stays on this machine. Nodes get keys that are made with it and can do less.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ import httpx
 from pydantic import Field, SecretStr
 
 from flux_training.clients.errors import NotFound, Service, UncertainOutcome
-from flux_training.clients.http import Answer, Http, Patience
+from flux_training.clients.http import Answer, Http, RetryPolicy
 
 CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
-LONGEST_SECONDS = 604800
-# Of "List Tokens": 5 to 50.
-TOKENS_A_PAGE = 50
-# The permission group that lets a token read, write and list the objects of the buckets it is for, and nothing else.
+MAX_KEY_SECONDS = 604800
+# Cloudflare allows 5 to 50.
+TOKENS_PER_PAGE = 50
+# A permission group: read, write and list the objects of given buckets.
 ITEM_WRITE = "Workers R2 Storage Bucket Item Write"
 
 
 class Bucket(Answer):
-    """An R2 bucket. `location` is where Cloudflare placed it, such as WEUR."""
+    """An R2 bucket. `location`: the region that Cloudflare chose, such as WEUR."""
 
     name: str
     location: str = ""
 
 
 class Token(Answer):
-    """An API token. Its id is the S3 access key id of whoever holds its value."""
+    """An API token. Its id is also an S3 access key id."""
 
     id: str
     name: str = ""
 
 
 class Keys(Answer):
-    """What an S3 client needs to be somebody. `session_token` None: these keys have no end of their own."""
+    """Credentials for S3. Without `session_token` they do not expire."""
 
     access_key_id: str
     secret_access_key: SecretStr
@@ -91,7 +91,7 @@ class Cloudflare:
         api_token: SecretStr,
         transport: httpx.BaseTransport | None = None,
         *,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         if_down: str = "try again later",
     ) -> None:
         self._account_id = account_id
@@ -104,14 +104,14 @@ class Cloudflare:
             Service("Cloudflare", url, if_refused=refused, if_down=if_down, secrets=(api_token,)),
             {"Authorization": SecretStr(f"Bearer {api_token.get_secret_value()}")},
             transport=transport,
-            patience=patience,
+            retry_policy=retry_policy,
         )
 
     def __repr__(self) -> str:
         return f"<Cloudflare at {self._http.service.host}>"
 
     def get_bucket(self, name: str) -> Bucket | None:
-        """The bucket, if the account has one of this name."""
+        """The bucket, or None."""
         try:
             answer = self._http.request("GET", self._bucket(name))
         except NotFound:
@@ -119,22 +119,22 @@ class Cloudflare:
         return self._http.read(_BucketAnswer, answer).result
 
     def create_bucket(self, name: str, location: str | None = None) -> Bucket:
-        """Make it. Raises Conflict when the account has it already, UncertainOutcome (then look for it)."""
+        """Create the bucket. Raises Conflict if it exists, UncertainOutcome (look it up)."""
         body = {"name": name} | ({"locationHint": location} if location else {})
         answer = self._http.request("POST", f"{self._account}/r2/buckets", body=body)
         return self._http.read(_BucketAnswer, answer).result
 
     def delete_bucket(self, name: str) -> None:
-        """Delete it; fine if there is none. Raises Conflict when it holds objects."""
+        """Delete the bucket, if it exists. Raises Conflict if it holds objects."""
         try:
             self._http.request("DELETE", self._bucket(name))
         except NotFound:
             return
 
     def create_token(self, name: str, bucket: str) -> Keys:
-        """Keys for the objects of one bucket, without an end. Whoever loses the answer finds the token by its name.
+        """Keys for the objects of one bucket that do not expire.
 
-        Raises NotFound when the account lacks the permission group, UncertainOutcome.
+        Raises NotFound if the account lacks the permission group, UncertainOutcome (find the token by its name).
         """
         resource = f"com.cloudflare.edge.r2.bucket.{self._account_id}_default_{bucket}"
         policy = {
@@ -153,16 +153,16 @@ class Cloudflare:
         """The account's tokens of this name."""
         found: list[Token] = []
         for page in count(1):
-            params = {"page": page, "per_page": TOKENS_A_PAGE}
+            params = {"page": page, "per_page": TOKENS_PER_PAGE}
             answer = self._http.request("GET", f"{self._account}/tokens", params=params)
             tokens = self._http.read(_TokensAnswer, answer).result
             found += [token for token in tokens if token.name == name]
-            if len(tokens) < TOKENS_A_PAGE:
+            if len(tokens) < TOKENS_PER_PAGE:
                 break
         return found
 
     def has_token(self, token_id: str) -> bool:
-        """Whether the token is still there."""
+        """Whether the token exists."""
         try:
             self._http.request("GET", self._token(token_id))
         except NotFound:
@@ -170,7 +170,7 @@ class Cloudflare:
         return True
 
     def delete_token(self, token_id: str) -> None:
-        """Revoke it, and the temporary credentials made from it; fine if it is gone."""
+        """Revoke the token, if it exists, and the temporary credentials made from it."""
         try:
             self._http.request("DELETE", self._token(token_id))
         except NotFound:
@@ -179,10 +179,7 @@ class Cloudflare:
     def temporary_keys(
         self, parent_access_key_id: str, bucket: str, prefixes: Sequence[str], seconds: float
     ) -> Keys:
-        """Keys that read and write objects below `prefixes` and end by themselves after `seconds` (at most a week).
-
-        Asking twice is harmless: the ones nobody uses end too.
-        """
+        """Keys that read and write objects below `prefixes` and expire after `seconds`, at most a week."""
         body = {
             "bucket": bucket,
             "parentAccessKeyId": parent_access_key_id,
@@ -201,13 +198,13 @@ class Cloudflare:
         )
 
     def replace_tokens(self, name: str, bucket: str) -> Keys:
-        """`create_token`, after taking away what an attempt whose answer got lost may have left under this name."""
+        """`create_token`, after revoking tokens of this name that a lost answer may have left."""
         for left in self.tokens_named(name):
             self.delete_token(left.id)
         try:
             return self.create_token(name, bucket)
         except UncertainOutcome:
-            # Its value is lost with the answer, so it is of no use to anybody.
+            # Its value is lost with the answer.
             for left in self.tokens_named(name):
                 self.delete_token(left.id)
             raise
@@ -217,7 +214,11 @@ class Cloudflare:
         for group in self._http.read(_GroupsAnswer, answer).result:
             if group.name == name:
                 return group.id
-        raise NotFound(f"Cloudflare lists no permission group named {name!r}", "", "has it been renamed?")
+        raise NotFound(
+            f"Cloudflare lists no permission group named {name!r}",
+            "",
+            "check in Cloudflare's dashboard whether it has been renamed",
+        )
 
     def _bucket(self, name: str) -> str:
         return f"{self._account}/r2/buckets/{quote(name, safe='')}"

@@ -1,4 +1,4 @@
-"""Whether a storage heeds If-None-Match and If-Match: who may post a job rests on both (docs/decisions/0003-one-job-for-a-run.md)."""
+"""Tests whether a storage honours If-None-Match and If-Match, on which queueing depends (docs/decisions/0003-one-job-for-a-run.md)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 
+import tenacity
+
 from flux_training.clients.errors import Conflict, Invalid, RateLimited, ServiceError, Unavailable
 from flux_training.clients.storage import Storage
 
-# R2 takes one write a second and key, and each of ours is written twice.
+# R2 accepts one write a second for each key, and each key here is written twice.
 WAIT_SECONDS = 1.1
-TRIES = 5
+MAX_WRITES = 5
 ANOTHER_ETAG = "0" * 32
-# What storages say to a header that they do not know.
+# Answers to a header that the storage does not know.
 NOT_IMPLEMENTED = (400, 501)
 
 
 def unheeded_conditions(
     storage: Storage, folder: str, sleep: Callable[[float], None] = time.sleep
 ) -> list[str]:
-    """The headers that do not keep the storage from overwriting. Tried on two objects below `folder`, which go again.
+    """The headers in spite of which the storage overwrites objects. Writes two objects below `folder` and deletes them.
 
     Raises ServiceError.
     """
@@ -35,25 +37,24 @@ def unheeded_conditions(
             storage.put_bytes(key, b"1")
         return [name for name, (_, write) in tries.items() if not _is_refused(write, sleep)]
     finally:
-        # A key that may not delete is no reason not to train; what stays goes with the stack.
+        # Training does not need the right to delete; destroying the stack removes what stays.
         with suppress(ServiceError):
             storage.delete_many([once, read])
 
 
 def _is_refused(write: Callable[[], str], sleep: Callable[[float], None]) -> bool:
-    for attempt in range(TRIES):
-        try:
-            write()
-        except Conflict:
-            return True
-        except RateLimited:
-            if attempt == TRIES - 1:
-                raise
-            sleep(WAIT_SECONDS)
-        except (Invalid, Unavailable) as error:
-            if error.status not in NOT_IMPLEMENTED:
-                raise
-            return False
-        else:
-            return False
-    raise AssertionError("unreachable")
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RateLimited),
+        stop=tenacity.stop_after_attempt(MAX_WRITES),
+        wait=tenacity.wait_fixed(WAIT_SECONDS),
+        sleep=sleep,
+        reraise=True,
+    )
+    try:
+        retrying(write)
+    except Conflict:
+        return True
+    except (Invalid, Unavailable) as error:
+        if error.status not in NOT_IMPLEMENTED:
+            raise
+    return False

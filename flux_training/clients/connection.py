@@ -1,10 +1,10 @@
-"""Where the services are, and with which keys: from the local cloud's file or from the user's settings."""
+"""Addresses and keys of the services, from the local cloud's file or from the user's settings."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from flux_training.training.errors import BadInput, FluxError
 
 Cloud = Literal["local", "salad"]
 Setting = str | SecretStr | None
-# What lies under the bucket: Cloudflare R2, AWS, or any other S3.
+# The bucket is at Cloudflare R2, AWS, or any other S3.
 Kind = Literal["r2", "aws", "s3"]
 
 LOCAL_FILE = ".localcloud/connection.json"
@@ -28,7 +28,7 @@ LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
 LOCAL_VERSION = 1
 START_LOCAL = "start it with `make cloud`"
 
-# Environment variable → the stack's setting for the same. The environment wins.
+# Environment variable → setting of the stack. The environment takes precedence.
 VARIABLES = {
     "SALAD_API_KEY": "saladApiKey",
     "SALAD_ORGANIZATION": "saladOrganization",
@@ -44,7 +44,7 @@ VARIABLES = {
 }
 CONNECTION_SETTINGS = tuple(VARIABLES.values())
 SECRET_SETTINGS = ("saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken")
-# With storage.kind aws: what AWS's own tools read, so that pulumi-aws and we are given the keys once.
+# Read with storage.kind aws, so that keys are given once to us and to pulumi-aws.
 AWS_KEYS = {
     "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
@@ -61,8 +61,8 @@ ALWAYS_NEEDED = (
 class Connection(BaseModel, extra="forbid", frozen=True):
     """Addresses and keys of one cloud. Its repr shows no key.
 
-    `s3_endpoint` None is AWS. `node_…` are keys that a stack with storage.kind s3 gives to its nodes in place of its own.
-    `page` is the local cloud's page for people, None elsewhere.
+    `s3_endpoint` None means AWS. With storage.kind s3, nodes get the `node_…` keys instead of the stack's own.
+    `page`: the local cloud's web page; None elsewhere.
     """
 
     cloud: Cloud
@@ -84,25 +84,31 @@ class Connection(BaseModel, extra="forbid", frozen=True):
     page: str | None = None
 
     def kelpie(self) -> Kelpie:
-        """The client for Kelpie: one for each connection, shared by its threads."""
-        return _kelpie(self)
+        """The client for Kelpie."""
+        client: Kelpie = self._client(Kelpie, self.kelpie_url, self.api_key, self.organization, self.project)
+        return client
 
     def salad(self) -> Salad:
-        """The client for SaladCloud: one for each connection, shared by its threads."""
-        return _salad(self)
+        """The client for SaladCloud."""
+        client: Salad = self._client(Salad, self.salad_url, self.api_key, self.organization, self.project)
+        return client
 
     def storage(self, bucket: str) -> Storage:
-        """The client for a bucket: one for each connection and bucket, shared by its threads."""
-        return _storage(self, bucket)
+        """The client for a bucket."""
+        keys = (self.s3_access_key_id, self.s3_secret_access_key, self.s3_session_token)
+        client: Storage = self._client(Storage, self.s3_endpoint, self.s3_region, *keys, bucket)
+        return client
 
     def cloudflare(self) -> Cloudflare:
-        """The client for Cloudflare. Raises BadInput when the stack has no Cloudflare account."""
-        if self.cloudflare_account_id is None or self.cloudflare_api_token is None:
+        """The client for Cloudflare. Raises BadInput if the stack has no Cloudflare account."""
+        account, token = self.cloudflare_account_id, self.cloudflare_api_token
+        if account is None or token is None:
             raise BadInput(["storage.kind r2 needs CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; set both"])
-        return _cloudflare(self)
+        client: Cloudflare = self._client(Cloudflare, self.cloudflare_url, account, token)
+        return client
 
     def check_alive(self) -> None:
-        """Raise Unavailable when the local cloud does not answer. Of SaladCloud nothing is asked."""
+        """Raise Unavailable if the local cloud does not answer. Asks nothing of SaladCloud."""
         if self.page is None:
             return
         try:
@@ -112,9 +118,13 @@ class Connection(BaseModel, extra="forbid", frozen=True):
                 f"the local cloud does not answer at {self.page} ({failure})", "", START_LOCAL
             ) from None
 
-    @property
-    def _if_down(self) -> str:
-        return START_LOCAL if self.cloud == "local" else "check the network and try again in a few minutes"
+    def _client(self, client: Callable[..., Any], *args: object) -> Any:
+        local = self.cloud == "local"
+        return _shared(
+            client,
+            *args,
+            if_down=START_LOCAL if local else "check the network and try again in a few minutes",
+        )
 
 
 def connect(
@@ -122,9 +132,9 @@ def connect(
 ) -> Connection:
     """The connection for a stack's `cloud` and its `storage.kind`.
 
-    local: the file the local cloud writes (FLUX_LOCAL_CLOUD, else .localcloud/connection.json below the
-    current folder); keys in `environ` are left alone, so that an experiment cannot cost money. salad:
-    VARIABLES from `environ`, else from the stack's `settings`. Raises BadInput naming all that is missing.
+    local: read from the file that the local cloud writes (FLUX_LOCAL_CLOUD, or .localcloud/connection.json in the current
+    folder). Keys in `environ` are ignored, so that an experiment costs nothing. salad: VARIABLES from `environ`, or else
+    from the stack's `settings`. Raises BadInput naming everything that is missing.
     """
     if cloud == "local":
         return _local(Path(environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE))
@@ -152,6 +162,8 @@ def _local(path: Path) -> Connection:
         )
     try:
         storage, salad = found["s3"], found["salad"]
+        # Older local clouds have no Cloudflare.
+        cloudflare = found.get("cloudflare") or {"url": CLOUDFLARE_URL}
         return Connection(
             cloud="local",
             page=found["page"],
@@ -164,34 +176,24 @@ def _local(path: Path) -> Connection:
             s3_region=storage["region"],
             s3_access_key_id=storage["access_key_id"],
             s3_secret_access_key=storage["secret_access_key"],
-            **_local_cloudflare(found),
+            cloudflare_url=cloudflare["url"],
+            cloudflare_account_id=cloudflare.get("account_id"),
+            cloudflare_api_token=cloudflare.get("api_token"),
         )
     except (KeyError, TypeError, ValidationError) as failure:
-        # Not the failure's text: pydantic's quotes the input.
+        # pydantic's text would quote the keys.
         raise FluxError(
             f"{path} is incomplete ({type(failure).__name__})", "the local cloud writes it", START_LOCAL
         ) from None
 
 
 def storage_kind(setting: str | None) -> str:
-    """`kind` of the stack's `storage`, which Pulumi gives as JSON text; what cannot be read is told of elsewhere."""
+    """`kind` of the stack's `storage`, which Pulumi passes as JSON. Invalid JSON is reported elsewhere."""
     try:
         found = json.loads(setting or "{}")
     except ValueError:
         return "s3"
     return str(found.get("kind", "s3")) if isinstance(found, Mapping) else "s3"
-
-
-def _local_cloudflare(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty for a local cloud from before it had a Cloudflare."""
-    cloudflare = found.get("cloudflare")
-    if not cloudflare:
-        return {}
-    return {
-        "cloudflare_url": cloudflare["url"],
-        "cloudflare_account_id": cloudflare["account_id"],
-        "cloudflare_api_token": cloudflare["api_token"],
-    }
 
 
 def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str) -> Connection:
@@ -200,7 +202,7 @@ def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], ki
     if kind == "aws":
         given["FLUX_S3_REGION"] = given["FLUX_S3_REGION"] or _text(environ.get("AWS_REGION"))
         given["FLUX_S3_ENDPOINT_URL"] = ""
-        # All of a set or nothing: a key with another one's secret or session token is refused as a wrong one.
+        # Never mix sets: a key with the secret or session token of another set is refused.
         if not any(given[name] for name in AWS_KEYS):
             given |= {name: _text(environ.get(theirs)) for name, theirs in AWS_KEYS.items()}
             session = _text(environ.get("AWS_SESSION_TOKEN"))
@@ -245,7 +247,7 @@ def _secret(text: str) -> SecretStr | None:
 
 
 def _missing(given: Mapping[str, str], kind: str) -> list[str]:
-    """One finding for each setting that is missing. AWS needs no endpoint, but then a region."""
+    """One finding for each missing setting. AWS needs a region instead of an endpoint."""
     needed = list(ALWAYS_NEEDED)
     if kind == "r2":
         needed += ["CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN"]
@@ -256,7 +258,7 @@ def _missing(given: Mapping[str, str], kind: str) -> list[str]:
     pair = ("FLUX_NODE_ACCESS_KEY_ID", "FLUX_NODE_SECRET_ACCESS_KEY")
     if any(given[name] for name in pair):
         needed += pair
-    # In the order of VARIABLES, which is that of the documentation.
+    # In the documented order.
     return [
         _is_missing(name, key)
         for name, key in VARIABLES.items()
@@ -270,7 +272,7 @@ def _is_missing(name: str, key: str) -> str:
 
 
 def _unsendable(given: Mapping[str, str]) -> list[str]:
-    """Values that cannot stand in a header, usually copied with too much. Named, not shown: most are keys."""
+    """One finding for each value that no HTTP header can hold. The value is not shown, as most are keys."""
     return [
         f"{name} holds a space, a line break or a character beyond ASCII; copy it again"
         for name, value in given.items()
@@ -292,47 +294,6 @@ def _is_address(url: str) -> bool:
 
 
 @functools.cache
-def _kelpie(connection: Connection) -> Kelpie:
-    return Kelpie(
-        connection.kelpie_url,
-        connection.api_key,
-        connection.organization,
-        connection.project,
-        if_down=connection._if_down,
-    )
-
-
-@functools.cache
-def _salad(connection: Connection) -> Salad:
-    return Salad(
-        connection.salad_url,
-        connection.api_key,
-        connection.organization,
-        connection.project,
-        if_down=connection._if_down,
-    )
-
-
-@functools.cache
-def _cloudflare(connection: Connection) -> Cloudflare:
-    assert connection.cloudflare_account_id is not None  # noqa: S101 - asked before
-    assert connection.cloudflare_api_token is not None  # noqa: S101 - asked before
-    return Cloudflare(
-        connection.cloudflare_url,
-        connection.cloudflare_account_id,
-        connection.cloudflare_api_token,
-        if_down=connection._if_down,
-    )
-
-
-@functools.cache
-def _storage(connection: Connection, bucket: str) -> Storage:
-    return Storage(
-        connection.s3_endpoint,
-        connection.s3_region,
-        connection.s3_access_key_id,
-        connection.s3_secret_access_key,
-        connection.s3_session_token,
-        bucket,
-        if_down=connection._if_down,
-    )
+def _shared(client: Callable[..., Any], *args: object, if_down: str) -> Any:
+    """One client for each connection, shared by its threads."""
+    return client(*args, if_down=if_down)

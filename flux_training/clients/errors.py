@@ -1,4 +1,4 @@
-"""What can go wrong with a service, and the one place where HTTP failures become errors.
+"""The errors of services, and the only place where HTTP failures become errors.
 
     ServiceError (FluxError)
     ├── Unauthorized      401, 403: the key, or what it may do
@@ -7,12 +7,12 @@
     ├── Invalid           any other 4xx: the request itself, in the service's own words
     ├── RateLimited       429, after the retries
     ├── Unavailable       no connection, no answer, 5xx, Kelpie's transient 403: after the retries
-    └── UncertainOutcome  a request that must not be repeated was sent, and no one knows what became of it
+    └── UncertainOutcome  a request that must not be repeated was sent, and its outcome is unknown
 
-No text of these carries a secret: no header, no query, and known secrets are cut out of what a service says.
+Their texts hold no secrets: no headers, no queries, and known secrets are removed from what a service says.
 """
 
-# ruff: noqa: N818  (named for what happened, as httpx names its own: NotFound, not NotFoundError)
+# ruff: noqa: N818 - named for what happened, like httpx's own errors
 from __future__ import annotations
 
 import json
@@ -26,16 +26,15 @@ from pydantic import SecretStr
 
 from flux_training.training.errors import FluxError
 
-LONGEST_WORDS = 400
-SHORTEST_SECRET = 4
+MAX_TEXT_LENGTH = 400
+MIN_SECRET_LENGTH = 4
 EXISTS = re.compile(r"already (exists|in use|taken)|UNIQUE constraint|name[_ ]conflict", re.IGNORECASE)
 
 
 class ServiceError(FluxError):
-    """A service refused, failed, or answered nonsense.
+    """A service refused, failed, or sent an invalid answer.
 
-    `status` is the HTTP status, if there was one; `code` what S3 calls the error; `repeated` whether the
-    request that failed was not the first of its kind.
+    `status`: the HTTP status, if any; `code`: S3's code; `repeated`: whether the failed request was a repetition.
     """
 
     status: int | None = None
@@ -44,36 +43,36 @@ class ServiceError(FluxError):
 
 
 class Unauthorized(ServiceError):
-    """The service does not know the key, or the key may not do this."""
+    """The key is unknown or lacks the permission."""
 
 
 class NotFound(ServiceError):
-    """What was asked for is not there."""
+    """The requested thing does not exist."""
 
 
 class Conflict(ServiceError):
-    """It exists already, or has changed since it was read."""
+    """It already exists, or has changed since it was read."""
 
 
 class Invalid(ServiceError):
-    """The service understood the request and will not have it."""
+    """The service refused the request itself."""
 
 
 class RateLimited(ServiceError):
-    """Too many requests, still after waiting."""
+    """Too many requests, also after waiting."""
 
 
 class Unavailable(ServiceError):
-    """The service cannot be reached or is failing, still after trying again."""
+    """The service cannot be reached or fails, also after retries."""
 
 
 class UncertainOutcome(ServiceError):
-    """The request was sent and may have taken effect: look before sending it again."""
+    """The request was sent and may have taken effect. Check before sending it again."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What an error says about the service it came from."""
+    """A service, as error messages describe it."""
 
     name: str
     url: str
@@ -83,19 +82,19 @@ class Service:
 
     @property
     def host(self) -> str:
-        """host[:port] of the service's address, without a user or a path."""
+        """host[:port] of the service's address."""
         url = httpx.URL(self.url)
         return f"{url.host}:{url.port}" if url.port else url.host
 
     def clean(self, text: str) -> str:
-        """`text` on one line, without any of the service's secrets, cut to a readable length."""
+        """`text` on one line, without the service's secrets, shortened."""
         values = (secret.get_secret_value() for secret in self.secrets)
-        # The longest first: one may be a part of another.
+        # The longest first, since one may contain another.
         for value in sorted(values, key=len, reverse=True):
-            if len(value) >= SHORTEST_SECRET:
+            if len(value) >= MIN_SECRET_LENGTH:
                 text = text.replace(value, "***")
         text = " ".join(text.split())
-        return text if len(text) <= LONGEST_WORDS else text[:LONGEST_WORDS] + "…"
+        return text if len(text) <= MAX_TEXT_LENGTH else text[:MAX_TEXT_LENGTH] + "…"
 
 
 def to_error(
@@ -106,10 +105,10 @@ def to_error(
     repeatable: bool,
     transient: bool = False,
 ) -> ServiceError:
-    """The error for a request that did not go well.
+    """The error for a failed request.
 
-    `outcome` is the service's answer (not 2xx) or what httpx raised instead of one. `repeatable`: sending
-    it twice is the same as once. `transient`: the answer is a passing fault whatever its status says.
+    `outcome`: an answer that is not 2xx, or httpx's exception. `repeatable`: the request may be sent twice. `transient`: the
+    answer is a temporary failure, whatever its status.
     """
     what = f"{request.method} {request.url.path} at {service.name} ({service.host})"
     if isinstance(outcome, httpx.Response):
@@ -122,12 +121,12 @@ def to_error(
     return UncertainOutcome(
         f"{what} was sent and no answer came: {reason}",
         "it may have taken effect",
-        "look before sending it again",
+        "check whether it did before sending it again",
     )
 
 
 def surely_not_sent(failure: Exception) -> bool:
-    """Whether a request failed before a single byte of it left."""
+    """Whether a request failed before any byte was sent."""
     return isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 
@@ -137,7 +136,9 @@ def _error_for_answer(
     words = service.clean(words_of(answer))
     error = error_for_status(service, answer.status_code, what, words, transient=transient)
     if isinstance(error, Unavailable) and not repeatable and not transient:
-        error = UncertainOutcome(error.what, "it may have taken effect", "look before sending it again")
+        error = UncertainOutcome(
+            error.what, "it may have taken effect", "check whether it did before sending it again"
+        )
     error.status = answer.status_code
     return error
 
@@ -145,10 +146,12 @@ def _error_for_answer(
 def error_for_status(
     service: Service, status: int, what: str, words: str, *, transient: bool = False
 ) -> ServiceError:
-    """The error for an HTTP status; `what` is the request, `words` what the service said (cleaned)."""
+    """The error for an HTTP status. `what`: the request; `words`: the service's cleaned message."""
     said = f"{what} was answered {status}" + (f": {words}" if words else "")
     if transient:
-        return Unavailable(said, "passing faults look like this, and so do wrong keys", service.if_refused)
+        return Unavailable(
+            said, "temporary failures look like this, and so do wrong keys", service.if_refused
+        )
     if status in (409, 412) or (status >= 400 and EXISTS.search(words)):
         return Conflict(said)
     if status in (401, 403):
@@ -165,10 +168,7 @@ def error_for_status(
 
 
 def words_of(answer: httpx.Response) -> str:
-    """What the service says was wrong, in its own words.
-
-    Knows Kelpie's two shapes (as text/plain), SaladCloud's ProblemDetails, and an HTML page's title.
-    """
+    """The message of an answer: Kelpie's two shapes (as text/plain), SaladCloud's ProblemDetails, or the title of an HTML page."""
     text = answer.text
     try:
         body = json.loads(text)

@@ -1,4 +1,4 @@
-"""The GPUs that SaladCloud rents: their prices, and which of them a name means."""
+"""SaladCloud's GPU classes: their prices, and finding one by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux_training.training.errors import BadInput
 
 
 class GpuPrice(Answer):
-    """Dollars an hour at a priority. The API has it as a string."""
+    """Dollars an hour at a priority."""
 
     priority: str
     price: Decimal
@@ -29,15 +29,15 @@ class GpuClass(Answer):
     gpu_class_type: str = "community"
 
     def price(self, priority: str) -> Decimal | None:
-        """Dollars an hour for one replica, if the class is offered at this priority."""
+        """Dollars an hour for one replica, or None if the class is not offered at this priority."""
         return next((offer.price for offer in self.prices if offer.priority == priority), None)
 
 
 def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
     """The class of this UUID, of this name, or the only one whose name contains it. Raises BadInput.
 
-    Case, spaces and punctuation do not count. Where a name is offered as community and secure, it is the
-    community one that is meant: that is what this project trains on.
+    Ignores case, spaces and punctuation. If a name is offered as community and secure, the community class is meant: this project
+    trains on those.
     """
     if _is_uuid(wanted):
         matches = [gpu for gpu in classes if UUID(gpu.id) == UUID(wanted)]
@@ -51,13 +51,13 @@ def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
         return matches[0]
     if matches:
         names = ", ".join(f"{gpu.name} = {gpu.id}" for gpu in matches)
-        raise BadInput([f"the GPU ({wanted}) could be several; give one by name or UUID; {names}"])
+        raise BadInput(
+            [f"the GPU ({wanted}) is ambiguous; give the full name or the UUID of one of: {names}"]
+        )
     by_key = {_letters(gpu.name): gpu.name for gpu in classes}
     near = difflib.get_close_matches(_letters(wanted), by_key, n=3, cutoff=0.3)
     names = ", ".join(by_key[key] for key in near) or ", ".join(sorted(by_key.values()))
-    raise BadInput(
-        [f"the GPU ({wanted}) is none that SaladCloud offers; use its name or UUID; near: {names}"]
-    )
+    raise BadInput([f"SaladCloud offers no GPU ({wanted}); use the name or UUID of one; similar: {names}"])
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""httpx with what every service needs: time-outs, bounded retries, a rate limit, typed errors."""
+"""HTTP requests with time-outs, bounded retries, a rate limit and typed errors."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from flux_training.clients.errors import (
     to_error,
 )
 
-REPEATABLE = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 TIMEOUTS = httpx.Timeout(connect=10, read=60, write=60, pool=60)
-# Shorter than the keep-alive of any server we talk to (uvicorn: 5 s): a POST on a connection that the
-# server is just closing has an outcome nobody knows.
+# Shorter than the servers' keep-alive (uvicorn: 5 s). If a server closes the connection while a POST is sent, its outcome is
+# unknown.
 LIMITS = httpx.Limits(max_connections=32, keepalive_expiry=2)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Answer(BaseModel):
-    """Base of what services answer: fields we do not know are ignored."""
+    """Base class of the services' answers. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -44,8 +44,8 @@ A = TypeVar("A", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to go on trying: waits grow from `first` to `longest` seconds; `total` bounds all of it."""
+class RetryPolicy:
+    """Limits for retries. Waits grow from `first` to `longest` seconds; `total` limits all attempts together."""
 
     attempts: int = 5
     first: float = 0.5
@@ -53,9 +53,29 @@ class Patience:
     total: float = 90
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
+    def wait(self, attempt: int, asked: float) -> float:
+        """Seconds before the next attempt: exponential with jitter, but at least what the service `asked` for."""
+        ceiling = min(self.longest, self.first * 2**attempt)
+        return max(asked, random.uniform(ceiling / 4, ceiling))  # noqa: S311 - jitter is no cryptography
+
+    def retrying(
+        self,
+        retry: tenacity.retry_base,
+        wait: Callable[[tenacity.RetryCallState], float],
+        sleep: Callable[[float], None] | None = None,
+    ) -> tenacity.Retrying:
+        """Retries within these limits. The last failure is raised."""
+        return tenacity.Retrying(
+            retry=retry,
+            stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(self.total),
+            wait=wait,
+            sleep=sleep or self.sleep,
+            reraise=True,
+        )
+
 
 class RateLimiter:
-    """At most `count` requests in any `seconds`, across threads; a request too many waits for its turn."""
+    """Allows at most `count` requests in any `seconds`, across threads."""
 
     def __init__(
         self,
@@ -69,7 +89,7 @@ class RateLimiter:
         self._turns: deque[float] = deque(maxlen=count)
 
     def wait(self) -> None:
-        """Return when the next request may go."""
+        """Wait until the next request is allowed."""
         with self._lock:
             now = self._clock()
             full = len(self._turns) == self._count
@@ -80,18 +100,18 @@ class RateLimiter:
 
 
 @functools.cache
-def shared_limiter(whose: str, per_minute: int) -> RateLimiter:  # noqa: ARG001  (the cache's key)
-    """The one limiter in this process for `whose`, a fingerprint: clients share their key's allowance."""
+def shared_limiter(fingerprint: str, per_minute: int) -> RateLimiter:  # noqa: ARG001 - it is the key of the cache
+    """The limiter for one API key, shared by all its clients in this process."""
     return RateLimiter(per_minute)
 
 
 @functools.cache
 def trusted(trust_env: bool) -> ssl.SSLContext:
-    """Whose certificates count. Read once in a process: 30 ms and a megabyte each time."""
+    """The trusted certificates. Reading them takes 30 ms, so it is done once in a process."""
     return httpx.create_ssl_context(trust_env=trust_env)
 
 
-class _TryAgain(Exception):  # noqa: N818  (never leaves this module: it tells tenacity to go on)
+class _TryAgain(Exception):  # noqa: N818 - a signal to tenacity, which never leaves this module
     def __init__(self, error: ServiceError, after: float) -> None:
         super().__init__(str(error))
         self.error = error
@@ -109,13 +129,13 @@ class Http:
         transport: httpx.BaseTransport | None = None,
         limiter: RateLimiter | None = None,
         transient: Callable[[httpx.Response], bool] = lambda _: False,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         self.service = service
         self._limiter = limiter
         self._transient = transient
-        self._patience = patience or Patience()
-        # A proxy of the user's does not lead to the local cloud.
+        self._retry_policy = retry_policy or RetryPolicy()
+        # The user's proxy does not reach the local cloud.
         trust_env = httpx.URL(service.url).host not in LOOPBACK
         self._client = httpx.Client(
             base_url=service.url,
@@ -145,37 +165,28 @@ class Http:
         repeatable: bool | None = None,
         secrets: Sequence[SecretStr] = (),
     ) -> httpx.Response:
-        """The answer to a request, when it is 2xx; anything else is raised as a ServiceError.
+        """Send a request and return the answer if it is 2xx. Raises ServiceError for any other.
 
-        `path` is relative to the service's address. `repeatable` (default: every method but POST): may be
-        sent again after it failed. One that may not is sent again only when it surely had no effect: the
-        connection was refused, 429, or a fault reported before anything is done (`transient`). `secrets`: what
-        stands in the body and must not be told, should the service quote it.
+        `path` is relative to the service's address. `repeatable`: whether it may be sent twice; by default every method but
+        POST. Other requests are only repeated if they had no effect: the connection was refused, or the answer was 429 or
+        `transient`. `secrets` in the body are removed from error messages.
         """
-        safe = method in REPEATABLE if repeatable is None else repeatable
+        safe = method in IDEMPOTENT_METHODS if repeatable is None else repeatable
         options: dict[str, Any] = {"params": params}
         if body is not None:
             options |= {"json": body, "headers": {"Content-Type": content_type}}
         service = replace(self.service, secrets=(*self.service.secrets, *secrets))
         request = self._client.build_request(method, path.lstrip("/"), **options)
-        patience = self._patience
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_TryAgain),
-            stop=tenacity.stop_after_attempt(patience.attempts) | tenacity.stop_before_delay(patience.total),
-            wait=self._wait,
-            sleep=patience.sleep,
-            reraise=True,
-        )
+        retrying = self._retry_policy.retrying(tenacity.retry_if_exception_type(_TryAgain), self._wait)
         try:
             return retrying(self._once, service, request, safe)
         except _TryAgain as last:
             raise last.error from last.__cause__
 
     def read(self, model: type[A], response: httpx.Response) -> A:
-        """The answer's body as a `model`; if it is none: ServiceError, after a POST UncertainOutcome.
+        """Parse the body as a `model`. Raises ServiceError, or UncertainOutcome after a POST.
 
-        A null is the same as a field that is not there, and unknown fields are ignored at every depth, also
-        in models that are strict where we write them.
+        A null counts as a missing field. Unknown fields are ignored at every depth, also in models that are strict for requests.
         """
         try:
             return model.model_validate(_without_nulls(response.json()), extra="ignore")
@@ -212,15 +223,14 @@ class Http:
         raise error
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next try: exponential with jitter, but no sooner than the service asked."""
-        ceiling = min(self._patience.longest, self._patience.first * 2**state.attempt_number)
         failure = state.outcome.exception() if state.outcome else None
-        asked = failure.after if isinstance(failure, _TryAgain) else 0.0
-        return max(asked, random.uniform(ceiling / 4, ceiling))  # noqa: S311  (jitter is no cryptography)
+        return self._retry_policy.wait(
+            state.attempt_number, failure.after if isinstance(failure, _TryAgain) else 0
+        )
 
 
 def retry_after(answer: httpx.Response) -> float:
-    """Seconds that the service asked to wait; 0 when it did not. Retry-After is seconds or an HTTP date."""
+    """Seconds that the service asks to wait, or 0. Retry-After is a number of seconds or an HTTP date."""
     value = answer.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -241,8 +251,8 @@ def _without_nulls(value: object) -> object:
 
 
 def _first_complaint(failure: ValueError) -> str:
-    """Where a body is not what it should be; never what stands there: it can be a credential."""
+    """The first wrong field, without its value, which can be a credential."""
     if not isinstance(failure, ValidationError):
-        return "it is no JSON"
+        return "it is not JSON"
     first = failure.errors(include_input=False, include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -9,20 +9,28 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 import httpx
+import tenacity
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, model_validator
 
-from flux_training.clients.errors import Conflict, NotFound, Service, UncertainOutcome, words_of
-from flux_training.clients.http import Answer, Http, Patience
+from flux_training.clients.errors import (
+    Conflict,
+    NotFound,
+    Service,
+    ServiceError,
+    UncertainOutcome,
+    words_of,
+)
+from flux_training.clients.http import Answer, Http, RetryPolicy
 from flux_training.training.errors import BadInput
 
 KELPIE_URL = "https://kelpie.saladexamples.com"
 UNFINISHED = frozenset({"pending", "running"})
-MOST_REPLICAS = 500
-MOST_IDLE_SECONDS = 3600
-FIRST_PAGE = 1000
-CANCEL_TRIES = 3
-RULE_TRIES = 3
-PASSING_403 = ("invalid project", "network connection lost")
+MAX_REPLICAS = 500
+MAX_IDLE_SECONDS = 3600
+FIRST_PAGE_SIZE = 1000
+MAX_CANCELS = 3
+MAX_RULE_POSTS = 3
+TRANSIENT_403 = ("invalid project", "network connection lost")
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -35,14 +43,14 @@ def _folder(prefix: str) -> str:
 
 # Jobs have ISO times with Z, scaling rules `YYYY-MM-DD HH:MM:SS` in UTC.
 Time = Annotated[datetime, AfterValidator(_in_utc)]
-# Kelpie adds the trailing slash; with it from the start, what was sent and what comes back compare equal.
+# Kelpie adds the trailing slash. Adding it here makes what is sent equal to what comes back.
 Prefix = Annotated[str, AfterValidator(_folder)]
 
 
 class SyncRule(BaseModel, extra="forbid", frozen=True):
-    """Objects below `prefix` in `bucket` and files below `local_path` are kept the same, in one direction.
+    """Copies objects below `prefix` in `bucket` to `local_path`, or back.
 
-    `pattern` is a JavaScript regular expression: on the whole key in `before`, else on the relative path.
+    `pattern` is a JavaScript regular expression, matched against the whole key in `before`, and against the relative path otherwise.
     """
 
     bucket: str
@@ -61,7 +69,7 @@ class Sync(BaseModel, extra="forbid", frozen=True):
 
 
 class JobRequest(BaseModel, extra="forbid", frozen=True):
-    """A job to queue. Kelpie stores and shows all of it in plain text: no secrets in `environment`."""
+    """A job to queue. Kelpie stores it as plain text, so `environment` must hold no secrets."""
 
     container_group_id: str
     command: str = Field(min_length=1)
@@ -74,16 +82,16 @@ class JobRequest(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _directions(self) -> Self:
-        """Kelpie refuses any other: `sync.before.direction must be "download"`."""
+        """Kelpie refuses other directions: `sync.before.direction must be "download"`."""
         if any(rule.direction != "download" for rule in self.sync.before):
-            raise ValueError("what is synced before a job must be a download")
+            raise ValueError("rules of sync.before must be downloads")
         if any(rule.direction != "upload" for rule in [*self.sync.during, *self.sync.after]):
-            raise ValueError("what is synced during and after a job must be an upload")
+            raise ValueError("rules of sync.during and sync.after must be uploads")
         return self
 
 
 class Job(Answer):
-    """A job as Kelpie tells of it. Times are UTC."""
+    """A job in Kelpie's answers. Times are UTC."""
 
     id: str
     container_group_id: str
@@ -107,7 +115,7 @@ class Job(Answer):
 
     @property
     def unfinished(self) -> bool:
-        """Whether it is waiting or running: the only jobs that may be canceled."""
+        """Whether it is pending or running. Only these jobs may be canceled."""
         return self.status in UNFINISHED
 
 
@@ -138,7 +146,7 @@ class Kelpie:
         project: str,
         transport: httpx.BaseTransport | None = None,
         *,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         if_down: str = "try again later",
     ) -> None:
         refused = (
@@ -154,8 +162,8 @@ class Kelpie:
             Service("Kelpie", url, if_refused=refused, if_down=if_down, secrets=(api_key,)),
             headers,
             transport=transport,
-            transient=_passing_fault,
-            patience=patience,
+            transient=_is_transient,
+            retry_policy=retry_policy,
         )
 
     def __repr__(self) -> str:
@@ -168,10 +176,10 @@ class Kelpie:
     def list_jobs(self, container_group_id: str | None = None, status: str | None = None) -> list[Job]:
         """All jobs, oldest first; `status` is one of pending, running, completed, canceled, failed.
 
-        Kelpie's pages overlap and have gaps, as they are sorted by a time of whole seconds with no tie-break.
-        Its page size has no bound: one page that is not full is the whole list, as of one moment.
+        Kelpie's pages overlap and have gaps, because they are sorted by whole seconds without a tie-break. But the page size
+        is unlimited, and a page that is not full is the whole list.
         """
-        size = FIRST_PAGE
+        size = FIRST_PAGE_SIZE
         while True:
             params: dict[str, str | int] = {"page_size": size, "page": 1, "asc": "true"}
             if container_group_id is not None:
@@ -190,33 +198,27 @@ class Kelpie:
     def post_job(self, job: JobRequest) -> Job:
         """Queue a job.
 
-        Raises UncertainOutcome when the answer never came: Kelpie has no idempotency key, the same request
-        again is a second paid job. List the jobs and look for the own mark in `environment` first.
+        Raises UncertainOutcome if no answer came. Kelpie has no idempotency key, so the same request again is a second paid
+        job: first list the jobs and look for the run id in `environment`.
         """
         body = job.model_dump(mode="json", exclude_none=True)
         return self._http.read(Job, self._http.request("POST", "jobs", body=body))
 
     def cancel_job(self, job_id: str) -> bool:
-        """Cancel a pending or running job; False, and nothing sent, for any other and for one unknown.
+        """Cancel a pending or running job. Returns False for any other and for an unknown job, without sending anything.
 
-        Kelpie's DELETE rewrites finished jobs to canceled, and that starts GPUs: the job is read first, and
-        again before each repetition.
+        Kelpie's DELETE rewrites finished jobs to canceled, and that starts GPUs: the job is read before each attempt.
         """
-        for attempt in range(CANCEL_TRIES):
-            try:
-                job = self.get_job(job_id)
-            except NotFound:
-                return False
-            if not job.unfinished:
-                return attempt > 0 and job.status == "canceled"
-            try:
+        for attempt in _attempts(MAX_CANCELS, UncertainOutcome):
+            with attempt:
+                try:
+                    job = self.get_job(job_id)
+                except NotFound:
+                    return False
+                if not job.unfinished:
+                    return attempt.retry_state.attempt_number > 1 and job.status == "canceled"
                 self._http.request("DELETE", f"jobs/{job_id}", repeatable=False)
-            except UncertainOutcome:
-                if attempt == CANCEL_TRIES - 1:
-                    raise
-            else:
-                return True
-        raise AssertionError("unreachable")
+        return True
 
     def get_rule(self, group_id: str) -> ScalingRule | None:
         """The scaling rule of a container group, if it has one."""
@@ -229,7 +231,7 @@ class Kelpie:
     def put_rule(
         self, group_id: str, min_replicas: int, max_replicas: int, idle_threshold_seconds: int
     ) -> ScalingRule:
-        """Make the rule so, whether there was one or not (a second POST would be a 500). Raises BadInput."""
+        """Create or change the rule of a container group. Raises BadInput."""
         findings = rule_findings(min_replicas, max_replicas, idle_threshold_seconds)
         if findings:
             raise BadInput(findings)
@@ -238,46 +240,48 @@ class Kelpie:
             "max_replicas": max_replicas,
             "idle_threshold_seconds": idle_threshold_seconds,
         }
-        for left in reversed(range(RULE_TRIES)):
-            if self.get_rule(group_id) is not None:
-                break
-            try:
-                answer = self._http.request(
-                    "POST", "scaling-rules", body=body | {"container_group_id": group_id}
-                )
-                return self._http.read(ScalingRule, answer)
-            except (Conflict, UncertainOutcome):
-                # Kelpie keeps one rule a group: a post that comes late is refused, or ours is.
-                if not left and self.get_rule(group_id) is None:
-                    raise
-        return self._http.read(
-            ScalingRule, self._http.request("PATCH", f"scaling-rules/{group_id}", body=body)
-        )
+        # A group has one rule: if a lost POST arrives after all, the next one is refused.
+        for attempt in _attempts(MAX_RULE_POSTS, Conflict, UncertainOutcome):
+            with attempt:
+                if self.get_rule(group_id) is not None:
+                    answer = self._http.request("PATCH", f"scaling-rules/{group_id}", body=body)
+                else:
+                    answer = self._http.request(
+                        "POST", "scaling-rules", body=body | {"container_group_id": group_id}
+                    )
+                rule = self._http.read(ScalingRule, answer)
+        return rule
 
     def delete_rule(self, group_id: str) -> None:
-        """Delete the rule; fine if there is none. Before the group: Kelpie acts on groups by their name."""
+        """Delete the rule, if there is one. Must precede deleting the group, since Kelpie acts on groups by name."""
         self._http.request("DELETE", f"scaling-rules/{group_id}")
 
 
+def _attempts(count: int, *errors: type[ServiceError]) -> tenacity.Retrying:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(errors), stop=tenacity.stop_after_attempt(count), reraise=True
+    )
+
+
 def rule_findings(min_replicas: int, max_replicas: int, idle_threshold_seconds: int) -> list[str]:
-    """What is wrong with a scaling rule. Kelpie itself accepts min > max."""
+    """What is wrong with a scaling rule. Kelpie would accept min > max."""
     findings = [
         f"{name} ({value}) must be 0 to {most}; change the cluster's settings"
         for name, value, most in (
-            ("minReplicas", min_replicas, MOST_REPLICAS),
-            ("maxReplicas", max_replicas, MOST_REPLICAS),
-            ("idleThresholdSeconds", idle_threshold_seconds, MOST_IDLE_SECONDS),
+            ("minReplicas", min_replicas, MAX_REPLICAS),
+            ("maxReplicas", max_replicas, MAX_REPLICAS),
+            ("idleThresholdSeconds", idle_threshold_seconds, MAX_IDLE_SECONDS),
         )
         if not 0 <= value <= most
     ]
     if min_replicas > max_replicas:
         findings.append(
             f"minReplicas ({min_replicas}) is more than maxReplicas ({max_replicas}); "
-            "the least cannot be above the most; raise maxReplicas or lower minReplicas"
+            "raise maxReplicas or lower minReplicas"
         )
     return findings
 
 
-def _passing_fault(answer: httpx.Response) -> bool:
-    """Kelpie asks SaladCloud about every key; a fault there comes back as a 403 with one of these texts."""
-    return answer.status_code == 403 and any(text in words_of(answer).lower() for text in PASSING_403)
+def _is_transient(answer: httpx.Response) -> bool:
+    """Kelpie asks SaladCloud about every key, and reports a failure there as a 403 with one of these texts."""
+    return answer.status_code == 403 and any(text in words_of(answer).lower() for text in TRANSIENT_403)

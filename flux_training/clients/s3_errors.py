@@ -1,4 +1,4 @@
-"""What S3 and its two libraries (boto3, obstore) say when something goes wrong, as a ServiceError."""
+"""Turns failures of S3, as boto3 and obstore report them, into ServiceErrors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from flux_training.clients.errors import (
     error_for_status,
 )
 
-# What S3 calls a wrong key, beside plain 403 and 401.
+# S3's codes for a wrong key, besides 401 and 403.
 WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
-# The code of an error for a request whose time was over: S3's own codes look alike.
-TIMED_OUT = "Timeout"
 ALREADY_THERE = frozenset({"BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"})
 
-# obstore 0.12.1 has no attribute for the status or the body: both stand in its text, before its "Debug source".
+# obstore 0.12.1 has no attributes for status and body. Both are in its text, before "Debug source".
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -32,10 +30,10 @@ _KIND = re.compile(r"\bkind: ([A-Z]\w+),")
 def refused(
     service: Service, bucket: str, operation: str, key: str, answer: Mapping[str, Any]
 ) -> ServiceError:
-    """The error for an answer as boto3 gives it: `Error` {Code, Message}, `ResponseMetadata` {HTTPStatusCode, RetryAttempts}."""
+    """The error for an answer in boto3's form: `Error` {Code, Message}, `ResponseMetadata` {HTTPStatusCode, RetryAttempts}."""
     error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
     code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-    # An answer without a body (HEAD) has its status for a code.
+    # Without a body (HEAD), the code is the status.
     said = "" if code.isdigit() or not code else f"{code}: {error.get('Message', '')}"
     words = service.clean(said)
     what = f"{operation} {'/'.join(p for p in (bucket, key) if p)} at {service.host}"
@@ -58,7 +56,7 @@ def refused(
 
 
 def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavailable:
-    """The error for a request that was not answered, or not to the end."""
+    """The error for a request without a complete answer."""
     error = Unavailable(
         f"bucket {bucket}: no answer from {service.host} ({kind}: {service.clean(reason)})",
         "",
@@ -69,9 +67,9 @@ def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavaila
 
 
 def from_obstore(service: Service, bucket: str, operation: str, key: str, failure: Exception) -> ServiceError:
-    """The error for what obstore raised. Of its text only status, S3's code and S3's message go on.
+    """The error for an exception of obstore: status, S3's code and S3's message.
 
-    The rest holds the request's address, and S3's body for a wrong key quotes the access key and the signature.
+    The rest of its text is dropped: for a wrong key, S3 quotes the access key and the signature.
     """
     text = str(failure).partition("\n\nDebug source:")[0]
     status = _STATUS.search(text)
@@ -85,5 +83,5 @@ def from_obstore(service: Service, bucket: str, operation: str, key: str, failur
 
 
 def _reason(text: str) -> str:
-    """The last part: `Generic S3 error: Error performing PUT http://… in 5ms - HTTP error: error sending request`."""
-    return text.rpartition(" - ")[2].splitlines()[0] if text else "nothing was said"
+    """The last part of `Generic S3 error: Error performing PUT http://… in 5ms - HTTP error: error sending request`."""
+    return text.rpartition(" - ")[2].splitlines()[0] if text else "no reason given"

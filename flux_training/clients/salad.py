@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
+import tenacity
 from pydantic import BaseModel, Field, SecretStr
 
 from flux_training.clients.errors import NotFound, Service, Unavailable
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
-from flux_training.clients.http import Answer, Http, Patience, shared_limiter
+from flux_training.clients.http import Answer, Http, RetryPolicy, shared_limiter
 from flux_training.training.errors import BadInput
 
 SALAD_URL = "https://api.salad.com/api/public"
-REQUESTS_A_MINUTE = 240
+REQUESTS_PER_MINUTE = 240
 NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 DISPLAY_NAME = re.compile(r"[ ,\-.0-9A-Za-z]{2,63}")
-LONGEST_VALUE = 1000
+MAX_VALUE_LENGTH = 1000
 GIB = 1024**3
-SLOWEST_POLL = 5.0
+MAX_POLL_SECONDS = 5.0
 LOG_PAGE_SIZE, LOG_PAGES = 100, 20
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ Priority = Literal["high", "medium", "low", "batch"]
 
 
 class Resources(Answer):
-    """What a replica has. Memory in MB, storage in bytes, GPU classes by UUID."""
+    """The resources of a replica. Memory in MB, storage in bytes, GPU classes by UUID."""
 
     cpu: int
     memory: int
@@ -42,7 +42,7 @@ class Resources(Answer):
 
 
 class Container(Answer):
-    """What a group's replicas run. Values of the environment can be credentials, so all are SecretStr."""
+    """What a group's replicas run. Environment values can be credentials, so all are SecretStr."""
 
     image: str
     resources: Resources
@@ -70,7 +70,7 @@ class ContainerGroup(Answer):
     version: int = 1
 
     def environment_value(self, name: str) -> str | None:
-        """One value of the group's environment, readable."""
+        """One value of the group's environment, in plain text."""
         value = self.container.environment_variables.get(name)
         return None if value is None else value.get_secret_value()
 
@@ -86,9 +86,9 @@ class Instance(Answer):
 
 
 class GroupSpec(BaseModel, extra="forbid", frozen=True):
-    """A container group as we want it: the one builder of what is sent to create and to change it.
+    """The desired container group. Builds the bodies of requests that create and change it.
 
-    Memory in MB, storage in bytes, GPU classes by UUID. It sets no command: the image's own is the worker.
+    Memory in MB, storage in bytes, GPU classes by UUID. No command: the image starts the worker by itself.
     """
 
     name: str
@@ -106,15 +106,15 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:
-        """The values of its environment that nobody may be told."""
+        """The secret values of its environment."""
         return tuple(value for value in self.environment.values() if isinstance(value, SecretStr))
 
     def findings(self) -> list[str]:
-        """Everything SaladCloud would refuse, so that it can be told at once and before anything is sent."""
+        """Everything that SaladCloud would refuse."""
         return [*self._name_findings(), *self._size_findings(), *self._environment_findings()]
 
     def create_body(self) -> dict[str, Any]:
-        """The body that makes the group. Holds the credentials in plain text. Raises BadInput."""
+        """The body of the request that creates the group, with credentials in plain text. Raises BadInput."""
         findings = self.findings()
         if findings:
             raise BadInput(findings)
@@ -126,10 +126,10 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         }
 
     def patch_body(self, before: GroupSpec | None = None) -> dict[str, Any]:
-        """The merge patch that makes a group like this; with `before`, only what differs from that.
+        """The merge patch for an existing group; with `before`, only the differences from it.
 
-        Name, autostart policy and restart policy are not in it: those replace the group. Any change below
-        `container` restarts every replica. Raises BadInput.
+        Without name, autostart policy and restart policy, which SaladCloud cannot change. Any change below `container` restarts
+        every replica. Raises BadInput.
         """
         findings = self.findings()
         if findings:
@@ -186,23 +186,24 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         ]
 
     def _environment_findings(self) -> list[str]:
-        """A value's length, never the value: it can be a credential."""
+        """Shows the length of a value, never the value, which can be a credential."""
         return [
             f"the environment value {name} has {len(_plain(value))} characters; SaladCloud takes 1 to "
-            f"{LONGEST_VALUE}; " + ("leave it out or give it a value" if not _plain(value) else "shorten it")
+            f"{MAX_VALUE_LENGTH}; "
+            + ("leave it out or give it a value" if not _plain(value) else "shorten it")
             for name, value in self.environment.items()
-            if not 1 <= len(_plain(value)) <= LONGEST_VALUE
+            if not 1 <= len(_plain(value)) <= MAX_VALUE_LENGTH
         ]
 
 
 class LogResource(Answer):
-    """Where a line of a log comes from. The API document does not say which labels there are."""
+    """Where a log line comes from. SaladCloud does not document the labels."""
 
     labels: dict[str, str] = Field(default_factory=dict)
 
 
 class LogEntry(Answer):
-    """One line that a container wrote."""
+    """One line that a container has logged."""
 
     time: datetime
     text_log: str = ""
@@ -221,7 +222,7 @@ class _LogEntries(Answer):
 
 
 class Quotas(Answer):
-    """How many replicas the organization may have, and has, over all its groups."""
+    """How many replicas all groups of the organization may have, and have."""
 
     quota: int = Field(alias="container_replicas_quota")
     used: int = Field(0, alias="container_replicas_used")
@@ -244,7 +245,7 @@ class _Instances(Answer):
 
 
 class Salad:
-    """SaladCloud's API for one project. Thread-safe; one key's clients share its 240 requests a minute."""
+    """SaladCloud's API for one project. Thread-safe. The clients of one key share its 240 requests a minute."""
 
     def __init__(
         self,
@@ -254,13 +255,13 @@ class Salad:
         project: str,
         transport: httpx.BaseTransport | None = None,
         *,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         if_down: str = "try again later",
     ) -> None:
         self._organization = f"organizations/{quote(organization, safe='')}"
         self._groups = f"{self._organization}/projects/{quote(project, safe='')}/containers"
-        self._patience = patience or Patience()
-        whose = hashlib.sha256(f"{url} {api_key.get_secret_value()}".encode()).hexdigest()
+        self._retry_policy = retry_policy or RetryPolicy()
+        fingerprint = hashlib.sha256(f"{url} {api_key.get_secret_value()}".encode()).hexdigest()
         refused = (
             "check the SaladCloud API key, the organization and the project "
             f"(given: organization {organization}, project {project})"
@@ -269,8 +270,8 @@ class Salad:
             Service("SaladCloud", url, if_refused=refused, if_down=if_down, secrets=(api_key,)),
             {"Salad-Api-Key": api_key},
             transport=transport,
-            limiter=shared_limiter(whose, REQUESTS_A_MINUTE),
-            patience=self._patience,
+            limiter=shared_limiter(fingerprint, REQUESTS_PER_MINUTE),
+            retry_policy=self._retry_policy,
         )
 
     def __repr__(self) -> str:
@@ -281,17 +282,17 @@ class Salad:
         self._http.close()
 
     def gpu_classes(self) -> list[GpuClass]:
-        """The GPUs for rent, with prices."""
+        """The available GPUs, with prices."""
         return self._http.read(
             _GpuClasses, self._http.request("GET", f"{self._organization}/gpu-classes")
         ).items
 
     def gpu_class(self, name_or_uuid: str) -> GpuClass:
-        """The GPU class of this name or UUID. Raises BadInput, with the nearest names."""
+        """The GPU class of this name or UUID. Raises BadInput with similar names."""
         return find_gpu_class(self.gpu_classes(), name_or_uuid)
 
     def gpu_class_id(self, name_or_uuid: str) -> str:
-        """The UUID of the GPU class of this name (or UUID). Raises BadInput, with the nearest names."""
+        """The UUID of the GPU class of this name or UUID. Raises BadInput with similar names."""
         return self.gpu_class(name_or_uuid).id
 
     def quotas(self) -> Quotas:
@@ -300,10 +301,10 @@ class Salad:
         return self._http.read(_Quotas, answer).container_groups_quotas
 
     def log_entries(self, start: datetime, end: datetime, of: Collection[str], most: int) -> list[LogEntry]:
-        """The last lines, at most `most`, that the containers labelled with one of `of` wrote between two times, oldest first.
+        """The last `most` lines between two times whose labels contain one of `of`, oldest first.
 
-        The language of the API's query is not documented: all of the organization's lines are asked for, newest first, at
-        most LOG_PAGES pages of them. Raises NotFound where there is no such address.
+        The query language of the API is not documented, so this reads all lines of the organization, newest first, at most
+        LOG_PAGES pages of them. Raises NotFound if the API does not offer logs.
         """
         found: list[LogEntry] = []
         for _ in range(LOG_PAGES):
@@ -330,7 +331,7 @@ class Salad:
         return self._http.read(_Groups, self._http.request("GET", self._groups)).items
 
     def get_group(self, name: str) -> ContainerGroup | None:
-        """The container group, if there is one of this name."""
+        """The container group, or None."""
         try:
             answer = self._http.request("GET", self._group(name))
         except NotFound:
@@ -338,14 +339,14 @@ class Salad:
         return self._http.read(ContainerGroup, answer)
 
     def create_group(self, spec: GroupSpec) -> ContainerGroup:
-        """Make the group. Raises BadInput, Conflict (name taken), UncertainOutcome (then read it by name)."""
+        """Create the group. Raises BadInput, Conflict (the name is taken), UncertainOutcome (look it up by name)."""
         answer = self._http.request("POST", self._groups, body=spec.create_body(), secrets=spec.secrets)
         return self._http.read(ContainerGroup, answer)
 
     def patch_group(
         self, name: str, patch: Mapping[str, Any], secrets: Sequence[SecretStr] = ()
     ) -> ContainerGroup:
-        """Change the group; `patch` is from GroupSpec.patch_body, `secrets` are that spec's. Raises NotFound."""
+        """Change the group. `patch` and `secrets` come from one GroupSpec. Raises NotFound."""
         answer = self._http.request(
             "PATCH",
             self._group(name),
@@ -356,10 +357,9 @@ class Salad:
         return self._http.read(ContainerGroup, answer)
 
     def delete_group(self, name: str, wait_seconds: float = 300) -> None:
-        """Delete the group and wait until it is gone; fine if there is none.
+        """Delete the group, if it exists, and wait until it is gone.
 
-        SaladCloud deletes later than it answers, and until then the name is taken. Raises Unavailable when
-        it is still there after `wait_seconds`.
+        SaladCloud answers before it deletes, and until then the name is taken. Raises Unavailable after `wait_seconds`.
         """
         group = self.get_group(name)
         if group is None:
@@ -376,9 +376,9 @@ class Salad:
         )
 
     def prepared(self, group: ContainerGroup, wait_seconds: float = 300) -> ContainerGroup:
-        """The group once it is not `pending` any more: SaladCloud pulls and stores its image, and starts none before that.
+        """Wait until the group is not `pending`: SaladCloud first stores its image, and cannot start the group before.
 
-        Raises NotFound, Unavailable when it takes longer than `wait_seconds`.
+        Raises NotFound, and Unavailable after `wait_seconds`.
         """
         if group.current_state.status != "pending":
             return group
@@ -403,27 +403,30 @@ class Salad:
         self._http.request("POST", self._group(name) + "/stop", repeatable=True)
 
     def instances(self, name: str) -> list[Instance]:
-        """The group's replicas as they are now. Raises NotFound."""
+        """The current replicas of the group. Raises NotFound."""
         answer = self._http.request("GET", self._group(name) + "/instances")
         return self._http.read(_Instances, answer).instances
 
-    def _wait_for(self, look: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
-        """What `look` gives once it is something: asked soon at first, then ever more seldom. Raises Unavailable."""
-        deadline, pause = time.monotonic() + seconds, 0.1
-        while not (found := look()):
-            if time.monotonic() > deadline:
-                raise Unavailable(not_yet, why, "wait a few minutes and run it again")
-            self._patience.sleep(pause)
-            pause = min(SLOWEST_POLL, pause * 1.5)
-        return found
+    def _wait_for(self, poll: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
+        """Call `poll` until it returns a value, at growing intervals. Raises Unavailable."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda found: not found),
+            stop=tenacity.stop_after_delay(seconds),
+            wait=tenacity.wait_exponential(0.1, MAX_POLL_SECONDS, 1.5),
+            sleep=self._retry_policy.sleep,
+        )
+        try:
+            return cast(T, retrying(poll))
+        except tenacity.RetryError:
+            raise Unavailable(not_yet, why, "wait a few minutes and run it again") from None
 
     def _group(self, name: str) -> str:
-        """The group's address. Escaped: a name that is none must not lead to another address."""
+        """The path of the group. Escaped, so that an invalid name cannot lead elsewhere."""
         return f"{self._groups}/{quote(name, safe='')}"
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7396) from `old` to `new`: what is gone is null."""
+    """The JSON merge patch (RFC 7396) from `old` to `new`. Removed values become null."""
     patch: dict[str, Any] = {name: None for name in old if name not in new}
     for name, value in new.items():
         if isinstance(value, Mapping) and isinstance(old.get(name), Mapping):

@@ -80,7 +80,7 @@ SHOWN = frozenset(
 )
 # What the project itself gives to the containers.
 OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
-LONGEST_VALUE = 1000
+MAX_VALUE_LENGTH = 1000
 # What no dot matches: SaladCloud's pattern for a value is `^.*$`.
 LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
@@ -226,11 +226,11 @@ class ClusterSettings(_Strict):
         wrong = sorted(
             name
             for name, value in self.environment.items()
-            if not 1 <= len(value) <= LONGEST_VALUE or LINE_BREAK.search(value)
+            if not 1 <= len(value) <= MAX_VALUE_LENGTH or LINE_BREAK.search(value)
         )
         if wrong:
             raise ValueError(
-                f"environment: {', '.join(wrong)} must have 1 to {LONGEST_VALUE} characters in one line (SaladCloud's rule)"
+                f"environment: {', '.join(wrong)} must have 1 to {MAX_VALUE_LENGTH} characters in one line (SaladCloud's rule)"
             )
         return self
 

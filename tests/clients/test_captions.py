@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from flux_training.clients.captions import OPENAI_URL, Captioner, Refused, Stopped, host_of, key_for
-from flux_training.clients.http import Patience
+from flux_training.clients.http import RetryPolicy
 from flux_training.training.dataset.captions import Answer
 from flux_training.training.errors import BadInput, FluxError
 from tests.support.openai_server import FIRST_WIDTH, CaptionServer, captioner
@@ -38,7 +38,7 @@ def asking(*answers: str, stop: threading.Event | None = None) -> Iterator[tuple
             max_tokens=77,
             per_minute=1000,
             stop=stop or threading.Event(),
-            patience=Patience(attempts=4, first=0.01, longest=0.02, total=20),
+            retry_policy=RetryPolicy(attempts=4, first=0.01, longest=0.02, total=20),
         )
         try:
             yield client, server
@@ -119,7 +119,7 @@ def test_after_the_stop_nothing_is_sent() -> None:
 def test_a_stop_ends_the_waiting_for_another_try() -> None:
     stop = threading.Event()
     with asking("500", stop=stop) as (client, server):
-        client._patience = Patience(attempts=9, first=600, longest=600, total=6000)
+        client._retry_policy = RetryPolicy(attempts=9, first=600, longest=600, total=6000)
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(Stopped):
             client.ask(picture())

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from flux_training.clients.cloudflare import Cloudflare, Keys
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, NotFound, Unauthorized, UncertainOutcome
-from flux_training.clients.http import Patience
+from flux_training.clients.http import RetryPolicy
 from flux_training.clients.storage import Storage
 
 TOKEN = "canary-cloudflare-77ab"
@@ -121,7 +121,7 @@ def offline(handler: Callable[[httpx.Request], httpx.Response]) -> Cloudflare:
         "acc",
         SecretStr(TOKEN),
         httpx.MockTransport(handler),
-        patience=Patience(attempts=2, sleep=lambda _: None),
+        retry_policy=RetryPolicy(attempts=2, sleep=lambda _: None),
     )
 
 

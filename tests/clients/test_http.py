@@ -26,8 +26,8 @@ from flux_training.clients.errors import (
 from flux_training.clients.http import (
     Answer,
     Http,
-    Patience,
     RateLimiter,
+    RetryPolicy,
     retry_after,
     shared_limiter,
     trusted,
@@ -63,7 +63,7 @@ def client(
         SERVICE,
         {"Salad-Api-Key": SecretStr(KEY)},
         transport=script,
-        patience=Patience(sleep=sleep),
+        retry_policy=RetryPolicy(sleep=sleep),
         transient=transient or (lambda _: False),
     )
 
@@ -93,7 +93,7 @@ def test_what_is_safe_to_repeat_is_repeated(method: str, reply: Reply) -> None:
 )
 def test_a_post_that_may_have_worked_is_sent_once(reply: Reply) -> None:
     script = Script(reply)
-    with pytest.raises(UncertainOutcome, match="look before sending it again"):
+    with pytest.raises(UncertainOutcome, match="check whether it did"):
         client(script).request("POST", "jobs", body={})
     assert len(script.requests) == 1
 
@@ -122,8 +122,8 @@ def test_trying_again_is_bounded(reply: Reply, kind: type[ServiceError]) -> None
     script = Script(reply)
     with pytest.raises(kind):
         client(script, waits).request("GET", "x")
-    assert len(script.requests) == Patience().attempts
-    assert sum(waits) < Patience().total
+    assert len(script.requests) == RetryPolicy().attempts
+    assert sum(waits) < RetryPolicy().total
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412])
@@ -224,7 +224,7 @@ def silent_server() -> Iterator[tuple[str, list[bytes]]]:
 
 def test_over_a_real_socket_a_lost_post_is_sent_once(silent_server: tuple[str, list[bytes]]) -> None:
     url, seen = silent_server
-    http = Http(Service("Test", url, "", ""), {}, patience=Patience(attempts=3, sleep=lambda _: None))
+    http = Http(Service("Test", url, "", ""), {}, retry_policy=RetryPolicy(attempts=3, sleep=lambda _: None))
     with pytest.raises(UncertainOutcome):
         http.request("POST", "jobs", body={})
     assert len(seen) == 1
@@ -239,7 +239,7 @@ def test_over_a_real_socket_a_refused_connection_is_unavailable() -> None:
     http = Http(
         Service("Test", f"http://127.0.0.1:{port}", "", "start it"),
         {},
-        patience=Patience(sleep=lambda _: None),
+        retry_policy=RetryPolicy(sleep=lambda _: None),
     )
     with pytest.raises(Unavailable, match="start it"):
         http.request("POST", "jobs", body={})

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from flux_training.clients.errors import NotFound, ServiceError, Unauthorized, Unavailable, UncertainOutcome
-from flux_training.clients.http import Patience
+from flux_training.clients.http import RetryPolicy
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, ScalingRule, Sync, SyncRule
 from flux_training.training.errors import BadInput
 
@@ -26,7 +26,7 @@ def kelpie(handler: Handler) -> Kelpie:
         "org",
         "proj",
         httpx.MockTransport(handler),
-        patience=Patience(sleep=lambda _: None),
+        retry_policy=RetryPolicy(sleep=lambda _: None),
     )
 
 

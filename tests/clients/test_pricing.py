@@ -52,5 +52,5 @@ def test_the_bill_has_what_the_dev_group_rents() -> None:
 
 
 def test_a_class_that_the_dev_group_cannot_rent_is_said_before_anything_is_made() -> None:
-    with pytest.raises(BadInput, match="is none that SaladCloud offers"):
+    with pytest.raises(BadInput, match="SaladCloud offers no GPU"):
         dev_rate(enabled=True, image="me/dev", gpu="H100")

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.errors import Invalid, Unavailable, UncertainOutcome
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
-from flux_training.clients.http import Patience
+from flux_training.clients.http import RetryPolicy
 from flux_training.clients.salad import ContainerGroup, GroupSpec, Salad
 from flux_training.training.errors import BadInput
 
@@ -50,7 +50,7 @@ def salad(handler: object) -> Salad:
         "org",
         "proj",
         httpx.MockTransport(handler),
-        patience=Patience(sleep=lambda _: None),
+        retry_policy=RetryPolicy(sleep=lambda _: None),
     )
 
 
@@ -134,7 +134,7 @@ def test_a_gpu_is_found_by_uuid_name_or_part_of_its_name(wanted: str, uuid: str)
 
 
 def test_an_unknown_gpu_names_the_nearest() -> None:
-    with pytest.raises(BadInput, match=r"RTX 5070.*near: .*RTX 50?.90") as caught:
+    with pytest.raises(BadInput, match=r"RTX 5070.*similar: .*RTX 50?.90") as caught:
         find_gpu_class(CLASSES, "RTX 5070")
     assert "H100" not in str(caught.value)
     with pytest.raises(BadInput, match="RTX 4080"):
@@ -144,7 +144,7 @@ def test_an_unknown_gpu_names_the_nearest() -> None:
 
 
 def test_a_gpu_that_could_be_several_names_them() -> None:
-    with pytest.raises(BadInput, match="could be several") as caught:
+    with pytest.raises(BadInput, match="is ambiguous") as caught:
         find_gpu_class(CLASSES, "RTX 40")
     assert RTX_4090 in str(caught.value)
 

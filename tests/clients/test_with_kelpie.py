@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Invalid, NotFound, ServiceError
-from flux_training.clients.http import Patience
+from flux_training.clients.http import RetryPolicy
 from flux_training.clients.kelpie import JobRequest, Kelpie, Sync, SyncRule
 from flux_training.clients.salad import ContainerGroup
 
@@ -108,7 +108,7 @@ def test_a_wrong_key_is_told_without_being_shown(connection: Connection) -> None
         SecretStr("canary-wrong-kelpie-key"),
         connection.organization,
         connection.project,
-        patience=Patience(first=0.01),
+        retry_policy=RetryPolicy(first=0.01),
     )
     with pytest.raises(ServiceError, match="check the SaladCloud API key") as caught:
         kelpie.list_jobs()

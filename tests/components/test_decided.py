@@ -15,7 +15,7 @@ from components.declared_runs import DeclaredRunsProvider
 from components.node_keys import NodeKeysProvider
 from components.provider import FluxProvider
 from components.scaling_rule import ScalingRuleProvider
-from flux_training.clients.cloudflare import LONGEST_SECONDS, Keys
+from flux_training.clients.cloudflare import MAX_KEY_SECONDS, Keys
 from flux_training.clients.errors import Conflict, Unavailable, UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.salad import ContainerGroup, GroupSpec
@@ -402,7 +402,7 @@ KEYS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("hours", "seconds"), [(2, 7200), (-5, 60), (0.001, 60), (24 * 30, LONGEST_SECONDS), (None, 60)]
+    ("hours", "seconds"), [(2, 7200), (-5, 60), (0.001, 60), (24 * 30, MAX_KEY_SECONDS), (None, 60)]
 )
 def test_temporary_keys_last_as_long_as_they_may(hours: float | None, seconds: float) -> None:
     cloud = Cloud()

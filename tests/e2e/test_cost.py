@@ -51,7 +51,7 @@ def test_above_the_budget_nothing_is_made(checkout: Checkout, target: str) -> No
 def test_a_gpu_nobody_offers_is_refused_with_the_nearest(checkout: Checkout) -> None:
     checkout.configure("cluster", {"gpu": "RTX 5900"})
     printed = checkout.make("preview", code=2)
-    assert "error: the GPU (RTX 5900) is none that SaladCloud offers" in printed
+    assert "error: SaladCloud offers no GPU (RTX 5900)" in printed
     assert "near: RTX 5090 (32 GB)" in printed
 
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.cloudflare import Cloudflare
 from flux_training.clients.errors import RateLimited, ServiceError
-from flux_training.clients.http import Patience
+from flux_training.clients.http import RetryPolicy
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_cloudflare_fails_too_in_its_own_words(
     """Through the connection that `chaos proxy` writes, by the product's own client."""
     with Proxy(connection["page"].rstrip("/"), api_service, Faults(1.0, 1, kinds=(kind,))) as proxy:
         there: Any = rerouted(connection, proxy.url, connection["s3"]["url"])["cloudflare"]
-        impatient = Patience(attempts=1)
+        impatient = RetryPolicy(attempts=1)
         client = Cloudflare(
-            there["url"], there["account_id"], SecretStr(there["api_token"]), patience=impatient
+            there["url"], there["account_id"], SecretStr(there["api_token"]), retry_policy=impatient
         )
         with pytest.raises(met):
             client.get_bucket("bucket")

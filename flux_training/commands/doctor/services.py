@@ -15,7 +15,7 @@ from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
-from flux_training.clients.http import LOOPBACK, Patience
+from flux_training.clients.http import LOOPBACK, RetryPolicy
 from flux_training.clients.kelpie import Job, Kelpie, ScalingRule
 from flux_training.clients.pricing import offer_of
 from flux_training.clients.salad import ContainerGroup, Salad
@@ -29,7 +29,7 @@ from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import ClusterSettings, StackSettings
 
 # Report a failing service soon instead of waiting for it.
-SHORT_PATIENCE = Patience(attempts=2, first=0.2, total=20)
+FEW_RETRIES = RetryPolicy(attempts=2, first=0.2, total=20)
 REACH_SECONDS = 8.0
 # S3 refuses requests whose clock is off by 15 minutes.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
@@ -44,8 +44,8 @@ class CheckClients:
     def __init__(self, connection: Connection) -> None:
         account = (connection.api_key, connection.organization, connection.project)
         self.connection = connection
-        self.salad = Salad(connection.salad_url, *account, patience=SHORT_PATIENCE)
-        self.kelpie = Kelpie(connection.kelpie_url, *account, patience=SHORT_PATIENCE)
+        self.salad = Salad(connection.salad_url, *account, retry_policy=FEW_RETRIES)
+        self.kelpie = Kelpie(connection.kelpie_url, *account, retry_policy=FEW_RETRIES)
 
     def storage(self, bucket: str) -> Storage:
         keys = self.connection
@@ -68,7 +68,7 @@ class CheckClients:
             keys.cloudflare_url,
             keys.cloudflare_account_id,
             keys.cloudflare_api_token,
-            patience=SHORT_PATIENCE,
+            retry_policy=FEW_RETRIES,
         )
 
 
