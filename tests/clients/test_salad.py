@@ -139,7 +139,7 @@ def test_an_unknown_gpu_names_the_nearest() -> None:
     assert "H100" not in str(caught.value)
     with pytest.raises(BadInput, match="RTX 4080"):
         find_gpu_class(CLASSES, "")
-    with pytest.raises(BadInput, match="none that SaladCloud offers"):
+    with pytest.raises(BadInput, match="SaladCloud offers no GPU"):
         find_gpu_class(CLASSES, "00000000-0000-4000-8000-000000000000")
 
 
