@@ -172,7 +172,7 @@ def play(folder: Path, seed: int | None) -> Story:
         story.pictures["after destroy"] = there.picture()
         story.posts = there.posts()
         story.leaks = there.leaks(story.output)
-        story.met = faults.met if faults else Counter()
+        story.met = faults.counts if faults else Counter()
     return story
 
 

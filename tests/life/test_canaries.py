@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from localcloud.home import Home, State
+from localcloud.home import Home, HomeState
 from localcloud.testing import running_cloud
 from pulumi_embedded.project.secrets import Crypter
 
@@ -175,10 +175,10 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """A local cloud whose own keys are canaries."""
     folder = Home(tmp_path / "cloud")
     folder.create()
-    state = State.fresh()
+    state = HomeState.fresh()
     keys = {name: canary(name) for name in ("salad_api_key", "s3_secret_access_key", "s3_access_key_id")}
     folder.save_state(
-        State(**{**state.__dict__, **keys, "cloudflare_api_token": canary("cloudflare_api_token")})
+        HomeState(**{**state.__dict__, **keys, "cloudflare_api_token": canary("cloudflare_api_token")})
     )
     with running_cloud(folder.path, nodes=0, autoscaler_seconds=0.2):
         yield folder.path

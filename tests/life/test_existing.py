@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from localcloud.retention import SECONDS_A_DAY, sweep
-from localcloud.storage import ObjectStorage
+from localcloud.storage.lifecycle_rules import SECONDS_A_DAY, sweep
+from localcloud.storage.objects import ObjectStorage
 
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage

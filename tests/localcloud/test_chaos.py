@@ -57,8 +57,8 @@ def test_what_is_set_is_shown_and_taken_back(home: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("kelpie-403",), 2, "--next"),
-        (("salad-html", "--rate", "2"), 2, "2 is not from 0 to 1"),
-        (("slow-network", "--amount", "0"), 2, "0 is not 1 or more"),
+        (("salad-html", "--rate", "2"), 2, "2 is not between 0 and 1"),
+        (("slow-network", "--amount", "0"), 2, "0 is less than 1"),
         (("earthquake",), 2, "earthquake"),
         (("interrupt",), 1, "no node runs"),
         (("interrupt", "abc"), 1, "no node abc runs"),
@@ -82,7 +82,7 @@ def test_the_same_seed_is_the_same_chaos(tmp_path: Path) -> None:
         }
         write_json(path, entries)
         made = Chaos(path)
-        return [(made.strikes("salad-html"), made.conditions(), made.lifetime()) for _ in range(40)]
+        return [(made.is_due("salad-html"), made.conditions(), made.lifetime()) for _ in range(40)]
 
     first = draws(1)
     assert draws(1) == first
@@ -241,7 +241,7 @@ def test_the_way_through_the_proxy_is_told_and_ends(home: Path) -> None:
             for service in ("kelpie", "salad", "cloudflare", "s3"):
                 assert failed(faulty[service]["url"] + "/jobs")
             proxy.send_signal(signal.SIGINT)
-            assert "4 requests came by" in proxy.stdout.read()
+            assert "4 requests; failed" in proxy.stdout.read()
         assert proxy.returncode == 0
     assert not (home / "connection-faulty.json").exists()
 

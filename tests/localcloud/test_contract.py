@@ -48,7 +48,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     settings = {"node_command": STUB_NODE, "nodes": 1, "autoscaler_seconds": 3600}
     with (
         running_cloud(folder / "cloud", **settings) as connection,
-        Proxy(connection["page"].rstrip("/"), api_service, seen=exchanges.append) as proxy,
+        Proxy(connection["page"].rstrip("/"), api_service, on_exchange=exchanges.append) as proxy,
     ):
         moved: dict[str, Any] = rerouted(connection, proxy.url, connection["s3"]["url"])
         (folder / "connection.json").write_text(json.dumps(moved))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from localcloud import node as kelpie_node
+from localcloud.node import worker as kelpie_worker
 
 from tests.node.queued import FolderTransfers, Queue
 from tests.node.quick_trainer import checkpoint
@@ -95,11 +95,11 @@ class Cloud:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(home)
-        kelpie_node.PAUSE_SECONDS = 0.05
+        kelpie_worker.PAUSE_SECONDS = 0.05
         queue = Queue(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
         transfers = FolderTransfers(home, self.bucket)
-        worker = kelpie_node.Worker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
-        os._exit(kelpie_node.run(worker))
+        worker = kelpie_worker.KelpieWorker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
+        os._exit(kelpie_worker.run(worker))
 
     @property
     def status(self) -> str:

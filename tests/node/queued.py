@@ -1,8 +1,8 @@
 # ruff: noqa: ARG002
-# ARG002: the signatures are those of localcloud.worker.transfer.
+# ARG002: the signatures are those of localcloud.node.transfers.
 """The node's own code with a folder for a bucket and Kelpie's own table in a file: a queue that a test can hold.
 
-What is real: localcloud.node.Worker, its watcher, localcloud.kelpie.jobs. What is not: HTTP and S3 between them.
+What is real: localcloud.node.worker.KelpieWorker, its watcher, localcloud.kelpie.jobs. What is not: HTTP and S3 between them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from localcloud.database import open_database
-from localcloud.kelpie.jobs import Jobs
-from localcloud.worker.transfer import Transfers
+from localcloud.home import CloudSettings
+from localcloud.kelpie.jobs import JobTable
+from localcloud.node.transfers import Transfers
 
 GROUP, USER = "group", "user"
 
@@ -31,10 +32,11 @@ class Queue:
         self.job_now = ""
 
     @property
-    def _jobs(self) -> Jobs:
+    def _jobs(self) -> JobTable:
         if not hasattr(self._local, "jobs"):
-            self._local.jobs = Jobs(open_database(self._path), USER, self._cap)
-        jobs: Jobs = self._local.jobs
+            settings = CloudSettings(heartbeat_seconds=self._cap)
+            self._local.jobs = JobTable(open_database(self._path), USER, settings)
+        jobs: JobTable = self._local.jobs
         return jobs
 
     def submit(self, command: list[str], **job: Any) -> str:

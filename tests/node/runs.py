@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 import yaml
-from localcloud import node as kelpie_node
+from localcloud.node import worker as kelpie_worker
 from PIL import Image, ImageDraw
 
 from tests.node.queued import FolderTransfers, Queue
@@ -107,7 +107,7 @@ def run_files(
     }
 
 
-class Worker(kelpie_node.Worker):
+class Worker(kelpie_worker.KelpieWorker):
     """The node's own worker; `code` is what the last command ended with."""
 
     code = 0
@@ -178,7 +178,7 @@ class Node:
         if while_it_sleeps:
             act = while_it_sleeps
             threading.Thread(target=lambda: act(worker, self.trainer())).start()
-        with mock.patch.object(kelpie_node, "PAUSE_SECONDS", 0):
+        with mock.patch.object(kelpie_worker, "PAUSE_SECONDS", 0):
             worker.do(given)
         for thread in threading.enumerate():
             if thread.name == f"finalize-{job}":

@@ -121,7 +121,7 @@ def finished_and_spent(node: Node) -> None:
 
 
 def cancel(worker: Worker, _trainer: int) -> None:
-    queue: Any = worker._kelpie
+    queue: Any = worker._api
     queue.cancel(queue.job_now)
 
 

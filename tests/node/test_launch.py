@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from localcloud.worker import watch
+from localcloud.node import folder_watch
 
 from flux_training.training.dataset.manifest import LARGEST_MANIFEST
 from tests.node.fake_trainer import weights
@@ -225,8 +225,8 @@ def test_a_slowly_written_checkpoint_is_uploaded_again(tmp_path: Path) -> None:
     node = Node(tmp_path, "slow:8", "sleep", resend_seconds=1)
     transfers = FolderTransfers(tmp_path, tmp_path / "bucket", upload_seconds=0.8)
     entry = {"bucket": "", "prefix": "output/", "local_path": "output/job/"}
-    with mock.patch.object(watch, "MOST_WAIT_SECONDS", 0.3):
-        folder_watch = watch.FolderWatch(node.output, entry, transfers, compressed=False)
+    with mock.patch.object(folder_watch, "MAX_WAIT_SECONDS", 0.3):
+        watch = folder_watch.FolderWatch(node.output, entry, transfers, compressed=False)
         process = node.start()
         try:
             node.asleep(process)
@@ -239,7 +239,7 @@ def test_a_slowly_written_checkpoint_is_uploaded_again(tmp_path: Path) -> None:
         finally:
             process.terminate()
             node.ended(process)
-            folder_watch.stop()
+            watch.stop()
     assert seen
     assert max(seen) < len(weights(8))
 

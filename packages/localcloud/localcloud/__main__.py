@@ -1,11 +1,11 @@
-"""`python -m localcloud [--home DIR] [--port N] start | stop | status [--json] | chaos …`: a cloud on this machine.
+"""The command line: `python -m localcloud [--home DIR] [--port N] start | stop | status [--json] | chaos …`.
 
-    start    start it in the background (already running: says so); `start --help` lists the settings
-    stop     end its nodes and itself
-    status   how to reach it; with --json for programs
-    chaos    make something go wrong; `chaos --help` lists what
+    start    start in the background, unless it already runs; `start --help` lists the settings
+    stop     stop the nodes and the cloud
+    status   print the addresses; with --json for programs
+    chaos    cause faults; `chaos --help` lists them
 
-Exit codes: 0 done; 1 it did not work; 2 wrong usage; 3 `status` and it is not running; 4 a port that cannot be used.
+Exit codes: 0 success; 1 failure; 2 wrong usage; 3 not running (`status` only); 4 a port cannot be used.
 """
 
 from __future__ import annotations
@@ -22,109 +22,100 @@ from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeErro
 
 EXIT_NOT_RUNNING = 3
 
-# name, type, help; unset means: as last given, at first the default in localcloud/home.py
+# Name, type and help of each option of `start`. One that is not given keeps its last value; localcloud/home.py has the defaults.
 SETTINGS = (
     ("autoscaler-seconds", float, "period of Kelpie's autoscaler (real: 300; default 2)"),
-    ("heartbeat-seconds", float, "cap on the jobs' heartbeat intervals; 0: none, as the job says (default)"),
-    ("step-seconds", float, "least time a training step takes (default 0)"),
+    ("heartbeat-seconds", float, "upper limit for the jobs' heartbeat intervals; 0: no limit (default)"),
+    ("step-seconds", float, "minimum duration of a training step (default 0)"),
     ("boot-seconds", float, "time to allocate a machine and download the image (default 0.5)"),
     ("poll-seconds", float, "how often a node asks for work (default 1)"),
-    ("nodes", int, "machines there are; more replicas wait (default 2)"),
+    ("nodes", int, "number of machines; more replicas wait in `allocating` (default 2)"),
     ("quota", int, "SaladCloud's limit on replicas (default 100)"),
     ("requests-per-minute", int, "SaladCloud's limit on requests (default 240)"),
-    ("key-write-seconds", float, "R2's least time between two writes of one key; 0: none (default 1)"),
-    ("stop-grace-seconds", float, "time a node has to end before it is killed (default 10)"),
-    ("work-race-seconds", float, "gap in which one job can reach two nodes (default 0)"),
+    ("key-write-seconds", float, "R2's minimum time between two writes of one key; 0: none (default 1)"),
+    ("stop-grace-seconds", float, "time that a node has to end before it is killed (default 10)"),
+    ("work-race-seconds", float, "time window in which one job can be handed to two nodes (default 0)"),
+)
+SWITCHES = (
+    ("ban-machines", "like Kelpie, never give a job to a machine again that failed it (default no)"),
+    ("kelpie-invited", "Kelpie's user is in the organization, which its autoscaler needs (default yes)"),
 )
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line. `--home` and `--port` may stand before or after the command."""
+    """The argument parser. `--home` and `--port` are accepted before and after the command."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument("--home", type=Path, help="its folder (default .localcloud)")
+    shared.add_argument("--home", type=Path, help="folder of the local cloud (default .localcloud)")
     shared.add_argument(
-        "--port", type=int, help=f"port of the APIs, S3 is the next one; 0: any (default {DEFAULT_PORT})"
+        "--port", type=int, help=f"port of the APIs; S3 uses the next one; 0: any (default {DEFAULT_PORT})"
     )
     top = argparse.ArgumentParser(prog="localcloud", description="A cloud on this machine.", parents=[shared])
     commands = top.add_subparsers(dest="command", required=True)
-    begin = commands.add_parser("start", help="start it in the background", parents=[shared])
+    start = commands.add_parser("start", help="start it in the background", parents=[shared])
     for name, kind, text in SETTINGS:
-        begin.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
-    begin.add_argument(
-        "--ban-machines",
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help="never give a job again to a machine that failed it, as Kelpie (default no)",
-    )
-    begin.add_argument(
-        "--kelpie-invited",
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help="Kelpie's user is in the organization, so that its autoscaler can work (default yes)",
-    )
-    commands.add_parser("stop", help="end its nodes and itself", parents=[shared])
-    look = commands.add_parser("status", help="how to reach it", parents=[shared])
-    look.add_argument("--json", action="store_true", help="as JSON")
+        start.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
+    for name, text in SWITCHES:
+        action = argparse.BooleanOptionalAction
+        start.add_argument(f"--{name}", action=action, help=text, default=argparse.SUPPRESS)
+    commands.add_parser("stop", help="stop the nodes and the cloud", parents=[shared])
+    status = commands.add_parser("status", help="print the addresses", parents=[shared])
+    status.add_argument("--json", action="store_true", help="as JSON")
     chaos.add_to(commands, shared)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Gives the exit code."""
-    given = vars(parser().parse_args(arguments))
-    command, as_json = given.pop("command"), given.pop("json", False)
-    home = Home(given.pop("home", Path(".localcloud")))
+    """Run one command; return the exit code."""
+    options = vars(parser().parse_args(arguments))
+    command, as_json = options.pop("command"), options.pop("json", False)
+    home = Home(options.pop("home", Path(".localcloud")))
     try:
         if command == "start":
-            return start(home, given)
+            return start(home, options)
         if command == "chaos":
-            print(chaos.run(home, given))
+            print(chaos.run(home, options))
             return 0
         if command == "stop":
             print("stopped" if lifecycle.stop(home) else "not running")
             return 0
         return show(lifecycle.status(home), as_json)
     except lifecycle.DaemonError as error:
-        return complain(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except (HomeError, chaos.ChaosError) as error:
-        return complain(str(error), EXIT_FAILED)
+        return fail(str(error), EXIT_FAILED)
 
 
 def start(home: Home, changes: dict[str, Any]) -> int:
-    """Start it, once the settings are in order."""
+    """Check the settings and start."""
     port = changes.get("port", 0)
     if not 0 <= port < 65535:
-        return complain(f"port {port} is not from 0 to 65534; choose another with --port N", EXIT_PORT)
+        return fail(f"port {port} is not between 0 and 65534; choose another with --port N", EXIT_PORT)
     for name, value in changes.items():
         if value < 0:
-            option = name.replace("_", "-")
-            return complain(f"--{option} is {value}; it must not be negative", 2)
+            return fail(f"--{name.replace('_', '-')} is {value}; it must not be negative", 2)
     if changes.get("heartbeat_seconds") == 0:
         changes["heartbeat_seconds"] = None
     connection, started = lifecycle.start(home, changes)
     state = "running" if started else "already running"
-    print(
-        f"local cloud {state}; its page is {connection['page']} (pid {connection['pid']}, home {home.path})"
-    )
+    print(f"local cloud {state}: {connection['page']} (pid {connection['pid']}, home {home.path})")
     if changes and not started:
-        print("settings given now are kept and taken at its next start")
+        print("the new settings take effect at the next start")
     return 0
 
 
 def show(status: dict[str, Any], as_json: bool) -> int:
-    """Print what `status` found. Without --json no key is shown."""
+    """Print the status. Keys are only shown with --json."""
     if as_json:
         print(json.dumps(status, indent=1))
     elif status["running"]:
         print(f"running: {status['page']} (pid {status['pid']})")
         print(f"s3 {status['s3']['url']}\nsalad {status['salad']['url']}\nkelpie {status['kelpie']['url']}")
     else:
-        print(f"not running: start it with `python -m localcloud --home {status['home']} start`")
+        print(f"not running; start it with `python -m localcloud --home {status['home']} start`")
     return 0 if status["running"] else EXIT_NOT_RUNNING
 
 
-def complain(message: str, code: int) -> int:
-    """Say what is wrong, give the exit code."""
+def fail(message: str, code: int) -> int:
     print(f"localcloud: {message}", file=sys.stderr)
     return code
 

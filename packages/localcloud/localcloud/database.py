@@ -1,8 +1,6 @@
-"""The one SQLite file: opened, its tables made, times written as the services write them.
+"""The SQLite database, and times in the formats of the services.
 
-All tables are used from the daemon's event loop only, so one connection is enough; but the S3 thread reads `r2_keys` by a
-connection of its own. WAL with synchronous=NORMAL: a
-killed daemon loses nothing that it has answered.
+All tables are used from the daemon's event loop, through one connection. Only `r2_keys` is also read by the S3 thread, through its own.
 """
 
 from __future__ import annotations
@@ -44,12 +42,13 @@ CREATE TABLE IF NOT EXISTS r2_keys (
 
 
 def open_database(path: Path, any_thread: bool = False) -> sqlite3.Connection:
-    """Open the file, making what is missing. Each statement is its own transaction unless one is begun.
+    """Open the file and create missing tables. Each statement is a transaction unless one is begun explicitly.
 
-    `any_thread`: it is opened in one thread and used in another, never in both at once.
+    `any_thread` allows to use the connection in another thread than this one, though never in two at once.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=not any_thread)
     connection.row_factory = sqlite3.Row
+    # With WAL, synchronous=NORMAL is enough to lose nothing when the daemon is killed.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA busy_timeout = 5000")
@@ -58,17 +57,16 @@ def open_database(path: Path, any_thread: bool = False) -> sqlite3.Connection:
 
 
 def now() -> float:
-    """Seconds since 1970."""
     return time.time()
 
 
 def iso_time(seconds: float, digits: int = 3) -> str:
-    """`2026-01-31T12:00:00.000Z`; Kelpie's job times and SaladCloud's times."""
+    """`2026-01-31T12:00:00.000Z`, as in Kelpie's jobs and in SaladCloud's answers."""
     moment = datetime.fromtimestamp(seconds, UTC)
     text = moment.isoformat(timespec="milliseconds" if digits == 3 else "microseconds")
     return text.replace("+00:00", "Z")
 
 
 def sql_time(seconds: float) -> str:
-    """`2026-01-31 12:00:00`: the times of Kelpie's scaling rules (UPSTREAM.md)."""
+    """`2026-01-31 12:00:00`, as in Kelpie's scaling rules."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,15 +1,15 @@
-"""The local cloud's folder: where everything is, its settings, and what must outlive a restart.
+"""The local cloud's folder: paths, settings, and what outlives a restart.
 
-HOME/settings.json     what `start` was last told
-HOME/state.json        keys, user id and ports, made once (mode 0600)
-HOME/connection.json   how to reach the running cloud (mode 0600)
-HOME/cloud.db          SQLite: container groups, instances, billing, jobs, scaling rules, keys of R2
+HOME/settings.json     the options of the last `start`
+HOME/state.json        keys, user id and ports, created once (mode 0600)
+HOME/connection.json   addresses and keys of the running cloud (mode 0600)
+HOME/cloud.db          SQLite: container groups, instances, billing, jobs, scaling rules, R2 keys
 HOME/s3/<bucket>/…     the objects, as files
-HOME/nodes/<id>/       one folder a node
-HOME/log/              the daemon's and the nodes' logs
-HOME/requests.jsonl    one line a request
-HOME/chaos.json        what is to go wrong (localcloud/chaos/settings.py)
-HOME/connection-faulty.json   as connection.json, by way of `chaos proxy`, while that runs
+HOME/nodes/<id>/       a folder for each node
+HOME/log/              logs of the daemon and of the nodes
+HOME/requests.jsonl    a line for each request
+HOME/chaos.json        the active faults (localcloud/chaos/settings.py)
+HOME/connection-faulty.json   like connection.json, through `chaos proxy`, while that runs
 """
 
 from __future__ import annotations
@@ -19,32 +19,27 @@ import os
 import secrets
 import tempfile
 import uuid
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 DEFAULT_PORT = 8650
 EXIT_FAILED = 1
 EXIT_PORT = 4
-# The names in the recorded Kelpie transcript, so that it can be checked against any fresh local cloud.
+# The names in the recorded Kelpie transcript, so that it can be played against any new local cloud.
 ORGANIZATION = "org"
 PROJECT = "proj"
 
 
 class HomeError(Exception):
-    """A file in the local cloud's folder cannot be used; the message says which and what to do."""
+    """A file in the local cloud's folder cannot be used. The message says which, and what to do."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What `start` can be told. Seconds are real seconds; a value kept in HOME/settings.json stays until given again.
+class CloudSettings:
+    """The options of `start` (`localcloud start --help`). HOME/settings.json keeps them until they are given again.
 
-    `nodes` is how many machines there are: replicas beyond it wait in `allocating`, as on SaladCloud when no machine is
-    free. `quota` is SaladCloud's limit on replicas. `key_write_seconds` is R2's least time between two writes of one key;
-    0: none. `work_race_seconds` opens the gap between Kelpie's SELECT and UPDATE in which one job reaches two nodes.
-    `kelpie_invited`: whether Kelpie's user is in the organization; without it the autoscaler can do nothing, and no API
-    tells. `ban_machines` is Kelpie's ban of a machine from a job it failed (with it, a job that fails on every machine of a
-    small group is never handed out again).
+    `node_command` replaces the program that runs on each node.
     """
 
     port: int = DEFAULT_PORT
@@ -63,20 +58,16 @@ class Settings:
     ban_machines: bool = False
     node_command: tuple[str, ...] | None = None
 
-    def changed(self, given: dict[str, Any]) -> Settings:
-        """These settings with those in `given` in place of their own."""
-        return replace(self, **given)
-
 
 @dataclass(frozen=True)
-class State:
-    """What is made once for a home and stays: keys, names, and the ports last used."""
+class HomeState:
+    """Keys, names, and the ports used last."""
 
     s3_access_key_id: str
     s3_secret_access_key: str
     salad_api_key: str
     user_id: str
-    # A home from before there was a Cloudflare gets them at its next start.
+    # Older homes lack these two; they are created at the next start.
     cloudflare_account_id: str = field(default_factory=lambda: secrets.token_hex(16))
     cloudflare_api_token: str = field(default_factory=lambda: secrets.token_urlsafe(30))
     organization: str = ORGANIZATION
@@ -85,9 +76,8 @@ class State:
     s3_port: int = 0
 
     @staticmethod
-    def fresh() -> State:
-        """New keys from the system's random source."""
-        return State(
+    def fresh() -> HomeState:
+        return HomeState(
             s3_access_key_id=secrets.token_hex(16),
             s3_secret_access_key=secrets.token_hex(32),
             salad_api_key=f"salad_local_{secrets.token_urlsafe(24)}",
@@ -96,7 +86,7 @@ class State:
 
 
 class Home:
-    """Paths below the folder, and its JSON files read and written."""
+    """Paths below the folder, and its JSON files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -115,62 +105,60 @@ class Home:
         self.start_lock = self.path / "start.lock"
 
     def create(self) -> None:
-        """Make the folders, readable by their owner only: they hold keys. Raises HomeError where that cannot be."""
+        """Create the folders, readable only by their owner because they hold keys. Raises HomeError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.objects, self.nodes, self.logs):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise HomeError(
-                f"cannot make the local cloud's folder {self.path}: {error.strerror}; choose another with --home"
+                f"cannot create the local cloud's folder {self.path}: {error.strerror}; choose another with --home"
             ) from None
 
-    def load_settings(self) -> Settings:
-        """The kept settings, or the defaults; a key that is no longer known is left out."""
-        kept = read_json(self.settings)
-        known = {one.name for one in fields(Settings)}
-        values = {name: value for name, value in kept.items() if name in known}
+    def load_settings(self) -> CloudSettings:
+        """The stored settings, or the defaults. Unknown keys are ignored."""
+        stored = read_json(self.settings)
+        known = {one.name for one in fields(CloudSettings)}
+        values = {name: value for name, value in stored.items() if name in known}
         if values.get("node_command") is not None:
             values["node_command"] = tuple(values["node_command"])
-        return Settings(**values)
+        return CloudSettings(**values)
 
-    def save_settings(self, settings: Settings) -> None:
-        """Keep the settings for the next start."""
+    def save_settings(self, settings: CloudSettings) -> None:
         write_json(self.settings, asdict(settings))
 
-    def load_state(self) -> State:
-        """Keys and ports of this home; made on the first call."""
-        kept = read_json(self.state)
-        if kept:
-            return State(**kept)
-        state = State.fresh()
+    def load_state(self) -> HomeState:
+        """Keys and ports of this home; the first call creates them."""
+        stored = read_json(self.state)
+        if stored:
+            return HomeState(**stored)
+        state = HomeState.fresh()
         self.save_state(state)
         return state
 
-    def save_state(self, state: State) -> None:
-        """Keep keys and ports."""
+    def save_state(self, state: HomeState) -> None:
         write_json(self.state, asdict(state))
 
     def load_connection(self) -> dict[str, Any]:
-        """What HOME/connection.json says, {} where there is none."""
+        """The content of HOME/connection.json, {} when it does not exist."""
         return read_json(self.connection)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, {} where there is no file. Raises HomeError when it is something else."""
+    """Read a JSON object, {} when the file does not exist. Raises HomeError when it holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise HomeError(f"cannot read {path}: {error}; repair it or remove it") from None
+        raise HomeError(f"cannot read {path}: {error}; repair the file or remove it") from None
     if not isinstance(content, dict):
-        raise HomeError(f"{path} is no JSON object; repair it or remove it")
+        raise HomeError(f"{path} is not a JSON object; repair the file or remove it")
     return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a JSON file in one step; its mode is 0600."""
+    """Replace a JSON file atomically; its mode is 0600."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Starting, stopping and looking at the daemon, from another process."""
+"""Start and stop the daemon, and find out whether it runs, from another process."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from localcloud import processes
 from localcloud.database import open_database
 from localcloud.home import Home
-from localcloud.supervisor import end_orphans
+from localcloud.salad.supervisor import kill_orphans
 
-POLL = 0.02
-START_SECONDS = 120.0  # an old home with many objects takes a while to look through
+POLL_SECONDS = 0.02
+START_SECONDS = 120.0  # a home with many objects takes a while to check
 STOP_SECONDS = 30.0
 
 
 class DaemonError(Exception):
-    """The daemon did not start; `exit_code` is what the command ends with."""
+    """The daemon did not start; `exit_code` is for the command."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -31,7 +32,7 @@ class DaemonError(Exception):
 
 
 def status(home: Home) -> dict[str, Any]:
-    """HOME/connection.json's content when the daemon runs, {"running": false, …} when it does not."""
+    """The content of HOME/connection.json when the daemon runs, else {"running": false, …}."""
     connection = home.load_connection()
     if connection and processes.is_locked(home.daemon_lock):
         return connection
@@ -39,53 +40,50 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def start(home: Home, changes: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Start the daemon unless it runs. Gives (connection, True when this call started it). Raises DaemonError.
+    """Store the changed settings, and start the daemon unless it runs. Raises DaemonError.
 
-    Of several calls at once, one starts it and the others find it running. `changes` to the settings are kept; a
-    daemon that runs already takes them at its next start.
+    Returns (connection, whether this call started it). When several processes call this at once, only one of them starts the daemon.
     """
     home.create()
     with processes.waiting_lock(home.start_lock):
-        settings = home.load_settings().changed(changes)
-        if settings != home.load_settings() or not home.settings.exists():
+        stored = home.load_settings()
+        settings = replace(stored, **changes)
+        if settings != stored or not home.settings.exists():
             home.save_settings(settings)
         current = status(home)
         if current["running"]:
             return current, False
-        _wait_for_release(home)
+        _wait_for_lock_release(home)
         _spawn(home)
         return status(home), True
 
 
-def _wait_for_release(home: Home) -> None:
-    """A daemon that is just ending has no connection any more, but still its lock."""
+def _wait_for_lock_release(home: Home) -> None:
+    """Wait for a daemon that is stopping: it has removed its connection, but still holds its lock."""
     deadline = time.monotonic() + STOP_SECONDS
     while processes.is_locked(home.daemon_lock):
         if time.monotonic() > deadline:
             raise DaemonError(
-                f"a daemon that neither runs nor ends holds {home.daemon_lock}; try `stop` first", 1
+                f"a daemon that is stopping holds {home.daemon_lock} for too long; run `stop` first", 1
             )
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
 
 
 def _spawn(home: Home) -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(reading) as answer:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as answer:
         with home.daemon_log.open("ab") as output:
+            command = [sys.executable, "-m", "localcloud.daemon", "--home", str(home.path)]
             child = subprocess.Popen(  # noqa: S603 (our own program)
-                [
-                    *(sys.executable, "-m", "localcloud.daemon"),
-                    *("--home", str(home.path), "--report", str(writing)),
-                ],
+                [*command, "--report", str(write_end)],
                 cwd=Path(__file__).parent.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(writing,),
-                # Its own session: it outlives the terminal.
-                start_new_session=True,
+                pass_fds=(write_end,),
+                start_new_session=True,  # it outlives the terminal
             )
-        os.close(writing)
+        os.close(write_end)
         ready, _, _ = select.select([answer], [], [], START_SECONDS)
         line = answer.readline() if ready else ""
     if not line:
@@ -101,33 +99,33 @@ def _spawn(home: Home) -> None:
 
 
 def stop(home: Home) -> bool:
-    """End nodes and daemon and wait until they are gone. Gives False when no daemon ran.
+    """Stop nodes and daemon, and wait until they have ended. Returns False when no daemon ran.
 
-    Nodes that a killed daemon left behind are ended too.
+    Nodes that a killed daemon left behind are killed too.
     """
     if not home.path.exists():
         return False
     with processes.waiting_lock(home.start_lock):
-        ran = processes.is_locked(home.daemon_lock)
-        if ran:
-            _end_daemon(home)
+        was_running = processes.is_locked(home.daemon_lock)
+        if was_running:
+            _stop_daemon(home)
         if home.database.exists():
             database = open_database(home.database)
-            end_orphans(home, database)
+            kill_orphans(home, database)
             database.close()
         home.connection.unlink(missing_ok=True)
-        return ran
+        return was_running
 
 
-def _end_daemon(home: Home) -> None:
-    """SIGTERM to the holder of the lock, SIGKILL when it takes too long."""
-    # Whoever holds the lock wrote its pid into it, so this is our daemon and no other process.
+def _stop_daemon(home: Home) -> None:
+    """SIGTERM, then SIGKILL when it takes too long."""
+    # The holder of the lock wrote its pid into the file, so this pid is the daemon's.
     pid = int(home.daemon_lock.read_text(encoding="utf-8"))
     started = processes.start_time(pid)
     deadline = time.monotonic() + STOP_SECONDS + home.load_settings().stop_grace_seconds
     processes.send(pid, signal.SIGTERM)
-    # Its lock goes a little before it does.
+    # The lock is released shortly before the process ends.
     while processes.is_locked(home.daemon_lock) or processes.is_same(pid, started):
         if time.monotonic() > deadline:
             processes.send(pid, signal.SIGKILL)
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Processes known by pid and start time, so that a reused pid is never taken for ours, and file locks."""
+"""Processes identified by pid and start time, so that a reused pid is never signalled, and file locks."""
 
 from __future__ import annotations
 
@@ -6,64 +6,68 @@ import contextlib
 import fcntl
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import psutil
 
-def boot_id() -> str:
-    """What tells this run of the machine from those before it; empty where the system does not say."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
+# psutil derives start times from the system's clock, which may be adjusted while a process runs.
+MAX_CLOCK_DRIFT_SECONDS = 5.0
 
 
 def start_time(pid: int) -> str | None:
-    """An opaque mark of when the process began, None when there is none (a zombie counts as none)."""
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
-        try:
-            # The command's name, in brackets, may hold spaces: fields are counted after the last bracket.
-            values = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if values[0] == "Z" else f"{values[19]}@{boot_id()}"
-    found = subprocess.run(  # noqa: S603 (a fixed program and a number)
-        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    began = found.stdout.strip()
-    return f"{began}@{boot_id()}" if began else None
+    """When the process started, as text to store; None when there is no such process. A zombie counts as none."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return str(process.create_time())
+    return None
 
 
 def is_same(pid: int, started: str | None) -> bool:
-    """True when `pid` is alive and is still the process that began at `started`."""
-    return started is not None and start_time(pid) == started
+    """Whether `pid` is alive and still the process that started at `started`."""
+    current = start_time(pid)
+    return current is not None and _are_equal(current, started)
+
+
+def _are_equal(current: str, started: str | None) -> bool:
+    try:
+        return started is not None and abs(float(current) - float(started)) < MAX_CLOCK_DRIFT_SECONDS
+    except ValueError:
+        return False  # stored by version 0.1, which had another format
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Signal one process; a process that has gone is no error."""
+    """Signal a process, if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def kill_group(pid: int, started: str | None) -> None:
-    """SIGKILL to a process that led a group, and to all that is left of its group; gone is no error.
+    """SIGKILL the process group that was led by the process, also when only its children are left.
 
-    Nothing is sent when the number may belong to somebody else by now: a pid is not given again while a group of that
-    number lives, so the group is ours when the pid is free or still ours, on the same run of the machine.
+    The kernel does not reuse a pid while a group with that number exists. So the group is the right one if `pid` is free or still
+    belongs to the same process, and the machine was not restarted since.
     """
-    now_there = start_time(pid)
-    if started is None or not started.endswith(f"@{boot_id()}") or now_there not in (None, started):
+    current = start_time(pid)
+    if current is not None and not _are_equal(current, started):
+        return
+    if not _is_since_boot(started):
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def try_lock(path: Path) -> IO[str] | None:
-    """Take the lock file for as long as the returned file is open; None when somebody else holds it.
+def _is_since_boot(started: str | None) -> bool:
+    try:
+        return started is not None and float(started) >= psutil.boot_time() - MAX_CLOCK_DRIFT_SECONDS
+    except ValueError:
+        return False
 
-    The kernel lets go of it when its holder dies, however that was.
-    """
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock the file until the returned handle is closed or this process dies. None when another process holds the lock."""
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +78,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def is_locked(path: Path) -> bool:
-    """True when a live process holds the lock file."""
+    """Whether a living process holds the lock file."""
     if not path.exists():
         return False
     file = try_lock(path)
@@ -86,7 +90,7 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file, waiting for it as long as it takes."""
+    """Hold the lock file; wait for it without limit."""
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

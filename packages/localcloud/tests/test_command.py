@@ -61,7 +61,7 @@ def test_starting_twice_is_one_daemon(home: Path) -> None:
     first = start_cloud(home)
     again = run_localcloud(home, "start")
     assert again.returncode == 0
-    assert "local cloud already running; its page is http://127.0.0.1:" in again.stdout
+    assert "local cloud already running: http://127.0.0.1:" in again.stdout
     assert connection_of(home) == first
 
 

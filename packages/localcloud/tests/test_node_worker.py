@@ -215,7 +215,7 @@ def test_settings_that_are_missing_are_named(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (
         2,
-        "NODE_TOKEN is not set in the environment; SaladCloud gives it to every node\n",
+        "NODE_TOKEN is not set in the environment; SaladCloud sets it on every node\n",
     )
 
 

@@ -77,7 +77,7 @@ def test_it_shows_groups_nodes_queue_cost_loss_and_samples(shown: Shown) -> None
     for text in ("cat", "0123456789ab", "step 30 of 300", "loss 0.7500", "(step 1000)", "2 pending"):
         assert text in page
     assert "<polyline" in page
-    assert "Set to go wrong: bad-gpu" in page
+    assert "Active faults: bad-gpu" in page
     for number in (1, 2):
         url = f"/samples/{shown.job}/{number}__0000000{number}0_0.jpg"
         assert url in page

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from localcloud.home import Home
-from localcloud.retention import expires, load_rules
+from localcloud.storage.lifecycle_rules import expires, load_rules
 from localcloud.testing import running_cloud, s3_client
 
 

@@ -19,9 +19,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
-from localcloud.listing import page_of
-from localcloud.r2_refusals import TooManyRequestsError, WriteRate
-from localcloud.storage import ObjectStorage
+from localcloud.storage.listing import page_of
+from localcloud.storage.objects import ObjectStorage
+from localcloud.storage.refusals import TooManyRequestsError, WriteRate
 from localcloud.testing import (
     is_alive,
     logged_requests,

@@ -1,14 +1,14 @@
-"""`python -m localcloud chaos …`: make something go wrong, at once or at a seeded rate.
+"""`python -m localcloud chaos …`: cause faults, at once or at a seeded rate.
 
-chaos                                     what is set to go wrong
-chaos off [WHAT]                          nothing any more (or not WHAT)
-chaos interrupt [NODE] [--kill]           take a node away now, one that works first; --kill: a power cut
-chaos interrupt --per-hour N [--seed S]   take nodes away, so many times an hour each
+chaos                                     list the active faults
+chaos off [WHAT]                          end all faults (or only WHAT)
+chaos interrupt [NODE] [--kill]           take a node away now, preferably one with a job; --kill: without notice
+chaos interrupt --per-hour N [--seed S]   take each node away N times an hour
 chaos bad-gpu | full-disk | slow-network [--share 0.5] [--seed S] [--amount N]
-                                          what is wrong with the machines rented from now on, or with a share of them
+                                          a fault of the machines rented from now on, or of a share of them
 chaos kelpie-403 | salad-html (--next N | --rate R [--seed S])
-                                          Kelpie's passing 403, SaladCloud's HTML in place of an answer
-chaos proxy [--rate R] [--seed S]         until Ctrl-C: a way to the services on which a share of the requests fails
+                                          transient 403 from Kelpie, HTML from SaladCloud
+chaos proxy [--rate R] [--seed S]         until Ctrl-C: a proxy on which a share of the requests fails
 """
 
 from __future__ import annotations
@@ -31,52 +31,56 @@ WHATS = (*REQUESTS, *CONDITIONS, INTERRUPT)
 
 
 class ChaosError(Exception):
-    """What was asked for cannot be done; the message says why."""
+    """The command cannot be carried out; the message says why."""
 
 
 def add_to(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add `chaos` to the local cloud's commands (argparse's subparsers)."""
     chaos = commands.add_parser(
         "chaos",
-        help="make something go wrong",
+        help="cause faults",
         parents=[shared],
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # Optional, so that a bare `chaos` shows what is set; the commands below it take no default from their parent.
+    # Optional: `chaos` alone lists the active faults.
     kinds = chaos.add_subparsers(dest="what", metavar="WHAT")
     off = kinds.add_parser("off")
     off.add_argument("which", nargs="?", choices=WHATS)
     for what in REQUESTS:
-        struck = kinds.add_parser(what)
-        how = struck.add_mutually_exclusive_group(required=True)
+        request = kinds.add_parser(what)
+        how = request.add_mutually_exclusive_group(required=True)
         how.add_argument("--next", type=_count, metavar="N", help="the next N requests")
-        how.add_argument("--rate", type=_part, metavar="R", help="this part of all requests, 0 to 1")
-        struck.add_argument("--seed", type=int, default=0)
-    for what, (unit, usual) in CONDITIONS.items():
+        how.add_argument("--rate", type=_share, metavar="R", help="this share of all requests, 0 to 1")
+        request.add_argument("--seed", type=int, default=0)
+    for what, (unit, default) in CONDITIONS.items():
         condition = kinds.add_parser(what)
-        condition.add_argument("--share", type=_part, default=1.0, help="of the machines, 0 to 1 (default 1)")
+        condition.add_argument(
+            "--share", type=_share, default=1.0, help="of the machines, 0 to 1 (default 1)"
+        )
         condition.add_argument("--seed", type=int, default=0)
         if unit:
-            condition.add_argument("--amount", type=_count, default=usual, help=f"{unit} (default {usual})")
-    taken = kinds.add_parser(INTERRUPT)
-    taken.add_argument("node", nargs="?", help="its id, or how that begins")
-    taken.add_argument("--kill", action="store_true", help="a power cut: the node gets no word of it")
-    taken.add_argument("--per-hour", type=_count, metavar="N", help="each node, so many times an hour")
-    taken.add_argument("--seed", type=int, default=0)
+            condition.add_argument(
+                "--amount", type=_count, default=default, help=f"{unit} (default {default})"
+            )
+    interrupt = kinds.add_parser(INTERRUPT)
+    interrupt.add_argument("node", nargs="?", help="its id, or the beginning of it")
+    interrupt.add_argument("--kill", action="store_true", help="without notice, like a power cut")
+    interrupt.add_argument("--per-hour", type=_count, metavar="N", help="take each node away N times an hour")
+    interrupt.add_argument("--seed", type=int, default=0)
     proxy = kinds.add_parser("proxy")
-    proxy.add_argument("--rate", type=_part, default=0.2)
+    proxy.add_argument("--rate", type=_share, default=0.2)
     proxy.add_argument("--seed", type=int, default=0)
 
 
 def run(home: Home, given: dict[str, Any]) -> str:
-    """Do what the command line says; gives what to tell. Raises ChaosError, HomeError."""
+    """Run the command; return its output. Raises ChaosError, HomeError."""
     what = given.pop("what", None)
     entries = read_json(home.chaos)
     if what is None:
         return "\n".join(f"{name}: {json.dumps(entry)}" for name, entry in entries.items()) or "nothing"
     if what == "proxy":
-        return _stand_between(home, given["rate"], given["seed"])
+        return _run_proxy(home, given["rate"], given["seed"])
     if what == INTERRUPT and given["per_hour"] is None:
         return _interrupt(home, given["node"], kill=given["kill"])
     if what == "off":
@@ -96,56 +100,60 @@ def _interrupt(home: Home, node: str | None, *, kill: bool) -> str:
     database = open_database(home.database) if home.database.exists() else None
     found = _running(database, node or "") if database else None
     if found is None:
-        raise ChaosError(f"no node {node} runs" if node else "no node runs; wait for one, or see the page")
+        raise ChaosError(
+            f"no node {node} runs" if node else "no node runs; wait for one, or see the web page"
+        )
     if kill:
         processes.kill_group(found["pid"], found["pid_start"])
     else:
         processes.send(found["pid"], signal.SIGTERM)
-    return f"node {found['id']} {'has lost its power' if kill else 'is taken away'}; another machine follows"
+    return f"node {found['id']} {'was killed' if kill else 'is taken away'}; another machine replaces it"
 
 
-def _running(database: sqlite3.Connection, begin: str) -> sqlite3.Row | None:
-    """The running node whose id begins so; among several one that has a job."""
+def _running(database: sqlite3.Connection, prefix: str) -> sqlite3.Row | None:
+    """The running node whose id begins with `prefix`; if there are several, one that has a job."""
     rows = database.execute(
         "SELECT i.* FROM instances i LEFT JOIN jobs j ON j.machine_id = i.machine_id AND j.status = 'running'"
         " WHERE i.state = 'running' AND i.pid IS NOT NULL ORDER BY j.id IS NULL, i.created"
     ).fetchall()
     database.close()
     alive = [row for row in rows if processes.is_same(row["pid"], row["pid_start"])]
-    return next((row for row in alive if row["id"].startswith(begin)), None)
+    return next((row for row in alive if row["id"].startswith(prefix)), None)
 
 
-def _stand_between(home: Home, rate: float, seed: int) -> str:
+def _run_proxy(home: Home, rate: float, seed: int) -> str:
     """Serve until SIGINT or SIGTERM."""
     connection = home.load_connection()
     if not connection:
-        raise ChaosError(f"the local cloud of {home.path} does not run; start it first")
+        raise ChaosError(
+            f"the local cloud of {home.path} does not run; start it with `python -m localcloud --home {home.path} start`"
+        )
     faults = Faults(rate, seed, delays=rate / 4)
     page = str(connection["page"]).rstrip("/")
-    told = threading.Event()
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: stop.set())
     with Proxy(page, api_service, faults) as api, Proxy(connection["s3"]["url"], s3_service, faults) as s3:
         write_json(home.rerouted, rerouted(connection, api.url, s3.url))
         print(
-            f"{rate:.0%} of the requests fail for whoever comes this way: FLUX_LOCAL_CLOUD={home.rerouted}",
+            f"{rate:.0%} of the requests through this proxy fail; to use it, set FLUX_LOCAL_CLOUD={home.rerouted}",
             flush=True,
         )
-        told.wait()
+        stop.wait()
         home.rerouted.unlink(missing_ok=True)
-    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.met.items()) if kind != "none")
-    return f"{faults.met.total()} requests came by; failed: {kinds or 'none'}"
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.counts.items()) if kind != "none")
+    return f"{faults.counts.total()} requests; failed: {kinds or 'none'}"
 
 
-def _part(text: str) -> float:
+def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value

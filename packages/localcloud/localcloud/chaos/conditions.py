@@ -1,7 +1,4 @@
-"""What is wrong with the machine that a node runs on, from NODE_CONDITIONS: `bad-gpu`, `full-disk=KB`, `slow-network=KB/s`.
-
-The node calls `apply` once, when its folder is prepared and before it asks for work.
-"""
+"""Bad machines: a node applies the conditions in NODE_CONDITIONS to itself (`bad-gpu`, `full-disk=KB`, `slow-network=KB/s`)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ log = logging.getLogger("node")
 
 VARIABLE = "NODE_CONDITIONS"
 KILOBYTE = 1024
-# In place of the image's trainer: what PyTorch says on a card that is broken.
+# Replaces the trainer; the message is PyTorch's for a broken GPU.
 BAD_GPU = """\
 import sys
 
@@ -26,7 +23,7 @@ sys.exit(1)
 
 
 def apply(home: Path) -> None:
-    """Make this process, and what it starts, live with the machine's conditions. `home` is the node's folder."""
+    """Apply the conditions to this process and its children. `home` is the node's folder, already prepared."""
     for condition in filter(None, os.environ.get(VARIABLE, "").split(",")):
         name, _, amount = condition.partition("=")
         log.info("this machine has: %s", condition)
@@ -38,13 +35,13 @@ def apply(home: Path) -> None:
             _slow_network(int(amount) * KILOBYTE)
 
 
-def _fill_disk(most: int) -> None:
-    """No file can grow beyond `most` bytes: writing fails as on a full disk, with EFBIG in place of ENOSPC."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+def _fill_disk(max_bytes: int) -> None:
+    """Limit the size of files. Writing fails as on a full disk, though with EFBIG instead of ENOSPC."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
 
 
 def _slow_network(bytes_a_second: int) -> None:
-    """The bucket is reached through a slow proxy in this process."""
+    """Access the bucket through a slow proxy in this process."""
     url = os.environ.get("AWS_ENDPOINT_URL")
     if url:
         proxy = Proxy(url, s3_service, bytes_a_second=bytes_a_second)

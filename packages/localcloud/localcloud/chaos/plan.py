@@ -1,7 +1,7 @@
-"""Which request meets which fault: decided by a seed, and the answers that stand for a fault.
+"""Which requests fail, and how a failure is answered.
 
-The fate of a request is drawn from (seed, method, path, how often that was asked before), so that it does not depend on
-how threads interleave: the same seed meets the same faults.
+A fault is drawn from (seed, method, path, number of earlier requests with this method and path), so the same seed causes the same
+faults, however threads interleave.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ import json
 import random
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 HTML = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><center><h1>502 Bad Gateway</h1></center></body>\r\n</html>\r\n"
 TRANSIENT_TEXTS = ("Invalid Project '{project}': fetch failed", "Network connection lost.")
 
-# The server never sees the request; it acts and nobody hears of it; it refuses; it fails before or after acting; what it
-# says is cut in the middle; Kelpie's 403 for a fault between it and SaladCloud (UPSTREAM.md).
+# drop: the connection breaks, before or after the server has handled the request. 500: likewise, with an error as the answer.
+# cut: the answer breaks off in the middle. 403: Kelpie's answer when SaladCloud fails.
 KINDS = ("drop-before", "drop-after", "429", "500-before", "500-after", "cut", "403")
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An answer that stands for a fault."""
-
+class FaultReply:
     status: int
     body: bytes
     content_type: str
@@ -32,35 +30,34 @@ class Reply:
 
 @dataclass
 class Faults:
-    """The plan: `rate` of all requests fail, `delays` of the others wait up to `most_delay` seconds first. Thread-safe."""
+    """The share `rate` of all requests fails, and the share `delays` is delayed by up to `max_delay` seconds. Thread-safe."""
 
     rate: float
     seed: int
     kinds: tuple[str, ...] = KINDS
     delays: float = 0.0
-    most_delay: float = 0.2
-    met: Counter[str] = field(default_factory=Counter)
-    _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
+    max_delay: float = 0.2
+    counts: Counter[str] = field(default_factory=Counter)
+    _requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def draw(self, service: str, method: str, path: str) -> tuple[str | None, float]:
-        """(the fault, seconds to wait before it); None is none."""
+        """(the fault or None, seconds to wait before it)."""
         with self._lock:
-            self._asked[method, path] += 1
-            number = self._asked[method, path]
-        # S311: a test's dice, no cryptography.
-        dice = random.Random(f"{self.seed} {method} {path} {number}")  # noqa: S311
+            self._requests[method, path] += 1
+            number = self._requests[method, path]
+        generator = random.Random(f"{self.seed} {method} {path} {number}")  # noqa: S311 (not for cryptography)
         kind = None
-        if dice.random() < self.rate:
-            kind = dice.choice([one for one in self.kinds if one != "403" or service == "kelpie"])
-        wait = dice.random() * self.most_delay if dice.random() < self.delays else 0.0
+        if generator.random() < self.rate:
+            kind = generator.choice([one for one in self.kinds if one != "403" or service == "kelpie"])
+        wait = generator.random() * self.max_delay if generator.random() < self.delays else 0.0
         with self._lock:
-            self.met[kind or "none"] += 1
+            self.counts[kind or "none"] += 1
         return kind, wait
 
 
-def reply(kind: str, service: str, project: str = "proj", number: int = 0) -> Reply:
-    """What the service says when it refuses (429), passes a fault on (403) or fails (500-…), each in its own way."""
+def fault_reply(kind: str, service: str, project: str = "proj", number: int = 0) -> FaultReply:
+    """The service's own answer when it refuses (429), passes a fault on (403) or fails (500-…)."""
     if kind == "429":
         return _too_many(service)
     if kind == "403":
@@ -72,47 +69,43 @@ def reply(kind: str, service: str, project: str = "proj", number: int = 0) -> Re
         )
     if service == "s3":
         return _s3(500, "InternalError", "We encountered an internal error. Please try again.")
-    # SaladCloud's gateway answers in HTML now and then (UPSTREAM.md); Cloudflare's is not known to do otherwise.
+    # SaladCloud's gateway answers in HTML now and then; Cloudflare's may do so too.
     if number % 2:
-        return Reply(502, HTML.encode(), "text/html")
+        return FaultReply(502, HTML.encode(), "text/html")
     if service == "cloudflare":
         return _cloudflare(500, 10001, "We encountered an internal error. Please try again.")
     return _problem(500, "Internal Server Error", "An unexpected error occurred.")
 
 
-def _too_many(service: str) -> Reply:
-    if service == "kelpie":
-        return Reply(429, b"error code: 1015", "text/plain; charset=UTF-8", (("Retry-After", "1"),))
+def _too_many(service: str) -> FaultReply:
     if service == "s3":
         return _s3(429, "TooManyRequests", "Reduce your concurrent request rate for the same object.")
+    retry_after = (("Retry-After", "1"),)
+    if service == "kelpie":
+        return FaultReply(429, b"error code: 1015", "text/plain; charset=UTF-8", retry_after)
     if service == "cloudflare":
         refused = _cloudflare(429, 971, "Please wait and consider throttling your request speed")
-        return Reply(refused.status, refused.body, refused.content_type, (("Retry-After", "1"),))
-    problem = _problem(429, "Too Many Requests", "240 requests a minute are allowed.")
-    return Reply(problem.status, problem.body, problem.content_type, (("Retry-After", "1"),))
+    else:
+        refused = _problem(429, "Too Many Requests", "240 requests a minute are allowed.")
+    return replace(refused, headers=retry_after)
 
 
-def _kelpie(status: int, error: str, message: str) -> Reply:
+def _kelpie(status: int, error: str, message: str) -> FaultReply:
     body = json.dumps({"error": error, "message": message}).encode()
-    return Reply(status, body, "text/plain;charset=UTF-8")
+    return FaultReply(status, body, "text/plain;charset=UTF-8")
 
 
-def _problem(status: int, title: str, detail: str) -> Reply:
+def _problem(status: int, title: str, detail: str) -> FaultReply:
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Reply(status, json.dumps(body).encode(), "application/json")
+    return FaultReply(status, json.dumps(body).encode(), "application/json")
 
 
-def _cloudflare(status: int, code: int, message: str) -> Reply:
-    """Its envelope (localcloud/cloudflare/routes.py)."""
-    body = {
-        "success": False,
-        "errors": [{"code": code, "message": message}],
-        "messages": [],
-        "result": None,
-    }
-    return Reply(status, json.dumps(body).encode(), "application/json")
+def _cloudflare(status: int, code: int, message: str) -> FaultReply:
+    errors = [{"code": code, "message": message}]
+    body = {"success": False, "errors": errors, "messages": [], "result": None}
+    return FaultReply(status, json.dumps(body).encode(), "application/json")
 
 
-def _s3(status: int, code: str, message: str) -> Reply:
+def _s3(status: int, code: str, message: str) -> FaultReply:
     body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
-    return Reply(status, body.encode(), "application/xml")
+    return FaultReply(status, body.encode(), "application/xml")

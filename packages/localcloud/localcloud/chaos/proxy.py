@@ -1,7 +1,6 @@
-"""A proxy between a client and the local cloud, on which requests and answers get lost, late, cut or refused.
+"""A proxy that loses, delays, cuts and refuses requests and answers between a client and the local cloud.
 
-One listening port for each upstream. Requests go on byte for byte, their Host header too, so that S3 signatures stay
-good. Whole bodies are held in memory: it is made for tests.
+Requests are forwarded unchanged, with their Host header, so that S3 signatures stay valid. Bodies are held in memory.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from localcloud.chaos.plan import Faults, reply
+from localcloud.chaos.plan import Faults, fault_reply
 
 ADDRESS = "127.0.0.1"
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
 UPSTREAM_SECONDS = 60
-PIECE = 16 * 1024  # bytes, on a slow line
-API_SERVICES = ("kelpie", "salad", "cloudflare")  # those that share a port
-PAGE = "page"  # the local cloud's own, for people: no service, so it has no faults
+PIECE_BYTES = 16 * 1024  # sent at once on a slow line
+API_SERVICES = ("kelpie", "salad", "cloudflare")  # these share a port
+PAGE = "page"  # the web page, which has no faults
 
 Headers = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and the server's answer to it, whether or not the client got it."""
+    """A request and the server's answer, which may not have reached the client."""
 
     service: str
     method: str
@@ -44,26 +43,25 @@ class Exchange:
 
 
 class Proxy:
-    """Listens on a port of its own while it is open (`with`) and forwards to `upstream` (http://host:port)."""
+    """Listens on a free port and forwards to `upstream` (http://host:port). Use it in a `with` statement, or `open` it."""
 
     def __init__(
         self,
         upstream: str,
         service_of: Callable[[str], str],
         faults: Faults | None = None,
-        seen: Callable[[Exchange], None] | None = None,
+        on_exchange: Callable[[Exchange], None] | None = None,
         bytes_a_second: int | None = None,
     ) -> None:
         self.upstream = urlsplit(upstream)
-        self.service_of, self.faults, self.seen = service_of, faults, seen
+        self.service_of, self.faults, self.on_exchange = service_of, faults, on_exchange
         self.bytes_a_second = bytes_a_second
-        self._server = _Server((ADDRESS, 0), _Handler)
+        self._server = _ProxyServer((ADDRESS, 0), _ProxyHandler)
         self._server.proxy = self
         self.url = f"http://{ADDRESS}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def open(self) -> Self:
-        """Listen; `with` does it, and closes at its end."""
         self._thread.start()
         return self
 
@@ -78,33 +76,33 @@ class Proxy:
         self._thread.join()
 
 
-class _Server(ThreadingHTTPServer):
+class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 256
     proxy: Proxy
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away in the middle is what this is made for."""
+        """Clients whose connections break are expected."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: _ProxyServer
 
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the local cloud logs its requests itself."""
+        """The local cloud logs requests itself."""
 
     def parse_request(self) -> bool:
-        """Any method is forwarded, so each is the same handler."""
-        good = super().parse_request()
-        if good:
+        is_valid = super().parse_request()
+        if is_valid:
+            # All methods have the same handler.
             setattr(self, f"do_{self.command}", self._serve)
-        return good
+        return is_valid
 
     def _serve(self) -> None:
         proxy = self.server.proxy
@@ -125,10 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, service: str, body: bytes, kind: str | None) -> None:
         status, headers, answer = self._ask(body)
-        if self.server.proxy.seen:
+        if self.server.proxy.on_exchange:
             given = list(self.headers.items())
             exchange = Exchange(service, self.command, self.path, given, body, status, headers, answer)
-            self.server.proxy.seen(exchange)
+            self.server.proxy.on_exchange(exchange)
         if kind == "drop-after" or (kind == "cut" and len(answer) < 2):
             self._hang_up()
         elif kind == "500-after":
@@ -156,9 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_fault(self, kind: str, service: str) -> None:
         proxy = self.server.proxy
-        said = reply(kind, service, number=proxy.faults.met[kind] if proxy.faults else 0)
-        headers = [("Content-Type", said.content_type), *said.headers]
-        self._send(said.status, headers, said.body, cut=False)
+        fault = fault_reply(kind, service, number=proxy.faults.counts[kind] if proxy.faults else 0)
+        headers = [("Content-Type", fault.content_type), *fault.headers]
+        self._send(fault.status, headers, fault.body, cut=False)
 
     def _send(self, status: int, headers: Headers, body: bytes, *, cut: bool) -> None:
         self.send_response_only(status)
@@ -176,13 +174,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
 
     def _write(self, body: bytes) -> None:
-        for start in range(0, len(body), PIECE):
-            piece = body[start : start + PIECE]
+        for start in range(0, len(body), PIECE_BYTES):
+            piece = body[start : start + PIECE_BYTES]
             self._wait_for(len(piece))
             self.wfile.write(piece)
 
     def _wait_for(self, size: int) -> None:
-        """As long as so many bytes take on a slow line."""
+        """Wait as long as `size` bytes take on a slow line."""
         if self.server.proxy.bytes_a_second:
             time.sleep(size / self.server.proxy.bytes_a_second)
 
@@ -206,23 +204,22 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
 
-def _value(headers: Headers, wanted: str) -> str | None:
-    return next((value for name, value in headers if name.lower() == wanted), None)
+def _value(headers: Headers, searched: str) -> str | None:
+    return next((value for name, value in headers if name.lower() == searched), None)
 
 
 def api_service(path: str) -> str:
-    """Which service a path of the local cloud's API port belongs to."""
+    """The service that a path of the API port belongs to."""
     first = path.split("/")[1]
     return first if first in API_SERVICES else PAGE
 
 
 def s3_service(_path: str) -> str:
-    """All of the S3 port."""
     return "s3"
 
 
 def rerouted(connection: Mapping[str, object], api: str, s3: str) -> dict[str, object]:
-    """A copy of HOME/connection.json with other addresses (http://host:port) in it."""
+    """A copy of HOME/connection.json with the addresses `api` and `s3` (http://host:port)."""
     page = str(connection["page"]).rstrip("/")
     moved: dict[str, object] = {**connection, "page": f"{api}/"}
     for service in API_SERVICES:

@@ -1,22 +1,23 @@
-"""Kelpie's 403 for a fault between it and SaladCloud, and the HTML in which SaladCloud's gateway fails (UPSTREAM.md)."""
+"""Faults in the services: Kelpie's 403 when SaladCloud fails, and error pages in HTML from SaladCloud's gateway."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localcloud.chaos.plan import HTML, reply
+from localcloud.chaos.plan import HTML, fault_reply
 from localcloud.chaos.settings import Chaos
 
 
 class ServiceFaults:
-    """Answers in a service's place when chaos says so. Only those who come with a SaladCloud key are struck: for them
-    Kelpie asks SaladCloud at each request, for nodes it does not.
+    """Answers with a fault instead of the service when one is due.
+
+    Only requests with a SaladCloud key are affected: for these Kelpie asks SaladCloud, for nodes it does not.
     """
 
     def __init__(self, app: ASGIApp, chaos: Chaos, service: str, project: str) -> None:
         self._app, self._chaos, self._service, self._project = app, chaos, service, project
-        self._struck = 0
+        self._faults = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_key = scope["type"] == "http" and any(name == b"salad-api-key" for name, _ in scope["headers"])
@@ -25,9 +26,9 @@ class ServiceFaults:
 
     def _fault(self) -> Response | None:
         if self._service == "salad":
-            return Response(HTML, 502, media_type="text/html") if self._chaos.strikes("salad-html") else None
-        if not self._chaos.strikes("kelpie-403"):
+            return Response(HTML, 502, media_type="text/html") if self._chaos.is_due("salad-html") else None
+        if not self._chaos.is_due("kelpie-403"):
             return None
-        self._struck += 1
-        said = reply("403", "kelpie", self._project, self._struck)
-        return Response(said.body, said.status, media_type="text/plain")
+        self._faults += 1
+        fault = fault_reply("403", "kelpie", self._project, self._faults)
+        return Response(fault.body, fault.status, media_type="text/plain")

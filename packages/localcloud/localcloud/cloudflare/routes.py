@@ -13,28 +13,32 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-# nanio ships no type information.
-from nanio.errors import BucketAlreadyOwnedByYou, BucketNotEmpty, NoSuchBucket  # type: ignore[import-untyped]
+from nanio.errors import (  # type: ignore[import-untyped]  # ships no type information
+    BucketAlreadyOwnedByYou,
+    BucketNotEmpty,
+    NoSuchBucket,
+)
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from localcloud.bodies import parse_json
-from localcloud.cloudflare.keys import Key, Keys, Scope, new_id, new_token_value
+from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope, new_id, new_token_value
 from localcloud.database import iso_time, now
-from localcloud.storage import ObjectStorage
+from localcloud.home import HomeState
+from localcloud.storage.objects import ObjectStorage
+from localcloud.web.request_bodies import parse_json
 
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 LOCATIONS = ("apac", "eeur", "enam", "weur", "wnam", "oc")
-MOST_TTL_SECONDS = 604800
+MAX_TTL_SECONDS = 604800
 PERMISSIONS = {
     "admin-read-write": (True, True),
     "admin-read-only": (False, True),
     "object-read-write": (True, False),
     "object-read-only": (False, False),
 }
-# Cloudflare's own ids -> name, (write, admin)
+# Cloudflare's id: name, (write, admin).
 PERMISSION_GROUPS = {
     "2efd5506f9c8494dacb1fa10a3e7d5b6": ("Workers R2 Storage Bucket Item Write", (True, False)),
     "6a018a9f2fc74eb6b293b0c548f38b39": ("Workers R2 Storage Bucket Item Read", (False, False)),
@@ -46,7 +50,7 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 
 class RefusalError(Exception):
-    """A request that is refused: HTTP status, Cloudflare's code, what is wrong."""
+    """A refused request, with Cloudflare's error code."""
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
@@ -56,22 +60,16 @@ class RefusalError(Exception):
 NO_BUCKET = RefusalError(404, 10006, "The specified bucket does not exist.")
 
 
-class Cloudflare:
-    """The handlers, for the one account."""
+class CloudflareRoutes:
+    """The API of the only account."""
 
     def __init__(
-        self,
-        database: sqlite3.Connection,
-        storage: ObjectStorage,
-        keys: Keys,
-        account_id: str,
-        api_token: str,
+        self, database: sqlite3.Connection, storage: ObjectStorage, keys: AccessKeys, state: HomeState
     ) -> None:
         self._db, self._storage, self._keys = database, storage, keys
-        self._account, self._token = account_id, api_token
+        self._account, self._token = state.cloudflare_account_id, state.cloudflare_api_token
 
     def app(self) -> Starlette:
-        """The routes."""
         account = "/accounts/{account}"
         table: list[tuple[str, str, Handler]] = [
             ("GET", account + "/r2/buckets", self.list_buckets),
@@ -87,7 +85,7 @@ class Cloudflare:
         ]
         routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
         rest = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_nowhere), methods=rest)])
+        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_not_found), methods=rest)])
 
     def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
@@ -167,7 +165,7 @@ class Cloudflare:
         return [token_shown(key) for key in self._keys.tokens()[(page - 1) * size : page * size]]
 
     async def create_token(self, request: Request) -> Any:
-        """The one answer that holds the token's value."""
+        """Only this answer contains the token's value."""
         body = await body_of(request)
         policies, name = body.get("policies"), body.get("name")
         if not isinstance(name, str) or not isinstance(policies, list) or not policies:
@@ -175,7 +173,9 @@ class Cloudflare:
         value = new_token_value()
         secret = hashlib.sha256(value.encode()).hexdigest()
         scopes = tuple(self._scope(policy) for policy in policies)
-        key = Key(new_id(), name, secret, scopes, policies, now(), expires=_moment(body.get("expires_on")))
+        key = AccessKey(
+            new_id(), name, secret, scopes, policies, now(), expires=_timestamp(body.get("expires_on"))
+        )
         self._keys.add(key)
         return token_shown(key) | {"value": value}
 
@@ -187,22 +187,22 @@ class Cloudflare:
         self._keys.remove(key.id)
         return {"id": key.id}
 
-    def _existing(self, identity: str) -> Key:
+    def _existing(self, identity: str) -> AccessKey:
         key = self._keys.get(identity)
         if key is None or key.parent:
             raise RefusalError(404, 1003, "The token could not be found.")
         return key
 
-    def _scope(self, policy: Any) -> Scope:
-        """A policy's scope. Raises RefusalError for any but those that allow R2 to somebody."""
+    def _scope(self, policy: Any) -> KeyScope:
+        """The scope of a policy. Raises RefusalError for a policy that is not about R2 or does not allow anything."""
         try:
             groups = [PERMISSION_GROUPS[str(group["id"])][1] for group in policy["permission_groups"]]
             resources = list(policy["resources"])
             allowed = policy["effect"] == "allow"
         except (KeyError, TypeError):
-            raise RefusalError(400, 1001, "A policy's permission group or resource is not known.") from None
+            raise RefusalError(400, 1001, "A policy's permission group or resource is unknown.") from None
         if not allowed or not groups:
-            raise RefusalError(400, 1001, "Only policies with effect allow are known here.")
+            raise RefusalError(400, 1001, "Only policies with the effect `allow` are implemented.")
         begin = f"com.cloudflare.edge.r2.bucket.{self._account}_default_"
         buckets = tuple(name.removeprefix(begin) for name in resources if name.startswith(begin))
         everything = f"com.cloudflare.api.account.{self._account}" in resources
@@ -211,7 +211,7 @@ class Cloudflare:
                 400, 1001, "A policy's resource is neither this account nor one of its buckets."
             )
         write, admin = any(one[0] for one in groups), any(one[1] for one in groups)
-        return Scope(None if everything else buckets, write, admin)
+        return KeyScope(None if everything else buckets, write, admin)
 
     # ---- temporary credentials
 
@@ -219,11 +219,11 @@ class Cloudflare:
         body = await body_of(request)
         scope, seconds = _temporary_scope(body)
         parent = body.get("parentAccessKeyId")
-        if not isinstance(parent, str) or not self._may_give(parent, scope):
+        if not isinstance(parent, str) or not self._may_delegate(parent, scope):
             raise RefusalError(
-                403, 10003, "The parent access key is not known or may less than is asked for."
+                403, 10003, "The parent access key is unknown or has fewer permissions than requested."
             )
-        key = Key(
+        key = AccessKey(
             new_id(),
             "temporary",
             secrets.token_hex(32),
@@ -237,43 +237,43 @@ class Cloudflare:
         self._keys.add(key)
         return {"accessKeyId": key.id, "secretAccessKey": key.secret, "sessionToken": key.session_token}
 
-    def _may_give(self, parent: str, scope: Scope) -> bool:
+    def _may_delegate(self, parent: str, scope: KeyScope) -> bool:
         if self._keys.is_root(parent):
             return True
         key = self._keys.get(parent)
         return (
             key is not None
-            and not key.expired
+            and not key.is_expired
             and not key.parent
             and any(s.covers(scope) for s in key.scopes)
         )
 
 
-def _temporary_scope(body: dict[str, Any]) -> tuple[Scope, float]:
-    """(what is asked for, seconds). Raises RefusalError."""
+def _temporary_scope(body: dict[str, Any]) -> tuple[KeyScope, float]:
+    """The requested (scope, lifetime in seconds). Raises RefusalError."""
     bucket, permission, seconds = (body.get(name) for name in ("bucket", "permission", "ttlSeconds"))
     prefixes, objects = body.get("prefixes") or [], body.get("objects") or []
     if not isinstance(bucket, str) or permission not in PERMISSIONS:
         raise RefusalError(
             400, 10025, f"bucket and permission (one of {', '.join(PERMISSIONS)}) are required."
         )
-    good = (
-        isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MOST_TTL_SECONDS
+    is_valid = (
+        isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TTL_SECONDS
     )
-    if not good:
-        raise RefusalError(400, 10025, f"ttlSeconds must be more than 0 and at most {MOST_TTL_SECONDS}.")
+    if not is_valid:
+        raise RefusalError(400, 10025, f"ttlSeconds must be more than 0 and at most {MAX_TTL_SECONDS}.")
     if not all(isinstance(path, str) for path in [*prefixes, *objects]):
-        raise RefusalError(400, 10025, "prefixes and objects must be lists of texts.")
+        raise RefusalError(400, 10025, "prefixes and objects must be lists of strings.")
     write, admin = PERMISSIONS[permission]
-    return Scope((bucket,), write, admin, tuple(prefixes), tuple(objects)), float(seconds or 0)
+    return KeyScope((bucket,), write, admin, tuple(prefixes), tuple(objects)), float(seconds or 0)
 
 
-def token_shown(key: Key) -> dict[str, Any]:
-    """A token as the API shows it: without its value."""
+def token_shown(key: AccessKey) -> dict[str, Any]:
+    """A token in the API's format, without its value."""
     shown = {
         "id": key.id,
         "name": key.name,
-        "status": "expired" if key.expired else "active",
+        "status": "expired" if key.is_expired else "active",
         "issued_on": iso_time(key.created),
         "modified_on": iso_time(key.created),
         "policies": key.policies,
@@ -282,7 +282,6 @@ def token_shown(key: Key) -> dict[str, Any]:
 
 
 def envelope(status: int, result: Any = None, error: dict[str, Any] | None = None) -> Response:
-    """Cloudflare's envelope."""
     errors = [] if error is None else [error]
     return JSONResponse(
         {"success": error is None, "errors": errors, "messages": [], "result": result}, status
@@ -301,12 +300,12 @@ async def body_of(request: Request) -> dict[str, Any]:
 
 
 def _number(request: Request, name: str, default: int) -> int:
-    """A query parameter, 0 for what is no number."""
+    """A query parameter, 0 if it is not a number."""
     text = request.query_params.get(name, str(default))
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def _moment(text: Any) -> float | None:
+def _timestamp(text: Any) -> float | None:
     if text is None:
         return None
     try:
@@ -315,5 +314,5 @@ def _moment(text: Any) -> float | None:
         raise RefusalError(400, 1001, "expires_on must be an ISO 8601 time.") from None
 
 
-async def _nowhere(_request: Request) -> Any:
+async def _not_found(_request: Request) -> Any:
     raise RefusalError(404, 7000, "No route for that URI")

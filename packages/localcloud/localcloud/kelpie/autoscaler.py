@@ -1,4 +1,4 @@
-"""Kelpie's autoscaler: every few minutes, each scaling rule is applied to its container group, by the group's name."""
+"""Kelpie's autoscaler: periodically applies each scaling rule to its container group, which it identifies by name."""
 
 from __future__ import annotations
 
@@ -6,57 +6,50 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
-from localcloud.kelpie.jobs import Jobs
-from localcloud.kelpie.rules import Rules
+from localcloud.kelpie.jobs import JobTable
+from localcloud.kelpie.rules import RuleTable
 
 log = logging.getLogger(__name__)
 
 
 class GroupControl(Protocol):
-    """What the autoscaler does with SaladCloud, which it knows by name only."""
+    """The part of SaladCloud that the autoscaler uses."""
 
-    def status_of(self, name: str) -> str | None:
-        """The group's status, None when there is no group of that name."""
+    def status_of(self, name: str) -> str | None: ...
 
-    def start(self, name: str) -> None:
-        """Start it."""
+    def start(self, name: str) -> None: ...
 
-    def stop(self, name: str) -> None:
-        """Stop it."""
+    def stop(self, name: str) -> None: ...
 
-    def set_replicas(self, name: str, replicas: int) -> None:
-        """Change the number of replicas. Raises Exception when SaladCloud refuses."""
+    def set_replicas(self, name: str, replicas: int) -> None: ...
 
 
 async def run_autoscaler(
-    jobs: Jobs, rules: Rules, groups: GroupControl, period: float, invited: bool = True
+    jobs: JobTable, rules: RuleTable, groups: GroupControl, period: float, *, invited: bool
 ) -> None:
-    """Apply all rules, wait `period` seconds, and so on for ever.
-
-    Not `invited` to the organization, Kelpie can change nothing there: rules are kept and do nothing (UPSTREAM.md).
-    """
+    """Apply all rules every `period` seconds. Unless Kelpie's user was `invited` to the organization, rules do nothing."""
     while True:
         for rule in rules.all() if invited else ():
             try:
                 apply_rule(rule, jobs, rules, groups)
             except Exception:
-                # Kelpie logs what SaladCloud refuses and goes on with the next rule.
+                # Like Kelpie: log what SaladCloud refuses, continue with the next rule.
                 log.exception("scaling rule %s", rule["container_group_id"])
         await asyncio.sleep(max(period, 0.02))
 
 
-def apply_rule(rule: dict[str, Any], jobs: Jobs, rules: Rules, groups: GroupControl) -> None:
-    """Set the replicas to the active jobs within the rule's bounds, and start or stop the group.
+def apply_rule(rule: dict[str, Any], jobs: JobTable, rules: RuleTable, groups: GroupControl) -> None:
+    """Set the replicas to the number of active jobs, within the rule's bounds, and start or stop the group.
 
-    As Kelpie does it: a group to be scaled to 0 is stopped when it is `running`, never set to 0 replicas; one that is
-    still deploying is left for the next cycle. A rule whose group's name is gone is deleted.
+    Like Kelpie: to scale to 0, a `running` group is stopped, and one that is still deploying is left alone until the next cycle;
+    replicas are never set to 0. A rule whose group is gone is deleted.
     """
     group_id, name = rule["container_group_id"], rule["container_group_name"]
     count = jobs.count_active(group_id, rule["idle_threshold_seconds"], rule["max_replicas"])
     replicas = min(rule["max_replicas"], max(rule["min_replicas"], count))
     status = groups.status_of(name)
     if status is None:
-        log.info("container group %s is gone, its scaling rule goes too", name)
+        log.info("container group %s is gone; its scaling rule is deleted", name)
         rules.delete(group_id)
         return
     if replicas == 0:

@@ -1,4 +1,4 @@
-"""Kelpie's HTTP API, held to kelpie.openapi.json, UPSTREAM.md and the recorded transcript."""
+"""Kelpie's HTTP API, as its OpenAPI document, the recorded transcript and docs/services.md describe it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from localcloud.bodies import parse_json
 from localcloud.kelpie import validation
-from localcloud.kelpie.jobs import Jobs, StatusConstraintError, TooManyJobsError
-from localcloud.kelpie.rules import DuplicateRuleError, Rules
+from localcloud.kelpie.jobs import JobTable, StatusConstraintError, TooManyJobsError
+from localcloud.kelpie.rules import DuplicateRuleError, RuleTable
 from localcloud.kelpie.validation import MISSING, InvalidRequestError, RefusedRequestError
 from localcloud.kelpie.webhooks import Webhooks
+from localcloud.web.request_bodies import parse_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Salad(Protocol):
-    """What Kelpie asks SaladCloud: who is calling, and which group has an id."""
+class GroupDirectory(Protocol):
+    """The part of SaladCloud that Kelpie's requests need."""
 
-    def group_name(self, group_id: str) -> str | None:
-        """The name of the group with this id."""
+    def group_name(self, group_id: str) -> str | None: ...
 
-    def is_node_token(self, token: str) -> bool:
-        """True for the token of a node that runs now."""
+    def is_node_token(self, token: str) -> bool: ...
 
 
 @dataclass(frozen=True)
-class Account:
-    """The one account there is."""
+class KelpieAccount:
+    """The only account."""
 
     api_key: str
     organization: str
@@ -44,20 +42,25 @@ class Account:
 
 
 def error(status: int, kind: str, message: str | None = None, **more: Any) -> Response:
-    """Kelpie's own errors: JSON sent as text/plain (UPSTREAM.md)."""
+    """An error of Kelpie's own code: JSON sent as text/plain."""
     body = {"error": kind} | ({} if message is None else {"message": message}) | more
     return Response(json.dumps(body), status, media_type="text/plain")
 
 
-class Kelpie:
-    """The handlers."""
-
-    def __init__(self, account: Account, jobs: Jobs, rules: Rules, salad: Salad, webhooks: Webhooks) -> None:
+class KelpieRoutes:
+    def __init__(
+        self,
+        account: KelpieAccount,
+        jobs: JobTable,
+        rules: RuleTable,
+        groups: GroupDirectory,
+        webhooks: Webhooks,
+    ) -> None:
         self.account, self.jobs, self.rules = account, jobs, rules
-        self.salad, self.webhooks = salad, webhooks
+        self.groups, self.webhooks = groups, webhooks
 
     def app(self) -> Starlette:
-        """The routes; what is none of them is 404 once the caller is known."""
+        """The routes. Unknown paths are 404 for authenticated callers only."""
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/jobs", self.create_job),
             ("GET", "/jobs", self.list_jobs),
@@ -82,9 +85,9 @@ class Kelpie:
             ("POST", "/users/{id}/token", self.admin_only),
         ]
         routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
-        nowhere = self._guarded(self.not_found)
+        not_found = self._guarded(self.not_found)
         fallback = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", nowhere, methods=fallback)])
+        return Starlette(routes=[*routes, Route("/{rest:path}", not_found, methods=fallback)])
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
@@ -102,7 +105,7 @@ class Kelpie:
         return guarded
 
     def refusal(self, request: Request) -> Response | None:
-        """Why this caller is not served, None when it is."""
+        """The refusal of an unauthenticated caller, or None."""
         headers, account = request.headers, self.account
         key, bearer = headers.get("salad-api-key"), headers.get("authorization")
         organization, project = headers.get("salad-organization"), headers.get("salad-project")
@@ -118,7 +121,7 @@ class Kelpie:
             if organization != account.organization:
                 return error(403, "Forbidden", "Invalid Organization Name")
         elif bearer and bearer.startswith("Bearer "):
-            if not self.salad.is_node_token(bearer.removeprefix("Bearer ")):
+            if not self.groups.is_node_token(bearer.removeprefix("Bearer ")):
                 return error(403, "Forbidden", "signature verification failed")
         else:
             return error(401, "Unauthorized", "API Key or Bearer Token Required")
@@ -199,7 +202,7 @@ class Kelpie:
 
     async def create_rule(self, request: Request) -> Response:
         fields = validation.scaling_rule(await body_of(request), partial=False)
-        name = self.salad.group_name(fields["container_group_id"])
+        name = self.groups.group_name(fields["container_group_id"])
         if name is None:
             return error(400, "Container Group Not Found", "No container group found for ID")
         try:
@@ -217,7 +220,7 @@ class Kelpie:
 
     async def update_rule(self, request: Request) -> Response:
         fields = validation.scaling_rule(await body_of(request), partial=True)
-        fields.pop("container_group_id", None)  # the path's id counts
+        fields.pop("container_group_id", None)  # the id in the path is used
         if not fields:
             return error(500, "Internal server error", "No fields to update")
         return found_rule(self.rules.update(request.path_params["id"], fields))
@@ -242,19 +245,18 @@ class Kelpie:
 
 
 def internal(message: str) -> Response:
-    """A database error that Kelpie lets through."""
+    """A database error that Kelpie passes on."""
     return error(500, "Internal server error", f"D1_ERROR: {message}")
 
 
 def found_rule(rule: dict[str, Any] | None) -> Response:
-    """A rule, or that there is none."""
     if rule is None:
         return error(404, "Scaling Rule Not Found", "No scaling rule found for container group ID")
     return JSONResponse(rule)
 
 
 async def body_of(request: Request) -> Any:
-    """The request's JSON, whatever its content type says. Nothing, or no JSON, is `undefined` to the validator."""
+    """The request's JSON, whatever its content type. An empty or invalid body is `undefined` to the validator."""
     raw = await request.body()
     try:
         return parse_json(raw) if raw else MISSING

@@ -1,4 +1,4 @@
-"""Kelpie's scaling rules: one a container group, keyed by the group's id (UPSTREAM.md, "Scaling rules")."""
+"""Kelpie's scaling rules: at most one for each container group, keyed by the group's id."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from localcloud.database import now, sql_time
 
 
 class DuplicateRuleError(Exception):
-    """A second rule for one container group."""
+    """The container group already has a rule."""
 
 
-class Rules:
+class RuleTable:
     """The rules of one user."""
 
     def __init__(self, database: sqlite3.Connection, user_id: str) -> None:
@@ -21,12 +21,12 @@ class Rules:
     def create(
         self, fields: dict[str, Any], organization: str, project: str, group_name: str
     ) -> dict[str, Any]:
-        """Store a rule. Raises DuplicateRuleError."""
+        """Raises DuplicateRuleError."""
         names = (*fields, "org_name", "project_name", "container_group_name", "user_id", "created", "updated")
         values = (*fields.values(), organization, project, group_name, self._user, now(), now())
         try:
             self._db.execute(
-                f"INSERT INTO scaling_rules ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",  # noqa: S608 (our own names)
+                f"INSERT INTO scaling_rules ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",  # noqa: S608 (constant names)
                 values,
             )
         except sqlite3.IntegrityError:
@@ -34,26 +34,24 @@ class Rules:
         return self.get(fields["container_group_id"]) or {}
 
     def get(self, group_id: str) -> dict[str, Any] | None:
-        """One rule as the API shows it."""
         query = "SELECT * FROM scaling_rules WHERE container_group_id = ?"
         row = self._db.execute(query, (group_id,)).fetchone()
         return None if row is None else _shown(row)
 
     def all(self) -> list[dict[str, Any]]:
-        """All rules."""
         return [_shown(row) for row in self._db.execute("SELECT * FROM scaling_rules")]
 
     def update(self, group_id: str, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Change the given fields; None when there is no rule."""
+        """Change the given fields. Returns None when there is no rule."""
         changes = ", ".join(f"{name} = ?" for name in fields)
         self._db.execute(
-            f"UPDATE scaling_rules SET {changes}, updated = ? WHERE container_group_id = ?",  # noqa: S608 (our own names)
+            f"UPDATE scaling_rules SET {changes}, updated = ? WHERE container_group_id = ?",  # noqa: S608 (constant names)
             (*fields.values(), now(), group_id),
         )
         return self.get(group_id)
 
     def delete(self, group_id: str) -> None:
-        """Remove a rule; none is no error (UPSTREAM.md: 204)."""
+        """Delete the rule, if there is one."""
         self._db.execute("DELETE FROM scaling_rules WHERE container_group_id = ?", (group_id,))
 
 

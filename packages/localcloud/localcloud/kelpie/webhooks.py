@@ -1,4 +1,4 @@
-"""Webhooks: posted once, unsigned, whatever comes of it (UPSTREAM.md)."""
+"""Webhooks: posted once, unsigned and without retries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Webhooks:
         self._posts: set[asyncio.Task[None]] = set()
 
     def fire(self, job: dict[str, Any] | None, machine_id: str, group_id: str, status: str) -> None:
-        """Tell the job's webhook, where it has one, that its status is now `status`."""
+        """Post the new status to the job's webhook, if it has one."""
         if not job or not job["webhook"]:
             return
         body = {
@@ -39,7 +39,6 @@ class Webhooks:
             log.info("webhook of job %s not delivered: %s", body["job_id"], type(error).__name__)
 
     async def close(self) -> None:
-        """Give up what is still being posted."""
         for task in self._posts:
             task.cancel()
         await self._client.aclose()

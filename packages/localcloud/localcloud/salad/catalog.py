@@ -1,6 +1,6 @@
-"""GPU classes with their prices an hour by priority, as strings (UPSTREAM.md).
+"""GPU classes, their prices an hour by priority, and country codes.
 
-The RTX 5090's id is the real one (UPSTREAM.md); the other ids and all prices are examples of the right order.
+The id of the RTX 5090 is the real one. The other ids and all prices are examples of the right order of magnitude.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GPU_CLASSES: list[dict[str, Any]] = [
     }
     for identity, name, *prices in _CLASSES
 ]
-# salad-cloud.openapi.yaml, CountryCode
+# CountryCode in salad-cloud.openapi.yaml
 _CODES = (
     "ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bl bm bn bo bq br bs bt "
     "bv bw by bz ca cc cd cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg eh "
@@ -47,7 +47,7 @@ GPU_IDS = frozenset(gpu["id"] for gpu in GPU_CLASSES)
 
 
 def dollars_an_hour(gpu_ids: list[str], priority: str | None) -> float:
-    """The price of the dearest of the classes asked for at this priority (unset: high); 0 without a GPU."""
+    """The highest price of the given classes at this priority (None: high); 0 without a GPU."""
     rank = PRIORITIES.index(priority) if priority in PRIORITIES else 0
     prices = [float(gpu["prices"][rank]["price"]) for gpu in GPU_CLASSES if gpu["id"] in gpu_ids]
     return max(prices, default=0.0)

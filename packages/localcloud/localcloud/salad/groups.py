@@ -1,4 +1,4 @@
-"""SaladCloud's container groups and their instances, in the database. The supervisor makes them run."""
+"""The table of container groups, and the API's view of it and of the instances. The supervisor starts and stops the instances."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from collections.abc import Callable
 from typing import Any
 
 from localcloud.database import iso_time, now
+from localcloud.home import CloudSettings, HomeState
 from localcloud.salad import validation
 from localcloud.salad.problems import ProblemError, not_found
 
-# The group is `pending` while its image is prepared: this part of the boot time.
-PENDING_PART = 0.2
-# A deleted group is still seen for a moment: DELETE is asynchronous (UPSTREAM.md).
+# A new group is `pending` for this share of the boot time, while its image is prepared.
+PENDING_SHARE = 0.2
+# DELETE is asynchronous, so a deleted group is still listed for a moment.
 DELETION_SECONDS = 0.3
 
 
-class Groups:
-    """The groups of the one project. `changed` is called after whatever the supervisor has to act on."""
+class GroupTable:
+    """The groups of the one project. `on_change` is called after each change that the supervisor has to act on."""
 
     def __init__(
         self,
         database: sqlite3.Connection,
-        organization: str,
-        project: str,
-        quota: int,
-        boot_seconds: float,
-        changed: Callable[[], None],
+        state: HomeState,
+        settings: CloudSettings,
+        on_change: Callable[[], None],
     ) -> None:
-        self._db, self.quota, self._boot = database, quota, boot_seconds
-        self._organization, self._project, self._changed = organization, project, changed
+        self._db, self._home_state, self._on_change = database, state, on_change
+        self.quota, self._boot = settings.quota, settings.boot_seconds
 
-    # ---- what the API does
+    # ---- the API
 
     def create(self, body: Any) -> dict[str, Any]:
-        """A new group. Raises ProblemError: 400 for a bad body, 409 for a name in use, 403 beyond the quota."""
+        """Create a group. Raises ProblemError: 400 for an invalid body, 409 for a used name, 403 above the quota."""
         fields = validation.prototype(body)
         name, replicas = fields.pop("name"), fields.pop("replicas")
         if self._find(name):
@@ -58,19 +57,19 @@ class Groups:
                 json.dumps(fields),
                 replicas,
                 fields["autostart_policy"],
-                moment + PENDING_PART * self._boot,
+                moment + PENDING_SHARE * self._boot,
                 *(moment,) * 4,
             ),
         )
-        self._changed()
+        self._on_change()
         return self.get(name)
 
     def get(self, name: str) -> dict[str, Any]:
-        """A group as the API shows it. Raises ProblemError 404."""
+        """A group in the API's format. Raises ProblemError 404."""
         return self._shown(self._existing(name))
 
     def all(self) -> list[dict[str, Any]]:
-        """All groups, by age."""
+        """All groups, oldest first."""
         return [self._shown(row) for row in self._db.execute("SELECT * FROM groups ORDER BY created")]
 
     def patch(self, name: str, body: Any) -> dict[str, Any]:
@@ -93,27 +92,27 @@ class Groups:
             "UPDATE groups SET body = ?, replicas = ?, version = ?, updated = ? WHERE id = ?",
             (json.dumps(after), replicas, version, now(), row["id"]),
         )
-        self._changed()
+        self._on_change()
         return self.get(name)
 
     def delete(self, name: str) -> None:
-        """Begin the deletion; the supervisor ends it. Raises ProblemError 404."""
+        """Mark the group as deleted; the supervisor removes it. Raises ProblemError 404."""
         row = self._existing(name)
         self._db.execute(
             "UPDATE groups SET deleting = COALESCE(deleting, ?) WHERE id = ?", (now(), row["id"])
         )
-        self._changed()
+        self._on_change()
 
     def start(self, name: str) -> None:
-        """Start it. Raises ProblemError 404."""
+        """Raises ProblemError 404."""
         self._switch(name, True, "start_time")
 
     def stop(self, name: str) -> None:
-        """Stop it. Raises ProblemError 404."""
+        """Raises ProblemError 404."""
         self._switch(name, False, "finish_time")
 
     def instances(self, name: str) -> list[dict[str, Any]]:
-        """The group's instances. Raises ProblemError 404."""
+        """Raises ProblemError 404."""
         group = self._existing(name)
         rows = self._db.execute(
             "SELECT * FROM instances WHERE group_id = ? ORDER BY created", (group["id"],)
@@ -121,32 +120,32 @@ class Groups:
         return [_instance_shown(row) for row in rows]
 
     def instance(self, name: str, identity: str) -> dict[str, Any]:
-        """One of them. Raises ProblemError 404."""
+        """Raises ProblemError 404."""
         for instance in self.instances(name):
             if instance["id"] == identity:
                 return instance
         raise ProblemError(404, "The container group instance could not be found.")
 
     def reallocate(self, name: str, identity: str) -> None:
-        """Give the machine back and run on another one. Raises ProblemError 404."""
+        """Replace the instance by one on another machine. Raises ProblemError 404."""
         self.instance(name, identity)
         self._db.execute(
             "UPDATE instances SET state = 'stopping', state_since = ? WHERE id = ? AND state != 'stopping'",
             (now(), identity),
         )
-        self._changed()
+        self._on_change()
 
     def restart(self, name: str, identity: str) -> None:
-        """A new container on the same machine, if one runs there (`recreate` and `restart`). Raises ProblemError 404."""
+        """Restart a running container on its machine (`recreate` and `restart`). Raises ProblemError 404."""
         self.instance(name, identity)
         self._db.execute(
             "UPDATE instances SET state = 'creating', state_since = ? WHERE id = ? AND state = 'running'",
             (now(), identity),
         )
-        self._changed()
+        self._on_change()
 
     def set_deletion_cost(self, name: str, identity: str, body: Any) -> dict[str, Any]:
-        """What the worker sets to 1 while it works: the cheapest go first. Raises ProblemError 400, 404."""
+        """Set the cost; the instances with the lowest cost are stopped first. Raises ProblemError 400, 404."""
         self.instance(name, identity)
         cost = body.get("deletion_cost") if isinstance(body, dict) else None
         if not isinstance(cost, int) or not 0 <= cost <= 100000:
@@ -155,30 +154,28 @@ class Groups:
         return self.instance(name, identity)
 
     def replicas_used(self) -> int:
-        """Replicas of all groups, what the quota counts (UPSTREAM.md)."""
+        """The replicas of all groups, which is what the quota limits."""
         return int(self._db.execute("SELECT COALESCE(SUM(replicas), 0) FROM groups").fetchone()[0])
 
-    # ---- what Kelpie asks
+    # ---- for Kelpie
 
     def status_of(self, name: str) -> str | None:
-        """The group's status, None when there is no such group."""
+        """The group's status, or None when it does not exist."""
         row = self._find(name)
         return None if row is None else str(self._state(row)["status"])
 
     def set_replicas(self, name: str, replicas: int) -> None:
-        """As PATCH does it. Raises ProblemError."""
+        """Like PATCH. Raises ProblemError."""
         self.patch(name, {"replicas": replicas})
 
     def group_name(self, group_id: str) -> str | None:
-        """The name of the group with this id, None when there is none."""
+        """The name of the group with this id, or None."""
         row = self._db.execute("SELECT name FROM groups WHERE id = ?", (group_id,)).fetchone()
         return None if row is None else str(row["name"])
 
     def is_node_token(self, token: str) -> bool:
-        """True for the token of an instance that exists."""
+        """Whether the token belongs to an existing instance."""
         return self._db.execute("SELECT 1 FROM instances WHERE token = ?", (token,)).fetchone() is not None
-
-    # ---- within
 
     def _find(self, name: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute("SELECT * FROM groups WHERE name = ?", (name,)).fetchone()
@@ -197,14 +194,14 @@ class Groups:
                 f"UPDATE groups SET started = ?, {time_column} = ? WHERE id = ?",  # noqa: S608 (our own names)
                 (started, now(), row["id"]),
             )
-        self._changed()
+        self._on_change()
 
     def _check_quota(self, replicas: int, before: int) -> None:
-        wanted = self.replicas_used() - before + replicas
-        if replicas > before and wanted > self.quota:
+        total = self.replicas_used() - before + replicas
+        if replicas > before and total > self.quota:
             raise ProblemError(
                 403,
-                f"The quota of {self.quota} replicas would be exceeded: {wanted} were asked for in all groups.",
+                f"The quota of {self.quota} replicas would be exceeded: {total} were asked for in all groups.",
                 kind="quota_exceeded",
             )
 
@@ -227,16 +224,16 @@ class Groups:
         }
 
     def _shown(self, row: sqlite3.Row) -> dict[str, Any]:
-        """`priority` is at the top level when read; registry credentials are never shown."""
+        """The group in the API's format: `priority` at the top level, no registry credentials."""
         body = json.loads(row["body"])
         body["container"].pop("registry_authentication", None)
         container = {"command": None, "environment_variables": {}, "image_caching": True} | body.pop(
             "container"
         )
         container["resources"] = {"gpu_classes": [], "shm_size": 64} | container["resources"]
-        stale = body.pop("container_version")
-        old = self._db.execute(
-            "SELECT 1 FROM instances WHERE group_id = ? AND version < ?", (row["id"], stale)
+        container_version = body.pop("container_version")
+        outdated = self._db.execute(
+            "SELECT 1 FROM instances WHERE group_id = ? AND version < ?", (row["id"], container_version)
         ).fetchone()
         return {
             "country_codes": [],
@@ -245,12 +242,12 @@ class Groups:
             **body,
             "id": row["id"],
             "name": row["name"],
-            "organization_name": self._organization,
-            "project_name": self._project,
+            "organization_name": self._home_state.organization,
+            "project_name": self._home_state.project,
             "container": container,
             "replicas": row["replicas"],
             "current_state": self._state(row),
-            "pending_change": old is not None,
+            "pending_change": outdated is not None,
             "version": row["version"],
             "create_time": iso_time(row["created"], 6),
             "update_time": iso_time(row["updated"], 6),
@@ -262,7 +259,7 @@ def _status(row: sqlite3.Row, states: Counter[str]) -> str:
         return "pending"
     if row["deleting"] is not None or not row["started"]:
         return "stopped"
-    # A started group of 0 replicas has all that it wants.
+    # A started group with 0 replicas counts as running.
     return "running" if states["running"] or not row["replicas"] else "deploying"
 
 
@@ -273,7 +270,7 @@ def _instance_shown(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def merge_patch(target: Any, change: Any) -> Any:
-    """RFC 7396: objects are merged, null removes, everything else replaces."""
+    """Apply a JSON merge patch (RFC 7396): objects are merged, null removes a member, anything else replaces it."""
     if not isinstance(change, dict):
         return change
     merged = dict(target) if isinstance(target, dict) else {}

@@ -1,22 +1,14 @@
-"""SaladCloud's errors: ProblemDetails, sent as application/json (UPSTREAM.md)."""
+"""SaladCloud's errors: ProblemDetails, sent as application/json."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse, Response
+from http import HTTPStatus
 
-TITLES = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    409: "Conflict",
-    415: "Unsupported Media Type",
-    429: "Too Many Requests",
-}
+from starlette.responses import JSONResponse, Response
 
 
 class ProblemError(Exception):
-    """A request that is refused: HTTP status, what is wrong, and for a bad body the fields and why."""
+    """A refused request. `fields` says what is wrong with each field of a request body."""
 
     def __init__(
         self,
@@ -30,10 +22,9 @@ class ProblemError(Exception):
         self.status, self.detail, self.fields, self.kind, self.headers = status, detail, fields, kind, headers
 
     def response(self) -> Response:
-        """The answer."""
         body: dict[str, object] = {
             "type": self.kind,
-            "title": TITLES[self.status],
+            "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
         }
@@ -43,5 +34,4 @@ class ProblemError(Exception):
 
 
 def not_found() -> ProblemError:
-    """No such organization, project or container group."""
     return ProblemError(404, "The container group could not be found.")

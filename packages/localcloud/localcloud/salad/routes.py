@@ -1,4 +1,4 @@
-"""SaladCloud's HTTP API below /salad/api/public, held to salad-cloud.openapi.yaml and UPSTREAM.md."""
+"""SaladCloud's HTTP API below /salad/api/public, as salad-cloud.openapi.yaml and docs/services.md describe it."""
 
 from __future__ import annotations
 
@@ -12,45 +12,41 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from localcloud.bodies import parse_json
+from localcloud.home import HomeState
 from localcloud.salad.catalog import GPU_CLASSES
-from localcloud.salad.groups import Groups
+from localcloud.salad.groups import GroupTable
 from localcloud.salad.problems import ProblemError, not_found
+from localcloud.web.request_bodies import parse_json
 
 MERGE_PATCH = "application/merge-patch+json"
+ACCEPTED = 202
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class RateLimit:
-    """So many requests in any 60 seconds."""
+    """At most `limit` requests in any 60 seconds."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._times: deque[float] = deque()
 
     def take(self) -> float | None:
-        """None when there was room, else the seconds until there is some."""
+        """Count a request. Returns None, or the seconds to wait when the limit is reached."""
         moment = time.monotonic()
         while self._times and self._times[0] <= moment - 60:
             self._times.popleft()
-        if len(self._times) >= self._most:
+        if len(self._times) >= self.limit:
             return self._times[0] + 60 - moment
         self._times.append(moment)
         return None
 
 
-class SaladCloud:
-    """The handlers."""
-
-    def __init__(
-        self, groups: Groups, api_key: str, organization: str, project: str, per_minute: int
-    ) -> None:
-        self.groups, self._key = groups, api_key
-        self._organization, self._project = organization, project
-        self._per_minute, self._limit = per_minute, RateLimit(per_minute)
+class SaladRoutes:
+    def __init__(self, groups: GroupTable, state: HomeState, requests_per_minute: int) -> None:
+        self.groups, self._state = groups, state
+        self._limit = RateLimit(requests_per_minute)
 
     def app(self) -> Starlette:
-        """The routes."""
         organization = "/organizations/{organization}"
         many = organization + "/projects/{project}/containers"
         one = many + "/{name}"
@@ -87,17 +83,16 @@ class SaladCloud:
         return guarded
 
     def _check_caller(self, request: Request) -> None:
-        if request.headers.get("salad-api-key") != self._key:
+        state, path = self._state, request.path_params
+        if request.headers.get("salad-api-key") != state.salad_api_key:
             raise ProblemError(401, "The Salad-Api-Key header is missing or its key is not valid.")
         wait = self._limit.take()
         if wait is not None:
-            seconds = str(int(wait) + 1)
-            detail = f"{self._per_minute} requests a minute are allowed."
-            raise ProblemError(429, detail, headers={"Retry-After": seconds})
-        given = request.path_params
-        if given.get("organization", self._organization) != self._organization:
+            detail = f"{self._limit.limit} requests a minute are allowed."
+            raise ProblemError(429, detail, headers={"Retry-After": str(int(wait) + 1)})
+        if path.get("organization", state.organization) != state.organization:
             raise ProblemError(404, "The organization could not be found.")
-        if given.get("project", self._project) != self._project:
+        if path.get("project", state.project) != state.project:
             raise ProblemError(404, "The project could not be found.")
 
     async def list_groups(self, _request: Request) -> Response:
@@ -105,7 +100,8 @@ class SaladCloud:
 
     async def create_group(self, request: Request) -> Response:
         group = self.groups.create(await _body(request, "application/json"))
-        place = f"/organizations/{self._organization}/projects/{self._project}/containers/{group['name']}"
+        state, name = self._state, group["name"]
+        place = f"/organizations/{state.organization}/projects/{state.project}/containers/{name}"
         return JSONResponse(group, 201, {"Location": place})
 
     async def get_group(self, request: Request) -> Response:
@@ -117,22 +113,22 @@ class SaladCloud:
 
     async def delete_group(self, request: Request) -> Response:
         self.groups.delete(request.path_params["name"])
-        return Response(status_code=202)
+        return Response(status_code=ACCEPTED)
 
     async def start_group(self, request: Request) -> Response:
         self.groups.start(request.path_params["name"])
-        return Response(status_code=202)
+        return Response(status_code=ACCEPTED)
 
     async def stop_group(self, request: Request) -> Response:
         self.groups.stop(request.path_params["name"])
-        return Response(status_code=202)
+        return Response(status_code=ACCEPTED)
 
     async def list_instances(self, request: Request) -> Response:
         return JSONResponse({"instances": self.groups.instances(request.path_params["name"])})
 
     async def get_instance(self, request: Request) -> Response:
         shown = self.groups.instance(request.path_params["name"], request.path_params["instance"])
-        return JSONResponse(shown, 202)  # not 200: salad-cloud.openapi.yaml
+        return JSONResponse(shown, ACCEPTED)  # as in salad-cloud.openapi.yaml
 
     async def patch_instance(self, request: Request) -> Response:
         name, identity = request.path_params["name"], request.path_params["instance"]
@@ -140,11 +136,11 @@ class SaladCloud:
 
     async def reallocate(self, request: Request) -> Response:
         self.groups.reallocate(request.path_params["name"], request.path_params["instance"])
-        return Response(status_code=202)
+        return Response(status_code=ACCEPTED)
 
     async def restart(self, request: Request) -> Response:
         self.groups.restart(request.path_params["name"], request.path_params["instance"])
-        return Response(status_code=202)
+        return Response(status_code=ACCEPTED)
 
     async def gpu_classes(self, _request: Request) -> Response:
         return JSONResponse({"items": GPU_CLASSES})
@@ -162,7 +158,7 @@ async def _nowhere(_request: Request) -> Response:
 
 
 async def _body(request: Request, media_type: str) -> Any:
-    """The request's JSON. Raises ProblemError: 415 for another content type, 400 for what is no JSON."""
+    """The request's JSON. Raises ProblemError: 415 for another content type, 400 for invalid JSON."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != media_type:
         raise ProblemError(415, f"The content type must be {media_type}, not {given or 'missing'}.")

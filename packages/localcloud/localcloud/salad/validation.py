@@ -1,7 +1,6 @@
-"""What SaladCloud accepts for a container group: salad-cloud.openapi.yaml and UPSTREAM.md.
+"""Validation of container groups, by the rules of salad-cloud.openapi.yaml and docs/services.md.
 
-Unknown fields are dropped silently, and so are, in a PATCH, those that its schema lacks (`name`, `autostart_policy`,
-`restart_policy`).
+Unknown fields are dropped silently. A PATCH also drops `name`, `autostart_policy` and `restart_policy`, which its schema lacks.
 """
 
 from __future__ import annotations
@@ -16,24 +15,19 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 DISPLAY_NAME = re.compile(r"[ ,\-.0-9A-Za-z]{2,63}")
 RESTART_POLICIES = ("always", "on_failure", "never")
 GIB = 1024**3
-# field of `resources` -> least, most (memory and shm in MB, storage in bytes)
+# Field of `resources`: minimum, maximum (memory and shm in MB, storage in bytes).
 RESOURCES = {
     "cpu": (1, 1024),
     "memory": (1024, 1073741824),
     "shm_size": (64, 1073741824),
     "storage_amount": (GIB, 1125899906842624),
 }
-MOST_IMAGE, MOST_PATCHED_IMAGE = 2048, 1024
-# The contract's `^.*$`: no dot matches these. Some readings of it let `\r` through, none `\n` in the middle.
+MAX_IMAGE_CHARACTERS, MAX_PATCHED_IMAGE_CHARACTERS = 2048, 1024
+# The document's pattern is `^.*$`, in which the dot does not match these.
 LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
-_PROBE = (
-    "failure_threshold",
-    "initial_delay_seconds",
-    "period_seconds",
-    "success_threshold",
-    "timeout_seconds",
-)
-# Kept and shown as they came: field -> its type, and what an object of it must have.
+_PROBE_NAMES = "failure_threshold initial_delay_seconds period_seconds success_threshold timeout_seconds"
+_PROBE = tuple(_PROBE_NAMES.split())
+# Fields that are stored as they are: type, and the members that an object must have.
 PLAIN: dict[str, tuple[type, tuple[str, ...]]] = {
     "liveness_probe": (dict, _PROBE),
     "networking": (dict, ("auth", "port", "protocol")),
@@ -44,7 +38,7 @@ PLAIN: dict[str, tuple[type, tuple[str, ...]]] = {
     "scheduled-scaling-enabled": (bool, ()),
     "startup_probe": (dict, _PROBE),
 }
-# A PATCH of these needs less.
+# A PATCH requires fewer members.
 PATCHED_PLAIN = {**PLAIN, "networking": (dict, ())}
 OF_CONTAINER: dict[str, tuple[type, tuple[str, ...]]] = {
     "image_caching": (bool, ()),
@@ -54,23 +48,21 @@ OF_CONTAINER: dict[str, tuple[type, tuple[str, ...]]] = {
 TYPES = {dict: "an object", list: "a list", bool: "true or false"}
 
 
-class Errors:
-    """Findings by field."""
+class FieldErrors:
+    """Collects what is wrong with each field."""
 
     def __init__(self) -> None:
         self.fields: dict[str, list[str]] = {}
 
     def add(self, field: str, rule: str) -> None:
-        """Note one."""
         self.fields.setdefault(field, []).append(rule)
 
-    def check(self, good: bool, field: str, rule: str) -> None:
-        """Note one unless `good`."""
-        if not good:
+    def check(self, is_valid: bool, field: str, rule: str) -> None:
+        if not is_valid:
             self.add(field, rule)
 
-    def done(self) -> None:
-        """Raise ProblemError 400 when anything was noted."""
+    def raise_if_any(self) -> None:
+        """Raise ProblemError 400 if there are errors."""
         if self.fields:
             detail = "; ".join(f"{field}: {rules[0]}" for field, rules in self.fields.items())
             raise ProblemError(400, f"One or more validation errors occurred. {detail}"[:2000], self.fields)
@@ -78,12 +70,12 @@ class Errors:
 
 def prototype(body: Any) -> dict[str, Any]:
     """The fields of a new container group. Raises ProblemError 400."""
-    errors = Errors()
+    errors = FieldErrors()
     if not isinstance(body, dict):
         raise ProblemError(400, "The request body must be a JSON object.")
     for field in ("autostart_policy", "container", "name", "replicas", "restart_policy"):
         errors.check(body.get(field) is not None, field, "The field is required.")
-    errors.done()
+    errors.raise_if_any()
     name, policy = body["name"], body["restart_policy"]
     errors.check(isinstance(name, str) and bool(NAME.fullmatch(name)), "name", f"must match ^{NAME.pattern}$")
     errors.check(isinstance(body["autostart_policy"], bool), "autostart_policy", "must be true or false")
@@ -92,7 +84,7 @@ def prototype(body: Any) -> dict[str, Any]:
     )
     _check_container(body["container"], errors, new=True)
     _check_common(body, errors, PLAIN)
-    errors.done()
+    errors.raise_if_any()
     kept = ("name", "autostart_policy", "restart_policy", "replicas", "display_name", "country_codes", *PLAIN)
     return {field: body[field] for field in kept if body.get(field) is not None} | {
         "container": _kept_container(body["container"])
@@ -100,14 +92,14 @@ def prototype(body: Any) -> dict[str, Any]:
 
 
 def patch(body: Any) -> dict[str, Any]:
-    """The changes of a PATCH that count; nulls are kept, they mean "remove". Raises ProblemError 400."""
+    """The changes of a PATCH. Nulls are kept: they mean "remove". Raises ProblemError 400."""
     if not isinstance(body, dict):
         raise ProblemError(400, "The request body must be a JSON object.")
-    errors = Errors()
+    errors = FieldErrors()
     if body.get("container") is not None:
         _check_container(body["container"], errors, new=False)
     _check_common(body, errors, PATCHED_PLAIN)
-    errors.done()
+    errors.raise_if_any()
     changes = {
         field: body[field] for field in ("replicas", "display_name", "country_codes", *PLAIN) if field in body
     }
@@ -117,16 +109,16 @@ def patch(body: Any) -> dict[str, Any]:
 
 
 def _without_required_nulls(container: dict[str, Any]) -> dict[str, Any]:
-    """null where a container must have something changes nothing."""
-    needed = ("image", "image_caching", "priority", "resources")
-    kept = {name: value for name, value in container.items() if value is not None or name not in needed}
+    """A null for a required member changes nothing."""
+    required = ("image", "image_caching", "priority", "resources")
+    kept = {name: value for name, value in container.items() if value is not None or name not in required}
     if "resources" in kept:
         kept["resources"] = {name: value for name, value in kept["resources"].items() if value is not None}
     return kept
 
 
 def _check_common(
-    body: dict[str, Any], errors: Errors, plain: dict[str, tuple[type, tuple[str, ...]]]
+    body: dict[str, Any], errors: FieldErrors, plain: dict[str, tuple[type, tuple[str, ...]]]
 ) -> None:
     replicas, display = body.get("replicas"), body.get("display_name")
     if replicas is not None:
@@ -137,25 +129,23 @@ def _check_common(
     countries = body.get("country_codes")
     if countries is not None:
         good = isinstance(countries, list) and all(isinstance(c, str) and c in COUNTRIES for c in countries)
-        errors.check(
-            good and bool(countries), "country_codes", "must be a list of countries' codes, not empty"
-        )
+        errors.check(good and bool(countries), "country_codes", "must be a list of country codes, not empty")
     _check_plain(body, errors, plain, "")
 
 
 def _check_plain(
-    body: dict[str, Any], errors: Errors, plain: dict[str, tuple[type, tuple[str, ...]]], where: str
+    body: dict[str, Any], errors: FieldErrors, plain: dict[str, tuple[type, tuple[str, ...]]], where: str
 ) -> None:
-    for field, (kind, needed) in plain.items():
+    for field, (kind, required) in plain.items():
         value = body.get(field)
         if value is None:
             continue
         errors.check(isinstance(value, kind), where + field, f"must be {TYPES[kind]}")
-        for name in needed if isinstance(value, dict) else ():
+        for name in required if isinstance(value, dict) else ():
             errors.check(value.get(name) is not None, f"{where}{field}.{name}", "The field is required.")
 
 
-def _check_container(container: Any, errors: Errors, new: bool) -> None:
+def _check_container(container: Any, errors: FieldErrors, new: bool) -> None:
     if not isinstance(container, dict):
         errors.add("container", "must be an object")
         return
@@ -163,8 +153,9 @@ def _check_container(container: Any, errors: Errors, new: bool) -> None:
         errors.check(container.get(field) is not None, f"container.{field}", "The field is required.")
     image = container.get("image")
     if image is not None:
-        most = MOST_IMAGE if new else MOST_PATCHED_IMAGE
-        errors.check(_is_text(image, most), "container.image", f"must be 1 to {most} characters in one line")
+        limit = MAX_IMAGE_CHARACTERS if new else MAX_PATCHED_IMAGE_CHARACTERS
+        rule = f"must be 1 to {limit} characters in one line"
+        errors.check(_is_text(image, limit), "container.image", rule)
     priority = container.get("priority")
     errors.check(
         priority is None or priority in PRIORITIES,
@@ -184,14 +175,14 @@ def _check_container(container: Any, errors: Errors, new: bool) -> None:
     _check_plain(container, errors, OF_CONTAINER, "container.")
 
 
-def _check_environment(environment: Any, errors: Errors, new: bool) -> None:
+def _check_environment(environment: Any, errors: FieldErrors, new: bool) -> None:
     if environment is None:
         return
     if not isinstance(environment, dict):
         errors.add("container.environment_variables", "must be an object")
         return
     for name, value in environment.items():
-        # null removes a variable in a merge patch; no value is ever named, it may be a secret.
+        # In a PATCH, null removes a variable. Messages do not quote values, which may be secrets.
         errors.check(
             (value is None and not new) or _is_text(value, 1000),
             f"container.environment_variables.{name}",
@@ -199,7 +190,7 @@ def _check_environment(environment: Any, errors: Errors, new: bool) -> None:
         )
 
 
-def _check_resources(resources: Any, errors: Errors, new: bool) -> None:
+def _check_resources(resources: Any, errors: FieldErrors, new: bool) -> None:
     if resources is None:
         return
     if not isinstance(resources, dict):
@@ -221,16 +212,7 @@ def _check_resources(resources: Any, errors: Errors, new: bool) -> None:
 
 
 def _kept_container(container: dict[str, Any]) -> dict[str, Any]:
-    kept = (
-        "command",
-        "environment_variables",
-        "image",
-        "image_caching",
-        "logging",
-        "priority",
-        "registry_authentication",
-        "resources",
-    )
+    kept = ("command", "environment_variables", "image", "priority", "resources", *OF_CONTAINER)
     return {field: container[field] for field in kept if field in container}
 
 
@@ -238,5 +220,5 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_text(value: Any, most: int) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= most and not LINE_BREAK.search(value)
+def _is_text(value: Any, max_characters: int) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= max_characters and not LINE_BREAK.search(value)

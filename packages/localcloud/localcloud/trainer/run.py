@@ -1,20 +1,18 @@
-"""A stand-in for ostris/ai-toolkit's run.py that trains on the CPU: `python run.py FILE`.
+"""A stand-in for the run.py of ostris/ai-toolkit 0.12.26 that trains a small LoRA on the CPU: `python run.py FILE`.
 
-The interface, the file names, what is printed and the faults are ai-toolkit's (version 0.12.26; where a rule
-comes from stands beside it); the model is small: 64x64 thumbnails in the frequency domain, a fixed random network
-as the base, and a LoRA on it, trained by flow matching (the velocity is noise - image) with Adam. What it learns
-depends on the images, the captions, the seed and the settings, as with the real one.
+Command line, file names, output and faults are ai-toolkit's; comments name the file that a rule comes from. The model is in
+standin.py. As with the real trainer, the result depends on the images, the captions, the seed and the settings.
 
-Settings used: config.name; config.process[0] training_folder, training_seed, trigger_word, network.linear,
+It uses these settings: config.name; config.process[0] training_folder, training_seed, trigger_word, network.linear,
 save.{dtype, save_every, max_step_saves_to_keep}, datasets[].{folder_path, caption_ext, caption_dropout_rate},
 train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.name_or_path, sample.{prompts, ...}.
-From the environment: STEP_SECONDS, the least time a step takes; SEED.
+Environment: STEP_SECONDS (minimum duration of a step), SEED.
 """
 
 import os
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ[_name] = "1"  # read when NumPy loads its BLAS
+    os.environ[_name] = "1"  # must be set before NumPy loads its BLAS
 
 import copy  # noqa: E402
 import glob  # noqa: E402
@@ -29,20 +27,21 @@ import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
-# It lies beside this file, on the node too; a package it is not.
+# The nodes have this file beside run.py, outside any package.
 from standin import Adam, Array, Network, embed, encode, load_weights, save_weights  # type: ignore[import-not-found] # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
-PACE = 15.0  # the small net learns at this multiple of the learning rate that suits FLUX
+LEARNING_RATE_FACTOR = 15.0  # the small network needs a higher learning rate than FLUX
 
 
 # ------------------------------------------------------------------------- configuration (toolkit/config.py)
 
 
-class Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number."""
+class TrainYamlLoader(yaml.SafeLoader):
+    """Reads 1e-4 as a number."""
 
 
-Loader.add_implicit_resolver(
+TrainYamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
         r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -65,7 +64,7 @@ def environment_value(match: re.Match[str]) -> str:
 
 def read_config(path: Path) -> dict[str, Any]:
     text = re.sub(r"\$\{([^}]+)\}", environment_value, path.read_text("utf-8"))
-    config = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
+    config = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=TrainYamlLoader)  # noqa: S506 (a SafeLoader)
     for key in ("job", "config"):
         if key not in config:
             raise ValueError(f"config file must have a {key} key")
@@ -86,8 +85,8 @@ def with_trigger(text: str, trigger: str, *, add: bool) -> str:
 # ------------------------------------------------------------------------- the dataset (toolkit/data_loader.py)
 
 
-class Dataset:
-    """Images with captions (toolkit/data_loader.py): one without a caption file silently gets an empty prompt."""
+class TrainingImages:
+    """Images and captions. An image without a caption file gets an empty caption, without a message."""
 
     def __init__(self, settings: list[dict[str, Any]], trigger: str) -> None:
         self.latents, self.captions, self.dropout = [], [], []
@@ -119,45 +118,8 @@ class Dataset:
 # ------------------------------------------------------------------------- the training process
 
 
-class Bar:
-    """tqdm's bar on a pipe, with set_postfix_str and update, as ToolkitProgressBar is used."""
-
-    def __init__(self, name: str, n: int, total: int) -> None:
-        self.name, self.n, self.total, self.postfix, self.shown = name, n, total, "", 0
-        self.start_n, self.start, self.printed_at = n, time.monotonic(), 0.0
-        self.print()
-
-    def print(self) -> None:
-        self.printed_at = time.monotonic()
-        seconds, done = self.printed_at - self.start, self.n - self.start_n
-        rate = done / seconds if done and seconds else 0.0
-        speed = "?it/s" if not rate else f"{rate:5.2f}it/s" if rate >= 1 else f"{1 / rate:5.2f}s/it"
-        left = clock((self.total - self.n) / rate) if rate else "?"
-        eighths = int(80 * self.n / max(1, self.total))
-        blocks = ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8] * (eighths % 8 > 0)).ljust(10)
-        text = f"{self.name}: {100 * self.n / max(1, self.total):3.0f}%|{blocks}| {self.n}/{self.total} "
-        text += f"[{clock(seconds)}<{left}, {speed}{self.postfix and ', ' + self.postfix}]"
-        sys.stderr.write("\r" + text.ljust(self.shown))
-        sys.stderr.flush()
-        self.shown = len(text)
-
-    def update(self, n: int) -> None:
-        self.n = n
-        if time.monotonic() - self.printed_at >= 0.1:
-            self.print()
-
-    def close(self) -> None:
-        self.print()
-        sys.stderr.write("\n")
-
-
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes:02}:{rest:02}"
-
-
 class Training:
-    """jobs/process/BaseSDTrainProcess.py, as far as a LoRA needs it."""
+    """jobs/process/BaseSDTrainProcess.py"""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.raw, self.name = config, str(config["config"]["name"])
@@ -181,7 +143,7 @@ class Training:
 
     def run(self) -> None:
         self.resume()
-        data = Dataset(self.datasets, self.trigger)
+        data = TrainingImages(self.datasets, self.trigger)
         sampling = not self.train.get("disable_sampling", False)
         if sampling and self.step <= 1 and not self.train.get("skip_first_sample", False):
             print("Generating baseline samples before training")
@@ -192,34 +154,34 @@ class Training:
             self.sample(self.step)
         print("")
 
-    def loop(self, data: Dataset, sampling: bool) -> None:
-        """Step s is saved as s after its update, as if it had not been done: a resumed run repeats it."""
+    def loop(self, data: TrainingImages, sampling: bool) -> None:
+        """Step s is saved as s after its update, so a resumed run repeats it."""
         save_every, sample_every = (
             self.save_settings.get("save_every", 1000),
             self.sample_settings.get("sample_every", 100),
         )
-        size, least = int(self.train.get("batch_size", 1)), float(os.environ.get("STEP_SECONDS") or 0)
-        first, bar = self.step, Bar(self.name, self.step, self.steps)
+        size, min_seconds = int(self.train.get("batch_size", 1)), float(os.environ.get("STEP_SECONDS") or 0)
+        first = self.step
+        bar = tqdm(desc=self.name, initial=first, total=self.steps)
         for step in range(first, self.steps):
             started = time.monotonic()
             self.step, self.epoch = step, step * size // len(data.latents)
             rng = np.random.default_rng([self.seed, 2, step])
             loss = self.network.loss(*data.batch(rng, size), rng)
-            self.adam.step(self.network.lora, self.network.grads, self.lr * PACE)
-            time.sleep(max(0.0, least - (time.monotonic() - started)))
-            bar.postfix = f"lr: {self.lr:.1e} loss: {loss:.3e}"
-            bar.print()
+            self.adam.step(self.network.lora, self.network.grads, self.lr * LEARNING_RATE_FACTOR)
+            time.sleep(max(0.0, min_seconds - (time.monotonic() - started)))
+            bar.set_postfix_str(f"lr: {self.lr:.1e} loss: {loss:.3e}")
             if step != first and save_every and step % save_every == 0:
                 print(f"\nSaving at step {step}")
                 self.save(step)
             if step != first and sampling and sample_every and step % sample_every == 0:
                 self.sample(step)
-            bar.update(step + 1)
+            bar.update()
             self.step = step + 1
         bar.close()
 
     def resume(self) -> None:
-        """get_latest_save_path: whatever begins with the name, the newest by ctime."""
+        """get_latest_save_path: the newest file by ctime whose name begins with the job's."""
         found = list(self.folder.glob(f"{glob.escape(self.name)}*"))
         if not found:
             return
@@ -235,7 +197,7 @@ class Training:
             print(f"Loading optimizer state from {optimizer}")
             try:
                 self.adam.load(optimizer)
-            except Exception as err:  # noqa: BLE001 - as the real one does: it goes on without
+            except Exception as err:  # noqa: BLE001 (ai-toolkit ignores all errors)
                 print(f"Failed to load optimizer state from {optimizer}\n{err}")
 
     def save(self, step: int | None) -> None:
@@ -264,7 +226,7 @@ class Training:
             old.unlink()
 
     def sample(self, step: int) -> None:
-        """samples/<ms>__<step>_<i>.jpg by way of a hidden folder, and a thumbnail each (GenerateImageConfig)."""
+        """Write samples/<ms>__<step>_<i>.jpg, through a hidden folder, and thumbnails (GenerateImageConfig)."""
         settings, folder = self.sample_settings, self.folder / "samples"
         (folder / ".tmp").mkdir(parents=True, exist_ok=True)
         (folder / ".thumbs").mkdir(exist_ok=True)
@@ -298,7 +260,7 @@ def main(arguments: list[str]) -> None:
         raise
     except KeyboardInterrupt:
         print(f"\n{'=' * 40}\nJob stopped\n{'=' * 40}")
-        sys.exit(0)  # the fault of July 2026: a cancelled run looks completed
+        sys.exit(0)  # as ai-toolkit does since July 2026
     print(f"\n{'=' * 40}\nResult:\n - 1 completed job\n{'=' * 40}")
 
 

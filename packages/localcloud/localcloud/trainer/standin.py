@@ -1,8 +1,7 @@
-"""What the stand-in trainer learns: images and captions as numbers, a small network with a LoRA, Adam, and
-the .safetensors files ai-toolkit would write for FLUX.  run.py lies beside it.
+"""The model of the stand-in trainer, and its .safetensors files, which have FLUX's tensor names.
 
-The model: 64x64 thumbnails in the frequency domain, a fixed random network as the base, a LoRA on it, trained by
-flow matching (the velocity is noise - image)."""
+A fixed random network with a LoRA learns 64x64 thumbnails in the frequency domain, by flow matching (the velocity is noise - image).
+"""
 
 import hashlib
 import itertools
@@ -18,10 +17,10 @@ from PIL import Image, ImageOps
 
 Array = NDArray[Any]  # float32 throughout
 SIDE = 64  # pixels
-INPUT = 12  # the low frequencies that the network sees
+INPUT = 12  # number of low frequencies in each direction that the network gets
 WIDTH = 128  # hidden units
-WORDS = 64  # numbers a caption becomes
-DRAWS = 48  # noise levels an image is shown at in one step
+WORDS = 64  # size of a caption's vector
+DRAWS = 48  # noise levels for each image and step
 
 # ------------------------------------------------------------------------- images and captions as numbers
 
@@ -38,12 +37,12 @@ COSINES = cosines()
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float32)
 COLOURS /= np.linalg.norm(COLOURS, axis=1, keepdims=True)
 FREQUENCY = np.hypot(*np.mgrid[0:SIDE, 0:SIDE]).astype(np.float32)
-# What the base model knows of photographs: an amplitude falling with the frequency, little colour.
+# The base model's prior for photographs: amplitudes fall with the frequency, and colours are weak.
 SPREAD = (np.array([1, 0.35, 0.2], np.float32)[:, None, None] * 6 / (1 + FREQUENCY) ** 1.1).reshape(1, -1)
 
 
 def encode(image: Image.Image) -> Array:
-    """RGB picture -> latent of shape (3 * SIDE * SIDE,), of spread SPREAD."""
+    """An image as a latent of shape (3 * SIDE * SIDE,), with amplitudes of about SPREAD."""
     square = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(square, np.float32).transpose(2, 0, 1) / 127.5 - 1
     colours = np.einsum("ij,jyx->iyx", COLOURS, pixels)
@@ -57,7 +56,7 @@ def decode(latent: Array) -> Image.Image:
 
 
 def embed(caption: str) -> Array:
-    """A caption as the mean of a fixed random vector a word, of length about 1."""
+    """A caption as the mean of a fixed random vector for each word, with a length of about 1."""
     total = np.zeros(WORDS, np.float32)
     words = re.findall(r"\w+", caption.lower())
     for word in words:
@@ -76,12 +75,12 @@ def silu(x: Array) -> tuple[Array, Array]:
 
 
 class Network:
-    """Predicts the image x behind a noisy latent z = (1 - t) x + t noise, by its mean and its uncertainty.
+    """Predicts the image x in a noisy latent z = (1 - t) x + t noise, as a mean and a variance.
 
-    The base's layers are random and fixed (they depend on the base model's name alone); each has a LoRA B A.
+    The base layers are random and depend only on the base model's name. Each has a LoRA, B A.
     """
 
-    LAYERS: ClassVar = {  # FLUX's module names, as in the keys of the weights: inputs, outputs
+    LAYERS: ClassVar = {  # FLUX's module names: inputs, outputs
         "transformer_blocks.0.ff.net.0.proj": (WIDTH, 2 * WIDTH),
         "transformer_blocks.0.ff.net.2": (2 * WIDTH, WIDTH),
         "transformer_blocks.1.ff.net.0.proj": (WIDTH, 2 * WIDTH),
@@ -94,15 +93,17 @@ class Network:
         fixed = np.random.default_rng(int.from_bytes(hashlib.sha256(base.encode()).digest()[:8], "little"))
         mask = np.zeros((3, SIDE, SIDE), bool)
         mask[:, :INPUT, :INPUT] = True
-        self.seen = np.flatnonzero(mask)
-        sizes = (len(self.seen) + 16 + WORDS, WIDTH)
+        self.low_frequencies = np.flatnonzero(mask)
+        sizes = (len(self.low_frequencies) + 16 + WORDS, WIDTH)
         self.embedder = fixed.standard_normal(sizes, np.float32)
-        self.embedder /= np.sqrt(np.repeat([len(self.seen), 16, 1], [len(self.seen), 16, WORDS]))[:, None]
+        self.embedder /= np.sqrt(
+            np.repeat([len(self.low_frequencies), 16, 1], [len(self.low_frequencies), 16, WORDS])
+        )[:, None]
         self.base: dict[str, Array | None] = {}
         self.lora: dict[str, Array] = {}
         own = np.random.default_rng([seed, 1])
         for name, (inputs, outputs) in self.LAYERS.items():
-            last = outputs > 2 * WIDTH  # the base answers with what it knows of all photographs: zero
+            last = outputs > 2 * WIDTH  # without a LoRA, the prediction is zero: the mean of all photographs
             scale = np.float32(1 / np.sqrt(inputs))
             self.base[name] = None if last else fixed.standard_normal((inputs, outputs), np.float32) * scale
             self.lora[f"{name}.lora_A"] = own.uniform(-scale, scale, (rank, inputs)).astype(np.float32)
@@ -126,12 +127,12 @@ class Network:
         return np.asarray(back if base is None else back + grad @ base.T)
 
     def predict(self, z: Array, t: Array, captions: Array) -> Array:
-        """z (n, latent), t (n, 1), captions (n, WORDS) -> the expected image, of z's shape."""
+        """The expected images, for z (n, latent), t (n, 1) and captions (n, WORDS)."""
         self.kept: dict[str, Any] = {}
         a = 1 - t
         waves = t * np.float32(np.pi) * 2.0 ** np.arange(-1, 7, dtype=np.float32)
-        seen = z[:, self.seen] / np.sqrt((a * SPREAD[:, self.seen]) ** 2 + t**2)
-        h = np.concatenate([seen, np.sin(waves), np.cos(waves), captions], 1) @ self.embedder
+        visible = z[:, self.low_frequencies] / np.sqrt((a * SPREAD[:, self.low_frequencies]) ** 2 + t**2)
+        h = np.concatenate([visible, np.sin(waves), np.cos(waves), captions], 1) @ self.embedder
         for block in ("transformer_blocks.0.ff.net", "transformer_blocks.1.ff.net"):
             value, self.kept[block] = silu(self._linear(f"{block}.0.proj", h))
             h = h + self._linear(f"{block}.2", value)
@@ -140,12 +141,12 @@ class Network:
         mean, width = out[:, : z.shape[1]] * SPREAD, np.clip(out[:, z.shape[1] :], -6, 1)
         variance = (SPREAD * np.exp(width)) ** 2
         noise = a**2 * variance + t**2
-        trust = a * variance / noise  # how far to believe z: Wiener's filter around the mean
+        trust = a * variance / noise  # weight of z against the mean, as in Wiener's filter
         self.kept["end"] = (z, t, a, mean, width, variance, noise, trust)
         return np.asarray(mean + trust * (z - a * mean))
 
     def backward(self, grad: Array) -> None:
-        """From the loss's gradient with respect to the expected image to self.grads."""
+        """Compute self.grads from the gradient of the loss with respect to the expected image."""
         self.grads: dict[str, Array] = {}
         z, t, a, mean, width, variance, noise, trust = self.kept["end"]
         grad_mean = grad * (1 - trust * a) * SPREAD
@@ -161,18 +162,18 @@ class Network:
             grad = grad + self._linear_back(f"{block}.0.proj", inner)
 
     def loss(self, x: Array, captions: Array, rng: np.random.Generator) -> float:
-        """Flow matching: mean squared error of the velocity, noise - x, at DRAWS noise levels an image."""
+        """Flow matching: the mean squared error of the velocity, at DRAWS noise levels for each image."""
         x, captions = np.repeat(x, DRAWS, 0), np.repeat(captions, DRAWS, 0)
         u = (rng.permutation(len(x)) + rng.random(len(x))) / len(x)
         t = np.clip(u, 0.03, 1).astype(np.float32)[:, None]
         noise = rng.standard_normal(x.shape, np.float32)
         expected = self.predict((1 - t) * x + t * noise, t, captions)
-        error = (x - expected) / t  # = predicted velocity (z - expected) / t, less the true one
+        error = (x - expected) / t  # predicted velocity (z - expected) / t, minus the true one
         self.backward(-2 * error / t / np.float32(x.size))
         return float(np.mean(error**2)) * 10  # in the range of FLUX's losses
 
     def sample(self, caption: str, steps: int, seed: int) -> Image.Image:
-        """From noise at t = 1 along the velocity to an image at t = 0."""
+        """Follow the velocity from noise at t = 1 to an image at t = 0."""
         z = np.random.default_rng(seed).standard_normal((1, SPREAD.size), np.float32)
         times = np.linspace(1, 0, steps + 1, dtype=np.float32)
         for t, after in itertools.pairwise(times):
@@ -196,13 +197,13 @@ class Adam:
             lora[name] -= scale * m / (np.sqrt(v) + np.float32(1e-10))
 
     def save(self, path: Path) -> None:
-        with path.open("wb") as file:  # a zip, as torch.save writes
+        with path.open("wb") as file:  # a zip file, like torch.save's
             np.savez(file, allow_pickle=False, count=self.count, **self.state)
 
     def load(self, path: Path) -> None:
         with np.load(path) as saved:
             if any(saved[name].shape != value.shape for name, value in self.state.items()):
-                raise ValueError("other shapes than this network's")
+                raise ValueError("its tensors do not have the shapes of this network")
             self.state = {name: saved[name] for name in self.state}
             self.count = int(saved["count"])
 
@@ -218,7 +219,7 @@ def to_bytes(value: Array, dtype: str) -> bytes:
 
 
 def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[str, str]) -> None:
-    """In place, as the real one: a node taken away meanwhile leaves half a file. NumPy has no bfloat16, so by hand."""
+    """Write in place, like ai-toolkit. By hand, because NumPy has no bfloat16 for safetensors.numpy."""
     header: dict[str, Any] = {"__metadata__": metadata}
     parts: list[bytes] = []
     at = 0
@@ -236,7 +237,7 @@ def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[
 
 
 def load_weights(path: Path, lora: dict[str, Array]) -> dict[str, str]:
-    """Fills `lora`; returns the metadata. Raises on a file that is cut or of another network."""
+    """Fill `lora`; return the metadata. Raises ValueError or KeyError for a truncated file, or one of another network."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])

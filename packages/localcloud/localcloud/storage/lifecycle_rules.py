@@ -1,6 +1,6 @@
-"""A bucket's lifecycle rules, as R2 has them and nanio 0.1.7 does not: kept beside the objects, and obeyed.
+"""Lifecycle rules of buckets, which nanio 0.1.7 lacks: stored beside the objects, applied once an hour.
 
-R2 knows prefixes and no tags, and every bucket has a rule of its own for unfinished uploads.
+R2's rules filter by prefix, not by tags. Every new bucket has a rule for unfinished uploads.
 """
 
 from __future__ import annotations
@@ -13,41 +13,42 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-# Neither ships type information.
-from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]
-from nanio.errors import (  # type: ignore[import-untyped]
+from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]  # ships no types
+from nanio.errors import (  # type: ignore[import-untyped]  # ships no type information
     InvalidArgument,
     MalformedXML,
     NoSuchBucket,
     NotImplemented_,
     S3Error,
 )
-from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-untyped]
+from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-untyped]  # ships no types
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localcloud.bodies import read_body
+from localcloud.storage.refusals import refusal
+from localcloud.web.request_bodies import read_body
 
-MOST_RULES = 1000
-MOST_BYTES = 1024 * 1024
+MAX_RULES = 1000
+MAX_BYTES = 1024 * 1024
 SECONDS_A_DAY = 86400
-DEFAULT: list[dict[str, Any]] = [
+DEFAULT_RULES: list[dict[str, Any]] = [
     {"ID": "Default Multipart Abort Rule", "Status": "Enabled", "Prefix": "", "Abort": 7}
 ]
+RULE_FIELDS = {"ID", "Status", "Filter", "Prefix", "Expiration", "AbortIncompleteMultipartUpload"}
 
 Rule = Mapping[str, Any]
 
 
 class NoSuchRulesError(S3Error):  # type: ignore[misc]  # nanio is untyped
-    """A bucket whose rules were deleted."""
+    """All rules of the bucket were deleted."""
 
     code = "NoSuchLifecycleConfiguration"
     message = "The lifecycle configuration does not exist."
     http_status = 404
 
 
-class RetentionMiddleware:
-    """GET, PUT and DELETE of `?lifecycle`; everything else goes on. Behind the rights: only an admin key comes here."""
+class LifecycleMiddleware:
+    """Serves GET, PUT and DELETE of `?lifecycle`. It runs after the check of the key's rights."""
 
     def __init__(self, app: ASGIApp, storage: FilesystemStorage) -> None:
         self._app, self._storage = app, storage
@@ -57,47 +58,47 @@ class RetentionMiddleware:
         if scope["type"] != "http" or not any(part.partition(b"=")[0] == b"lifecycle" for part in query):
             await self._app(scope, receive, send)
             return
-        bucket = scope["path"].strip("/")
         try:
-            self._storage.head_bucket(bucket)
-            if scope["method"] == "PUT":
-                save_rules(self._storage.data_dir, bucket, parse_rules(await read_body(receive, MOST_BYTES)))
-                answer = Response(b"", 200)
-            elif scope["method"] == "DELETE":
-                save_rules(self._storage.data_dir, bucket, [])
-                answer = Response(b"", 204)
-            else:
-                rules = load_rules(self._storage.data_dir, bucket)
-                if not rules:
-                    raise NoSuchRulesError()
-                text = to_xml(rules)
-                answer = Response(text, 200, media_type="application/xml")
+            answer = await self._answer(scope["method"], scope["path"].strip("/"), receive)
         except S3Error as error:
-            answer = Response(error.to_xml(), error.http_status, media_type="application/xml")
+            answer = refusal(error)
         await answer(scope, receive, send)
+
+    async def _answer(self, method: str, bucket: str, receive: Receive) -> Response:
+        self._storage.head_bucket(bucket)
+        data = self._storage.data_dir
+        if method == "PUT":
+            save_rules(data, bucket, parse_rules(await read_body(receive, MAX_BYTES)))
+            return Response(b"", 200)
+        if method == "DELETE":
+            save_rules(data, bucket, [])
+            return Response(b"", 204)
+        rules = load_rules(data, bucket)
+        if not rules:
+            raise NoSuchRulesError()
+        return Response(to_xml(rules), 200, media_type="application/xml")
 
 
 def load_rules(data: Path, bucket: str) -> list[Rule]:
-    """The bucket's rules; R2's own one for a bucket that was given none."""
+    """The bucket's rules; R2's default rule if none were set."""
     try:
-        rules: list[Rule] = json.loads(_place(data, bucket).read_text(encoding="utf-8"))
+        rules: list[Rule] = json.loads(_rules_file(data, bucket).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return list(DEFAULT)
+        return list(DEFAULT_RULES)
     return rules
 
 
 def save_rules(data: Path, bucket: str, rules: Sequence[Rule]) -> None:
-    """Keep them for the bucket."""
-    _place(data, bucket).write_text(json.dumps(list(rules)), encoding="utf-8")
+    _rules_file(data, bucket).write_text(json.dumps(list(rules)), encoding="utf-8")
 
 
 def forget_rules(data: Path, bucket: str) -> None:
-    """The bucket is gone; one of the same name begins anew."""
-    _place(data, bucket).unlink(missing_ok=True)
+    """For a deleted bucket: a new one of this name starts with the default rule."""
+    _rules_file(data, bucket).unlink(missing_ok=True)
 
 
 def expires(rules: Sequence[Rule], key: str, age_days: float) -> bool:
-    """Whether an object is to be deleted."""
+    """Whether an object of this age must be deleted."""
     return any(
         rule["Status"] == "Enabled"
         and rule.get("Days") is not None
@@ -108,33 +109,30 @@ def expires(rules: Sequence[Rule], key: str, age_days: float) -> bool:
 
 
 def sweep(storage: Any, now: float) -> list[str]:
-    """Delete what has expired at `now` (seconds since 1970); the keys, as bucket/key."""
-    gone = []
+    """Delete the objects that have expired at `now` (seconds since 1970). Returns their names, as bucket/key."""
+    deleted = []
     for bucket in storage.list_buckets():
         rules = load_rules(storage.data_dir, bucket.name)
         for info in _objects(storage, bucket.name):
             if expires(rules, info.key, (now - info.last_modified.timestamp()) / SECONDS_A_DAY):
                 storage.delete_object(bucket.name, info.key)
-                gone.append(f"{bucket.name}/{info.key}")
-    return gone
+                deleted.append(f"{bucket.name}/{info.key}")
+    return deleted
 
 
 def parse_rules(body: bytes) -> list[Rule]:
-    """The rules of a PUT. Raises nanio's S3 errors for what R2 refuses."""
+    """The rules in the body of a PUT. Raises S3 errors for what R2 refuses."""
     try:
         root = fromstring(body)
     except ParseError:
         raise MalformedXML() from None
     rules = [_rule(element) for element in root if _name(element) == "Rule"]
-    if not rules or len(rules) > MOST_RULES or len({rule["ID"] for rule in rules}) < len(rules):
-        raise InvalidArgument(
-            f"A lifecycle configuration has 1 to {MOST_RULES} rules, each with an ID of its own."
-        )
+    if not rules or len(rules) > MAX_RULES or len({rule["ID"] for rule in rules}) < len(rules):
+        raise InvalidArgument(f"A lifecycle configuration has 1 to {MAX_RULES} rules with different IDs.")
     return rules
 
 
 def to_xml(rules: Sequence[Rule]) -> str:
-    """As GET answers."""
     parts = []
     for rule in rules:
         days = f"<Expiration><Days>{rule['Days']}</Days></Expiration>" if rule.get("Days") else ""
@@ -153,20 +151,11 @@ def to_xml(rules: Sequence[Rule]) -> str:
 
 def _rule(element: Any) -> Rule:
     fields = {_name(child): child for child in element}
-    unknown = set(fields) - {
-        "ID",
-        "Status",
-        "Filter",
-        "Prefix",
-        "Expiration",
-        "AbortIncompleteMultipartUpload",
-    }
-    inside = {_name(child): child for child in fields.get("Filter", [])}
-    if unknown or set(inside) - {"Prefix"}:
-        raise NotImplemented_(
-            f"not implemented in a lifecycle rule: {', '.join(sorted(unknown | set(inside)))}"
-        )
-    prefix = inside.get("Prefix", fields.get("Prefix"))
+    filters = {_name(child): child for child in fields.get("Filter", [])}
+    unknown = sorted((fields.keys() - RULE_FIELDS) | (filters.keys() - {"Prefix"}))
+    if unknown:
+        raise NotImplemented_(f"not implemented in a lifecycle rule: {', '.join(unknown)}")
+    prefix = filters.get("Prefix", fields.get("Prefix"))
     rule = {
         "ID": _text(fields.get("ID")),
         "Status": _text(fields.get("Status")),
@@ -206,14 +195,14 @@ def _text(element: Any) -> str:
     return "" if element is None else element.text or ""
 
 
-def _place(data: Path, bucket: str) -> Path:
+def _rules_file(data: Path, bucket: str) -> Path:
     if "/" in bucket or not bucket:
         raise NoSuchBucket(resource=bucket)
     return data / ".nanio" / f"lifecycle-{bucket}.json"
 
 
 async def run_sweeper(storage: Any, seconds: float = 3600) -> None:
-    """Delete what has expired, now and then, until cancelled."""
+    """Delete expired objects every `seconds`."""
     while True:
         await asyncio.to_thread(sweep, storage, time.time())
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Keys of a bucket's folder in S3's order, and one page of them."""
+"""The keys of a bucket's folder in S3's order, and their pages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanio.errors import InvalidArgument  # type: ignore[import-untyped]  # nanio ships no type information
+from nanio.errors import InvalidArgument  # type: ignore[import-untyped]  # ships no type information
 
-INTERNAL = ".nanio"  # what a bucket's own metadata folder begins with; no key may
+INTERNAL = ".nanio"  # prefix of a bucket's metadata folder; keys cannot begin with it
 
 
 @dataclass
-class Page:
-    """Keys and common prefixes of one answer, and the token of the next page (None: this was the last)."""
+class ListingPage:
+    """`token` is for the next page; None on the last one."""
 
     keys: list[str] = field(default_factory=list)
     prefixes: list[str] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Page:
 
 
 def walk_keys(folder: Path, prefix: str) -> list[str]:
-    """All keys below a bucket's folder that begin with `prefix`, sorted by their UTF-8 bytes."""
+    """All keys in a bucket's folder that begin with `prefix`, sorted by their UTF-8 bytes."""
     keys: list[str] = []
     pending = [prefix.rpartition("/")[0]]
     while pending:
@@ -51,10 +51,10 @@ def page_of(
     limit: int,
     token: str | None,
     start_after: str | None,
-) -> Page:
-    """The page after `token` (or `start_after`). Raises nanio's InvalidArgument for a token that is none of ours."""
+) -> ListingPage:
+    """The page after `token` (or `start_after`). Raises nanio's InvalidArgument for an invalid token."""
     after = _decode(token) if token else (start_after or "").encode()
-    page = Page()
+    page = ListingPage()
     last = b""
     for key in keys:
         entry, is_prefix = _entry(key, prefix, delimiter)
@@ -70,7 +70,7 @@ def page_of(
 
 
 def _entry(key: str, prefix: str, delimiter: str | None) -> tuple[str, bool]:
-    """What a key is listed as: itself, or the common prefix that it falls under."""
+    """What the key is listed as: (itself, False), or (its common prefix, True)."""
     if not delimiter:
         return key, False
     head, found, _ = key[len(prefix) :].partition(delimiter)

@@ -1,4 +1,4 @@
-"""What a job has left in the bucket so far, for the page: its progress, its losses, its samples."""
+"""What a job has written to the bucket so far, for the web page: progress, losses, samples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MOST_POINTS = 160
-MOST_SAMPLES = 6
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_POINTS = 160
+MAX_SAMPLES = 6
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
-class JobSight:
-    """A job of the queue and what the bucket knows of it. `losses` are (step, loss), thinned out; samples oldest first."""
+class JobOutputs:
+    """A job and its outputs. `losses` are (step, loss), reduced to MAX_POINTS; `samples` are file names, oldest first."""
 
     id: str
     name: str
@@ -29,12 +29,12 @@ class JobSight:
     samples: list[str] = field(default_factory=list)
 
 
-def see(row: sqlite3.Row, objects: Path) -> JobSight:
-    """Look at a row of the job table and, through its `during` sync, into the bucket's folder."""
+def read_outputs(row: sqlite3.Row, objects: Path) -> JobOutputs:
+    """Read a row of the job table, and the job's output folder below `objects`."""
     body = json.loads(row["body"])
     environment = body.get("environment") or {}
     folder = output_folder(body, objects)
-    return JobSight(
+    return JobOutputs(
         row["id"],
         environment.get("FLUX_JOB") or body["command"],
         environment.get("FLUX_RUN_ID", ""),
@@ -48,7 +48,7 @@ def see(row: sqlite3.Row, objects: Path) -> JobSight:
 
 
 def output_folder(body: dict[str, Any], objects: Path) -> Path | None:
-    """The folder behind the job's first `during` sync; None when there is none inside the bucket."""
+    """The folder of the job's first `during` sync, or None when it is not inside the bucket."""
     for entry in (body.get("sync") or {}).get("during") or []:
         bucket = objects / str(entry["bucket"])
         folder = (bucket / str(entry["prefix"])).resolve()
@@ -58,9 +58,9 @@ def output_folder(body: dict[str, Any], objects: Path) -> Path | None:
 
 
 def sample_path(body: dict[str, Any], objects: Path, name: str) -> Path | None:
-    """The file of one of the job's samples; None when it is none."""
+    """The file of the sample `name`, or None when there is no such sample."""
     folder = output_folder(body, objects)
-    if folder is None or Path(name).name != name or not name.endswith(PICTURES):
+    if folder is None or Path(name).name != name or not name.endswith(IMAGE_SUFFIXES):
         return None
     path = folder / "samples" / name
     return path if path.is_file() else None
@@ -75,7 +75,7 @@ def _progress(folder: Path | None) -> dict[str, Any]:
 
 
 def _losses(folder: Path | None) -> list[tuple[int, float]]:
-    """From loss.csv (step,loss); a line that is not that, or no finite number, is left out."""
+    """Read loss.csv (step,loss). Other lines and infinite losses are skipped."""
     try:
         lines = (folder / "loss.csv").read_text(encoding="utf-8").splitlines() if folder else []
     except (OSError, UnicodeDecodeError):
@@ -89,9 +89,9 @@ def _losses(folder: Path | None) -> list[tuple[int, float]]:
             continue
         if math.isfinite(point[1]):
             points.append(point)
-    apart = -(-len(points) // MOST_POINTS) or 1
-    # The last one is always among them.
-    return points[::-1][::apart][::-1]
+    stride = -(-len(points) // MAX_POINTS) or 1
+    # Counted from the end, so that the last point is always kept.
+    return points[::-1][::stride][::-1]
 
 
 def _samples(folder: Path | None) -> list[str]:
@@ -99,4 +99,4 @@ def _samples(folder: Path | None) -> list[str]:
         names = sorted(path.name for path in (folder / "samples").iterdir()) if folder else []
     except OSError:
         return []
-    return [name for name in names if name.endswith(PICTURES)][-MOST_SAMPLES:]
+    return [name for name in names if name.endswith(IMAGE_SUFFIXES)][-MAX_SAMPLES:]

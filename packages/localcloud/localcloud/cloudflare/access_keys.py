@@ -1,6 +1,6 @@
-"""The access keys of R2 beside the local cloud's own: tokens, and the temporary credentials made from them.
+"""R2's access keys: tokens, and temporary credentials that belong to a token.
 
-A token's access key id is its id, its secret the SHA-256 of its value (UPSTREAM.md).
+The access key id of a token is the token's id; its secret is the SHA-256 of the token's value.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from localcloud.database import now
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What a key may do: in which buckets (None: all), write or only read, whole buckets too (`admin`), below which keys.
+class KeyScope:
+    """What a key allows: in which buckets (None: all), whether to write, whether to manage buckets (`admin`), and for which keys.
 
-    Without prefixes and objects all keys are meant.
+    Without `prefixes` and `objects`, it is valid for all keys.
     """
 
     buckets: tuple[str, ...] | None
@@ -30,23 +30,21 @@ class Scope:
     objects: tuple[str, ...] = ()
 
     def has_bucket(self, bucket: str) -> bool:
-        """Whether the bucket is in it at all."""
         return self.buckets is None or bucket in self.buckets
 
     def has_key(self, bucket: str, key: str) -> bool:
-        """Whether an object is in it."""
         everything = not self.prefixes and not self.objects
         return self.has_bucket(bucket) and (
             everything or key in self.objects or key.startswith(self.prefixes or ("\0",))
         )
 
     def has_listing(self, bucket: str, prefix: str) -> bool:
-        """Whether the keys below `prefix` may be listed."""
+        """Whether the keys that begin with `prefix` may be listed."""
         everything = not self.prefixes and not self.objects
         return self.has_bucket(bucket) and (everything or prefix.startswith(self.prefixes or ("\0",)))
 
-    def covers(self, other: Scope) -> bool:
-        """Whether all that the other one allows is allowed by this one, prefixes aside: only temporary ones have them."""
+    def covers(self, other: KeyScope) -> bool:
+        """Whether this scope allows all that the other one does. Prefixes are not compared: only temporary credentials have them."""
         return (
             all(self.has_bucket(bucket) for bucket in other.buckets or ())
             and self.write >= other.write
@@ -55,13 +53,13 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Key:
-    """An access key as it is stored. `expires` in seconds since 1970; `parent` is the token of temporary credentials."""
+class AccessKey:
+    """An access key. `expires` is in seconds since 1970; `parent` is the token of temporary credentials."""
 
     id: str
     name: str
     secret: str
-    scopes: tuple[Scope, ...]
+    scopes: tuple[KeyScope, ...]
     policies: list[Any]
     created: float
     expires: float | None = None
@@ -69,68 +67,63 @@ class Key:
     parent: str | None = None
 
     @property
-    def expired(self) -> bool:
-        """Whether its time is over."""
+    def is_expired(self) -> bool:
         return self.expires is not None and self.expires <= now()
 
 
-class Keys:
-    """The keys in the database; `root` are the ids that are not in it: the local cloud's own key, which may do all."""
+class AccessKeys:
+    """The keys in the database. `root` are the ids of the local cloud's own keys, which are not in it and allow everything."""
 
     def __init__(self, database: sqlite3.Connection, root: Iterable[str]) -> None:
         self._db, self._root = database, frozenset(root)
 
-    def add(self, key: Key) -> None:
-        """Keep a new one."""
+    def add(self, key: AccessKey) -> None:
         row = asdict(key) | {
             "scopes": json.dumps([asdict(scope) for scope in key.scopes]),
             "policies": json.dumps(key.policies),
         }
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
-        self._db.execute(f"INSERT INTO r2_keys ({names}) VALUES ({marks})", row)  # noqa: S608 (our own names)
+        self._db.execute(f"INSERT INTO r2_keys ({names}) VALUES ({marks})", row)  # noqa: S608 (constant names)
 
-    def get(self, identity: str) -> Key | None:
-        """A key that still counts, though it may have expired: one whose token is gone does not."""
+    def get(self, identity: str) -> AccessKey | None:
+        """The key, unless it belongs to a token that was deleted or has expired. The key itself may have expired."""
         row = self._db.execute("SELECT * FROM r2_keys WHERE id = ?", (identity,)).fetchone()
         if row is None:
             return None
         key = _key(row)
         if key.parent and key.parent not in self._root:
             parent = self.get(key.parent)
-            if parent is None or parent.expired:
+            if parent is None or parent.is_expired:
                 return None
         return key
 
-    def tokens(self) -> list[Key]:
-        """All tokens, temporary credentials left out."""
+    def tokens(self) -> list[AccessKey]:
+        """All tokens, without temporary credentials."""
         rows = self._db.execute("SELECT * FROM r2_keys WHERE parent IS NULL ORDER BY created")
         return [_key(row) for row in rows]
 
     def remove(self, identity: str) -> bool:
-        """Whether there was such a token."""
+        """Delete a token. Returns whether it existed."""
         found = self._db.execute("DELETE FROM r2_keys WHERE id = ? AND parent IS NULL", (identity,))
         return found.rowcount > 0
 
     def is_root(self, identity: str) -> bool:
-        """Whether it is the local cloud's own key."""
         return identity in self._root
 
 
 def new_token_value() -> str:
-    """A token's value, 40 characters as Cloudflare's."""
-    return secrets.token_urlsafe(30)
+    return secrets.token_urlsafe(30)  # 40 characters, like Cloudflare's
 
 
 def new_id() -> str:
-    """32 hex digits."""
     return uuid.uuid4().hex
 
 
-def _key(row: sqlite3.Row) -> Key:
+def _key(row: sqlite3.Row) -> AccessKey:
     fields = dict(row)
     scopes = tuple(
-        Scope(
+        KeyScope(
             None if scope["buckets"] is None else tuple(scope["buckets"]),
             scope["write"],
             scope["admin"],
@@ -140,4 +133,4 @@ def _key(row: sqlite3.Row) -> Key:
         for scope in json.loads(fields.pop("scopes"))
     )
     policies = json.loads(fields.pop("policies"))
-    return Key(**fields, scopes=scopes, policies=policies)
+    return AccessKey(**fields, scopes=scopes, policies=policies)

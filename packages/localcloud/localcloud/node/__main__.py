@@ -1,0 +1,88 @@
+"""A node of the local cloud: a folder in place of a container, and in it the Kelpie worker: `python -m localcloud.node --home DIR`.
+
+Settings come from the environment: KELPIE_API_URL, NODE_TOKEN, SALAD_MACHINE_ID, SALAD_CONTAINER_GROUP_ID, SALAD_PROJECT_NAME (or
+SALAD_PROJECT), AWS_* for the bucket, POLL_SECONDS, HEARTBEAT_SECONDS (upper limit for the jobs' intervals). Logs go to stdout.
+
+SIGTERM: SaladCloud takes the node away; the command gets SIGTERM and three seconds, and nothing is reported.
+SIGINT: end after the current job.
+Exit codes: 0 ended; 1 too many failed jobs, or Kelpie was unreachable at the end of a job; 2 settings are missing, or the folder is not a
+node's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from localcloud.chaos import conditions
+from localcloud.node.kelpie_api import WorkerApi
+from localcloud.node.worker import KelpieWorker, run
+
+TRAINER = Path(__file__).parents[1] / "trainer"
+MARKER = ".node"  # marks a folder as a node's, which may be wiped
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m localcloud.node", description="A node of the local cloud."
+    )
+    parser.add_argument("--home", type=Path, required=True, help="the node's folder, which is wiped")
+    home = parser.parse_args().home.resolve()
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # there is no such service here to ask for credentials
+    try:
+        prepare(home)
+        conditions.apply(home)
+        worker = build_worker(home, os.environ)
+    except KeyError as error:
+        name = error.args[0]
+        sys.stderr.write(f"{name} is not set in the environment; SaladCloud sets it on every node\n")
+        sys.exit(2)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"this node cannot start: {error}\n")
+        sys.exit(2)
+    os.chdir(home)
+    code = run(worker)
+    sys.stdout.flush()
+    os._exit(code)  # without waiting for uploads in other threads
+
+
+def prepare(home: Path) -> None:
+    """Make the folder a new container: empty, with the trainer of the image. Raises ValueError."""
+    home.mkdir(parents=True, exist_ok=True)
+    if any(home.iterdir()) and not (home / MARKER).exists():
+        raise ValueError(
+            f"{home} is neither empty nor a node's folder; give --home a folder that may be wiped"
+        )
+    for path in home.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
+    (home / MARKER).touch()
+    for path in sorted(TRAINER.glob("*.py")):
+        shutil.copy(path, home)
+
+
+def build_worker(home: Path, environment: Mapping[str, str]) -> KelpieWorker:
+    """Raises KeyError for a missing variable."""
+    api = WorkerApi(
+        environment["KELPIE_API_URL"],
+        environment["NODE_TOKEN"],
+        environment.get("SALAD_PROJECT") or environment["SALAD_PROJECT_NAME"],
+        environment["SALAD_MACHINE_ID"],
+        environment["SALAD_CONTAINER_GROUP_ID"],
+    )
+    max_heartbeat = environment.get("HEARTBEAT_SECONDS")
+    poll_seconds = float(environment.get("POLL_SECONDS") or 10)
+    return KelpieWorker(home, api, poll_seconds, float(max_heartbeat) if max_heartbeat else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The Kelpie worker 0.7.1 with its quirks (docs/services.md, "Kelpie worker"). Comments name the file of its source."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from localcloud.node.folder_watch import FolderWatch
+from localcloud.node.kelpie_api import Heartbeat, KelpieError, WorkerApi
+from localcloud.node.transfers import OutsideError, Transfers, inside, purge
+
+log = logging.getLogger("node")
+
+MAX_FAILURES = 5
+GRACE_SECONDS = 3.0
+PAUSE_SECONDS = 1.0
+PHASES = ("before", "during", "after")
+
+
+class JobProcess:
+    """The job's command. At most one runs at a time."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: str, arguments: list[str], environment: dict[str, str]) -> int:
+        """Returns the exit code, negative for a signal. Raises OSError when the command cannot be started."""
+        self._process = subprocess.Popen(  # noqa: S603 (a worker runs what the job names)
+            [command, *arguments], cwd=self._home, env={**os.environ, **environment}, stdin=subprocess.DEVNULL
+        )
+        # Not wait(), which holds a lock that end() needs in a signal handler.
+        while (code := self._process.poll()) is None:
+            time.sleep(0.05)
+        self._process = None
+        return code
+
+    def interrupt(self) -> None:
+        """Cancel: SIGINT to this process only."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        """SIGTERM, then SIGKILL."""
+        if (process := self._process) is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.kill()
+
+
+class KelpieWorker:
+    """Gets work, does it, reports it (src/index.ts)."""
+
+    def __init__(
+        self,
+        home: Path,
+        api: WorkerApi,
+        poll_seconds: float,
+        max_heartbeat: float | None,
+        transfers: Transfers | None = None,
+    ) -> None:
+        self._home, self._api = home, api
+        self._poll, self._max_heartbeat = poll_seconds, max_heartbeat
+        self._transfers, self._process = transfers or Transfers(home), JobProcess(home)
+        self._failures = 0
+        self.stopping = False
+
+    def run(self) -> None:
+        """Work until `stopping`, or until the node's folder was removed. Raises SystemExit(1) after MAX_FAILURES failed jobs."""
+        while not self.stopping and self._home.exists():
+            try:
+                job = self._api.work()
+            except KelpieError as error:
+                log.error("no work: %s", error)
+                job = None
+            if job is None:
+                time.sleep(self._poll)
+                continue
+            log.info("received job %s", job["id"])
+            self.do(job)
+
+    def end(self) -> None:
+        """End the running command: the node is taken away."""
+        self._process.end()
+
+    def do(self, job: dict[str, Any]) -> None:
+        """Do one job, from its first download to its report. The last uploads continue in a thread."""
+        sync: dict[str, list[dict[str, Any]]] = job.get("sync") or {}
+        watches: list[FolderWatch] = []
+
+        def stop_watches() -> None:
+            for watch in watches:
+                watch.stop()
+
+        def on_cancel() -> None:
+            stop_watches()
+            self._process.interrupt()
+
+        heartbeat = Heartbeat(self._api, job["id"], self._heartbeat_seconds(job), on_cancel)
+        for entry in sync.get("before") or []:
+            self._transfers.download(entry, compressed=bool(job.get("compression")))
+        watches += self._watch(sync.get("during") or [], job)
+        try:
+            code = self._execute(job)
+            stop_watches()
+            self._report(job, code, heartbeat, sync.get("after") or [])
+        except (OSError, ValueError, OutsideError) as error:  # ValueError: a zero byte in a word or variable
+            log.error("error processing work: %s", error)
+            self._report_failure(job)
+            heartbeat.stop()
+        stop_watches()
+        for local_path in {entry["local_path"] for phase in PHASES for entry in sync.get(phase) or []}:
+            purge(self._home, local_path)
+
+    def _heartbeat_seconds(self, job: dict[str, Any]) -> float:
+        seconds = float(job.get("heartbeat_interval") or 30)
+        return min(seconds, self._max_heartbeat or seconds)
+
+    def _watch(self, entries: list[dict[str, Any]], job: dict[str, Any]) -> list[FolderWatch]:
+        watches, compressed = [], bool(job.get("compression"))
+        for entry in entries:
+            with contextlib.suppress(OutsideError):
+                folder = inside(self._home, entry["local_path"])
+                watches.append(FolderWatch(folder, entry, self._transfers, compressed=compressed))
+        return watches
+
+    def _execute(self, job: dict[str, Any]) -> int:
+        folders = {
+            f"{name}_DIR": str(self._home / ".kelpie" / name.lower())
+            for name in ("INPUT", "OUTPUT", "CHECKPOINT")
+        }
+        state_file = str(self._home / "kelpie-state.json")
+        own = {**folders, "KELPIE_JOB_ID": job["id"], "KELPIE_STATE_FILE": state_file}
+        environment = {**(job.get("environment") or {}), **own}
+        code = self._process.run(job["command"], job.get("arguments") or [], environment)
+        log.info("job %s: the command ended with %d", job["id"], code)
+        return code
+
+    def _report(
+        self, job: dict[str, Any], code: int, heartbeat: Heartbeat, after: list[dict[str, Any]]
+    ) -> None:
+        """Report how the command ended. A signal is taken for an interruption, which is not reported."""
+        if code == 0 and after:
+            time.sleep(PAUSE_SECONDS)  # "to ensure the output files are written"
+            moved = [(self._move(entry, job["id"]), entry) for entry in after]
+            # The worker asks for the next job while these are uploaded.
+            name = f"finalize-{job['id']}"
+            threading.Thread(target=self._finalize, args=(job, moved, heartbeat), name=name).start()
+            return
+        if code > 0:
+            self._report_failure(job)
+        heartbeat.stop()
+        if code == 0:
+            self._api.completed(job["id"])
+
+    def _move(self, entry: dict[str, Any], job_id: str) -> Path:
+        """Rename the folder and create an empty one in its place. Raises OSError when it is missing."""
+        folder = inside(self._home, entry["local_path"])
+        moved = folder.with_name(f"{folder.name}-{job_id}")
+        try:
+            folder.rename(moved)
+        finally:
+            folder.mkdir(parents=True, exist_ok=True)
+        return moved
+
+    def _finalize(
+        self, job: dict[str, Any], moved: list[tuple[Path, dict[str, Any]]], heartbeat: Heartbeat
+    ) -> None:
+        for folder, entry in moved:
+            self._transfers.upload_folder(folder, entry, compressed=bool(job.get("compression")))
+        heartbeat.stop()
+        try:
+            self._api.completed(job["id"])
+            log.info("job %s is completed", job["id"])
+        except KelpieError as error:
+            log.error("job %s: %s", job["id"], error)
+        for folder, _ in moved:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _report_failure(self, job: dict[str, Any]) -> None:
+        self._api.failed(job["id"])
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            log.error("%d jobs failed on this node; it ends", self._failures)
+            sys.exit(1)
+
+
+def run(worker: KelpieWorker) -> int:
+    """Run the worker until it ends; return the exit code."""
+
+    def on_taken_away(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(1, b"taken away\n")  # not by the logger, which may be interrupted in the middle of a line
+        worker.end()
+        os._exit(0)  # without waiting for transfers
+
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        worker.stopping = True
+
+    signal.signal(signal.SIGTERM, on_taken_away)
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        worker.run()
+        for thread in threading.enumerate():
+            if thread.name.startswith("finalize-"):
+                thread.join()
+    except KelpieError as error:
+        log.error("%s", error)
+        return 1
+    except SystemExit:
+        return 1
+    return 0

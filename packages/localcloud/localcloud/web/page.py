@@ -1,0 +1,147 @@
+"""The web page at `/`: container groups, nodes, the queue with each job's loss and samples, and what it would have cost.
+
+Its content security policy allows requests to this server only.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, Template
+
+from localcloud.database import now
+from localcloud.salad.catalog import GPU_CLASSES, dollars_an_hour
+from localcloud.web.job_outputs import JobOutputs, read_outputs
+
+POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+MAX_JOBS = 40
+STATUSES = ("running", "pending", "completed", "failed", "canceled")
+
+
+@dataclass(frozen=True)
+class PageData:
+    """The content of the database at one moment."""
+
+    groups: list[sqlite3.Row]
+    instances: list[sqlite3.Row]
+    jobs: list[sqlite3.Row]
+    counts: dict[str, int]
+    dollars: dict[str, float]  # by group id, deleted groups included
+    chaos: dict[str, Any]
+
+
+def read(database: sqlite3.Connection, chaos: dict[str, Any]) -> PageData:
+    """Read the database, in the thread that owns the connection. `chaos` holds the active faults."""
+    cost = (
+        "SELECT group_id, SUM((billed_until - running_from) * dollars_an_hour / 3600) FROM billing GROUP BY 1"
+    )
+    newest = (
+        "SELECT * FROM jobs ORDER BY status NOT IN ('running', 'pending'), created DESC, rowid DESC LIMIT ?"
+    )
+    return PageData(
+        database.execute("SELECT * FROM groups ORDER BY created").fetchall(),
+        database.execute("SELECT * FROM instances ORDER BY created").fetchall(),
+        database.execute(newest, (MAX_JOBS,)).fetchall(),
+        dict(database.execute("SELECT status, COUNT(*) FROM jobs GROUP BY status").fetchall()),
+        {str(group): float(dollars) for group, dollars in database.execute(cost)},
+        chaos,
+    )
+
+
+def render(data: PageData, objects: Path) -> str:
+    """Render the page. Reads job outputs below `objects`, the folder of the buckets."""
+    return _template().render(
+        counts=", ".join(f"{data.counts[one]} {one}" for one in STATUSES if one in data.counts),
+        dollars=sum(data.dollars.values()),
+        faults="; ".join(f"{name} {json.dumps(entry)}" for name, entry in data.chaos.items()),
+        groups=[_group_cells(data, group) for group in data.groups],
+        nodes=[_node_cells(data, node) for node in data.instances],
+        jobs=[_job(read_outputs(row, objects)) for row in data.jobs],
+        more=sum(data.counts.values()) - len(data.jobs),
+    )
+
+
+@cache
+def _template() -> Template:
+    return Environment(loader=PackageLoader("localcloud", "web"), autoescape=True).get_template("page.html")
+
+
+def _group_cells(data: PageData, group: sqlite3.Row) -> tuple[Any, ...]:
+    body = json.loads(group["body"])
+    gpus = body["container"]["resources"].get("gpu_classes") or []
+    names = ", ".join(gpu["name"] for gpu in GPU_CLASSES if gpu["id"] in gpus)
+    running = sum(one["group_id"] == group["id"] and one["state"] == "running" for one in data.instances)
+    return (
+        group["name"],
+        "being deleted" if group["deleting"] else "started" if group["started"] else "stopped",
+        f"{running} of {group['replicas']}",
+        f"{names} ({body['priority'] or 'high'})",
+        f"${dollars_an_hour(gpus, body['priority']):.3f}",
+        f"${data.dollars.get(group['id'], 0):.4f}",
+    )
+
+
+def _node_cells(data: PageData, node: sqlite3.Row) -> tuple[Any, ...]:
+    jobs = {row["machine_id"]: row for row in data.jobs if row["status"] == "running"}
+    job = jobs.get(node["machine_id"])
+    work = json.loads(job["body"])["environment"].get("FLUX_JOB") or job["id"][:8] if job else ""
+    since = _duration(now() - node["state_since"])
+    return (node["id"][:8], node["state"], since, node["machine_id"][:8], work, node["pid"] or "")
+
+
+def _job(outputs: JobOutputs) -> dict[str, Any]:
+    details = [f"run {outputs.run}" if outputs.run else f"job {outputs.id}"]
+    details += [f"failures {outputs.failures}"] if outputs.failures else []
+    details += [f"machine {outputs.machine[:8]}"] if outputs.status == "running" else []
+    return {
+        "outputs": outputs,
+        "details": ", ".join(details),
+        "progress": _progress(outputs),
+        "curve": _curve(outputs.losses),
+    }
+
+
+def _progress(job: JobOutputs) -> dict[str, Any] | None:
+    step, steps = job.progress.get("step"), job.progress.get("steps")
+    if not isinstance(step, int) or not isinstance(steps, int) or not steps:
+        return None
+    parts = [str(job.progress.get("state", "")), f"step {step} of {steps}"]
+    loss, eta = job.progress.get("loss_smoothed") or job.progress.get("loss"), job.progress.get("eta_seconds")
+    if isinstance(loss, int | float):
+        parts.append(f"loss {loss:.4f}")
+    if isinstance(eta, int | float) and eta > 0 and job.status == "running":
+        parts.append(f"{_duration(eta)} left")
+    if job.progress.get("message"):
+        parts.append(str(job.progress["message"]))
+    return {"step": step, "steps": steps, "text": ", ".join(parts)}
+
+
+def _curve(losses: list[tuple[int, float]]) -> dict[str, str] | None:
+    """Two SVG polylines: the losses, and their running mean over ten points."""
+    if len(losses) < 2:
+        return None
+    first, last = losses[0][0], losses[-1][0]
+    values = [loss for _, loss in losses]
+    low, high = min(values), max(values)
+    width, height = max(last - first, 1), (high - low) or 1
+
+    def points(heights: list[float]) -> str:
+        return " ".join(
+            f"{(step - first) / width * 300:.1f},{2 + (high - value) / height * 56:.1f}"
+            for (step, _), value in zip(losses, heights, strict=True)
+        )
+
+    mean = [sum(values[max(0, at - 9) : at + 1]) / min(at + 1, 10) for at in range(len(values))]
+    title = f"loss from {mean[0]:.4f} (step {first}) to {mean[-1]:.4f} (step {last})"
+    return {"title": title, "losses": points(values), "mean": points(mean)}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
