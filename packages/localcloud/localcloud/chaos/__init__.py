@@ -1,0 +1,1 @@
+"""Faults on demand: of the network, the services and the nodes."""

@@ -1,0 +1,1 @@
+"""Cloudflare's API for R2: buckets, tokens and temporary credentials."""

@@ -1,0 +1,1 @@
+"""The Kelpie API: jobs, work for nodes, scaling rules and the autoscaler."""

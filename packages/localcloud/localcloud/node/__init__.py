@@ -1,0 +1,1 @@
+"""A node: the Kelpie worker in a folder. The worker's quirks are intended."""
