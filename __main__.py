@@ -95,7 +95,7 @@ def main() -> None:
 def examined_jobs(settings: StackSettings) -> list[DeclaredJob]:
     """The declared jobs, none with a mistake. What every file of theirs holds is forgotten with the examiner: of a thousand, 15 MB."""
     # Printed: what is logged is shown when the program has ended.
-    examiner = Examiner.of(progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
+    examiner = Examiner.of(on_progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
     refuse_mistakes(lint_jobs(settings, examiner=examiner))
     return declare_jobs(settings, examiner=examiner)
 

@@ -23,7 +23,7 @@ from flux_training.training.lint.gpu_memory import memory_gb
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
-from flux_training.training.train_yml.trainer_config import accepted_document
+from flux_training.training.train_yml.trainer_config import document_of
 
 # Reading what finished runs took is to cost a moment, however many there are: at most so many jobs, and so many runs of each.
 MOST_JOBS = 16
@@ -87,7 +87,7 @@ def work_of(
     """What a run has to do: a resumed one only the steps that its parent's newest sound checkpoint lacks."""
     found = newest_sound(storage, parent) if parent else None
     steps = max(0, folder.config.steps - (found[1] if found else 0))
-    return Work(folder.name, steps, shape_of(accepted_document(folder.raw_config)), image_set.size, state)
+    return Work(folder.name, steps, shape_of(document_of(folder.raw_config)), image_set.size, state)
 
 
 def _rate(
@@ -116,7 +116,7 @@ def _rate(
         seconds = [line.seconds for line in bill.lines]
         return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
 
-    need = max((memory_needed(accepted_document(job.folder.raw_config)) for job in jobs), default=0)
+    need = max((memory_needed(document_of(job.folder.raw_config)) for job in jobs), default=0)
     kept = _kept_class(connection.salad(), cluster.name, states.values())
     return _rate_of(choose_gpu(cluster.gpu, need, offers, hours_on, kept), cluster.priority)
 

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.training.dataset.file_cache import CACHE_FOLDER, is_off, keep
+from flux_training.training.dataset.image_cache import CACHE_FOLDER, is_off, keep
 from flux_training.training.runs import weights
 
 CACHE_FILE = "weights.json"

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
-from flux_training.training.dataset.file_cache import NO_CACHE_VARIABLE
+from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
 
 DEFAULT_STACK = "dev"
 OUTPUTS = "outputs"

@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from flux_training.training.dataset.file_cache import SETTLED_SECONDS
+from flux_training.training.dataset.image_cache import SETTLED_SECONDS
 from flux_training.training.dataset.image_facts import look_at_image
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.examine import Examiner

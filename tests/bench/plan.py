@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from pathlib import Path
 
-from flux_training.training.dataset.file_cache import CACHE_FOLDER, SETTLED_SECONDS
+from flux_training.training.dataset.image_cache import SETTLED_SECONDS
 from flux_training.training.jobs.declare import declare_jobs
-from flux_training.training.jobs.examine import KEPT_IN, Examiner
+from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 from tests.bench.measure import in_turns, ratio, table
@@ -32,10 +31,6 @@ def scan_to_plan(folder: Path, rounds: int) -> str:
         for job in declare_jobs(settings, examiner=examiner):
             assert job.run_id
 
-    def forgotten() -> None:
-        shutil.rmtree(Path(CACHE_FOLDER) / KEPT_IN)
-        ours()
-
     def stat_walk() -> None:
         for root, _folders, files in os.walk(folder / "jobs"):
             for name in files:
@@ -47,7 +42,6 @@ def scan_to_plan(folder: Path, rounds: int) -> str:
             {
                 "ours, with all rules of lint": ours,
                 "a bare stat walk": stat_walk,
-                "ours, examined anew: captions read, rules asked": forgotten,
             },
             rounds,
         )

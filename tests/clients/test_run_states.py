@@ -19,7 +19,7 @@ from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.run_states import run_states_of, state_in
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.verified import CACHE_FILE, Verified
-from flux_training.training.dataset.file_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
+from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState

@@ -20,7 +20,6 @@ from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings
-from flux_training.training.train_yml.trainer_config import accepted_document
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
 TITLE_WIDTH = 18
@@ -91,7 +90,7 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
     checkup.check("Engine", lambda: machine.check_engine(engine))
     connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
     if connection and settings:
-        needs = [memory_needed(accepted_document(job.folder.raw_config)) for job in jobs or ()]
+        needs = [memory_needed(document_of(job.folder.raw_config)) for job in jobs or ()]
         _check_services(checkup, connection, settings, max(needs, default=0))
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from flux_training.commands.cli import console, no_cache_option, say, stack_option
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
-from flux_training.training.dataset.facts import Progress, each_thousand
+from flux_training.training.dataset.facts import OnProgress, each_thousand
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, LintReport
 from flux_training.training.jobs.declare import folder_names
@@ -58,7 +58,7 @@ def lint(
     stacks = _stacks_of(jobs, called_from) or [stack]
     chosen = _in_all(stacks, lambda one: _choose(one, jobs, every, called_from))
     with _progress() as progress:
-        examiner = Examiner.of(progress=progress)
+        examiner = Examiner.of(on_progress=progress)
         reports = [
             lint_jobs(one.settings, names=one.names, examiner=examiner, declared=one.declared)
             for one in chosen
@@ -170,7 +170,7 @@ def _job_of(path: Path, jobs_folder: Path) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress() -> Iterator[OnProgress]:
     """Tells how many images are done: one line that changes on a terminal, else a line for each thousand."""
     aside = Console(stderr=True, soft_wrap=True)
     if not aside.is_terminal:

@@ -1,27 +1,27 @@
-"""The facts of whole datasets: what lies in a `dataset/` folder, each image looked at once, each caption read."""
+"""What lies in a job's `dataset/` folder: each image decoded once, each caption read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from flux_training.training.dataset.facts_cache import FactsCache, Stamp, is_settled, stamp_of
-from flux_training.training.dataset.image_facts import ImageFacts
-from flux_training.training.dataset.workers import look_at_images
+from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_settled, stamp_of
+from flux_training.training.dataset.image_facts import ImageFacts, look_at_image
 from flux_training.training.finding import Problem
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, TrainerFile, read_trainer_file
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 
 # (images done, images to do)
-Progress = Callable[[int, int], None]
-LARGEST_CAPTION = 1_000_000
-# The rule of what is there and cannot be read.
+OnProgress = Callable[[int, int], None]
+MAX_CAPTION_BYTES = 1_000_000
+# The lint rule for a caption that exists and cannot be read.
 UNREADABLE = "caption-unreadable"
-# Images: what Ctrl-C leaves of many is not looked at again.
-KEPT_EVERY = 1000
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Caption:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What lies in one `dataset/` folder: images and captions by file name, and the names of what is neither.
+    """One `dataset/` folder: images and captions by file name, and the names of all other files.
 
-    `captions` has an entry for every caption file; hidden files are left out, as ai-toolkit leaves them out.
+    `captions` has an entry for every caption file. Hidden files are left out, as ai-toolkit does.
     """
 
     folder: Path
@@ -50,106 +50,101 @@ class DatasetFacts:
         return str(self.folder / name)
 
 
-def each_thousand(say: Callable[[str], None]) -> Progress:
-    """A progress that says a line for each thousand images: where lines cannot be taken back."""
+def each_thousand(say: Callable[[str], None]) -> OnProgress:
+    """Progress as one line per thousand images: for output that is no terminal."""
     said = 0
 
-    def tell(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         nonlocal said
         if done // 1000 > said:
             said = done // 1000
-            say(f"looked at {said * 1000} of {total} images")
+            say(f"checked {said * 1000} of {total} images")
 
-    return tell
+    return on_progress
 
 
-@lru_cache(100_000)  # a dozen rules ask it of each image
+@lru_cache(100_000)  # a dozen rules ask it for each image
 def caption_name(image: str) -> str:
     """The caption of `00001.jpg` is `00001.txt`."""
     return Path(image).stem + CAPTION_SUFFIX
 
 
-class FileFacts:
-    """Looks at each dataset and train.yml once in its life, so that who asks twice sees the same. Without a cache every image is read."""
+class DatasetReader:
+    """Reads each dataset once, so that everyone who asks gets the same answer."""
 
     def __init__(
-        self, cache: FactsCache | None = None, progress: Progress = lambda _done, _all: None
+        self, cache: ImageCache | None = None, on_progress: OnProgress = lambda _done, _total: None
     ) -> None:
         self._cache = cache
-        self._progress = progress
+        self._on_progress = on_progress
         self._datasets: dict[Path, DatasetFacts] = {}
-        self._trainer_files: dict[Path, TrainerFile] = {}
-
-    def trainer_file(self, job_folder: Path) -> TrainerFile:
-        if job_folder not in self._trainer_files:
-            self._trainer_files[job_folder] = read_trainer_file(job_folder)
-        return self._trainer_files[job_folder]
 
     def dataset(self, job_folder: Path) -> DatasetFacts:
         self.prepare([job_folder])
         return self._datasets[job_folder]
 
     def prepare(self, job_folders: Iterable[Path]) -> None:
-        """Look at the datasets of several job folders at once: on all cores."""
-        listed = {
-            folder: _list(folder / DATASET_FOLDER)
-            for folder in dict.fromkeys(job_folders)
-            if folder not in self._datasets
-        }
+        """Read the datasets of several job folders together, on all cores."""
+        new = [folder for folder in dict.fromkeys(job_folders) if folder not in self._datasets]
+        listed = {folder: _list(folder / DATASET_FOLDER) for folder in new}
         images = self._images([path for _, _, paths in listed.values() for path in paths])
         for folder, (facts, captions, paths) in listed.items():
-            self._datasets[folder] = DatasetFacts(
-                facts.folder,
-                facts.fault,
-                {path.name: images[path] for path in paths},
-                {path.name: read_caption(path) for path in captions},
-                facts.strangers,
+            self._datasets[folder] = replace(
+                facts,
+                images={path.name: images[path] for path in paths},
+                captions={path.name: read_caption(path) for path in captions},
             )
             if self._cache:
                 self._cache.keep_only(facts.folder, {path.name for path in paths})
         if self._cache:
             self._cache.save()
 
-    def _images(self, paths: list[Path]) -> dict[Path, ImageFacts]:
-        known: dict[Path, ImageFacts] = {}
-        stamps: dict[Path, Stamp] = {}
-        for path in paths:
-            stamp = stamp_of(path) if self._cache else None
-            facts = self._cache.get(path, stamp) if self._cache and stamp else None
-            if facts:
-                known[path] = facts
-            elif stamp and is_settled(stamp):
-                stamps[path] = stamp
-        new = [path for path in paths if path not in known]
-        done = 0
+    def _images(self, paths: Sequence[Path]) -> dict[Path, ImageFacts]:
+        if self._cache is None:
+            return self._decode(paths, {})
+        stamps = {path: stamp for path in paths if (stamp := stamp_of(path))}
+        known = {path: facts for path, stamp in stamps.items() if (facts := self._cache.get(path, stamp))}
+        settled = {path: stamp for path, stamp in stamps.items() if is_settled(stamp)}
+        return known | self._decode([path for path in paths if path not in known], settled)
 
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            if more:
-                self._progress(done, len(new))
-
-        for start in range(0, len(new), KEPT_EVERY):
-            part = new[start : start + KEPT_EVERY]
-            for path, facts in zip(part, look_at_images(part, tell), strict=True):
-                known[path] = facts
-                if self._cache and path in stamps and not facts.unread:
-                    self._cache.put(path, stamps[path], facts)
+    def _decode(self, paths: Sequence[Path], stamps: Mapping[Path, Stamp]) -> dict[Path, ImageFacts]:
+        decoded: dict[Path, ImageFacts] = {}
+        try:
+            with _all_cores() as pool:
+                for path, facts in zip(paths, pool.map(look_at_image, paths), strict=True):
+                    decoded[path] = facts
+                    if self._cache and path in stamps and not facts.unread:
+                        self._cache.put(path, stamps[path], facts)
+                    self._on_progress(len(decoded), len(paths))
+        finally:
+            # After Ctrl-C, too: the next command goes on from here.
             if self._cache:
                 self._cache.save()
-        return known
+        return decoded
+
+
+@contextmanager
+def _all_cores() -> Iterator[ThreadPoolExecutor]:
+    """Threads to decode images with: Pillow's decoders release the interpreter lock."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_caption(path: Path) -> Caption:
-    """A caption as ai-toolkit reads it. What is wrong with it is its `fault`: raises nothing."""
+    """A caption as ai-toolkit reads it. Errors go into its `fault`."""
 
     def wrong(code: str, message: str) -> Caption:
         return Caption(path.name, fault=Problem(str(path), message, code=code))
 
     try:
         raw = path.read_bytes()
-        if len(raw) > LARGEST_CAPTION:
-            return wrong(UNREADABLE, f"{len(raw)} bytes are no caption")
+        if len(raw) > MAX_CAPTION_BYTES:
+            return wrong(UNREADABLE, f"{len(raw)} bytes are too much for a caption")
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         return wrong("caption-encoding", f"not UTF-8 (byte {error.start})")
@@ -159,7 +154,7 @@ def read_caption(path: Path) -> Caption:
 
 
 def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
-    """(the facts that take no reading, the captions, the images), each in the order of the names."""
+    """(facts known without reading files, caption paths, image paths), each sorted by name."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(((entry.name, entry.is_file()) for entry in found), key=lambda entry: entry[0])

@@ -1,10 +1,9 @@
-"""What lint knows of one image. Gathered by decoding it once, then kept in a cache: rules never open a file."""
+"""The facts of one image that lint rules need. The image is decoded once: rules never open files."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from flux_training.training.dataset.perceptual_hash import perceptual_hash
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-# What cameras, phones and image programs write. Others are refused unopened: Pillow would start Ghostscript for an EPS, for one.
+# Other formats are refused unopened: for an EPS, for example, Pillow would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
@@ -25,9 +24,9 @@ WEBP_HEADER = 12
 class ImageFacts:
     """One image file. `size` in bytes, `width` and `height` in pixels as they are stored.
 
-    `damage` is empty for an image that decodes to its last pixel; then `truncated` tells whether the file just ends too early.
-    `frames` is above 1 for animations; `orientation` is EXIF's (1 is upright); `transparent` when a pixel is not opaque;
-    `blank` when all pixels are the same; `hash` is `perceptual_hash`.
+    `damage` says why an image cannot be decoded completely, and `truncated` whether that is because the file ends too early.
+    `frames` is above 1 for animations, `orientation` is EXIF's (1 is upright), `blank` means that all pixels are equal, and `hash` is the
+    `perceptual_hash`.
     """
 
     name: str
@@ -47,7 +46,7 @@ class ImageFacts:
 
     @property
     def unread(self) -> bool:
-        """Whether the file itself could not be read, which may be the machine's fault."""
+        """Whether the file could not be read at all, which may be temporary."""
         return not self.sha256
 
     @property
@@ -60,8 +59,8 @@ class ImageFacts:
 
 
 def look_at_image(path: Path) -> ImageFacts:
-    """Read and decode a file. What is wrong with it is a fact, too: raises nothing."""
-    from PIL import Image as Pillow  # here: most processes find every image in the cache
+    """Read and decode a file. A broken file is a fact, too: raises nothing."""
+    from PIL import Image as Pillow  # imported late: usually every image is cached
     from PIL import UnidentifiedImageError
 
     try:
@@ -70,12 +69,11 @@ def look_at_image(path: Path) -> ImageFacts:
         return ImageFacts(path.name, 0, "", damage=error.strerror or "cannot be read")
     facts = ImageFacts(path.name, len(raw), hashlib.sha256(raw).hexdigest())
     try:
-        with warnings.catch_warnings(), Pillow.open(io.BytesIO(raw), formats=FORMATS) as picture:
-            warnings.simplefilter("ignore")
+        with Pillow.open(io.BytesIO(raw), formats=FORMATS) as picture:
             return _decoded(facts, picture)
     except UnidentifiedImageError:
         return replace(facts, damage="not an image")
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever a damaged file makes of them
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise all kinds of exceptions for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         return replace(facts, damage=reason, truncated=_is_cut_off(raw, reason))
 
@@ -91,11 +89,11 @@ def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:
         width=picture.width,
         height=picture.height,
         mode=picture.mode,
-        # A phone's MPO holds a second view beside the photograph: no animation.
+        # A phone's MPO holds a second view of the photo: that is no animation.
         frames=1 if picture.format == "MPO" else frames,
         orientation=orientation if isinstance(orientation, int) else UPRIGHT,
         transparent=_is_transparent(picture),
-        # The hash of a flat picture is 0: only then is it worth looking at every pixel.
+        # The hash of a blank image is 0, so all other images need no look at every pixel.
         blank=bits == 0 and _is_blank(picture),
         hash=bits,
     )
@@ -104,13 +102,13 @@ def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:
 def _is_blank(picture: Picture) -> bool:
     extrema = picture.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    return all(least == most for least, most in bands)
+    return all(low == high for low, high in bands)
 
 
 def _is_transparent(picture: Picture) -> bool:
     if "A" in picture.getbands():
-        least, _ = picture.getchannel("A").getextrema()
-        return least != 255
+        lowest, _ = picture.getchannel("A").getextrema()
+        return lowest != 255
     return "transparency" in picture.info
 
 

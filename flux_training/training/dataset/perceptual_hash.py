@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SIDE = 8
 BITS = 2 * SIDE * SIDE
 # Of 128 bits. What was scaled, re-encoded, brightened or reduced to 64 colours differs in 0 to 10; different views of one photograph, as in
-# jobs/, in 40 and more (tests/training/lint/test_images.py).
+# jobs/, in 40 and more (tests/training/dataset/test_perceptual_hash.py).
 NEAR = 10
 
 

@@ -22,12 +22,15 @@ from flux_training.training.finding import Problem
 CONFIG_NAMES = ("train.yml", "train.yaml")
 OUTPUT_FOLDER = "output"
 DATASET_FOLDER = "dataset"
-# A train.yml has a hundred lines. More than this is another file, or a trap of aliases that unfold for ever.
-LARGEST = 1_000_000
-MOST_NODES = 100_000
+# A train.yml has about a hundred lines. A larger one is another file or has aliases that expand endlessly.
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
+MAX_FAST_INDICATORS = 1000
 
 Place = tuple[str, ...]
 PROCESS: Place = ("config", "process", "0")
+# The document, the line of each place, and the repeated keys with their lines.
+_Parsed = tuple[dict[str, Any], dict[Place, int], tuple[tuple[str, int], ...]]
 
 
 class _AiToolkitLoader(yaml.SafeLoader):
@@ -140,37 +143,16 @@ def read_trainer_file(folder: Path) -> TrainerFile:
     raw = b""
     try:
         raw = _read(path)
-        document, lines, repeated = _parse(raw)
+        document, lines, repeated = _parse_fast(raw)
         return TrainerFile(path, raw, document, lines, repeated)
     except _Fault as fault:
         return TrainerFile(path, raw, fault=Problem(str(path), fault.message, fault.line, fault.code))
 
 
-def read_raw(folder: Path) -> tuple[Path, bytes]:
-    """The job folder's one train.yml and its bytes; none where there is not one that can be read."""
-    present = _present(folder)
-    try:
-        return (present[0], _read(present[0])) if len(present) == 1 else (folder, b"")
-    except _Fault:
-        return folder, b""
-
-
-def accepted_document(raw: bytes) -> dict[str, Any]:
-    """The content of a train.yml that `read_trainer_file` took, so one of this checkout: by libyaml where PyYAML has it, six times as fast.
-
-    Not for what lies in a bucket: libyaml ends the process at 30,000 brackets.
-    """
-    try:
-        return _parse(raw, _FastLoader)[0]
-    except _Fault:
-        # Where the two disagree, ai-toolkit's counts.
-        return document_of(raw)
-
-
 def document_of(raw: bytes) -> dict[str, Any]:
-    """A train.yml's content, of a run that was accepted once; empty when it cannot be read."""
+    """The content of a train.yml, as ai-toolkit reads it; empty if it cannot be read."""
     try:
-        return _parse(raw)[0]
+        return _parse_fast(raw)[0]
     except _Fault:
         return {}
 
@@ -186,16 +168,25 @@ def _present(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > LARGEST:
-            raise _Fault("config-unreadable", f"{path.stat().st_size} bytes are no train.yml")
+        if path.stat().st_size > MAX_BYTES:
+            raise _Fault("config-unreadable", f"{path.stat().st_size} bytes are too much for a train.yml")
         return path.read_bytes()
     except OSError as error:
         raise _Fault("config-unreadable", f"cannot be read ({error.strerror})") from error
 
 
-def _parse(
-    raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader
-) -> tuple[dict[str, Any], dict[Place, int], tuple[tuple[str, int], ...]]:
+def _parse_fast(raw: bytes) -> _Parsed:
+    """Like `_parse`, six times as fast where libyaml can be used."""
+    # libyaml crashes the process at about 30,000 nested collections; each level takes one of these characters.
+    if sum(raw.count(character) for character in b"[{-?:") <= MAX_FAST_INDICATORS:
+        try:
+            return _parse(raw, _FastLoader)
+        except _Fault:
+            pass  # If the two loaders disagree, ai-toolkit's counts, and its messages do.
+    return _parse(raw)
+
+
+def _parse(raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader) -> _Parsed:
     lines: dict[Place, int] = {}
     repeated: list[tuple[str, int]] = []
     try:
@@ -203,7 +194,7 @@ def _parse(
         node = loader.get_single_node()
         if node is None:
             raise _Fault("config-keys", "the file is empty")
-        _unfolded(node, set(), {})
+        _count_nodes(node, set(), {})
         _note_lines(node, (), lines, repeated)
         document = loader.construct_document(node)
     except UnicodeDecodeError as error:
@@ -241,8 +232,8 @@ def _no_json(value: object) -> NoReturn:
     raise TypeError(f"{value} is a {type(value).__name__}, in quotes it would be a text")
 
 
-def _unfolded(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:
-    """How many nodes it is with every alias written out. Raises _Fault for a circle and for far too many."""
+def _count_nodes(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:
+    """The number of nodes with every alias expanded. Raises _Fault for a cycle and for too many."""
     if id(node) in known:
         return known[id(node)]
     if id(node) in above:
@@ -251,9 +242,9 @@ def _unfolded(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:
         )
     total = 1
     for child in _children(node):
-        total += _unfolded(child, above | {id(node)}, known)
-    if total > MOST_NODES:
-        raise _Fault("config-value", f"its aliases unfold to more than {MOST_NODES} values", _line(node))
+        total += _count_nodes(child, above | {id(node)}, known)
+    if total > MAX_NODES:
+        raise _Fault("config-value", f"its aliases expand to more than {MAX_NODES} values", _line(node))
     known[id(node)] = total
     return total
 

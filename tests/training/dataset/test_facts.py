@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from flux_training.training.dataset import workers
-from flux_training.training.dataset.facts import LARGEST_CAPTION, _list, each_thousand, read_caption
-from flux_training.training.dataset.facts_cache import CACHE_FILE, VERSION, FactsCache, Stamp, stamp_of
-from flux_training.training.dataset.file_cache import CACHE_FOLDER
+from flux_training.training.dataset.facts import MAX_CAPTION_BYTES, _list, each_thousand, read_caption
 from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
 from flux_training.training.dataset.perceptual_hash import distance, perceptual_hash
 from flux_training.training.finding import Finding, in_short
@@ -171,22 +167,18 @@ def test_a_line_for_each_thousand_images() -> None:
     for done in (1, 999, 1000, 1001, 1999, 2000, 2500, 4100):
         tell(done, 4500)
     assert said == [
-        (1000, "looked at 1000 of 4500 images"),
-        (2000, "looked at 2000 of 4500 images"),
-        (4100, "looked at 4000 of 4500 images"),
+        (1000, "checked 1000 of 4500 images"),
+        (2000, "checked 2000 of 4500 images"),
+        (4100, "checked 4000 of 4500 images"),
     ]
 
 
-def test_how_many_of_how_many_new_images_are_done_is_told(tmp_path: Path) -> None:
+def test_the_progress_counts_the_new_images(tmp_path: Path) -> None:
     make_clean_job(tmp_path / "jobs", "cat", images=8)
-    told: list[tuple[int, int]] = []
-    lint_jobs(
-        stack(cat={}),
-        tmp_path,
-        examiner=Examiner.of(tmp_path, lambda done, total: told.append((done, total))),
-    )
-    assert [total for _, total in told] == [8] * len(told)
-    assert max(done for done, _ in told) == 8
+    calls: list[tuple[int, int]] = []
+    examiner = Examiner.of(tmp_path, lambda done, total: calls.append((done, total)))
+    lint_jobs(stack(cat={}), tmp_path, examiner=examiner)
+    assert calls == [(done, 8) for done in range(1, 9)]
 
 
 def test_a_condition_for_a_gpu_gives_way_to_the_gpu_that_fulfils_it() -> None:
@@ -197,20 +189,6 @@ def test_a_condition_for_a_gpu_gives_way_to_the_gpu_that_fulfils_it() -> None:
     assert chosen.cluster.model_copy(update={"gpu": settings.cluster.gpu}) == settings.cluster
 
 
-def test_many_images_are_looked_at_by_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / f"{number:02}.png" for number in range(41)]
-    for number, path in enumerate(paths):
-        path.write_bytes(encoded(Image.new("L", (number + 1, 2)), "PNG"))
-    monkeypatch.setattr(workers.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(
-        workers, "look_at_image", lambda path: pytest.fail(f"{path} was left to this process")
-    )
-    told: list[int] = []
-    facts = workers.look_at_images(paths, told.append)
-    assert [(one.name, one.width) for one in facts] == [(path.name, n + 1) for n, path in enumerate(paths)]
-    assert sum(told) == len(paths)
-
-
 @pytest.mark.parametrize(
     ("raw", "text", "fault"),
     [
@@ -219,8 +197,8 @@ def test_many_images_are_looked_at_by_workers_alone(tmp_path: Path, monkeypatch:
         (b" \r\n\t", "", "the caption is empty"),
         (b"", "", "the caption is empty"),
         (b"caf\xe9", "", "not UTF-8 (byte 3)"),
-        (b"a" * LARGEST_CAPTION, "a" * LARGEST_CAPTION, ""),
-        (b"a" * (LARGEST_CAPTION + 1), "", "1000001 bytes are no caption"),
+        (b"a" * MAX_CAPTION_BYTES, "a" * MAX_CAPTION_BYTES, ""),
+        (b"a" * (MAX_CAPTION_BYTES + 1), "", "1000001 bytes are too much for a caption"),
         (None, "", "cannot be read (No such file or directory)"),
     ],
     ids=["plain", "with a mark", "blank", "empty", "Latin-1", "as long as can be", "too long", "gone"],
@@ -259,62 +237,7 @@ def test_the_files_of_a_dataset_are_told_apart_and_in_order(tmp_path: Path) -> N
         )
 
 
-def remembered(root: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((root / CACHE_FOLDER / CACHE_FILE).read_text())
-    return content
-
-
-def stamped(path: Path) -> Stamp:
-    stamp = stamp_of(path)
-    assert stamp is not None
-    return stamp
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> dict[str, Path]:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-    made = {name: tmp_path / name for name in ("one/a", "one/b", "two/a")}
-    for path in made.values():
-        path.write_bytes(b"x")
-    return made
-
-
-def test_facts_are_kept_by_folder_and_name(tmp_path: Path, images: dict[str, Path]) -> None:
-    cache = FactsCache(tmp_path)
-    for name, path in images.items():
-        cache.put(path, stamped(path), ImageFacts(path.name, 1, name))
-    cache.save()
-    again = FactsCache(tmp_path)
-    for name, path in images.items():
-        assert again.get(path, stamped(path)) == ImageFacts(path.name, 1, name)
-    assert remembered(tmp_path)["version"] == VERSION
-    assert set(remembered(tmp_path)["folders"]) == {str(tmp_path / "one"), str(tmp_path / "two")}
-
-
-def test_what_is_gone_from_a_folder_is_forgotten_there_alone(tmp_path: Path, images: dict[str, Path]) -> None:
-    cache = FactsCache(tmp_path)
-    for path in images.values():
-        cache.put(path, stamped(path), ImageFacts(path.name, 1, "sha"))
-    cache.save()
-    again = FactsCache(tmp_path)
-    again.keep_only(tmp_path / "one", {"b"})
-    again.save()
-    assert {folder[-3:]: sorted(names) for folder, names in remembered(tmp_path)["folders"].items()} == {
-        "one": ["b"],
-        "two": ["a"],
-    }
-
-
-def test_a_cache_that_learned_nothing_is_not_written(tmp_path: Path, images: dict[str, Path]) -> None:
-    cache = FactsCache(tmp_path)
-    path = images["one/a"]
-    assert cache.get(path, stamped(path)) is None
-    cache.keep_only(tmp_path / "one", {"a"})
-    cache.save()
-    assert not (tmp_path / CACHE_FOLDER).exists()
-    cache.put(path, stamped(path), ImageFacts("a", 1, "sha"))
-    cache.save()
-    (tmp_path / CACHE_FOLDER / CACHE_FILE).unlink()
-    cache.save()
-    assert not (tmp_path / CACHE_FOLDER / CACHE_FILE).exists()
+def test_a_postscript_file_is_never_opened(tmp_path: Path) -> None:
+    picture(1, 32).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
+    assert look_at_image(tmp_path / "x.jpg").damage == "not an image"
