@@ -20,6 +20,7 @@ from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings
+from flux_training.training.train_yml.trainer_config import document_of
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
 TITLE_WIDTH = 18
