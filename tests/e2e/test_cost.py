@@ -52,7 +52,7 @@ def test_a_gpu_nobody_offers_is_refused_with_the_nearest(checkout: Checkout) -> 
     checkout.configure("cluster", {"gpu": "RTX 5900"})
     printed = checkout.make("preview", code=2)
     assert "error: SaladCloud offers no GPU (RTX 5900)" in printed
-    assert "near: RTX 5090 (32 GB)" in printed
+    assert "similar: RTX 5090 (32 GB)" in printed
 
 
 def test_the_chosen_gpu_stays_while_runs_are_unfinished_whatever_prices_do(checkout: Checkout) -> None:
