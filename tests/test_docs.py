@@ -104,6 +104,13 @@ def test_every_cited_document_exists() -> None:
     assert unresolved(ROOT, files) == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=place)
+def test_every_source_file_that_is_named_exists(document: Path) -> None:
+    tops = [ROOT, ROOT / "/".join(document.relative_to(ROOT).parts[:2])]
+    named = re.findall(r"`([\w./-]+/[\w-]+\.(?:py|yml|toml|lock))`", document.read_text(encoding="utf-8"))
+    assert [path for path in named if not any((top / path).exists() for top in tops)] == []
+
+
 def anchors(document: Path) -> set[str]:
     """The anchors that GitHub generates from headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,7 +1,7 @@
-"""The documents a person reads, and the blocks in them: which are commands, and what those need that are only parsed.
+"""The documents, and the code blocks in them.
 
-A fenced block is `sh` (commands, run by tests/e2e/test_documents.py), or it holds none. Above one that cannot be run here stands
-a comment, `<!-- needs: salad -->`, with words from NEEDS.
+Blocks marked `sh` hold commands, which tests/e2e/test_documents.py runs. A block that cannot be run there is preceded by a comment such
+as `<!-- needs: salad -->`, with words from NEEDS.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from pulumi_embedded.cli.main import _parser as engine_parser
 from flux_training.commands.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-# In the order in which they are run: the README's first command is everybody's.
+# In the order in which their commands are run.
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / ".github/CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "packages/pulumi-embedded/README.md",
+    *sorted((ROOT / "packages").glob("*/README.md")),
+    *sorted((ROOT / "packages").glob("*/docs/*.md")),
     ROOT / "docker/README.md",
 ]
 DATED = [*sorted((ROOT / "docs/decisions").glob("*.md")), ROOT / "docs/changelog.md"]
@@ -35,16 +36,18 @@ NEEDS = {
     "docker": "Docker, and a registry to push to",
     "internet": "downloads from elsewhere than a package index",
     "time": "minutes to hours",
-    "a running training": "a job that is trained just now",
+    "a running training": "a job that is being trained",
 }
-# What a block may say besides our own commands, and what it has to need for it.
+# Other programs that a block may call, and the need that it must then declare.
 PROGRAMS = {
     "cp": "",
     "cd": "",
     "docker/build.sh": "docker",
     "curl": "internet",
     "sha256sum": "",
+    "git": "internet",
     "uv": "internet",
+    ".ci/packages": "time",
 }
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
@@ -55,7 +58,7 @@ LANGUAGES = ("sh", "yaml", "text", "json", "mermaid")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, without its indent. `needs` is empty for what can be run here."""
+    """A fenced block without its indentation. `needs` is empty if it can be run here."""
 
     document: Path
     line: int
@@ -86,7 +89,7 @@ def command_blocks() -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """Each simple command of a block as its words: without comments, and without variables set before it."""
+    """The words of each simple command in a block, without comments and leading variable assignments."""
     for line in block.text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;")
         lexer.whitespace_split = True
@@ -103,7 +106,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 def fault(words: Sequence[str], needs: Sequence[str]) -> str:
-    """Why a command cannot be what a reader should type; empty when it can."""
+    """Why a command is wrong; empty if it is right."""
     program, rest = words[0], list(words[1:])
     if program == "make":
         return _fault_of_make(rest)
@@ -112,7 +115,7 @@ def fault(words: Sequence[str], needs: Sequence[str]) -> str:
     if program == ".venv/bin/python" and rest[:1] == ["-m"]:
         return _fault_of_module(rest[1], rest[2:])
     if program not in PROGRAMS:
-        return f"{program} is no program that a block may call (tests/support/documents.py)"
+        return f"{program} is not among the programs that a block may call (tests/support/documents.py)"
     if PROGRAMS[program] and PROGRAMS[program] not in needs:
         return f"{program} needs {PROGRAMS[program]}, and the block does not say so"
     if program == "cp" and not (ROOT / rest[0]).exists():
@@ -137,7 +140,7 @@ def _fault_of_flux(words: list[str]) -> str:
             return f"flux {words[0]} has no command {rest[:1]}"
         command, rest = found, rest[1:]
     try:
-        # Options and their number of values; nothing is run, and no folder has to be there.
+        # Checks options and their number of values; runs nothing.
         command.make_parser(click.Context(command)).parse_args(rest)
     except click.UsageError as error:
         return f"{' '.join(words)}: {error.format_message()}"
