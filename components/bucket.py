@@ -1,15 +1,13 @@
-"""The bucket: made if it is not there, marked with whose it is, kept while it holds results."""
+"""The bucket: created if it does not exist, marked with its owner, and kept while it holds results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from dataclasses import dataclass, replace
 
 from components.messages import inform
-from components.provider import FluxProvider, Props, inputs_of, replace_on
+from components.properties import Properties
+from components.provider import FluxProvider, FluxResource
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.results import read_json
@@ -19,128 +17,138 @@ from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
 
-INPUTS = ("home", "kind", "bucket", "prefix", "location", "owner", "adopt", "results", "retention")
 R2 = "r2"
+# The version of the bucket's layout, recorded in owner.json. Raise it when older versions of this tool could no longer work in the bucket.
+LAYOUT_VERSION = 1
 
 
-class BucketProvider(FluxProvider):
-    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
-        self.check_home(olds)
-        # `kind` is how the bucket is reached; the same one by another way stays, with all that lies in it.
-        found = replace_on(("bucket", "prefix"), olds, news)
-        if found.replaces:
-            self._refuse_to_delete_results(olds)
-        return found
+@dataclass(frozen=True, kw_only=True)
+class BucketArgs(Properties):
+    """`prefix` is empty or ends in a slash. `retention`: days by key prefix. `results` is `keep` or `delete`."""
 
-    def create(self, props: Props) -> CreateResult:
-        storage = self.connection.storage(props["bucket"])
-        made = self._ensure(storage, props)
-        layout = Layout(props["prefix"])
-        mark_as_ours(storage, layout, props["owner"], adopt=bool(props["adopt"]), made=made)
-        refuse_without_conditions(storage, layout)
-        if props.get("retention"):
-            keep_only(storage, props["owner"], props["retention"])
-        return CreateResult(props["bucket"], inputs_of(props, INPUTS))
+    kind: str
+    bucket: str
+    prefix: str
+    location: str | None = None
+    owner: str
+    adopt: bool
+    results: str
+    retention: Mapping[str, int] | None = None
 
-    def read(self, id_: str, props: Props) -> ReadResult:
-        self.check_home(props)
-        storage = self.connection.storage(props["bucket"])
-        if not storage.exists() or owner_of(storage, Layout(props["prefix"])) != props["owner"]:
-            return ReadResult("", {})
-        outputs = inputs_of(props, INPUTS)
-        if props.get("retention"):
-            outputs["retention"] = our_rules(storage.lifecycle_rules(), props["owner"])
-        return ReadResult(id_, outputs, outputs)
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.prefix)
 
-    def update(self, _id: str, olds: Props, news: Props) -> UpdateResult:
-        storage = self.connection.storage(news["bucket"])
-        if olds.get("location") != news.get("location"):
-            inform(
-                f"bucket {news['bucket']} stays where it is: a location counts only when R2 makes a bucket"
+
+class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
+    args_class = state_class = BucketArgs
+    # Not `kind`: it says how the bucket is reached, and another way to the same bucket changes nothing in it.
+    replaced_by = ("bucket", "prefix")
+
+    def check_change(self, old: BucketArgs, _new: BucketArgs, replaces: list[str]) -> None:
+        """Refuse to delete results because a setting changed: a replaced bucket is deleted like a destroyed one."""
+        storage, layout = self._storage(old), old.layout
+        if not replaces or old.results != "delete" or not storage.exists():
+            return
+        if owner_of(storage, layout) == old.owner and results_in(storage, layout):
+            raise FluxError(
+                f"this stack's results are in s3://{old.bucket}/{layout.runs}",
+                "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
+                "restore these two settings and run `make up` with `results: keep`; then change them, or use another stack for the new place",
             )
-        mark_as_ours(storage, Layout(news["prefix"]), news["owner"], adopt=bool(news["adopt"]))
-        if olds.get("retention") or news.get("retention"):
-            keep_only(storage, news["owner"], news.get("retention") or {})
-        return UpdateResult(inputs_of(news, INPUTS))
 
-    def delete(self, _id: str, props: Props) -> None:
-        storage = self.connection.storage(props["bucket"])
-        layout = Layout(props["prefix"])
-        self.check_home(props)
+    def make(self, args: BucketArgs) -> tuple[str, BucketArgs]:
+        storage = self._storage(args)
+        made = self._ensure(storage, args)
+        mark_as_ours(storage, args.layout, args.owner, adopt=args.adopt, made=made)
+        refuse_without_conditions(storage, args.layout)
+        if args.retention:
+            set_retention(storage, args.owner, args.retention)
+        return args.bucket, args
+
+    def find(self, _id: str, state: BucketArgs) -> BucketArgs | None:
+        storage = self._storage(state)
+        if not storage.exists() or owner_of(storage, state.layout) != state.owner:
+            return None
+        if state.retention:
+            return replace(state, retention=our_rules(storage.lifecycle_rules(), state.owner))
+        return state
+
+    def change(self, _id: str, old: BucketArgs, new: BucketArgs) -> BucketArgs:
+        storage = self._storage(new)
+        if old.location != new.location:
+            inform(f"bucket {new.bucket} stays where it is: R2 uses a location only when it creates a bucket")
+        mark_as_ours(storage, new.layout, new.owner, adopt=new.adopt)
+        if old.retention or new.retention:
+            set_retention(storage, new.owner, new.retention or {})
+        return new
+
+    def remove(self, _id: str, state: BucketArgs) -> None:
+        storage, layout = self._storage(state), state.layout
         if not storage.exists():
             return
         owner = owner_of(storage, layout)
-        if owner != props["owner"]:
-            why = f"{owner} has adopted it" if owner else "it does not carry this stack's mark any more"
-            inform(f"bucket {props['bucket']} stays as it is: {why}")
+        if owner != state.owner:
+            why = f"{owner} has adopted it" if owner else "it no longer carries this stack's mark"
+            inform(f"bucket {state.bucket} is not changed: {why}")
             return
-        if props["results"] == "delete":
+        if state.results == "delete":
             storage.delete_many(results_in(storage, layout))
         kept = [item for item in storage.list(layout.prefix) if not item.key.startswith(layout.own)]
         if kept:
             inform(
-                f"bucket {props['bucket']} stays, with {len(kept)} objects; what runs left lies below {layout.runs}"
+                f"bucket {state.bucket} is kept, with {len(kept)} objects; results are below {layout.runs}"
             )
             return
         made = bool((read_json(storage, layout.owner) or {}).get("made"))
         storage.delete_many([item.key for item in storage.list(layout.own)])
         if made and next(iter(storage.list("")), None) is None:
-            self._remove(storage, props)
+            self._delete_bucket(storage, state)
 
-    def _refuse_to_delete_results(self, olds: Props) -> None:
-        """A replaced bucket is taken down like a destroyed one, and nobody who changes a setting has asked for that."""
-        storage, layout = self.connection.storage(olds["bucket"]), Layout(olds["prefix"])
-        if olds["results"] != "delete" or not storage.exists() or owner_of(storage, layout) != olds["owner"]:
-            return
-        if results_in(storage, layout):
-            raise FluxError(
-                f"this stack's results lie in s3://{olds['bucket']}/{layout.runs}",
-                "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
-                "put these two back and run `make up` with `results: keep`; then change them, or use another stack for the new place",
-            )
+    def _storage(self, args: BucketArgs) -> Storage:
+        return self.connection.storage(args.bucket)
 
-    def _ensure(self, storage: Storage, props: Props) -> bool:
-        """Make the bucket unless it is there; whether it was made."""
-        if props["kind"] != R2:
+    def _ensure(self, storage: Storage, args: BucketArgs) -> bool:
+        """Create the bucket unless it exists; whether it was created."""
+        if args.kind != R2:
             return storage.ensure()
         if storage.exists():
             return False
         try:
-            self.connection.cloudflare().create_bucket(props["bucket"], props.get("location"))
+            self.connection.cloudflare().create_bucket(args.bucket, args.location)
         except (Conflict, UncertainOutcome):
-            # Another update was faster, or the answer got lost: what is there now decides.
+            # Another update created it first, or the answer was lost: check what exists now.
             if not storage.exists():
                 raise
             return False
         return True
 
-    def _remove(self, storage: Storage, props: Props) -> None:
-        if props["kind"] == R2:
-            self.connection.cloudflare().delete_bucket(props["bucket"])
+    def _delete_bucket(self, storage: Storage, state: BucketArgs) -> None:
+        if state.kind == R2:
+            self.connection.cloudflare().delete_bucket(state.bucket)
         else:
             storage.delete_bucket()
 
 
-def keep_only(storage: Storage, owner: str, retention: Mapping[str, float]) -> None:
-    """Make the bucket delete by itself what has outlived its days (how keys begin → days), and nothing else of ours."""
-    wanted = {prefix: int(days) for prefix, days in retention.items()}
+def set_retention(storage: Storage, owner: str, retention: Mapping[str, int]) -> None:
+    """Make the bucket delete objects of these prefixes after so many days; other stacks' rules stay."""
     present = storage.lifecycle_rules()
-    if our_rules(present, owner) != wanted:
-        storage.put_lifecycle_rules(with_our_rules(present, owner, wanted))
+    if our_rules(present, owner) != dict(retention):
+        storage.put_lifecycle_rules(with_our_rules(present, owner, retention))
 
 
 def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made: bool = False) -> None:
-    """Write `.flux/owner.json`, or find our own there. `made`: the bucket is ours to delete once it is empty.
+    """Write `.flux/owner.json` unless it is ours already. `made`: this stack created the bucket, and deletes it once it is empty.
 
-    Raises FluxError when it names somebody else, unless `adopt`, or when there is no mark but objects of others.
+    Raises FluxError if it names another owner or there are foreign objects, unless `adopt`.
     """
     present = owner_of(storage, layout)
     if present == owner:
         return
-    mark = canonical_json({"version": 1, "owner": owner, "made": made})
+    mark = canonical_json({"version": 1, "layout": LAYOUT_VERSION, "owner": owner, "made": made})
     if not adopt:
         refusal = foreign_bucket(storage, layout, owner)
-        # Another update of this stack may have marked it between the two looks.
+        # Another update of this stack may have marked it in the meantime.
         if refusal is not None and owner_of(storage, layout) == owner:
             return
         if refusal is not None:
@@ -152,18 +160,18 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
 
 
 def refuse_without_conditions(storage: Storage, layout: Layout) -> None:
-    """Raises FluxError for a storage in which two updates can both believe that they alone may post a job."""
+    """Raise FluxError for a storage without conditional writes: two updates could both hold the claim to post a job."""
     unheeded = unheeded_conditions(storage, layout.own)
     if unheeded:
         raise FluxError(
-            f"the storage of bucket {storage.bucket} overwrites what {' and '.join(unheeded)} should keep",
-            "two updates at the same time would queue a job twice, and both are paid for",
-            "use R2, AWS, or a storage with conditional writes",
+            f"the storage of bucket {storage.bucket} ignores {' and '.join(unheeded)}",
+            "two updates at the same time would queue and pay for a job twice",
+            "use R2, AWS, or another storage with conditional writes",
         )
 
 
 def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
-    """Why a bucket without our mark must not be used; None when nothing lies below the prefix."""
+    """Why a bucket without our mark must not be used; None if nothing is below the prefix."""
     present = owner_of(storage, layout)
     where = f"{storage.bucket}/{layout.prefix}"
     if present is not None:
@@ -176,7 +184,7 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
         return None
     return FluxError(
         f"bucket {where} holds objects that are not this project's",
-        "it takes only an empty bucket or prefix, or its own",
+        "a stack uses only an empty bucket or prefix, or its own",
         "choose another storage.bucket or storage.prefix, or set `adopt: true`",
     )
 
@@ -187,9 +195,9 @@ def results_in(storage: Storage, layout: Layout) -> list[str]:
 
 
 def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:
-    """Those of `keys` (all below runs/) that lie in the folder of a run: an adopted bucket may hold other things there.
+    """Those of `keys` (all below runs/) in the folder of a run: an adopted bucket may hold other objects there.
 
-    What tells a run's folder, its run.json, comes last: a deletion that is broken off goes on the next time.
+    The run.json, by which a run's folder is recognised, comes last: an interrupted deletion continues the next time.
     """
     of_run: dict[tuple[str, ...], list[str]] = {}
     records = []
@@ -205,14 +213,21 @@ def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:
 
 
 def owner_of(storage: Storage, layout: Layout) -> str | None:
+    """The stack that owns the bucket or prefix; None if it has no mark. Raises FluxError if a newer version of this tool uses it."""
     mark = read_json(storage, layout.owner)
-    return None if mark is None else str(mark.get("owner"))
+    if mark is None:
+        return None
+    version = mark.get("layout", 1)
+    if version != LAYOUT_VERSION:
+        raise FluxError(
+            f"bucket {storage.bucket}/{layout.prefix} has layout {version}",
+            f"this version of flux-training knows layout {LAYOUT_VERSION}",
+            "update flux-training: `git pull && make ready`",
+        )
+    return str(mark.get("owner"))
 
 
-class Bucket(Resource, module="flux", name="Bucket"):
-    """R2 or any S3 bucket. `prefix` is empty or ends in a slash."""
+class Bucket(FluxResource[BucketArgs], module="flux", name="Bucket"):
+    """An R2 bucket or any S3 bucket."""
 
-    bucket: pulumi.Output[str]
-
-    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(BucketProvider(), name, props, opts)
+    provider_class = BucketProvider

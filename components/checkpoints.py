@@ -1,4 +1,4 @@
-"""Going on from an earlier run: its newest sound checkpoint, copied inside the bucket."""
+"""Continuing from an earlier run: its newest valid checkpoint is copied inside the bucket."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from flux_training.training.runs.run import RunKeys
 OPTIMIZER = "optimizer.pt"
 
 
-def bring_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys) -> int:
-    """Copy the parent's newest sound checkpoint below the run's output/, unless that has one already; its step.
+def copy_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys) -> int:
+    """Copy the parent's newest valid checkpoint to the run's output/, unless that has one already; its step.
 
-    Named as ai-toolkit names checkpoints (`<job>_000001000.safetensors`), so that it is found there. Raises FluxError when the
-    parent has none (any more).
+    ai-toolkit finds it by its name (`<job>_000001000.safetensors`). Raises FluxError if the parent has none.
     """
     present = newest_sound(storage, keys)
     if present is not None:
@@ -22,9 +21,9 @@ def bring_checkpoint(storage: Storage, parent: RunKeys, keys: RunKeys) -> int:
     found = newest_sound(storage, parent)
     if found is None:
         raise FluxError(
-            f"{keys.job}: no sound checkpoint lies below {parent.output} any more",
-            "a resumed run goes on from one",
-            "take `resume` out to train from the start",
+            f"{keys.job}: there is no valid checkpoint below {parent.output} any more",
+            "a resumed run continues from one",
+            "remove `resume` to train from the start",
         )
     source, step = found
     if storage.head(parent.output + OPTIMIZER) is not None:

@@ -1,15 +1,15 @@
 """The SaladCloud container group: the replicas that train.
 
-With a scaling rule its replicas and whether it runs are Kelpie's (UPSTREAM.md), so they are neither sent nor drift.
+With a scaling rule, Kelpie starts and stops it and sets its replicas (docs/services.md): these are then neither sent nor compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 from pydantic import SecretStr
 
 from components.messages import inform
@@ -22,131 +22,143 @@ from components.node_environment import (
     node_environment,
     secret_values,
 )
-from components.provider import FluxProvider, Props, inputs_of, replace_on
+from components.properties import Properties, carry_over
+from components.provider import FluxProvider, FluxResource
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from flux_training.training.errors import FluxError
 from flux_training.training.settings import OWN_VARIABLES
 
-INPUTS = (
-    "home",
-    "name",
-    "image",
-    "gpu",
-    "priority",
-    "cpu",
-    "memory",
-    "storage",
-    "replicas",
-    "autoscale",
-    "variables",
-    "credentials",
-    "keys",
-    "keysEnd",
-    "tunnel",
-    "owner",
-    "adopt",
-)
 OWNER_VARIABLE = "FLUX_OWNER"
-# In the environment of a group that was there before: `destroy` leaves it standing.
+# Marks a group that existed before the stack: `destroy` does not delete it.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
 MB_PER_GB = 1024
 
 
-class ContainerGroupProvider(FluxProvider):
-    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
-        self.check_home(olds)
-        # PATCH has no `name` (UPSTREAM.md). The restart policy is constant here; the autostart policy counts when a group is made.
-        return replace_on(("name",), olds, news)
+@dataclass(frozen=True, kw_only=True)
+class ContainerGroupArgs(Properties):
+    """`variables` are the names of the user's environment variables and `credentials` is a fingerprint of their values.
 
-    def create(self, props: Props) -> CreateResult:
+    `cpu` in cores, `memory` and `storage` in GB. `keys` are the bucket's keys issued for the nodes, `keys_end` is when they end.
+    `tunnel` is set only for a dev group.
+    """
+
+    name: str
+    image: str
+    gpu: str
+    priority: str
+    cpu: int
+    memory: int
+    storage: int
+    replicas: int
+    autoscale: bool
+    variables: str
+    credentials: str
+    keys: Mapping[str, str] | None = None
+    keys_end: str | None = None
+    tunnel: str | None = None
+    owner: str
+    adopt: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerGroupState(ContainerGroupArgs):
+    """`gpu_class`: the ids of the group's GPU classes."""
+
+    gpu_class: str = ""
+
+
+class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupState]):
+    args_class = ContainerGroupArgs
+    state_class = ContainerGroupState
+    # PATCH has no `name` (docs/services.md). The restart policy is constant here; the autostart policy counts only at creation.
+    replaced_by = ("name",)
+
+    def make(self, args: ContainerGroupArgs) -> tuple[str, ContainerGroupState]:
         salad = self.connection.salad()
-        spec = self.spec(props, salad)
-        group = salad.get_group(spec.name)
-        if group is None:
-            group = _create(salad, spec)
-        if is_foreign(group, props["owner"]):
-            if not props["adopt"]:
-                raise not_ours(group, props["owner"])
+        spec = self.spec(args, salad)
+        group = salad.get_group(spec.name) or _create(salad, spec)
+        if is_foreign(group, args.owner):
+            if not args.adopt:
+                raise foreign_group(group, args.owner)
             spec = as_adopted(spec)
-        group = bring_in_line(salad, group, spec, autoscale=bool(props["autoscale"]))
-        return CreateResult(group.id, _outputs(props, group))
+        group = apply_spec(salad, group, spec, autoscale=args.autoscale)
+        return group.id, _state(args, group)
 
-    def read(self, id_: str, props: Props) -> ReadResult:
-        self.check_home(props)
-        group = self.connection.salad().get_group(props["name"])
-        # A group of the same name made anew is another group: the jobs queued for the old id never run there.
-        if group is None or group.id != id_ or other_owner(group, props["owner"]):
-            return ReadResult("", {})
-        return ReadResult(id_, _outputs(props, group) | seen_inputs(props, group), seen_inputs(props, group))
+    def find(self, id_: str, state: ContainerGroupState) -> ContainerGroupState | None:
+        group = self.connection.salad().get_group(state.name)
+        # A group with the same name but another id is another group: jobs queued for the old id never run there.
+        if group is None or group.id != id_ or other_owner(group, state.owner):
+            return None
+        return with_drift(state, group)
 
-    def update(self, id_: str, _olds: Props, news: Props) -> UpdateResult:
+    def change(self, id_: str, _old: ContainerGroupState, new: ContainerGroupArgs) -> ContainerGroupState:
         salad = self.connection.salad()
-        group = salad.get_group(news["name"])
+        group = salad.get_group(new.name)
         if group is None or group.id != id_:
             raise FluxError(
-                f"container group {news['name']} is gone or was made anew by somebody else",
+                f"container group {new.name} was deleted or replaced outside this stack",
                 "",
                 "run `make refresh`",
             )
-        spec = self.spec(news, salad)
-        group = bring_in_line(salad, group, spec, autoscale=bool(news["autoscale"]))
-        return UpdateResult(_outputs(news, group))
+        return _state(new, apply_spec(salad, group, self.spec(new, salad), autoscale=new.autoscale))
 
-    def delete(self, id_: str, props: Props) -> None:
-        self.check_home(props)
+    def remove(self, id_: str, state: ContainerGroupState) -> None:
         salad = self.connection.salad()
-        group = salad.get_group(props["name"])
-        there = group is not None and group.id == id_
-        if group is not None and there and (other := other_owner(group, props["owner"])):
-            inform(f"container group {group.name} stays as it is: {other} has adopted it")
+        group = salad.get_group(state.name)
+        if group is not None and group.id != id_:
+            group = None
+        if group is not None and (other := other_owner(group, state.owner)):
+            inform(f"container group {group.name} is not deleted: {other} has adopted it")
             return
-        # Kelpie's rule acts on groups by name: left behind, it would scale the next group of this one's name (UPSTREAM.md).
+        # Kelpie's rule acts on groups by name: left behind, it would scale the next group of this name (docs/services.md).
         self.connection.kelpie().delete_rule(id_)
-        if group is None or not there:
+        if group is None:
             return
-        if is_foreign(group, props["owner"]):
-            # Released already, by an attempt that was killed or by the stack that adopted it last.
-            inform(f"container group {group.name} stays: it does not carry this stack's mark any more")
+        if is_foreign(group, state.owner):
+            # Already released, by an attempt that was killed or by the stack that adopted it last.
+            inform(f"container group {group.name} is not deleted: it no longer carries this stack's mark")
         elif group.environment_value(ADOPTED_VARIABLE):
-            release(salad, group, props["variables"].split(", "))
+            release(salad, group, state.variables.split(", "))
         else:
-            salad.delete_group(props["name"])
+            salad.delete_group(state.name)
 
-    def spec(self, props: Props, salad: Salad) -> GroupSpec:
-        """What is asked of SaladCloud. Raises BadInput when it offers no such GPU."""
-        return group_spec(props, salad, self.environment(props))
+    def spec(self, args: ContainerGroupArgs, salad: Salad) -> GroupSpec:
+        """The request to SaladCloud. Raises BadInput if it does not offer the GPU."""
+        return group_spec(args, salad, self.environment(args))
 
-    def environment(self, props: Props) -> dict[str, str | SecretStr]:
-        """What its containers are told besides whose they are."""
+    def environment(self, args: ContainerGroupArgs) -> dict[str, str | SecretStr]:
+        """The variables of its containers, without the owner's mark."""
         return {
             **secret_values(self.cluster_environment),
             **node_environment(self.connection),
-            **(issued_keys(props["keys"]) if props.get("keys") else given_keys(self.connection)),
-            **({KEYS_END_VARIABLE: props["keysEnd"]} if props.get("keysEnd") else {}),
+            **(issued_keys(args.keys) if args.keys else given_keys(self.connection)),
+            **({KEYS_END_VARIABLE: args.keys_end} if args.keys_end else {}),
         }
 
 
-def group_spec(props: Props, salad: Salad, environment: Mapping[str, str | SecretStr]) -> GroupSpec:
+def group_spec(
+    args: ContainerGroupArgs, salad: Salad, environment: Mapping[str, str | SecretStr]
+) -> GroupSpec:
     """The stack's settings and our mark, as SaladCloud's fields."""
     return GroupSpec(
-        name=props["name"],
-        display_name=props["name"],
-        image=props["image"],
-        cpu=int(props["cpu"]),
-        memory=int(props["memory"]) * MB_PER_GB,
-        storage=int(props["storage"]) * GIB,
-        gpu_classes=[salad.gpu_class_id(props["gpu"])],
-        priority=props["priority"],
-        replicas=int(props["replicas"]),
-        # Kelpie starts the group of a scaling rule. Any other starts by itself once SaladCloud has prepared its image.
-        autostart=not props["autoscale"] and int(props["replicas"]) > 0,
-        environment={**environment, OWNER_VARIABLE: props["owner"]},
+        name=args.name,
+        display_name=args.name,
+        image=args.image,
+        cpu=args.cpu,
+        memory=args.memory * MB_PER_GB,
+        storage=args.storage * GIB,
+        gpu_classes=[salad.gpu_class_id(args.gpu)],
+        priority=args.priority,
+        replicas=args.replicas,
+        # Kelpie starts a group with a scaling rule. Any other starts by itself once SaladCloud has prepared its image.
+        autostart=not args.autoscale and args.replicas > 0,
+        environment={**environment, OWNER_VARIABLE: args.owner},
     )
 
 
-def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscale: bool) -> ContainerGroup:
-    """Change what differs and nothing else: an environment sent again would restart every replica."""
+def apply_spec(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscale: bool) -> ContainerGroup:
+    """Send only what differs: sending the same environment again would restart every replica."""
     if group.environment_value(ADOPTED_VARIABLE):
         spec = as_adopted(spec)
     before = spec_of(group, spec)
@@ -163,15 +175,15 @@ def bring_in_line(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscal
 
 
 def is_started(group: ContainerGroup) -> bool:
-    """Whether it runs or will without being told: a new one is `pending` while its image is prepared, and may be `stopped` after that."""
+    """Whether it runs or will start by itself: a new group is `pending` while its image is prepared, and may be `stopped` after that."""
     status = group.current_state.status
     return group.autostart_policy if status == "pending" else status != "stopped"
 
 
 def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
-    """The group as it is, in the fields that we set; what an answer leaves out counts as we want it."""
+    """The group's actual values of the fields that we set; fields missing in the answer count as unchanged."""
     resources = group.container.resources
-    seen: dict[str, Any] = {
+    found: dict[str, Any] = {
         "image": group.container.image,
         "cpu": resources.cpu,
         "memory": resources.memory,
@@ -182,45 +194,46 @@ def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
         "display_name": group.display_name or wanted.display_name,
         "environment": dict(group.container.environment_variables),
     }
-    return wanted.model_copy(update=seen)
+    return wanted.model_copy(update=found)
 
 
-def seen_inputs(props: Props, group: ContainerGroup) -> Props:
-    """The inputs as the group really has them, so that the next preview shows what drifted and why."""
+def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGroupState:
+    """The state with the group's actual properties, so that the next preview shows what drifted."""
     resources = group.container.resources
-    untold = {
-        OWNER_VARIABLE,
-        ADOPTED_VARIABLE,
-        KEYS_END_VARIABLE,
-        *(KEY_VARIABLES if props.get("keys") else ()),
-    }
-    seen = inputs_of(props, INPUTS) | {
+    found: dict[str, Any] = {
         "image": group.container.image,
         "cpu": resources.cpu,
         "memory": resources.memory // MB_PER_GB,
-        "priority": group.priority or props["priority"],
+        "priority": group.priority or state.priority,
         "owner": group.environment_value(OWNER_VARIABLE) or "",
-        "credentials": fingerprint(
-            {
-                name: value.get_secret_value()
-                for name, value in group.container.environment_variables.items()
-                if name not in untold
-            }
-        ),
+        "credentials": _fingerprint_of(group, keys_are_issued=bool(state.keys)),
+        "gpu_class": _gpu_class(group),
     }
-    if props.get("keys"):
-        seen["keys"] = keys_of(group)
+    if state.keys:
+        found["keys"] = issued_keys_of(group)
     if resources.storage_amount is not None:
-        seen["storage"] = resources.storage_amount // GIB
-    if resources.gpu_classes != [props["gpuClass"]]:
-        seen["gpu"] = ",".join(resources.gpu_classes)
-    if not props["autoscale"]:
-        seen["replicas"] = group.replicas if is_started(group) else 0
-    return seen
+        found["storage"] = resources.storage_amount // GIB
+    if resources.gpu_classes != [state.gpu_class]:
+        found["gpu"] = _gpu_class(group)
+    if not state.autoscale:
+        found["replicas"] = group.replicas if is_started(group) else 0
+    return replace(state, **found)
 
 
-def keys_of(group: ContainerGroup) -> dict[str, str]:
-    """The bucket's keys that its containers have, as `issued_keys` takes them."""
+def _fingerprint_of(group: ContainerGroup, keys_are_issued: bool) -> str:
+    """Of the variables that components/pipeline.py fingerprints: issued keys are compared by themselves."""
+    others = {
+        OWNER_VARIABLE,
+        ADOPTED_VARIABLE,
+        KEYS_END_VARIABLE,
+        *(KEY_VARIABLES if keys_are_issued else ()),
+    }
+    variables = group.container.environment_variables.items()
+    return fingerprint({name: value for name, value in variables if name not in others})
+
+
+def issued_keys_of(group: ContainerGroup) -> dict[str, str]:
+    """The bucket's keys in its containers' environment, in the form that `issued_keys` accepts."""
     values = (group.environment_value(name) for name in KEY_VARIABLES)
     names = ("accessKeyId", "secretAccessKey", "sessionToken")
     return {name: value for name, value in zip(names, values, strict=True) if value}
@@ -231,7 +244,7 @@ def is_foreign(group: ContainerGroup, owner: str) -> bool:
 
 
 def other_owner(group: ContainerGroup, owner: str) -> str | None:
-    """The other stack that the group belongs to; None when it is `owner`'s or nobody's."""
+    """The other stack that the group belongs to; None if it is `owner`'s or has no mark."""
     marked = group.environment_value(OWNER_VARIABLE)
     return marked if marked and marked != owner else None
 
@@ -241,13 +254,13 @@ def as_adopted(spec: GroupSpec) -> GroupSpec:
 
 
 def release(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> None:
-    """Leave a group that was there before us standing: stopped, without our mark, keys and `variables`, which may be secret."""
+    """Stop a group that existed before the stack, and remove our mark, keys and `variables`, which may be secret."""
     salad.stop_group(group.name)
     present = group.container.environment_variables
     gone = {name: None for name in present if name.startswith(OWN_VARIABLES) or name in variables}
     salad.patch_group(group.name, {"container": {"environment_variables": gone}}, tuple(present.values()))
     inform(
-        f"container group {group.name} was there before this stack and stays: stopped, with this stack's image and without its environment"
+        f"container group {group.name} existed before this stack and is not deleted: it is stopped, and keeps this stack's image but not its environment"
     )
 
 
@@ -255,31 +268,38 @@ def _create(salad: Salad, spec: GroupSpec) -> ContainerGroup:
     try:
         return salad.create_group(spec)
     except (Conflict, UncertainOutcome):
-        # Somebody was faster, or the answer got lost: what is there now decides.
+        # Another update created it first, or the answer was lost: check what exists now.
         group = salad.get_group(spec.name)
         if group is None:
             raise
         return group
 
 
-def _outputs(props: Props, group: ContainerGroup) -> Props:
-    return {**inputs_of(props, INPUTS), "gpuClass": ",".join(group.container.resources.gpu_classes)}
+def _state(args: ContainerGroupArgs, group: ContainerGroup) -> ContainerGroupState:
+    return carry_over(ContainerGroupState, args, gpu_class=_gpu_class(group))
 
 
-def not_ours(group: ContainerGroup, owner: str) -> FluxError:
+def _gpu_class(group: ContainerGroup) -> str:
+    return ",".join(group.container.resources.gpu_classes)
+
+
+def foreign_group(group: ContainerGroup, owner: str) -> FluxError:
     other = group.environment_value(OWNER_VARIABLE)
     return FluxError(
         f"container group {group.name} exists already and "
         + (f"belongs to {other}" if other else "is not this project's"),
-        f"{owner} must not change another one's group",
+        f"{owner} must not change a group that belongs to others",
         "choose another cluster.name, delete that group, or set `adopt: true`",
     )
 
 
-class TrainingGroup(Resource, module="flux", name="ContainerGroup"):
-    """Its Pulumi id is SaladCloud's id of the group."""
+class TrainingGroup(FluxResource[ContainerGroupArgs], module="flux", name="ContainerGroup"):
+    """Its Pulumi id is the group's id at SaladCloud."""
 
-    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+    provider_class = ContainerGroupProvider
+
+    def __init__(
+        self, name: str, args: ContainerGroupArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         secret = pulumi.ResourceOptions(additional_secret_outputs=["keys", "credentials"])
-        options = pulumi.ResourceOptions.merge(opts, secret)
-        super().__init__(ContainerGroupProvider(), name, {**props, "gpuClass": None}, options)
+        super().__init__(name, args, pulumi.ResourceOptions.merge(opts, secret))

@@ -1,84 +1,95 @@
-"""One immutable set of images in the bucket. Sent once, whatever number of jobs trains on it."""
+"""One immutable set of images in the bucket, uploaded once for all jobs that train on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
-
-from components.messages import Pulse, inform, progress
-from components.provider import FluxProvider, Props, inputs_of, replace_on
+from components.messages import TransferProgress, inform, progress
+from components.properties import Properties, carry_over, is_known
+from components.provider import FluxProvider, FluxResource
 from flux_training.clients.bulk import Outgoing
-from flux_training.clients.datasets import is_complete, missing
+from flux_training.clients.datasets import ImageIndex, is_complete, missing
 from flux_training.clients.storage import Storage
-from flux_training.training.dataset.manifest import Image, dataset_index, parse_dataset_index
+from flux_training.training.dataset.manifest import dataset_index
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet, read_images
 from flux_training.training.runs.run import Layout
 
-# What taking it down, and looking at it, need besides the id, which is the digest; a thousand of them make the state long enough.
-OUTPUTS = ("home", "bucket", "prefix", "name")
-INDEXES_AT_ONCE = 16
-# The type of the component that all datasets are below.
+# The type of the component that contains all datasets.
 PIPELINE = "flux:index:TrainingPipeline"
 
 
-class DatasetProvider(FluxProvider):
-    def diff(self, id_: str, olds: Props, news: Props) -> DiffResult:
-        self.check_home(olds)
-        # The old one last: its images are copied from, and its jobs have to go before it does.
-        seen = {**olds, "digest": id_} if "digest" in news else olds
-        return replace_on(("bucket", "prefix", "digest"), seen, news, old_first=False)
+@dataclass(frozen=True, kw_only=True)
+class DatasetState(Properties):
+    """Only what `read` and `delete` need besides the id (the digest): this is stored once per dataset."""
 
-    def create(self, props: Props) -> CreateResult:
-        storage = self.connection.storage(props["bucket"])
-        layout = Layout(props["prefix"])
-        # Before the first image: an upload that dies half-way is then still ours to take down.
-        storage.put_bytes(_reference(layout, props["digest"], props["name"]), b"{}")
-        if not is_complete(storage, layout, props["digest"]):
-            image_set = read_images(Path(props["folder"]).parent)
-            if image_set.digest != props["digest"]:
-                raise FluxError(f"{props['folder']} changed while the update was running", "", "run it again")
-            urn = dataset_urn(props["owner"], props["name"])
-            send(storage, layout, image_set, lambda text: progress(text, urn))
-        return CreateResult(props["digest"], inputs_of(props, OUTPUTS))
+    bucket: str
+    prefix: str
+    name: str
 
-    def read(self, id_: str, props: Props) -> ReadResult:
-        self.check_home(props)
-        storage = self.connection.storage(props["bucket"])
-        if not storage.exists() or not is_complete(storage, Layout(props["prefix"]), id_):
-            return ReadResult("", {})
-        # No inputs: a set of images that is whole cannot have drifted from what was declared.
-        return ReadResult(id_, inputs_of(props, OUTPUTS))
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.prefix)
 
-    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
-        # Only where the folder lies has changed: the images are the same, or this would be a replacement.
-        return UpdateResult(inputs_of(news, OUTPUTS))
 
-    def delete(self, digest: str, props: Props) -> None:
-        storage = self.connection.storage(props["bucket"])
-        layout = Layout(props["prefix"])
-        self.check_home(props)
+@dataclass(frozen=True, kw_only=True)
+class DatasetArgs(DatasetState):
+    """`folder` is the `dataset/` folder of a job; `images` is their number."""
+
+    folder: str
+    digest: str
+    images: int
+    owner: str
+
+
+class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
+    args_class = DatasetArgs
+    state_class = DatasetState
+    replaced_by = ("bucket", "prefix")
+    # Images are copied from the old dataset, and its jobs must be deleted before it is.
+    deletes_before_replacing = False
+    # A complete dataset cannot differ from what was declared.
+    reads_inputs = False
+
+    def changed(self, id_: str, old: DatasetState, new: DatasetArgs) -> list[str]:
+        digest = ["digest"] if is_known(new.digest) and new.digest != id_ else []
+        return super().changed(id_, old, new) + digest
+
+    def make(self, args: DatasetArgs) -> tuple[str, DatasetState]:
+        storage, layout = self.connection.storage(args.bucket), args.layout
+        # Before the first image, so that an interrupted upload can be deleted.
+        storage.put_bytes(_reference(layout, args.digest, args.name), b"{}")
+        if not is_complete(storage, layout, args.digest):
+            image_set = read_images(Path(args.folder).parent)
+            if image_set.digest != args.digest:
+                raise FluxError(f"{args.folder} changed while the update was running", "", "run it again")
+            urn = dataset_urn(args.owner, args.name)
+            upload(storage, layout, image_set, lambda text: progress(text, urn))
+        return args.digest, carry_over(DatasetState, args)
+
+    def find(self, id_: str, state: DatasetState) -> DatasetState | None:
+        storage = self.connection.storage(state.bucket)
+        return state if storage.exists() and is_complete(storage, state.layout, id_) else None
+
+    def remove(self, id_: str, state: DatasetState) -> None:
+        storage, layout = self.connection.storage(state.bucket), state.layout
         if not storage.exists():
             return
-        storage.delete_many([_reference(layout, digest, props["name"])])
-        if next(iter(storage.list(layout.dataset_references(digest))), None) is not None:
+        storage.delete_many([_reference(layout, id_, state.name)])
+        if next(iter(storage.list(layout.dataset_references(id_))), None) is not None:
             return
-        if self._is_being_trained_on(props["bucket"], layout.dataset(digest)):
-            inform(f"the images of dataset {digest[:12]} stay: an unfinished run still trains on them")
+        if self._is_in_use(state.bucket, layout.dataset(id_)):
+            inform(f"the images of dataset {id_[:12]} are kept: an unfinished run still trains on them")
             return
-        # The index first: what is left of an interrupted removal can then never pass for a whole dataset.
-        storage.delete_many([layout.dataset_index(digest)])
-        storage.delete_many([item.key for item in storage.list(layout.dataset(digest))])
+        # The index first: the rest of an interrupted deletion is then never taken for a complete dataset.
+        storage.delete_many([layout.dataset_index(id_)])
+        storage.delete_many([item.key for item in storage.list(layout.dataset(id_))])
 
-    def _is_being_trained_on(self, bucket: str, dataset: str) -> bool:
-        """One listing: of two, by status, a job that changes hands in between can be in neither."""
+    def _is_in_use(self, bucket: str, dataset: str) -> bool:
+        """By one listing of all jobs: a job that changes its status between two listings by status could be in neither."""
         return any(
             rule.bucket == bucket and rule.prefix.rstrip("/") == dataset.rstrip("/")
             for job in self.connection.kelpie().list_jobs()
@@ -87,103 +98,60 @@ class DatasetProvider(FluxProvider):
         )
 
 
-def send(storage: Storage, layout: Layout, image_set: ImageSet, tell: Callable[[str], None]) -> None:
-    """Bring every image that is not there yet: copied inside the bucket where another dataset has it, else uploaded.
+def upload(storage: Storage, layout: Layout, image_set: ImageSet, on_progress: Callable[[str], None]) -> None:
+    """Bring every missing image into the bucket, copied inside it from another dataset where possible.
 
-    The index is written last, and only when all of them are seen in the bucket.
+    The index is written last, once all images are seen in the bucket.
     """
-    folder = layout.dataset(image_set.digest)
-    todo = missing(storage, layout, image_set.digest, image_set.images)
-    shelf = shelf_of(storage, layout)
-    copies = [
-        (source, folder + name)
-        for name in todo
-        if (source := shelf.place_of(image_set.images[name])) and source != folder + name
-    ]
+    folder, images = layout.dataset(image_set.digest), image_set.images
+    index = image_index_of(storage, layout)
+    wanted = missing(storage, layout, image_set.digest, images)
+    sources = {name: index.key_of(images[name]) for name in wanted}
+    copies = [(key, folder + name) for name, key in sources.items() if key and key != folder + name]
+    left = wanted
     if copies:
-        storage.copy_many(copies, Pulse("copying", len(copies), 0, tell).told)
-        # What was not where its index says, or not whole, comes from here after all.
-        todo_now = missing(storage, layout, image_set.digest, image_set.images)
-    else:
-        todo_now = todo
-    images = [image_set.images[name] for name in todo_now]
-    files = [Outgoing(image_set.folder / i.name, folder + i.name, i.size, i.sha256) for i in images]
+        storage.copy_many(copies, TransferProgress("copying", len(copies), 0, on_progress).add)
+        # Images that were not where their index says are uploaded after all.
+        left = missing(storage, layout, image_set.digest, images)
+    files = [
+        Outgoing(image_set.folder / name, folder + name, images[name].size, images[name].sha256)
+        for name in left
+    ]
     size = sum(file.size for file in files)
-    storage.send_files(files, Pulse("uploading", len(files), size, tell).told)
-    still_missing = missing(storage, layout, image_set.digest, image_set.images) if todo else []
-    if still_missing:
+    storage.send_files(files, TransferProgress("uploading", len(files), size, on_progress).add)
+    if wanted and (absent := missing(storage, layout, image_set.digest, images)):
         raise FluxError(
-            f"the bucket lacks {', '.join(still_missing)} after the upload",
-            "a dataset is only used when every image is there",
+            f"the bucket lacks {', '.join(absent)} after the upload",
+            "a dataset is used only if it is complete",
             "run it again",
         )
-    storage.put_bytes(layout.dataset_index(image_set.digest), dataset_index(image_set.images))
-    shelf.add(image_set)
+    storage.put_bytes(layout.dataset_index(image_set.digest), dataset_index(images))
+    index.add(image_set.digest, images)
 
 
-class Shelf:
-    """Which images the datasets of a bucket hold: read once a process, when the first image is to be brought, and kept up to date.
-
-    Thread-safe. What it says is a hint: a copy may find nothing there.
-    """
-
-    def __init__(self, storage: Storage, layout: Layout) -> None:
-        self._storage, self._layout = storage, layout
-        self._lock = Lock()
-        self._known: dict[tuple[str, int], str] | None = None
-
-    def place_of(self, image: Image) -> str | None:
-        """The key below which the bucket should have the image."""
-        with self._lock:
-            if self._known is None:
-                self._known = self._read()
-            return self._known.get((image.sha256, image.size))
-
-    def add(self, image_set: ImageSet) -> None:
-        with self._lock:
-            if self._known is not None:
-                self._known |= self._places(image_set.digest, image_set.images)
-
-    def _read(self) -> dict[tuple[str, int], str]:
-        indexes = [item.key for item in self._storage.list(self._layout.dataset_indexes)]
-        with ThreadPoolExecutor(INDEXES_AT_ONCE) as pool:
-            raw = list(pool.map(self._storage.get_bytes, indexes))
-        found: dict[tuple[str, int], str] = {}
-        for key, content in zip(indexes, raw, strict=True):
-            digest = key.removeprefix(self._layout.dataset_indexes).removesuffix(".json")
-            with suppress(ValueError):
-                found |= self._places(digest, parse_dataset_index(content or b"{}"))
-        return found
-
-    def _places(self, digest: str, images: Mapping[str, Image]) -> dict[tuple[str, int], str]:
-        folder = self._layout.dataset(digest)
-        return {(image.sha256, image.size): folder + name for name, image in images.items()}
+_indexes: dict[tuple[str, str, str], ImageIndex] = {}
+_indexes_lock = Lock()
 
 
-_shelves: dict[tuple[str, str, str], Shelf] = {}
-_shelves_lock = Lock()
-
-
-def shelf_of(storage: Storage, layout: Layout) -> Shelf:
-    """One for all the datasets of a stack: a thousand of them read the indexes once."""
-    with _shelves_lock:
+def image_index_of(storage: Storage, layout: Layout) -> ImageIndex:
+    """One for all datasets of a stack in this process, so that a thousand of them read the indexes once."""
+    with _indexes_lock:
         place = (storage.endpoint_url or "", storage.bucket, layout.prefix)
-        return _shelves.setdefault(place, Shelf(storage, layout))
+        return _indexes.setdefault(place, ImageIndex(storage, layout))
 
 
 def _reference(layout: Layout, digest: str, name: str) -> str:
-    """Says that the dataset resource of this name wants the images: two resources may want the same ones."""
+    """Records that the dataset resource of this name needs the images: several resources may need the same."""
     return f"{layout.dataset_references(digest)}{name}.json"
 
 
 def dataset_urn(owner: str, name: str) -> str:
-    """The URN of a stack's dataset, which its provider is not told. `owner`: `<project>/<stack>`."""
+    """The URN of a stack's dataset, which Pulumi does not pass to its provider. `owner`: `<project>/<stack>`."""
     project, _, stack = owner.rpartition("/")
     return f"urn:pulumi:{stack}::{project}::{PIPELINE}$pulumi-python:{Dataset._resource_type_name}::{name}"
 
 
-class Dataset(Resource, module="flux", name="Dataset"):
+class Dataset(FluxResource[DatasetArgs], module="flux", name="Dataset"):
     """Its Pulumi id is the digest of its images. Named after the first declared job that has them."""
 
-    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(DatasetProvider(), name, props, opts)
+    provider_class = DatasetProvider

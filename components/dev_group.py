@@ -1,35 +1,32 @@
-"""One replica to try things on a real GPU, by VS Code tunnel. No worker: it has no keys, no queue and no scaling rule."""
+"""One replica for trying things on a real GPU, through a VS Code tunnel. It has no worker, keys, queue or scaling rule."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pulumi
-from pulumi.dynamic import Resource
 from pydantic import SecretStr
 
-from components.container_group import ContainerGroupProvider
-from components.provider import Props
+from components.container_group import ContainerGroupArgs, ContainerGroupProvider
+from components.provider import FluxResource
 
 TUNNEL_VARIABLE = "FLUX_TUNNEL_NAME"
+# VS Code refuses longer names.
+MAX_TUNNEL_NAME = 20
 
 
 class DevGroupProvider(ContainerGroupProvider):
-    def environment(self, props: Props) -> dict[str, str | SecretStr]:
-        return dev_environment(props["tunnel"])
+    def environment(self, args: ContainerGroupArgs) -> dict[str, str | SecretStr]:
+        return dev_environment(args.tunnel or "")
 
 
 def dev_environment(tunnel: str) -> dict[str, str | SecretStr]:
     return {TUNNEL_VARIABLE: tunnel}
 
 
-def tunnel_name(group: str, wanted: str | None) -> str:
-    """The tunnel's name: as wanted, else the group's, cut to the 20 characters that a tunnel's may have."""
-    return wanted or group[-20:].strip("-")
+def tunnel_name(group: str, configured: str | None) -> str:
+    """The configured name, or the end of the group's."""
+    return configured or group[-MAX_TUNNEL_NAME:].strip("-")
 
 
-class DevGroup(Resource, module="flux", name="DevGroup"):
-    """Its Pulumi id is SaladCloud's id of the group."""
+class DevGroup(FluxResource[ContainerGroupArgs], module="flux", name="DevGroup"):
+    """Its Pulumi id is the group's id at SaladCloud."""
 
-    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(DevGroupProvider(), name, {**props, "gpuClass": None}, opts)
+    provider_class = DevGroupProvider

@@ -1,6 +1,6 @@
-"""Words from a provider to the person in front of the terminal, in the row of the resource they are about.
+"""Messages from a provider to the user, shown in the row of their resource.
 
-A provider process cannot use pulumi.log (it has no engine); it has the engine's address in its arguments [PULUMI.md, measured].
+A provider process cannot use pulumi.log, but it gets the engine's address as an argument (docs/pulumi.md).
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
 
 PROGRESS_SECONDS = 2.0
 
-_begun = time.monotonic()
-_last_told: dict[str, float] = {}
+_started = time.monotonic()
+_last_shown: dict[str, float] = {}
 
 
 def progress(text: str, urn: str) -> None:
-    """Shown in the resource's row while it lasts, not repeated at the end.
+    """Show a passing message in the resource's row.
 
-    At most every two seconds, and not in the first two: without a terminal each is a line of its own.
+    At most every two seconds, and not in the first two: without a terminal each message takes a line.
     """
     now = time.monotonic()
-    if now - _last_told.get(urn, _begun) < PROGRESS_SECONDS:
+    if now - _last_shown.get(urn, _started) < PROGRESS_SECONDS:
         return
-    _last_told[urn] = now
+    _last_shown[urn] = now
     _log(text, urn, ephemeral=True)
 
 
-class Pulse:
-    """How a transfer of `count` files, `size` bytes together (0: not known), gets on, at what rate, and for how long still."""
+class TransferProgress:
+    """The progress, rate and remaining time of a transfer of `count` files with `size` bytes in total (0: not known)."""
 
     def __init__(
         self,
         verb: str,
         count: int,
         size: int,
-        tell: Callable[[str], None],
+        on_progress: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._verb, self._count, self._size, self._tell, self._clock = verb, count, size, tell, clock
-        self._begun = clock()
-        self._done = self._sent = 0
+        self._verb, self._count, self._size = verb, count, size
+        self._on_progress, self._clock = on_progress, clock
+        self._started = clock()
+        self._files = self._bytes = 0
 
-    def told(self, files: int, size: int) -> None:
-        """So many files and bytes more are through."""
-        self._done += files
-        self._sent += size
-        self._tell(self.text())
+    def add(self, files: int, size: int) -> None:
+        """So many more files and bytes are done."""
+        self._files += files
+        self._bytes += size
+        self._on_progress(self.text())
 
     def text(self) -> str:
         """`uploading 120 of 2000, 12.3 MB/s, about 15 s left`."""
-        seconds = max(self._clock() - self._begun, 1e-6)
-        done, whole = (self._sent, self._size) if self._size else (self._done, self._count)
-        left = (whole - done) * seconds / done if done else 0.0
+        seconds = max(self._clock() - self._started, 1e-6)
+        done, total = (self._bytes, self._size) if self._size else (self._files, self._count)
+        left = (total - done) * seconds / done if done else 0.0
         rate = (
-            f", {self._sent / seconds / 1e6:.1f} MB/s"
+            f"{self._bytes / seconds / 1e6:.1f} MB/s"
             if self._size
-            else f", {self._done / seconds:.0f} a second"
+            else f"{self._files / seconds:.0f} a second"
         )
-        return f"{self._verb} {self._done} of {self._count}{rate}" + (
-            f", about {left:.0f} s left" if left >= 1 else ""
-        )
+        remaining = f", about {left:.0f} s left" if left >= 1 else ""
+        return f"{self._verb} {self._files} of {self._count}, {rate}{remaining}"
 
 
 def inform(text: str, urn: str = "") -> None:
-    """Shown among the diagnostics."""
+    """Show a message among the diagnostics."""
     _log(text, urn, ephemeral=False)
 
 
@@ -81,7 +81,7 @@ def _log(text: str, urn: str, ephemeral: bool) -> None:
     try:
         engine.Log(request, timeout=5)
     except grpc.RpcError:
-        # Words are all that is lost; the work they are about goes on.
+        # Only the message is lost; the work goes on.
         return
 
 
@@ -92,4 +92,4 @@ def _engine() -> Any:
     if not host or not port.isdigit():
         return None
     # pulumi ships no types for its gRPC stubs' constructors.
-    return engine_pb2_grpc.EngineStub(grpc.insecure_channel(address))  # type: ignore[no-untyped-call,unused-ignore]
+    return engine_pb2_grpc.EngineStub(grpc.insecure_channel(address))  # type: ignore[no-untyped-call,unused-ignore]  # see above

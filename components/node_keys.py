@@ -1,98 +1,113 @@
-"""Keys of R2 for the nodes of one stack: for its prefix and for a time, or for its bucket until they are taken away.
+"""R2 keys for the nodes of one stack: for its prefix and a limited time, or for the whole bucket until they are revoked.
 
-New ones are made before the container group changes and old ones revoked after it has: the engine deletes what was replaced last.
+New keys are created before the container group changes and old ones revoked after it: the engine deletes replaced resources last.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource
 
-from components.provider import FluxProvider, Props, inputs_of, replace_on
+from components.properties import Properties, carry_over
+from components.provider import FluxProvider, FluxResource
 from flux_training.clients.cloudflare import MAX_KEY_SECONDS, Keys
 from flux_training.clients.salad import MAX_VALUE_LENGTH
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.node_rights import parse_time
 
-INPUTS = ("home", "bucket", "prefixes", "credentials", "end", "rotate", "parent", "owner")
-SHORTEST_SECONDS = 60.0
-TOKEN = "token"  # noqa: S105 - the name of a kind, no secret
+MIN_SECONDS = 60.0
+TOKEN = "token"  # noqa: S105 - the name of a kind of credentials, not a secret
 
 
-class NodeKeysProvider(FluxProvider):
-    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
-        self.check_home(olds)
-        fields = ("bucket", "prefixes", "credentials", "end", "rotate", "parent")
-        return replace_on(fields, olds, news, old_first=False)
+@dataclass(frozen=True, kw_only=True)
+class NodeKeysArgs(Properties):
+    """`credentials` is `token` or `temporary`; `end` is empty for keys without an end. `parent` identifies the keys that these are made from."""
 
-    def create(self, props: Props) -> CreateResult:
-        if props["credentials"] == TOKEN:
-            keys = self.connection.cloudflare().replace_tokens(token_name(props), props["bucket"])
-            return CreateResult(keys.access_key_id, _outputs(props, keys))
-        keys = self._temporary(props)
-        return CreateResult(props["end"], _outputs(props, keys))
+    bucket: str
+    prefixes: str
+    credentials: str
+    end: str
+    rotate: int
+    parent: str
+    owner: str
 
-    def read(self, id_: str, props: Props) -> ReadResult:
-        self.check_home(props)
-        # Temporary ones cannot be asked about; when they end is known.
-        if props["credentials"] == TOKEN and not self.connection.cloudflare().has_token(id_):
-            return ReadResult("", {})
-        return ReadResult(id_, props, inputs_of(props, INPUTS))
 
-    def delete(self, id_: str, props: Props) -> None:
-        self.check_home(props)
-        if props["credentials"] == TOKEN:
+@dataclass(frozen=True, kw_only=True)
+class NodeKeysState(NodeKeysArgs):
+    """`keys` is secret, with the keys of components/node_environment.py's `issued_keys`."""
+
+    keys: Mapping[str, str]
+
+
+class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
+    args_class = NodeKeysArgs
+    state_class = NodeKeysState
+    replaced_by = ("bucket", "prefixes", "credentials", "end", "rotate", "parent")
+    deletes_before_replacing = False
+
+    def make(self, args: NodeKeysArgs) -> tuple[str, NodeKeysState]:
+        if args.credentials == TOKEN:
+            keys = self.connection.cloudflare().replace_tokens(token_name(args), args.bucket)
+            return keys.access_key_id, _state(args, keys)
+        return args.end, _state(args, self._temporary(args))
+
+    def find(self, id_: str, state: NodeKeysState) -> NodeKeysState | None:
+        # Cloudflare cannot be asked about temporary keys; their end is known.
+        if state.credentials == TOKEN and not self.connection.cloudflare().has_token(id_):
+            return None
+        return state
+
+    def change(self, _id: str, old: NodeKeysState, new: NodeKeysArgs) -> NodeKeysState:
+        return carry_over(NodeKeysState, new, keys=old.keys)
+
+    def remove(self, id_: str, state: NodeKeysState) -> None:
+        if state.credentials == TOKEN:
             self.connection.cloudflare().delete_token(id_)
 
-    def _temporary(self, props: Props) -> Keys:
-        end = parse_time(props["end"])
-        # An end that is past: nothing is left to train, and the group gets some all the same.
-        seconds = max(SHORTEST_SECONDS, (end - datetime.now(UTC)).total_seconds() if end else 0.0)
+    def _temporary(self, args: NodeKeysArgs) -> Keys:
+        end = parse_time(args.end)
+        # An end in the past means that nothing is left to train; the group needs keys all the same.
+        seconds = max(MIN_SECONDS, (end - datetime.now(UTC)).total_seconds() if end else 0.0)
         keys = self.connection.cloudflare().temporary_keys(
             self.connection.s3_access_key_id,
-            props["bucket"],
-            props["prefixes"].split(", "),
+            args.bucket,
+            args.prefixes.split(", "),
             min(seconds, MAX_KEY_SECONDS),
         )
         length = len(keys.session_token.get_secret_value()) if keys.session_token else 0
         if length > MAX_VALUE_LENGTH:
             raise FluxError(
                 f"Cloudflare's session token has {length} characters",
-                f"SaladCloud takes values of at most {MAX_VALUE_LENGTH}",
+                f"SaladCloud accepts values of at most {MAX_VALUE_LENGTH}",
                 "set `storage.credentials: token`",
             )
         return keys
 
 
-def token_name(props: Props) -> str:
-    """One name for one issue: an attempt whose answer got lost is found by it, and never the token that nodes still hold."""
-    fields = ("bucket", "prefixes", "credentials", "parent")
-    what = " ".join([*(str(props[name]) for name in fields), f"{props['rotate']:.0f}"])
-    return f"{props['owner']} nodes {hashlib.sha256(what.encode()).hexdigest()[:8]}"
+def token_name(args: NodeKeysArgs) -> str:
+    """The name of one issued token: a retry after a lost answer finds the token by it, and never finds one that nodes still hold."""
+    what = f"{args.bucket} {args.prefixes} {args.credentials} {args.parent} {args.rotate}"
+    return f"{args.owner} nodes {hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
 
-def _outputs(props: Props, keys: Keys) -> Props:
+def _state(args: NodeKeysArgs, keys: Keys) -> NodeKeysState:
     values = {
         "accessKeyId": keys.access_key_id,
         "secretAccessKey": keys.secret_access_key.get_secret_value(),
         "sessionToken": keys.session_token.get_secret_value() if keys.session_token else None,
     }
-    return {
-        **inputs_of(props, INPUTS),
-        "keys": {name: value for name, value in values.items() if value is not None},
-    }
+    given = {name: value for name, value in values.items() if value is not None}
+    return carry_over(NodeKeysState, args, keys=given)
 
 
-class NodeKeys(Resource, module="flux", name="NodeKeys"):
-    """`keys` is secret. `end` is empty for keys that have none."""
-
+class NodeKeys(FluxResource[NodeKeysArgs], module="flux", name="NodeKeys"):
+    provider_class = NodeKeysProvider
     keys: pulumi.Output[dict[str, str]]
 
-    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(self, name: str, args: NodeKeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         secret = pulumi.ResourceOptions(additional_secret_outputs=["keys"])
-        options = pulumi.ResourceOptions.merge(opts, secret)
-        super().__init__(NodeKeysProvider(), name, {**props, "keys": None}, options)
+        super().__init__(name, args, pulumi.ResourceOptions.merge(opts, secret))

@@ -1,4 +1,4 @@
-"""What all our dynamic providers share: no state of their own, clients made from configuration and environment."""
+"""The base of all our dynamic providers and resources: typed properties, and service clients made from the configuration."""
 
 from __future__ import annotations
 
@@ -6,49 +6,78 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from pulumi.dynamic import ConfigureRequest, DiffResult, ResourceProvider, dynamic
-from pulumi.output import Unknown
+import pulumi
+from pulumi.dynamic import (
+    ConfigureRequest,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+    dynamic,
+)
 
+from components.properties import (
+    Properties,
+    Props,
+    carry_over,
+    changed_keys,
+    from_props,
+    is_known,
+    keys_of,
+    to_props,
+)
 from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
 from flux_training.training.errors import FluxError
 
-Props = dict[str, Any]
+A = TypeVar("A", bound=Properties)
+S = TypeVar("S", bound=Properties)
 
 
-def cure_the_sdk() -> None:
-    """Serialise each provider class once, not once a resource.
+def serialize_each_class_once() -> None:
+    """Work around a leak in the SDK's `serialize_provider` (seen in 3.260 and 3.272), with the Pulumi CLI and without it.
 
-    Each call of the SDK's `serialize_provider` (seen in 3.260 and 3.272) costs 4 ms and leaves one more wrapper on the pickler it
-    sorts with, until at about the 319th dynamic resource of a program Python gives up with RecursionError (ENGINE.md, trap 1). Ours
-    have no state (`__getstate__`), so one text stands for all the resources of a class.
+    Each call takes 4 ms and leaves one more wrapper on the pickler it sorts with; at about the 319th dynamic resource Python
+    raises RecursionError. Our providers have no state, so that one text serves all resources of a class.
     """
-    if getattr(dynamic.serialize_provider, "cured", False):
+    if getattr(dynamic.serialize_provider, "is_patched", False):
         return
     serialize = dynamic.serialize_provider
-    pickler: Any = pickle._Pickler  # type: ignore[attr-defined,unused-ignore]  # what the SDK itself patches
+    pickler: Any = pickle._Pickler  # type: ignore[attr-defined,unused-ignore]  # the class that the SDK wraps
     known: dict[type, str] = {}
 
-    def once(provider: ResourceProvider) -> str:
+    def serialize_once(provider: ResourceProvider) -> str:
         kind = type(provider)
         if not isinstance(provider, FluxProvider) or kind not in known:
-            unpatched = pickler._batch_setitems
+            unwrapped = pickler._batch_setitems
             try:
                 known[kind] = serialize(provider)
             finally:
-                pickler._batch_setitems = unpatched
+                pickler._batch_setitems = unwrapped
         return known[kind]
 
-    once.cured = True  # type: ignore[attr-defined]
-    dynamic.serialize_provider = once
+    serialize_once.is_patched = True  # type: ignore[attr-defined]  # a mark on our own function
+    dynamic.serialize_provider = serialize_once
 
 
-class FluxProvider(ResourceProvider):
-    """Pickled as a reference to its class alone, so that credentials never reach the state (PULUMI.md, rules 1 and 3)."""
+class FluxProvider(ResourceProvider, Generic[A, S]):
+    """Converts Pulumi's property dicts, so that subclasses work with their args class `A` (declared) and state class `S` (stored).
+
+    Pickled as a reference to its class alone, so that no credential gets into the state (docs/pulumi.md).
+    """
 
     serialize_as_secret_always = False
+    args_class: type[A]
+    state_class: type[S]
+    # Fields whose change replaces the resource.
+    replaced_by: tuple[str, ...] = ()
+    # Names are unique, and what is no longer wanted should stop costing money: the old resource is deleted first.
+    deletes_before_replacing = True
+    # Whether `read` also updates the inputs, so that the next preview shows drift and `up` repairs it.
+    reads_inputs = True
     connection: Connection
     cluster_environment: dict[str, str]
 
@@ -56,61 +85,100 @@ class FluxProvider(ResourceProvider):
         return None
 
     def configure(self, req: ConfigureRequest) -> None:
-        # What is left of a failure is `Type: message`: our errors are written to be read without a traceback.
+        # Our errors are written to be read without a traceback. The SDK then shows `Type: message`.
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
         kind = storage_kind(req.config.get("storage"))
         self.connection = connect(req.config.get("cloud"), settings, os.environ, kind)
-        # The values may be secrets, so they come this way and not as inputs, which lie in the state in plain text.
+        # Not an input: the values may be secrets, and the state keeps inputs in plain text.
         cluster = json.loads(req.config.get("cluster") or "{}")
         self.cluster_environment = dict(cluster.get("environment") or {})
 
-    def check_home(self, props: Props) -> None:
-        """Raises FluxError when the resource lives with another organization, project or store than the keys given reach.
+    def diff(self, id_: str, olds: Props, news: Props) -> DiffResult:
+        old, new = from_props(self.state_class, olds), from_props(self.args_class, news)
+        self.check_home(old)
+        replaces = self.changed(id_, old, new)
+        self.check_change(old, new, replaces)
+        # `changes` stays None, so that the engine finds and shows changed fields (docs/pulumi.md).
+        return DiffResult(replaces=replaces, delete_before_replace=self.deletes_before_replacing)
 
-        Otherwise it would be "not found" there, dropped from the state, and made and paid for again.
+    def create(self, props: Props) -> CreateResult:
+        id_, state = self.make(from_props(self.args_class, props))
+        return CreateResult(id_, to_props(state))
+
+    def read(self, id_: str, props: Props) -> ReadResult:
+        state = from_props(self.state_class, props)
+        self.check_home(state)
+        found = self.find(id_, state)
+        if found is None:
+            return ReadResult("", {})
+        inputs = to_props(carry_over(self.args_class, found)) if self.reads_inputs else None
+        return ReadResult(id_, to_props(found), inputs)
+
+    def update(self, id_: str, olds: Props, news: Props) -> UpdateResult:
+        old, new = from_props(self.state_class, olds), from_props(self.args_class, news)
+        return UpdateResult(to_props(self.change(id_, old, new)))
+
+    def delete(self, id_: str, props: Props) -> None:
+        state = from_props(self.state_class, props)
+        self.check_home(state)
+        self.remove(id_, state)
+
+    def changed(self, _id: str, old: S, new: A) -> list[str]:
+        """The properties whose change replaces the resource."""
+        return changed_keys(self.replaced_by, old, new)
+
+    def check_change(self, old: S, new: A, replaces: list[str]) -> None:
+        """Raise FluxError for a change that must not be made, already in the preview."""
+
+    def make(self, args: A) -> tuple[str, S]:
+        """Create the resource, or adopt our own existing one: its id and state."""
+        raise NotImplementedError
+
+    def find(self, _id: str, state: S) -> S | None:
+        """The resource as it is now; None if it does not exist any more."""
+        return state
+
+    def change(self, _id: str, _old: S, new: A) -> S:
+        """Update the resource in place."""
+        return carry_over(self.state_class, new)
+
+    def remove(self, _id: str, state: S) -> None:
+        """Delete the resource."""
+
+    def check_home(self, properties: Properties) -> None:
+        """Raise FluxError if the resource lives with another organization, project or store than the given keys reach.
+
+        Otherwise it would be "not found" there, dropped from the state, created again and paid for again.
         """
         here = home(self.connection)
-        if is_known(props.get("home")) and props.get("home") != here:
+        if is_known(properties.home) and properties.home != here:
             raise FluxError(
-                f"this stack lives in {props.get('home')}, but the keys given are for {here}",
-                "one stack stays in one place",
-                "give the keys of the first, or use another stack",
+                f"this stack lives in {properties.home}, but the given keys are for {here}",
+                "a stack cannot move",
+                "use the keys of the first place, or another stack for the second",
             )
 
 
-cure_the_sdk()
+class FluxResource(Resource, Generic[A]):
+    """A resource declared by its args class. Its outputs are attributes with the property names of its state class."""
+
+    provider_class: type[FluxProvider[A, Any]]
+
+    def __init__(self, name: str, args: A, opts: pulumi.ResourceOptions | None = None) -> None:
+        provider = self.provider_class()
+        # Pulumi makes an output only of a property that is declared, if only as None.
+        declared = keys_of(provider.args_class)
+        outputs = {key: None for name, key in keys_of(provider.state_class).items() if name not in declared}
+        super().__init__(provider, name, {**outputs, **to_props(args)}, opts)
+
+
+serialize_each_class_once()
 
 
 def home(connection: Connection) -> str:
-    """Where a stack's resources live. The cloud on this machine is one place, whatever its ports."""
+    """Where a stack's resources live. The local cloud is one place, whatever its ports."""
     if connection.cloud == "local":
         return "the cloud on this machine"
     store = connection.s3_endpoint or f"S3 in {connection.s3_region}"
     return f"{connection.organization}/{connection.project} at {connection.salad_url}, {store}"
-
-
-def is_known(value: object) -> bool:
-    """Whether a preview knows the value. Unknown is truthy and cannot be indexed (PULUMI.md)."""
-    return not isinstance(value, Unknown)
-
-
-def replace_on(
-    fields: tuple[str, ...], olds: Mapping[str, Any], news: Mapping[str, Any], old_first: bool = True
-) -> DiffResult:
-    """A replacement when one of `fields` changed to a known value; whether anything else changed the engine finds itself.
-
-    `changes` stays None so that the engine shows what changed field by field (PULUMI.md, rule 2). `old_first`: the old one is
-    deleted before the new one is made, because names are unique, and what is no longer wanted must stop costing.
-    """
-    changed = [
-        name
-        for name in fields
-        if name in olds and is_known(news.get(name)) and is_known(olds[name]) and olds[name] != news.get(name)
-    ]
-    return DiffResult(replaces=changed, delete_before_replace=old_first)
-
-
-def inputs_of(outputs: Props, names: tuple[str, ...]) -> Props:
-    """The inputs among a resource's outputs, for ReadResult.inputs."""
-    return {name: outputs[name] for name in names if name in outputs}

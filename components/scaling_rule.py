@@ -1,65 +1,62 @@
-"""Kelpie's scaling rule: how many replicas of the group run for how many queued jobs, down to none."""
+"""Kelpie's scaling rule: how many replicas of the container group run for how many queued jobs, down to none."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from dataclasses import dataclass, replace
 
 from components.container_group import other_owner
-from components.provider import FluxProvider, Props, inputs_of, replace_on
-from flux_training.clients.kelpie import Kelpie
-
-INPUTS = ("home", "groupId", "groupName", "owner", "minReplicas", "maxReplicas", "idleThresholdSeconds")
+from components.properties import Properties
+from components.provider import FluxProvider, FluxResource
 
 
-class ScalingRuleProvider(FluxProvider):
-    def diff(self, _id: str, olds: Props, news: Props) -> DiffResult:
-        self.check_home(olds)
-        return replace_on(("groupId",), olds, news)
+@dataclass(frozen=True, kw_only=True)
+class ScalingRuleArgs(Properties):
+    """`group_name` and `owner` tell whether another stack has adopted the group; older states lack them."""
 
-    def create(self, props: Props) -> CreateResult:
-        _put(self.connection.kelpie(), props)
-        return CreateResult(props["groupId"], inputs_of(props, INPUTS))
+    group_id: str
+    group_name: str = ""
+    owner: str = ""
+    min_replicas: int
+    max_replicas: int
+    idle_threshold_seconds: int
 
-    def read(self, id_: str, props: Props) -> ReadResult:
-        self.check_home(props)
-        rule = self.connection.kelpie().get_rule(props["groupId"])
+
+class ScalingRuleProvider(FluxProvider[ScalingRuleArgs, ScalingRuleArgs]):
+    args_class = state_class = ScalingRuleArgs
+    replaced_by = ("group_id",)
+
+    def make(self, args: ScalingRuleArgs) -> tuple[str, ScalingRuleArgs]:
+        self._put(args)
+        return args.group_id, args
+
+    def find(self, _id: str, state: ScalingRuleArgs) -> ScalingRuleArgs | None:
+        rule = self.connection.kelpie().get_rule(state.group_id)
         if rule is None:
-            return ReadResult("", {})
-        seen = inputs_of(props, INPUTS) | {
-            "minReplicas": rule.min_replicas,
-            "maxReplicas": rule.max_replicas,
-            "idleThresholdSeconds": rule.idle_threshold_seconds,
-        }
-        return ReadResult(id_, seen, dict(seen))
+            return None
+        return replace(
+            state,
+            min_replicas=rule.min_replicas,
+            max_replicas=rule.max_replicas,
+            idle_threshold_seconds=rule.idle_threshold_seconds,
+        )
 
-    def update(self, _id: str, _olds: Props, news: Props) -> UpdateResult:
-        _put(self.connection.kelpie(), news)
-        return UpdateResult(inputs_of(news, INPUTS))
+    def change(self, _id: str, _old: ScalingRuleArgs, new: ScalingRuleArgs) -> ScalingRuleArgs:
+        self._put(new)
+        return new
 
-    def delete(self, _id: str, props: Props) -> None:
-        self.check_home(props)
-        # A rule of a state written before these were among its inputs is nobody else's.
-        name, owner = props.get("groupName"), props.get("owner", "")
-        group = self.connection.salad().get_group(name) if name else None
-        # The stack that has adopted the group has its own rule under the same id.
-        if group is None or group.id != props["groupId"] or not other_owner(group, owner):
-            self.connection.kelpie().delete_rule(props["groupId"])
+    def remove(self, _id: str, state: ScalingRuleArgs) -> None:
+        group = self.connection.salad().get_group(state.group_name) if state.group_name else None
+        # A stack that has adopted the group has its own rule under the same id.
+        if group is None or group.id != state.group_id or not other_owner(group, state.owner):
+            self.connection.kelpie().delete_rule(state.group_id)
 
-
-def _put(kelpie: Kelpie, props: Props) -> None:
-    kelpie.put_rule(
-        props["groupId"],
-        int(props["minReplicas"]),
-        int(props["maxReplicas"]),
-        int(props["idleThresholdSeconds"]),
-    )
+    def _put(self, args: ScalingRuleArgs) -> None:
+        self.connection.kelpie().put_rule(
+            args.group_id, args.min_replicas, args.max_replicas, args.idle_threshold_seconds
+        )
 
 
-class ScalingRule(Resource, module="flux", name="ScalingRule"):
-    """One a container group, keyed by its id."""
+class ScalingRule(FluxResource[ScalingRuleArgs], module="flux", name="ScalingRule"):
+    """One per container group, identified by the group's id."""
 
-    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(ScalingRuleProvider(), name, props, opts)
+    provider_class = ScalingRuleProvider

@@ -25,7 +25,7 @@ ALL = [*DOCUMENTS, *DATED]
 # Not a package: its files lie beside the job on a node, as in the trainer's image.
 IMAGE = ROOT / "packages/localcloud/localcloud/trainer"
 # The base class, and the component that holds the others.
-NO_ROW = {"FluxProvider", "TrainingPipeline"}
+NO_ROW = {"FluxResource", "FluxProvider", "TrainingPipeline"}
 
 
 TEXT_FILES = ("", ".hcl", ".md", ".py", ".sh", ".toml", ".yaml", ".yml")

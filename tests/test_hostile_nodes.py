@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.pipeline import in_sum
+from components.pipeline import total_cost
 from components.preparation import remaining
 from flux_training.clients.errors import NotFound
 from flux_training.clients.results import (
@@ -122,7 +122,7 @@ def test_no_record_and_no_progress_end_the_program(odd: Any) -> None:
     }
     bucket = storage(objects)
     cost = cost_of(read_json(bucket, KEYS.record) or {}, read_json(bucket, KEYS.progress) or {})
-    json.dumps(in_sum({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
+    json.dumps(total_cost({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
     seen = run_status(bucket, KEYS, 20, None, 30)
     seen.reason.encode()
     inputs = inputs_of_run(bucket, KEYS)
@@ -141,7 +141,7 @@ def test_no_time_left_ends_the_program(odd: Any) -> None:
         ),
     )
     objects = {KEYS.progress: json.dumps({"eta_seconds": odd}).encode()}
-    seconds_needed(remaining(storage(objects), Layout(""), [job], there=True), 1)
+    seconds_needed(remaining(storage(objects), Layout(""), [job], bucket_exists=True), 1)
 
 
 NUMBERS = st.one_of(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.results import newest_sound, read_json
 from flux_training.clients.run_states import in_parallel
-from flux_training.clients.salad import ContainerGroup, Salad
+from flux_training.clients.salad import Salad
 from flux_training.clients.storage import Storage
-from flux_training.training.bill import estimate_record
 from flux_training.training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, names_a_class
 from flux_training.training.jobs.declare import DeclaredJob
@@ -163,37 +160,3 @@ def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:
         # How many of the steps were its own is not written down for a run that was resumed and interrupted too.
         return None
     return seen_of(progress, storage.get_bytes(f"{keys.config}train.yml") or b"")
-
-
-def estimate_run(
-    connection: Connection, bucket: str, prefix: str, group: ContainerGroup, work: Work
-) -> dict[str, Any] | None:
-    """The estimate that a run's run.json keeps, on its container group's class; None when prices cannot be had now.
-
-    Prices and speeds are read once a process.
-    """
-    classes = group.container.resources.gpu_classes
-    try:
-        offer = next(
-            (one for one in _offers(connection, group.priority or "high") if one.id in classes), None
-        )
-        seen = _speeds(connection, bucket, prefix)
-    except ServiceError:
-        return None
-    if offer is None:
-        return None
-    rate = _rate_of(offer, group.priority or "high")
-    bill = bill_for(
-        [work], rate, seen, TFLOPS, CLOUDS[connection.cloud], most_replicas=1, idle_threshold=None
-    )
-    return estimate_record(bill, work.job)
-
-
-@functools.cache
-def _offers(connection: Connection, priority: str) -> list[Offer]:
-    return [offer_of(gpu, priority) for gpu in connection.salad().gpu_classes()]
-
-
-@functools.cache
-def _speeds(connection: Connection, bucket: str, prefix: str) -> list[Seen]:
-    return speeds(connection.storage(bucket), Layout(prefix))

@@ -24,7 +24,7 @@ COMMANDS = {
     "sweep": "flux_training.commands.jobs.sweep:sweep",
     "up": "flux_training.commands.stack.command:up",
     "preview": "flux_training.commands.stack.command:preview",
-    "plan": "flux_training.commands.plan:plan",
+    "plan": "flux_training.commands.plan.command:plan",
     "lint": "flux_training.commands.jobs.lint:lint",
     "refresh": "flux_training.commands.stack.command:refresh",
     "destroy": "flux_training.commands.stack.command:destroy",

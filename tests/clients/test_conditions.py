@@ -106,5 +106,5 @@ def test_a_bucket_in_which_two_updates_can_both_win_is_refused(server: Server) -
         "adopt": False,
         "results": "keep",
     }
-    with pytest.raises(FluxError, match=r"overwrites what If-Match should keep.*twice.*use R2, AWS"):
+    with pytest.raises(FluxError, match=r"ignores If-Match.*twice.*use R2, AWS"):
         provider.create(props)

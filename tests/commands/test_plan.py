@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from flux_training.commands.plan_document import as_json
-from flux_training.commands.plan_markdown import LONGEST, as_comment, as_markdown, difference, escaped, marker
-from flux_training.commands.plan_page import as_page
-from flux_training.commands.plan_pictures import InRepository, thumbnail
-from flux_training.commands.plan_text import as_text, megabytes
+from flux_training.commands.plan.document import as_json
+from flux_training.commands.plan.markdown import LONGEST, as_comment, as_markdown, difference, escaped, marker
+from flux_training.commands.plan.page import as_page
+from flux_training.commands.plan.pictures import InRepository, thumbnail
+from flux_training.commands.plan.text import as_text, megabytes
 from flux_training.training.cost import Bill, Line, Rate
 from flux_training.training.finding import Finding, LintReport
 from flux_training.training.runs.changes import Changes, Edited

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import queueing
-from tests.components.in_memory import Clock
+from components import claims, queueing
+from tests.components.in_memory import FakeClock
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(queueing, "time", SimpleNamespace(sleep=made.sleep, monotonic=lambda: made.now))
-    monkeypatch.setattr(queueing, "_now", lambda: made.now)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    made = FakeClock()
+    time = SimpleNamespace(sleep=made.sleep, monotonic=lambda: made.now)
+    monkeypatch.setattr(queueing, "time", time)
+    monkeypatch.setattr(claims, "time", time)
+    monkeypatch.setattr(claims, "_now", lambda: made.now)
     return made

@@ -1,4 +1,4 @@
-"""A queue and a bucket in memory, with what goes wrong between them and us."""
+"""A queue and a bucket in memory, with failures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from components.queueing import (
-    Claim,
-    ClaimFile,
-    Queue,
-)
+from components.claims import Claim, ClaimFile
+from components.queueing import Queue
 from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.storage import ObjectInfo
 from flux_training.training.runs.run import RunKeys
 
-WANTED = RunPlace("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
+PLACE = RunPlace("cat", "run", "b", "runs/cat/run/output/", "runs/cat/")
 REQUEST = JobRequest(container_group_id="g", command="python", sync=Sync())
 KEYS = RunKeys("runs/cat/run/", "cat")
 KEY = KEYS.claim
@@ -38,7 +35,7 @@ def job(name: str, status: str = "pending", run: str = "run", created: int | Non
 
 
 class FakeKelpie:
-    """A queue in memory.  `posts`: what each post comes to; a post that raises may have queued its job all the same."""
+    """`posts`: the outcome of each post; one that raises may still have queued its job."""
 
     def __init__(self, *jobs: Job) -> None:
         self.jobs = {one.id: one for one in jobs}
@@ -78,7 +75,7 @@ class FakeKelpie:
 
 
 def lost(kelpie: FakeKelpie, *arrived: Job) -> Callable[[], Job]:
-    """A post whose answer never came; `arrived`: what it queued."""
+    """A post whose answer was lost; `arrived`: the jobs that it queued."""
 
     def post() -> Job:
         for one in arrived:
@@ -89,7 +86,7 @@ def lost(kelpie: FakeKelpie, *arrived: Job) -> Callable[[], Job]:
 
 
 class FakeStorage:
-    """The claim with its ETags, and beside it the job that was posted under it."""
+    """Holds the claim with its ETags, and posted.json."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
@@ -130,13 +127,13 @@ class FakeStorage:
         return cast(dict[str, Any], json.loads(self.content))
 
     def job(self) -> str | None:
-        """The job that the present claim is known to have."""
+        """The job recorded for the current claim."""
         posted = json.loads(self.posted or b"{}")
         return posted["kelpie_id"] if posted.get("claim") == self.claim()["token"] else None
 
 
-class Busy(FakeStorage):
-    """Refuses the writes of some keys: too many at once."""
+class BusyStorage(FakeStorage):
+    """Rate-limits writes to some keys."""
 
     def __init__(self, *keys: str) -> None:
         super().__init__()
@@ -150,8 +147,8 @@ class Busy(FakeStorage):
         return super().put_bytes(key, content, if_none_match=if_none_match, if_match=if_match)
 
 
-class Clock:
-    """Time passes only when somebody sleeps."""
+class FakeClock:
+    """Time passes only during `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -167,11 +164,11 @@ class Clock:
 
 def post_once(kelpie: FakeKelpie, storage: FakeStorage, **more: Any) -> Job:
     claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
-    return Queue(cast(Any, kelpie), "g").post_once(WANTED, REQUEST, claims, **more)
+    return Queue(cast(Any, kelpie), "g").post_once(PLACE, REQUEST, claims, **more)
 
 
 def held(storage: FakeStorage, claimed_at: float = 1000.0, job: str | None = None) -> None:
-    """By another machine; `job`: what it has posted."""
+    """Let another machine hold the claim; `job`: the one that it posted."""
     claim = Claim("x/y", "there", 1, claimed_at)
     storage.put_bytes(KEY, claim.to_json())
     if job is not None:

@@ -14,7 +14,8 @@ from localcloud.testing import running_cloud
 
 from components.bucket import BucketProvider, keys_of_runs
 from components.container_group import ContainerGroupProvider
-from components.provider import FluxProvider, Props, home
+from components.properties import Props
+from components.provider import FluxProvider, home
 from components.scaling_rule import ScalingRuleProvider
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.salad import ContainerGroup, GroupSpec

@@ -12,12 +12,8 @@ from typing import Any, cast
 import pytest
 
 from components import queueing
-from components.queueing import (
-    ClaimFile,
-    Queue,
-    queue_of,
-    this_host,
-)
+from components.claims import ClaimFile, this_host
+from components.queueing import Queue, queue_of
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
@@ -26,10 +22,10 @@ from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
     KEY,
     KEYS,
+    PLACE,
     REQUEST,
-    WANTED,
-    Busy,
-    Clock,
+    BusyStorage,
+    FakeClock,
     FakeKelpie,
     FakeStorage,
     held,
@@ -44,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("clock")
 # ---- the usual way
 
 
-def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: Clock) -> None:
+def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     prepared: list[int] = []
     found = post_once(kelpie, storage, prepare=lambda: prepared.append(kelpie.posted))
@@ -62,7 +58,7 @@ def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: Clock)
     }
 
 
-def test_a_claim_is_renewed_before_the_post_when_a_second_has_passed(clock: Clock) -> None:
+def test_a_claim_is_renewed_before_the_post_when_a_second_has_passed(clock: FakeClock) -> None:
     """R2 refuses a second write of a key within a second (UPSTREAM.md)."""
     kelpie, storage = FakeKelpie(), FakeStorage()
     post_once(kelpie, storage, prepare=lambda: clock.sleep(1.0))
@@ -99,10 +95,10 @@ def test_jobs_of_other_runs_of_the_same_job_are_canceled() -> None:
 def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
     kelpie = FakeKelpie()
     queue = Queue(cast(Any, kelpie), "g")
-    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
+    queue.post_once(PLACE, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     assert [one.id for one in queue.jobs()] == ["posted-1"]
     assert kelpie.lists == 1
-    queue.drop()
+    queue.forget()
     assert [one.id for one in queue.jobs()] == ["posted-1"]
     queue.jobs(fresh=True)
     assert kelpie.lists == 3
@@ -113,14 +109,14 @@ def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
 # ---- a post without an answer
 
 
-def test_a_post_that_arrived_is_found_after_a_while(clock: Clock) -> None:
+def test_a_post_that_arrived_is_found_after_a_while(clock: FakeClock) -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("arrived"))]
     assert post_once(kelpie, FakeStorage()).id == "arrived"
     assert (kelpie.posted, clock.slept, kelpie.canceled) == (1, [5.0], [])
 
 
-def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock: Clock) -> None:
+def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock: FakeClock) -> None:
     kelpie = FakeKelpie()
 
     def second() -> Job:
@@ -129,7 +125,7 @@ def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock:
 
     kelpie.posts = [lost(kelpie), second]
     queue = Queue(cast(Any, kelpie), "g")
-    found = queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
+    found = queue.post_once(PLACE, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     assert found.id == "first"
     assert (kelpie.posted, kelpie.canceled, clock.slept) == (2, ["second"], [5.0])
     # What was canceled is no longer listed as pending.
@@ -140,7 +136,7 @@ def test_one_that_stays_alone_is_not_listed_for_again() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("arrived"))]
     queue = Queue(cast(Any, kelpie), "g")
-    queue.post_once(WANTED, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
+    queue.post_once(PLACE, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     lists = kelpie.lists
     queue.jobs()
     assert kelpie.lists == lists
@@ -153,7 +149,7 @@ def test_two_that_arrived_are_made_one() -> None:
     assert kelpie.canceled == ["b"]
 
 
-def test_three_posts_without_an_answer_are_told_of(clock: Clock) -> None:
+def test_three_posts_without_an_answer_are_told_of(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.posts = [lost(kelpie)] * 4
     with pytest.raises(UncertainOutcome):
@@ -173,7 +169,10 @@ def test_who_was_taken_over_does_not_post() -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage, prepare=lambda: held(storage))
-    assert str(caught.value) == f"{KEY} was taken over by another update; only one may post; run it again"
+    assert (
+        str(caught.value)
+        == f"{KEY} was taken over by another update; only one update may post the job; run it again"
+    )
     assert kelpie.posted == 0
 
 
@@ -193,7 +192,7 @@ def test_the_queues_order() -> None:
     jobs = [job("c", created=2), job("b", created=1), job("a", created=2), job("z")]
     assert [one.id for one in in_order(jobs)] == ["z", "b", "a", "c"]
     ended = [job("1", "completed", created=1), job("2", "failed", created=2), job("3", "canceled", created=3)]
-    chosen = choose_job(ended, WANTED)
+    chosen = choose_job(ended, PLACE)
     assert chosen is not None
     assert chosen.id == "2"
 
@@ -208,7 +207,7 @@ def test_the_queues_order() -> None:
         (
             {
                 "sync": Sync(
-                    before=[SyncRule(bucket="b", prefix=WANTED.output, local_path="o/", direction="download")]
+                    before=[SyncRule(bucket="b", prefix=PLACE.output, local_path="o/", direction="download")]
                 )
             },
             False,
@@ -216,7 +215,7 @@ def test_the_queues_order() -> None:
         (
             {
                 "sync": Sync(
-                    during=[SyncRule(bucket="z", prefix=WANTED.output, local_path="o/", direction="upload")]
+                    during=[SyncRule(bucket="z", prefix=PLACE.output, local_path="o/", direction="upload")]
                 )
             },
             False,
@@ -228,7 +227,7 @@ def test_the_queues_order() -> None:
     ],
 )
 def test_whose_job_it_is(changes: dict[str, Any], own: bool) -> None:
-    assert WANTED.is_own(job("1", **changes)) is own
+    assert PLACE.is_own(job("1", **changes)) is own
 
 
 def test_one_queue_for_all_that_look_at_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +263,7 @@ def test_what_was_posted_is_written_down_beside_the_claim() -> None:
         "claim": storage.claim()["token"],
         "kelpie_id": "posted-1",
     }
-    assert post_once(FakeKelpie(), Busy(KEYS.posted)).id == "posted-1"
+    assert post_once(FakeKelpie(), BusyStorage(KEYS.posted)).id == "posted-1"
 
 
 def test_anothers_job_is_written_down_for_it_once() -> None:

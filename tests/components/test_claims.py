@@ -12,19 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from components.queueing import (
-    Claim,
-    ClaimFile,
-    is_dead,
-    this_host,
-)
+from components.claims import Claim, ClaimFile, is_dead, this_host
 from flux_training.clients.kelpie import Job
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
     KEY,
     KEYS,
-    Busy,
-    Clock,
+    BusyStorage,
+    FakeClock,
     FakeKelpie,
     FakeStorage,
     held,
@@ -38,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("clock")
 # ---- a claim is there
 
 
-def test_a_claims_job_is_adopted_from_another_list(clock: Clock) -> None:
+def test_a_claims_job_is_adopted_from_another_list(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.elsewhere["1"] = job("1", "completed")
     held(storage, job="1")
@@ -47,7 +42,7 @@ def test_a_claims_job_is_adopted_from_another_list(clock: Clock) -> None:
     assert (storage.job(), storage.claim()["owner"]) == ("1", "x/y")
 
 
-def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(clock: Clock) -> None:
+def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.elsewhere["1"] = job("1", "completed")
     held(storage, job="1")
@@ -56,7 +51,7 @@ def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(cloc
     assert post_once(kelpie, storage).id == "theirs"
 
 
-def test_whoever_finds_a_job_that_its_holder_did_not_write_down_does_so(clock: Clock) -> None:
+def test_whoever_finds_a_job_that_its_holder_did_not_write_down_does_so(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage)
     clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
@@ -69,7 +64,7 @@ def test_whoever_finds_a_job_that_its_holder_did_not_write_down_does_so(clock: C
     [(None, []), (job("1", "canceled"), []), (job("1", "running"), ["1"]), (job("1", "pending"), ["1"])],
 )
 def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
-    elsewhere: Job | None, canceled: list[str], clock: Clock
+    elsewhere: Job | None, canceled: list[str], clock: FakeClock
 ) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     if elsewhere is not None:
@@ -79,14 +74,14 @@ def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
     assert (kelpie.canceled, clock.slept) == (canceled, [])
 
 
-def test_a_claim_that_cannot_be_read_holds_nobody_back(clock: Clock) -> None:
+def test_a_claim_that_cannot_be_read_holds_nobody_back(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     storage.content = b"rubbish"
     assert post_once(kelpie, storage).id == "posted-1"
     assert clock.slept == []
 
 
-def test_a_live_holders_job_is_waited_for(clock: Clock) -> None:
+def test_a_live_holders_job_is_waited_for(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage)
     clock.meanwhile = [lambda: None, lambda: kelpie.queue(job("theirs"))]
@@ -94,18 +89,18 @@ def test_a_live_holders_job_is_waited_for(clock: Clock) -> None:
     assert (kelpie.posted, clock.slept) == (0, [1.0, 1.0])
 
 
-def test_a_holder_that_never_posts_is_told_of(clock: Clock) -> None:
+def test_a_holder_that_never_posts_is_told_of(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage, claimed_at=1e6)
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage)
     assert str(caught.value) == (
-        f"{KEY} is held by another update that does not post its job; wait for it and run it again"
+        f"{KEY} is held by another update that does not post its job; wait for it, then run this again"
     )
     assert (kelpie.posted, sum(clock.slept)) == (0, 1200.0)
 
 
-def test_a_dead_holders_post_has_time_to_arrive(clock: Clock) -> None:
+def test_a_dead_holders_post_has_time_to_arrive(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage, claimed_at=1000.0 - 601)
     assert post_once(kelpie, storage).id == "posted-1"
@@ -118,7 +113,7 @@ def test_a_dead_holders_post_has_time_to_arrive(clock: Clock) -> None:
     assert kelpie.posted == 0
 
 
-def test_a_claim_that_was_renewed_meanwhile_is_another_one(clock: Clock) -> None:
+def test_a_claim_that_was_renewed_meanwhile_is_another_one(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage, claimed_at=1000.0 - 601)
     clock.meanwhile = [lambda: None] * 4 + [lambda: held(storage, claimed_at=1000.0 - 601)]
@@ -126,7 +121,7 @@ def test_a_claim_that_was_renewed_meanwhile_is_another_one(clock: Clock) -> None
     assert clock.slept == [1.0] * 11
 
 
-def test_who_loses_the_claim_waits_for_the_winner(clock: Clock) -> None:
+def test_who_loses_the_claim_waits_for_the_winner(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     storage.content = b"rubbish"
     take = ClaimFile.take
@@ -200,7 +195,7 @@ def test_a_host_is_a_machine_a_boot_and_a_pid_namespace() -> None:
     assert this_host() == f"{socket.gethostname()}/{boot.read_text()[:8]}/{namespace}"
 
 
-def test_a_claim_is_as_old_as_its_writing(clock: Clock) -> None:
+def test_a_claim_is_as_old_as_its_writing(clock: FakeClock) -> None:
     storage = FakeStorage()
     claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
     clock.now += 50
@@ -224,7 +219,7 @@ def test_who_counts_as_dead_for_this_very_process() -> None:
     assert [claims.holder_is_dead(one) for one in holders] == [True, True, False, False]
 
 
-def test_a_claim_that_went_away_is_taken(clock: Clock) -> None:
+def test_a_claim_that_went_away_is_taken(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage)
     clock.meanwhile = [lambda: setattr(storage, "content", None)]
@@ -232,8 +227,8 @@ def test_a_claim_that_went_away_is_taken(clock: Clock) -> None:
     assert clock.slept == [1.0]
 
 
-def test_where_too_many_write_at_once_the_claim_is_anothers(clock: Clock) -> None:
-    kelpie, storage = FakeKelpie(), Busy(KEY)
+def test_where_too_many_write_at_once_the_claim_is_anothers(clock: FakeClock) -> None:
+    kelpie, storage = FakeKelpie(), BusyStorage(KEY)
 
     def theirs() -> None:
         storage.busy.clear()

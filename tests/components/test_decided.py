@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from components import container_group, declared_runs
-from components.container_group import ContainerGroupProvider, seen_inputs
+from components.container_group import ContainerGroupArgs, ContainerGroupProvider
 from components.declared_runs import DeclaredRunsProvider
 from components.node_keys import NodeKeysProvider
+from components.properties import from_props
 from components.provider import FluxProvider
 from components.scaling_rule import ScalingRuleProvider
 from flux_training.clients.cloudflare import MAX_KEY_SECONDS, Keys
@@ -26,7 +27,7 @@ HOME = "the cloud on this machine"
 OURS, THEIRS = "p/s", "x/y"
 
 
-class Cloud:
+class FakeServices:
     """SaladCloud, Kelpie and Cloudflare in memory; `told` is all that changed anything."""
 
     def __init__(self, group: ContainerGroup | None = None) -> None:
@@ -150,6 +151,10 @@ PROPS: dict[str, Any] = {
 }
 
 
+def args(**changes: Any) -> ContainerGroupArgs:
+    return from_props(ContainerGroupArgs, PROPS | changes)
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     words: list[str] = []
@@ -162,7 +167,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_group_is_made_and_found_in_order() -> None:
-    cloud = Cloud()
+    cloud = FakeServices()
     found = cloud.connect(ContainerGroupProvider()).create(PROPS)
     assert cloud.told == ["create"]
     assert found.id == "g"
@@ -188,30 +193,30 @@ def test_a_group_is_made_and_found_in_order() -> None:
 def test_all_gpu_classes_of_a_group_are_kept_in_its_outputs() -> None:
     group = marked(OURS)
     group.container.resources.gpu_classes.append("another")
-    found = Cloud(group).connect(ContainerGroupProvider()).read("g", PROPS | {"gpuClass": ""})
+    found = FakeServices(group).connect(ContainerGroupProvider()).read("g", PROPS | {"gpuClass": ""})
     assert found.outs["gpuClass"] == "id of RTX 5090,another"
 
 
 def test_keys_that_were_issued_go_to_the_nodes_and_the_stacks_own_do_not() -> None:
-    provider = Cloud().connect(ContainerGroupProvider())
+    provider = FakeServices().connect(ContainerGroupProvider())
     keys = {"accessKeyId": "node", "secretAccessKey": "hidden"}
-    told = provider.environment(PROPS | {"keys": keys, "keysEnd": "2026"})
+    told = provider.environment(args(keys=keys, keysEnd="2026"))
     assert (told["AWS_ACCESS_KEY_ID"], told["FLUX_KEYS_END"]) == (SecretStr("node"), "2026")
     assert "parent" not in str([value for value in told.values() if not isinstance(value, SecretStr)])
-    assert "FLUX_KEYS_END" not in provider.environment(PROPS | {"keys": keys, "keysEnd": None})
+    assert "FLUX_KEYS_END" not in provider.environment(args(keys=keys))
 
 
 @pytest.mark.parametrize("error", [Conflict("there"), UncertainOutcome("no answer")])
 def test_a_group_that_somebody_was_faster_with_decides(error: Exception) -> None:
-    cloud = Cloud()
+    cloud = FakeServices()
     cloud.create_error, cloud.appears = error, marked(THEIRS)
     with pytest.raises(FluxError, match="belongs to x/y"):
         cloud.connect(ContainerGroupProvider()).create(PROPS)
-    cloud = Cloud()
+    cloud = FakeServices()
     cloud.create_error = error
     with pytest.raises(type(error)):
         cloud.connect(ContainerGroupProvider()).create(PROPS)
-    cloud = Cloud()
+    cloud = FakeServices()
     cloud.create_error, cloud.appears = Unavailable("down"), marked(OURS)
     with pytest.raises(Unavailable):
         cloud.connect(ContainerGroupProvider()).create(PROPS)
@@ -220,9 +225,9 @@ def test_a_group_that_somebody_was_faster_with_decides(error: Exception) -> None
 @pytest.mark.parametrize("owner", [THEIRS, ""])
 def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> None:
     environment = {"FLUX_OWNER": owner} if owner else {}
-    cloud = Cloud(made(environment))
+    cloud = FakeServices(made(environment))
     provider = cloud.connect(ContainerGroupProvider())
-    with pytest.raises(FluxError, match=f"{OURS} must not change another one's group"):
+    with pytest.raises(FluxError, match=f"{OURS} must not change a group that belongs to others"):
         provider.create(PROPS)
     assert cloud.told == []
     provider.create(PROPS | {"adopt": True})
@@ -234,30 +239,32 @@ def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> Non
 
 @pytest.mark.parametrize("autoscale", [True, False])
 def test_who_starts_a_group_that_was_there(autoscale: bool) -> None:
-    cloud = Cloud(marked(OURS))
+    cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).create(PROPS | {"replicas": 1, "autoscale": autoscale})
     assert (("start", "name") in cloud.told) is not autoscale
     assert ("replicas" in cloud.told[0][1]) is not autoscale
 
 
 def test_our_own_group_is_not_marked_as_adopted() -> None:
-    cloud = Cloud(marked(OURS))
+    cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).create(PROPS | {"adopt": True})
     ((_, patch),) = cloud.told
     assert "FLUX_ADOPTED" not in patch["container"]["environment_variables"]
 
 
-def test_a_group_that_is_not_ours_any_more_is_not_seen() -> None:
+def test_a_group_that_is_foreign_group_any_more_is_not_seen() -> None:
     def seen(group: ContainerGroup | None, id_: str = "g") -> Any:
         return (
-            Cloud(group).connect(ContainerGroupProvider()).read(id_, PROPS | {"gpuClass": "id of RTX 5090"})
+            FakeServices(group)
+            .connect(ContainerGroupProvider())
+            .read(id_, PROPS | {"gpuClass": "id of RTX 5090"})
         )
 
     for gone in (seen(None), seen(marked(OURS), "other"), seen(marked(THEIRS))):
         assert (gone.id, gone.outs) == ("", {})
     found = seen(marked(OURS))
     assert found.id == "g"
-    assert found.inputs == seen_inputs(PROPS | {"gpuClass": "id of RTX 5090"}, marked(OURS))
+    assert found.inputs["owner"] == OURS
     assert found.outs == found.inputs | {"gpuClass": "id of RTX 5090"}
     # A mark that was taken away is drift, to be put back.
     assert seen(made({})).inputs["owner"] == ""
@@ -265,21 +272,21 @@ def test_a_group_that_is_not_ours_any_more_is_not_seen() -> None:
 
 def test_a_group_that_is_gone_is_not_changed() -> None:
     for there, id_ in ((None, "g"), (marked(OURS), "other")):
-        cloud = Cloud(there)
+        cloud = FakeServices(there)
         with pytest.raises(FluxError) as caught:
             cloud.connect(ContainerGroupProvider()).update(id_, PROPS, PROPS)
         assert str(caught.value) == (
-            "container group name is gone or was made anew by somebody else; run `make refresh`"
+            "container group name was deleted or replaced outside this stack; run `make refresh`"
         )
         assert cloud.told == []
-    cloud = Cloud(marked(OURS))
+    cloud = FakeServices(marked(OURS))
     found = cloud.connect(ContainerGroupProvider()).update(
         "g", PROPS, PROPS | {"replicas": 1, "autoscale": False}
     )
     assert [what[0] for what in cloud.told] == ["patch", "start"]
     assert found.outs["replicas"] == 1
     # With a rule its replicas and whether it runs are Kelpie's.
-    cloud = Cloud(marked(OURS))
+    cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).update("g", PROPS, PROPS | {"replicas": 1})
     ((what, patch),) = cloud.told
     assert (what, "replicas" in patch) == ("patch", False)
@@ -293,12 +300,12 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
         # Of the same name, and another: its rule is not ours either, only that of the old id goes.
         (marked(OURS), "old", [("no rule", "old")], ""),
         (marked(THEIRS), "old", [("no rule", "old")], ""),
-        (marked(THEIRS), "g", [], "container group name stays as it is: x/y has adopted it"),
+        (marked(THEIRS), "g", [], "container group name is not deleted: x/y has adopted it"),
         (
             made({}),
             "g",
             [("no rule", "g")],
-            "container group name stays: it does not carry this stack's mark any more",
+            "container group name is not deleted: it no longer carries this stack's mark",
         ),
         (
             made(
@@ -326,14 +333,14 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
                     },
                 ),
             ],
-            "container group name was there before this stack and stays: stopped, with this stack's image and without its environment",
+            "container group name existed before this stack and is not deleted: it is stopped, and keeps this stack's image but not its environment",
         ),
     ],
 )
 def test_what_destroy_takes_down(
     group: ContainerGroup | None, id_: str, told: list[Any], words: str, said: list[str]
 ) -> None:
-    cloud = Cloud(group)
+    cloud = FakeServices(group)
     cloud.connect(ContainerGroupProvider()).delete(id_, PROPS)
     assert cloud.told == told
     assert said == ([words] if words else [])
@@ -354,7 +361,7 @@ RULE: dict[str, Any] = {
 
 
 def test_a_rule_is_made_seen_and_changed() -> None:
-    cloud = Cloud()
+    cloud = FakeServices()
     provider = cloud.connect(ScalingRuleProvider())
     found = provider.create(RULE | {"other": 1})
     assert (found.id, found.outs, cloud.told) == ("g", RULE, [("rule", "g", 0, 2, 300)])
@@ -381,7 +388,7 @@ def test_a_rule_is_made_seen_and_changed() -> None:
 def test_a_rule_of_the_stack_that_adopted_the_group_stays(
     group: ContainerGroup | None, props: dict[str, Any], goes: bool
 ) -> None:
-    cloud = Cloud(group)
+    cloud = FakeServices(group)
     cloud.connect(ScalingRuleProvider()).delete("g", RULE | props)
     assert cloud.told == ([("no rule", props.get("groupId", "g"))] if goes else [])
 
@@ -405,7 +412,7 @@ KEYS: dict[str, Any] = {
     ("hours", "seconds"), [(2, 7200), (-5, 60), (0.001, 60), (24 * 30, MAX_KEY_SECONDS), (None, 60)]
 )
 def test_temporary_keys_last_as_long_as_they_may(hours: float | None, seconds: float) -> None:
-    cloud = Cloud()
+    cloud = FakeServices()
     end = "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
     found = cloud.connect(NodeKeysProvider()).create(KEYS | {"end": end})
     ((what, parent, bucket, prefixes, given),) = cloud.told
@@ -416,19 +423,19 @@ def test_temporary_keys_last_as_long_as_they_may(hours: float | None, seconds: f
 
 
 def test_a_session_token_that_does_not_fit_is_told() -> None:
-    cloud = Cloud()
+    cloud = FakeServices()
     cloud.session = "x" * 1000
     provider = cloud.connect(NodeKeysProvider())
     provider.create(KEYS)
     cloud.session = "x" * 1001
     with pytest.raises(FluxError, match="Cloudflare's session token has 1001 characters") as caught:
         provider.create(KEYS)
-    assert "SaladCloud takes values of at most 1000" in str(caught.value)
+    assert "SaladCloud accepts values of at most 1000" in str(caught.value)
     assert "set `storage.credentials: token`" in str(caught.value)
 
 
 def test_a_token_is_made_seen_and_taken_away() -> None:
-    cloud = Cloud()
+    cloud = FakeServices()
     provider = cloud.connect(NodeKeysProvider())
     props = KEYS | {"credentials": "token"}
     found = provider.create(props)
@@ -439,7 +446,7 @@ def test_a_token_is_made_seen_and_taken_away() -> None:
     assert (seen.id, seen.outs, seen.inputs) == ("token-id", outputs, props)
     cloud.token_there = False
     assert (provider.read("token-id", outputs).id, provider.read("token-id", outputs).outs) == ("", {})
-    assert provider.read("end", KEYS).id == "end"
+    assert provider.read("end", KEYS | {"keys": keys}).id == "end"
     provider.delete("token-id", props)
     assert cloud.told == [("token", "p/s nodes ", "b"), ("no token", "token-id")]
     provider.delete("end", KEYS)
@@ -472,10 +479,10 @@ def test_only_runs_that_are_declared_no_longer_are_canceled(
         "queue_of",
         lambda at, group: (
             at is provider.connection
-            and SimpleNamespace(jobs=lambda: jobs, kelpie=kelpie, drop=lambda: dropped.append(group))
+            and SimpleNamespace(jobs=lambda: jobs, kelpie=kelpie, forget=lambda: dropped.append(group))
         ),
     )
-    provider = Cloud().connect(DeclaredRunsProvider())
+    provider = FakeServices().connect(DeclaredRunsProvider())
     olds = {"home": HOME, "groupId": "g", "bucket": "b", "prefix": "p/", "runs": {"a": "1", "b": "2"}}
     created = provider.create(olds | {"x": 1})
     assert (created.id, created.outs) == ("g", olds)
@@ -484,16 +491,16 @@ def test_only_runs_that_are_declared_no_longer_are_canceled(
     news = olds | {"runs": {"c": "2", "d": "9"}}
     assert provider.update("g", olds, news).outs == news
     assert (canceled, dropped) == (["job-1"], ["g"])
-    assert said == ["cat: canceled the job of run 1, which is not declared any more"]
+    assert said == ["cat: canceled the job of run 1, which is no longer declared"]
     provider.update("g", news, news)
     assert provider.update("g", news, olds).outs == olds  # run 9 has no job
     assert (canceled, dropped) == (["job-1"], ["g"])
     provider.delete("g", news)
     assert (canceled, dropped) == (["job-1", "job-2"], ["g", "g"])
-    assert said[-1] == "?: canceled the job of run 2, which is not declared any more"
+    assert said[-1] == "?: canceled the job of run 2, which is no longer declared"
 
 
-class Bucket:
+class FinishedRuns:
     """What of it is there: keys of done.json."""
 
     def __init__(self, *done: str) -> None:
@@ -525,16 +532,16 @@ def test_another_place_does_not_train_again_what_is_done(
     for props, done in ((olds, there), (news, here)):
         keys = [f"{props['prefix']}runs/{job}/{runs[job]}/model/done.json" for job in done]
         buckets.setdefault(str(props["bucket"]), []).extend(keys)
-    provider = Cloud().connect(DeclaredRunsProvider())
-    provider.connection.storage = lambda name: Bucket(*buckets[name])
+    provider = FakeServices().connect(DeclaredRunsProvider())
+    provider.connection.storage = lambda name: FinishedRuns(*buckets[name])
     if not left:
         assert provider.diff("g", olds, news).replaces == [moved]
         return
     with pytest.raises(FluxError) as caught:
         provider.diff("g", olds, news)
     assert str(caught.value) == (
-        f"{left}: the results lie in s3://b/p/runs/; in another bucket or prefix it would be trained again; "
-        "copy runs/ there first, or set another `attempt` for the job if that is what you want"
+        f"{left}: the results are in s3://b/p/runs/; in another bucket or prefix they would be trained again; "
+        "copy runs/ there first, or set another `attempt` for these jobs to train them again"
     )
     # Another group is no other place.
     assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]
@@ -542,8 +549,8 @@ def test_another_place_does_not_train_again_what_is_done(
 
 def test_a_stack_of_another_place_is_told_which() -> None:
     with pytest.raises(FluxError) as caught:
-        Cloud().connect(NodeKeysProvider()).check_home({"home": "o/p at x"})
+        FakeServices().connect(NodeKeysProvider()).read("end", KEYS | {"home": "o/p at x"})
     assert str(caught.value) == (
-        f"this stack lives in o/p at x, but the keys given are for {HOME}; one stack stays in one place; "
-        "give the keys of the first, or use another stack"
+        f"this stack lives in o/p at x, but the given keys are for {HOME}; a stack cannot move; "
+        "use the keys of the first place, or another stack for the second"
     )

@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pulumi.output import Unknown
 from pydantic import SecretStr
 
-from components.container_group import spec_of
 from components.dataset import DatasetProvider
-from components.declared_runs import dropped
-from components.node_environment import fingerprint, given_keys, node_environment
-from components.node_keys import NodeKeysProvider, token_name
-from components.pipeline import cluster_size
-from components.provider import home, replace_on
-from components.queueing import CLAIM_PATIENCE_SECONDS, Claim, is_dead
+from components.declared_runs import unfinished_jobs
+from components.node_environment import given_keys, node_environment
+from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
+from components.properties import from_props
+from components.provider import home
 from components.training_job import TrainingJobProvider
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace, choose_job
-from flux_training.clients.salad import GroupSpec
 from flux_training.training.errors import FluxError
-from flux_training.training.settings import ClusterSettings
-from tests.components.groups import group, spec
 
 KEY = "canary-5d1e-secret-key"
-
-
-@pytest.mark.parametrize(
-    ("olds", "news", "replaces"),
-    [
-        ({"runId": "a"}, {"runId": "a"}, []),
-        ({"runId": "a"}, {"runId": "b"}, ["runId"]),
-        ({"runId": "a", "groupId": "g"}, {"runId": "a", "groupId": "h"}, ["groupId"]),
-        ({"groupId": "g"}, {"groupId": Unknown()}, []),
-        ({"runId": "a", "maxHours": 1.0}, {"runId": "a", "maxHours": 2.0}, []),
-        ({"runId": "a"}, {}, ["runId"]),
-    ],
-)
-def test_what_replaces_a_job(olds: dict[str, Any], news: dict[str, Any], replaces: list[str]) -> None:
-    provider = TrainingJobProvider()
-    provider.connection = connection()
-    place = {"home": home(provider.connection), "bucket": "b", "prefix": ""}
-    diff = provider.diff("id", place | olds, place | news)
-    assert (diff.replaces, diff.changes) == (replaces, None)
 
 
 def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
     provider = TrainingJobProvider()
     provider.connection = connection()
-    olds = {"home": home(provider.connection), "bucket": "b", "prefix": "", "runId": "a"}
+    olds = {"home": home(provider.connection), "bucket": "b", "prefix": "", "runId": "a", "reason": ""}
     provider.connection = connection(organization="another")
     for act in (
         lambda: provider.diff("id", olds, olds),
@@ -69,26 +41,17 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
 def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None:
     """Of the same name the old one would be deleted before the container group has the new one."""
     olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}
-    olds |= {"end": "", "rotate": 1.0, "parent": "0a"}
+    olds |= {"end": "", "rotate": 1.0, "parent": "0a", "keys": {}}
     news = olds | {field: 2.0 if field == "rotate" else "other"}
     provider = NodeKeysProvider()
     provider.connection = connection()
     place = {"home": home(provider.connection)}
     assert provider.diff("id", place | olds, place | news).replaces == [field]
-    assert token_name(olds) != token_name(news)
+    before, after = (from_props(NodeKeysArgs, place | props) for props in (olds, news))
+    assert token_name(before) != token_name(after)
 
 
-@given(st.dictionaries(st.text(max_size=3), st.integers(), max_size=4))
-def test_nothing_changed_replaces_nothing(props: dict[str, int]) -> None:
-    assert replace_on(tuple(props), props, dict(props)).replaces == []
-
-
-@pytest.mark.parametrize(("declared", "expected"), [(0, (0, 0)), (1, (1, 1)), (2, (1, 2)), (9, (1, 3))])
-def test_no_more_replicas_than_jobs(declared: int, expected: tuple[int, int]) -> None:
-    assert cluster_size(ClusterSettings(minReplicas=1, maxReplicas=3), declared) == expected
-
-
-WANTED = RunPlace("cat", "run", "bucket", "runs/cat/run/output/", "runs/cat/")
+PLACE = RunPlace("cat", "run", "bucket", "runs/cat/run/output/", "runs/cat/")
 
 
 def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
@@ -104,26 +67,6 @@ def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
     )
 
 
-def claim(host: str = "here", pid: int = 7, age: float = 0.0) -> Claim:
-    return Claim("p/s", host, pid, 1000.0 - age)
-
-
-@pytest.mark.parametrize(
-    ("held", "dead"),
-    [
-        (claim(), False),
-        (claim(age=CLAIM_PATIENCE_SECONDS + 1), True),
-        (claim(pid=8), True),
-        (claim(pid=99), True),
-        (claim(host="there", pid=8), False),
-        (claim(host="there", age=CLAIM_PATIENCE_SECONDS + 1), True),
-    ],
-)
-def test_when_the_holder_of_a_claim_counts_as_dead(held: Claim, dead: bool) -> None:
-    # Process 7 is alive, 8 is not, 99 is the one that asks.
-    assert is_dead(held, "here", 99, lambda pid: pid == 7, now=1000.0) == dead
-
-
 @pytest.mark.parametrize(
     ("found", "superseded"),
     [
@@ -135,13 +78,7 @@ def test_when_the_holder_of_a_claim_counts_as_dead(held: Claim, dead: bool) -> N
     ],
 )
 def test_which_jobs_a_new_run_takes_the_place_of(found: Job, superseded: bool) -> None:
-    assert WANTED.is_superseded(found) == superseded
-
-
-def test_a_claim_reads_what_it_wrote_and_rubbish_is_no_claim() -> None:
-    written = claim()
-    assert Claim.from_json(written.to_json()) == written
-    assert [Claim.from_json(raw) for raw in (b"", b"{}", b"[]", b"\xff", b'{"owner":1}')] == [None] * 5
+    assert PLACE.is_superseded(found) == superseded
 
 
 @pytest.mark.parametrize(
@@ -158,7 +95,7 @@ def test_a_claim_reads_what_it_wrote_and_rubbish_is_no_claim() -> None:
     ],
 )
 def test_which_job_of_the_queue_is_the_runs_own(jobs: list[Job], chosen: str | None) -> None:
-    found = choose_job(jobs, WANTED)
+    found = choose_job(jobs, PLACE)
     assert (found.id if found else None) == chosen
 
 
@@ -188,30 +125,6 @@ def test_the_salad_key_never_goes_to_a_node() -> None:
     assert all(1 <= len(value) <= 1000 for value in plain)
 
 
-def test_a_new_key_shows_as_another_fingerprint_and_tells_nothing() -> None:
-    before, after = (
-        fingerprint(given_keys(connection(s3_secret_access_key=key))) for key in (KEY, KEY + "2")
-    )
-    assert before != after
-    assert re.fullmatch("[0-9a-f]{12}", before)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "patch"),
-    [
-        (spec(), {}),
-        (spec(replicas=3), {"replicas": 3}),
-        (spec(image="other"), {"container": {"image": "other"}}),
-        (
-            spec(environment={"B": "2"}),
-            {"container": {"environment_variables": {"FLUX_OWNER": None, "B": "2"}}},
-        ),
-    ],
-)
-def test_a_group_is_sent_only_what_differs(wanted: GroupSpec, patch: dict[str, Any]) -> None:
-    assert wanted.patch_body(spec_of(group(), wanted)) == patch
-
-
 def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "p/runs/cat/x/output/") -> Job:
     rule = SyncRule(bucket=bucket, prefix=prefix, local_path="output/cat/", direction="upload")
     environment = {"FLUX_RUN_ID": job, "FLUX_JOB": "cat"} if job else {}
@@ -233,7 +146,7 @@ def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "
     ],
 )
 def test_only_what_this_state_declared_before_is_dropped(job: Job, found: bool) -> None:
-    assert dropped([job], "b", "p/runs/", {"was declared"}) == ([job] if found else [])
+    assert unfinished_jobs([job], "b", "p/runs/", {"was declared"}) == ([job] if found else [])
 
 
 class HandedBack:
@@ -254,5 +167,5 @@ def test_a_job_that_changes_hands_keeps_its_images() -> None:
     queue = HandedBack()
     provider = DatasetProvider()
     provider.connection = SimpleNamespace(kelpie=lambda: queue)  # type: ignore[assignment]  # all that is asked for
-    assert provider._is_being_trained_on("b", "datasets/d/")
-    assert not provider._is_being_trained_on("b", "datasets/other/")
+    assert provider._is_in_use("b", "datasets/d/")
+    assert not provider._is_in_use("b", "datasets/other/")

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from pulumi.output import Unknown
 from pydantic import SecretStr
 
-from components import bucket, container_group, dataset, declared_runs, node_keys, scaling_rule, training_job
-from components.bucket import keys_of_runs
+from components import container_group
+from components.bucket import BucketProvider, keys_of_runs
 from components.container_group import (
+    ContainerGroupProvider,
+    ContainerGroupState,
+    apply_spec,
     as_adopted,
-    bring_in_line,
+    foreign_group,
     group_spec,
-    keys_of,
-    not_ours,
-    seen_inputs,
+    issued_keys_of,
     spec_of,
+    with_drift,
 )
+from components.dataset import DatasetProvider
+from components.declared_runs import DeclaredRunsProvider
 from components.dev_group import DevGroupProvider, tunnel_name
 from components.node_environment import fingerprint, given_keys, issued_keys, node_environment, secret_values
-from components.node_keys import token_name
-from components.pipeline import cluster_size, in_sum
-from components.provider import FluxProvider, home, inputs_of, replace_on
-from components.training_job import job_request, run_keys, wanted, what_to_do
+from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
+from components.pipeline import cluster_size, total_cost
+from components.properties import from_props, keys_of, to_props
+from components.provider import FluxProvider, home
+from components.scaling_rule import ScalingRuleArgs, ScalingRuleProvider
+from components.training_job import (
+    TrainingJobArgs,
+    TrainingJobProvider,
+    TrainingJobState,
+    job_request,
+    next_step,
+)
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Sync, SyncRule
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
@@ -52,76 +64,46 @@ def connection(**changes: Any) -> Connection:
 
 
 @pytest.mark.parametrize(
-    ("names", "provider", "replacing", "old_first"),
+    ("provider", "replacing", "old_first"),
     [
-        (bucket.INPUTS, bucket.BucketProvider, {"bucket", "prefix"}, True),
-        (container_group.INPUTS, container_group.ContainerGroupProvider, {"name"}, True),
-        (container_group.INPUTS, DevGroupProvider, {"name"}, True),
-        ((*dataset.OUTPUTS, "digest"), dataset.DatasetProvider, {"bucket", "prefix", "digest"}, False),
-        (declared_runs.INPUTS, declared_runs.DeclaredRunsProvider, {"groupId", "bucket", "prefix"}, True),
-        (
-            node_keys.INPUTS,
-            node_keys.NodeKeysProvider,
-            {"bucket", "prefixes", "credentials", "end", "rotate", "parent"},
-            False,
-        ),
-        (scaling_rule.INPUTS, scaling_rule.ScalingRuleProvider, {"groupId"}, True),
-        (
-            training_job.KEPT,
-            training_job.TrainingJobProvider,
-            {"runId", "groupId", "bucket", "prefix", "job"},
-            True,
-        ),
+        (BucketProvider, {"bucket", "prefix"}, True),
+        (ContainerGroupProvider, {"name"}, True),
+        (DevGroupProvider, {"name"}, True),
+        (DatasetProvider, {"bucket", "prefix", "digest"}, False),
+        (DeclaredRunsProvider, {"groupId", "bucket", "prefix"}, True),
+        (NodeKeysProvider, {"bucket", "prefixes", "credentials", "end", "rotate", "parent"}, False),
+        (ScalingRuleProvider, {"groupId"}, True),
+        (TrainingJobProvider, {"runId", "groupId", "bucket", "prefix", "job"}, True),
     ],
 )
-def test_each_input_by_itself(
-    names: tuple[str, ...], provider: type[FluxProvider], replacing: set[str], old_first: bool
+def test_which_changed_properties_replace_a_resource(
+    provider: type[FluxProvider[Any, Any]], replacing: set[str], old_first: bool
 ) -> None:
     made = provider()
     made.connection = connection()
-    inputs = set(names) - {"home"}
-    assert replacing <= inputs
-    old, new = (dict.fromkeys(inputs - {"runs"}, value) | {"runs": {}} for value in ("old", "new"))
-    olds = {"home": home(made.connection), **old}
-    for name in inputs:
-        diff = made.diff("old", olds, olds | {name: new[name]})
-        assert diff.replaces == ([name] if name in replacing else []), name
+    old, new = (
+        {
+            key: {} if key in ("runs", "retention", "keys") else value
+            for key in keys_of(made.args_class).values()
+        }
+        for value in ("1", "2")
+    )
+    old |= {"home": home(made.connection)}
+    for key in new.keys() - {"home"}:
+        diff = made.diff("1", old, old | {key: new[key]})
+        assert diff.replaces == ([key] if key in replacing else []), key
         assert (diff.changes, diff.delete_before_replace) == (None, old_first)
-    assert set(made.diff("old", olds, new).replaces or []) == replacing
+    assert set(made.diff("1", old, new).replaces or []) == replacing
 
 
 @pytest.mark.parametrize(
     ("news", "replaces"), [({"digest": "d2"}, ["digest"]), ({"digest": "d1"}, []), ({}, [])]
 )
 def test_a_datasets_digest_is_its_id(news: dict[str, str], replaces: list[str]) -> None:
-    made = dataset.DatasetProvider()
+    made = DatasetProvider()
     made.connection = connection()
     there = {"home": home(made.connection), "bucket": "b", "prefix": ""}
     assert made.diff("d1", there, there | news).replaces == replaces
-
-
-UNKNOWN = Unknown()
-
-
-@pytest.mark.parametrize(
-    ("olds", "news", "replaces"),
-    [
-        ({"a": 1}, {"a": 2}, ["a"]),
-        ({"a": 1}, {"a": 1}, []),
-        ({"a": 1}, {}, ["a"]),
-        # A state from before there was such a field is no reason to make anything anew.
-        ({}, {"a": 1}, []),
-        # Nor is what a preview does not know yet.
-        ({"a": 1}, {"a": UNKNOWN}, []),
-        ({"a": UNKNOWN}, {"a": 1}, []),
-        ({"a": None}, {"a": 1}, ["a"]),
-        ({"z": 1}, {"z": 2}, []),
-    ],
-)
-def test_what_counts_as_a_change(olds: dict[str, Any], news: dict[str, Any], replaces: list[str]) -> None:
-    diff = replace_on(("a",), olds, news)
-    assert (diff.replaces, diff.delete_before_replace, diff.changes) == (replaces, True, None)
-    assert replace_on(("a",), olds, news, old_first=False).delete_before_replace is False
 
 
 def test_where_a_stack_lives() -> None:
@@ -130,15 +112,11 @@ def test_where_a_stack_lives() -> None:
     assert home(connection(cloud="local")) == "the cloud on this machine"
 
 
-def test_a_state_from_before_homes_were_written_down_is_taken() -> None:
-    made = FluxProvider()
+def test_a_state_without_a_home_is_accepted() -> None:
+    made = ScalingRuleProvider()
     made.connection = connection()
-    made.check_home({"home": UNKNOWN})
-    made.check_home({"home": home(made.connection)})
-
-
-def test_inputs_are_told_from_outputs() -> None:
-    assert inputs_of({"a": 1, "c": 3}, ("a", "b")) == {"a": 1}
+    for properties in (ScalingRuleArgs, TrainingJobState):
+        made.check_home(from_props(properties, {}))
 
 
 # ---- the cluster
@@ -178,7 +156,7 @@ def test_never_more_replicas_than_jobs_or_than_allowed(
     ],
 )
 def test_costs_are_summed_as_far_as_they_are_known(jobs: dict[str, Any], sums: dict[str, Any]) -> None:
-    assert in_sum(jobs) == sums
+    assert total_cost(jobs) == sums
 
 
 PROPS: dict[str, Any] = {
@@ -192,10 +170,15 @@ PROPS: dict[str, Any] = {
     "storage": 50.0,
     "replicas": 2.0,
     "autoscale": False,
+    "variables": "",
+    "credentials": "",
     "owner": "p/s",
     "adopt": False,
-    "keys": None,
 }
+
+
+def state(**changes: Any) -> ContainerGroupState:
+    return from_props(ContainerGroupState, PROPS | changes)
 
 
 class FakeSalad:
@@ -227,8 +210,7 @@ class FakeSalad:
 
 def test_what_is_asked_of_saladcloud() -> None:
     environment = {"A": SecretStr("1"), "FLUX_OWNER": "somebody"}
-    props = PROPS | {"cpu": 8.0, "storage": 60.0}
-    assert group_spec(props, cast(Any, FakeSalad()), environment) == GroupSpec(
+    assert group_spec(state(cpu=8.0, storage=60.0), cast(Any, FakeSalad()), environment) == GroupSpec(
         name="name",
         display_name="name",
         image="image",
@@ -241,9 +223,9 @@ def test_what_is_asked_of_saladcloud() -> None:
         autostart=True,
         environment={"A": SecretStr("1"), "FLUX_OWNER": "p/s"},
     )
-    assert group_spec(PROPS | {"replicas": 1}, cast(Any, FakeSalad()), {}).autostart
+    assert group_spec(state(replicas=1), cast(Any, FakeSalad()), {}).autostart
     for changes in ({"replicas": 0}, {"autoscale": True}):
-        assert not group_spec(PROPS | changes, cast(Any, FakeSalad()), {}).autostart
+        assert not group_spec(state(**changes), cast(Any, FakeSalad()), {}).autostart
 
 
 def test_what_an_answer_leaves_out_counts_as_wanted() -> None:
@@ -290,7 +272,7 @@ def test_a_group_is_told_only_what_differs(
     found: ContainerGroup, asked: GroupSpec, autoscale: bool, told: list[Any]
 ) -> None:
     salad = FakeSalad(found)
-    answer = bring_in_line(cast(Any, salad), found, asked, autoscale)
+    answer = apply_spec(cast(Any, salad), found, asked, autoscale)
     assert salad.told == told
     assert answer.version == (2 if any(what[0] == "patch" for what in told) else 1)
 
@@ -304,9 +286,9 @@ def test_an_adopted_group_is_marked() -> None:
 
 def test_a_group_as_it_was_left_shows_no_drift() -> None:
     environment = {"FLUX_OWNER": "p/s", "A": "1", "AWS_ACCESS_KEY_ID": "id"}
-    props = PROPS | {"credentials": fingerprint({"A": "1", "AWS_ACCESS_KEY_ID": "id"})}
-    seen = seen_inputs(props, group(environment=environment | {"FLUX_ADOPTED": "yes", "FLUX_KEYS_END": "x"}))
-    assert seen == {name: value for name, value in props.items() if name != "gpuClass"}
+    stored = state(credentials=fingerprint({"A": "1", "AWS_ACCESS_KEY_ID": "id"}))
+    marks = {"FLUX_ADOPTED": "yes", "FLUX_KEYS_END": "x"}
+    assert with_drift(stored, group(environment=environment | marks)) == stored
 
 
 def test_keys_that_were_issued_are_told_from_the_rest() -> None:
@@ -318,12 +300,11 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
         "AWS_SESSION_TOKEN": "t",
         "A": "1",
     }
-    props = PROPS | {"keys": keys, "credentials": fingerprint({"A": "1"})}
-    seen = seen_inputs(props, group(environment=environment))
-    assert (seen["keys"], seen["credentials"]) == (keys, props["credentials"])
-    other = seen_inputs(props, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
-    assert other == seen | {"keys": keys | {"accessKeyId": "z"}}
-    assert keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
+    stored = state(keys=keys, credentials=fingerprint({"A": "1"}))
+    assert with_drift(stored, group(environment=environment)) == stored
+    other = with_drift(stored, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
+    assert other == replace(stored, keys=keys | {"accessKeyId": "z"})
+    assert issued_keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
     assert issued_keys(keys) == {
         name: SecretStr(value) for name, value in environment.items() if name.startswith("AWS_")
     }
@@ -351,12 +332,12 @@ def test_keys_that_were_issued_are_told_from_the_rest() -> None:
     ],
 )
 def test_what_drifted(found: ContainerGroup, drifted: dict[str, Any]) -> None:
-    props = PROPS | {"credentials": fingerprint({})}
-    seen = seen_inputs(props, found)
-    assert {name: value for name, value in seen.items() if value != props[name]} == drifted
-    # Replicas are Kelpie's where it scales.
-    scaled = seen_inputs(props | {"autoscale": True}, found)
-    assert scaled["replicas"] == props["replicas"]
+    stored = state(credentials=fingerprint({}))
+    before, after = to_props(stored), to_props(with_drift(stored, found))
+    changed = {key: value for key, value in after.items() if value != before[key] and key != "gpuClass"}
+    assert changed == drifted
+    # With autoscaling Kelpie sets the replicas.
+    assert with_drift(replace(stored, autoscale=True), found).replicas == stored.replicas
 
 
 def test_whose_group_it_is() -> None:
@@ -367,14 +348,14 @@ def test_whose_group_it_is() -> None:
     assert found == [False, True, True]
     assert [container_group.other_owner(one, "p/s") for one in (ours, theirs, nobodys)] == [None, "x/y", None]
     mend = "choose another cluster.name, delete that group, or set `adopt: true`"
-    why = "p/s must not change another one's group"
+    why = "p/s must not change a group that belongs to others"
     assert (
-        not_ours(theirs, "p/s").args
-        == type(not_ours(theirs, "p/s"))(
+        foreign_group(theirs, "p/s").args
+        == type(foreign_group(theirs, "p/s"))(
             "container group name exists already and belongs to x/y", why, mend
         ).args
     )
-    assert str(not_ours(nobodys, "p/s")).startswith(
+    assert str(foreign_group(nobodys, "p/s")).startswith(
         "container group name exists already and is not this project's"
     )
 
@@ -416,19 +397,17 @@ def test_which_keys_a_node_gets(given: dict[str, str], keys: dict[str, str]) -> 
 def test_fingerprints_stay_what_they_are() -> None:
     # Were this to change, every container group out there would restart its replicas.
     assert fingerprint({"B": SecretStr("2"), "A": "1"}) == "3eda2f06741f"
-    assert (
-        token_name(
-            {
-                "owner": "p/s",
-                "bucket": "b",
-                "prefixes": "x/",
-                "credentials": "token",
-                "parent": "",
-                "rotate": 2.0,
-            }
-        )
-        == "p/s nodes 41f0b4b6"
+    keys = NodeKeysArgs(
+        home="",
+        owner="p/s",
+        bucket="b",
+        prefixes="x/",
+        credentials="token",
+        end="",
+        parent="",
+        rotate=2,
     )
+    assert token_name(keys) == "p/s nodes 41f0b4b6"
 
 
 @pytest.mark.parametrize(
@@ -454,8 +433,11 @@ JOB: dict[str, Any] = {
     "prefix": "team/",
     "groupId": "g",
     "attempt": 2.0,
-    "webhook": None,
 }
+
+
+def job(**changes: Any) -> TrainingJobArgs:
+    return from_props(TrainingJobArgs, JOB | changes)
 
 
 def test_the_job_as_kelpie_gets_it() -> None:
@@ -463,7 +445,7 @@ def test_the_job_as_kelpie_gets_it() -> None:
         return SyncRule(bucket="b", prefix=prefix, local_path=folder, direction=direction)
 
     base = "team/runs/cat/0a/"
-    request = job_request(JOB, run_keys(JOB))
+    request = job_request(job())
     assert (request.container_group_id, request.command, request.arguments) == (
         "g",
         "python",
@@ -480,19 +462,20 @@ def test_the_job_as_kelpie_gets_it() -> None:
         after=[rule(f"{base}model/", "model/", "upload")],
     )
     assert request.webhook is None
-    assert job_request(JOB | {"webhook": "https://x"}, run_keys(JOB)).webhook == "https://x"
+    assert job_request(job(webhook="https://x")).webhook == "https://x"
 
 
 def test_how_the_queues_jobs_are_told_apart() -> None:
-    found = wanted(JOB)
+    found = job().place
     assert (found.job, found.run, found.bucket) == ("cat", "0a", "b")
     assert (found.output, found.runs_of_job) == ("team/runs/cat/0a/output/", "team/runs/cat/")
 
 
 def test_what_to_do_about_a_run_that_failed() -> None:
-    assert what_to_do(JOB | {"status": "failed", "reason": "out of memory"}) == (
-        "cat: run 0a failed: out of memory. It is not queued again by itself, because it would be paid for again: "
-        "mend what was wrong, or set `attempt: 3` for the job"
+    failed = from_props(TrainingJobState, JOB | {"status": "failed", "reason": "out of memory"})
+    assert next_step(failed) == (
+        "cat: run 0a failed: out of memory. It is not queued again automatically, because that costs money: fix the cause, "
+        "or set `attempt: 3` for the job"
     )
 
 

@@ -11,7 +11,8 @@ from localcloud.testing import running_cloud
 
 from components.bucket import BucketProvider
 from components.declared_runs import DeclaredRunsProvider
-from components.provider import Props, home
+from components.properties import Props
+from components.provider import home
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import FluxError
@@ -68,7 +69,7 @@ def test_results_are_not_deleted_because_a_setting_changed(connection: Connectio
         bucket_props(connection, storage, "two/", "keep"),
         olds | {"bucket": "another"},
     ):
-        with pytest.raises(FluxError, match=f"results lie in s3://{storage.bucket}/one/runs/"):
+        with pytest.raises(FluxError, match=f"results are in s3://{storage.bucket}/one/runs/"):
             buckets.diff(storage.bucket, olds, news)
 
 
@@ -94,7 +95,7 @@ def test_a_finished_run_stops_the_move_before_running_jobs_are_canceled(
     runs = {"cat": RUN, "dog": "ba9876543210"}
     place = {"home": home(connection), "groupId": "g", "bucket": storage.bucket, "runs": runs}
     olds, news = {**place, "prefix": "one/"}, {**place, "prefix": "two/"}
-    with pytest.raises(FluxError, match=r"^cat: the results lie in s3://.*/one/runs/"):
+    with pytest.raises(FluxError, match=r"^cat: the results are in s3://.*/one/runs/"):
         provider.diff("g", olds, news)
     other_run = {**news, "runs": {**runs, "cat": "0" * 12}}
     assert provider.diff("g", olds, other_run).replaces == ["prefix"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from localcloud.testing import logged_requests, running_cloud, wait_until
 
 from components import queueing
-from components.queueing import Claim, ClaimFile, Queue, this_host
+from components.claims import Claim, ClaimFile, this_host
+from components.queueing import Queue
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
@@ -50,7 +52,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 _numbers = iter(range(1000))
 
 
-class Ground:
+class QueuedRun:
     """A container group of its own, a run that wants a job there, and what the queue holds for it."""
 
     def __init__(self, connection: Connection) -> None:
@@ -59,7 +61,7 @@ class Ground:
         self.storage: Storage = connection.storage(BUCKET)
         self.group = self.new_group()
         base = f"{number}/runs/cat/"
-        self.wanted = RunPlace("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
+        self.place = RunPlace("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
         self.keys = RunKeys(f"{base}run{number}/", "cat")
 
     def new_group(self) -> str:
@@ -67,10 +69,10 @@ class Ground:
         return self.connection.salad().create_group(spec).id
 
     def request(self, run: str | None = None, group: str | None = None) -> JobRequest:
-        name = run or self.wanted.run
+        name = run or self.place.run
         output = SyncRule(
             bucket=BUCKET,
-            prefix=f"{self.wanted.runs_of_job}{name}/output/",
+            prefix=f"{self.place.runs_of_job}{name}/output/",
             local_path="output/",
             direction="upload",
         )
@@ -84,7 +86,7 @@ class Ground:
     def post_once(self, transport: httpx.BaseTransport | None = None) -> Job:
         kelpie = self.kelpie(transport)
         claims = ClaimFile(self.storage, self.keys, OWNER)
-        return Queue(kelpie, self.group).post_once(self.wanted, self.request(), claims)
+        return Queue(kelpie, self.group).post_once(self.place, self.request(), claims)
 
     def kelpie(self, transport: httpx.BaseTransport | None = None) -> Kelpie:
         known = self.connection
@@ -97,7 +99,7 @@ class Ground:
     def claimed_by(
         self, pid: int, kelpie_id: str | None = None, host: str | None = None, at: float | None = None
     ) -> None:
-        claim = Claim(OWNER, host or this_host(), pid, queueing._now() if at is None else at)
+        claim = Claim(OWNER, host or this_host(), pid, time.time() if at is None else at)
         self.storage.put_bytes(self.keys.claim, claim.to_json())
         if kelpie_id is not None:
             posted = json.dumps({"claim": claim.token, "kelpie_id": kelpie_id}).encode()
@@ -111,8 +113,8 @@ class Ground:
 
 
 @pytest.fixture
-def ground(connection: Connection) -> Ground:
-    return Ground(connection)
+def queued(connection: Connection) -> QueuedRun:
+    return QueuedRun(connection)
 
 
 class Losing(httpx.BaseTransport):
@@ -144,48 +146,48 @@ class Losing(httpx.BaseTransport):
 
 
 def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
-    cloud: dict[str, Any], ground: Ground
+    cloud: dict[str, Any], queued: QueuedRun
 ) -> None:
     """R2 takes one write a second and key; the claim is made and given its job within less than that."""
-    job = ground.post_once()
-    assert ground.known_job() == job.id
+    job = queued.post_once()
+    assert queued.known_job() == job.id
     written = [
         (one["path"].rpartition("/")[2], one["status"])
         for one in logged_requests(cloud)
-        if one["method"] == "PUT" and one["path"].startswith(f"/{BUCKET}/{ground.keys.base}")
+        if one["method"] == "PUT" and one["path"].startswith(f"/{BUCKET}/{queued.keys.base}")
     ]
     assert written == [("claim.json", 200), ("posted.json", 200)]
 
 
-def test_many_at_once_post_one_job(ground: Ground) -> None:
+def test_many_at_once_post_one_job(queued: QueuedRun) -> None:
     with ThreadPoolExecutor(8) as pool:
-        jobs = list(pool.map(lambda _: ground.post_once(), range(8)))
+        jobs = list(pool.map(lambda _: queued.post_once(), range(8)))
     assert len({job.id for job in jobs}) == 1
-    assert len(ground.live()) == 1
+    assert len(queued.live()) == 1
 
 
 @pytest.mark.parametrize("arrives", [None, 0.0, 0.2], ids=["never", "at once", "while we wait"])
-def test_a_lost_answer_makes_no_second_job(ground: Ground, arrives: float | None) -> None:
+def test_a_lost_answer_makes_no_second_job(queued: QueuedRun, arrives: float | None) -> None:
     losing = Losing(arrives)
-    job = ground.post_once(losing)
+    job = queued.post_once(losing)
     for thread in losing.threads:
         thread.join()
-    assert [live.id for live in ground.live()] == [job.id]
+    assert [live.id for live in queued.live()] == [job.id]
 
 
 def test_a_post_that_arrives_after_its_repetition_is_taken_back(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    queued: QueuedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first post arrives when nobody expects it any more, but before the list that follows the second one."""
     losing = Losing(arrives=0.0)
     find, hidden = Queue.find, iter([True])
 
-    def blind_once(self: Queue, wanted: RunPlace, fresh: bool = False) -> Job | None:
-        return None if fresh and next(hidden, False) else find(self, wanted, fresh)
+    def blind_once(self: Queue, place: RunPlace, fresh: bool = False) -> Job | None:
+        return None if fresh and next(hidden, False) else find(self, place, fresh)
 
     monkeypatch.setattr(Queue, "find", blind_once)
-    job = ground.post_once(losing)
-    assert [live.id for live in ground.live()] == [job.id]
+    job = queued.post_once(losing)
+    assert [live.id for live in queued.live()] == [job.id]
 
 
 def _a_dead_process() -> int:
@@ -196,49 +198,49 @@ def _a_dead_process() -> int:
     return pid
 
 
-def test_the_claim_of_a_dead_process_is_taken_over(ground: Ground) -> None:
-    ground.claimed_by(_a_dead_process())
-    job = ground.post_once()
-    assert [live.id for live in ground.live()] == [job.id]
-    assert ground.known_job() == job.id
+def test_the_claim_of_a_dead_process_is_taken_over(queued: QueuedRun) -> None:
+    queued.claimed_by(_a_dead_process())
+    job = queued.post_once()
+    assert [live.id for live in queued.live()] == [job.id]
+    assert queued.known_job() == job.id
 
 
-def test_what_a_dead_process_had_sent_is_waited_for(ground: Ground) -> None:
-    ground.claimed_by(_a_dead_process())
+def test_what_a_dead_process_had_sent_is_waited_for(queued: QueuedRun) -> None:
+    queued.claimed_by(_a_dead_process())
     posted: list[Job] = []
-    late = threading.Timer(0.3, lambda: posted.append(ground.kelpie().post_job(ground.request())))
+    late = threading.Timer(0.3, lambda: posted.append(queued.kelpie().post_job(queued.request())))
     late.start()
-    job = ground.post_once()
+    job = queued.post_once()
     late.join()
-    assert [live.id for live in ground.live()] == [job.id] == [posted[0].id]
+    assert [live.id for live in queued.live()] == [job.id] == [posted[0].id]
 
 
-def test_a_live_holder_is_waited_for(ground: Ground) -> None:
-    ground.claimed_by(os.getppid())
+def test_a_live_holder_is_waited_for(queued: QueuedRun) -> None:
+    queued.claimed_by(os.getppid())
     posted: list[Job] = []
-    late = threading.Timer(1.0, lambda: posted.append(ground.kelpie().post_job(ground.request())))
+    late = threading.Timer(1.0, lambda: posted.append(queued.kelpie().post_job(queued.request())))
     late.start()
-    job = ground.post_once()
+    job = queued.post_once()
     late.join()
     assert job.id == posted[0].id
 
 
-def test_an_old_claim_of_another_machine_is_taken_over(ground: Ground) -> None:
-    ground.claimed_by(1, host="elsewhere", at=0.0)
-    assert [live.id for live in ground.live()] == []
-    assert ground.post_once().id == ground.live()[0].id
+def test_an_old_claim_of_another_machine_is_taken_over(queued: QueuedRun) -> None:
+    queued.claimed_by(1, host="elsewhere", at=0.0)
+    assert [live.id for live in queued.live()] == []
+    assert queued.post_once().id == queued.live()[0].id
 
 
 @pytest.mark.parametrize("ended", ["completed", "failed"])
-def test_a_run_that_ended_in_another_group_is_not_posted_again(ground: Ground, ended: str) -> None:
-    job = ground.kelpie().post_job(
-        ground.request(group=ground.new_group()).model_copy(update={"max_failures": 1})
+def test_a_run_that_ended_in_another_group_is_not_posted_again(queued: QueuedRun, ended: str) -> None:
+    job = queued.kelpie().post_job(
+        queued.request(group=queued.new_group()).model_copy(update={"max_failures": 1})
     )
-    report(ground.connection, job, ended)
-    ground.claimed_by(_a_dead_process(), kelpie_id=job.id)
-    found = ground.post_once()
+    report(queued.connection, job, ended)
+    queued.claimed_by(_a_dead_process(), kelpie_id=job.id)
+    found = queued.post_once()
     assert (found.id, found.status) == (job.id, ended)
-    assert ground.live() == []
+    assert queued.live() == []
 
 
 def report(connection: Connection, job: Job, what: str) -> None:
@@ -256,36 +258,38 @@ def report(connection: Connection, job: Job, what: str) -> None:
     wait_until(lambda: connection.kelpie().get_job(job.id).status == what)
 
 
-def test_an_unfinished_job_in_another_group_is_canceled_before_the_new_one_is_posted(ground: Ground) -> None:
-    other = ground.kelpie().post_job(ground.request(group=ground.new_group()))
-    ground.claimed_by(_a_dead_process(), kelpie_id=other.id)
-    job = ground.post_once()
-    assert ground.connection.kelpie().get_job(other.id).status == "canceled"
-    assert [live.id for live in ground.live()] == [job.id]
+def test_an_unfinished_job_in_another_group_is_canceled_before_the_new_one_is_posted(
+    queued: QueuedRun,
+) -> None:
+    other = queued.kelpie().post_job(queued.request(group=queued.new_group()))
+    queued.claimed_by(_a_dead_process(), kelpie_id=other.id)
+    job = queued.post_once()
+    assert queued.connection.kelpie().get_job(other.id).status == "canceled"
+    assert [live.id for live in queued.live()] == [job.id]
 
 
-def test_a_job_of_a_run_that_nobody_wants_any_more_is_canceled(ground: Ground) -> None:
-    orphan = ground.kelpie().post_job(ground.request(run="older"))
-    stranger = ground.kelpie().post_job(
-        ground.request().model_copy(update={"environment": {"FLUX_JOB": "dog"}})
+def test_a_job_of_a_run_that_nobody_wants_any_more_is_canceled(queued: QueuedRun) -> None:
+    orphan = queued.kelpie().post_job(queued.request(run="older"))
+    stranger = queued.kelpie().post_job(
+        queued.request().model_copy(update={"environment": {"FLUX_JOB": "dog"}})
     )
-    job = ground.post_once()
-    assert ground.connection.kelpie().get_job(orphan.id).status == "canceled"
-    assert {live.id for live in ground.live()} == {job.id, stranger.id}
+    job = queued.post_once()
+    assert queued.connection.kelpie().get_job(orphan.id).status == "canceled"
+    assert {live.id for live in queued.live()} == {job.id, stranger.id}
 
 
-def test_a_canceled_job_is_wanted_again_when_it_is_declared_again(ground: Ground) -> None:
-    first = ground.post_once()
-    assert ground.kelpie().cancel_job(first.id)
-    second = ground.post_once()
+def test_a_canceled_job_is_wanted_again_when_it_is_declared_again(queued: QueuedRun) -> None:
+    first = queued.post_once()
+    assert queued.kelpie().cancel_job(first.id)
+    second = queued.post_once()
     assert second.id != first.id
-    assert [live.id for live in ground.live()] == [second.id]
+    assert [live.id for live in queued.live()] == [second.id]
 
 
-def test_a_claim_that_was_taken_over_posts_nothing(ground: Ground) -> None:
-    claims = ClaimFile(ground.storage, ground.keys, OWNER)
+def test_a_claim_that_was_taken_over_posts_nothing(queued: QueuedRun) -> None:
+    claims = ClaimFile(queued.storage, queued.keys, OWNER)
     assert claims.take(None)
-    ground.claimed_by(1, host="elsewhere")
+    queued.claimed_by(1, host="elsewhere")
     with pytest.raises(Exception, match="taken over by another update"):
         claims.renew()
-    assert ground.live() == []
+    assert queued.live() == []

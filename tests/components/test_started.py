@@ -10,7 +10,8 @@ import pytest
 from localcloud.testing import running_cloud, wait_until
 
 from components.container_group import ContainerGroupProvider
-from components.provider import Props, home
+from components.properties import Props
+from components.provider import home
 from flux_training.clients.connection import Connection, connect
 
 _numbers = count()

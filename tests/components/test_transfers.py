@@ -12,9 +12,9 @@ import pytest
 from localcloud.testing import logged_requests, running_cloud, wait_until
 from pulumi.dynamic import dynamic
 
-from components.dataset import DatasetProvider, send
-from components.lookups import SECONDS, Lookups
-from components.messages import Pulse
+from components.dataset import DatasetProvider, upload
+from components.messages import TransferProgress
+from components.recent_answers import MAX_AGE_SECONDS, RecentAnswers
 from components.training_job import TrainingJobProvider
 from flux_training.clients.bulk import Outgoing
 from flux_training.clients.connection import connect
@@ -67,7 +67,7 @@ def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_an
 ) -> None:
     layout = Layout("")
     first = image_set(tmp_path / "one")
-    send(storage, layout, first, lambda _text: None)
+    upload(storage, layout, first, lambda _text: None)
     assert is_complete(storage, layout, first.digest)
 
     other_captions = image_set(tmp_path / "one", salt=", another word")
@@ -80,7 +80,7 @@ def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_an
     second = image_set(tmp_path / "two", changed=frozenset({7}))
     before = len(logged_requests(cloud))
     told: list[str] = []
-    send(storage, layout, second, told.append)
+    upload(storage, layout, second, told.append)
     puts = cost(cloud, before)["PUT", "image"]
     assert puts == IMAGES
     assert sum(text.startswith("uploading") for text in told) == 1
@@ -99,7 +99,7 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(
         for name, image in list(images.images.items())[:40]
     ]
     storage.send_files(sent)
-    send(storage, layout, images, lambda _text: None)
+    upload(storage, layout, images, lambda _text: None)
     # Counted from the beginning: an answer comes before its line in the log.
     wait_until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)
     assert cost(cloud, begin)["PUT", "image"] == IMAGES
@@ -108,10 +108,10 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(
 
 def test_an_index_that_tells_of_images_that_are_gone_costs_no_image(storage: Storage, tmp_path: Path) -> None:
     layout, first = Layout("p/"), image_set(tmp_path / "one")
-    send(storage, layout, first, lambda _text: None)
+    upload(storage, layout, first, lambda _text: None)
     storage.delete_many([item.key for item in storage.list(layout.dataset(first.digest))])
     second = image_set(tmp_path / "two", changed=frozenset({1}))
-    send(storage, layout, second, lambda _text: None)
+    upload(storage, layout, second, lambda _text: None)
     assert is_complete(storage, layout, second.digest)
 
 
@@ -126,23 +126,23 @@ def test_a_thousand_providers_are_serialised_to_one_text_a_class() -> None:
 
 def test_an_answer_is_asked_for_once_and_again_when_it_is_old_or_was_no() -> None:
     now = [0.0]
-    lookups, asked = Lookups(lambda: now[0]), []
+    answers, asked = RecentAnswers(lambda: now[0]), []
 
     def ask() -> bool:
         asked.append(1)
         return len(asked) > 1
 
-    assert [lookups.get("k", ask, bool) for _ in range(4)] == [False, True, True, True]
-    now[0] = SECONDS
-    assert lookups.get("k", ask, bool)
+    assert [answers.get("k", ask, bool) for _ in range(4)] == [False, True, True, True]
+    now[0] = MAX_AGE_SECONDS
+    assert answers.get("k", ask, bool)
     assert len(asked) == 3
 
 
 def test_progress_tells_rate_and_what_is_left() -> None:
     now, told = [0.0], list[str]()
-    pulse = Pulse("uploading", 4, 8_000_000, told.append, lambda: now[0])
+    transfer = TransferProgress("uploading", 4, 8_000_000, told.append, lambda: now[0])
     now[0] = 2.0
-    pulse.told(1, 2_000_000)
+    transfer.add(1, 2_000_000)
     now[0] = 8.0
-    pulse.told(3, 6_000_000)
+    transfer.add(3, 6_000_000)
     assert told == ["uploading 1 of 4, 1.0 MB/s, about 6 s left", "uploading 4 of 4, 1.0 MB/s"]

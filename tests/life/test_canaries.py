@@ -323,7 +323,7 @@ def fail(life: Life) -> None:
     # No canary: the CLI copies a stack's file into its history before our program can refuse it.
     document["config"]["flux-training:nodeSecretAccessKey"] = "in plain text by mistake"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    assert "stands in plain text" in life.run("up", "--yes", "--skip-preview", code=1)
+    assert "is stored in plain text" in life.run("up", "--yes", "--skip-preview", code=1)
     path.write_text(before, encoding="utf-8")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from flux_training.training.train_yml.diff import MISSING, different, is_secret, label, shown
@@ -13,6 +14,8 @@ from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
 LONGEST = 40
+# In `details`; a preview shows a line per job.
+MAX_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,33 @@ class Changes:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """`3 captions changed`, `learning rate 1e-4 → 2e-4`, …; empty when nothing differs."""
-        parts = [
-            (len(self.added), "image", "added"),
-            (len(self.removed), "image", "removed"),
-            (len(self.replaced), "image", "replaced"),
-            (len(self.renamed), "image", "renamed"),
-            (len(self.captions), "caption", "changed"),
+        """`3 captions changed`, `learning rate 1e-4 → 2e-4`, …; empty if nothing differs."""
+        return (
+            *(f"{counted(len(names), word)} {done}" for names, word, done in self._groups),
+            *self.settings,
+        )
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """`reasons` with file names: `1 caption changed: 00003.txt`."""
+        return (
+            *(
+                f"{counted(len(names), word)} {done}: {', '.join(names[:MAX_NAMES])}{' …' * (len(names) > MAX_NAMES)}"
+                for names, word, done in self._groups
+            ),
+            *self.settings,
+        )
+
+    @property
+    def _groups(self) -> list[tuple[Sequence[str], str, str]]:
+        groups: list[tuple[Sequence[str], str, str]] = [
+            (self.added, "image", "added"),
+            (self.removed, "image", "removed"),
+            (self.replaced, "image", "replaced"),
+            ([f"{before} → {after}" for before, after in self.renamed], "image", "renamed"),
+            ([PurePath(edited.image).stem + ".txt" for edited in self.captions], "caption", "changed"),
         ]
-        images = [f"{counted(number, word)} {done}" for number, word, done in parts if number]
-        return (*images, *self.settings)
+        return [group for group in groups if group[0]]
 
 
 def changes(before: Inputs, after: Inputs) -> Changes:

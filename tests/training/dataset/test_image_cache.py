@@ -15,7 +15,7 @@ import pytest
 import rich_click as click
 
 from flux_training.commands.jobs.lint import lint
-from flux_training.commands.plan import plan
+from flux_training.commands.plan.command import plan
 from flux_training.commands.stack.command import preview, up
 from flux_training.training.dataset import facts, image_cache
 from flux_training.training.dataset.facts import DatasetFacts, DatasetReader

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markdown_it import MarkdownIt
 
-from flux_training.commands.plan_markdown import as_markdown
-from flux_training.commands.plan_pictures import Pictures
+from flux_training.commands.plan.markdown import as_markdown
+from flux_training.commands.plan.pictures import Pictures
 from flux_training.training.runs.plan import Plan
 
 STYLE = """

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from flux_training.commands.plan_pictures import SIDE, Pictures
-from flux_training.commands.plan_text import upload_words
+from flux_training.commands.plan.pictures import SIDE, Pictures
+from flux_training.commands.plan.text import upload_words
 from flux_training.training.bill import NOBODY_PAYS, bases, dollars, heading, rows, standing_charge
 from flux_training.training.bill import hours as time_of
 from flux_training.training.runs.changes import Edited

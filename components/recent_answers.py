@@ -1,4 +1,4 @@
-"""Answers that hold for a while, asked for once by all the resources of an `up` that want them."""
+"""Answers that all resources of an update share for a short time, so that a thousand of them ask a service once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, TypeVar
 
-# Long enough for a thousand jobs to share an answer, short enough that what changes under a long `up` is noticed.
-SECONDS = 30.0
+# Short enough that a change made during a long update is noticed.
+MAX_AGE_SECONDS = 30.0
 
 T = TypeVar("T")
 
 
-class Lookups:
-    """Thread-safe. What an answer is `wanted` for decides whether it is kept: a no is asked again each time."""
+class RecentAnswers:
+    """Thread-safe; threads with the same question wait for one of them to ask it. Only useful answers are kept."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -22,16 +22,15 @@ class Lookups:
         self._kept: dict[Hashable, tuple[float, Any]] = {}
         self._asking: dict[Hashable, Lock] = {}
 
-    def get(self, key: Hashable, ask: Callable[[], T], wanted: Callable[[T], bool]) -> T:
-        """The answer of at most SECONDS ago, or what `ask` gives. Those who want the same wait for one of them to ask."""
+    def get(self, key: Hashable, ask: Callable[[], T], is_useful: Callable[[T], bool]) -> T:
         with self._lock:
             asking = self._asking.setdefault(key, Lock())
         with asking:
             kept = self._kept.get(key)
-            if kept is not None and self._clock() - kept[0] < SECONDS:
+            if kept is not None and self._clock() - kept[0] < MAX_AGE_SECONDS:
                 answer: T = kept[1]
                 return answer
             answer = ask()
-            if wanted(answer):
+            if is_useful(answer):
                 self._kept[key] = (self._clock(), answer)
             return answer

@@ -1,0 +1,160 @@
+"""A run's claim: the object in the bucket that says which update may post the run's job. It is never deleted.
+
+Whoever finds the claim of a job that has gone can see what became of the job, and takes it over or adopts the job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flux_training.clients.errors import Conflict, RateLimited
+from flux_training.clients.results import read_json
+from flux_training.clients.storage import Storage
+from flux_training.training.dataset.manifest import canonical_json
+from flux_training.training.errors import FluxError
+from flux_training.training.processes import is_alive
+from flux_training.training.runs.run import RunKeys
+
+# Longer than a post with all its retries and time-outs (flux_training/clients/http.py: at worst 3.5 minutes), and than the clocks of
+# two machines differ. A holder renews its claim before each post.
+CLAIM_SECONDS = 600.0
+# R2 allows one write a second per key, and answers others with 429 (docs/services.md).
+WRITE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who may post the run's job. `claimed_at` in seconds since 1970, by the holder's clock.
+
+    The token makes the bytes of each claim unique: a write whose answer was lost is recognised by reading it back.
+    """
+
+    owner: str
+    host: str
+    pid: int
+    claimed_at: float
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def to_json(self) -> bytes:
+        return canonical_json({"version": 1, **self.__dict__})
+
+    @staticmethod
+    def from_json(raw: bytes) -> Claim | None:
+        """None if it cannot be read: such a claim counts as free."""
+        try:
+            value = json.loads(raw)
+            return Claim(
+                str(value["owner"]),
+                str(value["host"]),
+                int(value["pid"]),
+                float(value["claimed_at"]),
+                str(value["token"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None
+
+
+def this_host() -> str:
+    """Identifies this machine, boot and pid namespace, within which a pid identifies a process."""
+    parts = [socket.gethostname()]
+    # Without /proc (not Linux) the host's name has to do.
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return "/".join(parts)
+
+
+def is_dead(claim: Claim, host: str, own_pid: int, is_alive: Callable[[int], bool], now: float) -> bool:
+    """Whether the holder of a claim without a job has ended: checked on this host, assumed elsewhere after CLAIM_SECONDS."""
+    if now - claim.claimed_at > CLAIM_SECONDS:
+        return True
+    return claim.host == host and (claim.pid == own_pid or not is_alive(claim.pid))
+
+
+class ClaimFile:
+    """A run's claim.json as one claimer writes it; every write but the first names the claim that it replaces.
+
+    Beside it posted.json: the job that was posted under the claim with that token.
+    """
+
+    def __init__(self, storage: Storage, keys: RunKeys, owner: str) -> None:
+        self.key = keys.claim
+        self._posted_key = keys.posted
+        self._storage = storage
+        self._claim = Claim(owner, this_host(), os.getpid(), _now())
+        self._etag = ""
+        self._written_at = 0.0
+
+    def read(self) -> tuple[str, Claim | None]:
+        """The ETag and the claim; ("", None) if there is none. The ETag is read first, so that a change in between is noticed."""
+        info = self._storage.head(self.key)
+        if info is None:
+            return "", None
+        return info.etag, Claim.from_json(self._storage.get_bytes(self.key) or b"")
+
+    def posted(self, holder: Claim) -> str | None:
+        """The id of the job that this holder posted, if it was recorded."""
+        found = read_json(self._storage, self._posted_key) or {}
+        is_holders = found.get("claim") == holder.token and "kelpie_id" in found
+        return str(found["kelpie_id"]) if is_holders else None
+
+    def take(self, etag: str | None) -> bool:
+        """Write the claim if there is none (`etag` None or empty), or in place of the one with that ETag."""
+        try:
+            return self._write(replace(self._claim, claimed_at=_now()), etag or "")
+        except RateLimited:
+            # Several updates write at once; another one gets it.
+            return False
+
+    def renew(self) -> None:
+        """Before each post. Raises FluxError if another update has taken the claim over.
+
+        A claim written within the last second is only checked.
+        """
+        if time.monotonic() - self._written_at < WRITE_SECONDS:
+            info = self._storage.head(self.key)
+            ours = info is not None and info.etag == self._etag
+        else:
+            ours = self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag)
+        if not ours:
+            raise FluxError(
+                f"{self.key} was taken over by another update",
+                "only one update may post the job",
+                "run it again",
+            )
+
+    def record(self, kelpie_id: str) -> None:
+        """Record the claim's job: our own, or one that another holder posted but could not record."""
+        holder = self._claim if self._etag else self.read()[1]
+        if holder is None or (not self._etag and self.posted(holder) == kelpie_id):
+            return
+        posted = canonical_json({"version": 1, "claim": holder.token, "kelpie_id": kelpie_id})
+        with suppress(RateLimited):  # another update is writing the same at this moment
+            self._storage.put_bytes(self._posted_key, posted)
+
+    def holder_is_dead(self, holder: Claim) -> bool:
+        return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
+
+    def _write(self, claim: Claim, etag: str) -> bool:
+        try:
+            self._etag = self._storage.put_bytes(
+                self.key, claim.to_json(), if_none_match=not etag, if_match=etag or None
+            )
+        except Conflict:
+            return False
+        self._claim = claim
+        self._written_at = time.monotonic()
+        return True
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -1,0 +1,83 @@
+"""The files of the declared runs, left by the program for the provider process of the same update.
+
+The program has read, checked and priced every job folder already. It writes the result to
+`.flux-cache/runs/<project>/<stack>/<job>/<run id>/`; inputs of the resource would make the state large. Each update writes the folder
+anew, and a run's files are removed once it is queued.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flux_training.training.dataset.image_cache import CACHE_FOLDER
+from flux_training.training.dataset.manifest import canonical_json
+from flux_training.training.errors import FluxError
+from flux_training.training.runs.run import run_id
+
+FOLDER = Path(CACHE_FOLDER) / "runs"
+CONFIG, MANIFEST, DETAILS = "train.yml", "manifest.json", "details.json"
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """`estimate` is the expected cost as run.json has it; None if it is not known."""
+
+    save_every: int
+    estimate: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """`raw_config` is train.yml and `manifest` is manifest.json, byte for byte."""
+
+    job: str
+    run_id: str
+    raw_config: bytes
+    manifest: bytes
+    details: RunDetails
+
+
+def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path()) -> None:
+    """Replace the prepared runs of the stack `owner` (`<project>/<stack>`)."""
+    shutil.rmtree(root / FOLDER / owner, ignore_errors=True)
+    for run in runs:
+        folder = root / FOLDER / owner / run.job / run.run_id
+        folder.mkdir(parents=True)
+        (folder / CONFIG).write_bytes(run.raw_config)
+        (folder / MANIFEST).write_bytes(run.manifest)
+        (folder / DETAILS).write_bytes(canonical_json(asdict(run.details)))
+
+
+def load_prepared(
+    owner: str, job: str, run: str, attempt: int, parent: str | None, root: Path = Path()
+) -> PreparedRun:
+    """The prepared run, checked against its id. Raises FluxError if it is missing or damaged."""
+    folder = root / FOLDER / owner / job / run
+    try:
+        raw_config, manifest = (folder / CONFIG).read_bytes(), (folder / MANIFEST).read_bytes()
+        details = _parse_details((folder / DETAILS).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(folder, f"cannot be read ({error})") from error
+    if run_id(manifest, raw_config, attempt, parent) != run:
+        raise _unusable(folder, f"do not belong to run {run}")
+    return PreparedRun(job, run, raw_config, manifest, details)
+
+
+def remove_prepared(owner: str, job: str, run: str, root: Path = Path()) -> None:
+    shutil.rmtree(root / FOLDER / owner / job / run, ignore_errors=True)
+
+
+def _parse_details(raw: bytes) -> RunDetails:
+    value: Mapping[str, Any] = json.loads(raw)
+    return RunDetails(int(value["save_every"]), value["estimate"])
+
+
+def _unusable(folder: Path, why: str) -> FluxError:
+    return FluxError(
+        f"the files in {folder} {why}", "each update writes them before it queues a run", "run it again"
+    )

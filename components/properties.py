@@ -1,0 +1,124 @@
+"""Dataclasses for what a resource declares and what its state stores, and their conversion to and from Pulumi's property dicts.
+
+A field `group_id` is the property `groupId`. Property names are part of every stack's state: a field is never renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
+from typing import Any, TypeVar, cast, get_type_hints
+
+import pulumi
+from pulumi.output import Unknown
+
+T = TypeVar("T")
+Props = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Properties:
+    """The base of all arguments and states. `home` says where the resource lives (components/provider.py)."""
+
+    home: str
+
+
+P = TypeVar("P", bound=Properties)
+# pulumi ships no type for this constructor.
+UNKNOWN: Any = Unknown()  # type: ignore[no-untyped-call,unused-ignore]  # see above
+
+
+def output(value: pulumi.Output[T]) -> T:
+    """An output as the value of a field: the provider receives what it resolves to."""
+    return cast(T, value)
+
+
+def is_known(value: object) -> bool:
+    """Whether the value is known: not in a preview before its resource exists, nor in a state that lacks it."""
+    return not isinstance(value, Unknown)
+
+
+def to_props(properties: Properties) -> Props:
+    """Without None values: Pulumi does not store them."""
+    found = {key: getattr(properties, name) for name, key in keys_of(type(properties)).items()}
+    return {
+        key: value.value if isinstance(value, Enum) else value
+        for key, value in found.items()
+        if value is not None
+    }
+
+
+def from_props(kind: type[P], props: Mapping[str, Any]) -> P:
+    """Properties without a field are ignored. A field that an older state lacks gets its default, or else is Unknown."""
+    values: dict[str, Any] = {}
+    for one in _fields_of(kind):
+        value = props.get(one.key)
+        if value is not None:
+            values[one.name] = one.convert(value) if is_known(value) else value
+        elif not one.has_default:
+            values[one.name] = UNKNOWN
+    return kind(**values)
+
+
+def carry_over(kind: type[P], source: Properties, **values: Any) -> P:
+    """An object of `kind` with the fields that `source` has too, and with `values` for others."""
+    shared = keys_of(kind).keys() & keys_of(type(source)).keys() - values.keys()
+    return kind(**{name: getattr(source, name) for name in shared}, **values)
+
+
+def keys_of(kind: type[Properties]) -> dict[str, str]:
+    """Property names by field name."""
+    return {found.name: found.key for found in _fields_of(kind)}
+
+
+def changed_keys(names: tuple[str, ...], old: Properties, new: Properties) -> list[str]:
+    """The properties among the fields `names` that changed from a known to another known value."""
+    pairs = {name: (getattr(old, name), getattr(new, name)) for name in names}
+    return [
+        _camel_case(name)
+        for name, (before, after) in pairs.items()
+        if is_known(before) and is_known(after) and before != after
+    ]
+
+
+@dataclass(frozen=True)
+class _Field:
+    name: str
+    key: str
+    convert: Callable[[Any], Any]
+    has_default: bool
+
+
+_known: dict[type, list[_Field]] = {}
+
+
+def _fields_of(kind: type[Properties]) -> list[_Field]:
+    if kind not in _known:
+        hints = get_type_hints(kind)
+        _known[kind] = [
+            _Field(
+                one.name,
+                _camel_case(one.name),
+                _converter(hints[one.name]),
+                one.default is not MISSING or one.default_factory is not MISSING,
+            )
+            for one in fields(kind)
+        ]
+    return _known[kind]
+
+
+def _converter(hint: Any) -> Callable[[Any], Any]:
+    """Pulumi passes every number as a float, and an enum as its value."""
+    if hint in (int, int | None):
+        return int
+    if hint == Mapping[str, int] | None:
+        return lambda days: {key: int(value) for key, value in days.items()}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint
+    return lambda value: value
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)

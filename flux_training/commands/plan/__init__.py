@@ -1,0 +1,1 @@
+"""`flux plan`: what an update would train, and for how much."""

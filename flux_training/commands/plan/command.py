@@ -1,0 +1,213 @@
+"""`flux plan`: what `up` would do and cost, for a reviewer: as text, as Markdown for a pull request, as JSON, as a page."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.datasets import ImageIndex, missing
+from flux_training.clients.run_states import state_of_run
+from flux_training.clients.storage import Storage
+from flux_training.clients.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
+from flux_training.commands.cli import UserPath, no_cache_option, say, stack_option
+from flux_training.commands.plan.document import as_json
+from flux_training.commands.plan.markdown import as_comment
+from flux_training.commands.plan.page import as_page
+from flux_training.commands.plan.pictures import InRepository, OnPage
+from flux_training.commands.plan.text import as_text
+from flux_training.commands.stack.access import connection_of, prepare_engine
+from flux_training.commands.stack.engine import Engine, project_root
+from flux_training.commands.stack.file import stack_settings
+from flux_training.training.dataset.manifest import Image
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.jobs.folder import ImageSet
+from flux_training.training.runs.changes import Changes
+from flux_training.training.runs.plan import (
+    DATASET_TYPE,
+    JOB_TYPE,
+    JobPlan,
+    Plan,
+    Step,
+    Upload,
+    What,
+    cluster_lines,
+    in_order,
+    messages,
+    plan_job,
+    read_steps,
+)
+from flux_training.training.runs.run import Layout
+from flux_training.training.settings import StackSettings
+
+PREFIX = "FLUX_PLAN_"
+
+
+@click.command()
+@stack_option
+@no_cache_option
+@click.option("--markdown", is_flag=True, help="Markdown, as a comment on a pull request.")
+@click.option("--json", "as_document", is_flag=True, help="One JSON object.")
+@click.option(
+    "--html",
+    "page",
+    type=UserPath(dir_okay=False, writable=True),
+    help="Write a page with pictures to this file.",
+)
+@click.option(
+    "--repository",
+    envvar=f"{PREFIX}REPOSITORY",
+    help="Address of the repository on GitHub: Markdown shows images from there (a comment cannot hold them).",
+)
+@click.option(
+    "--commit",
+    envvar=f"{PREFIX}COMMIT",
+    default="HEAD",
+    show_default=True,
+    help="The commit that is planned.",
+)
+@click.option(
+    "--base",
+    envvar=f"{PREFIX}BASE",
+    default="main",
+    show_default=True,
+    help="The commit before, for removed images.",
+)
+def plan(
+    stack: str,
+    markdown: bool,
+    as_document: bool,
+    page: str | None,
+    repository: str | None,
+    commit: str,
+    base: str,
+) -> None:
+    """Show what `up` would train, again or for the first time, why, and for how many dollars. Changes nothing.
+
+    Ends with 1 when `up` would be refused.
+    """
+    engine = prepare_engine(stack, output=sys.stderr)
+    found, connection = make_plan(engine, stack)
+    root = project_root()
+    if page:
+        settings = stack_settings(root, stack)
+        pictures = OnPage(
+            root, connection.storage(settings.storage.bucket), Layout(settings.storage.key_prefix)
+        )
+        Path(page).write_text(as_page(found, pictures), encoding="utf-8")
+    if markdown:
+        print(as_comment(found, InRepository(repository, commit, base) if repository else None))
+    elif as_document:
+        print(as_json(found))
+    else:
+        say(as_text(found))
+    if found.problems:
+        sys.exit(1)
+
+
+def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
+    """The plan of a stack, and its services. Raises FluxError."""
+    settings = stack_settings(project_root(), stack)
+    connection = connection_of(engine, stack)
+    preview, error, survey = surveyed_preview(engine)
+    found = Plan(stack, lint=survey.lint if survey else None, local=connection.cloud == "local")
+    problems = messages(preview, "error")
+    if problems or error or survey is None or survey.bill is None:
+        return replace(found, problems=problems or (error,)), connection
+    steps = read_steps(preview)
+    comparison = Comparison(connection, settings, survey)
+    return replace(
+        found,
+        jobs=in_order(comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE),
+        cluster=cluster_lines(steps),
+        bill=survey.bill,
+        upload=comparison.upload(steps),
+    ), connection
+
+
+def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:
+    """The engine's preview as JSON, its error message if it failed, and the survey that the program wrote. Raises FluxError."""
+    with tempfile.TemporaryDirectory(prefix="flux-plan-") as folder:
+        place = Path(folder) / "survey"
+        environment = {**engine.environment, SURVEY_VARIABLE: str(place)}
+        preview, error = replace(engine, environment=environment).preview()
+        return preview, error, read_survey(place)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A preview's steps beside the survey. Only a job that leaves its run, and new datasets, need further requests."""
+
+    connection: Connection
+    settings: StackSettings
+    survey: Survey
+
+    @cached_property
+    def bucket_exists(self) -> bool:
+        return self.storage.exists()
+
+    @property
+    def storage(self) -> Storage:
+        return self.connection.storage(self.settings.storage.bucket)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.settings.storage.key_prefix)
+
+    def job_plan(self, step: Step) -> JobPlan:
+        job = next((job for job in self.survey.jobs if job.name == step.name), None)
+        line = (
+            next((line for line in self.survey.bill.lines if line.job == step.name), None)
+            if self.survey.bill
+            else None
+        )
+        past = self._changes(step, job) if job and step.op in ("create", "replace") else None
+        state = self.survey.states.get(step.name)
+        made = plan_job(step, state, past, line, self._was_unfinished(step))
+        images = tuple(sorted(job.image_set.images)) if job else ()
+        shown = Changes(added=images) if made.what is What.NEW else made.changes
+        return replace(made, images=len(images), changes=shown)
+
+    def _changes(self, step: Step, job: DeclaredJob) -> Changes | None:
+        """What differs from the run in the state, or else from the job's newest one in the bucket."""
+        run, known = step.old.get("runId"), self.survey.changes.get(step.name)
+        if known and run in (None, known.run_id):
+            return known.changes
+        if not run or not self.bucket_exists:
+            return None
+        found = changes_since(self.storage, self.layout, job, str(run))
+        return found.changes if found else None
+
+    def _was_unfinished(self, step: Step) -> bool:
+        run = step.old.get("runId")
+        if not run or run == step.new.get("runId") or not self.bucket_exists:
+            return False
+        keys, steps = self.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
+        return state_of_run(self.storage, self.connection.kelpie(), keys, steps).is_queued
+
+    def upload(self, steps: Sequence[Step]) -> Upload:
+        """The images of new datasets that are not in the bucket yet."""
+        new = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
+        sets = [job.image_set for job in self.survey.jobs if job.name in new and job.dataset_of == job.name]
+        index = ImageIndex(self.storage, self.layout)
+        size = images = copied = 0
+        for image_set in sets:
+            for image in self._missing(image_set):
+                if self.bucket_exists and index.key_of(image):
+                    copied += 1
+                else:
+                    images, size = images + 1, size + image.size
+        return Upload(size, images, copied)
+
+    def _missing(self, image_set: ImageSet) -> list[Image]:
+        if not self.bucket_exists:
+            return list(image_set.images.values())
+        names = missing(self.storage, self.layout, image_set.digest, image_set.images)
+        return [image_set.images[name] for name in names]
