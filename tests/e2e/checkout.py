@@ -75,13 +75,28 @@ class Checkout:
             start_new_session=True,
         )
 
-    def run_engine(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The embedded engine itself on stack dev, without what `make` does around it."""
-        line = [sys.executable, "-m", "pulumi_embedded", *arguments, "--stack", "dev"]
+    def run_module(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`python -m MODULE …` without make around it."""
         environment = {**self.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"}
         return subprocess.run(
-            line, cwd=self.root, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
+
+    def run_engine(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The embedded engine on stack dev, without what `flux` does around it."""
+        return self.run_module("pulumi_embedded", *arguments, "--stack", "dev")
+
+    def flux(self, *arguments: str) -> str:
+        """Run a command of `flux`; what it printed."""
+        done = self.run_module("flux_training.commands", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def engine(self, *arguments: str) -> str:
         """What the embedded engine answers, when all is well."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,41 +21,33 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
         yield fresh
 
 
-def queue(checkout: Checkout) -> None:
-    """Without waiting for the jobs to end."""
-    line = [sys.executable, "-m", "flux_training.commands", "up", "--no-wait"]
-    subprocess.run(
-        line, cwd=checkout.root, env=dict(checkout.environment), check=True, timeout=120, capture_output=True
-    )
-
-
-@pytest.mark.parametrize("target", ["preview", "up"])
-def test_above_the_budget_nothing_is_made(checkout: Checkout, target: str) -> None:
+def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
     checkout.configure("budget", {"maxUsd": 0.05, "maxUsdPerJob": 0.02})
-    printed = checkout.make(target, code=2)
-    assert re.search(
-        r"error: budget\.maxUsdPerJob is \$0\.0200, but cat would cost about \$0\.\d+ \(20 steps, ", printed
-    )
-    assert re.search(
-        r"error: budget\.maxUsd is \$0\.0500, but this would cost about \$0\.\d+ on RTX 5090 \(32 GB\)",
-        printed,
-    )
-    assert "in sum" in printed
-    assert "Traceback" not in printed
-    assert [entry for entry in checkout.requests() if entry["method"] in CHANGES] == []
-    assert checkout.resources() == []
-
-
-def test_a_gpu_nobody_offers_is_refused_with_the_nearest(checkout: Checkout) -> None:
+    for target in ("preview", "up"):
+        printed = checkout.make(target, code=2)
+        assert re.search(
+            r"error: budget\.maxUsdPerJob is \$0\.0200, but cat would cost about \$0\.\d+ \(20 steps, ",
+            printed,
+        )
+        assert re.search(
+            r"error: budget\.maxUsd is \$0\.0500, but this would cost about \$0\.\d+ on RTX 5090 \(32 GB\)",
+            printed,
+        )
+        assert "Traceback" not in printed
+    checkout.configure("budget", None)
     checkout.configure("cluster", {"gpu": "RTX 5900"})
     printed = checkout.make("preview", code=2)
     assert "error: SaladCloud offers no GPU (RTX 5900)" in printed
     assert "similar: RTX 5090 (32 GB)" in printed
+    assert [entry for entry in checkout.requests() if entry["method"] in CHANGES] == []
+    assert checkout.resources() == []
 
 
 def test_the_chosen_gpu_stays_while_runs_are_unfinished_whatever_prices_do(checkout: Checkout) -> None:
     checkout.configure("cluster", {"gpu": ">= 24 GB", "maxReplicas": 2})
-    queue(checkout)
+    checkout.make("cloud")
+    checkout.engine("stack", "select", "--create", "dev")
+    checkout.engine("up", "--yes", "--skip-preview")
     (group,) = [one for one in checkout.resources() if one["type"].endswith(":ContainerGroup")]
     gpu = group["inputs"]["gpu"]
     assert gpu in ("RTX 3090 (24 GB)", "RTX 4090 (24 GB)", "RTX 5090 (32 GB)")
@@ -78,6 +68,7 @@ def test_the_chosen_gpu_stays_while_runs_are_unfinished_whatever_prices_do(check
     assert '=> "RTX 5090 (32 GB)"' in checkout.make("preview")
 
 
+@pytest.mark.long
 def test_the_estimate_is_within_a_tenth_of_the_bill(tmp_path: Path) -> None:
     found = compare(tmp_path / "checkout", STEPS)
     print(found)

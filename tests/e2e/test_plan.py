@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-from tests.e2e.checkout import Checkout, new_checkout
+from tests.e2e.checkout import FAST_CLOUD, Checkout, new_checkout
 from tests.training.job_folders import make_job, write_image
-
-NO_CLI = pytest.mark.skipif(
-    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
-)
 
 
 def plan(checkout: Checkout, *options: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "flux_training.commands", "plan", *options]
-    return subprocess.run(
-        line,
-        cwd=checkout.root,
-        env=dict(checkout.environment),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return checkout.run_module("flux_training.commands", "plan", *options)
 
 
-@pytest.mark.parametrize("engine", ["embedded", pytest.param("cli", marks=NO_CLI)])
-def test_a_plan_tells_what_is_new_what_again_and_why_and_what_goes(tmp_path: Path, engine: str) -> None:
-    with new_checkout(tmp_path / "checkout", engine=engine) as checkout:
+def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(tmp_path: Path, engine: str) -> None:
+    """No node runs: what is queued has not been trained, and its images are in the bucket."""
+    with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0", engine=engine) as checkout:
         make_job(checkout.root / "jobs", "owl", seed=3)
-        checkout.make("up")
+        checkout.flux("up", "--no-wait")
         cat = checkout.root / "jobs/cat"
         (cat / "dataset/00001.txt").write_text("tr1gger, edited\n", encoding="utf-8")
         (cat / "dataset/00003.jpg").unlink()
@@ -51,7 +34,7 @@ def test_a_plan_tells_what_is_new_what_again_and_why_and_what_goes(tmp_path: Pat
         jobs = json.loads(done.stdout)["jobs"]
         assert {name: job["what"] for name, job in jobs.items()} == {
             "cat": "again",
-            "dog": "removed",
+            "dog": "canceled",
             "owl": "new",
         }
         assert jobs["cat"]["reasons"] == [

@@ -1,4 +1,7 @@
-"""Short forms of what takes minutes (interruptions, fuzz, cost), every Python found, nothing newer than 3.10."""
+"""The launcher interrupted, with damaged inputs, and under every Python that is found.
+
+FLUX_TEST_INTERRUPTIONS and FLUX_TEST_FUZZ set how many seeds and inputs are tried.
+"""
 
 from __future__ import annotations
 
@@ -31,31 +34,26 @@ def pythons() -> list[str]:
     return list(versions.values())
 
 
-def module(name: str, *arguments: str) -> str:
-    """`python -m tests.node.NAME`, which has to end with 0; its output, which is printed too."""
+def run_module(name: str, *arguments: str) -> str:
+    """Run `python -m tests.node.NAME`; what it printed."""
     command = [sys.executable, "-m", f"tests.node.{name}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @LINUX
-def test_interrupted_at_any_moment_every_job_ends_with_sound_weights() -> None:
-    seeds = os.environ.get("FLUX_INTERRUPTIONS", "10")
-    assert f"{seeds} jobs ended with sound weights" in module(
-        "interruptions", "--seeds", seeds, "--at-once", "5"
-    )
+@pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.long)])
+def test_interrupted_at_any_moment_every_job_ends_with_sound_weights(count: int) -> None:
+    count = int(os.environ.get("FLUX_TEST_INTERRUPTIONS", count))
+    printed = run_module("interruptions", "--seeds", str(count), "--at-once", "3")
+    assert f"{count} jobs ended with sound weights" in printed
 
 
-def test_fuzz() -> None:
-    count = os.environ.get("FLUX_FUZZ", "2000")
-    assert f"{count} mutated inputs, 0 faults" in module("fuzz", "--count", count)
-
-
-@LINUX
-def test_memory_and_cpu_are_printed() -> None:
-    assert "of a core" in module("cost", "--seconds", "2")
+@pytest.mark.parametrize("count", [300, pytest.param(5000, marks=pytest.mark.long)])
+def test_damaged_inputs_cause_no_fault(count: int) -> None:
+    count = int(os.environ.get("FLUX_TEST_FUZZ", count))
+    assert f"{count} mutated inputs, 0 faults" in run_module("fuzz", "--count", str(count))
 
 
 @pytest.mark.parametrize("python", pythons())
