@@ -1,4 +1,4 @@
-"""python -m bench [--rounds 9] [--only upload,plan,jobs,engine] [--jobs 1,10,100,1000]: prints, and writes tests/bench/results.md."""
+"""python -m tests.bench [--rounds 9] [--only upload,plan,jobs,engine] [--jobs 1,10,100,1000]: prints, and writes tests/bench/results.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     print(text)
     head = (
         f"# Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end\n\n"
-        f"`python -m bench {' '.join(sys.argv[1:])}`. Each comparison ran in turns; medians of {given.rounds} rounds after one "
+        f"`python -m tests.bench {' '.join(sys.argv[1:])}`. Each comparison ran in turns; medians of {given.rounds} rounds after one "
         "to warm up. Ratios: median, and from the least to the most of the rounds.\n\n"
     )
     RESULTS.write_text(head + text, encoding="utf-8")
@@ -55,7 +55,7 @@ def _measured(parts: list[str], folder: Path, rounds: int, counts: list[int]) ->
     if "plan" in parts:
         found.append(plan.scan_to_plan(folder / "plan", rounds))
     if "jobs" in parts:
-        found.append(jobs.slope(counts, folder))
+        found.append(jobs.scaling(counts, folder))
     if "engine" in parts and find_spec("tests.bench.engine"):
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.engine"], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""How long the embedded engine takes beside the Pulumi CLI: `python -m bench.engine [--sizes 10,100,1000]`.
+"""How long the embedded engine takes beside the Pulumi CLI: `python -m tests.bench.engine [--sizes 10,100,1000]`.
 
 For each size: `up` from nothing, then `up` with nothing to do, both without a preview, each tool in a stack of its
 own with the same program.  The two take turns, so that what else the machine does hits both; what counts is the
@@ -22,9 +22,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import os, pulumi
-from things import Thing
+from things import Number
 before = None
-things = [Thing(f"t{i}", i) for i in range(int(os.environ["THINGS"]))]
+things = [Number(f"t{i}", i) for i in range(int(os.environ["THINGS"]))]
 pulumi.export("sum", pulumi.Output.all(*[thing.twice for thing in things]).apply(sum))
 """
 # A provider that does nothing, so that all the time is the tools' own.  Serialised once: the SDK's serializer
@@ -35,7 +35,7 @@ from pulumi.dynamic import CreateResult, Resource, ResourceProvider, dynamic
 
 dynamic.serialize_provider = functools.cache(dynamic.serialize_provider)
 
-class ThingProvider(ResourceProvider):
+class NumberProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def __getstate__(self):
@@ -44,9 +44,9 @@ class ThingProvider(ResourceProvider):
     def create(self, props):
         return CreateResult(str(props["number"]), {**props, "twice": 2 * props["number"]})
 
-PROVIDER = ThingProvider()
+PROVIDER = NumberProvider()
 
-class Thing(Resource, module="bench", name="Thing"):
+class Number(Resource, module="bench", name="Number"):
     def __init__(self, name, number):
         super().__init__(PROVIDER, name, {"number": number, "text": "x" * 100, "tags": {"a": "b"}, "twice": None})
 """
@@ -147,15 +147,9 @@ def report(found: list[Tool], what: str, size: int) -> str:
     return f"{what:6} of {size:5}: " + ", ".join(parts)
 
 
-def growth(tool: Tool, what: str, small: int, large: int) -> str:
-    """How much longer the larger one takes."""
-    times = [statistics.median(tool.times[what, size]) for size in (large, small)]
-    return f"{what:6}: time({large})/time({small}) of the {tool.name}: {times[0] / times[1]:.1f}"
-
-
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.engine", description=__doc__)
     parser.add_argument("--sizes", default="1,10,100,1000", help="how many resources, comma between")
     parser.add_argument("--creates", type=int, default=1, help="turns of each `up` from nothing; 0: none")
     parser.add_argument("--noops", type=int, default=5, help="turns of each `up` with nothing to do")
@@ -170,10 +164,6 @@ def main() -> None:
             for what in ("create", "no-op"):
                 if (what, size) in found[0].times:
                     print(report(found, what, size), flush=True)
-        for what in ("create", "no-op"):
-            for tool in found:
-                if {(what, 100), (what, 1000)} <= tool.times.keys():
-                    print(growth(tool, what, 100, 1000))
 
 
 if __name__ == "__main__":

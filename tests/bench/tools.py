@@ -21,13 +21,8 @@ KEY_ID, SECRET, REGION, BUCKET = "bench", "bench-secret", "us-east-1", "bench"
 
 
 @dataclass(frozen=True)
-class Server:
+class S3Server:
     url: str
-    pid: int
-
-    def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def bring() -> dict[str, Path]:
@@ -59,7 +54,7 @@ def _install(line: list[str], **environment: str) -> None:
 
 
 @contextmanager
-def serving(gateway: Path, folder: Path) -> Iterator[Server]:
+def serving(gateway: Path, folder: Path) -> Iterator[S3Server]:
     """versitygw on `folder` (which lies in memory where it can), on a free port of this machine alone."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -74,13 +69,13 @@ def serving(gateway: Path, folder: Path) -> Iterator[Server]:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.05)
-        yield Server(f"http://127.0.0.1:{port}", process.pid)
+        yield S3Server(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait()
 
 
-def settings_of_aws(server: Server) -> dict[str, str]:
+def settings_of_aws(server: S3Server) -> dict[str, str]:
     """What boto3, s5cmd and rclone read."""
     return {
         "AWS_ACCESS_KEY_ID": KEY_ID,
