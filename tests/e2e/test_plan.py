@@ -37,12 +37,14 @@ def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(tmp_path: Path, e
             "dog": "canceled",
             "owl": "new",
         }
-        assert jobs["cat"]["reasons"] == [
+        *reasons, canceled = jobs["cat"]["reasons"]
+        assert reasons == [
             "1 image added",
             "1 image removed",
             "1 caption changed",
             "learning rate 1e-4 → 2e-4",
         ]
+        assert canceled.startswith("its unfinished run ")
         assert (jobs["cat"]["imagesAdded"], jobs["cat"]["imagesRemoved"]) == (["00004.jpg"], ["00003.jpg"])
         assert jobs["cat"]["usd"] > 0
         found = json.loads(done.stdout)
@@ -51,7 +53,7 @@ def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(tmp_path: Path, e
         page = checkout.root / "plan.html"
         text = plan(checkout, "--markdown", "--html", str(page)).stdout
         assert (
-            "| **again** | `cat` | 1 image added; 1 image removed; 1 caption changed; learning rate 1e-4 → 2e-4 |"
+            "| **again** | `cat` | 1 image added; 1 image removed; 1 caption changed; learning rate 1e-4 → 2e-4; its unfinished run "
             in text
         )
         # One picture for each new image, one for the edited caption, and the removed image from the bucket.
