@@ -70,6 +70,7 @@ def shorten(jobs: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # as long as its blocks take, each of which has a limit of its own
 def test_what_the_documents_tell_to_type_works(reader: Checkout) -> None:
     """One after the other, as a reader would: a block may go on from what one before it has left."""

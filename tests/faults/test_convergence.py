@@ -1,33 +1,38 @@
-"""With a fifth of all requests failing, `up` → change → `up` → `destroy` ends as it does without faults.
+"""With a fifth of all requests failing, `up`, a change, another `up` and `destroy` end as they do without faults.
 
-FLUX_FAULT_SEEDS (`1-3`, `1-200`, `7,9`) says which seeds; many at once: `python -m tests.faults.story 1-200`.
+FLUX_TEST_FAULT_SEEDS sets how many seeds `make test-long` tries. Many at once: `python -m tests.faults.story 1-200`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.faults.story import play, problems, seeds_of
+from tests.faults.story import Story, play, problems
 from tests.support.contracts import unaccepted
+from tests.support.seeds import seeds
 
-SEEDS = os.environ.get("FLUX_FAULT_SEEDS", "1-3")
+SEEDS = seeds(int(os.environ.get("FLUX_TEST_FAULT_SEEDS", "4")), short=1, first=1)
 
 
-@pytest.mark.timeout(0)  # as long as the seeds take; each command has a limit of its own
-def test_seeded_faults_change_nothing_in_the_end(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return play(tmp_path_factory.mktemp("undisturbed") / "story", None)
+
+
+def test_without_faults_each_run_is_posted_once_in_requests_that_the_services_document(
+    undisturbed: Story,
 ) -> None:
-    without = play(tmp_path / "without", None)
-    assert without.leaks == []
-    assert set(without.posts.values()) == {1}
-    # What the product asks and what it is answered, as a user's day goes: as the services' own documents say.
-    assert unaccepted(without.exchanges) == set()
-    for seed in seeds_of(SEEDS):
-        story = play(tmp_path / str(seed), seed)
-        assert problems(story, without.pictures) == [], story.output
-        with capfd.disabled():
-            print(f"\n{request.node.name}: {story.line}", file=sys.stderr)
+    assert undisturbed.leaks == []
+    assert set(undisturbed.posts.values()) == {1}
+    assert unaccepted(undisturbed.exchanges) == set()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_faults_change_nothing_in_the_end(seed: int, undisturbed: Story, tmp_path: Path) -> None:
+    story = play(tmp_path / "story", seed)
+    print(story.line)
+    assert problems(story, undisturbed.pictures) == [], story.output
