@@ -1,6 +1,6 @@
 """64 clients that post jobs and poll them, while workers do them: no error, no job lost, none doubled. Load, not timing.
 
-FLUX_LOAD_JOBS=10000 for the long form.
+LOCALCLOUD_LOAD_JOBS=10000 for the long form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from localcloud.testing import kelpie_client, running_cloud, salad_client
 
 CLIENTS = 64
 WORKERS = 8
-JOBS = int(os.environ.get("FLUX_LOAD_JOBS", "384"))
+JOBS = int(os.environ.get("LOCALCLOUD_LOAD_JOBS", "384"))
 
 
 @dataclass

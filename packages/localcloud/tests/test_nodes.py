@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -294,3 +295,13 @@ def test_stop_ends_nodes_that_a_killed_daemon_left(tmp_path: Path) -> None:
         assert run_localcloud(home, "stop").stdout == "not running\n"
         wait_until(lambda: not is_alive(pid))
         assert cloud.rows("SELECT * FROM instances") == []
+
+
+def test_daemon_and_nodes_stop_when_the_home_folder_is_removed(tmp_path: Path) -> None:
+    home = tmp_path / "cloud"
+    with running_cloud(home, node_command=STUB_NODE) as connection, clients(home, connection) as cloud:
+        cloud.make()
+        [pid] = wait_until(cloud.pids)
+        shutil.rmtree(home)
+        wait_until(lambda: not is_alive(connection["pid"]))
+        assert not is_alive(pid)
