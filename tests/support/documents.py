@@ -42,6 +42,8 @@ NEEDS = {
 PROGRAMS = {
     "cp": "",
     "cd": "",
+    "pip": "",
+    "python": "",
     "docker/build.sh": "docker",
     "curl": "internet",
     "sha256sum": "",
@@ -53,7 +55,7 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
 NEEDED = re.compile(r"<!-- needs: ([^>]+) -->\n\Z")
-LANGUAGES = ("sh", "yaml", "text", "json", "mermaid")
+LANGUAGES = ("sh", "python", "yaml", "text", "json", "mermaid")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def fault(words: Sequence[str], needs: Sequence[str]) -> str:
         return _fault_of_make(rest)
     if program == "./flux":
         return _fault_of_flux(rest)
+    if program == "localcloud":
+        return _fault_of_module(program, rest)
     if program == ".venv/bin/python" and rest[:1] == ["-m"]:
         return _fault_of_module(rest[1], rest[2:])
     if program not in PROGRAMS:
