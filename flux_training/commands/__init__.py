@@ -1,4 +1,4 @@
-"""The `flux` command, which `make` calls: one module or folder a command, and what several of them share.
+"""The `flux` command, which `make` calls: a module or folder for each command, and cli.py for what they share.
 
-Here belongs what a person types and sees; what is decided about a run is in training/, how a service is asked in clients/.
+Code for the command line and its output belongs here. Rules about runs belong in training/, requests to services in clients/.
 """

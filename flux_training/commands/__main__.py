@@ -1,6 +1,6 @@
 """Train FLUX.1-dev LoRAs from folders of images, as declared resources.
 
-Exit codes: 0 all is well; 1 something failed and said why; 2 wrong usage; 130 stopped by Ctrl-C (run it again to go on).
+Exit codes: 0 success; 1 failure, with a message; 2 wrong usage; 130 stopped by Ctrl-C (run the same command to continue).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import rich_click as click
 from flux_training.commands.stack.engine import project_root
 from flux_training.training.errors import FluxError
 
-STOPPED = 130
-# Where each command is: imported only when it is asked for, so that none waits for another's libraries.
+EXIT_INTERRUPTED = 130
+# Imported only when needed, so that no command waits for another's libraries.
 COMMANDS = {
     "new": "flux_training.commands.jobs.new:new",
     "caption": "flux_training.commands.jobs.caption:caption",
@@ -50,7 +50,7 @@ class LazyGroup(click.RichGroup):
             return None
         module, attribute = COMMANDS[name].split(":")
         command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        assert isinstance(command, click.Command)  # noqa: S101 - every entry of COMMANDS is a command
         return command
 
 
@@ -64,7 +64,7 @@ def main(context: click.Context) -> None:
 
 
 def run() -> None:
-    """Every error of ours is shown as its text; anything else is a fault of ours and keeps its traceback."""
+    """Print expected errors as a message. Anything else is a bug and keeps its traceback."""
     try:
         main(standalone_mode=False, prog_name="flux")
     except click.ClickException as wrong_usage:
@@ -74,8 +74,8 @@ def run() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nstopped; nothing is lost: run it again to go on", err=True)
-        sys.exit(STOPPED)
+        click.echo("\nstopped; nothing is lost: run the same command to continue", err=True)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

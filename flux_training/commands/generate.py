@@ -1,4 +1,4 @@
-"""Writes the files that are made from the code: schemas/*.json, docs/lint.md and docs/commands.md. `make generated` runs it."""
+"""Generates schemas/*.json, docs/lint.md and docs/commands.md. `make generated` runs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flux_training.training.schemas import stack_schema, train_schema
 
 
 def generated_files() -> dict[str, str]:
-    """Path below the checkout → content."""
+    """Contents by path."""
     return {
         "schemas/stack.schema.json": json.dumps(stack_schema(), indent=2) + "\n",
         "schemas/train.schema.json": json.dumps(train_schema(), indent=2) + "\n",

@@ -1,4 +1,4 @@
-"""`flux caption` against a server that limits, fails, refuses and cuts: nothing is lost, written over or asked for twice."""
+"""`flux caption` against a server that limits, fails, refuses and cuts off answers: nothing is lost, overwritten or requested twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[..., str]
 
 
 def plan(number: int, attempt: int) -> str:
-    """Some images never get a caption; every seventh meets the rate limit first, every eleventh a fault."""
+    """Some images never get a caption; every seventh first gets status 429, every eleventh status 500."""
     if number in FAILING:
         return FAILING[number]
     return "429" if number % 7 == 0 and attempt == 1 else "500" if number % 11 == 0 and attempt == 1 else "ok"
@@ -33,7 +33,7 @@ def plan(number: int, attempt: int) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job `squares` of 200 images, ten of them with a caption; it is the working folder."""
+    """A job `squares` of 200 images, ten of them with a caption, in the working directory."""
     root = make_checkout(tmp_path / "checkout")
     job = root / "jobs/squares"
     make_images(job / "dataset", IMAGES)
@@ -63,7 +63,7 @@ def captions(checkout: Path) -> dict[int, str]:
     return {int(file.stem): file.read_text(encoding="utf-8") for file in files}
 
 
-def test_two_hundred_images_are_captioned_or_named_and_a_stop_in_between_costs_nothing(
+def test_every_image_gets_a_caption_or_is_reported_and_no_answer_is_lost_by_ctrl_c(
     checkout: Path,
 ) -> None:
     with_code(checkout)
@@ -77,9 +77,9 @@ def test_two_hundred_images_are_captioned_or_named_and_a_stop_in_between_costs_n
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=60)
         assert first.returncode == 130, said
-        assert "Waiting for the answers that are under way" in said
-        assert "run it again to go on" in said
-        # What was answered is there, every word of it.
+        assert "Waiting for the answers to requests already sent" in said
+        assert "run the same command to continue" in said
+        # Every answer was saved.
         answered = {number for number, count in server.captioned.items() if count}
         assert captions(checkout).keys() == answered | set(MINE)
         assert len(answered) < IMAGES - len(MINE) - len(FAILING)
@@ -102,11 +102,11 @@ def test_two_hundred_images_are_captioned_or_named_and_a_stop_in_between_costs_n
     assert [file.name for file in (checkout / "jobs/squares/dataset").iterdir() if file.name[0] == "."] == []
 
 
-def test_what_it_costs_is_said_before_and_after(run: Run) -> None:
+def test_the_cost_is_printed_before_and_after(run: Run) -> None:
     with captioner() as server:
         said = run(*options(server), "--price", "1000,2000")
     # 190 answers of 100 tokens in and 10 out.
-    assert "190 images lack a caption" in said
+    assert "190 images without a caption" in said
     assert "about $" in said
     assert "190 captions written; 19,000 tokens in, 1,900 out: $22.80" in said
 
@@ -116,16 +116,16 @@ def test_a_dry_run_sends_nothing_and_needs_no_key(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     said = run("--dry-run")
-    assert "190 images lack a caption" in said
+    assert "190 images without a caption" in said
     assert "about $0.0" in said
     assert len(captions(checkout)) == len(MINE)
 
 
-def test_the_price_of_an_unknown_model_is_not_made_up(run: Run) -> None:
-    assert "what it costs is not known here" in run("--dry-run", "--model", "llava")
+def test_the_cost_of_an_unknown_model_is_unknown(run: Run) -> None:
+    assert "unknown cost" in run("--dry-run", "--model", "llava")
 
 
-def test_no_more_requests_at_once_than_told(run: Run) -> None:
+def test_concurrency_limits_parallel_requests(run: Run) -> None:
     with captioner(delay=0.02) as server:
         run(*options(server), "--concurrency", "3")
     assert server.most_at_once == 3
@@ -139,7 +139,7 @@ def test_no_more_requests_at_once_than_told(run: Run) -> None:
         (["--trigger", "ohwx"], "A square, number 11. ohwx"),
     ],
 )
-def test_the_trigger_word_goes_where_it_was_told(
+def test_the_trigger_word_goes_to_the_chosen_position(
     checkout: Path, run: Run, arguments: list[str], text: str
 ) -> None:
     keep_images(checkout, 11)
@@ -154,7 +154,7 @@ def keep_images(checkout: Path, *numbers: int) -> None:
             file.unlink()
 
 
-def test_a_wrong_key_ends_it_at_the_first_answer(checkout: Path, run: Run) -> None:
+def test_a_wrong_key_stops_the_command_at_once(checkout: Path, run: Run) -> None:
     with captioner(lambda _number, _attempt: "401") as server:
         with pytest.raises(FluxError, match="check the key") as caught:
             run(*options(server), "--concurrency", "2")
@@ -163,7 +163,7 @@ def test_a_wrong_key_ends_it_at_the_first_answer(checkout: Path, run: Run) -> No
     assert len(captions(checkout)) == len(MINE)
 
 
-def test_without_a_trigger_word_the_placeholder_is_refused(checkout: Path, run: Run) -> None:
+def test_the_placeholder_needs_a_trigger_word_in_train_yml(checkout: Path, run: Run) -> None:
     config = checkout / "jobs/squares/train.yml"
     config.write_text(
         config.read_text(encoding="utf-8").replace("trigger_word:", "# trigger_word:"), encoding="utf-8"
@@ -186,7 +186,7 @@ def test_a_caption_written_meanwhile_is_kept(checkout: Path, run: Run) -> None:
     assert file.read_text(encoding="utf-8") == "by hand"
 
 
-def test_an_empty_caption_is_filled(checkout: Path, run: Run) -> None:
+def test_an_empty_caption_file_is_replaced(checkout: Path, run: Run) -> None:
     keep_images(checkout, 11)
     (checkout / "jobs/squares/dataset/00011.txt").write_text(" \n", encoding="utf-8")
     with captioner() as server:
@@ -194,7 +194,7 @@ def test_an_empty_caption_is_filled(checkout: Path, run: Run) -> None:
     assert captions(checkout)[11] == "A square, number 11. [trigger]\n"
 
 
-def test_a_broken_image_is_named_and_not_sent(
+def test_a_broken_image_is_reported_and_not_sent(
     checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_images(checkout, 11, 12)
@@ -214,23 +214,23 @@ def test_images_are_reduced_before_they_are_sent(checkout: Path, run: Run) -> No
     assert set(server.asked) == {18}
 
 
-def test_when_every_image_has_a_caption_nothing_is_done(checkout: Path, run: Run) -> None:
+def test_nothing_is_done_if_every_image_has_a_caption(checkout: Path, run: Run) -> None:
     keep_images(checkout, *MINE)
     assert "every image has a caption" in run()
 
 
-def test_a_password_in_the_address_is_not_shown(run: Run) -> None:
+def test_a_password_in_the_address_is_not_printed(run: Run) -> None:
     said = run("--dry-run", "--base-url", "https://me:password@models.example/v1")
     assert ("at models.example:" in said, "password" in said) == (True, False)
 
 
-def test_a_password_in_an_unencrypted_address_is_not_shown_either(
+def test_a_password_in_an_unencrypted_address_is_not_printed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def refuse(*_: object) -> None:
         raise Refused("not now")
 
-    # Waiting until an address that is not there is given up takes a minute.
+    # A real connection attempt would take a minute to fail.
     monkeypatch.setattr(Captioner, "ask", refuse)
     with pytest.raises(Refused):
         run("--base-url", "http://me:password@models.example:9/v1")
@@ -238,6 +238,6 @@ def test_a_password_in_an_unencrypted_address_is_not_shown_either(
     assert ("http to models.example:9 is not encrypted" in said, "password" in said) == (True, False)
 
 
-def test_an_address_that_is_none_is_refused(run: Run) -> None:
+def test_an_invalid_address_is_refused(run: Run) -> None:
     with pytest.raises(BadInput, match="--base-url"):
         run("--dry-run", "--base-url", "http://[bad")

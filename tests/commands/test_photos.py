@@ -1,4 +1,4 @@
-"""`flux new`, `rename` and `sweep` as they are typed, in this process; what they say and what lies there after them."""
+"""`flux new`, `rename` and `sweep`: what they print and the files that they make."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def declared(checkout: Path, *names: str) -> list[str]:
     return [job.name for job in declare_jobs(StackSettings.model_validate(settings), checkout)]
 
 
-def test_a_folder_of_fifty_mixed_files_becomes_a_job_that_can_be_declared(
-    checkout: Path, tmp_path: Path, run: Run
-) -> None:
+def test_a_folder_of_mixed_files_becomes_a_job(checkout: Path, tmp_path: Path, run: Run) -> None:
     expected = mixed_folder(tmp_path / "my photos")
     said = run(new, "party", "--from", tmp_path / "my photos", "--trigger", "ohwx")
     dataset = checkout / "jobs/party/dataset"
@@ -76,13 +74,13 @@ def test_a_folder_of_fifty_mixed_files_becomes_a_job_that_can_be_declared(
     assert captions == sorted(filter(None, expected.values()))
     assert sorted(file.name for file in dataset.glob("*.jpg")) == [f"{n:05}.jpg" for n in range(1, 31)]
     for line in (
-        "jobs/party: 30 images taken (00001 to 00030), 15 with a caption",
+        "jobs/party: 30 images added (00001 to 00030), 15 with a caption",
         "  copy of IMG_1.jpg shows the same as IMG_1.jpg",
         "  dance.gif: of its 3 pictures only the first is taken",
         "  broken.png: a broken image",
         "  notes.txt: a text without an image of the same name",
         "the line `party: {}`",
-        "writes the 15 captions that it lacks",
+        "writes the 15 missing captions",
     ):
         assert line in said
     for image in dataset.glob("*.jpg"):
@@ -90,39 +88,35 @@ def test_a_folder_of_fifty_mixed_files_becomes_a_job_that_can_be_declared(
     assert declared(checkout, "party") == ["party"]
 
 
-def test_a_job_that_is_there_is_not_overwritten_and_nothing_is_left_behind(
-    checkout: Path, tmp_path: Path, run: Run
-) -> None:
+def test_an_existing_job_is_not_overwritten(checkout: Path, tmp_path: Path, run: Run) -> None:
     source = photos(tmp_path / "from", 2)
     run(new, "cat", "--from", source, "--trigger", "ohwx")
     before = tree(checkout)
-    with pytest.raises(BadInput, match="is there already, and is not overwritten"):
+    with pytest.raises(BadInput, match="exists and is not overwritten"):
         run(new, "cat", "--from", source, "--trigger", "other")
     assert tree(checkout) == before
 
 
-def test_adding_twice_adds_once(checkout: Path, tmp_path: Path, run: Run) -> None:
+def test_photos_are_added_once(checkout: Path, tmp_path: Path, run: Run) -> None:
     run(new, "cat", "--from", photos(tmp_path / "one", 2), "--trigger", "ohwx")
-    assert "2 images taken (00003 to 00004)" in run(
+    assert "2 images added (00003 to 00004)" in run(
         new, "cat", "--from", photos(tmp_path / "two", 4), "--add"
     )
     before = tree(checkout)
-    assert "0 images taken" in run(new, "cat", "--from", tmp_path / "two", "--add")
+    assert "0 images added" in run(new, "cat", "--from", tmp_path / "two", "--add")
     assert tree(checkout) == before
 
 
-def test_a_caption_that_comes_later_finds_its_image(checkout: Path, tmp_path: Path, run: Run) -> None:
+def test_a_later_caption_is_copied_to_its_image(checkout: Path, tmp_path: Path, run: Run) -> None:
     source = photos(tmp_path / "from", 2)
     run(new, "cat", "--from", source, "--trigger", "ohwx")
     (source / "p2.txt").write_text("the second", encoding="utf-8")
     said = run(new, "cat", "--from", source, "--add")
-    assert "00002.jpg: has its caption from p2.png now" in said
+    assert "00002.jpg: got the caption of p2.png" in said
     assert (checkout / "jobs/cat/dataset/00002.txt").read_text(encoding="utf-8") == "the second\n"
 
 
-def test_a_new_pictures_caption_is_not_given_to_an_image_of_the_job_that_has_its_name(
-    checkout: Path, tmp_path: Path, run: Run
-) -> None:
+def test_captions_are_matched_by_image_and_not_by_name(checkout: Path, tmp_path: Path, run: Run) -> None:
     run(new, "cat", "--from", photos(tmp_path / "one", 1), "--trigger", "ohwx")
     source = tmp_path / "two"
     source.mkdir()
@@ -135,14 +129,14 @@ def test_a_new_pictures_caption_is_not_given_to_an_image_of_the_job_that_has_its
     assert "00001.jpg: has its caption from small.png, which shows the same" in said
 
 
-def test_everything_wrong_in_the_options_is_said_at_once(tmp_path: Path, run: Run) -> None:
+def test_all_invalid_options_are_reported_together(tmp_path: Path, run: Run) -> None:
     with pytest.raises(BadInput) as caught:
         run(new, "no good", "--from", photos(tmp_path / "from", 1), "--trigger", "[x]", "--prompt", "")
     assert len(caught.value.findings) == 3
 
 
 @pytest.mark.parametrize("name", ["../dog", "a/b", "/tmp/dog"])  # noqa: S108 - nothing is written there
-def test_a_job_lies_in_the_folder_of_jobs_and_nowhere_else(tmp_path: Path, run: Run, name: str) -> None:
+def test_a_job_name_cannot_lead_out_of_the_jobs_folder(tmp_path: Path, run: Run, name: str) -> None:
     source = photos(tmp_path / "from", 1)
     before = tree(tmp_path)
     with pytest.raises(BadInput):
@@ -152,14 +146,14 @@ def test_a_job_lies_in_the_folder_of_jobs_and_nowhere_else(tmp_path: Path, run: 
     assert tree(tmp_path) == before
 
 
-def test_what_only_a_new_job_takes_is_refused_when_adding(tmp_path: Path, run: Run) -> None:
+def test_options_for_new_jobs_are_refused_with_add(tmp_path: Path, run: Run) -> None:
     source = photos(tmp_path / "from", 1)
     run(new, "cat", "--from", source, "--trigger", "ohwx")
     with pytest.raises(click.UsageError, match=r"train\.yml"):
         run(new, "cat", "--from", source, "--add", "--trigger", "other")
 
 
-def test_without_an_image_nothing_is_made(checkout: Path, tmp_path: Path, run: Run) -> None:
+def test_a_folder_without_images_makes_no_job(checkout: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from/a.mp4").write_bytes(b"film")
     with pytest.raises(BadInput) as caught:
@@ -168,17 +162,17 @@ def test_without_an_image_nothing_is_made(checkout: Path, tmp_path: Path, run: R
     assert list((checkout / "jobs").iterdir()) == []
 
 
-def test_the_job_is_named_in_the_stack_and_the_rest_of_the_file_stays(
+def test_the_job_is_declared_and_the_rest_of_the_stack_file_is_kept(
     checkout: Path, tmp_path: Path, run: Run
 ) -> None:
     said = run(new, "cat", "--from", photos(tmp_path / "from", 1), "--trigger", "ohwx", "--stack", "dev")
     text = (checkout / "Pulumi.dev.yaml").read_text(encoding="utf-8")
     assert text == STACK_FILE.replace("   # the first one\n", "   # the first one\n    cat: {}\n")
-    assert "cat is named there now" in said
+    assert "cat is declared now" in said
     assert declare(Path(), "dev", {"cat": {}}) == []
 
 
-def test_a_stack_that_is_not_there_is_said_before_anything_is_made(
+def test_an_unknown_stack_is_reported_before_anything_is_made(
     checkout: Path, tmp_path: Path, run: Run
 ) -> None:
     with pytest.raises(BadInput, match=r"there is no Pulumi\.prod\.yaml"):
@@ -186,7 +180,7 @@ def test_a_stack_that_is_not_there_is_said_before_anything_is_made(
     assert list((checkout / "jobs").iterdir()) == []
 
 
-def test_the_stacks_own_folder_of_jobs_is_used(checkout: Path, tmp_path: Path, run: Run) -> None:
+def test_the_jobs_folder_of_the_stack_is_used(checkout: Path, tmp_path: Path, run: Run) -> None:
     (checkout / "Pulumi.dev.yaml").write_text(
         STACK_FILE + "  flux-training:jobsFolder: data\n", encoding="utf-8"
     )
@@ -194,21 +188,21 @@ def test_the_stacks_own_folder_of_jobs_is_used(checkout: Path, tmp_path: Path, r
     assert (checkout / "data/cat/train.yml").is_file()
 
 
-def test_renaming_and_its_undoing_are_said(checkout: Path, run: Run) -> None:
+def test_a_renaming_can_be_previewed_and_undone(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "cat", images=2)
     (checkout / "jobs/cat/dataset/00001.jpg").rename(checkout / "jobs/cat/dataset/b 1.jpg")
     (checkout / "jobs/cat/dataset/00001.txt").rename(checkout / "jobs/cat/dataset/b 1.txt")
     before = tree(checkout)
     assert "00002.jpg → 00001.jpg" in run(rename, "cat", "--dry-run")
     assert tree(checkout) == before
-    assert "4 files renamed; ./flux rename cat --undo takes it back" in run(rename, "cat")
+    assert "4 files renamed; `./flux rename cat --undo` reverts this" in run(rename, "cat")
     assert "numbered already" in run(rename, "cat")
     assert declared(checkout, "cat") == ["cat"]
     assert "4 files have their old names back" in run(rename, "cat", "--undo")
     assert tree(checkout) == before
 
 
-def test_a_dry_run_only_tells_of_a_renaming_that_was_interrupted(checkout: Path, run: Run) -> None:
+def test_a_dry_run_reports_an_interrupted_renaming(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "cat", images=1)
     dataset = checkout / "jobs/cat/dataset"
     (dataset / "00001.jpg").rename(dataset / ".renaming-0")
@@ -221,7 +215,7 @@ def test_a_dry_run_only_tells_of_a_renaming_that_was_interrupted(checkout: Path,
     assert tree(checkout) == before
 
 
-def test_two_commands_do_not_work_in_one_folder(checkout: Path, run: Run) -> None:
+def test_a_locked_folder_is_refused(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "cat")
     held = os.open(checkout / "jobs/cat/dataset", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
@@ -232,7 +226,7 @@ def test_two_commands_do_not_work_in_one_folder(checkout: Path, run: Run) -> Non
         os.close(held)
 
 
-def test_a_job_that_is_not_there_is_named_with_the_nearest(checkout: Path, run: Run) -> None:
+def test_an_unknown_job_is_reported_with_the_nearest_name(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "chelsea")
     with pytest.raises(BadInput, match="did you mean `chelsea`"):
         run(rename, "chelsae")
@@ -241,7 +235,7 @@ def test_a_job_that_is_not_there_is_named_with_the_nearest(checkout: Path, run: 
 GRID = ("sweep-me", "--set", "train.lr=1e-4,2e-4", "--set", "network.linear=4,8")
 
 
-def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(checkout: Path, run: Run) -> None:
+def test_a_sweep_declares_jobs_with_one_dataset_and_can_be_repeated(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     (checkout / "Pulumi.dev.yaml").write_text(
         STACK_FILE.replace("first: {}", "sweep-me: {maxHours: 2, attempt: 3}"), encoding="utf-8"
@@ -250,13 +244,13 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
     assert "4 jobs would be made" in run(sweep, *GRID, "--repeat", "--dry-run")
     assert tree(checkout) == before
     said = run(sweep, *GRID, "--repeat")
-    assert "4 jobs, 80 steps in all" in said
-    assert "trains what the job itself trains" in said
-    assert "network.linear_alpha stays as it is" in said
+    assert "4 jobs, 80 steps in total" in said
+    assert "trains the same as the job itself" in said
+    assert "network.linear_alpha stays the same" in said
     text = (checkout / "Pulumi.dev.yaml").read_text(encoding="utf-8")
     assert "    sweep-me-lr2e-4-rank8: {dataset: sweep-me, maxHours: 2}\n" in text
     after = tree(checkout)
-    assert "0 jobs made below jobs, 0 named" in run(sweep, *GRID)
+    assert "0 jobs made below jobs, 0 declared" in run(sweep, *GRID)
     assert tree(checkout) == after
     names = [f"sweep-me-lr{lr}-rank{rank}" for lr in ("1e-4", "2e-4") for rank in (4, 8)]
     settings = StackSettings.model_validate(
@@ -271,46 +265,41 @@ def test_a_sweep_declares_its_jobs_on_one_dataset_and_is_safe_to_run_twice(check
     assert len({job.run_id for job in jobs}) == 4
 
 
-def test_what_the_job_itself_trains_is_not_paid_for_again(checkout: Path, run: Run) -> None:
+def test_the_variant_equal_to_the_job_is_left_out(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     (checkout / "Pulumi.dev.yaml").write_text(
         STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
     )
     said = run(sweep, *GRID)
-    assert (
-        "sweep-me-lr1e-4-rank4 is left out: sweep-me itself trains that (--repeat makes it all the same)"
-        in said
-    )
+    assert "sweep-me-lr1e-4-rank4 is left out: sweep-me itself trains that (--repeat makes it anyway)" in said
     made = sorted(folder.name for folder in (checkout / "jobs").iterdir() if folder.is_dir())
     assert made == ["sweep-me", *(f"sweep-me-lr{end}" for end in ("1e-4-rank8", "2e-4-rank4", "2e-4-rank8"))]
-    assert "0 jobs made below jobs, 0 named" in run(sweep, *GRID)
+    assert "0 jobs made below jobs, 0 declared" in run(sweep, *GRID)
 
 
-def test_a_job_that_is_not_declared_trains_nothing_so_no_variant_is_left_out(
-    checkout: Path, run: Run
-) -> None:
+def test_no_variant_is_left_out_if_the_job_is_not_declared(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     assert "4 jobs made" in run(sweep, *GRID)
 
 
-def test_a_job_that_is_declared_as_false_is_not_taken_for_one_with_defaults(checkout: Path) -> None:
+def test_a_job_entry_must_be_a_mapping(checkout: Path) -> None:
     (checkout / "Pulumi.dev.yaml").write_text(STACK_FILE.replace("first: {}", "first: false"))
     with pytest.raises(BadInput, match="is no map of settings"):
         declared_jobs(checkout, "dev")
 
 
-def test_a_sweep_of_nothing_new_makes_nothing(checkout: Path, run: Run) -> None:
+def test_a_sweep_without_new_variants_is_refused(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     (checkout / "Pulumi.dev.yaml").write_text(
         STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
     )
     before = tree(checkout)
-    with pytest.raises(BadInput, match="every variant trains what sweep-me itself trains"):
+    with pytest.raises(BadInput, match="every variant trains the same as sweep-me itself"):
         run(sweep, "sweep-me", "--set", "network.linear=4")
     assert tree(checkout) == before
 
 
-def test_what_lint_may_not_say_of_the_job_it_may_not_say_of_its_variants(checkout: Path, run: Run) -> None:
+def test_variants_inherit_the_silenced_lint_rules(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     (checkout / "Pulumi.dev.yaml").write_text(
         STACK_FILE.replace("first: {}", "sweep-me: {lint: {silence: {image-few: three will do}}}"),
@@ -323,7 +312,7 @@ def test_what_lint_may_not_say_of_the_job_it_may_not_say_of_its_variants(checkou
     assert len([entry for entry in report.silenced if entry.finding.code == "image-few"]) == len(report.jobs)
 
 
-def test_a_job_of_another_sweep_is_not_overwritten(checkout: Path, run: Run) -> None:
+def test_a_variant_with_another_train_yml_is_not_overwritten(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     run(sweep, *GRID)
     base = checkout / "jobs/sweep-me/train.yml"
@@ -335,7 +324,7 @@ def test_a_job_of_another_sweep_is_not_overwritten(checkout: Path, run: Run) -> 
     assert tree(checkout) == before
 
 
-def test_a_value_that_the_trainer_would_refuse_makes_nothing(checkout: Path, run: Run) -> None:
+def test_an_invalid_value_makes_no_job(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     with pytest.raises(BadInput, match="a whole number above 0"):
         run(sweep, "sweep-me", "--set", "train.steps=10,0")

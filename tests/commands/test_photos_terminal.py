@@ -1,4 +1,4 @@
-"""`flux new`, `caption`, `rename` and `sweep` in a real terminal, without colours, and in a pipe."""
+"""`flux new`, `caption`, `rename` and `sweep` in a terminal, without colours, and in a pipe."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def url(code: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_progress_is_for_terminals_and_nothing_moves_in_a_pipe(code: Path, url: str, command: str) -> None:
+def test_progress_bars_appear_only_on_a_terminal(code: Path, url: str, command: str) -> None:
     shown = in_terminal(code, *runs("terminal", url)[command])
     assert shown.code == 0, shown.output
     assert (BAR in shown.output) is (command in ("new", "caption"))
@@ -93,7 +93,7 @@ def test_progress_is_for_terminals_and_nothing_moves_in_a_pipe(code: Path, url: 
     assert not [part for part in (ESCAPE, BAR, "\r") if part in piped.output]
 
 
-def test_paths_are_meant_from_where_one_stands(code: Path, tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_working_directory(code: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     photo(7).save(tmp_path / "pictures/a.png")
     line = line_of(["new", "from-elsewhere", "--from", "pictures", "--trigger", "ohwx"])
@@ -117,7 +117,7 @@ def test_paths_are_meant_from_where_one_stands(code: Path, tmp_path: Path) -> No
         (("sweep", "cat"), 2),
     ],
 )
-def test_wrong_input_is_said_in_words_and_by_the_exit_code(
+def test_wrong_input_gives_a_message_and_an_exit_code(
     code: Path, arguments: tuple[str, ...], code_wanted: int
 ) -> None:
     ended = in_pipe(code, *arguments)
@@ -126,7 +126,7 @@ def test_wrong_input_is_said_in_words_and_by_the_exit_code(
     assert "rror" in ended.output
 
 
-def test_the_review_says_its_address_and_ends_by_ctrl_c(code: Path) -> None:
+def test_the_review_prints_its_address_and_ends_at_ctrl_c(code: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         line_of(["caption", "cat", "--review"]),

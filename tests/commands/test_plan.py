@@ -162,7 +162,7 @@ def test_a_thumbnail_is_small_and_of_anything_else_there_is_none() -> None:
 def test_a_thumbnail_of_more_pixels_than_cameras_make_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     photo = io.BytesIO()
     Image.new("RGB", (9, 6)).save(photo, "PNG")
-    monkeypatch.setattr("flux_training.commands.report.data_uris.MOST_PIXELS", 53)
+    monkeypatch.setattr("flux_training.commands.report.inline_images.MAX_PIXELS", 53)
     assert thumbnail(photo.getvalue) is None
 
 

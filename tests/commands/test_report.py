@@ -1,4 +1,4 @@
-"""The report: what stands on it, that nothing of a stranger's comes through, and how it is in a real browser."""
+"""The report: its content, that untrusted text cannot become markup, and accessibility in a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from flux_training.commands.report.chart import charts
 from flux_training.commands.report.command import report, write_comparison, write_report
-from flux_training.commands.report.data_uris import embed
+from flux_training.commands.report.inline_images import embed
 from flux_training.commands.report.page import compare_page, run_page
 from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from flux_training.training.errors import BadInput
@@ -26,7 +26,7 @@ from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import DAMAGED_EXIF
 
 
-class Elements(HTMLParser):
+class ParsedPage(HTMLParser):
     """Every element with its attributes, and every text."""
 
     def __init__(self, page: str) -> None:
@@ -52,8 +52,8 @@ def outputs(tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
-def test_a_page_shows_what_one_wants_to_know(outputs: Path) -> None:
-    elements = Elements(page_of(make_run(outputs), outputs))
+def test_a_page_shows_the_facts_of_the_run(outputs: Path) -> None:
+    elements = ParsedPage(page_of(make_run(outputs), outputs))
     for words in (
         "a photo of tr1gger",
         "step 20",
@@ -72,12 +72,12 @@ def test_a_page_shows_what_one_wants_to_know(outputs: Path) -> None:
     assert all(attributes["alt"] for attributes in pictures)
 
 
-def test_what_changed_since_the_run_before_it_is_shown(outputs: Path) -> None:
+def test_a_page_shows_the_changes_since_the_previous_run(outputs: Path) -> None:
     make_run(outputs, run_id="a" * 12)
     second = make_run(
         outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00", lr="2e-4", caption="other"
     )
-    text = Elements(page_of(second, outputs)).text
+    text = ParsedPage(page_of(second, outputs)).text
     for words in (
         "learning rate",
         "1e-4",
@@ -89,17 +89,17 @@ def test_what_changed_since_the_run_before_it_is_shown(outputs: Path) -> None:
         assert words in text
 
 
-def test_a_resumed_run_is_compared_with_its_parent_and_says_when_that_is_not_here(outputs: Path) -> None:
+def test_a_resumed_run_is_compared_with_its_parent(outputs: Path) -> None:
     make_run(outputs, run_id="a" * 12)
     make_run(outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00")
     child = make_run(outputs, run_id="c" * 12, created="2026-11-25T00:00:00+00:00", parent="a" * 12)
     parent, called = parent_of(ReportedRun("cat", "c" * 12, child), outputs)
     assert (parent and parent.run_id, called) == ("a" * 12, "its parent run " + "a" * 12)
     orphan = make_run(outputs, run_id="d" * 12, parent="e" * 12)
-    assert "flux fetch cat --run " + "e" * 12 in Elements(page_of(orphan, outputs)).text
+    assert "flux fetch cat --run " + "e" * 12 in ParsedPage(page_of(orphan, outputs)).text
 
 
-def test_nothing_that_others_wrote_becomes_markup(outputs: Path) -> None:
+def test_untrusted_text_does_not_become_markup(outputs: Path) -> None:
     folder = make_run(outputs, caption=HOSTILE, message=HOSTILE, state=HOSTILE)
     config = (folder / "train.yml").read_text().replace('"a photo of [trigger]"', json.dumps(HOSTILE))
     (folder / "train.yml").write_text(config.replace('"tr1gger"', json.dumps(HOSTILE)))
@@ -109,7 +109,7 @@ def test_nothing_that_others_wrote_becomes_markup(outputs: Path) -> None:
     write_json(folder / "done.json", {"sha256": HOSTILE, "size": HOSTILE})
     (folder / "samples" / f"{HOSTILE.replace('/', '_')}.jpg").write_bytes(b"x")
     page = page_of(folder, outputs)
-    elements = Elements(page)
+    elements = ParsedPage(page)
     assert HOSTILE in elements.text
     assert [tag for tag, _ in elements.found].count("script") == 1
     assert all(
@@ -120,9 +120,9 @@ def test_nothing_that_others_wrote_becomes_markup(outputs: Path) -> None:
     assert "49" not in re.sub(r"data:[^\"]*|\d{3,}", "", elements.text)
 
 
-def test_the_policy_allows_this_style_this_script_and_nothing_from_anywhere(outputs: Path) -> None:
+def test_the_content_security_policy_allows_only_the_inline_style_and_script(outputs: Path) -> None:
     page = page_of(make_run(outputs), outputs)
-    metas = [attributes for tag, attributes in Elements(page).found if tag == "meta"]
+    metas = [attributes for tag, attributes in ParsedPage(page).found if tag == "meta"]
     policy = str(metas[1]["content"])
     assert policy.startswith("default-src 'none'; img-src data:;")
     for tag in ("style", "script"):
@@ -135,7 +135,7 @@ def test_the_policy_allows_this_style_this_script_and_nothing_from_anywhere(outp
     "missing", ["run.json", "progress.json", "loss.csv", "train.yml", "manifest.json", "done.json"]
 )
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00{", b"[1]", b"{" * 3000])
-def test_a_page_is_made_of_whatever_there_is(outputs: Path, missing: str, content: bytes | None) -> None:
+def test_missing_and_invalid_files_are_tolerated(outputs: Path, missing: str, content: bytes | None) -> None:
     folder = make_run(outputs)
     if content is None:
         (folder / missing).unlink()
@@ -144,13 +144,13 @@ def test_a_page_is_made_of_whatever_there_is(outputs: Path, missing: str, conten
     assert "<h1>cat" in page_of(folder, outputs)
 
 
-def test_a_sample_that_is_no_picture_is_a_gap(outputs: Path) -> None:
+def test_an_unreadable_sample_leaves_a_gap(outputs: Path) -> None:
     folder = make_run(outputs)
     next(folder.glob("samples/*_0.jpg")).write_bytes(b"<svg onload=alert(1)>")
-    assert "no picture" in Elements(page_of(folder, outputs)).text
+    assert "no image" in ParsedPage(page_of(folder, outputs)).text
 
 
-def test_a_picture_is_drawn_anew_and_no_larger_than_asked(tmp_path: Path) -> None:
+def test_an_image_is_encoded_again_and_reduced(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.new("RGB", (900, 300)).save(path, comment=b"<script>")
     path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
@@ -163,7 +163,7 @@ def test_a_picture_is_drawn_anew_and_no_larger_than_asked(tmp_path: Path) -> Non
     assert embed(tmp_path / "damaged.png", 300) is None
 
 
-def test_an_image_is_shown_only_when_it_is_the_one_trained_on(outputs: Path) -> None:
+def test_only_images_with_the_trained_bytes_are_shown(outputs: Path) -> None:
     folder = make_run(outputs)
     run = ReportedRun("cat", folder.name, folder)
     jobs = outputs.parent / "jobs"
@@ -176,18 +176,18 @@ def test_an_image_is_shown_only_when_it_is_the_one_trained_on(outputs: Path) -> 
     assert find_images(run, jobs) == {}
 
 
-def test_runs_are_compared_by_what_differs(outputs: Path) -> None:
+def test_a_comparison_shows_what_differs(outputs: Path) -> None:
     folders = [
         make_run(outputs, job, lr=lr) for job, lr in (("cat", "1e-4"), ("dog", "2e-4"), ("owl", "4e-4"))
     ]
     runs = [ReportedRun(folder.parent.name, folder.name, folder) for folder in folders]
-    text = Elements(compare_page(runs)).text
+    text = ParsedPage(compare_page(runs)).text
     for words in ("3 runs side by side", "learning rate", "1e-4", "2e-4", "4e-4", "owl, step 20"):
         assert words in text
     assert "train.steps" not in text
 
 
-def test_a_job_without_a_run_is_named_with_the_nearest(outputs: Path) -> None:
+def test_a_job_without_runs_is_reported_with_the_nearest_name(outputs: Path) -> None:
     make_run(outputs)
     with pytest.raises(BadInput, match="did you mean `cat`"):
         newest_runs(outputs, ("cats",))
@@ -195,7 +195,7 @@ def test_a_job_without_a_run_is_named_with_the_nearest(outputs: Path) -> None:
 
 
 @pytest.mark.parametrize("losses", [[], [0.5], [0.5, 0.5], [-1.0, 1e9], [0.1] * 5000])
-def test_any_curve_is_drawn_inside_its_frame(losses: list[float]) -> None:
+def test_curves_stay_inside_the_chart(losses: list[float]) -> None:
     drawn = charts([("a", [Point(step, loss) for step, loss in enumerate(losses, 1)]), ("b", [])])
     assert bool(drawn) == bool(losses)
     for chart in drawn:
@@ -231,7 +231,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", ["run", "compare"])
-def test_in_a_browser_nothing_complains_nobody_is_asked_and_everybody_can_read_it(
+def test_the_page_is_accessible_and_makes_no_requests(
     pages: dict[str, Path], name: str, dark: bool, phone: bool
 ) -> None:
     pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (requirements-dev.txt)")
@@ -247,7 +247,7 @@ def test_in_a_browser_nothing_complains_nobody_is_asked_and_everybody_can_read_i
         assert seen.faults() == []
 
 
-def test_images_are_looked_for_where_the_stack_has_them(
+def test_images_are_found_in_the_jobs_folder_of_the_stack(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/from-the-recipe.md has the recipe's folder: `jobsFolder: data`."""
@@ -257,11 +257,11 @@ def test_images_are_looked_for_where_the_stack_has_them(
     stack_file.write_text(STACK_FILE + "  flux-training:jobsFolder: data\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    def lacks_its_image() -> bool:
+    def is_image_missing() -> bool:
         CliRunner().invoke(report, ["--from", str(outputs)], catch_exceptions=False)
         page = outputs / "cat" / "aaaaaaaaaaaa" / "report.html"
-        return "is not here any more as it was" in page.read_text(encoding="utf-8")
+        return "was changed or removed since" in page.read_text(encoding="utf-8")
 
-    assert not lacks_its_image()
+    assert not is_image_missing()
     stack_file.unlink()
-    assert lacks_its_image()
+    assert is_image_missing()

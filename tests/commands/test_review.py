@@ -1,4 +1,4 @@
-"""The review page: what it saves, whom it refuses, and how it looks to a browser, a screen reader and a phone."""
+"""The review page: saving, access control, and accessibility in a browser."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ def put(server: ReviewServer, before: str, caption: str, **headers: str) -> tupl
     return ask(server, "PUT", f"/{server.token}/caption/00001.jpg", body, named)[:2]
 
 
-def stands(server: ReviewServer) -> str:
+def caption_of(server: ReviewServer) -> str:
     return (server.dataset / "00001.txt").read_text(encoding="utf-8")
 
 
 def test_a_caption_is_saved(server: ReviewServer) -> None:
     assert put(server, "first ohwx", "  better ohwx \n") == (204, "")
-    assert stands(server) == "better ohwx\n"
+    assert caption_of(server) == "better ohwx\n"
     assert server.changed == {"00001.jpg"}
 
 
-def test_saying_the_same_again_changes_nothing(server: ReviewServer) -> None:
+def test_saving_the_same_caption_changes_nothing(server: ReviewServer) -> None:
     assert put(server, "older", "first ohwx") == (204, "")
     assert server.changed == set()
 
 
-def test_a_file_that_was_changed_elsewhere_is_not_written_over(server: ReviewServer) -> None:
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(server: ReviewServer) -> None:
     (server.dataset / "00001.txt").write_text("by an editor", encoding="utf-8")
     assert put(server, "first ohwx", "mine") == (409, '{"caption": "by an editor"}')
-    assert stands(server) == "by an editor"
+    assert caption_of(server) == "by an editor"
 
 
-def test_a_caption_that_cannot_be_read_is_shown_as_such_and_kept(server: ReviewServer) -> None:
+def test_an_unreadable_caption_is_reported_and_kept(server: ReviewServer) -> None:
     caption = server.dataset / "00001.txt"
     caption.write_bytes("für ohwx".encode("latin-1"))
     status, text = put(server, "", "mine ohwx")
@@ -99,10 +99,10 @@ def test_a_caption_that_cannot_be_read_is_shown_as_such_and_kept(server: ReviewS
 def test_an_empty_caption_can_be_filled(server: ReviewServer) -> None:
     (server.dataset / "00001.txt").write_text(" \n", encoding="utf-8")
     assert put(server, "", "mine ohwx") == (204, "")
-    assert stands(server) == "mine ohwx\n"
+    assert caption_of(server) == "mine ohwx\n"
 
 
-def test_an_image_whose_name_is_no_utf_8_is_shown_and_captioned(server: ReviewServer) -> None:
+def test_an_image_with_a_name_that_is_not_utf_8_can_be_captioned(server: ReviewServer) -> None:
     image = server.dataset / os.fsdecode(b"\xff.jpg")
     photo(9).save(image)
     status, text, _ = ask(server, "GET", f"/{server.token}/")
@@ -126,7 +126,7 @@ def test_an_image_whose_name_is_no_utf_8_is_shown_and_captioned(server: ReviewSe
 )
 def test_another_page_cannot_write(server: ReviewServer, headers: dict[str, str], status: int) -> None:
     assert put(server, "first ohwx", "theirs", **headers)[0] == status
-    assert stands(server) == "first ohwx\n"
+    assert caption_of(server) == "first ohwx\n"
 
 
 def test_another_name_for_this_address_cannot_read(server: ReviewServer) -> None:
@@ -149,7 +149,7 @@ def test_another_name_for_this_address_cannot_read(server: ReviewServer) -> None
         "/TOKEN/review.html",
     ],
 )
-def test_nothing_but_the_page_and_the_images_can_be_read(server: ReviewServer, path: str) -> None:
+def test_only_the_page_and_the_images_can_be_read(server: ReviewServer, path: str) -> None:
     status, text, headers = ask(server, "GET", path.replace("TOKEN", server.token))
     assert status == 404
     assert "secret" not in text
@@ -166,18 +166,18 @@ def test_nothing_but_the_page_and_the_images_can_be_read(server: ReviewServer, p
         (b"x" * 70_000, 413),
     ],
 )
-def test_what_is_no_caption_is_refused(server: ReviewServer, body: object, status: int) -> None:
+def test_an_invalid_request_is_refused(server: ReviewServer, body: object, status: int) -> None:
     assert ask(server, "PUT", f"/{server.token}/caption/00001.jpg", body)[0] == status
-    assert stands(server) == "first ohwx\n"
+    assert caption_of(server) == "first ohwx\n"
 
 
-def test_every_answer_forbids_what_the_page_does_not_need(server: ReviewServer) -> None:
+def test_every_answer_has_the_security_headers(server: ReviewServer) -> None:
     for path in ("", "review.js", "review.css", "icon.svg", "image/00001.jpg", "nothing"):
         _, _, headers = ask(server, "GET", f"/{server.token}/{path}")
         assert HEADERS.items() <= headers.items(), path
 
 
-def test_captions_are_shown_as_text_and_never_as_markup(server: ReviewServer) -> None:
+def test_captions_are_escaped(server: ReviewServer) -> None:
     _, text, _ = ask(server, "GET", f"/{server.token}/")
     assert "<b>cat" not in text
     assert "&lt;/textarea&gt;&lt;script&gt;" in text
@@ -186,9 +186,7 @@ def test_captions_are_shown_as_text_and_never_as_markup(server: ReviewServer) ->
 @NEEDS_CHROMIUM
 @pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_sound_for_a_browser_and_for_a_screen_reader(
-    server: ReviewServer, dark: bool, phone: bool
-) -> None:
+def test_the_page_is_accessible_and_has_no_errors(server: ReviewServer, dark: bool, phone: bool) -> None:
     with page_in_chromium(server.address, dark, phone) as seen:
         assert seen.faults() == []
         assert not seen.overflows()
@@ -202,15 +200,15 @@ def test_the_page_is_sound_for_a_browser_and_for_a_screen_reader(
     assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
 
 
-def says(seen: Seen, number: int, words: str) -> None:
-    """What stands below a caption comes to hold these words. The page's own rules forbid playwright's other ways to wait."""
+def expect_state(seen: Seen, number: int, words: str) -> None:
+    """Wait for this text below a caption. The page's Content-Security-Policy forbids playwright's other ways to wait."""
     from playwright.sync_api import expect
 
     expect(seen.page.locator(f"#state-{number}")).to_contain_text(words)
 
 
 @NEEDS_CHROMIUM
-def test_captions_are_corrected_with_the_keyboard_alone(server: ReviewServer) -> None:
+def test_captions_can_be_corrected_with_the_keyboard_alone(server: ReviewServer) -> None:
     from playwright.sync_api import expect
 
     with page_in_chromium(server.address) as seen:
@@ -219,14 +217,14 @@ def test_captions_are_corrected_with_the_keyboard_alone(server: ReviewServer) ->
         first.focus()
         page.keyboard.press("ControlOrMeta+a")
         page.keyboard.type("typed ohwx")
-        says(seen, 1, "not saved yet")
+        expect_state(seen, 1, "not saved yet")
         page.keyboard.press("Control+Enter")
         expect(page.locator("#caption-2")).to_be_focused()
-        says(seen, 1, "saved")
-        assert stands(server) == "typed ohwx\n"
+        expect_state(seen, 1, "saved")
+        assert caption_of(server) == "typed ohwx\n"
         page.keyboard.type("second, without the word")
         page.keyboard.press("Alt+ArrowUp")
-        says(seen, 2, "saved")
+        expect_state(seen, 2, "saved")
         assert page.locator("#missing").inner_text() == "1"
         page.keyboard.type("xx")
         page.keyboard.press("Escape")
@@ -239,20 +237,20 @@ def test_captions_are_corrected_with_the_keyboard_alone(server: ReviewServer) ->
 
 
 @NEEDS_CHROMIUM
-def test_the_page_says_what_is_wrong_with_a_caption_that_cannot_be_read(server: ReviewServer) -> None:
+def test_the_page_reports_an_unreadable_caption(server: ReviewServer) -> None:
     (server.dataset / "00001.txt").write_bytes(b"\xff")
     with page_in_chromium(server.address) as seen:
-        says(seen, 1, "not UTF-8")
+        expect_state(seen, 1, "not UTF-8")
         assert not seen.page.locator("#caption-1").is_editable()
         assert seen.page.locator("#missing").inner_text() == "2"
         seen.page.locator("#caption-2").fill("mine ohwx")
         seen.page.locator("#caption-2").blur()
-        says(seen, 2, "saved")
+        expect_state(seen, 2, "saved")
         assert seen.page.locator("#missing").inner_text() == "1"
 
 
 @NEEDS_CHROMIUM
-def test_the_page_says_when_a_caption_was_changed_elsewhere_or_the_review_has_ended(
+def test_the_page_reports_changes_by_others_and_the_end_of_the_review(
     server: ReviewServer,
 ) -> None:
     with page_in_chromium(server.address) as seen:
@@ -260,13 +258,13 @@ def test_the_page_says_when_a_caption_was_changed_elsewhere_or_the_review_has_en
         field = seen.page.locator("#caption-1")
         field.fill("mine")
         field.blur()
-        says(seen, 1, "by an editor")
-        assert stands(server) == "by an editor"
+        expect_state(seen, 1, "by an editor")
+        assert caption_of(server) == "by an editor"
         field.focus()
         field.blur()
-        says(seen, 1, "saved")
-        assert stands(server) == "mine\n"
+        expect_state(seen, 1, "saved")
+        assert caption_of(server) == "mine\n"
         seen.page.context.set_offline(True)
         field.fill("too late")
         field.blur()
-        says(seen, 1, "has ended")
+        expect_state(seen, 1, "has ended")

@@ -1,12 +1,11 @@
-"""`flux caption`: captions for the images that have none, from a vision model; and the page to review them on."""
+"""`flux caption`: generates captions for images without one with a vision model, or opens the review page."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
-from flux_training.commands.cli import console, say, stack_option
+from flux_training.commands.cli import console, flux, say, stack_option
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
+from flux_training.training.bill import dollars
 from flux_training.training.dataset.captions import (
     INSTRUCTION,
     MAX_SIDE,
@@ -36,17 +36,18 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.names import CAPTION_SUFFIX
 from flux_training.training.train_yml.trainer_config import read_trainer_file
+from flux_training.training.words import counted
 
 if TYPE_CHECKING:
     from flux_training.clients.captions import Captioner
 
-SENT_QUALITY = 85
-STOPPED = 130
+JPEG_QUALITY = 85
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """How captions shall be made."""
+class CaptionOptions:
+    """The options of the command."""
 
     model: str
     base_url: str
@@ -61,8 +62,8 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one image: its caption, or the problem. Tokens are what the service counted."""
+class CaptionOutcome:
+    """The caption of an image, or why there is none; and the tokens that the service counted."""
 
     image: Path
     caption: str = ""
@@ -71,7 +72,7 @@ class Outcome:
     tokens_out: int = 0
 
 
-class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
+class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in click's stubs
     """`0.10,0.40`."""
 
     name = "IN,OUT"
@@ -88,12 +89,10 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic in click'
 @click.argument("name")
 @stack_option
 @click.option(
-    "--review",
-    is_flag=True,
-    help="Show images and captions side by side in a browser, to correct them; asks no model.",
+    "--review", is_flag=True, help="Open the images and captions in a browser to correct them. Asks no model."
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Say what would be captioned, and for about how much; send nothing."
+    "--dry-run", is_flag=True, help="Show how many images would be captioned and the cost. Send nothing."
 )
 @click.option("--model", default=MODEL, show_default=True, help="The vision model.")
 @click.option(
@@ -101,13 +100,13 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic in click'
     default=OPENAI_URL,
     show_default=True,
     envvar=URL_VARIABLE,
-    help="Any server with OpenAI's interface, such as http://127.0.0.1:11434/v1.",
+    help="A server with OpenAI's interface, such as http://127.0.0.1:11434/v1.",
 )
 @click.option(
     "--trigger",
     default=TRIGGER,
     show_default=True,
-    help="What stands for the trained subject; ai-toolkit makes [trigger] train.yml's trigger_word.",
+    help="The trigger word. ai-toolkit replaces [trigger] by the trigger_word of train.yml.",
 )
 @click.option(
     "--trigger-position",
@@ -118,10 +117,7 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic in click'
     help="Where the trigger word goes.",
 )
 @click.option(
-    "--prompt",
-    "instruction",
-    default=INSTRUCTION,
-    help="What the model is asked, instead of the recipe's words.",
+    "--prompt", "instruction", default=INSTRUCTION, help="The prompt for the model, instead of the recipe's."
 )
 @click.option(
     "--concurrency",
@@ -132,28 +128,30 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic in click'
     help="Requests at once.",
 )
 @click.option(
-    "--per-minute", default=120, show_default=True, type=click.IntRange(1), help="Requests a minute at most."
+    "--per-minute", default=120, show_default=True, type=click.IntRange(1), help="Most requests in a minute."
 )
 @click.option(
     "--max-side",
     default=MAX_SIDE,
     show_default=True,
     type=click.IntRange(64),
-    help="Images are reduced to this many pixels before they are sent.",
+    help="Larger images are reduced to this many pixels before they are sent.",
 )
 @click.option(
-    "--max-tokens", default=MAX_TOKENS, show_default=True, type=click.IntRange(16), help="The longest answer."
+    "--max-tokens",
+    default=MAX_TOKENS,
+    show_default=True,
+    type=click.IntRange(16),
+    help="Most tokens in an answer.",
 )
 @click.option(
-    "--price",
-    type=PriceType(),
-    help="USD for a million tokens in and out, where it is another than known here.",
+    "--price", type=PriceType(), help="USD for a million tokens in and out, if unknown here or changed."
 )
-def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | None, **wishes: Any) -> None:
-    """Write the captions that a job's images lack. Those that are there are kept.
+def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | None, **given: Any) -> None:
+    """Generate captions for the images of job NAME that have none. Existing captions are kept.
 
-    The key is taken from OPENAI_API_KEY. A caption that was refused or cut is not written, and named at the end.
-    Ctrl-C keeps what is there; run it again to go on.
+    The key is read from OPENAI_API_KEY. An answer that is a refusal or cut off is not saved; the image is listed at the end.
+    Ctrl-C keeps what is there; run the same command to continue.
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
     if review:
@@ -161,107 +159,102 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
 
         serve(dataset, _trigger_word(dataset.parent))
         return
-    known = PRICES.get(wishes["model"])
-    how = Wishes(price=price or (Price(*known) if known else None), **wishes)
+    known = PRICES.get(given["model"])
+    options = CaptionOptions(price=price or (Price(*known) if known else None), **given)
     with only_one_in(dataset):
         missing = uncaptioned(dataset)
-        _check_trigger(dataset.parent, how)
-        _announce(dataset, missing, how)
+        _check_trigger(dataset.parent, options)
+        _announce(dataset, missing, options)
         if missing and not dry_run:
-            _caption(missing, how, name)
+            _caption_all(missing, options, flux(f"caption {name} --review", stack))
 
 
-def _check_trigger(job: Path, how: Wishes) -> None:
-    """[trigger] is replaced only where train.yml says by what."""
-    if how.position != "none" and TRIGGER in how.trigger and not _trigger_word(job):
-        raise BadInput(
-            [
-                f"{job}: its train.yml has no trigger_word, so ai-toolkit would leave {TRIGGER} in the captions as it stands; "
-                "add one, or give --trigger WORD or --trigger-position none"
-            ]
-        )
+def _check_trigger(job: Path, options: CaptionOptions) -> None:
+    """Raises BadInput if [trigger] would be used but train.yml does not say what it stands for."""
+    if options.position != "none" and TRIGGER in options.trigger and not _trigger_word(job):
+        reason = f"train.yml has no trigger_word, so ai-toolkit would not replace {TRIGGER} in the captions"
+        raise BadInput([f"{job}: {reason}; add one, or give --trigger WORD or --trigger-position none"])
 
 
 def _trigger_word(job: Path) -> str:
-    """What the job's train.yml says [trigger] becomes; nothing when it does not say. Raises BadInput."""
+    """The trigger_word of the job's train.yml; may be empty. Raises BadInput."""
     file = read_trainer_file(job)
     if file.fault and file.raw:
         raise BadInput([f"{file.fault.path}: {file.fault.message}"])
     return file.trigger
 
 
-def _announce(dataset: Path, missing: Sequence[Path], how: Wishes) -> None:
+def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -> None:
     if not missing:
         say(f"{dataset}: every image has a caption")
         return
-    say(f"{dataset}: {len(missing)} {'image lacks' if len(missing) == 1 else 'images lack'} a caption")
-    sizes = [fitted(*size, how.max_side) for image in missing if (size := size_of(image))]
-    cost = estimate(sizes, how.model, how.instruction, how.price)
-    host = host_of(how.base_url)
-    if cost is None:
-        say(f"{how.model} at {host}: what it costs is not known here (--price 0.10,0.40 says it)")
-    else:
-        price = how.price or Price(0, 0)
-        say(
-            f"{how.model} at {host}: about {_usd(cost)} at ${price.tokens_in:.2f} and ${price.tokens_out:.2f} "
-            "for a million tokens in and out (--price, if that has changed)"
-        )
+    say(f"{dataset}: {counted(len(missing), 'image')} without a caption")
+    sizes = [fitted(*size, options.max_side) for image in missing if (size := size_of(image))]
+    cost = estimate(sizes, options.model, options.instruction, options.price)
+    service = f"{options.model} at {host_of(options.base_url)}"
+    if cost is None or options.price is None:
+        say(f"{service}: unknown cost (give the price with --price 0.10,0.40)")
+        return
+    price = (
+        f"${options.price.tokens_in:.2f} and ${options.price.tokens_out:.2f} for a million tokens in and out"
+    )
+    say(f"{service}: about {dollars(cost)} at {price} (--price, if this has changed)")
 
 
-def _caption(missing: Sequence[Path], how: Wishes, name: str) -> None:
+def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) -> None:
+    """`review` is the command that opens the review page."""
     from flux_training.clients.captions import Captioner, key_for
 
     stop = threading.Event()
-    key = key_for(how.base_url, os.environ)
+    key = key_for(options.base_url, os.environ)
     if key is None and os.environ.get(KEY_VARIABLE):
-        say(f"{KEY_VARIABLE} is not sent: http to {host_of(how.base_url)} is not encrypted")
+        say(f"{KEY_VARIABLE} is not sent: http to {host_of(options.base_url)} is not encrypted")
     captioner = Captioner(
-        how.model, how.base_url, key, how.instruction,
-        max_tokens=how.max_tokens, per_minute=how.per_minute, stop=stop,
+        options.model, options.base_url, key, options.instruction,
+        max_tokens=options.max_tokens, per_minute=options.per_minute, stop=stop,
     )  # fmt: skip
-    outcomes: list[Outcome] = []
+    outcomes: list[CaptionOutcome] = []
+
+    def caption_image(image: Path) -> None:
+        outcome = _caption_one(captioner, image, options)
+        if outcome:
+            outcomes.append(outcome)
+            if outcome.caption and not console.is_terminal:
+                say(f"{image.name}: {outcome.caption}")
+
     try:
-        _all(missing, lambda image: _one(captioner, image, how), how.threads, stop, outcomes)
+        _run_parallel(caption_image, missing, options.threads, stop)
     finally:
         captioner.close()
-        _sum_up(outcomes, how)
-    failed = sorted((outcome.image.name, outcome.problem) for outcome in outcomes if outcome.problem)
-    if failed:
-        say("\nNo caption:")
-        for image, problem in failed:
-            say(f"  {image}: {problem}")
-        raise FluxError(
-            f"{len(failed)} of {len(missing)} images got no caption",
-            "",
-            f"run it again for these, or write them by hand: ./flux caption {name} --review",
-        )
-    say(f"Next: ./flux caption {name} --review shows images and captions side by side")
+        _print_total(outcomes, options.price)
+    _print_failed(outcomes, len(missing), review)
+    say(f"Next: {review} shows images and captions side by side.")
 
 
-def _one(captioner: Captioner, image: Path, how: Wishes) -> Outcome | None:
-    """Caption one image, and write it before anything else happens; None when the user stopped first."""
+def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
+    """Caption one image and save the caption at once; None if the user stopped before the answer."""
     from flux_training.clients.captions import Refused, Stopped
 
     try:
-        picture = jpeg(reduce(read_picture(image).image, how.max_side), SENT_QUALITY)
+        picture = jpeg(reduce(read_picture(image).image, options.max_side), JPEG_QUALITY)
         answer = captioner.ask(picture)
     except Stopped:
         return None
     except Refused:
         raise
     except FluxError as error:
-        return Outcome(image, problem=str(error))
-    made = judge(answer)
-    text, problem = made.text, made.problem
+        return CaptionOutcome(image, problem=str(error))
+    found = judge(answer)
+    text, problem = found.text, found.problem
     if text:
-        text = place_trigger(text, how.trigger, how.position)
+        text = place_trigger(text, options.trigger, options.position)
         if not _write(image, text):
-            text, problem = "", "a caption was written by someone else meanwhile; it is kept"
-    return Outcome(image, text, problem, answer.tokens_in, answer.tokens_out)
+            text, problem = "", "another program has written a caption meanwhile; it is kept"
+    return CaptionOutcome(image, text, problem, answer.tokens_in, answer.tokens_out)
 
 
 def _write(image: Path, text: str) -> bool:
-    """False when there is a caption already; a file of white space is none."""
+    """False if there is a caption; a file of white space does not count."""
     file = image.with_suffix(CAPTION_SUFFIX)
     if write_new(file, text + "\n"):
         return True
@@ -271,65 +264,48 @@ def _write(image: Path, text: str) -> bool:
     return True
 
 
-def _all(
-    images: Sequence[Path],
-    work: Callable[[Path], Outcome | None],
-    threads: int,
-    stop: threading.Event,
-    outcomes: list[Outcome],
+def _run_parallel(
+    work: Callable[[Path], None], images: Sequence[Path], threads: int, stop: threading.Event
 ) -> None:
-    """Do the work for every image, `threads` at a time. At Ctrl-C the answers under way are waited for and kept."""
+    """Do `work` for every image. At Ctrl-C, requests that have been sent are waited for: they are paid for."""
     columns = (TextColumn("Captioning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     pool = ThreadPoolExecutor(threads)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(images))
         futures = [pool.submit(work, image) for image in images]
-        done: set[Future[Outcome | None]] = set()
         try:
             for future in as_completed(futures):
-                done.add(future)
-                _note(future.result(), outcomes)
+                future.result()
                 progress.advance(bar)
-        except BaseException as why:
+        except BaseException as error:
             stop.set()
-            _finish(pool, isinstance(why, KeyboardInterrupt))
-            for future in futures:
-                if future not in done and future.done() and not future.cancelled():
-                    with suppress(FluxError):
-                        _note(future.result(), outcomes)
+            if isinstance(error, KeyboardInterrupt):
+                say("Waiting for the answers to requests already sent; Ctrl-C again discards them")
+            try:
+                pool.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:
+                # A normal exit would wait for the threads.
+                os._exit(EXIT_INTERRUPTED)
             raise
     pool.shutdown()
 
 
-def _note(outcome: Outcome | None, outcomes: list[Outcome]) -> None:
-    if outcome is None:
-        return
-    outcomes.append(outcome)
-    if outcome.caption and not console.is_terminal:
-        say(f"{outcome.image.name}: {outcome.caption}")
-
-
-def _finish(pool: ThreadPoolExecutor, stopped: bool) -> None:
-    """Wait for what is under way: it is paid for. A second Ctrl-C does not wait."""
-    if stopped:
-        say("Waiting for the answers that are under way; Ctrl-C again throws them away")
-    try:
-        pool.shutdown(wait=True, cancel_futures=True)
-    except KeyboardInterrupt:
-        # Threads that wait for an answer would hold the process back until they get it.
-        os._exit(STOPPED)
-
-
-def _sum_up(outcomes: Sequence[Outcome], how: Wishes) -> None:
+def _print_total(outcomes: Sequence[CaptionOutcome], price: Price | None) -> None:
     if not outcomes:
         return
     tokens_in = sum(outcome.tokens_in for outcome in outcomes)
     tokens_out = sum(outcome.tokens_out for outcome in outcomes)
-    cost = f": {_usd(how.price.of(tokens_in, tokens_out))}" if how.price else ""
+    cost = f": {dollars(price.of(tokens_in, tokens_out))}" if price else ""
     written = sum(bool(outcome.caption) for outcome in outcomes)
     say(f"{written} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
 
 
-def _usd(amount: float) -> str:
-    """`$0.0031`, `$1.20`: small sums are what captions cost."""
-    return f"${amount:.2f}" if amount >= 1 else f"${amount:.4f}"
+def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -> None:
+    """Raises FluxError if an image has no caption."""
+    failed = sorted((outcome.image.name, outcome.problem) for outcome in outcomes if outcome.problem)
+    if failed:
+        say("\nNo caption:")
+        for image, problem in failed:
+            say(f"  {image}: {problem}")
+        what = f"{len(failed)} of {count} images got no caption"
+        raise FluxError(what, "", f"run it again for these, or write them by hand: {review}")

@@ -1,7 +1,11 @@
-"""Finds a stack's job folders."""
+"""Finds and makes a stack's job folders."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flux_training.commands.stack.file import stack_settings
@@ -33,3 +37,12 @@ def existing_dataset(folder: Path, name: str) -> Path:
         reason = "if the job uses another job's images (`dataset:` in the stack file), give that job's name"
         raise BadInput([f"{dataset}: no such folder; {reason}"])
     return dataset
+
+
+@contextmanager
+def staging_folder(jobs: Path, name: str) -> Iterator[Path]:
+    """A hidden folder in which to build a job folder before it gets its name. Removes those that a killed command has left."""
+    for old in jobs.glob(f".{name}.new-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=jobs, prefix=f".{name}.new-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -1,10 +1,10 @@
-"""`flux lint`: what `preview` would say about job folders, without any cloud or key."""
+"""`flux lint`: checks job folders without any service or key."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import rich_click as click
 from rich.console import Console
 from rich.text import Text
 
-from flux_training.commands.cli import console, no_cache_option, say, stack_option
+from flux_training.commands.cli import console, flux, no_cache_option, say, stack_option
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.facts import OnProgress, each_thousand
@@ -27,54 +27,13 @@ from flux_training.training.settings import StackSettings
 from flux_training.training.words import counted, nearest
 
 # Of one rule in one job, on a terminal.
-MOST_PLACES = 10
+MAX_SHOWN = 10
 COLOURS = {"error": "bold red", "warning": "yellow"}
 
 
-@click.command()
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
-@click.option(
-    "--all", "every", is_flag=True, help="All job folders, also those that the stack does not declare."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@no_cache_option
-@click.option("--strict", is_flag=True, help="Warnings fail as well.")
-@stack_option
-@click.pass_context
-def lint(
-    ctx: click.Context,
-    jobs: tuple[str, ...],
-    every: bool,
-    as_json: bool,
-    strict: bool,
-    stack: str,
-) -> None:
-    """Find mistakes in job folders. Needs no cloud and no key.
-
-    JOB is a job's name, its folder, or any file in it; without one, the jobs that the stack declares.
-    A Pulumi.STACK.yaml means all jobs of that stack. What each rule means: docs/lint.md.
-    """
-    called_from = ctx.find_root().obj
-    stacks = _stacks_of(jobs, called_from) or [stack]
-    chosen = _in_all(stacks, lambda one: _choose(one, jobs, every, called_from))
-    with _progress() as progress:
-        examiner = Examiner.of(on_progress=progress)
-        reports = [
-            lint_jobs(one.settings, names=one.names, examiner=examiner, declared=one.declared)
-            for one in chosen
-        ]
-    if as_json:
-        print(json.dumps(as_document(merged(reports)), indent=2))
-    else:
-        for one, report in zip(chosen, reports, strict=True):
-            _tell(one, report, several=len(stacks) > 1)
-    if any(report.errors or (strict and report.warnings) for report in reports):
-        sys.exit(1)
-
-
 @dataclass(frozen=True)
-class Chosen:
-    """What is looked at of a stack: the job folders `names`, and with `declared` all that it declares."""
+class LintTarget:
+    """The job folders `names` of a stack; with `declared`, also all jobs that the stack declares."""
 
     stack: str
     settings: StackSettings
@@ -83,51 +42,97 @@ class Chosen:
     declared: bool
 
 
-def _choose(stack: str, jobs: Sequence[str], every: bool, called_from: Path) -> Chosen:
-    """Raises BadInput for a stack's file that cannot be used and a JOB that is none."""
-    settings = stack_settings(project_root(), stack)
-    folders = folder_names(Path(settings.jobs_folder))
-    names = folders if every else _named(jobs, settings.jobs_folder, folders, called_from)
-    # A stack's file among those given concerns all that is declared.
-    declared = not every and len(names) < max(len(jobs), 1)
-    return Chosen(stack, settings, folders, sorted(set(names)), declared)
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.option("--all", "every", is_flag=True, help="All job folders, not only those that the stack declares.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@no_cache_option
+@click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
+@stack_option
+@click.pass_context
+def lint(
+    ctx: click.Context, jobs: tuple[str, ...], every: bool, as_json: bool, strict: bool, stack: str
+) -> None:
+    """Find mistakes in job folders. Needs no service and no key.
+
+    JOB is a job's name, its folder or a file in it. Without JOB, all jobs that the stack declares are checked. A
+    Pulumi.STACK.yaml stands for all jobs of that stack. All rules: docs/lint.md.
+    """
+    called_from = ctx.find_root().obj
+    targets = _targets(_named_stacks(jobs, called_from) or [stack], jobs, every, called_from)
+    with _progress() as progress:
+        examiner = Examiner.of(on_progress=progress)
+        reports = [
+            lint_jobs(target.settings, names=target.names, examiner=examiner, declared=target.declared)
+            for target in targets
+        ]
+    if as_json:
+        print(json.dumps(as_document(merge(reports)), indent=2))
+    else:
+        for target, report in zip(targets, reports, strict=True):
+            _print_report(target, report, heading=len(targets) > 1)
+    if any(report.errors or (strict and report.warnings) for report in reports):
+        sys.exit(1)
 
 
-def _in_all(stacks: Sequence[str], choose: Callable[[str], Chosen]) -> list[Chosen]:
-    """Raises BadInput with what is wrong in all of them, each once."""
-    chosen, findings = [], []
+def _targets(stacks: Sequence[str], jobs: Sequence[str], every: bool, called_from: Path) -> list[LintTarget]:
+    """Raises BadInput with the findings of all stacks."""
+    targets, findings = [], []
     for stack in stacks:
         try:
-            chosen.append(choose(stack))
+            settings = stack_settings(project_root(), stack)
+            folders = folder_names(Path(settings.jobs_folder))
+            names = folders if every else _job_names(jobs, settings.jobs_folder, folders, called_from)
         except BadInput as bad:
             findings += bad.findings
+            continue
+        # An argument that names no job is a stack file, which stands for all jobs.
+        declared = not every and len(names) < max(len(jobs), 1)
+        targets.append(LintTarget(stack, settings, folders, sorted(set(names)), declared))
     if findings:
         raise BadInput(list(dict.fromkeys(findings)))
-    return chosen
+    return targets
 
 
-def _stacks_of(said: Sequence[str], called_from: Path) -> list[str]:
-    """The stacks whose files are named, each once."""
-    found = {
-        path.name.removeprefix("Pulumi.").removesuffix(".yaml"): None
-        for path in (called_from / one for one in said)
+def _named_stacks(arguments: Sequence[str], called_from: Path) -> list[str]:
+    """The stacks whose files are among the arguments."""
+    paths = [called_from / argument for argument in arguments]
+    stacks = [
+        path.name.removeprefix("Pulumi.").removesuffix(".yaml")
+        for path in paths
         if path.match("Pulumi.?*.yaml") and path.is_file() and path.parent.samefile(project_root())
-    }
-    return list(found)
+    ]
+    return list(dict.fromkeys(stacks))
 
 
-def _tell(chosen: Chosen, report: LintReport, several: bool) -> None:
-    if several:
-        console.print(Text(f"Stack {chosen.stack}", style="bold underline"))
-    _show(report)
-    if chosen.declared:
-        _tell_of_others(report, chosen.settings, chosen.folders, chosen.stack)
-    if several:
-        console.print()
+def _job_names(
+    arguments: Sequence[str], jobs_folder: str, folders: list[str], called_from: Path
+) -> list[str]:
+    """One for each argument that means a job. Raises BadInput for arguments that are neither a job nor a file."""
+    names: list[str] = []
+    findings: list[str] = []
+    for argument in arguments:
+        path = called_from / argument
+        name = argument if argument in folders else _job_of(path, Path(jobs_folder))
+        if name in folders:
+            names.append(name)
+        elif not path.is_file():
+            known = f"{nearest(path.name, folders)}; use one of: {', '.join(folders)}"
+            findings.append(f"`{argument}` is not a job folder below {jobs_folder}{known}")
+    if findings:
+        raise BadInput(findings)
+    return names
 
 
-def merged(reports: Sequence[LintReport]) -> LintReport:
-    """Several stacks' reports as one, without what they say alike."""
+def _job_of(path: Path, jobs_folder: Path) -> str:
+    try:
+        return path.absolute().relative_to(jobs_folder.absolute()).parts[0]
+    except (ValueError, IndexError):
+        return ""
+
+
+def merge(reports: Sequence[LintReport]) -> LintReport:
+    """One report, with each finding once."""
     jobs = {job for report in reports for job in report.jobs}
     findings = dict.fromkeys(finding for report in reports for finding in report.findings)
     silenced = dict.fromkeys(entry for report in reports for entry in report.silenced)
@@ -145,41 +150,17 @@ def as_document(report: LintReport) -> dict[str, Any]:
     }
 
 
-def _named(jobs: Sequence[str], jobs_folder: str, folders: list[str], called_from: Path) -> list[str]:
-    """The job folders that the arguments mean, one an argument that means one. Raises BadInput for what is neither that nor a file."""
-    names: list[str] = []
-    findings: list[str] = []
-    for said in jobs:
-        found = said if said in folders else _job_of(called_from / said, Path(jobs_folder))
-        if found in folders:
-            names.append(found)
-        elif not (called_from / said).is_file():
-            findings.append(
-                f"`{said}` is no job folder below {jobs_folder}{nearest(Path(said).name, folders)}; name one of: {', '.join(folders)}"
-            )
-    if findings:
-        raise BadInput(findings)
-    return names
-
-
-def _job_of(path: Path, jobs_folder: Path) -> str:
-    try:
-        return path.absolute().relative_to(jobs_folder.absolute()).parts[0]
-    except (ValueError, IndexError):
-        return ""
-
-
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
-    """Tells how many images are done: one line that changes on a terminal, else a line for each thousand."""
-    aside = Console(stderr=True, soft_wrap=True)
-    if not aside.is_terminal:
-        yield each_thousand(aside.print)
+    """Prints to stderr how many images are checked: on a terminal one changing line, else a line for each thousand."""
+    stderr = Console(stderr=True, soft_wrap=True)
+    if not stderr.is_terminal:
+        yield each_thousand(stderr.print)
         return
-    status = aside.status("")
+    status = stderr.status("")
 
     def show(done: int, total: int) -> None:
-        status.update(f"Looked at {done} of {total} images")
+        status.update(f"Checked {done} of {total} images")
         status.start()
 
     try:
@@ -188,43 +169,45 @@ def _progress() -> Iterator[OnProgress]:
         status.stop()
 
 
-def _show(report: LintReport) -> None:
+def _print_report(target: LintTarget, report: LintReport, heading: bool) -> None:
+    if heading:
+        console.print(Text(f"Stack {target.stack}", style="bold underline"))
     by_job: dict[str, list[Finding]] = {}
     for finding in report.findings:
         by_job.setdefault(finding.job, []).append(finding)
     for job, findings in by_job.items():
         console.print(Text(job or "jobs of the stack", style="bold"))
-        _show_job(findings)
+        _print_findings(findings)
         console.print()
     counts = [
         counted(len(report.jobs), "job"),
         counted(len(report.errors), "error"),
         counted(len(report.warnings), "warning"),
+        *([f"{len(report.silenced)} silenced"] if report.silenced else []),
     ]
-    if report.silenced:
-        counts.append(f"{len(report.silenced)} silenced")
     say(", ".join(counts))
+    used = {*report.jobs, *(entry.dataset for entry in target.settings.jobs.values())}
+    others = [name for name in target.folders if name not in used]
+    if target.declared and others:
+        check = flux("lint --all", target.stack)
+        say(f"Not checked, because stack {target.stack} does not declare them: {', '.join(others)} ({check})")
+    if heading:
+        console.print()
 
 
-def _show_job(findings: list[Finding]) -> None:
-    """By rule, errors first: the rule and its mend once, then each place."""
+def _print_findings(findings: list[Finding]) -> None:
+    """By rule, errors first: the rule, its findings, and how to fix them."""
     by_code: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.severity):
         by_code.setdefault(finding.code, []).append(finding)
     for code, same in by_code.items():
         first = same[0]
-        head = Text("  ").append(first.severity, COLOURS[first.severity]).append(f" {code}: {first.rule}")
-        console.print(head)
-        shown = same[:MOST_PLACES] if console.is_terminal else same
+        console.print(
+            Text.assemble("  ", (first.severity, COLOURS[first.severity]), f" {code}: {first.rule}")
+        )
+        shown = same[:MAX_SHOWN] if console.is_terminal else same
         for finding in shown:
             console.print(Text(f"    {finding.place}: {finding.message}"))
         if len(same) > len(shown):
-            console.print(Text(f"    and {len(same) - len(shown)} more (`flux lint --json` lists all)"))
-        console.print(Text(f"    to mend it: {first.mend}", style="dim"))
-
-
-def _tell_of_others(report: LintReport, settings: StackSettings, folders: list[str], stack: str) -> None:
-    used = {*report.jobs, *(entry.dataset for entry in settings.jobs.values())}
-    others = [name for name in folders if name not in used]
-    if others:
-        say(f"Not declared in stack {stack}, so not looked at: {', '.join(others)} (`flux lint --all` does)")
+            console.print(Text(f"    and {len(same) - len(shown)} more (`./flux lint --json` lists all)"))
+        console.print(Text(f"    fix: {first.mend}", style="dim"))

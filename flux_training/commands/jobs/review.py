@@ -1,12 +1,11 @@
-"""The review page: a job's images and captions side by side in a browser, captions corrected where they stand.
+"""The review page: a job's images and captions side by side in a browser, to correct the captions.
 
-It is served to this machine only, below a word that nobody can guess; other pages the browser has open can neither read
-nor write it (Host and Origin are checked, nothing of it may be framed or sent elsewhere). Standard library only.
+Only this machine can reach it, at a secret address. Other pages in the browser can neither read it nor write captions:
+Host and Origin are checked, and the page cannot be framed or send anything elsewhere.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import mimetypes
 import secrets
@@ -21,6 +20,7 @@ from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import size_of
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX
+from flux_training.training.words import counted
 
 PAGE = Path(__file__).with_name("review_page")
 STATIC = {
@@ -28,9 +28,9 @@ STATIC = {
     "review.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-# What lint calls a caption of nothing: that one may be written over.
+# Lint's code for an empty caption, which may be overwritten.
 EMPTY = "caption-empty"
-LARGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -43,12 +43,12 @@ HEADERS = {
 
 
 class ReviewServer(ThreadingHTTPServer):
-    """Serves one dataset folder at `address`. `changed` are the names of the images whose captions were changed."""
+    """Serves one dataset folder at `address`. `changed` holds the names of images whose captions were changed."""
 
     daemon_threads = True
 
     def __init__(self, dataset: Path, trigger: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), ReviewHandler)
         self.dataset, self.trigger = dataset, trigger
         self.token = secrets.token_urlsafe(24)
         self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
@@ -60,17 +60,17 @@ class ReviewServer(ThreadingHTTPServer):
         return sorted(found, key=lambda file: natural_key(file.name))
 
     def image(self, name: str) -> Path | None:
-        """The image of this name; looked up among those there are, so that no name leads out of the folder."""
+        """Compares with the existing names, so that no name leads out of the folder."""
         return next((image for image in self.images() if image.name == name), None)
 
     def save(self, image: Path, before: str, caption: str) -> dict[str, str] | None:
-        """Write a caption, unless the file no longer says what the page showed (then what it says now), or cannot be read (then why)."""
+        """Write a caption, unless the file cannot be read or no longer contains what the page showed: then the conflict."""
         if fault := fault_of(image):
             return {"fault": fault}
-        now = caption_of(image)
-        if now not in (before, caption):
-            return {"caption": now}
-        if now != caption:
+        current = caption_of(image)
+        if current not in (before, caption):
+            return {"caption": current}
+        if current != caption:
             write_atomically(image.with_suffix(CAPTION_SUFFIX), caption + "\n")
             self.changed.add(image.name)
         return None
@@ -79,20 +79,20 @@ class ReviewServer(ThreadingHTTPServer):
 def serve(dataset: Path, trigger: str) -> None:
     """Serve the page until Ctrl-C."""
     with ReviewServer(dataset, trigger) as server:
-        say(f"Open {server.address}\nCaptions are saved as you go. Ctrl-C ends.")
+        say(f"Open {server.address}\nEvery change is saved. Ctrl-C ends the review.")
         try:
             server.serve_forever(poll_interval=0.1)
         except KeyboardInterrupt:
-            say(f"\n{len(server.changed)} captions changed")
+            say(f"\n{counted(len(server.changed), 'caption')} changed")
 
 
 def caption_of(image: Path) -> str:
-    """The caption as it stands, or nothing where there is none that can be read."""
+    """Empty if there is none that can be read."""
     return read_caption(image.with_suffix(CAPTION_SUFFIX)).text
 
 
 def fault_of(image: Path) -> str:
-    """Why there is a caption that cannot be read; empty where it can be, is empty, or there is none."""
+    """Why the caption cannot be read; empty if it can be, or if there is none."""
     file = image.with_suffix(CAPTION_SUFFIX)
     fault = read_caption(file).fault
     if fault is None or fault.code == EMPTY or not file.exists():
@@ -101,43 +101,33 @@ def fault_of(image: Path) -> str:
 
 
 def page(server: ReviewServer) -> str:
-    """The page's HTML. All that is shown of files and captions is escaped."""
+    """The page's HTML. Jinja2 escapes everything from files and captions."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     images = server.images()
-    cards = "\n".join(_card(image, number, len(images)) for number, image in enumerate(images, 1))
-    job = server.dataset.resolve().parent.name
-    missing = sum(not has_caption(image) for image in images)
-    template = (PAGE / "review.html").read_text(encoding="utf-8")
-    values = {
-        "JOB": job,
-        "COUNT": f"{len(images)} images",
-        "MISSING": str(missing),
-        "TRIGGER": server.trigger,
+    return environment.get_template("review.html.j2").render(
+        job=server.dataset.resolve().parent.name,
+        trigger=server.trigger,
+        missing=sum(not has_caption(image) for image in images),
+        cards=[_card(image) for image in images],
+    )
+
+
+def _card(image: Path) -> dict[str, Any]:
+    return {
+        # A name that is not UTF-8 cannot be shown, but its address must still lead to the file.
+        "name": image.name.encode(errors="replace").decode(),
+        "address": quote(image.name, errors="surrogateescape"),
+        "size": size_of(image) or (1, 1),
+        "caption": caption_of(image),
+        "fault": fault_of(image),
     }
-    for key, value in values.items():
-        template = template.replace(f"%{key}%", html.escape(value))
-    return template.replace("%CARDS%", cards)
 
 
-def _card(image: Path, number: int, count: int) -> str:
-    # A name may hold bytes that are no UTF-8: they cannot be shown, but the address must find the file.
-    shown, address = image.name.encode(errors="replace").decode(), quote(image.name, errors="surrogateescape")
-    name, caption = html.escape(shown), html.escape(caption_of(image))
-    width, height = size_of(image) or (1, 1)
-    link = f"image/{address}"
-    fault = html.escape(fault_of(image))
-    kept = f' readonly data-fault="{fault}"' if fault else ""
-    return f"""<li class="card" id="image-{number}">
-  <figure><a href="{link}" target="_blank" rel="noreferrer"><img src="{link}" alt="{name}, full size" loading="lazy" width="{width}" height="{height}"></a></figure>
-  <div class="words">
-    <h2><label for="caption-{number}">{name}</label> <span class="place">{number} of {count}</span></h2>
-    <textarea id="caption-{number}" data-image="{address}" rows="5" spellcheck="true"{kept} aria-describedby="state-{number}">
-{caption}</textarea>
-    <p class="state" id="state-{number}" role="status"></p>
-  </div>
-</li>"""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class ReviewHandler(BaseHTTPRequestHandler):
     server: ReviewServer
     protocol_version = "HTTP/1.1"
     server_version = "flux-review"
@@ -156,21 +146,21 @@ class _Handler(BaseHTTPRequestHandler):
             kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
             self._answer(200, kind, image.read_bytes())
         else:
-            self._refuse(404, "there is no such thing here")
+            self._refuse(404, "not found")
 
-    do_HEAD = do_GET  # noqa: N815 - the standard library's name
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
     def do_PUT(self) -> None:
-        """`caption/<image>` with {"before", "caption"}: 204 saved, 409 {"caption"} when the file says something else, 409 {"fault"} when it cannot be read."""
+        """`caption/<image>` with {"before", "caption"}: 204 saved; 409 with the conflict if the file has changed."""
         path = self._path()
         if path is None:
             return
         if self.headers.get("Origin") not in {f"http://{host}" for host in self.server.hosts}:
-            self._refuse(403, "only the review page itself may write")
+            self._refuse(403, "only the review page may write")
             return
         image = self.server.image(path.removeprefix("caption/")) if path.startswith("caption/") else None
         if image is None:
-            self._refuse(404, "there is no such image")
+            self._refuse(404, "no such image")
             return
         change = self._body()
         if change is None:
@@ -186,25 +176,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(409, "application/json", json.dumps(conflict).encode())
 
     def _path(self) -> str | None:
-        """What is asked for below the token; None when the request was refused."""
-        # A page elsewhere can give its own name this address (DNS rebinding): then Host is that name.
+        """The path below the secret token; None if the request was refused."""
+        # Protects against DNS rebinding, where a foreign host name resolves to this address.
         if self.headers.get("Host") not in self.server.hosts:
             self._refuse(403, "this page is for this machine only")
             return None
         token, slash, path = self.path.split("?", 1)[0].removeprefix("/").partition("/")
         if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
-            self._refuse(404, "there is no such thing here")
+            self._refuse(404, "not found")
             return None
         return unquote(path, errors="surrogateescape")
 
     def _body(self) -> dict[str, str] | None:
-        """The request's JSON; None when the request was refused."""
+        """The request's JSON; None if the request was refused."""
         length = self.headers.get("Content-Length", "")
         if self.headers.get_content_type() != "application/json" or not length.isdigit():
             self._refuse(415, "send JSON")
             return None
-        if int(length) > LARGEST_BODY:
-            self._refuse(413, f"a caption has at most {LARGEST_BODY} bytes")
+        if int(length) > MAX_BODY_BYTES:
+            self._refuse(413, f"a caption has at most {MAX_BODY_BYTES} bytes")
             return None
         try:
             change: Any = json.loads(self.rfile.read(int(length)))
@@ -213,10 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(400, "send the caption and what it was before")
             return None
 
-    def _refuse(self, status: int, why: str) -> None:
-        # What was sent with the request is not read, so this connection cannot be used again.
+    def _refuse(self, status: int, reason: str) -> None:
+        # The rest of the request is not read, so the connection cannot be used again.
         self.close_connection = True
-        self._answer(status, "text/plain; charset=utf-8", f"{why}\n".encode())
+        self._answer(status, "text/plain; charset=utf-8", f"{reason}\n".encode())
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
@@ -228,4 +218,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the terminal is the user's, and the token belongs in no log."""
+        """Print nothing: the requests contain the secret token."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from flux_training.clients.storage import Storage
-from flux_training.commands.report.data_uris import embed
+from flux_training.commands.report.inline_images import embed
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER

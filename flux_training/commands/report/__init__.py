@@ -1,4 +1,4 @@
-"""`flux report`: a run, or several side by side, as one HTML file that needs nothing and asks nobody.
+"""`flux report`: one run, or several side by side, as a single HTML file.
 
-Here belongs what is drawn from what was fetched; templates/ has the page, its style and its script.
+Code that makes the page from fetched results belongs here; templates/ has its HTML, style and script.
 """

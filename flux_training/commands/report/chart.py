@@ -1,4 +1,4 @@
-"""Loss curves as SVG: numbers here, marks in the template. Each chart is laid out twice, for a wide screen and for a phone."""
+"""Coordinates of the loss curves, which the template draws as SVG: one chart for wide screens and one for phones."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from flux_training.training.runs.loss_curve import Point, round_ticks, smooth, thin_out
 
-# Units of an SVG that is shown about so many CSS pixels wide, so that its text has the size of the page's.
+# Close to the width in CSS pixels, so that text in the chart has the size of the page's text.
 SIZES = {"wide": (960, 320), "narrow": (380, 260)}
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
-MOST_POINTS = {"wide": 800, "narrow": 320}
+MAX_POINTS = {"wide": 800, "narrow": 320}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's line. `number` chooses its colour and dashes."""
+    """One run's line. `number` selects its colour."""
 
     label: str
     number: int
@@ -25,7 +25,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Coordinates in the SVG's own units; ticks are (position, label)."""
+    """Ticks are pairs of position and label."""
 
     shape: str
     width: int
@@ -40,7 +40,7 @@ class Chart:
 
 
 def charts(named: Sequence[tuple[str, Sequence[Point]]]) -> list[Chart]:
-    """The curves of one or more runs in both layouts; none when there is no point at all."""
+    """The curves of one or more runs in both layouts; none if there is no point."""
     points = [point for _, curve in named for point in curve]
     if not points:
         return []
@@ -61,7 +61,7 @@ def _chart(shape: str, named: Sequence[tuple[str, Sequence[Point]]], points: Seq
         return TOP + (height - TOP - BOTTOM) * (1 - (inside - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
 
     def path(curve: Sequence[Point]) -> str:
-        thinned = thin_out(curve, MOST_POINTS[shape])
+        thinned = thin_out(curve, MAX_POINTS[shape])
         return " ".join(f"{x(point.step):.1f},{y(point.loss):.1f}" for point in thinned)
 
     curves = [
@@ -80,7 +80,7 @@ def _chart(shape: str, named: Sequence[tuple[str, Sequence[Point]]], points: Seq
 
 
 def _range(named: Sequence[tuple[str, Sequence[Point]]]) -> tuple[float, float]:
-    """What the axis shows: all of the smoothed curves and nearly all points; a single outlier does not flatten the rest."""
+    """The range of the y axis: all smoothed curves and 98 % of the points, so that outliers do not flatten the curves."""
     smoothed = [point.loss for _, curve in named for point in smooth(curve)]
     losses = sorted(point.loss for _, curve in named for point in curve)
     edge = len(losses) // 100

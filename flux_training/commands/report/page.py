@@ -1,4 +1,4 @@
-"""From runs to HTML: one page for a run, one that lays runs side by side. What nodes and people wrote is escaped by Jinja2."""
+"""Renders runs as HTML. Jinja2 escapes everything that nodes and users wrote."""
 
 from __future__ import annotations
 
@@ -11,40 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from flux_training.commands.report.chart import charts
-from flux_training.commands.report.data_uris import Picture, embed
+from flux_training.commands.report.inline_images import InlineImage, embed
 from flux_training.commands.report.runs import ReportedRun, find_images, parent_of
 from flux_training.training.bill import dollars
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import spread
 from flux_training.training.train_yml.diff import caption_changes, differing, setting_changes
-from flux_training.training.values import read_time
+from flux_training.training.values import mapping, number, read_time
 from flux_training.training.words import one_line, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
-SAMPLE_SIDE, THUMB_SIDE = 768, 256
-MOST_STEPS, MOST_PROMPTS, MOST_IMAGES = 12, 24, 200
+SAMPLE_SIDE, THUMBNAIL_SIDE = 768, 256
+MAX_STEPS, MAX_PROMPTS, MAX_IMAGES = 12, 24, 200
+MAX_TEXT = 200_000
+# Times in Kelpie's job, and their labels.
+TIMES = {
+    "created": "Queued",
+    "started": "Started",
+    "completed": "Completed",
+    "failed": "Failed",
+    "canceled": "Canceled",
+}
+Facts = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One picture of a grid with the words under it and those that a screen reader says."""
+class PageImage:
+    """An image, the text below it, and its text alternative."""
 
-    picture: Picture | None
+    picture: InlineImage | None
     words: str
     alt: str
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A prompt and its pictures."""
+class ImageStrip:
+    """The samples of a prompt."""
 
     heading: str
-    shots: list[Shot]
+    shots: list[PageImage]
 
 
 def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
     """The page of one run."""
-    parent, called = parent_of(run, outputs)
+    parent, description = parent_of(run, outputs)
     images = find_images(run, jobs_folder)
     return _render(
         "run.html.j2",
@@ -55,12 +65,12 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
         strips=_strips(run),
         charts=charts([(run.job, run.losses)]),
         dataset=[
-            _image(name, caption, images.get(name))
-            for name, caption in list(run.captions.items())[:MOST_IMAGES]
+            _dataset_image(name, caption, images.get(name))
+            for name, caption in list(run.captions.items())[:MAX_IMAGES]
         ],
-        left_out=max(0, len(run.captions) - MOST_IMAGES),
+        left_out=max(0, len(run.captions) - MAX_IMAGES),
         parent=parent,
-        parent_called=called,
+        parent_called=description,
         config_changes=setting_changes(parent.config, run.config) if parent else [],
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=_timings(run),
@@ -97,49 +107,43 @@ def _render(template: str, **facts: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value, 200_000) if type(value) is str else value,
+        finalize=lambda value: printable(value, MAX_TEXT) if type(value) is str else value,
     )
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_source(style)}'; script-src '{_source(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    # S704: both are files of this folder.
     return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),  # noqa: S704 - a file of this folder
+        script=Markup(script),  # noqa: S704 - a file of this folder
         policy=policy,
         **facts,
     )
 
 
-def _source(text: str) -> str:
-    """How a Content-Security-Policy names an inline style or script."""
+def _csp_hash(text: str) -> str:
+    """The name of an inline style or script in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _label(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
-    """The job's name, with the run's id where a job is there twice."""
-    twice = sum(other.job == run.job for other in runs) > 1
-    return f"{run.job} {run.run_id[:6]}" if twice else run.job
+    """The job's name, with the run id if the job occurs twice."""
+    is_unique = sum(other.job == run.job for other in runs) == 1
+    return run.job if is_unique else f"{run.job} {run.run_id[:6]}"
 
 
 def _state(run: ReportedRun) -> tuple[str, str]:
-    """The word and its kind: good, bad or other."""
+    """The state, and the style to show it in."""
     state = one_line(str(run.record.get("state") or "unknown"), 60)
-    kind = (
-        "good"
-        if state == RunState.COMPLETED
-        else "bad"
-        if state.startswith((RunState.FAILED, "completed without"))
-        else "other"
-    )
-    return state, kind
+    if state == RunState.COMPLETED:
+        return state, "good"
+    return state, "bad" if state.startswith((RunState.FAILED, RunState.WITHOUT_WEIGHTS)) else "other"
 
 
-def _figures(run: ReportedRun) -> list[tuple[str, str]]:
-    """What one wants to know first; what is not known is left out."""
-    progress, cost = run.progress, run.record.get("cost")
+def _figures(run: ReportedRun) -> Facts:
+    """The most important numbers, as far as they are known."""
+    progress, cost = run.progress, number(mapping(run.record.get("cost")).get("actualUsd"))
     found = []
     if progress.loss_first is not None and progress.loss_last is not None:
         found.append(("Loss", f"{progress.loss_first:.4f} → {progress.loss_last:.4f}"))
@@ -147,31 +151,29 @@ def _figures(run: ReportedRun) -> list[tuple[str, str]]:
         found.append(("Steps", f"{progress.step} of {progress.steps or run.record.get('steps')}"))
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
-    if isinstance(cost, dict) and isinstance(cost.get("actualUsd"), int | float):
-        found.append(("Cost", dollars(cost["actualUsd"])))
+    if cost is not None:
+        found.append(("Cost", dollars(cost)))
     found.append(("Images", str(len(run.images))))
     if progress.restarts is not None:
         found.append(("Restarts", str(progress.restarts)))
     return found
 
 
-def _timings(run: ReportedRun) -> list[tuple[str, str]]:
-    queue, progress = run.record.get("kelpie"), run.progress
-    facts = queue if isinstance(queue, dict) else {}
-    times = {
-        name: read_time(facts.get(name)) for name in ("created", "started", "completed", "failed", "canceled")
-    }
-    found = [(word, _moment(times[name])) for name, word in _MOMENTS if times[name]]
-    ended = times["completed"] or times["failed"] or times["canceled"]
-    if times["created"] and times["started"]:
-        found.append(("Waited for a node", in_words((times["started"] - times["created"]).total_seconds())))
-    if times["created"] and ended:
-        found.append(("From the queue to the end", in_words((ended - times["created"]).total_seconds())))
+def _timings(run: ReportedRun) -> Facts:
+    facts, progress = mapping(run.record.get("kelpie")), run.progress
+    times = {name: time for name in TIMES if (time := read_time(facts.get(name)))}
+    created, started = times.get("created"), times.get("started")
+    ended = times.get("completed") or times.get("failed") or times.get("canceled")
+    found = [(TIMES[name], f"{time:%Y-%m-%d %H:%M:%S} UTC") for name, time in times.items()]
+    if created and started:
+        found.append(("Waited for a node", _duration(created, started)))
+    if created and ended:
+        found.append(("From queue to end", _duration(created, ended)))
     if progress.seconds_per_step is not None:
-        found.append(("A step", f"{progress.seconds_per_step:.2f} s"))
-    cost = run.record.get("cost")
-    if isinstance(cost, dict) and isinstance(cost.get("usdAnHour"), int | float):
-        found.append(("Price of the node", f"${cost['usdAnHour']:.3f} an hour"))
+        found.append(("Time per step", f"{progress.seconds_per_step:.2f} s"))
+    price = number(mapping(run.record.get("cost")).get("usdAnHour"))
+    if price is not None:
+        found.append(("Price of the node", f"${price:.3f} an hour"))
     if progress.gpu:
         found.append(("GPU", progress.gpu))
     if facts.get("machine_id"):
@@ -179,53 +181,44 @@ def _timings(run: ReportedRun) -> list[tuple[str, str]]:
     return found
 
 
-_MOMENTS = (
-    ("created", "Queued"),
-    ("started", "Started"),
-    ("completed", "Completed"),
-    ("failed", "Failed"),
-    ("canceled", "Canceled"),
-)
+def _duration(start: datetime, end: datetime) -> str:
+    return in_words((end - start).total_seconds())
 
 
-def _moment(time: datetime | None) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else ""
-
-
-def _strips(run: ReportedRun) -> list[Strip]:
-    """The samples by prompt, step by step."""
+def _strips(run: ReportedRun) -> list[ImageStrip]:
+    """For each prompt, its samples by step."""
     strips = []
-    for number, by_step in list(run.samples.items())[:MOST_PROMPTS]:
-        heading = run.prompts[number] if number < len(run.prompts) else f"prompt {number + 1}"
+    for prompt, by_step in list(run.samples.items())[:MAX_PROMPTS]:
+        heading = run.prompts[prompt] if prompt < len(run.prompts) else f"prompt {prompt + 1}"
         shots = [
-            _shot(run, by_step[step].name, f"step {step}", f"{heading}, step {step}")
-            for step in spread(sorted(by_step), MOST_STEPS)
+            _sample(run, by_step[step].name, f"step {step}", f"{heading}, step {step}")
+            for step in spread(sorted(by_step), MAX_STEPS)
         ]
-        strips.append(Strip(heading, shots))
+        strips.append(ImageStrip(heading, shots))
     return strips
 
 
-def _strips_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Strip]:
-    """Each run's last sample of the same prompt; of prompts by their place where the words differ (a trigger word does)."""
-    most = max((len(run.samples) for run in runs), default=0)
+def _strips_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[ImageStrip]:
+    """For each prompt, the last sample of each run. Prompts are matched by position: their trigger words may differ."""
+    prompts = max((len(run.samples) for run in runs), default=0)
     strips = []
-    for number in range(min(most, MOST_PROMPTS)):
+    for prompt in range(min(prompts, MAX_PROMPTS)):
         shots = []
         for run, label in zip(runs, labels, strict=True):
-            by_step = run.samples.get(number)
+            by_step = run.samples.get(prompt)
             if not by_step:
-                shots.append(Shot(None, f"{label}: none", ""))
+                shots.append(PageImage(None, f"{label}: none", ""))
                 continue
             step = max(by_step)
-            shots.append(_shot(run, by_step[step].name, f"{label}, step {step}", f"{label}, step {step}"))
-        words = dict.fromkeys(run.prompts[number] for run in runs if number < len(run.prompts))
-        strips.append(Strip(" / ".join(words) or f"prompt {number + 1}", shots))
+            shots.append(_sample(run, by_step[step].name, f"{label}, step {step}", f"{label}, step {step}"))
+        words = dict.fromkeys(run.prompts[prompt] for run in runs if prompt < len(run.prompts))
+        strips.append(ImageStrip(" / ".join(words) or f"prompt {prompt + 1}", shots))
     return strips
 
 
-def _shot(run: ReportedRun, name: str, words: str, alt: str) -> Shot:
-    return Shot(embed(run.folder / "samples" / name, SAMPLE_SIDE), words, alt)
+def _sample(run: ReportedRun, name: str, words: str, alt: str) -> PageImage:
+    return PageImage(embed(run.folder / "samples" / name, SAMPLE_SIDE), words, alt)
 
 
-def _image(name: str, caption: str, path: Path | None) -> Shot:
-    return Shot(embed(path, THUMB_SIDE) if path else None, caption, name)
+def _dataset_image(name: str, caption: str, path: Path | None) -> PageImage:
+    return PageImage(embed(path, THUMBNAIL_SIDE) if path else None, caption, name)

@@ -1,4 +1,4 @@
-"""A fetched run as its folder tells it: outputs/<job>/<run id>/. Nothing in it is trusted; what is missing stays empty."""
+"""A fetched run in outputs/<job>/<run id>/. Its files are not trusted; what is missing or invalid is left empty."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from flux_training.training.runs.progress import Progress, read_progress
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
+from flux_training.training.values import mapping
 from flux_training.training.words import nearest
 
-# A folder of a run holds nothing of this size but weights and pictures.
-MOST_BYTES = 64 * 1024 * 1024
+# Only weights and images are larger.
+MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One run's folder; everything is read when it is asked for."""
+    """One run's folder. Files are read when they are needed."""
 
     job: str
     run_id: str
@@ -53,7 +54,7 @@ class ReportedRun:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """train.yml as the trainer reads it; empty when it cannot be read."""
+        """train.yml as the trainer reads it; empty if it cannot be read."""
         return document_of(self.config_text.encode())
 
     @cached_property
@@ -66,10 +67,9 @@ class ReportedRun:
 
     @cached_property
     def images(self) -> dict[str, Mapping[str, Any]]:
-        """By name: size, sha256, caption, as the run's manifest has them."""
-        images = read_mapping(self.folder / "manifest.json").get("images")
-        entries = images.items() if isinstance(images, Mapping) else []
-        return {str(name): entry for name, entry in entries if isinstance(entry, Mapping)}
+        """Size, SHA-256 and caption by name, from the run's manifest."""
+        images = mapping(read_mapping(self.folder / "manifest.json").get("images"))
+        return {str(name): entry for name, entry in images.items() if isinstance(entry, Mapping)}
 
     @cached_property
     def captions(self) -> dict[str, str]:
@@ -87,41 +87,30 @@ class ReportedRun:
 
 def runs_of(outputs: Path, job: str) -> list[ReportedRun]:
     """The fetched runs of a job, oldest first."""
-    folder = outputs / job
-    found = [
-        ReportedRun(job, path.name, path)
-        for path in (folder.iterdir() if folder.is_dir() else [])
-        if (path / RECORD).is_file()
-    ]
-    return sorted(found, key=lambda run: (run.created_at, run.run_id))
-
-
-def jobs_in(outputs: Path) -> list[str]:
-    """The jobs of which a run was fetched."""
-    folders = sorted(path.name for path in outputs.iterdir() if path.is_dir()) if outputs.is_dir() else []
-    return [name for name in folders if runs_of(outputs, name)]
+    runs = [ReportedRun(job, path.parent.name, path.parent) for path in (outputs / job).glob(f"*/{RECORD}")]
+    return sorted(runs, key=lambda run: (run.created_at, run.run_id))
 
 
 def newest_runs(outputs: Path, jobs: tuple[str, ...]) -> list[ReportedRun]:
-    """The newest run of each of these jobs, of all for none. Raises BadInput."""
-    known = jobs_in(outputs)
-    strangers = [job for job in jobs if job not in known]
-    if strangers:
+    """The newest run of each of these jobs, or of all jobs. Raises BadInput."""
+    known = sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{RECORD}")})
+    unknown = [job for job in jobs if job not in known]
+    if unknown:
         raise BadInput(
             [
-                f"{job}: no run of it lies in {outputs}{nearest(job, known)}; `flux fetch {job}` brings it"
-                for job in strangers
+                f"{job}: {outputs} has no run of it{nearest(job, known)}; `./flux fetch {job}` gets it"
+                for job in unknown
             ]
         )
     if not known:
         raise BadInput(
-            [f"{outputs} holds no run yet; `make up` trains one, `flux fetch` brings those of the bucket"]
+            [f"{outputs} has no run; `make up` trains the jobs, `./flux fetch` gets runs from the bucket"]
         )
     return [runs_of(outputs, job)[-1] for job in jobs or known]
 
 
 def parent_of(run: ReportedRun, outputs: Path) -> tuple[ReportedRun | None, str]:
-    """The run to compare with, and how it is called: the one it went on from, else the one before."""
+    """The run to compare with, and a description: the run that it resumed, otherwise the one before it."""
     others = [other for other in runs_of(outputs, run.job) if other.run_id != run.run_id]
     parent = run.record.get("parent")
     if parent:
@@ -131,7 +120,7 @@ def parent_of(run: ReportedRun, outputs: Path) -> tuple[ReportedRun | None, str]
 
 
 def find_images(run: ReportedRun, jobs_folder: Path) -> dict[str, Path]:
-    """The images this run was trained on, by name, where a job folder still holds the same bytes."""
+    """The images that this run was trained on, if a job folder still has the same bytes."""
     found: dict[str, Path] = {}
     for name, entry in run.images.items():
         for path in _candidates(name, run.job, jobs_folder):
@@ -142,21 +131,20 @@ def find_images(run: ReportedRun, jobs_folder: Path) -> dict[str, Path]:
 
 
 def read_text(path: Path) -> str:
-    """Empty when it cannot be read."""
+    """Empty if it cannot be read."""
     try:
         with path.open("rb") as file:
-            return file.read(MOST_BYTES).decode("utf-8", "replace")
+            return file.read(MAX_TEXT_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
 
 
 def read_mapping(path: Path) -> Mapping[str, Any]:
-    """Empty when it is no JSON object."""
+    """Empty if it is not a JSON object."""
     try:
-        value = json.loads(read_text(path))
+        return mapping(json.loads(read_text(path)))
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, Mapping) else {}
 
 
 def _candidates(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:

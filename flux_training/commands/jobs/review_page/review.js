@@ -1,10 +1,10 @@
-// Saves a caption when it is left, and says so. Everything goes to the address the page came from.
+// Saves a caption when it loses the focus. All requests go to the server of this page.
 "use strict";
 
 const fields = [...document.querySelectorAll("textarea")];
 const trigger = document.body.dataset.trigger;
 const saved = new Map(fields.map((field) => [field, field.value.trim()]));
-const underWay = new Map();
+const pending = new Map();
 
 const hasTrigger = (text) => text.includes("[trigger]") || (trigger !== "" && text.includes(trigger));
 
@@ -14,14 +14,14 @@ function say(field, text, kind = "") {
   state.className = `state ${kind}`;
 }
 
-const faulty = (fault) => `${fault}. It is kept as it is: mend it in an editor (as UTF-8), then reload this page.`;
+const faulty = (fault) => `${fault}. It is not changed. Fix it in an editor (save as UTF-8), then reload this page.`;
 const isMissing = (field) => saved.get(field) === "" && !field.dataset.fault;
 
 function describe(field) {
   const text = saved.get(field);
   if (field.dataset.fault) say(field, faulty(field.dataset.fault), "bad");
   else if (text === "") say(field, "no caption yet", "bad");
-  else if (trigger !== "" && !hasTrigger(text)) say(field, "without the trigger word: the trainer puts it in front");
+  else if (trigger !== "" && !hasTrigger(text)) say(field, "without the trigger word: the trainer adds it at the start");
   else say(field, `${text.split(/\s+/).length} words`);
 }
 
@@ -30,7 +30,7 @@ async function send(field) {
   const before = saved.get(field);
   if (caption === before) return;
   if (caption === "") {
-    say(field, "an empty caption is not saved; Esc brings the last one back", "bad");
+    say(field, "an empty caption is not saved; Esc restores the last one", "bad");
     return;
   }
   say(field, "saving …");
@@ -58,16 +58,16 @@ async function send(field) {
       return;
     }
     saved.set(field, now);
-    say(field, `not saved: the file was changed elsewhere and says “${now}”. Leave this field again to write yours over it.`, "bad");
+    say(field, `not saved: another program changed the file to “${now}”. Leave this field again to overwrite it.`, "bad");
   } else {
     say(field, `not saved: ${await answer.text()}`, "bad");
   }
 }
 
-// One request a caption at a time: what is typed meanwhile is sent after it.
+// One request at a time for each caption; later changes are sent after it.
 function save(field) {
-  const next = (underWay.get(field) ?? Promise.resolve()).then(() => send(field));
-  underWay.set(field, next);
+  const next = (pending.get(field) ?? Promise.resolve()).then(() => send(field));
+  pending.set(field, next);
   return next;
 }
 
@@ -90,8 +90,8 @@ function go(field, by) {
 function filter(which) {
   for (const field of fields) {
     const text = saved.get(field);
-    const wanted = which === "all" || (which === "missing" ? isMissing(field) : !hasTrigger(text));
-    field.closest(".card").hidden = !wanted;
+    const matches = which === "all" || (which === "missing" ? isMissing(field) : !hasTrigger(text));
+    field.closest(".card").hidden = !matches;
   }
   document.getElementById("none").hidden = shown().length > 0;
 }

@@ -1,4 +1,4 @@
-// A picture large, and those beside it by button, key or swipe. Without this the page lacks nothing else.
+// Enlarges an image; buttons, arrow keys and swipes move to the next. The page works without it.
 const large = document.getElementById("large");
 const image = large.querySelector("img");
 const words = large.querySelector("figcaption");

@@ -1,4 +1,4 @@
-"""Pictures inside a page, as `data:` addresses. Each is decoded and drawn anew: nothing of the file itself reaches the page."""
+"""Images inside a page as `data:` URIs. Each is decoded and encoded again, so that no byte of the file reaches the page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 QUALITY = 82
 FORMATS = ("JPEG", "PNG", "WEBP")
-# FLUX draws about one million pixels, a camera 60: more is a trap.
-MOST_PIXELS = 120_000_000
+# FLUX makes one million pixels, a camera 60 million. More is an attack on the memory.
+MAX_PIXELS = 120_000_000
 
 
 @dataclass(frozen=True)
-class Picture:
+class InlineImage:
     """`uri` is a WebP of `width` x `height` pixels."""
 
     uri: str
@@ -23,15 +23,15 @@ class Picture:
     height: int
 
 
-def embed(source: Path | BinaryIO, longest_side: int) -> Picture | None:
-    """The picture, no larger than this; None when it is none that can be read."""
+def embed(source: Path | BinaryIO, longest_side: int) -> InlineImage | None:
+    """The image, reduced to `longest_side`; None if it cannot be read."""
     from PIL import Image, ImageOps
 
     from flux_training.training.dataset.images import UNREADABLE
 
     try:
         with Image.open(source, formats=FORMATS) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
+            if opened.width * opened.height > MAX_PIXELS:
                 return None
             opened.draft("RGB", (longest_side, longest_side))
             upright = ImageOps.exif_transpose(opened)
@@ -41,4 +41,4 @@ def embed(source: Path | BinaryIO, longest_side: int) -> Picture | None:
     except UNREADABLE:
         return None
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/webp;base64,{encoded}", upright.width, upright.height)
+    return InlineImage(f"data:image/webp;base64,{encoded}", upright.width, upright.height)
