@@ -1,4 +1,4 @@
-"""`python -m localcloud chaos`: services and nodes that fail on demand and by a seed."""
+"""`python -m localcloud chaos`: faults of services and nodes, on demand and by a seed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def chaos(home: Path, *arguments: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
-def test_what_is_set_is_shown_and_taken_back(home: Path) -> None:
+def test_active_faults_are_listed_and_can_be_ended(home: Path) -> None:
     assert chaos(home) == "nothing\n"
     chaos(home, "bad-gpu", "--share", "0.5", "--seed", "3")
     chaos(home, "kelpie-403", "--next", "2")
@@ -65,13 +65,15 @@ def test_what_is_set_is_shown_and_taken_back(home: Path) -> None:
         (("proxy",), 1, "does not run"),
     ],
 )
-def test_what_cannot_be_is_said(home: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_impossible_commands_are_refused(
+    home: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
     told = chaos(home, *arguments, code=code)
     assert said in told
     assert "Traceback" not in told
 
 
-def test_the_same_seed_is_the_same_chaos(tmp_path: Path) -> None:
+def test_the_same_seed_causes_the_same_faults(tmp_path: Path) -> None:
     path = tmp_path / "chaos.json"
 
     def draws(seed: int) -> list[object]:
@@ -91,7 +93,7 @@ def test_the_same_seed_is_the_same_chaos(tmp_path: Path) -> None:
     assert {entry[1] for entry in first} == {"", "bad-gpu"}
 
 
-def test_services_fail_as_told_and_our_clients_get_through(home: Path) -> None:
+def test_our_clients_survive_faults_of_the_services(home: Path) -> None:
     with (
         running_cloud(home, nodes=0) as connection,
         kelpie_client(connection) as kelpie,
@@ -120,7 +122,7 @@ def test_services_fail_as_told_and_our_clients_get_through(home: Path) -> None:
 
 @pytest.fixture
 def busy(home: Path) -> Iterator[dict[str, Any]]:
-    """A cloud whose one node has a job that does not end."""
+    """A cloud with one node, whose job does not end."""
     with (
         running_cloud(home, node_command=STUB_NODE, nodes=2) as connection,
         salad_client(connection) as salad,
@@ -155,7 +157,7 @@ def test_nodes_are_taken_away_at_a_rate(home: Path, busy: dict[str, Any]) -> Non
     chaos(home, "off")
 
 
-def test_a_restart_is_another_container_on_the_same_machine(home: Path, busy: dict[str, Any]) -> None:
+def test_a_restart_keeps_the_machine(home: Path, busy: dict[str, Any]) -> None:
     [node] = nodes(busy)
     place = home / "nodes" / node["id"] / "env.json"
     with salad_client(busy) as salad:
@@ -179,7 +181,7 @@ exec(pathlib.Path("run.py").read_text()) if "gpu" in sys.argv else None
 
 
 def run_on(home: Path, condition: tuple[str, ...], *arguments: str, objects: int = 0) -> tuple[Job, Path]:
-    """A job on a real node with something wrong; gives how it ended and the bucket's folder."""
+    """Run a job on a node with a bad condition; return the ended job and the bucket's folder."""
     with running_cloud(home, nodes=1, heartbeat_seconds=0.1) as connection:
         s3 = s3_client(connection)
         s3.create_bucket(Bucket="bkt")
@@ -222,7 +224,7 @@ def test_a_bad_gpu_is_a_counted_failure(home: Path) -> None:
     assert "CUDA error" in "".join(path.read_text() for path in (home / "log").glob("node-*"))
 
 
-def test_a_slow_network_is_slow_and_whole(home: Path) -> None:
+def test_a_slow_network_transfers_everything(home: Path) -> None:
     job, bucket = run_on(home, ("slow-network", "--amount", "400"), objects=3)
     assert job.status == "completed"
     assert (bucket / "out/big").stat().st_size == 200 * 1024
@@ -230,7 +232,7 @@ def test_a_slow_network_is_slow_and_whole(home: Path) -> None:
     assert "this machine has: slow-network=400" in logged
 
 
-def test_the_way_through_the_proxy_is_told_and_ends(home: Path) -> None:
+def test_the_proxy_prints_its_connection_file_and_removes_it_at_the_end(home: Path) -> None:
     with running_cloud(home, nodes=0):
         command = [sys.executable, "-m", "localcloud", "--home", str(home), "chaos", "proxy", "--rate", "1"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:

@@ -1,6 +1,6 @@
-"""What our clients ask of SaladCloud and Kelpie, and all that our stand-ins answer, against the OpenAPI documents.
+"""Requests of our clients to SaladCloud and Kelpie, and the local cloud's answers, compared with the OpenAPI documents.
 
-What the product itself asks while it goes up, changes and goes down is checked in tests/faults.
+The requests of whole `up` and `destroy` runs are checked in tests/faults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flux_training.clients.salad import GroupSpec
 from tests.support.contracts import ACCEPTED, DATA, DOCUMENTS, deviations, document, unaccepted
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
-# Operations of the documents that the local cloud does not have: nothing of ours needs them.
+# Operations that the local cloud lacks, because the product does not need them.
 ABSENT = re.compile(
     r"/(queues|inference-endpoints|webhook-secret-key|log-entries|availability|system-logs)\b|/users$|/token$"
 )
@@ -34,7 +34,7 @@ ABSENT = re.compile(
 
 @dataclass
 class Watched:
-    """A cloud behind a proxy that keeps what passes."""
+    """A cloud behind a proxy that stores all exchanges."""
 
     connection: dict[str, Any]
     exchanges: list[Exchange]
@@ -153,7 +153,7 @@ def ask_all_of_kelpie(watched: Watched) -> None:
         ask_for_jobs(kelpie, group)
         ask_for_rules(kelpie, group)
         assert kelpie.get("/users/me").status_code == 200
-        # The recorded requests, the bad ones too.
+        # The recorded requests, including invalid ones.
         played = subprocess.run(
             [
                 *(sys.executable, str(DATA / "transcript.py"), str(kelpie.base_url).rstrip("/")),
@@ -165,7 +165,7 @@ def ask_all_of_kelpie(watched: Watched) -> None:
             text=True,
             check=False,
         )
-        # Some answers differ, for this server is not a fresh one; what counts here is that all were asked for.
+        # Some answers differ, because this server is not new; only the requests matter here.
         assert re.search(r"of 40", played.stdout), played.stdout + played.stderr
 
 
@@ -201,7 +201,7 @@ def ask_for_rules(kelpie: httpx.Client, group: str) -> None:
     assert kelpie.delete("/scaling-rules").status_code == 403
 
 
-def test_all_that_is_asked_and_answered_is_in_the_documents(watched: Watched) -> None:
+def test_all_requests_and_answers_match_the_openapi_documents(watched: Watched) -> None:
     for ask in (use_our_salad_client, use_our_kelpie_client, ask_all_of_saladcloud, ask_all_of_kelpie):
         ask(watched)
     assert unaccepted(watched.exchanges) == set()
@@ -216,7 +216,7 @@ def test_all_that_is_asked_and_answered_is_in_the_documents(watched: Watched) ->
 
 
 def not_asked_for(service: str, exchanges: list[Exchange]) -> list[str]:
-    """Operations of the document that we have and that were not seen."""
+    """The document's operations that the local cloud has but that were not requested."""
     prefix = DOCUMENTS[service][2]
     asked = {
         (exchange.method.lower(), urlsplit(exchange.target).path.removeprefix(prefix))

@@ -1,4 +1,4 @@
-"""Training jobs on real nodes: launcher and stand-in trainer under the local cloud's queue."""
+"""Training jobs on nodes of the local cloud: launcher and stand-in trainer."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def queue_run(connection: dict[str, Any], group: str, job: str, **settings: Any)
 
 
 def nodes_of(cloud: dict[str, Any], job: str) -> list[Path]:
-    """The folders of nodes that have the job's files."""
+    """The folders of the nodes that have the job's files."""
     return [path.parent.parent for path in Path(cloud["home"]).glob(f"nodes/*/output/{job}")]
 
 
 def trainers_of(cloud: dict[str, Any], job: str) -> list[int]:
-    """The pids of processes that work in a node's folder with the job's files."""
+    """The pids of processes whose working folder is that of a node with the job's files."""
     folders = {str(folder) for folder in nodes_of(cloud, job)}
     found = []
     for process in Path("/proc").iterdir():
@@ -79,7 +79,7 @@ def node_of(cloud: dict[str, Any], job: str) -> int:
     raise AssertionError("no node")
 
 
-def test_a_run_is_trained_and_its_results_are_in_the_bucket(cloud: dict[str, Any]) -> None:
+def test_a_run_is_trained_and_its_results_are_uploaded(cloud: dict[str, Any]) -> None:
     bucket = NodeBucket(cloud)
     with running_group(cloud, "whole") as group:
         job = ended(cloud, queue_run(cloud, group, "disc", steps=60, save_every=20))
@@ -101,7 +101,7 @@ def test_a_run_is_trained_and_its_results_are_in_the_bucket(cloud: dict[str, Any
         )
 
 
-def test_a_killed_node_loses_no_more_than_back_to_the_last_checkpoint(cloud: dict[str, Any]) -> None:
+def test_a_killed_node_loses_only_the_steps_since_the_last_checkpoint(cloud: dict[str, Any]) -> None:
     bucket = NodeBucket(cloud)
     with running_group(cloud, "killed", STEP_SECONDS="0.05") as group:
         identity = queue_run(cloud, group, "powercut", steps=60, save_every=10)
@@ -130,7 +130,7 @@ def test_a_cancelled_run_ends_and_is_not_completed(cloud: dict[str, Any]) -> Non
         assert bucket.keys("runs/unwanted/r/model/") == []
 
 
-def test_half_a_dataset_is_a_counted_failure_with_a_reason(cloud: dict[str, Any]) -> None:
+def test_an_incomplete_dataset_is_a_counted_failure_with_a_reason(cloud: dict[str, Any]) -> None:
     bucket = NodeBucket(cloud)
     with running_group(cloud, "half") as group:
         identity = queue_run(cloud, group, "torn")

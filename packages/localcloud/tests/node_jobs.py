@@ -16,7 +16,7 @@ FINAL = ("completed", "failed", "canceled")
 
 @contextlib.contextmanager
 def running_group(connection: dict[str, Any], name: str, **environment: str) -> Iterator[str]:
-    """A group of one replica with the bucket's keys; yields its id. Afterwards it is gone."""
+    """A group with one replica that has the bucket's keys; yields its id, and deletes it at the end."""
     keys = connection["s3"]
     given = {
         "AWS_ACCESS_KEY_ID": keys["access_key_id"],
@@ -34,21 +34,21 @@ def running_group(connection: dict[str, Any], name: str, **environment: str) -> 
 
 
 def submit(connection: dict[str, Any], group: str, command: list[str], **job: Any) -> str:
-    """Queue a job; gives its id."""
+    """Queue a job; return its id."""
     body = {"container_group_id": group, "command": command[0], "arguments": command[1:], "sync": {}} | job
     with kelpie_client(connection) as kelpie:
         return str(kelpie.post("/jobs", json=body).raise_for_status().json()["id"])
 
 
 def job_of(connection: dict[str, Any], identity: str) -> dict[str, Any]:
-    """The job as Kelpie has it now."""
+    """The current state of the job."""
     with kelpie_client(connection) as kelpie:
         job: dict[str, Any] = kelpie.get(f"/jobs/{identity}").raise_for_status().json()
         return job
 
 
 def ended(connection: dict[str, Any], identity: str, seconds: float = 40) -> dict[str, Any]:
-    """The job, once it is in a final state."""
+    """Wait until the job is in a final state."""
     return (
         wait_until(lambda: job if (job := job_of(connection, identity))["status"] in FINAL else None, seconds)
         or {}
@@ -74,7 +74,7 @@ class NodeBucket:
         self._s3.delete_object(Bucket=BUCKET, Key=key)
 
     def keys(self, prefix: str) -> list[str]:
-        """Relative to the prefix."""
+        """The keys below the prefix, relative to it."""
         found = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
         return [item["Key"].removeprefix(prefix) for item in found]
 

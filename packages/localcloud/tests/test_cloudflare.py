@@ -1,4 +1,4 @@
-"""Cloudflare's stand-in: R2 buckets, tokens and temporary credentials, and what the S3 server makes of them."""
+"""Cloudflare's API: R2 buckets, tokens and temporary credentials, and what they allow in S3."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, A
 
 @pytest.fixture
 def api(connection: dict[str, Any]) -> Iterator[httpx.Client]:
-    """Requests below the account."""
+    """A client whose paths are relative to the account."""
     cloudflare = connection["cloudflare"]
     base = f"{cloudflare['url']}/accounts/{cloudflare['account_id']}"
     headers = {"Authorization": f"Bearer {cloudflare['api_token']}"}
@@ -35,7 +35,7 @@ def api(connection: dict[str, Any]) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def owner(connection: dict[str, Any]) -> Any:
-    """S3 with the local cloud's own key; two buckets, `mine` with three objects."""
+    """S3 with the local cloud's own key, and two buckets: `mine` has three objects, `other` one."""
     s3 = s3_client(connection)
     for bucket in ("mine", "other"):
         s3.create_bucket(Bucket=bucket)
@@ -66,7 +66,7 @@ def s3_with(connection: dict[str, Any], key_id: str, secret: str, session_token:
 
 
 def code_of(call: Callable[[], Any]) -> str:
-    """The S3 error a call ends with, `ok` when it does not."""
+    """The code of the S3 error that the call raises, or `ok`."""
     try:
         call()
     except ClientError as error:
@@ -100,7 +100,7 @@ def s3_of_temporary(connection: dict[str, Any], answer: httpx.Response) -> Any:
     return s3_with(connection, made["accessKeyId"], made["secretAccessKey"], made["sessionToken"])
 
 
-def test_a_bucket_is_made_seen_and_deleted(api: httpx.Client, owner: Any) -> None:
+def test_create_read_and_delete_a_bucket(api: httpx.Client, owner: Any) -> None:
     made = result(api.post("/r2/buckets", json={"name": "made-here", "locationHint": "weur"}))
     assert made["name"] == "made-here"
     assert set(made) == {"name", "creation_date", "location", "storage_class", "jurisdiction"}
@@ -116,7 +116,7 @@ def test_a_bucket_is_made_seen_and_deleted(api: httpx.Client, owner: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["Upper", "a", "dots.are.none", "-x-", None])
-def test_bad_names_are_refused(api: httpx.Client, name: Any) -> None:
+def test_invalid_bucket_names_are_refused(api: httpx.Client, name: Any) -> None:
     assert result(api.post("/r2/buckets", json={"name": name}), 400) == 10005
 
 
@@ -131,7 +131,9 @@ def test_a_list_of_tokens_has_5_to_50_on_a_page(api: httpx.Client, query: str) -
     assert result(api.get(f"/tokens?{query}"), 400) == 1001
 
 
-def test_a_token_is_for_its_bucket_alone(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
+def test_a_token_is_valid_for_its_bucket_only(
+    connection: dict[str, Any], api: httpx.Client, owner: Any
+) -> None:
     token = make_token(api, connection, "mine", ITEM_WRITE)
     s3 = s3_of_token(connection, token)
     s3.put_object(Bucket="mine", Key="token/k", Body=b"1")
@@ -160,7 +162,7 @@ def test_a_token_is_for_its_bucket_alone(connection: dict[str, Any], api: httpx.
     assert result(api.get(f"/tokens/{token['id']}"), 404) == 1003
 
 
-def test_a_reading_token_does_not_write(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
+def test_a_read_only_token_cannot_write(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
     s3 = s3_of_token(connection, make_token(api, connection, "mine", ITEM_READ))
     assert s3.get_object(Bucket="mine", Key="datasets/1")["Body"].read() == b"x"
     assert code_of(lambda: s3.put_object(Bucket="mine", Key="k", Body=b"1")) == "AccessDenied"
@@ -168,7 +170,7 @@ def test_a_reading_token_does_not_write(connection: dict[str, Any], api: httpx.C
     assert owner.head_object(Bucket="mine", Key="datasets/1")
 
 
-def test_temporary_credentials_keep_to_their_prefixes(
+def test_temporary_credentials_are_limited_to_their_prefixes(
     connection: dict[str, Any], api: httpx.Client, owner: Any
 ) -> None:
     s3 = s3_of_temporary(connection, temporary(api, connection, prefixes=["runs/a/", "datasets/"]))
@@ -190,13 +192,13 @@ def test_temporary_credentials_keep_to_their_prefixes(
     assert owner.head_object(Bucket="mine", Key="runs/a/2")
 
 
-def test_temporary_credentials_end(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
+def test_temporary_credentials_expire(connection: dict[str, Any], api: httpx.Client, owner: Any) -> None:
     assert owner
     s3 = s3_of_temporary(connection, temporary(api, connection, ttlSeconds=1))
     wait_until(lambda: code_of(lambda: s3.get_object(Bucket="mine", Key="datasets/1")) == "ExpiredToken")
 
 
-def test_the_session_token_belongs_to_the_key(
+def test_the_session_token_must_belong_to_the_key(
     connection: dict[str, Any], api: httpx.Client, owner: Any
 ) -> None:
     assert owner
@@ -211,7 +213,7 @@ def test_the_session_token_belongs_to_the_key(
     assert get(None) == "InvalidAccessKeyId"
 
 
-def test_temporary_credentials_go_with_their_token(
+def test_temporary_credentials_end_with_their_token(
     connection: dict[str, Any], api: httpx.Client, owner: Any
 ) -> None:
     assert owner
@@ -230,7 +232,7 @@ def test_temporary_credentials_go_with_their_token(
     "wrong",
     [{"ttlSeconds": 604801}, {"ttlSeconds": 0}, {"permission": "all"}, {"bucket": None}, {"prefixes": [1]}],
 )
-def test_what_temporary_credentials_cannot_be(
+def test_invalid_temporary_credentials_are_refused(
     connection: dict[str, Any], api: httpx.Client, wrong: dict[str, Any]
 ) -> None:
     result(temporary(api, connection, **wrong), 400)

@@ -37,7 +37,7 @@ def home(tmp_path: Path):
     run_localcloud(folder, "stop")
 
 
-def test_start_returns_once_everything_answers_and_says_where(home: Path) -> None:
+def test_start_returns_when_all_services_answer_and_prints_the_address(home: Path) -> None:
     started = run_localcloud(home, "start")
     assert (started.returncode, started.stderr) == (0, "")
     connection = connection_of(home)
@@ -57,7 +57,7 @@ def test_start_returns_once_everything_answers_and_says_where(home: Path) -> Non
     assert connection["s3"]["secret_access_key"] not in for_people
 
 
-def test_starting_twice_is_one_daemon(home: Path) -> None:
+def test_a_second_start_finds_the_running_daemon(home: Path) -> None:
     first = start_cloud(home)
     again = run_localcloud(home, "start")
     assert again.returncode == 0
@@ -65,7 +65,7 @@ def test_starting_twice_is_one_daemon(home: Path) -> None:
     assert connection_of(home) == first
 
 
-def test_starts_at_the_same_time_are_one_daemon(home: Path) -> None:
+def test_concurrent_starts_start_one_daemon(home: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: run_localcloud(home, "start"), range(4)))
     assert [one.returncode for one in done] == [0] * 4
@@ -92,18 +92,18 @@ def test_stop_ends_it_and_a_restart_keeps_ports_and_keys(home: Path) -> None:
     assert {**second, "pid": 0} == {**first, "pid": 0}
 
 
-def test_a_daemon_killed_dead_is_told_from_a_living_one(home: Path) -> None:
+def test_a_killed_daemon_is_not_running(home: Path) -> None:
     first = start_cloud(home)
     os.kill(first["pid"], signal.SIGKILL)
     wait_until(lambda: not is_alive(first["pid"]))
     assert run_localcloud(home, "status").returncode == 3
-    # A pid in the lock file that now belongs to somebody else must not be signalled.
+    # A pid in the lock file that belongs to another process must not be signalled.
     (home / "daemon.lock").write_text(f"{os.getpid()}\n")
     assert run_localcloud(home, "stop").stdout == "not running\n"
     assert {**start_cloud(home), "pid": 0} == {**first, "pid": 0}
 
 
-def test_a_port_taken_is_named_with_the_way_out(home: Path) -> None:
+def test_a_used_port_is_named_with_a_solution(home: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -125,14 +125,16 @@ def test_a_port_taken_is_named_with_the_way_out(home: Path) -> None:
         ((), 2, "command"),
     ],
 )
-def test_wrong_arguments_are_named(home: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_wrong_arguments_are_named_in_the_error(
+    home: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
     done = run_localcloud(home, *arguments)
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run_localcloud(tmp_path / "file" / "cloud", "start")
     assert done.returncode == 1
@@ -140,7 +142,7 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_settings_stay_until_they_are_given_again(home: Path) -> None:
+def test_settings_are_kept_until_given_again(home: Path) -> None:
     run_localcloud(home, "start", "--nodes", "7", "--heartbeat-seconds", "0.5")
     told = run_localcloud(home, "start", "--nodes", "8")
     assert "next start" in told.stdout

@@ -1,4 +1,4 @@
-"""Kelpie's stand-in against the recorded transcript and UPSTREAM.md."""
+"""Kelpie's API, compared with the recorded transcript and docs/services.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kelpie(connection: dict[str, Any]) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def group(connection: dict[str, Any], request: pytest.FixtureRequest) -> str:
-    """The id of a group of this test's own."""
+    """The id of a new group for this test."""
     name = f"g-{abs(hash(request.node.name))}"
     with salad_client(connection) as salad:
         return str(salad.post("/containers", json=group_body(name)).raise_for_status().json()["id"])
@@ -93,7 +93,7 @@ def test_all_40_requests_of_the_transcript_are_answered_as_recorded(tmp_path: Pa
         ({"Salad-Api-Key": "", "Salad-Project": "", "Authorization": "Bearer x"}, 400, "Salad-Project"),
     ],
 )
-def test_who_is_turned_away_and_how(
+def test_unauthenticated_callers_are_refused(
     kelpie: httpx.Client, changes: dict[str, str], status: int, message: str
 ) -> None:
     answer = kelpie.get("/jobs", headers=changes)
@@ -108,7 +108,7 @@ def test_the_same_body_twice_is_two_jobs(kelpie: httpx.Client, group: str) -> No
     assert listed["_count"] == 2
 
 
-def test_pages_count_themselves_and_end(kelpie: httpx.Client, group: str) -> None:
+def test_count_is_the_length_of_the_page(kelpie: httpx.Client, group: str) -> None:
     made = {post(kelpie, group) for _ in range(5)}
     seen: list[str] = []
     for page in (1, 2, 3, 4):
@@ -119,7 +119,7 @@ def test_pages_count_themselves_and_end(kelpie: httpx.Client, group: str) -> Non
     assert sorted(seen) == sorted(made)
 
 
-def test_unknown_fields_are_dropped_and_markers_come_back(kelpie: httpx.Client, group: str) -> None:
+def test_unknown_fields_are_dropped_and_environment_is_returned(kelpie: httpx.Client, group: str) -> None:
     job = post(kelpie, group, environment={"FLUX_RUN_ID": "0123456789ab"}, idempotency_key="x")
     shown = kelpie.get(f"/jobs/{job}").json()
     assert shown["environment"] == {"FLUX_RUN_ID": "0123456789ab"}
@@ -127,7 +127,7 @@ def test_unknown_fields_are_dropped_and_markers_come_back(kelpie: httpx.Client, 
 
 
 @pytest.mark.parametrize("field", ["max_failures", "heartbeat_interval"])
-def test_numbers_beyond_javascripts_are_refused(kelpie: httpx.Client, group: str, field: str) -> None:
+def test_numbers_above_javascripts_maximum_are_refused(kelpie: httpx.Client, group: str, field: str) -> None:
     answer = kelpie.post("/jobs", json=job_body(group, **{field: 10**30}))
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["maximum"] == 2**53 - 1
@@ -135,7 +135,7 @@ def test_numbers_beyond_javascripts_are_refused(kelpie: httpx.Client, group: str
 
 
 @pytest.mark.parametrize("query", [{"page_size": "1e30"}, {"page": "1e18", "page_size": "100"}])
-def test_a_page_beyond_the_database_is_an_error_of_its_own_form(
+def test_a_page_number_too_large_for_the_database_is_a_database_error(
     kelpie: httpx.Client, query: dict[str, str]
 ) -> None:
     answer = kelpie.get("/jobs", params=query)
@@ -148,7 +148,7 @@ def test_a_page_beyond_the_database_is_an_error_of_its_own_form(
     [b"[" * 100000, b'{"max_failures": NaN}', b'{"command": "\\ud800"}'],
     ids=["deep", "NaN", "half a pair"],
 )
-def test_what_is_no_json_to_others_is_a_bad_request_everywhere(
+def test_invalid_json_is_a_bad_request_in_every_api(
     connection: dict[str, Any], kelpie: httpx.Client, body: bytes
 ) -> None:
     assert kelpie.post("/jobs", content=body).status_code == 400
@@ -161,7 +161,7 @@ def test_what_is_no_json_to_others_is_a_bad_request_everywhere(
     assert httpx.post(place, content=body, headers=headers).status_code == 400
 
 
-def test_a_batch_is_answered_in_another_order(kelpie: httpx.Client, group: str) -> None:
+def test_a_batch_is_not_answered_in_the_order_of_the_request(kelpie: httpx.Client, group: str) -> None:
     markers = [str(number) for number in range(20)]
     bodies = [job_body(group, environment={"N": marker}) for marker in markers]
     answer = kelpie.post("/jobs/batch", json=bodies)
@@ -171,7 +171,7 @@ def test_a_batch_is_answered_in_another_order(kelpie: httpx.Client, group: str) 
     assert got != markers
 
 
-def test_a_silent_machine_loses_its_job_and_is_told(kelpie: httpx.Client, group: str) -> None:
+def test_a_machine_without_heartbeats_loses_its_job(kelpie: httpx.Client, group: str) -> None:
     job = post(kelpie, group)
     assert [one["id"] for one in work(kelpie, group, "m1")] == [job]
     taken = wait_until(lambda: work(kelpie, group, "m2"))
@@ -180,9 +180,7 @@ def test_a_silent_machine_loses_its_job_and_is_told(kelpie: httpx.Client, group:
     assert report(kelpie, job, "heartbeat", group, "m2").json() == {"status": "running"}
 
 
-def test_a_failed_job_stays_running_is_handed_out_again_and_fails_in_the_end(
-    kelpie: httpx.Client, group: str
-) -> None:
+def test_a_job_with_failures_is_handed_out_again_until_max_failures(kelpie: httpx.Client, group: str) -> None:
     job = post(kelpie, group, max_failures=2)
     work(kelpie, group)
     assert report(kelpie, job, "failed", group).status_code == 202
@@ -212,7 +210,7 @@ def test_min_above_max_is_accepted(kelpie: httpx.Client, group: str) -> None:
 
 
 class Hook(BaseHTTPRequestHandler):
-    """Notes what is posted to it and refuses it."""
+    """Stores what is posted to it, and answers with an error."""
 
     got: list[dict[str, Any]]
 
@@ -223,7 +221,7 @@ class Hook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -238,7 +236,7 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     server.server_close()
 
 
-def test_webhooks_tell_running_completed_and_failed_once_each(
+def test_webhooks_post_running_completed_and_failed_once_each(
     kelpie: httpx.Client, group: str, hook: tuple[str, list[dict[str, Any]]]
 ) -> None:
     url, got = hook
@@ -254,11 +252,11 @@ def test_webhooks_tell_running_completed_and_failed_once_each(
     assert got[0] == {"status": "running", "job_id": job, "machine_id": "m1", "container_group_id": group}
 
 
-def test_each_request_is_one_line_of_the_log_without_its_keys(
+def test_each_request_is_logged_on_one_line_without_keys(
     kelpie: httpx.Client, connection: dict[str, Any]
 ) -> None:
     kelpie.get("/jobs/in-the-log", params={"a": "b"})
-    # The line is written after the answer has been sent.
+    # The line is written after the answer was sent.
     entries = wait_until(
         lambda: [one for one in logged_requests(connection) if one["path"] == "/jobs/in-the-log"]
     )

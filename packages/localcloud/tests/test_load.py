@@ -1,6 +1,6 @@
-"""64 clients that post jobs and poll them, while workers do them: no error, no job lost, none doubled. Load, not timing.
+"""64 clients post and poll jobs while workers do them: no errors, and no job is lost or done twice.
 
-LOCALCLOUD_LOAD_JOBS=10000 for the long form.
+LOCALCLOUD_LOAD_JOBS=10000 for a long run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JOBS = int(os.environ.get("LOCALCLOUD_LOAD_JOBS", "384"))
 
 @dataclass
 class Load:
-    """What came of it."""
+    """The results."""
 
     group: str
     posted: dict[str, str] = field(default_factory=dict)  # job id -> our mark
@@ -40,7 +40,7 @@ class Load:
         return answer.json()
 
     async def client(self, http: httpx.AsyncClient, number: int) -> None:
-        """Posts its share of the jobs, then polls each until it is completed."""
+        """Post a share of the jobs, then poll each until it is completed."""
         mine = []
         for mark in range(number, JOBS, CLIENTS):
             body = job_body(self.group, environment={"MARK": str(mark)})
@@ -55,7 +55,7 @@ class Load:
             self.completed.add(job_id)
 
     async def worker(self, http: httpx.AsyncClient, number: int) -> None:
-        """Does one job after the other until all are done."""
+        """Do one job after the other until all are done."""
         machine = {"machine_id": f"m{number}", "container_group_id": self.group}
         while self.handed_out.total() < JOBS and not self.errors:
             for job in self.check(await http.get("/work", params=machine), 200):
@@ -75,7 +75,7 @@ async def play(load: Load, url: str, headers: dict[str, str]) -> None:
             tasks.create_task(with_client(load.worker, number))
 
 
-@pytest.mark.timeout(0)  # as long as the jobs take
+@pytest.mark.timeout(0)  # it takes as long as the jobs
 def test_many_clients_and_many_jobs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (
         running_cloud(tmp_path / "cloud", nodes=0) as connection,

@@ -1,4 +1,4 @@
-"""What the Kelpie worker 0.7.1 does, by the book and otherwise (UPSTREAM.md), seen at a node of the local cloud."""
+"""The behaviour of the Kelpie worker 0.7.1 (docs/services.md), tested on a node of the local cloud."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def group(cloud: dict[str, Any]) -> Iterator[str]:
-    """One node, which does the jobs of all tests one after the other."""
+    """One node for the jobs of all tests."""
     with running_group(cloud, "worker") as identity:
         yield identity
 
@@ -45,7 +45,7 @@ def python(program: str) -> list[str]:
 WRITE = "import os; os.makedirs('out', exist_ok=True); open('out/new.txt', 'w').write('x'); import time; time.sleep(1)"
 
 
-def test_during_uploads_what_changes_and_deletes_what_goes(cloud: dict[str, Any], group: str) -> None:
+def test_during_uploads_changes_and_deletes_deleted_files(cloud: dict[str, Any], group: str) -> None:
     bucket = NodeBucket(cloud)
     for name in ("kept", "changed", "gone"):
         bucket.put(f"d1/{name}.txt", "old")
@@ -64,7 +64,7 @@ def test_during_uploads_what_changes_and_deletes_what_goes(cloud: dict[str, Any]
     assert bucket.get("d1/changed.txt") == b"new"
 
 
-def test_during_uploads_nothing_from_a_folder_that_was_not_there(cloud: dict[str, Any], group: str) -> None:
+def test_during_ignores_a_folder_that_did_not_exist_at_the_start(cloud: dict[str, Any], group: str) -> None:
     bucket = NodeBucket(cloud)
     program = WRITE.replace("out", "fresh")
     job = ended(
@@ -72,12 +72,12 @@ def test_during_uploads_nothing_from_a_folder_that_was_not_there(cloud: dict[str
     )
     assert job["status"] == "completed"
     assert bucket.keys("d2/") == []
-    # The worker has made the folder meanwhile, wiping it: the same job uploads now.
+    # The worker has created the folder when it wiped it, so the same job uploads now.
     ended(cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")}))
     wait_until(lambda: bucket.keys("d2/") == ["new.txt"])
 
 
-def test_a_pattern_sees_the_whole_key_before_and_the_relative_path_after(
+def test_patterns_match_the_key_in_before_and_the_relative_path_in_after(
     cloud: dict[str, Any], group: str
 ) -> None:
     bucket = NodeBucket(cloud)
@@ -93,7 +93,7 @@ def test_a_pattern_sees_the_whole_key_before_and_the_relative_path_after(
     assert bucket.get("out3/seen") == b"one.txt"
 
 
-def test_transfer_errors_are_swallowed(cloud: dict[str, Any], group: str) -> None:
+def test_transfer_errors_are_ignored(cloud: dict[str, Any], group: str) -> None:
     syncs = {
         "before": sync("x/", "a4/", "download", "no-such-bucket"),
         "after": sync("x/", "b4/", "upload", "no-such-bucket"),
@@ -103,12 +103,12 @@ def test_transfer_errors_are_swallowed(cloud: dict[str, Any], group: str) -> Non
 
 
 def test_a_command_that_cannot_be_started_is_a_failure(cloud: dict[str, Any], group: str) -> None:
-    """No process can be given a zero byte."""
+    """A zero byte cannot be passed to a process."""
     identity = submit(cloud, group, python("pass"), environment={"ZERO": "\0"}, max_failures=1)
     assert ended(cloud, identity)["status"] == "failed"
 
 
-def test_two_entries_of_after_on_one_folder_conflict(cloud: dict[str, Any], group: str) -> None:
+def test_two_after_entries_for_one_folder_conflict(cloud: dict[str, Any], group: str) -> None:
     syncs = {"after": [*sync("out11/a/", "two/", "upload"), *sync("out11/b/", "two/", "upload")]}
     program = "import os; os.mkdir('two'); open('two/x', 'w').write('x')"
     identity = submit(cloud, group, python(program), sync=syncs, max_failures=1)
@@ -116,7 +116,7 @@ def test_two_entries_of_after_on_one_folder_conflict(cloud: dict[str, Any], grou
     assert NodeBucket(cloud).keys("out11/") == []
 
 
-def test_without_the_folder_of_after_it_is_a_failure(cloud: dict[str, Any], group: str) -> None:
+def test_a_missing_after_folder_is_a_failure(cloud: dict[str, Any], group: str) -> None:
     syncs = {"after": sync("out5/", "never-made/", "upload")}
     identity = submit(cloud, group, python("pass"), sync=syncs, max_failures=1)
     assert ended(cloud, identity)["status"] == "failed"
@@ -134,7 +134,7 @@ def test_a_compressed_job(cloud: dict[str, Any], group: str) -> None:
     assert gzip.decompress(bucket.get("out6/b.txt.gz")) == b"hellohello"
 
 
-def test_failures_are_counted_and_death_by_signal_is_not(
+def test_exit_codes_count_as_failures_and_signals_do_not(
     cloud: dict[str, Any], group: str, tmp_path: Path
 ) -> None:
     mark = tmp_path / "mark"
@@ -147,7 +147,7 @@ def test_failures_are_counted_and_death_by_signal_is_not(
     assert (job["status"], job["num_failures"], mark.read_text()) == ("completed", 1, "xxx")
 
 
-def test_what_a_command_is_given(cloud: dict[str, Any], group: str) -> None:
+def test_the_environment_of_a_command(cloud: dict[str, Any], group: str) -> None:
     program = "import os, json; os.mkdir('e8'); json.dump(dict(os.environ) | {'cwd': os.listdir()}, open('e8/e', 'w'))"
     syncs = {"after": sync("out8/", "e8/", "upload")}
     identity = submit(cloud, group, python(program), sync=syncs, environment={"FLUX_RUN_ID": "r8"})
@@ -158,7 +158,7 @@ def test_what_a_command_is_given(cloud: dict[str, Any], group: str) -> None:
     assert {"run.py", "standin.py"} <= set(seen["cwd"])
 
 
-def test_cancelled_the_command_gets_sigint_and_its_zero_counts(
+def test_a_cancelled_command_gets_sigint_and_exit_code_zero_completes_the_job(
     cloud: dict[str, Any], group: str, tmp_path: Path
 ) -> None:
     mark = tmp_path / "mark"
@@ -171,7 +171,7 @@ def test_cancelled_the_command_gets_sigint_and_its_zero_counts(
     with kelpie_client(cloud) as kelpie:
         kelpie.delete(f"/jobs/{identity}").raise_for_status()
     wait_until(lambda: mark.read_text() == "interrupted")
-    # It then ended with 0, as ai-toolkit does: the cancelled job is reported completed.
+    # The command ended with 0, as ai-toolkit does, so the cancelled job is reported as completed.
     wait_until(lambda: job_of(cloud, identity)["status"] == "completed")
 
 
@@ -183,7 +183,7 @@ def test_keys_and_paths_do_not_leave_the_folder(cloud: dict[str, Any], group: st
     assert not list(Path(cloud["request_log"]).parent.rglob("escaped"))
 
 
-# ---- a node on its own
+# ---- a node without a cloud
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -202,7 +202,7 @@ def start_node(home: Path, environment: dict[str, str]) -> subprocess.Popen[str]
     )
 
 
-def test_a_folder_of_somebody_elses_is_not_wiped(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_nodes_is_not_wiped(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     process = start_node(tmp_path, ENVIRONMENT)
     out, _ = process.communicate(timeout=30)
@@ -210,7 +210,7 @@ def test_a_folder_of_somebody_elses_is_not_wiped(tmp_path: Path) -> None:
     assert (tmp_path / "precious").exists()
 
 
-def test_settings_that_are_missing_are_named(tmp_path: Path) -> None:
+def test_missing_settings_are_named(tmp_path: Path) -> None:
     process = start_node(tmp_path, {key: value for key, value in ENVIRONMENT.items() if key != "NODE_TOKEN"})
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (
@@ -219,7 +219,7 @@ def test_settings_that_are_missing_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_it_wipes_what_an_earlier_life_left_and_goes_when_told(tmp_path: Path) -> None:
+def test_a_node_wipes_its_folder_and_ends_on_sigterm(tmp_path: Path) -> None:
     home = tmp_path / "node"
     (home / "output").mkdir(parents=True)
     (home / ".node").touch()

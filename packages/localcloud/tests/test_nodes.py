@@ -1,4 +1,4 @@
-"""The supervisor and Kelpie's autoscaler: which node processes there are, and when."""
+"""The supervisor and Kelpie's autoscaler: which node processes run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOLD = {"HOLD": "1"}
 
 
 @dataclass
-class Cloud:
+class CloudClients:
     """A running cloud and its clients."""
 
     home: Path
@@ -72,13 +72,13 @@ class Cloud:
 
 
 @contextmanager
-def clients(home: Path, connection: dict[str, Any]) -> Iterator[Cloud]:
+def clients(home: Path, connection: dict[str, Any]) -> Iterator[CloudClients]:
     with salad_client(connection) as salad, kelpie_client(connection) as kelpie:
-        yield Cloud(home, connection, salad, kelpie)
+        yield CloudClients(home, connection, salad, kelpie)
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
+def cloud(tmp_path: Path) -> Iterator[CloudClients]:
     home = tmp_path / "cloud"
     with (
         running_cloud(home, node_command=STUB_NODE, nodes=3, heartbeat_seconds=20) as connection,
@@ -87,7 +87,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         yield made
 
 
-def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud: Cloud) -> None:
+def test_a_group_has_a_node_for_each_replica_with_its_environment(cloud: CloudClients) -> None:
     group = cloud.make(replicas=2, container_environment_variables={"MINE": "yes"})
     nodes = wait_until(lambda: len(cloud.instances()) == 2 and cloud.instances())
     assert cloud.salad.get("/containers/g1").json()["current_state"]["status"] == "running"
@@ -106,7 +106,7 @@ def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud:
             "HEARTBEAT_SECONDS": "20",
         }
         assert wanted.items() <= seen.items()
-        # Nothing of the machine that runs the cloud, above all no secret in its environment.
+        # Nothing is inherited from the environment of the cloud, which may hold secrets.
         known = {
             *wanted,
             "PATH",
@@ -123,21 +123,21 @@ def test_a_group_has_as_many_nodes_as_replicas_and_each_knows_where_it_is(cloud:
     assert {one["path"] for one in calls} == {"/work"}
 
 
-def test_nodes_beyond_the_machines_there_are_wait(cloud: Cloud) -> None:
+def test_replicas_beyond_the_number_of_machines_wait(cloud: CloudClients) -> None:
     cloud.make(replicas=5)
     wait_until(lambda: len(cloud.instances()) == 3)
     assert len(cloud.instances("allocating")) == 2
 
 
-def test_a_group_that_cannot_start_holds_up_no_other(cloud: Cloud) -> None:
-    """SaladCloud's contract allows such a name, and no process can be started with it."""
+def test_a_group_that_cannot_start_does_not_delay_others(cloud: CloudClients) -> None:
+    """SaladCloud allows this variable name, but no process can be started with it."""
     cloud.make(name="first", container_environment_variables={"A=B": "1"})
     wait_until(lambda: "cannot be started" in (cloud.home / "log/cloud.log").read_text())
     cloud.make()
     wait_until(lambda: len(cloud.instances()) == 1)
 
 
-def test_a_node_that_dies_is_replaced_by_another_machine(cloud: Cloud) -> None:
+def test_a_node_that_dies_is_replaced_by_another_machine(cloud: CloudClients) -> None:
     cloud.make()
     [before] = wait_until(cloud.instances)
     [pid] = cloud.pids()
@@ -148,7 +148,7 @@ def test_a_node_that_dies_is_replaced_by_another_machine(cloud: Cloud) -> None:
     wait_until(lambda: not (cloud.home / "nodes" / before["id"]).exists())
 
 
-def test_scaling_down_spares_the_busy_and_ends_processes(cloud: Cloud) -> None:
+def test_scaling_down_stops_idle_nodes_first(cloud: CloudClients) -> None:
     group = cloud.make(replicas=3, container_environment_variables=HOLD)
     wait_until(lambda: len(cloud.instances()) == 3)
     job = cloud.post(group)
@@ -161,7 +161,7 @@ def test_scaling_down_spares_the_busy_and_ends_processes(cloud: Cloud) -> None:
     assert left["machine_id"] == busy
 
 
-def test_what_restarts_replicas_and_what_does_not(cloud: Cloud) -> None:
+def test_only_container_changes_restart_replicas(cloud: CloudClients) -> None:
     cloud.make(container_environment_variables={"A": "1"})
     [first] = wait_until(cloud.instances)
     headers = {"Content-Type": "application/merge-patch+json"}
@@ -176,7 +176,7 @@ def test_what_restarts_replicas_and_what_does_not(cloud: Cloud) -> None:
     assert {one["version"] for one in cloud.instances()} == {3}
 
 
-def test_reallocation_gives_another_machine_and_deletion_ends_all(cloud: Cloud) -> None:
+def test_reallocation_changes_the_machine_and_deletion_ends_all_nodes(cloud: CloudClients) -> None:
     cloud.make()
     [before] = wait_until(cloud.instances)
     assert cloud.salad.post(f"/containers/g1/instances/{before['id']}/reallocate").status_code == 202
@@ -187,7 +187,7 @@ def test_reallocation_gives_another_machine_and_deletion_ends_all(cloud: Cloud) 
     assert not any(map(is_alive, pids))
 
 
-def test_running_is_billed_by_the_second_and_by_priority(cloud: Cloud) -> None:
+def test_running_time_is_billed_at_the_price_of_the_priority(cloud: CloudClients) -> None:
     cloud.make(container_priority="batch")
     wait_until(cloud.instances)
     cloud.salad.delete("/containers/g1")
@@ -203,7 +203,7 @@ def rule(group: str, **changes: int) -> dict[str, Any]:
     return {"container_group_id": group} | fields | changes
 
 
-def test_the_autoscaler_follows_the_queue_up_and_down(cloud: Cloud) -> None:
+def test_the_autoscaler_follows_the_queue_up_and_down(cloud: CloudClients) -> None:
     group = cloud.make(autostart_policy=False, container_environment_variables=HOLD)
     cloud.kelpie.post("/scaling-rules", json=rule(group)).raise_for_status()
     jobs = [cloud.post(group) for _ in range(3)]
@@ -217,11 +217,11 @@ def test_the_autoscaler_follows_the_queue_up_and_down(cloud: Cloud) -> None:
         lambda: (state := cloud.salad.get("/containers/g1").json()) and not cloud.instances() and state
     )
     assert stopped["current_state"]["status"] == "stopped"
-    # Stopped, and never set to 0 replicas.
+    # The group was stopped, not set to 0 replicas.
     assert stopped["replicas"] >= 1
 
 
-def test_where_kelpie_was_not_invited_a_rule_does_nothing_and_no_api_tells(tmp_path: Path) -> None:
+def test_without_an_invitation_for_kelpie_rules_do_nothing(tmp_path: Path) -> None:
     home = tmp_path / "cloud"
     with (
         running_cloud(home, node_command=STUB_NODE, kelpie_invited=False) as connection,
@@ -235,7 +235,7 @@ def test_where_kelpie_was_not_invited_a_rule_does_nothing_and_no_api_tells(tmp_p
         assert cloud.kelpie.get(f"/scaling-rules/{group}").json() == made.json()
 
 
-def test_a_finished_job_that_is_cancelled_starts_the_group_again(cloud: Cloud) -> None:
+def test_a_finished_job_that_is_cancelled_starts_the_group_again(cloud: CloudClients) -> None:
     group = cloud.make(autostart_policy=False)
     cloud.kelpie.post("/scaling-rules", json=rule(group)).raise_for_status()
     job = cloud.post(group)
@@ -248,7 +248,7 @@ def test_a_finished_job_that_is_cancelled_starts_the_group_again(cloud: Cloud) -
     wait_until(cloud.pids)
 
 
-def test_a_rule_goes_with_its_group_and_keeps_to_its_bounds(cloud: Cloud) -> None:
+def test_a_rule_keeps_its_bounds_and_is_deleted_with_its_group(cloud: CloudClients) -> None:
     group = cloud.make(autostart_policy=False)
     cloud.kelpie.post("/scaling-rules", json=rule(group, min_replicas=1)).raise_for_status()
     wait_until(lambda: len(cloud.instances()) == 1)
@@ -280,7 +280,7 @@ def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> Non
             os.kill(nodes[0], signal.SIGKILL)
             wait_until(lambda: cloud.pids() and cloud.pids() != nodes)
     finally:
-        pids = Cloud(home, {}, httpx.Client(), httpx.Client()).pids()
+        pids = CloudClients(home, {}, httpx.Client(), httpx.Client()).pids()
         run_localcloud(home, "stop")
     assert not any(map(is_alive, pids))
 

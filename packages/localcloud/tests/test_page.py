@@ -1,4 +1,4 @@
-"""The page for people: what it shows, that it shows it safely, and that a browser can show it."""
+"""The web page: its content, its escaping, and its rendering in a browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 @dataclass
 class Shown:
-    """A cloud with one group and two jobs, of which the first has losses and samples."""
+    """A cloud with a group and two jobs. The first job has losses and samples."""
 
     page: str
     job: str
@@ -70,7 +70,7 @@ def fill_bucket(connection: dict[str, Any]) -> None:
         s3.put_object(Bucket="bkt", Key=f"runs/cat/1/output/{name}", Body=content)
 
 
-def test_it_shows_groups_nodes_queue_cost_loss_and_samples(shown: Shown) -> None:
+def test_the_page_shows_groups_nodes_queue_cost_loss_and_samples(shown: Shown) -> None:
     page = httpx.get(shown.page).text
     for text in ("on-the-page", "RTX 5090", "stopped", "Cost so far", "$0.0000", "Nodes", "Queue"):
         assert text in page
@@ -85,7 +85,7 @@ def test_it_shows_groups_nodes_queue_cost_loss_and_samples(shown: Shown) -> None
     assert "note.txt" not in page
 
 
-def test_it_shows_nothing_else_and_runs_nothing_of_others(shown: Shown) -> None:
+def test_the_page_escapes_values_and_serves_no_other_files(shown: Shown) -> None:
     answer = httpx.get(shown.page)
     assert HOSTILE not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -96,10 +96,10 @@ def test_it_shows_nothing_else_and_runs_nothing_of_others(shown: Shown) -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH (apt-get install chromium)")
-def test_a_browser_shows_it_and_its_pictures(shown: Shown, tmp_path: Path) -> None:
+def test_a_browser_renders_the_page(shown: Shown, tmp_path: Path) -> None:
     assert BROWSER is not None
     options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
-    # Time enough, by the browser's own clock, for the page to renew itself twice.
+    # Virtual time in which the page reloads itself twice.
     asked = (*options, "--virtual-time-budget=5000", "--window-size=1200,900", "--dump-dom", shown.page)
     done = subprocess.run([BROWSER, *asked], capture_output=True, text=True, check=False, timeout=120)
     assert "on-the-page" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""SaladCloud's stand-in: container groups, quotas, prices, refusals."""
+"""SaladCloud's API: container groups, quotas, prices, refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def patch(salad: httpx.Client, body: dict[str, Any], name: str = "g1") -> httpx.
     return salad.patch(f"/containers/{name}", json=body, headers=MERGE_PATCH)
 
 
-def test_a_group_is_read_as_it_was_made_with_its_priority_moved(salad: httpx.Client) -> None:
+def test_a_group_is_read_as_created_with_priority_at_the_top_level(salad: httpx.Client) -> None:
     asked = group_body("g1", replicas=3)
     answer = salad.post("/containers", json=asked)
     assert answer.status_code == 201
@@ -104,7 +104,9 @@ def test_registry_credentials_are_never_read_back(salad: httpx.Client) -> None:
         ),
     ],
 )
-def test_bad_groups_are_refused_by_field(salad: httpx.Client, changes: dict[str, Any], field: str) -> None:
+def test_invalid_groups_are_refused_with_the_field_name(
+    salad: httpx.Client, changes: dict[str, Any], field: str
+) -> None:
     answer = salad.post("/containers", json=group_body(**changes))
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/json"
@@ -112,18 +114,18 @@ def test_bad_groups_are_refused_by_field(salad: httpx.Client, changes: dict[str,
     assert salad.get("/containers").json()["items"] == []
 
 
-def test_norway_is_a_country_although_yaml_takes_it_for_no(salad: httpx.Client) -> None:
+def test_norway_is_accepted_as_country_code_no(salad: httpx.Client) -> None:
     assert make(salad, country_codes=["no", "us"])["country_codes"] == ["no", "us"]
 
 
-def test_no_value_of_an_environment_is_repeated_in_a_refusal(salad: httpx.Client) -> None:
+def test_refusals_do_not_repeat_environment_values(salad: httpx.Client) -> None:
     secret = "s3cr3t" * 200
     answer = salad.post("/containers", json=group_body(container_environment_variables={"KEY": secret}))
     assert answer.status_code == 400
     assert "s3cr3t" not in answer.text
 
 
-def test_a_name_is_given_once(salad: httpx.Client) -> None:
+def test_group_names_are_unique(salad: httpx.Client) -> None:
     make(salad)
     answer = salad.post("/containers", json=group_body())
     assert answer.status_code == 409
@@ -144,7 +146,7 @@ def test_the_quota_counts_all_groups(connection: dict[str, Any], salad: httpx.Cl
     }
 
 
-def test_gpu_classes_have_prices_as_text_by_priority(connection: dict[str, Any]) -> None:
+def test_gpu_classes_have_prices_as_strings_by_priority(connection: dict[str, Any]) -> None:
     headers = {"Salad-Api-Key": connection["salad"]["api_key"]}
     answer = httpx.get(f"{connection['salad']['url']}/organizations/org/gpu-classes", headers=headers)
     found = {gpu["id"]: gpu for gpu in answer.json()["items"]}
@@ -153,7 +155,7 @@ def test_gpu_classes_have_prices_as_text_by_priority(connection: dict[str, Any])
     assert all(isinstance(price["price"], str) and float(price["price"]) > 0 for price in prices)
 
 
-def test_a_patch_merges_and_leaves_alone_what_it_lacks(salad: httpx.Client) -> None:
+def test_a_patch_merges_and_ignores_fields_outside_its_schema(salad: httpx.Client) -> None:
     before = make(salad, container_environment_variables={"A": "1", "B": "2"})
     change = {
         "name": "other",
@@ -180,7 +182,7 @@ def test_a_patch_merges_and_leaves_alone_what_it_lacks(salad: httpx.Client) -> N
     assert patch(salad, {"display_name": None}).json()["display_name"] == "g1"
 
 
-def test_a_patch_takes_a_shorter_image_than_a_new_group(salad: httpx.Client) -> None:
+def test_a_patch_limits_the_image_name_more_than_a_new_group(salad: httpx.Client) -> None:
     make(salad, container_image="i" * 2048)
     answer = patch(salad, {"container": {"image": "i" * 1025}})
     assert (answer.status_code, list(answer.json()["errors"])) == (400, ["container.image"])
@@ -193,7 +195,7 @@ def test_a_patch_must_be_a_merge_patch(salad: httpx.Client) -> None:
     assert patch(salad, {"replicas": 2}, "unknown").status_code == 404
 
 
-def test_a_group_starts_deploying_and_waits_when_no_machine_is_free(salad: httpx.Client) -> None:
+def test_a_group_without_a_free_machine_is_deploying(salad: httpx.Client) -> None:
     make(salad, replicas=2)
     wait_until(lambda: salad.get("/containers/g1").json()["current_state"]["status"] == "deploying")
     instances = wait_until(lambda: salad.get("/containers/g1/instances").json()["instances"])
@@ -202,7 +204,7 @@ def test_a_group_starts_deploying_and_waits_when_no_machine_is_free(salad: httpx
     assert (counts["allocating_count"], counts["running_count"]) == (2, 0)
 
 
-def test_autostart_off_waits_for_start_and_stop_ends_the_instances(salad: httpx.Client) -> None:
+def test_a_group_without_autostart_waits_for_start(salad: httpx.Client) -> None:
     make(salad, autostart_policy=False)
 
     def status() -> str:
@@ -217,7 +219,7 @@ def test_autostart_off_waits_for_start_and_stop_ends_the_instances(salad: httpx.
     assert salad.post("/containers/unknown/start").status_code == 404
 
 
-def test_deletion_is_accepted_first_and_done_later(salad: httpx.Client) -> None:
+def test_deletion_is_asynchronous(salad: httpx.Client) -> None:
     first = make(salad)
     answer = salad.delete("/containers/g1")
     assert (answer.status_code, answer.content) == (202, b"")
@@ -228,7 +230,7 @@ def test_deletion_is_accepted_first_and_done_later(salad: httpx.Client) -> None:
     assert make(salad)["id"] != first["id"]
 
 
-def test_a_wrong_key_and_other_projects_are_problems(connection: dict[str, Any], salad: httpx.Client) -> None:
+def test_wrong_keys_and_unknown_projects_are_refused(connection: dict[str, Any], salad: httpx.Client) -> None:
     assert salad.get("/containers", headers={"Salad-Api-Key": "wrong"}).status_code == 401
     headers = {"Salad-Api-Key": connection["salad"]["api_key"]}
     base = connection["salad"]["url"]

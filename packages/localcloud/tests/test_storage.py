@@ -1,4 +1,4 @@
-"""Object storage through boto3, and what a kill leaves behind."""
+"""Object storage through boto3, and its recovery after a kill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    # Many of these tests write one key again and again: that is what they are about.
+    # Without the limit on writes, because many tests write one key repeatedly.
     with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0, key_write_seconds=0) as running:
         yield running
 
@@ -56,7 +56,7 @@ def bucket(s3: Any, request: pytest.FixtureRequest) -> str:
 
 
 def refused(call: Any, **arguments: Any) -> tuple[int, str]:
-    """The HTTP status and S3 code that a call ends with."""
+    """The HTTP status and the S3 error code of a refused call."""
     with pytest.raises(ClientError) as caught:
         call(**arguments)
     answer = caught.value.response
@@ -94,7 +94,7 @@ def test_ranges(s3: Any, bucket: str, asked: str, first: int, last: int) -> None
     assert got["Body"].read() == body[first : last + 1]
 
 
-def test_what_is_not_there_is_told_apart(s3: Any, bucket: str) -> None:
+def test_errors_for_missing_and_existing_objects_and_buckets(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"12345")
     assert refused(s3.get_object, Bucket=bucket, Key="k", Range="bytes=5-6") == (416, "InvalidRange")
     assert refused(s3.get_object, Bucket=bucket, Key="none") == (404, "NoSuchKey")
@@ -104,17 +104,17 @@ def test_what_is_not_there_is_told_apart(s3: Any, bucket: str) -> None:
     assert refused(s3.delete_bucket, Bucket=bucket) == (409, "BucketNotEmpty")
 
 
-def test_put_if_none_match_makes_but_never_replaces(s3: Any, bucket: str) -> None:
+def test_put_with_if_none_match_creates_but_never_replaces(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="claim", Body=b"first", IfNoneMatch="*")
     again = {"Bucket": bucket, "Key": "claim", "Body": b"second", "IfNoneMatch": "*"}
     assert refused(s3.put_object, **again) == (412, "PreconditionFailed")
-    # The refused body was never sent; the same connection must still be of use.
+    # The refused body was never sent; the connection must still be usable.
     assert s3.get_object(Bucket=bucket, Key="claim")["Body"].read() == b"first"
     s3.delete_object(Bucket=bucket, Key="claim")
     s3.put_object(**again)
 
 
-def test_put_if_match_replaces_only_what_was_read(s3: Any, bucket: str) -> None:
+def test_put_with_if_match_replaces_only_that_version(s3: Any, bucket: str) -> None:
     etag = s3.put_object(Bucket=bucket, Key="k", Body=b"1")["ETag"]
     changed = s3.put_object(Bucket=bucket, Key="k", Body=b"2", IfMatch=etag)["ETag"]
     stale = {"Bucket": bucket, "Key": "k", "Body": b"3", "IfMatch": etag}
@@ -125,7 +125,7 @@ def test_put_if_match_replaces_only_what_was_read(s3: Any, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 2 * MIB])
-def test_of_16_at_once_exactly_one_makes_the_object(s3: Any, bucket: str, size: int) -> None:
+def test_exactly_one_of_16_concurrent_puts_creates_the_object(s3: Any, bucket: str, size: int) -> None:
     def claim(number: int) -> bool:
         try:
             s3.put_object(Bucket=bucket, Key="claim", Body=bytes([number]) * size, IfNoneMatch="*")
@@ -174,7 +174,7 @@ def test_listing_is_complete_and_ordered_page_by_page(
     st.sampled_from(["", "a", "a/"]),
     st.sampled_from([None, "/"]),
 )
-def test_pages_of_any_keys_put_together_are_one_big_page(
+def test_pages_together_list_the_same_as_one_large_page(
     keys: set[str], prefix: str, delimiter: str | None
 ) -> None:
     ordered = sorted((key for key in keys if key.startswith(prefix)), key=str.encode)
@@ -214,7 +214,7 @@ VERSIONS = {"VersioningConfiguration": {"Status": "Enabled"}}
         ("create_multipart_upload", {"Key": "k", "Tagging": "a=b"}),
     ],
 )
-def test_what_r2_lacks_is_refused_and_changes_nothing(
+def test_features_that_r2_lacks_are_refused_and_change_nothing(
     s3: Any, bucket: str, operation: str, arguments: dict[str, Any]
 ) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"old")
@@ -222,16 +222,16 @@ def test_what_r2_lacks_is_refused_and_changes_nothing(
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"old"
 
 
-def test_settings_of_a_bucket_that_is_not_there_make_none(s3: Any) -> None:
+def test_setting_a_policy_does_not_create_a_bucket(s3: Any) -> None:
     assert refused(s3.put_bucket_policy, Bucket="made-by-a-policy", **POLICY) == (501, "NotImplemented")
     assert refused(s3.head_bucket, Bucket="made-by-a-policy")[0] == 404
 
 
-def test_the_acl_that_many_programs_send_is_let_through(s3: Any, bucket: str) -> None:
+def test_the_default_acl_is_accepted(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"1", ACL="private")
 
 
-def test_a_part_copied_from_an_object_is_refused_rather_than_empty(s3: Any, bucket: str) -> None:
+def test_upload_part_copy_is_refused(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="from", Body=b"1")
     upload = s3.create_multipart_upload(Bucket=bucket, Key="to")["UploadId"]
     source = {"Bucket": bucket, "Key": "from"}
@@ -252,7 +252,7 @@ def test_copies_and_deletions(s3: Any, bucket: str) -> None:
     s3.delete_bucket(Bucket=bucket)
 
 
-def test_a_big_file_goes_up_and_down_in_parts(s3: Any, bucket: str, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_and_downloaded_in_parts(s3: Any, bucket: str, tmp_path: Path) -> None:
     source, target = tmp_path / "up.bin", tmp_path / "down.bin"
     source.write_bytes(os.urandom(17 * MIB + 3))
     config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
@@ -263,7 +263,7 @@ def test_a_big_file_goes_up_and_down_in_parts(s3: Any, bucket: str, tmp_path: Pa
 
 
 def complete(s3: Any, bucket: str, sizes: list[int]) -> str:
-    """The ETag of an upload in parts of these sizes."""
+    """Upload parts of these sizes; return the ETag of the object."""
     place = {"Bucket": bucket, "Key": "parts", "UploadId": ""}
     place["UploadId"] = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
     parts = [
@@ -293,11 +293,11 @@ def test_parts_that_r2_refuses(s3: Any, bucket: str, sizes: list[int], code: str
 
 
 @pytest.mark.parametrize("sizes", [[3], [5 * MIB, 5 * MIB], [5 * MIB, 1]])
-def test_parts_that_r2_takes(s3: Any, bucket: str, sizes: list[int]) -> None:
+def test_parts_that_r2_accepts(s3: Any, bucket: str, sizes: list[int]) -> None:
     assert complete(s3, bucket, sizes).endswith(f'-{len(sizes)}"')
 
 
-def test_readers_never_see_a_mixture_while_an_object_is_replaced(s3: Any, bucket: str) -> None:
+def test_readers_never_get_a_mixture_while_an_object_is_replaced(s3: Any, bucket: str) -> None:
     bodies = [bytes([number]) * (1000 + 700 * number) for number in range(8)]
     s3.put_object(Bucket=bucket, Key="progress.json", Body=bodies[0])
 
@@ -331,13 +331,13 @@ def test_wrong_keys_are_refused_and_no_signature_is_logged(
     assert [(one["service"], one["status"], one["bytes_in"]) for one in put] == [("s3", 200, 5)]
 
 
-def test_objects_are_files_one_can_look_at(connection: dict[str, Any], s3: Any, bucket: str) -> None:
+def test_objects_are_stored_as_files(connection: dict[str, Any], s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="runs/cat/x.txt", Body=b"hello")
     home = Path(connection["request_log"]).parent
     assert (home / "s3" / bucket / "runs" / "cat" / "x.txt").read_bytes() == b"hello"
 
 
-def test_an_upload_cut_off_by_a_kill_is_never_seen(tmp_path: Path) -> None:
+def test_an_upload_interrupted_by_a_kill_is_discarded(tmp_path: Path) -> None:
     home = tmp_path / "cloud"
     write_settings(home, nodes=0)
     connection = start_cloud(home)
@@ -363,8 +363,8 @@ def test_an_upload_cut_off_by_a_kill_is_never_seen(tmp_path: Path) -> None:
         run_localcloud(home, "stop")
 
 
-def test_metadata_older_than_its_object_is_made_anew(tmp_path: Path) -> None:
-    """The moment between the rename of an object and the writing of its metadata."""
+def test_metadata_older_than_its_object_is_rebuilt(tmp_path: Path) -> None:
+    """As after a kill between the rename of an object and the writing of its metadata."""
 
     async def body(content: bytes) -> AsyncIterator[bytes]:
         yield content
@@ -381,8 +381,8 @@ def test_metadata_older_than_its_object_is_made_anew(tmp_path: Path) -> None:
     assert storage.head_object("bucket", "k").size == 6
 
 
-def test_a_key_takes_one_write_a_second_whatever_kind_it_is(tmp_path: Path) -> None:
-    """R2's limit, which nobody who starts a local cloud has to ask for."""
+def test_a_key_accepts_one_write_of_any_kind_in_a_second(tmp_path: Path) -> None:
+    """R2's limit is the default."""
     with running_cloud(tmp_path / "cloud", nodes=0) as connection:
         s3 = s3_client(connection, attempts=1)
         s3.create_bucket(Bucket="bucket")
@@ -410,7 +410,7 @@ def test_a_key_takes_one_write_a_second_whatever_kind_it_is(tmp_path: Path) -> N
         s3.delete_object(Bucket="bucket", Key="key")  # no write
 
 
-def test_the_rate_is_a_keys_own_and_refusals_do_not_count() -> None:
+def test_the_write_rate_is_per_key_and_refused_writes_do_not_count() -> None:
     now = [100.0]
     rate = WriteRate(1.0, lambda: now[0])
     rate.take("a", "k")

@@ -1,4 +1,4 @@
-"""The stand-in trainer as a process: ai-toolkit's interface, files and faults, and that it really learns."""
+"""The stand-in trainer as a process: ai-toolkit's interface, files and faults, and that the loss falls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def train_config(steps: int, save_every: int, **changes: Any) -> dict[str, Any]:
 
 
 def prepare(home: Path, *, steps: int = 24, save_every: int = 10, **changes: Any) -> Path:
-    """The trainer, three captioned images and a config; gives the output folder of job `disc`."""
+    """Write the trainer, three captioned images and a configuration; return the output folder of the job `disc`."""
     home.mkdir(exist_ok=True)
     for path in TRAINER.glob("*.py"):
         shutil.copy(path, home)
@@ -78,13 +78,13 @@ def start(home: Path, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Whoever runs the tests in the background has them ignore interrupts, and children inherit that.
+        # Tests started in the background ignore SIGINT, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def train(home: Path, **environment: str) -> tuple[int, str]:
-    """Exit code and output."""
+    """Run to the end; return exit code and output."""
     process = start(home, **environment)
     out, _ = process.communicate(timeout=60)
     return process.returncode, out
@@ -162,10 +162,10 @@ def test_precision(dtype: str, kind: str, tmp_path: Path) -> None:
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {kind}
-    assert train(tmp_path)[0] == 0  # it reads what it wrote
+    assert train(tmp_path)[0] == 0  # it can read its own file
 
 
-def test_it_goes_on_from_the_newest_and_does_nothing_when_finished(tmp_path: Path) -> None:
+def test_it_resumes_from_the_newest_checkpoint_and_does_nothing_when_finished(tmp_path: Path) -> None:
     output = prepare(tmp_path, sample={"prompts": []})
     assert train(tmp_path)[0] == 0
     whole = (output / "disc.safetensors").read_bytes()
@@ -179,9 +179,9 @@ def test_it_goes_on_from_the_newest_and_does_nothing_when_finished(tmp_path: Pat
     assert "RESUMING FROM output/disc/disc.safetensors" in out
 
 
-def test_faults_that_the_launcher_is_there_for(tmp_path: Path) -> None:
+def test_truncated_checkpoints_end_the_run_with_an_error(tmp_path: Path) -> None:
     output = prepare(tmp_path, sample={"prompts": []})
-    (tmp_path / "dataset/1.txt").unlink()  # silently an empty prompt
+    (tmp_path / "dataset/1.txt").unlink()  # an empty caption, without a message
     assert train(tmp_path)[0] == 0
     for path in output.glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-100])
@@ -189,7 +189,7 @@ def test_faults_that_the_launcher_is_there_for(tmp_path: Path) -> None:
     assert (code, "Error running job" in out) == (1, True)
 
 
-def test_cancelled_it_ends_with_zero(tmp_path: Path) -> None:
+def test_a_cancelled_run_exits_with_zero(tmp_path: Path) -> None:
     output = prepare(tmp_path, steps=1000, sample={"prompts": []})
     process = start(tmp_path, STEP_SECONDS="0.02")
     deadline = time.monotonic() + 30
@@ -206,7 +206,7 @@ def test_cancelled_it_ends_with_zero(tmp_path: Path) -> None:
     assert not (output / "disc.safetensors").exists()
 
 
-def test_old_saves_go(tmp_path: Path) -> None:
+def test_old_checkpoints_are_deleted(tmp_path: Path) -> None:
     output = prepare(tmp_path, save_every=5, save={"max_step_saves_to_keep": 2}, sample={"prompts": []})
     assert train(tmp_path)[0] == 0
     assert sorted(path.name for path in output.glob("disc_*")) == [
@@ -215,7 +215,7 @@ def test_old_saves_go(tmp_path: Path) -> None:
     ]
 
 
-def test_the_config_is_read_by_ai_toolkits_rules(tmp_path: Path) -> None:
+def test_the_configuration_is_read_by_ai_toolkits_rules(tmp_path: Path) -> None:
     prepare(tmp_path, steps=2, sample={"prompts": []})
     text = (tmp_path / "train.yml").read_text()
     text = text.replace("lr: 0.0001", "lr: 1e-4").replace(
@@ -238,7 +238,7 @@ def test_the_config_is_read_by_ai_toolkits_rules(tmp_path: Path) -> None:
         ("folder_path: dataset", "folder_path: nowhere", "no images found"),
     ],
 )
-def test_bad_configs_end_with_an_error(old: str, new: str, says: str, tmp_path: Path) -> None:
+def test_invalid_configurations_end_with_an_error(old: str, new: str, says: str, tmp_path: Path) -> None:
     prepare(tmp_path)
     path = tmp_path / "train.yml"
     path.write_text(path.read_text().replace(old, new))

@@ -1,4 +1,4 @@
-"""Lifecycle rules in the local S3: as R2 takes and gives them, and obeyed."""
+"""Lifecycle rules of S3 buckets."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def put(s3: Any, *rules: dict[str, Any], bucket: str = "kept") -> None:
     s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": list(rules)})
 
 
-def test_every_bucket_ends_unfinished_uploads(s3: Any) -> None:
+def test_a_new_bucket_has_a_rule_for_unfinished_uploads(s3: Any) -> None:
     s3.create_bucket(Bucket="new-one")
     (only,) = s3.get_bucket_lifecycle_configuration(Bucket="new-one")["Rules"]
     assert only["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
 
 
-def test_rules_come_back_as_they_were_given(s3: Any, home: Path) -> None:
+def test_rules_are_returned_as_they_were_set(s3: Any, home: Path) -> None:
     rules = [rule("a", "runs/<&>/", 3), rule("b", "", 9) | {"Status": "Disabled"}]
     put(s3, *rules)
     assert s3.get_bucket_lifecycle_configuration(Bucket="kept")["Rules"] == rules
@@ -56,7 +56,7 @@ def test_rules_come_back_as_they_were_given(s3: Any, home: Path) -> None:
     assert not expires(stored, "other", 99)
 
 
-def test_a_bucket_made_again_begins_anew(s3: Any) -> None:
+def test_a_recreated_bucket_has_the_default_rule(s3: Any) -> None:
     s3.create_bucket(Bucket="again")
     put(s3, rule("a", "x", 3), bucket="again")
     s3.delete_bucket(Bucket="again")
@@ -65,7 +65,7 @@ def test_a_bucket_made_again_begins_anew(s3: Any) -> None:
     assert only["ID"] == "Default Multipart Abort Rule"
 
 
-def test_no_rules_are_an_error_of_their_own(s3: Any) -> None:
+def test_a_bucket_without_rules_is_an_error(s3: Any) -> None:
     s3.delete_bucket_lifecycle(Bucket="kept")
     with pytest.raises(ClientError, match="NoSuchLifecycleConfiguration"):
         s3.get_bucket_lifecycle_configuration(Bucket="kept")
@@ -81,12 +81,12 @@ def test_no_rules_are_an_error_of_their_own(s3: Any) -> None:
         ([{"ID": "a", "Status": "Enabled", "Filter": {"Prefix": "x"}}], "MalformedXML"),
     ],
 )
-def test_what_r2_refuses_is_refused(s3: Any, rules: list[dict[str, Any]], code: str) -> None:
+def test_rules_that_r2_refuses_are_refused(s3: Any, rules: list[dict[str, Any]], code: str) -> None:
     with pytest.raises(ClientError) as caught:
         put(s3, *rules)
     assert caught.value.response["Error"]["Code"] == code
 
 
-def test_a_bucket_that_is_not_there_has_no_rules(s3: Any) -> None:
+def test_rules_of_a_missing_bucket_are_an_error(s3: Any) -> None:
     with pytest.raises(ClientError, match="NoSuchBucket"):
         put(s3, rule("a", "x", 1), bucket="not-there")
