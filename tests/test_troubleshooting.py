@@ -43,13 +43,13 @@ def is_printed(quote: str, everything: list[str]) -> bool:
 
 
 def quotes() -> Iterator[str]:
-    """The code in the first column of each table whose first heading begins with `printed`."""
+    """The code in the first column of each table whose first heading begins with `message`."""
     in_table = False
     for line in TROUBLESHOOTING.read_text(encoding="utf-8").splitlines():
         cells = line.split(" | ")
         if not line.startswith("|"):
             in_table = False
-        elif cells[0] == "| printed":
+        elif cells[0] == "| message":
             in_table = True
         elif in_table and not line.startswith("|--"):
             yield from re.findall(r"`([^`]+)`", cells[0])

@@ -368,17 +368,17 @@ def test_each_change_causes_one_notice_also_after_a_restart(tmp_path: Path) -> N
     slack.close()
 
 
-class FakeServices:
+class FakeQueueAndBucket:
     """A queue and an empty bucket."""
 
     def __init__(self, *jobs: Job) -> None:
         self.jobs = jobs
         self.away = False
 
-    def kelpie(self) -> FakeServices:
+    def kelpie(self) -> FakeQueueAndBucket:
         return self
 
-    def storage(self, _bucket: str) -> FakeServices:
+    def storage(self, _bucket: str) -> FakeQueueAndBucket:
         return self
 
     def list_jobs(self, _group: str) -> list[Job]:
@@ -396,7 +396,7 @@ class FakeServices:
         return ()
 
 
-def monitor_of(services: FakeServices, folder: Path, prefix: str = "") -> tuple[JobMonitor, list[str]]:
+def monitor_of(services: FakeQueueAndBucket, folder: Path, prefix: str = "") -> tuple[JobMonitor, list[str]]:
     """A monitor, and the ids of the jobs of which it sends a notice."""
     outputs = {"bucket": "b", "prefix": prefix, "containerGroup": {"id": "g"}}
     engine = SimpleNamespace(outputs=lambda: outputs)
@@ -407,7 +407,7 @@ def monitor_of(services: FakeServices, folder: Path, prefix: str = "") -> tuple[
 
 
 def test_old_jobs_are_not_reported_although_the_first_check_failed(tmp_path: Path) -> None:
-    services = FakeServices(*[queue_job("failed", id=name) for name in ("new", "old-1", "old-2")])
+    services = FakeQueueAndBucket(*[queue_job("failed", id=name) for name in ("new", "old-1", "old-2")])
     monitor, told = monitor_of(services, tmp_path)
     services.away = True
     for check in (monitor.check_all, lambda: monitor.check("new")):
@@ -420,7 +420,7 @@ def test_old_jobs_are_not_reported_although_the_first_check_failed(tmp_path: Pat
 
 
 def test_a_job_of_another_stack_in_the_same_bucket_is_not_reported(tmp_path: Path) -> None:
-    services = FakeServices(queue_job("failed", id="new"))
+    services = FakeQueueAndBucket(queue_job("failed", id="new"))
     monitor, told = monitor_of(services, tmp_path, prefix="team/")
     monitor.check("new")
     assert told == []
