@@ -46,6 +46,7 @@ class Survey:
     states: Mapping[str, RunState] = field(default_factory=dict)
     bill: Bill | None = None
     changes: Mapping[str, JobChanges] = field(default_factory=dict)
+    bucket_exists: bool = False
 
 
 def survey_stack(
@@ -61,7 +62,8 @@ def survey_stack(
     bill = price_stack(connection, settings, jobs, states)
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
     found = changes_of(connection, settings, new) if with_changes else {}
-    return Survey(lint, jobs, states, bill, found), bill
+    bucket_exists = connection.storage(settings.storage.bucket).exists()
+    return Survey(lint, jobs, states, bill, found, bucket_exists), bill
 
 
 def with_parents(

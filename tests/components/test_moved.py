@@ -1,7 +1,8 @@
-"""A stack whose `storage.bucket` or `storage.prefix` changes: what lies in the old place is neither deleted nor trained again."""
+"""Buckets whose place or layout changes: results are neither deleted nor trained again, and a newer layout is refused."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from itertools import count
@@ -101,3 +102,23 @@ def test_a_finished_run_stops_the_move_before_running_jobs_are_canceled(
     assert provider.diff("g", olds, other_run).replaces == ["prefix"]
     put_run(storage, "two/")
     assert provider.diff("g", olds, news).replaces == ["prefix"]
+
+
+def test_a_bucket_of_an_older_version_is_ours_and_of_a_newer_one_is_refused(
+    connection: Connection, storage: Storage
+) -> None:
+    buckets, props = buckets_of(connection), bucket_props(connection, storage, "", "keep")
+    buckets.create(props)
+    mark = json.loads(storage.get_bytes(".flux/owner.json") or b"")
+    assert mark == {"version": 1, "layout": 1, "owner": OWNER, "made": True}
+    without_layout = {key: value for key, value in mark.items() if key != "layout"}
+    storage.put_bytes(".flux/owner.json", json.dumps(without_layout).encode())
+    assert buckets.read(storage.bucket, props).id == storage.bucket
+    storage.put_bytes(".flux/owner.json", json.dumps(mark | {"layout": 2}).encode())
+    for act in (
+        buckets.create,
+        lambda props: buckets.read("", props),
+        lambda props: buckets.delete("", props),
+    ):
+        with pytest.raises(FluxError, match=r"has layout 2; .* knows layout 1; update flux-training"):
+            act(props)

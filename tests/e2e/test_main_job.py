@@ -183,7 +183,7 @@ def test_a_resumed_run_continues_from_the_newest_checkpoint_of_the_previous_one(
     text = train_yml.read_text(encoding="utf-8")
     train_yml.write_text(text.replace("steps: 20", "steps: 30"), encoding="utf-8")
     trained.declare(owl={"resume": True})
-    assert f"goes on from step 20 of run {first}" in trained.make("up")
+    assert f"continues from step 20 of run {first}" in trained.make("up")
     second = trained.outputs()["jobs"]["owl"]["runId"]
     run = trained.root / "outputs/owl" / second
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["parent"] == first

@@ -29,8 +29,14 @@ def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(tmp_path: Path, e
         (cat / "train.yml").write_text(config.replace("lr: 1e-4", "lr: 2e-4"), encoding="utf-8")
         checkout.declare(cat={}, owl={})
 
+        before = len(checkout.requests())
+        assert "cat: 1 image added: 00004.jpg; 1 image removed: 00003.jpg; 1 caption changed: 00001.txt;" in (
+            checkout.make("preview")
+        )
+        previewed = len(checkout.requests())
         done = plan(checkout, "--json")
         assert done.returncode == 0, done.stderr
+        assert len(checkout.requests()) - previewed <= 1.3 * (previewed - before)
         jobs = json.loads(done.stdout)["jobs"]
         assert {name: job["what"] for name, job in jobs.items()} == {
             "cat": "again",

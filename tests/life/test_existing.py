@@ -80,7 +80,7 @@ def test_what_is_adopted_is_told_and_left_standing(stack: Stack) -> None:
     assert left.id == theirs.id
     assert left.current_state.status == "stopped"
     assert not [name for name in left.container.environment_variables if name.startswith(("AWS_", "FLUX_"))]
-    assert f"container group {stack.place} was there before this stack and stays" in destroyed
+    assert f"container group {stack.place} existed before this stack and is not deleted" in destroyed
     assert bucket_of(stack).get_bytes(f"{stack.place}/theirs") == b"x"
 
 

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from flux_training.training.runs.plan import (
     read_steps,
 )
 from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
 
 PREFIX = "FLUX_PLAN_"
@@ -121,7 +121,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
     problems = messages(preview, "error")
     if problems or error or survey is None or survey.bill is None:
         return replace(found, problems=problems or (error,)), connection
-    steps = read_steps(preview)
+    steps = with_unchanged_jobs(read_steps(preview), survey)
     comparison = Comparison(connection, settings, survey)
     return replace(
         found,
@@ -130,6 +130,13 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
         bill=survey.bill,
         upload=comparison.upload(steps),
     ), connection
+
+
+def with_unchanged_jobs(steps: Sequence[Step], survey: Survey) -> list[Step]:
+    """The CLI's preview leaves out resources that stay the same."""
+    listed = {step.name for step in steps if step.kind == JOB_TYPE}
+    unchanged = [job.name for job in survey.jobs if job.name not in listed]
+    return [*steps, *(Step("", JOB_TYPE, name, "same") for name in unchanged)]
 
 
 def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:
@@ -148,10 +155,6 @@ class Comparison:
     connection: Connection
     settings: StackSettings
     survey: Survey
-
-    @cached_property
-    def bucket_exists(self) -> bool:
-        return self.storage.exists()
 
     @property
     def storage(self) -> Storage:
@@ -180,14 +183,14 @@ class Comparison:
         run, known = step.old.get("runId"), self.survey.changes.get(step.name)
         if known and run in (None, known.run_id):
             return known.changes
-        if not run or not self.bucket_exists:
+        if not run or not self.survey.bucket_exists:
             return None
         found = changes_since(self.storage, self.layout, job, str(run))
         return found.changes if found else None
 
     def _was_unfinished(self, step: Step) -> bool:
-        run = step.old.get("runId")
-        if not run or run == step.new.get("runId") or not self.bucket_exists:
+        run, status = step.old.get("runId"), RunState(str(step.old.get("status")))
+        if not run or run == step.new.get("runId") or status.has_ended or not self.survey.bucket_exists:
             return False
         keys, steps = self.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
         return state_of_run(self.storage, self.connection.kelpie(), keys, steps).is_queued
@@ -200,14 +203,14 @@ class Comparison:
         size = images = copied = 0
         for image_set in sets:
             for image in self._missing(image_set):
-                if self.bucket_exists and index.key_of(image):
+                if self.survey.bucket_exists and index.key_of(image):
                     copied += 1
                 else:
                     images, size = images + 1, size + image.size
         return Upload(size, images, copied)
 
     def _missing(self, image_set: ImageSet) -> list[Image]:
-        if not self.bucket_exists:
+        if not self.survey.bucket_exists:
             return list(image_set.images.values())
         names = missing(self.storage, self.layout, image_set.digest, image_set.images)
         return [image_set.images[name] for name in names]
