@@ -1,4 +1,4 @@
 """The Pulumi resources, one file each, and pipeline.py, which puts them together.
 
-Module and class names here are part of every stack's state (PULUMI.md): they are never renamed.
+Module names, and the names of providers and resources, are part of every stack's state (docs/pulumi.md): they are never renamed.
 """

@@ -1,8 +1,8 @@
-"""AWS: what keeps the bucket shut and tidy, and a user for the nodes who can do nothing but their job.
+"""AWS: settings that keep the bucket private and tidy, and a user for the nodes with as few rights as possible.
 
-The bucket itself is made and marked by components/bucket.py as on every storage: it has to outlive a `destroy` with the results in it
-and be taken over by the next `up`, which `aws.s3.Bucket` cannot. Needs the plugin pulumi-aws, so the Pulumi CLI; its keys come
-from the environment, as for AWS's own tools. They are not put into the state.
+components/bucket.py creates and marks the bucket as on every storage: unlike `aws.s3.Bucket`, it keeps the results through a `destroy`
+and adopts them at the next `up`. This needs the plugin pulumi-aws and so the Pulumi CLI. Its keys come from the environment, as for
+AWS's own tools, and do not get into the state.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from flux_training.training.runs.run import Layout
 
 @dataclass(frozen=True)
 class AwsArgs:
-    """`retention`: how keys begin → days (flux_training/training/runs/retention.py). A raised `rotate` makes new keys for the nodes.
+    """`retention`: days by key prefix. A higher `rotate` issues new keys for the nodes.
 
-    `whole`: the bucket is this stack's alone (no prefix, not adopted). Policy, encryption and the list of rules belong to the whole
-    bucket: where others use it too they are left as they are, and components/bucket.py adds this stack's rules to theirs.
+    `whole`: this stack alone uses the bucket (no prefix, not adopted). Otherwise the settings of the bucket as a whole are not
+    changed, and components/bucket.py adds this stack's lifecycle rules to the others.
     """
 
     bucket: str
@@ -39,17 +39,17 @@ class AwsArgs:
 
 
 def check_package() -> None:
-    """Raises FluxError when pulumi-aws is not installed: `make` leaves it out where no stack file names this kind of storage."""
+    """Raise FluxError if pulumi-aws is not installed: `make` installs it only if a stack file uses AWS."""
     if importlib.util.find_spec("pulumi_aws") is None:
         raise FluxError(
             "storage.kind is aws, and the package pulumi-aws is not installed",
-            "it is by far the largest, and only stacks on AWS need it",
-            "type `make aws`, then the same again",
+            "it is large, and only stacks on AWS need it",
+            "run `make aws`, then this again",
         )
 
 
 class AwsStorage(pulumi.ComponentResource):
-    """`keys` is secret and has the form that components/node_environment.py's `issued_keys` takes."""
+    """`keys` is secret, with the keys of components/node_environment.py's `issued_keys`."""
 
     keys: pulumi.Output[dict[str, str]]
 
@@ -62,15 +62,15 @@ class AwsStorage(pulumi.ComponentResource):
         provider = aws.Provider("aws", region=args.region, opts=pulumi.ResourceOptions(parent=self))
         self._options = pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[bucket])
         if args.whole:
-            # What is left in the bucket after a `destroy` stays shut, and goes on expiring.
+            # Results that remain after a `destroy` stay private and still expire.
             kept = pulumi.ResourceOptions.merge(self._options, pulumi.ResourceOptions(retain_on_delete=True))
-            self._shut(aws, args, kept)
-            self._tidy(aws, args, kept)
+            self._keep_private(aws, args, kept)
+            self._expire(aws, args, kept)
         self.keys = self._node_user(aws, args)
         self.register_outputs({})
 
-    def _shut(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
-        """Nothing public, no foreign owners, encrypted at rest, and nothing over plain HTTP."""
+    def _keep_private(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
+        """No public access, no foreign owners, encryption at rest, and no plain HTTP."""
         aws.s3.BucketPublicAccessBlock(
             "private",
             bucket=args.bucket,
@@ -93,8 +93,8 @@ class AwsStorage(pulumi.ComponentResource):
             "only-https", bucket=args.bucket, policy=json.dumps(only_https(args.bucket)), opts=options
         )
 
-    def _tidy(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
-        """All rules of the bucket: on AWS it is this stack's alone to say what expires in it."""
+    def _expire(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
+        """Sets all lifecycle rules of the bucket."""
         aws.s3.BucketLifecycleConfiguration(
             "retention", bucket=args.bucket, rules=lifecycle(args), opts=options
         )
@@ -107,14 +107,14 @@ class AwsStorage(pulumi.ComponentResource):
             policy=json.dumps(node_policy(args.bucket, args.layout)),
             opts=self._options,
         )
-        # Under another name it is another key: the new one is made first, and the old one goes when the group has the new.
+        # Another name makes it another resource: the new key is created first, and the old one deleted once the group has the new one.
         key = aws.iam.AccessKey(f"nodes-{args.rotate}", user=user.name, opts=self._options)
         keys = pulumi.Output.all(accessKeyId=key.id, secretAccessKey=key.secret)
         return pulumi.Output.secret(keys)
 
 
 def lifecycle(args: AwsArgs) -> list[dict[str, Any]]:
-    """The rules as pulumi-aws takes them; unfinished uploads are paid for and seen nowhere, so they always go."""
+    """The rules in pulumi-aws's form. Unfinished uploads always expire: they cost money and are not listed."""
     rules: list[dict[str, Any]] = [
         {
             "id": "unfinished uploads",
@@ -136,7 +136,7 @@ def lifecycle(args: AwsArgs) -> list[dict[str, Any]]:
 
 
 def only_https(bucket: str) -> dict[str, Any]:
-    """A bucket policy that refuses plain HTTP to everybody."""
+    """A bucket policy that refuses plain HTTP."""
     arn = f"arn:aws:s3:::{bucket}"
     return {
         "Version": "2012-10-17",

@@ -1,7 +1,7 @@
-"""An image of one's own: docker/ built and pushed when its content changes, and known to the container group by its digest.
+"""A custom image: docker/ is built and pushed when its content changes, and the container group uses it by its digest.
 
-Needs the plugin pulumi-command, so the Pulumi CLI, and Docker with buildx. The Hugging Face token comes from the environment (HF_TOKEN)
-straight to the build, as a build secret: it is neither in the state nor in a layer.
+Needs the plugin pulumi-command, so the Pulumi CLI, and Docker with buildx. The build reads the Hugging Face token from the environment
+(HF_TOKEN) as a build secret: it gets neither into the state nor into a layer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TrainerImages(pulumi.ComponentResource):
             create=f"./{SCRIPT}",
             environment=build_environment(settings, with_dev),
             triggers=[folder_digest(root / FOLDER)],
-            # The last output is no part of what a build is made from.
+            # The output of the last build must not influence the next.
             add_previous_output_in_env=False,
             logging=local.Logging.STDERR,
             opts=pulumi.ResourceOptions(parent=self),
@@ -52,7 +52,7 @@ class TrainerImages(pulumi.ComponentResource):
 
 
 def build_environment(settings: ImageSettings, with_dev: bool) -> dict[str, str]:
-    """What docker/build.sh is told. Not HF_TOKEN: it inherits that."""
+    """The variables of docker/build.sh; it inherits HF_TOKEN."""
     return {
         "REPOSITORY": settings.repository or "",
         "MODEL_ID": settings.model,
@@ -64,7 +64,7 @@ def build_environment(settings: ImageSettings, with_dev: bool) -> dict[str, str]
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over names, executable bits and contents, whatever order and times the files have."""
+    """SHA-256 over names, executable bits and contents, independent of order and times."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix().encode()
@@ -75,8 +75,8 @@ def folder_digest(folder: Path) -> str:
 
 
 def reference(output: str, target: str) -> str:
-    """One image of what docker/build.sh printed (`worker=repository@sha256:…`, a line each). Raises FluxError."""
+    """One image from the output of docker/build.sh (lines like `worker=repository@sha256:…`). Raises FluxError."""
     found = re.search(rf"^{target}=(\S+@sha256:[0-9a-f]{{64}})$", output, re.MULTILINE)
     if found is None:
-        raise FluxError(f"{SCRIPT} named no digest of image {target}", "", "run it by hand to see why")
+        raise FluxError(f"{SCRIPT} printed no digest of image {target}", "", "run it by hand to see why")
     return found[1]

@@ -1,4 +1,4 @@
-"""What the worker on a node is told by its container group's environment: where the bucket is, and the bucket's keys alone."""
+"""The environment variables of the worker on a node: the bucket's address and keys, and no other keys."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import SecretStr
 from flux_training.clients.connection import Connection
 from flux_training.training.dataset.manifest import canonical_json
 
-# The keys of the bucket and when they end. Where they are issued for the nodes, a change of them is told from a change of the rest.
+# Issued keys are compared separately from the rest of the environment.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
-    """The Kelpie worker's variables without keys (UPSTREAM.md). It authenticates to Kelpie by the node's own token: no Salad key goes there."""
+    """The Kelpie worker's variables without keys (docs/services.md). It authenticates to Kelpie with the node's own token, not a Salad key."""
     environment: dict[str, str | SecretStr] = {
         "AWS_REGION": connection.s3_region,
-        # Its S3 client is past the version where checksums that R2 refuses became the default.
+        # Newer S3 clients send checksums by default, which R2 refuses.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
-        # Read under the first name from worker 0.6 on, under the second from 0.7.
+        # Worker 0.6 reads the first name, 0.7 the second.
         "SALAD_PROJECT": connection.project,
         "SALAD_PROJECT_NAME": connection.project,
     }
@@ -31,7 +31,7 @@ def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
 
 
 def given_keys(connection: Connection) -> dict[str, str | SecretStr]:
-    """With storage.kind s3: the keys meant for the nodes, else those that the stack itself uses."""
+    """With storage.kind s3: the keys configured for the nodes, else those of the stack itself."""
     if connection.node_access_key_id and connection.node_secret_access_key:
         key_id, secret, session = connection.node_access_key_id, connection.node_secret_access_key, None
     else:
@@ -42,18 +42,18 @@ def given_keys(connection: Connection) -> dict[str, str | SecretStr]:
 
 
 def issued_keys(keys: Mapping[str, str]) -> dict[str, str | SecretStr]:
-    """Keys made for the nodes alone, as their resource gives them (accessKeyId, secretAccessKey, sessionToken)."""
+    """Keys issued for the nodes, as their resource stores them (accessKeyId, secretAccessKey, sessionToken)."""
     values = (keys.get(name) for name in ("accessKeyId", "secretAccessKey", "sessionToken"))
     return {name: SecretStr(value) for name, value in zip(KEY_VARIABLES, values, strict=True) if value}
 
 
 def secret_values(environment: Mapping[str, str]) -> dict[str, str | SecretStr]:
-    """What the user sets for the containers may be secret: nobody can tell, so all of it is treated so."""
+    """All of the user's variables are treated as secret, since any of them may be."""
     return {name: SecretStr(value) for name, value in environment.items()}
 
 
 def fingerprint(environment: Mapping[str, str | SecretStr]) -> str:
-    """12 hex digits: a changed key shows as a change in a preview, without a key in the state. Not for everybody's eyes: it has no salt."""
+    """12 hex digits, so that a preview shows a changed key and the state has no key. To be kept secret, because it has no salt."""
     plain = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
         for name, value in environment.items()

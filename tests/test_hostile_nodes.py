@@ -13,7 +13,7 @@ from components.pipeline import total_cost
 from components.preparation import remaining
 from flux_training.clients.errors import NotFound
 from flux_training.clients.results import (
-    MOST_JSON,
+    MAX_JSON_BYTES,
     inputs_of_run,
     inspect_run,
     newest_sound,
@@ -74,9 +74,9 @@ def test_what_is_deep_is_none_of_ours() -> None:
 
 
 def test_no_more_is_read_than_ours_are_long() -> None:
-    bucket = Bucket({"k": b'{"a": "' + b"x" * 3 * MOST_JSON + b'"}'})
+    bucket = Bucket({"k": b'{"a": "' + b"x" * 3 * MAX_JSON_BYTES + b'"}'})
     assert read_json(cast(Storage, bucket), "k") is None
-    assert bucket.read == MOST_JSON
+    assert bucket.read == MAX_JSON_BYTES
 
 
 def header(content: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Which of the queue's jobs are a run's: by the mark in their environment, and by where they write."""
+"""Which of the queue's jobs belong to a run: by the run id in their environment, and by where they write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layou
 
 @dataclass(frozen=True)
 class RunPlace:
-    """The run a job is wanted for, and where it writes: the same run id below another prefix is another training."""
+    """A run and where it writes: the same run id below another prefix is another training."""
 
     job: str
     run: str
@@ -41,9 +41,9 @@ class RunPlace:
 
 
 def choose_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
-    """The queue's job of a run that a new one would double: an unfinished one first, then the newest that completed or failed.
+    """The run's job in the queue: an unfinished one, or else the newest that completed or failed.
 
-    A canceled one does not count: a run that is declared again after its removal is wanted again.
+    Canceled jobs do not count: a run that is declared again after its removal is queued again.
     """
     own = [job for job in jobs if place.is_own(job)]
     unfinished = in_order(job for job in own if job.unfinished)
@@ -54,5 +54,5 @@ def choose_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """Oldest first, and the same for everybody who asks: the queue's times have whole seconds only."""
+    """Oldest first; by id within a second, so that all processes agree."""
     return sorted(jobs, key=lambda job: (job.created or datetime.min.replace(tzinfo=UTC), job.id))

@@ -1,4 +1,4 @@
-"""What a stack's training costs: prices from SaladCloud, speeds from finished runs in the bucket, put into flux_training/training/cost.py."""
+"""What a stack's training costs, by SaladCloud's prices and the speeds of finished runs in the bucket."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.trainer_config import document_of
 
-# Reading what finished runs took is to cost a moment, however many there are: at most so many jobs, and so many runs of each.
-MOST_JOBS = 16
-RUNS_A_JOB = 3
+# How many jobs, and runs of each, are read for their speed.
+MAX_JOBS = 16
+MAX_RUNS_PER_JOB = 3
 
 
 def price_stack(
@@ -33,9 +33,9 @@ def price_stack(
     jobs: Sequence[DeclaredJob],
     states: Mapping[str, RunState],
 ) -> Bill:
-    """The estimate for the declared runs that are not finished, on the GPU class that `cluster.gpu` means.
+    """The estimate for the declared runs that are not finished, on the GPU class that `cluster.gpu` selects.
 
-    Raises BadInput when no class is meant, ServiceError when prices cannot be had though a budget or a condition needs them.
+    Raises BadInput if it selects none, ServiceError if a budget or a condition needs prices that are not available.
     """
     paid = [job for job in jobs if states[job.name].needs_gpu]
     cluster, cloud = settings.cluster, CLOUDS[settings.cloud]
@@ -61,7 +61,7 @@ def price_stack(
 
 
 def _dev_rate(salad: Salad, settings: StackSettings, cluster: Rate) -> Rate | None:
-    """What the dev group rents; None where there is none. Raises BadInput when its class is none."""
+    """The price of the dev group; None if there is none. Raises BadInput for an unknown class."""
     dev = settings.dev
     if not dev.enabled or dev.gpu is None:
         return cluster if dev.enabled else None
@@ -81,7 +81,7 @@ def _work(storage: Storage, layout: Layout, job: DeclaredJob, state: RunState) -
 def work_of(
     storage: Storage, folder: JobFolder, image_set: ImageSet, parent: RunKeys | None, state: str = "new"
 ) -> Work:
-    """What a run has to do: a resumed one only the steps that its parent's newest sound checkpoint lacks."""
+    """The work of a run; a resumed one has only the steps after its parent's newest valid checkpoint."""
     found = newest_sound(storage, parent) if parent else None
     steps = max(0, folder.config.steps - (found[1] if found else 0))
     return Work(folder.name, steps, shape_of(document_of(folder.raw_config)), image_set.size, state)
@@ -94,7 +94,7 @@ def _rate(
     states: Mapping[str, RunState],
     bill_at: Callable[[Rate], Bill],
 ) -> Rate:
-    """The class that `cluster.gpu` means, and its price now."""
+    """The class that `cluster.gpu` selects, and its current price."""
     cluster, budget = settings.cluster, settings.budget
     try:
         classes = connection.salad().gpu_classes()
@@ -119,7 +119,7 @@ def _rate(
 
 
 def _kept_class(salad: Salad, group_name: str, states: Iterable[RunState]) -> str | None:
-    """The existing group's class, as long as a change would disturb runs or serve nothing."""
+    """The existing group's class, if changing it would disturb runs or be useless."""
     found = list(states)
     may_change = not any(state.is_queued for state in found) and any(state.needs_gpu for state in found)
     group = None if may_change else salad.get_group(group_name)
@@ -138,14 +138,14 @@ def _rate_of(offer: Offer, priority: str) -> Rate:
 
 
 def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[Seen]:
-    """What finished runs took, those of the jobs named `first` before others. At most MOST_JOBS jobs and RUNS_A_JOB runs of each are looked at."""
+    """The speeds of finished runs, preferring the jobs named `first`."""
     if not storage.exists():
         return []
     names = storage.list_folders(layout.runs)
-    chosen = sorted(names, key=lambda name: (name not in first, name))[:MOST_JOBS]
+    chosen = sorted(names, key=lambda name: (name not in first, name))[:MAX_JOBS]
 
     def runs_of(job: str) -> list[tuple[str, str]]:
-        return [(job, run) for run in sorted(storage.list_folders(f"{layout.runs}{job}/"))[:RUNS_A_JOB]]
+        return [(job, run) for run in sorted(storage.list_folders(f"{layout.runs}{job}/"))[:MAX_RUNS_PER_JOB]]
 
     runs = [run for found in in_parallel(runs_of, chosen) for run in found]
     return [seen for seen in in_parallel(lambda run: _seen(storage, layout, *run), runs) if seen]
@@ -157,6 +157,6 @@ def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:
     if progress is None or progress.get("state") != "finished":
         return None
     if progress.get("restarts") and (read_json(storage, keys.record) or {}).get("parent"):
-        # How many of the steps were its own is not written down for a run that was resumed and interrupted too.
+        # progress.json does not say how many steps such a run made itself.
         return None
     return seen_of(progress, storage.get_bytes(f"{keys.config}train.yml") or b"")

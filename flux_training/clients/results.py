@@ -1,4 +1,4 @@
-"""What a run has left in the bucket, looked at with as few requests as it takes."""
+"""A run's objects in the bucket, read with few requests. Nodes can write most of them: all are read with limits."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from flux_training.training.runs.weights import (
 )
 from flux_training.training.values import count
 
-# What a node wrote is read to here. Ours have a few hundred bytes in three levels; a manifest 100 bytes and a caption an image.
-MOST_JSON = 1024 * 1024
-MOST_LEVELS = 20
-MOST_MANIFEST = 64 * 1024 * 1024
-# One page. Ours are two or three.
-MOST_LISTED = 1000
-# Two matrices for each of FLUX's 500 layers, 140 bytes about each.
-USUAL_HEADER = 160 * 1024
+# Ours have a few hundred bytes in three levels; a manifest has 100 bytes and a caption per image.
+MAX_JSON_BYTES = 1024 * 1024
+MAX_JSON_DEPTH = 20
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+# One page; a model/ folder has two or three objects.
+MAX_LISTED = 1000
+# FLUX has 500 layers with two matrices each, described by 140 bytes.
+USUAL_HEADER_BYTES = 160 * 1024
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunStatus:
 
 
 def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
-    """What the queue says of a job; None when there is none or it does not know it. Raises ServiceError."""
+    """The job in the queue; None if there is none. Raises ServiceError."""
     if not kelpie_id:
         return None
     try:
@@ -57,7 +57,7 @@ def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
 def run_status(
     storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float
 ) -> RunStatus:
-    """What queue and bucket say of a run together. Raises ServiceError."""
+    """The status of a run, from the queue and the bucket. Raises ServiceError."""
     evidence = inspect_run(storage, keys, steps)
     waiting = job is not None and job.status == RunState.PENDING
     progress = {} if waiting else read_json(storage, keys.progress) or {}
@@ -83,7 +83,7 @@ def _last_contact(storage: Storage, keys: RunKeys, job: Job) -> LastContact:
 def inspect_run(
     storage: Storage, keys: RunKeys, steps: int, verified: Verified = NOTHING_VERIFIED
 ) -> Evidence:
-    """One request while a run has not finished, one more once it has, none more for weights that are `verified`. Raises ServiceError."""
+    """One request, and for a finished run one more unless its weights are `verified`. Raises ServiceError."""
     there = _in_model_folder(storage, keys)
     if keys.done not in there:
         return Evidence(done=False)
@@ -99,11 +99,11 @@ def inspect_run(
 
 
 def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
-    """done.json and the weights, as far as they are there. A node could fill the folder: no more than MOST_LISTED of it are listed."""
+    """done.json and the weights, if they exist. A node could fill the folder, so at most MAX_LISTED objects are listed."""
     wanted = (keys.done, keys.weights)
     there: dict[str, ObjectInfo] = {}
     for number, item in enumerate(storage.list(keys.model)):
-        if number == MOST_LISTED:
+        if number == MAX_LISTED:
             return {key: found for key in wanted if (found := storage.head(key))}
         if item.key in wanted:
             there[item.key] = item
@@ -113,20 +113,17 @@ def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
-    """The object as a JSON mapping; None when there is none or it is something else.
-
-    Nodes can write most of them, and none of ours is long or deep. What its numbers and words are is for `training.progress` to say.
-    """
-    raw = _beginning(storage, key, MOST_JSON)
+    """The object as a JSON mapping; None if there is none, or if it is something else, too long or too deep."""
+    raw = _beginning(storage, key, MAX_JSON_BYTES)
     try:
         value = json.loads(raw or b"")
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and _is_shallow(value, MOST_LEVELS) else None
+    return value if isinstance(value, dict) and _is_shallow(value, MAX_JSON_DEPTH) else None
 
 
 def _beginning(storage: Storage, key: str, most: int) -> bytes | None:
-    """At most so many bytes of the object; None when there is none. Raises NotFound when there is no bucket."""
+    """At most so many bytes of the object; None if there is none. Raises NotFound if there is no bucket."""
     try:
         return storage.get_range(key, 0, most)
     except NotFound as error:
@@ -151,14 +148,14 @@ def _weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list
 
 
 def weights_header(storage: Storage, key: str) -> WeightsHeader:
-    """The header of a safetensors object, in one small read if it has the usual length, else in two. Raises NotFound, and ValueError when it has none."""
-    beginning = storage.get_range(key, 0, USUAL_HEADER)
+    """The header of a safetensors object, in one read if it has the usual length, else in two. Raises NotFound, ValueError."""
+    beginning = storage.get_range(key, 0, USUAL_HEADER_BYTES)
     whole = LENGTH_BYTES + header_length(beginning)
     return parse_header(beginning if whole <= len(beginning) else storage.get_range(key, 0, whole))
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
-    """The runs of a job that the bucket knows of."""
+    """The runs of a job in the bucket."""
     folder = f"{layout.runs}{job}/"
     found = []
     for run in storage.list_folders(folder):
@@ -169,7 +166,7 @@ def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
 
 
 def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
-    """(key, step) of the run's checkpoint with the most steps among those that are whole."""
+    """(key, step) of the run's valid checkpoint with the most steps."""
     files = [item for item in storage.list(keys.output) if "/" not in item.key.removeprefix(keys.output)]
     sound = [
         (item.key, header.step)
@@ -190,9 +187,9 @@ def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
 
 
 def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
-    """What a past run was made of; None when the bucket does not have it whole."""
-    manifest = _beginning(storage, f"{keys.config}manifest.json", MOST_MANIFEST)
-    raw_config = _beginning(storage, f"{keys.config}train.yml", MOST_JSON)
+    """What a past run was made of; None if the bucket lacks a part."""
+    manifest = _beginning(storage, f"{keys.config}manifest.json", MAX_MANIFEST_BYTES)
+    raw_config = _beginning(storage, f"{keys.config}train.yml", MAX_JSON_BYTES)
     record = read_json(storage, keys.record)
     if manifest is None or raw_config is None or record is None:
         return None

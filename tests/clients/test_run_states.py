@@ -190,7 +190,7 @@ def test_a_run_that_ends_between_the_look_and_the_list_is_finished(
 def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "MOST_LISTED", 5)
+    monkeypatch.setattr(results, "MAX_LISTED", 5)
     keys = Layout("").run("finished", ground.job("finished").run_id)
     for number in range(9):
         ground.storage.put_bytes(f"{keys.model}a{number}", b"")
