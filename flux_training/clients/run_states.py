@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from flux_training.clients.connection import Connection
@@ -13,7 +14,7 @@ from flux_training.clients.results import inspect_run, queue_job, read_json
 from flux_training.clients.storage import Storage
 from flux_training.clients.verified import Verified
 from flux_training.training.jobs.declare import DeclaredJob
-from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run import RUN_ID_VARIABLE, Layout, RunKeys
 from flux_training.training.runs.run_state import Evidence, RunState, run_state
 from flux_training.training.settings import StackSettings
 
@@ -23,17 +24,23 @@ A = TypeVar("A")
 THREADS = 16
 
 
-def run_states_of(
-    connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]
-) -> dict[str, RunState]:
-    """The state of each job's run, by job name. Raises ServiceError.
+@dataclass(frozen=True)
+class RunStates:
+    """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the group's queue."""
+
+    by_job: Mapping[str, RunState]
+    unfinished: frozenset[str] = frozenset()
+
+
+def run_states_of(connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]) -> RunStates:
+    """The states of the declared runs. Raises ServiceError.
 
     Takes one request for each run, one to list the group's queue, and up to two more for a run that neither has.
     """
     storage = connection.storage(settings.storage.bucket)
     layout = Layout(settings.storage.key_prefix)
     if not storage.exists():
-        return {job.name: RunState.NEW for job in jobs}
+        return RunStates({job.name: RunState.NEW for job in jobs})
     verified = Verified.load()
 
     def is_finished(job: DeclaredJob) -> bool:
@@ -53,7 +60,9 @@ def run_states_of(
         return listed or state_as_posted(storage, connection.kelpie(), layout.run(job.name, job.run_id))
 
     known = dict.fromkeys(finished, RunState.COMPLETED)
-    return known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
+    states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
+    runs = (job.environment.get(RUN_ID_VARIABLE, "") for job in queued if job.unfinished)
+    return RunStates(states, frozenset(runs))
 
 
 def group_jobs(connection: Connection, group_name: str) -> list[Job]:

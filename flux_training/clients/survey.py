@@ -39,13 +39,17 @@ class JobChanges:
 
 @dataclass(frozen=True)
 class Survey:
-    """`states` and `changes` are by job name; `changes` has only jobs that will be queued and have an earlier run."""
+    """`states` and `changes` are by job name; `changes` has only jobs that will be queued and have an earlier run.
+
+    `unfinished`: ids of all unfinished runs in the queue of the stack's container group.
+    """
 
     lint: LintReport
     jobs: Sequence[DeclaredJob] = ()
     states: Mapping[str, RunState] = field(default_factory=dict)
     bill: Bill | None = None
     changes: Mapping[str, JobChanges] = field(default_factory=dict)
+    unfinished: frozenset[str] = frozenset()
     bucket_exists: bool = False
 
 
@@ -58,12 +62,13 @@ def survey_stack(
 ) -> tuple[Survey, Bill]:
     """Raises BadInput, ServiceError."""
     jobs = with_parents(connection, settings, declared)
-    states = run_states_of(connection, settings, jobs)
+    runs = run_states_of(connection, settings, jobs)
+    states = runs.by_job
     bill = price_stack(connection, settings, jobs, states)
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
     found = changes_of(connection, settings, new) if with_changes else {}
     bucket_exists = connection.storage(settings.storage.bucket).exists()
-    return Survey(lint, jobs, states, bill, found, bucket_exists), bill
+    return Survey(lint, jobs, states, bill, found, runs.unfinished, bucket_exists), bill
 
 
 def with_parents(

@@ -82,7 +82,7 @@ class Ground:
         """The states, and what was asked: service, method, and what it was about."""
         self._all_logged()
         before = len(logged_requests(self.cloud))
-        found = run_states_of(self.connection, self.settings, self.jobs)
+        found = dict(run_states_of(self.connection, self.settings, self.jobs).by_job)
         self._all_logged()
         since = logged_requests(self.cloud)[before:]
         return found, Counter((one["service"], one["method"], about(one["path"])) for one in since)
@@ -259,7 +259,9 @@ def test_without_a_bucket_all_is_new_and_without_a_group_nothing_is_queued(groun
     assert set(found.values()) == {RunState.NEW}
     assert asked["kelpie", "GET", "jobs"] == 0
     ground.storage.delete_bucket()
-    assert set(run_states_of(ground.connection, ground.settings, ground.jobs).values()) == {RunState.NEW}
+    assert set(run_states_of(ground.connection, ground.settings, ground.jobs).by_job.values()) == {
+        RunState.NEW
+    }
 
 
 def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", bucket: str = "b") -> Job:

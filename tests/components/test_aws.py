@@ -300,7 +300,7 @@ def test_no_token_is_told_to_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("output", ["", "worker=r.io/me/x:latest\n", "dev=r@sha256:" + "1" * 64])
 def test_a_build_without_a_digest_is_no_build(output: str) -> None:
-    with pytest.raises(FluxError, match="named no digest of image worker"):
+    with pytest.raises(FluxError, match="printed no digest of image worker"):
         reference(output, "worker")
 
 

@@ -83,7 +83,7 @@ def estimate_of(checkout: Checkout) -> Bill:
         connection = connect("local", {}, os.environ)
         settings = settings_of(checkout)
         jobs = declare_jobs(settings)
-        return price_stack(connection, settings, jobs, run_states_of(connection, settings, jobs))
+        return price_stack(connection, settings, jobs, run_states_of(connection, settings, jobs).by_job)
 
 
 def settings_of(checkout: Checkout) -> StackSettings:

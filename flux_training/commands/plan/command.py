@@ -192,6 +192,8 @@ class Comparison:
         run, status = step.old.get("runId"), RunState(str(step.old.get("status")))
         if not run or run == step.new.get("runId") or status.has_ended or not self.survey.bucket_exists:
             return False
+        if run in self.survey.unfinished:
+            return True
         keys, steps = self.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
         return state_of_run(self.storage, self.connection.kelpie(), keys, steps).is_queued
 
