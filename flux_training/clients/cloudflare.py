@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import count
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
 from flux_training.clients.errors import NotFound, Service, UncertainOutcome
 from flux_training.clients.http import Answer, Http, RetryPolicy
@@ -22,6 +23,9 @@ MAX_KEY_SECONDS = 604800
 TOKENS_PER_PAGE = 50
 # A permission group: read, write and list the objects of given buckets.
 ITEM_WRITE = "Workers R2 Storage Bucket Item Write"
+
+
+R = TypeVar("R")
 
 
 class Bucket(Answer):
@@ -41,19 +45,10 @@ class Token(Answer):
 class Keys(Answer):
     """Credentials for S3. Without `session_token` they do not expire."""
 
-    access_key_id: str
-    secret_access_key: SecretStr
-    session_token: SecretStr | None = None
-
-
-class _MadeToken(Token):
-    value: SecretStr
-
-
-class _Temporary(Answer):
+    model_config = ConfigDict(populate_by_name=True)
     access_key_id: str = Field(alias="accessKeyId")
     secret_access_key: SecretStr = Field(alias="secretAccessKey")
-    session_token: SecretStr = Field(alias="sessionToken")
+    session_token: SecretStr | None = Field(None, alias="sessionToken")
 
 
 class _Group(Answer):
@@ -61,24 +56,12 @@ class _Group(Answer):
     name: str
 
 
-class _BucketAnswer(Answer):
-    result: Bucket
+class _CreatedToken(Token):
+    value: SecretStr
 
 
-class _TokensAnswer(Answer):
-    result: list[Token]
-
-
-class _MadeTokenAnswer(Answer):
-    result: _MadeToken
-
-
-class _TemporaryAnswer(Answer):
-    result: _Temporary
-
-
-class _GroupsAnswer(Answer):
-    result: list[_Group]
+class _Result(Answer, Generic[R]):
+    result: R
 
 
 class Cloudflare:
@@ -112,24 +95,18 @@ class Cloudflare:
 
     def get_bucket(self, name: str) -> Bucket | None:
         """The bucket, or None."""
-        try:
-            answer = self._http.request("GET", self._bucket(name))
-        except NotFound:
-            return None
-        return self._http.read(_BucketAnswer, answer).result
+        found = self._http.find(_Result[Bucket], self._bucket(name))
+        return found.result if found else None
 
     def create_bucket(self, name: str, location: str | None = None) -> Bucket:
         """Create the bucket. Raises Conflict if it exists, UncertainOutcome (look it up)."""
         body = {"name": name} | ({"locationHint": location} if location else {})
         answer = self._http.request("POST", f"{self._account}/r2/buckets", body=body)
-        return self._http.read(_BucketAnswer, answer).result
+        return self._http.read(_Result[Bucket], answer).result
 
     def delete_bucket(self, name: str) -> None:
         """Delete the bucket, if it exists. Raises Conflict if it holds objects."""
-        try:
-            self._http.request("DELETE", self._bucket(name))
-        except NotFound:
-            return
+        self._http.delete(self._bucket(name))
 
     def create_token(self, name: str, bucket: str) -> Keys:
         """Keys for the objects of one bucket that do not expire.
@@ -145,7 +122,7 @@ class Cloudflare:
         answer = self._http.request(
             "POST", f"{self._account}/tokens", body={"name": name, "policies": [policy]}
         )
-        made = self._http.read(_MadeTokenAnswer, answer).result
+        made = self._http.read(_Result[_CreatedToken], answer).result
         digest = hashlib.sha256(made.value.get_secret_value().encode()).hexdigest()
         return Keys(access_key_id=made.id, secret_access_key=SecretStr(digest))
 
@@ -154,8 +131,7 @@ class Cloudflare:
         found: list[Token] = []
         for page in count(1):
             params = {"page": page, "per_page": TOKENS_PER_PAGE}
-            answer = self._http.request("GET", f"{self._account}/tokens", params=params)
-            tokens = self._http.read(_TokensAnswer, answer).result
+            tokens = self._http.get(_Result[list[Token]], f"{self._account}/tokens", params).result
             found += [token for token in tokens if token.name == name]
             if len(tokens) < TOKENS_PER_PAGE:
                 break
@@ -163,18 +139,11 @@ class Cloudflare:
 
     def has_token(self, token_id: str) -> bool:
         """Whether the token exists."""
-        try:
-            self._http.request("GET", self._token(token_id))
-        except NotFound:
-            return False
-        return True
+        return self._http.find(Answer, self._token(token_id)) is not None
 
     def delete_token(self, token_id: str) -> None:
         """Revoke the token, if it exists, and the temporary credentials made from it."""
-        try:
-            self._http.request("DELETE", self._token(token_id))
-        except NotFound:
-            return
+        self._http.delete(self._token(token_id))
 
     def temporary_keys(
         self, parent_access_key_id: str, bucket: str, prefixes: Sequence[str], seconds: float
@@ -190,12 +159,7 @@ class Cloudflare:
         answer = self._http.request(
             "POST", f"{self._account}/r2/temp-access-credentials", body=body, repeatable=True
         )
-        made = self._http.read(_TemporaryAnswer, answer).result
-        return Keys(
-            access_key_id=made.access_key_id,
-            secret_access_key=made.secret_access_key,
-            session_token=made.session_token,
-        )
+        return self._http.read(_Result[Keys], answer).result
 
     def replace_tokens(self, name: str, bucket: str) -> Keys:
         """`create_token`, after revoking tokens of this name that a lost answer may have left."""
@@ -210,8 +174,8 @@ class Cloudflare:
             raise
 
     def _permission_group(self, name: str) -> str:
-        answer = self._http.request("GET", f"{self._account}/tokens/permission_groups")
-        for group in self._http.read(_GroupsAnswer, answer).result:
+        groups = self._http.get(_Result[list[_Group]], f"{self._account}/tokens/permission_groups")
+        for group in groups.result:
             if group.name == name:
                 return group.id
         raise NotFound(

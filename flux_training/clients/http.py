@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from flux_training.clients.errors import (
     Conflict,
+    NotFound,
     Service,
     ServiceError,
     UncertainOutcome,
@@ -150,10 +152,6 @@ class Http:
     def __repr__(self) -> str:
         return f"<Http {self.service.name} at {self.service.host}>"
 
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        self._client.close()
-
     def request(
         self,
         method: str,
@@ -182,6 +180,22 @@ class Http:
             return retrying(self._once, service, request, safe)
         except _TryAgain as last:
             raise last.error from last.__cause__
+
+    def get(self, model: type[A], path: str, params: Mapping[str, str | int] | None = None) -> A:
+        """The answer to a GET. Raises NotFound."""
+        return self.read(model, self.request("GET", path, params=params))
+
+    def find(self, model: type[A], path: str) -> A | None:
+        """The answer to a GET, or None if there is nothing at `path`."""
+        try:
+            return self.get(model, path)
+        except NotFound:
+            return None
+
+    def delete(self, path: str) -> None:
+        """DELETE what is at `path`, if anything is."""
+        with suppress(NotFound):
+            self.request("DELETE", path)
 
     def read(self, model: type[A], response: httpx.Response) -> A:
         """Parse the body as a `model`. Raises ServiceError, or UncertainOutcome after a POST.

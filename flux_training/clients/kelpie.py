@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, model_validato
 
 from flux_training.clients.errors import (
     Conflict,
-    NotFound,
     Service,
     ServiceError,
     UncertainOutcome,
@@ -169,10 +168,6 @@ class Kelpie:
     def __repr__(self) -> str:
         return f"<Kelpie at {self._http.service.host}>"
 
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        self._http.close()
-
     def list_jobs(self, container_group_id: str | None = None, status: str | None = None) -> list[Job]:
         """All jobs, oldest first; `status` is one of pending, running, completed, canceled, failed.
 
@@ -186,14 +181,14 @@ class Kelpie:
                 params["container_group_id"] = container_group_id
             if status is not None:
                 params["status"] = status
-            jobs = self._http.read(_Jobs, self._http.request("GET", "jobs", params=params)).jobs
+            jobs = self._http.get(_Jobs, "jobs", params).jobs
             if len(jobs) < size:
                 return jobs
             size *= 10
 
     def get_job(self, job_id: str) -> Job:
         """The job. Raises NotFound."""
-        return self._http.read(Job, self._http.request("GET", f"jobs/{job_id}"))
+        return self._http.get(Job, f"jobs/{job_id}")
 
     def post_job(self, job: JobRequest) -> Job:
         """Queue a job.
@@ -211,9 +206,8 @@ class Kelpie:
         """
         for attempt in _attempts(MAX_CANCELS, UncertainOutcome):
             with attempt:
-                try:
-                    job = self.get_job(job_id)
-                except NotFound:
+                job = self._http.find(Job, f"jobs/{job_id}")
+                if job is None:
                     return False
                 if not job.unfinished:
                     return attempt.retry_state.attempt_number > 1 and job.status == "canceled"
@@ -222,11 +216,7 @@ class Kelpie:
 
     def get_rule(self, group_id: str) -> ScalingRule | None:
         """The scaling rule of a container group, if it has one."""
-        try:
-            answer = self._http.request("GET", f"scaling-rules/{group_id}")
-        except NotFound:
-            return None
-        return self._http.read(ScalingRule, answer)
+        return self._http.find(ScalingRule, f"scaling-rules/{group_id}")
 
     def put_rule(
         self, group_id: str, min_replicas: int, max_replicas: int, idle_threshold_seconds: int

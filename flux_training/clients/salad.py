@@ -13,7 +13,7 @@ import httpx
 import tenacity
 from pydantic import BaseModel, Field, SecretStr
 
-from flux_training.clients.errors import NotFound, Service, Unavailable
+from flux_training.clients.errors import Service, Unavailable
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.http import Answer, Http, RetryPolicy, shared_limiter
 from flux_training.training.errors import BadInput
@@ -57,7 +57,7 @@ class GroupState(Answer):
 
 
 class ContainerGroup(Answer):
-    """A container group as SaladCloud tells of it. `priority` is read here and written under `container`."""
+    """A container group in SaladCloud's answers. They have `priority` here; requests have it below `container`."""
 
     id: str
     name: str
@@ -277,15 +277,9 @@ class Salad:
     def __repr__(self) -> str:
         return f"<Salad at {self._http.service.host}>"
 
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        self._http.close()
-
     def gpu_classes(self) -> list[GpuClass]:
         """The available GPUs, with prices."""
-        return self._http.read(
-            _GpuClasses, self._http.request("GET", f"{self._organization}/gpu-classes")
-        ).items
+        return self._http.get(_GpuClasses, f"{self._organization}/gpu-classes").items
 
     def gpu_class(self, name_or_uuid: str) -> GpuClass:
         """The GPU class of this name or UUID. Raises BadInput with similar names."""
@@ -297,8 +291,7 @@ class Salad:
 
     def quotas(self) -> Quotas:
         """The organization's limits."""
-        answer = self._http.request("GET", f"{self._organization}/quotas")
-        return self._http.read(_Quotas, answer).container_groups_quotas
+        return self._http.get(_Quotas, f"{self._organization}/quotas").container_groups_quotas
 
     def log_entries(self, start: datetime, end: datetime, of: Collection[str], most: int) -> list[LogEntry]:
         """The last `most` lines between two times whose labels contain one of `of`, oldest first.
@@ -328,15 +321,11 @@ class Salad:
 
     def list_groups(self) -> list[ContainerGroup]:
         """All container groups of the project."""
-        return self._http.read(_Groups, self._http.request("GET", self._groups)).items
+        return self._http.get(_Groups, self._groups).items
 
     def get_group(self, name: str) -> ContainerGroup | None:
         """The container group, or None."""
-        try:
-            answer = self._http.request("GET", self._group(name))
-        except NotFound:
-            return None
-        return self._http.read(ContainerGroup, answer)
+        return self._http.find(ContainerGroup, self._group(name))
 
     def create_group(self, spec: GroupSpec) -> ContainerGroup:
         """Create the group. Raises BadInput, Conflict (the name is taken), UncertainOutcome (look it up by name)."""
@@ -364,10 +353,7 @@ class Salad:
         group = self.get_group(name)
         if group is None:
             return
-        try:
-            self._http.request("DELETE", self._group(name))
-        except NotFound:
-            return
+        self._http.delete(self._group(name))
         self._wait_for(
             lambda: (there := self.get_group(name)) is None or there.id != group.id,
             wait_seconds,
@@ -384,7 +370,7 @@ class Salad:
             return group
 
         def once_prepared() -> ContainerGroup | None:
-            now = self._http.read(ContainerGroup, self._http.request("GET", self._group(group.name)))
+            now = self._http.get(ContainerGroup, self._group(group.name))
             return None if now.current_state.status == "pending" else now
 
         return self._wait_for(
@@ -404,8 +390,7 @@ class Salad:
 
     def instances(self, name: str) -> list[Instance]:
         """The current replicas of the group. Raises NotFound."""
-        answer = self._http.request("GET", self._group(name) + "/instances")
-        return self._http.read(_Instances, answer).instances
+        return self._http.get(_Instances, self._group(name) + "/instances").instances
 
     def _wait_for(self, poll: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
         """Call `poll` until it returns a value, at growing intervals. Raises Unavailable."""
