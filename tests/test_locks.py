@@ -70,7 +70,7 @@ def test_pulumi_aws_is_not_installed_for_other_stacks() -> None:
     assert locked("aws").keys() - locked("local").keys() == {AWS_PACKAGE}
 
 
-def test_a_stack_on_aws_has_its_package_installed_and_no_other_has(tmp_path: Path) -> None:
+def test_only_stacks_on_aws_install_its_package(tmp_path: Path) -> None:
     """Which packages `make up` would install. A comment that mentions AWS is not a stack on AWS."""
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"))
     for name, wanted in (("kind: s3 # or kind: aws", False), ("kind: aws", True), ('{kind: "aws"}', True)):

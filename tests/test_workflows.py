@@ -28,7 +28,7 @@ def environment_of_the_command(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CONNECTED)
-def test_a_workflow_hands_over_every_setting_of_the_services(name: str) -> None:
+def test_workflows_pass_every_setting_of_the_services(name: str) -> None:
     env = environment_of_the_command(name)
     assert [variable for variable in VARIABLES if variable not in env] == []
     for variable, setting in VARIABLES.items():
@@ -42,7 +42,7 @@ def test_the_document_names_every_variable_and_secret() -> None:
     assert [variable for variable in VARIABLES if f"`{variable}`" not in text] == []
 
 
-def test_the_daily_look_takes_nobodys_place_in_the_queue() -> None:
+def test_the_daily_drift_check_cannot_displace_a_deployment() -> None:
     """GitHub keeps one waiting run a group: a newer one cancels it, so a look at 05:17 could drop a merge."""
     groups = {name: workflow(name)["concurrency"]["group"] for name in ("deploy", "destroy", "drift")}
     assert groups["drift"] not in (groups["deploy"], groups["destroy"])

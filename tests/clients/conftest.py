@@ -1,9 +1,9 @@
-"""The services the suites run against: the local cloud always, the real ones when their keys are given.
+"""The services for these tests: the local cloud, and the real ones if their keys are given.
 
-For the real ones set FLUX_TEST_SALAD_API_KEY, FLUX_TEST_SALAD_ORGANIZATION, FLUX_TEST_SALAD_PROJECT and
-FLUX_TEST_S3_ENDPOINT_URL, FLUX_TEST_S3_ACCESS_KEY_ID, FLUX_TEST_S3_SECRET_ACCESS_KEY (as without TEST_, see
-flux_training/clients/connection.py), and FLUX_TEST_BUCKET, an empty bucket that the suite may fill and empties again.
-Nothing is started there: groups have no replicas, jobs are canceled.
+For the real services set FLUX_TEST_SALAD_API_KEY, FLUX_TEST_SALAD_ORGANIZATION, FLUX_TEST_SALAD_PROJECT and
+FLUX_TEST_S3_ENDPOINT_URL, FLUX_TEST_S3_ACCESS_KEY_ID, FLUX_TEST_S3_SECRET_ACCESS_KEY (like the variables without TEST_ in
+flux_training/clients/connection.py), and FLUX_TEST_BUCKET, an empty bucket, which the tests fill and empty again.
+Nothing is started: groups have no replicas, and jobs are canceled.
 """
 
 import os
@@ -23,7 +23,7 @@ GPU = "RTX 5090 (32 GB)"
 
 
 def real_environment() -> dict[str, str]:
-    """FLUX_TEST_SALAD_… and FLUX_TEST_S3_… under the names the product reads."""
+    """FLUX_TEST_SALAD_… and FLUX_TEST_S3_…, under the names that the product reads."""
     names = [*VARIABLES, "SALAD_API_URL", "KELPIE_API_URL"]
     given = {name: os.environ.get("FLUX_TEST_" + name.removeprefix("FLUX_"), "") for name in names}
     return {name: value for name, value in given.items() if value}
@@ -36,7 +36,7 @@ def connection(
     if request.param == "real":
         environment = real_environment()
         if "SALAD_API_KEY" not in environment or "FLUX_S3_ACCESS_KEY_ID" not in environment:
-            pytest.skip("the real services are tried only with FLUX_TEST_SALAD_API_KEY, … (see conftest.py)")
+            pytest.skip("the real services are only tested with FLUX_TEST_SALAD_API_KEY, … (see conftest.py)")
         kind = "r2" if "CLOUDFLARE_API_TOKEN" in environment else "s3"
         yield connect("salad", {}, environment, kind)
         return
@@ -47,7 +47,7 @@ def connection(
 
 @pytest.fixture
 def storage(connection: Connection) -> Iterator[Storage]:
-    """A bucket that is there and empty."""
+    """An existing, empty bucket."""
     given = os.environ.get("FLUX_TEST_BUCKET", "") if connection.cloud == "salad" else ""
     bucket = connection.storage(given or f"flux-test-{uuid.uuid4().hex[:12]}")
     bucket.ensure()
@@ -59,7 +59,7 @@ def storage(connection: Connection) -> Iterator[Storage]:
 
 @pytest.fixture
 def group(connection: Connection) -> Iterator[ContainerGroup]:
-    """A container group with no replicas that is not started."""
+    """A container group without replicas that is not started."""
     salad = connection.salad()
     spec = GroupSpec(
         name=f"flux-test-{uuid.uuid4().hex[:12]}",

@@ -47,14 +47,14 @@ def asking(*answers: str, stop: threading.Event | None = None) -> Iterator[tuple
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "hang up"])
-def test_what_passes_is_tried_again(fault: str) -> None:
+def test_a_temporary_failure_is_retried(fault: str) -> None:
     with asking(fault, fault, "ok") as (client, server):
         assert client.ask(picture()) == Answer("A square, number 1.", "stop", None, 100, 10)
         assert server.asked[1] == 3
 
 
 @pytest.mark.parametrize("fault", ["500", "429"])
-def test_what_does_not_pass_is_given_up_and_is_one_images_affair(fault: str) -> None:
+def test_a_lasting_failure_fails_only_this_image(fault: str) -> None:
     with asking(fault) as (client, server):
         with pytest.raises(FluxError) as caught:
             client.ask(picture())
@@ -62,7 +62,7 @@ def test_what_does_not_pass_is_given_up_and_is_one_images_affair(fault: str) -> 
         assert server.asked[1] == 4
 
 
-def test_a_bad_request_is_not_tried_again() -> None:
+def test_a_bad_request_is_not_retried() -> None:
     with asking("400") as (client, server):
         with pytest.raises(FluxError, match="answered with an error"):
             client.ask(picture())
@@ -70,20 +70,20 @@ def test_a_bad_request_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("fault", ["401", "404", "quota"])
-def test_what_no_image_can_change_ends_everything_at_once(fault: str) -> None:
+def test_a_wrong_key_model_or_account_stops_all_images(fault: str) -> None:
     with asking(fault) as (client, server):
         with pytest.raises(Refused):
             client.ask(picture())
         assert server.asked[1] == 1
 
 
-def test_a_server_that_is_not_there_ends_everything() -> None:
+def test_an_unreachable_server_stops_all_images() -> None:
     with asking("hang up") as (client, _), pytest.raises(Refused, match="is it running"):
         client.ask(picture())
 
 
 @pytest.mark.parametrize("fault", ["400", "401", "500", "quota", "429"])
-def test_no_error_shows_the_key_even_where_the_server_repeats_it(fault: str) -> None:
+def test_errors_never_show_the_key_even_if_the_server_repeats_it(fault: str) -> None:
     with asking(fault) as (client, server):
         with pytest.raises(FluxError) as caught:
             client.ask(picture())
@@ -101,13 +101,13 @@ def test_no_error_shows_the_key_even_where_the_server_repeats_it(fault: str) -> 
         ("poor", Answer('"A square,\nnumber one."', None, None, 0, 0)),
     ],
 )
-def test_answers_are_read_as_they_are_and_leniently(how: str, answer: Answer) -> None:
+def test_answers_with_missing_fields_are_read(how: str, answer: Answer) -> None:
     with asking(how) as (client, server):
         assert client.ask(picture()) == answer
         assert server.bodies == [{"model": "gpt-4.1-nano", "max_completion_tokens": 77}]
 
 
-def test_after_the_stop_nothing_is_sent() -> None:
+def test_nothing_is_sent_after_the_stop() -> None:
     stop = threading.Event()
     stop.set()
     with asking("ok", stop=stop) as (client, server):
@@ -116,7 +116,7 @@ def test_after_the_stop_nothing_is_sent() -> None:
         assert not server.asked
 
 
-def test_a_stop_ends_the_waiting_for_another_try() -> None:
+def test_a_stop_ends_the_wait_for_a_retry() -> None:
     stop = threading.Event()
     with asking("500", stop=stop) as (client, server):
         client._retry_policy = RetryPolicy(attempts=9, first=600, longest=600, total=6000)
@@ -136,18 +136,20 @@ def test_a_stop_ends_the_waiting_for_another_try() -> None:
         ("http://127.0.0.1:11434/v1", {}, False),
     ],
 )
-def test_the_key_goes_where_it_may(url: str, environ: dict[str, str], sent: bool) -> None:
+def test_the_key_is_not_sent_unencrypted_to_another_machine(
+    url: str, environ: dict[str, str], sent: bool
+) -> None:
     key = key_for(url, environ)
     assert (key is not None) is sent
     assert key is None or key.get_secret_value() == KEY
 
 
-def test_openai_without_a_key_is_refused_before_anything_is_sent() -> None:
+def test_openai_without_a_key_is_refused() -> None:
     with pytest.raises(FluxError, match="OPENAI_API_KEY is not set"):
         key_for(OPENAI_URL, {})
 
 
-def test_an_answer_that_ends_too_early_is_one_images_affair_and_not_paid_for_twice() -> None:
+def test_a_truncated_answer_is_not_retried() -> None:
     with asking("half") as (client, server):
         with pytest.raises(FluxError, match="an answer that cannot be read") as caught:
             client.ask(picture())
@@ -163,21 +165,21 @@ def test_an_answer_that_ends_too_early_is_one_images_affair_and_not_paid_for_twi
         ("http://[::1]:11434/v1", "[::1]:11434"),
     ],
 )
-def test_of_an_address_only_host_and_port_are_shown(url: str, host: str) -> None:
+def test_only_host_and_port_of_an_address_are_shown(url: str, host: str) -> None:
     assert host_of(url) == host
 
 
 @pytest.mark.parametrize(
     "url", ["http://[bad", "localhost:11434/v1", "", "https://", "http://h:password@", "http://a:b:c/"]
 )
-def test_what_is_no_address_is_refused_and_not_shown(url: str) -> None:
+def test_an_invalid_address_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(BadInput, match="must begin with https://") as caught:
         host_of(url)
     assert "password" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\u00a0x", "sk-secret two"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+def test_a_key_with_invalid_characters_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(BadInput, match="beyond ASCII") as caught:
         key_for(OPENAI_URL, {"OPENAI_API_KEY": key})
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Our Cloudflare client and the local cloud's Cloudflare; what it does when answers get lost, with none."""
+"""The Cloudflare client against the local cloud or the real Cloudflare, and with lost answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = "canary-cloudflare-77ab"
 @pytest.fixture
 def cloudflare(connection: Connection) -> Cloudflare:
     if connection.cloudflare_api_token is None:
-        pytest.skip("the real Cloudflare is tried only with FLUX_TEST_CLOUDFLARE_API_TOKEN and …_ACCOUNT_ID")
+        pytest.skip("the real Cloudflare is only tested with FLUX_TEST_CLOUDFLARE_API_TOKEN and …_ACCOUNT_ID")
     return connection.cloudflare()
 
 
@@ -37,7 +37,7 @@ def storage_with(connection: Connection, keys: Keys, bucket: str) -> Storage:
     )
 
 
-def test_a_bucket_is_made_once(cloudflare: Cloudflare, storage: Storage) -> None:
+def test_a_bucket_is_created_once(cloudflare: Cloudflare, storage: Storage) -> None:
     name = f"{storage.bucket}-made"
     assert cloudflare.get_bucket(name) is None
     assert cloudflare.create_bucket(name, "weur").location == "WEUR"
@@ -57,7 +57,7 @@ def test_a_bucket_with_objects_is_not_deleted(cloudflare: Cloudflare, storage: S
         cloudflare.delete_bucket(storage.bucket)
 
 
-def test_temporary_keys_do_their_job_and_no_more(
+def test_temporary_keys_only_reach_their_prefixes(
     cloudflare: Cloudflare, connection: Connection, storage: Storage
 ) -> None:
     storage.put_bytes("other/secret", b"x")
@@ -76,7 +76,7 @@ def test_temporary_keys_do_their_job_and_no_more(
             act()
 
 
-def test_a_token_lasts_until_it_is_taken_away(
+def test_a_token_works_until_it_is_revoked(
     cloudflare: Cloudflare, connection: Connection, storage: Storage
 ) -> None:
     first = cloudflare.replace_tokens("tests/clients nodes", storage.bucket)
@@ -105,9 +105,9 @@ def test_a_token_is_found_among_more_than_a_page(cloudflare: Cloudflare, storage
             cloudflare.delete_token(made.access_key_id)
 
 
-def test_a_wrong_token_is_told_and_not_shown(connection: Connection) -> None:
+def test_a_wrong_token_is_reported_and_not_shown(connection: Connection) -> None:
     if connection.cloudflare_account_id is None:
-        pytest.skip("the real Cloudflare is tried only with FLUX_TEST_CLOUDFLARE_ACCOUNT_ID")
+        pytest.skip("the real Cloudflare is only tested with FLUX_TEST_CLOUDFLARE_ACCOUNT_ID")
     wrong = Cloudflare(connection.cloudflare_url, connection.cloudflare_account_id, SecretStr(TOKEN))
     with pytest.raises(Unauthorized, match="check the Cloudflare API token") as caught:
         wrong.get_bucket("b")
@@ -125,7 +125,7 @@ def offline(handler: Callable[[httpx.Request], httpx.Response]) -> Cloudflare:
     )
 
 
-def test_a_token_whose_answer_got_lost_is_taken_away() -> None:
+def test_a_token_whose_answer_was_lost_is_revoked() -> None:
     tokens: dict[str, str] = {}
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -144,7 +144,7 @@ def test_a_token_whose_answer_got_lost_is_taken_away() -> None:
     assert tokens == {}
 
 
-def test_temporary_keys_are_asked_for_again() -> None:
+def test_a_failed_request_for_temporary_keys_is_repeated() -> None:
     asked: list[object] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -165,7 +165,7 @@ def test_temporary_keys_are_asked_for_again() -> None:
     }
 
 
-def test_a_permission_that_has_another_name_now_is_told() -> None:
+def test_a_missing_permission_group_is_named() -> None:
     def handler(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"result": []})
 

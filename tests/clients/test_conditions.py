@@ -1,4 +1,4 @@
-"""Storages that heed conditional writes, ignore them, do not know them, or ask for patience."""
+"""Storages that honour conditional writes, ignore them, do not know them, or answer 429."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def answer_conditions(server: Server, answers: dict[str, int], busy: int = 0) ->
         ({"If-None-Match": 400, "If-Match": 412}, ["If-None-Match"]),
     ],
 )
-def test_what_a_storage_does_with_conditions(
+def test_ignored_conditions_are_detected(
     server: Server, answers: dict[str, int], unheeded: list[str]
 ) -> None:
     answer_conditions(server, answers)
@@ -64,14 +64,14 @@ def test_what_a_storage_does_with_conditions(
     assert all(path.removeprefix("/bucket/") in deleted for path in written)
 
 
-def test_one_write_a_second_is_waited_for(server: Server) -> None:
+def test_a_write_refused_with_429_is_retried(server: Server) -> None:
     answer_conditions(server, dict.fromkeys(HEADERS, 412), busy=2)
     waited: list[float] = []
     assert unheeded_conditions(storage(server), "", waited.append) == []
     assert waited == [WAIT_SECONDS] * 2
 
 
-def test_a_key_that_may_not_write_is_told_as_such(server: Server) -> None:
+def test_a_key_without_write_permission_is_reported(server: Server) -> None:
     server.reply = lambda method, _path, _body: (
         (403, error("AccessDenied")) if method == "PUT" else (200, b"")
     )

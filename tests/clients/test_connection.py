@@ -57,7 +57,7 @@ def local_file(folder: Path, content: object) -> dict[str, str]:
     return {"FLUX_LOCAL_CLOUD": str(path)}
 
 
-def test_local_is_read_from_the_file_and_from_nothing_else(tmp_path: Path) -> None:
+def test_the_local_cloud_is_read_only_from_its_file(tmp_path: Path) -> None:
     environ = ENVIRONMENT | {"KELPIE_API_URL": "https://elsewhere.test"} | local_file(tmp_path, LOCAL)
     connection = connect("local", SETTINGS, environ)
     assert connection.kelpie_url == "http://127.0.0.1:8650/kelpie"
@@ -68,7 +68,9 @@ def test_local_is_read_from_the_file_and_from_nothing_else(tmp_path: Path) -> No
     assert connection.s3_access_key_id == "local-id"
 
 
-def test_local_is_looked_for_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_file_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match=r"not running.*\.localcloud/connection\.json.*make cloud"):
         connect("local", {}, {})
@@ -81,13 +83,13 @@ def test_local_is_looked_for_in_the_current_folder(tmp_path: Path, monkeypatch: 
     "content",
     ["{", "[]", "null", {"version": 2}, {"version": 1}, LOCAL | {"s3": None}, LOCAL | {"page": [CANARY]}],
 )
-def test_a_local_file_that_is_no_use_is_told_in_a_sentence(tmp_path: Path, content: object) -> None:
+def test_an_invalid_local_file_is_explained_without_its_keys(tmp_path: Path, content: object) -> None:
     with pytest.raises(FluxError, match="make cloud") as caught:
         connect("local", {}, local_file(tmp_path, content))
     assert CANARY not in str(caught.value)
 
 
-def test_salad_takes_the_environment_before_the_stack() -> None:
+def test_the_environment_takes_precedence_over_the_stack() -> None:
     connection = connect("salad", SETTINGS, ENVIRONMENT)
     assert connection.organization == "env-org"
     assert connection.api_key.get_secret_value() == f"{CANARY}-env"
@@ -97,14 +99,14 @@ def test_salad_takes_the_environment_before_the_stack() -> None:
     assert connection.page is None
 
 
-def test_salad_takes_the_stack_where_the_environment_has_nothing() -> None:
+def test_empty_variables_leave_the_stacks_settings() -> None:
     connection = connect("salad", SETTINGS, {"SALAD_API_KEY": "", "SALAD_PROJECT": "  "})
     assert connection.api_key.get_secret_value() == f"{CANARY}-stack"
     assert connection.project == "stack-proj"
     assert connection.s3_endpoint == "https://other.r2.cloudflarestorage.com"
 
 
-def test_addresses_can_be_others() -> None:
+def test_addresses_can_be_overridden() -> None:
     others = {"SALAD_API_URL": "http://127.0.0.1:1/s", "KELPIE_API_URL": "http://127.0.0.1:1/k"}
     connection = connect("salad", SETTINGS, others)
     assert (connection.salad_url, connection.kelpie_url) == ("http://127.0.0.1:1/s", "http://127.0.0.1:1/k")
@@ -141,7 +143,7 @@ AWS = {
 SALAD = {name: value for name, value in ENVIRONMENT.items() if name.startswith("SALAD_")}
 
 
-def test_aws_takes_the_keys_of_its_own_tools() -> None:
+def test_aws_uses_the_variables_of_its_own_tools() -> None:
     connection = connect("salad", {}, SALAD | AWS, "aws")
     assert (connection.s3_endpoint, connection.s3_region) == (None, "eu-west-1")
     assert connection.s3_access_key_id == f"{CANARY}-aws"
@@ -155,7 +157,7 @@ def test_aws_takes_the_keys_of_its_own_tools() -> None:
     ]
 
 
-def test_keys_of_ones_own_get_nothing_of_the_role_beside_them() -> None:
+def test_keys_of_different_sets_are_never_mixed() -> None:
     own = {name: value for name, value in ENVIRONMENT.items() if name.startswith("FLUX_S3_")}
     connection = connect("salad", {}, SALAD | AWS | own, "aws")
     assert connection.s3_access_key_id == f"{CANARY}-id"
@@ -168,12 +170,12 @@ def test_keys_of_ones_own_get_nothing_of_the_role_beside_them() -> None:
         assert [finding.split()[0] for finding in caught.value.findings] == [half]
 
 
-def test_the_keys_of_aws_count_for_aws_alone() -> None:
+def test_aws_variables_are_only_used_for_aws() -> None:
     with pytest.raises(BadInput, match="FLUX_S3_ACCESS_KEY_ID"):
         connect("salad", {}, SALAD | AWS, "s3")
 
 
-def test_r2_needs_an_account_and_knows_its_address() -> None:
+def test_r2_needs_an_account_and_derives_its_endpoint() -> None:
     keys = {name: ENVIRONMENT[name] for name in ("FLUX_S3_ACCESS_KEY_ID", "FLUX_S3_SECRET_ACCESS_KEY")}
     with pytest.raises(BadInput) as caught:
         connect("salad", {}, SALAD | keys, "r2")
@@ -187,7 +189,7 @@ def test_r2_needs_an_account_and_knows_its_address() -> None:
     assert CANARY not in f"{connection!r} {connection.cloudflare()!r}"
 
 
-def test_half_of_the_nodes_keys_is_told() -> None:
+def test_an_incomplete_pair_of_node_keys_is_reported() -> None:
     with pytest.raises(BadInput, match="FLUX_NODE_SECRET_ACCESS_KEY is missing"):
         connect("salad", {}, ENVIRONMENT | {"FLUX_NODE_ACCESS_KEY_ID": "n"})
 
@@ -203,20 +205,20 @@ def test_the_kind_of_storage_is_read_from_the_stack(setting: str | None, kind: s
 @pytest.mark.parametrize(
     "address", ["account.r2.cloudflarestorage.com", "ftp://x", "https://", "http://[::1"]
 )
-def test_an_address_that_is_none_is_told(address: str) -> None:
+def test_an_invalid_address_is_reported(address: str) -> None:
     with pytest.raises(BadInput, match="FLUX_S3_ENDPOINT_URL"):
         connect("salad", {}, ENVIRONMENT | {"FLUX_S3_ENDPOINT_URL": address})
 
 
 @pytest.mark.parametrize("odd", [f"{CANARY} x", f"{CANARY}\nx", f"{CANARY}é", f"“{CANARY}”"])
-def test_a_key_copied_with_too_much_is_told_and_not_shown(odd: str) -> None:
+def test_a_key_with_invalid_characters_is_reported_and_not_shown(odd: str) -> None:
     with pytest.raises(BadInput, match="SALAD_API_KEY holds") as caught:
         connect("salad", {}, ENVIRONMENT | {"SALAD_API_KEY": odd})
     assert CANARY not in str(caught.value)
 
 
 @pytest.mark.parametrize("cloud", [None, "", "aws"])
-def test_an_unknown_cloud_is_told(cloud: str | None) -> None:
+def test_an_unknown_cloud_is_reported(cloud: str | None) -> None:
     with pytest.raises(BadInput, match="local or salad"):
         connect(cloud, SETTINGS, ENVIRONMENT)
 
@@ -249,7 +251,7 @@ def test_clients_are_shared() -> None:
     assert connection.storage("a") is not connection.storage("b")
 
 
-def test_a_local_cloud_that_is_down_is_told_with_its_mend(tmp_path: Path) -> None:
+def test_a_stopped_local_cloud_is_reported_with_a_fix(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     page = f"http://127.0.0.1:{port}/"
@@ -258,7 +260,7 @@ def test_a_local_cloud_that_is_down_is_told_with_its_mend(tmp_path: Path) -> Non
         connection.check_alive()
 
 
-def test_of_salad_cloud_nothing_is_asked() -> None:
+def test_salad_cloud_is_not_asked_whether_it_is_alive() -> None:
     connect("salad", SETTINGS, ENVIRONMENT | {"SALAD_API_URL": "http://127.0.0.1:1"}).check_alive()
 
 

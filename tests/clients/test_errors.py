@@ -1,4 +1,4 @@
-"""One function makes errors of HTTP failures: every shape the services answer in, and no secret in any text."""
+"""HTTP failures become typed errors: every form of answer, and no secret in any text."""
 
 import json
 import pickle
@@ -78,11 +78,11 @@ def test_each_status_has_its_error(status: int, kind: type[errors.ServiceError])
         ({"errors": ["plain", {"message": "no path"}]}, "plain; no path"),
     ],
 )
-def test_the_services_own_words_are_told(body: object, words: str) -> None:
+def test_the_message_of_the_service_is_shown(body: object, words: str) -> None:
     assert words in str(error_for(400, body))
 
 
-def test_a_name_that_is_taken_is_a_conflict_whatever_the_status() -> None:
+def test_a_taken_name_is_a_conflict_whatever_the_status() -> None:
     unique = {
         "error": "Internal server error",
         "message": "D1_ERROR: UNIQUE constraint failed: ScalingRules.x",
@@ -122,14 +122,14 @@ def test_long_answers_are_cut() -> None:
     assert len(str(error_for(400, "x" * 5000))) < 600
 
 
-def test_text_is_what_value_rule_and_next_step() -> None:
+def test_an_error_shows_what_value_rule_and_next_step() -> None:
     error = FluxError("the rank is odd", "it must be even", "set 16", value=7)
     assert str(error) == "the rank is odd (7); it must be even; set 16"
     assert repr(error) == "FluxError('the rank is odd', 'it must be even', 'set 16', 7)"
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301  (our own bytes)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - our own bytes
 
 
-def test_bad_input_tells_all_findings_at_once() -> None:
+def test_bad_input_shows_all_findings() -> None:
     error = BadInput(["one is wrong", "two is wrong"])
     assert str(error) == "one is wrong\ntwo is wrong"
-    assert pickle.loads(pickle.dumps(error)).findings == error.findings  # noqa: S301  (our own bytes)
+    assert pickle.loads(pickle.dumps(error)).findings == error.findings  # noqa: S301 - our own bytes

@@ -1,4 +1,4 @@
-"""What our Kelpie client promises when the service fails; what it does with a working one: test_with_kelpie.py."""
+"""The Kelpie client with a failing service. With a working one: test_with_kelpie.py."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def job_request(**changes: object) -> JobRequest:
 
 
 @pytest.mark.parametrize("words", ["Invalid Project some-project", "Network connection lost."])
-def test_a_passing_403_is_tried_again_also_for_a_post(words: str) -> None:
+def test_a_transient_403_is_retried_even_for_a_post(words: str) -> None:
     """A SaladCloud fault comes back as such a 403, before Kelpie has done anything."""
     calls = 0
 
@@ -51,7 +51,7 @@ def test_a_passing_403_is_tried_again_also_for_a_post(words: str) -> None:
     assert calls == 4
 
 
-def test_a_403_that_does_not_pass_says_what_may_be_wrong() -> None:
+def test_a_lasting_transient_403_says_what_may_be_wrong() -> None:
     def handler(_: httpx.Request) -> httpx.Response:
         return httpx.Response(403, json={"error": "Forbidden", "message": "Invalid Project proj"})
 
@@ -62,7 +62,7 @@ def test_a_403_that_does_not_pass_says_what_may_be_wrong() -> None:
     assert KEY not in str(caught.value)
 
 
-def test_another_403_is_not_tried_again() -> None:
+def test_another_403_is_not_retried() -> None:
     calls = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -86,7 +86,7 @@ def test_a_post_without_an_answer_is_uncertain_and_sent_once() -> None:
     assert len(calls) == 1
 
 
-def test_every_request_says_who_asks() -> None:
+def test_every_request_carries_key_organization_and_project() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         names = ("Salad-Api-Key", "Salad-Organization", "Salad-Project")
         assert [request.headers[name] for name in names] == [KEY, "org", "proj"]
@@ -95,7 +95,7 @@ def test_every_request_says_who_asks() -> None:
     kelpie(handler).get_job("j1")
 
 
-def test_a_list_longer_than_a_page_is_asked_for_whole() -> None:
+def test_a_list_longer_than_a_page_is_requested_again_as_a_whole() -> None:
     """Kelpie's order has ties, so pages can overlap: every job must come from one answer."""
     jobs = [JOB | {"id": str(number)} for number in range(1000)] + [JOB | {"id": "last"}]
     sizes = []
@@ -122,7 +122,7 @@ def test_only_pending_and_running_jobs_are_canceled() -> None:
         assert kelpie(handler).cancel_job("j1") is False
 
 
-def test_a_lost_answer_to_a_cancel_is_cleared_up_by_reading_again() -> None:
+def test_after_a_lost_answer_to_a_cancel_the_job_is_read_again() -> None:
     state = {"status": "running"}
     deletes = []
 
@@ -150,7 +150,7 @@ def test_a_job_that_finishes_while_its_cancel_is_lost_stays_finished() -> None:
     assert kelpie(handler).cancel_job("j1") is False
 
 
-def test_canceling_is_bounded() -> None:
+def test_attempts_to_cancel_are_limited() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(500 if request.method == "DELETE" else 200, json=JOB)
 
@@ -158,7 +158,7 @@ def test_canceling_is_bounded() -> None:
         kelpie(handler).cancel_job("j1")
 
 
-def test_a_rule_made_by_a_request_whose_answer_was_lost_is_found_and_changed() -> None:
+def test_a_rule_whose_answer_was_lost_is_found_and_changed() -> None:
     rules: dict[str, dict[str, object]] = {}
     asked = []
 
@@ -176,7 +176,7 @@ def test_a_rule_made_by_a_request_whose_answer_was_lost_is_found_and_changed() -
     assert asked == ["GET", "POST", "GET", "PATCH"]
 
 
-def test_a_rule_whose_request_was_lost_is_made_by_the_next_one() -> None:
+def test_a_rule_whose_request_was_lost_is_posted_again() -> None:
     """Kelpie keeps one rule a group, so that a second post is no second rule."""
     asked = []
 
@@ -192,7 +192,7 @@ def test_a_rule_whose_request_was_lost_is_made_by_the_next_one() -> None:
     assert asked == ["GET", "POST", "GET", "POST"]
 
 
-def test_a_rule_that_could_not_be_made_is_an_error() -> None:
+def test_a_rule_that_cannot_be_created_is_an_error() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(404 if request.method == "GET" else 500)
 
@@ -200,7 +200,7 @@ def test_a_rule_that_could_not_be_made_is_an_error() -> None:
         kelpie(handler).put_rule("g1", 0, 2, 60)
 
 
-def test_an_impossible_rule_is_told_before_anything_is_sent() -> None:
+def test_an_invalid_rule_is_not_sent() -> None:
     def handler(_: httpx.Request) -> httpx.Response:
         raise AssertionError("sent")
 
@@ -280,7 +280,7 @@ def test_an_unknown_job() -> None:
         client.get_job("nope")
 
 
-def test_another_program_at_the_address_is_told() -> None:
+def test_another_program_at_the_address_is_reported() -> None:
     with pytest.raises(ServiceError, match=r"check that kelpie\.test is Kelpie"):
         kelpie(lambda _: httpx.Response(200, text="<html>hello")).list_jobs()
 

@@ -1,4 +1,4 @@
-"""Building a container group, choosing a GPU, waiting for a deletion; with a working service: test_with_salad.py."""
+"""Building requests for a container group, choosing a GPU, waiting. With a working service: test_with_salad.py."""
 
 import json
 from decimal import Decimal
@@ -88,7 +88,7 @@ def test_a_patch_holds_only_what_differs() -> None:
     }
 
 
-def test_everything_wrong_is_told_at_once_and_no_value_with_it() -> None:
+def test_all_findings_are_shown_without_secret_values() -> None:
     wrong = spec(
         name="Flux_1",
         display_name="ä",
@@ -109,12 +109,12 @@ def test_everything_wrong_is_told_at_once_and_no_value_with_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["ab", "a1", "flux-training-2", "a" * 63])
-def test_names_that_salad_takes(name: str) -> None:
+def test_valid_names(name: str) -> None:
     assert spec(name=name).findings() == []
 
 
 @pytest.mark.parametrize("name", ["", "a", "1a", "a-", "-a", "A1", "a_b", "a" * 64, "ab\n"])
-def test_names_that_salad_refuses(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     assert len(spec(name=name).findings()) == 1
 
 
@@ -133,7 +133,7 @@ def test_a_gpu_is_found_by_uuid_name_or_part_of_its_name(wanted: str, uuid: str)
     assert find_gpu_class(CLASSES, wanted).id == uuid
 
 
-def test_an_unknown_gpu_names_the_nearest() -> None:
+def test_an_unknown_gpu_is_reported_with_similar_names() -> None:
     with pytest.raises(BadInput, match=r"RTX 5070.*similar: .*RTX 50?.90") as caught:
         find_gpu_class(CLASSES, "RTX 5070")
     assert "H100" not in str(caught.value)
@@ -143,7 +143,7 @@ def test_an_unknown_gpu_names_the_nearest() -> None:
         find_gpu_class(CLASSES, "00000000-0000-4000-8000-000000000000")
 
 
-def test_a_gpu_that_could_be_several_names_them() -> None:
+def test_an_ambiguous_gpu_is_reported_with_its_candidates() -> None:
     with pytest.raises(BadInput, match="is ambiguous") as caught:
         find_gpu_class(CLASSES, "RTX 40")
     assert RTX_4090 in str(caught.value)
@@ -174,7 +174,7 @@ def test_a_patch_is_sent_as_a_merge_patch() -> None:
     assert isinstance(salad(handler).patch_group("flux", {"replicas": 4}), ContainerGroup)
 
 
-def test_a_name_leads_to_no_other_address() -> None:
+def test_a_name_cannot_lead_to_another_path() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         assert request.url.raw_path == b"/api/organizations/org/projects/proj/containers/..%2Fx%3Fy"
         return httpx.Response(404)
@@ -195,7 +195,7 @@ def test_a_lost_answer_to_create_is_uncertain() -> None:
     assert CREDENTIAL not in str(caught.value)
 
 
-def test_starting_is_repeated() -> None:
+def test_starting_a_group_is_retried() -> None:
     replies = [httpx.Response(503), httpx.Response(202)]
     salad(lambda _: replies.pop(0)).start_group("flux")
     assert replies == []
@@ -214,7 +214,7 @@ def test_deleting_waits_until_the_group_is_gone() -> None:
     assert asked == ["GET", "DELETE", "GET", "GET", "GET", "GET"]
 
 
-def test_what_a_refusal_quotes_of_the_environment_is_not_told() -> None:
+def test_a_refusal_that_quotes_the_environment_shows_no_secret() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         container = json.loads(request.content)["container"]
         quoted = " and ".join(container["environment_variables"].values())
@@ -232,7 +232,7 @@ def test_what_a_refusal_quotes_of_the_environment_is_not_told() -> None:
             act()
 
 
-def test_waiting_for_an_image_is_bounded() -> None:
+def test_the_wait_for_an_image_is_limited() -> None:
     states = iter(["pending", "pending", "stopped"])
 
     def handler(_request: httpx.Request) -> httpx.Response:
@@ -246,7 +246,7 @@ def test_waiting_for_an_image_is_bounded() -> None:
         client.prepared(group, wait_seconds=0)
 
 
-def test_deleting_ends_when_the_name_is_anothers() -> None:
+def test_a_new_group_of_the_same_name_ends_the_wait_for_a_deletion() -> None:
     asked: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -258,7 +258,7 @@ def test_deleting_ends_when_the_name_is_anothers() -> None:
     assert asked == ["GET", "DELETE", "GET"]
 
 
-def test_waiting_for_a_deletion_is_bounded() -> None:
+def test_the_wait_for_a_deletion_is_limited() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(202) if request.method == "DELETE" else httpx.Response(200, json=GROUP)
 
@@ -266,11 +266,11 @@ def test_waiting_for_a_deletion_is_bounded() -> None:
         salad(handler).delete_group("flux", wait_seconds=0)
 
 
-def test_deleting_none_is_fine() -> None:
+def test_deleting_a_missing_group_succeeds() -> None:
     salad(lambda _: httpx.Response(404)).delete_group("flux")
 
 
-def test_an_html_page_is_told_as_one() -> None:
+def test_an_html_page_is_reported_by_its_title() -> None:
     page = "<html><head><title>Service Unavailable</title></head></html>"
     with pytest.raises(Unavailable, match="Service Unavailable"):
         salad(lambda _: httpx.Response(503, text=page)).list_groups()

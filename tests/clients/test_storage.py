@@ -1,4 +1,4 @@
-"""Object storage that misbehaves: lost answers, broken bodies, wrong keys. A working one: test_with_storage.py."""
+"""The storage client with lost answers, broken bodies and wrong keys. With a working storage: test_with_storage.py."""
 
 import hashlib
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_claim_whose_answer_was_lost_is_still_won(server: Server) -> None:
     assert etag == hashlib.md5(b"mine", usedforsecurity=False).hexdigest()
 
 
-def test_a_claim_that_another_has_is_a_conflict(server: Server) -> None:
+def test_a_claim_of_another_writer_is_a_conflict(server: Server) -> None:
     with pytest.raises(Conflict):
         claim(server, b"another's", lost=True).put_bytes("claim.json", b"mine", if_none_match=True)
     with pytest.raises(Conflict):
@@ -52,7 +52,7 @@ def test_a_claim_that_another_has_is_a_conflict(server: Server) -> None:
 @pytest.mark.parametrize(
     ("code", "ours"), [("BucketAlreadyOwnedByYou", True), ("BucketAlreadyExists", False)]
 )
-def test_a_bucket_that_another_update_made_meanwhile_is_there(server: Server, code: str, ours: bool) -> None:
+def test_a_bucket_created_meanwhile_is_accepted(server: Server, code: str, ours: bool) -> None:
     server.reply = lambda method, _path, _body: (404, b"") if method == "HEAD" else (409, refusal(code))
     if ours:
         assert storage(server.url).ensure() is False
@@ -62,7 +62,7 @@ def test_a_bucket_that_another_update_made_meanwhile_is_there(server: Server, co
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_bucket_whose_making_was_not_answered_is_made(server: Server, lost: bool) -> None:
+def test_a_bucket_whose_answer_was_lost_is_created(server: Server, lost: bool) -> None:
     made = claim(server, b"", lost=lost)
     refused = server.reply
 
@@ -95,16 +95,14 @@ def test_a_body_that_breaks_off_is_fetched_again(server: Server) -> None:
     assert replies == []
 
 
-def test_a_download_that_never_arrives_whole_leaves_no_file(server: Server, tmp_path: Path) -> None:
+def test_an_incomplete_download_leaves_no_file(server: Server, tmp_path: Path) -> None:
     server.reply = lambda *_: (200, b"ha", 4)
     with pytest.raises(Unavailable):
         storage(server.url).download("a", tmp_path / "new" / "a")
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_download_that_is_not_what_was_asked_for_leaves_the_old_file(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_wrong_download_keeps_the_old_file(server: Server, tmp_path: Path) -> None:
     server.reply = lambda *_: (200, b"other bytes")
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(ServiceError, match="is not what was written there"):
@@ -113,7 +111,7 @@ def test_a_download_that_is_not_what_was_asked_for_leaves_the_old_file(
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_a_listing_is_followed_to_its_end(server: Server) -> None:
+def test_all_pages_of_a_listing_are_read(server: Server) -> None:
     def page(key: str, more: str) -> bytes:
         item = f'<Contents><Key>{key}</Key><Size>3</Size><ETag>"e"</ETag></Contents>'
         return f"<ListBucketResult>{item}{more}</ListBucketResult>".encode()
@@ -127,7 +125,7 @@ def test_a_listing_is_followed_to_its_end(server: Server) -> None:
     assert [item.key for item in storage(server.url).list("x/")] == ["a", "b"]
 
 
-def test_many_keys_are_deleted_a_thousand_at_a_time_and_what_stayed_is_told(server: Server) -> None:
+def test_keys_are_deleted_in_batches_and_failures_are_reported(server: Server) -> None:
     server.reply = lambda *_: (200, b"<DeleteResult/>")
     storage(server.url).delete_many([f"k{number}" for number in range(2001)])
     assert len(server.seen) == 3
@@ -150,7 +148,7 @@ def test_many_keys_are_deleted_a_thousand_at_a_time_and_what_stayed_is_told(serv
         (503, "SlowDown", Unavailable),
     ],
 )
-def test_refusals_have_their_errors_and_tell_no_secret(
+def test_refusals_become_typed_errors_without_secrets(
     server: Server, status: int, code: str, kind: type[ServiceError]
 ) -> None:
     echo = f"key {KEY_ID} signed with {SECRET} and {TOKEN}"
@@ -164,7 +162,7 @@ def test_refusals_have_their_errors_and_tell_no_secret(
     assert str(server.server_address[1]) in str(caught.value)
 
 
-def test_a_missing_bucket_is_no_missing_object(server: Server) -> None:
+def test_a_missing_bucket_is_not_a_missing_object(server: Server) -> None:
     server.reply = lambda *_: (404, refusal("NoSuchKey"))
     assert storage(server.url).get_bytes("k") is None
     server.reply = lambda *_: (404, refusal("NoSuchBucket"))
@@ -172,7 +170,7 @@ def test_a_missing_bucket_is_no_missing_object(server: Server) -> None:
         storage(server.url).get_bytes("k")
 
 
-def test_an_endpoint_that_is_down_is_named_with_its_mend() -> None:
+def test_an_unreachable_endpoint_is_reported_with_a_fix() -> None:
     made = Storage(
         "http://127.0.0.1:1", "auto", KEY_ID, SecretStr(SECRET), None, "b-1", if_down="start it", retries=0
     )
@@ -180,12 +178,12 @@ def test_an_endpoint_that_is_down_is_named_with_its_mend() -> None:
         made.head("k")
 
 
-def test_an_impossible_bucket_name_is_told(server: Server) -> None:
+def test_an_invalid_bucket_name_is_reported(server: Server) -> None:
     with pytest.raises(Invalid, match="Bad_Bucket!"):
         storage(server.url, bucket="Bad_Bucket!").exists()
 
 
-def test_the_users_aws_settings_and_proxies_change_nothing(
+def test_the_users_aws_settings_and_proxies_are_ignored(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text("[default]\ns3 =\n  addressing_style = virtual\n")

@@ -1,4 +1,4 @@
-"""Our Kelpie client and a working Kelpie: the local one, and the real one when its keys are given."""
+"""The Kelpie client against the local cloud, and against the real service if its keys are given."""
 
 import uuid
 
@@ -74,7 +74,7 @@ def test_a_job_is_canceled_once(connection: Connection, group: ContainerGroup) -
     assert kelpie.get_job(job.id).status == "canceled"
 
 
-def test_what_is_not_there(connection: Connection) -> None:
+def test_missing_things(connection: Connection) -> None:
     kelpie, unknown = connection.kelpie(), str(uuid.uuid4())
     assert kelpie.cancel_job(unknown) is False
     assert kelpie.get_rule(unknown) is None
@@ -87,7 +87,7 @@ def test_what_is_not_there(connection: Connection) -> None:
         kelpie.list_jobs(status="nope")
 
 
-def test_a_rule_is_made_changed_and_deleted(connection: Connection, group: ContainerGroup) -> None:
+def test_a_rule_is_created_changed_and_deleted(connection: Connection, group: ContainerGroup) -> None:
     kelpie = connection.kelpie()
     assert kelpie.get_rule(group.id) is None
     made = kelpie.put_rule(group.id, 0, 2, 300)
@@ -102,7 +102,7 @@ def test_a_rule_is_made_changed_and_deleted(connection: Connection, group: Conta
     assert kelpie.get_rule(group.id) is None
 
 
-def test_a_wrong_key_is_told_without_being_shown(connection: Connection) -> None:
+def test_a_wrong_key_is_reported_and_not_shown(connection: Connection) -> None:
     kelpie = Kelpie(
         connection.kelpie_url,
         SecretStr("canary-wrong-kelpie-key"),

@@ -1,4 +1,4 @@
-"""Our SaladCloud client and a working SaladCloud: the local one, and the real one when its keys are given."""
+"""The SaladCloud client against the local cloud, and against the real service if its keys are given."""
 
 import uuid
 
@@ -57,12 +57,12 @@ def test_a_group_is_changed_in_place(connection: Connection, group: ContainerGro
     assert CREDENTIAL not in repr(read)
 
 
-def test_a_name_is_given_once(connection: Connection, group: ContainerGroup) -> None:
+def test_a_name_can_be_used_once(connection: Connection, group: ContainerGroup) -> None:
     with pytest.raises(Conflict):
         connection.salad().create_group(spec_of(group))
 
 
-def test_a_deleted_group_is_gone_and_its_name_free(connection: Connection, group: ContainerGroup) -> None:
+def test_a_deleted_group_frees_its_name(connection: Connection, group: ContainerGroup) -> None:
     salad = connection.salad()
     salad.delete_group(group.name)
     assert salad.get_group(group.name) is None
@@ -74,7 +74,7 @@ def test_a_group_without_replicas_has_no_instances(connection: Connection, group
     assert list(connection.salad().instances(group.name)) == []
 
 
-def test_what_is_not_there(connection: Connection) -> None:
+def test_missing_things(connection: Connection) -> None:
     salad, name = connection.salad(), f"flux-none-{uuid.uuid4().hex[:8]}"
     assert salad.get_group(name) is None
     with pytest.raises(NotFound):
@@ -91,7 +91,7 @@ def test_gpu_classes_have_names_and_prices(connection: Connection) -> None:
     assert price > 0
 
 
-def test_a_wrong_key_is_told_without_being_shown(connection: Connection) -> None:
+def test_a_wrong_key_is_reported_and_not_shown(connection: Connection) -> None:
     wrong = SecretStr("canary-wrong-salad-key")
     salad = Salad(connection.salad_url, wrong, connection.organization, connection.project)
     with pytest.raises(Unauthorized, match="check the SaladCloud API key") as caught:

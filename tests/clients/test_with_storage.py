@@ -1,4 +1,4 @@
-"""Our storage client and a working storage: the local one, and a real one when its keys are given."""
+"""The storage client against the local cloud, and against the real service if its keys are given."""
 
 import hashlib
 import uuid
@@ -22,7 +22,7 @@ def md5(data: bytes) -> str:
 
 @pytest.mark.parametrize("key", ["plain", "deep/er/file.jpg", ODD_KEY])
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 5000])
-def test_bytes_come_back(storage: Storage, key: str, data: bytes) -> None:
+def test_bytes_are_stored_and_read_back(storage: Storage, key: str, data: bytes) -> None:
     assert storage.get_bytes(key) is None
     assert storage.head(key) is None
     etag = storage.put_bytes(key, data)
@@ -32,7 +32,7 @@ def test_bytes_come_back(storage: Storage, key: str, data: bytes) -> None:
     assert list(storage.list()) == [ObjectInfo(key, len(data), etag)]
 
 
-def test_a_key_that_looks_escaped_is_taken_as_it_is(connection: Connection, storage: Storage) -> None:
+def test_a_key_that_looks_escaped_is_not_unescaped(connection: Connection, storage: Storage) -> None:
     try:
         storage.put_bytes("a%20b.jpg", b"1")
     except Unauthorized:
@@ -42,7 +42,7 @@ def test_a_key_that_looks_escaped_is_taken_as_it_is(connection: Connection, stor
     assert [item.key for item in storage.list()] == ["a%20b.jpg"]
 
 
-def test_a_range_is_a_part(storage: Storage) -> None:
+def test_a_range_of_an_object_is_read(storage: Storage) -> None:
     storage.put_bytes("k", b"0123456789")
     assert storage.get_range("k", 0, 3) == b"012"
     assert storage.get_range("k", 8, 10) == b"89"
@@ -54,7 +54,7 @@ def test_a_range_is_a_part(storage: Storage) -> None:
         storage.get_range("none", 0, 8)
 
 
-def test_a_claim_is_won_by_one(storage: Storage) -> None:
+def test_one_of_many_claims_wins(storage: Storage) -> None:
     def claim(number: int) -> bool:
         try:
             storage.put_bytes("claim.json", str(number).encode(), if_none_match=True)
@@ -68,7 +68,7 @@ def test_a_claim_is_won_by_one(storage: Storage) -> None:
     assert storage.get_bytes("claim.json") == str(won.index(True)).encode()
 
 
-def test_a_claim_is_taken_over_only_as_it_was_read(storage: Storage) -> None:
+def test_a_changed_claim_cannot_be_taken_over(storage: Storage) -> None:
     first = storage.put_bytes("claim.json", b"1")
     second = storage.put_bytes("claim.json", b"2", if_match=first)
     with pytest.raises(Conflict):
@@ -77,7 +77,7 @@ def test_a_claim_is_taken_over_only_as_it_was_read(storage: Storage) -> None:
     assert storage.put_bytes("claim.json", b"4", if_match=second) == md5(b"4")
 
 
-def test_files_go_there_and_back(storage: Storage, tmp_path: Path) -> None:
+def test_files_are_uploaded_and_downloaded(storage: Storage, tmp_path: Path) -> None:
     data = bytes(range(251)) * 20_000
     sha256 = hashlib.sha256(data).hexdigest()
     (tmp_path / "up.bin").write_bytes(data)
@@ -98,7 +98,7 @@ def test_objects_are_copied_inside_the_bucket(storage: Storage) -> None:
         storage.copy("none", "x")
 
 
-def test_folders_and_what_is_below_them(storage: Storage) -> None:
+def test_folders_are_listed(storage: Storage) -> None:
     for key in ("runs/cat/1/a", "runs/cat/2/a", "runs/dog/1/a", "runs/note.txt", "other/x"):
         storage.put_bytes(key, b"1")
     assert storage.list_folders() == ["other", "runs"]
@@ -108,7 +108,7 @@ def test_folders_and_what_is_below_them(storage: Storage) -> None:
     assert [item.key for item in storage.list("runs/cat/")] == ["runs/cat/1/a", "runs/cat/2/a"]
 
 
-def test_many_are_deleted(storage: Storage) -> None:
+def test_many_objects_are_deleted(storage: Storage) -> None:
     for number in range(5):
         storage.put_bytes(f"d/{number}", b"")
     storage.delete_many(["d/1", "d/2", "none"])
@@ -116,7 +116,7 @@ def test_many_are_deleted(storage: Storage) -> None:
     storage.delete_many([])
 
 
-def test_a_bucket_is_made_and_deleted(connection: Connection) -> None:
+def test_a_bucket_is_created_and_deleted(connection: Connection) -> None:
     if connection.cloud != "local":
         pytest.skip("keys of real buckets are often for one bucket alone")
     bucket = connection.storage(f"flux-test-{uuid.uuid4().hex[:12]}")
@@ -136,7 +136,7 @@ def test_a_bucket_is_made_and_deleted(connection: Connection) -> None:
     assert not bucket.exists()
 
 
-def test_wrong_keys_are_told_without_being_shown(connection: Connection, storage: Storage) -> None:
+def test_wrong_keys_are_reported_and_not_shown(connection: Connection, storage: Storage) -> None:
     wrong = Storage(
         connection.s3_endpoint,
         connection.s3_region,
