@@ -28,7 +28,7 @@ ITEM_WRITE = "Workers R2 Storage Bucket Item Write"
 R = TypeVar("R")
 
 
-class Bucket(Answer):
+class R2Bucket(Answer):
     """An R2 bucket. `location`: the region that Cloudflare chose, such as WEUR."""
 
     name: str
@@ -93,16 +93,16 @@ class Cloudflare:
     def __repr__(self) -> str:
         return f"<Cloudflare at {self._http.service.host}>"
 
-    def get_bucket(self, name: str) -> Bucket | None:
+    def get_bucket(self, name: str) -> R2Bucket | None:
         """The bucket, or None."""
-        found = self._http.find(_Result[Bucket], self._bucket(name))
+        found = self._http.find(_Result[R2Bucket], self._bucket(name))
         return found.result if found else None
 
-    def create_bucket(self, name: str, location: str | None = None) -> Bucket:
+    def create_bucket(self, name: str, location: str | None = None) -> R2Bucket:
         """Create the bucket. Raises Conflict if it exists, UncertainOutcome (look it up)."""
         body = {"name": name} | ({"locationHint": location} if location else {})
         answer = self._http.request("POST", f"{self._account}/r2/buckets", body=body)
-        return self._http.read(_Result[Bucket], answer).result
+        return self._http.read(_Result[R2Bucket], answer).result
 
     def delete_bucket(self, name: str) -> None:
         """Delete the bucket, if it exists. Raises Conflict if it holds objects."""

@@ -118,7 +118,7 @@ class Job(Answer):
         return self.status in UNFINISHED
 
 
-class ScalingRule(Answer):
+class KelpieRule(Answer):
     """How many replicas Kelpie keeps for a container group."""
 
     container_group_id: str
@@ -214,13 +214,13 @@ class Kelpie:
                 self._http.request("DELETE", f"jobs/{job_id}", repeatable=False)
         return True
 
-    def get_rule(self, group_id: str) -> ScalingRule | None:
+    def get_rule(self, group_id: str) -> KelpieRule | None:
         """The scaling rule of a container group, if it has one."""
-        return self._http.find(ScalingRule, f"scaling-rules/{group_id}")
+        return self._http.find(KelpieRule, f"scaling-rules/{group_id}")
 
     def put_rule(
         self, group_id: str, min_replicas: int, max_replicas: int, idle_threshold_seconds: int
-    ) -> ScalingRule:
+    ) -> KelpieRule:
         """Create or change the rule of a container group. Raises BadInput."""
         findings = rule_findings(min_replicas, max_replicas, idle_threshold_seconds)
         if findings:
@@ -239,7 +239,7 @@ class Kelpie:
                     answer = self._http.request(
                         "POST", "scaling-rules", body=body | {"container_group_id": group_id}
                     )
-                rule = self._http.read(ScalingRule, answer)
+                rule = self._http.read(KelpieRule, answer)
         return rule
 
     def delete_rule(self, group_id: str) -> None:

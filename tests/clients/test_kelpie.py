@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from flux_training.clients.errors import NotFound, ServiceError, Unauthorized, Unavailable, UncertainOutcome
 from flux_training.clients.http import RetryPolicy
-from flux_training.clients.kelpie import Job, JobRequest, Kelpie, ScalingRule, Sync, SyncRule
+from flux_training.clients.kelpie import Job, JobRequest, Kelpie, KelpieRule, Sync, SyncRule
 from flux_training.training.errors import BadInput
 
 KEY = "canary-kelpie-77aa"
@@ -269,7 +269,7 @@ def test_answers_are_read_leniently() -> None:
 
 
 def test_times_of_rules_are_utc() -> None:
-    rule = ScalingRule.model_validate(RULE | {"created": "2026-11-22 10:00:00"})
+    rule = KelpieRule.model_validate(RULE | {"created": "2026-11-22 10:00:00"})
     assert rule.created == datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 

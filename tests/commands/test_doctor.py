@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.errors import ServiceError
-from flux_training.clients.kelpie import Job, ScalingRule
+from flux_training.clients.kelpie import Job, KelpieRule
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.commands.doctor.machine import (
@@ -74,7 +74,7 @@ def job(status: str, minutes: float, started: bool = False) -> Job:
     )
 
 
-RULE = ScalingRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_threshold_seconds=60)
+RULE = KelpieRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_threshold_seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ RULE = ScalingRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_
     ],
 )
 def test_whether_kelpies_user_is_invited_is_inferred_from_the_group_and_its_jobs(
-    there: ContainerGroup | None, rule: ScalingRule | None, jobs: list[Job], verdict: str, words: str
+    there: ContainerGroup | None, rule: KelpieRule | None, jobs: list[Job], verdict: str, words: str
 ) -> None:
     result = check_invitation(there, rule, jobs, NOW)
     assert (result.verdict, words in result.message) == (verdict, True)
