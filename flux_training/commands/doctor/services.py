@@ -16,7 +16,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.http import LOOPBACK, RetryPolicy
-from flux_training.clients.kelpie import Job, Kelpie, ScalingRule
+from flux_training.clients.kelpie import Job, Kelpie, KelpieRule
 from flux_training.clients.pricing import offer_of
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.storage import AWS_URL, Storage
@@ -154,7 +154,7 @@ def check_kelpie(clients: CheckClients, cluster: ClusterSettings) -> list[CheckR
 
 
 def check_invitation(
-    group: ContainerGroup | None, rule: ScalingRule | None, jobs: list[Job], now: datetime
+    group: ContainerGroup | None, rule: KelpieRule | None, jobs: list[Job], now: datetime
 ) -> CheckResult:
     """No API shows whether Kelpie's user is invited to the organization; only what it has done there."""
     title = "Kelpie's user"
