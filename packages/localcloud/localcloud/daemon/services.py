@@ -24,7 +24,7 @@ from localcloud.database import iso_time, open_database
 from localcloud.home import Home, HomeState, read_json
 from localcloud.kelpie.autoscaler import run_autoscaler
 from localcloud.kelpie.jobs import JobTable
-from localcloud.kelpie.routes import KelpieAccount, KelpieRoutes
+from localcloud.kelpie.routes import KelpieRoutes
 from localcloud.kelpie.rules import RuleTable
 from localcloud.kelpie.webhooks import Webhooks
 from localcloud.salad.groups import GroupTable
@@ -103,11 +103,8 @@ class LocalServices:
         """The web page, SaladCloud, Kelpie and Cloudflare."""
         state, chaos = self.state, self.chaos
         created = iso_time(self.home.state.stat().st_mtime)
-        account = KelpieAccount(
-            state.salad_api_key, state.organization, state.project, state.user_id, created
-        )
         salad = SaladRoutes(self.groups, state, self.settings.requests_per_minute).app()
-        kelpie = KelpieRoutes(account, self.jobs, self.rules, self.groups, self.webhooks).app()
+        kelpie = KelpieRoutes(state, created, self.jobs, self.rules, self.groups, self.webhooks).app()
         keys = AccessKeys(self.database, [state.s3_access_key_id])
         cloudflare = CloudflareRoutes(self.database, self._storage(), keys, state).app()
         return Starlette(

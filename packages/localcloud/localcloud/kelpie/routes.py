@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from localcloud.home import HomeState
 from localcloud.kelpie import validation
 from localcloud.kelpie.jobs import JobTable, StatusConstraintError, TooManyJobsError
 from localcloud.kelpie.rules import DuplicateRuleError, RuleTable
@@ -30,17 +30,6 @@ class GroupDirectory(Protocol):
     def is_node_token(self, token: str) -> bool: ...
 
 
-@dataclass(frozen=True)
-class KelpieAccount:
-    """The only account."""
-
-    api_key: str
-    organization: str
-    project: str
-    user_id: str
-    created: str
-
-
 def error(status: int, kind: str, message: str | None = None, **more: Any) -> Response:
     """An error of Kelpie's own code: JSON sent as text/plain."""
     body = {"error": kind} | ({} if message is None else {"message": message}) | more
@@ -48,15 +37,18 @@ def error(status: int, kind: str, message: str | None = None, **more: Any) -> Re
 
 
 class KelpieRoutes:
+    """The API of the only account, which was created at the time `created`."""
+
     def __init__(
         self,
-        account: KelpieAccount,
+        state: HomeState,
+        created: str,
         jobs: JobTable,
         rules: RuleTable,
         groups: GroupDirectory,
         webhooks: Webhooks,
     ) -> None:
-        self.account, self.jobs, self.rules = account, jobs, rules
+        self.state, self.created, self.jobs, self.rules = state, created, jobs, rules
         self.groups, self.webhooks = groups, webhooks
 
     def app(self) -> Starlette:
@@ -106,7 +98,7 @@ class KelpieRoutes:
 
     def refusal(self, request: Request) -> Response | None:
         """The refusal of an unauthenticated caller, or None."""
-        headers, account = request.headers, self.account
+        headers, state = request.headers, self.state
         key, bearer = headers.get("salad-api-key"), headers.get("authorization")
         organization, project = headers.get("salad-organization"), headers.get("salad-project")
         if key and not (organization and project):
@@ -116,16 +108,16 @@ class KelpieRoutes:
         if bearer and not project:
             return error(400, "Bad Request", "Bearer Token requires Salad-Project header")
         if key:
-            if key != account.api_key:
+            if key != state.salad_api_key:
                 return error(403, "Forbidden", "Invalid API Key")
-            if organization != account.organization:
+            if organization != state.organization:
                 return error(403, "Forbidden", "Invalid Organization Name")
         elif bearer and bearer.startswith("Bearer "):
             if not self.groups.is_node_token(bearer.removeprefix("Bearer ")):
                 return error(403, "Forbidden", "signature verification failed")
         else:
             return error(401, "Unauthorized", "API Key or Bearer Token Required")
-        if project != account.project:
+        if project != state.project:
             return error(
                 403, "Forbidden", f"Invalid Project '{project}': Failed to list container groups: 404"
             )
@@ -206,7 +198,7 @@ class KelpieRoutes:
         if name is None:
             return error(400, "Container Group Not Found", "No container group found for ID")
         try:
-            rule = self.rules.create(fields, self.account.organization, self.account.project, name)
+            rule = self.rules.create(fields, self.state.organization, self.state.project, name)
         except DuplicateRuleError:
             return internal("UNIQUE constraint failed: ScalingRules.container_group_id: SQLITE_CONSTRAINT")
         return JSONResponse(rule, 201)
@@ -232,10 +224,8 @@ class KelpieRoutes:
     # ---- the rest
 
     async def get_user(self, _request: Request) -> Response:
-        account = self.account
-        return JSONResponse(
-            {"id": account.user_id, "username": account.organization, "created": account.created}
-        )
+        state = self.state
+        return JSONResponse({"id": state.user_id, "username": state.organization, "created": self.created})
 
     async def admin_only(self, _request: Request) -> Response:
         return error(403, "Forbidden", "Admin Only")

@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from localcloud.chaos import conditions
@@ -39,7 +38,10 @@ def main() -> None:
     try:
         prepare(home)
         conditions.apply(home)
-        worker = build_worker(home, os.environ)
+        max_heartbeat = os.environ.get("HEARTBEAT_SECONDS")
+        poll_seconds = float(os.environ.get("POLL_SECONDS") or 10)
+        api = WorkerApi(os.environ)
+        worker = KelpieWorker(home, api, poll_seconds, float(max_heartbeat) if max_heartbeat else None)
     except KeyError as error:
         name = error.args[0]
         sys.stderr.write(f"{name} is not set in the environment; SaladCloud sets it on every node\n")
@@ -68,20 +70,6 @@ def prepare(home: Path) -> None:
     (home / MARKER).touch()
     for path in sorted(TRAINER.glob("*.py")):
         shutil.copy(path, home)
-
-
-def build_worker(home: Path, environment: Mapping[str, str]) -> KelpieWorker:
-    """Raises KeyError for a missing variable."""
-    api = WorkerApi(
-        environment["KELPIE_API_URL"],
-        environment["NODE_TOKEN"],
-        environment.get("SALAD_PROJECT") or environment["SALAD_PROJECT_NAME"],
-        environment["SALAD_MACHINE_ID"],
-        environment["SALAD_CONTAINER_GROUP_ID"],
-    )
-    max_heartbeat = environment.get("HEARTBEAT_SECONDS")
-    poll_seconds = float(environment.get("POLL_SECONDS") or 10)
-    return KelpieWorker(home, api, poll_seconds, float(max_heartbeat) if max_heartbeat else None)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -22,15 +22,20 @@ class KelpieError(Exception):
 class WorkerApi:
     """Each request is tried MAX_ATTEMPTS times, with pauses of 1, 2 and 3 seconds."""
 
-    def __init__(self, url: str, token: str, project: str, machine_id: str, container_group_id: str) -> None:
-        self._machine = {"machine_id": machine_id, "container_group_id": container_group_id}
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Settings come from the environment that SaladCloud gives a node. Raises KeyError when one is missing."""
+        self._machine = {
+            "machine_id": environment["SALAD_MACHINE_ID"],
+            "container_group_id": environment["SALAD_CONTAINER_GROUP_ID"],
+        }
         headers = {
-            "Authorization": f"Bearer {token}",
-            "Salad-Project": project,
+            "Authorization": f"Bearer {environment['NODE_TOKEN']}",
+            "Salad-Project": environment.get("SALAD_PROJECT") or environment["SALAD_PROJECT_NAME"],
             "User-Agent": "kelpie-node",
         }
+        url = environment["KELPIE_API_URL"].rstrip("/")
         self._http = httpx.Client(
-            base_url=url.rstrip("/"), headers=headers, timeout=30, trust_env=False, follow_redirects=True
+            base_url=url, headers=headers, timeout=30, trust_env=False, follow_redirects=True
         )
 
     def work(self) -> dict[str, Any] | None:

@@ -21,7 +21,10 @@ DELETION_SECONDS = 0.3
 
 
 class GroupTable:
-    """The groups of the one project. `on_change` is called after each change that the supervisor has to act on."""
+    """The groups of the one project. `on_change` is called after each change that the supervisor has to act on.
+
+    Methods that take a group's name raise ProblemError 404 for an unknown group.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class GroupTable:
         return self.get(name)
 
     def get(self, name: str) -> dict[str, Any]:
-        """A group in the API's format. Raises ProblemError 404."""
+        """A group in the API's format."""
         return self._shown(self._existing(name))
 
     def all(self) -> list[dict[str, Any]]:
@@ -96,7 +99,7 @@ class GroupTable:
         return self.get(name)
 
     def delete(self, name: str) -> None:
-        """Mark the group as deleted; the supervisor removes it. Raises ProblemError 404."""
+        """Mark the group as deleted; the supervisor removes it."""
         row = self._existing(name)
         self._db.execute(
             "UPDATE groups SET deleting = COALESCE(deleting, ?) WHERE id = ?", (now(), row["id"])
@@ -104,15 +107,12 @@ class GroupTable:
         self._on_change()
 
     def start(self, name: str) -> None:
-        """Raises ProblemError 404."""
         self._switch(name, True, "start_time")
 
     def stop(self, name: str) -> None:
-        """Raises ProblemError 404."""
         self._switch(name, False, "finish_time")
 
     def instances(self, name: str) -> list[dict[str, Any]]:
-        """Raises ProblemError 404."""
         group = self._existing(name)
         rows = self._db.execute(
             "SELECT * FROM instances WHERE group_id = ? ORDER BY created", (group["id"],)
@@ -120,14 +120,13 @@ class GroupTable:
         return [_instance_shown(row) for row in rows]
 
     def instance(self, name: str, identity: str) -> dict[str, Any]:
-        """Raises ProblemError 404."""
         for instance in self.instances(name):
             if instance["id"] == identity:
                 return instance
         raise ProblemError(404, "The container group instance could not be found.")
 
     def reallocate(self, name: str, identity: str) -> None:
-        """Replace the instance by one on another machine. Raises ProblemError 404."""
+        """Replace the instance by one on another machine."""
         self.instance(name, identity)
         self._db.execute(
             "UPDATE instances SET state = 'stopping', state_since = ? WHERE id = ? AND state != 'stopping'",
@@ -136,7 +135,7 @@ class GroupTable:
         self._on_change()
 
     def restart(self, name: str, identity: str) -> None:
-        """Restart a running container on its machine (`recreate` and `restart`). Raises ProblemError 404."""
+        """Restart a running container on its machine (`recreate` and `restart`)."""
         self.instance(name, identity)
         self._db.execute(
             "UPDATE instances SET state = 'creating', state_since = ? WHERE id = ? AND state = 'running'",

@@ -49,6 +49,7 @@ class SaladRoutes:
     def app(self) -> Starlette:
         organization = "/organizations/{organization}"
         many = organization + "/projects/{project}/containers"
+        groups = self.groups
         one = many + "/{name}"
         instance = one + "/instances/{instance}"
         table: list[tuple[str, str, Handler]] = [
@@ -56,21 +57,21 @@ class SaladRoutes:
             ("POST", many, self.create_group),
             ("GET", one, self.get_group),
             ("PATCH", one, self.patch_group),
-            ("DELETE", one, self.delete_group),
-            ("POST", one + "/start", self.start_group),
-            ("POST", one + "/stop", self.stop_group),
+            ("DELETE", one, _accepted(groups.delete, "name")),
+            ("POST", one + "/start", _accepted(groups.start, "name")),
+            ("POST", one + "/stop", _accepted(groups.stop, "name")),
             ("GET", one + "/instances", self.list_instances),
             ("GET", instance, self.get_instance),
             ("PATCH", instance, self.patch_instance),
-            ("POST", instance + "/reallocate", self.reallocate),
-            ("POST", instance + "/recreate", self.restart),
-            ("POST", instance + "/restart", self.restart),
+            ("POST", instance + "/reallocate", _accepted(groups.reallocate, "name", "instance")),
+            ("POST", instance + "/recreate", _accepted(groups.restart, "name", "instance")),
+            ("POST", instance + "/restart", _accepted(groups.restart, "name", "instance")),
             ("GET", organization + "/gpu-classes", self.gpu_classes),
             ("GET", organization + "/quotas", self.quotas),
         ]
         routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
         rest = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_nowhere), methods=rest)])
+        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_not_found), methods=rest)])
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
@@ -111,18 +112,6 @@ class SaladRoutes:
         group = self.groups.patch(request.path_params["name"], await _body(request, MERGE_PATCH))
         return JSONResponse(group, media_type=MERGE_PATCH)
 
-    async def delete_group(self, request: Request) -> Response:
-        self.groups.delete(request.path_params["name"])
-        return Response(status_code=ACCEPTED)
-
-    async def start_group(self, request: Request) -> Response:
-        self.groups.start(request.path_params["name"])
-        return Response(status_code=ACCEPTED)
-
-    async def stop_group(self, request: Request) -> Response:
-        self.groups.stop(request.path_params["name"])
-        return Response(status_code=ACCEPTED)
-
     async def list_instances(self, request: Request) -> Response:
         return JSONResponse({"instances": self.groups.instances(request.path_params["name"])})
 
@@ -133,14 +122,6 @@ class SaladRoutes:
     async def patch_instance(self, request: Request) -> Response:
         name, identity = request.path_params["name"], request.path_params["instance"]
         return JSONResponse(self.groups.set_deletion_cost(name, identity, await _body(request, MERGE_PATCH)))
-
-    async def reallocate(self, request: Request) -> Response:
-        self.groups.reallocate(request.path_params["name"], request.path_params["instance"])
-        return Response(status_code=ACCEPTED)
-
-    async def restart(self, request: Request) -> Response:
-        self.groups.restart(request.path_params["name"], request.path_params["instance"])
-        return Response(status_code=ACCEPTED)
 
     async def gpu_classes(self, _request: Request) -> Response:
         return JSONResponse({"items": GPU_CLASSES})
@@ -153,7 +134,17 @@ class SaladRoutes:
         return JSONResponse({"container_groups_quotas": numbers})
 
 
-async def _nowhere(_request: Request) -> Response:
+def _accepted(action: Callable[..., None], *parameters: str) -> Handler:
+    """A handler that calls `action` with these parts of the path, and answers 202 without a body."""
+
+    async def handler(request: Request) -> Response:
+        action(*(request.path_params[name] for name in parameters))
+        return Response(status_code=ACCEPTED)
+
+    return handler
+
+
+async def _not_found(_request: Request) -> Response:
     raise not_found()
 
 

@@ -25,6 +25,7 @@ from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-un
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localcloud.storage.listing import walk_keys
 from localcloud.storage.refusals import refusal
 from localcloud.web.request_bodies import read_body
 
@@ -113,10 +114,11 @@ def sweep(storage: Any, now: float) -> list[str]:
     deleted = []
     for bucket in storage.list_buckets():
         rules = load_rules(storage.data_dir, bucket.name)
-        for info in _objects(storage, bucket.name):
-            if expires(rules, info.key, (now - info.last_modified.timestamp()) / SECONDS_A_DAY):
-                storage.delete_object(bucket.name, info.key)
-                deleted.append(f"{bucket.name}/{info.key}")
+        for key in walk_keys(storage.data_dir / bucket.name, ""):
+            age = now - storage.head_object(bucket.name, key).last_modified.timestamp()
+            if expires(rules, key, age / SECONDS_A_DAY):
+                storage.delete_object(bucket.name, key)
+                deleted.append(f"{bucket.name}/{key}")
     return deleted
 
 
@@ -175,16 +177,6 @@ def _number(element: Any, name: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise InvalidArgument(f"{name} must be a positive number.")
     return int(text)
-
-
-def _objects(storage: Any, bucket: str) -> list[Any]:
-    found, token = [], None
-    while True:
-        page = storage.list_objects(bucket, continuation_token=token)
-        found += page.contents
-        if not page.is_truncated:
-            return found
-        token = page.next_continuation_token
 
 
 def _name(element: Any) -> str:
