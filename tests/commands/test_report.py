@@ -21,7 +21,7 @@ from flux_training.commands.report.runs import ReportedRun, find_images, newest_
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.loss_curve import Point
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
-from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
+from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
 from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import DAMAGED_EXIF
 
@@ -228,8 +228,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @NEEDS_CHROMIUM
-@pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("dark", "phone"), THEMES)
 @pytest.mark.parametrize("name", ["run", "compare"])
 def test_the_page_is_accessible_and_makes_no_requests(
     pages: dict[str, Path], name: str, dark: bool, phone: bool
@@ -241,10 +240,10 @@ def test_the_page_is_accessible_and_makes_no_requests(
         large = seen.page.locator("dialog figcaption").inner_text()
         seen.page.keyboard.press("ArrowRight")
         assert seen.page.locator("dialog figcaption").inner_text() != large
-        assert seen.faults() == []
+        assert seen.accessibility_violations() == []
         seen.page.keyboard.press("Escape")
-        assert (seen.complaints, seen.hosts, seen.overflows()) == ([], {""}, False)
-        assert seen.faults() == []
+        assert (seen.console_errors, seen.hosts, seen.overflows()) == ([], {""}, False)
+        assert seen.accessibility_violations() == []
 
 
 def test_images_are_found_in_the_jobs_folder_of_the_stack(

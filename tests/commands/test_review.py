@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.commands.jobs.review import HEADERS, ReviewServer
-from tests.support.browser import NEEDS_CHROMIUM, Seen, page_in_chromium
+from tests.support.browser import NEEDS_CHROMIUM, THEMES, BrowserPage, page_in_chromium
 from tests.support.photos import photo
 
 HOSTILE = 'a <b>cat</b> & "dog" </textarea><script>document.title = "taken over"</script>'
@@ -184,11 +184,10 @@ def test_captions_are_escaped(server: ReviewServer) -> None:
 
 
 @NEEDS_CHROMIUM
-@pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("dark", "phone"), THEMES)
 def test_the_page_is_accessible_and_has_no_errors(server: ReviewServer, dark: bool, phone: bool) -> None:
     with page_in_chromium(server.address, dark, phone) as seen:
-        assert seen.faults() == []
+        assert seen.accessibility_violations() == []
         assert not seen.overflows()
         assert seen.page.title() == "my-job: captions"
         loaded = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
@@ -196,11 +195,11 @@ def test_the_page_is_accessible_and_has_no_errors(server: ReviewServer, dark: bo
             "document.images.forEach?.call; [...document.images].forEach(i => i.loading = 'eager')"
         )
         seen.page.wait_for_function(loaded)
-    assert seen.complaints == []
+    assert seen.console_errors == []
     assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
 
 
-def expect_state(seen: Seen, number: int, words: str) -> None:
+def expect_state(seen: BrowserPage, number: int, words: str) -> None:
     """Wait for this text below a caption. The page's Content-Security-Policy forbids playwright's other ways to wait."""
     from playwright.sync_api import expect
 
@@ -233,7 +232,7 @@ def test_captions_can_be_corrected_with_the_keyboard_alone(server: ReviewServer)
         assert page.locator(".card:visible").count() == 3
         page.get_by_label("without a caption").check()
         assert page.locator(".card:visible").count() == 1
-    assert seen.complaints == []
+    assert seen.console_errors == []
 
 
 @NEEDS_CHROMIUM

@@ -20,7 +20,16 @@ from click.testing import CliRunner
 
 from flux_training.commands.__main__ import main
 from tests.e2e.checkout import Checkout, new_checkout
-from tests.support.flux import BAR, COLOUR, ESCAPE, Ended, environment, in_pipe, in_terminal, line_of
+from tests.support.flux import (
+    BAR,
+    COLOUR,
+    ESCAPE,
+    FinishedCommand,
+    environment,
+    in_pipe,
+    in_terminal,
+    line_of,
+)
 
 COMMANDS = {
     "status": ["status"],
@@ -49,7 +58,7 @@ def env(checkout: Checkout, **more: str) -> dict[str, str]:
     return {**environment(), **checkout.environment, "TERM": "xterm-256color", "COLUMNS": "120", **more}
 
 
-def pipe(checkout: Checkout, *arguments: str) -> Ended:
+def pipe(checkout: Checkout, *arguments: str) -> FinishedCommand:
     return in_pipe(checkout.root, *arguments, env=env(checkout))
 
 
@@ -243,7 +252,7 @@ def test_the_webhook_says_its_address_and_takes_calls_until_ctrl_c(trained: Chec
 
 def interrupted(
     checkout: Checkout, *arguments: str, once: str, then: Callable[[str], None] = lambda _: None
-) -> Ended:
+) -> FinishedCommand:
     """A command in a terminal that gets Ctrl-C once it has said something, and `then` was done."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -270,7 +279,7 @@ def interrupted(
         with suppress(OSError):  # Linux: the other end is closed
             while part := os.read(ours, 65536):
                 output += part
-        return Ended(code, output.decode())
+        return FinishedCommand(code, output.decode())
     finally:
         process.kill()
         os.close(ours)

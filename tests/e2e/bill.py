@@ -40,7 +40,7 @@ BILLED = "SELECT COALESCE(SUM((billed_until - running_from) * dollars_an_hour / 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BillComparison:
     """Dollars. `bill` is the estimate."""
 
     estimate: Bill
@@ -59,7 +59,7 @@ class Comparison:
         )
 
 
-def compare(folder: Path, steps: Sequence[int]) -> Comparison:
+def compare(folder: Path, steps: Sequence[int]) -> BillComparison:
     """Train a job to estimate from, then one of each number of `steps`."""
     with new_checkout(folder, cloud=CLOUD) as checkout:
         make_job(checkout.root / "jobs", "first", steps=20, save_every=1000)
@@ -74,7 +74,7 @@ def compare(folder: Path, steps: Sequence[int]) -> Comparison:
         checkout.declare(first={}, **{name: {} for name in names})
         estimate = estimate_of(checkout)
         checkout.make("up")
-        return Comparison(estimate, bill_of(checkout) - before)
+        return BillComparison(estimate, bill_of(checkout) - before)
 
 
 def estimate_of(checkout: Checkout) -> Bill:

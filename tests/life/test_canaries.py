@@ -118,7 +118,7 @@ def arguments_watched(watch: Watch) -> Iterator[None]:
 
 
 @dataclass
-class Life:
+class CanaryStack:
     """One stack on one engine; all that it prints goes into the watch."""
 
     root: Path
@@ -166,8 +166,8 @@ class Life:
         document["config"].setdefault(f"flux-training:{key}", {}).update(changes)
         path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
-    def again(self, **variables: str) -> Life:
-        return Life(self.root, self.name, {**self.environment, **variables}, self.watch)
+    def again(self, **variables: str) -> CanaryStack:
+        return CanaryStack(self.root, self.name, {**self.environment, **variables}, self.watch)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def issued(connection: Connection, number: int) -> dict[str, str]:
     return {f"issued {number} {name}": value for name, value in values.items()}
 
 
-def begin(tmp_path: Path, home: Path, engine: str) -> tuple[Life, Connection]:
+def begin(tmp_path: Path, home: Path, engine: str) -> tuple[CanaryStack, Connection]:
     connection = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(home / "connection.json")})
     plain = new_stack(tmp_path / "a", home, "canaries", {"cat": 1})
     plain.configure(
@@ -223,7 +223,7 @@ def begin(tmp_path: Path, home: Path, engine: str) -> tuple[Life, Connection]:
     shutil.copytree(
         ROOT / "flux_training", plain.root / "flux_training", ignore=shutil.ignore_patterns("__pycache__")
     )
-    life = Life(plain.root, engine, environment, Watch(canaries))
+    life = CanaryStack(plain.root, engine, environment, Watch(canaries))
     life.run("stack", "select", "--create", "dev")
     return life, connection
 
@@ -259,7 +259,7 @@ def test_thirty_secrets_are_found_nowhere(engine: str, tmp_path: Path, home: Pat
     assert {"variable A", "variable H", "job webhook"} <= seen
 
 
-def live(life: Life, connection: Connection) -> None:
+def live(life: CanaryStack, connection: Connection) -> None:
     """preview, up, a new set of keys, failures of several kinds, refresh, a finished run. `destroy` comes after the looking."""
     plan(life)
     life.run("preview", "--diff")
@@ -277,14 +277,14 @@ def live(life: Life, connection: Connection) -> None:
     finish(life, connection)
 
 
-def plan(life: Life) -> None:
+def plan(life: CanaryStack) -> None:
     """What a reviewer gets to see, in all its forms."""
     for options in ((), ("--markdown",), ("--json",), ("--html", str(life.root / "plan.html"))):
         life.flux("plan", *options)
     assert "canary" not in (life.root / "plan.html").read_text(encoding="utf-8")
 
 
-def finish(life: Life, connection: Connection) -> None:
+def finish(life: CanaryStack, connection: Connection) -> None:
     """The run ends well; its results and its page lie in outputs/, and a plan says what a new caption would train."""
     (job,) = connection.kelpie().list_jobs()
     keys = Layout("canaries/").run("cat", job.environment["FLUX_RUN_ID"])
@@ -301,7 +301,7 @@ def finish(life: Life, connection: Connection) -> None:
     plan(life)
 
 
-def fail(life: Life) -> None:
+def fail(life: CanaryStack) -> None:
     wrong = canary("wrong key")
     life.watch.canaries["wrong key"] = wrong
     for name in ("SALAD_API_KEY", "FLUX_S3_SECRET_ACCESS_KEY", "CLOUDFLARE_API_TOKEN"):
@@ -327,7 +327,7 @@ def fail(life: Life) -> None:
     path.write_text(before, encoding="utf-8")
 
 
-def look_everywhere(life: Life, connection: Connection, home: Path) -> None:
+def look_everywhere(life: CanaryStack, connection: Connection, home: Path) -> None:
     """State with .bak, journals and history, the plan, the queue, the bucket, logs; before and after `destroy`."""
     watch = life.watch
     life.run("preview", "--json")

@@ -37,7 +37,7 @@ _numbers = itertools.count()
 Run = tuple[str, int, int]
 
 
-class Life(RuleBasedStateMachine):
+class StackMachine(RuleBasedStateMachine):
     """`runs` tells of every run ever queued whether it is queued, completed, failed or canceled now."""
 
     engine: str
@@ -185,7 +185,9 @@ class Life(RuleBasedStateMachine):
     ("stories", "steps"), [(2, 5), pytest.param(MODELS, 8, marks=pytest.mark.long)], ids=["short", "long"]
 )
 def test_model_and_cloud_agree(stories: int, steps: int, engine: str, cloud: Path, tmp_path: Path) -> None:
-    machine = type("LifeHere", (Life,), {"engine": engine, "cloud": cloud, "folder": tmp_path})
+    machine = type(
+        "StackMachineHere", (StackMachine,), {"engine": engine, "cloud": cloud, "folder": tmp_path}
+    )
     chosen = settings(
         max_examples=stories,
         stateful_step_count=steps,

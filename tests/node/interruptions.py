@@ -29,7 +29,7 @@ from pathlib import Path
 
 from localcloud.node import worker as kelpie_worker
 
-from tests.node.queued import FolderTransfers, Queue
+from tests.node.queued import FolderTransfers, LocalQueue
 from tests.node.quick_trainer import checkpoint
 from tests.node.runs import is_alive, run_files
 
@@ -52,7 +52,7 @@ class Result:
     problems: list[str] = field(default_factory=list)
 
 
-class Cloud:
+class InterruptedCloud:
     """A bucket, a queue with one job, and nodes one after the other, all below one folder."""
 
     def __init__(self, root: Path) -> None:
@@ -71,7 +71,7 @@ class Cloud:
         def sync(prefix: str, local: str) -> dict[str, str]:
             return {"bucket": "", "prefix": f"{prefix}/", "local_path": f"{local}/"}
 
-        self.queue = Queue(root / "queue.db", heartbeat_seconds=0.3)
+        self.queue = LocalQueue(root / "queue.db", heartbeat_seconds=0.3)
         self.job = self.queue.submit(
             [sys.executable, "-I", "-S", "training-config/launch.py"],
             max_failures=3,
@@ -96,7 +96,7 @@ class Cloud:
         os.dup2(log, 2)
         os.chdir(home)
         kelpie_worker.PAUSE_SECONDS = 0.05
-        queue = Queue(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
+        queue = LocalQueue(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
         transfers = FolderTransfers(home, self.bucket)
         worker = kelpie_worker.KelpieWorker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
         os._exit(kelpie_worker.run(worker))
@@ -153,7 +153,7 @@ def play(seed: int, folder: Path) -> Result:
     """One job to its end."""
     chance, result, root = random.Random(seed), Result(seed), folder / f"seed-{seed}"
     root.mkdir()
-    cloud, left = Cloud(root), chance.choice((1, 1, 2, 3))
+    cloud, left = InterruptedCloud(root), chance.choice((1, 1, 2, 3))
     while cloud.status not in ("completed", "failed", "canceled") and result.lives < MOST_LIVES:
         result.lives += 1
         pid = cloud.start_node(result.lives)
@@ -173,7 +173,7 @@ def play(seed: int, folder: Path) -> Result:
     return result
 
 
-def judge(cloud: Cloud, result: Result) -> None:
+def judge(cloud: InterruptedCloud, result: Result) -> None:
     """Fills in the steps lost and the problems."""
     starts, job = [int(step) for step in cloud.noted("start")], cloud.queue.job(cloud.job)
     for index, code in enumerate(result.lost):

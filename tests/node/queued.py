@@ -23,7 +23,7 @@ from localcloud.node.transfers import Transfers
 GROUP, USER = "group", "user"
 
 
-class Queue:
+class LocalQueue:
     """Kelpie, asked without HTTP. Every thread has a connection of its own to the file."""
 
     def __init__(self, path: Path, machine: str = "machine", heartbeat_seconds: float = 0.0) -> None:

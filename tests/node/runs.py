@@ -21,7 +21,7 @@ import yaml
 from localcloud.node import worker as kelpie_worker
 from PIL import Image, ImageDraw
 
-from tests.node.queued import FolderTransfers, Queue
+from tests.node.queued import FolderTransfers, LocalQueue
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "flux_training" / "node" / "launch.py"
@@ -131,7 +131,7 @@ class Node:
             (home / name).write_bytes(data)
         for path in (FAKE, *STANDIN.glob("*.py")):
             (home / ("fake.py" if path == FAKE else path.name)).write_bytes(path.read_bytes())
-        self.queue = Queue(home / "queue.db")
+        self.queue = LocalQueue(home / "queue.db")
 
     def change(self, file: str, **values: Any) -> None:
         """Keys of training-config/FILE.json; None takes one away."""
@@ -151,7 +151,7 @@ class Node:
             errors="replace",
         )
 
-    def run(self, **environment: str) -> Ended:
+    def run(self, **environment: str) -> FinishedLauncher:
         """The launcher to its end."""
         return self.ended(self.start(**environment))
 
@@ -165,7 +165,7 @@ class Node:
 
     def handed_out(
         self, job: str, while_it_sleeps: Callable[[Worker, int], object] | None = None, **environment: str
-    ) -> Ended:
+    ) -> FinishedLauncher:
         """One hand-out to the node's worker, and what the queue makes of it. Meanwhile the given is done, with
         the pid of the trainer, once that sleeps."""
         transfers = FolderTransfers(self.home, self.home / "bucket")
@@ -186,7 +186,9 @@ class Node:
         path = self.output / "progress.json"
         progress = json.loads(path.read_text()) if path.exists() else {}
         published = (self.home / "bucket" / "model" / "done.json").exists()
-        return Ended(worker.code, (self.home / "out.txt").read_text(errors="replace"), progress, published)
+        return FinishedLauncher(
+            worker.code, (self.home / "out.txt").read_text(errors="replace"), progress, published
+        )
 
     def trainer(self) -> int:
         """The pid of the trainer, once it sleeps."""
@@ -203,7 +205,7 @@ class Node:
             return "lost" if not again else "counted" if seen["num_failures"] else "uncounted"
         return str(seen["status"])
 
-    def ended(self, process: subprocess.Popen[str]) -> Ended:
+    def ended(self, process: subprocess.Popen[str]) -> FinishedLauncher:
         """What came of it. Raises TimeoutExpired after 30 s."""
         try:
             out, _ = process.communicate(timeout=30)
@@ -211,7 +213,9 @@ class Node:
             process.kill()
         path = self.output / "progress.json"
         progress = json.loads(path.read_text()) if path.exists() else {}
-        return Ended(process.returncode, out, progress, (self.home / "model" / "done.json").exists())
+        return FinishedLauncher(
+            process.returncode, out, progress, (self.home / "model" / "done.json").exists()
+        )
 
     def asleep(self, process: subprocess.Popen[str]) -> int:
         """The pid of the trainer, once it sleeps."""
@@ -228,7 +232,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedLauncher:
     """Exit code (negative: the signal it died by), output, progress.json, whether there is a result."""
 
     code: int

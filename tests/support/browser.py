@@ -1,6 +1,6 @@
-"""A real browser for pages of ours: `with page_in_chromium(url, dark=True, phone=True) as seen: seen.page…`.
+"""Pages in a real browser: `with page_in_chromium(url, dark=True, phone=True) as shown: shown.page…`.
 
-Chromium is the machine's own; nothing is downloaded. Tests that use it are marked NEEDS_CHROMIUM.
+The browser is the Chromium on the PATH; nothing is downloaded. Tests that use it are marked NEEDS_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHROMIUM = next(
     filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), None
 )
 NEEDS_CHROMIUM = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on the PATH: pages are not looked at"
+    CHROMIUM is None, reason="no Chromium on the PATH (apt-get install chromium)"
 )
 FLAGS = [
     "--no-sandbox",
@@ -32,16 +32,25 @@ WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
 
+# (dark, phone): for tests that look at a page in each.
+THEMES = [
+    pytest.param(False, False, id="light, wide"),
+    pytest.param(True, True, id="dark, phone"),
+    pytest.param(False, True, id="light, phone", marks=pytest.mark.long),
+    pytest.param(True, False, id="dark, wide", marks=pytest.mark.long),
+]
+
+
 @dataclass
-class Seen:
-    """A page, what it wrote to the console, and the hosts that it asked for anything."""
+class BrowserPage:
+    """A page, the errors and warnings on its console, and the hosts that it requested anything from."""
 
     page: Any
-    complaints: list[str] = field(default_factory=list)
+    console_errors: list[str] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
 
-    def faults(self) -> list[str]:
-        """Accessibility faults that axe-core calls serious or critical."""
+    def accessibility_violations(self) -> list[str]:
+        """What axe-core calls serious or critical."""
         from axe_playwright_python.sync_playwright import Axe
 
         found = Axe().run(self.page).response["violations"]
@@ -58,7 +67,7 @@ class Seen:
 
 
 @contextmanager
-def page_in_chromium(url: str, dark: bool = False, phone: bool = False) -> Iterator[Seen]:
+def page_in_chromium(url: str, dark: bool = False, phone: bool = False) -> Iterator[BrowserPage]:
     """The page at `url`, loaded to its end."""
     from playwright.sync_api import sync_playwright
 
@@ -68,16 +77,16 @@ def page_in_chromium(url: str, dark: bool = False, phone: bool = False) -> Itera
             context = browser.new_context(
                 viewport=PHONE if phone else WIDE, color_scheme="dark" if dark else "light", has_touch=phone
             )
-            seen = Seen(context.new_page())
-            seen.page.on("console", lambda message: _note(seen, message))
-            seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-            seen.page.on("request", lambda request: seen.hosts.add(urlsplit(request.url).netloc))
-            seen.page.goto(url, wait_until="networkidle")
-            yield seen
+            shown = BrowserPage(context.new_page())
+            shown.page.on("console", lambda message: _note(shown, message))
+            shown.page.on("pageerror", lambda error: shown.console_errors.append(str(error)))
+            shown.page.on("request", lambda request: shown.hosts.add(urlsplit(request.url).netloc))
+            shown.page.goto(url, wait_until="networkidle")
+            yield shown
         finally:
             browser.close()
 
 
-def _note(seen: Seen, message: Any) -> None:
+def _note(shown: BrowserPage, message: Any) -> None:
     if message.type in ("error", "warning"):
-        seen.complaints.append(message.text)
+        shown.console_errors.append(message.text)

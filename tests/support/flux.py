@@ -52,7 +52,7 @@ def with_code(checkout: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedCommand:
     code: int
     output: str
 
@@ -68,7 +68,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "TERM": "xterm-256color", "COLUMNS": "100", **more}
 
 
-def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
+def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> FinishedCommand:
     done = subprocess.run(
         line_of(arguments),
         cwd=checkout,
@@ -79,10 +79,10 @@ def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = Non
         check=False,
         timeout=120,
     )
-    return Ended(done.returncode, done.stdout)
+    return FinishedCommand(done.returncode, done.stdout)
 
 
-def in_terminal(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
+def in_terminal(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> FinishedCommand:
     """With a pseudo-terminal for standard input, output and error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -107,4 +107,4 @@ def in_terminal(checkout: Path, *arguments: str, env: Mapping[str, str] | None =
             break
         output += part
     os.close(ours)
-    return Ended(process.wait(timeout=10), output.decode())
+    return FinishedCommand(process.wait(timeout=10), output.decode())
