@@ -80,7 +80,7 @@ check: .venv/ready-dev ## lint, types, and the tests that the changes since orig
 	@$(BIN)/python -m tests.support.affected
 
 # The tests that decide without a process: what `make coverage` and `make mutants` count.
-PURE_TESTS := tests/training $(wildcard tests/components/test_c*.py tests/components/test_d*.py) \
+PURE_TESTS := tests/training $(wildcard tests/components/test_[cdp]*.py) \
 	$(addprefix packages/pulumi-embedded/tests/test_,decisions.py deletions.py diffs.py units.py values.py)
 
 coverage: .venv/ready-dev ## branch coverage of the pure core, which has to be 95 % (a minute)

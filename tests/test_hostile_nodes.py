@@ -62,18 +62,18 @@ def storage(objects: dict[str, bytes]) -> Storage:
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"{", b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"9" * 5000 + b"}"]
 )
-def test_what_is_no_mapping_of_ours_is_none(text: bytes) -> None:
+def test_invalid_json_counts_as_missing(text: bytes) -> None:
     assert read_json(storage({"k": text}), "k") is None
     assert read_json(storage({}), "k") is None
 
 
-def test_what_is_deep_is_none_of_ours() -> None:
+def test_deeply_nested_json_counts_as_missing() -> None:
     """It could be read, but not be written again as run.json of outputs/."""
     text = json.dumps({"a": json.loads("[" * 500 + "]" * 500)}).encode()
     assert read_json(storage({"k": text}), "k") is None
 
 
-def test_no_more_is_read_than_ours_are_long() -> None:
+def test_long_objects_are_read_only_to_the_limit() -> None:
     bucket = Bucket({"k": b'{"a": "' + b"x" * 3 * MAX_JSON_BYTES + b'"}'})
     assert read_json(cast(Storage, bucket), "k") is None
     assert bucket.read == MAX_JSON_BYTES
@@ -99,7 +99,7 @@ HEADERS = [
 
 
 @pytest.mark.parametrize("weights", HEADERS)
-def test_no_weights_end_the_program(weights: bytes) -> None:
+def test_invalid_weights_are_a_problem_not_an_exception(weights: bytes) -> None:
     found = inspect_run(storage({KEYS.done: b"{}", KEYS.weights: weights}), KEYS, 20)
     assert found.done
     assert found.problems
@@ -107,7 +107,7 @@ def test_no_weights_end_the_program(weights: bytes) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_no_record_and_no_progress_end_the_program(odd: Any) -> None:
+def test_odd_values_in_run_and_progress_raise_nothing(odd: Any) -> None:
     record = {
         "estimate": {"usd": odd, "seconds": odd, "usd_an_hour": odd, "gpu": odd},
         "attempt": odd,
@@ -131,7 +131,7 @@ def test_no_record_and_no_progress_end_the_program(odd: Any) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_no_time_left_ends_the_program(odd: Any) -> None:
+def test_odd_remaining_times_raise_nothing(odd: Any) -> None:
     job = cast(
         DeclaredJob,
         type(
@@ -153,5 +153,5 @@ NUMBERS = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=60))
-def test_no_loss_csv_ends_the_report(rows: list[tuple[object, object]]) -> None:
+def test_odd_losses_raise_nothing(rows: list[tuple[object, object]]) -> None:
     charts([("cat", parse_losses("".join(f"{step},{loss}\n" for step, loss in rows)))])

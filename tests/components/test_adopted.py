@@ -86,7 +86,7 @@ class Handed:
         self.groups.delete(self.made.id, outputs)
 
 
-def test_the_group_that_another_stack_has_adopted_works_on_for_it(connection: Connection) -> None:
+def test_destroy_leaves_a_group_that_another_stack_adopted(connection: Connection) -> None:
     handed = Handed(connection)
     before = handed.now()
     handed.destroy(A, handed.made.outs)
@@ -94,13 +94,13 @@ def test_the_group_that_another_stack_has_adopted_works_on_for_it(connection: Co
     assert connection.kelpie().get_rule(handed.made.id) is not None
 
 
-def test_a_refresh_does_not_take_another_stacks_mark_for_its_own(connection: Connection) -> None:
+def test_refresh_drops_a_group_that_another_stack_adopted(connection: Connection) -> None:
     handed = Handed(connection)
     assert handed.groups.read(handed.made.id, handed.made.outs).id == ""
     assert handed.groups.read(handed.made.id, handed.adopted.outs).id == handed.made.id
 
 
-def test_a_group_that_was_released_stays_also_when_its_first_stack_goes(connection: Connection) -> None:
+def test_a_released_group_is_kept_when_its_first_stack_is_destroyed(connection: Connection) -> None:
     handed = Handed(connection)
     handed.destroy(B, handed.adopted.outs)
     released = handed.now()
@@ -111,7 +111,7 @@ def test_a_group_that_was_released_stays_also_when_its_first_stack_goes(connecti
     assert connection.kelpie().get_rule(handed.made.id) is None
 
 
-def test_a_group_that_is_released_keeps_nothing_that_this_stack_told_it(connection: Connection) -> None:
+def test_a_released_group_loses_the_stacks_environment(connection: Connection) -> None:
     salad, name = connection.salad(), f"adopted-{os.getpid()}-{next(_numbers)}"
     gpu = salad.gpu_class_id("RTX 5090")
     salad.create_group(GroupSpec(name=name, image="theirs:1", gpu_classes=[gpu], autostart=False))
@@ -166,7 +166,7 @@ def test_a_bucket_that_another_stack_has_adopted_keeps_its_results(connection: C
     assert keys(storage) == {*OF_RUN, ".flux/owner.json"}
 
 
-def test_what_lay_below_runs_before_stays_and_results_go(connection: Connection) -> None:
+def test_foreign_objects_below_runs_are_kept_when_results_are_deleted(connection: Connection) -> None:
     theirs = {"runs/2019/marathon.gpx", "runs/2019/photos/1.jpg", "runs/notes.txt"}
     storage = bucket_with(connection, *theirs)
     buckets = provider(BucketProvider, connection)
@@ -181,7 +181,7 @@ names = st.sampled_from(["runs", "cat", "0a", "output", "run.json", "model", "x"
 
 
 @given(st.lists(st.lists(names, min_size=1, max_size=4).map("/".join), unique=True))
-def test_a_deletion_of_runs_can_be_broken_off_anywhere(below: list[str]) -> None:
+def test_an_interrupted_deletion_of_runs_continues(below: list[str]) -> None:
     layout = Layout("p/")
     lying = [f"{layout.runs}{key}" for key in below]
     wanted = keys_of_runs(layout, lying)

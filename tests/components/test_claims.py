@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("clock")
 # ---- a claim is there
 
 
-def test_a_claims_job_is_adopted_from_another_list(clock: FakeClock) -> None:
+def test_a_claims_job_in_another_group_is_adopted(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.elsewhere["1"] = job("1", "completed")
     held(storage, job="1")
@@ -42,7 +42,7 @@ def test_a_claims_job_is_adopted_from_another_list(clock: FakeClock) -> None:
     assert (storage.job(), storage.claim()["owner"]) == ("1", "x/y")
 
 
-def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(clock: FakeClock) -> None:
+def test_a_job_posted_under_an_earlier_claim_is_ignored(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.elsewhere["1"] = job("1", "completed")
     held(storage, job="1")
@@ -51,7 +51,7 @@ def test_a_job_posted_under_an_earlier_claim_is_not_that_of_the_present_one(cloc
     assert post_once(kelpie, storage).id == "theirs"
 
 
-def test_whoever_finds_a_job_that_its_holder_did_not_write_down_does_so(clock: FakeClock) -> None:
+def test_a_job_that_its_holder_did_not_record_is_recorded(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage)
     clock.meanwhile = [lambda: kelpie.queue(job("theirs"))]
@@ -74,7 +74,7 @@ def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
     assert (kelpie.canceled, clock.slept) == (canceled, [])
 
 
-def test_a_claim_that_cannot_be_read_holds_nobody_back(clock: FakeClock) -> None:
+def test_an_unreadable_claim_is_taken_over(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     storage.content = b"rubbish"
     assert post_once(kelpie, storage).id == "posted-1"
@@ -89,7 +89,7 @@ def test_a_live_holders_job_is_waited_for(clock: FakeClock) -> None:
     assert (kelpie.posted, clock.slept) == (0, [1.0, 1.0])
 
 
-def test_a_holder_that_never_posts_is_told_of(clock: FakeClock) -> None:
+def test_a_holder_that_never_posts_is_an_error(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage, claimed_at=1e6)
     with pytest.raises(FluxError) as caught:
@@ -113,7 +113,7 @@ def test_a_dead_holders_post_has_time_to_arrive(clock: FakeClock) -> None:
     assert kelpie.posted == 0
 
 
-def test_a_claim_that_was_renewed_meanwhile_is_another_one(clock: FakeClock) -> None:
+def test_a_renewed_claim_starts_the_wait_again(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage, claimed_at=1000.0 - 601)
     clock.meanwhile = [lambda: None] * 4 + [lambda: held(storage, claimed_at=1000.0 - 601)]
@@ -121,7 +121,7 @@ def test_a_claim_that_was_renewed_meanwhile_is_another_one(clock: FakeClock) -> 
     assert clock.slept == [1.0] * 11
 
 
-def test_who_loses_the_claim_waits_for_the_winner(clock: FakeClock) -> None:
+def test_the_loser_of_a_claim_waits_for_the_winner(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     storage.content = b"rubbish"
     take = ClaimFile.take
@@ -156,7 +156,7 @@ def test_who_loses_the_claim_waits_for_the_winner(clock: FakeClock) -> None:
         (("here", 7, 2000.0), False),
     ],
 )
-def test_who_is_dead(held_by: tuple[str, int, float], dead: bool) -> None:
+def test_which_holders_count_as_dead(held_by: tuple[str, int, float], dead: bool) -> None:
     host, pid, at = held_by
     assert is_dead(Claim("p/s", host, pid, at), "here", 99, lambda one: one in (7, 99), now=1000.0) == dead
 
@@ -176,7 +176,7 @@ def test_who_is_dead(held_by: tuple[str, int, float], dead: bool) -> None:
         b"[" * 100_000,
     ],
 )
-def test_rubbish_is_no_claim(raw: bytes) -> None:
+def test_invalid_json_is_no_claim(raw: bytes) -> None:
     assert Claim.from_json(raw) is None
 
 
@@ -195,7 +195,7 @@ def test_a_host_is_a_machine_a_boot_and_a_pid_namespace() -> None:
     assert this_host() == f"{socket.gethostname()}/{boot.read_text()[:8]}/{namespace}"
 
 
-def test_a_claim_is_as_old_as_its_writing(clock: FakeClock) -> None:
+def test_a_claim_has_the_time_of_its_writing(clock: FakeClock) -> None:
     storage = FakeStorage()
     claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
     clock.now += 50
@@ -203,7 +203,7 @@ def test_a_claim_is_as_old_as_its_writing(clock: FakeClock) -> None:
     assert storage.claim()["claimed_at"] == 1050.0
 
 
-def test_who_counts_as_dead_for_this_very_process() -> None:
+def test_which_holders_are_dead_for_the_running_process() -> None:
     claims = ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s")
     pid = os.fork()
     if pid == 0:
@@ -219,7 +219,7 @@ def test_who_counts_as_dead_for_this_very_process() -> None:
     assert [claims.holder_is_dead(one) for one in holders] == [True, True, False, False]
 
 
-def test_a_claim_that_went_away_is_taken(clock: FakeClock) -> None:
+def test_a_deleted_claim_is_taken(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     held(storage)
     clock.meanwhile = [lambda: setattr(storage, "content", None)]
@@ -227,7 +227,7 @@ def test_a_claim_that_went_away_is_taken(clock: FakeClock) -> None:
     assert clock.slept == [1.0]
 
 
-def test_where_too_many_write_at_once_the_claim_is_anothers(clock: FakeClock) -> None:
+def test_a_rate_limited_claim_belongs_to_another_update(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), BusyStorage(KEY)
 
     def theirs() -> None:

@@ -1,24 +1,509 @@
-"""What the providers decide, without any service: diffs, claims, adoption, sizes."""
+"""What the providers decide, without any service: replacements, drift, requests, environments, and which jobs are whose."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
 
+from components import container_group
+from components.bucket import BucketProvider, keys_of_runs
+from components.container_group import (
+    ContainerGroupProvider,
+    ContainerGroupState,
+    apply_spec,
+    as_adopted,
+    foreign_group,
+    group_spec,
+    issued_keys_of,
+    spec_of,
+    with_drift,
+)
 from components.dataset import DatasetProvider
-from components.declared_runs import unfinished_jobs
-from components.node_environment import given_keys, node_environment
+from components.declared_runs import DeclaredRunsProvider, unfinished_jobs
+from components.dev_group import DevGroupProvider, tunnel_name
+from components.node_environment import fingerprint, given_keys, issued_keys, node_environment, secret_values
 from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
-from components.properties import from_props
-from components.provider import home
-from components.training_job import TrainingJobProvider
+from components.pipeline import cluster_size, total_cost
+from components.properties import from_props, keys_of, to_props
+from components.provider import FluxProvider, home
+from components.scaling_rule import ScalingRuleArgs, ScalingRuleProvider
+from components.training_job import (
+    TrainingJobArgs,
+    TrainingJobProvider,
+    TrainingJobState,
+    job_request,
+    next_step,
+)
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace, choose_job
+from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.run import Layout
+from flux_training.training.settings import ClusterSettings
+from tests.components.groups import group, spec
+
+
+def connection(**changes: Any) -> Connection:
+    values: dict[str, Any] = {
+        "cloud": "salad",
+        "kelpie_url": "http://127.0.0.1:1",
+        "salad_url": "http://127.0.0.1:1",
+        "api_key": "salad-key",
+        "organization": "o",
+        "project": "p",
+        "s3_endpoint": "http://127.0.0.1:2",
+        "s3_access_key_id": "id",
+        "s3_secret_access_key": "secret",
+    }
+    return Connection(**(values | changes))
+
+
+# ---- what replaces
+
+
+@pytest.mark.parametrize(
+    ("provider", "replacing", "old_first"),
+    [
+        (BucketProvider, {"bucket", "prefix"}, True),
+        (ContainerGroupProvider, {"name"}, True),
+        (DevGroupProvider, {"name"}, True),
+        (DatasetProvider, {"bucket", "prefix", "digest"}, False),
+        (DeclaredRunsProvider, {"groupId", "bucket", "prefix"}, True),
+        (NodeKeysProvider, {"bucket", "prefixes", "credentials", "end", "rotate", "parent"}, False),
+        (ScalingRuleProvider, {"groupId"}, True),
+        (TrainingJobProvider, {"runId", "groupId", "bucket", "prefix", "job"}, True),
+    ],
+)
+def test_which_changed_properties_replace_a_resource(
+    provider: type[FluxProvider[Any, Any]], replacing: set[str], old_first: bool
+) -> None:
+    made = provider()
+    made.connection = connection()
+    old, new = (
+        {
+            key: {} if key in ("runs", "retention", "keys") else value
+            for key in keys_of(made.args_class).values()
+        }
+        for value in ("1", "2")
+    )
+    old |= {"home": home(made.connection)}
+    for key in new.keys() - {"home"}:
+        diff = made.diff("1", old, old | {key: new[key]})
+        assert diff.replaces == ([key] if key in replacing else []), key
+        assert (diff.changes, diff.delete_before_replace) == (None, old_first)
+    assert set(made.diff("1", old, new).replaces or []) == replacing
+
+
+@pytest.mark.parametrize(
+    ("news", "replaces"), [({"digest": "d2"}, ["digest"]), ({"digest": "d1"}, []), ({}, [])]
+)
+def test_a_datasets_digest_is_its_id(news: dict[str, str], replaces: list[str]) -> None:
+    made = DatasetProvider()
+    made.connection = connection()
+    there = {"home": home(made.connection), "bucket": "b", "prefix": ""}
+    assert made.diff("d1", there, there | news).replaces == replaces
+
+
+def test_where_a_stack_lives() -> None:
+    assert home(connection()) == "o/p at http://127.0.0.1:1, http://127.0.0.1:2"
+    assert home(connection(s3_endpoint=None, s3_region="eu-1")) == "o/p at http://127.0.0.1:1, S3 in eu-1"
+    assert home(connection(cloud="local")) == "the cloud on this machine"
+
+
+def test_a_state_without_a_home_is_accepted() -> None:
+    made = ScalingRuleProvider()
+    made.connection = connection()
+    for properties in (ScalingRuleArgs, TrainingJobState):
+        made.check_home(from_props(properties, {}))
+
+
+# ---- the cluster
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "declared", "size"),
+    [
+        (0, 3, 0, (0, 0)),
+        (2, 3, 1, (1, 1)),
+        (2, 3, 2, (2, 2)),
+        (1, 3, 3, (1, 3)),
+        (0, 3, 4, (0, 3)),
+        (3, 3, 9, (3, 3)),
+    ],
+)
+def test_never_more_replicas_than_jobs_or_than_allowed(
+    least: int, most: int, declared: int, size: tuple[int, int]
+) -> None:
+    assert cluster_size(ClusterSettings(minReplicas=least, maxReplicas=most), declared) == size
+
+
+@pytest.mark.parametrize(
+    ("jobs", "sums"),
+    [
+        ({}, {"jobs": {}}),
+        ({"a": None, "b": {}}, {"jobs": {}}),
+        ({"a": {"gpu": "g"}}, {"jobs": {"a": {"gpu": "g"}}}),
+        (
+            {"a": {"estimateUsd": 0.11111}, "b": {"estimateUsd": 0.2, "actualUsd": 0.3}},
+            {
+                "estimateUsd": 0.3111,
+                "actualUsd": 0.3,
+                "jobs": {"a": {"estimateUsd": 0.11111}, "b": {"estimateUsd": 0.2, "actualUsd": 0.3}},
+            },
+        ),
+    ],
+)
+def test_known_costs_are_added_up(jobs: dict[str, Any], sums: dict[str, Any]) -> None:
+    assert total_cost(jobs) == sums
+
+
+PROPS: dict[str, Any] = {
+    "name": "name",
+    "image": "image",
+    "gpu": "RTX 5090",
+    "gpuClass": "gpu",
+    "priority": "high",
+    "cpu": 4.0,
+    "memory": 30.0,
+    "storage": 50.0,
+    "replicas": 2.0,
+    "autoscale": False,
+    "variables": "",
+    "credentials": "",
+    "owner": "p/s",
+    "adopt": False,
+}
+
+
+def state(**changes: Any) -> ContainerGroupState:
+    return from_props(ContainerGroupState, PROPS | changes)
+
+
+class FakeSalad:
+    """Knows one GPU class and remembers what it is told."""
+
+    def __init__(self, group: ContainerGroup | None = None) -> None:
+        self.told: list[Any] = []
+        self._group = group
+
+    def gpu_class_id(self, name: str) -> str:
+        return f"id of {name}"
+
+    def prepared(self, group: ContainerGroup) -> ContainerGroup:
+        """Once SaladCloud has its image, it is stopped."""
+        return group.model_copy(update={"current_state": GroupState(status="stopped")})
+
+    def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
+        assert secrets == ()
+        self.told.append(("patch", name, patch))
+        assert self._group is not None
+        return self._group.model_copy(update={"version": 2})
+
+    def start_group(self, name: str) -> None:
+        self.told.append(("start", name))
+
+    def stop_group(self, name: str) -> None:
+        self.told.append(("stop", name))
+
+
+def test_the_request_to_saladcloud() -> None:
+    environment = {"A": SecretStr("1"), "FLUX_OWNER": "somebody"}
+    assert group_spec(state(cpu=8.0, storage=60.0), cast(Any, FakeSalad()), environment) == GroupSpec(
+        name="name",
+        display_name="name",
+        image="image",
+        cpu=8,
+        memory=30720,
+        storage=60 * GIB,
+        gpu_classes=["id of RTX 5090"],
+        priority="high",
+        replicas=2,
+        autostart=True,
+        environment={"A": SecretStr("1"), "FLUX_OWNER": "p/s"},
+    )
+    assert group_spec(state(replicas=1), cast(Any, FakeSalad()), {}).autostart
+    for changes in ({"replicas": 0}, {"autoscale": True}):
+        assert not group_spec(state(**changes), cast(Any, FakeSalad()), {}).autostart
+
+
+def test_missing_fields_of_an_answer_count_as_unchanged() -> None:
+    seen = group(priority=None, display_name="", replicas=7, resources={"storage_amount": None})
+    assert spec_of(seen, spec()) == spec(replicas=7, environment={"FLUX_OWNER": SecretStr("p/s")})
+    other = group(
+        priority="low",
+        display_name="other",
+        environment={},
+        resources={"cpu": 1, "memory": 1024, "storage_amount": GIB, "gpu_classes": []},
+    )
+    assert spec_of(other, spec()) == spec(
+        priority="low", display_name="other", environment={}, cpu=1, memory=1024, storage=GIB, gpu_classes=[]
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "autoscale", "told"),
+    [
+        (group(), spec(), False, []),
+        (group(), spec(replicas=3), False, [("patch", "name", {"replicas": 3})]),
+        # With a rule replicas and whether it runs are Kelpie's.
+        (group(), spec(replicas=3), True, []),
+        (group("stopped", 0), spec(replicas=3), True, []),
+        (group(), spec(replicas=3, image="new"), True, [("patch", "name", {"container": {"image": "new"}})]),
+        (group("stopped"), spec(), False, [("start", "name")]),
+        (group("stopped", 0), spec(replicas=0), False, []),
+        (group("running", 0), spec(replicas=0), False, [("stop", "name")]),
+        (group("pending", 1), spec(replicas=1), False, []),
+        (group("pending", 1, autostart_policy=False), spec(replicas=1), False, [("start", "name")]),
+        (group("pending", 0, autostart_policy=False), spec(replicas=0), False, []),
+        (group("pending", 0), spec(replicas=0), False, [("stop", "name")]),
+        (
+            group("stopped", 0),
+            spec(replicas=1),
+            False,
+            [("patch", "name", {"replicas": 1}), ("start", "name")],
+        ),
+        # What was adopted stays marked so: `destroy` must leave it standing.
+        (group(environment={"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}), spec(), False, []),
+    ],
+)
+def test_a_group_is_sent_only_what_differs(
+    found: ContainerGroup, asked: GroupSpec, autoscale: bool, told: list[Any]
+) -> None:
+    salad = FakeSalad(found)
+    answer = apply_spec(cast(Any, salad), found, asked, autoscale)
+    assert salad.told == told
+    assert answer.version == (2 if any(what[0] == "patch" for what in told) else 1)
+
+
+def test_an_adopted_group_is_marked() -> None:
+    assert as_adopted(spec()).environment == {"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}
+
+
+# ---- what is seen of it
+
+
+def test_an_unchanged_group_has_no_drift() -> None:
+    environment = {"FLUX_OWNER": "p/s", "A": "1", "AWS_ACCESS_KEY_ID": "id"}
+    stored = state(credentials=fingerprint({"A": "1", "AWS_ACCESS_KEY_ID": "id"}))
+    marks = {"FLUX_ADOPTED": "yes", "FLUX_KEYS_END": "x"}
+    assert with_drift(stored, group(environment=environment | marks)) == stored
+
+
+def test_issued_keys_are_compared_separately() -> None:
+    keys = {"accessKeyId": "k", "secretAccessKey": "s", "sessionToken": "t"}
+    environment = {
+        "FLUX_OWNER": "p/s",
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_SESSION_TOKEN": "t",
+        "A": "1",
+    }
+    stored = state(keys=keys, credentials=fingerprint({"A": "1"}))
+    assert with_drift(stored, group(environment=environment)) == stored
+    other = with_drift(stored, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
+    assert other == replace(stored, keys=keys | {"accessKeyId": "z"})
+    assert issued_keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
+    assert issued_keys(keys) == {
+        name: SecretStr(value) for name, value in environment.items() if name.startswith("AWS_")
+    }
+    assert issued_keys({"accessKeyId": "k"}) == {"AWS_ACCESS_KEY_ID": SecretStr("k")}
+
+
+@pytest.mark.parametrize(
+    ("found", "drifted"),
+    [
+        (group(resources={"cpu": 8}), {"cpu": 8}),
+        (group(resources={"memory": 31 * 1024}), {"memory": 31}),
+        (group(resources={"storage_amount": 60 * GIB}), {"storage": 60}),
+        (group(resources={"storage_amount": None}), {}),
+        (group(resources={"memory": 30 * 1024 + 512, "storage_amount": 50 * GIB + 1}), {}),
+        (group(resources={"gpu_classes": ["a", "b"]}), {"gpu": "a,b"}),
+        (group(resources={"gpu_classes": []}), {"gpu": ""}),
+        (group(priority="low"), {"priority": "low"}),
+        (group(priority=None), {}),
+        (group(replicas=1), {"replicas": 1}),
+        (group("stopped"), {"replicas": 0}),
+        (group("pending"), {}),
+        (group("pending", autostart_policy=False), {"replicas": 0}),
+        (group(environment={}), {"owner": ""}),
+        (group(environment={"FLUX_OWNER": "x/y"}), {"owner": "x/y"}),
+    ],
+)
+def test_drift_of_a_group(found: ContainerGroup, drifted: dict[str, Any]) -> None:
+    stored = state(credentials=fingerprint({}))
+    before, after = to_props(stored), to_props(with_drift(stored, found))
+    changed = {key: value for key, value in after.items() if value != before[key] and key != "gpuClass"}
+    assert changed == drifted
+    # With autoscaling Kelpie sets the replicas.
+    assert with_drift(replace(stored, autoscale=True), found).replicas == stored.replicas
+
+
+def test_the_owner_of_a_group() -> None:
+    ours, theirs, nobodys = (
+        group(environment=one) for one in ({"FLUX_OWNER": "p/s"}, {"FLUX_OWNER": "x/y"}, {})
+    )
+    found = [container_group.is_foreign(one, "p/s") for one in (ours, theirs, nobodys)]
+    assert found == [False, True, True]
+    assert [container_group.other_owner(one, "p/s") for one in (ours, theirs, nobodys)] == [None, "x/y", None]
+    mend = "choose another cluster.name, delete that group, or set `adopt: true`"
+    why = "p/s must not change a group that belongs to others"
+    assert (
+        foreign_group(theirs, "p/s").args
+        == type(foreign_group(theirs, "p/s"))(
+            "container group name exists already and belongs to x/y", why, mend
+        ).args
+    )
+    assert str(foreign_group(nobodys, "p/s")).startswith(
+        "container group name exists already and is not this project's"
+    )
+
+
+# ---- what nodes are told
+
+
+def test_the_environment_of_a_node() -> None:
+    assert node_environment(connection(s3_region="eu-1")) == {
+        "AWS_REGION": "eu-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
+        "SALAD_PROJECT": "p",
+        "SALAD_PROJECT_NAME": "p",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:2",
+    }
+    assert "AWS_ENDPOINT_URL" not in node_environment(connection(s3_endpoint=None))
+    assert secret_values({"A": "1"}) == {"A": SecretStr("1")}
+
+
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({}, {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}),
+        (
+            {"s3_session_token": "t"},
+            {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "t"},
+        ),
+        (
+            {"node_access_key_id": "n", "node_secret_access_key": "ns", "s3_session_token": "t"},
+            {"AWS_ACCESS_KEY_ID": "n", "AWS_SECRET_ACCESS_KEY": "ns"},
+        ),
+        ({"node_access_key_id": "n"}, {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}),
+    ],
+)
+def test_which_keys_a_node_gets(given: dict[str, str], keys: dict[str, str]) -> None:
+    assert given_keys(connection(**given)) == {name: SecretStr(value) for name, value in keys.items()}
+
+
+def test_fingerprints_and_token_names_never_change() -> None:
+    # Were this to change, every container group out there would restart its replicas.
+    assert fingerprint({"B": SecretStr("2"), "A": "1"}) == "3eda2f06741f"
+    keys = NodeKeysArgs(
+        home="",
+        owner="p/s",
+        bucket="b",
+        prefixes="x/",
+        credentials="token",
+        end="",
+        parent="",
+        rotate=2,
+    )
+    assert token_name(keys) == "p/s nodes 41f0b4b6"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted_name", "tunnel"),
+    [
+        ("flux-dev", None, "flux-dev"),
+        ("flux-dev", "mine", "mine"),
+        ("abcd-efgh-ijkl-mnop-qrst", None, "efgh-ijkl-mnop-qrst"),
+    ],
+)
+def test_a_tunnels_name_is_short(name: str, wanted_name: str | None, tunnel: str) -> None:
+    assert tunnel_name(name, wanted_name) == tunnel
+
+
+# ---- the job
+
+
+JOB: dict[str, Any] = {
+    "job": "cat",
+    "runId": "0a",
+    "digest": "d1",
+    "bucket": "b",
+    "prefix": "team/",
+    "groupId": "g",
+    "attempt": 2.0,
+}
+
+
+def job(**changes: Any) -> TrainingJobArgs:
+    return from_props(TrainingJobArgs, JOB | changes)
+
+
+def test_the_job_as_kelpie_gets_it() -> None:
+    def rule(prefix: str, folder: str, direction: Any) -> SyncRule:
+        return SyncRule(bucket="b", prefix=prefix, local_path=folder, direction=direction)
+
+    base = "team/runs/cat/0a/"
+    request = job_request(job())
+    assert (request.container_group_id, request.command, request.arguments) == (
+        "g",
+        "python",
+        ["training-config/launch.py"],
+    )
+    assert request.environment == {"FLUX_RUN_ID": "0a", "FLUX_ATTEMPT": "2", "FLUX_JOB": "cat"}
+    assert request.sync == Sync(
+        before=[
+            rule(f"{base}config/", "training-config/", "download"),
+            rule("team/datasets/d1/", "dataset/", "download"),
+            rule(f"{base}output/", "output/cat/", "download"),
+        ],
+        during=[rule(f"{base}output/", "output/cat/", "upload")],
+        after=[rule(f"{base}model/", "model/", "upload")],
+    )
+    assert request.webhook is None
+    assert job_request(job(webhook="https://x")).webhook == "https://x"
+
+
+def test_the_place_of_a_run_in_the_queue() -> None:
+    found = job().place
+    assert (found.job, found.run, found.bucket) == ("cat", "0a", "b")
+    assert (found.output, found.runs_of_job) == ("team/runs/cat/0a/output/", "team/runs/cat/")
+
+
+def test_the_next_step_after_a_failed_run() -> None:
+    failed = from_props(TrainingJobState, JOB | {"status": "failed", "reason": "out of memory"})
+    assert next_step(failed) == (
+        "cat: run 0a failed: out of memory. It is not queued again automatically, because that costs money: fix the cause, "
+        "or set `attempt: 3` for the job"
+    )
+
+
+def test_a_runs_record_is_deleted_last_and_other_objects_are_kept() -> None:
+    keys = [
+        "runs/cat/0a/claim.json",
+        "runs/cat/0a/output/run.json",
+        "runs/cat/0a/output/z",
+        "runs/cat/notes.txt",
+        "runs/cat/0b/model/x",
+        "runs/readme",
+        "runs/dog/0c/output/run.json",
+        "runs/dog/0c/run.json",
+    ]
+    assert keys_of_runs(Layout(""), keys) == [
+        "runs/cat/0a/claim.json",
+        "runs/cat/0a/output/z",
+        "runs/dog/0c/run.json",
+        "runs/cat/0a/output/run.json",
+        "runs/dog/0c/output/run.json",
+    ]
+    assert keys_of_runs(Layout("p/"), [f"p/{key}" for key in keys])[0] == "p/runs/cat/0a/claim.json"
+
+
+# ---- which stack, which job
 
 KEY = "canary-5d1e-secret-key"
 
@@ -38,7 +523,7 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
 
 
 @pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate", "parent"])
-def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None:
+def test_a_replaced_token_has_another_name(field: str) -> None:
     """Of the same name the old one would be deleted before the container group has the new one."""
     olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}
     olds |= {"end": "", "rotate": 1.0, "parent": "0a", "keys": {}}
@@ -54,7 +539,7 @@ def test_what_replaces_the_nodes_token_gives_it_another_name(field: str) -> None
 PLACE = RunPlace("cat", "run", "bucket", "runs/cat/run/output/", "runs/cat/")
 
 
-def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
+def queue_job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
     rule = {
         "bucket": "bucket",
         "prefix": f"{prefix}runs/cat/{run}/output/",
@@ -70,14 +555,14 @@ def job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
 @pytest.mark.parametrize(
     ("found", "superseded"),
     [
-        (job("1", "pending", "older"), True),
-        (job("1", "running", "older"), True),
-        (job("1", "completed", "older"), False),
-        (job("1", "pending"), False),
-        (job("1", "pending", "older", prefix="elsewhere/"), False),
+        (queue_job("1", "pending", "older"), True),
+        (queue_job("1", "running", "older"), True),
+        (queue_job("1", "completed", "older"), False),
+        (queue_job("1", "pending"), False),
+        (queue_job("1", "pending", "older", prefix="elsewhere/"), False),
     ],
 )
-def test_which_jobs_a_new_run_takes_the_place_of(found: Job, superseded: bool) -> None:
+def test_which_jobs_a_new_run_supersedes(found: Job, superseded: bool) -> None:
     assert PLACE.is_superseded(found) == superseded
 
 
@@ -85,37 +570,23 @@ def test_which_jobs_a_new_run_takes_the_place_of(found: Job, superseded: bool) -
     ("jobs", "chosen"),
     [
         ([], None),
-        ([job("1", "pending", "other")], None),
-        ([job("1", "canceled")], None),
-        ([job("1", "completed"), job("2", "running")], "2"),
-        ([job("1", "failed"), job("2", "completed")], "2"),
-        ([job("1", "canceled"), job("2", "pending")], "2"),
-        ([job("1", "completed", prefix="elsewhere/")], None),
-        ([job("2", "pending"), job("1", "pending")], "1"),
+        ([queue_job("1", "pending", "other")], None),
+        ([queue_job("1", "canceled")], None),
+        ([queue_job("1", "completed"), queue_job("2", "running")], "2"),
+        ([queue_job("1", "failed"), queue_job("2", "completed")], "2"),
+        ([queue_job("1", "canceled"), queue_job("2", "pending")], "2"),
+        ([queue_job("1", "completed", prefix="elsewhere/")], None),
+        ([queue_job("2", "pending"), queue_job("1", "pending")], "1"),
     ],
 )
-def test_which_job_of_the_queue_is_the_runs_own(jobs: list[Job], chosen: str | None) -> None:
+def test_which_job_of_the_queue_a_run_adopts(jobs: list[Job], chosen: str | None) -> None:
     found = choose_job(jobs, PLACE)
     assert (found.id if found else None) == chosen
 
 
-def connection(**changes: Any) -> Connection:
-    values: dict[str, Any] = {
-        "cloud": "salad",
-        "kelpie_url": "http://127.0.0.1:1",
-        "salad_url": "http://127.0.0.1:1",
-        "api_key": "salad-key-canary",
-        "organization": "o",
-        "project": "p",
-        "s3_endpoint": "http://127.0.0.1:1",
-        "s3_access_key_id": "id",
-        "s3_secret_access_key": KEY,
-    }
-    return Connection(**(values | changes))
-
-
 def test_the_salad_key_never_goes_to_a_node() -> None:
-    environment = {**node_environment(connection()), **given_keys(connection())}
+    secrets = connection(api_key="salad-key-canary", s3_secret_access_key=KEY)
+    environment = {**node_environment(secrets), **given_keys(secrets)}
     plain = [
         value.get_secret_value() if isinstance(value, SecretStr) else value for value in environment.values()
     ]
@@ -145,7 +616,7 @@ def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "
         (queued(""), False),
     ],
 )
-def test_only_what_this_state_declared_before_is_dropped(job: Job, found: bool) -> None:
+def test_only_unfinished_jobs_of_declared_runs_are_canceled(job: Job, found: bool) -> None:
     assert unfinished_jobs([job], "b", "p/runs/", {"was declared"}) == ([job] if found else [])
 
 
@@ -163,7 +634,7 @@ class HandedBack:
         return [job] if status in (None, now) else []
 
 
-def test_a_job_that_changes_hands_keeps_its_images() -> None:
+def test_images_of_a_job_that_changes_its_status_are_in_use() -> None:
     queue = HandedBack()
     provider = DatasetProvider()
     provider.connection = SimpleNamespace(kelpie=lambda: queue)  # type: ignore[assignment]  # all that is asked for

@@ -1,4 +1,4 @@
-"""One job for a run, whatever is lost on the way: the real local queue and bucket, with a transport that loses things."""
+"""One job per run, against the local queue and bucket, with a transport that loses posts. All decisions: test_claims.py."""
 
 from __future__ import annotations
 
@@ -205,32 +205,6 @@ def test_the_claim_of_a_dead_process_is_taken_over(queued: QueuedRun) -> None:
     assert queued.known_job() == job.id
 
 
-def test_what_a_dead_process_had_sent_is_waited_for(queued: QueuedRun) -> None:
-    queued.claimed_by(_a_dead_process())
-    posted: list[Job] = []
-    late = threading.Timer(0.3, lambda: posted.append(queued.kelpie().post_job(queued.request())))
-    late.start()
-    job = queued.post_once()
-    late.join()
-    assert [live.id for live in queued.live()] == [job.id] == [posted[0].id]
-
-
-def test_a_live_holder_is_waited_for(queued: QueuedRun) -> None:
-    queued.claimed_by(os.getppid())
-    posted: list[Job] = []
-    late = threading.Timer(1.0, lambda: posted.append(queued.kelpie().post_job(queued.request())))
-    late.start()
-    job = queued.post_once()
-    late.join()
-    assert job.id == posted[0].id
-
-
-def test_an_old_claim_of_another_machine_is_taken_over(queued: QueuedRun) -> None:
-    queued.claimed_by(1, host="elsewhere", at=0.0)
-    assert [live.id for live in queued.live()] == []
-    assert queued.post_once().id == queued.live()[0].id
-
-
 @pytest.mark.parametrize("ended", ["completed", "failed"])
 def test_a_run_that_ended_in_another_group_is_not_posted_again(queued: QueuedRun, ended: str) -> None:
     job = queued.kelpie().post_job(
@@ -254,7 +228,7 @@ def report(connection: Connection, job: Job, what: str) -> None:
     with httpx.Client(base_url=connection.kelpie_url, headers=headers) as client:
         client.get("/work", params=body).raise_for_status()
         client.post(f"/jobs/{job.id}/{what}", json=body).raise_for_status()
-    # A failure is counted at once, but told only when the heartbeats have stopped for a while (UPSTREAM.md).
+    # A failure is counted at once, but reported only once the heartbeats have stopped for a while (docs/services.md).
     wait_until(lambda: connection.kelpie().get_job(job.id).status == what)
 
 
@@ -276,20 +250,3 @@ def test_a_job_of_a_run_that_nobody_wants_any_more_is_canceled(queued: QueuedRun
     job = queued.post_once()
     assert queued.connection.kelpie().get_job(orphan.id).status == "canceled"
     assert {live.id for live in queued.live()} == {job.id, stranger.id}
-
-
-def test_a_canceled_job_is_wanted_again_when_it_is_declared_again(queued: QueuedRun) -> None:
-    first = queued.post_once()
-    assert queued.kelpie().cancel_job(first.id)
-    second = queued.post_once()
-    assert second.id != first.id
-    assert [live.id for live in queued.live()] == [second.id]
-
-
-def test_a_claim_that_was_taken_over_posts_nothing(queued: QueuedRun) -> None:
-    claims = ClaimFile(queued.storage, queued.keys, OWNER)
-    assert claims.take(None)
-    queued.claimed_by(1, host="elsewhere")
-    with pytest.raises(Exception, match="taken over by another update"):
-        claims.renew()
-    assert queued.live() == []

@@ -62,7 +62,7 @@ def cost(cloud: dict[str, Any], before: int) -> Counter[tuple[str, str]]:
     return Counter((one["method"], about(one["path"])) for one in logged_requests(cloud)[before:])
 
 
-def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_and_the_rest_copied(
+def test_only_changed_images_are_uploaded_and_others_copied(
     cloud: dict[str, Any], storage: Storage, tmp_path: Path
 ) -> None:
     layout = Layout("")
@@ -89,9 +89,7 @@ def test_an_unchanged_dataset_sends_nothing_and_one_changed_image_is_one_sent_an
     assert sizes == {name: image.size for name, image in second.images.items()}
 
 
-def test_an_upload_that_broke_off_goes_on_where_it_was(
-    cloud: dict[str, Any], storage: Storage, tmp_path: Path
-) -> None:
+def test_an_interrupted_upload_continues(cloud: dict[str, Any], storage: Storage, tmp_path: Path) -> None:
     layout, images = Layout(""), image_set(tmp_path / "one", changed=frozenset(range(IMAGES)))
     begin = len(logged_requests(cloud))
     sent = [
@@ -106,7 +104,7 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(
     assert is_complete(storage, layout, images.digest)
 
 
-def test_an_index_that_tells_of_images_that_are_gone_costs_no_image(storage: Storage, tmp_path: Path) -> None:
+def test_images_missing_despite_their_index_are_uploaded(storage: Storage, tmp_path: Path) -> None:
     layout, first = Layout("p/"), image_set(tmp_path / "one")
     upload(storage, layout, first, lambda _text: None)
     storage.delete_many([item.key for item in storage.list(layout.dataset(first.digest))])
@@ -115,7 +113,7 @@ def test_an_index_that_tells_of_images_that_are_gone_costs_no_image(storage: Sto
     assert is_complete(storage, layout, second.digest)
 
 
-def test_a_thousand_providers_are_serialised_to_one_text_a_class() -> None:
+def test_a_thousand_providers_are_serialized_once_per_class() -> None:
     texts = {
         dynamic.serialize_provider(kind())
         for _ in range(1000)
@@ -124,7 +122,7 @@ def test_a_thousand_providers_are_serialised_to_one_text_a_class() -> None:
     assert len(texts) == 2
 
 
-def test_an_answer_is_asked_for_once_and_again_when_it_is_old_or_was_no() -> None:
+def test_a_useful_answer_is_kept_for_a_while() -> None:
     now = [0.0]
     answers, asked = RecentAnswers(lambda: now[0]), []
 
@@ -138,7 +136,7 @@ def test_an_answer_is_asked_for_once_and_again_when_it_is_old_or_was_no() -> Non
     assert len(asked) == 3
 
 
-def test_progress_tells_rate_and_what_is_left() -> None:
+def test_progress_shows_rate_and_remaining_time() -> None:
     now, told = [0.0], list[str]()
     transfer = TransferProgress("uploading", 4, 8_000_000, told.append, lambda: now[0])
     now[0] = 2.0

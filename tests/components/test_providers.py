@@ -166,7 +166,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ---- the container group
 
 
-def test_a_group_is_made_and_found_in_order() -> None:
+def test_a_group_is_created() -> None:
     cloud = FakeServices()
     found = cloud.connect(ContainerGroupProvider()).create(PROPS)
     assert cloud.told == ["create"]
@@ -190,14 +190,14 @@ def test_a_group_is_made_and_found_in_order() -> None:
     }
 
 
-def test_all_gpu_classes_of_a_group_are_kept_in_its_outputs() -> None:
+def test_the_state_has_all_gpu_classes_of_a_group() -> None:
     group = marked(OURS)
     group.container.resources.gpu_classes.append("another")
     found = FakeServices(group).connect(ContainerGroupProvider()).read("g", PROPS | {"gpuClass": ""})
     assert found.outs["gpuClass"] == "id of RTX 5090,another"
 
 
-def test_keys_that_were_issued_go_to_the_nodes_and_the_stacks_own_do_not() -> None:
+def test_nodes_get_issued_keys_instead_of_the_stacks_own() -> None:
     provider = FakeServices().connect(ContainerGroupProvider())
     keys = {"accessKeyId": "node", "secretAccessKey": "hidden"}
     told = provider.environment(args(keys=keys, keysEnd="2026"))
@@ -207,7 +207,7 @@ def test_keys_that_were_issued_go_to_the_nodes_and_the_stacks_own_do_not() -> No
 
 
 @pytest.mark.parametrize("error", [Conflict("there"), UncertainOutcome("no answer")])
-def test_a_group_that_somebody_was_faster_with_decides(error: Exception) -> None:
+def test_a_group_created_by_another_update_meanwhile_is_checked(error: Exception) -> None:
     cloud = FakeServices()
     cloud.create_error, cloud.appears = error, marked(THEIRS)
     with pytest.raises(FluxError, match="belongs to x/y"):
@@ -223,7 +223,7 @@ def test_a_group_that_somebody_was_faster_with_decides(error: Exception) -> None
 
 
 @pytest.mark.parametrize("owner", [THEIRS, ""])
-def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> None:
+def test_a_foreign_group_is_adopted_only_with_adopt(owner: str) -> None:
     environment = {"FLUX_OWNER": owner} if owner else {}
     cloud = FakeServices(made(environment))
     provider = cloud.connect(ContainerGroupProvider())
@@ -238,7 +238,7 @@ def test_somebody_elses_group_is_taken_only_when_that_is_said(owner: str) -> Non
 
 
 @pytest.mark.parametrize("autoscale", [True, False])
-def test_who_starts_a_group_that_was_there(autoscale: bool) -> None:
+def test_an_existing_group_is_started_only_without_autoscaling(autoscale: bool) -> None:
     cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).create(PROPS | {"replicas": 1, "autoscale": autoscale})
     assert (("start", "name") in cloud.told) is not autoscale
@@ -252,7 +252,7 @@ def test_our_own_group_is_not_marked_as_adopted() -> None:
     assert "FLUX_ADOPTED" not in patch["container"]["environment_variables"]
 
 
-def test_a_group_that_is_foreign_group_any_more_is_not_seen() -> None:
+def test_refresh_drops_a_group_that_is_gone_or_foreign() -> None:
     def seen(group: ContainerGroup | None, id_: str = "g") -> Any:
         return (
             FakeServices(group)
@@ -270,7 +270,7 @@ def test_a_group_that_is_foreign_group_any_more_is_not_seen() -> None:
     assert seen(made({})).inputs["owner"] == ""
 
 
-def test_a_group_that_is_gone_is_not_changed() -> None:
+def test_a_group_that_is_gone_is_not_updated() -> None:
     for there, id_ in ((None, "g"), (marked(OURS), "other")):
         cloud = FakeServices(there)
         with pytest.raises(FluxError) as caught:
@@ -337,7 +337,7 @@ def test_a_group_that_is_gone_is_not_changed() -> None:
         ),
     ],
 )
-def test_what_destroy_takes_down(
+def test_what_destroy_deletes(
     group: ContainerGroup | None, id_: str, told: list[Any], words: str, said: list[str]
 ) -> None:
     cloud = FakeServices(group)
@@ -360,7 +360,7 @@ RULE: dict[str, Any] = {
 }
 
 
-def test_a_rule_is_made_seen_and_changed() -> None:
+def test_a_rule_is_created_read_and_updated() -> None:
     cloud = FakeServices()
     provider = cloud.connect(ScalingRuleProvider())
     found = provider.create(RULE | {"other": 1})
@@ -385,7 +385,7 @@ def test_a_rule_is_made_seen_and_changed() -> None:
         (marked(THEIRS), {"groupName": None}, True),
     ],
 )
-def test_a_rule_of_the_stack_that_adopted_the_group_stays(
+def test_the_rule_of_a_stack_that_adopted_the_group_is_kept(
     group: ContainerGroup | None, props: dict[str, Any], goes: bool
 ) -> None:
     cloud = FakeServices(group)
@@ -411,7 +411,7 @@ KEYS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("hours", "seconds"), [(2, 7200), (-5, 60), (0.001, 60), (24 * 30, MAX_KEY_SECONDS), (None, 60)]
 )
-def test_temporary_keys_last_as_long_as_they_may(hours: float | None, seconds: float) -> None:
+def test_the_duration_of_temporary_keys(hours: float | None, seconds: float) -> None:
     cloud = FakeServices()
     end = "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
     found = cloud.connect(NodeKeysProvider()).create(KEYS | {"end": end})
@@ -422,7 +422,7 @@ def test_temporary_keys_last_as_long_as_they_may(hours: float | None, seconds: f
     assert (found.id, found.outs) == (end, KEYS | {"end": end, "keys": keys})
 
 
-def test_a_session_token_that_does_not_fit_is_told() -> None:
+def test_a_session_token_that_is_too_long_is_an_error() -> None:
     cloud = FakeServices()
     cloud.session = "x" * 1000
     provider = cloud.connect(NodeKeysProvider())
@@ -434,7 +434,7 @@ def test_a_session_token_that_does_not_fit_is_told() -> None:
     assert "set `storage.credentials: token`" in str(caught.value)
 
 
-def test_a_token_is_made_seen_and_taken_away() -> None:
+def test_a_token_is_created_read_and_deleted() -> None:
     cloud = FakeServices()
     provider = cloud.connect(NodeKeysProvider())
     props = KEYS | {"credentials": "token"}
@@ -456,7 +456,7 @@ def test_a_token_is_made_seen_and_taken_away() -> None:
 # ---- declared runs
 
 
-def test_only_runs_that_are_declared_no_longer_are_canceled(
+def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     def job(run: str, **environment: str) -> Job:
@@ -522,7 +522,7 @@ class FinishedRuns:
     ],
 )
 @pytest.mark.parametrize("moved", ["bucket", "prefix"])
-def test_another_place_does_not_train_again_what_is_done(
+def test_finished_runs_are_not_trained_again_in_another_place(
     there: list[str], here: list[str], left: str, moved: str
 ) -> None:
     runs = {"cat": "1", "dog": "2", "changed": "3", "gone": "4"}
@@ -547,7 +547,7 @@ def test_another_place_does_not_train_again_what_is_done(
     assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]
 
 
-def test_a_stack_of_another_place_is_told_which() -> None:
+def test_keys_for_another_place_are_refused() -> None:
     with pytest.raises(FluxError) as caught:
         FakeServices().connect(NodeKeysProvider()).read("end", KEYS | {"home": "o/p at x"})
     assert str(caught.value) == (

@@ -67,7 +67,7 @@ def after_pending(connection: Connection, name: str) -> str:
     ("autoscale", "replicas", "status"),
     [(False, 1, "deploying"), (False, 0, "stopped"), (True, 1, "stopped")],
 )
-def test_a_new_group_starts_by_itself_where_nobody_else_starts_it(
+def test_a_new_group_without_autoscaling_starts_by_itself(
     connection: Connection, groups: ContainerGroupProvider, autoscale: bool, replicas: int, status: str
 ) -> None:
     wanted = props(connection, autoscale, replicas)

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("clock")
 # ---- the usual way
 
 
-def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: FakeClock) -> None:
+def test_a_new_run_is_posted_once_under_a_claim(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     prepared: list[int] = []
     found = post_once(kelpie, storage, prepare=lambda: prepared.append(kelpie.posted))
@@ -58,8 +58,8 @@ def test_a_run_that_nobody_has_queued_is_posted_once_under_a_claim(clock: FakeCl
     }
 
 
-def test_a_claim_is_renewed_before_the_post_when_a_second_has_passed(clock: FakeClock) -> None:
-    """R2 refuses a second write of a key within a second (UPSTREAM.md)."""
+def test_a_claim_older_than_a_second_is_renewed_before_the_post(clock: FakeClock) -> None:
+    """R2 refuses a second write of a key within a second (docs/services.md)."""
     kelpie, storage = FakeKelpie(), FakeStorage()
     post_once(kelpie, storage, prepare=lambda: clock.sleep(1.0))
     first, second = (json.loads(raw) for raw in storage.writes)
@@ -69,13 +69,13 @@ def test_a_claim_is_renewed_before_the_post_when_a_second_has_passed(clock: Fake
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "completed", "failed"])
-def test_a_job_that_is_there_is_adopted_without_a_claim(status: str) -> None:
+def test_an_existing_job_is_adopted_without_a_claim(status: str) -> None:
     kelpie, storage = FakeKelpie(job("1", status)), FakeStorage()
     assert post_once(kelpie, storage).id == "1"
     assert (kelpie.posted, storage.content) == (0, None)
 
 
-def test_a_canceled_job_is_wanted_again() -> None:
+def test_a_canceled_job_is_posted_again() -> None:
     kelpie, storage = FakeKelpie(job("1", "canceled")), FakeStorage()
     assert post_once(kelpie, storage).id == "posted-1"
 
@@ -92,7 +92,7 @@ def test_jobs_of_other_runs_of_the_same_job_are_canceled() -> None:
     assert kelpie.lists == 2  # what was listed was no longer so
 
 
-def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
+def test_a_posted_job_is_listed_without_another_request() -> None:
     kelpie = FakeKelpie()
     queue = Queue(cast(Any, kelpie), "g")
     queue.post_once(PLACE, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
@@ -109,14 +109,14 @@ def test_a_post_is_in_the_queues_list_without_listing_again() -> None:
 # ---- a post without an answer
 
 
-def test_a_post_that_arrived_is_found_after_a_while(clock: FakeClock) -> None:
+def test_a_post_without_an_answer_is_found_in_the_queue(clock: FakeClock) -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("arrived"))]
     assert post_once(kelpie, FakeStorage()).id == "arrived"
     assert (kelpie.posted, clock.slept, kelpie.canceled) == (1, [5.0], [])
 
 
-def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock: FakeClock) -> None:
+def test_a_lost_post_is_repeated_and_a_late_duplicate_canceled(clock: FakeClock) -> None:
     kelpie = FakeKelpie()
 
     def second() -> Job:
@@ -132,7 +132,7 @@ def test_a_post_that_was_lost_is_repeated_and_what_comes_late_is_canceled(clock:
     assert [one.status for one in queue.jobs()] == ["pending", "canceled"]
 
 
-def test_one_that_stays_alone_is_not_listed_for_again() -> None:
+def test_a_single_job_is_not_listed_again() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("arrived"))]
     queue = Queue(cast(Any, kelpie), "g")
@@ -142,14 +142,14 @@ def test_one_that_stays_alone_is_not_listed_for_again() -> None:
     assert kelpie.lists == lists
 
 
-def test_two_that_arrived_are_made_one() -> None:
+def test_the_oldest_of_two_posted_jobs_is_kept() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("b", created=2), job("a", created=1), job("z", "completed", created=0))]
     assert post_once(kelpie, FakeStorage()).id == "a"
     assert kelpie.canceled == ["b"]
 
 
-def test_three_posts_without_an_answer_are_told_of(clock: FakeClock) -> None:
+def test_three_posts_without_an_answer_are_an_error(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     kelpie.posts = [lost(kelpie)] * 4
     with pytest.raises(UncertainOutcome):
@@ -158,14 +158,14 @@ def test_three_posts_without_an_answer_are_told_of(clock: FakeClock) -> None:
     assert storage.job() is None
 
 
-def test_a_repeated_post_whose_job_ended_at_once_is_taken_as_it_is() -> None:
+def test_a_repeated_post_whose_job_ended_at_once_is_adopted() -> None:
     kelpie = FakeKelpie()
     ended = job("quick", "completed")
     kelpie.posts = [lost(kelpie), lambda: kelpie.queue(ended)]
     assert post_once(kelpie, FakeStorage()).id == "quick"
 
 
-def test_who_was_taken_over_does_not_post() -> None:
+def test_an_update_whose_claim_was_taken_over_does_not_post() -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage, prepare=lambda: held(storage))
@@ -176,7 +176,7 @@ def test_who_was_taken_over_does_not_post() -> None:
     assert kelpie.posted == 0
 
 
-def test_a_claim_written_over_while_its_job_was_posted_stays() -> None:
+def test_a_claim_taken_over_during_the_post_is_kept() -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
 
     def post() -> Job:
@@ -188,7 +188,7 @@ def test_a_claim_written_over_while_its_job_was_posted_stays() -> None:
     assert storage.claim()["owner"] == "x/y"
 
 
-def test_the_queues_order() -> None:
+def test_jobs_are_ordered_by_time_and_id() -> None:
     jobs = [job("c", created=2), job("b", created=1), job("a", created=2), job("z")]
     assert [one.id for one in in_order(jobs)] == ["z", "b", "a", "c"]
     ended = [job("1", "completed", created=1), job("2", "failed", created=2), job("3", "canceled", created=3)]
@@ -226,11 +226,11 @@ def test_the_queues_order() -> None:
         ),
     ],
 )
-def test_whose_job_it_is(changes: dict[str, Any], own: bool) -> None:
+def test_which_jobs_belong_to_a_run(changes: dict[str, Any], own: bool) -> None:
     assert PLACE.is_own(job("1", **changes)) is own
 
 
-def test_one_queue_for_all_that_look_at_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_jobs_of_a_group_share_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queueing, "_queues", {})
     made = Connection(
         cloud="salad",
@@ -249,13 +249,13 @@ def test_one_queue_for_all_that_look_at_a_group(monkeypatch: pytest.MonkeyPatch)
     assert (found.group_id, found.kelpie) == ("claims-a", made.kelpie())
 
 
-def test_a_post_that_arrived_and_ended_at_once_is_taken_as_it_is() -> None:
+def test_a_post_that_arrived_and_ended_at_once_is_adopted() -> None:
     kelpie = FakeKelpie()
     kelpie.posts = [lost(kelpie, job("quick", "completed"))]
     assert post_once(kelpie, FakeStorage()).id == "quick"
 
 
-def test_what_was_posted_is_written_down_beside_the_claim() -> None:
+def test_the_posted_job_is_recorded_beside_the_claim() -> None:
     storage = FakeStorage()
     post_once(FakeKelpie(), storage)
     assert json.loads(storage.posted or b"") == {
@@ -266,7 +266,7 @@ def test_what_was_posted_is_written_down_beside_the_claim() -> None:
     assert post_once(FakeKelpie(), BusyStorage(KEYS.posted)).id == "posted-1"
 
 
-def test_anothers_job_is_written_down_for_it_once() -> None:
+def test_another_holders_job_is_recorded_once() -> None:
     storage = FakeStorage()
     claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
     claims.record("1")  # there is no claim that it could belong to
@@ -281,7 +281,7 @@ def test_anothers_job_is_written_down_for_it_once() -> None:
     assert storage.job() == "2"
 
 
-def test_a_job_is_written_down_under_the_claim_that_it_was_posted_under() -> None:
+def test_a_job_is_recorded_under_its_own_claim() -> None:
     storage = FakeStorage()
     claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
     assert claims.take(None)
