@@ -285,4 +285,4 @@ def test_a_stack_that_gives_its_own_keys_away_is_told(cloud: Path, tmp_path: Pat
     stack = new_stack(tmp_path / "a", cloud, "own", {"cat": 1})
     stack.configure({"cat": {}}, {"cloud": "salad"})
     printed = replace(stack, variables=as_real(stack.connection)).run("preview")
-    assert "give FLUX_NODE_ACCESS_KEY_ID and FLUX_NODE_SECRET_ACCESS_KEY" in printed
+    assert "set FLUX_NODE_ACCESS_KEY_ID and FLUX_NODE_SECRET_ACCESS_KEY" in printed

@@ -64,7 +64,7 @@ def test_what_is_adopted_is_told_and_left_standing(stack: Stack) -> None:
     printed = stack.run("preview")
     assert "image: somebody/thing:1 -> saladtechnologies/ai-toolkit" in printed
     assert "cpu: 2 -> 4" in printed
-    assert "environment: THEIRS taken out or replaced" in printed
+    assert "environment: THEIRS removed or replaced" in printed
     assert "`destroy` leaves it standing" in printed
     assert SECRET not in printed
     stack.up()
@@ -213,6 +213,6 @@ def test_a_changed_prefix_deletes_no_results_and_cancels_nothing(stack: Stack) -
     queued = stack.live_runs()
     moved = {"storage": {"bucket": "life", "prefix": f"{stack.place}/2"}, "results": "delete"}
     stack.configure({"cat": {}}, moved)
-    assert f"results lie in s3://life/{stack.place}/runs/" in stack.up(code=1)
+    assert f"results are in s3://life/{stack.place}/runs/" in stack.up(code=1)
     assert bucket_of(stack).get_bytes(weights) == b"x"
     assert stack.live_runs() == queued == stack.declared_runs()
