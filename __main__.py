@@ -19,7 +19,7 @@ from flux_training.training.bill import announce, over_budget
 from flux_training.training.cost import Bill
 from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.finding import LintReport, in_short
+from flux_training.training.finding import LintReport, summarize
 from flux_training.training.gpu import names_a_class
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
@@ -119,10 +119,10 @@ def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
 
 def report_mistakes(report: LintReport) -> None:
     """Log lint's warnings; raise its errors together."""
-    for line in in_short(report.warnings, MAX_WARNINGS):
+    for line in summarize(report.warnings, MAX_WARNINGS):
         pulumi.log.warn(line)
     if report.errors:
-        raise BadInput(in_short(report.errors, MAX_ERRORS))
+        raise BadInput(summarize(report.errors, MAX_ERRORS))
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:

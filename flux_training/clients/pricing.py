@@ -13,10 +13,9 @@ from flux_training.clients.run_states import in_parallel
 from flux_training.clients.salad import Salad
 from flux_training.clients.storage import Storage
 from flux_training.training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
-from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_needed, names_a_class
+from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.jobs.folder import ImageSet, JobFolder
-from flux_training.training.lint.gpu_memory import memory_gb
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings

@@ -1,17 +1,18 @@
-"""What a rule found: one mistake, at one place, with its rule and its mend."""
+"""What lint finds: one mistake at one place, with the rule that it breaks and how to fix it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at a place, before the rule is known. `code` names it when reading a file ran into it."""
+    """A mistake before its rule is known. `code` is the rule's, if reading a file already failed."""
 
     path: str
     message: str
@@ -21,10 +22,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Finding:
-    """An error stops `up`; a warning does not.
+    """A mistake. An error stops `up`, a warning does not.
 
-    `code` is the rule's name in docs/lint.md and in `lint.silence`. `message` says what is wrong, with the value; `rule` why it is;
-    `mend` the next step. `path` is relative to the checkout, `line` counts from 1. `job` is empty for what concerns the stack as a whole.
+    `code` is the rule's name, `message` says what is wrong, `rule` why, `fix` what to do. `path` is relative to the checkout, `line` counts
+    from 1. `job` is empty for the stack's own settings.
     """
 
     code: str
@@ -33,7 +34,7 @@ class Finding:
     line: int | None
     message: str
     rule: str
-    mend: str
+    fix: str
     job: str = ""
 
     @property
@@ -41,8 +42,13 @@ class Finding:
         """`jobs/cat/train.yml:12`."""
         return self.path if self.line is None else f"{self.path}:{self.line}"
 
+    def as_json(self) -> dict[str, Any]:
+        """As `flux lint --json` prints it. The key `mend` is kept for existing readers."""
+        fields = asdict(self)
+        return {"mend" if key == "fix" else key: value for key, value in fields.items()}
+
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}; {self.rule}; {self.mend} [{self.code}]"
+        return f"{self.place}: {self.message}; {self.rule}; {self.fix} [{self.code}]"
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Silenced:
 
 @dataclass(frozen=True)
 class LintReport:
-    """What lint found in `jobs`, in the order of job, path and line."""
+    """What lint found in `jobs`, sorted by job, path and line."""
 
     jobs: Sequence[str]
     findings: Sequence[Finding]
@@ -70,17 +76,17 @@ class LintReport:
         return [finding for finding in self.findings if finding.severity == "warning"]
 
 
-def in_short(findings: Sequence[Finding], most: int) -> list[str]:
-    """Each finding as a line; of one rule in one job no more than `most`, then how many there are besides."""
-    seen: dict[tuple[str, str], int] = {}
+def summarize(findings: Sequence[Finding], limit: int) -> list[str]:
+    """One line per finding, at most `limit` per rule and job, then how many were left out."""
+    counts: Counter[tuple[str, str]] = Counter()
     lines: list[str] = []
     for finding in findings:
-        count = seen[finding.job, finding.code] = seen.get((finding.job, finding.code), 0) + 1
-        if count <= most:
+        counts[finding.job, finding.code] += 1
+        if counts[finding.job, finding.code] <= limit:
             lines.append(str(finding))
     lines += [
-        f"{job or 'jobs'}: {count - most} more of [{code}]; `flux lint` shows all"
-        for (job, code), count in seen.items()
-        if count > most
+        f"{job or 'jobs'}: {count - limit} more of [{code}]; `flux lint` shows all"
+        for (job, code), count in counts.items()
+        if count > limit
     ]
     return lines

@@ -32,6 +32,28 @@ TFLOPS = {
 GB_QUANTIZED = 24
 GB_UNQUANTIZED = 48
 GB_EACH_MORE_MEGAPIXEL = 8
+# GB of GPU memory by model, from NVIDIA's data sheets. Laptop GPUs have less.
+MEMORY_GB = {
+    "rtx 5090": 32,
+    "rtx 5080": 16,
+    "rtx 5070 ti": 16,
+    "rtx 5070": 12,
+    "rtx 4090": 24,
+    "rtx 4080": 16,
+    "rtx 4070 ti super": 16,
+    "rtx 4070 ti": 12,
+    "rtx 4070": 12,
+    "rtx 3090 ti": 24,
+    "rtx 3090": 24,
+    "rtx 3080 ti": 12,
+    "rtx 3080": 10,
+    "rtx 3060": 12,
+    "rtx a5000": 24,
+    "l40s": 48,
+    "a100": 80,
+    "h100": 80,
+}
+_SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,14 @@ def model_of(name: str) -> str:
         return " ".join(name.split("(")[0].split(",")[0].split())
     extra = "".join(f" {word.title()}" for word in match[3].split())
     return f"{match[1].upper()} {match[2].upper()}{extra}"
+
+
+def memory_gb(gpu: str) -> int | None:
+    """GB of `RTX 5090`, `RTX 3080 (10 GB)` or `>= 24 GB`; None if the name is unknown, such as a UUID."""
+    match = _SIZE.search(gpu)
+    if match:
+        return int(match[1])
+    return MEMORY_GB.get(" ".join(gpu.lower().replace("nvidia", "").replace("geforce", "").split()))
 
 
 def names_a_class(wanted: str) -> bool:

@@ -1,4 +1,4 @@
-"""The names that a job folder and its files may have."""
+"""The names that job folders and their files may have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_SUFFIX = ".txt"
 # The first 12 hex digits of a SHA-256 (flux_training/training/runs/run.py).
 RUN_ID = re.compile(r"[0-9a-f]{12}")
+MAX_JOB_NAME = 63
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-# ai-toolkit takes every file that begins with the job's name for a checkpoint of it: these lie beside the checkpoints.
+# Files beside the checkpoints. ai-toolkit treats every file whose name begins with the job's name as its checkpoint.
 TAKEN_NAMES = ("run.json", "progress.json", "loss.csv", "config.yaml", "samples", "optimizer.pt")

@@ -160,10 +160,10 @@ def _silence() -> Schema:
             rule.code: {
                 "type": "string",
                 "pattern": r"\S",
-                "description": f"The reason. {rule.code}: {rule.rule}.",
+                "description": f"The reason. {rule.code}: {rule.why}.",
             }
             for rule in RULES.values()
-            if not rule.why_loud
+            if not rule.always
         },
         "additionalProperties": False,
     }

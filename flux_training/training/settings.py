@@ -371,8 +371,8 @@ def _why_not_silenced(code: str, reason: str) -> str:
     """Empty when a job may silence the rule for this reason."""
     if code not in RULES:
         return f"`{code}` is no rule of lint{nearest(code, RULES)}; docs/lint.md has all"
-    if RULES[code].why_loud:
-        return f"`{code}` cannot be silenced: {RULES[code].why_loud}"
+    if RULES[code].always:
+        return f"`{code}` cannot be silenced: {RULES[code].always}"
     return "" if reason.strip() else f"`{code}` needs a reason; write why it does not matter here"
 
 

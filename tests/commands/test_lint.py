@@ -105,7 +105,7 @@ def test_findings_are_grouped_by_job_with_file_and_line(checkout: Path) -> None:
     assert f"jobs/cat/train.yml:{number}: model.name_or_path is" in cat
     assert cat.index("error model-path") < cat.index("warning caption-trigger")
     assert "fix: " in cat
-    assert "jobs/dog/dataset/00001.txt: the trigger word" in dog
+    assert "jobs/dog/dataset/00001.txt: it does not contain the trigger word" in dog
     assert "2 jobs, 1 error, 2 warnings" in dog
     assert "\x1b" not in printed
 
@@ -127,7 +127,7 @@ def test_on_a_terminal_many_places_are_counted_and_in_a_pipe_all_are_listed(chec
         shutil.copy(source, dataset / f"x{number}.jpg")
         (dataset / f"x{number}.txt").write_text(f"nothing {number}", encoding="utf-8")
     assert "and 5 more (`./flux lint --json` lists all)" in lint_on_a_terminal(checkout, NO_COLOR="1")[1]
-    assert lint(checkout)[1].count("the trigger word `tr1gger` is not in it") == 15
+    assert lint(checkout)[1].count("it does not contain the trigger word `tr1gger`") == 15
 
 
 def test_warnings_fail_only_when_strict(checkout: Path) -> None:

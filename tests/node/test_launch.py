@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from localcloud.node import folder_watch
 
-from flux_training.training.dataset.manifest import LARGEST_MANIFEST
+from flux_training.training.dataset.manifest import MAX_MANIFEST_BYTES
 from tests.node.fake_trainer import weights
 from tests.node.fuzz import load
 from tests.node.queued import FolderTransfers
@@ -254,7 +254,7 @@ def test_a_clock_that_goes_back_is_a_fault_of_its_own() -> None:
 
 
 def test_lint_knows_what_the_launcher_reads_of_a_manifest() -> None:
-    assert load().MOST_JSON == LARGEST_MANIFEST
+    assert load().MOST_JSON == MAX_MANIFEST_BYTES
 
 
 def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flux_training.training.errors import FluxError
 from flux_training.training.files import natural_key, only_one_in, write_atomically, write_new
-from flux_training.training.lint.gpu_memory import memory_gb
+from flux_training.training.gpu import memory_gb
 from flux_training.training.processes import is_alive
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,8 @@ def as_document(report: LintReport) -> dict[str, Any]:
         "jobs": list(report.jobs),
         "errors": len(report.errors),
         "warnings": len(report.warnings),
-        "findings": [asdict(finding) for finding in report.findings],
-        "silenced": [{**asdict(entry.finding), "reason": entry.reason} for entry in report.silenced],
+        "findings": [finding.as_json() for finding in report.findings],
+        "silenced": [{**entry.finding.as_json(), "reason": entry.reason} for entry in report.silenced],
     }
 
 
@@ -210,4 +210,4 @@ def _print_findings(findings: list[Finding]) -> None:
             console.print(Text(f"    {finding.place}: {finding.message}"))
         if len(same) > len(shown):
             console.print(Text(f"    and {len(same) - len(shown)} more (`./flux lint --json` lists all)"))
-        console.print(Text(f"    fix: {first.mend}", style="dim"))
+        console.print(Text(f"    fix: {first.fix}", style="dim"))

@@ -23,7 +23,7 @@ def as_json(plan: Plan) -> str:
         "cluster": plan.cluster,
         "upload": asdict(plan.upload),
         "cost": _cost(plan.bill) if plan.bill else None,
-        "findings": [asdict(finding) for finding in lint.findings] if lint else [],
+        "findings": [finding.as_json() for finding in lint.findings] if lint else [],
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
 

@@ -187,7 +187,7 @@ def _findings(plan: Plan) -> str:
     parts = [(len(lint.errors), "error"), (len(lint.warnings), "warning")]
     title = ", ".join(counted(number, word) for number, word in parts if number)
     lines = [
-        f"- **{one.severity}** `{_code(one.place)}`: {escaped(one.message)}; {escaped(one.rule)}; *{escaped(one.mend)}* (`{_code(one.code)}`)"
+        f"- **{one.severity}** `{_code(one.place)}`: {escaped(one.message)}; {escaped(one.rule)}; *{escaped(one.fix)}* (`{_code(one.code)}`)"
         for one in lint.findings[:MOST_FINDINGS]
     ]
     rest = len(lint.findings) - len(lines)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
-from flux_training.training.lint.rules.captions import REFUSAL
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
+# What captioning models write instead of a caption.
+REFUSAL = re.compile(
+    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai\b|i (can(no|')t|am unable to|'m unable to)|unable to (assist|comply))",
+    re.IGNORECASE,
+)
 MODEL = "gpt-4.1-nano"
 # The recipe's own words (generate-captions.py).
 INSTRUCTION = "Generate a short caption for this image (100 words or less) that captures composition and details about the subject"

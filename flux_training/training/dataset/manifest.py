@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Bytes of `manifest.json` that the launcher reads (MOST_JSON in flux_training/node/launch.py); the rest would be cut off.
-LARGEST_MANIFEST = 16 * 1024 * 1024
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 # What JSON of another form than the expected one raises; an object in a bucket can also say 1e999, or nest lists without end.
 NOT_SO = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 

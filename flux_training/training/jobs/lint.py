@@ -20,9 +20,9 @@ def lint_jobs(
     examiner: Examiner | None = None,
     declared: bool = True,
 ) -> LintReport:
-    """Everything wrong in the declared jobs and in the job folders `names` of the checkout `root`; without `declared` only in these.
+    """All mistakes in the declared jobs and in the job folders `names`; without `declared` only in the latter.
 
-    Bad input is a finding: raises nothing for it. `examiner` from `Examiner.of`; every file is read when it is not given.
+    Bad input becomes a finding: raises nothing for it. Without an `examiner` from `Examiner.of` every file is read.
     """
     chosen = gather_jobs(settings, root, examiner or Examiner(), names, declared)
     findings = list(chosen.findings)
@@ -34,7 +34,7 @@ def lint_jobs(
         counts, quiet = split_silenced(found, silence)
         findings += counts
         silenced += quiet
-        # A glob's silence is for all of its jobs: one that does not need it is no mistake.
+        # A pattern's silence is for all of its jobs, so a job that does not need it is no mistake.
         if job.name in settings.jobs:
             used = {entry.finding.code for entry in quiet}
             findings += unused_silences(JOBS_SETTING, job.name, silence, used)
@@ -45,13 +45,13 @@ def _same_names(chosen: ChosenJobs) -> list[Finding]:
     folders = {job.name: str(job.folder) for job in chosen.jobs}
     rule = rule_of("job-case")
     return [
-        rule.finding(Problem(folders[name], f"differs from {earlier} in capitals only"), name)
+        rule.finding(Problem(folders[name], f"differs from {earlier} only in case"), name)
         for name, earlier in same_but_for_case(list(folders))
     ]
 
 
 def _once(findings: list[Finding]) -> list[Finding]:
-    """Without what jobs with the same `dataset` would say again."""
+    """Without the duplicates from jobs that share a `dataset`."""
     first: dict[tuple[str, str, int | None, str], Finding] = {}
     for finding in findings:
         first.setdefault((finding.code, finding.path, finding.line, finding.message), finding)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from flux_training.training.errors import BadInput
-from flux_training.training.names import JOB_NAME
+from flux_training.training.names import JOB_NAME, MAX_JOB_NAME
 from flux_training.training.train_yml.edit import PROCESS, quoted
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.train_yml.yaml_text import node_at, set_value
@@ -25,7 +25,6 @@ SHORT = {
     "datasets.0.caption_dropout_rate": "dropout",
     "datasets.0.resolution": "res",
 }
-LONGEST_NAME = 63
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
     findings += [
-        f"{name}: {len(name)} characters, but a job's name has at most {LONGEST_NAME}; sweep over fewer keys at once"
+        f"{name}: {len(name)} characters, but a job's name has at most {MAX_JOB_NAME}; sweep over fewer keys at once"
         for name in names
         if not JOB_NAME.fullmatch(name)
     ]

@@ -6,23 +6,23 @@ from flux_training.training.lint.registry import Rule
 from flux_training.training.lint.rules import AREAS, RULES
 
 HEAD = """\
-# What lint finds
+# Lint rules
 
-`flux lint`, `make preview` and `make up` look at every declared job folder before anything is made or paid for. An **error** stops
-`preview` and `up`; a **warning** does not. Made from the rules by `make generated`: {count} rules, {errors} of them errors.
+`flux lint`, `make preview` and `make up` check every declared job folder before anything is created or paid for. An **error** stops
+`preview` and `up`; a **warning** does not. This page is generated from the rules by `make generated`: {count} rules, {errors} of them errors.
 
-A finding can be silenced by its name, for one job (or a glob), with the reason:
+You can silence a rule for one job (or for a pattern of jobs), with a reason:
 
 ```yaml
 flux-training:jobs:
   sketches:
     lint:
       silence:
-        image-few: "five drawings are all there are"
+        image-few: "there are only five drawings"
 ```
 
-Not so the rules marked **always**: without what they ask for there is nothing that could be queued, or others would be hurt. A silence that
-hides nothing is a warning itself, and a name that is no rule is refused with the nearest that is.
+Rules marked **always** cannot be silenced: without them there is nothing to queue, or others would be harmed. An entry that silences
+nothing is reported as a warning, and an unknown rule name is an error that suggests the nearest one.
 """
 
 
@@ -31,14 +31,14 @@ def lint_document() -> str:
     parts = [HEAD.format(count=len(RULES), errors=errors)]
     for area in AREAS:
         parts.append(f"\n## {area.name[0].upper()}{area.name[1:]}\n")
-        parts.append("\n| name | | why | to mend it |\n|---|---|---|---|\n")
+        parts.append("\n| rule | | why | fix |\n|---|---|---|---|\n")
         parts += [_row(rule) for rule in area.rules]
     return "".join(parts)
 
 
 def _row(rule: Rule) -> str:
-    kind = f"{rule.severity}, **always**" if rule.why_loud else rule.severity
-    return f"| `{rule.code}` | {kind} | {_cell(rule.rule)} | {_cell(rule.mend)} |\n"
+    kind = f"{rule.severity}, **always**" if rule.always else rule.severity
+    return f"| `{rule.code}` | {kind} | {_cell(rule.why)} | {_cell(rule.fix)} |\n"
 
 
 def _cell(text: str) -> str:

@@ -1,8 +1,8 @@
-"""The rules: each a small pure function over a job's facts, under a stable code."""
+"""What a lint rule is, what it sees of a job, and how rules are registered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,19 @@ from typing import Any
 from flux_training.training.dataset.facts import Caption, DatasetFacts, caption_name
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Finding, Problem, Severity
-from flux_training.training.lint.gpu_memory import memory_gb
+from flux_training.training.gpu import memory_gb
 from flux_training.training.lint.secret_patterns import without_secrets
 from flux_training.training.train_yml.trainer_config import TrainerFile
 from flux_training.training.words import with_escapes
 
+# A value quoted in a message may be as long as a file.
+MAX_MESSAGE_LENGTH = 300
+NEEDED = "without it there is nothing to queue"
+
 
 @dataclass(frozen=True)
 class Subject:
-    """One job as the rules see it. `gpu` and `variables` (what a train.yml may refer to on the node) are the stack's."""
+    """One job as the rules see it. `gpu` and `variables` (the node's environment variables) come from the stack."""
 
     name: str
     folder: Path
@@ -37,33 +41,35 @@ class Subject:
 
     @property
     def captions(self) -> list[Caption]:
-        """The captions that belong to an image and can be read."""
+        """The readable captions that belong to an image."""
         if self.dataset is None:
             return []
-        wanted = {caption_name(image) for image in self.images}
-        return [
-            caption
-            for caption in self.dataset.captions.values()
-            if caption.name in wanted and not caption.fault
-        ]
+        expected = {caption_name(image) for image in self.images}
+        captions = self.dataset.captions.values()
+        return [caption for caption in captions if caption.name in expected and not caption.fault]
 
     @property
     def gpu_gb(self) -> int | None:
         return memory_gb(self.gpu)
 
+    @property
+    def process(self) -> Mapping[str, Any]:
+        """train.yml's `config.process[0]`; empty if it is missing."""
+        return self.config.process if self.config else {}
+
     def section(self, name: str) -> Mapping[str, Any]:
-        """A section of train.yml's process; empty without a readable train.yml."""
+        """A section of train.yml's process; empty if it is missing."""
         return self.config.section(name) if self.config else {}
 
     @property
     def trains(self) -> bool:
-        """Whether there is a process to look at: else one finding says so, and not one of each rule."""
-        return bool(self.config and self.config.process)
+        """Whether train.yml has a process. If not, only the rule for that reports it."""
+        return bool(self.process)
 
-    def in_dataset(self, name: str, message: str) -> Problem:
-        """A problem of a file in `dataset/`; with an empty name, of the folder."""
+    def in_dataset(self, name: str, message: str, line: int | None = None) -> Problem:
+        """A problem of a file in `dataset/`, or of the folder if the name is empty."""
         folder = self.dataset.folder if self.dataset else self.folder
-        return Problem(str(folder / name) if name else str(folder), message)
+        return Problem(str(folder / name) if name else str(folder), message, line)
 
     def in_config(self, message: str, *place: str) -> Problem:
         """A problem at a key below the process of train.yml."""
@@ -71,24 +77,28 @@ class Subject:
             return Problem(str(self.folder), message)
         return Problem(str(self.config.path), message, self.config.line(*place))
 
+    def in_file(self, message: str, *place: str) -> Problem:
+        """A problem at a key of train.yml, counted from the top of the file."""
+        if self.config is None:
+            return Problem(str(self.folder), message)
+        return Problem(str(self.config.path), message, self.config.line_of(place))
 
-# A value in a message may be a whole file.
-LONGEST = 300
+
 Check = Callable[[Subject], Iterable[Problem]]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`needed`: a job that breaks it cannot be declared at all. `why_loud`: why its findings cannot be silenced, empty when they can."""
+    """`needed`: a job that breaks it cannot be declared. `always`: why its findings cannot be silenced; empty if they can."""
 
     code: str
     area: str
     severity: Severity
-    rule: str
-    mend: str
+    why: str
+    fix: str
     check: Check
     needed: bool = False
-    why_loud: str = ""
+    always: str = ""
 
     def finding(self, problem: Problem, job: str = "") -> Finding:
         return Finding(
@@ -97,57 +107,91 @@ class Rule:
             with_escapes(problem.path),
             problem.line,
             with_escapes(_short(without_secrets(problem.message))),
-            self.rule,
-            self.mend,
+            self.why,
+            self.fix,
             job,
         )
 
 
-NEEDED = "without it there is nothing that could be queued"
-
-
 @dataclass
 class Area:
-    """The rules of one module, in the order they are written."""
+    """The rules of one module, in the order in which they are written."""
 
     name: str
     rules: list[Rule] = field(default_factory=list)
 
     def error(
-        self, code: str, rule: str, mend: str, needed: bool = False, why_loud: str = ""
+        self, code: str, why: str, fix: str, needed: bool = False, always: str = ""
     ) -> Callable[[Check], Check]:
-        return self._add(code, "error", rule, mend, needed, why_loud or (NEEDED if needed else ""))
+        return self._register(code, "error", why, fix, needed, always)
 
-    def warning(self, code: str, rule: str, mend: str, why_loud: str = "") -> Callable[[Check], Check]:
-        return self._add(code, "warning", rule, mend, False, why_loud)
+    def warning(self, code: str, why: str, fix: str, always: str = "") -> Callable[[Check], Check]:
+        return self._register(code, "warning", why, fix, False, always)
 
-    def fault(self, code: str, rule: str, mend: str) -> None:
-        """A rule that reading a file checks: its problems come with the facts."""
-        self.error(code, rule, mend, needed=True)(lambda job: faults(job, code))
+    def fault(self, code: str, why: str, fix: str) -> None:
+        """A rule that is checked when a file is read: the facts carry its problems."""
+        self.error(code, why, fix, needed=True)(lambda job: faults(job, code))
 
-    def stack(self, code: str, rule: str, mend: str) -> None:
-        """A rule about the stack's list of jobs: who chooses the jobs checks it."""
-        self.error(code, rule, mend, needed=True)(lambda _job: ())
+    def stack(self, code: str, why: str, fix: str) -> None:
+        """A rule about the stack's list of jobs, checked where the jobs are chosen."""
+        self.error(code, why, fix, needed=True)(lambda _job: ())
 
-    def _add(
-        self, code: str, severity: Severity, rule: str, mend: str, needed: bool, why_loud: str
+    def image(self, code: str, why: str, fix: str) -> Callable[[Callable[[ImageFacts], str]], None]:
+        """A warning about single images: the function returns the message, or nothing if the image is fine."""
+
+        def register(describe: Callable[[ImageFacts], str]) -> None:
+            def check(job: Subject) -> Iterator[Problem]:
+                for image in job.sound_images:
+                    if message := describe(image):
+                        yield job.in_dataset(image.name, message)
+
+            self.warning(code, why, fix)(check)
+
+        return register
+
+    def setting(
+        self,
+        severity: Severity,
+        code: str,
+        path: str,
+        is_wrong: Callable[[Any], bool],
+        why: str,
+        fix: str,
+        *,
+        default: object = None,
+        needed: bool = False,
+    ) -> None:
+        """A rule about one value below train.yml's process, such as `train.lr`."""
+        section, _, key = path.rpartition(".")
+
+        def check(job: Subject) -> Iterator[Problem]:
+            value = (job.section(section) if section else job.process).get(key, default)
+            if job.trains and is_wrong(value):
+                yield job.in_config(f"{path} is {value!r}", *path.split("."))
+
+        self._register(code, severity, why, fix, needed, "")(check)
+
+    def _register(
+        self, code: str, severity: Severity, why: str, fix: str, needed: bool, always: str
     ) -> Callable[[Check], Check]:
-        def add(check: Check) -> Check:
-            self.rules.append(Rule(code, self.name, severity, rule, mend, check, needed, why_loud))
+        reason = always or (NEEDED if needed else "")
+
+        def register(check: Check) -> Check:
+            self.rules.append(Rule(code, self.name, severity, why, fix, check, needed, reason))
             return check
 
-        return add
+        return register
 
 
 def _short(message: str) -> str:
-    return message if len(message) <= LONGEST else f"{message[: LONGEST - 3]}..."
+    return message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 3]}..."
 
 
 def faults(job: Subject, code: str) -> list[Problem]:
-    """What reading the job's files ran into, of one kind."""
-    met: list[Problem | None] = [job.config.fault if job.config else None]
+    """The problems of one rule that reading the job's files found."""
+    found: list[Problem | None] = [job.config.fault if job.config else None]
     if job.dataset:
-        met.append(job.dataset.fault)
-        wanted = {caption_name(image) for image in job.images}
-        met += [caption.fault for caption in job.dataset.captions.values() if caption.name in wanted]
-    return [problem for problem in met if problem and problem.code == code]
+        found.append(job.dataset.fault)
+        expected = {caption_name(image) for image in job.images}
+        found += [caption.fault for caption in job.dataset.captions.values() if caption.name in expected]
+    return [problem for problem in found if problem and problem.code == code]

@@ -1,4 +1,4 @@
-"""What keys and passwords look like, by their issuers' documentation."""
+"""What keys and passwords look like, according to their issuers' documentation."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ SECRETS = {
     "Pulumi token": r"\bpul-[0-9a-f]{40}\b",
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
-    "password in an address": r"://[^/\s:@]+:[^/\s:@]+@",
+    "password in a URL": r"://[^/\s:@]+:[^/\s:@]+@",
 }
 _ANY = re.compile("|".join(f"(?P<k{number}>{pattern})" for number, pattern in enumerate(SECRETS.values())))
 _KINDS = list(SECRETS)
-# `hf_token: …`: a key of train.yml whose name says what stands behind it.
-_TELLING_KEY = re.compile(
+# A key of train.yml whose name says that its value is a secret: `hf_token: …`.
+_SECRET_KEY = re.compile(
     r"""^[\s-]*["']?[\w.-]*(?:api[_-]?key|token|passw(?:or)?d|secret(?:[_-]?(?:access)?[_-]?key)?)["']?\s*:\s*["']?(?P<value>[^\s"'#]{8,})""",
     re.IGNORECASE,
 )
 _HARMLESS = re.compile(r"\$\{|^(true|false|null|none)$|^[\d.]+$", re.IGNORECASE)
 
 
-def says_secret(line: str) -> bool:
+def names_a_secret(line: str) -> bool:
     """Whether a line of YAML gives a value to a key such as `hf_token`."""
-    told = _TELLING_KEY.match(line)
-    return bool(told and not _HARMLESS.search(told["value"]))
+    match = _SECRET_KEY.match(line)
+    return bool(match and not _HARMLESS.search(match["value"]))
 
 
-def found_in(text: str) -> Iterator[tuple[int, str]]:
-    """(line, kind) of what looks like a secret; the secret itself is shown nowhere."""
+def find_secrets(text: str) -> Iterator[tuple[int, str]]:
+    """(line, kind) of everything that looks like a secret, without the secret itself."""
     for match in _ANY.finditer(text):
         kind = next(_KINDS[int(name[1:])] for name, value in match.groupdict().items() if value)
         yield text.count("\n", 0, match.start()) + 1, kind

@@ -12,7 +12,7 @@ from PIL import Image
 from flux_training.training.dataset.facts import MAX_CAPTION_BYTES, _list, each_thousand, read_caption
 from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
 from flux_training.training.dataset.perceptual_hash import distance, perceptual_hash
-from flux_training.training.finding import Finding, in_short
+from flux_training.training.finding import Finding, summarize
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import on_gpu
@@ -149,7 +149,7 @@ def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
         + [finding("", line=n) for n in (1, 2)]
         + [finding(code="other")]
     )
-    assert in_short(found, 2) == [
+    assert summarize(found, 2) == [
         "jobs/cat:1: what; why; mend [rule]",
         "jobs/cat:2: what; why; mend [rule]",
         "jobs/x:1: what; why; mend [rule]",
@@ -157,7 +157,7 @@ def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
         "jobs/cat: what; why; mend [other]",
         "cat: 2 more of [rule]; `flux lint` shows all",
     ]
-    assert in_short([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]
+    assert summarize([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]
 
 
 def test_a_line_for_each_thousand_images() -> None:

@@ -344,7 +344,7 @@ def check_report(report: LintReport) -> None:
         text = str(finding)
         assert text.isprintable(), text
         assert len(text) < 3000, text[:200]
-        assert all([finding.message, finding.rule, finding.mend])
+        assert all([finding.message, finding.rule, finding.fix])
         text.encode()
 
 

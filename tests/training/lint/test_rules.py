@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.errors import BadInput
-from flux_training.training.finding import Finding, LintReport, in_short
+from flux_training.training.finding import Finding, LintReport, summarize
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.lint.rules import NEEDED, RULES
@@ -42,7 +42,7 @@ def test_each_mistake_is_found_and_explained(code: str, clean: Path, tmp_path: P
     found = [finding for finding in report.findings if finding.code == code]
     assert found, [str(finding) for finding in report.findings]
     for finding in found:
-        assert all([finding.message, finding.rule, finding.mend, finding.path])
+        assert all([finding.message, finding.rule, finding.fix, finding.path])
         assert str(finding).isprintable()
         assert TOKEN not in str(finding)
         assert finding.severity == RULES[code].severity
@@ -160,7 +160,7 @@ def test_an_unknown_key_beside_silence_is_refused_with_the_nearest() -> None:
 
 
 def test_only_what_makes_training_impossible_or_hurts_others_cannot_be_silenced() -> None:
-    loud = {rule.code for rule in RULES.values() if rule.why_loud}
+    loud = {rule.code for rule in RULES.values() if rule.always}
     assert loud == {rule.code for rule in NEEDED} | {"caption-secret", "config-secret", "silence-unused"}
 
 
@@ -177,6 +177,6 @@ def test_jobs_with_the_same_dataset_say_its_mistakes_once(clean: Path, tmp_path:
 
 def test_many_findings_of_one_rule_are_counted() -> None:
     findings = [Finding("image-few", "warning", f"{n}", None, "m", "r", "x", "cat") for n in range(7)]
-    lines = in_short(findings, 5)
+    lines = summarize(findings, 5)
     assert len(lines) == 6
     assert lines[-1] == "cat: 2 more of [image-few]; `flux lint` shows all"

@@ -23,7 +23,7 @@ from flux_training.training.lint.rules import RULES
 from flux_training.training.lint.rules.captions import t5_tokens
 from flux_training.training.lint.rules.images import resolutions
 from flux_training.training.lint.rules.options import prompts
-from flux_training.training.lint.secret_patterns import found_in, says_secret, without_secrets
+from flux_training.training.lint.secret_patterns import find_secrets, names_a_secret, without_secrets
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 from tests.training.job_folders import make_job
 from tests.training.lint_folders import TOKEN, TRAIN_YML, make_clean_job, stack
@@ -78,7 +78,7 @@ def test_what_people_write_is_not_garbled(text: str) -> None:
 @pytest.mark.parametrize("sign", ["\x00", "\x1b", "\x85", "\ue000", "\u0378", "\ufffd"])
 def test_what_nobody_can_see_is_garbled(sign: str) -> None:
     (problem,) = RULES["caption-garbled"].check(captioned(f"one\ntwo{sign}{sign}"))
-    assert problem == Problem("jobs/cat/dataset/1.txt", f"holds the character U+{ord(sign):04X}", 2)
+    assert problem == Problem("jobs/cat/dataset/1.txt", f"contains the character U+{ord(sign):04X}", 2)
 
 
 def rule_saying(code: str, *problems: Problem, text: str = "why") -> Rule:
@@ -165,7 +165,7 @@ def test_prompts_are_read_from_both_keys_that_the_trainer_reads() -> None:
 )
 def test_a_prompt_is_shown_on_one_line_and_not_too_long(prompt: str, shown: str) -> None:
     job = configured({"trigger_word": "c4t", "sample": {"prompts": [prompt]}})
-    assert messages("prompt-trigger", job) == [f"`{shown}` lacks the trigger word `c4t`"]
+    assert messages("prompt-trigger", job) == [f"`{shown}` does not contain the trigger word `c4t`"]
 
 
 @pytest.mark.parametrize("folder", ["dataset", "dataset/", "./dataset", "./dataset//"])
@@ -226,14 +226,14 @@ HARMLESS_LINES = [
 
 @pytest.mark.parametrize("line", SECRET_LINES + HARMLESS_LINES)
 def test_a_key_says_that_a_secret_stands_behind_it(line: str) -> None:
-    assert says_secret(line) == (line in SECRET_LINES)
+    assert names_a_secret(line) == (line in SECRET_LINES)
 
 
 def test_secrets_are_found_with_their_line_and_kind_and_shown_nowhere() -> None:
     key = "AKIA" + "A1B2" * 4
     text = f"\na {TOKEN}\n\n{key} and s3://me:secret@host"
-    kinds = [(2, "Hugging Face token"), (4, "AWS key"), (4, "password in an address")]
-    assert list(found_in(text)) == kinds
+    kinds = [(2, "Hugging Face token"), (4, "AWS key"), (4, "password in a URL")]
+    assert list(find_secrets(text)) == kinds
     assert without_secrets(f"a {TOKEN} or {key}.") == "a (a secret) or (a secret)."
 
 
@@ -270,8 +270,7 @@ def test_a_silence_that_hides_nothing_is_named_with_its_job_and_rule(tmp_path: P
     (found,) = lint_jobs(stack(cat={"lint": {"silence": {"image-few": "a test"}}}), tmp_path).findings
     assert found.job == "cat"
     assert str(found) == (
-        "jobs: jobs.cat.lint.silence.image-few silences nothing; a silence that hides nothing hides the next mistake; "
-        "take it out of the job's lint.silence [silence-unused]"
+        "jobs: jobs.cat.lint.silence.image-few silences nothing; it would hide a mistake made later; remove it from the job's lint.silence [silence-unused]"
     )
 
 
@@ -279,8 +278,7 @@ def test_a_dataset_that_is_missing_is_named_with_what_to_do(tmp_path: Path) -> N
     with pytest.raises(BadInput) as caught:
         read_images(tmp_path / "cat")
     assert str(caught.value) == (
-        f"{tmp_path / 'cat/dataset'}: no such folder; a job's images lie in its folder `dataset`; "
-        "make it and put the images and their captions there [dataset-missing]"
+        f"{tmp_path / 'cat/dataset'}: no such folder; a job's images are in its folder `dataset`; create it, with the images and their captions [dataset-missing]"
     )
 
 
@@ -292,5 +290,5 @@ def test_a_folder_whose_name_is_none_is_named_with_its_place(
     with pytest.raises(BadInput) as caught:
         read(folder)
     assert [finding.split("; ")[0] for finding in caught.value.findings] == [
-        f"{folder}: `my cat` is no name for a job"
+        f"{folder}: `my cat` is not a valid job name"
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 
+from flux_training.training.dataset.captions import REFUSAL
 from flux_training.training.dataset.facts import caption_name
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
@@ -14,18 +15,10 @@ from flux_training.training.lint.registry import Area, Subject
 AREA = Area("captions")
 T5_TOKENS = 512
 PLACEHOLDERS = ("[trigger]", "[name]")
-REFUSAL = re.compile(
-    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai\b|i (can(no|')t|am unable to|'m unable to)|unable to (assist|comply))",
-    re.IGNORECASE,
-)
+DESCRIBE = "write what the image shows, with the trigger word"
 
 
-@AREA.error(
-    "caption-missing",
-    "ai-toolkit would train it with an empty prompt",
-    "write what the image shows, with the trigger word",
-    needed=True,
-)
+@AREA.error("caption-missing", "ai-toolkit would train it with an empty prompt", DESCRIBE, needed=True)
 def caption_missing(job: Subject) -> Iterator[Problem]:
     written = job.dataset.captions if job.dataset else {}
     for name in dict.fromkeys(caption_name(image) for image in job.images):
@@ -33,38 +26,34 @@ def caption_missing(job: Subject) -> Iterator[Problem]:
             yield job.in_dataset(name, "no caption for this image")
 
 
-AREA.fault(
-    "caption-empty",
-    "ai-toolkit would train the image with an empty prompt",
-    "write what the image shows, with the trigger word",
-)
+AREA.fault("caption-empty", "ai-toolkit would train the image with an empty prompt", DESCRIBE)
 AREA.fault("caption-encoding", "the trainer reads captions as UTF-8", "save the caption as UTF-8")
 AREA.fault("caption-unreadable", "a caption is a short text file", "make it a readable file")
 
 
 @AREA.error(
     "caption-orphan",
-    "each caption belongs to the image of its name",
+    "each caption belongs to the image of the same name",
     "add the image, or delete the caption",
     needed=True,
 )
 def caption_orphan(job: Subject) -> Iterator[Problem]:
-    wanted = {caption_name(image) for image in job.images}
+    expected = {caption_name(image) for image in job.images}
     for name in job.dataset.captions if job.dataset else {}:
-        if name not in wanted:
+        if name not in expected:
             yield job.in_dataset(name, "a caption without an image")
 
 
 @AREA.error(
     "caption-shared",
-    "an image's caption is the .txt of its name without suffix",
+    "an image's caption has the image's name with the suffix .txt",
     "rename one of the images",
     needed=True,
 )
 def caption_shared(job: Subject) -> Iterator[Problem]:
-    sharing: dict[str, list[str]] = {}
+    sharing: dict[str, list[str]] = defaultdict(list)
     for image in job.images:
-        sharing.setdefault(caption_name(image), []).append(image)
+        sharing[caption_name(image)].append(image)
     for caption, images in sharing.items():
         if len(images) > 1:
             yield job.in_dataset("", f"{' and '.join(images)} would share the caption {caption}")
@@ -72,8 +61,8 @@ def caption_shared(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "caption-long",
-    f"FLUX reads {T5_TOKENS} tokens of a caption (estimated: 4 for 3 words, and at least 1 for 4 characters) and cuts the rest off",
-    "shorten it, the most important first",
+    f"FLUX reads {T5_TOKENS} tokens of a caption (estimated as 4 per 3 words, at least 1 per 4 characters) and ignores the rest",
+    "shorten it, or put the important words first",
 )
 def caption_long(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
@@ -84,14 +73,14 @@ def caption_long(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "caption-trigger",
-    "ai-toolkit puts a missing trigger word in front, where it may read as nonsense",
+    "ai-toolkit inserts a missing trigger word at the start, where it may not fit the sentence",
     "write the trigger word (or [trigger]) where it belongs in the sentence",
 )
 def caption_trigger(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
     for caption in job.captions if trigger else ():
         if trigger not in caption.text and not has_placeholder(caption.text):
-            yield job.in_dataset(caption.name, f"the trigger word `{trigger}` is not in it")
+            yield job.in_dataset(caption.name, f"it does not contain the trigger word `{trigger}`")
 
 
 @AREA.warning(
@@ -104,13 +93,13 @@ def caption_placeholder(job: Subject) -> Iterator[Problem]:
         return
     for caption in job.captions:
         if has_placeholder(caption.text):
-            yield job.in_dataset(caption.name, "[trigger] stands for nothing here")
+            yield job.in_dataset(caption.name, "[trigger] has no meaning here")
 
 
 @AREA.warning(
     "caption-same",
-    "what every caption says, and no caption says otherwise, cannot be asked for in a prompt",
-    "say in each what is different in its image",
+    "a prompt can only vary what captions describe differently",
+    "describe in each caption what differs in its image",
 )
 def caption_same(job: Subject) -> Iterator[Problem]:
     texts = {caption.text for caption in job.captions}
@@ -120,33 +109,31 @@ def caption_same(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "caption-refusal",
-    "it is what a captioning model says when it will not describe an image",
+    "captioning models write this when they refuse to describe an image",
     "write the caption yourself",
 )
 def caption_refusal(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
-        said = REFUSAL.search(caption.text)
-        if said:
-            yield job.in_dataset(caption.name, f"`{said[0]}` describes no image")
+        match = REFUSAL.search(caption.text)
+        if match:
+            yield job.in_dataset(caption.name, f"`{match[0]}` does not describe an image")
 
 
 @AREA.warning(
     "caption-garbled",
-    "characters that nobody can see or that a wrong encoding left confuse the text encoder",
+    "invisible characters, and those left by a wrong encoding, confuse the text encoder",
     "type the caption again",
 )
 def caption_garbled(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
-        bad = next((sign for sign in caption.text if _is_garbage(sign)), None)
+        bad = next((character for character in caption.text if _is_garbage(character)), None)
         if bad is not None:
             line = caption.text[: caption.text.index(bad)].count("\n") + 1
-            yield Problem(
-                job.in_dataset(caption.name, "").path, f"holds the character U+{ord(bad):04X}", line
-            )
+            yield job.in_dataset(caption.name, f"contains the character U+{ord(bad):04X}", line)
 
 
 def t5_tokens(text: str) -> int:
-    """An estimate: T5's vocabulary is in no package that this project needs, and pulling one in for a warning is not worth it."""
+    """An estimate, because T5's vocabulary would be a large dependency for one warning."""
     return math.ceil(max(len(text.split()) * 4 / 3, len(text) / 4))
 
 
@@ -154,7 +141,7 @@ def has_placeholder(text: str) -> bool:
     return any(placeholder in text for placeholder in PLACEHOLDERS)
 
 
-def _is_garbage(sign: str) -> bool:
-    if sign.isascii():
-        return sign < " " and sign not in "\t\n\r"
-    return sign == "\ufffd" or unicodedata.category(sign) in ("Cc", "Co", "Cn")
+def _is_garbage(character: str) -> bool:
+    if character.isascii():
+        return character < " " and character not in "\t\n\r"
+    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Co", "Cn")

@@ -9,54 +9,57 @@ from pathlib import Path
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.names import JOB_NAME, TAKEN_NAMES
+from flux_training.training.lint.rules.stack import same_but_for_case
+from flux_training.training.names import JOB_NAME, MAX_JOB_NAME, TAKEN_NAMES
 
 AREA = Area("names")
-# Amazon's "Safe characters", the rest of ASCII's "Characters to avoid": docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+# S3's "characters that might require special handling" and "characters to avoid":
+# docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 AWKWARD = re.compile(r"[{}^%`\[\]\"<>~#|&$@=;:+?*,]")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+RENAME = "rename it using only letters, digits, `.`, `_` and `-`"
 
 
 @AREA.error(
     "job-name",
-    "a job's name is letters, digits, `.`, `_` and `-`, at most 63 of them, the first a letter or digit",
+    f"a job's name has at most {MAX_JOB_NAME} letters, digits, `.`, `_` and `-`, and begins with a letter or digit",
     "rename the folder",
     needed=True,
 )
 def job_name(job: Subject) -> Iterator[Problem]:
     if not JOB_NAME.fullmatch(job.name):
-        yield Problem(str(job.folder), f"`{job.name}` is no name for a job")
+        yield Problem(str(job.folder), f"`{job.name}` is not a valid job name")
 
 
 @AREA.error(
     "job-name-taken",
-    f"ai-toolkit takes every file that begins with the job's name for a checkpoint of it ({', '.join(TAKEN_NAMES)} lie beside them)",
+    f"ai-toolkit treats every file whose name begins with the job's name as its checkpoint (next to them are {', '.join(TAKEN_NAMES)})",
     "rename the folder",
     needed=True,
 )
 def job_name_taken(job: Subject) -> Iterator[Problem]:
     taken = next((name for name in TAKEN_NAMES if JOB_NAME.match(job.name) and name.startswith(job.name)), "")
     if taken:
-        yield Problem(str(job.folder), f"the job's name begins {taken}, a file of the trainer")
+        yield Problem(str(job.folder), f"{taken}, a file of the trainer, begins with the job's name")
 
 
 @AREA.error(
     "name-unsafe",
-    "object stores, the Kelpie worker and Windows lose or change such names",
-    "rename it to letters, digits, `.`, `_` and `-`",
+    "object stores, the Kelpie worker and Windows change or lose such names",
+    RENAME,
     needed=True,
 )
 def name_unsafe(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         reason = _unsafe(name)
         if reason:
-            yield Problem(job.in_dataset(name, "").path, reason)
+            yield job.in_dataset(name, reason)
 
 
 @AREA.warning(
     "name-awkward",
-    "object stores and shells give such characters a meaning of their own, so that tools fail on the file",
-    "rename it to letters, digits, `.`, `_` and `-`",
+    "such characters have a special meaning for object stores and shells, so that tools fail on the file",
+    RENAME,
 )
 def name_awkward(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
@@ -67,7 +70,7 @@ def name_awkward(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "name-unicode",
-    "macOS and Linux write the same letter in two ways, so that one file has two names",
+    "macOS and Linux encode the same letter in two ways, so that one file gets two names",
     "rename it without accents, or in composed form (NFC)",
 )
 def name_unicode(job: Subject) -> Iterator[Problem]:
@@ -76,7 +79,7 @@ def name_unicode(job: Subject) -> Iterator[Problem]:
             yield job.in_dataset(name, "the name has letters with separate accents (not NFC)")
 
 
-@AREA.warning("name-reserved", "Windows has devices of this name and cannot check the file out", "rename it")
+@AREA.warning("name-reserved", "Windows has devices of this name and cannot check out the file", "rename it")
 def name_reserved(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         if RESERVED.fullmatch(name):
@@ -85,15 +88,12 @@ def name_reserved(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "name-case",
-    "macOS and Windows take names that differ in capitals only for one file, and one of them is lost",
+    "macOS and Windows treat names that differ only in case as the same file, and one of them is lost",
     "rename one of them",
 )
 def name_case(job: Subject) -> Iterator[Problem]:
-    first: dict[str, str] = {}
-    for name in _names(job):
-        earlier = first.setdefault(name.casefold(), name)
-        if earlier != name:
-            yield job.in_dataset(name, f"differs from {earlier} in capitals only")
+    for name, earlier in same_but_for_case(_names(job)):
+        yield job.in_dataset(name, f"differs from {earlier} only in case")
 
 
 def _names(job: Subject) -> list[str]:
@@ -101,11 +101,16 @@ def _names(job: Subject) -> list[str]:
 
 
 def _unsafe(name: str) -> str:
-    if any("\ud800" <= sign <= "\udfff" for sign in name):
+    """Why object stores or Windows would change the name; empty if they would not."""
+    if any("\ud800" <= character <= "\udfff" for character in name):
         return "the name is not UTF-8"
-    bad = [sign for sign in name if sign == "\\" or unicodedata.category(sign).startswith("C")]
+    bad = [
+        character
+        for character in name
+        if character == "\\" or unicodedata.category(character).startswith("C")
+    ]
     if bad:
-        return f"the name holds {', '.join(f'U+{ord(sign):04X}' for sign in dict.fromkeys(bad))}"
+        return f"the name contains {', '.join(f'U+{ord(character):04X}' for character in dict.fromkeys(bad))}"
     stem = Path(name).stem
     if name != name.strip() or stem != stem.strip() or stem.endswith("."):
         return "the name begins or ends with a space or a dot"

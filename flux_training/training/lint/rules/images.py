@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flux_training.training.dataset.facts import caption_name
-from flux_training.training.dataset.manifest import LARGEST_MANIFEST, Image, manifest
+from flux_training.training.dataset.image_facts import ImageFacts
+from flux_training.training.dataset.manifest import MAX_MANIFEST_BYTES, Image, manifest
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.names import IMAGE_SUFFIXES
+from flux_training.training.train_yml.document import DEFAULT_RESOLUTION
 from flux_training.training.train_yml.trainer_config import positive_int
 
 AREA = Area("images")
-FEWEST = 8
-# An image in the manifest without its caption: a name of 255 bytes and the rest. One character can become six bytes of JSON.
-LONGEST_ENTRY = 6 * 255 + 200
-WIDEST = 3.0
-MOST_PIXELS = 50_000_000
-# ai-toolkit's own default.
-DEFAULT_RESOLUTION = 512
-# Of a resolution's side: what is a little smaller than it trains as well.
+MIN_IMAGES = 8
+# An image's entry in the manifest without its caption: a name of 255 bytes and the rest. One character takes up to six bytes in JSON.
+MAX_ENTRY_BYTES = 6 * 255 + 200
+MAX_ASPECT_RATIO = 3.0
+MAX_PIXELS = 50_000_000
+# An image with sides a little below the resolution is good enough.
 CLOSE_ENOUGH = 0.9
 SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",)}
 DEEP_MODES = ("I", "F")
@@ -29,15 +29,15 @@ SUFFIXES = ", ".join(IMAGE_SUFFIXES)
 
 AREA.fault(
     "dataset-missing",
-    "a job's images lie in its folder `dataset`",
-    "make it and put the images and their captions there",
+    "a job's images are in its folder `dataset`",
+    "create it, with the images and their captions",
 )
 
 
 @AREA.error(
     "dataset-empty",
-    "there has to be something to train on",
-    f"put images there ({SUFFIXES}), each with a caption .txt",
+    "there is nothing to train on",
+    f"add images ({SUFFIXES}), each with a caption (.txt)",
     needed=True,
 )
 def dataset_empty(job: Subject) -> Iterator[Problem]:
@@ -47,7 +47,7 @@ def dataset_empty(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "dataset-stranger",
-    "a dataset is images and captions only",
+    "a dataset contains only images and captions",
     "move it out of the dataset",
     needed=True,
 )
@@ -58,31 +58,32 @@ def dataset_stranger(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "dataset-large",
-    f"the node reads a list of images and captions of at most {LARGEST_MANIFEST // 1024**2} MiB; a longer one fails there, three times and paid",
-    "shorten the captions, or make two jobs of it",
+    f"the node reads a list of images and captions of at most {MAX_MANIFEST_BYTES // 1024**2} MiB; with a longer one the job fails three times, and each is billed",
+    "shorten the captions, or split the job in two",
     needed=True,
 )
 def dataset_large(job: Subject) -> Iterator[Problem]:
     captions = job.dataset.captions if job.dataset else {}
-    # More it cannot be; most datasets need no closer look.
-    if LONGEST_ENTRY * len(job.images) + 6 * sum(len(c.text) for c in captions.values()) < LARGEST_MANIFEST:
+    # This upper bound is quick, and enough for most datasets.
+    caption_bytes = 6 * sum(len(caption.text) for caption in captions.values())
+    if MAX_ENTRY_BYTES * len(job.images) + caption_bytes < MAX_MANIFEST_BYTES:
         return
     images: dict[str, Image] = {}
     texts: dict[str, str] = {}
     for image in job.images.values():
-        # A name that is no UTF-8 is another rule's.
+        # The rule name-unsafe reports names that are not UTF-8.
         name = image.name.encode("utf-8", "replace").decode()
         images[name] = Image(name, image.size, image.sha256)
         caption = captions.get(caption_name(image.name))
         texts[name] = caption.text if caption else ""
     size = len(manifest(images, texts))
-    if size > LARGEST_MANIFEST:
+    if size > MAX_MANIFEST_BYTES:
         yield job.in_dataset("", f"names and captions of {len(images)} images are {size / 1024**2:.1f} MiB")
 
 
 @AREA.error(
     "image-unreadable",
-    "an image that does not decode is left out of the training, or ends it",
+    "the trainer skips an image that it cannot decode, or stops",
     "replace or delete it",
     needed=True,
 )
@@ -94,134 +95,110 @@ def image_unreadable(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "image-truncated",
-    "a part of an image is no image: the download or copy was cut off",
-    "copy it once more from where it came, or delete it",
+    "a part of the file is missing: a download or copy was cut off",
+    "copy it again from its source, or delete it",
     needed=True,
 )
 def image_truncated(job: Subject) -> Iterator[Problem]:
     for image in job.images.values():
         if image.truncated:
-            yield job.in_dataset(
-                image.name, f"cannot be read as an image: it ends too early ({image.damage})"
-            )
+            message = f"cannot be read as an image: the file ends too early ({image.damage})"
+            yield job.in_dataset(image.name, message)
 
 
-@AREA.warning(
-    "image-animated",
-    "the trainer takes the first frame only",
-    "export the frame you mean as a still image",
+@AREA.image(
+    "image-animated", "the trainer uses only the first frame", "export the right frame as a still image"
 )
-def image_animated(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.frames > 1:
-            yield job.in_dataset(image.name, f"an animation of {image.frames} frames")
+def image_animated(image: ImageFacts) -> str:
+    return f"an animation with {image.frames} frames" if image.frames > 1 else ""
 
 
-@AREA.warning(
+@AREA.image(
     "image-cmyk",
-    "the trainer converts to RGB without the printer's colour profile, so colours shift",
+    "the trainer converts to RGB without the colour profile, so colours shift",
     "export it as sRGB",
 )
-def image_cmyk(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.mode == "CMYK":
-            yield job.in_dataset(image.name, "the colours are CMYK")
+def image_cmyk(image: ImageFacts) -> str:
+    return "the colours are CMYK" if image.mode == "CMYK" else ""
 
 
-@AREA.warning(
+@AREA.image(
     "image-rotated",
-    "not every program turns an image as EXIF asks; one that does not shows it lying on its side",
+    "not every program applies the EXIF rotation, so the image may be trained lying on its side",
     "save it upright",
 )
-def image_rotated(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.orientation in range(2, 9):
-            yield job.in_dataset(
-                image.name, f"stored turned or mirrored (EXIF orientation {image.orientation})"
-            )
+def image_rotated(image: ImageFacts) -> str:
+    is_rotated = image.orientation in range(2, 9)
+    return f"stored rotated or mirrored (EXIF orientation {image.orientation})" if is_rotated else ""
 
 
-@AREA.warning(
+@AREA.image(
     "image-transparent",
-    "the trainer drops transparency, and what was hidden behind it shows",
+    "the trainer drops transparency, and hidden colours become visible",
     "put it on a background and save it without transparency",
 )
-def image_transparent(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.transparent:
-            yield job.in_dataset(image.name, "parts of it are transparent")
+def image_transparent(image: ImageFacts) -> str:
+    return "parts of it are transparent" if image.transparent else ""
 
 
-@AREA.warning(
+@AREA.image(
     "image-deep",
-    "the trainer cuts more than 8 bits a colour off, and the image turns white or black",
-    "export it with 8 bits a colour",
+    "the trainer cuts colours off at 8 bits, and the image turns white or black",
+    "export it with 8 bits per colour",
 )
-def image_deep(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.mode.startswith(DEEP_MODES):
-            yield job.in_dataset(image.name, f"more than 8 bits a colour (mode {image.mode})")
+def image_deep(image: ImageFacts) -> str:
+    return f"more than 8 bits per colour (mode {image.mode})" if image.mode.startswith(DEEP_MODES) else ""
 
 
-@AREA.warning("image-blank", "an image of one colour teaches nothing", "delete it with its caption")
-def image_blank(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.blank:
-            yield job.in_dataset(image.name, "every pixel is the same")
+@AREA.image("image-blank", "an image of one colour teaches nothing", "delete it and its caption")
+def image_blank(image: ImageFacts) -> str:
+    return "every pixel is the same" if image.blank else ""
 
 
 @AREA.warning(
     "image-small",
-    "the trainer never enlarges: such an image is trained below the smallest resolution, and blurs what is learned",
-    "replace it by a larger one, or add a smaller `resolution` to datasets in train.yml",
+    "the trainer never enlarges images: training on smaller ones blurs the result",
+    "replace it by a larger image, or add a smaller `resolution` to the datasets in train.yml",
 )
 def image_small(job: Subject) -> Iterator[Problem]:
-    least = min(resolutions(job), default=DEFAULT_RESOLUTION)
+    smallest = min(resolutions(job), default=DEFAULT_RESOLUTION)
     for image in job.sound_images:
-        if image.pixels < (CLOSE_ENOUGH * least) ** 2:
-            yield job.in_dataset(
-                image.name,
-                f"{image.width} x {image.height} pixels are too few for the smallest resolution, {least}",
-            )
+        if image.pixels < (CLOSE_ENOUGH * smallest) ** 2:
+            size = f"{image.width} x {image.height} pixels"
+            yield job.in_dataset(image.name, f"{size} are too few for the smallest resolution, {smallest}")
 
 
-@AREA.warning(
+@AREA.image(
     "image-large",
-    "it is scaled down to about one megapixel: sending and decoding the rest is paid for and thrown away",
+    "it is scaled down to about one megapixel, but you pay for uploading and decoding all of it",
     "export it with at most 4096 pixels on the longer side",
 )
-def image_large(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if image.pixels > MOST_PIXELS:
-            yield job.in_dataset(image.name, f"{image.width} x {image.height} pixels")
+def image_large(image: ImageFacts) -> str:
+    return f"{image.width} x {image.height} pixels" if image.pixels > MAX_PIXELS else ""
 
 
-@AREA.warning(
+@AREA.image(
     "image-aspect",
-    f"what is more than {WIDEST:.0f} times as long as wide is scaled down until little is left of its shorter side",
-    "crop it to what matters",
+    f"an image that is more than {MAX_ASPECT_RATIO:.0f} times as long as wide is scaled down until little is left of its shorter side",
+    "crop it to the important part",
 )
-def image_aspect(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        shorter, longer = sorted((image.width, image.height))
-        if longer > WIDEST * shorter:
-            yield job.in_dataset(image.name, f"{image.width} x {image.height} pixels: too long and thin")
+def image_aspect(image: ImageFacts) -> str:
+    shorter, longer = sorted((image.width, image.height))
+    is_thin = longer > MAX_ASPECT_RATIO * shorter
+    return f"{image.width} x {image.height} pixels: too long and thin" if is_thin else ""
 
 
-@AREA.warning(
+@AREA.image(
     "image-suffix",
-    "programs that go by the name take it for something else",
-    "rename it, or export it in the format its name says",
+    "programs that rely on the name expect another format",
+    "rename it, or export it in the format of its suffix",
 )
-def image_suffix(job: Subject) -> Iterator[Problem]:
-    for image in job.sound_images:
-        if not image.name.lower().endswith(SUFFIXES_OF.get(image.format, ())):
-            yield job.in_dataset(image.name, f"its content is {image.format}")
+def image_suffix(image: ImageFacts) -> str:
+    fits = image.name.lower().endswith(SUFFIXES_OF.get(image.format, ()))
+    return "" if fits else f"its content is {image.format}"
 
 
-@AREA.warning(
-    "image-duplicate", "an image that is there twice counts twice", "delete one of them with its caption"
-)
+@AREA.warning("image-duplicate", "the same image counts twice", "delete one of them and its caption")
 def image_duplicate(job: Subject) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for image in job.sound_images:
@@ -232,7 +209,7 @@ def image_duplicate(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "image-near-duplicate",
-    "images that look the same count as often as they are there, and the LoRA repeats them",
+    "similar images count several times, and the LoRA repeats them",
     "keep the better one",
 )
 def image_near_duplicate(job: Subject) -> Iterator[Problem]:
@@ -244,20 +221,19 @@ def image_near_duplicate(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "image-few",
-    f"with fewer than {FEWEST} images a LoRA learns the images and not the subject",
-    f"add images; {FEWEST} to 30 that differ are common",
+    f"with fewer than {MIN_IMAGES} images a LoRA memorises the images instead of learning the subject",
+    f"add images; {MIN_IMAGES} to 30 different ones are common",
 )
 def image_few(job: Subject) -> Iterator[Problem]:
-    if 0 < len(job.images) < FEWEST:
+    if 0 < len(job.images) < MIN_IMAGES:
         yield job.in_dataset("", f"only {len(job.images)} image{'s' * (len(job.images) > 1)}")
 
 
 def resolutions(job: Subject) -> list[int]:
-    """What the datasets of train.yml ask for, in pixels."""
+    """The valid resolutions of all datasets in train.yml."""
     found: list[int] = []
     for entry in job.config.datasets if job.config else []:
-        said = entry.get("resolution", DEFAULT_RESOLUTION)
-        found += [
-            side for each in (said if isinstance(said, list) else [said]) if (side := positive_int(each))
-        ]
+        value = entry.get("resolution", DEFAULT_RESOLUTION)
+        sides = value if isinstance(value, list) else [value]
+        found += [side for each in sides if (side := positive_int(each))]
     return found

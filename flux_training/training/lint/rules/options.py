@@ -15,36 +15,33 @@ from flux_training.training.train_yml.trainer_config import positive_int
 
 AREA = Area("training")
 GPU_AREA = Area("GPU")
-# ai-toolkit's example for FLUX: "500 - 4000 is a good range". Half of the one, twice the other.
-FEW_STEPS, MANY_STEPS = 250, 8000
-LOW_RATE, HIGH_RATE = 1e-5, 1e-3
-SMALL_RANK, LARGE_RANK = 2, 128
-RARE_SAVES = 1000
-MOST_SAMPLES = 200
-SMALL_RESOLUTION, LARGE_RESOLUTION = 256, 1536
-# These find their rate themselves: 1 is their unit.
-SELF_TUNING = ("prodigy", "dadapt")
-MATCH_SCHEDULER = "flowmatch"
+# ai-toolkit's example for FLUX calls 500 to 4000 steps a good range; these are half and twice that.
+MIN_STEPS, MAX_STEPS = 250, 8000
+MIN_RATE, MAX_RATE = 1e-5, 1e-3
+MIN_RANK, MAX_RANK = 2, 128
+MAX_SAVE_EVERY = 1000
+MAX_SAMPLES = 200
+MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
+# These optimizers find the rate themselves, as a factor of lr.
+ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
+FLOWMATCH = "flowmatch"
 
 
 @AREA.error(
     "model-not-flux",
-    "ai-toolkit takes a model that is not said to be FLUX for Stable Diffusion 1, and cannot load it",
+    "ai-toolkit loads other models as Stable Diffusion 1, which fails",
     "set model.is_flux: true (or arch: flux)",
 )
 def model_not_flux(job: Subject) -> Iterator[Problem]:
     model = job.section("model")
-    if (
-        job.trains
-        and not model.get("is_flux")
-        and str(model.get("arch")).split(":")[0] not in ("flux", "flex1")
-    ):
+    is_flux = model.get("is_flux") or str(model.get("arch")).split(":")[0] in ("flux", "flex1")
+    if job.trains and not is_flux:
         yield job.in_config("neither model.is_flux nor model.arch says FLUX", "model")
 
 
 @AREA.error(
     "network-missing",
-    "without it ai-toolkit trains all 12 billion parameters, which fit no consumer GPU",
+    "without it ai-toolkit trains all 12 billion parameters, which do not fit on consumer GPUs",
     "add network: {type: lora, linear: 16, linear_alpha: 16}",
 )
 def network_missing(job: Subject) -> Iterator[Problem]:
@@ -52,35 +49,39 @@ def network_missing(job: Subject) -> Iterator[Problem]:
         yield job.in_config("there is no network", "network")
 
 
-@AREA.warning("network-type", "a LoRA of another kind is not read by every program", "set network.type: lora")
-def network_type(job: Subject) -> Iterator[Problem]:
-    said = job.section("network").get("type", "lora")
-    if said != "lora":
-        yield job.in_config(f"network.type is {said!r}", "network", "type")
+AREA.setting(
+    "warning",
+    "network-type",
+    "network.type",
+    lambda value: value != "lora",
+    "not every program can read other kinds of LoRA",
+    "set network.type: lora",
+    default="lora",
+)
 
 
-@AREA.error("rank-invalid", "the rank is a whole number", "write one from 4 to 64, such as 16")
+@AREA.error("rank-invalid", "the rank is a whole number", "use 4 to 64, such as 16")
 def rank_invalid(job: Subject) -> Iterator[Problem]:
     for key in ("linear", "rank"):
-        said = job.section("network").get(key)
-        if said is not None and positive_int(said) is None:
-            yield job.in_config(f"network.{key} is {said!r}", "network", key)
+        value = job.section("network").get(key)
+        if value is not None and positive_int(value) is None:
+            yield job.in_config(f"network.{key} is {value!r}", "network", key)
 
 
 @AREA.warning(
     "rank-unusual",
-    f"below {SMALL_RANK} a LoRA of FLUX hardly learns, above {LARGE_RANK} it only gets slower and larger",
+    f"below {MIN_RANK} a LoRA hardly learns, above {MAX_RANK} it only becomes slower and larger",
     "16 is common",
 )
 def rank_unusual(job: Subject) -> Iterator[Problem]:
     rank = _rank(job)
-    if rank is not None and not SMALL_RANK <= rank <= LARGE_RANK:
+    if rank is not None and not MIN_RANK <= rank <= MAX_RANK:
         yield job.in_config(f"the rank is {rank}", "network", "linear")
 
 
 @AREA.warning(
     "rank-alpha",
-    "alpha divided by rank scales the LoRA: far from 1 it learns many times slower or faster than the learning rate says",
+    "alpha / rank scales the LoRA: far from 1 it learns many times slower or faster than the learning rate suggests",
     "set network.linear_alpha to the rank",
 )
 def rank_alpha(job: Subject) -> Iterator[Problem]:
@@ -92,41 +93,44 @@ def rank_alpha(job: Subject) -> Iterator[Problem]:
         yield job.in_config(f"rank {rank} with alpha {alpha}", "network", "linear_alpha")
 
 
-@AREA.error("learning-rate-invalid", "the learning rate is a number above 0", "write one, such as 1e-4")
-def learning_rate_invalid(job: Subject) -> Iterator[Problem]:
-    said = job.section("train").get("lr")
-    if job.trains and not (_is_number(said) and said > 0):
-        yield job.in_config(f"train.lr is {said!r}", "train", "lr")
+AREA.setting(
+    "error",
+    "learning-rate-invalid",
+    "train.lr",
+    lambda value: not (_is_number(value) and value > 0),
+    "the learning rate is a number above 0",
+    "set it, for example to 1e-4",
+)
 
 
 @AREA.warning(
     "learning-rate",
-    f"FLUX learns nothing below {LOW_RATE:g} and falls apart above {HIGH_RATE:g}",
+    f"FLUX learns nothing below {MIN_RATE:g} and diverges above {MAX_RATE:g}",
     "1e-4 is common, 4e-4 for few steps",
 )
 def learning_rate(job: Subject) -> Iterator[Problem]:
     rate = job.section("train").get("lr")
     optimizer = str(job.section("train").get("optimizer", "")).lower()
-    if not _is_number(rate) or rate <= 0 or optimizer.startswith(SELF_TUNING):
+    if not _is_number(rate) or rate <= 0 or optimizer.startswith(ADAPTIVE_OPTIMIZERS):
         return
-    if not LOW_RATE <= rate <= HIGH_RATE:
+    if not MIN_RATE <= rate <= MAX_RATE:
         yield job.in_config(f"train.lr is {rate:g}", "train", "lr")
 
 
 @AREA.warning(
     "steps-unusual",
-    f"ai-toolkit calls 500 to 4000 a good range for FLUX; fewer than {FEW_STEPS} teach little, more than {MANY_STEPS} are paid for in vain",
+    f"ai-toolkit calls 500 to 4000 a good range for FLUX; fewer than {MIN_STEPS} teach little, more than {MAX_STEPS} cost money without effect",
     "2000 is common",
 )
 def steps_unusual(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
-    if steps is not None and not FEW_STEPS <= steps <= MANY_STEPS:
+    if steps is not None and not MIN_STEPS <= steps <= MAX_STEPS:
         yield job.in_config(f"train.steps is {steps}", "train", "steps")
 
 
 @AREA.warning(
     "save-every-misfit",
-    "the steps after the last save are lost in an interruption, and samples and checkpoints do not line up",
+    "steps after the last save are lost in an interruption, and samples do not match checkpoints",
     "choose save.save_every so that train.steps is a multiple of it",
 )
 def save_every_misfit(job: Subject) -> Iterator[Problem]:
@@ -135,7 +139,7 @@ def save_every_misfit(job: Subject) -> Iterator[Problem]:
     steps, every = job.config.steps, job.config.save_every
     if every > steps:
         yield job.in_config(
-            f"save_every {every} is above steps {steps}: nothing is saved on the way", "save", "save_every"
+            f"save_every {every} is above steps {steps}: no checkpoint is saved", "save", "save_every"
         )
     elif steps % every:
         yield job.in_config(f"save_every {every} does not divide steps {steps}", "save", "save_every")
@@ -143,63 +147,62 @@ def save_every_misfit(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "saves-rare",
-    "a node of SaladCloud can go at any time, and what was trained since the last save is trained and paid for again",
-    "save every 250 steps or so",
+    "a SaladCloud node can disappear at any time, and the steps since the last save are trained and billed again",
+    "save about every 250 steps",
 )
 def saves_rare(job: Subject) -> Iterator[Problem]:
     every = job.config.save_every if job.config else None
-    if every and every > RARE_SAVES:
-        yield job.in_config(f"saves every {every} steps only", "save", "save_every")
+    if every and every > MAX_SAVE_EVERY:
+        yield job.in_config(f"saves only every {every} steps", "save", "save_every")
 
 
-@AREA.error(
+AREA.setting(
+    "error",
     "scheduler",
-    "FLUX is a flow-matching model: any other noise ruins it",
+    "train.noise_scheduler",
+    lambda value: value != FLOWMATCH,
+    "FLUX is a flow-matching model and cannot be trained with any other noise",
     "set train.noise_scheduler: flowmatch",
 )
-def scheduler(job: Subject) -> Iterator[Problem]:
-    said = job.section("train").get("noise_scheduler")
-    if job.trains and said != MATCH_SCHEDULER:
-        yield job.in_config(f"train.noise_scheduler is {said!r}", "train", "noise_scheduler")
 
 
 @AREA.warning(
     "sampler", "samples are noise unless the sampler matches the scheduler", "set sample.sampler: flowmatch"
 )
 def sampler(job: Subject) -> Iterator[Problem]:
-    said = job.section("sample").get("sampler")
-    if prompts(job) and said != MATCH_SCHEDULER:
-        yield job.in_config(f"sample.sampler is {said!r}", "sample", "sampler")
+    value = job.section("sample").get("sampler")
+    if prompts(job) and value != FLOWMATCH:
+        yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
 
 
-@AREA.warning(
-    "dtype", "FLUX trains in bf16: fp16 overflows, fp32 takes twice the memory", "set train.dtype: bf16"
+AREA.setting(
+    "warning",
+    "dtype",
+    "train.dtype",
+    lambda value: value not in ("bf16", "bfloat16"),
+    "FLUX trains in bf16: fp16 overflows, fp32 takes twice the memory",
+    "set train.dtype: bf16",
+    default="fp32",
 )
-def dtype(job: Subject) -> Iterator[Problem]:
-    said = job.section("train").get("dtype", "fp32")
-    if job.trains and said not in ("bf16", "bfloat16"):
-        yield job.in_config(f"train.dtype is {said!r}", "train", "dtype")
-
-
-@AREA.warning(
+AREA.setting(
+    "warning",
     "text-encoder",
+    "train.train_text_encoder",
+    lambda value: value is True,
     'ai-toolkit: training the text encoder "probably won\'t work with flux"',
     "set train.train_text_encoder: false",
 )
-def text_encoder(job: Subject) -> Iterator[Problem]:
-    if job.section("train").get("train_text_encoder") is True:
-        yield job.in_config("train.train_text_encoder is set", "train", "train_text_encoder")
-
-
-@AREA.error(
-    "train-unet", "then nothing is trained that a LoRA of FLUX could hold", "set train.train_unet: true"
+AREA.setting(
+    "error",
+    "train-unet",
+    "train.train_unet",
+    lambda value: value is False,
+    "nothing would be trained that a LoRA of FLUX can contain",
+    "set train.train_unet: true",
 )
-def train_unet(job: Subject) -> Iterator[Problem]:
-    if job.section("train").get("train_unet", True) is False:
-        yield job.in_config("train.train_unet is false", "train", "train_unet")
 
 
-@AREA.warning("caption-dropout", "an image whose caption is dropped teaches no words", "0.05 is common")
+@AREA.warning("caption-dropout", "an image without its caption teaches no words", "0.05 is common")
 def caption_dropout(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         rate = entry.get("caption_dropout_rate", 0)
@@ -211,19 +214,19 @@ def caption_dropout(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "resolution-unusual",
-    f"FLUX trains on {SMALL_RESOLUTION} to {LARGE_RESOLUTION} pixels, in steps of 16",
+    f"FLUX trains on {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, in steps of 16",
     "[512, 768, 1024] is common",
 )
 def resolution_unusual(job: Subject) -> Iterator[Problem]:
     for side in dict.fromkeys(resolutions(job)):
-        if not SMALL_RESOLUTION <= side <= LARGE_RESOLUTION or side % 16:
+        if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % 16:
             yield job.in_config(f"resolution {side}", "datasets", "0", "resolution")
 
 
 @AREA.warning(
     "prompts-missing",
-    "without samples nobody sees what the LoRA learns until it is paid for",
-    "write two or three under sample.prompts",
+    "without samples you cannot see what the LoRA learns until training has ended",
+    "add two or three under sample.prompts",
 )
 def prompts_missing(job: Subject) -> Iterator[Problem]:
     if job.trains and not prompts(job) and not job.section("train").get("disable_sampling"):
@@ -232,44 +235,44 @@ def prompts_missing(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "prompt-trigger",
-    "a sample without the trigger word shows FLUX and not the LoRA",
-    "write [trigger] where the subject stands",
+    "a sample without the trigger word shows FLUX instead of the LoRA",
+    "write [trigger] in place of the subject",
 )
 def prompt_trigger(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
     for place, prompt in prompts(job) if trigger else ():
         if trigger not in prompt and not has_placeholder(prompt):
-            yield job.in_config(f"`{_short(prompt)}` lacks the trigger word `{trigger}`", *place)
+            yield job.in_config(f"`{_short(prompt)}` does not contain the trigger word `{trigger}`", *place)
 
 
 @AREA.warning(
     "prompt-placeholder",
-    "without a trigger_word FLUX is asked for the placeholder itself",
+    "without a trigger_word FLUX sees the placeholder itself",
     "set trigger_word, or write the word itself",
 )
 def prompt_placeholder(job: Subject) -> Iterator[Problem]:
     for place, prompt in prompts(job) if job.config and not job.config.trigger else ():
         if has_placeholder(prompt):
-            yield job.in_config(f"[trigger] in `{_short(prompt)}` stands for nothing", *place)
+            yield job.in_config(f"[trigger] in `{_short(prompt)}` has no meaning", *place)
 
 
 @AREA.warning(
     "samples-many",
-    "each sample takes the GPU some 20 seconds, which are paid for",
-    "raise sample.sample_every or take fewer prompts",
+    "each sample takes about 20 seconds of GPU time",
+    "raise sample.sample_every, or use fewer prompts",
 )
 def samples_many(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
     every = positive_int(job.section("sample").get("sample_every", 100))
     if steps and every and not job.section("train").get("disable_sampling"):
         count = (steps // every + 1) * len(prompts(job))
-        if count > MOST_SAMPLES:
+        if count > MAX_SAMPLES:
             yield job.in_config(f"{count} samples in one run", "sample", "sample_every")
 
 
 @GPU_AREA.error(
     "quantize-needed",
-    f"FLUX.1-dev without quantization needs {GB_UNQUANTIZED} GB: the run would end out of memory",
+    f"FLUX.1-dev without quantization needs {GB_UNQUANTIZED} GB: the run would run out of memory",
     "set model.quantize: true",
 )
 def quantize_needed(job: Subject) -> Iterator[Problem]:
@@ -282,7 +285,7 @@ def quantize_needed(job: Subject) -> Iterator[Problem]:
 
 @GPU_AREA.warning(
     "quantize-needless",
-    f"quantization costs quality, and from {GB_UNQUANTIZED} GB on FLUX.1-dev fits without",
+    f"quantization costs quality, and FLUX.1-dev fits into {GB_UNQUANTIZED} GB without it",
     "set model.quantize: false",
 )
 def quantize_needless(job: Subject) -> Iterator[Problem]:
@@ -292,7 +295,7 @@ def quantize_needless(job: Subject) -> Iterator[Problem]:
 
 @GPU_AREA.warning(
     "gpu-small",
-    f"ai-toolkit wants {GB_QUANTIZED} GB for FLUX.1-dev; below that it needs low_vram and may end out of memory all the same",
+    f"ai-toolkit needs {GB_QUANTIZED} GB for FLUX.1-dev; with less it needs low_vram and may still run out of memory",
     f"choose a GPU with {GB_QUANTIZED} GB in the stack's configuration",
 )
 def gpu_small(job: Subject) -> Iterator[Problem]:
@@ -315,7 +318,7 @@ def low_vram_needed(job: Subject) -> Iterator[Problem]:
 
 @GPU_AREA.warning(
     "low-vram-needless",
-    f"it moves the weights to and fro, which takes paid time; from {GB_QUANTIZED} GB on they fit",
+    f"it moves the weights between CPU and GPU, which takes time; they fit into {GB_QUANTIZED} GB",
     "set model.low_vram: false",
 )
 def low_vram_needless(job: Subject) -> Iterator[Problem]:
@@ -337,7 +340,7 @@ def checkpointing(job: Subject) -> Iterator[Problem]:
 
 @GPU_AREA.warning(
     "batch-memory",
-    f"with {GB_QUANTIZED} GB one image of a megapixel fits beside FLUX.1-dev, and one more for each {GB_EACH_MORE_MEGAPIXEL} GB above",
+    f"one image of a megapixel fits into {GB_QUANTIZED} GB with FLUX.1-dev, and one more for each additional {GB_EACH_MORE_MEGAPIXEL} GB",
     "lower train.batch_size, or raise gradient_accumulation_steps instead",
 )
 def batch_memory(job: Subject) -> Iterator[Problem]:
@@ -352,7 +355,7 @@ def batch_memory(job: Subject) -> Iterator[Problem]:
 
 
 def prompts(job: Subject) -> list[tuple[tuple[str, ...], str]]:
-    """The sample prompts with their places, from `prompts` or from `samples`."""
+    """(place, prompt) of each sample prompt, from `prompts` or `samples`."""
     sample = job.section("sample")
     found: list[tuple[tuple[str, ...], str]] = []
     for key in ("prompts", "samples"):

@@ -1,4 +1,4 @@
-"""Rules about the stack's list of jobs, over all of them. `training.declare` finds what the first three say."""
+"""Rules about the stack's list of jobs. `jobs/declare.py` and `jobs/lint.py` check them."""
 
 from __future__ import annotations
 
@@ -9,40 +9,34 @@ from flux_training.training.lint.registry import Area, Rule
 
 AREA = Area("stack")
 
-AREA.stack("job-unknown", "each entry of `jobs` is a folder", "add it or take it out of `jobs`")
-AREA.stack(
-    "glob-empty", "a pattern that means no folder trains nothing", "mend the pattern or add the folder"
-)
-AREA.stack("dataset-unknown", "`dataset` names a job folder", "mend the name or add the folder")
+AREA.stack("job-unknown", "each entry of `jobs` is a job folder", "add the folder, or remove the entry")
+AREA.stack("glob-empty", "a pattern without a match trains nothing", "correct the pattern, or add the folder")
+AREA.stack("dataset-unknown", "`dataset` names a job folder", "correct the name, or add the folder")
 
 
-@AREA.error(
+AREA.error(
     "job-case",
-    "macOS and Windows take folders whose names differ in capitals only for one",
+    "macOS and Windows treat folders whose names differ only in case as the same folder",
     "rename one of them",
-)
-def job_case(_job: object) -> tuple[Problem, ...]:
-    return ()
+)(lambda _job: ())
 
 
-@AREA.warning(
+AREA.warning(
     "silence-unused",
-    "a silence that hides nothing hides the next mistake",
-    "take it out of the job's lint.silence",
-    why_loud="take the other silence out instead",
-)
-def silence_unused(_job: object) -> tuple[Problem, ...]:
-    return ()
+    "it would hide a mistake made later",
+    "remove it from the job's lint.silence",
+    always="remove the unused entry instead",
+)(lambda _job: ())
 
 
 def rule_of(code: str) -> Rule:
     return next(rule for rule in AREA.rules if rule.code == code)
 
 
-def same_but_for_case(folders: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, the earlier one that differs in capitals only)."""
+def same_but_for_case(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each name that differs only in case from an earlier one, with that one."""
     first: dict[str, str] = {}
-    for name in folders:
+    for name in names:
         earlier = first.setdefault(name.casefold(), name)
         if earlier != name:
             yield name, earlier
