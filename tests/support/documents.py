@@ -16,7 +16,7 @@ from pathlib import Path
 
 import rich_click as click
 from localcloud.__main__ import parser as localcloud_parser
-from pulumi_embedded.cli.main import _parser as engine_parser
+from pulumi_embedded.cli.main import make_parser as engine_parser
 
 from flux_training.commands.__main__ import COMMANDS
 

@@ -1,6 +1,3 @@
-"""Pulumi for machines without the Pulumi CLI: runs a Python program with dynamic providers, state in a folder or bucket.
+"""Runs Pulumi Python programs without the Pulumi CLI. The command line is `python -m pulumi_embedded COMMAND`."""
 
-Start with `README.md`; the command line is `python -m pulumi_embedded COMMAND`.
-"""
-
-VERSION = "0.1.0"
+VERSION = "0.2.0"

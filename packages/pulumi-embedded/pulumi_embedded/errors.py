@@ -1,14 +1,14 @@
-"""What goes wrong, as the user is told.
+"""Errors with a message for the user, shown as `error: …`.
 
-EngineError              something a person can put right; shown as `error: …`
-├── NeedsCliError         asked for something that only the Pulumi CLI does
-├── StackNotFoundError    there is no such stack, or none is selected
-├── UsageError            the command line lacks something, or says too much
-├── LockedError           another update is running on the stack
-├── PassphraseError       the passphrase does not open the stack's secrets
-└── StepError             one resource's step failed; the rest of the deployment decides what follows
+EngineError
+├── NeedsCliError         only the Pulumi CLI supports this
+├── StackNotFoundError    the stack does not exist
+├── UsageError            the command line is invalid
+├── LockedError           another update of the stack is running
+├── PassphraseError       the passphrase does not decrypt the stack's secrets
+└── StepError             a step on one resource failed, and that has been reported
 
-Exit codes are those of the CLI's newest version (pkg/cmd/pulumi/cmd/exit_codes.go).
+The exit codes are the CLI's (pkg/cmd/pulumi/cmd/exit_codes.go).
 """
 
 from typing import ClassVar, Final
@@ -21,37 +21,37 @@ CANCELLED: Final = 8
 
 
 class EngineError(Exception):
-    """A failure with a message for the user; never shown with a traceback."""
+    """A failure whose message is shown without a traceback."""
 
     exit_code: ClassVar[int] = FAILED
 
 
 class NeedsCliError(EngineError):
-    """A feature, option or command that this engine leaves to the Pulumi CLI."""
+    """A feature, option or command that only the Pulumi CLI supports."""
 
     def __init__(self, what: str, detail: str = "") -> None:
         super().__init__(f"{what} needs the Pulumi CLI{': ' + detail if detail else ''}")
 
 
 class StackNotFoundError(EngineError):
-    """There is no such stack, or none is selected."""
+    """The stack does not exist."""
 
     exit_code = NO_STACK
 
 
 class UsageError(EngineError):
-    """The command line lacks something, or says too much."""
+    """The command line is invalid."""
 
     exit_code = USAGE
 
 
 class LockedError(EngineError):
-    """The stack is being updated by somebody else."""
+    """Another update of the stack is running."""
 
 
 class PassphraseError(EngineError):
-    """The passphrase given does not decrypt this stack's secrets."""
+    """The passphrase does not decrypt the stack's secrets."""
 
 
 class StepError(EngineError):
-    """A step on one resource failed; the message has been shown with that resource."""
+    """A step on one resource failed, and that has been reported."""

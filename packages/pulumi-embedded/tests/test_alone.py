@@ -10,7 +10,7 @@ from engine_stack import PACKAGE_FOLDER, EngineStack
 FILES = sorted((PACKAGE_FOLDER / "pulumi_embedded").rglob("*.py"))
 
 
-def test_it_imports_nothing_of_the_repository() -> None:
+def test_the_package_imports_nothing_else_from_the_repository() -> None:
     others = {path.name for path in PACKAGE_FOLDER.iterdir() if path.is_dir()} - {"pulumi_embedded"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -22,20 +22,20 @@ def test_it_imports_nothing_of_the_repository() -> None:
             assert not {name.split(".")[0] for name in names} & others, path.name
 
 
-def test_it_speaks_of_nothing_it_is_used_for() -> None:
+def test_the_package_does_not_mention_what_uses_it() -> None:
     words = re.compile(r"flux|salad|kelpie|lora\b|train(ing|er)|gpu", re.IGNORECASE)
     for path in [*FILES, PACKAGE_FOLDER / "README.md"]:
         assert not words.findall(path.read_text()), path.name
 
 
-def test_what_runs_under_the_programs_python_imports_nothing_of_the_engine() -> None:
+def test_scripts_for_the_programs_python_do_not_import_the_engine() -> None:
     for name in ("program/runner.py", "providers/dynamic_host.py"):
         assert "engine" not in re.findall(
             r"^(?:from|import) (\w+)", (PACKAGE_FOLDER / "pulumi_embedded" / name).read_text(), re.M
         )
 
 
-def test_messages_of_providers_appear_while_they_work(stack: EngineStack) -> None:
+def test_progress_messages_of_providers_are_shown_at_once(stack: EngineStack) -> None:
     urn = "urn:pulumi:dev::test::pulumi-python:dynamic/test:Thing::one"
     stack.spec({"one": {"text": "a", "urn": urn, "says": ["10 of 20", "20 of 20"]}})
     output = stack.up()

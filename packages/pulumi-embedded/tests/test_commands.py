@@ -14,7 +14,7 @@ from pulumi_embedded.project.config import StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter
 
 
-def test_stacks_come_and_go(stack: EngineStack) -> None:
+def test_stacks_are_created_selected_listed_and_removed(stack: EngineStack) -> None:
     assert "already exists" in stack.run("stack", "init", "dev", code=1)
     stack.run("stack", "init", "second")
     listed = json.loads(stack.run("stack", "ls", "--json"))
@@ -37,7 +37,7 @@ def test_only_an_empty_stack_is_removed_after_destroy(stack: EngineStack) -> Non
     stack.up()
     target = stack.resources()["one"]["urn"]
     shown = stack.run("destroy", "--yes", "--skip-preview", "--remove", "--target", target)
-    assert "The stack is not removed" in shown
+    assert "The stack was not removed" in shown
     assert "two" in stack.resources()
     stack.spec({"one": {"text": "die"}})
     stack.up("--target", target, code=1)
@@ -82,19 +82,19 @@ def test_pending_operations_are_not_imported(stack: EngineStack) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([], "this is no exported stack"),
-        ({"resources": ["x"]}, "this is no exported stack"),
+        ([], "this is not an exported stack"),
+        ({"resources": ["x"]}, "this is not an exported stack"),
         ({"resources": [{"urn": "x", "type": "t"}]}, "state file contains errors: 'x' is not a URN"),
     ],
 )
-def test_what_is_no_state_is_not_imported(stack: EngineStack, content: Any, said: str) -> None:
+def test_an_invalid_export_is_not_imported(stack: EngineStack, content: Any, said: str) -> None:
     (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": content}))
     before = stack.state_file.read_bytes()
     assert said in stack.run("stack", "import", "--file", "export.json", code=1)
     assert stack.state_file.read_bytes() == before
 
 
-def test_a_doubtful_state_is_imported_with_force(stack: EngineStack) -> None:
+def test_an_inconsistent_state_is_only_imported_with_force(stack: EngineStack) -> None:
     item = {"urn": "urn:pulumi:dev::test::t::a", "type": "t", "parent": "urn:pulumi:dev::test::t::b"}
     (stack.folder / "export.json").write_text(json.dumps({"version": 3, "deployment": {"resources": [item]}}))
     assert "rerun with --force" in stack.run("stack", "import", "--file", "export.json", code=1)
@@ -123,7 +123,9 @@ def test_configuration_is_set_read_and_removed(stack: EngineStack) -> None:
     shown = json.loads(stack.run("config", "--json"))
     assert shown["test:key"] == {"secret": True}
     assert shown["test:deep"]["objectValue"] == {"list": [{"n": 4}]}
-    assert "exclude each other" in stack.run("config", "set", "--secret", "--plaintext", "a", "b", code=1)
+    assert "cannot be used together" in stack.run(
+        "config", "set", "--secret", "--plaintext", "a", "b", code=1
+    )
     stack.run("config", "rm", "--path", "deep.list[0]")
     assert json.loads(stack.run("config", "get", "deep")) == {"list": []}
     stack.run("config", "rm", "--path", "deep.none.below")
@@ -132,7 +134,7 @@ def test_configuration_is_set_read_and_removed(stack: EngineStack) -> None:
     assert "not found" in stack.run("config", "get", "name", code=1)
 
 
-def test_a_configuration_with_another_salt_takes_the_state_along(stack: EngineStack) -> None:
+def test_a_new_salt_in_the_configuration_reencrypts_the_state(stack: EngineStack) -> None:
     """As where the file was copied from another stack of the same passphrase."""
     stack.spec({"one": {"text": {"$secret": "hush"}}}, exports={"text": {"$ref": ["one", "text"]}})
     stack.up()
@@ -144,7 +146,7 @@ def test_a_configuration_with_another_salt_takes_the_state_along(stack: EngineSt
 
 
 @pytest.mark.parametrize("give", ["variable", "file"])
-def test_the_passphrase_is_asked_for_and_checked(stack: EngineStack, give: str) -> None:
+def test_the_passphrase_is_required_and_checked(stack: EngineStack, give: str) -> None:
     del stack.environment["PULUMI_CONFIG_PASSPHRASE"]
     assert "PULUMI_CONFIG_PASSPHRASE" in stack.run("preview", code=1)
     wrong = stack.folder / "wrong.txt"
@@ -164,7 +166,7 @@ def test_the_passphrase_is_asked_for_and_checked(stack: EngineStack, give: str) 
         (("up", "--target-replace", "urn"), "`pulumi --target-replace urn`"),
     ],
 )
-def test_the_rest_is_refused_by_name(stack: EngineStack, arguments: tuple[str, ...], what: str) -> None:
+def test_unsupported_commands_and_options_are_refused_by_name(stack: EngineStack, arguments: tuple[str, ...], what: str) -> None:
     output = stack.run(*arguments, code=None)
     assert f"error: {what} needs the Pulumi CLI" in output
 
@@ -177,11 +179,11 @@ def test_other_backends_and_runtimes_are_refused(stack: EngineStack) -> None:
     assert "the runtime 'nodejs'" in stack.run("preview", code=1)
 
 
-def test_up_asks_first(stack: EngineStack) -> None:
+def test_up_needs_confirmation(stack: EngineStack) -> None:
     assert "--yes or --skip-preview" in stack.run("up", code=2)
 
 
-def test_unexpected_changes_are_an_exit_code_of_their_own(stack: EngineStack) -> None:
+def test_expect_no_changes_has_its_own_exit_code(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}})
     shown = stack.run("preview", "--expect-no-changes", code=7)
     assert "no changes were expected for preview but changes were proposed" in shown
@@ -189,7 +191,7 @@ def test_unexpected_changes_are_an_exit_code_of_their_own(stack: EngineStack) ->
     stack.up("--expect-no-changes")
 
 
-def test_the_history_tells_of_each_update(stack: EngineStack) -> None:
+def test_each_update_is_recorded_in_the_history(stack: EngineStack) -> None:
     stack.run("config", "set", "--secret", "key", "s3cret-value")
     stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
     stack.up("--message", "the first one")
@@ -220,7 +222,7 @@ def test_the_history_tells_of_each_update(stack: EngineStack) -> None:
     assert not list(folder.iterdir())
 
 
-def test_the_project_is_found_from_below_and_by_cwd(stack: EngineStack) -> None:
+def test_the_project_is_found_from_a_subfolder_and_with_cwd(stack: EngineStack) -> None:
     below = stack.folder / "a" / "b"
     below.mkdir(parents=True)
     stack.environment["PULUMI_BACKEND_URL"] = f"file://{stack.folder}"
@@ -239,16 +241,16 @@ def test_a_relative_cwd_finds_the_same_state(stack: EngineStack) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("Pulumi.yaml", "name: test\nruntime: python\nbackend: file://.\n", "`backend` must hold keys"),
+        ("Pulumi.yaml", "name: test\nruntime: python\nbackend: file://.\n", "`backend` must contain keys"),
         (
             "Pulumi.yaml",
             "name: test\nruntime: {name: python, options: x}\nbackend: {url: 'file://.'}\n",
             "`options` must",
         ),
-        ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must hold keys with values"),
+        ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must contain keys with values"),
     ],
 )
-def test_files_that_are_not_as_they_should_be_are_told(
+def test_invalid_project_and_configuration_files_are_reported(
     stack: EngineStack, file: str, content: str, said: str
 ) -> None:
     (stack.folder / file).write_text(content)
@@ -256,7 +258,7 @@ def test_files_that_are_not_as_they_should_be_are_told(
         StackConfig(find_project(stack.folder).stack_config_file("dev"))
 
 
-def test_places_that_are_not_there_are_told(stack: EngineStack) -> None:
+def test_missing_files_and_folders_are_reported(stack: EngineStack) -> None:
     assert "No such file" in stack.run("stack", "import", "--file", "nowhere.json", code=1)
     assert "Not a directory" in stack.run(
         "up", "--yes", code=1, PULUMI_BACKEND_URL="file:///dev/null/x", PULUMI_STACK="dev"

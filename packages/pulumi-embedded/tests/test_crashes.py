@@ -23,7 +23,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes by /proc")
-def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: EngineStack) -> None:
+def test_a_killed_engine_loses_nothing_and_leaves_no_process_behind(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait go")
@@ -50,7 +50,7 @@ def test_a_killed_engine_forgets_nothing_and_leaves_nobody_behind(stack: EngineS
     assert "3 unchanged" in stack.up()
 
 
-def test_one_interrupt_finishes_what_runs(stack: EngineStack) -> None:
+def test_one_interrupt_finishes_the_running_steps(stack: EngineStack) -> None:
     stack.spec({"slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})})
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait go")
@@ -66,7 +66,7 @@ def test_one_interrupt_finishes_what_runs(stack: EngineStack) -> None:
 
 
 @pytest.mark.parametrize("lines", [1, 3])
-def test_an_update_that_nobody_reads_any_more_ends(stack: EngineStack, lines: int) -> None:
+def test_an_update_ends_when_its_output_is_closed(stack: EngineStack, lines: int) -> None:
     stack.spec({f"t{i}": thing() for i in range(6)})
     process = stack.start("up", "--yes", "--skip-preview", "--parallel", "1")
     assert process.stdout is not None
@@ -117,7 +117,7 @@ def put_lock(store: FolderStore, folder: str = "locks", **changes: object) -> No
 
 
 NOBODY = 2**22 + 1  # no process has so high a number
-HERE = locking._place()
+HERE = locking.process_namespace()
 # A lock's changes from our own, and whether it is taken over in a folder and in a bucket.
 LOCKS: dict[str, tuple[dict[str, object], bool, bool]] = {
     "alive": ({}, False, False),
@@ -135,7 +135,7 @@ LOCKS: dict[str, tuple[dict[str, object], bool, bool]] = {
 
 @pytest.mark.parametrize("is_local", [True, False], ids=["folder", "bucket"])
 @pytest.mark.parametrize("who", LOCKS)
-def test_whose_lock_is_taken_over(store: FolderStore, who: str, is_local: bool) -> None:
+def test_which_locks_are_taken_over(store: FolderStore, who: str, is_local: bool) -> None:
     changes, in_folder, in_bucket = LOCKS[who]
     put_lock(store, **changes)
     store.is_local = is_local
@@ -149,7 +149,7 @@ def test_whose_lock_is_taken_over(store: FolderStore, who: str, is_local: bool) 
             locking.take(store, "locks", told.append)
 
 
-def test_a_lock_can_be_cancelled(stack: EngineStack) -> None:
+def test_cancel_removes_a_lock(stack: EngineStack) -> None:
     put_lock(
         FolderStore(stack.folder / ".pulumi"),
         "locks/organization/test/dev",
@@ -162,7 +162,7 @@ def test_a_lock_can_be_cancelled(stack: EngineStack) -> None:
     assert "2 created" in stack.up()
 
 
-def test_cancel_leaves_a_journal_to_the_update_that_still_runs(stack: EngineStack) -> None:
+def test_cancel_keeps_the_journal_of_a_running_update(stack: EngineStack) -> None:
     stack.spec(
         {
             "one": thing(),
@@ -172,7 +172,7 @@ def test_cancel_leaves_a_journal_to_the_update_that_still_runs(stack: EngineStac
     )
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait first")
-    assert f"Process {process.pid} still works on the stack" in stack.run("cancel")
+    assert f"Process {process.pid} is still working on the stack" in stack.run("cancel")
     stack.open("first")
     stack.until_called("wait second")
     process.send_signal(signal.SIGKILL)

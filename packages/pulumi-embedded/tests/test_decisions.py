@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from made_up import PROVIDER, TYPE, goal, resource, urn
 from pulumi_embedded.deployment.decisions import Cascade, Decisions
-from pulumi_embedded.deployment.goals import Alias, OldNames
-from pulumi_embedded.deployment.places import Placed, Places
+from pulumi_embedded.deployment.goals import Alias, AliasResolver
+from pulumi_embedded.deployment.resource_index import RegisteredResource, ResourceIndex
 from pulumi_embedded.errors import EngineError, NeedsCliError, StepError
 from pulumi_embedded.properties import urns, values
 from pulumi_embedded.properties.values import UNKNOWN
@@ -16,15 +16,15 @@ from pulumi_embedded.providers.provider import CheckFailure, Diff
 from pulumi_embedded.state.serialization import Resource, StackState
 
 
-def places(*olds: Resource) -> Places:
-    return Places.of("dev", "p", StackState(list(olds)))
+def index_of(*olds: Resource) -> ResourceIndex:
+    return ResourceIndex.of("dev", "p", StackState(list(olds)))
 
 
-def test_a_registration_takes_the_place_of_its_old_self() -> None:
+def test_a_registration_finds_its_old_resource() -> None:
     old, going = resource("one", created="then", modified="later"), resource("two", delete=True)
-    found = places(old, going)
+    found = index_of(old, going)
     wanted = goal("one", inputs={"a": 1})
-    placed = found.place(wanted, PROVIDER)
+    placed = found.register(wanted, PROVIDER)
     assert placed.goal is wanted
     assert (placed.old, placed.alias, placed.old_inputs) == (old, None, old.inputs)
     assert (placed.new.urn, placed.new.provider, placed.new.inputs) == (urn("one"), PROVIDER, {"a": 1})
@@ -32,41 +32,41 @@ def test_a_registration_takes_the_place_of_its_old_self() -> None:
     assert found.news == {urn("one"): placed.new}
     assert (found.is_matched(old), found.is_matched(going)) == (True, False)
     # A row that is still to be deleted is nobody's old self.
-    fresh = found.place(goal("two"), "")
+    fresh = found.register(goal("two"), "")
     assert (fresh.old, fresh.alias, fresh.old_inputs) == (None, None, {})
     assert (fresh.new.created, fresh.new.modified) == ("", "")
 
 
-def test_a_place_is_taken_once_and_under_a_parent_that_is_there() -> None:
-    found = places()
-    parent = found.place(goal("one"), "").new
+def test_a_urn_is_registered_once_and_its_parent_must_exist() -> None:
+    found = index_of()
+    parent = found.register(goal("one"), "").new
     with pytest.raises(EngineError, match=r"Duplicate resource URN 'urn:pulumi:dev::p::t:i:T::one'"):
-        found.place(goal("one"), "")
+        found.register(goal("one"), "")
     with pytest.raises(
         EngineError, match="the parent urn:pulumi:dev::p::t:i:T::x of t:i:T 'child' has not been"
     ):
-        found.place(goal("child", parent=urn("x")), "")
-    child = found.place(goal("child", parent=parent.urn), "").new
+        found.register(goal("child", parent=urn("x")), "")
+    child = found.register(goal("child", parent=parent.urn), "").new
     assert child.urn == "urn:pulumi:dev::p::t:i:T$t:i:T::child"
 
 
-def test_an_old_name_leads_to_its_place() -> None:
+def test_an_alias_finds_the_old_resource() -> None:
     old = resource("was")
-    placed = places(old).place(goal("is", aliases=[Alias(name="was")]), "")
+    placed = index_of(old).register(goal("is", aliases=[Alias(name="was")]), "")
     assert (placed.old, placed.alias) == (old, (urn("was"), urn("is")))
 
 
-def test_looking_takes_no_place_but_what_the_old_state_has_there() -> None:
+def test_keep_old_registers_only_existing_resources() -> None:
     old = resource("one")
-    found = places(old)
-    assert found.look(goal("one")) == (urn("one"), old)
-    assert found.look(goal("none")) == (urn("none"), None)
+    found = index_of(old)
+    assert found.keep_old(goal("one")) == (urn("one"), old)
+    assert found.keep_old(goal("none")) == (urn("none"), None)
     assert found.news == {urn("one"): old}
     assert not found.is_matched(old)
 
 
-def test_an_old_name_serves_one_registration() -> None:
-    names = OldNames("dev", "p")
+def test_an_alias_can_be_used_once() -> None:
+    names = AliasResolver("dev", "p")
     olds = {urn("was"): object()}
     alias = [Alias(name="none"), Alias(name="was")]
     assert names.find(goal("one", aliases=alias), urn("one"), olds) == urn("was")
@@ -86,17 +86,17 @@ def test_an_old_name_serves_one_registration() -> None:
     assert names.find(goal("four", aliases=[Alias(name="none")]), urn("four"), olds) is None
 
 
-def test_an_old_name_that_somebody_still_has_is_refused() -> None:
-    names = OldNames("dev", "p")
+def test_an_alias_that_is_still_a_urn_is_refused() -> None:
+    names = AliasResolver("dev", "p")
     olds = {urn("was"): object()}
     with pytest.raises(
         EngineError, match="conflicting with resource with URN 'urn:pulumi:dev::p::t:i:T::was'"
     ):
         names.find(goal("is", aliases=[Alias(name="was")]), urn("is"), olds, news={urn("was")})
-    found = places(resource("was"))
-    found.place(goal("was"), "")
+    found = index_of(resource("was"))
+    found.register(goal("was"), "")
     with pytest.raises(EngineError, match="Duplicate resource alias"):
-        found.place(goal("is", aliases=[Alias(name="was")]), "")
+        found.register(goal("is", aliases=[Alias(name="was")]), "")
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_an_old_name_that_somebody_still_has_is_refused() -> None:
         (Alias(parent="urn:pulumi:dev::p::pulumi:pulumi:Stack::p-dev"), "urn:pulumi:dev::p::t:i:T::one"),
     ],
 )
-def test_what_an_alias_leaves_out_is_as_now(alias: Alias, was: str) -> None:
+def test_empty_parts_of_an_alias_have_not_changed(alias: Alias, was: str) -> None:
     parent = "urn:pulumi:dev::p::g:i:G::g"
-    assert OldNames("dev", "p").candidates(goal("one", parent=parent, aliases=[alias])) == [was]
+    assert AliasResolver("dev", "p").candidates(goal("one", parent=parent, aliases=[alias])) == [was]
 
 
-def test_children_follow_a_parent_that_was_renamed() -> None:
-    names = OldNames("dev", "p")
+def test_children_follow_a_renamed_parent() -> None:
+    names = AliasResolver("dev", "p")
     old_parent, new_parent = urn("old"), urn("new")
     names.find(goal("new", aliases=[Alias(name="old")]), new_parent, {old_parent: object()})
     below = "urn:pulumi:dev::p::t:i:T$"
@@ -137,7 +137,7 @@ def test_children_follow_a_parent_that_was_renamed() -> None:
     assert names.candidates(goal("c", aliases=[Alias(parent=typed)])) == ["urn:pulumi:dev::p::o:i:O$t:i:T::c"]
 
 
-def test_a_goal_becomes_the_resource_that_is_stored() -> None:
+def test_a_goal_becomes_the_stored_resource() -> None:
     wanted = goal(
         "one",
         parent="urn:parent",
@@ -217,18 +217,18 @@ class FakeProviders:
         return Diff(bool(changed), changed)
 
 
-def decisions(*olds: Resource, providers: Any = None, tell: Any = None) -> Decisions:
+def decisions(*olds: Resource, providers: Any = None, on_failures: Any = None) -> Decisions:
     state = StackState(list(olds))
-    found = Places.of("dev", "p", state)
-    return Decisions(state, found, cast(Any, providers or FakeProviders()), tell or (lambda *_: None))
+    found = ResourceIndex.of("dev", "p", state)
+    return Decisions(state, found, cast(Any, providers or FakeProviders()), on_failures or (lambda *_: None))
 
 
-def placed(old: Resource | None, new: Resource, **of_goal: Any) -> Placed:
+def placed(old: Resource | None, new: Resource, **of_goal: Any) -> RegisteredResource:
     wanted = goal(urns.name_of(new.urn), custom=new.custom, inputs=new.inputs, **of_goal)
-    return Placed(wanted, new, old)
+    return RegisteredResource(wanted, new, old)
 
 
-def test_the_check_sees_old_inputs_and_what_is_ignored_put_back() -> None:
+def test_check_gets_the_old_inputs_and_ignored_changes_are_reset() -> None:
     told: list[Any] = []
     provider = FakeProvider()
     provider.failures = [CheckFailure("a", "bad")]
@@ -237,26 +237,26 @@ def test_the_check_sees_old_inputs_and_what_is_ignored_put_back() -> None:
         resource("one", inputs={"a": 2, "b": 2}),
         ignore_changes=["a"],
     )
-    deciding = decisions(tell=lambda *what: told.append(what))
+    deciding = decisions(on_failures=lambda *what: told.append(what))
     deciding.check(one, cast(Any, provider))
     assert provider.asked == [(urn("one"), {"a": 1, "b": 1}, {"a": 1, "b": 2})]
     assert one.new.inputs == {"a": 1, "b": 2, "checked": True}
     assert told == [(one, provider.failures)]
 
 
-def test_a_component_is_checked_by_nobody() -> None:
+def test_components_are_not_checked() -> None:
     one = placed(resource("one", inputs={"a": 1}), resource("one", inputs={"a": 2}), ignore_changes=["a"])
     decisions().check(one, None)
     assert one.new.inputs == {"a": 1}
-    decisions().check_anew(one, None)
+    decisions().check_as_new(one, None)
     assert one.new.inputs == {"a": 1}
 
 
-def test_what_is_made_anew_is_checked_without_its_old_self() -> None:
+def test_a_resource_that_is_recreated_is_checked_as_new() -> None:
     provider = FakeProvider()
     old = resource("one", inputs={"a": 1})
     one = placed(old, resource("one", inputs={"a": 2}), ignore_changes=["a"])
-    decisions().check_anew(one, cast(Any, provider))
+    decisions().check_as_new(one, cast(Any, provider))
     assert provider.asked == [(urn("one"), {}, {"a": 2})]
     assert one.old is old
 
@@ -264,7 +264,7 @@ def test_what_is_made_anew_is_checked_without_its_old_self() -> None:
         raise StepError("refused")
 
     with pytest.raises(StepError):
-        decisions(tell=refuse).check_anew(one, cast(Any, provider))
+        decisions(on_failures=refuse).check_as_new(one, cast(Any, provider))
     assert one.old is old
 
 
@@ -285,7 +285,7 @@ def test_how_old_and_new_differ() -> None:
     )
 
 
-def test_what_was_only_read_is_not_managed() -> None:
+def test_a_read_resource_cannot_become_managed() -> None:
     with pytest.raises(
         NeedsCliError, match="managing 'one', which this stack has only read until now, needs"
     ):
@@ -305,19 +305,19 @@ def test_what_was_only_read_is_not_managed() -> None:
         ({"provider": "urn:a::1", "custom": False}, {"provider": "urn:b::1", "custom": False}, False),
     ],
 )
-def test_another_provider_replaces(old: dict[str, Any], new: dict[str, Any], moved: bool) -> None:
-    found = Places.of("dev", "p", StackState([]))
-    found.names.taken["urn:was"] = "urn:is"
+def test_a_different_provider_replaces_the_resource(old: dict[str, Any], new: dict[str, Any], moved: bool) -> None:
+    found = ResourceIndex.of("dev", "p", StackState([]))
+    found.aliases.taken["urn:was"] = "urn:is"
     deciding = Decisions(StackState([]), found, cast(Any, None), lambda *_: None)
     diff = deciding.diff(placed(resource("one", **old), resource("one", **new)), None)
     assert diff == (Diff(True, ["provider"]) if moved else Diff(False, by_engine=True))
 
 
-def test_what_is_deleted_with_another_goes_with_it() -> None:
+def test_a_resource_is_replaced_with_the_one_it_is_deleted_with() -> None:
     deciding = decisions()
     one = placed(resource("one"), resource("one", deleted_with=urn("host")))
     assert deciding.diff(one, None) == Diff(False, by_engine=True)
-    deciding.gone[urn("host")] = Cascade([])
+    deciding.deleted_first[urn("host")] = Cascade([])
     assert deciding.diff(one, None) == Diff(True, ["deletedWith"])
     assert deciding.diff(placed(resource("two"), resource("two")), None) == Diff(False, by_engine=True)
 
@@ -337,7 +337,7 @@ FIRST = Diff(True, ["a"], delete_before_replace=True)
         (FIRST, {"pending_replacement": True}, {}, False),
     ],
 )
-def test_when_the_old_one_goes_first(
+def test_when_the_old_resource_is_deleted_first(
     diff: Diff, of_old: dict[str, Any], of_goal: dict[str, Any], first: bool
 ) -> None:
     old = resource("one", **of_old)
@@ -346,7 +346,7 @@ def test_when_the_old_one_goes_first(
     )
 
 
-def test_nothing_goes_before_what_was_not_there() -> None:
+def test_a_new_resource_has_no_cascade() -> None:
     assert decisions().cascade_of(placed(None, resource("one")), FIRST) == []
 
 
@@ -383,11 +383,11 @@ def on(name: str, *of: str, key: str = "on", **more: Any) -> Resource:
         ([resource("served", provider=f"{urn('root')}::1")], ["served", "root"]),
     ],
 )
-def test_dependents_that_would_be_replaced_go_first(more: list[Resource], goes: list[str]) -> None:
+def test_dependents_that_must_be_replaced_are_deleted_first(more: list[Resource], goes: list[str]) -> None:
     assert cascade(*more) == goes
 
 
-def test_a_dependents_provider_is_asked_with_unknowns_and_may_leave_it_to_the_engine() -> None:
+def test_a_dependents_provider_is_asked_with_unknown_inputs() -> None:
     root = resource("root")
     user = on("user", "root", ignore_changes=["i"], replace_on_changes=["on"])
     providers = FakeProviders()
@@ -398,11 +398,11 @@ def test_a_dependents_provider_is_asked_with_unknowns_and_may_leave_it_to_the_en
     assert cascade(on("user", "root", replace_on_changes=["else"]), replaces_on=()) == ["root"]
 
 
-def test_what_the_program_has_registered_already_stays() -> None:
+def test_registered_dependents_are_not_deleted() -> None:
     root, user = resource("root"), on("user", "root")
     state = StackState([root, user])
-    found = Places.of("dev", "p", state)
-    found.place(goal("user"), PROVIDER)
+    found = ResourceIndex.of("dev", "p", state)
+    found.register(goal("user"), PROVIDER)
     deciding = Decisions(state, found, cast(Any, FakeProviders("on")), lambda *_: None)
     assert deciding.cascade_of(placed(root, resource("root")), FIRST) == [root]
 

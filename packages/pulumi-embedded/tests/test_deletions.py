@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import resource, urn
 from pulumi_embedded.deployment import events
-from pulumi_embedded.deployment.deletions import Deletes
+from pulumi_embedded.deployment.deletions import Deletions
 from pulumi_embedded.deployment.targets import ALL, Targets
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.properties import urns
@@ -59,13 +58,18 @@ def delete(
     stopping = threading.Event()
     if stopped:
         stopping.set()
-    settings = SimpleNamespace(parallel=parallel, continue_on_error=on_error)
-    deletes = Deletes(cast(Any, steps), cast(Any, listener or FakeListener()), settings, stopping)
-    return deletes.run(list(resources), aliases)
+    deletions = Deletions(
+        cast(Any, steps),
+        cast(Any, listener or FakeListener()),
+        stopping,
+        parallel=parallel,
+        continue_on_error=on_error,
+    )
+    return deletions.run(list(resources), aliases)
 
 
 @pytest.mark.parametrize("parallel", [0, 1, 4])
-def test_each_goes_after_everything_that_depends_on_it(parallel: int) -> None:
+def test_dependents_are_deleted_first(parallel: int) -> None:
     steps = FakeSteps()
     assert delete(steps, resource("a"), resource("b", "a"), resource("c", "b"), parallel=parallel)
     assert steps.done == ["c", "b", "a"]
@@ -73,7 +77,7 @@ def test_each_goes_after_everything_that_depends_on_it(parallel: int) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 7), max_size=4), min_size=1, max_size=8), st.randoms())
-def test_no_order_of_the_rows_lets_a_dependency_go_first(depends: list[list[int]], random: Any) -> None:
+def test_dependents_are_deleted_first_for_any_order_of_rows(depends: list[list[int]], random: Any) -> None:
     graph = {str(i): [str(j) for j in on if j < i] for i, on in enumerate(depends)}
     rows = [resource(name, *on) for name, on in graph.items()]
     random.shuffle(rows)
@@ -84,7 +88,7 @@ def test_no_order_of_the_rows_lets_a_dependency_go_first(depends: list[list[int]
         assert all(steps.done.index(name) < steps.done.index(one) for one in needs)
 
 
-def test_what_a_failure_leaves_standing() -> None:
+def test_a_failed_deletion_keeps_its_dependencies() -> None:
     steps = FakeSteps("b")
     rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x"), resource("y", "x")]
     assert not delete(steps, *rows, parallel=1, on_error=True)
@@ -92,13 +96,13 @@ def test_what_a_failure_leaves_standing() -> None:
     assert sorted(steps.done) == ["c", "x", "y"]
 
 
-def test_after_a_failure_nothing_else_begins() -> None:
+def test_no_deletion_starts_after_a_failure() -> None:
     steps = FakeSteps("c")
     assert not delete(steps, resource("a"), resource("b", "a"), resource("c", "b"))
     assert steps.done == []
 
 
-def test_what_is_left_standing_is_said() -> None:
+def test_run_returns_false_if_something_is_left() -> None:
     assert not delete(FakeSteps("a"), resource("a"))
     assert not delete(FakeSteps("a"), resource("a"), resource("b"), on_error=True)
 
@@ -130,13 +134,13 @@ class SlowSteps(FakeSteps):
                 self._tried[name].set()
 
 
-def test_no_more_at_a_time_than_asked_for() -> None:
+def test_parallel_limits_the_deletions_at_a_time() -> None:
     steps = SlowSteps(waits={})
     assert delete(steps, *(resource(str(number)) for number in range(20)), parallel=1)
     assert (len(steps.done), steps.most) == (20, 1)
 
 
-def test_a_slow_one_holds_up_nobody_who_does_not_wait_for_it() -> None:
+def test_a_slow_deletion_does_not_delay_independent_ones() -> None:
     steps = SlowSteps(waits={"slow": "b"})
     assert delete(steps, resource("slow"), resource("b"), resource("a", "b"))
     assert steps.in_time
@@ -144,7 +148,7 @@ def test_a_slow_one_holds_up_nobody_who_does_not_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize(("on_error", "done"), [(False, ["user"]), (True, ["user", "base"])])
-def test_what_becomes_free_after_a_failure_is_begun_only_when_asked(on_error: bool, done: list[str]) -> None:
+def test_deletions_continue_after_a_failure_only_if_requested(on_error: bool, done: list[str]) -> None:
     # One at a time: the failure is there before `user`, which was begun with it, has ended.
     steps = FakeSteps("bad")
     rows = [resource("bad"), resource("base"), resource("user", "base")]
@@ -152,19 +156,19 @@ def test_what_becomes_free_after_a_failure_is_begun_only_when_asked(on_error: bo
     assert steps.done == done
 
 
-def test_what_is_no_ordinary_failure_is_not_hidden() -> None:
+def test_unexpected_exceptions_are_raised() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         delete(FakeSteps("a", error=RuntimeError("a bug")), resource("a"))
 
 
-def test_when_stopped_nothing_goes() -> None:
+def test_nothing_is_deleted_when_stopped() -> None:
     steps = FakeSteps()
     assert not delete(steps, resource("a"), stopped=True)
     assert steps.done == []
     assert delete(steps, stopped=True)
 
 
-def test_the_old_half_of_a_replacement_is_said_to_be_that() -> None:
+def test_originals_of_replacements_have_their_own_operation() -> None:
     steps = FakeSteps()
     old = resource("a", delete=True, protect=True)
     assert delete(steps, old, resource("guest", deleted_with=urn("host")), resource("host"))
@@ -174,20 +178,20 @@ def test_the_old_half_of_a_replacement_is_said_to_be_that() -> None:
     assert steps.done.index("guest") < steps.done.index("host")
 
 
-def test_only_what_goes_itself_takes_others_along() -> None:
+def test_deleted_with_ignores_originals_of_replacements() -> None:
     steps = FakeSteps()
     assert delete(steps, resource("host", delete=True), resource("guest", deleted_with=urn("host")))
     assert steps.how["guest"] == (events.DELETE, False)
 
 
-def test_two_rows_of_one_urn_both_wait_for_what_depends_on_it() -> None:
+def test_both_rows_of_a_urn_wait_for_dependents() -> None:
     steps = FakeSteps()
     rows = [resource("a", delete=True), resource("a"), resource("b", "a")]
     assert delete(steps, *rows, parallel=1)
     assert steps.done == ["b", "a", "a"]
 
 
-def test_a_renamed_dependency_is_still_one() -> None:
+def test_renamed_dependencies_are_followed() -> None:
     steps = FakeSteps()
     rows = [resource("is"), resource("user", "was")]
     assert delete(steps, *rows, parallel=1, aliases={urn("was"): urn("is")})
@@ -198,7 +202,7 @@ def test_a_renamed_dependency_is_still_one() -> None:
     assert steps.done == ["user", "was"]
 
 
-def test_a_protected_resource_stops_all_of_it() -> None:
+def test_a_protected_resource_prevents_all_deletions() -> None:
     steps, listener = FakeSteps(), FakeListener()
     assert not delete(steps, resource("a", protect=True), resource("b"), listener=listener)
     assert steps.done == []
@@ -213,11 +217,11 @@ def test_a_protected_resource_stops_all_of_it() -> None:
     assert sorted(steps.done) == ["a", "b"]
 
 
-def test_no_target_means_all() -> None:
+def test_without_targets_all_resources_are_selected() -> None:
     rows = [resource("a"), resource("b", "a")]
     assert not ALL
     assert ALL.has("anything")
-    assert ALL.among(rows) is rows
+    assert ALL.select_for_delete(rows) is rows
     ALL.check_known([])
 
 
@@ -235,16 +239,16 @@ def test_a_target_is_a_urn_or_a_pattern() -> None:
         Targets((urn("x"),)).check_known([urn("a")], "no {}")
 
 
-def test_what_stands_on_a_target_has_to_be_one_too() -> None:
+def test_dependents_of_a_target_must_be_targets() -> None:
     rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x")]
-    assert Targets((urn("c"),)).among(rows) == [rows[2]]
-    assert Targets((urn("b"), urn("c"))).among(rows) == rows[1:3]
-    assert Targets((urn("a"),), dependents=True).among(rows) == rows[:3]
+    assert Targets((urn("c"),)).select_for_delete(rows) == [rows[2]]
+    assert Targets((urn("b"), urn("c"))).select_for_delete(rows) == rows[1:3]
+    assert Targets((urn("a"),), dependents=True).select_for_delete(rows) == rows[:3]
     with pytest.raises(EngineError) as caught:
-        Targets((urn("a"),)).among(rows)
+        Targets((urn("a"),)).select_for_delete(rows)
     assert str(caught.value) == (
         f"Resource '{urn('b')}' will be destroyed but was not specified in --target list.\nEither include resource in "
         "--target list or pass --target-dependents to proceed."
     )
     with pytest.raises(EngineError, match="Target 'urn:none' could not be found in the stack"):
-        Targets(("urn:none",)).among(rows)
+        Targets(("urn:none",)).select_for_delete(rows)

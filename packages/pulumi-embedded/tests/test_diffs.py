@@ -32,11 +32,11 @@ from pulumi_embedded.providers.provider import Diff
         ({"a": 1}, {"a": UNKNOWN}, {"a": "update"}),
     ],
 )
-def test_what_changes_leaf_by_leaf(old: dict[str, Any], new: dict[str, Any], changes: dict[str, str]) -> None:
+def test_changes_are_found_leaf_by_leaf(old: dict[str, Any], new: dict[str, Any], changes: dict[str, str]) -> None:
     assert diffs.compare(old, new) == changes
 
 
-def test_changes_come_in_the_order_of_their_keys() -> None:
+def test_changes_are_sorted_by_key() -> None:
     assert list(diffs.compare({"c": 1, "a": 1}, {"b": 1, "a": 2})) == ["a", "b", "c"]
 
 
@@ -71,7 +71,7 @@ def test_without_a_change_nothing_is_replaced() -> None:
     assert diffs.complete(said, {"a": 1}, {"a": 1}, ["a"]) == Diff(False, by_engine=True)
 
 
-def test_kinds_say_what_replaces() -> None:
+def test_kinds_mark_replacing_changes() -> None:
     said = Diff(True, ["a", "b"], detailed={"a.x": "update", "b": "add-replace", "c": "delete"})
     assert diffs.kinds(said) == {"a.x": "update-replace", "b": "add-replace", "c": "delete"}
 
@@ -94,14 +94,14 @@ def test_a_path_is_parsed(text: str, path: paths.Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a[", "a]", '"', "a[-1]", "a[x]", 'a["b]'])
-def test_what_is_no_path_is_refused(text: str) -> None:
-    with pytest.raises(EngineError, match="is no property path") as caught:
+def test_an_invalid_path_is_refused(text: str) -> None:
+    with pytest.raises(EngineError, match="is not a property path") as caught:
         paths.parse(text)
     assert repr(text) in str(caught.value)
 
 
 @given(st.lists(st.text(min_size=1).filter(lambda part: part != "*") | st.integers(0, 99), min_size=1))
-def test_a_written_path_is_read_as_it_was(path: paths.Path) -> None:
+def test_a_path_survives_formatting_and_parsing(path: paths.Path) -> None:
     assert paths.parse(paths.text_of(path)) == path
 
 
@@ -116,7 +116,7 @@ def test_a_written_path_is_read_as_it_was(path: paths.Path) -> None:
         (["a"], ["b", "a"], False),
     ],
 )
-def test_what_lies_below_a_path(outer: paths.Path, inner: paths.Path, within: bool) -> None:
+def test_which_paths_contain_others(outer: paths.Path, inner: paths.Path, within: bool) -> None:
     assert paths.contains(outer, inner) == within
 
 
@@ -139,13 +139,13 @@ def test_what_lies_below_a_path(outer: paths.Path, inner: paths.Path, within: bo
         ({"a": 2, "b": 2}, {"a": 1, "b": 1}, ["a", "b"], {"a": 1, "b": 1}),
     ],
 )
-def test_what_is_to_be_ignored_stays_as_it_was(
+def test_ignored_changes_keep_the_old_value(
     new: dict[str, Any], old: dict[str, Any], ignore: list[str], left: dict[str, Any]
 ) -> None:
     assert paths.reset(new, old, ignore) == left
 
 
-def test_what_is_ignored_in_a_secret_stays_secret() -> None:
+def test_ignored_changes_inside_a_secret_stay_secret() -> None:
     left = paths.reset({"a": Secret({"b": 2, "c": 2})}, {"a": Secret({"b": Secret(1), "c": 1})}, ["a.b"])
     assert values.same(left, {"a": Secret({"b": 1, "c": 2})})
     left = paths.reset({"a": {"b": 2}}, {"a": Secret({"b": 1})}, ["a.b"])

@@ -222,7 +222,7 @@ def on_terminal(stack: EngineStack, *arguments: str, answer: bytes = b"") -> tup
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
-def test_the_end_of_input_is_a_no(stack: EngineStack) -> None:
+def test_the_end_of_input_declines(stack: EngineStack) -> None:
     code, shown = on_terminal(stack, "up", answer=b"\x04")
     assert code == 8
     assert b"confirmation declined" in shown
@@ -230,7 +230,7 @@ def test_the_end_of_input_is_a_no(stack: EngineStack) -> None:
 
 
 @pytest.mark.parametrize("command", [("destroy", "--yes"), ("refresh", "--yes")])
-def test_the_terminal_is_given_back_after_an_error(stack: EngineStack, command: tuple[str, ...]) -> None:
+def test_the_terminal_is_restored_after_an_error(stack: EngineStack, command: tuple[str, ...]) -> None:
     code, shown = on_terminal(stack, *command, "--target", "urn:nope")
     assert code == 1
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1

@@ -8,7 +8,7 @@ import pytest
 from engine_stack import EngineStack, thing
 
 
-def test_a_failed_create_leaves_the_rest_saved(stack: EngineStack) -> None:
+def test_a_failed_create_saves_the_other_resources(stack: EngineStack) -> None:
     stack.spec(
         {"one": thing(), "bad": thing("refuse"), "after": thing(of={"$ref": ["bad", "length"]})},
         exports={"a": 1},
@@ -28,7 +28,7 @@ def test_a_failed_create_leaves_the_rest_saved(stack: EngineStack) -> None:
     assert json.loads(stack.run("stack", "output", "--json")) == {"a": 1, "b": 2}
 
 
-def test_after_a_failure_nothing_more_is_begun(stack: EngineStack) -> None:
+def test_no_step_starts_after_a_failure(stack: EngineStack) -> None:
     stack.spec(
         {"bad": thing("refuse"), "slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})}
     )
@@ -90,12 +90,12 @@ def test_nothing_is_deleted_when_the_program_fails(stack: EngineStack) -> None:
     assert "one" in stack.resources()
 
 
-def test_an_exit_code_of_the_program_is_told(stack: EngineStack) -> None:
+def test_the_exit_code_of_the_program_is_reported(stack: EngineStack) -> None:
     stack.spec(exit=7)
     assert "non-zero exit code: 7" in stack.up(code=1)
 
 
-def test_a_delete_that_fails_keeps_what_it_stands_on(stack: EngineStack) -> None:
+def test_a_failed_delete_keeps_its_dependencies(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing(sticky=True, of={"$ref": ["one", "length"]}), "free": thing()})
     stack.up()
     stack.calls()
@@ -109,7 +109,7 @@ def test_a_delete_that_fails_keeps_what_it_stands_on(stack: EngineStack) -> None
     ("options", "what"),
     [({"import_": "x"}, "import_"), ({"hide_diffs": ["text"]}, "hide_diffs")],
 )
-def test_what_is_not_served_is_refused_by_name(
+def test_unsupported_options_are_refused_by_name(
     stack: EngineStack, options: dict[str, object], what: str
 ) -> None:
     stack.spec({"one": thing(options=options)})

@@ -148,7 +148,7 @@ def test_tables_and_rows(tmp_path: Path, hands: str) -> None:
     assert not (life.folder / "library.db").exists()
 
 
-def test_they_are_not_ours() -> None:
+def test_foreign_programs_do_not_use_our_modules() -> None:
     for path in FOREIGN.rglob("*.py"):
         ours = {"pulumi_embedded", "things", "components", "flux_training"}
         for line in path.read_text().splitlines():

@@ -38,13 +38,13 @@ def hand_over(stack: EngineStack, name: str) -> None:
         ("4-killed-in-create", "2", "    5 unchanged"),
     ],
 )
-def test_a_state_of_the_cli_is_taken_over(stack: EngineStack, name: str, step: str, expected: str) -> None:
+def test_a_state_of_the_cli_is_used(stack: EngineStack, name: str, step: str, expected: str) -> None:
     hand_over(stack, name)
     arguments = () if "unchanged" not in expected or "changes" in expected else ("--expect-no-changes",)
     assert expected in stack.run("preview", "--stack", "dev", *arguments, STEP=step)
 
 
-def test_an_update_leaves_what_the_cli_would_have_left(stack: EngineStack) -> None:
+def test_an_update_leaves_the_same_state_as_the_cli(stack: EngineStack) -> None:
     hand_over(stack, "1-created")
     stack.run("up", "--yes", "--skip-preview", "--stack", "dev", STEP="2")
     ours = json.loads((stack.folder / ".pulumi/stacks/fixture/dev.json").read_text())
@@ -52,7 +52,7 @@ def test_an_update_leaves_what_the_cli_would_have_left(stack: EngineStack) -> No
     assert essence(ours["checkpoint"]["latest"]) == essence(theirs["checkpoint"]["latest"])
 
 
-def test_a_pending_create_of_the_cli_is_resolved(stack: EngineStack) -> None:
+def test_a_pending_create_of_the_cli_is_settled(stack: EngineStack) -> None:
     hand_over(stack, "4-killed-in-create")
     program = stack.folder / "__main__.py"
     program.write_text(program.read_text().replace('"refuse"', '"now it works"'))
@@ -97,7 +97,7 @@ def turns() -> list[dict[str, Any]]:
 
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize("begins", ["engine", "cli"])
-def test_in_turns_with_the_cli(stack: EngineStack, begins: str) -> None:
+def test_alternating_with_the_cli(stack: EngineStack, begins: str) -> None:
     for_both(stack)
     hands: list[Callable[..., str]] = [
         lambda *arguments: engine(stack, *arguments),

@@ -36,7 +36,7 @@ def up(stack: EngineStack, environment: dict[str, str]) -> str:
     return stack.run("up", "--yes", "--skip-preview", **environment)
 
 
-def test_the_life_of_a_packed_stack(stack: EngineStack) -> None:
+def test_a_compressed_stack_from_creation_to_removal(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     up(stack, PACK)
     assert "dev.json" not in files(stack)
@@ -56,7 +56,7 @@ def test_the_life_of_a_packed_stack(stack: EngineStack) -> None:
     assert not {"dev.json", "dev.json.gz"} & files(stack)
 
 
-def test_from_one_form_to_the_other_and_back(stack: EngineStack) -> None:
+def test_a_stack_changes_between_plain_and_compressed(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     up(stack, OFF)
     assert "dev.json" in files(stack)
@@ -71,7 +71,7 @@ def test_from_one_form_to_the_other_and_back(stack: EngineStack) -> None:
 
 
 @pytest.mark.parametrize(("later", "there"), [("dev.json", "2 unchanged"), ("dev.json.gz", "1 to create")])
-def test_of_two_forms_that_a_kill_left_the_later_one_counts(
+def test_the_newer_of_two_checkpoints_is_used(
     stack: EngineStack, later: str, there: str
 ) -> None:
     stack.spec({})
@@ -88,7 +88,7 @@ def test_of_two_forms_that_a_kill_left_the_later_one_counts(
     assert "dev.json" not in files(stack)
 
 
-def test_what_a_kill_left_is_added_to_a_packed_state(stack: EngineStack) -> None:
+def test_a_journal_is_added_to_a_compressed_state(stack: EngineStack) -> None:
     up(stack, PACK)
     stack.environment.update(PACK)
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
@@ -104,7 +104,7 @@ def test_what_a_kill_left_is_added_to_a_packed_state(stack: EngineStack) -> None
     assert (calls.count("create one"), calls.count("adopt one")) == (1, 0)
 
 
-def test_a_packed_state_that_is_cut_off_is_named(stack: EngineStack) -> None:
+def test_a_truncated_compressed_state_is_reported(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
     up(stack, PACK)
     file = folder_of(stack) / "dev.json.gz"
@@ -112,7 +112,7 @@ def test_a_packed_state_that_is_cut_off_is_named(stack: EngineStack) -> None:
     assert "the state file is damaged" in stack.run("preview", code=None, **PACK)
 
 
-def test_the_other_way_to_pack_is_refused_by_name(stack: EngineStack) -> None:
+def test_zstd_is_refused_by_name(stack: EngineStack) -> None:
     stack.spec({})
     told = stack.run("preview", code=None, PULUMI_DIY_BACKEND_ZSTD="1")
     assert "PULUMI_DIY_BACKEND_ZSTD needs the Pulumi CLI" in told
@@ -125,7 +125,7 @@ def test_the_other_way_to_pack_is_refused_by_name(stack: EngineStack) -> None:
 
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize(("ours", "theirs"), [(PACK, PACK), (PACK, OFF), (OFF, PACK)])
-def test_in_turns_with_the_cli(stack: EngineStack, ours: dict[str, str], theirs: dict[str, str]) -> None:
+def test_alternating_with_the_cli(stack: EngineStack, ours: dict[str, str], theirs: dict[str, str]) -> None:
     for_both(stack)
     stack.spec({"one": thing()})
     up(stack, ours)

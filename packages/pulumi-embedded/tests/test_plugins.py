@@ -44,7 +44,7 @@ def install(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["path", "home"])
-def test_a_plugin_is_found_and_spoken_to(stack: EngineStack, tmp_path: Path, place: str) -> None:
+def test_a_plugin_is_found_and_used(stack: EngineStack, tmp_path: Path, place: str) -> None:
     if place == "path":
         install(tmp_path / "bin")
         stack.environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -74,7 +74,7 @@ def test_a_plugin_is_found_and_spoken_to(stack: EngineStack, tmp_path: Path, pla
 CRACKED = SHELF.partition("timeouts = ")[0] + 'Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))'
 
 
-def test_what_was_made_by_half_is_kept_and_tried_again(stack: EngineStack, tmp_path: Path) -> None:
+def test_a_partially_created_resource_is_kept_and_updated(stack: EngineStack, tmp_path: Path) -> None:
     for_both(stack)
     install(tmp_path / "bin")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -98,7 +98,7 @@ def test_what_was_made_by_half_is_kept_and_tried_again(stack: EngineStack, tmp_p
     assert "initErrors" not in stack.resources()["one"]
 
 
-def test_a_missing_plugin_is_named_with_the_way_to_get_it(stack: EngineStack) -> None:
+def test_the_message_for_a_missing_plugin_says_how_to_install_it(stack: EngineStack) -> None:
     write(stack, SHELF.replace("LABEL", "x"))
     shown = stack.run("preview", code=1)
     assert (
@@ -130,7 +130,7 @@ def test_a_stack_reference_reads_another_stack(stack: EngineStack, tmp_path: Pat
     assert 'unknown stack "organization/test/nope"' in reader.run("preview", code=1)
 
 
-def test_get_reads_what_is_nobodys_to_change(stack: EngineStack) -> None:
+def test_get_reads_resources_that_are_not_managed(stack: EngineStack) -> None:
     write(
         stack,
         "from things import Thing\n"
@@ -147,7 +147,7 @@ def test_get_reads_what_is_nobodys_to_change(stack: EngineStack) -> None:
     assert (stack.cloud / "x.json").exists()
 
 
-def test_what_is_no_target_refers_to_a_renamed_target_by_its_new_name(stack: EngineStack) -> None:
+def test_other_resources_refer_to_a_renamed_target_by_its_new_urn(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}, "two": {"text": "b", "options": {"depends_on": ["one"]}}})
     stack.up()
     stack.spec(

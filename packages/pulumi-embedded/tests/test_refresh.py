@@ -13,7 +13,7 @@ def drift(stack: EngineStack) -> None:
     stack.calls()
 
 
-def test_refresh_takes_over_what_is_there(stack: EngineStack) -> None:
+def test_refresh_updates_the_state(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing(), "three": thing(options={"depends_on": ["two"]})})
     stack.up()
     drift(stack)
@@ -32,7 +32,7 @@ def test_refresh_takes_over_what_is_there(stack: EngineStack) -> None:
     assert "unchanged" in stack.run("refresh", "--yes", "--expect-no-changes")
 
 
-def test_children_of_what_is_gone_get_its_parent(stack: EngineStack) -> None:
+def test_children_of_a_missing_resource_get_its_parent(stack: EngineStack) -> None:
     stack.spec(
         {
             "group": {"group": True},
@@ -83,7 +83,7 @@ def test_only_targets_are_refreshed(stack: EngineStack) -> None:
     assert stack.calls() == ["delete one"]
 
 
-def test_refresh_forgets_pending_creates_when_told(stack: EngineStack) -> None:
+def test_refresh_can_clear_pending_creates(stack: EngineStack) -> None:
     stack.spec({"one": thing("die")})
     stack.up(code=1)
     assert "may therefore exist" in stack.run("refresh", "--yes")
@@ -91,7 +91,7 @@ def test_refresh_forgets_pending_creates_when_told(stack: EngineStack) -> None:
     assert "pending_operations" not in stack.latest()
 
 
-def test_refresh_runs_the_program_when_told_and_changes_nothing_but_outputs(stack: EngineStack) -> None:
+def test_refresh_with_run_program_only_changes_outputs(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing()}, exports={"length": {"$ref": ["one", "length"]}})
     stack.up()
     drift(stack)

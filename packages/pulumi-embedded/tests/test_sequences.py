@@ -128,7 +128,7 @@ def play(folder: Path, seed: int, hands: list[Hand]) -> tuple[list[str], list[st
 
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
-def test_a_sequence_in_turns(tmp_path: Path, seed: int) -> None:
+def test_a_sequence_alternating_with_the_cli(tmp_path: Path, seed: int) -> None:
     hands: list[Hand] = [engine, cli] if seed % 2 else [cli, engine]
     done, ours = play(tmp_path / "turns", seed, hands)
     print(f"seed {seed}: {', '.join(done)}")

@@ -44,20 +44,7 @@ def names(backend: Backend) -> list[str]:
     return [item["urn"][-1] for item in latest.get("resources", [])] + pending
 
 
-@pytest.mark.parametrize("rows", [None, [], [{"urn": "a"}], [{"urn": "a", "id": "é\u2028"}, {"urn": "b"}]])
-def test_a_checkpoint_is_the_same_whether_its_rows_are_encoded_or_not(
-    rows: list[dict[str, str]] | None,
-) -> None:
-    for deployment in ({"resources": rows}, {"manifest": {}, "resources": rows, "metadata": {}}, {}):
-        whole = {"version": 3, "checkpoint": {"stack": STACK.full, "latest": deployment}}
-        text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False) + "\n"
-        assert checkpoint_of(STACK, deployment) == text.encode()
-        if deployment:
-            encoded_rows = rows and [serialization.encoded(row) for row in rows]
-            assert checkpoint_of(STACK, {**deployment, "resources": encoded_rows}) == text.encode()
-
-
-def test_a_new_name_reaches_what_is_stored_and_not_what_was_loaded(backend: Backend) -> None:
+def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend) -> None:
     """The run renames what it has in memory itself, and compares it with what was there."""
 
     def row(name: str) -> dict[str, Any]:
@@ -85,7 +72,7 @@ def test_a_new_name_reaches_what_is_stored_and_not_what_was_loaded(backend: Back
         assert old.property_dependencies == {"x": [urn("a")]}
 
 
-def test_each_step_is_on_the_disk_before_and_after_it(backend: Backend) -> None:
+def test_each_step_is_durable_before_and_after_it(backend: Backend) -> None:
     shot = opened(backend)
     operation = shot.begin("creating", resource("c"))
     assert names(backend) == ["a", "b", "creating c"]
@@ -98,12 +85,12 @@ def test_each_step_is_on_the_disk_before_and_after_it(backend: Backend) -> None:
     assert names(backend) == ["c", "a", "b"]
 
 
-def test_a_fold_in_the_middle_keeps_the_order(backend: Backend) -> None:
+def test_folding_during_a_run_keeps_the_order(backend: Backend) -> None:
     shot = opened(backend)
     first = resource("c")
     shot.write(put=[first])
     shot.begin("creating", resource("e"))
-    shot._fold(last=False)
+    shot.fold()
     shot.write(put=[resource("d", "c")])
     assert names(backend) == ["c", "d", "a", "b", "creating e"]
     first.protect = True
@@ -133,7 +120,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
     assert json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
 
 
-def test_after_a_failed_write_nothing_more_is_begun(
+def test_no_operation_begins_after_a_failed_write(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shot = opened(backend)
@@ -151,14 +138,14 @@ def test_after_a_failed_write_nothing_more_is_begun(
     assert names(backend) == ["c", "a", "b"]
 
 
-def test_a_damaged_state_is_told(backend: Backend) -> None:
+def test_a_damaged_state_is_reported(backend: Backend) -> None:
     backend.store.write("stacks/p/dev.json", b'{"version": 3, "checkp')
     with pytest.raises(EngineError, match=r"damaged.*\.bak"):
         snapshot.current(backend, STACK)
     assert not backend.store.exists("stacks/p/dev.json.bak")
 
 
-def test_the_one_before_is_kept(backend: Backend) -> None:
+def test_the_previous_checkpoint_is_kept(backend: Backend) -> None:
     before = backend.read("p", "dev")
     backend.write("p", "dev", b"{}")
     assert backend.store.read("stacks/p/dev.json.bak") == before

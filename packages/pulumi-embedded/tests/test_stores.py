@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pulumi_embedded.errors import NeedsCliError
-from pulumi_embedded.state.s3_store import ObjectLog, Place
+from pulumi_embedded.state.s3_store import BucketUrl, ObjectLog
 from pulumi_embedded.state.stores import FileLog, FolderStore
 
 
@@ -46,7 +46,7 @@ def log_of(objects: Objects) -> ObjectLog:
 
 
 @pytest.mark.parametrize("changes", range(8))
-def test_a_log_of_objects_is_the_old_one_or_the_new_one_after_a_crash(changes: int) -> None:
+def test_after_a_crash_a_log_of_objects_is_the_old_or_the_new_one(changes: int) -> None:
     objects = Objects()
     before = log_of(objects)
     before.start(b"head\n")
@@ -72,7 +72,7 @@ def test_a_log_of_objects_is_the_old_one_or_the_new_one_after_a_crash(changes: i
     assert not objects.content
 
 
-def test_a_log_that_is_taken_up_again_goes_on_at_its_end(tmp_path: Path) -> None:
+def test_a_reopened_log_is_appended_to(tmp_path: Path) -> None:
     objects = Objects()
     log_of(objects).start(b"head\n")
     log_of(objects).append(b"a\n")
@@ -85,7 +85,7 @@ def test_a_log_that_is_taken_up_again_goes_on_at_its_end(tmp_path: Path) -> None
     assert FileLog(tmp_path / "log").read() == b"head\ncut o\na\n"  # the line cut off stands by itself
 
 
-def test_a_folder_keeps_whole_files(tmp_path: Path) -> None:
+def test_a_folder_store_replaces_files(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     assert store.read("a/b") is None
     assert store.keys("a") == []
@@ -100,12 +100,12 @@ def test_a_folder_keeps_whole_files(tmp_path: Path) -> None:
     assert not store.exists("a/b")
 
 
-def test_a_buckets_url_is_read_as_the_cli_reads_it() -> None:
-    place = Place.of(
+def test_bucket_urls_are_parsed_like_the_cli() -> None:
+    place = BucketUrl.parse(
         "s3://states/team/a?endpoint=127.0.0.1:9000&disableSSL=true&s3ForcePathStyle=true&region=r1&awssdk=v2"
     )
-    assert place == Place("states", "team/a/", "http://127.0.0.1:9000", "r1", None, True)
-    assert Place.of("s3://states?endpoint=minio.example").endpoint == "https://minio.example"
-    assert Place.of("s3://states?prefix=p/&profile=ops") == Place("states", "p/", profile="ops")
+    assert place == BucketUrl("states", "team/a/", "http://127.0.0.1:9000", "r1", None, True)
+    assert BucketUrl.parse("s3://states?endpoint=minio.example").endpoint == "https://minio.example"
+    assert BucketUrl.parse("s3://states?prefix=p/&profile=ops") == BucketUrl("states", "p/", profile="ops")
     with pytest.raises(NeedsCliError, match="'kmskeyid'"):
-        Place.of("s3://states?kmskeyid=1")
+        BucketUrl.parse("s3://states?kmskeyid=1")

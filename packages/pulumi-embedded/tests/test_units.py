@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pulumi_embedded.deployment.goals import Alias, Goal, OldNames
-from pulumi_embedded.deployment.places import Places
+from pulumi_embedded.deployment.goals import Alias, AliasResolver, Goal
+from pulumi_embedded.deployment.resource_index import ResourceIndex
 from pulumi_embedded.deployment.targets import Targets
 from pulumi_embedded.errors import EngineError, PassphraseError
 from pulumi_embedded.program.grpc_stubs import resource_pb2
@@ -63,7 +63,7 @@ def all_values() -> st.SearchStrategy[Any]:
 
 
 @given(st.dictionaries(st.text(), all_values(), max_size=4))
-def test_values_survive_the_wire(properties: dict[str, Any]) -> None:
+def test_values_survive_protobuf(properties: dict[str, Any]) -> None:
     there_and_back = values.from_struct(values.to_struct(properties, secrets=True))
     assert values.same(there_and_back, properties)
     bare = values.from_struct(values.to_struct(properties, secrets=False))
@@ -72,7 +72,7 @@ def test_values_survive_the_wire(properties: dict[str, Any]) -> None:
 
 
 @given(value=all_values().filter(lambda value: not values.has_unknown(value)))
-def test_values_survive_the_file(crypter: Crypter, value: Any) -> None:
+def test_values_survive_the_state_file(crypter: Crypter, value: Any) -> None:
     stored = json.loads(json.dumps(serialization.value_to_json(value, crypter)))
     # A secret within a secret is stored within the one text.
     found = serialization.value_from_json(stored, crypter)
@@ -81,7 +81,7 @@ def test_values_survive_the_file(crypter: Crypter, value: Any) -> None:
 
 
 @given(plain_values(), plain_values())
-def test_a_comparison_finds_what_differs(old: Any, new: Any) -> None:
+def test_compare_finds_differences(old: Any, new: Any) -> None:
     assert compare({"p": old}, {"p": old}) == {}
     assert bool(compare({"p": old}, {"p": new})) == (not values.same(old, new))
 
@@ -104,16 +104,16 @@ def test_secrets_are_marked_as_the_cli_marks_them() -> None:
 
 
 @given(text=st.text())
-def test_what_is_encrypted_can_be_read(crypter: Crypter, text: str) -> None:
+def test_encrypted_text_can_be_decrypted(crypter: Crypter, text: str) -> None:
     first, second = crypter.encrypt(text), crypter.encrypt(text)
     assert first != second
     assert crypter.decrypt(first) == crypter.decrypt(second) == text
 
 
-def test_a_wrong_passphrase_and_a_damaged_secret_are_told(crypter: Crypter) -> None:
+def test_a_wrong_passphrase_and_a_damaged_secret_are_reported(crypter: Crypter) -> None:
     with pytest.raises(PassphraseError, match="incorrect passphrase"):
         Crypter(crypter.salt, "wrong").check()
-    with pytest.raises(EngineError, match="not of the form"):
+    with pytest.raises(EngineError, match="does not have the form"):
         Crypter("v2:x", "fixture").check()
     with pytest.raises(EngineError, match="could not be decrypted"):
         crypter.decrypt("v1:AAAA:AAAA")
@@ -181,7 +181,7 @@ def test_urns_nest() -> None:
 
 
 def test_aliases_follow_the_parent() -> None:
-    names = OldNames("dev", "p")
+    names = AliasResolver("dev", "p")
     old_parent, old_child = "urn:pulumi:dev::p::t:i:G::old", "urn:pulumi:dev::p::t:i:G$t:i:C::old-child"
     olds = {old_parent: object(), old_child: object()}
     parent = urns.make("dev", "p", "", "t:i:G", "new")
@@ -194,15 +194,15 @@ def test_aliases_follow_the_parent() -> None:
 def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
     """`new` and `other` say that they were `old`, which may be declared as well."""
     old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
-    places = Places.of("dev", "p", StackState([old]))
+    index = ResourceIndex.of("dev", "p", StackState([old]))
 
     def goal(name: str) -> Goal:
         return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
 
-    assert places.place(goal(names[0]), "").old is old
+    assert index.register(goal(names[0]), "").old is old
     said = "Duplicate resource URN" if names[1] == "old" else f"Duplicate resource alias '{old.urn}'"
     with pytest.raises(EngineError, match=rf"{said}.* conflicting with .*C::{names[0]}'"):
-        places.place(goal(names[1]), "")
+        index.register(goal(names[1]), "")
 
 
 @pytest.mark.parametrize(
@@ -225,14 +225,14 @@ def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> Non
         ([{"type": "t"}], "resource at index 0 missing required 'urn' field"),
     ],
 )
-def test_what_the_cli_would_refuse_a_state_for(items: list[dict[str, Any]], said: str) -> None:
-    assert serialization.flaw(items) == said
+def test_flaws_that_the_cli_would_reject(items: list[dict[str, Any]], said: str) -> None:
+    assert serialization.find_flaw(items) == said
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_states_of_the_cli_have_no_flaw(name: str) -> None:
     assert (
-        serialization.flaw(
+        serialization.find_flaw(
             json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"].get("resources", [])
         )
         == ""
@@ -251,7 +251,7 @@ def test_states_of_the_cli_have_no_flaw(name: str) -> None:
         ("urn:*::a[1]", False),  # one star is no more than a part
     ],
 )
-def test_targets_are_matched_as_the_cli_matches_them(pattern: str, matches: bool) -> None:
+def test_targets_match_like_in_the_cli(pattern: str, matches: bool) -> None:
     assert Targets((pattern,)).has("urn:pulumi:dev::p::t::a[1]") is matches
 
 
@@ -267,7 +267,7 @@ def test_timeouts_are_read_as_go_reads_them(text: str, seconds: float | None) ->
 
 
 @pytest.mark.parametrize("text", ["5", "m", "5 m", "5x", "1.2.3s"])
-def test_what_is_no_timeout_is_told(text: str) -> None:
+def test_an_invalid_timeout_is_reported(text: str) -> None:
     request = resource_pb2.RegisterResourceRequest(
         customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(delete=text)
     )
@@ -299,7 +299,7 @@ GOOD = {"need": "x", "key": Secret("k")}
         ({"need": "x"}, "Stack 'dev' with configuration key 'key' must be encrypted as it's secret"),
     ],
 )
-def test_configuration_is_held_against_its_declaration(given: dict[str, Any], said: str) -> None:
+def test_configuration_is_checked_against_its_declaration(given: dict[str, Any], said: str) -> None:
     project = Project("p", Path("Pulumi.yaml"), config=DECLARED)
     defaults = {
         "p:key": "k",
@@ -331,7 +331,7 @@ def test_paths() -> None:
     assert paths.reset(new, old, ["*"]) == old
 
 
-def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
+def test_a_journal_is_applied_up_to_its_last_complete_line(tmp_path: Path) -> None:
     deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
     rows = StateRows(old=dict(enumerate(deployment["resources"])))
     log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), rows)
@@ -352,7 +352,7 @@ def test_a_journal_is_folded_up_to_its_last_whole_line(tmp_path: Path) -> None:
         journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"another"), deployment)
 
 
-def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
+def test_a_folded_journal_adds_nothing(tmp_path: Path) -> None:
     log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), StateRows())
     log.append([["put", 1, {"urn": "c"}]])
     log.fold_into(journal.digest(b"after"))
@@ -365,7 +365,7 @@ def test_a_folded_journal_is_done_with(tmp_path: Path) -> None:
     assert found.steps == 1
 
 
-def test_steps_behind_a_fold_that_came_through_after_all_are_not_lost(tmp_path: Path) -> None:
+def test_steps_after_a_fold_that_was_reported_as_failed_are_kept(tmp_path: Path) -> None:
     """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
     resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
     log = journal.Journal(
@@ -396,7 +396,7 @@ class FailingLog(FileLog):
         super().append(lines)
 
 
-def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
+def test_a_line_that_failed_is_written_again(tmp_path: Path) -> None:
     log = journal.Journal(FailingLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
     first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
     with pytest.raises(OSError, match="time-out"):
@@ -408,7 +408,7 @@ def test_a_line_counts_as_written_only_when_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) -> None:
+def test_a_journal_damaged_before_its_end_is_reported(tmp_path: Path, place: int) -> None:
     log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
     for op in (1, 2, 3):
         log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
@@ -419,7 +419,7 @@ def test_a_journal_damaged_before_its_end_is_told(tmp_path: Path, place: int) ->
         journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
 
 
-def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
+def test_a_fold_after_a_truncated_line_counts(tmp_path: Path) -> None:
     log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with (tmp_path / "j").open("ab") as file:
@@ -430,7 +430,7 @@ def test_a_fold_behind_a_line_that_was_cut_off_counts(tmp_path: Path) -> None:
     )
 
 
-def test_the_project_keeps_its_places(tmp_path: Path) -> None:
+def test_paths_of_a_project(tmp_path: Path) -> None:
     project = Project("p", tmp_path / "Pulumi.yaml", main="src", config_folder="config")
     (tmp_path / "src").mkdir()
     assert project.program_file() == tmp_path / "src" / "__main__.py"

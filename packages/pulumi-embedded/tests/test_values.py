@@ -13,7 +13,7 @@ from pulumi_embedded.properties.values import UNKNOWN, ResourceRef, Secret
 
 
 @pytest.mark.parametrize("text", ["", "urn:pulumi:a::b::c", "urn:other:a::b::c::d", "a::b::c::d"])
-def test_what_is_no_urn_is_refused(text: str) -> None:
+def test_an_invalid_urn_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a URN \(urn:pulumi:<stack>::<project>::<type>::<name>\)"):
         urns.parse(text)
 
@@ -37,7 +37,7 @@ def test_the_parts_of_a_urn() -> None:
         ("", ""),
     ],
 )
-def test_a_reference_follows_what_it_means(reference: str, renamed: str) -> None:
+def test_references_follow_renames(reference: str, renamed: str) -> None:
     assert urns.rename(reference, {"urn:a": "urn:b", "urn:pulumi:s::p::t::n": "urn:new"}) == renamed
 
 
@@ -79,7 +79,7 @@ def signed(signature: str, **more: Any) -> dict[str, Any]:
         (1.0, 1),
     ],
 )
-def test_what_the_wire_says(message: Any, read: Any) -> None:
+def test_protobuf_values_are_read(message: Any, read: Any) -> None:
     found = received(message)
     assert values.same(found, read)
     assert type(found) is type(read)
@@ -93,7 +93,7 @@ def test_what_the_wire_says(message: Any, read: Any) -> None:
         ("other", "^a property value with the unknown signature other needs the Pulumi CLI$"),
     ],
 )
-def test_what_the_engine_does_not_know_needs_the_cli(signature: str, words: str) -> None:
+def test_unsupported_values_need_the_cli(signature: str, words: str) -> None:
     with pytest.raises(NeedsCliError, match=words):
         received(signed(signature))
 
@@ -116,7 +116,7 @@ COMPONENT = ResourceRef("u", custom=False)
         (COMPONENT, signed(values.RESOURCE, urn="u"), "u"),
     ],
 )
-def test_a_reference_travels_whole_or_bare(ref: ResourceRef, plain: Any, bare: Any) -> None:
+def test_resource_references_are_sent_in_full_or_as_an_id(ref: ResourceRef, plain: Any, bare: Any) -> None:
     assert sent(ref) == plain
     assert sent(ref, refs=False) == bare
     assert json_format.MessageToDict(values.to_struct({"k": ref}, secrets=True))["k"] == plain
@@ -148,11 +148,11 @@ def test_every_kind_of_value_is_sent() -> None:
 
 
 @pytest.mark.parametrize(("value", "found"), [(1e21, 1e21), (1e20, 10**20), (0.5, 0.5), (-1e21, -1e21)])
-def test_whole_numbers_are_ints_as_far_as_their_digits_go(value: float, found: float) -> None:
+def test_whole_numbers_are_ints_below_1e21(value: float, found: float) -> None:
     assert (values.number(value), type(values.number(value))) == (found, type(found))
 
 
-def test_what_is_shown_hides_secrets_at_any_depth() -> None:
+def test_mask_hides_secrets_at_any_depth() -> None:
     shown = values.mask({"a": [Secret("x"), UNKNOWN], "b": {"c": CUSTOM}, "d": 1})
     assert shown == {"a": ["[secret]", "[unknown]"], "b": {"c": "u"}, "d": 1}
     assert repr(UNKNOWN) == "UNKNOWN"
@@ -169,7 +169,7 @@ def test_what_is_shown_hides_secrets_at_any_depth() -> None:
         ({"a": [Secret(UNKNOWN)]}, True, True),
     ],
 )
-def test_what_is_inside_of_a_value(value: Any, secret: bool, unknown: bool) -> None:
+def test_secrets_and_unknowns_are_found_at_any_depth(value: Any, secret: bool, unknown: bool) -> None:
     assert (values.has_secret(value), values.has_unknown(value)) == (secret, unknown)
 
 
@@ -197,7 +197,7 @@ def test_what_is_inside_of_a_value(value: Any, secret: bool, unknown: bool) -> N
         (CUSTOM, COMPONENT, False),
     ],
 )
-def test_what_is_the_same(a: Any, b: Any, same: bool) -> None:
+def test_which_values_are_the_same(a: Any, b: Any, same: bool) -> None:
     assert values.same(a, b) is same
     assert values.same(b, a) is same
 
@@ -225,7 +225,7 @@ def test_outputs_of_secret_inputs_are_secret() -> None:
     assert values.same(values.mark_secrets({"b": 1}, {"a": Secret(1), "b": Secret(1)}), {"b": Secret(1)})
 
 
-def test_what_has_not_changed_keeps_its_ciphertext() -> None:
+def test_unchanged_secrets_keep_their_ciphertext() -> None:
     old = {
         "a": Secret(1, "c1", "s"),
         "b": [Secret(2, "c2", "s")],
@@ -250,5 +250,5 @@ def test_outputs_are_made_secret_by_name() -> None:
     assert values.same(found, {"a": Secret(1), "b": 2, "c": Secret(3), "d": UNKNOWN})
 
 
-def test_json_in_a_text_is_as_pulumi_writes_it() -> None:
+def test_compact_json_is_formatted_like_pulumi() -> None:
     assert values.compact({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}'

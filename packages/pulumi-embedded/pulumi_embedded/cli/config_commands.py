@@ -1,4 +1,4 @@
-"""The command `config`: the stack's configuration, alone, or set, get, rm."""
+"""The commands `config`, `config set`, `config get` and `config rm`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 import sys
 from typing import Any
 
-from pulumi_embedded.cli.session import Session
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.config import ConfigValue, StackConfig, full_key
 from pulumi_embedded.project.secrets import Crypter, passphrase
 from pulumi_embedded.properties import paths
+from pulumi_embedded.session import Session
 
 
 def show(session: Session, options: argparse.Namespace) -> int:
-    """All values; secrets masked."""
+    """Show all values, with secrets masked."""
     config = session.config()
     values = config.values(session.project, _crypter(session, config))
     shown = {
@@ -35,16 +35,16 @@ def show(session: Session, options: argparse.Namespace) -> int:
 
 
 def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]:
-    seen = show_secrets or not value.secret
+    is_shown = show_secrets or not value.secret
     return {
-        **({"value": text} if seen else {}),
-        **({"objectValue": json.loads(value.text)} if seen and value.is_object else {}),
+        **({"value": text} if is_shown else {}),
+        **({"objectValue": json.loads(value.text)} if is_shown and value.is_object else {}),
         "secret": value.secret,
     }
 
 
 def get(session: Session, options: argparse.Namespace) -> int:
-    """One value, decrypted."""
+    """Show one value, decrypted."""
     config = session.config()
     key, path = _key(session, options)
     values = config.values(session.project, _crypter(session, config))
@@ -64,12 +64,10 @@ def set_(session: Session, options: argparse.Namespace) -> int:
     """Set a value, encrypted with --secret."""
     if not session.exists(session.stack):
         raise EngineError(
-            f"no stack named '{session.stack.name}' found: `stack init {session.stack.name}` makes it"
+            f"no stack named '{session.stack.name}' found; create it with `stack init {session.stack.name}`"
         )
     if options.secret and options.plaintext:
-        raise EngineError(
-            "--secret and --plaintext exclude each other: a value is stored encrypted or as it is"
-        )
+        raise EngineError("--secret and --plaintext cannot be used together")
     text = options.value
     if text is None:
         text = sys.stdin.readline().rstrip("\n")
@@ -90,7 +88,7 @@ def set_(session: Session, options: argparse.Namespace) -> int:
 
 
 def remove(session: Session, options: argparse.Namespace) -> int:
-    """Remove a value; one that is not there is gone already."""
+    """Remove a value, if it exists."""
     config = session.config()
     key, path = _key(session, options)
     parent: Any = config.config
@@ -106,7 +104,7 @@ def remove(session: Session, options: argparse.Namespace) -> int:
 
 
 def _key(session: Session, options: argparse.Namespace) -> tuple[str, paths.Path]:
-    """The full key, and with --path the path below it."""
+    """The full key and, with --path, the path inside its value."""
     if not options.path:
         return full_key(session.project.name, options.key), []
     namespace, colon, rest = options.key.partition(":")
@@ -116,7 +114,7 @@ def _key(session: Session, options: argparse.Namespace) -> tuple[str, paths.Path
 
 
 def _as_written(config: StackConfig, session: Session, key: str) -> str:
-    """The key as the file has it already, if it does."""
+    """The key in the form that the file already uses, if it has it."""
     return next(
         (str(found) for found in config.config if full_key(session.project.name, str(found)) == key), key
     )
@@ -163,15 +161,15 @@ def _put(parent: Any, path: paths.Path, value: Any, asked: str) -> Any:
         if part == len(parent):
             parent.append(None)
     elif not isinstance(part, str) or not isinstance(parent, dict):
-        raise EngineError(f"'{asked}': there is no place {part!r} in what is there now")
-    place: Any = part  # of the container's own kind, as just seen
+        raise EngineError(f"'{asked}': the existing value has no place for {part!r}")
+    place: Any = part
     before = parent[place] if isinstance(parent, list) or part in parent else None
     parent[place] = _put(before, path[1:], value, asked)
     return parent
 
 
 def _typed(text: str) -> Any:
-    """With --path, numbers and booleans are stored as such, as the CLI does."""
+    """The value for --path, where the CLI stores numbers and booleans as such."""
     if text in ("true", "false"):
         return text == "true"
     try:

@@ -1,4 +1,4 @@
-"""The commands preview, up, refresh and destroy: preview, question, change, report."""
+"""The commands preview, up, refresh and destroy."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import sys
 from collections.abc import Callable
 
 from pulumi_embedded.cli import stacks
-from pulumi_embedded.cli.session import Session
 from pulumi_embedded.deployment.run import Run, RunOptions
 from pulumi_embedded.deployment.targets import Targets
 from pulumi_embedded.display.lines import Display, as_json
 from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, UsageError
+from pulumi_embedded.session import Session
 
 
 def preview(session: Session, options: argparse.Namespace) -> int:
     """Show what an update would do."""
-    shown = options.json
-    display = _display(session, options, quiet=shown)
+    as_json_ = options.json
+    display = _display(session, options, quiet=as_json_)
     run = _run(session, display, options, program=True)
     try:
         display.start("Previewing update", preview=True)
-        good = run.preview()
-        if shown:
+        succeeded = run.preview()
+        if as_json_:
             sys.stdout.write(as_json(display.report, run.shown_config(), display.masked) + "\n")
         else:
             display.finish()
-        return _status(good, display, options, "preview")
+        return _status(succeeded, display, options, "preview")
     finally:
         display.stop()
         run.close()
 
 
 def up(session: Session, options: argparse.Namespace) -> int:
-    """Make the resources what the program says."""
+    """Create, update and delete resources to match the program."""
     return _operate(session, options, "update", Run.preview, Run.update, program=True)
 
 
 def refresh(session: Session, options: argparse.Namespace) -> int:
-    """Take over what the resources are."""
+    """Update the state to match what exists."""
     return _operate(
         session, options, "refresh", Run.preview_refresh, Run.refresh, program=options.run_program
     )
@@ -51,7 +51,7 @@ def destroy(session: Session, options: argparse.Namespace) -> int:
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
         if options.target:
-            print("The stack is not removed: only its targets have been destroyed.")
+            print("The stack was not removed, because only the targets were destroyed.")
         else:
             stacks.forget(session, force=False, preserve_config=False)
             print("The resources in the stack have been deleted, and the configuration removed.")
@@ -65,7 +65,7 @@ def _operate(
     session: Session,
     options: argparse.Namespace,
     what: str,
-    look: Callable[[Run], bool],
+    preview_run: Callable[[Run], bool],
     change: Callable[[Run], bool],
     *,
     program: bool,
@@ -80,9 +80,9 @@ def _operate(
     try:
         if not options.skip_preview:
             display.start(f"Previewing {what}", preview=True)
-            good = look(run)
+            succeeded = preview_run(run)
             display.finish()
-            if not good:
+            if not succeeded:
                 return FAILED
             if program:
                 run.prepare_next()
@@ -90,17 +90,17 @@ def _operate(
                 return CANCELLED
         display.start(_TITLES[what], preview=False)
         try:
-            good = change(run)
+            succeeded = change(run)
         finally:
             display.finish()
-        return _status(good, display, options, what)
+        return _status(succeeded, display, options, what)
     finally:
         display.stop()
         run.close()
 
 
 def _run(session: Session, display: Display, options: argparse.Namespace, *, program: bool) -> Run:
-    settings = RunOptions(
+    run_options = RunOptions(
         refresh=getattr(options, "refresh", False),
         continue_on_error=getattr(options, "continue_on_error", False),
         parallel=max(options.parallel, 1),
@@ -109,10 +109,10 @@ def _run(session: Session, display: Display, options: argparse.Namespace, *, pro
         targets=Targets(tuple(options.target), getattr(options, "target_dependents", False)),
         message=options.message,
     )
-    run = Run(session, display, settings, program=program)
+    run = Run(session, display, run_options, program=program)
     display.without_outputs = options.suppress_outputs
     display.hide(run.secrets())
-    display.when_closed = run.cancel
+    display.on_closed = run.cancel
     return run
 
 
@@ -121,17 +121,17 @@ def _display(session: Session, options: argparse.Namespace, *, quiet: bool = Fal
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     color = choice in ("always", "raw") or (choice == "auto" and terminal)
     if terminal and not quiet and not options.diff and not getattr(options, "non_interactive", False):
-        from pulumi_embedded.display.live import LiveDisplay  # rich is only loaded where it is used
+        from pulumi_embedded.display.live import LiveDisplay  # rich is slow to import
 
         return LiveDisplay(session.stack.name, color=color)
     stream = io.StringIO() if quiet else sys.stdout
     return Display(session.stack.name, color=color, details=options.diff, stream=stream)
 
 
-def _status(good: bool, display: Display, options: argparse.Namespace, what: str) -> int:
+def _status(succeeded: bool, display: Display, options: argparse.Namespace, what: str) -> int:
     if display.closed:
         raise BrokenPipeError
-    if not good:
+    if not succeeded:
         return FAILED
     if not getattr(options, "expect_no_changes", False) or not display.report.changes:
         return 0

@@ -1,4 +1,4 @@
-"""The commands on stacks as such: init, ls, select, output, export, import, rm; and cancel and about."""
+"""The commands `stack …`, `cancel` and `about`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from pulumi_embedded import VERSION
-from pulumi_embedded.cli.session import Session, create_stack
 from pulumi_embedded.errors import EngineError, StackNotFoundError
 from pulumi_embedded.program.processes import interpreter
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import check_stack_name
 from pulumi_embedded.properties import urns, values
 from pulumi_embedded.properties.values import Properties
+from pulumi_embedded.session import Session, create_stack
 from pulumi_embedded.state import locks, serialization, snapshot
 from pulumi_embedded.state.serialization import Json
 from pulumi_embedded.state.snapshot import StackId
 
 
 def show(session: Session, _options: argparse.Namespace) -> int:
-    """The selected stack and its resources."""
+    """Show the selected stack and its resources."""
     loaded = _state(session)
     print(f"Current stack is {session.stack.name}:")
     print(f"    {len(loaded.resources)} resources")
@@ -36,10 +36,10 @@ def show(session: Session, _options: argparse.Namespace) -> int:
 
 
 def init(session: Session, options: argparse.Namespace) -> int:
-    """Make a stack and select it."""
-    name = options.name or session.wanted
+    """Create a stack and select it."""
+    name = options.name or session.requested
     if not name:
-        raise EngineError("missing stack name: `stack init NAME`")
+        raise EngineError("missing stack name: use `stack init NAME`")
     create_stack(session, name)
     print(f"Created stack '{check_stack_name(name)}'")
     if not options.no_select:
@@ -48,15 +48,15 @@ def init(session: Session, options: argparse.Namespace) -> int:
 
 
 def select(session: Session, options: argparse.Namespace) -> int:
-    """Choose the stack that commands are about."""
-    name = options.name or session.wanted
+    """Select the stack for later commands."""
+    name = options.name or session.requested
     if not name:
-        raise EngineError("missing stack name: `stack select NAME`")
+        raise EngineError("missing stack name: use `stack select NAME`")
     stack = StackId(session.project.name, check_stack_name(name))
     if not session.exists(stack):
         if not options.create:
             raise StackNotFoundError(
-                f"no stack named '{name}' found: `stack select --create {name}` makes it"
+                f"no stack named '{name}' found; create it with `stack select --create {name}`"
             )
         create_stack(session, name)
         print(f"Created stack '{stack.name}'")
@@ -91,7 +91,7 @@ def list_(session: Session, options: argparse.Namespace) -> int:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """A time of the state; its nanoseconds are more than Python's clock knows."""
+    """A time from the state, without its nanoseconds, which Python cannot represent."""
     found = re.fullmatch(r"(.{19})(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", text or "")
     if not found:
         return None
@@ -121,7 +121,7 @@ _UNITS: Final = (
 
 
 def _ago(moment: datetime | None) -> str:
-    """How long ago, in the CLI's words."""
+    """How long ago, as the CLI writes it."""
     if moment is None:
         return "n/a"
     seconds = int((datetime.now(UTC) - moment).total_seconds())
@@ -133,7 +133,7 @@ def _ago(moment: datetime | None) -> str:
 
 
 def output(session: Session, options: argparse.Namespace) -> int:
-    """Show the stack's outputs, or one of them."""
+    """Show the stack's outputs or one of them."""
     outputs = _outputs(session)
     name = options.name
     if name is not None:
@@ -167,7 +167,7 @@ def _shown(value: values.Value, show_secrets: bool) -> Any:
 
 
 def export(session: Session, options: argparse.Namespace) -> int:
-    """Write the state out."""
+    """Write the state to stdout or a file."""
     latest = session.deployment()
     if options.show_secrets:
         loaded = session.load(latest)
@@ -178,7 +178,8 @@ def export(session: Session, options: argparse.Namespace) -> int:
             for name, properties in (("inputs", resource.inputs), ("outputs", resource.outputs)):
                 if name in item:
                     item[name] = {
-                        key: serialization.shown(value) for key, value in sorted(properties.items())
+                        key: serialization.with_plain_secrets(value)
+                        for key, value in sorted(properties.items())
                     }
     text = json.dumps({"version": 3, "deployment": latest}, indent=4, ensure_ascii=False) + "\n"
     if options.file:
@@ -189,7 +190,7 @@ def export(session: Session, options: argparse.Namespace) -> int:
 
 
 def import_(session: Session, options: argparse.Namespace) -> int:
-    """Take a state in place of the stack's own."""
+    """Replace the state by an exported one."""
     text = (
         Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
     )
@@ -212,12 +213,10 @@ def import_(session: Session, options: argparse.Namespace) -> int:
         crypter = session.crypter(session.config(), session.deployment())
         theirs = session.state_crypter(latest)
         if crypter is not None and latest.get("resources"):
-            latest["resources"] = serialization.encrypted_anew(
-                latest["resources"], theirs or crypter, crypter
-            )
+            latest["resources"] = serialization.reencrypted(latest["resources"], theirs or crypter, crypter)
         if crypter is not None:
-            latest["secrets_providers"] = snapshot.provider_of(crypter.salt)
-        session.load(latest)  # can be read
+            latest["secrets_providers"] = snapshot.secrets_provider(crypter.salt)
+        session.load(latest)  # raises if it cannot be read
         session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
     finally:
         lock.release()
@@ -226,24 +225,24 @@ def import_(session: Session, options: argparse.Namespace) -> int:
 
 
 def _exported(text: str) -> Json:
-    """The deployment in an exported stack.  Raises EngineError where it is none."""
+    """The deployment in an exported stack. Raises EngineError if the text is something else."""
     try:
         content = json.loads(text)
         latest, version = content["deployment"], content["version"]
         if version != 3:
-            raise EngineError(f"the exported stack is of version {version}; this engine reads version 3")
+            raise EngineError(f"the exported stack has version {version}, but this engine reads version 3")
         found = {**latest}
         for entry in [*(found.get("resources") or []), *(found.get("pending_operations") or [])]:
             (entry.get("resource") or entry)["urn"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineError(
-            "this is no exported stack: JSON with `version` and `deployment` was expected"
+            "this is not an exported stack: expected JSON with `version` and `deployment`"
         ) from None
     return found
 
 
 def _problems(items: list[Json], stack: StackId) -> list[str]:
-    """What speaks against taking these resources over, in the CLI's words."""
+    """Why these resources should not be imported, in the CLI's words."""
     found = []
     for item in items:
         try:
@@ -254,14 +253,14 @@ def _problems(items: list[Json], stack: StackId) -> list[str]:
             found.append(
                 f"resource '{urn}' is from a different stack ({urn.project}/{urn.stack} != {stack.project}/{stack.name})"
             )
-    flaw = serialization.flaw(items)
+    flaw = serialization.find_flaw(items)
     return [*found, *([f"state file contains errors: {flaw}"] if flaw else [])]
 
 
 def remove(session: Session, options: argparse.Namespace) -> int:
-    """Remove a stack that has no resources left."""
+    """Remove a stack without resources, or any stack with --force."""
     if options.name:
-        session.wanted = options.name
+        session.requested = options.name
     stack = session.stack
     if not options.force:
         _check_empty(session)
@@ -284,12 +283,12 @@ def _typed_name(stack: StackId) -> bool:
 
 
 def _check_empty(session: Session) -> None:
-    """Raises EngineError where there would be something left that nobody knows of."""
+    """Raises EngineError if the stack has resources, or creates with an unknown outcome."""
     latest = session.deployment()
     if latest.get("resources"):
         raise EngineError(
-            f"'{session.stack.name}' still has resources; removal rejected. Run `destroy` first, or remove the stack and "
-            "leave its resources where they are with --force"
+            f"'{session.stack.name}' still has resources; removal rejected. Run `destroy` first, or use --force to "
+            "remove the stack and keep its resources"
         )
     for pending in latest.get("pending_operations") or []:
         raise EngineError(
@@ -299,9 +298,9 @@ def _check_empty(session: Session) -> None:
 
 
 def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
-    """Take away a stack's state, its configuration and its being selected.
+    """Remove a stack's state and configuration, and deselect it.
 
-    Raises EngineError where it has resources or creates without an outcome, except with `force`.
+    Without `force`, raises EngineError if it has resources or creates with an unknown outcome.
     """
     stack = session.stack
     lock = _lock(session)
@@ -320,17 +319,17 @@ def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
 def cancel(session: Session, options: argparse.Namespace) -> int:
     """Remove the stack's locks."""
     if options.name:
-        session.wanted = options.name
+        session.requested = options.name
     stack = session.stack
     removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
     print(
         f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
     )
-    for pid in removed.alive:
+    for pid in removed.running:
         print(
-            f"Process {pid} still works on the stack, and its journal stays where it is: end the process first."
+            f"Process {pid} is still working on the stack, so its journal was not added to the state. End the process, then repeat this command."
         )
-    if removed.alive:
+    if removed.running:
         return 0
     lock = _lock(session)
     try:
@@ -338,12 +337,12 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
     finally:
         lock.release()
     if recovered:
-        print(f"{recovered} steps of it were added to the state.")
+        print(f"{recovered} steps of the update were added to the state.")
     return 0
 
 
 def about(session: Session, _options: argparse.Namespace) -> int:
-    """Versions and places."""
+    """Show versions and paths."""
     rows = {
         "Engine": f"{VERSION} (python -m pulumi_embedded)",
         "Pulumi SDK": metadata.version("pulumi"),

@@ -1,9 +1,8 @@
-"""One run of the program against the old state: what each registration comes to.
+"""One run of the program against the old state: what happens to each registration.
 
-A registration finds its resource in the old state, has the provider check and compare it, and becomes one of:
-same, update, create, or replace (create first, or delete first with the dependents that cannot outlive it).
-After a failure nothing new is started: what is running ends, the rest is answered as skipped, and the program
-comes to its own end.
+A registration finds its resource in the old state; its provider checks and compares it; then it is kept, updated, created
+or replaced (created first, or deleted first together with the dependents that must be replaced too).
+After a failure no new step starts: running ones end, later registrations are skipped, and the program runs to its end.
 """
 
 from __future__ import annotations
@@ -15,53 +14,49 @@ from typing import Final
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.decisions import Cascade, Decisions
-from pulumi_embedded.deployment.deletions import Deletes
+from pulumi_embedded.deployment.deletions import Deletions
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.goals import Goal
-from pulumi_embedded.deployment.places import Placed, Places
 from pulumi_embedded.deployment.provider_resources import ProviderResources
-from pulumi_embedded.deployment.steps import Steps
+from pulumi_embedded.deployment.resource_index import RegisteredResource, ResourceIndex
+from pulumi_embedded.deployment.steps import StepRunner
 from pulumi_embedded.deployment.targets import ALL, Targets
 from pulumi_embedded.errors import EngineError, NeedsCliError, StepError
-from pulumi_embedded.program.monitor import FAIL, SKIP, InvokeResult, ProviderChoice, Registered
+from pulumi_embedded.program.monitor import FAIL, SKIP, InvokeResult, ProviderChoice, Registration
 from pulumi_embedded.properties import urns, values
 from pulumi_embedded.properties.urns import is_provider
 from pulumi_embedded.properties.values import UNKNOWN_TEXT, Properties
 from pulumi_embedded.providers import stack_references
 from pulumi_embedded.providers.plugins import package_of
 from pulumi_embedded.providers.provider import PACKAGE, CheckFailure, Diff, Provider
-from pulumi_embedded.providers.registry import Providers, check_package
+from pulumi_embedded.providers.registry import ProviderRegistry, check_package
 from pulumi_embedded.state.serialization import Resource, StackState, renamed
+
+_GET_RESOURCE: Final = "pulumi:pulumi:getResource"
 
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """What a deployment is of.
-
-    `look_only`: the program only tells what its stack outputs are; every resource stays as the state has it.
-    """
+    """How to deploy. `outputs_only`: the program only computes the stack's outputs; resources stay as they are."""
 
     project: str
     stack: str
     config: Properties
     continue_on_error: bool = False
     parallel: int = 16
-    look_only: bool = False
+    outputs_only: bool = False
     targets: Targets = ALL
 
 
-_GET_RESOURCE: Final = "pulumi:pulumi:getResource"
-
-
 class Deployment:
-    """The registrar of one run; see `monitor.Registrar`."""
+    """Does what the program asks for; see `monitor.Registrar`."""
 
     def __init__(
         self,
         settings: DeploymentSettings,
         state: StackState,
-        steps: Steps,
-        providers: Providers,
+        steps: StepRunner,
+        providers: ProviderRegistry,
         listener: Listener,
     ) -> None:
         self._settings = settings
@@ -70,318 +65,334 @@ class Deployment:
         self._providers = providers
         self._listener = listener
         self._lock = threading.RLock()
-        self._places = Places.of(settings.stack, settings.project, state)
-        self._managers = ProviderResources(settings.config, self._places, steps, providers, self._tell)
-        self._decisions = Decisions(state, self._places, providers, self._tell)
-        self._broken: set[str] = set()
-        self._left_alone: set[str] = set()
+        self._index = ResourceIndex.of(settings.stack, settings.project, state)
+        self._provider_resources = ProviderResources(
+            settings.config, self._index, steps, providers, self._report_check_failures
+        )
+        self._decisions = Decisions(state, self._index, providers, self._report_check_failures)
+        self._failed_urns: set[str] = set()
+        self._uncreated: set[str] = set()
         self._stack_outputs: Properties | None = None
         self.failed = False
         self.cancelled = False
         self.stopping = threading.Event()
-        self.shut_down: Callable[[], None] = lambda: None
+        self.on_program_done: Callable[[], None] = lambda: None
 
-    # What the program calls.
+    # Called for the program.
 
-    def register(self, goal: Goal) -> Registered:
-        """Make, change or keep a resource.  Raises EngineError for what cannot be asked of this engine."""
+    def register(self, goal: Goal) -> Registration:
+        """Create, change or keep a resource. Raises EngineError for unsupported requests."""
         if goal.custom:
             check_package(goal.type, goal.name, goal.version)
-        if self._settings.look_only:
-            return self._look(goal)
+        if self._settings.outputs_only:
+            return self._keep_old(goal)
         with self._lock:
-            placed = self._managers.place(goal)
-        urn = placed.new.urn
+            registered = self._provider_resources.register(goal)
+        urn = registered.new.urn
         try:
-            if self.stopping.is_set() or placed.new.depends_on() & self._broken:
-                return self._skip(placed)
-            return self._proceed(placed)
-        except StepError:
-            return self._failed(urn)
+            if self.stopping.is_set() or registered.new.depends_on() & self._failed_urns:
+                return self._skip(registered)
+            return self._deploy(registered)
         except EngineError as error:
-            self._listener.message(events.ERROR, urn, str(error))
-            return self._failed(urn)
+            return self._fail(urn, error)
 
-    def read(self, goal: Goal) -> Registered:
-        """Look up a resource that exists already and is nobody's to change."""
+    def read(self, goal: Goal) -> Registration:
+        """Look up a resource that exists and that the stack does not manage."""
         if goal.type != stack_references.REFERENCE_TYPE:
             check_package(goal.type, goal.name, goal.version)
-        if self._settings.look_only:
-            return self._look(goal)
+        if self._settings.outputs_only:
+            return self._keep_old(goal)
         with self._lock:
-            placed = self._managers.place(goal)
-        new, old = placed.new, placed.old
+            registered = self._provider_resources.register(goal)
+        new, old = registered.new, registered.old
         new.external, new.id = True, goal.read_id
         try:
             if old is not None and not old.external:
                 raise NeedsCliError(f"reading {goal.name!r}, which this stack has managed until now,")
             if values.has_unknown(goal.read_id) or values.has_unknown(new.inputs):
                 new.id = UNKNOWN_TEXT
-                return Registered(new.urn, UNKNOWN_TEXT, new.inputs)
+                return Registration(new.urn, UNKNOWN_TEXT, new.inputs)
             if self.stopping.is_set():
                 return self._skipped(new.urn)
             self._steps.read(new, old, self._providers.get(new.provider))
         except EngineError as error:
-            if not isinstance(error, StepError):
-                self._listener.message(events.ERROR, new.urn, str(error))
-            return self._failed(new.urn)
-        return _registered(new)
+            return self._fail(new.urn, error)
+        return _registration(new)
 
-    def invoke(self, function: str, arguments: Properties, wanted: ProviderChoice) -> InvokeResult:
-        """Call a provider's function.  Raises EngineError."""
+    def invoke(self, function: str, arguments: Properties, choice: ProviderChoice) -> InvokeResult:
+        """Call a provider function. Raises EngineError."""
         package = package_of(function)
         if function == _GET_RESOURCE:
             return InvokeResult(self._resource_state(str(arguments.get("urn", ""))))
         if package in (PACKAGE, stack_references.PACKAGE):
             raise NeedsCliError(f"the function {function}")
-        check_package(function, "", wanted.version, f"the function {function}")
+        check_package(function, "", choice.version, f"the function {function}")
         with self._lock:
-            reference = wanted.reference or self._managers.default(package, wanted.version, wanted.url)
-        if values.has_unknown(arguments) or self._managers.is_unconfigured(reference):
+            reference = choice.reference or self._provider_resources.default(
+                package, choice.version, choice.url
+            )
+        if values.has_unknown(arguments) or self._provider_resources.is_unconfigured(reference):
             return InvokeResult({})
-        result, failures = self._providers.get(reference).invoke(
-            function, arguments, preview=self._steps.preview
-        )
-        return InvokeResult(result, failures)
+        provider = self._providers.get(reference)
+        return InvokeResult(*provider.invoke(function, arguments, preview=self._steps.preview))
 
     def _resource_state(self, urn: str) -> Properties:
-        resource = self._places.news.get(urn)
+        resource = self._index.news.get(urn)
         if resource is None:
             raise EngineError(f"unknown resource {urn}")
         return {"urn": urn, "id": resource.id, "provider": resource.provider, "state": resource.outputs}
 
     def register_outputs(self, urn: str, outputs: Properties) -> None:
-        """Note a component's outputs; the stack's are shown at the end."""
+        """Record the outputs of a component or the stack."""
         with self._lock:
-            resource = self._places.news.get(urn)
+            resource = self._index.news.get(urn)
             if resource is None:
                 return
             if resource.type == urns.STACK_TYPE:
-                old = self._places.olds.get(urn)
+                old = self._index.olds.get(urn)
                 self._stack_outputs = outputs
                 self._listener.outputs(old.outputs if old else None, outputs)
             if not self._steps.preview and values.has_unknown(outputs):
-                outputs = {**resource.outputs, **_known(outputs)}  # something failed
+                outputs = {**resource.outputs, **_known(outputs)}  # a resource has failed
             if values.same(resource.outputs, outputs):
                 return
             resource.outputs = outputs
         self._steps.outputs(resource)
 
     def program_is_done(self) -> None:
-        """Everything is registered: what the state has beyond that is deleted."""
-        self.shut_down()
+        """The program has registered everything; returns once the deletions are done."""
+        self.on_program_done()
 
-    # What the run calls.
+    # Called by the run.
 
     def keep_old_outputs(self) -> None:
-        """The run failed after the stack's outputs were registered: keep the old ones that are not among them."""
-        urn = next((urn for urn, new in self._places.news.items() if new.type == urns.STACK_TYPE), None)
-        if urn is None or urn not in self._places.olds or self._stack_outputs is None:
+        """After a failed run: keep the stack's old outputs for those that are missing now."""
+        urn = next((urn for urn, new in self._index.news.items() if new.type == urns.STACK_TYPE), None)
+        if urn is None or urn not in self._index.olds or self._stack_outputs is None or self._steps.preview:
             return
-        if self._steps.preview:
-            return
-        merged = {**self._places.olds[urn].outputs, **_known(self._stack_outputs)}
-        self._listener.outputs(self._places.olds[urn].outputs, merged)
-        if not values.same(self._places.news[urn].outputs, merged):
-            self._places.news[urn].outputs = merged
-            self._steps.outputs(self._places.news[urn])
+        old_outputs = self._index.olds[urn].outputs
+        merged = {**old_outputs, **_known(self._stack_outputs)}
+        self._listener.outputs(old_outputs, merged)
+        if not values.same(self._index.news[urn].outputs, merged):
+            self._index.news[urn].outputs = merged
+            self._steps.outputs(self._index.news[urn])
 
-    def delete_the_rest(self) -> None:
-        """Delete what the program no longer declares, and what replacements have left behind."""
-        if self._settings.look_only:
+    def delete_undeclared(self) -> None:
+        """Delete what the program no longer declares, and the originals of replaced resources."""
+        targets = self._settings.targets
+        if self._settings.outputs_only:
             return
-        rest = []
-        for old in self._state.resources:
-            if not old.delete and self._places.is_matched(old):
-                continue
+        undeclared = [old for old in self._state.resources if old.delete or not self._index.is_matched(old)]
+        for old in undeclared:
             if old.pending_replacement:
                 self._steps.forget(old)
-            else:
-                rest.append(old)
-        if self._settings.targets:
-            try:
-                self._settings.targets.check_known([*self._places.news, *self._places.olds])
-            except EngineError as error:
-                self._listener.message(events.ERROR, "", str(error))
-                self.failed = True
-                return
-            rest = [
-                resource for resource in rest if self._settings.targets.has(resource.urn) or resource.delete
-            ]
+        try:
+            targets.check_known([*self._index.news, *self._index.olds])
+        except EngineError as error:
+            self._listener.message(events.ERROR, "", str(error))
+            self.failed = True
+            return
+        to_delete = [
+            old for old in undeclared if not old.pending_replacement and (old.delete or targets.has(old.urn))
+        ]
         self._providers.load(self._state.resources)
-        deletes = Deletes(self._steps, self._listener, self._settings, self.stopping)
-        if not deletes.run(rest, self._places.names.taken):
+        deletions = Deletions(
+            self._steps,
+            self._listener,
+            self.stopping,
+            parallel=self._settings.parallel,
+            continue_on_error=self._settings.continue_on_error,
+        )
+        if not deletions.run(to_delete, self._index.aliases.taken):
             self.failed = True
 
     # One registration.
 
-    def _look(self, goal: Goal) -> Registered:
-        """The resource as the state has it; one that is not there yet is not made."""
+    def _keep_old(self, goal: Goal) -> Registration:
+        """Answer with the resource of the old state; a resource that does not exist is not created."""
         with self._lock:
-            urn, old = self._places.look(goal)
+            urn, old = self._index.keep_old(goal)
         if old is None:
-            return Registered(urn, UNKNOWN_TEXT if goal.custom else "", goal.inputs)
-        return _registered(old)
+            return Registration(urn, UNKNOWN_TEXT if goal.custom else "", goal.inputs)
+        return _registration(old)
 
-    def _proceed(self, placed: Placed) -> Registered:
-        if not self._is_meant(placed.new):
-            return self._leave_alone(placed)
-        missing = placed.new.depends_on() & self._left_alone
+    def _deploy(self, registered: RegisteredResource) -> Registration:
+        if not self._is_target(registered.new):
+            return self._leave_unchanged(registered)
+        missing = registered.new.depends_on() & self._uncreated
         if missing:
             raise EngineError(
-                f"Resource '{placed.new.urn}' depends on '{min(missing)}', which does not exist yet and is not a target: "
+                f"Resource '{registered.new.urn}' depends on '{min(missing)}', which does not exist yet and is not a target: "
                 "name it with --target too"
             )
-        if is_provider(placed.new.type):
-            self._managers.keep(placed)
-            return _registered(placed.new)
-        provider = self._managers.of(placed.new)
-        self._decisions.check(placed, provider)
-        diff = self._decisions.diff(placed, provider)
-        gone, cascade = self._cascade(placed, diff)
+        if is_provider(registered.new.type):
+            self._provider_resources.apply(registered)
+            return _registration(registered.new)
+        provider = self._provider_resources.provider_of(registered.new)
+        self._decisions.check(registered, provider)
+        diff = self._decisions.diff(registered, provider)
+        is_deleted, cascade = self._cascade(registered, diff)
         try:
-            return self._decided(placed, provider, diff, gone=gone, cascade=cascade)
+            return self._apply(registered, provider, diff, is_deleted=is_deleted, cascade=cascade)
         finally:
-            self._end(cascade)
+            self._finish(cascade)
 
-    def _decided(
-        self, placed: Placed, provider: Provider | None, diff: Diff | None, *, gone: bool, cascade: Cascade
-    ) -> Registered:
+    def _apply(
+        self,
+        registered: RegisteredResource,
+        provider: Provider | None,
+        diff: Diff | None,
+        *,
+        is_deleted: bool,
+        cascade: Cascade,
+    ) -> Registration:
+        old, new, alias = registered.old, registered.new, registered.alias
         if self.stopping.is_set():
-            return self._skipped(placed.new.urn)
-        if placed.old is None:
-            self._steps.create(placed.new, alias=placed.alias)
-        elif gone or placed.old.pending_replacement:
-            self._decisions.check_anew(placed, provider)
-            self._recreate(placed, diff)
-        elif diff is None or not (diff.changes or placed.old.init_errors):
-            self._steps.same(placed.old, placed.new, placed.alias)
+            return self._skipped(new.urn)
+        if old is None:
+            self._steps.create(new, alias=alias)
+        elif is_deleted or old.pending_replacement:
+            self._decisions.check_as_new(registered, provider)
+            self._recreate(registered, old, diff)
+        elif diff is None or not (diff.changes or old.init_errors):
+            self._steps.same(old, new, alias)
         elif diff.replaces:
-            self._replace(placed, provider, diff, cascade)
+            self._replace(registered, old, provider, diff, cascade)
         else:
-            self._steps.update(placed.old, placed.new, diff, placed.alias)
-        return _registered(placed.new)
+            self._steps.update(old, new, diff, alias)
+        return _registration(new)
 
-    def _is_meant(self, new: Resource) -> bool:
+    def _is_target(self, new: Resource) -> bool:
         return self._settings.targets.has(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
 
-    def _leave_alone(self, placed: Placed) -> Registered:
-        """A resource that is no target stays as the state has it, and where it is not there, is not made."""
-        old, new = placed.old, placed.new
+    def _leave_unchanged(self, registered: RegisteredResource) -> Registration:
+        """Keep a resource that is not a target as it is in the old state; do not create it."""
+        old, new = registered.old, registered.new
         if old is None:
             with self._lock:
-                self._left_alone.add(new.urn)
-                self._places.news.pop(new.urn)
-            return Registered(new.urn, UNKNOWN_TEXT if new.custom else "", new.inputs)
+                self._uncreated.add(new.urn)
+                self._index.news.pop(new.urn)
+            return Registration(new.urn, UNKNOWN_TEXT if new.custom else "", new.inputs)
         with self._lock:
-            kept = renamed(old, self._places.names.taken).copy(urn=new.urn, parent=new.parent)
-            self._places.news[new.urn] = kept
-        self._steps.same(old, kept, placed.alias)
-        return _registered(kept)
+            kept = renamed(old, self._index.aliases.taken).copy(urn=new.urn, parent=new.parent)
+            self._index.news[new.urn] = kept
+        self._steps.same(old, kept, registered.alias)
+        return _registration(kept)
 
-    def _tell(self, placed: Placed, failures: list[CheckFailure]) -> None:
+    def _report_check_failures(self, registered: RegisteredResource, failures: list[CheckFailure]) -> None:
+        new, name = registered.new, registered.goal.name
         for failure in failures:
             where = f"property {failure.property} " if failure.property else ""
-            text = f"{placed.new.type} resource '{placed.goal.name}': {where}has a problem: {failure.reason}"
-            self._listener.message(events.ERROR, placed.new.urn, text)
+            text = f"{new.type} resource '{name}': {where}has a problem: {failure.reason}"
+            self._listener.message(events.ERROR, new.urn, text)
         if failures:
-            raise StepError(f"{placed.goal.name} is invalid")
+            raise StepError(f"{name} is invalid")
 
     # Replacing.
 
-    def _cascade(self, placed: Placed, diff: Diff | None) -> tuple[bool, Cascade]:
-        """Whether the old one has been deleted with another already, and else what is to be deleted with it."""
+    def _cascade(self, registered: RegisteredResource, diff: Diff | None) -> tuple[bool, Cascade]:
+        """Whether another cascade has deleted the old resource; if not, what to delete before it is replaced.
+
+        Waits for a cascade that is deleting it at this moment.
+        """
         while True:
             with self._lock:
-                gone = self._decisions.gone
-                another = gone.get(placed.old.urn) if placed.old is not None else None
-                if another is None:
-                    resources = self._decisions.cascade_of(placed, diff) if diff is not None else []
+                deleted_first = self._decisions.deleted_first
+                other = deleted_first.get(registered.old.urn) if registered.old is not None else None
+                if other is None:
+                    resources = self._decisions.cascade_of(registered, diff) if diff is not None else []
                     cascade = Cascade(resources)
                     for resource in resources:
-                        gone.setdefault(resource.urn, cascade)
+                        deleted_first.setdefault(resource.urn, cascade)
                     return False, cascade
-                if another.over.is_set():
+                if other.finished.is_set():
                     return True, Cascade([])
-            another.over.wait()
+            other.finished.wait()
 
-    def _end(self, cascade: Cascade) -> None:
-        """Let those go on that wait for the cascade; what it has not deleted is not gone."""
+    def _finish(self, cascade: Cascade) -> None:
+        """Wake up the threads that wait for the cascade. Resources it has not deleted still exist."""
         with self._lock:
+            deleted_first = self._decisions.deleted_first
             for resource in cascade.resources:
-                mine = self._decisions.gone.get(resource.urn) is cascade
-                if mine and not (resource.pending_replacement or self._steps.preview):
-                    del self._decisions.gone[resource.urn]
-        cascade.over.set()
+                is_own = deleted_first.get(resource.urn) is cascade
+                if is_own and not (resource.pending_replacement or self._steps.preview):
+                    del deleted_first[resource.urn]
+        cascade.finished.set()
 
-    def _replace(self, placed: Placed, provider: Provider | None, diff: Diff, cascade: Cascade) -> None:
-        old, new = placed.old, placed.new
-        assert old is not None  # noqa: S101 - only what exists is replaced
+    def _replace(
+        self,
+        registered: RegisteredResource,
+        old: Resource,
+        provider: Provider | None,
+        diff: Diff,
+        cascade: Cascade,
+    ) -> None:
+        new = registered.new
         if old.protect and new.protect:
             raise EngineError(
                 f'unable to replace resource "{new.urn}"\nas it is currently marked for protection. To unprotect the '
                 "resource, remove the `protect` flag from the resource in your Pulumi program and run `up`"
             )
-        self._decisions.check_anew(placed, provider)
-        if not cascade.resources:
-            self._steps.create(new, replaces=old, keep_old=True, diff=diff, alias=placed.alias)
+        self._decisions.check_as_new(registered, provider)
+        if cascade.resources:
+            self._delete_first(cascade)
+            self._recreate(registered, old, diff)
+        else:
+            self._steps.create(new, replaces=old, keep_old=True, diff=diff, alias=registered.alias)
             self._steps.replaced(old, new, diff)
-            return
-        self._delete_first(cascade)
-        self._recreate(placed, diff)
 
     def _delete_first(self, cascade: Cascade) -> None:
-        """Delete what has to go before; where another cascade is at it already, wait for that."""
+        """Delete the resources of the cascade, or wait for another cascade that is deleting them."""
+        deleted_first = self._decisions.deleted_first
         for resource in cascade.resources:
             with self._lock:
-                by = self._decisions.gone.get(resource.urn)
-            if by is not None and by is not cascade:
-                by.over.wait()
-            elif by is cascade and not resource.pending_replacement:  # else an earlier run has deleted it
-                with_root = resource.deleted_with in self._decisions.gone
+                owner = deleted_first.get(resource.urn)
+            if owner is not None and owner is not cascade:
+                owner.finished.wait()
+            elif owner is cascade and not resource.pending_replacement:  # not deleted by an earlier run
                 self._steps.delete(
-                    resource, op=events.DELETE_REPLACED, skip_provider=with_root, pending_replacement=True
+                    resource,
+                    op=events.DELETE_REPLACED,
+                    skip_provider=resource.deleted_with in deleted_first,
+                    pending_replacement=True,
                 )
             if not (resource.pending_replacement or self._steps.preview):
-                raise EngineError(f"{resource.urn} stands on it and could not be deleted")
-        self._end(cascade)
+                raise EngineError(f"{resource.urn} depends on it and could not be deleted")
+        self._finish(cascade)
 
-    def _recreate(self, placed: Placed, diff: Diff | None) -> None:
-        """Make the resource whose predecessor has been deleted already."""
-        assert placed.old is not None  # noqa: S101 - only what existed is made again
-        why = diff or Diff(True)
-        self._steps.create(placed.new, replaces=placed.old, diff=why, alias=placed.alias)
-        self._steps.replaced(placed.old, placed.new, why)
+    def _recreate(self, registered: RegisteredResource, old: Resource, diff: Diff | None) -> None:
+        """Create the replacement of a resource that has been deleted."""
+        diff = diff or Diff(True)
+        self._steps.create(registered.new, replaces=old, diff=diff, alias=registered.alias)
+        self._steps.replaced(old, registered.new, diff)
 
     # Failing.
 
-    def _failed(self, urn: str) -> Registered:
+    def _fail(self, urn: str, error: EngineError) -> Registration:
+        """Answer with a failure. In an update, no new step starts afterwards; a preview shows all failures."""
+        if not isinstance(error, StepError):  # a StepError has been reported with its step
+            self._listener.message(events.ERROR, urn, str(error))
         self.failed = True
         with self._lock:
-            self._broken.add(urn)
-        if not self._settings.continue_on_error:
-            self._stop_starting()
-        return Registered(urn, result=FAIL)
-
-    def _stop_starting(self) -> None:
-        """In a preview all failures are worth seeing; in an update nothing more is begun."""
-        if not self._steps.preview:
+            self._failed_urns.add(urn)
+        if not self._settings.continue_on_error and not self._steps.preview:
             self.stopping.set()
+        return Registration(urn, result=FAIL)
 
-    def _skip(self, placed: Placed) -> Registered:
-        """Nothing is begun any more; what is wrong with this resource's inputs is still worth knowing."""
-        if not self.cancelled and not values.has_unknown(placed.goal.inputs):
-            self._decisions.check(placed, self._managers.of(placed.new))
-        return self._skipped(placed.new.urn)
+    def _skip(self, registered: RegisteredResource) -> Registration:
+        """Answer without a step, but report problems with the inputs."""
+        if not self.cancelled and not values.has_unknown(registered.goal.inputs):
+            self._decisions.check(registered, self._provider_resources.provider_of(registered.new))
+        return self._skipped(registered.new.urn)
 
-    def _skipped(self, urn: str) -> Registered:
+    def _skipped(self, urn: str) -> Registration:
         with self._lock:
-            self._broken.add(urn)
-        return Registered(urn, result=SKIP)
+            self._failed_urns.add(urn)
+        return Registration(urn, result=SKIP)
 
 
-def _registered(new: Resource) -> Registered:
-    return Registered(new.urn, new.id, new.outputs)
+def _registration(new: Resource) -> Registration:
+    return Registration(new.urn, new.id, new.outputs)
 
 
 def _known(outputs: Properties) -> Properties:

@@ -1,4 +1,4 @@
-"""What a run tells whoever shows it."""
+"""The events of a run, for the display."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ DELETE_REPLACED: Final = "delete-replaced"
 REFRESH: Final = "refresh"
 READ: Final = "read"
 
-# What a resource comes to; the others are the steps on the way there.
+# One of these per resource; the other operations are parts of a replacement.
 OUTCOMES: Final = (SAME, CREATE, UPDATE, DELETE, REPLACE, READ, REFRESH)
 
+# Severities, with the numbers of Pulumi's protocol.
 DEBUG, INFO, WARNING, ERROR = range(4)
 
 
 @dataclass(eq=False)
 class ResourceStep:
-    """One step on one resource, planned or done."""
+    """An operation on a resource, planned or done."""
 
     op: str
     urn: str
@@ -43,29 +44,27 @@ class ResourceStep:
 
     @property
     def hidden(self) -> bool:
-        """Default providers are nobody's business, and what is only read is not changed."""
+        """Whether the display skips it: default providers, and resources that are only read."""
         resource = self.new or self.old
-        default = is_provider(self.type) and name_of(self.urn).partition("_")[0] == "default"
-        return default or (resource is not None and resource.external and self.op != REFRESH)
+        is_default = is_provider(self.type) and name_of(self.urn).partition("_")[0] == "default"
+        return is_default or (resource is not None and resource.external and self.op != REFRESH)
 
 
 class Listener(Protocol):
-    """Somebody who shows a run.  Called from any thread."""
+    """Receives the events of a run, from any thread."""
 
-    def began(self, step: ResourceStep) -> None:
-        """A step is being done."""
+    def began(self, step: ResourceStep) -> None: ...
 
     def ended(self, step: ResourceStep) -> None:
-        """A step has been done (in a preview: would be)."""
+        """A step is done; in a preview, it would be done."""
 
-    def failed(self, step: ResourceStep, message: str) -> None:
-        """A step could not be done."""
+    def failed(self, step: ResourceStep, message: str) -> None: ...
 
     def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
-        """Something was said about a resource, or with no URN about the stack."""
+        """A message about a resource, or about the stack if the URN is empty."""
 
     def outputs(self, old: Properties | None, new: Properties) -> None:
-        """The stack's outputs before (None: the stack is new) and after."""
+        """The stack's outputs before (None if the stack is new) and after."""
 
     def changes(self) -> dict[str, int]:
-        """How many resources came to each of the ops."""
+        """How many resources had each outcome."""

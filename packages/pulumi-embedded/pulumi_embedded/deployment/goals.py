@@ -1,10 +1,10 @@
-"""What the program asks for, and which resource of the old state that is."""
+"""What the program registers, and the URNs that a registration may have in the old state."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.properties import urns
@@ -14,7 +14,7 @@ from pulumi_embedded.state.serialization import Json, Resource
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name the resource may have had; empty parts are as they are now."""
+    """A former name of a resource; parts that are empty have not changed."""
 
     urn: str = ""
     name: str = ""
@@ -25,9 +25,16 @@ class Alias:
     no_parent: bool = False
 
 
+# Attributes of a registration that the state stores as they are.
+_STORED: Final = (
+    *("type", "custom", "inputs", "parent", "protect", "retain_on_delete", "deleted_with", "custom_timeouts"),
+    *("additional_secret_outputs", "ignore_changes", "replace_on_changes", "source_position"),
+)
+
+
 @dataclass
 class Goal:
-    """One registration."""
+    """A registration: the resource that the program wants."""
 
     type: str
     name: str
@@ -52,42 +59,32 @@ class Goal:
     plugin_url: str = ""
 
     def resource(self, urn: str, provider: str, old: Resource | None) -> Resource:
-        """The resource as it would be stored, before anything has been done about it."""
+        """The resource for the new state, before any step."""
+        options = {name: getattr(self, name) for name in _STORED}
         return Resource(
-            urn=urn,
-            type=self.type,
-            custom=self.custom,
-            inputs=self.inputs,
-            parent=self.parent,
-            protect=self.protect,
-            dependencies=sorted(self.dependencies),
+            urn,
             provider=provider,
+            dependencies=sorted(self.dependencies),
             property_dependencies={key: sorted(found) for key, found in self.property_dependencies.items()},
-            additional_secret_outputs=self.additional_secret_outputs,
-            custom_timeouts=self.custom_timeouts,
-            retain_on_delete=self.retain_on_delete,
-            deleted_with=self.deleted_with,
             created=old.created if old else "",
             modified=old.modified if old else "",
-            source_position=self.source_position,
-            ignore_changes=self.ignore_changes,
-            replace_on_changes=self.replace_on_changes,
+            **options,
         )
 
 
-class OldNames:
-    """The names that resources had in the state, for those that the program calls otherwise now."""
+class AliasResolver:
+    """Finds the URNs that renamed resources have in the old state. `taken`: old URN → new URN."""
 
     def __init__(self, stack: str, project: str) -> None:
         self._stack = stack
         self._project = project
-        self._of_parent: dict[str, str] = {}
+        self._old_urns: dict[str, str] = {}
         self.taken: dict[str, str] = {}
 
     def find(self, goal: Goal, urn: str, olds: Mapping[str, Any], news: Container[str] = ()) -> str | None:
-        """The URN the resource has in the old state: its own, or the first alias found there.
+        """The URN of the resource in the old state: its own, or the first alias that exists there.
 
-        `news`: the URNs that are registered already.  Raises EngineError where two resources would have been one.
+        `news`: the URNs registered so far. Raises EngineError if two resources claim the same old one.
         """
         if urn in self.taken:
             raise EngineError(
@@ -105,26 +102,26 @@ class OldNames:
                     f"with URN '{other}'"
                 )
             self.taken[alias] = urn
-            self._of_parent[urn] = alias
+            self._old_urns[urn] = alias
             return alias
         return None
 
     def candidates(self, goal: Goal) -> list[str]:
-        """All URNs the resource may have had: its aliases, and what follows from its parent's."""
-        found = [self._collapse(goal, alias) for alias in goal.aliases]
-        parent_was = self._of_parent.get(goal.parent)
-        if parent_was:
-            now_called = urns.name_of(goal.parent)
+        """All URNs the resource may have had: from its aliases, and from those of its parent."""
+        found = [self._old_urn(goal, alias) for alias in goal.aliases]
+        old_parent = self._old_urns.get(goal.parent)
+        if old_parent:
+            new_name = urns.name_of(goal.parent)
             own = [(goal.type, goal.name), *((urns.type_of(urn), urns.name_of(urn)) for urn in found)]
-            found += [self._inherited(type_, name, now_called, parent_was) for type_, name in own]
+            found += [self._inherited(type_, name, new_name, old_parent) for type_, name in own]
         return list(dict.fromkeys(found))
 
-    def _collapse(self, goal: Goal, alias: Alias) -> str:
+    def _old_urn(self, goal: Goal, alias: Alias) -> str:
         if alias.urn:
             return alias.urn
         parent = alias.parent or goal.parent
         if alias.parent:
-            parent = self._of_parent.get(alias.parent, alias.parent)
+            parent = self._old_urns.get(alias.parent, alias.parent)
         if alias.no_parent or (parent and urns.type_of(parent) == urns.STACK_TYPE):
             parent = ""
         return urns.make(
@@ -135,8 +132,8 @@ class OldNames:
             alias.name or goal.name,
         )
 
-    def _inherited(self, type_: str, name: str, parent_now: str, parent_was: str) -> str:
-        """A child's name often begins with its parent's; then it was renamed along with it."""
-        if name.startswith(parent_now):
-            name = urns.name_of(parent_was) + name.removeprefix(parent_now)
-        return urns.make(self._stack, self._project, parent_was, type_, name)
+    def _inherited(self, type_: str, name: str, parent_name: str, old_parent: str) -> str:
+        """The old URN of a child. A child whose name begins with its parent's name was renamed together with it."""
+        if name.startswith(parent_name):
+            name = urns.name_of(old_parent) + name.removeprefix(parent_name)
+        return urns.make(self._stack, self._project, old_parent, type_, name)

@@ -1,7 +1,7 @@
-"""Doing a step: the provider call, and the state before and after it.
+"""Performs steps: the call to the provider, and the state before and after it.
 
-Every change is written down as pending before the provider is called, and its outcome after; see `snapshot.py`.
-In a preview nothing is called and nothing written.
+An operation is recorded as pending before its provider call, and its result after it; see `state/snapshot.py`.
+A preview calls no provider and writes nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from pulumi_embedded.deployment import events
@@ -20,21 +20,23 @@ from pulumi_embedded.properties import values
 from pulumi_embedded.properties.urns import is_provider
 from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.providers.provider import Diff, PartialError, Provider, ProviderError
-from pulumi_embedded.providers.registry import Providers
-from pulumi_embedded.state.serialization import Pending, Resource, now
+from pulumi_embedded.providers.registry import ProviderRegistry
+from pulumi_embedded.state.serialization import PendingOperation, Resource, now
 from pulumi_embedded.state.snapshot import StateSnapshot
 
+RenamedUrn = tuple[str, str] | None
 
-class Steps:
-    """Does steps, at most `parallel` at a time."""
+
+class StepRunner:
+    """Performs steps, at most `parallel` at a time. Without a snapshot, it is a preview."""
 
     def __init__(
         self,
-        providers: Providers,
+        providers: ProviderRegistry,
         listener: Listener,
         snapshot: StateSnapshot | None,
         parallel: int,
-        pending: dict[int, Pending],
+        pending: dict[int, PendingOperation],
     ) -> None:
         self._providers = providers
         self._listener = listener
@@ -42,33 +44,24 @@ class Steps:
         self._slots: AbstractContextManager[Any] = (
             threading.Semaphore(parallel) if snapshot else nullcontext()
         )
-        self._left_over = pending
-        self._under_way = 0
+        self._leftover = pending
+        self._running_steps = 0
         self._idle = threading.Condition()
 
     def drain(self) -> None:
-        """Return once no step is under way."""
+        """Wait until no step is running."""
         with self._idle:
-            self._idle.wait_for(lambda: self._under_way == 0)
-
-    def count(self, change: int) -> None:
-        """A step has begun (1) or ended (-1)."""
-        with self._idle:
-            self._under_way += change
-            self._idle.notify_all()
+            self._idle.wait_for(lambda: self._running_steps == 0)
 
     @property
     def preview(self) -> bool:
-        """Whether nothing is really done."""
         return self._snapshot is None
 
-    def same(self, old: Resource, new: Resource, alias: tuple[str, str] | None) -> None:
-        """Nothing changes but what the program says about the resource (its dependencies, its protection …)."""
+    def same(self, old: Resource, new: Resource, alias: RenamedUrn) -> None:
+        """The resource does not change, but options such as its dependencies or its protection may."""
         new.id = old.id
         new.outputs = values.make_secret(old.outputs, new.additional_secret_outputs)
         values.keep_ciphertexts(new.inputs, old.inputs)
-        if values.same(new.inputs, old.inputs):
-            new.inputs = old.inputs  # once in memory
         if self._snapshot:
             self._snapshot.write(put=[new], drop=[old], alias=alias, wait=False)
         self._listener.ended(ResourceStep(events.SAME, new.urn, new.type, old, new))
@@ -80,79 +73,60 @@ class Steps:
         replaces: Resource | None = None,
         keep_old: bool = False,
         diff: Diff | None = None,
-        alias: tuple[str, str] | None = None,
+        alias: RenamedUrn = None,
     ) -> None:
-        """Make the resource.  `replaces`: in place of this one, which is gone already or, with `keep_old`, is
-        marked to be deleted once everything that depends on it has moved."""
+        """Create the resource. `replaces`: the resource it replaces, which is deleted already or, with `keep_old`, is
+        marked for deletion after everything that depends on it has been updated."""
         op = events.CREATE_REPLACEMENT if replaces else events.CREATE
-        step = ResourceStep(op, new.urn, new.type, replaces, new, diff)
-        with self._running(step):
+        with self._running(ResourceStep(op, new.urn, new.type, replaces, new, diff)):
             if not new.custom:
                 new.outputs = {}
             elif is_provider(new.type):
                 new.id = str(uuid.uuid4()) if self._snapshot else values.UNKNOWN_TEXT
             elif self._snapshot is None:
-                new.outputs = self._foreseen(new, None)
+                new.outputs = self._predicted_outputs(new, None)
             new.created = new.modified = now()
-            if self._snapshot:
-                self._create(self._snapshot, new, replaces, keep_old, alias)
+            if self._snapshot is None:
+                return
+            ended, failure = self._call_create(self._snapshot, new)
+            put, drop = [new], [replaces] if replaces else []
+            if replaces is not None and keep_old:
+                replaces.delete = True
+                put, drop = [new, replaces], []
+            self._snapshot.write(put=put, drop=drop, end=ended, alias=alias)
+            if failure is not None:
+                raise failure
 
-    def _create(
-        self,
-        snapshot: StateSnapshot,
-        new: Resource,
-        replaces: Resource | None,
-        keep_old: bool,
-        alias: tuple[str, str] | None,
-    ) -> None:
-        ended: list[int] = []
+    def _call_create(self, snapshot: StateSnapshot, new: Resource) -> tuple[list[int], PartialError | None]:
+        """Let the provider create the resource; the operations that have ended, and a partial failure."""
+        if not new.custom or is_provider(new.type):
+            return [], None
+        provider = self._providers.get(new.provider)
+        timeout = new.custom_timeouts.get("create", 0)
+        operation = snapshot.begin("creating", new)
         failure: PartialError | None = None
-        if new.custom and not is_provider(new.type):
-            provider = self._providers.get(new.provider)
-            timeout = new.custom_timeouts.get("create", 0)
-            operation = snapshot.begin("creating", new)
-            try:
-                new.id, outputs = self._call(
-                    operation, lambda: provider.create(new.urn, new.inputs, timeout=timeout)
-                )
-            except PartialError as error:
-                failure, new.id = error, error.id
-                outputs = _half_made(error, new)
-            new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
-            ended = [operation, *self._resolved(new.urn)]
-        if replaces is not None and keep_old:
-            replaces.delete = True
-            snapshot.write(put=[new, replaces], end=ended, alias=alias)
-        else:
-            snapshot.write(put=[new], drop=[replaces] if replaces else [], end=ended, alias=alias)
-        if failure is not None:
-            raise failure
+        try:
+            new.id, outputs = self._call(
+                operation, lambda: provider.create(new.urn, new.inputs, timeout=timeout)
+            )
+        except PartialError as error:
+            failure, new.id, outputs = error, error.id, _partial_outputs(error, new)
+        new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
+        return [operation, *self._settled_creates(new.urn)], failure
 
-    def update(self, old: Resource, new: Resource, diff: Diff, alias: tuple[str, str] | None) -> None:
+    def update(self, old: Resource, new: Resource, diff: Diff, alias: RenamedUrn) -> None:
         """Change the resource in place."""
-        step = ResourceStep(events.UPDATE, new.urn, new.type, old, new, diff)
-        with self._running(step):
+        with self._running(ResourceStep(events.UPDATE, new.urn, new.type, old, new, diff)):
             new.id = old.id
             new.modified = now()
             if not new.custom:
                 new.outputs = old.outputs
             elif self._snapshot is None and not is_provider(new.type):
-                new.outputs = self._foreseen(new, old)
+                new.outputs = self._predicted_outputs(new, old)
             ended: list[int] = []
             failure: PartialError | None = None
             if self._snapshot and new.custom and not is_provider(new.type):
-                provider = self._providers.get(new.provider)
-                timeout = new.custom_timeouts.get("update", 0)
-                operation = self._snapshot.begin("updating", new)
-                try:
-                    outputs = self._call(
-                        operation,
-                        lambda: provider.update(old, new.inputs, new.ignore_changes, timeout=timeout),
-                    )
-                except PartialError as error:
-                    failure, outputs = error, _half_made(error, new)
-                new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
-                ended = [operation]
+                ended, failure = self._call_update(self._snapshot, old, new)
             values.keep_ciphertexts(new.inputs, old.inputs)
             values.keep_ciphertexts(new.outputs, old.outputs)
             if self._snapshot:
@@ -160,19 +134,33 @@ class Steps:
             if failure is not None:
                 raise failure
 
+    def _call_update(
+        self, snapshot: StateSnapshot, old: Resource, new: Resource
+    ) -> tuple[list[int], PartialError | None]:
+        provider = self._providers.get(new.provider)
+        timeout = new.custom_timeouts.get("update", 0)
+        operation = snapshot.begin("updating", new)
+        failure: PartialError | None = None
+        try:
+            outputs = self._call(
+                operation, lambda: provider.update(old, new.inputs, new.ignore_changes, timeout=timeout)
+            )
+        except PartialError as error:
+            failure, outputs = error, _partial_outputs(error, new)
+        new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
+        return [operation], failure
+
     def delete(
         self, old: Resource, *, op: str, skip_provider: bool, pending_replacement: bool = False
     ) -> None:
-        """Take the resource down.  `pending_replacement`: its row stays until the new one has been made."""
-        step = ResourceStep(
-            op, old.urn, old.type, old, None, None, "retained" if old.retain_on_delete else ""
-        )
-        with self._running(step):
+        """Delete the resource. `pending_replacement`: its row stays in the state until its replacement exists."""
+        note = "retained" if old.retain_on_delete else ""
+        with self._running(ResourceStep(op, old.urn, old.type, old, None, None, note)):
             if self._snapshot is None:
                 return
             ended: list[int] = []
-            silent = skip_provider or old.retain_on_delete or old.external or not old.custom
-            if not silent and not is_provider(old.type):
+            only_in_state = skip_provider or old.retain_on_delete or old.external or not old.custom
+            if not only_in_state and not is_provider(old.type):
                 provider = self._providers.get(old.provider)
                 operation = self._snapshot.begin("deleting", old)
                 self._call(operation, lambda: provider.delete(old))
@@ -183,8 +171,8 @@ class Steps:
             else:
                 self._snapshot.write(drop=[old], end=ended)
 
-    def _foreseen(self, new: Resource, old: Resource | None) -> Properties:
-        """The outputs in a preview: the inputs, or what a provider that can look ahead says."""
+    def _predicted_outputs(self, new: Resource, old: Resource | None) -> Properties:
+        """The outputs in a preview: the inputs, or what a provider that supports previews says."""
         provider = None if values.has_unknown(new.provider) else self._providers.known(new.provider)
         if provider is None or not provider.supports_preview:
             return new.inputs
@@ -193,13 +181,12 @@ class Steps:
         return provider.update(old, new.inputs, new.ignore_changes, preview=True)
 
     def read(self, new: Resource, old: Resource | None, provider: Provider) -> None:
-        """Look up what is nobody's to change; also in a preview."""
-        step = ResourceStep(events.READ, new.urn, new.type, old, new)
-        with self._running(step):
+        """Look up a resource that the stack does not manage, also in a preview."""
+        with self._running(ResourceStep(events.READ, new.urn, new.type, old, new)):
             new.id, outputs, inputs = provider.read(new)
             if not new.id:
                 raise EngineError(f"resource '{new.urn}' does not exist")
-            outputs = values.mark_secrets(outputs, new.inputs)  # there were no outputs to mark them by
+            outputs = values.mark_secrets(outputs, new.inputs)  # the request had no outputs to mark them by
             new.inputs = new.inputs if inputs is None else inputs
             new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             if old is not None:
@@ -209,83 +196,67 @@ class Steps:
                 self._snapshot.write(put=[new], drop=[old] if old else [], wait=False)
 
     def forget(self, old: Resource) -> None:
-        """Drop the row of a resource that was taken down earlier."""
+        """Drop the row of a resource that was deleted by an earlier run."""
         if self._snapshot:
             self._snapshot.write(drop=[old], wait=False)
 
     def outputs(self, resource: Resource) -> None:
-        """Write down a component's outputs."""
+        """Save a component's outputs."""
         if self._snapshot:
             self._snapshot.write(put=[resource])
 
     def replaced(self, old: Resource, new: Resource, diff: Diff) -> None:
-        """Say that old and new together are one replacement."""
+        """Report the creation and the deletion together as one replacement."""
         self._listener.ended(ResourceStep(events.REPLACE, new.urn, new.type, old, new, diff))
 
-    def _resolved(self, urn: str) -> list[int]:
-        """Creates of this resource that an earlier run left without an outcome: the provider has just looked."""
-        with self._idle:  # others take theirs
-            found = [op for op, pending in self._left_over.items() if pending.resource.urn == urn]
+    def _settled_creates(self, urn: str) -> list[int]:
+        """Creates of this resource with an unknown outcome, which the provider's successful create has settled."""
+        with self._idle:  # other threads change the dict too
+            found = [op for op, pending in self._leftover.items() if pending.resource.urn == urn]
             for op in found:
-                del self._left_over[op]
+                del self._leftover[op]
         return found
 
     def _call(self, operation: int, call: Callable[[], Any]) -> Any:
-        """The provider's answer.  A failure ends the operation, except where its outcome is not known."""
-        assert self._snapshot is not None  # noqa: S101 - operations exist in a real run only
+        """The provider's answer. A failure ends the operation, unless its outcome is unknown."""
+        assert self._snapshot is not None  # noqa: S101 - previews have no operations
         try:
             return call()
         except PartialError:
-            raise  # the operation ends with the resource's row
+            raise  # the operation ends when the resource's row is written
         except ProviderError as error:
             if not error.outcome_unknown:
                 self._snapshot.write(end=[operation])
             raise
 
-    def _running(self, step: ResourceStep) -> AbstractContextManager[None]:
-        return _Running(step, self._listener, self._slots, self.count)
+    @contextmanager
+    def _running(self, step: ResourceStep) -> Iterator[None]:
+        """Wait for a free slot, and report the step's begin, its end and its duration. Raises StepError."""
+        self._count(1)
+        failure: EngineError | None = None
+        try:
+            with self._slots:
+                step.started = time.monotonic()
+                self._listener.began(step)
+                try:
+                    yield
+                except EngineError as error:
+                    failure = error
+        finally:
+            self._count(-1)
+        step.seconds = time.monotonic() - step.started
+        if failure is not None:
+            self._listener.failed(step, str(failure))
+            raise StepError(str(failure)) from None
+        self._listener.ended(step)
+
+    def _count(self, change: int) -> None:
+        with self._idle:
+            self._running_steps += change
+            self._idle.notify_all()
 
 
-def _half_made(error: PartialError, new: Resource) -> Properties:
-    """The outputs of a resource that is there and not as it should be; why is noted in it."""
+def _partial_outputs(error: PartialError, new: Resource) -> Properties:
+    """The outputs of a resource that is not in its final state; the reasons are saved with it."""
     new.init_errors = error.reasons
     return values.mark_secrets(error.outputs, new.inputs)
-
-
-class _Running:
-    """Around a step: its turn, its time, and what is said about it."""
-
-    def __init__(
-        self,
-        step: ResourceStep,
-        listener: Listener,
-        slots: AbstractContextManager[Any],
-        count: Callable[[int], None],
-    ) -> None:
-        self._step = step
-        self._listener = listener
-        self._slots = slots
-        self._count = count
-
-    def __enter__(self) -> None:
-        self._count(1)
-        self._slots.__enter__()
-        self._step.started = time.monotonic()
-        try:
-            self._listener.began(self._step)
-        except (
-            BaseException
-        ):  # `__exit__` is not called then, and those who wait for this step would wait for ever
-            self._slots.__exit__(None, None, None)
-            self._count(-1)
-            raise
-
-    def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
-        self._slots.__exit__(None, None, None)
-        self._count(-1)
-        self._step.seconds = time.monotonic() - self._step.started
-        if error is None:
-            self._listener.ended(self._step)
-        elif isinstance(error, EngineError):
-            self._listener.failed(self._step, str(error))
-            raise StepError(str(error)) from None

@@ -1,4 +1,4 @@
-"""Which resources a command is about: all, or those of `--target`."""
+"""The resources that a command applies to: all, or those of `--target`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _UNKNOWN: Final = "Target '{}' could not be found in the stack. Did you forget t
 
 @dataclass(frozen=True)
 class Targets:
-    """URNs, or patterns of them (`**` stands for anything, `*` for anything without a colon); none at all means every resource.
+    """URNs or patterns (`**` matches anything, `*` anything without a colon). Without patterns, every resource is a target.
 
-    `dependents`: what depends on a target is a target too (`--target-dependents`).
+    `dependents`: resources that depend on a target are targets too (`--target-dependents`).
     """
 
     patterns: tuple[str, ...] = ()
@@ -28,32 +28,31 @@ class Targets:
         return bool(self.patterns)
 
     def has(self, urn: str) -> bool:
-        """Whether the resource is meant."""
         return not self.patterns or any(_matches(urn, pattern) for pattern in self.patterns)
 
-    def check_known(self, urns: Iterable[str], text: str = _UNKNOWN) -> None:
-        """Raises EngineError with the text for a target that is no resource."""
+    def check_known(self, urns: Iterable[str], message: str = _UNKNOWN) -> None:
+        """Raises EngineError with the message if a target matches none of these URNs."""
         known = list(urns)
         for pattern in self.patterns:
             if not any(_matches(urn, pattern) for urn in known):
-                raise EngineError(text.format(pattern))
+                raise EngineError(message.format(pattern))
 
-    def among(self, resources: list[Resource]) -> list[Resource]:
-        """Those that are to be deleted.  Raises EngineError where something else stands on one of them."""
+    def select_for_delete(self, resources: list[Resource]) -> list[Resource]:
+        """The resources to delete. Raises EngineError if another resource depends on one of them."""
         if not self.patterns:
             return resources
         self.check_known(resource.urn for resource in resources)
-        going = {resource.urn for resource in resources if self.has(resource.urn)}
-        for resource in resources:  # a resource comes after what it depends on
-            on = resource.depends_on() & going
-            if on and resource.urn not in going:
-                if not self.dependents:
-                    raise EngineError(
-                        f"Resource '{resource.urn}' will be destroyed but was not specified in --target list.\nEither "
-                        "include resource in --target list or pass --target-dependents to proceed."
-                    )
-                going.add(resource.urn)
-        return [resource for resource in resources if resource.urn in going]
+        selected = {resource.urn for resource in resources if self.has(resource.urn)}
+        for resource in resources:  # dependencies come first
+            if resource.urn in selected or not resource.depends_on() & selected:
+                continue
+            if not self.dependents:
+                raise EngineError(
+                    f"Resource '{resource.urn}' will be destroyed but was not specified in --target list.\nEither "
+                    "include resource in --target list or pass --target-dependents to proceed."
+                )
+            selected.add(resource.urn)
+        return [resource for resource in resources if resource.urn in selected]
 
 
 def _matches(urn: str, pattern: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a step changes, property by property: the lines of `--diff` and the fields of `--json`."""
+"""What a step changes, property by property: for `--diff` and `--json`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from pulumi_embedded.properties.paths import parse
 from pulumi_embedded.state import serialization
 from pulumi_embedded.state.serialization import Resource
 
-Seen = Mapping[str, str]
-
 
 def of(step: ResourceStep, indent: int) -> list[str]:
-    """The lines under a step's heading."""
+    """The lines below a step's heading."""
     inner = "    " * (indent + 1)
     lines = [f"{inner}[id={step.old.id}]"] if step.old is not None and step.old.id else []
     lines.append(f"{inner}[urn={step.urn}]")
@@ -45,7 +43,7 @@ def _properties(step: ResourceStep, indent: int) -> list[str]:
 
 
 def outputs(step: ResourceStep, indent: int) -> list[str]:
-    """The outputs that a step has changed, without those that are as the program gave them."""
+    """The outputs that a step has changed, without those that equal the inputs."""
     new = step.new.outputs if step.new else {}
     given = step.new.inputs if step.new else {}
     news = {key: value for key, value in new.items() if not (key in given and values.same(value, given[key]))}
@@ -55,8 +53,8 @@ def outputs(step: ResourceStep, indent: int) -> list[str]:
     return property_lines.top(olds, news, indent, property_lines.DiffView(), sames=False)
 
 
-def depth(urn: str, parents: Seen) -> int:
-    """How deep a resource is shown: under those of its parents that are shown too."""
+def depth(urn: str, parents: Mapping[str, str]) -> int:
+    """The indentation of a resource: the number of its ancestors that are shown."""
     found = 0
     parent = parents.get(urn, "")
     while parent in parents:
@@ -66,13 +64,13 @@ def depth(urn: str, parents: Seen) -> int:
 
 
 def as_json(resource: Resource) -> dict[str, Any]:
-    """A resource as `--json` shows it, secrets masked."""
+    """A resource as `--json` shows it, with secrets masked."""
     shown = resource.copy(inputs=values.mask(resource.inputs), outputs=values.mask(resource.outputs))
     return serialization.to_json(shown, None)
 
 
 def reasons(step: ResourceStep) -> dict[str, Any]:
-    """Why a resource changes, as `--json` has it."""
+    """Why a resource changes, as `--json` shows it."""
     if step.diff is None or not step.diff.detailed:
         return {}
     kinds = diffs.kinds(step.diff)

@@ -1,4 +1,4 @@
-"""A run as plain lines, in the order and words of the CLI: steps, diagnostics, outputs, summary, duration."""
+"""Shows a run as lines, in the order and the words of the CLI: steps, diagnostics, outputs, summary, duration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SYMBOLS: Final = {
     events.REFRESH: "~ ",
     events.READ: "> ",
 }
-# op: planned, running, done
+# Operation: planned, running, done.
 WORDS: Final = {
     events.CREATE: ("create", "creating", "created"),
     events.UPDATE: ("update", "updating", "updated"),
@@ -51,7 +51,7 @@ _SEVERITIES: Final = {
 }
 # The CLI counts a replacement once, under `replace`.
 _COUNTED: Final = (events.CREATE, events.UPDATE, events.REPLACE, events.DELETE)
-_EPHEMERAL_EVERY: Final = 5.0
+_EPHEMERAL_SECONDS: Final = 5.0
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Message:
 
 @dataclass
 class RunReport:
-    """All that one preview or update has come to."""
+    """The steps, messages and outputs of a preview or an update."""
 
     steps: list[ResourceStep] = field(default_factory=list)
     messages: list[_Message] = field(default_factory=list)
@@ -73,7 +73,7 @@ class RunReport:
 
     @property
     def counts(self) -> Counter[str]:
-        """How often each op; resources that the CLI hides are not counted."""
+        """How many steps each operation has, without hidden ones."""
         return Counter(step.op for step in self.steps if not step.hidden)
 
     @property
@@ -84,13 +84,9 @@ class RunReport:
             not counts[events.REPLACE]
         )
 
-    def errors(self) -> list[str]:
-        """The error texts."""
-        return [message.text for message in self.messages if message.severity == events.ERROR]
-
 
 class Display:
-    """Shows runs as lines; a preview's and an update's one after the other."""
+    """Shows a preview, an update, or one after the other, as lines."""
 
     def __init__(
         self, stack: str, *, color: bool = False, details: bool = False, stream: TextIO | None = None
@@ -101,40 +97,37 @@ class Display:
         self._stream = stream or sys.stdout
         self._lock = threading.RLock()
         self._secrets: list[str] = []
-        self._last_said: dict[str, float] = {}
+        self._last_shown: dict[str, float] = {}
         self._parents: dict[str, str] = {}
         self.closed = False
-        self.when_closed: Callable[[], None] = lambda: None
+        self.on_closed: Callable[[], None] = lambda: None
         self.without_outputs = False
         self.preview = False
         self.report = RunReport()
 
     def hide(self, secrets: list[str]) -> None:
-        """Never show these texts, as they are, as a part of JSON, or line by line (a key's file).
+        """Mask these texts: verbatim, as part of JSON, and line by line (as in key files).
 
-        As in the CLI, what is shorter than three characters is shown, and `true` and `false` are.
+        As in the CLI, texts of less than three characters and `true` and `false` are not masked.
         """
         forms = {form for text in secrets for form in (text, json.dumps(text)[1:-1], _escaped(text))}
         forms |= {line.strip() for text in secrets for line in text.splitlines()}
-        kept = {form for form in forms if len(form) > 2 and form.lower() not in ("true", "false")}
-        self._secrets = sorted(kept, key=len, reverse=True)
+        masked = {form for form in forms if len(form) > 2 and form.lower() not in ("true", "false")}
+        self._secrets = sorted(masked, key=len, reverse=True)
 
     def start(self, title: str, *, preview: bool) -> None:
-        """Begin a preview, an update …"""
         self.preview = preview
         self.report = RunReport()
-        self._last_said, self._parents = {}, {}
+        self._last_shown, self._parents = {}, {}
         self.line(f"{title} ({self._stack}):")
 
-    # Listener
+    # The methods of `Listener`.
 
     def began(self, step: ResourceStep) -> None:
-        """A step is being done."""
         if not self.preview and not self._details and not step.hidden and step.op != events.REFRESH:
             self._row(step, 1)
 
     def ended(self, step: ResourceStep) -> None:
-        """A step has been done, or would be."""
         with self._lock:
             self.report.steps.append(step)
             is_stack = step.type == urns.STACK_TYPE
@@ -148,12 +141,10 @@ class Display:
                 self._row(step, 0 if self.preview else 2)
 
     def failed(self, step: ResourceStep, message: str) -> None:
-        """A step could not be done."""
         self._row(step, 1, "**failed**")
         self.message(events.ERROR, step.urn, message)
 
     def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
-        """Something was said about a resource or the stack."""
         if severity == events.DEBUG:
             return
         text = text.rstrip()
@@ -161,23 +152,21 @@ class Display:
             if not ephemeral:
                 self.report.messages.append(_Message(severity, urn, text))
                 return
-            last = self._last_said.get(urn, 0.0)
-            if time.monotonic() - last >= _EPHEMERAL_EVERY:
-                self._last_said[urn] = time.monotonic()
+            last = self._last_shown.get(urn, 0.0)
+            if time.monotonic() - last >= _EPHEMERAL_SECONDS:
+                self._last_shown[urn] = time.monotonic()
                 self.line(f"    {label(urn)} {text}")
 
     def outputs(self, old: Properties | None, new: Properties) -> None:
-        """The stack's outputs before and after."""
         self.report.old_outputs, self.report.new_outputs = old, new
 
     def changes(self) -> dict[str, int]:
-        """How many resources came to each of the ops."""
         return {op: count for op, count in self.report.counts.items() if op in events.OUTCOMES}
 
-    # The end
+    # The end of a run.
 
     def finish(self) -> None:
-        """Diagnostics, outputs, summary and duration."""
+        """Show diagnostics, outputs, summary and duration."""
         with self._lock:
             self._diagnostics()
             self._outputs()
@@ -189,17 +178,17 @@ class Display:
             self.line("")
 
     def stop(self) -> None:
-        """Nothing more is shown of what runs."""
+        """Stop showing what is running."""
 
     def masked(self, text: str) -> str:
-        """The text without the secrets of the configuration."""
-        parts = text.split("[secret]")  # a secret may be a part of this very word
+        """The text with secrets replaced by `[secret]`."""
+        parts = text.split("[secret]")  # a secret may be part of this word
         for secret in self._secrets:
             parts = [piece for part in parts for piece in part.split(secret)]
         return "[secret]".join(parts)
 
     def line(self, text: str) -> None:
-        """One line; nothing where nobody reads any more (`up | head -1`)."""
+        """Print a line, unless the reader has closed the output (`up | head -1`)."""
         with self._lock:
             if self.closed:
                 return
@@ -208,7 +197,7 @@ class Display:
                 self._stream.flush()
             except BrokenPipeError:
                 self.closed = True
-                self.when_closed()
+                self.on_closed()
 
     def _row(self, step: ResourceStep, tense: int, word: str = "") -> None:
         symbol = self._paint(SYMBOLS[step.op])
@@ -223,7 +212,7 @@ class Display:
 
     def _show_details(self, step: ResourceStep) -> None:
         if step.op in (events.CREATE_REPLACEMENT, events.DELETE_REPLACED):
-            return  # told as one replacement
+            return  # shown as one replacement
         resource = step.new or step.old
         self._parents[step.urn] = resource.parent if resource else ""
         indent = details.depth(step.urn, self._parents)
@@ -238,7 +227,7 @@ class Display:
             self._marked([f"{'    ' * (indent + 1)}--outputs:--", *lines] if lines else [])
 
     def _marked(self, lines: list[str]) -> None:
-        """Lines, each with its mark in colour."""
+        """Print lines, each with its mark in color."""
         for text in lines:
             mark = text.lstrip()[:2]
             self.line(text.replace(mark, self._paint(mark), 1) if mark in _COLORS else text)
@@ -306,7 +295,7 @@ def _escaped(text: str) -> str:
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with every text in it changed."""
+    """The value with all its texts changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
@@ -317,7 +306,7 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:
-    """A preview as `--json` shows it; `masked`: a text without secrets."""
+    """A preview as `--json` shows it. `masked` removes secrets from a text."""
     steps = [
         {
             "op": step.op,
@@ -345,7 +334,7 @@ def as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], s
 
 
 def label(urn: str, between: str = "") -> str:
-    """`type name`."""
+    """`type name`, or the Stack if the URN is empty."""
     if not urn:
         return "pulumi:pulumi:Stack"
     parsed = urns.parse(urn)
@@ -353,7 +342,7 @@ def label(urn: str, between: str = "") -> str:
 
 
 def _short_type(type_: str) -> str:
-    """`aws:s3/bucket:Bucket` is shown as `aws:s3:Bucket`; other types as they are."""
+    """`aws:s3/bucket:Bucket` becomes `aws:s3:Bucket`; other types stay as they are."""
     parts = type_.split(":")
     if len(parts) == 3 and parts[2]:
         module, slash, last = parts[1].rpartition("/")
@@ -363,7 +352,7 @@ def _short_type(type_: str) -> str:
 
 
 def changed_keys(step: ResourceStep) -> str:
-    """`[diff: +kind~tags,text]`: the top-level properties that come, go and differ."""
+    """`[diff: +kind~tags,text]`: the top-level properties that are added, deleted and changed."""
     if step.diff is None:
         return ""
     marks = {"add": "+", "delete": "-"}
@@ -380,7 +369,7 @@ def changed_keys(step: ResourceStep) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration of seconds, shorter the longer it is."""
+    """A duration, with fewer decimals the longer it is."""
     return f"{seconds:.2f}s" if seconds < 1 else f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
 
 

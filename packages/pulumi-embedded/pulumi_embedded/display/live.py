@@ -1,4 +1,4 @@
-"""A run on a terminal: a tree of the resources that change, each with what is happening to it."""
+"""Shows a run on a terminal: a tree of the resources that change, with the status of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pulumi_embedded.display.lines import STYLES, SYMBOLS, WORDS, Display, chang
 
 
 @dataclass
-class _Row:
+class _TreeRow:
     urn: str
     parent: str
     op: str = events.SAME
@@ -31,16 +31,15 @@ class _Row:
 
 
 class LiveDisplay(Display):
-    """The same report as `Display`, with a tree in place of the lines while the run lasts."""
+    """Like `Display`, but with a tree instead of lines while the run lasts."""
 
     def __init__(self, stack: str, *, color: bool = True) -> None:
         super().__init__(stack, color=color)
         self._console = Console(highlight=False)
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, _TreeRow] = {}
         self._live: Live | None = None
 
     def start(self, title: str, *, preview: bool) -> None:
-        """Begin a preview, an update …"""
         super().start(title, preview=preview)
         self._rows = {}
         self._live = Live(
@@ -49,12 +48,10 @@ class LiveDisplay(Display):
         self._live.start()
 
     def began(self, step: ResourceStep) -> None:
-        """A step is being done."""
         if not self.preview and not step.hidden:
             self._set(step, WORDS[step.op][1], time.monotonic())
 
     def ended(self, step: ResourceStep) -> None:
-        """A step has been done, or would be."""
         with self._lock:
             self.report.steps.append(step)
         if not step.hidden:
@@ -66,24 +63,22 @@ class LiveDisplay(Display):
             )
 
     def failed(self, step: ResourceStep, message: str) -> None:
-        """A step could not be done."""
         self._set(step, "**failed**", None)
         self.message(events.ERROR, step.urn, message)
 
     def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
-        """Something was said about a resource or the stack."""
         if urn in self._rows and severity != events.DEBUG:
             self._rows[urn].info = self.masked(text.strip().splitlines()[0] if text.strip() else "")
         if not ephemeral:
             super().message(severity, urn, text)
 
     def finish(self) -> None:
-        """Leave the tree as it is and add diagnostics, outputs and summary."""
+        """Stop updating the tree, and show diagnostics, outputs and summary."""
         self.stop()
         super().finish()
 
     def stop(self) -> None:
-        """Leave the tree as it is, and give the terminal back."""
+        """Stop updating the tree, and restore the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -91,7 +86,7 @@ class LiveDisplay(Display):
     def _set(self, step: ResourceStep, status: str, since: float | None) -> None:
         with self._lock:
             resource = step.new or step.old
-            row = self._rows.setdefault(step.urn, _Row(step.urn, resource.parent if resource else ""))
+            row = self._rows.setdefault(step.urn, _TreeRow(step.urn, resource.parent if resource else ""))
             if step.op == events.SAME and row.shown:
                 return
             row.op, row.status, row.since = step.op, status, since
@@ -103,16 +98,16 @@ class LiveDisplay(Display):
         table.add_column(no_wrap=True)
         table.add_column()
         with self._lock:
-            below: dict[str, list[_Row]] = {}
+            below: dict[str, list[_TreeRow]] = {}
             for row in self._rows.values():
                 below.setdefault(row.parent if row.parent in self._rows else "", []).append(row)
             for row in below.get("", []):
                 self._add(table, row, below, 0)
         return table
 
-    def _add(self, table: Table, row: _Row, below: dict[str, list[_Row]], depth: int) -> None:
-        """Add a row and those below it, where there is anything to show."""
-        if not _anything(row, below):
+    def _add(self, table: Table, row: _TreeRow, below: dict[str, list[_TreeRow]], depth: int) -> None:
+        """Add a row and its children, if there is anything to show."""
+        if not _has_content(row, below):
             return
         style: Any = STYLES.get(SYMBOLS[row.op], "")
         status = row.status
@@ -124,5 +119,5 @@ class LiveDisplay(Display):
             self._add(table, child, below, depth + 1)
 
 
-def _anything(row: _Row, below: dict[str, list[_Row]]) -> bool:
-    return row.shown or any(_anything(child, below) for child in below.get(row.urn, []))
+def _has_content(row: _TreeRow, below: dict[str, list[_TreeRow]]) -> bool:
+    return row.shown or any(_has_content(child, below) for child in below.get(row.urn, []))

@@ -1,7 +1,7 @@
-"""Properties and their differences for the eye: nested, line by line, in the CLI's own form.
+"""Formats properties and their differences, nested and line by line, like the CLI.
 
-Keys are sorted and aligned.  A line that is marked has its mark (`+ `, `- `, `~ `) in the last two columns of its
-indentation.  Secrets are masked; a string that is a JSON or YAML object is shown as that object.
+Keys are sorted and aligned. The mark of a changed line (`+ `, `- `, `~ `) is in the last two columns of its indentation.
+Secrets are masked; a string that contains a JSON or YAML object is shown as that object.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ DELETE: Final = "- "
 UPDATE: Final = "~ "
 NONE: Final = ""
 _INDENT: Final = "    "
-# What is long is cut as the CLI cuts it: to three lines, and each to this many characters.
-_LINES: Final = 3
-_COLUMNS: Final = 150
-_CONTEXT: Final = 2
+# The CLI's limits for long texts, and for the unchanged lines around a change.
+_MAX_LINES: Final = 3
+_MAX_COLUMNS: Final = 150
+_CONTEXT_LINES: Final = 2
 
 Title = Callable[[int, str], str]
 
 
 @dataclass(frozen=True)
 class DiffView:
-    """How differences are looked at.
+    """How to show differences.
 
-    `preview`: what becomes unknown is not shown as a change.  `sames`: what is unchanged inside of what changes is
-    shown too.  `secrets`: secrets are compared by what they hold, not taken for equal because both are masked.
+    `preview`: values that become unknown are not changes. `sames`: show unchanged values inside changed ones too.
+    `secrets`: compare secrets by their values; otherwise all secrets count as equal.
     """
 
     preview: bool = False
@@ -42,7 +42,7 @@ class DiffView:
 
 
 def whole(properties: Properties, indent: int, mark: str = NONE, width: int = 0) -> list[str]:
-    """All the properties, a line or more each; the keys take at least `width` columns."""
+    """All properties, in one or more lines each. Keys are padded to at least `width` columns."""
     width = max(width, _width(properties))
     lines: list[str] = []
     for key in sorted(properties):
@@ -54,14 +54,14 @@ def whole(properties: Properties, indent: int, mark: str = NONE, width: int = 0)
 def changed(
     old: Properties, new: Properties, indent: int, view: DiffView, keys: Iterable[str] | None = None
 ) -> list[str]:
-    """What differs, leaf by leaf; `keys`: only these."""
-    wanted = None if keys is None else set(keys)
+    """The differences, leaf by leaf; with `keys`, only for these."""
+    included = None if keys is None else set(keys)
     shown = [
         key
         for key in sorted({**old, **new})
         if not _internal(key)
-        and (wanted is None or key in wanted)
-        and not _left_out(old, new, key, view)
+        and (included is None or key in included)
+        and not _is_omitted(old, new, key, view)
         and (view.sames or not _unchanged(old, new, key, view))
     ]
     width = _width(shown)
@@ -72,11 +72,11 @@ def changed(
 
 
 def top(old: Properties, new: Properties, indent: int, view: DiffView, *, sames: bool) -> list[str]:
-    """A stack's outputs before and after.  `sames`: also those that are as they were."""
+    """A stack's outputs before and after. `sames`: include unchanged ones."""
     shown = [
         key
         for key in sorted({**old, **new})
-        if not _left_out(old, new, key, view)
+        if not _is_omitted(old, new, key, view)
         and not (_unchanged(old, new, key, view) and not _printed(new[key]))
     ]
     width = _width(shown)
@@ -102,7 +102,6 @@ def _property(
 
 
 def _difference(title: Title, old: Value, new: Value, indent: int, view: DiffView) -> list[str]:
-    """Two values that are not the same."""
     if isinstance(old, list) and isinstance(new, list):
         return [title(indent, UPDATE) + "[", *_items(old, new, indent, view), _INDENT * indent + "]"]
     if isinstance(old, dict) and isinstance(new, dict):
@@ -136,7 +135,7 @@ def _items(old: list[Value], new: list[Value], indent: int, view: DiffView) -> l
 
 
 def _texts(title: Title, old: str, new: str, indent: int, view: DiffView) -> list[str]:
-    """Two texts: as objects where both are, line by line where one has several lines."""
+    """Two different texts: as objects if both contain one, and line by line if one has several lines."""
     before, after = _decoded(old), _decoded(new)
     if before is not None and after is not None and not _same(before[1], after[1], view):
         kind = before[0] if before[0] == after[0] else f"{before[0]} => {after[0]}"
@@ -148,7 +147,7 @@ def _texts(title: Title, old: str, new: str, indent: int, view: DiffView) -> lis
 
 
 def _text_lines(old: str, new: str, indent: int) -> list[str]:
-    """Both texts' lines, what is far from any change left out."""
+    """The lines of both texts, without those far from any change."""
     a = [line for line in old.split("\n") if line.strip()]
     b = [line for line in new.split("\n") if line.strip()]
     lines: list[str] = []
@@ -158,8 +157,8 @@ def _text_lines(old: str, new: str, indent: int) -> list[str]:
             lines += [_lead(indent, DELETE) + line for line in a[a1:a2]]
             lines += [_lead(indent, ADD) + line for line in b[b1:b2]]
             continue
-        before = 0 if number == 0 else _CONTEXT
-        after = 0 if number == len(operations) - 1 else _CONTEXT
+        before = 0 if number == 0 else _CONTEXT_LINES
+        after = 0 if number == len(operations) - 1 else _CONTEXT_LINES
         same = a[a1:a2]
         if len(same) > before + after + 1:
             same = [*same[:before], "...", *same[len(same) - after :]]
@@ -168,7 +167,7 @@ def _text_lines(old: str, new: str, indent: int) -> list[str]:
 
 
 def _value(value: Value, indent: int, mark: str) -> list[str]:
-    """The value: what stands behind its title, and the lines below."""
+    """The value: the text after its title, and the lines below."""
     if isinstance(value, ResourceRef):
         value = {"URN": value.urn, **({"ID": value.id} if value.custom else {})}
     if isinstance(value, list) and value:
@@ -197,14 +196,14 @@ def _one_line(value: Value) -> str:
 
 def _quoted(text: str) -> str:
     lines = text.split("\n")
-    cut = [line if len(line) <= _COLUMNS else line[:_COLUMNS] + "..." for line in lines[:_LINES]]
-    if len(lines) > _LINES:
+    cut = [line if len(line) <= _MAX_COLUMNS else line[:_MAX_COLUMNS] + "..." for line in lines[:_MAX_LINES]]
+    if len(lines) > _MAX_LINES:
         cut.append("...")
     return json.dumps("\n".join(cut), ensure_ascii=False)
 
 
 def _decoded(text: str) -> tuple[str, Any] | None:
-    """The object or list that the text is, and in which language."""
+    """The language of the text and the object or list it contains, if it is JSON or YAML."""
     stripped = text.strip()
     kind, found = "json", None
     if stripped[:1] in ("{", "["):
@@ -213,7 +212,7 @@ def _decoded(text: str) -> tuple[str, Any] | None:
         except ValueError:
             found = None
     if found is None and "\n" in stripped:
-        from ruamel.yaml import YAML  # rarely needed, and slow to load
+        from ruamel.yaml import YAML  # rarely needed and slow to import
         from ruamel.yaml.error import YAMLError
 
         try:
@@ -224,7 +223,7 @@ def _decoded(text: str) -> tuple[str, Any] | None:
 
 
 def _by_text(value: Any) -> Any:
-    """YAML's keys may be numbers, and its values dates."""
+    """The value with text in place of YAML's other types of keys and values, such as dates."""
     if isinstance(value, dict):
         return {str(key): _by_text(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -232,7 +231,7 @@ def _by_text(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-# What is shown at all.
+# What to show.
 
 
 def _same(old: Value, new: Value, view: DiffView) -> bool:
@@ -249,13 +248,13 @@ def _unchanged(old: Properties, new: Properties, key: str, view: DiffView) -> bo
     return key in old and key in new and _same(old[key], new[key], view)
 
 
-def _left_out(old: Properties, new: Properties, key: str, view: DiffView) -> bool:
-    """Whether a preview says nothing of it: it is there and will be, with a value that nobody knows yet."""
+def _is_omitted(old: Properties, new: Properties, key: str, view: DiffView) -> bool:
+    """Whether a preview leaves it out: an existing property whose new value is not known yet."""
     return view.preview and key in old and isinstance(new.get(key), Unknown)
 
 
 def _printed(value: Value) -> bool:
-    """Whether it says anything: empty values are left out where nothing about them changes."""
+    """Whether it is shown when unchanged: empty values are not."""
     return value is not None and value != "" and value != [] and value != {}
 
 

@@ -1,7 +1,7 @@
-"""The gRPC stubs of the PyPI package `pulumi`, without the SDK around them.
+"""The gRPC stubs of the PyPI package `pulumi`, without the rest of the SDK.
 
-Importing `pulumi` itself costs a quarter of a second that the engine does not need: only the generated modules
-under `pulumi.runtime.proto` are loaded, by giving their parent packages a path and no code.
+Importing `pulumi` takes a quarter of a second, 13 % of a small preview's CPU time, and the engine only needs the generated
+modules in `pulumi.runtime.proto`. Therefore their parent packages are registered as empty modules with a path.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import types
 from pathlib import Path
 
 
-def _bare_packages() -> None:
+def _register_empty_packages() -> None:
     if "pulumi" in sys.modules:
         return
     spec = importlib.util.find_spec("pulumi")
     if spec is None or spec.origin is None:
-        raise ImportError("the engine needs the PyPI package `pulumi`, which is not installed here")
+        raise ImportError("the engine needs the PyPI package `pulumi`: `python -m pip install pulumi`")
     root = Path(spec.origin).parent
     for name, path in (("pulumi", root), ("pulumi.runtime", root / "runtime")):
         package = types.ModuleType(name)
@@ -25,10 +25,9 @@ def _bare_packages() -> None:
         sys.modules[name] = package
 
 
-_bare_packages()
+_register_empty_packages()
 
-# After the packages they live in have been put up.
-from pulumi.runtime.proto import (  # noqa: E402
+from pulumi.runtime.proto import (  # noqa: E402 - needs the packages registered above
     engine_pb2,
     engine_pb2_grpc,
     provider_pb2,
@@ -48,7 +47,7 @@ __all__ = [
     "status_pb2",
 ]
 
-# The SDK's own limits (sdk/python runtime/_grpc_settings.py).
+# The limits that the SDK sets (pulumi/runtime/_grpc_settings.py).
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", 1024 * 1024 * 400),
     ("grpc.max_send_message_length", 1024 * 1024 * 400),

@@ -1,6 +1,6 @@
-"""The engine's side of Pulumi's gRPC protocol: ResourceMonitor for the program, Engine for its messages.
+"""The engine's side of Pulumi's gRPC protocol (docs/protocol.md): the services ResourceMonitor and Engine.
 
-What the protocol has and this engine does not serve is refused by name; nothing is ignored silently.
+Features that this engine does not support are refused by name; none is ignored silently.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from sys import intern
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlparse
 
@@ -30,9 +29,10 @@ from pulumi_embedded.program.grpc_stubs import (
 )
 from pulumi_embedded.properties import values
 from pulumi_embedded.properties.values import Properties
+from pulumi_embedded.providers.provider import CheckFailure
 
-# Secrets, references, output values, alias specs, deletedWith are served.  Hooks, transforms and packages are
-# named too, and refused when used: the SDK would otherwise ask its user to update the CLI.
+# Secrets, references, output values, alias specs and deletedWith are supported. Hooks, transforms and packages are
+# advertised too and refused when used: otherwise the SDK would ask the user to update the CLI.
 _FEATURES: Final[Any] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 _SECONDS: Final = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "\N{MICRO SIGN}s": 1e-6, "ns": 1e-9}
 _PART_OF_DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|\N{MICRO SIGN}s|ms|[smh])")
@@ -44,7 +44,7 @@ SKIP: Final[Any] = 2
 
 @dataclass(frozen=True)
 class ProviderChoice:
-    """Which provider is to be asked: a provider resource's reference, or the default of a package's version."""
+    """The provider of a function: a provider resource's reference, or the default one of a package's version."""
 
     version: str = ""
     url: str = ""
@@ -53,15 +53,15 @@ class ProviderChoice:
 
 @dataclass(frozen=True)
 class InvokeResult:
-    """What a provider's function returned; `failures`: (argument, reason)."""
+    """What a provider function returned, and the arguments it did not accept."""
 
     result: Properties
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[CheckFailure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Registered:
-    """What the program learns of a resource it has registered."""
+class Registration:
+    """The answer to a registration."""
 
     urn: str
     id: str = ""
@@ -70,26 +70,26 @@ class Registered:
 
 
 class Registrar(Protocol):
-    """Who does what the program asks for."""
+    """Does what the program asks for."""
 
-    def register(self, goal: Goal) -> Registered:
-        """Make, change or keep a resource."""
+    def register(self, goal: Goal) -> Registration:
+        """Create, change or keep a resource."""
 
     def register_outputs(self, urn: str, outputs: Properties) -> None:
-        """Note a component's outputs."""
+        """Record a component's outputs."""
 
-    def read(self, goal: Goal) -> Registered:
-        """Look up a resource that exists already and is nobody's to change."""
+    def read(self, goal: Goal) -> Registration:
+        """Look up a resource that exists and that the stack does not manage."""
 
-    def invoke(self, function: str, arguments: Properties, wanted: ProviderChoice) -> InvokeResult:
-        """Call a provider's function."""
+    def invoke(self, function: str, arguments: Properties, choice: ProviderChoice) -> InvokeResult:
+        """Call a provider function."""
 
     def program_is_done(self) -> None:
-        """The program has registered everything; returns when the rest has been done."""
+        """The program has registered everything; returns once the deletions are done."""
 
 
 class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineServicer):
-    """Serves one run."""
+    """The services for one run."""
 
     def __init__(self, registrar: Registrar, listener: Listener, root: str) -> None:
         self._registrar = registrar
@@ -98,72 +98,51 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         self._root_urn = ""
         self.failure: EngineError | None = None
 
-    def GetDeploymentInfo(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's names
+    def GetDeploymentInfo(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
         return resource_pb2.DeploymentInfo(supportedFeatures=_FEATURES)
 
-    def SupportsFeature(self, _request: Any, context: Any) -> Any:  # noqa: N802
+    def SupportsFeature(self, _request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for GetDeploymentInfo")
 
-    def RegisterResource(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def RegisterResource(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         return self._answer(context, lambda: self._register(request))
 
-    def RegisterResourceOutputs(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def RegisterResourceOutputs(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         return self._answer(context, lambda: self._outputs(request))
 
-    def SignalAndWaitForShutdown(self, _request: Any, context: Any) -> Any:  # noqa: N802
+    def SignalAndWaitForShutdown(self, _request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         return self._answer(context, self._done)
 
-    def ReadResource(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ReadResource(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         return self._answer(context, lambda: self._read(request))
 
-    def ExistsResource(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"looking for an existing {request.type}"))
-
-    def Invoke(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Invoke(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         return self._answer(context, lambda: self._invoke(request))
 
-    def Call(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"the method {request.tok}"))
-
-    def RegisterStackTransform(self, _request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse("a stack transform"))
-
-    def RegisterStackInvokeTransform(self, _request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse("a stack invoke transform"))
-
-    def RegisterResourceHook(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"the resource hook {request.name!r}"))
-
-    def RegisterErrorHook(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"the error hook {request.name!r}"))
-
-    def RegisterPackage(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, lambda: _refuse(f"the parameterized package {request.name!r}"))
-
-    def Log(self, request: Any, _context: Any) -> Any:  # noqa: N802
+    def Log(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
         if self.failure is not None and str(self.failure) in request.message:
-            return empty_pb2.Empty()  # the program's echo of what is reported at the end
+            return empty_pb2.Empty()  # the program repeats a failure that is reported at the end
         self._listener.message(request.severity, request.urn, request.message, ephemeral=request.ephemeral)
         return empty_pb2.Empty()
 
-    def GetRootResource(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+    def GetRootResource(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
         return engine_pb2.GetRootResourceResponse(urn=self._root_urn)
 
-    def SetRootResource(self, request: Any, _context: Any) -> Any:  # noqa: N802
+    def SetRootResource(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
         self._root_urn = request.urn
         return engine_pb2.SetRootResourceResponse()
 
-    def RequirePulumiVersion(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+    def RequirePulumiVersion(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
         return engine_pb2.RequirePulumiVersionResponse()
 
     def _answer(self, context: Any, work: Callable[[], Any]) -> Any:
-        """The answer, or the failure under its own name: an exception in a handler reaches the program as UNKNOWN."""
+        """The answer, or an abort with the failure's message: gRPC would hide an exception's type and message."""
         try:
             return work()
         except EngineError as error:
             self.failure = self.failure or error
             context.abort(grpc.StatusCode.UNKNOWN, str(error))
-        except Exception as error:  # noqa: BLE001 - kept for the run to report: a bug of this engine
+        except Exception as error:  # noqa: BLE001 - a bug of this engine; the run reports it
             self.failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
             self.failure.__cause__ = error
             context.abort(grpc.StatusCode.INTERNAL, str(self.failure))
@@ -192,10 +171,13 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
     def _invoke(self, request: Any) -> Any:
         if request.packageRef:
             raise NeedsCliError(f"a parameterized package for the function {request.tok}")
-        wanted = ProviderChoice(request.version, request.pluginDownloadURL, request.provider)
-        found = self._registrar.invoke(request.tok, values.from_struct(request.args), wanted)
+        choice = ProviderChoice(request.version, request.pluginDownloadURL, request.provider)
+        found = self._registrar.invoke(request.tok, values.from_struct(request.args), choice)
         return provider_pb2.InvokeResponse(
-            failures=[provider_pb2.CheckFailure(property=key, reason=why) for key, why in found.failures],
+            failures=[
+                provider_pb2.CheckFailure(property=failure.property, reason=failure.reason)
+                for failure in found.failures
+            ],
             **{"return": values.to_struct(found.result, secrets=True)},
         )
 
@@ -208,25 +190,41 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         return empty_pb2.Empty()
 
 
-def _refuse(what: str) -> Any:
-    raise NeedsCliError(what)
+# Calls that this engine does not support, and how an error names them.
+_UNSUPPORTED: Final[dict[str, Callable[[Any], str]]] = {
+    "ExistsResource": lambda request: f"looking up an existing {request.type}",
+    "Call": lambda request: f"the method {request.tok}",
+    "RegisterStackTransform": lambda _: "a stack transform",
+    "RegisterStackInvokeTransform": lambda _: "a stack invoke transform",
+    "RegisterResourceHook": lambda request: f"the resource hook {request.name!r}",
+    "RegisterErrorHook": lambda request: f"the error hook {request.name!r}",
+    "RegisterPackage": lambda request: f"the parameterized package {request.name!r}",
+}
+
+
+def _add_unsupported(method: str, name_of: Callable[[Any], str]) -> None:
+    def refuse(request: Any) -> Any:
+        raise NeedsCliError(name_of(request))
+
+    setattr(Monitor, method, lambda self, request, context: self._answer(context, lambda: refuse(request)))
+
+
+for _method, _name_of in _UNSUPPORTED.items():
+    _add_unsupported(_method, _name_of)
 
 
 def goal_of(request: Any, root: str) -> Goal:
-    """The registration in a message.  Raises NeedsCliError for what is not served."""
-    _refuse_unserved(request)
+    """The registration in a request. Raises NeedsCliError for unsupported features."""
+    _refuse_unsupported(request)
     return Goal(
-        type=intern(request.type),
+        type=request.type,
         name=request.name,
         custom=request.custom,
-        parent=intern(request.parent),
+        parent=request.parent,
         inputs=values.from_struct(request.object),
         provider=request.provider,
-        dependencies=[intern(urn) for urn in request.dependencies],
-        property_dependencies={
-            intern(key): [intern(urn) for urn in found.urns]
-            for key, found in request.propertyDependencies.items()
-        },
+        dependencies=list(request.dependencies),
+        property_dependencies={key: list(found.urns) for key, found in request.propertyDependencies.items()},
         protect=request.protect,
         retain_on_delete=request.retainOnDelete,
         delete_before_replace=request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None,
@@ -243,7 +241,7 @@ def goal_of(request: Any, root: str) -> Goal:
 
 
 def read_goal_of(request: Any, root: str) -> Goal:
-    """The look-up in a message."""
+    """The look-up in a request."""
     return Goal(
         type=request.type,
         name=request.name,
@@ -260,7 +258,7 @@ def read_goal_of(request: Any, root: str) -> Goal:
     )
 
 
-def _refuse_unserved(request: Any) -> None:
+def _refuse_unsupported(request: Any) -> None:
     name = f"{request.type} {request.name!r}"
     refused = {
         "a remote component": request.remote,
@@ -288,7 +286,7 @@ def _alias(alias: Any) -> Alias:
 
 
 def _timeouts(timeouts: Any) -> dict[str, float]:
-    """Go durations ("5m", "1h30m", "500ms") in seconds, as the state has them.  Raises EngineError where one is none."""
+    """Go durations ("5m", "1h30m", "500ms") in seconds, as the state stores them. Raises EngineError if one is invalid."""
     found = {}
     for name in ("create", "update", "delete"):
         text = getattr(timeouts, name)
@@ -303,7 +301,7 @@ def _timeouts(timeouts: Any) -> dict[str, float]:
 
 
 def _position(position: Any, root: str) -> str:
-    """`file:///…` as `project:///<path from the project's folder>#<line>`."""
+    """`file:///…` as `project:///<path relative to the project's folder>#<line>`."""
     parsed = urlparse(position.uri)
     if parsed.scheme != "file":
         return ""
@@ -315,21 +313,19 @@ class EngineServer:
     """The gRPC server around a monitor."""
 
     def __init__(self, parallel: int) -> None:
-        # The SDK registers from parallel * 4 threads, and each call waits for its step: fewer would deadlock.
+        # The SDK calls from parallel * 4 threads and each call waits for its step, so fewer threads could deadlock.
         self._server = grpc.server(ThreadPoolExecutor(max_workers=parallel * 4 + 64), options=GRPC_OPTIONS)
         self._port = self._server.add_insecure_port("127.0.0.1:0")
 
     @property
     def address(self) -> str:
-        """Where it listens."""
         return f"127.0.0.1:{self._port}"
 
     def start(self, monitor: Monitor) -> None:
-        """Serve."""
         resource_pb2_grpc.add_ResourceMonitorServicer_to_server(monitor, self._server)
         engine_pb2_grpc.add_EngineServicer_to_server(monitor, self._server)
         self._server.start()
 
     def stop(self) -> None:
-        """End; calls under way are cut off."""
+        """Stop at once; current calls fail."""
         self._server.stop(0)

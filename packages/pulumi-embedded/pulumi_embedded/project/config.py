@@ -1,4 +1,4 @@
-"""The project file and a stack's configuration, as the CLI has them.
+"""The project file and the stack's configuration file.
 
 `Pulumi.yaml` names the project, its program, backend and defaults; `Pulumi.<stack>.yaml` holds the stack's
 configuration, secrets encrypted.  Scalars are read as the CLI reads them (`yes` is text, `1e3` is 1000, `~` is
@@ -31,9 +31,9 @@ _STACK_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 class _Constructor(RoundTripConstructor):
-    """Dates stay the text they were written as."""
+    """Keeps dates as text."""
 
-    def construct_yaml_timestamp(self, node: ScalarNode, values: Any = None) -> Any:  # noqa: ARG002 - ruamel's own
+    def construct_yaml_timestamp(self, node: ScalarNode, values: Any = None) -> Any:  # noqa: ARG002 - the signature of ruamel
         return str(node.value)
 
 
@@ -54,17 +54,17 @@ def _read(path: Path) -> Any:
     try:
         content = _yaml().load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise EngineError(f"{path.name} is no YAML: {error}") from None
+        raise EngineError(f"{path.name} is not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise EngineError(f"{path.name} must hold keys with values, not a {type(content).__name__}")
+        raise EngineError(f"{path.name} must contain keys with values, not a {type(content).__name__}")
     return content
 
 
 @dataclass(frozen=True)
 class Project:
-    """What Pulumi.yaml says."""
+    """The content of Pulumi.yaml."""
 
     name: str
     file: Path
@@ -76,26 +76,22 @@ class Project:
 
     @property
     def folder(self) -> Path:
-        """The folder of Pulumi.yaml."""
         return self.file.parent
 
     def stack_config_file(self, stack: str) -> Path:
-        """The file with a stack's configuration."""
         return self.folder / self.config_folder / f"Pulumi.{stack}.yaml"
 
     def program_folder(self) -> Path:
-        """The folder that the program runs in."""
         path = self.folder / self.main
         return path if path.is_dir() else path.parent
 
     def program_file(self) -> Path:
-        """The program."""
         path = self.folder / self.main
         return path / "__main__.py" if path.is_dir() else path
 
 
 def find_project(folder: Path) -> Project:
-    """The project whose folder this is, or whose folder it lies in.  Raises EngineError where there is none."""
+    """The project in this folder or a folder above it. Raises EngineError if there is none."""
     for candidate in (folder, *folder.parents):
         for name in _NAMES:
             if (candidate / name).is_file():
@@ -113,7 +109,9 @@ def _project(path: Path) -> Project:
         options = _mapping(path, runtime, "options")
         runtime = runtime.get("name")
     if runtime != "python":
-        raise NeedsCliError(f"the runtime {runtime!r} in {path.name}", "this engine runs Python programs")
+        raise NeedsCliError(
+            f"the runtime {runtime!r} in {path.name}", "this engine only runs Python programs"
+        )
     return Project(
         name=name,
         file=path.resolve(),
@@ -128,23 +126,23 @@ def _project(path: Path) -> Project:
 def _mapping(path: Path, content: Any, key: str) -> dict[str, Any]:
     found = content.get(key) or {}
     if not isinstance(found, dict):
-        raise EngineError(f"{path.name}: `{key}` must hold keys with values, not {found!r}")
+        raise EngineError(f"{path.name}: `{key}` must contain keys with values, not {found!r}")
     return dict(found)
 
 
 def check_stack_name(name: str) -> str:
-    """The stack's own name, from `dev` or `organization/project/dev`.  Raises EngineError where it cannot be one."""
+    """The name in `dev` or `organization/project/dev`. Raises EngineError if it is invalid."""
     short = name.rsplit("/", 1)[-1]
     if not _STACK_NAME.fullmatch(short):
         raise EngineError(
-            f"{name!r} is no stack name: a stack name has up to 100 letters, digits, hyphens, underscores and periods"
+            f"{name!r} is not a valid stack name: it may have up to 100 letters, digits, hyphens, underscores and periods"
         )
     return short
 
 
 @dataclass(frozen=True)
 class ConfigValue:
-    """One configuration value as the program gets it: text; an object is JSON."""
+    """A configuration value as the program receives it. `is_object`: the text is JSON."""
 
     text: str
     secret: bool = False
@@ -152,7 +150,7 @@ class ConfigValue:
 
 
 class StackConfig:
-    """One Pulumi.<stack>.yaml."""
+    """The content of Pulumi.<stack>.yaml."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,13 +175,13 @@ class StackConfig:
 
     @property
     def config(self) -> Any:
-        """The configuration as written; made where there is none."""
+        """The configuration as the file has it, created if it is missing."""
         if self.content.get("config") is None:
             self.content["config"] = {}
         return self.content["config"]
 
     def save(self) -> None:
-        """Write the file back, comments and all."""
+        """Write the file, with its comments."""
         if not self.content.get("config"):
             self.content.pop("config", None)
         text = StringIO()
@@ -191,7 +189,7 @@ class StackConfig:
         replace_file(self.path, text.getvalue().encode())
 
     def values(self, project: Project, crypter: Crypter | None) -> dict[str, ConfigValue]:
-        """All values by their full keys, the project's defaults included.  Decrypts secrets."""
+        """All values by full key, decrypted, with the project's defaults."""
         found = {
             full_key(project.name, key): value_of(value, crypter) for key, value in _defaults(project).items()
         }
@@ -200,17 +198,17 @@ class StackConfig:
         return dict(sorted(found.items()))
 
     def secrets(self, crypter: Crypter | None) -> list[str]:
-        """Every encrypted text, also of those inside objects, decrypted."""
-        return list(_secrets(self.content.get("config"), crypter))
+        """All secrets in plain text, also those inside objects."""
+        return [_decrypt(text, crypter) for text in _encrypted(self.content.get("config"))]
 
     def stored(self, project: str) -> dict[str, Any]:
-        """All values by their full keys as the file has them: secrets encrypted."""
+        """All values by full key, with secrets encrypted."""
         found = self.content.get("config") or {}
         return {full_key(project, str(key)): _stored(raw) for key, raw in sorted(found.items())}
 
     def has_secrets(self) -> bool:
-        """Whether decrypting is needed to read the values."""
-        return _has_secure(self.content.get("config"))
+        """Whether a value is encrypted."""
+        return any(_encrypted(self.content.get("config")))
 
 
 def _defaults(project: Project) -> dict[str, Any]:
@@ -226,27 +224,27 @@ def _defaults(project: Project) -> dict[str, Any]:
 
 
 def is_declaration(declared: Any) -> bool:
-    """Whether Pulumi.yaml says here what a value has to be, and not the value."""
+    """Whether this entry of Pulumi.yaml declares a value's type or default, rather than being the value."""
     return isinstance(declared, dict) and bool(declared.keys() & _DECLARES)
 
 
 def full_key(project: str, key: str) -> str:
-    """`token` is `<project>:token`; `<project>:config:token` is an old way to write the same."""
+    """The key with its namespace: `token` is short for `<project>:token`, and `<project>:config:token` is an old form."""
     namespace, _, name = key.replace(":config:", ":").rpartition(":")
     return f"{namespace or project}:{name}"
 
 
 def value_of(raw: Any, crypter: Crypter | None) -> ConfigValue:
-    """A value of the file, decrypted."""
-    if isinstance(raw, dict) and set(raw) == {"secure"}:
+    """A value from the file, decrypted."""
+    if _is_secret(raw):
         return ConfigValue(_decrypt(raw["secure"], crypter), secret=True)
     if isinstance(raw, (dict, list)):
-        return ConfigValue(compact(_plain(raw, crypter)), secret=_has_secure(raw), is_object=True)
+        return ConfigValue(compact(_plain(raw, crypter)), secret=any(_encrypted(raw)), is_object=True)
     return ConfigValue(scalar_text(raw))
 
 
 def scalar_text(value: Any) -> str:
-    """A scalar as the CLI hands it to the program."""
+    """A scalar in the form that the CLI passes to the program."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -256,6 +254,10 @@ def scalar_text(value: Any) -> str:
     return str(value)
 
 
+def _is_secret(raw: Any) -> bool:
+    return isinstance(raw, dict) and set(raw) == {"secure"}
+
+
 def _stored(raw: Any) -> Any:
     if isinstance(raw, dict):
         return {str(key): _stored(item) for key, item in raw.items()}
@@ -263,37 +265,30 @@ def _stored(raw: Any) -> Any:
 
 
 def _plain(raw: Any, crypter: Crypter | None) -> Any:
-    """The object without ruamel's types, secrets decrypted."""
+    """The value without ruamel's types, and decrypted."""
+    if _is_secret(raw):
+        return _decrypt(raw["secure"], crypter)
     if isinstance(raw, dict):
-        if set(raw) == {"secure"}:
-            return _decrypt(raw["secure"], crypter)
         return {str(key): _plain(item, crypter) for key, item in raw.items()}
     if isinstance(raw, list):
         return [_plain(item, crypter) for item in raw]
-    if isinstance(raw, bool) or raw is None:
-        return raw if raw is None else bool(raw)
+    if raw is None or isinstance(raw, bool):
+        return raw
     if isinstance(raw, int):
         return int(raw)
-    if isinstance(raw, float):
-        return number(float(raw))
-    return str(raw)
+    return number(float(raw)) if isinstance(raw, float) else str(raw)
 
 
 def _decrypt(secret: Any, crypter: Crypter | None) -> str:
     if crypter is None:
-        raise EngineError("the configuration holds secrets, but the stack has no encryptionsalt")
+        raise EngineError("the configuration has secrets, but the stack has no encryptionsalt")
     return crypter.decrypt(str(secret))
 
 
-def _secrets(raw: Any, crypter: Crypter | None) -> Iterator[str]:
-    if isinstance(raw, dict) and set(raw) == {"secure"}:
-        yield _decrypt(raw["secure"], crypter)
+def _encrypted(raw: Any) -> Iterator[str]:
+    """All encrypted texts, also those inside objects."""
+    if _is_secret(raw):
+        yield str(raw["secure"])
     elif isinstance(raw, (dict, list)):
         for item in raw.values() if isinstance(raw, dict) else raw:
-            yield from _secrets(item, crypter)
-
-
-def _has_secure(raw: Any) -> bool:
-    if isinstance(raw, dict):
-        return set(raw) == {"secure"} or any(_has_secure(item) for item in raw.values())
-    return isinstance(raw, list) and any(_has_secure(item) for item in raw)
+            yield from _encrypted(item)

@@ -1,6 +1,6 @@
-"""What Pulumi.yaml says of a stack's configuration: which keys it needs, of which type, and which have to be encrypted.
+"""Checks a stack's configuration against the declarations in Pulumi.yaml: required keys, types, and encryption.
 
-In the CLI's words and order (pkg/workspace/config.go).
+The messages and their order are the CLI's (pkg/workspace/config.go).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INTEGER: Final = re.compile(r"[+-]?\d+")
 
 
 def check(stack: str, project: Project, values: dict[str, ConfigValue]) -> None:
-    """Raises EngineError where a stack's values, the project's defaults included, are not as they are declared."""
+    """Raises EngineError if a value, or a default of the project, does not match its declaration."""
     declared = {key: found for key, found in sorted(project.config.items()) if is_declaration(found)}
     missing = [key for key in declared if full_key(project.name, key) not in values and _is_own(project, key)]
     if missing:
@@ -31,15 +31,15 @@ def check(stack: str, project: Project, values: dict[str, ConfigValue]) -> None:
         if declaration.get("secret") and not value.secret:
             raise EngineError(f"{where} encrypted as it's secret")
         content = json.loads(value.text) if value.is_object else value.text
-        if not _is(content, declaration):
-            raise EngineError(f"{where} of type '{_name(declaration)}'")
+        if not _has_type(content, declaration):
+            raise EngineError(f"{where} of type '{_type_name(declaration)}'")
 
 
 def _is_own(project: Project, key: str) -> bool:
     return full_key(project.name, key).startswith(f"{project.name}:")
 
 
-def _is(value: Any, declaration: Any) -> bool:
+def _has_type(value: Any, declaration: Any) -> bool:
     kind = declaration.get("type")
     if kind == "string":
         return isinstance(value, str)
@@ -52,9 +52,11 @@ def _is(value: Any, declaration: Any) -> bool:
     if kind == "object":
         return isinstance(value, dict)
     items = declaration.get("items")
-    return isinstance(value, list) and isinstance(items, dict) and all(_is(item, items) for item in value)
+    return (
+        isinstance(value, list) and isinstance(items, dict) and all(_has_type(item, items) for item in value)
+    )
 
 
-def _name(declaration: Any) -> str:
+def _type_name(declaration: Any) -> str:
     items = declaration.get("items")
-    return f"array<{_name(items)}>" if isinstance(items, dict) else str(declaration.get("type"))
+    return f"array<{_type_name(items)}>" if isinstance(items, dict) else str(declaration.get("type"))

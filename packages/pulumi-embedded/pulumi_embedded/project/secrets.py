@@ -1,9 +1,8 @@
-"""The passphrase secrets provider: the same key, the same text form as the Pulumi CLI's.
+"""The passphrase secrets provider, with the same keys and the same format as in the Pulumi CLI.
 
-Key: PBKDF2-HMAC-SHA256, 1,000,000 rounds, 8 bytes of salt, 32 bytes.  Encryption: AES-256-GCM, nonce 12 bytes,
-tag appended, no associated data.  A secret reads `v1:base64(nonce):base64(ciphertext)`.  A stack's
-`encryptionsalt` reads `v1:base64(salt):` followed by the text "pulumi" encrypted, which is how a passphrase
-is checked.
+Key: PBKDF2-HMAC-SHA256 with 1,000,000 rounds, 8 bytes of salt, 32 bytes long. Encryption: AES-256-GCM with a nonce of
+12 bytes, the tag appended, no associated data. A secret is stored as `v1:base64(nonce):base64(ciphertext)`. A stack's
+`encryptionsalt` is `v1:base64(salt):` and the encrypted text "pulumi", which is used to check the passphrase.
 """
 
 from __future__ import annotations
@@ -26,17 +25,14 @@ from pulumi_embedded.errors import EngineError, PassphraseError
 
 _ROUNDS: Final = 1_000_000
 _PROOF: Final = "pulumi"
-_ASK: Final = (
-    "the passphrase of this stack is not known: set PULUMI_CONFIG_PASSPHRASE, or PULUMI_CONFIG_PASSPHRASE_FILE "
-    "to a file that holds it"
+_MISSING: Final = (
+    "this stack needs a passphrase: set PULUMI_CONFIG_PASSPHRASE, or set PULUMI_CONFIG_PASSPHRASE_FILE to a file that "
+    "contains it"
 )
 
 
 def passphrase() -> str:
-    """The passphrase from the environment, else asked for on a terminal; empty is allowed if it is set.
-
-    Raises EngineError where it is not to be had.
-    """
+    """The passphrase from the environment or, on a terminal, from the user. Raises EngineError if there is none."""
     value = os.environ.get("PULUMI_CONFIG_PASSPHRASE")
     if value is not None:
         return value
@@ -44,7 +40,7 @@ def passphrase() -> str:
     if not file:
         if sys.stdin.isatty():
             return getpass.getpass("Enter your passphrase to unlock config/secrets: ")
-        raise EngineError(_ASK)
+        raise EngineError(_MISSING)
     try:
         return Path(file).expanduser().read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -52,7 +48,7 @@ def passphrase() -> str:
 
 
 class Crypter:
-    """Encrypts and decrypts with one stack's key.  The key is derived in a thread: it takes a tenth to one second."""
+    """Encrypts and decrypts with a stack's key. A thread derives the key, which takes up to a second."""
 
     def __init__(self, salt: str, phrase: str) -> None:
         self.salt = salt
@@ -71,22 +67,22 @@ class Crypter:
         return cls(text, phrase)
 
     def encrypt(self, text: str) -> str:
-        """The secret's text form."""
+        """The secret as it is stored."""
         return _encrypt(self._ready(), text)
 
     def decrypt(self, secret: str) -> str:
-        """The plain text.  Raises EngineError where the text is damaged or of another key."""
+        """The plain text. Raises EngineError if the secret is damaged or was encrypted with another key."""
         return _decrypt(self._ready(), secret)
 
     def check(self) -> None:
-        """Wait for the key.  Raises PassphraseError, or EngineError where the salt cannot be read."""
+        """Wait for the key. Raises PassphraseError, or EngineError if the salt is invalid."""
         self._ready()
 
     def _ready(self) -> AESGCM:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
-        assert self._cipher is not None  # noqa: S101 - the thread sets one of the two
+        assert self._cipher is not None  # noqa: S101 - the thread has set this or the failure
         return self._cipher
 
     def _derive(self) -> None:
@@ -97,7 +93,7 @@ class Crypter:
             raw = base64.b64decode(salt, validate=True)
         except (ValueError, binascii.Error):
             self._failure = EngineError(
-                f"the stack's encryptionsalt {self.salt!r} is not of the form v1:salt:proof"
+                f"the stack's encryptionsalt {self.salt!r} does not have the form v1:salt:proof"
             )
             return
         cipher = AESGCM(_derive_key(self._phrase, raw))

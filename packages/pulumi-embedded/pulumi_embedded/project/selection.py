@@ -1,4 +1,4 @@
-"""Pulumi's own folder on this machine, and the stacks selected there: where the CLI keeps them too.
+"""Pulumi's home folder, and the selected stack of each project, which the CLI stores in the same file:
 
 `$PULUMI_HOME/workspaces/<project>-<sha1 of the project file's path>-workspace.json`
 """
@@ -15,18 +15,16 @@ from pulumi_embedded.state.stores import replace_file
 
 
 def home() -> Path:
-    """Pulumi's own folder."""
     return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
 
 
 def _selection_file(project: str, project_file: Path) -> Path:
-    # The CLI names the file so; nothing depends on the hash being hard to forge.
-    mark = hashlib.sha1(str(project_file).encode(), usedforsecurity=False).hexdigest()
-    return home() / "workspaces" / f"{project}-{mark}-workspace.json"
+    path_hash = hashlib.sha1(str(project_file).encode(), usedforsecurity=False).hexdigest()
+    return home() / "workspaces" / f"{project}-{path_hash}-workspace.json"
 
 
 def selected(project: str, project_file: Path, url: str) -> str | None:
-    """The stack selected for the project on this machine, if any."""
+    """The selected stack of the project, if any."""
     with contextlib.suppress(OSError, ValueError):
         settings = json.loads(_selection_file(project, project_file).read_bytes())
         name = (settings.get("stacks") or {}).get(url) or settings.get("stack")
@@ -35,7 +33,7 @@ def selected(project: str, project_file: Path, url: str) -> str | None:
 
 
 def select(project: str, project_file: Path, url: str, stack: str | None) -> None:
-    """Remember the selected stack, or with None that there is none."""
+    """Select a stack, or deselect it with None."""
     path = _selection_file(project, project_file)
     settings = {}
     with contextlib.suppress(OSError, ValueError):

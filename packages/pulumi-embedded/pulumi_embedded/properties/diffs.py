@@ -1,4 +1,4 @@
-"""What differs between two sets of properties, leaf by leaf; used where a provider leaves the diff to the engine."""
+"""Differences between two sets of properties, for providers that leave the comparison to the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UPDATE = "update"
 
 
 def compare(old: Properties, new: Properties) -> dict[str, str]:
-    """The changes by property path: `add`, `delete` or `update`.  Secret or not makes no difference."""
+    """The changes by property path: `add`, `delete` or `update`. Whether a value is secret does not matter."""
     found: dict[str, str] = {}
     _compare([], values.reveal(old), values.reveal(new), found)
     return found
@@ -41,7 +41,7 @@ def _child(path: Path, in_old: bool, in_new: bool, old: Value, new: Value, found
 
 
 def complete(diff: Diff, old: Properties, new: Properties, replace_on: list[str]) -> Diff:
-    """The provider's diff with the engine's own where it left that open, and `replaceOnChanges` heeded."""
+    """The provider's diff, completed by the engine's comparison where needed, and with `replaceOnChanges` applied."""
     if diff.by_engine:
         diff.detailed = compare(old, new)
         diff.changes = bool(diff.detailed)
@@ -50,16 +50,16 @@ def complete(diff: Diff, old: Properties, new: Properties, replace_on: list[str]
         return diff
     if not diff.detailed:
         diff.detailed = compare(old, new)
-    for wanted in map(parse, replace_on):
+    for replaced in map(parse, replace_on):
         for text in diff.detailed:
             path = parse(text)
-            if contains(wanted, path) and str(path[0]) not in diff.replaces:
+            if contains(replaced, path) and str(path[0]) not in diff.replaces:
                 diff.replaces.append(str(path[0]))
     return diff
 
 
 def kinds(diff: Diff) -> dict[str, str]:
-    """The detailed diff with `-replace` where a change replaces the resource, as `--json` has it."""
+    """The detailed diff as in `--json`, with `-replace` for changes that replace the resource."""
     return {
         text: f"{kind}-replace"
         if str(parse(text)[0]) in diff.replaces and not kind.endswith("-replace")

@@ -1,4 +1,4 @@
-"""Property paths (`a.b[0]["c.d"]`, `*` for every key or position) and what is done along them."""
+"""Property paths: `a.b[0]["c.d"]`, with `*` for any key or index."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PLAIN: Final = re.compile(r"[A-Za-z_$][\w$-]*")
 
 
 def parse(text: str) -> Path:
-    """The parts of a path.  Raises EngineError where it is none."""
+    """The parts of a path. Raises EngineError if it is invalid."""
     parts: Path = []
     rest = text
     while rest:
         match = _PART.match(rest)
         if not match:
-            raise EngineError(f'{text!r} is no property path (a.b, a[0], a["b.c"])')
+            raise EngineError(f'{text!r} is not a property path; examples: a.b, a[0], a["b.c"]')
         name, index, quoted = match.groups()
         if index is not None:
             parts.append(ANY if index == ANY else int(index))
@@ -34,7 +34,7 @@ def parse(text: str) -> Path:
 
 
 def text_of(path: Path) -> str:
-    """The path as Pulumi writes it."""
+    """The path in Pulumi's notation."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -47,12 +47,12 @@ def text_of(path: Path) -> str:
 
 
 def contains(outer: Path, inner: Path) -> bool:
-    """Whether `inner` is `outer` or lies below it."""
+    """Whether `inner` equals `outer` or is inside it."""
     return len(outer) <= len(inner) and all(a in (ANY, b) for a, b in zip(outer, inner, strict=False))
 
 
 def reset(inputs: Properties, old: Properties, ignore: list[str]) -> Properties:
-    """The inputs with the old values at the paths to ignore."""
+    """The inputs with the old values at the ignored paths."""
     for text in ignore:
         inputs = _reset(inputs, old, parse(text))
     return inputs

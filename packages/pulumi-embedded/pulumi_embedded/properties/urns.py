@@ -1,6 +1,6 @@
 """URNs: `urn:pulumi:<stack>::<project>::<qualified type>::<name>`.
 
-The qualified type is the type, with the parent's qualified type and `$` before it, except directly under the Stack.
+The qualified type is `<parent's qualified type>$<type>`, or only the type if the parent is the Stack.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PREFIX: Final = "urn:pulumi:"
 
 @dataclass(frozen=True)
 class Urn:
-    """The parts of one URN."""
+    """The parts of a URN."""
 
     stack: str
     project: str
@@ -24,7 +24,7 @@ class Urn:
 
     @property
     def type(self) -> str:
-        """The resource's own type, without its parents'."""
+        """The resource's type, without the types of its parents."""
         return self.qualified_type.rsplit("$", 1)[-1]
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Urn:
 
 
 def parse(urn: str) -> Urn:
-    """The parts of a URN.  Raises ValueError where it is none."""
+    """The parts of a URN. Raises ValueError if it is invalid."""
     parts = urn.removeprefix(_PREFIX).split("::", 3)
     if not urn.startswith(_PREFIX) or len(parts) != 4:
         raise ValueError(f"{urn!r} is not a URN (urn:pulumi:<stack>::<project>::<type>::<name>)")
@@ -40,22 +40,20 @@ def parse(urn: str) -> Urn:
 
 
 def make(stack: str, project: str, parent: str, type_: str, name: str) -> str:
-    """The URN of a resource; `parent` is a URN, or empty."""
+    """The URN of a resource; `parent` is a URN or empty."""
     qualified = type_
     if parent:
-        of_parent = parse(parent).qualified_type
-        if of_parent != STACK_TYPE:
-            qualified = f"{of_parent}${type_}"
+        parent_type = parse(parent).qualified_type
+        if parent_type != STACK_TYPE:
+            qualified = f"{parent_type}${type_}"
     return str(Urn(stack, project, qualified, name))
 
 
 def name_of(urn: str) -> str:
-    """The resource's name."""
     return parse(urn).name
 
 
 def type_of(urn: str) -> str:
-    """The resource's own type."""
     return parse(urn).type
 
 
@@ -70,7 +68,7 @@ def provider_urn(reference: str) -> str:
 
 
 def rename(reference: str, aliases: dict[str, str]) -> str:
-    """A URN or provider reference with the new name of what has been renamed."""
+    """A URN or provider reference, with the resource's new URN if it was renamed."""
     if reference in aliases:
         return aliases[reference]
     urn, _, id_ = reference.rpartition("::")

@@ -1,8 +1,7 @@
-"""Property values: what the program, the providers and the state file exchange.
+"""Property values, which the program, the providers and the state file exchange.
 
-A value is None, a bool, an int or float, a str, a list, a dict with str keys, or one of the three classes
-below.  Three encodings exist: protobuf Structs on the wire, JSON in the state file (see `state.py` for the
-secrets in it), and these Python objects.
+A value is None, a bool, an int or float, a str, a list, a dict with str keys, or one of the classes below. On the wire,
+values are protobuf Structs; in the state file they are JSON (see `state/serialization.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from sys import intern
 from typing import Any, Final
 
 from google.protobuf import struct_pb2  # type: ignore[import-untyped]  # ships no types
@@ -20,21 +18,21 @@ from pulumi_embedded.errors import NeedsCliError
 Value = Any
 Properties = dict[str, Value]
 
-# Pulumi's own marks, the same in every SDK (sdk/python runtime/rpc.py).
+# Pulumi's signatures, the same in every SDK (pulumi/runtime/rpc.py).
 SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
-SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a mark, no password
+SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a signature, not a password
 RESOURCE: Final = "5cf8f73096256a8f31e491e813e4eb8e"
 OUTPUT: Final = "d0e6a833031e9bbcd3f4e8bde6ca49a4"
 ASSET: Final = "c44067f5952c0a294b673a41bacd8c17"
 ARCHIVE: Final = "0def7320c3a5731c473e5ecbe6d01bc7"
 UNKNOWN_TEXT: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
-# Above this a float's digits are no longer those of an int (Go writes 1e+21 with an exponent, as we do).
-_LARGEST_PLAIN: Final = 1e21
+# From this value on, Go writes floats with an exponent.
+_MAX_PLAIN: Final = 1e21
 
 
 class Unknown:
-    """A value that will only be known once the resource it comes from has been made (previews)."""
+    """In a preview: a value that is only known after its resource has been created or updated."""
 
     def __repr__(self) -> str:
         return "UNKNOWN"
@@ -45,7 +43,7 @@ UNKNOWN: Final = Unknown()
 
 @dataclass(eq=False)
 class Secret:
-    """A value to be encrypted in the state.  `ciphertext` is what the state file already has for it."""
+    """A value that the state stores encrypted. `ciphertext` is how the state file has it already, encrypted with `salt`."""
 
     value: Value
     ciphertext: str | None = None
@@ -54,7 +52,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class ResourceRef:
-    """A reference to another resource, passed as a value."""
+    """A resource passed as a value."""
 
     urn: str
     id: Value = None
@@ -63,17 +61,17 @@ class ResourceRef:
 
 
 def number(value: float) -> int | float:
-    """An int where the number is whole: the state file has no `.0`."""
-    return int(value) if value.is_integer() and abs(value) < _LARGEST_PLAIN else value
+    """An int if the number is whole: the state file has no `.0`."""
+    return int(value) if value.is_integer() and abs(value) < _MAX_PLAIN else value
 
 
 def from_struct(struct: struct_pb2.Struct) -> Properties:
-    """The properties of a message from the SDK or a provider.  A thousand resources share their properties' names."""
-    return {intern(key): from_proto(value) for key, value in struct.fields.items()}
+    """The properties in a message from the SDK or a provider."""
+    return {key: from_proto(value) for key, value in struct.fields.items()}
 
 
 def from_proto(value: struct_pb2.Value) -> Value:
-    """One value of a message."""
+    """One value from a message."""
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         text = value.string_value
@@ -106,8 +104,8 @@ def _from_object(found: dict[str, Value]) -> Value:
 
 
 def to_struct(properties: Mapping[str, Value], *, secrets: bool, refs: bool = True) -> struct_pb2.Struct:
-    """A message's Struct.  `secrets`: keep the mark on secrets (else they travel plain); `refs`: keep
-    references (else the id, or the URN of a component, stands for them)."""
+    """The properties as a message. Without `secrets`, secrets become plain values; without `refs`, resource references
+    become the resource's id, or a component's URN."""
     struct = struct_pb2.Struct()
     for key, value in properties.items():
         _fill(struct.fields[key], value, secrets, refs)
@@ -139,10 +137,10 @@ def _fill(target: struct_pb2.Value, value: Value, secrets: bool, refs: bool) -> 
         else:
             _fill(target, value.value, secrets, refs)
     else:
-        _fill(target, _plain_ref(value) if refs else _bare_ref(value), secrets, refs)
+        _fill(target, _full_ref(value) if refs else _bare_ref(value), secrets, refs)
 
 
-def _plain_ref(ref: ResourceRef) -> Properties:
+def _full_ref(ref: ResourceRef) -> Properties:
     found: Properties = {SIGNATURE: RESOURCE, "urn": ref.urn}
     if ref.custom:
         found["id"] = ref.id if ref.id is not None else ""
@@ -158,7 +156,7 @@ def _bare_ref(ref: ResourceRef) -> Value:
 
 
 def reveal(value: Value) -> Value:
-    """The value without any secret mark."""
+    """The value with all secrets replaced by their plain values."""
     if isinstance(value, Secret):
         return reveal(value.value)
     if isinstance(value, list):
@@ -169,7 +167,7 @@ def reveal(value: Value) -> Value:
 
 
 def mask(value: Value) -> Value:
-    """The value as it may be shown: `[secret]` and `[unknown]` in place of what is not for the eye."""
+    """The value as it may be shown, with `[secret]` and `[unknown]`."""
     if isinstance(value, Secret):
         return "[secret]"
     if isinstance(value, Unknown):
@@ -184,7 +182,7 @@ def mask(value: Value) -> Value:
 
 
 def has_secret(value: Value) -> bool:
-    """Whether any part is secret."""
+    """Whether any part of the value is secret."""
     if isinstance(value, dict):
         return any(has_secret(item) for item in value.values())
     if isinstance(value, list):
@@ -193,7 +191,7 @@ def has_secret(value: Value) -> bool:
 
 
 def has_unknown(value: Value) -> bool:
-    """Whether any part is unknown."""
+    """Whether any part of the value is unknown."""
     if isinstance(value, dict):
         return any(has_unknown(item) for item in value.values())
     if isinstance(value, list):
@@ -204,7 +202,7 @@ def has_unknown(value: Value) -> bool:
 
 
 def same(a: Value, b: Value) -> bool:
-    """Equality as Pulumi means it: True is not 1, a secret is not its plain text, unknown is unknown."""
+    """Whether Pulumi considers the values equal: True is not 1, a secret is not its plain value, unknown equals unknown."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(item, b[key]) for key, item in a.items())
     if isinstance(a, list) and isinstance(b, list):
@@ -219,7 +217,7 @@ def same(a: Value, b: Value) -> bool:
 
 
 def mark_secrets(outputs: Properties, inputs: Mapping[str, Value]) -> Properties:
-    """Outputs with the same keys as secret inputs are secret: providers answer in plain text."""
+    """Mark outputs as secret that have the same keys as secret inputs: providers answer in plain text."""
     marked = dict(outputs)
     for key, value in inputs.items():
         if key not in marked:
@@ -232,7 +230,7 @@ def mark_secrets(outputs: Properties, inputs: Mapping[str, Value]) -> Properties
 
 
 def keep_ciphertexts(new: Value, old: Value) -> None:
-    """Let secrets that have not changed keep the text they are stored as: a diff of states then shows changes only."""
+    """Let unchanged secrets keep their ciphertext, so that a diff of two state files shows only changes."""
     if isinstance(new, Secret) and isinstance(old, Secret):
         if new.ciphertext is None and same(new.value, old.value):
             new.ciphertext, new.salt = old.ciphertext, old.salt
@@ -245,7 +243,7 @@ def keep_ciphertexts(new: Value, old: Value) -> None:
 
 
 def make_secret(properties: Properties, keys: list[str]) -> Properties:
-    """The properties with `keys` secret (additionalSecretOutputs)."""
+    """Mark the properties with these keys as secret (additionalSecretOutputs)."""
     return {
         key: Secret(value) if key in keys and not isinstance(value, (Secret, Unknown)) else value
         for key, value in properties.items()
@@ -253,5 +251,5 @@ def make_secret(properties: Properties, keys: list[str]) -> Properties:
 
 
 def compact(value: Value) -> str:
-    """JSON as Pulumi writes it inside strings: no spaces, keys in order."""
+    """JSON as Pulumi writes it inside strings: without spaces, keys sorted."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)

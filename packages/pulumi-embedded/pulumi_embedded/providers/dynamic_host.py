@@ -1,14 +1,14 @@
-"""Hosts the SDK's dynamic provider process (`python -m pulumi.dynamic`), unchanged, with three things around it.
+"""Runs the SDK's dynamic provider process (`python -m pulumi.dynamic`) with three changes.
 
-Started as a script under the program's own interpreter (it imports nothing of the engine).  It ends when the
-engine does, after the requests under way; failures are passed on as a message instead of a traceback; and it
-serves as many requests at a time as the engine is asked to run.  Settings: one JSON line on stdin.
+It ends after the current requests when the engine has ended; failures are reported as a message instead of a traceback;
+and it serves as many requests at a time as the engine runs steps. To this end `grpc.server` is replaced before the SDK
+calls it. The engine starts this file as a script with the program's own interpreter; it must not import the engine.
+The settings are one line of JSON on stdin.
 """
 
 from __future__ import annotations
 
 import builtins
-import gc
 import importlib
 import json
 import os
@@ -22,8 +22,8 @@ from typing import Any
 
 import grpc
 
-# These speak of a mistake in the provider's code, not of something it found: say where.
-_MISTAKES = (
+# Exceptions that indicate a bug in the provider, so their message names the source line.
+_BUGS = (
     TypeError,
     AttributeError,
     NameError,
@@ -34,8 +34,8 @@ _MISTAKES = (
 )
 
 
-class _Context:
-    """A request's context whose `abort` carries a message instead of a traceback."""
+class _RequestContext:
+    """A gRPC context whose `abort` sends a message instead of a traceback."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -49,20 +49,21 @@ class _Context:
 
 
 def describe(error: BaseException) -> str:
-    """What an exception says: its message, with the type where that says more and the place where it is a bug."""
+    """The exception's message, with its type if the message needs it, and the source line if it is a bug."""
     message = str(error).strip()
     name = type(error).__name__
-    plain = type(error) in (Exception, RuntimeError) or not hasattr(builtins, name)
-    text = message if message and plain else f"{name}: {message}" if message else name
-    if isinstance(error, _MISTAKES) and hasattr(builtins, name):
+    is_own_type = not hasattr(builtins, name)
+    is_plain = type(error) in (Exception, RuntimeError) or is_own_type
+    text = message if message and is_plain else f"{name}: {message}" if message else name
+    if isinstance(error, _BUGS) and not is_own_type:
         frames = traceback.extract_tb(error.__traceback__)
         if frames:
             text += f"\n  at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}"
     return text
 
 
-class _Watcher(grpc.ServerInterceptor):
-    """Counts the requests under way and lets none be cut off."""
+class _RequestCounter(grpc.ServerInterceptor):
+    """Counts the running requests, so that the process does not end before they do."""
 
     def __init__(self) -> None:
         self._idle = threading.Condition()
@@ -82,7 +83,7 @@ class _Watcher(grpc.ServerInterceptor):
         with self._idle:
             self._running += 1
         try:
-            return serve(request, _Context(context))
+            return serve(request, _RequestContext(context))
         except SystemExit as error:
             context.abort(grpc.StatusCode.UNKNOWN, f"the provider called sys.exit({error.code!r})")
         finally:
@@ -90,8 +91,8 @@ class _Watcher(grpc.ServerInterceptor):
                 self._running -= 1
                 self._idle.notify_all()
 
-    def end_with_the_engine(self) -> None:
-        """Wait for the end of stdin, then for the requests under way, and end."""
+    def exit_with_engine(self) -> None:
+        """Wait for the end of stdin and then for the running requests, and exit."""
         sys.stdin.buffer.read()
         with self._idle:
             self._idle.wait_for(lambda: self._running == 0)
@@ -100,29 +101,24 @@ class _Watcher(grpc.ServerInterceptor):
 
 def main() -> None:
     """Serve until the engine ends."""
-    sys.path[0] = os.getcwd()  # noqa: PTH109 - in place of this script's folder, as for `python -m`
-    # As in runner.py: most of what it makes are modules and classes, which stay.
-    gc.set_threshold(100_000, 50, 100)
+    sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python -m` would set it
     try:
-        importlib.import_module("pulumi.dynamic")  # while the engine is still busy
+        importlib.import_module("pulumi.dynamic")  # before the settings arrive
     except ImportError as error:
         print(f"{sys.executable} cannot import the SDK (pip install pulumi): {error}")
         return
-
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)  # it serves for minutes, and each request leaves circles behind
     settings = json.loads(sys.stdin.buffer.readline() or b"{}")
     if not settings:
         return
     os.environ.update(settings["environment"])
-    watcher = _Watcher()
-    threading.Thread(target=watcher.end_with_the_engine, daemon=True).start()
+    counter = _RequestCounter()
+    threading.Thread(target=counter.exit_with_engine, daemon=True).start()
     make_server: Any = grpc.server
 
-    def watched_server(_pool: Any, **options: Any) -> Any:
-        return make_server(ThreadPoolExecutor(settings["parallel"]), interceptors=[watcher], **options)
+    def counting_server(_pool: Any, **options: Any) -> Any:
+        return make_server(ThreadPoolExecutor(settings["parallel"]), interceptors=[counter], **options)
 
-    grpc.server = watched_server  # type: ignore[assignment]  # called as the dynamic provider does
+    grpc.server = counting_server  # type: ignore[assignment]  # takes the arguments that the SDK passes
     sys.argv = ["pulumi.dynamic", settings["address"]]
     runpy.run_module("pulumi.dynamic", run_name="__main__", alter_sys=True)
 

@@ -1,6 +1,6 @@
-"""Dynamic providers: one `provhost.py` process for each provider resource, and the calls made to it.
+"""Calls to provider processes, and the dynamic provider: one `dynamic_host.py` process per provider resource.
 
-The dynamic provider takes no secrets: they are unwrapped before a call, and equal keys are marked again after.
+Providers receive secrets in plain text. The outputs with the same keys are marked as secret again after the call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import grpc
 
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.grpc_stubs import GRPC_OPTIONS, provider_pb2, provider_pb2_grpc, status_pb2
-from pulumi_embedded.program.processes import Child
+from pulumi_embedded.program.processes import ChildProcess
 from pulumi_embedded.properties import values
 from pulumi_embedded.properties.urns import PROVIDER_PREFIX, name_of, type_of
 from pulumi_embedded.properties.values import Properties
@@ -24,19 +24,15 @@ from pulumi_embedded.state.serialization import Resource
 PACKAGE: Final = "pulumi-python"
 PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
 _DETAILS: Final = "grpc-status-details-bin"
-# PropertyDiff.Kind of the protocol.
-_KINDS: Final = {
-    0: "add",
-    1: "add-replace",
-    2: "delete",
-    3: "delete-replace",
-    4: "update",
-    5: "update-replace",
-}
+# The protocol's PropertyDiff.Kind.
+_KINDS: Final = ("add", "add-replace", "delete", "delete-replace", "update", "update-replace")
 
 
 class ProviderError(EngineError):
-    """The provider answered with a failure; the message is its own."""
+    """The provider reported a failure; the message is the provider's.
+
+    `outcome_unknown`: the provider process ended, so the call may have had its effect.
+    """
 
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
@@ -44,16 +40,16 @@ class ProviderError(EngineError):
 
 
 class PartialError(ProviderError):
-    """The resource is there, as `id` and `outputs` say, but is not yet as it should be: `reasons`.
+    """The resource exists, as described by `id` and `outputs`, but is not in its final state because of `reasons`.
 
-    `inputs`: what it is made from now, where a read says so.
+    `inputs`: its new inputs, if a read reports them.
     """
 
-    def __init__(self, found: Any) -> None:
-        self.id: str = found.id
-        self.outputs = values.from_struct(found.properties)
-        self.inputs = values.from_struct(found.inputs) if found.HasField("inputs") else None
-        self.reasons = list(found.reasons)
+    def __init__(self, failure: Any) -> None:
+        self.id: str = failure.id
+        self.outputs = values.from_struct(failure.properties)
+        self.inputs = values.from_struct(failure.inputs) if failure.HasField("inputs") else None
+        self.reasons = list(failure.reasons)
         count = len(self.reasons)
         listed = "".join(f"\n\t* {reason}" for reason in self.reasons)
         super().__init__(
@@ -63,7 +59,7 @@ class PartialError(ProviderError):
 
 @dataclass(frozen=True)
 class CheckFailure:
-    """One input that the provider does not accept."""
+    """An input that the provider does not accept."""
 
     property: str
     reason: str
@@ -71,7 +67,7 @@ class CheckFailure:
 
 @dataclass
 class Diff:
-    """What a provider, or the engine in its place, says about a change."""
+    """What a provider says about a change. `by_engine`: the provider left the comparison to the engine."""
 
     changes: bool
     replaces: list[str] = field(default_factory=list)
@@ -81,78 +77,49 @@ class Diff:
 
 
 class Provider:
-    """The calls of one configured provider process."""
+    """The calls to a provider. Subclasses start and configure its process."""
 
-    def __init__(self, child: Child | None, config: Properties, show: Callable[[str], None]) -> None:
-        self._child = child
-        self._show = show
-        self._configured = False
+    supports_preview = False
+
+    def __init__(self, config: Properties, on_line: Callable[[str], None]) -> None:
         self.config = config
-        self.supports_preview = False
+        self._on_line = on_line
         self._lock = threading.Lock()
-        self._stub: Any = None
+        self._child: ChildProcess | None = None
         self._channel: Any = None
+        self._stub: Any = None
+        self._is_configured = False
 
     def check(self, urn: str, old: Properties, new: Properties) -> tuple[Properties, list[CheckFailure]]:
-        """The inputs as the provider completes them, and what it does not accept."""
-        answer = self._call(
-            "Check",
-            provider_pb2.CheckRequest(
-                urn=urn,
-                olds=plain(old),
-                news=plain(new),
-                name=name_of(urn),
-                type=type_of(urn),
-                randomSeed=os.urandom(32),
-            ),
+        """The inputs as completed by the provider, and those it does not accept."""
+        request = provider_pb2.CheckRequest(
+            olds=plain(old), news=plain(new), randomSeed=os.urandom(32), **identity(urn)
         )
-        failures = [CheckFailure(failure.property, failure.reason) for failure in answer.failures]
-        return values.mark_secrets(values.from_struct(answer.inputs), new), failures
+        answer = self._call("Check", request)
+        return values.mark_secrets(values.from_struct(answer.inputs), new), check_failures(answer)
 
     def diff(
         self, resource: Resource, old_inputs: Properties, new: Properties, ignore: list[str]
     ) -> Diff | None:
-        """What the provider says would change, or None where it leaves that to the engine."""
-        answer = self._call(
-            "Diff",
-            provider_pb2.DiffRequest(
-                id=resource.id,
-                urn=resource.urn,
-                olds=plain(resource.outputs),
-                news=plain(new),
-                old_inputs=plain(old_inputs),
-                ignoreChanges=ignore,
-                name=name_of(resource.urn),
-                type=resource.type,
-            ),
+        """What would change; None if the provider leaves that to the engine."""
+        request = provider_pb2.DiffRequest(
+            id=resource.id,
+            olds=plain(resource.outputs),
+            news=plain(new),
+            old_inputs=plain(old_inputs),
+            ignoreChanges=ignore,
+            **identity(resource.urn),
         )
-        replaces = list(answer.replaces)
-        if answer.changes == provider_pb2.DiffResponse.DIFF_UNKNOWN:
-            return Diff(False, replaces, answer.deleteBeforeReplace, by_engine=True)
-        changes = answer.changes == provider_pb2.DiffResponse.DIFF_SOME
-        if answer.hasDetailedDiff:
-            found = {path: _KINDS.get(part.kind, "update") for path, part in answer.detailedDiff.items()}
-            replaces = replaces or sorted({path for path, kind in found.items() if kind.endswith("-replace")})
-            return Diff(changes, replaces, answer.deleteBeforeReplace, found)
-        detailed = dict.fromkeys(answer.diffs, "update")
-        detailed.update(dict.fromkeys(replaces, "update-replace"))
-        return Diff(changes, replaces, answer.deleteBeforeReplace, detailed)
+        return _diff_from(self._call("Diff", request))
 
     def create(
         self, urn: str, inputs: Properties, *, timeout: float = 0, preview: bool = False
     ) -> tuple[str, Properties]:
-        """The new resource's id and outputs; in a preview as far as they can be foreseen."""
-        answer = self._call(
-            "Create",
-            provider_pb2.CreateRequest(
-                urn=urn,
-                properties=plain(inputs),
-                timeout=timeout,
-                name=name_of(urn),
-                type=type_of(urn),
-                preview=preview,
-            ),
+        """The new resource's id and outputs; in a preview, what is known of them."""
+        request = provider_pb2.CreateRequest(
+            properties=plain(inputs), timeout=timeout, preview=preview, **identity(urn)
         )
+        answer = self._call("Create", request)
         if not answer.id and not preview:
             raise ProviderError("the provider's create returned no id")
         return answer.id, values.mark_secrets(values.from_struct(answer.properties), inputs)
@@ -167,51 +134,34 @@ class Provider:
         preview: bool = False,
     ) -> Properties:
         """The outputs after the update."""
-        answer = self._call(
-            "Update",
-            provider_pb2.UpdateRequest(
-                id=old.id,
-                urn=old.urn,
-                olds=plain(old.outputs),
-                news=plain(inputs),
-                old_inputs=plain(old.inputs),
-                ignoreChanges=ignore,
-                timeout=timeout,
-                name=name_of(old.urn),
-                type=old.type,
-                preview=preview,
-            ),
+        request = provider_pb2.UpdateRequest(
+            id=old.id,
+            olds=plain(old.outputs),
+            news=plain(inputs),
+            old_inputs=plain(old.inputs),
+            ignoreChanges=ignore,
+            timeout=timeout,
+            preview=preview,
+            **identity(old.urn),
         )
-        return values.mark_secrets(values.from_struct(answer.properties), inputs)
+        return values.mark_secrets(values.from_struct(self._call("Update", request).properties), inputs)
 
     def delete(self, old: Resource) -> None:
-        """Take the resource down."""
-        self._call(
-            "Delete",
-            provider_pb2.DeleteRequest(
-                id=old.id,
-                urn=old.urn,
-                properties=plain(old.outputs),
-                old_inputs=plain(old.inputs),
-                timeout=old.custom_timeouts.get("delete", 0),
-                name=name_of(old.urn),
-                type=old.type,
-            ),
+        request = provider_pb2.DeleteRequest(
+            id=old.id,
+            properties=plain(old.outputs),
+            old_inputs=plain(old.inputs),
+            timeout=old.custom_timeouts.get("delete", 0),
+            **identity(old.urn),
         )
+        self._call("Delete", request)
 
     def read(self, old: Resource) -> tuple[str, Properties, Properties | None]:
-        """The resource as it is: id ("" where it is gone), outputs, and inputs where the provider gives them."""
-        answer = self._call(
-            "Read",
-            provider_pb2.ReadRequest(
-                id=old.id,
-                urn=old.urn,
-                properties=plain(old.outputs),
-                inputs=plain(old.inputs),
-                name=name_of(old.urn),
-                type=old.type,
-            ),
+        """The actual resource: its id ("" if it is gone), outputs, and inputs if the provider returns them."""
+        request = provider_pb2.ReadRequest(
+            id=old.id, properties=plain(old.outputs), inputs=plain(old.inputs), **identity(old.urn)
         )
+        answer = self._call("Read", request)
         outputs = values.mark_secrets(values.from_struct(answer.properties), old.outputs)
         inputs = None
         if answer.HasField("inputs"):
@@ -220,60 +170,103 @@ class Provider:
 
     def invoke(
         self, function: str, arguments: Properties, *, preview: bool
-    ) -> tuple[Properties, list[tuple[str, str]]]:
-        """What the provider's function returns, and which arguments it does not accept."""
+    ) -> tuple[Properties, list[CheckFailure]]:
+        """What a provider function returns, and the arguments it does not accept."""
         request = provider_pb2.InvokeRequest(tok=function, args=plain(arguments), preview=preview)
         answer = self._call("Invoke", request)
-        failures = [(failure.property, failure.reason) for failure in answer.failures]
-        return values.from_struct(getattr(answer, "return")), failures
+        return values.from_struct(getattr(answer, "return")), check_failures(answer)
 
     def _call(self, method: str, request: Any) -> Any:
-        stub = self._ready()
+        stub = self._configured_stub()
         try:
             return getattr(stub, method)(request)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 raise ProviderError(
-                    f"the provider process ended during {method} ({error.details()}); what it was doing may have "
-                    "been done: the next `up` looks",
+                    f"the provider process ended during {method} ({error.details()}). The call may have succeeded; run "
+                    "`up` again to check",
                     outcome_unknown=True,
                 ) from None
-            found = _init_failure(error)
-            if found is not None:
-                raise PartialError(found) from None
+            failure = _init_failure(error)
+            if failure is not None:
+                raise PartialError(failure) from None
             raise ProviderError(str(error.details()).strip() or f"{method} failed without a reason") from None
 
-    def _ready(self) -> Any:
-        """The process, once it is up and configured."""
+    def _configured_stub(self) -> Any:
+        """The gRPC stub of the process, once it is running and configured."""
         with self._lock:
-            if self._stub is None:
-                assert self._child is not None  # noqa: S101 - a provider without one brings its own way
-                self._channel, self._stub = connect(self._child)
-                self._child.follow_stdout(self._show)
-                config = plain(self.config)
-                variables = {key: str(values.reveal(value)) for key, value in self.config.items()}
-                request = provider_pb2.ConfigureRequest(args=config, variables=variables, acceptSecrets=True)
+            if not self._is_configured:
+                self._connect()
                 try:
-                    self._stub.Configure(request)
+                    self._configure()
                 except grpc.RpcError as error:
                     raise ProviderError(f"the provider could not be configured: {error.details()}") from None
+                self._is_configured = True
             return self._stub
 
+    def _connect(self) -> None:
+        raise NotImplementedError
+
+    def _configure(self) -> None:
+        raise NotImplementedError
+
+    def _connect_to(self, child: ChildProcess) -> None:
+        """Connect to the process, which prints its port first. Raises EngineError if it does not."""
+        port = child.first_line()
+        if not port.isdigit():
+            raise EngineError(f"the provider process did not start{': ' + port if port else ''}")
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS)
+        self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
+        child.follow_stdout(self._on_line)
+
     def kill(self) -> None:
-        """End the process in the middle of whatever it does."""
         if self._child is not None:
             self._child.kill()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process after its current requests."""
         if self._channel is not None:
             self._channel.close()
         if self._child is not None:
             self._child.finish()
 
 
+class DynamicProvider(Provider):
+    """A process of the SDK that runs the providers of dynamic resources."""
+
+    def __init__(self, child: ChildProcess, config: Properties, on_line: Callable[[str], None]) -> None:
+        super().__init__(config, on_line)
+        self._child = child
+
+    def _connect(self) -> None:
+        if self._stub is None and self._child is not None:
+            self._connect_to(self._child)
+
+    def _configure(self) -> None:
+        variables = {key: str(values.reveal(value)) for key, value in self.config.items()}
+        self._stub.Configure(
+            provider_pb2.ConfigureRequest(args=plain(self.config), variables=variables, acceptSecrets=True)
+        )
+
+
+def _diff_from(answer: Any) -> Diff:
+    replaces = list(answer.replaces)
+    if answer.changes == provider_pb2.DiffResponse.DIFF_UNKNOWN:
+        return Diff(False, replaces, answer.deleteBeforeReplace, by_engine=True)
+    changes = answer.changes == provider_pb2.DiffResponse.DIFF_SOME
+    if answer.hasDetailedDiff:
+        detailed = {
+            path: _KINDS[part.kind] if part.kind < len(_KINDS) else "update"
+            for path, part in answer.detailedDiff.items()
+        }
+        replaces = replaces or sorted(path for path, kind in detailed.items() if kind.endswith("-replace"))
+    else:
+        detailed = dict.fromkeys(answer.diffs, "update") | dict.fromkeys(replaces, "update-replace")
+    return Diff(changes, replaces, answer.deleteBeforeReplace, detailed)
+
+
 def _init_failure(error: Any) -> Any:
-    """What a plugin says of a resource that exists and is not as it should be; None where it says nothing such."""
+    """The details with which a plugin reports a resource that exists but is not in its final state, or None."""
     for key, content in error.trailing_metadata() or ():
         if key == _DETAILS:
             for detail in status_pb2.Status.FromString(content).details:
@@ -283,15 +276,15 @@ def _init_failure(error: Any) -> Any:
     return None
 
 
-def connect(child: Child) -> tuple[Any, Any]:
-    """Channel and stub of the provider that has said its port.  Raises EngineError where it has not."""
-    port = child.first_line()
-    if not port.isdigit():
-        raise EngineError(f"the dynamic provider process did not start{': ' + port if port else ''}")
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS)
-    return channel, provider_pb2_grpc.ResourceProviderStub(channel)
+def identity(urn: str) -> dict[str, Any]:
+    """The fields that name a resource in a request."""
+    return {"urn": urn, "name": name_of(urn), "type": type_of(urn)}
+
+
+def check_failures(answer: Any) -> list[CheckFailure]:
+    return [CheckFailure(failure.property, failure.reason) for failure in answer.failures]
 
 
 def plain(properties: Mapping[str, Any]) -> Any:
-    """The properties as a message for a provider that takes neither secrets nor references."""
+    """The properties as a message for a provider that accepts neither secrets nor resource references."""
     return values.to_struct(properties, secrets=False, refs=False)

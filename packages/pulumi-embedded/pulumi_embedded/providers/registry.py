@@ -1,4 +1,4 @@
-"""All providers of a run, by their references: dynamic ones, plugins, and the built-in one for stack references."""
+"""All providers of a run, by reference: dynamic providers, plugins, and the built-in one for stack references."""
 
 from __future__ import annotations
 
@@ -6,53 +6,56 @@ import threading
 from collections.abc import Callable
 
 from pulumi_embedded.errors import EngineError, NeedsCliError
-from pulumi_embedded.program.processes import Child
+from pulumi_embedded.program.processes import ChildProcess
 from pulumi_embedded.project.config import Project
 from pulumi_embedded.properties import values
 from pulumi_embedded.properties.urns import is_provider, name_of, provider_urn, type_of
 from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.providers import stack_references
-from pulumi_embedded.providers.plugins import Plugin, check_there, package_of
-from pulumi_embedded.providers.provider import PACKAGE, PROVIDER_TYPE, Provider
+from pulumi_embedded.providers.plugins import Plugin, check_installed, package_of
+from pulumi_embedded.providers.provider import PACKAGE, PROVIDER_TYPE, DynamicProvider, Provider
 from pulumi_embedded.providers.stack_references import StackReferences
 from pulumi_embedded.state.serialization import Resource
 
 
-class Providers:
-    """All providers of a run, by their references `<urn>::<id>`.
+class ProviderRegistry:
+    """All providers of a run, by reference (`<urn>::<id>`).
 
-    The first process is started before anybody asks for it: it imports while the engine reads the state.
+    The process of the first dynamic provider is started at once, so that it imports while the engine reads the state.
     """
 
     def __init__(
-        self, project: Project, show: Callable[[str], None], parallel: int, stacks: StackReferences
+        self, project: Project, on_line: Callable[[str], None], parallel: int, stacks: StackReferences
     ) -> None:
         self._project = project
         self._stacks = stacks
-        self._show = show
+        self._on_line = on_line
         self._parallel = parallel
         self._lock = threading.Lock()
         self._prepared: dict[str, Plugin] = {}
         self._providers: dict[str, Provider] = {}
         self._replaced: list[Provider] = []
-        self._spare: Child | None = Child.script("providers/dynamic_host.py", project)
+        self._spare: ChildProcess | None = self._new_host()
         self._address = ""
 
-    def listen_at(self, address: str) -> None:
-        """Where the engine listens for the providers' messages; to be called before the first is asked for."""
+    def _new_host(self) -> ChildProcess:
+        return ChildProcess.script("providers/dynamic_host.py", self._project)
+
+    def set_address(self, address: str) -> None:
+        """Set where the engine listens for messages of providers; call this before the first `get`."""
         self._address = address
 
     def prepare(self, urn: str, inputs: Properties) -> Plugin:
-        """A plugin that can be asked about its configuration before it has got it; `register` takes it over."""
-        made = Plugin(self._project, urn, inputs, self._address, self._show)
+        """A plugin that can check its configuration before it is configured; `register` uses it later."""
+        plugin = Plugin(self._project, urn, inputs, self._address, self._on_line)
         with self._lock:
-            before, self._prepared[urn] = self._prepared.get(urn), made
+            before, self._prepared[urn] = self._prepared.get(urn), plugin
         if before is not None:
             before.close()
-        return made
+        return plugin
 
     def register(self, reference: str, inputs: Properties) -> None:
-        """Let the provider be known; a process that has its configuration already (a preview's) is kept."""
+        """Add a provider. A process that already has this configuration, from the preview, is reused."""
         urn = provider_urn(reference)
         with self._lock:
             for other, known in self._providers.items():
@@ -62,30 +65,28 @@ class Providers:
                     self._providers[reference] = known
                     return
             before = self._providers.get(reference)
-            self._providers[reference] = self._make(reference, inputs)
+            self._providers[reference] = self._new_provider(reference, inputs)
             if before is not None:
                 self._replaced.append(before)
 
-    def _make(self, reference: str, inputs: Properties) -> Provider:
+    def _new_provider(self, reference: str, inputs: Properties) -> Provider:
         urn = provider_urn(reference)
         if type_of(urn) == PROVIDER_TYPE:
-            return Provider(self._start(), inputs, self._show)
+            return DynamicProvider(self._start_host(), inputs, self._on_line)
         if type_of(urn) == stack_references.PROVIDER_TYPE:
             return self._stacks
         plugin = self._prepared.pop(urn, None)
-        plugin = plugin or Plugin(self._project, urn, inputs, self._address, self._show)
+        plugin = plugin or Plugin(self._project, urn, inputs, self._address, self._on_line)
         plugin.config, plugin.id = inputs, reference.rpartition("::")[2]
         return plugin
 
     def get(self, reference: str) -> Provider:
-        """The provider of a resource.  Raises EngineError where the state does not know it."""
+        """The provider of a resource. Raises EngineError if it is unknown."""
         with self._lock:
             if reference not in self._providers:
                 urn = provider_urn(reference)
                 check_package(type_of(urn), name_of(urn))
-                raise EngineError(
-                    f"unknown provider {reference!r}: the state holds no such provider resource"
-                )
+                raise EngineError(f"unknown provider {reference!r}: the state has no such provider resource")
             return self._providers[reference]
 
     def known(self, reference: str) -> Provider | None:
@@ -94,17 +95,17 @@ class Providers:
             return self._providers.get(reference)
 
     def load(self, resources: list[Resource]) -> None:
-        """Make the state's own providers known where this run has not brought its own."""
+        """Register the state's providers that this run has not registered itself."""
         for resource in resources:
             if is_provider(resource.type):
                 reference = f"{resource.urn}::{resource.id}"
                 with self._lock:
                     if reference in self._providers:
                         continue
-                self.register(reference, resource.inputs)  # a plugin's process starts when it is needed
+                self.register(reference, resource.inputs)
 
     def close(self) -> None:
-        """End all processes; each finishes what it is doing."""
+        """End all processes after their current requests."""
         threads = [threading.Thread(target=provider.close) for provider in self._all()]
         if self._spare is not None:
             threads.append(threading.Thread(target=self._spare.kill))
@@ -114,7 +115,6 @@ class Providers:
             thread.join()
 
     def kill(self) -> None:
-        """End all processes at once."""
         for provider in self._all():
             provider.kill()
         if self._spare is not None:
@@ -123,21 +123,21 @@ class Providers:
     def _all(self) -> set[Provider]:
         return {*self._providers.values(), *self._replaced, *self._prepared.values()}
 
-    def _start(self) -> Child:
-        child, self._spare = self._spare or Child.script("providers/dynamic_host.py", self._project), None
+    def _start_host(self) -> ChildProcess:
+        child, self._spare = self._spare or self._new_host(), None
         environment = {
             "PULUMI_PROJECT": self._project.name,
             "PULUMI_ROOT_DIRECTORY": str(self._project.folder),
         }
         child.send({"address": self._address, "parallel": self._parallel, "environment": environment})
-        child.follow(self._show, stdout=False)
+        child.follow(self._on_line, stdout=False)
         return child
 
 
 def check_package(type_: str, name: str, version: str = "", what: str = "") -> None:
-    """Refuse resources that nobody here can manage.  Raises EngineError with the package and the resource's name."""
+    """Raises EngineError if no provider can manage resources of this type."""
     package = package_of(type_)
     if package == stack_references.PACKAGE:
         raise NeedsCliError(f"resource {name!r} of type {type_}")
     if package != PACKAGE:
-        check_there(type_, name, version, what)
+        check_installed(type_, name, version, what)

@@ -1,4 +1,4 @@
-"""The built-in provider `pulumi`: stack references, read from the backend that the stack itself lies in."""
+"""The built-in provider `pulumi`: reads stack references from the stack's own backend."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
 REFERENCE_TYPE: Final = "pulumi:pulumi:StackReference"
 _ORGANIZATION: Final = "organization"
 
-# The outputs of a stack, by project and name; None where there is no such stack.
+# The outputs of a stack by project and name; None if there is no such stack.
 OutputsOf = Callable[[str, str], Properties | None]
 
 
 class StackReferences(Provider):
-    """Reads stack references; there is no process behind it."""
+    """Reads stack references. It has no process."""
 
     def __init__(self, project: str, outputs_of: OutputsOf) -> None:
+        super().__init__({}, lambda _line: None)
         self._project = project
         self._outputs_of = outputs_of
-        self.config = {}
 
     def read(self, old: Resource) -> tuple[str, Properties, Properties | None]:
-        """The stack's outputs as they are now.  Raises EngineError where there is no such stack."""
+        """The other stack's current outputs. Raises EngineError if there is no such stack."""
         if old.type != REFERENCE_TYPE:
             raise EngineError(f"unrecognized resource type '{old.type}'")
         name = values.reveal(old.inputs.get("name") or old.outputs.get("name"))
@@ -41,7 +41,7 @@ class StackReferences(Provider):
         return old.id, {"name": name, "outputs": outputs, "secretOutputNames": secrets}, {"name": name}
 
     def _parts(self, name: str) -> tuple[str, str]:
-        """Project and stack of `stack` or `organization/project/stack`, the forms that a file backend knows."""
+        """Project and stack of `stack` or `organization/project/stack`, the forms that these backends support."""
         *before, stack = name.split("/")
         if not before:
             return self._project, stack
@@ -51,9 +51,3 @@ class StackReferences(Provider):
                 f"organization name must be '{_ORGANIZATION}'"
             )
         return before[1], stack
-
-    def kill(self) -> None:
-        """There is nothing to end."""
-
-    def close(self) -> None:
-        """There is nothing to end."""

@@ -1,11 +1,10 @@
-"""A stack's history, as the CLI keeps it: after each update who did what, and the checkpoint it came to.
+"""A stack's history, in the CLI's files: after each update, what was done and the resulting checkpoint.
 
-    .pulumi/history/<project>/<stack>/<stack>-<nanoseconds>.history.json      what was done, and how it ended
+    .pulumi/history/<project>/<stack>/<stack>-<nanoseconds>.history.json      what was done, and the result
     .pulumi/history/<project>/<stack>/<stack>-<nanoseconds>.checkpoint.json   the state after it
     .pulumi/backups/<project>/<stack>/<stack>.<nanoseconds>.json              the same state
 
-Packed, all three end in .json.gz.
-`PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS=true` leaves out the last, as it does with the CLI.
+Compressed files end in .json.gz. `PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS=true` turns the backups off.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _NO_BACKUPS: Final = "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS"
 
 
 @dataclass
-class Entry:
+class HistoryEntry:
     """One update."""
 
     kind: str
@@ -34,10 +33,9 @@ class Entry:
     config: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, int] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
-    good: bool = False
+    succeeded: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As the file has it."""
         return {
             "kind": self.kind,
             "startTime": self.started,
@@ -50,22 +48,22 @@ class Entry:
             },
             "config": dict(self.config),
             "version": 0,
-            "result": "succeeded" if self.good else "failed",
+            "result": "succeeded" if self.succeeded else "failed",
             "endTime": int(time.time()),
             **({"resourceChanges": dict(self.changes)} if self.changes else {}),
         }
 
 
-def add(backend: Backend, stack: StackId, entry: Entry) -> None:
-    """Note an update that has ended and whose checkpoint has been written.  Raises OSError."""
+def add(backend: Backend, stack: StackId, entry: HistoryEntry) -> None:
+    """Record an update that has ended and whose checkpoint is written. Raises OSError."""
     moment = time.time_ns()
-    place = f"{backend.history_folder(stack.project, stack.name)}/{stack.name}-{moment}"
-    backend.store.write(f"{place}.history.json{backend.ending}", backend.packed(encoded(entry.to_json())))
+    prefix = f"{backend.history_folder(stack.project, stack.name)}/{stack.name}-{moment}"
+    backend.store.write(f"{prefix}.history.json{backend.suffix}", backend.packed(encoded(entry.to_json())))
     checkpoint = backend.stack_key(stack.project, stack.name)
     if checkpoint is None:
-        raise FileNotFoundError(f"{stack.project}/{stack.name} has been removed meanwhile")
-    ending = checkpoint.removeprefix(f"stacks/{stack.project}/{stack.name}")
-    backend.store.copy(checkpoint, f"{place}.checkpoint{ending}")
+        raise FileNotFoundError(f"the stack {stack.project}/{stack.name} was removed during the update")
+    suffix = checkpoint.removeprefix(f"stacks/{stack.project}/{stack.name}")
+    backend.store.copy(checkpoint, f"{prefix}.checkpoint{suffix}")
     if os.environ.get(_NO_BACKUPS, "").lower() not in ("1", "true"):
         folder = backend.backup_folder(stack.project, stack.name)
-        backend.store.copy(checkpoint, f"{folder}/{stack.name}.{moment}{ending}")
+        backend.store.copy(checkpoint, f"{folder}/{stack.name}.{moment}{suffix}")

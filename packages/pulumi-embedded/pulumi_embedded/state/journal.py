@@ -1,48 +1,42 @@
 """The journal: what has happened since the checkpoint was written.
 
-In the checkpoint's own backend, `.pulumi/journals/<project>/<stack>.jsonl` holds one JSON line a change, each safe
-before the engine goes on.  It makes a step cost one short line instead of the whole state, and loses nothing to kill -9.
-Lines:
+`.pulumi/journals/<project>/<stack>.jsonl` in the checkpoint's backend has one line of JSON per step. A line is durable
+before the engine continues, so a step costs one short line instead of the whole state, and kill -9 loses nothing.
 
-    {"journal": 1, "checkpoint": sha256, "new": [uid…], "old": [uid…], "pending": [op…]}   first: what it extends
-    [change, …]                                                                 one step; all or nothing
-    {"fold": sha256}                                                            about to be folded into this file
+    {"journal": 1, "checkpoint": sha256, "new": [uid…], "old": [uid…], "pending": [op…]}   first line: what it extends
+    [change, …]                                                                            one step
+    {"fold": sha256}                                     the changes are about to be written into this checkpoint
 
-Changes: `["put", uid, resource]` replaces the row in place, or appends it to the new rows; `["drop", uid]`;
-`["begin", op, type, resource]` and `["end", op]` for pending operations; `["alias", old, new]`.
-In the folded state the new rows come first, in the order of their arrival (a resource arrives after what it
-depends on), then what is left of the old rows.
+Changes: `["put", uid, resource]` replaces a row or adds it to the new rows; `["drop", uid]`; `["begin", op, type,
+resource]` and `["end", op]` for pending operations; `["alias", old, new]`. The checkpoint has the new rows first, in the
+order in which they were added (dependencies come first), then the remaining old rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from json import loads
 from typing import Any, Final
 
 from pulumi_embedded.state.serialization import Json, encoded, rename_references
 from pulumi_embedded.state.stores import Log
 
-Row = Json | bytes
-"""A resource as the file has it; `encoded` where a thousand of them are kept while a program runs."""
 Change = list[Any]
 _VERSION: Final = 1
 
 
 @dataclass
 class StateRows:
-    """A checkpoint's rows under their ids, and the changes made to them."""
+    """A checkpoint's resources as JSON, by id, and the changes made to them."""
 
-    old: dict[int, Row] = field(default_factory=dict)
-    new: dict[int, Row] = field(default_factory=dict)
+    old: dict[int, Json] = field(default_factory=dict)
+    new: dict[int, Json] = field(default_factory=dict)
     pending: dict[int, Json] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
     def apply(self, change: Change) -> None:
-        """Make one change."""
         kind = change[0]
         if kind == "put":
             _, uid, resource = change
@@ -60,32 +54,25 @@ class StateRows:
         else:
             raise ValueError(f"unknown change {kind!r} in the journal")
 
-    def resources(self) -> list[Row]:
-        """All rows in the file's order, with their references under the new names."""
+    def resources(self) -> list[Json]:
+        """All rows in the checkpoint's order; references use the new names."""
+        found = [*self.new.values(), *self.old.values()]
         if self.aliases:
-            for rows in (self.new, self.old):
-                for uid, row in rows.items():
-                    rows[uid] = self._renamed(row)
-            for entry in self.pending.values():
-                rename_references(entry["resource"], self.aliases)
-        return [*self.new.values(), *self.old.values()]
-
-    def _renamed(self, row: Row) -> Row:
-        item = json.loads(row) if isinstance(row, bytes) else row
-        rename_references(item, self.aliases)
-        return encoded(item) if isinstance(row, bytes) else item
+            for row in [*found, *(entry["resource"] for entry in self.pending.values())]:
+                rename_references(row, self.aliases)
+        return found
 
 
 def digest(data: bytes) -> str:
-    """A checkpoint's identity."""
+    """The identity of a checkpoint."""
     return hashlib.sha256(data).hexdigest()
 
 
 class Journal:
-    """An open journal.  Threads that write at the same time share one fsync."""
+    """An open journal. Threads that write at the same time share one fsync."""
 
     def __init__(self, log: Log, checkpoint: str, rows: StateRows) -> None:
-        """`checkpoint`: the digest of what it extends."""
+        """`checkpoint`: the digest of the checkpoint that the journal extends."""
         self._log = log
         self._lock = threading.Lock()
         self._disk = threading.Lock()
@@ -102,14 +89,14 @@ class Journal:
         log.start(_line(head))
 
     def append(self, changes: list[Change] | Json) -> int:
-        """Queue one step's changes; the ticket is for `flush`."""
+        """Queue the changes of one step. Pass the result to `flush`."""
         with self._lock:
             self._waiting.append(_line(changes))
             self._queued += 1
             return self._queued
 
     def flush(self, ticket: int) -> None:
-        """Return once the line with this ticket is on the disk.  Raises OSError."""
+        """Return once the line with this ticket is durable. Raises OSError."""
         with self._disk:
             if self._written >= ticket:
                 return
@@ -120,47 +107,37 @@ class Journal:
                 self._log.append(b"".join(lines))
             except OSError:
                 with self._lock:
-                    self._waiting[:0] = lines  # others wait for them; lines that come twice do no harm
+                    self._waiting[:0] = lines  # other threads wait for them; writing a line twice is harmless
                 raise
             self._written = upto
 
     def fold_into(self, checkpoint: str) -> None:
-        """Say which checkpoint, by its digest, is about to take the place of the one this journal extends."""
+        """Record the digest of the checkpoint that is about to replace the one this journal extends."""
         self.flush(self.append({"fold": checkpoint}))
 
 
 def note_fold(log: Log, checkpoint: str) -> None:
-    """Say the same in a journal that an ended run has left."""
+    """Record the same in the journal of a run that has ended."""
     log.append(_line({"fold": checkpoint}))
 
 
 def _line(content: Any) -> bytes:
-    if isinstance(content, list):
-        return _list([_list(map(_part, change)) for change in content]) + b"\n"
     return encoded(content) + b"\n"
 
 
-def _part(part: Any) -> bytes:
-    return part if isinstance(part, bytes) else encoded(part)
-
-
-def _list(parts: Iterable[bytes]) -> bytes:
-    return b"[" + b",".join(parts) + b"]"
-
-
 @dataclass
-class Found:
-    """A journal that an ended run left behind."""
+class LeftoverJournal:
+    """What the journal of an ended run adds to the checkpoint."""
 
     rows: StateRows
     steps: int
 
 
-def read(log: Log, checkpoint: str, deployment: Json) -> Found | None:
-    """The changes a left-over journal makes to `deployment`, the `latest` part of the checkpoint with this digest.
+def read(log: Log, checkpoint: str, deployment: Json) -> LeftoverJournal | None:
+    """The changes that a leftover journal makes to `deployment`, the content of the checkpoint with this digest.
 
-    None where there is no journal or all of it is in the checkpoint already.  A last line that was cut off
-    never happened.  Raises ValueError where the journal is damaged or extends another checkpoint than this one.
+    None if there is no journal, or the checkpoint has all of it. A last line that was cut off is ignored.
+    Raises ValueError if the journal is damaged or extends another checkpoint.
     """
     head, *lines = _lines(log.read()) or [None]
     if head is None:
@@ -172,34 +149,34 @@ def read(log: Log, checkpoint: str, deployment: Json) -> Found | None:
     ]
     if not folds and head["checkpoint"] != checkpoint:
         raise ValueError("the state file has been changed since it was written")
-    # Behind a fold are steps where the checkpoint was written and its store said that it was not.
+    # Steps follow a fold if the store reported a failure although it wrote the checkpoint.
     folded = folds[-1] if folds else 0
-    rows = _filled(_before(head, lines[:folded]), deployment)
+    rows = _filled(_rows_after(head, lines[:folded]), deployment)
     steps = [line for line in lines[folded:] if isinstance(line, list)]
     _apply(rows, steps)
-    return Found(rows, len(steps)) if steps else None
+    return LeftoverJournal(rows, len(steps)) if steps else None
 
 
 def _lines(data: bytes) -> list[Any]:
-    """The journal's lines.  Only the last step may have been cut off; a fold may have been noted behind it."""
+    """The journal's lines. Only the last step may be cut off; a fold may follow it."""
     lines: list[Any] = []
-    broken = False
+    is_cut_off = False
     for text in data.split(b"\n")[:-1]:
         try:
-            line = json.loads(text)
+            line = loads(text)
         except ValueError:
-            if broken or not lines:
+            if is_cut_off or not lines:
                 raise ValueError("it is damaged") from None
-            broken = True
+            is_cut_off = True
             continue
-        if broken and not isinstance(line, dict):
+        if is_cut_off and not isinstance(line, dict):
             raise ValueError("it is damaged")
         lines.append(line)
     return lines
 
 
-def _before(head: Json, lines: list[Any]) -> StateRows:
-    """Which rows a checkpoint has that these lines were folded into, in which order; without their content."""
+def _rows_after(head: Json, lines: list[Any]) -> StateRows:
+    """The ids, in order, of the rows in the checkpoint that these lines were folded into; without content."""
     rows = StateRows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
     _apply(rows, [line for line in lines if isinstance(line, list)])
     return rows

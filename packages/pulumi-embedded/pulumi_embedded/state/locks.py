@@ -1,8 +1,8 @@
-"""The lock on a stack: a file that says who is at work on it, the same that the CLI writes and heeds.
+"""The lock on a stack: a file that says who is working on it. The CLI writes and respects the same files.
 
-Ours also say where their process can be seen and when it began (the CLI skips what it does not know).  A lock
-whose process has ended here is taken over.  In a bucket only what can be seen counts, for machines of one name are
-common; in a folder of this machine's also a lock of the CLI's under this machine's name, and one from before it restarted.
+Our locks also identify their process, by a namespace of process ids and the process's start time; the CLI ignores
+these keys. A lock whose process has ended on this machine is taken over. In a folder, that includes the CLI's locks with
+this machine's name, and locks from before its last restart; in a bucket it does not, because host names are not unique.
 """
 
 from __future__ import annotations
@@ -26,39 +26,40 @@ from pulumi_embedded.state.stores import Store
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that is held."""
+    """A lock that this process holds."""
 
     store: Store
     key: str
 
     def release(self) -> None:
-        """Let others work on the stack."""
         self.store.remove(self.key)
 
 
-def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
-    """Lock the stack of this lock folder.  Raises LockedError where somebody else is at it."""
-    for key in _locks(store, folder):
+def take(store: Store, folder: str, on_take_over: Callable[[str], None]) -> Lock:
+    """Lock the stack whose locks are in this folder. Raises LockedError if another process holds a lock."""
+    for key in _lock_keys(store, folder):
         content = _read(store, key)
         if _is_alive(content, store.is_local) is not False:
             continue
         store.remove(key)
-        tell(
+        on_take_over(
             f"took over the lock of an update that has ended without releasing it (process {content.get('pid')})"
         )
-    _refuse(store, folder, None)
+    _check_unlocked(store, folder, own=None)
     lock = Lock(store, f"{folder}/{uuid.uuid4()}.json")
     content = {
         "pid": os.getpid(),
         "username": _user(),
         "hostname": socket.gethostname(),
         "timestamp": now(),
-        "place": _place(),
-        "started": _start_of(os.getpid()),
+        "place": process_namespace(),
+        "started": _start_time(os.getpid()),
     }
     store.write(lock.key, json.dumps(content, separators=(",", ":")).encode())
     try:
-        _refuse(store, folder, lock.key)  # two that looked at the same time both see each other here
+        _check_unlocked(
+            store, folder, own=lock.key
+        )  # two processes that lock at the same time both fail here
     except LockedError:
         lock.release()
         raise
@@ -66,30 +67,29 @@ def take(store: Store, folder: str, tell: Callable[[str], None]) -> Lock:
 
 
 @dataclass(frozen=True)
-class Cancelled:
-    """The locks that were removed; `alive`: the processes that are known to go on all the same."""
+class CancelledLocks:
+    """How many locks were removed, and the processes among their owners that still run."""
 
     count: int
-    alive: list[int]
+    running: list[int]
 
 
-def cancel(store: Store, folder: str) -> Cancelled:
+def cancel(store: Store, folder: str) -> CancelledLocks:
     """Remove all locks."""
-    keys = _locks(store, folder)
+    keys = _lock_keys(store, folder)
     contents = [_read(store, key) for key in keys]
     for key in keys:
         store.remove(key)
-    return Cancelled(
-        len(keys), [content["pid"] for content in contents if _is_alive(content, store.is_local)]
-    )
+    running = [content["pid"] for content in contents if _is_alive(content, store.is_local)]
+    return CancelledLocks(len(keys), running)
 
 
-def _locks(store: Store, folder: str) -> list[str]:
+def _lock_keys(store: Store, folder: str) -> list[str]:
     return [key for key in store.keys(folder) if key.endswith(".json") and "/." not in key]
 
 
-def _refuse(store: Store, folder: str, own: str | None) -> None:
-    others = [key for key in _locks(store, folder) if key != own]
+def _check_unlocked(store: Store, folder: str, own: str | None) -> None:
+    others = [key for key in _lock_keys(store, folder) if key != own]
     if not others:
         return
     lines = [
@@ -116,45 +116,48 @@ def _read(store: Store, key: str) -> dict[str, Any]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # no such user in this container
+    except (KeyError, OSError):  # a container without a user of this number
         return str(os.getuid())
 
 
 def _is_alive(content: dict[str, Any], is_local: bool) -> bool | None:
-    """Whether the lock's process still runs; None where that cannot be known.  `is_local`: the lock lies in a folder."""
-    pid, started, place = content.get("pid"), content.get("started"), content.get("place")
+    """Whether the lock's process still runs; None if that cannot be known. `is_local`: the lock is in a folder."""
+    pid, started, namespace = content.get("pid"), content.get("started"), content.get("place")
     if not isinstance(pid, int):
         return None
-    if started and place == _place():
-        return _start_of(pid) == str(started)
+    if started and namespace == process_namespace():
+        return _start_time(pid) == str(started)
     if not is_local or content.get("hostname") != socket.gethostname():
         return None
-    if place is None:  # the CLI's: a process of that number may be another one by now
-        return None if _start_of(pid) else False
-    return False if str(place).split()[0] != _boot() else None
+    if namespace is None:  # the CLI's lock: its number may belong to another process by now
+        return None if _start_time(pid) else False
+    return False if str(namespace).split()[0] != _boot_id() else None
 
 
-def _place() -> str:
-    """Where processes have the numbers that they have here: this run of this machine, and a container's own numbers."""
+def process_namespace() -> str:
+    """Where process ids are unique: this boot of this machine and, on Linux, the container's pid namespace."""
     try:
-        return f"{_boot()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux
-        return _boot()
+        return f"{_boot_id()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return _boot_id()
 
 
-def _boot() -> str:
-    """Names this run of this machine; where it is no Linux, the machine by its network card."""
+def _boot_id() -> str:
+    """Identifies this boot of the machine; where the system has no such id, the machine's network card."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return f"{uuid.getnode():012x}"
 
 
-def _start_of(pid: int) -> str:
-    """A mark of when the process began; empty where there is none (one that only waits to be collected is none)."""
+def _start_time(pid: int) -> str:
+    """When the process started; empty if there is no such process or it is a zombie.
+
+    In ticks since boot on Linux, where psutil's `create_time()` would change when the clock is set.
+    """
     if Path("/proc/self/stat").exists():
         try:
-            # The command's name, in brackets, may hold spaces: fields are counted after the last bracket.
+            # The command's name is in brackets and may contain spaces.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""

@@ -1,7 +1,6 @@
-"""A stack's state: its resources, and their form in the checkpoint file.
+"""A stack's resources, and how they are stored in the checkpoint file.
 
-The order of keys is the CLI's, so that a diff of two files shows what changed and nothing else.  Keys that this
-engine does not know are kept as they were found.
+The order of keys is the CLI's, so that a diff of two files shows only what changed. Unknown keys are kept.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from time import time_ns
 from typing import Any, Final
@@ -22,42 +21,14 @@ from pulumi_embedded.properties.values import Properties, Value
 
 Json = dict[str, Any]
 
-# attribute -> key in the file, in the file's order.
-_KEYS: Final = {
-    "urn": "urn",
-    "custom": "custom",
-    "delete": "delete",
-    "id": "id",
-    "type": "type",
-    "inputs": "inputs",
-    "outputs": "outputs",
-    "parent": "parent",
-    "protect": "protect",
-    "external": "external",
-    "dependencies": "dependencies",
-    "init_errors": "initErrors",
-    "provider": "provider",
-    "property_dependencies": "propertyDependencies",
-    "pending_replacement": "pendingReplacement",
-    "additional_secret_outputs": "additionalSecretOutputs",
-    "custom_timeouts": "customTimeouts",
-    "retain_on_delete": "retainOnDelete",
-    "deleted_with": "deletedWith",
-    "created": "created",
-    "modified": "modified",
-    "source_position": "sourcePosition",
-    "ignore_changes": "ignoreChanges",
-    "replace_on_changes": "replaceOnChanges",
-}
-_ATTRIBUTES: Final = {key: attribute for attribute, key in _KEYS.items()}
 _ALWAYS: Final = ("urn", "custom", "type")
-# `aliases` are folded into the URN; `stackTrace` is half of a resource's size and nothing reads it.
+# Aliases are only needed until the resource has its new URN. Stack traces are half of the size, and nothing reads them.
 _DROPPED: Final = ("aliases", "stackTrace")
 
 
 @dataclass
 class Resource:
-    """One resource as the state file has it."""
+    """One resource of the state. `uid`: its row in the snapshot, or -1."""
 
     urn: str
     type: str
@@ -87,11 +58,11 @@ class Resource:
     uid: int = field(default=-1, compare=False)
 
     def copy(self, **changes: Any) -> Resource:
-        """A copy with some attributes changed; it has no place in the snapshot yet."""
+        """A changed copy, which has no row in the snapshot yet."""
         return replace(self, **{"uid": -1, **changes})
 
     def depends_on(self) -> set[str]:
-        """URNs of everything that has to exist as long as this resource does."""
+        """The URNs of everything that must exist as long as this resource does."""
         found = {self.parent, self.deleted_with, *self.dependencies}
         found.update(urn for urns in self.property_dependencies.values() for urn in urns)
         found.add(self.provider.rpartition("::")[0])
@@ -99,9 +70,26 @@ class Resource:
         return found
 
 
+def _key(attribute: str) -> str:
+    """The key in the file: `init_errors` is `initErrors`."""
+    first, *rest = attribute.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+_FIRST: Final = ("urn", "custom", "delete", "id", "type")
+_NOT_STORED: Final = ("extra", "uid")
+# Attribute → key in the file, in the file's order.
+_KEYS: Final = {
+    name: _key(name)
+    for name in (*_FIRST, *(field.name for field in fields(Resource)))
+    if name not in _NOT_STORED
+}
+_ATTRIBUTES: Final = {key: attribute for attribute, key in _KEYS.items()}
+
+
 @dataclass
-class Pending:
-    """An operation that had begun and whose outcome nobody wrote down."""
+class PendingOperation:
+    """An operation that was started and whose outcome is unknown."""
 
     resource: Resource
     type: str
@@ -109,14 +97,14 @@ class Pending:
 
 @dataclass
 class StackState:
-    """What a checkpoint says."""
+    """The content of a checkpoint."""
 
     resources: list[Resource] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
+    pending: list[PendingOperation] = field(default_factory=list)
 
 
 def now() -> str:
-    """The time as the state has it: RFC 3339, UTC, nanoseconds."""
+    """The current time as the state stores it: RFC 3339, UTC, nanoseconds."""
     ns = time_ns()
     moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
     fraction = f"{ns % 1_000_000_000:09d}".rstrip("0")
@@ -124,25 +112,22 @@ def now() -> str:
 
 
 def encoded(content: Any) -> bytes:
-    """JSON as the files have it: without spaces, as the newest CLI writes it, half as long and ten times as fast."""
+    """JSON without spaces, as the newest CLI writes it."""
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def load(deployment: Json, crypter: Crypter | None) -> StackState:
-    """The state in a checkpoint's `latest` part.
-
-    Raises EngineError where it holds secrets and there is no crypter for them, or is of another version's form.
-    """
+    """The state in a deployment. Raises EngineError if it has secrets and there is no crypter for them."""
     resources = [from_json(item, crypter) for item in deployment.get("resources") or []]
     pending = [
-        Pending(from_json(item["resource"], crypter), item["type"])
+        PendingOperation(from_json(item["resource"], crypter), item["type"])
         for item in deployment.get("pending_operations") or []
     ]
     return StackState(resources, pending)
 
 
 def from_json(item: Json, crypter: Crypter | None) -> Resource:
-    """One resource of the file."""
+    """One resource from the file."""
     known: Json = {}
     extra: Json = {}
     for key, value in item.items():
@@ -162,7 +147,7 @@ def from_json(item: Json, crypter: Crypter | None) -> Resource:
 
 
 def to_json(resource: Resource, crypter: Crypter | None) -> Json:
-    """One resource for the file.  Raises EngineError where it holds secrets and there is no crypter."""
+    """One resource for the file. Raises EngineError if it has secrets and there is no crypter."""
     item: Json = {}
     for attribute, key in _KEYS.items():
         value = getattr(resource, attribute)
@@ -177,7 +162,7 @@ def to_json(resource: Resource, crypter: Crypter | None) -> Json:
 
 
 def value_from_json(value: Any, crypter: Crypter | None) -> Value:
-    """One property value of the file."""
+    """One property value from the file."""
     if isinstance(value, float):
         return values.number(value)
     if isinstance(value, list):
@@ -198,24 +183,24 @@ def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
     if "plaintext" in value:  # as `stack export --show-secrets` writes it
         return values.Secret(value_from_json(json.loads(value["plaintext"]), crypter))
     if crypter is None:
-        raise EngineError("the state holds secrets, but its secrets provider is not of the type `passphrase`")
+        raise EngineError("the state has secrets, but its secrets provider is not of type `passphrase`")
     text = crypter.decrypt(value["ciphertext"])
     return values.Secret(value_from_json(json.loads(text), crypter), value["ciphertext"], crypter.salt)
 
 
-def encrypted_anew(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
-    """A part of the file with its secrets under another key.  Raises EngineError where it has some and lacks a key."""
+def reencrypted(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
+    """A part of the file with its secrets encrypted with another key. Raises EngineError if a needed key is missing."""
     if isinstance(stored, list):
-        return [encrypted_anew(item, old, new) for item in stored]
+        return [reencrypted(item, old, new) for item in stored]
     if not isinstance(stored, dict):
         return stored
     if stored.get(values.SIGNATURE) == values.SECRET:
         return value_to_json(_secret(stored, old), new)
-    return {key: encrypted_anew(item, old, new) for key, item in stored.items()}
+    return {key: reencrypted(item, old, new) for key, item in stored.items()}
 
 
 def value_to_json(value: Value, crypter: Crypter | None) -> Any:
-    """One property value for the file; with `crypter` None, secrets are an error."""
+    """One property value for the file. Raises EngineError for secrets if there is no crypter."""
     if isinstance(value, values.Secret):
         if crypter is None:
             raise EngineError("a secret cannot be stored: this stack has no secrets provider")
@@ -226,15 +211,15 @@ def value_to_json(value: Value, crypter: Crypter | None) -> Any:
     return _walk(value, lambda part: value_to_json(part, crypter))
 
 
-def shown(value: Value) -> Any:
-    """One property value as JSON for people and scripts who may see secrets."""
+def with_plain_secrets(value: Value) -> Any:
+    """One property value as JSON with its secrets in plain text."""
     if isinstance(value, values.Secret):
         return {values.SIGNATURE: values.SECRET, "plaintext": values.compact(_inside_secret(value.value))}
-    return _walk(value, shown)
+    return _walk(value, with_plain_secrets)
 
 
 def _inside_secret(value: Value) -> Any:
-    """Secrets in a secret are not encrypted again."""
+    """Secrets inside a secret are not encrypted separately."""
     if isinstance(value, values.Secret):
         return {values.SIGNATURE: values.SECRET, "value": _inside_secret(value.value)}
     return _walk(value, _inside_secret)
@@ -258,20 +243,20 @@ def _walk(value: Value, convert: Any) -> Any:
 
 
 def rename_references(item: Json, aliases: dict[str, str]) -> None:
-    """Let one resource of the file refer to others by their new URNs (its own URN is not touched)."""
+    """Change the references of a resource in the file to the new URNs, but not its own URN."""
     for key in ("parent", "provider", "deletedWith"):
         if item.get(key):
             item[key] = rename(item[key], aliases)
     if item.get("dependencies"):
         item["dependencies"] = [rename(urn, aliases) for urn in item["dependencies"]]
-    if item.get("propertyDependencies"):  # a new one: the resource that was loaded from it has its own
+    if item.get("propertyDependencies"):  # replaced, not modified: the loaded Resource shares the old dict
         item["propertyDependencies"] = {
             key: [rename(urn, aliases) for urn in urns] for key, urns in item["propertyDependencies"].items()
         }
 
 
-def flaw(items: list[Json]) -> str:
-    """What the CLI would refuse the state for, in its words; empty where nothing is wrong."""
+def find_flaw(items: list[Json]) -> str:
+    """Why the CLI would reject the state, in its words; empty if it would not."""
     seen: set[str] = set()
     counts: Counter[str] = Counter()
     providers: set[str] = set()
@@ -298,7 +283,7 @@ def flaw(items: list[Json]) -> str:
 
 
 def _references(item: Json) -> Iterator[tuple[str, str, str]]:
-    """What a resource refers to, and what is said where that is missing and where it comes after it."""
+    """The URNs a resource refers to, each with the errors for when it is missing and when it comes later."""
     own, parent, deleted_with = item["urn"], item.get("parent"), item.get("deletedWith")
     if parent:
         yield (
@@ -318,23 +303,16 @@ def _references(item: Json) -> Iterator[tuple[str, str, str]]:
 
 
 def renamed(resource: Resource, aliases: dict[str, str]) -> Resource:
-    """A copy that refers to others by their new URNs."""
-    return resource.copy(
-        parent=rename(resource.parent, aliases),
-        provider=rename(resource.provider, aliases),
-        deleted_with=rename(resource.deleted_with, aliases),
-        dependencies=[rename(urn, aliases) for urn in resource.dependencies],
-        property_dependencies={
-            key: [rename(urn, aliases) for urn in found]
-            for key, found in resource.property_dependencies.items()
-        },
-    )
+    """A copy whose references use the new URNs."""
+    item = to_json(resource.copy(inputs={}, outputs={}), None)
+    rename_references(item, aliases)
+    return replace(from_json(item, None), inputs=resource.inputs, outputs=resource.outputs)
 
 
 def prune_references(resources: Iterable[Resource], gone: Iterable[Resource]) -> list[Resource]:
-    """Drop references to resources that no longer exist (after a refresh); the changed ones are returned.
+    """Drop references to resources that no longer exist; the resources that changed.
 
-    Whose parent is gone gets the parent's own.
+    A resource whose parent is gone gets the parent's parent.
     """
     kept = list(resources)
     urns = {resource.urn for resource in kept}
@@ -344,21 +322,16 @@ def prune_references(resources: Iterable[Resource], gone: Iterable[Resource]) ->
         parent = resource.parent
         while parent in parents and parent not in urns:
             parent = parents[parent]
-        dependencies = [urn for urn in resource.dependencies if urn in urns]
-        of_properties = {
-            key: [urn for urn in found if urn in urns]
-            for key, found in resource.property_dependencies.items()
-        }
-        deleted_with = resource.deleted_with if resource.deleted_with in urns else ""
-        if (parent, dependencies, of_properties, deleted_with) != (
-            resource.parent,
-            resource.dependencies,
-            resource.property_dependencies,
-            resource.deleted_with,
-        ):
-            resource.parent = parent
-            resource.dependencies = dependencies
-            resource.property_dependencies = of_properties
-            resource.deleted_with = deleted_with
+        pruned = resource.copy(
+            parent=parent,
+            dependencies=[urn for urn in resource.dependencies if urn in urns],
+            property_dependencies={
+                key: [urn for urn in found if urn in urns]
+                for key, found in resource.property_dependencies.items()
+            },
+            deleted_with=resource.deleted_with if resource.deleted_with in urns else "",
+        )
+        if pruned != resource:
+            vars(resource).update(vars(pruned), uid=resource.uid)
             changed.append(resource)
     return changed

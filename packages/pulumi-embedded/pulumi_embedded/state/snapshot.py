@@ -1,7 +1,7 @@
-"""The state while it is being changed: every step is in the journal before the engine goes on.
+"""A stack's checkpoint, and the state while an update changes it: each step is in the journal before the engine continues.
 
-`Snapshot` is the one place that writes state.  It works on the rows as the file has them (secrets encrypted),
-so a left-over journal can be folded without the passphrase.
+`StateSnapshot` is the only code that writes state. It works on rows of JSON in which secrets are encrypted, so a leftover
+journal can be applied without the passphrase.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,96 +20,87 @@ from pulumi_embedded.project.secrets import Crypter
 from pulumi_embedded.state import journal
 from pulumi_embedded.state.backend import Backend
 from pulumi_embedded.state.journal import Change, Journal, StateRows
-from pulumi_embedded.state.serialization import Json, Pending, Resource, encoded, encrypted_anew, now, to_json
+from pulumi_embedded.state.serialization import (
+    Json,
+    PendingOperation,
+    Resource,
+    encoded,
+    now,
+    reencrypted,
+    to_json,
+)
 
-_FOLD_EVERY: Final = 2.0
-_ORDER: Final = ("manifest", "secrets_providers", "resources", "pending_operations", "metadata")
-MANIFEST_VERSION: Final = f"engine-{VERSION}"
+_FOLD_SECONDS: Final = 2.0
+_KEY_ORDER: Final = ("manifest", "secrets_providers", "resources", "pending_operations", "metadata")
+_MANIFEST_VERSION: Final = f"engine-{VERSION}"
 
 
 @dataclass(frozen=True)
 class StackId:
-    """Which stack."""
+    """The project and the name of a stack."""
 
     project: str
     name: str
 
     @property
     def full(self) -> str:
-        """As the checkpoint has it."""
         return f"organization/{self.project}/{self.name}"
 
 
 def checkpoint_of(stack: StackId, deployment: Json) -> bytes:
-    """A checkpoint file around a deployment, whose resources may be encoded already.  Put together at once: it can be large."""
-    parts = [b'{"version":3,"checkpoint":{"stack":', encoded(stack.full), b',"latest":{']
-    for key, content in deployment.items():
-        parts += [encoded(key), b":"]
-        if key == "resources" and content:
-            rows = (row if isinstance(row, bytes) else encoded(row) for row in content)
-            parts += [b"[", *_separated(rows), b"]"]
-        else:
-            parts.append(encoded(content))
-        parts.append(b",")
-    if deployment:
-        parts.pop()
-    return b"".join([*parts, b"}}}\n"])
-
-
-def _separated(parts: Iterable[bytes]) -> list[bytes]:
-    return [piece for part in parts for piece in (b",", part)][1:]
+    """The content of a checkpoint file."""
+    return encoded({"version": 3, "checkpoint": {"stack": stack.full, "latest": deployment}}) + b"\n"
 
 
 def deployment_of(checkpoint: bytes) -> Json:
-    """The deployment in a checkpoint file.  Raises EngineError where the file is damaged or of a later version."""
+    """The deployment in a checkpoint file. Raises EngineError if the file is damaged or has another version."""
     try:
         content = json.loads(checkpoint)
         version = content["version"]
         latest = content["checkpoint"].get("latest") or {}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineError(
-            "the state file is damaged: it is no checkpoint. The one before it lies beside it as .bak"
+            "the state file is damaged: it is not a checkpoint. The previous one is next to it and ends in .bak"
         ) from None
     if version != 3:
         raise EngineError(
-            f"the state file is of version {version}; this engine reads version 3. It needs the Pulumi CLI"
+            f"the state file has version {version}, but this engine reads version 3; use the Pulumi CLI"
         )
     return dict(latest)
 
 
 def new_deployment(salt: str) -> Json:
     """The deployment of a stack without resources."""
-    return {"manifest": _manifest(), "secrets_providers": provider_of(salt), "metadata": {}}
+    return {"manifest": _manifest(), "secrets_providers": secrets_provider(salt), "metadata": {}}
 
 
 def _manifest() -> Json:
-    magic = hashlib.sha256(MANIFEST_VERSION.encode()).hexdigest()
-    return {"time": now(), "magic": magic, "version": MANIFEST_VERSION}
+    magic = hashlib.sha256(_MANIFEST_VERSION.encode()).hexdigest()
+    return {"time": now(), "magic": magic, "version": _MANIFEST_VERSION}
 
 
-def provider_of(salt: str) -> Json:
-    """Which key a deployment's secrets are encrypted with."""
+def secrets_provider(salt: str) -> Json:
     return {"type": "passphrase", "state": {"salt": salt}}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read, or has just been written."""
+    """A checkpoint that was just read or written."""
 
     digest: str
     deployment: Json
 
     @classmethod
     def read(cls, backend: Backend, stack: StackId) -> Checkpoint:
-        """The stack's own.  Raises EngineError where it is damaged, StackNotFoundError where there is none."""
+        """Raises EngineError if it is damaged, StackNotFoundError if there is no such stack."""
         content = backend.read(stack.project, stack.name)
         return cls(journal.digest(content), deployment_of(content))
 
 
 def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
-    """Fold the journal of a run that was killed into the checkpoint; the number of its steps, and what there is now.
+    """Write the journal of a killed run into the checkpoint; the number of its steps, and the new checkpoint.
 
-    To be called with the stack locked.  Raises EngineError where journal and checkpoint do not belong together.
+    The caller holds the stack's lock. Raises EngineError if the journal does not belong to the checkpoint.
     """
     log = backend.journal(stack.project, stack.name)
     checkpoint = Checkpoint.read(backend, stack)
@@ -119,50 +110,48 @@ def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
         aside = log.put_aside()
         raise EngineError(
             f"an earlier update was killed and its journal cannot be added to the state: {error}. The journal was put "
-            f"aside as {aside}. Run `refresh`, or just repeat this command to go on without it"
+            f"aside as {aside}. Run `refresh`, or repeat this command to continue without it"
         ) from None
     if found is not None:
         _store(checkpoint.deployment, found.rows)
-        folded = checkpoint_of(stack, checkpoint.deployment)
-        checkpoint = Checkpoint(journal.digest(folded), checkpoint.deployment)
-        journal.note_fold(log, checkpoint.digest)  # a crash after the next line: it is in the checkpoint
-        backend.write(stack.project, stack.name, folded)
+        content = checkpoint_of(stack, checkpoint.deployment)
+        checkpoint = Checkpoint(journal.digest(content), checkpoint.deployment)
+        # For a crash between the write and the removal below.
+        journal.note_fold(log, checkpoint.digest)
+        backend.write(stack.project, stack.name, content)
     log.remove()
     return found.steps if found else 0, checkpoint
 
 
-def take_key(
+def change_key(
     backend: Backend, stack: StackId, checkpoint: Checkpoint, old: Crypter | None, new: Crypter | None
 ) -> Checkpoint:
-    """Put the state's secrets under the configuration's key, which may be another: steps store theirs under that one.
+    """Encrypt the state's secrets with the configuration's key, which steps use for theirs; the resulting checkpoint.
 
-    To be called with the stack locked and nothing left to recover; what there is now.
+    The caller holds the stack's lock and has called `recover`.
     """
     if new is None or (old is not None and old.salt == new.salt):
         return checkpoint
     deployment = dict(checkpoint.deployment)
     for part in ("resources", "pending_operations"):
         if deployment.get(part):
-            deployment[part] = encrypted_anew(deployment[part], old, new)
-    deployment["secrets_providers"] = provider_of(new.salt)
+            deployment[part] = reencrypted(deployment[part], old, new)
+    deployment["secrets_providers"] = secrets_provider(new.salt)
     content = checkpoint_of(stack, deployment)
     backend.write(stack.project, stack.name, content)
     return Checkpoint(journal.digest(content), deployment)
 
 
 def current(backend: Backend, stack: StackId) -> Json:
-    """The stack's deployment with what its journal has beyond the file; nothing is written."""
+    """The stack's deployment, journal included. Writes nothing."""
     checkpoint = Checkpoint.read(backend, stack)
-    with contextlib.suppress(ValueError, KeyError):  # another run folds it at this moment, or `recover` tells
+    # A journal that cannot be read is being folded by another run at this moment, or `recover` will report it.
+    with contextlib.suppress(ValueError, KeyError):
         log = backend.journal(stack.project, stack.name)
         found = journal.read(log, checkpoint.digest, checkpoint.deployment)
         if found is not None:
             _store(checkpoint.deployment, found.rows)
     return checkpoint.deployment
-
-
-def _nothing() -> None:
-    """Nothing to wait for."""
 
 
 def _store(deployment: Json, rows: StateRows) -> None:
@@ -178,10 +167,7 @@ def _store(deployment: Json, rows: StateRows) -> None:
 
 
 class StateSnapshot:
-    """A stack's state during one update.  All methods may be called from any thread.
-
-    It takes the checkpoint over, and keeps its rows as the file has them: encoded they are a third as large.
-    """
+    """A stack's state during one update. Methods may be called from any thread."""
 
     def __init__(
         self, backend: Backend, stack: StackId, crypter: Crypter | None, checkpoint: Checkpoint
@@ -194,18 +180,20 @@ class StateSnapshot:
         self._checkpoint = checkpoint.digest
         self._deployment = checkpoint.deployment
         self._rows = StateRows(
-            old=dict(enumerate(map(encoded, self._deployment.pop("resources", None) or []))),
-            pending=dict(enumerate(self._deployment.pop("pending_operations", None) or [])),
+            old=dict(enumerate(self._deployment.get("resources") or [])),
+            pending=dict(enumerate(self._deployment.get("pending_operations") or [])),
         )
-        self._next = max(len(self._rows.old), len(self._rows.pending))
+        self._last_id = max(len(self._rows.old), len(self._rows.pending))
         self._journal: Journal | None = None
-        self._dirty = False
-        self._broken: EngineError | None = None
+        self._has_changes = False
+        self._failure: EngineError | None = None
         self._stop = threading.Event()
         self._folding = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
 
-    def adopt(self, resources: list[Resource], pending: list[Pending]) -> dict[int, Pending]:
-        """Give the loaded resources their places; the pending operations by their numbers."""
+    def adopt(
+        self, resources: list[Resource], pending: list[PendingOperation]
+    ) -> dict[int, PendingOperation]:
+        """Link the loaded resources to their rows; the pending operations by their ids."""
         for uid, resource in enumerate(resources):
             resource.uid = uid
         return dict(enumerate(pending))
@@ -216,13 +204,13 @@ class StateSnapshot:
         self._folding.start()
 
     def begin(self, kind: str, resource: Resource) -> int:
-        """An operation is about to begin: after this it is on the disk."""
+        """Record that an operation is about to start; its id. It is durable when this returns."""
         with self._lock:
-            if self._broken is not None:
-                raise self._broken
-            op = self._number()
-            saved = self._record([["begin", op, kind, to_json(resource, self._crypter)]])
-        saved()
+            if self._failure is not None:
+                raise self._failure
+            op = self._new_id()
+            wait = self._record([["begin", op, kind, to_json(resource, self._crypter)]])
+        wait()
         return op
 
     def write(
@@ -234,39 +222,36 @@ class StateSnapshot:
         alias: tuple[str, str] | None = None,
         wait: bool = True,
     ) -> None:
-        """A step has ended: these resources are now so, those are gone, these operations have an outcome.
-
-        A resource that has no place yet is appended; one that has is replaced in its place.
-        """
+        """Record the result of a step: rows to add or replace, rows to drop, operations that have ended."""
         changes: list[Change] = [["end", op] for op in end or []]
         with self._lock:
             for resource in put or []:
                 if resource.uid < 0:
-                    resource.uid = self._number()
-                changes.append(["put", resource.uid, encoded(to_json(resource, self._crypter))])
+                    resource.uid = self._new_id()
+                changes.append(["put", resource.uid, to_json(resource, self._crypter)])
             changes += [["drop", resource.uid] for resource in drop or [] if resource.uid >= 0]
             if alias:
                 changes.append(["alias", *alias])
-            saved = self._record(changes)
+            wait_until_durable = self._record(changes)
         if wait:
-            saved()
+            wait_until_durable()
 
     def close(self) -> None:
-        """Fold everything into the checkpoint.  Raises EngineError where it cannot be written; the journal stays."""
+        """Write everything into the checkpoint. Raises EngineError if that fails; then the journal stays."""
         self._stop.set()
         if self._folding.is_alive():
             self._folding.join()
         with self._lock:
-            self._fold(last=True)
+            self.fold(is_last=True)
 
     def _record(self, changes: list[Change]) -> Callable[[], None]:
-        """Note the changes; what is returned waits until they are on the disk."""
+        """Apply the changes and queue them for the journal; a function that waits until they are durable."""
         for change in changes:
             self._rows.apply(change)
-        self._dirty = True
+        self._has_changes = True
         journal_ = self._journal
         if journal_ is None:
-            return _nothing
+            return lambda: None
         ticket = journal_.append(changes)
         return lambda: self._flush(journal_, ticket)
 
@@ -274,55 +259,57 @@ class StateSnapshot:
         try:
             journal_.flush(ticket)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._failed(error) from None
 
-    def _unwritable(self, error: OSError) -> EngineError:
-        self._broken = EngineError(
-            f"the state cannot be saved: {error}. Make room and run any command on the stack: what could be written "
-            "is in its journal and will be added to the state"
+    def _failed(self, error: OSError) -> EngineError:
+        self._failure = EngineError(
+            f"the state cannot be saved: {error}. Free disk space, then run any command on the stack: the steps that "
+            "could be written are in its journal and will be added to the state"
         )
-        return self._broken
+        return self._failure
 
-    def _number(self) -> int:
-        self._next += 1
-        return self._next
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
 
     def _fold_regularly(self) -> None:
-        while not self._stop.wait(_FOLD_EVERY):
+        while not self._stop.wait(_FOLD_SECONDS):
             with self._lock:
-                if self._dirty:
-                    with contextlib.suppress(EngineError):  # kept in _broken: the next step is told
-                        self._fold(last=False)
+                if self._has_changes:
+                    with contextlib.suppress(EngineError):  # the next step raises it
+                        self.fold()
 
-    def _fold(self, *, last: bool) -> None:
-        """Write the checkpoint, then a journal that extends it; at the end, no journal."""
-        if self._journal is None and self._broken is None:
+    def fold(self, *, is_last: bool = False) -> None:
+        """Write the checkpoint, then start a journal that extends it; at the end, remove the journal."""
+        if self._journal is None and self._failure is None:
             return
-        deployment = {**self._deployment, "manifest": _manifest()}
-        _store(deployment, self._rows)
-        others = deployment.keys() - set(_ORDER)
-        checkpoint = checkpoint_of(
-            self._stack, {key: deployment[key] for key in (*_ORDER, *others) if key in deployment}
-        )
+        checkpoint = self._content()
         digest = journal.digest(checkpoint)
         try:
             self._announce(digest)
             self._backend.write(self._stack.project, self._stack.name, checkpoint)
-            self._dirty = False
+            self._has_changes = False
             self._journal = None
-            if last:
+            if is_last:
                 self._log.remove()
             else:
                 self._journal = Journal(self._log, digest, self._rows)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._failed(error) from None
+
+    def _content(self) -> bytes:
+        deployment = {**self._deployment, "manifest": _manifest()}
+        _store(deployment, self._rows)
+        others = [key for key in deployment if key not in _KEY_ORDER]
+        keys = [key for key in (*_KEY_ORDER, *others) if key in deployment]
+        return checkpoint_of(self._stack, {key: deployment[key] for key in keys})
 
     def _announce(self, checkpoint: str) -> None:
-        """Note in the journal which checkpoint will have all of it."""
+        """Record in the journal which checkpoint will contain it."""
         if self._journal is None:
             return
         try:
             self._journal.fold_into(checkpoint)
         except OSError:
-            if self._broken is None:
-                raise  # else it is known already, and the checkpoint may be writable all the same
+            if self._failure is None:
+                raise  # an earlier failure is known; the checkpoint may be writable all the same

@@ -1,4 +1,4 @@
-"""What every command on a stack begins with: project, backend, stack, configuration and key."""
+"""What every command needs: the project, its backend, the stack, its configuration and its keys."""
 
 from __future__ import annotations
 
@@ -20,64 +20,62 @@ from pulumi_embedded.state.snapshot import StackId
 
 @dataclass
 class Session:
-    """A project, and the stack a command is about."""
+    """A project, and the stack that a command works on. `requested`: the stack of `--stack`."""
 
     project: Project
     backend: Backend
-    wanted: str | None = None
+    requested: str | None = None
     _crypters: dict[str, Crypter] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, stack: str | None) -> Session:
-        """The project in `folder` or above it.  Raises EngineError."""
+        """The session for the project in `folder` or a folder above it. Raises EngineError."""
         project = find_project(folder.resolve())
         url = os.environ.get("PULUMI_BACKEND_URL") or project.backend_url
         if not url:
             raise EngineError(
-                "no backend is named: set `backend: {url: file://.}` in Pulumi.yaml, or PULUMI_BACKEND_URL"
+                "no backend is configured: set `backend: {url: file://.}` in Pulumi.yaml, or PULUMI_BACKEND_URL"
             )
         return cls(project, Backend.open(url, folder.resolve()), stack)
 
     @property
     def stack(self) -> StackId:
-        """The stack named by `--stack`, or the one selected.  Raises EngineError where there is neither."""
-        name = self.wanted or os.environ.get("PULUMI_STACK")
+        """The stack of `--stack`, or the selected one. Raises EngineError if there is neither."""
+        name = self.requested or os.environ.get("PULUMI_STACK")
         name = name or selection.selected(self.project.name, self.project.file, self.backend.url)
         if not name:
-            raise EngineError("no stack selected: name one with --stack, or use `stack select NAME`")
+            raise EngineError("no stack selected: use --stack NAME or `stack select NAME`")
         return StackId(self.project.name, check_stack_name(name))
 
     def exists(self, stack: StackId) -> bool:
-        """Whether the backend has the stack."""
         return self.backend.has(stack.project, stack.name)
 
     def config(self) -> StackConfig:
-        """The stack's configuration file."""
         return StackConfig(self.project.stack_config_file(self.stack.name))
 
     def crypter_for(self, salt: str) -> Crypter:
-        """The crypter of a salt; its key is derived once."""
+        """The crypter for a salt. Its key is derived once."""
         if salt not in self._crypters:
             self._crypters[salt] = Crypter(salt, passphrase())
         return self._crypters[salt]
 
     def deployment(self) -> Json:
-        """The stack's state as it is on the disk."""
+        """The stack's stored state."""
         return snapshot.current(self.backend, self.stack)
 
     def state_crypter(self, deployment: Json) -> Crypter | None:
-        """The crypter of the state's own secrets."""
+        """The crypter for the secrets in the state."""
         provider = deployment.get("secrets_providers") or {}
         if provider.get("type") != "passphrase":
             return None
         return self.crypter_for(str((provider.get("state") or {}).get("salt") or ""))
 
     def crypter(self, config: StackConfig, deployment: Json) -> Crypter | None:
-        """The crypter for what is written: the configuration's, else the state's."""
+        """The crypter for writing: the configuration's, otherwise the state's."""
         return self.crypter_for(config.salt) if config.salt else self.state_crypter(deployment)
 
     def outputs_of(self, project: str, name: str) -> Properties | None:
-        """Another stack's outputs, None where this backend has no such stack.  Raises EngineError."""
+        """Another stack's outputs; None if this backend has no such stack. Raises EngineError."""
         other = StackId(project, check_stack_name(name))
         if not self.exists(other):
             return None
@@ -85,7 +83,7 @@ class Session:
         return next((resource.outputs for resource in resources if resource.type == STACK_TYPE), {})
 
     def load(self, deployment: Json) -> StackState:
-        """The stack's state, secrets decrypted."""
+        """The state in a deployment, with secrets decrypted."""
         return serialization.load(deployment, self.state_crypter(deployment))
 
 
@@ -95,7 +93,7 @@ def provider_config(values: dict[str, ConfigValue]) -> Properties:
 
 
 def create_stack(session: Session, name: str) -> None:
-    """Make a stack, with an encryption salt in its configuration file.  Raises EngineError where it exists."""
+    """Create a stack, with an encryption salt in its configuration file. Raises EngineError if it exists."""
     stack = StackId(session.project.name, check_stack_name(name))
     if session.exists(stack):
         raise EngineError(f"stack '{name}' already exists")

@@ -1,0 +1,71 @@
+"""Each place where the engine changes the SDK at run time has a test here that fails without the change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from engine_stack import PACKAGE_FOLDER, EngineStack, thing
+
+DEBUG_LOG = """
+import pulumi
+
+def fail():
+    raise AssertionError("a debug message was sent to the engine")
+
+pulumi.log.get_engine = fail
+pulumi.log.debug("a message")
+"""
+
+WAIT_FOR_OUTPUTS = """
+import asyncio
+import pulumi
+from things import Thing
+
+wait, waits = asyncio.wait, []
+
+async def counted(*arguments, **options):
+    waits.append(1)
+    if len(waits) == 50:
+        print("waited 50 times")
+    return await wait(*arguments, **options)
+
+asyncio.wait = counted
+for i in range(200):
+    Thing(f"t{i}", {"text": "a"}, None)
+"""
+
+
+def test_more_than_319_dynamic_resources(stack: EngineStack) -> None:
+    stack.spec({f"t{i}": thing(str(i)) for i in range(330)})
+    assert "+ 331 created" in stack.up()
+    assert "331 unchanged" in stack.up()
+
+
+def test_debug_messages_are_not_sent(stack: EngineStack) -> None:
+    (stack.folder / "__main__.py").write_text(DEBUG_LOG)
+    stack.up()
+
+
+def test_outputs_are_awaited_together(stack: EngineStack) -> None:
+    (stack.folder / "__main__.py").write_text(WAIT_FOR_OUTPUTS)
+    assert "waited 50 times" not in stack.run("preview")
+
+
+def test_dynamic_providers_serve_as_many_requests_as_the_engine_runs(stack: EngineStack) -> None:
+    names = [f"t{i}" for i in range(6)]  # the SDK's own server would serve four
+    stack.spec({name: thing(gate=f"gate-{name}") for name in names})
+    process = stack.start("up", "--yes", "--skip-preview")
+    for name in names:
+        stack.until_called(f"wait gate-{name}")
+    for name in names:
+        stack.open(f"gate-{name}")
+    assert process.wait(60) == 0
+
+
+def test_the_engine_loads_the_stubs_without_the_sdk() -> None:
+    code = "import sys; import pulumi_embedded.program.monitor; print('pulumi.output' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE_FOLDER, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
