@@ -14,7 +14,7 @@ def struct_of(content):
     return struct
 
 
-class Shelf(provider_pb2_grpc.ResourceProviderServicer):
+class ShelfProvider(provider_pb2_grpc.ResourceProviderServicer):
     prefix = ""
 
     def Handshake(self, _request, _context):  # noqa: N802
@@ -86,7 +86,7 @@ class Shelf(provider_pb2_grpc.ResourceProviderServicer):
 
 if __name__ == "__main__":
     server = grpc.server(futures.ThreadPoolExecutor(8))
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Shelf(), server)
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(ShelfProvider(), server)
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     server.start()
     with contextlib.suppress(KeyboardInterrupt):

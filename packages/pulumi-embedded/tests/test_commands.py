@@ -166,7 +166,9 @@ def test_the_passphrase_is_required_and_checked(stack: EngineStack, give: str) -
         (("up", "--target-replace", "urn"), "`pulumi --target-replace urn`"),
     ],
 )
-def test_unsupported_commands_and_options_are_refused_by_name(stack: EngineStack, arguments: tuple[str, ...], what: str) -> None:
+def test_unsupported_commands_and_options_are_refused_by_name(
+    stack: EngineStack, arguments: tuple[str, ...], what: str
+) -> None:
     output = stack.run(*arguments, code=None)
     assert f"error: {what} needs the Pulumi CLI" in output
 

@@ -305,7 +305,9 @@ def test_a_read_resource_cannot_become_managed() -> None:
         ({"provider": "urn:a::1", "custom": False}, {"provider": "urn:b::1", "custom": False}, False),
     ],
 )
-def test_a_different_provider_replaces_the_resource(old: dict[str, Any], new: dict[str, Any], moved: bool) -> None:
+def test_a_different_provider_replaces_the_resource(
+    old: dict[str, Any], new: dict[str, Any], moved: bool
+) -> None:
     found = ResourceIndex.of("dev", "p", StackState([]))
     found.aliases.taken["urn:was"] = "urn:is"
     deciding = Decisions(StackState([]), found, cast(Any, None), lambda *_: None)

@@ -32,7 +32,9 @@ from pulumi_embedded.providers.provider import Diff
         ({"a": 1}, {"a": UNKNOWN}, {"a": "update"}),
     ],
 )
-def test_changes_are_found_leaf_by_leaf(old: dict[str, Any], new: dict[str, Any], changes: dict[str, str]) -> None:
+def test_changes_are_found_leaf_by_leaf(
+    old: dict[str, Any], new: dict[str, Any], changes: dict[str, str]
+) -> None:
     assert diffs.compare(old, new) == changes
 
 

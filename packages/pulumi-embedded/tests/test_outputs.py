@@ -8,12 +8,12 @@ from engine_stack import EngineStack
 
 MIXED = """
 import pulumi
-from things import Thing
+from things import FileThing
 
-a, b = (Thing(name, {"text": name}, None) for name in "ab")
-c = Thing("c", {"text": a.text.apply(lambda _: [b.text])}, None)
-d = Thing("d", {"text": c.text.apply(lambda _: a.length)}, None)
-Thing("e", {"text": a.length}, pulumi.ResourceOptions(depends_on=[c]))
+a, b = (FileThing(name, {"text": name}, None) for name in "ab")
+c = FileThing("c", {"text": a.text.apply(lambda _: [b.text])}, None)
+d = FileThing("d", {"text": c.text.apply(lambda _: a.length)}, None)
+FileThing("e", {"text": a.length}, pulumi.ResourceOptions(depends_on=[c]))
 """
 
 # A dictionary type with a property that is named like a method of dictionaries, as packages have.
@@ -36,9 +36,9 @@ pulumi.export("values", given.apply(lambda found: found.values))
 
 REFUSED = """
 import pulumi
-from things import Thing
+from things import FileThing
 
-bad = Thing("bad", {"text": object()}, None)
+bad = FileThing("bad", {"text": object()}, None)
 pulumi.export("before", bad.text.apply(lambda text: text + "!"))
 pulumi.export("after", bad.urn.recover(lambda error: bad.length))
 """

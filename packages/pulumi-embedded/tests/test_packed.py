@@ -71,9 +71,7 @@ def test_a_stack_changes_between_plain_and_compressed(stack: EngineStack) -> Non
 
 
 @pytest.mark.parametrize(("later", "there"), [("dev.json", "2 unchanged"), ("dev.json.gz", "1 to create")])
-def test_the_newer_of_two_checkpoints_is_used(
-    stack: EngineStack, later: str, there: str
-) -> None:
+def test_the_newer_of_two_checkpoints_is_used(stack: EngineStack, later: str, there: str) -> None:
     stack.spec({})
     up(stack, PACK)
     without = (folder_of(stack) / "dev.json.gz").read_bytes()

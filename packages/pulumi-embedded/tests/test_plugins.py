@@ -133,8 +133,8 @@ def test_a_stack_reference_reads_another_stack(stack: EngineStack, tmp_path: Pat
 def test_get_reads_resources_that_are_not_managed(stack: EngineStack) -> None:
     write(
         stack,
-        "from things import Thing\n"
-        "found = Thing('x', {'text': 'a', 'hidden': pulumi.Output.secret('hush-hush')}, pulumi.ResourceOptions(id='id-x'))\n"
+        "from things import FileThing\n"
+        "found = FileThing('x', {'text': 'a', 'hidden': pulumi.Output.secret('hush-hush')}, pulumi.ResourceOptions(id='id-x'))\n"
         "pulumi.export('length', found.length)",
     )
     assert "does not exist" in stack.up(code=1)

@@ -120,9 +120,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
     assert json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
 
 
-def test_no_operation_begins_after_a_failed_write(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_operation_begins_after_a_failed_write(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     shot = opened(backend)
 
     def full(*_: object) -> None:

@@ -63,7 +63,8 @@ def _patch_debug_log(pulumi: Any) -> None:
 def _patch_provider_pickling(dynamic: Any) -> None:
     """Undo what `serialize_provider` leaves behind: a wrapper around the pickler, one more for each resource.
 
-    Without this, a program with more than about 319 dynamic resources ends in a RecursionError (SDK 3.272).
+    Without this, a program ends in a RecursionError at about the 319th dynamic resource whose provider class it defines
+    itself (SDK 3.272).
     """
     serialize = dynamic.serialize_provider
     pickler: Any = pickle._Pickler  # the class that the SDK changes

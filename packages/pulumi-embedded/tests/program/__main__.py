@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 import pulumi
-from things import Thing
+from things import FileThing
 
 SPEC = json.loads(pathlib.Path("spec.json").read_text())
 made: dict[str, pulumi.Resource] = {}
@@ -49,7 +49,7 @@ for name, spec in SPEC.get("things", {}).items():
     if spec.get("group"):
         made[name] = Group(name, options_of(spec))
     else:
-        made[name] = Thing(
+        made[name] = FileThing(
             name, {key: value_of(item) for key, item in spec.items() if key != "options"}, options_of(spec)
         )
 

@@ -44,7 +44,7 @@ def say(urn, text):
         engine_pb2_grpc.EngineStub(channel).Log(request)
 
 
-class ThingProvider(ResourceProvider):
+class FileThingProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def __getstate__(self):
@@ -105,6 +105,8 @@ class ThingProvider(ResourceProvider):
         return ReadResult(id_, {**props, "text": text, "length": len(str(text))}, {**inputs, "text": text})
 
 
-class Thing(Resource, module="test", name="Thing"):
+class FileThing(Resource, module="test", name="Thing"):
     def __init__(self, name, props, opts):
-        super().__init__(ThingProvider(), name, {"name": name, **props, "length": None, "token": None}, opts)
+        super().__init__(
+            FileThingProvider(), name, {"name": name, **props, "length": None, "token": None}, opts
+        )
