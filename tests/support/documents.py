@@ -114,8 +114,8 @@ def fault(words: Sequence[str], needs: Sequence[str]) -> str:
         return _fault_of_make(rest)
     if program == "./flux":
         return _fault_of_flux(rest)
-    if program == "localcloud":
-        return _fault_of_module(program, rest)
+    if program in ("localcloud", "pulumi-embedded"):
+        return _fault_of_module(program.replace("-", "_"), rest)
     if program == ".venv/bin/python" and rest[:1] == ["-m"]:
         return _fault_of_module(rest[1], rest[2:])
     if program not in PROGRAMS:

@@ -19,7 +19,7 @@ from nanio.config import Settings as NanioSettings
 
 
 @dataclass(frozen=True)
-class S3Server:
+class NanioServer:
     """A running server and the keys it accepts."""
 
     url: str
@@ -39,9 +39,9 @@ class S3Server:
 
 
 @contextmanager
-def running_s3_server(folder: Path) -> Iterator[S3Server]:
+def running_s3_server(folder: Path) -> Iterator[NanioServer]:
     """A server whose buckets are folders below `folder`."""
-    credentials = StaticCredentialResolver({S3Server.access_key: S3Server.secret_key})
+    credentials = StaticCredentialResolver({NanioServer.access_key: NanioServer.secret_key})
     app = build_app(NanioSettings(data_dir=folder, credentials=credentials))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -51,7 +51,7 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
             assert thread.is_alive(), "the S3 server did not start"
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield S3Server(f"http://127.0.0.1:{port}")
+        yield NanioServer(f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join()

@@ -1,4 +1,4 @@
-"""The engine stands by itself: it imports nothing of this repository and speaks of nothing it is used for."""
+"""The package is independent: it imports nothing else from the repository and does not mention what uses it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_package_does_not_mention_what_uses_it() -> None:
 
 def test_scripts_for_the_programs_python_do_not_import_the_engine() -> None:
     for name in ("program/runner.py", "providers/dynamic_host.py"):
-        assert "engine" not in re.findall(
+        assert "pulumi_embedded" not in re.findall(
             r"^(?:from|import) (\w+)", (PACKAGE_FOLDER / "pulumi_embedded" / name).read_text(), re.M
         )
 

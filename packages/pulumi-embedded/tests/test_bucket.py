@@ -15,13 +15,13 @@ from urllib.parse import urlencode
 import pytest
 from engine_cli import cli, essence, for_both
 from engine_stack import new_stack
-from s3_server import S3Server, running_s3_server
+from s3_server import NanioServer, running_s3_server
 
 Things = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
     with running_s3_server(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 class BucketStack:
     """A stack in a bucket of its own."""
 
-    def __init__(self, folder: Path, server: S3Server) -> None:
+    def __init__(self, folder: Path, server: NanioServer) -> None:
         self.s3 = server.client()
         self.bucket = f"state-{uuid.uuid4().hex[:12]}"
         self.s3.create_bucket(Bucket=self.bucket)
@@ -59,7 +59,7 @@ class BucketStack:
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, server: S3Server) -> Iterator[BucketStack]:
+def bucket(tmp_path: Path, server: NanioServer) -> Iterator[BucketStack]:
     made = BucketStack(tmp_path, server)
     yield made
     made.stack.clean_up()

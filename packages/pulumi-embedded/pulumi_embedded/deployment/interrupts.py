@@ -72,4 +72,5 @@ class Interrupts:
             events.INFO,
             "",
             "canceling: running steps are being finished and saved; press Ctrl-C again to stop at once",
+            ephemeral=True,  # shown now rather than with the diagnostics at the end
         )

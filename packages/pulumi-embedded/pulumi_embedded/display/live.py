@@ -69,8 +69,8 @@ class LiveDisplay(Display):
     def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
         if urn in self._rows and severity != events.DEBUG:
             self._rows[urn].info = self.masked(text.strip().splitlines()[0] if text.strip() else "")
-        if not ephemeral:
-            super().message(severity, urn, text)
+        if not ephemeral or urn not in self._rows:
+            super().message(severity, urn, text, ephemeral=ephemeral)
 
     def finish(self) -> None:
         """Stop updating the tree, and show diagnostics, outputs and summary."""
