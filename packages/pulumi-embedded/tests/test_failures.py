@@ -30,10 +30,15 @@ def test_a_failed_create_saves_the_other_resources(stack: EngineStack) -> None:
 
 def test_no_step_starts_after_a_failure(stack: EngineStack) -> None:
     stack.spec(
-        {"bad": thing("refuse"), "slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})}
+        {
+            "bad": thing("refuse", gate="fail"),
+            "slow": thing(gate="go"),
+            "after": thing(of={"$ref": ["slow", "length"]}),
+        }
     )
     process = stack.start("up", "--yes", "--skip-preview")
     stack.until_called("wait go")
+    stack.open("fail")
     stack.until(lambda: any("failed" in line for line in iter(process.stdout.readline, "")))
     stack.open("go")
     assert process.wait(30) == 1

@@ -65,14 +65,14 @@ class FileThingProvider(ResourceProvider):
 
     def create(self, props):
         name, text = props["name"], props.get("text")
+        if props.get("gate"):
+            wait_for(props["gate"])
         if text == "refuse":
             raise Exception("the cloud said no")
         if text == "bug":
             raise KeyError("nothing")
         for text in props.get("says", []):
             say(props["urn"], text)
-        if props.get("gate"):
-            wait_for(props["gate"])
         made = CLOUD / f"{name}.json"
         call("adopt" if made.exists() else "create", name)
         made.write_text(json.dumps({"text": text}))
