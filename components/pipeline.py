@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulumi
@@ -82,8 +82,9 @@ class TrainingPipeline(pulumi.ComponentResource):
         self.bucket = self._bucket()
         datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.images = self._images()
-        self.group = self._group(len(jobs), self._node_keys())
-        self.dev = self._dev()
+        cluster = self._group_args(len(jobs), self._node_keys())
+        self.group = TrainingGroup("cluster", cluster, self._options())
+        self.dev = self._dev(cluster)
         declared = self._declared_runs(jobs)
         self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
         if settings.cluster.autoscale:
@@ -181,35 +182,33 @@ class TrainingPipeline(pulumi.ComponentResource):
         )
         return NodeKeys("node-keys", args, self._options(self.bucket)).keys
 
-    def _dev(self) -> DevGroup | None:
-        dev, cluster = self._settings.dev, self._settings.cluster
+    def _dev(self, cluster: ContainerGroupArgs) -> DevGroup | None:
+        """On the machine of the cluster's replicas, but with an image, GPU and environment of its own."""
+        dev = self._settings.dev
         if not dev.enabled:
             return None
         tunnel = tunnel_name(self._settings.dev_name, dev.tunnel)
         built = self.images.dev if self.images else None
-        args = ContainerGroupArgs(
-            home=self._context.home,
+        args = replace(
+            cluster,
             name=self._settings.dev_name,
             image=dev.image or (output(built) if built else ""),
             gpu=dev.gpu or cluster.gpu,
-            priority=cluster.priority,
-            cpu=cluster.cpu,
-            memory=cluster.memory,
-            storage=cluster.storage,
             replicas=1,
             autoscale=False,
             variables="",
             credentials=fingerprint(dev_environment(tunnel)),
+            keys=None,
+            keys_end=None,
             tunnel=tunnel,
-            owner=self._context.owner,
             adopt=False,
         )
         return DevGroup("dev", args, self._options())
 
-    def _group(self, declared: int, keys: pulumi.Output[dict[str, str]] | None) -> TrainingGroup:
+    def _group_args(self, declared: int, keys: pulumi.Output[dict[str, str]] | None) -> ContainerGroupArgs:
         cluster, context = self._settings.cluster, self._context
         smallest, largest = cluster_size(cluster, declared)
-        args = ContainerGroupArgs(
+        return ContainerGroupArgs(
             home=context.home,
             name=cluster.name,
             image=output(self.images.worker) if self.images else cluster.image,
@@ -228,7 +227,6 @@ class TrainingPipeline(pulumi.ComponentResource):
             owner=context.owner,
             adopt=self._settings.adopt,
         )
-        return TrainingGroup("cluster", args, self._options())
 
     def _declared_runs(self, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
         args = DeclaredRunsArgs(

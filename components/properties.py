@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar, cast, get_type_hints
 
 import pulumi
@@ -52,12 +53,12 @@ def to_props(properties: Properties) -> Props:
 def from_props(kind: type[P], props: Mapping[str, Any]) -> P:
     """Properties without a field are ignored. A field that an older state lacks gets its default, or else is Unknown."""
     values: dict[str, Any] = {}
-    for one in _fields_of(kind):
-        value = props.get(one.key)
+    for name, key, convert, has_default in _fields_of(cast(Any, kind)):
+        value = props.get(key)
         if value is not None:
-            values[one.name] = one.convert(value) if is_known(value) else value
-        elif not one.has_default:
-            values[one.name] = UNKNOWN
+            values[name] = convert(value) if is_known(value) else value
+        elif not has_default:
+            values[name] = UNKNOWN
     return kind(**values)
 
 
@@ -69,7 +70,7 @@ def carry_over(kind: type[P], source: Properties, **values: Any) -> P:
 
 def keys_of(kind: type[Properties]) -> dict[str, str]:
     """Property names by field name."""
-    return {found.name: found.key for found in _fields_of(kind)}
+    return {name: key for name, key, _, _ in _fields_of(cast(Any, kind))}
 
 
 def changed_keys(names: tuple[str, ...], old: Properties, new: Properties) -> list[str]:
@@ -82,30 +83,19 @@ def changed_keys(names: tuple[str, ...], old: Properties, new: Properties) -> li
     ]
 
 
-@dataclass(frozen=True)
-class _Field:
-    name: str
-    key: str
-    convert: Callable[[Any], Any]
-    has_default: bool
-
-
-_known: dict[type, list[_Field]] = {}
-
-
-def _fields_of(kind: type[Properties]) -> list[_Field]:
-    if kind not in _known:
-        hints = get_type_hints(kind)
-        _known[kind] = [
-            _Field(
-                one.name,
-                _camel_case(one.name),
-                _converter(hints[one.name]),
-                one.default is not MISSING or one.default_factory is not MISSING,
-            )
-            for one in fields(kind)
-        ]
-    return _known[kind]
+@cache
+def _fields_of(kind: Any) -> tuple[tuple[str, str, Callable[[Any], Any], bool], ...]:
+    """(name, property name, conversion, whether it has a default) of each field."""
+    hints = get_type_hints(kind)
+    return tuple(
+        (
+            one.name,
+            _camel_case(one.name),
+            _converter(hints[one.name]),
+            not (one.default is MISSING and one.default_factory is MISSING),
+        )
+        for one in fields(kind)
+    )
 
 
 def _converter(hint: Any) -> Callable[[Any], Any]:

@@ -79,20 +79,20 @@ class Queue:
         """Take the claim (None), or return the job that another holder posted."""
         if claims.take(None):
             return None
-        dead = DeadHolder()
+        dead_etag, dead_since = "", 0.0
         deadline = time.monotonic() + 2 * CLAIM_SECONDS
         while time.monotonic() < deadline:
             etag, holder = claims.read()
             posted = claims.posted(holder) if holder else None
-            settled = dead.has_settled(etag)
+            settled = etag == dead_etag and time.monotonic() - dead_since > SETTLE_SECONDS
             # Listed after the claim was read and, if its holder is dead, after its last post had time to arrive.
             job = self.find(place, fresh=True) or (self._posted_job(posted) if posted else None)
             if job is not None:
                 return job
             if (holder is None or posted is not None or settled) and claims.take(etag):
                 return None
-            if holder is not None and claims.holder_is_dead(holder):
-                dead.notice(etag)
+            if etag != dead_etag and holder is not None and claims.holder_is_dead(holder):
+                dead_etag, dead_since = etag, time.monotonic()
             time.sleep(CLAIM_POLL_SECONDS)
         raise FluxError(
             f"{claims.key} is held by another update that does not post its job",
@@ -144,22 +144,6 @@ class Queue:
         if len(unfinished) > 1:
             self.forget()
         return unfinished[0] if unfinished else job
-
-
-class DeadHolder:
-    """Since when the holder of the claim with an ETag is known to be dead."""
-
-    def __init__(self) -> None:
-        self._etag = ""
-        self._since = 0.0
-
-    def notice(self, etag: str) -> None:
-        if etag != self._etag:
-            self._etag, self._since = etag, time.monotonic()
-
-    def has_settled(self, etag: str) -> bool:
-        """Whether it has been dead for so long that its last post must have arrived."""
-        return etag == self._etag and time.monotonic() - self._since > SETTLE_SECONDS
 
 
 _queues: dict[tuple[str, str], Queue] = {}

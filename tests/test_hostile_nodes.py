@@ -32,7 +32,7 @@ KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
 ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]
 
 
-class Bucket:
+class CountingBucket:
     """Objects by key; counts the bytes that were asked for."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
@@ -56,7 +56,7 @@ class Bucket:
 
 
 def storage(objects: dict[str, bytes]) -> Storage:
-    return cast(Storage, Bucket(objects))
+    return cast(Storage, CountingBucket(objects))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_deeply_nested_json_counts_as_missing() -> None:
 
 
 def test_long_objects_are_read_only_to_the_limit() -> None:
-    bucket = Bucket({"k": b'{"a": "' + b"x" * 3 * MAX_JSON_BYTES + b'"}'})
+    bucket = CountingBucket({"k": b'{"a": "' + b"x" * 3 * MAX_JSON_BYTES + b'"}'})
     assert read_json(cast(Storage, bucket), "k") is None
     assert bucket.read == MAX_JSON_BYTES
 

@@ -65,7 +65,7 @@ def test_what_is_adopted_is_told_and_left_standing(stack: Stack) -> None:
     assert "image: somebody/thing:1 -> saladtechnologies/ai-toolkit" in printed
     assert "cpu: 2 -> 4" in printed
     assert "environment: THEIRS removed or replaced" in printed
-    assert "`destroy` leaves it standing" in printed
+    assert "`destroy` does not delete it" in printed
     assert SECRET not in printed
     stack.up()
     ours = group_of(stack)
