@@ -75,10 +75,10 @@ def test_every_image_gets_a_caption_or_is_reported_and_no_answer_is_lost_by_ctrl
         )
         wait_until(lambda: sum(server.captioned.values()) >= 40)
         first.send_signal(signal.SIGINT)
-        said, _ = first.communicate(timeout=60)
-        assert first.returncode == 130, said
-        assert "Waiting for the answers to requests already sent" in said
-        assert "run the same command to continue" in said
+        printed, _ = first.communicate(timeout=60)
+        assert first.returncode == 130, printed
+        assert "Waiting for the answers to requests already sent" in printed
+        assert "run the same command to continue" in printed
         # Every answer was saved.
         answered = {number for number, count in server.captioned.items() if count}
         assert captions(checkout).keys() == answered | set(MINE)
@@ -98,26 +98,26 @@ def test_every_image_gets_a_caption_or_is_reported_and_no_answer_is_lost_by_ctrl
         number: f"A square, number {number}. [trigger]\n" for number in server.captioned
     }
     assert not any(number in server.asked for number in MINE)
-    assert KEY not in said + second.stdout + second.stderr
+    assert KEY not in printed + second.stdout + second.stderr
     assert [file.name for file in (checkout / "jobs/squares/dataset").iterdir() if file.name[0] == "."] == []
 
 
 def test_the_cost_is_printed_before_and_after(run: Run) -> None:
     with captioner() as server:
-        said = run(*options(server), "--price", "1000,2000")
+        printed = run(*options(server), "--price", "1000,2000")
     # 190 answers of 100 tokens in and 10 out.
-    assert "190 images without a caption" in said
-    assert "about $" in said
-    assert "190 captions written; 19,000 tokens in, 1,900 out: $22.80" in said
+    assert "190 images without a caption" in printed
+    assert "about $" in printed
+    assert "190 captions written; 19,000 tokens in, 1,900 out: $22.80" in printed
 
 
 def test_a_dry_run_sends_nothing_and_needs_no_key(
     checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    said = run("--dry-run")
-    assert "190 images without a caption" in said
-    assert "about $0.0" in said
+    printed = run("--dry-run")
+    assert "190 images without a caption" in printed
+    assert "about $0.0" in printed
     assert len(captions(checkout)) == len(MINE)
 
 
@@ -220,8 +220,8 @@ def test_nothing_is_done_if_every_image_has_a_caption(checkout: Path, run: Run) 
 
 
 def test_a_password_in_the_address_is_not_printed(run: Run) -> None:
-    said = run("--dry-run", "--base-url", "https://me:password@models.example/v1")
-    assert ("at models.example:" in said, "password" in said) == (True, False)
+    printed = run("--dry-run", "--base-url", "https://me:password@models.example/v1")
+    assert ("at models.example:" in printed, "password" in printed) == (True, False)
 
 
 def test_a_password_in_an_unencrypted_address_is_not_printed(
@@ -234,8 +234,8 @@ def test_a_password_in_an_unencrypted_address_is_not_printed(
     monkeypatch.setattr(Captioner, "ask", refuse)
     with pytest.raises(Refused):
         run("--base-url", "http://me:password@models.example:9/v1")
-    said = capsys.readouterr().out
-    assert ("http to models.example:9 is not encrypted" in said, "password" in said) == (True, False)
+    printed = capsys.readouterr().out
+    assert ("http to models.example:9 is not encrypted" in printed, "password" in printed) == (True, False)
 
 
 def test_an_invalid_address_is_refused(run: Run) -> None:

@@ -19,7 +19,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results import download as downloading
 from flux_training.commands.results.download import download, part_path
-from flux_training.commands.results.fetch import RunSelection, select_runs
+from flux_training.commands.results.fetch import select_runs
 from flux_training.commands.results.outputs import (
     INDEX,
     RECORD,
@@ -265,7 +265,7 @@ def test_run_names_that_a_node_made_up_are_ignored(bucket: Storage) -> None:
     layout = Layout("made-up/")
     for base in ("runs/cat/0123456789ab/", "runs/-rf/0123456789ab/", "runs/cat/output/", "runs/cat/..x/"):
         bucket.put_bytes(f"made-up/{base}output/run.json", b'{"created_at": "2026"}')
-    found = select_runs(bucket, layout, [], RunSelection(all_runs=True))
+    found = select_runs(bucket, layout, [], None, None, all_runs=True)
     assert [(run.name, run.run_id) for run in found] == [("cat", "0123456789ab")]
 
 

@@ -110,7 +110,7 @@ def test_findings_are_grouped_by_job_with_file_and_line(checkout: Path) -> None:
     assert "\x1b" not in printed
 
 
-def test_on_a_terminal_it_has_colour_unless_told_not_to(checkout: Path) -> None:
+def test_output_is_coloured_only_on_a_terminal_without_no_color(checkout: Path) -> None:
     MISTAKES["model-path"](checkout / "jobs/cat")
     code, printed = lint_on_a_terminal(checkout)
     assert code == 1
@@ -120,7 +120,7 @@ def test_on_a_terminal_it_has_colour_unless_told_not_to(checkout: Path) -> None:
     assert "31m" not in printed
 
 
-def test_on_a_terminal_many_places_are_counted_and_in_a_pipe_all_are_listed(checkout: Path) -> None:
+def test_a_terminal_shows_ten_findings_of_a_rule_and_a_pipe_all(checkout: Path) -> None:
     dataset = checkout / "jobs/cat/dataset"
     for number in range(1, 16):
         source = dataset / f"{(number - 1) % 8 + 1:05}.jpg"
@@ -130,7 +130,7 @@ def test_on_a_terminal_many_places_are_counted_and_in_a_pipe_all_are_listed(chec
     assert lint(checkout)[1].count("it does not contain the trigger word `tr1gger`") == 15
 
 
-def test_warnings_fail_only_when_strict(checkout: Path) -> None:
+def test_warnings_fail_only_with_strict(checkout: Path) -> None:
     MISTAKES["caption-trigger"](checkout / "jobs/cat")
     assert lint(checkout)[0] == 0
     assert lint(checkout, "--strict")[0] == 1
@@ -147,18 +147,18 @@ def test_warnings_fail_only_when_strict(checkout: Path) -> None:
         ("train.yml", "jobs/dog"),
     ],
 )
-def test_a_job_is_named_by_its_name_its_folder_or_a_file(checkout: Path, argument: str, where: str) -> None:
+def test_a_job_can_be_given_by_name_folder_or_file(checkout: Path, argument: str, where: str) -> None:
     MISTAKES["model-path"](checkout / "jobs/dog")
     code, printed = lint(checkout, argument, where=where)
     assert (code, "1 job, 1 error" in printed) == (1, True)
 
 
-def test_the_stack_file_among_changed_files_means_all_that_is_declared(checkout: Path) -> None:
+def test_a_stack_file_stands_for_all_declared_jobs(checkout: Path) -> None:
     assert "1 job, 0 errors" in lint(checkout, "Pulumi.dev.yaml")[1]
     assert "2 jobs, 0 errors" in lint(checkout, "Pulumi.dev.yaml", "jobs/dog/train.yml")[1]
 
 
-def test_each_stack_file_that_is_named_means_that_stack(checkout: Path) -> None:
+def test_several_stack_files_are_checked_separately(checkout: Path) -> None:
     MISTAKES["model-path"](checkout / "jobs/dog")
     declare(checkout, "prod", dog={})
     assert lint(checkout, "Pulumi.dev.yaml")[0] == 0
@@ -175,27 +175,27 @@ def test_each_stack_file_that_is_named_means_that_stack(checkout: Path) -> None:
     assert (document["jobs"], document["errors"]) == (["cat", "dog"], 1)
 
 
-def test_a_mistake_of_one_job_in_two_stacks_is_counted_once_for_programs(checkout: Path) -> None:
+def test_json_counts_a_finding_in_two_stacks_once(checkout: Path) -> None:
     MISTAKES["model-path"](checkout / "jobs/cat")
     declare(checkout, "prod", cat={})
     document = json.loads(lint(checkout, "--json", "Pulumi.dev.yaml", "Pulumi.prod.yaml")[1])
     assert (document["jobs"], document["errors"]) == (["cat"], 1)
 
 
-def test_a_wrong_stack_file_does_not_hide_the_others(checkout: Path) -> None:
+def test_errors_of_all_stack_files_are_reported(checkout: Path) -> None:
     declare(checkout, cat={"lnt": 1})
     declare(checkout, "prod", cat={"atempt": 1})
     code, printed = lint(checkout, "Pulumi.dev.yaml", "Pulumi.prod.yaml")
     assert (code, "lnt" in printed, "atempt" in printed) == (1, True, True)
 
 
-def test_a_job_that_is_none_is_refused_with_the_nearest(checkout: Path) -> None:
+def test_an_unknown_job_is_reported_with_the_nearest_name(checkout: Path) -> None:
     code, printed = lint(checkout, "dgo")
     assert code == 1
     assert "`dgo` is not a job folder below jobs (did you mean `dog`?)" in printed
 
 
-def test_json_has_everything(checkout: Path) -> None:
+def test_the_json_output_is_complete(checkout: Path) -> None:
     MISTAKES["model-path"](checkout / "jobs/cat")
     MISTAKES["image-few"](checkout / "jobs/cat")
     declare(checkout, cat={"lint": {"silence": {"image-few": "seven will do"}}})
@@ -211,7 +211,7 @@ def test_json_has_everything(checkout: Path) -> None:
     assert "1 silenced" in lint(checkout)[1]
 
 
-def test_a_wrong_stack_file_is_said_plainly(checkout: Path) -> None:
+def test_an_invalid_stack_file_is_reported(checkout: Path) -> None:
     declare(checkout, cat={"lint": {"silence": {"image-fwe": "x"}}})
     code, printed = lint(checkout)
     assert code == 1
@@ -219,17 +219,17 @@ def test_a_wrong_stack_file_is_said_plainly(checkout: Path) -> None:
     assert "there is no Pulumi.prod.yaml" in lint(checkout, "--stack", "prod")[1]
 
 
-def test_the_cache_can_be_left_out(checkout: Path) -> None:
+def test_no_cache_disables_the_cache(checkout: Path) -> None:
     lint(checkout, "--no-cache")
     assert not (checkout / ".flux-cache").exists()
 
 
-def test_the_hook_looks_at_every_stack_also_after_a_file_was_deleted(checkout: Path) -> None:
-    """pre-commit names no deleted file, so the hook asks for no names: it runs always, and on all that is declared."""
+def test_the_pre_commit_hook_checks_every_stack_after_a_deletion(checkout: Path) -> None:
+    """pre-commit does not pass deleted files, so the hook takes no file names and always checks all declared jobs."""
     config = yaml.safe_load((ROOT / ".ci/pre-commit-config.yaml").read_text(encoding="utf-8"))
     (hook,) = config["repos"][0]["hooks"]
     assert (hook["always_run"], hook["pass_filenames"], "files" in hook) == (True, False, False)
-    # The real one would make a virtual environment here.
+    # The real script would create a virtual environment here.
     (checkout / "flux").write_text(
         f'#!/bin/sh\nexec "{sys.executable}" -m flux_training.commands "$@"\n', encoding="utf-8"
     )

@@ -68,7 +68,7 @@ def declared(checkout: Path, *names: str) -> list[str]:
 
 def test_a_folder_of_mixed_files_becomes_a_job(checkout: Path, tmp_path: Path, run: Run) -> None:
     expected = mixed_folder(tmp_path / "my photos")
-    said = run(new, "party", "--from", tmp_path / "my photos", "--trigger", "ohwx")
+    printed = run(new, "party", "--from", tmp_path / "my photos", "--trigger", "ohwx")
     dataset = checkout / "jobs/party/dataset"
     captions = sorted(file.read_text(encoding="utf-8").strip() for file in dataset.glob("*.txt"))
     assert captions == sorted(filter(None, expected.values()))
@@ -82,7 +82,7 @@ def test_a_folder_of_mixed_files_becomes_a_job(checkout: Path, tmp_path: Path, r
         "the line `party: {}`",
         "writes the 15 missing captions",
     ):
-        assert line in said
+        assert line in printed
     for image in dataset.glob("*.jpg"):
         image.with_suffix(".txt").write_text("words", encoding="utf-8")
     assert declared(checkout, "party") == ["party"]
@@ -111,8 +111,8 @@ def test_a_later_caption_is_copied_to_its_image(checkout: Path, tmp_path: Path, 
     source = photos(tmp_path / "from", 2)
     run(new, "cat", "--from", source, "--trigger", "ohwx")
     (source / "p2.txt").write_text("the second", encoding="utf-8")
-    said = run(new, "cat", "--from", source, "--add")
-    assert "00002.jpg: got the caption of p2.png" in said
+    printed = run(new, "cat", "--from", source, "--add")
+    assert "00002.jpg: got the caption of p2.png" in printed
     assert (checkout / "jobs/cat/dataset/00002.txt").read_text(encoding="utf-8") == "the second\n"
 
 
@@ -123,10 +123,10 @@ def test_captions_are_matched_by_image_and_not_by_name(checkout: Path, tmp_path:
     photo(2).save(source / "00001.jpg", quality=95)
     photo(2, (120, 80)).save(source / "small.png")
     (source / "small.txt").write_text("the second", encoding="utf-8")
-    said = run(new, "cat", "--from", source, "--add")
+    printed = run(new, "cat", "--from", source, "--add")
     dataset = checkout / "jobs/cat/dataset"
     assert sorted(file.name for file in dataset.iterdir()) == ["00001.jpg", "00002.jpg", "00002.txt"]
-    assert "00001.jpg: has its caption from small.png, which shows the same" in said
+    assert "00001.jpg: has its caption from small.png, which shows the same" in printed
 
 
 def test_all_invalid_options_are_reported_together(tmp_path: Path, run: Run) -> None:
@@ -165,10 +165,10 @@ def test_a_folder_without_images_makes_no_job(checkout: Path, tmp_path: Path, ru
 def test_the_job_is_declared_and_the_rest_of_the_stack_file_is_kept(
     checkout: Path, tmp_path: Path, run: Run
 ) -> None:
-    said = run(new, "cat", "--from", photos(tmp_path / "from", 1), "--trigger", "ohwx", "--stack", "dev")
+    printed = run(new, "cat", "--from", photos(tmp_path / "from", 1), "--trigger", "ohwx", "--stack", "dev")
     text = (checkout / "Pulumi.dev.yaml").read_text(encoding="utf-8")
     assert text == STACK_FILE.replace("   # the first one\n", "   # the first one\n    cat: {}\n")
-    assert "cat is declared now" in said
+    assert "cat is declared now" in printed
     assert declare(Path(), "dev", {"cat": {}}) == []
 
 
@@ -210,8 +210,8 @@ def test_a_dry_run_reports_an_interrupted_renaming(checkout: Path, run: Run) -> 
     journal = {"version": 1, "undo": False, "step": "home", "moves": moves}
     (dataset / JOURNAL).write_text(json.dumps(journal), encoding="utf-8")
     before = tree(checkout)
-    said = run(rename, "cat", "--dry-run")
-    assert ("b.jpg → 00001.jpg" in said, "was interrupted" in said) == (True, True)
+    printed = run(rename, "cat", "--dry-run")
+    assert ("b.jpg → 00001.jpg" in printed, "was interrupted" in printed) == (True, True)
     assert tree(checkout) == before
 
 
@@ -243,10 +243,10 @@ def test_a_sweep_declares_jobs_with_one_dataset_and_can_be_repeated(checkout: Pa
     before = tree(checkout)
     assert "4 jobs would be made" in run(sweep, *GRID, "--repeat", "--dry-run")
     assert tree(checkout) == before
-    said = run(sweep, *GRID, "--repeat")
-    assert "4 jobs, 80 steps in total" in said
-    assert "trains the same as the job itself" in said
-    assert "network.linear_alpha stays the same" in said
+    printed = run(sweep, *GRID, "--repeat")
+    assert "4 jobs, 80 steps in total" in printed
+    assert "trains the same as the job itself" in printed
+    assert "network.linear_alpha stays the same" in printed
     text = (checkout / "Pulumi.dev.yaml").read_text(encoding="utf-8")
     assert "    sweep-me-lr2e-4-rank8: {dataset: sweep-me, maxHours: 2}\n" in text
     after = tree(checkout)
@@ -270,8 +270,10 @@ def test_the_variant_equal_to_the_job_is_left_out(checkout: Path, run: Run) -> N
     (checkout / "Pulumi.dev.yaml").write_text(
         STACK_FILE.replace("first: {}", "sweep-me: {}"), encoding="utf-8"
     )
-    said = run(sweep, *GRID)
-    assert "sweep-me-lr1e-4-rank4 is left out: sweep-me itself trains that (--repeat makes it anyway)" in said
+    printed = run(sweep, *GRID)
+    assert (
+        "sweep-me-lr1e-4-rank4 is left out: sweep-me itself trains that (--repeat makes it anyway)" in printed
+    )
     made = sorted(folder.name for folder in (checkout / "jobs").iterdir() if folder.is_dir())
     assert made == ["sweep-me", *(f"sweep-me-lr{end}" for end in ("1e-4-rank8", "2e-4-rank4", "2e-4-rank8"))]
     assert "0 jobs made below jobs, 0 declared" in run(sweep, *GRID)

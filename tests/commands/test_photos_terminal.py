@@ -51,12 +51,12 @@ def test_help_is_coloured_in_a_terminal_and_plain_elsewhere(code: Path, command:
     assert (plain.code, COLOUR.search(plain.output)) == (0, None)
     piped = in_pipe(code, command, "--help")
     assert (piped.code, ESCAPE in piped.output) == (0, False)
-    for said in (shown, plain, piped):
+    for printed in (shown, plain, piped):
         assert (
-            "Usage: flux" in said.output.replace("\x1b[1m", "").replace("\x1b[0m", "")
-            or "flux" in said.output
+            "Usage: flux" in printed.output.replace("\x1b[1m", "").replace("\x1b[0m", "")
+            or "flux" in printed.output
         )
-        assert "--help" in said.output or "help" in said.output
+        assert "--help" in printed.output or "help" in printed.output
 
 
 def runs(name: str, url: str) -> dict[str, tuple[str, ...]]:
@@ -139,12 +139,12 @@ def test_the_review_prints_its_address_and_ends_at_ctrl_c(code: Path) -> None:
         start_new_session=True,
     )
     os.close(theirs)
-    said = ""
+    printed = ""
     deadline = time.monotonic() + 60
-    while "Ctrl-C ends" not in said and time.monotonic() < deadline:
+    while "Ctrl-C ends" not in printed and time.monotonic() < deadline:
         if select.select([ours], [], [], 0.2)[0]:
-            said += os.read(ours, 4096).decode()
-    address = next(word for word in said.split() if word.startswith("http://127.0.0.1:"))
+            printed += os.read(ours, 4096).decode()
+    address = next(word for word in printed.split() if word.startswith("http://127.0.0.1:"))
     answer = httpx.get(address, trust_env=False)
     assert (answer.status_code, "cat: captions" in answer.text) == (200, True)
     assert httpx.get(address.rsplit("/", 2)[0] + "/", trust_env=False).status_code == 404

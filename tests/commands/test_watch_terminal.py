@@ -1,4 +1,4 @@
-"""status, logs, cancel, retry, fetch, report, doctor and plan as people use them: in a terminal, in a pipe, without colours, with a stack that has trained."""
+"""status, logs, cancel, retry, fetch, report, doctor and plan with a trained stack: in a terminal, in a pipe, without colours."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def pipe(checkout: Checkout, *arguments: str) -> FinishedCommand:
     return in_pipe(checkout.root, *arguments, env=env(checkout))
 
 
-def test_up_ends_with_a_page_of_each_run_and_names_it(trained: Checkout) -> None:
-    said = (trained.root / "up.txt").read_text(encoding="utf-8")
-    pages = [trained.root / name for name in re.findall(r"outputs/\S+/report\.html(?=:)", said)]
+def test_up_writes_and_names_a_report_of_each_run(trained: Checkout) -> None:
+    printed = (trained.root / "up.txt").read_text(encoding="utf-8")
+    pages = [trained.root / name for name in re.findall(r"outputs/\S+/report\.html(?=:)", printed)]
     assert [page.parts[-3] for page in pages] == ["cat", "dog"]
     assert all(f"<h1>{page.parts[-3]}" in page.read_text(encoding="utf-8") for page in pages)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_in_a_terminal_and_in_a_pipe(trained: Checkout, name: str) -> None:
-    """Without NO_COLOR some are coloured, with it none is, and in a pipe there is no escape code at all."""
+def test_colours_appear_only_in_a_terminal(trained: Checkout, name: str) -> None:
+    """With NO_COLOR there are none, and in a pipe there are no escape codes at all."""
     coloured = name in COLOURED
     shown = in_terminal(
         trained.root, *COMMANDS[name], env=env(trained, **({} if coloured else {"NO_COLOR": "1"}))
@@ -84,7 +84,7 @@ def test_in_a_terminal_and_in_a_pipe(trained: Checkout, name: str) -> None:
     assert "\r" not in piped.output
 
 
-def test_a_coloured_command_is_plain_where_colours_are_not_wanted(trained: Checkout) -> None:
+def test_no_color_disables_colours(trained: Checkout) -> None:
     shown = in_terminal(trained.root, "status", env=env(trained, NO_COLOR="1"))
     assert (shown.code, COLOUR.search(shown.output), "cat" in shown.output) == (0, None, True)
 
@@ -93,12 +93,16 @@ def test_a_coloured_command_is_plain_where_colours_are_not_wanted(trained: Check
     "name",
     ["status", "logs", "cancel", "retry", "fetch", "report", "doctor", "plan", "webhook", "webhook serve"],
 )
-def test_every_command_has_its_help(name: str) -> None:
-    said = CliRunner().invoke(main, [*name.split(), "--help"], prog_name="flux")
-    assert (said.exit_code, f"Usage: flux {name}" in said.output, ESCAPE in said.output) == (0, True, False)
+def test_every_command_has_a_help_text(name: str) -> None:
+    printed = CliRunner().invoke(main, [*name.split(), "--help"], prog_name="flux")
+    assert (printed.exit_code, f"Usage: flux {name}" in printed.output, ESCAPE in printed.output) == (
+        0,
+        True,
+        False,
+    )
 
 
-def test_a_plan_reads_the_same_in_a_narrow_terminal_and_in_a_pipe(trained: Checkout) -> None:
+def test_a_plan_is_the_same_in_a_narrow_terminal_and_in_a_pipe(trained: Checkout) -> None:
     caption = next((trained.root / "jobs/cat/dataset").glob("*.txt"))
     kept = caption.read_bytes()
     caption.write_text("tr1gger, edited\n", encoding="utf-8")
@@ -116,7 +120,7 @@ def test_a_plan_reads_the_same_in_a_narrow_terminal_and_in_a_pipe(trained: Check
     assert any("in sum" in line and "$" in line for line in lines)
 
 
-def test_status_for_programs(trained: Checkout) -> None:
+def test_status_as_json(trained: Checkout) -> None:
     facts = json.loads(pipe(trained, "status", "--json").output)
     assert (facts["deployed"], facts["well"], facts["ended"]) == (True, True, True)
     assert [(job["name"], job["state"], job["step"], job["steps"]) for job in facts["jobs"]] == [
@@ -125,22 +129,22 @@ def test_status_for_programs(trained: Checkout) -> None:
     ]
 
 
-def test_status_of_what_was_never_deployed_says_so(trained: Checkout) -> None:
+def test_status_of_a_stack_that_was_never_deployed(trained: Checkout) -> None:
     (trained.root / "Pulumi.new.yaml").write_bytes((trained.root / "Pulumi.dev.yaml").read_bytes())
-    said = pipe(trained, "status", "--stack", "new")
-    assert (said.code, "Nothing is deployed in stack new" in said.output) == (0, True)
+    printed = pipe(trained, "status", "--stack", "new")
+    assert (printed.code, "Nothing is deployed in stack new" in printed.output) == (0, True)
     facts = json.loads(pipe(trained, "status", "--stack", "new", "--json").output)
     assert (facts["deployed"], facts["jobs"]) == (False, [])
 
 
-def test_a_job_that_failed_makes_the_exit_code_1_and_may_be_tried_again(trained: Checkout) -> None:
+def test_a_failed_job_makes_the_exit_code_1_and_can_be_retried(trained: Checkout) -> None:
     outputs = trained.outputs()["jobs"]["dog"]
     done = trained.bucket / outputs["folder"] / "model" / "done.json"
     kept = done.read_bytes()
     done.unlink()
     try:
-        said = pipe(trained, "status")
-        assert (said.code, "dog: completed without weights" in said.output) == (1, True)
+        printed = pipe(trained, "status")
+        assert (printed.code, "dog: completed without weights" in printed.output) == (1, True)
         retried = pipe(trained, "retry", "dog", "--dry-run")
         assert (retried.code, "+  flux-training" in retried.output or "attempt: 2" in retried.output) == (
             0,
@@ -150,7 +154,7 @@ def test_a_job_that_failed_makes_the_exit_code_1_and_may_be_tried_again(trained:
         done.write_bytes(kept)
 
 
-def test_cancel_and_retry_edit_the_file_once(trained: Checkout) -> None:
+def test_cancel_and_retry_edit_the_stack_file_once(trained: Checkout) -> None:
     path = trained.root / "Pulumi.dev.yaml"
     before = path.read_bytes()
     try:
@@ -174,31 +178,29 @@ def test_cancel_and_retry_edit_the_file_once(trained: Checkout) -> None:
         path.write_bytes(before)
 
 
-def test_the_logs_of_a_job_are_its_own(trained: Checkout) -> None:
+def test_logs_show_only_lines_of_the_job(trained: Checkout) -> None:
     kelpie_id = trained.outputs()["jobs"]["cat"]["kelpieId"]
-    said = pipe(trained, "logs", "cat", "-n", "10000")
-    assert f"received job {kelpie_id}" in said.output
-    assert said.output.count("received job ") == 1
+    printed = pipe(trained, "logs", "cat", "-n", "10000")
+    assert f"received job {kelpie_id}" in printed.output
+    assert printed.output.count("received job ") == 1
     assert pipe(trained, "logs", "owl").code == 1
 
 
-def test_fetch_goes_where_it_is_told_and_leaves_alone_what_was_changed(
-    trained: Checkout, tmp_path: Path
-) -> None:
+def test_fetch_copies_to_another_folder_and_keeps_changed_files(trained: Checkout, tmp_path: Path) -> None:
     assert pipe(trained, "fetch", "cat", "--to", str(tmp_path)).code == 0
     config = next(tmp_path.glob("cat/*/train.yml"))
     config.write_text("mine")
-    said = pipe(trained, "fetch", "cat", "--to", str(tmp_path))
-    assert (said.code, "kept: " in said.output, config.read_text()) == (1, True, "mine")
+    printed = pipe(trained, "fetch", "cat", "--to", str(tmp_path))
+    assert (printed.code, "kept: " in printed.output, config.read_text()) == (1, True, "mine")
     forced = pipe(trained, "fetch", "cat", "--run", config.parent.name[:4], "--to", str(tmp_path), "--force")
     assert (forced.code, config.read_text() == "mine") == (0, False)
     assert "did you mean `cat`" in pipe(trained, "fetch", "cta").output
 
 
-def test_runs_side_by_side(trained: Checkout) -> None:
-    said = pipe(trained, "report", "--compare")
-    assert said.code == 0
-    assert "2 runs side by side" in (trained.root / said.output.strip()).read_text(encoding="utf-8")
+def test_a_comparison_of_runs_is_written(trained: Checkout) -> None:
+    printed = pipe(trained, "report", "--compare")
+    assert printed.code == 0
+    assert "2 runs side by side" in (trained.root / printed.output.strip()).read_text(encoding="utf-8")
     assert pipe(trained, "report", "--compare", "cat").code == 1
 
 
@@ -211,21 +213,27 @@ def test_runs_side_by_side(trained: Checkout) -> None:
         "config:\n  flux-training:cloud: salad\n  flux-training:jobs: 3\n",
     ],
 )
-def test_the_doctor_has_no_traceback_for_half_a_configuration(trained: Checkout, content: str) -> None:
+def test_the_doctor_reports_an_incomplete_configuration_without_traceback(
+    trained: Checkout, content: str
+) -> None:
     (trained.root / "Pulumi.half.yaml").write_text(content)
-    said = pipe(trained, "doctor", "--stack", "half")
-    assert (said.code, "Traceback" in said.output) == (1, False)
-    assert "\nbad " in said.output
+    printed = pipe(trained, "doctor", "--stack", "half")
+    assert (printed.code, "Traceback" in printed.output) == (1, False)
+    assert "\nbad " in printed.output
 
 
-def test_without_the_cloud_it_is_said_what_to_start(trained: Checkout) -> None:
+def test_a_stopped_local_cloud_is_reported_with_the_command_that_starts_it(trained: Checkout) -> None:
     elsewhere = {**env(trained), "FLUX_LOCAL_CLOUD": "nowhere/connection.json"}
     for command in ("status", "doctor", "logs"):
-        said = in_pipe(trained.root, command, *(["cat"] if command == "logs" else []), env=elsewhere)
-        assert (said.code, "make cloud" in said.output, "Traceback" in said.output) == (1, True, False)
+        printed = in_pipe(trained.root, command, *(["cat"] if command == "logs" else []), env=elsewhere)
+        assert (printed.code, "make cloud" in printed.output, "Traceback" in printed.output) == (
+            1,
+            True,
+            False,
+        )
 
 
-def test_ctrl_c_ends_the_watching_only(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_watching_and_not_the_training(tmp_path: Path) -> None:
     """The queue holds a job that no node takes: there are none."""
     with new_checkout(tmp_path / "checkout", cloud="--port 0 --nodes 0 --boot-seconds 0") as checkout:
         checkout.make("cloud")
@@ -235,11 +243,11 @@ def test_ctrl_c_ends_the_watching_only(tmp_path: Path) -> None:
     assert (ended.code, "pending" in ended.output) == (130, True)
 
 
-def test_the_webhook_says_its_address_and_takes_calls_until_ctrl_c(trained: Checkout) -> None:
+def test_the_webhook_accepts_calls_until_ctrl_c(trained: Checkout) -> None:
     answers = []
 
-    def call(said: str) -> None:
-        url = re.findall(r"http://127\.0\.0\.1:\d+/", said)[-1]
+    def call(printed: str) -> None:
+        url = re.findall(r"http://127\.0\.0\.1:\d+/", printed)[-1]
         answers.extend(
             httpx.post(url, content=body, trust_env=False).status_code for body in (b"{", b'{"job_id": "x"}')
         )
@@ -253,7 +261,7 @@ def test_the_webhook_says_its_address_and_takes_calls_until_ctrl_c(trained: Chec
 def interrupted(
     checkout: Checkout, *arguments: str, once: str, then: Callable[[str], None] = lambda _: None
 ) -> FinishedCommand:
-    """A command in a terminal that gets Ctrl-C once it has said something, and `then` was done."""
+    """Run a command in a terminal; when it prints `once`, call `then` and send Ctrl-C."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         line_of(arguments),
@@ -263,7 +271,7 @@ def interrupted(
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        # A background shell has made this process ignore Ctrl-C, and children inherit that.
+        # A background shell makes this process, and so its children, ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(theirs)

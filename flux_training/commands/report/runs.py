@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.results.outputs import RECORD
+from flux_training.commands.results.download import sha256_of
+from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import Progress, read_progress
@@ -19,9 +18,6 @@ from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
 from flux_training.training.values import mapping
 from flux_training.training.words import nearest
-
-# Only weights and images are larger.
-MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -124,27 +120,10 @@ def find_images(run: ReportedRun, jobs_folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, entry in run.images.items():
         for path in _candidates(name, run.job, jobs_folder):
-            if path.stat().st_size == entry.get("size") and _sha256(path) == entry.get("sha256"):
+            if path.stat().st_size == entry.get("size") and sha256_of(path) == entry.get("sha256"):
                 found[name] = path
                 break
     return found
-
-
-def read_text(path: Path) -> str:
-    """Empty if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_TEXT_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def read_mapping(path: Path) -> Mapping[str, Any]:
-    """Empty if it is not a JSON object."""
-    try:
-        return mapping(json.loads(read_text(path)))
-    except (ValueError, RecursionError):
-        return {}
 
 
 def _candidates(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:
@@ -154,7 +133,3 @@ def _candidates(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:
         path = folder / DATASET_FOLDER / name
         if path.is_file():
             yield path
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

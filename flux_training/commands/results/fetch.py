@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,6 @@ from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.run import Layout
 from flux_training.training.values import count
 from flux_training.training.words import nearest
-
-
-@dataclass(frozen=True)
-class RunSelection:
-    """Which runs to fetch: by default the deployed or else the newest run of each job."""
-
-    job: str | None = None
-    run_id: str | None = None
-    all_runs: bool = False
 
 
 @click.command(name="fetch")
@@ -76,7 +66,7 @@ def fetch_command(
     connection = connection_of(engine, stack)
     bucket, prefix = results_location(outputs, stack)
     storage = connection.storage(bucket)
-    runs = select_runs(storage, Layout(prefix), stack_jobs(outputs), RunSelection(job, run_id, all_runs))
+    runs = select_runs(storage, Layout(prefix), stack_jobs(outputs), job, run_id, all_runs=all_runs)
     price = price_of(connection, outputs)
     results = []
     for run in runs:
@@ -121,10 +111,15 @@ def results_location(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:
 
 
 def select_runs(
-    storage: Storage, layout: Layout, deployed: Sequence[StackJob], selection: RunSelection
+    storage: Storage,
+    layout: Layout,
+    deployed: Sequence[StackJob],
+    job: str | None,
+    run_id: str | None,
+    *,
+    all_runs: bool,
 ) -> list[StackJob]:
-    """The runs to fetch, oldest first. Raises BadInput if there is none."""
-    job, run_id, all_runs = selection.job, selection.run_id, selection.all_runs
+    """The runs to fetch, oldest first; by default the deployed run of each job, or its newest. Raises BadInput if there is none."""
     if not run_id and not all_runs:
         chosen = [run for run in deployed if job in (None, run.name)]
         if chosen:

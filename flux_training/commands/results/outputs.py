@@ -22,6 +22,7 @@ from flux_training.training.errors import FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.names import IMAGE_SUFFIXES
 from flux_training.training.runs.run import RunKeys
+from flux_training.training.values import mapping
 from flux_training.training.words import one_line
 
 RECORD = "run.json"
@@ -30,6 +31,8 @@ INDEX = ".fetched.json"
 # The launcher and this command rewrite these while a run lasts; users do not edit them.
 GENERATED = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
 MAX_PARALLEL_DOWNLOADS = 8
+# Only weights and images are larger.
+MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 Index = dict[str, dict[str, Any]]
 
@@ -133,7 +136,7 @@ def write_record(path: Path, record: dict[str, Any], status: JobStatus, price: f
 
     Keeps earlier values that are no longer available: the queue forgets jobs, and without a group there is no price.
     """
-    before = _read_mapping(path)
+    before = read_mapping(path)
     facts = {
         "state": status.state,
         "reason": status.reason or None,
@@ -200,8 +203,8 @@ def _matches(file: RemoteFile, path: Path, local: str) -> bool:
 
 
 def _read_index(folder: Path) -> Index:
-    entries = _read_mapping(folder / INDEX).get("files")
-    return {k: v for k, v in entries.items() if isinstance(v, dict)} if isinstance(entries, dict) else {}
+    entries = mapping(read_mapping(folder / INDEX).get("files"))
+    return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
 
 
 def _write_index(folder: Path, before: Index, files: list[RemoteFile]) -> None:
@@ -229,12 +232,21 @@ def _cost(record: Mapping[str, Any], status: JobStatus, price: float | None) -> 
     return cost if "actualUsd" in cost else None
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Empty if it cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with path.open("rb") as file:
+            return file.read(MAX_TEXT_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """Empty if it is not a JSON object."""
+    try:
+        return mapping(json.loads(read_text(path)))
+    except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
