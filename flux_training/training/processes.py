@@ -1,22 +1,28 @@
-"""Whether a process of this machine still runs: claims and locks name their holder by its number."""
+"""Whether a process of this machine is running. Locks and claims name their holder by its process id."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from contextlib import suppress
+from datetime import datetime
+
+import psutil
+
+# psutil derives the start of a process from the system clock, which may be adjusted meanwhile.
+CLOCK_TOLERANCE_SECONDS = 5.0
 
 
-def is_alive(pid: int) -> bool:
-    """Whether process `pid` runs. One that has ended and is not yet collected (a zombie) does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        # Linux: "pid (name) state …". The name may hold any bytes, spaces and brackets too; the state follows the last one.
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
-        return True
-    return state != b"Z"
+def is_alive(pid: int, held_since: datetime | None = None) -> bool:
+    """Whether the process is running. With `held_since`, a process that started later does not count: it reuses the id.
+
+    A zombie, which has ended but was not waited for, is not running.
+    """
+    with suppress(psutil.AccessDenied):
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if held_since is not None:
+                return process.create_time() <= held_since.timestamp() + CLOCK_TOLERANCE_SECONDS
+        except psutil.NoSuchProcess:
+            return False
+    return True

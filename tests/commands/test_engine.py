@@ -172,6 +172,8 @@ DEAD = json.dumps({"pid": DEAD_PID, "hostname": HERE})
         ([json.dumps({"pid": DEAD_PID, "hostname": "another"})], False),
         ([json.dumps({"pid": str(DEAD_PID), "hostname": HERE})], False),
         ([DEAD, "{"], False),
+        # Another process has reused the id since.
+        ([json.dumps({"pid": os.getpid(), "hostname": HERE, "timestamp": "2020-01-01T00:00:00Z"})], True),
     ],
 )
 def test_only_locks_of_processes_known_to_have_ended_count_as_dead(

@@ -1,21 +1,37 @@
+"""Whether a process is running."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
 
 from flux_training.training.processes import is_alive
 
 
-def test_a_process_that_ended_is_not_alive_even_while_nobody_collected_it() -> None:
+def test_a_process_that_has_ended_is_not_alive_even_before_it_is_waited_for() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert is_alive(child.pid)
     assert is_alive(os.getpid())
     child.kill()
-    deadline = time.monotonic() + 10
-    while is_alive(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_alive(child.pid)  # a zombie: nobody has waited for it yet
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(child.pid)  # a zombie
     child.wait()
     assert not is_alive(child.pid)
+
+
+@pytest.mark.parametrize(("hours", "alive"), [(0, True), (-1000, False)])
+def test_a_process_that_started_after_the_lock_has_reused_its_id(hours: int, alive: bool) -> None:
+    assert is_alive(os.getpid(), datetime.now(UTC) + timedelta(hours=hours)) == alive
+
+
+def test_a_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_process: psutil.Process) -> str:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil.Process, "status", refuse)
+    assert is_alive(os.getpid())

@@ -10,7 +10,6 @@ import pytest
 from flux_training.training.errors import FluxError
 from flux_training.training.files import natural_key, only_one_in, write_atomically, write_new
 from flux_training.training.gpu import memory_gb
-from flux_training.training.processes import is_alive
 
 
 @pytest.mark.parametrize(
@@ -84,42 +83,3 @@ def test_names_are_sorted_as_people_sort_them() -> None:
 def test_digits_that_are_no_number_are_signs_like_others() -> None:
     names = ["①1.jpg", "5²3.jpg", "5²1.jpg", "5.jpg", "²1.jpg"]
     assert sorted(names, key=natural_key) == ["5.jpg", "5²1.jpg", "5²3.jpg", "²1.jpg", "①1.jpg"]
-
-
-def test_which_processes_are_alive() -> None:
-    assert is_alive(os.getpid())
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert not is_alive(pid)  # a zombie
-    os.waitpid(pid, 0)
-    assert not is_alive(pid)
-
-
-@pytest.mark.parametrize(
-    ("stat", "alive"),
-    [
-        (b"7 (a) Z (b) c) R 1 7", True),
-        (b"7 (a) R (b) c) Z 1 7", False),
-        (b"7 (gr\xc3) S 1 7", True),  # a name cut off within a letter
-        (b"", True),
-    ],
-)
-def test_whatever_a_process_calls_itself_its_state_is_read(
-    stat: bytes, alive: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "read_bytes", lambda _path: stat)
-    assert is_alive(os.getpid()) == alive
-
-
-def test_somebody_elses_process_and_one_without_proc_count_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
-        raise PermissionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
-        assert is_alive(os.getpid())
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "kill", refuse)
-        assert is_alive(os.getpid())

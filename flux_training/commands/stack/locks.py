@@ -9,6 +9,7 @@ from typing import Any
 
 from flux_training.commands.stack.file import PROJECT
 from flux_training.training.processes import is_alive
+from flux_training.training.values import read_time
 
 
 def is_locked_by_dead_process(root: Path, stack: str) -> bool:
@@ -29,7 +30,9 @@ def has_journal(root: Path, stack: str) -> bool:
 def _is_dead(lock: dict[str, Any]) -> bool:
     """False for a lock of another host and for one that cannot be read."""
     pid = lock.get("pid")
-    return lock.get("hostname") == socket.gethostname() and isinstance(pid, int) and not is_alive(pid)
+    if lock.get("hostname") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    return not is_alive(pid, read_time(lock.get("timestamp")))
 
 
 def _read(path: Path) -> dict[str, Any]:
