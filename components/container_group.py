@@ -27,7 +27,7 @@ from components.provider import FluxProvider, FluxResource
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from flux_training.training.errors import FluxError
-from flux_training.training.settings import OWN_VARIABLES
+from flux_training.training.settings import RESERVED_VARIABLES
 
 OWNER_VARIABLE = "FLUX_OWNER"
 # Marks a group that existed before the stack: `destroy` does not delete it.
@@ -257,7 +257,7 @@ def release(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> 
     """Stop a group that existed before the stack, and remove our mark, keys and `variables`, which may be secret."""
     salad.stop_group(group.name)
     present = group.container.environment_variables
-    gone = {name: None for name in present if name.startswith(OWN_VARIABLES) or name in variables}
+    gone = {name: None for name in present if name.startswith(RESERVED_VARIABLES) or name in variables}
     salad.patch_group(group.name, {"container": {"environment_variables": gone}}, tuple(present.values()))
     inform(
         f"container group {group.name} existed before this stack and is not deleted: it is stopped, and keeps this stack's image but not its environment"

@@ -12,7 +12,16 @@ from flux_training.clients.results import newest_sound, read_json
 from flux_training.clients.run_states import in_parallel
 from flux_training.clients.salad import Salad
 from flux_training.clients.storage import Storage
-from flux_training.training.cost import CLOUDS, Bill, Rate, Seen, Work, bill_for, seen_of, shape_of
+from flux_training.training.cost import (
+    CLOUDS,
+    Bill,
+    FinishedRun,
+    Rate,
+    Work,
+    bill_for,
+    finished_run_of,
+    shape_of,
+)
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.jobs.folder import ImageSet, JobFolder
@@ -50,7 +59,7 @@ def price_stack(
             seen,
             TFLOPS,
             cloud,
-            most_replicas=cluster.max_replicas,
+            max_replicas=cluster.max_replicas,
             idle_threshold=cluster.idle_threshold_seconds if cluster.autoscale else None,
             always=min(cluster.min_replicas, len(jobs)),
         )
@@ -136,7 +145,7 @@ def _rate_of(offer: Offer, priority: str) -> Rate:
     return Rate(offer.name, priority, offer.usd_an_hour, trouble)
 
 
-def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[Seen]:
+def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[FinishedRun]:
     """The speeds of finished runs, preferring the jobs named `first`."""
     if not storage.exists():
         return []
@@ -150,7 +159,7 @@ def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[
     return [seen for seen in in_parallel(lambda run: _seen(storage, layout, *run), runs) if seen]
 
 
-def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:
+def _seen(storage: Storage, layout: Layout, job: str, run: str) -> FinishedRun | None:
     keys = layout.run(job, run)
     progress = read_json(storage, keys.progress)
     if progress is None or progress.get("state") != "finished":
@@ -158,4 +167,4 @@ def _seen(storage: Storage, layout: Layout, job: str, run: str) -> Seen | None:
     if progress.get("restarts") and (read_json(storage, keys.record) or {}).get("parent"):
         # progress.json does not say how many steps such a run made itself.
         return None
-    return seen_of(progress, storage.get_bytes(f"{keys.config}train.yml") or b"")
+    return finished_run_of(progress, storage.get_bytes(f"{keys.config}train.yml") or b"")

@@ -1,28 +1,29 @@
-"""An estimate in words: for the preview, for a budget that is exceeded, and beside what a run has really taken."""
+"""An estimate as text: for the preview, for an exceeded budget, and next to what a run really took."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from flux_training.training.cost import HOUR, Bill, Line, Rate, usd_of
+from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, usd_of
 from flux_training.training.settings import BudgetSettings
 from flux_training.training.values import mapping, number
 from flux_training.training.words import one_line
 
-LONGEST_GPU = 100
-NOBODY_PAYS = "Nothing is paid for the cloud on this machine: its prices are examples."
+MAX_GPU_LENGTH = 100
+FREE = "The local cloud is free: its prices are examples."
+CHEAPER = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
 
 def hours(seconds: float) -> str:
     """`1.0 h`, `12 min`, `45 s`."""
     if seconds >= 5400:
-        return f"{seconds / HOUR:.1f} h"
+        return f"{seconds / HOUR_SECONDS:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def dollars(usd: float | None) -> str:
-    """`$0.45`; with more digits below a cent, so that no cost looks like none."""
+    """`$0.45`; with more digits for less than ten cents, so that small costs do not look like zero."""
     if usd is None:
         return "unknown"
     return f"${usd:.2f}" if usd >= 0.095 or usd == 0 else f"${usd:.4f}"
@@ -31,25 +32,24 @@ def dollars(usd: float | None) -> str:
 def heading(bill: Bill) -> str:
     """`RTX 5090 (32 GB) at priority high, $0.450 an hour`."""
     price = bill.rate.usd_an_hour
-    each = f"${price:.3f} an hour" if price is not None else f"price not known: {bill.rate.trouble}"
+    each = f"${price:.3f} an hour" if price is not None else f"price unknown: {bill.rate.trouble}"
     return f"{bill.rate.gpu} at priority {bill.rate.priority}, {each}"
 
 
 def rows(bill: Bill) -> list[tuple[str, str, str, str]]:
-    """(job, what, time, dollars) for each line, then the idle time and the sum."""
+    """(job, what, time, dollars) for each line, then the idle time and the total."""
     found = [_row(line) for line in bill.lines]
     if bill.idle_seconds:
         replicas = "1 replica" if bill.replicas == 1 else f"{bill.replicas} replicas"
-        found.append(
-            ("idle", f"{replicas} until scaled down", hours(bill.idle_seconds), dollars(bill.idle_usd))
-        )
+        what = f"{replicas} until scaled down"
+        found.append(("idle", what, hours(bill.idle_seconds), dollars(bill.idle_usd)))
     known = [line.seconds for line in bill.lines if line.seconds is not None]
     time = hours(sum(known) + bill.idle_seconds) if len(known) == len(bill.lines) else "unknown"
-    return [*found, ("in sum", "", time, dollars(bill.usd))]
+    return [*found, ("total", "", time, dollars(bill.usd))]
 
 
 def _row(line: Line) -> tuple[str, str, str, str]:
-    what = f"{line.steps:,} steps" + (", queued already" if line.state == "queued" else "")
+    what = f"{line.steps:,} steps" + (", already queued" if line.state == "queued" else "")
     return (line.job, what, "unknown" if line.seconds is None else hours(line.seconds), dollars(line.usd))
 
 
@@ -64,65 +64,62 @@ def table(bill: Bill) -> str:
 
 
 def bases(bill: Bill) -> list[str]:
-    """Where the times are from, each once."""
+    """The sources of the times, without duplicates."""
     return list(dict.fromkeys(line.basis for line in bill.lines))
 
 
 def announce(bill: Bill, local: bool) -> str:
-    """What a preview says about the cost; empty when there is nothing to train and no replica stays."""
+    """What a preview says about the cost; empty if nothing is trained and no replica stays."""
     parts = []
     if bill.lines:
-        closing = f"Times from {'; '.join(bases(bill))}." + (f" {NOBODY_PAYS}" if local else "")
+        closing = f"Times from {'; '.join(bases(bill))}." + (f" {FREE}" if local else "")
         parts = [f"Estimated cost on {heading(bill)}:", table(bill), closing]
     return "\n".join(filter(None, [*parts, standing_charge(bill)]))
 
 
 def standing_charge(bill: Bill) -> str:
-    """What replicas cost that stay without work; empty when none does."""
-    told = []
+    """What replicas that stay without work cost; empty if none does."""
+    sentences = []
     if bill.always:
-        words = f"cluster.minReplicas keeps {bill.always} rented also without work, in no sum above"
-        told.append(f"{words}{_a_day(bill.rate, bill.always)}.")
+        what = f"cluster.minReplicas keeps {bill.always} rented even without work; no total includes that"
+        sentences.append(f"{what}{_per_day(bill.rate, bill.always)}.")
     if bill.dev:
-        words = (
-            f"dev.enabled keeps a replica of its own ({bill.dev.gpu}) rented day and night, in no sum above"
-        )
-        told.append(f"{words}{_a_day(bill.dev, 1)}.")
-    return " ".join(told)
+        what = f"dev.enabled keeps another replica ({bill.dev.gpu}) rented all day; no total includes that"
+        sentences.append(f"{what}{_per_day(bill.dev, 1)}.")
+    return " ".join(sentences)
 
 
-def _a_day(rate: Rate, replicas: int) -> str:
+def _per_day(rate: Rate, replicas: int) -> str:
     return "" if rate.usd_an_hour is None else f": {dollars(24 * rate.usd_an_hour * replicas)} a day"
 
 
 def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
-    """What is above a limit, a finding each, with the sum in lines. A limit that cannot be checked counts as exceeded."""
+    """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
     if not bill.lines or (budget.max_usd is None and budget.max_usd_per_job is None):
         return []
     if bill.usd is None:
         why = bill.rate.trouble or next(line.basis for line in bill.lines if line.usd is None)
         return [
-            f"the budget cannot be checked: {why}; name another cluster.gpu or priority, or take `budget` out"
+            f"the budget cannot be checked: {why}; set another cluster.gpu or priority, or remove `budget`"
         ]
     findings = []
-    mend = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
     limit = budget.max_usd_per_job
     for line in bill.lines:
         if limit is not None and line.usd is not None and line.usd > limit:
             findings.append(
                 f"budget.maxUsdPerJob is {dollars(limit)}, but {line.job} would cost about {dollars(line.usd)} "
-                f"({line.steps:,} steps, {hours(line.seconds or 0)}); {mend}"
+                f"({line.steps:,} steps, {hours(line.seconds or 0)}); {CHEAPER}"
             )
     if budget.max_usd is not None and bill.usd > budget.max_usd:
         findings.append(
             f"budget.maxUsd is {dollars(budget.max_usd)}, but this would cost about {dollars(bill.usd)} on {heading(bill)}:\n"
-            f"{table(bill)}\n{mend}"
+            f"{table(bill)}\n{CHEAPER}"
         )
     return findings
 
 
 def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
-    """What run.json keeps of a job's estimate; None when the job is not in the bill."""
+    """A job's estimate as run.json stores it; None if the bill does not include the job."""
     line = next((line for line in bill.lines if line.job == job), None)
     if line is None:
         return None
@@ -137,34 +134,35 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
 
 
 def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's cost as stack outputs have it: the estimate of its run.json, and what its GPU time so far comes to at that price.
+    """A run's cost for the stack outputs: the estimate in its run.json, and its GPU time so far at that price.
 
-    Both objects can be written by a node. The latter is an estimate of the bill too: SaladCloud gives no bill of a job, and a worker's down- and uploads are not in it.
+    A node may have written either object. The actual cost is an estimate as well: SaladCloud has no bill per job, and the worker's
+    downloads and uploads are not included.
     """
     estimate = mapping(record.get("estimate"))
     gpu, price = estimate.get("gpu"), number(estimate.get("usd_an_hour"))
     gpu_seconds = number(progress.get("gpu_seconds"))
     cost: dict[str, Any] = {
-        "gpu": one_line(gpu, LONGEST_GPU) if isinstance(gpu, str) else None,
+        "gpu": one_line(gpu, MAX_GPU_LENGTH) if isinstance(gpu, str) else None,
         "usdAnHour": price,
         "estimateUsd": number(estimate.get("usd")),
         "estimateHours": _in_hours(number(estimate.get("seconds"))),
         "actualHours": _in_hours(gpu_seconds),
     }
-    spent = usd_of(gpu_seconds, price)
-    if spent is not None:
-        cost["actualUsd"] = round(spent, 4)
+    actual = usd_of(gpu_seconds, price)
+    if actual is not None:
+        cost["actualUsd"] = round(actual, 4)
     return {key: value for key, value in cost.items() if value is not None}
 
 
-def beside(cost: Mapping[str, Any]) -> str:
-    """`about $0.43 for 0.96 GPU hours (estimated $0.45)`; empty when nothing is known."""
-    spent, time, guess = cost.get("actualUsd"), cost.get("actualHours"), cost.get("estimateUsd")
-    if spent is None or time is None:
+def actual_cost(cost: Mapping[str, Any]) -> str:
+    """`about $0.43 for 0.96 h of GPU (estimated $0.45)`; empty if nothing is known."""
+    actual, time, estimate = cost.get("actualUsd"), cost.get("actualHours"), cost.get("estimateUsd")
+    if actual is None or time is None:
         return ""
-    estimated = f" (estimated {dollars(guess)})" if guess is not None else ""
-    return f"about {dollars(spent)} for {hours(time * HOUR)} of GPU{estimated}"
+    estimated = f" (estimated {dollars(estimate)})" if estimate is not None else ""
+    return f"about {dollars(actual)} for {hours(time * HOUR_SECONDS)} of GPU{estimated}"
 
 
 def _in_hours(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds / HOUR, 4)
+    return None if seconds is None else round(seconds / HOUR_SECONDS, 4)

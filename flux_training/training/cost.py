@@ -1,17 +1,17 @@
-"""What training costs: seconds a step, hours, dollars; estimated before, from finished runs where there are some. Pure.
+"""Estimates what training costs: seconds per step, hours, dollars, from finished runs where there are some. Pure.
 
-The first calibration is the recipe's figure: just under an hour for 2,000 steps on an RTX 5090, with ai-toolkit's example for FLUX on
-24 GB (rank 16, one image a step, 512/768/1024 pixels) [SaladCloud's FLUX LoRA guide]. From there to other work and other cards it is
-scaled by four assumptions, none of them measured:
+The first calibration is SaladCloud's FLUX LoRA guide: just under an hour for 2,000 steps on an RTX 5090, with ai-toolkit's example for
+24 GB (rank 16, one image per step, 512/768/1024 pixels). Four assumptions, none of them measured, scale it to other jobs and GPUs:
 
-1. a step takes as long as it has tokens: (pixels / 16)² for the image, 512 for the text [FLUX.1's architecture];
-2. and as many times that as it has images. Somebody's A40 took 6.5 s a step with one image and 22 s with four [ai-toolkit issue 145];
-3. a LoRA of rank r adds r / 1536 of the base's work (2 r / 3072: two thin matrices beside one of FLUX's width);
-4. another card takes longer by the ratio of the peak TFLOPS (flux_training/training/gpu.py).
+1. The time of a step is proportional to its tokens: (pixels / 16)² for the image and 512 for the text (FLUX.1's architecture),
+2. and to its images. In ai-toolkit's issue 145, an A40 took 6.5 s per step with one image and 22 s with four.
+3. A LoRA of rank r adds r / 1536 of the base model's work (2 r / 3072: two thin matrices beside one of FLUX's width).
+4. GPUs differ by the ratio of their peak TFLOPS (flux_training/training/gpu.py).
 
-Finished runs on the same card take the place of all that: as they are where rank, images and pixels are the same, else scaled by 1 to 3.
+Finished runs on the same GPU replace all that: unscaled if rank, images and pixels are the same, otherwise scaled by 1 to 3.
 
-Billing [UPSTREAM.md]: by the second of running. Allocating a node and downloading the image are free, what the worker downloads is not.
+SaladCloud bills by the second of running. Allocating a node and downloading the image are free; the worker's downloads are not
+(docs/services.md).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.values import count, mapping, number, whole
 
 TEXT_TOKENS = 512
-PIXELS_A_TOKEN = 16
+PIXELS_PER_TOKEN = 16
 FLUX_WIDTH = 3072
-HOUR = 3600.0
+HOUR_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a step works on. `images` of each step: batch size times ai-toolkit's `gradient_accumulation`. `resolutions` in pixels a side."""
+    """What one step works on. `images` is the batch size times `gradient_accumulation`; `resolutions` are sides in pixels."""
 
     rank: int = 16
     images: int = 1
@@ -43,13 +43,13 @@ class Shape:
 
     @property
     def work(self) -> float:
-        """Relative work of one step; only ratios mean something. Each resolution is trained equally often (a bucket set each)."""
-        tokens = sum((side / PIXELS_A_TOKEN) ** 2 for side in self.resolutions) / len(self.resolutions)
+        """The work of a step, in arbitrary units. Each resolution is trained equally often."""
+        tokens = sum((side / PIXELS_PER_TOKEN) ** 2 for side in self.resolutions) / len(self.resolutions)
         return (tokens + TEXT_TOKENS) * self.images * (1 + 2 * self.rank / FLUX_WIDTH)
 
 
 def shape_of(document: Mapping[str, Any]) -> Shape:
-    """The shape of a train.yml as ai-toolkit reads it; its defaults where something is missing or wrong."""
+    """The shape of a train.yml, with ai-toolkit's defaults for missing or invalid values."""
     process = first_process(document)
     train = mapping(process.get("train"))
     images = whole(train.get("batch_size"), 1) * whole(train.get("gradient_accumulation"), 1)
@@ -57,22 +57,22 @@ def shape_of(document: Mapping[str, Any]) -> Shape:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a finished run took. `gpu` is the card (training.gpu.model_of), empty when its node named none (the stand-in trains on a CPU)."""
+class FinishedRun:
+    """The speed of a finished run. `gpu` is the model (`gpu.model_of`), empty for the stand-in trainer, which uses the CPU."""
 
     gpu: str
     shape: Shape
     start_seconds: float
-    seconds_a_step: float
+    seconds_per_step: float
 
 
 @dataclass(frozen=True)
-class Cloud:
-    """What else a stack pays for, or waits for, in its cloud.
+class CloudTimes:
+    """What else takes time in a cloud.
 
-    `autoscaler_seconds`: how often Kelpie looks at its rules [UPSTREAM.md: 5 minutes; the local cloud: 2 s]. `download`: bytes a second
-    that a worker gets its images with. `around_seconds`: what a job takes on its node besides download and trainer: the launcher's checks
-    and its last 3 s (flux_training/node/launch.py), the upload of the weights. `stand_in`: every card trains like every other.
+    `autoscaler_seconds`: how often Kelpie evaluates its rules. `download`: the worker's bytes per second. `around_seconds`: what a job
+    takes on its node besides download and training: the launcher's checks, its last 3 s, and the upload of the weights. `stand_in`: the
+    stand-in trainer is equally fast on every GPU class.
     """
 
     autoscaler_seconds: float
@@ -81,31 +81,32 @@ class Cloud:
     stand_in: bool = False
 
 
-# For SaladCloud's home lines both rates are assumptions: 40 Mbit/s down; a minute for weights of 170 MB up. The local cloud's are seen.
-CLOUDS = {"salad": Cloud(300.0, 5e6, 60.0), "local": Cloud(2.0, 100e6, 5.0, stand_in=True)}
+# Kelpie's 5 minutes are measured (docs/services.md). 40 Mbit/s down and a minute for 170 MB up are assumptions about home connections.
+# The local cloud's values are measured.
+CLOUDS = {"salad": CloudTimes(300.0, 5e6, 60.0), "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True)}
 
-# Loading and quantizing FLUX, first samples: an assumption. The recipe's hour is taken as the whole of the job.
+# Loading and quantizing FLUX and drawing the first samples: an assumption. The guide's hour is taken as the whole job.
 START_SECONDS = 180.0
-RECIPE_SECONDS = HOUR - START_SECONDS - CLOUDS["salad"].around_seconds
-RECIPE = Seen("RTX 5090", Shape(), START_SECONDS, RECIPE_SECONDS / 2000)
+GUIDE_SECONDS = HOUR_SECONDS - START_SECONDS - CLOUDS["salad"].around_seconds
+GUIDE_RUN = FinishedRun("RTX 5090", Shape(), START_SECONDS, GUIDE_SECONDS / 2000)
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast a shape trains on a card. `basis` says where that is from, for people."""
+class Speed:
+    """How fast a shape trains on a GPU. `basis` names the source of the figures."""
 
     start_seconds: float
-    seconds_a_step: float
+    seconds_per_step: float
     basis: str
 
     def seconds(self, steps: int) -> float:
-        return self.start_seconds + steps * self.seconds_a_step
+        return self.start_seconds + steps * self.seconds_per_step
 
 
-def seen_of(progress: Mapping[str, Any], raw_config: bytes) -> Seen | None:
-    """What a run's progress.json and train.yml tell of its speed; None when it has not finished or does not tell enough.
+def finished_run_of(progress: Mapping[str, Any], raw_config: bytes) -> FinishedRun | None:
+    """The speed of a run from its progress.json and train.yml; None if it has not finished or lacks a value.
 
-    Samples, checkpoints and steps that an interruption lost are part of a step's time: they are paid like any other.
+    Samples, checkpoints and steps lost in an interruption count as part of the steps, because they are billed as well.
     """
     gpu_seconds, start = number(progress.get("gpu_seconds")), number(progress.get("start_seconds"))
     steps, restarts = count(progress.get("steps")), count(progress.get("restarts"))
@@ -116,51 +117,44 @@ def seen_of(progress: Mapping[str, Any], raw_config: bytes) -> Seen | None:
     if steps is None or restarts is None or before is None:
         return None
     trained = steps - before
-    rest = gpu_seconds - start * (1 + restarts)
-    if trained <= 0 or rest <= 0:
+    training_seconds = gpu_seconds - start * (1 + restarts)
+    if trained <= 0 or training_seconds <= 0:
         return None
     gpu = progress.get("gpu")
-    return Seen(
-        model_of(gpu) if isinstance(gpu, str) else "",
-        shape_of(document_of(raw_config)),
-        start,
-        rest / trained,
-    )
+    model = model_of(gpu) if isinstance(gpu, str) else ""
+    return FinishedRun(model, shape_of(document_of(raw_config)), start, training_seconds / trained)
 
 
-def pace(
-    shape: Shape, gpu: str, seen: Sequence[Seen], tflops: Mapping[str, float], cloud: Cloud
-) -> Pace | None:
-    """How fast `shape` trains on the class `gpu` (any spelling); None when nothing is known of that card."""
-    card = model_of(gpu)
-    there = [run for run in seen if run.gpu == card or (cloud.stand_in and not run.gpu)]
+def speed_of(
+    shape: Shape, gpu: str, finished: Sequence[FinishedRun], tflops: Mapping[str, float], cloud: CloudTimes
+) -> Speed | None:
+    """How fast `shape` trains on the GPU class `gpu`; None if nothing is known about that GPU."""
+    model = model_of(gpu)
+    there = [run for run in finished if run.gpu == model or (cloud.stand_in and not run.gpu)]
     same = [run for run in there if run.shape == shape]
     if same:
-        return Pace(_start(same), median(run.seconds_a_step for run in same), f"{_runs(len(same))} like it")
+        return Speed(_start(same), median(run.seconds_per_step for run in same), f"{_runs(same)} like it")
     if there:
-        scaled = median(run.seconds_a_step * shape.work / run.shape.work for run in there)
-        return Pace(_start(there), scaled, f"{_runs(len(there))} with other settings, scaled")
-    if card not in tflops:
+        scaled = median(run.seconds_per_step * shape.work / run.shape.work for run in there)
+        return Speed(_start(there), scaled, f"{_runs(there)} with other settings, scaled")
+    if model not in tflops:
         return None
-    card_factor = tflops[RECIPE.gpu] / tflops[card]
-    step = RECIPE.seconds_a_step * card_factor * shape.work / RECIPE.shape.work
-    basis = (
-        "the recipe's figure" if card == RECIPE.gpu else f"the recipe's figure, scaled to {card} by TFLOPS"
-    )
-    return Pace(START_SECONDS, step, basis)
+    factor = tflops[GUIDE_RUN.gpu] / tflops[model] * shape.work / GUIDE_RUN.shape.work
+    scaling = "" if model == GUIDE_RUN.gpu else f", scaled to {model} by TFLOPS"
+    return Speed(START_SECONDS, GUIDE_RUN.seconds_per_step * factor, f"the recipe's figure{scaling}")
 
 
-def _start(runs: Sequence[Seen]) -> float:
+def _start(runs: Sequence[FinishedRun]) -> float:
     return median(run.start_seconds for run in runs)
 
 
-def _runs(number: int) -> str:
-    return "1 finished run" if number == 1 else f"{number} finished runs"
+def _runs(runs: Sequence[FinishedRun]) -> str:
+    return "1 finished run" if len(runs) == 1 else f"{len(runs)} finished runs"
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run that is to be paid for: `state` is `new` or `queued`. `steps` are those still to train, `bytes` its dataset's."""
+    """A run that will be billed: `state` is `new` or `queued`, `steps` are those left to train, `bytes` is the dataset's size."""
 
     job: str
     steps: int
@@ -171,7 +165,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Line:
-    """One job's estimate. `seconds` of a running replica; `usd` None when speed or price is not known."""
+    """One job's estimate. `seconds` of a running replica; `usd` is None if speed or price is unknown."""
 
     job: str
     state: str
@@ -183,7 +177,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Rate:
-    """What is rented: the class by name, priority, dollars an hour for a replica (None: not known, `trouble` says why)."""
+    """A GPU class with its priority and its price per hour and replica (None: unknown; `trouble` says why)."""
 
     gpu: str
     priority: str
@@ -192,17 +186,17 @@ class Rate:
 
 
 def usd_of(seconds: float | None, usd_an_hour: float | None) -> float | None:
-    """What a running replica costs; None when its time or its price is not known."""
-    return None if seconds is None or usd_an_hour is None else seconds / HOUR * usd_an_hour
+    """The cost of a running replica; None if its time or price is unknown."""
+    return None if seconds is None or usd_an_hour is None else seconds / HOUR_SECONDS * usd_an_hour
 
 
 @dataclass(frozen=True)
 class Bill:
-    """The estimate of all that a change would train and of what is still unfinished: what the budget is held against.
+    """The estimate for all new and unfinished runs, which the budget limits.
 
-    `idle_seconds` of all replicas together: after its last job each waits for the idle threshold and Kelpie's next look.
-    `always`: replicas that are never scaled down; `dev`: what the dev group's one replica is, where there is one. What they cost
-    without work has no end and is in no sum.
+    `idle_seconds` of all replicas: after its last job, each waits for the idle threshold and for Kelpie's next evaluation. `always`:
+    replicas that are never scaled down. `dev`: the dev group's replica, if there is one. The cost of these without work has no end,
+    so no total includes it.
     """
 
     rate: Rate
@@ -218,42 +212,40 @@ class Bill:
 
     @property
     def usd(self) -> float | None:
-        """In sum; None when a part of it is not known."""
+        """The total; None if a part of it is unknown."""
         parts = [*(line.usd for line in self.lines), self.idle_usd if self.lines else 0.0]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
 
 
-def line_for(work: Work, rate: Rate, how_fast: Pace | None, cloud: Cloud) -> Line:
-    """One job's estimate: download of its images, start, steps, what is around them."""
-    if how_fast is None:
-        unknown = f"nothing is known of the speed of {rate.gpu}"
-        return Line(work.job, work.state, work.steps, None, None, unknown)
-    seconds = work.bytes / cloud.download + how_fast.seconds(work.steps) + cloud.around_seconds
+def line_for(work: Work, rate: Rate, speed: Speed | None, cloud: CloudTimes) -> Line:
+    """One job's estimate: downloading its images, starting, training, and what comes around that."""
+    if speed is None:
+        basis = f"the speed of {rate.gpu} is unknown"
+        return Line(work.job, work.state, work.steps, None, None, basis)
+    seconds = work.bytes / cloud.download + speed.seconds(work.steps) + cloud.around_seconds
     if not isfinite(seconds):
-        return Line(
-            work.job, work.state, work.steps, None, None, f"no finite time comes from {how_fast.basis}"
-        )
-    usd = usd_of(seconds, rate.usd_an_hour)
-    return Line(work.job, work.state, work.steps, seconds, usd, how_fast.basis)
+        basis = f"{speed.basis} gives no finite time"
+        return Line(work.job, work.state, work.steps, None, None, basis)
+    return Line(work.job, work.state, work.steps, seconds, usd_of(seconds, rate.usd_an_hour), speed.basis)
 
 
 def bill_for(
     works: Sequence[Work],
     rate: Rate,
-    seen: Sequence[Seen],
+    finished: Sequence[FinishedRun],
     tflops: Mapping[str, float],
-    cloud: Cloud,
+    cloud: CloudTimes,
     *,
-    most_replicas: int,
+    max_replicas: int,
     idle_threshold: float | None,
     always: int = 0,
 ) -> Bill:
-    """The estimate for `works`. `idle_threshold` in seconds, None when nothing scales the cluster (then `up` itself ends it)."""
+    """The estimate for `works`. `idle_threshold` in seconds; None if nothing scales the cluster and `up` itself stops it."""
     lines = tuple(
-        line_for(work, rate, pace(work.shape, rate.gpu, seen, tflops, cloud), cloud) for work in works
+        line_for(work, rate, speed_of(work.shape, rate.gpu, finished, tflops, cloud), cloud) for work in works
     )
-    replicas = min(most_replicas, len(works))
-    # Kelpie looks at any time in its period: half of it on average.
+    replicas = min(max_replicas, len(works))
+    # On average, Kelpie's next evaluation is half a period away.
     tail = 0.0 if idle_threshold is None else idle_threshold + cloud.autoscaler_seconds / 2
     return Bill(rate, lines, replicas * tail, replicas, always)

@@ -1,4 +1,4 @@
-"""What may stand in a stack's configuration. One schema; an unknown key is an error that names the nearest known one.
+"""The settings of a stack's configuration. An unknown key is an error that suggests the nearest known one.
 
 config:
   flux-training:cloud: local
@@ -33,7 +33,7 @@ from flux_training.training.lint.rules import RULES
 from flux_training.training.words import nearest
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
-# Values that a person may see again in an error. Everything else might be, or hold, a secret.
+# The keys whose values errors may show. Any other value may be, or contain, a secret.
 SHOWN = frozenset(
     [
         "adopt",
@@ -69,8 +69,8 @@ SHOWN = frozenset(
         "repository",
         "results",
         "resume",
-        "skip",
         "rotate",
+        "skip",
         "stallMinutes",
         "storage",
         "tunnel",
@@ -78,20 +78,20 @@ SHOWN = frozenset(
         "vscodeVersion",
     ]
 )
-# What the project itself gives to the containers.
-OWN_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
+# Prefixes of the variables that this project sets in the containers.
+RESERVED_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
 MAX_VALUE_LENGTH = 1000
-# What no dot matches: SaladCloud's pattern for a value is `^.*$`.
+# SaladCloud's pattern for a value, `^.*$`, excludes these.
 LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 
-# registry/path without a tag: what is built is known by its digest.
+# registry/path without a tag: the built image is identified by its digest.
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
-NO_SETTINGS = "is no map of settings; `{}` trains the job with the defaults, `{skip: true}` leaves it out"
+NO_SETTINGS = "is not a map of settings; write `{}` to train the job with the defaults, or `{skip: true}` to leave it out"
 NUMBERS = (int, float, int | None, float | None)
-R2_ALONE = {"location", "credentials", "credential_hours"}
+R2_ONLY = {"location", "credentials", "credential_hours"}
 
 
 class _Strict(BaseModel):
@@ -99,21 +99,21 @@ class _Strict(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes it for 1.
+    def _refuse_booleans_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would convert True to 1.
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
             raise ValueError("must be a number")
         return value
 
 
 class LintSettings(_Strict):
-    """`silence`: what lint shall not say of this job, by rule (docs/lint.md), each with the reason."""
+    """`silence`: lint rules to ignore for this job (docs/lint.md), each with the reason."""
 
     silence: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("silence")
     @classmethod
-    def _rules_that_can_be_silenced(cls, silence: dict[str, str]) -> dict[str, str]:
+    def _refuse_unknown_rules(cls, silence: dict[str, str]) -> dict[str, str]:
         wrong = [_why_not_silenced(code, reason) for code, reason in silence.items()]
         if any(wrong):
             raise ValueError("; ".join(filter(None, wrong)))
@@ -121,10 +121,10 @@ class LintSettings(_Strict):
 
 
 class JobSettings(_Strict):
-    """One entry of `jobs`. `dataset` names the job folder whose images and captions are used instead of its own.
+    """One entry of `jobs`. `dataset` names another job folder whose images and captions are used.
 
-    `resume`: a new run goes on from the newest sound checkpoint of the job's last run instead of from nothing.
-    `skip`: as if the job were not named at all, also where a glob means it (`flux cancel` writes it).
+    `resume`: a new run continues from the newest valid checkpoint of the job's last run instead of starting over.
+    `skip`: leave the job out, even if a pattern matches it (`flux cancel` sets it).
     """
 
     skip: bool = False
@@ -139,7 +139,7 @@ class JobSettings(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _null_is_default(cls, entry: Any) -> Any:
-        # `chelsea-cat:` with nothing behind it is how people write a job without settings. `chelsea-cat: false` means the opposite.
+        # People write `chelsea-cat:` for a job without settings. `chelsea-cat: false` would mean the opposite.
         if entry is None:
             return {}
         if not isinstance(entry, Mapping | JobSettings):
@@ -148,11 +148,11 @@ class JobSettings(_Strict):
 
 
 class StorageSettings(_Strict):
-    """`prefix` is empty or a folder inside the bucket; everything of this stack lies below it.
+    """`prefix` is empty or a folder inside the bucket that holds everything of this stack.
 
-    What the nodes get: with r2 `credentials: temporary` keys for this prefix that end after `credentialHours`, or `token` keys for
-    the bucket that last until they are taken away; with aws the keys of a user for this prefix; with s3 the keys given.
-    A raised `rotate` gives the nodes new ones (r2, aws). `location`: where R2 puts a bucket that it makes.
+    Keys of the nodes: with r2 and `credentials: temporary`, keys for this prefix that expire after `credentialHours`; with r2 and `token`,
+    keys for the bucket that are valid until revoked; with aws, keys of a user limited to this prefix; with s3, the given keys. Raise
+    `rotate` to replace them (r2, aws). `location`: where R2 creates a new bucket.
     """
 
     kind: Literal["r2", "aws", "s3"] = "s3"
@@ -164,18 +164,18 @@ class StorageSettings(_Strict):
     rotate: int = Field(1, ge=1)
 
     @model_validator(mode="after")
-    def _only_what_its_kind_knows(self) -> StorageSettings:
-        foreign = {"r2": set[str](), "aws": R2_ALONE, "s3": R2_ALONE | {"rotate"}}[self.kind]
+    def _refuse_settings_of_other_kinds(self) -> StorageSettings:
+        foreign = {"r2": set[str](), "aws": R2_ONLY, "s3": R2_ONLY | {"rotate"}}[self.kind]
         given = sorted(to_camel(name) for name in foreign & self.model_fields_set)
         if given:
-            raise ValueError(f"{', '.join(given)} means nothing with kind {self.kind}; take it out")
+            raise ValueError(f"{', '.join(given)} has no effect with kind {self.kind}; remove it")
         return self
 
     @field_validator("prefix")
     @classmethod
-    def _folders_that_are_some(cls, prefix: str) -> str:
+    def _refuse_dot_folders(cls, prefix: str) -> str:
         if {".", ".."} & set(prefix.split("/")):
-            raise ValueError("may not go through `.` or `..`: on the nodes these keys become paths")
+            raise ValueError("must not contain `.` or `..`: on the nodes these keys become paths")
         return prefix
 
     @property
@@ -185,12 +185,12 @@ class StorageSettings(_Strict):
 
 
 class ClusterSettings(_Strict):
-    """The container group. Memory and storage in GB; the recipe's figures are the defaults.
+    """The container group. Memory and storage are in GB; the defaults are those of SaladCloud's recipe.
 
-    `gpu`: a name (`RTX 5090`), an amount of GPU memory (`>= 24 GB`) or `cheapest`. For the latter two the class is taken on which the
-    runs cost least, of those with so much memory or, for `cheapest`, with as much as the declared train.yml files need. While runs are
-    unfinished, and while there is nothing to train, the class stays what it is as long as it satisfies the condition.
-    `idleThresholdSeconds`: how long a finished job keeps its replica (Kelpie: 0 to 3600).
+    `gpu`: a name (`RTX 5090`), a minimum of GPU memory (`>= 24 GB`) or `cheapest`. The latter two choose the GPU class on which the runs
+    cost least, among those with that much memory or, for `cheapest`, with as much as the declared train.yml files need. The class stays
+    the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
+    `idleThresholdSeconds`: how long a replica stays after its last job (Kelpie: 0 to 3600).
     """
 
     name: str = Field("flux-training", pattern=GROUP_NAME.pattern)
@@ -208,21 +208,21 @@ class ClusterSettings(_Strict):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> ClusterSettings:
-        # Kelpie accepts min > max (UPSTREAM.md), so the check is ours.
+        # Kelpie accepts min > max (docs/services.md).
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
         return self
 
     @model_validator(mode="after")
-    def _gpu_that_is_understood(self) -> ClusterSettings:
+    def _check_gpu(self) -> ClusterSettings:
         check_condition(self.gpu)
         return self
 
     @model_validator(mode="after")
-    def _environment_that_can_be_sent(self) -> ClusterSettings:
-        taken = sorted(name for name in self.environment if name.startswith(OWN_VARIABLES))
+    def _check_environment(self) -> ClusterSettings:
+        taken = sorted(name for name in self.environment if name.startswith(RESERVED_VARIABLES))
         if taken:
-            raise ValueError(f"environment: {', '.join(taken)} is set by this project; take it out")
+            raise ValueError(f"environment: {', '.join(taken)} is set by this project; remove it")
         wrong = sorted(
             name
             for name, value in self.environment.items()
@@ -230,16 +230,15 @@ class ClusterSettings(_Strict):
         )
         if wrong:
             raise ValueError(
-                f"environment: {', '.join(wrong)} must have 1 to {MAX_VALUE_LENGTH} characters in one line (SaladCloud's rule)"
+                f"environment: {', '.join(wrong)} must have 1 to {MAX_VALUE_LENGTH} characters on one line (SaladCloud's rule)"
             )
         return self
 
 
 class BudgetSettings(_Strict):
-    """Limits in dollars on the estimate (flux_training/training/cost.py); above one, preview and up fail before anything is made.
+    """Limits on the estimated cost in dollars. If one is exceeded, preview and up fail before anything is created.
 
-    `maxUsd`: the runs that are still to be trained or unfinished, together, with the replicas' idle time after them. `maxUsdPerJob`:
-    each of them.
+    `maxUsd`: all new and unfinished runs together, with the replicas' idle time after them. `maxUsdPerJob`: each of these runs.
     """
 
     max_usd: float | None = Field(None, ge=0)
@@ -247,16 +246,16 @@ class BudgetSettings(_Strict):
 
 
 class KeepSettings(_Strict):
-    """After how many days the bucket itself deletes what is no result: checkpoints and their optimizer, images. None: never."""
+    """After how many days the bucket deletes checkpoints (with the optimizer's state) and images. None: never."""
 
     checkpoints_days: int | None = Field(None, ge=1)
     datasets_days: int | None = Field(None, ge=1)
 
 
 class ImageSettings(_Strict):
-    """An image of one's own, built from docker/ and pushed to `repository` (such as docker.io/me/flux-trainer).
+    """Your own container image, built from docker/ and pushed to `repository` (such as docker.io/me/flux-trainer).
 
-    The two digests are those of the binaries as downloaded: `sha256sum` tells them (docs/production.md).
+    The two digests are those of the downloaded binaries, as `sha256sum` prints them (docs/production.md).
     """
 
     build: bool = False
@@ -269,18 +268,18 @@ class ImageSettings(_Strict):
     @model_validator(mode="after")
     def _complete(self) -> ImageSettings:
         needed = {"repository": self.repository, "kelpieSha256": self.kelpie_sha256}
-        lacking = [name for name, value in needed.items() if self.build and value is None]
-        if lacking:
+        missing = [name for name, value in needed.items() if self.build and value is None]
+        if missing:
             raise ValueError(
-                f"`build: true` needs {' and '.join(lacking)}; docs/production.md says where from"
+                f"`build: true` needs {' and '.join(missing)}; docs/production.md says how to get them"
             )
         return self
 
 
 class DevSettings(_Strict):
-    """One replica with a VS Code tunnel, to try things on a real GPU. It is paid for as long as `enabled` is true.
+    """One replica with a VS Code tunnel, to try things on a real GPU. You pay for it as long as `enabled` is true.
 
-    `image` is needed unless `image.build` builds it.
+    `image` is required unless `image.build` builds it.
     """
 
     enabled: bool = False
@@ -290,9 +289,9 @@ class DevSettings(_Strict):
 
 
 class StackSettings(_Strict):
-    """The whole stack. Keys of the services may stand here as secrets; the environment goes before them.
+    """The whole stack. The services' keys may be set here as secrets; environment variables take precedence.
 
-    `results`: what `destroy` does with trained weights and samples; it acts as it was at the last `up`.
+    `results`: what `destroy` does with trained weights and samples, as of the last `up`.
     """
 
     cloud: Literal["local", "salad"]
@@ -320,19 +319,19 @@ class StackSettings(_Strict):
     cloudflare_api_token: SecretStr | None = None
 
     @model_validator(mode="after")
-    def _parts_that_fit(self) -> StackSettings:
+    def _check_combinations(self) -> StackSettings:
         built_dev = self.dev.enabled and self.dev.image is None
         wrong = {
-            "storage.kind aws: the cloud on this machine has no AWS; use s3 or r2": self.cloud == "local"
+            "storage.kind aws: the local cloud does not emulate AWS; use s3 or r2": self.cloud == "local"
             and self.storage.kind == "aws",
-            "cluster.image and image.build: true exclude each other; take one out": self.image.build
+            "cluster.image and image.build: true are incompatible; remove one": self.image.build
             and "image" in self.cluster.model_fields_set,
             "dev.enabled needs dev.image, or image.build: true to build it": built_dev
             and not self.image.build,
             "dev.enabled with image.build: true needs image.vscodeSha256": built_dev
             and self.image.build
             and self.image.vscode_sha256 is None,
-            f"cluster.name makes {self.dev_name} of the dev group's, which is too long; shorten it": self.dev.enabled
+            f"cluster.name gives the dev group the name {self.dev_name}, which is too long; shorten it": self.dev.enabled
             and not GROUP_NAME.fullmatch(self.dev_name),
         }
         findings = [finding for finding, holds in wrong.items() if holds]
@@ -346,15 +345,15 @@ class StackSettings(_Strict):
 
 
 def on_gpu(settings: StackSettings, name: str) -> StackSettings:
-    """The settings with the class that a condition was resolved to in the condition's place."""
+    """The settings with the GPU class that a condition was resolved to."""
     cluster = settings.cluster.model_copy(update={"gpu": name})
     return settings.model_copy(update={"cluster": cluster})
 
 
 def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:
-    """The project's part of Pulumi's configuration (`project:key` → text, objects as JSON text) as settings.
+    """Reads the project's part of Pulumi's configuration (`project:key` → text, objects as JSON).
 
-    Raises BadInput with every finding. Values of secrets never stand in a finding.
+    Raises BadInput with every finding, none of which contains a secret.
     """
     texts = {
         key.removeprefix(f"{project}:"): text for key, text in config.items() if key.startswith(f"{project}:")
@@ -368,16 +367,16 @@ def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettin
 
 
 def _why_not_silenced(code: str, reason: str) -> str:
-    """Empty when a job may silence the rule for this reason."""
+    """Empty if a job may silence the rule for this reason."""
     if code not in RULES:
-        return f"`{code}` is no rule of lint{nearest(code, RULES)}; docs/lint.md has all"
+        return f"`{code}` is not a lint rule{nearest(code, RULES)}; docs/lint.md lists all"
     if RULES[code].always:
         return f"`{code}` cannot be silenced: {RULES[code].always}"
     return "" if reason.strip() else f"`{code}` needs a reason; write why it does not matter here"
 
 
 def _plain(text: str) -> Any:
-    """Pulumi gives objects as JSON text and everything else as a string."""
+    """Pulumi passes objects as JSON and everything else as a string."""
     if text[:1] in ("{", "["):
         try:
             return json.loads(text)
@@ -393,7 +392,7 @@ def _finding(project: str, details: ErrorDetails) -> str:
         return f"{project}: {details['msg'].removeprefix('Value error, ')}"
     if details["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
-        return f"{where}: unknown key{nearest(location[-1], known)}; known here: {', '.join(sorted(known))}"
+        return f"{where}: unknown key{nearest(location[-1], known)}; known keys: {', '.join(sorted(known))}"
     if details["type"] == "missing":
         return f"{where}: is missing; set it in the stack's configuration"
     shown = f" (it is {details['input']!r})" if location[-1] in SHOWN and _is_scalar(details["input"]) else ""

@@ -215,7 +215,7 @@ def test_an_invalid_stack_file_is_reported(checkout: Path) -> None:
     declare(checkout, cat={"lint": {"silence": {"image-fwe": "x"}}})
     code, printed = lint(checkout)
     assert code == 1
-    assert "`image-fwe` is no rule of lint (did you mean `image-few`?)" in printed
+    assert "`image-fwe` is not a lint rule (did you mean `image-few`?)" in printed
     assert "there is no Pulumi.prod.yaml" in lint(checkout, "--stack", "prod")[1]
 
 

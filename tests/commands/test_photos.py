@@ -286,7 +286,7 @@ def test_no_variant_is_left_out_if_the_job_is_not_declared(checkout: Path, run: 
 
 def test_a_job_entry_must_be_a_mapping(checkout: Path) -> None:
     (checkout / "Pulumi.dev.yaml").write_text(STACK_FILE.replace("first: {}", "first: false"))
-    with pytest.raises(BadInput, match="is no map of settings"):
+    with pytest.raises(BadInput, match="is not a map of settings"):
         declared_jobs(checkout, "dev")
 
 

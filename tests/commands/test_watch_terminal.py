@@ -117,7 +117,7 @@ def test_a_plan_is_the_same_in_a_narrow_terminal_and_in_a_pipe(trained: Checkout
     assert shown.output.splitlines() == lines
     assert any(line.startswith("Plan for dev: 1 trained again") for line in lines)
     assert any(line.split() == ["again", "cat", "1", "caption", "changed"] for line in lines)
-    assert any("in sum" in line and "$" in line for line in lines)
+    assert any("total" in line and "$" in line for line in lines)
 
 
 def test_status_as_json(trained: Checkout) -> None:

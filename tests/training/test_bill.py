@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flux_training.training.bill import (
+    actual_cost,
     announce,
-    beside,
     cost_of,
     dollars,
     estimate_record,
@@ -25,7 +25,7 @@ RATE = Rate("RTX 5090 (32 GB)", "high", 0.36)
 NO_PRICE = Rate("RTX 5090 (32 GB)", "batch", None, "no price at priority batch")
 CAT = Line("cat", "new", 2000, 3600.0, 0.36, "the recipe's figure")
 DOG = Line("a-large-dog", "queued", 12, 90.0, 0.009, "1 finished run like it")
-UNKNOWN = Line("bird", "new", 5, None, None, "nothing is known of the speed of it")
+UNKNOWN = Line("bird", "new", 5, None, None, "the speed of it is unknown")
 MEND = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
 
@@ -48,7 +48,7 @@ def test_no_cost_looks_like_none(usd: float | None, text: str) -> None:
 def test_a_price_that_is_not_known_says_why() -> None:
     assert heading(Bill(RATE, ())) == "RTX 5090 (32 GB) at priority high, $0.360 an hour"
     assert heading(Bill(NO_PRICE, ())) == (
-        "RTX 5090 (32 GB) at priority batch, price not known: no price at priority batch"
+        "RTX 5090 (32 GB) at priority batch, price unknown: no price at priority batch"
     )
 
 
@@ -57,14 +57,14 @@ def test_the_preview_word_for_word() -> None:
     assert announce(bill, local=True).splitlines() == [
         "Estimated cost on RTX 5090 (32 GB) at priority high, $0.360 an hour:",
         "  cat          2,000 steps                   60 min    $0.36",
-        "  a-large-dog  12 steps, queued already       2 min  $0.0090",
+        "  a-large-dog  12 steps, already queued       2 min  $0.0090",
         "  idle         2 replicas until scaled down  15 min  $0.0900",
-        "  in sum                                     76 min    $0.46",
+        "  total                                      76 min    $0.46",
         (
             "Times from the recipe's figure; 1 finished run like it. "
-            "Nothing is paid for the cloud on this machine: its prices are examples."
+            "The local cloud is free: its prices are examples."
         ),
-        "cluster.minReplicas keeps 1 rented also without work, in no sum above: $8.64 a day.",
+        "cluster.minReplicas keeps 1 rented even without work; no total includes that: $8.64 a day.",
     ]
     assert announce(Bill(RATE, (CAT, CAT)), local=False).splitlines()[-1] == (
         "Times from the recipe's figure."
@@ -75,9 +75,9 @@ def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
     lines = (Line("j", "new", 1, 1.0, None, ""), Line("j", "new", 1, 36000.0, 100.0, ""))
     assert table(Bill(RATE, lines)) == "\n".join(
         [
-            "  j       1 steps     1 s  unknown",
-            "  j       1 steps  10.0 h  $100.00",
-            "  in sum           10.0 h  unknown",
+            "  j      1 steps     1 s  unknown",
+            "  j      1 steps  10.0 h  $100.00",
+            "  total            10.0 h  unknown",
         ]
     )
 
@@ -88,16 +88,16 @@ def test_what_is_not_known_makes_the_sum_unknown() -> None:
         ("cat", "2,000 steps", "60 min", "$0.36"),
         ("bird", "5 steps", "unknown", "unknown"),
         ("idle", "1 replica until scaled down", "8 min", "$0.0480"),
-        ("in sum", "", "unknown", "unknown"),
+        ("total", "", "unknown", "unknown"),
     ]
-    assert rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("in sum", "", "68 min", "$0.41")
+    assert rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("total", "", "68 min", "$0.41")
 
 
 def test_what_always_stays_is_told_also_without_a_price() -> None:
     assert standing_charge(Bill(RATE, (CAT,))) == ""
     assert announce(Bill(RATE, (CAT,)), local=False).endswith("figure.")
     assert standing_charge(Bill(NO_PRICE, (), always=3)) == (
-        "cluster.minReplicas keeps 3 rented also without work, in no sum above."
+        "cluster.minReplicas keeps 3 rented even without work; no total includes that."
     )
 
 
@@ -117,8 +117,8 @@ def test_a_limit_that_is_just_reached_is_kept() -> None:
 def test_a_job_without_a_time_is_over_no_limit_of_its_own() -> None:
     """The sum is then not known, and that counts as exceeded."""
     assert over_budget(limits(maxUsdPerJob=0.01), Bill(RATE, (CAT, UNKNOWN))) == [
-        "the budget cannot be checked: nothing is known of the speed of it; "
-        "name another cluster.gpu or priority, or take `budget` out"
+        "the budget cannot be checked: the speed of it is unknown; "
+        "set another cluster.gpu or priority, or remove `budget`"
     ]
 
 
@@ -163,7 +163,7 @@ def test_what_the_stacks_outputs_say_of_a_cost() -> None:
     ],
 )
 def test_what_it_took_is_told_when_both_are_known(cost: dict[str, Any], text: str) -> None:
-    assert beside(cost) == text
+    assert actual_cost(cost) == text
 
 
 def limits(**found: float) -> BudgetSettings:

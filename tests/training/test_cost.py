@@ -12,23 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_training.training.bill import announce, beside, cost_of, estimate_record, hours, over_budget
+from flux_training.training.bill import actual_cost, announce, cost_of, estimate_record, hours, over_budget
 from flux_training.training.cost import (
     CLOUDS,
-    RECIPE,
+    GUIDE_RUN,
     Bill,
-    Cloud,
+    CloudTimes,
+    FinishedRun,
     Line,
-    Pace,
     Rate,
-    Seen,
     Shape,
+    Speed,
     Work,
     bill_for,
+    finished_run_of,
     line_for,
-    pace,
-    seen_of,
     shape_of,
+    speed_of,
 )
 from flux_training.training.gpu import TFLOPS
 from flux_training.training.settings import BudgetSettings
@@ -43,8 +43,8 @@ def budget(**limits: float) -> BudgetSettings:
     return BudgetSettings.model_validate(limits)
 
 
-def bill(*works: Work, rate: Rate = RATE, seen: list[Seen] | None = None, replicas: int = 1) -> Bill:
-    return bill_for(works, rate, seen or [], TFLOPS, SALAD, most_replicas=replicas, idle_threshold=300)
+def bill(*works: Work, rate: Rate = RATE, seen: list[FinishedRun] | None = None, replicas: int = 1) -> Bill:
+    return bill_for(works, rate, seen or [], TFLOPS, SALAD, max_replicas=replicas, idle_threshold=300)
 
 
 def finished(**changes: Any) -> dict[str, Any]:
@@ -76,47 +76,47 @@ def test_the_recipes_own_job_takes_the_recipes_hour() -> None:
     ],
 )
 def test_a_step_grows_with_images_tokens_and_rank(shape: Shape, factor: float) -> None:
-    how_fast = pace(shape, "RTX 5090", [], TFLOPS, SALAD)
+    how_fast = speed_of(shape, "RTX 5090", [], TFLOPS, SALAD)
     assert how_fast is not None
-    assert how_fast.seconds_a_step == pytest.approx(RECIPE.seconds_a_step * factor)
+    assert how_fast.seconds_per_step == pytest.approx(GUIDE_RUN.seconds_per_step * factor)
 
 
 def test_another_card_is_scaled_by_its_tflops_and_says_so() -> None:
-    how_fast = pace(EXAMPLE, "RTX 3090 (24 GB)", [], TFLOPS, SALAD)
+    how_fast = speed_of(EXAMPLE, "RTX 3090 (24 GB)", [], TFLOPS, SALAD)
     assert how_fast is not None
-    assert how_fast.seconds_a_step == pytest.approx(RECIPE.seconds_a_step * 104.8 / 35.6)
+    assert how_fast.seconds_per_step == pytest.approx(GUIDE_RUN.seconds_per_step * 104.8 / 35.6)
     assert how_fast.basis == "the recipe's figure, scaled to RTX 3090 by TFLOPS"
 
 
 def test_of_an_unknown_card_nothing_is_claimed() -> None:
-    assert pace(EXAMPLE, "Radeon 9 (24 GB)", [], TFLOPS, SALAD) is None
+    assert speed_of(EXAMPLE, "Radeon 9 (24 GB)", [], TFLOPS, SALAD) is None
     line = line_for(Work("cat", 100, EXAMPLE, 0), Rate("Radeon 9", "high", 0.1), None, SALAD)
-    assert line == Line("cat", "new", 100, None, None, "nothing is known of the speed of Radeon 9")
+    assert line == Line("cat", "new", 100, None, None, "the speed of Radeon 9 is unknown")
 
 
 def test_finished_runs_on_the_card_take_the_place_of_the_recipe() -> None:
-    seen = [Seen("RTX 5090", EXAMPLE, 60.0, second) for second in (1.0, 9.0, 1.2)]
-    how_fast = pace(EXAMPLE, "RTX 5090 (32 GB)", seen, TFLOPS, SALAD)
-    assert how_fast == Pace(60.0, 1.2, "3 finished runs like it")
+    seen = [FinishedRun("RTX 5090", EXAMPLE, 60.0, second) for second in (1.0, 9.0, 1.2)]
+    how_fast = speed_of(EXAMPLE, "RTX 5090 (32 GB)", seen, TFLOPS, SALAD)
+    assert how_fast == Speed(60.0, 1.2, "3 finished runs like it")
 
 
 def test_runs_with_other_settings_are_scaled_and_those_on_other_cards_left_out() -> None:
     other = Shape(images=2)
-    seen = [Seen("RTX 5090", other, 60.0, 3.0), Seen("RTX 4090", EXAMPLE, 60.0, 99.0)]
-    how_fast = pace(EXAMPLE, "RTX 5090", seen, TFLOPS, SALAD)
+    seen = [FinishedRun("RTX 5090", other, 60.0, 3.0), FinishedRun("RTX 4090", EXAMPLE, 60.0, 99.0)]
+    how_fast = speed_of(EXAMPLE, "RTX 5090", seen, TFLOPS, SALAD)
     assert how_fast is not None
-    assert (how_fast.start_seconds, how_fast.seconds_a_step) == (60.0, pytest.approx(1.5))
+    assert (how_fast.start_seconds, how_fast.seconds_per_step) == (60.0, pytest.approx(1.5))
     assert how_fast.basis == "1 finished run with other settings, scaled"
 
 
 def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
-    seen = [Seen("", EXAMPLE, 1.0, 0.5)]
-    local = pace(EXAMPLE, "RTX 3090", seen, TFLOPS, CLOUDS["local"])
-    real = pace(EXAMPLE, "RTX 3090", seen, TFLOPS, SALAD)
+    seen = [FinishedRun("", EXAMPLE, 1.0, 0.5)]
+    local = speed_of(EXAMPLE, "RTX 3090", seen, TFLOPS, CLOUDS["local"])
+    real = speed_of(EXAMPLE, "RTX 3090", seen, TFLOPS, SALAD)
     assert local is not None
     assert real is not None
-    assert local.seconds_a_step == 0.5
-    assert real.seconds_a_step > RECIPE.seconds_a_step
+    assert local.seconds_per_step == 0.5
+    assert real.seconds_per_step > GUIDE_RUN.seconds_per_step
 
 
 @pytest.mark.parametrize(
@@ -147,15 +147,17 @@ def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
     ],
 )
 def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step: float | None) -> None:
-    seen = seen_of(finished(**changes), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}")
-    assert (seen and seen.seconds_a_step) == step
+    seen = finished_run_of(
+        finished(**changes), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}"
+    )
+    assert (seen and seen.seconds_per_step) == step
     if seen:
         assert (seen.gpu, seen.shape, seen.start_seconds) == ("RTX 5090", Shape(8, 1, (512,)), 100.0)
 
 
 @pytest.mark.parametrize("gpu", [None, 5090, ""])
 def test_a_node_that_names_no_card_counts_for_none(gpu: object) -> None:
-    seen = seen_of(finished(gpu=gpu), b"")
+    seen = finished_run_of(finished(gpu=gpu), b"")
     assert seen is not None
     assert seen.gpu == ""
 
@@ -185,22 +187,20 @@ def test_a_train_yml_that_tells_nothing_has_the_trainers_defaults(raw: bytes) ->
 def test_idle_time_is_the_threshold_and_half_of_kelpies_period_for_each_replica() -> None:
     found = bill(Work("a", 1, EXAMPLE, 0), Work("b", 1, EXAMPLE, 0), Work("c", 1, EXAMPLE, 0), replicas=2)
     assert (found.replicas, found.idle_seconds) == (2, 2 * (300 + 150))
-    alone = bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300)
+    alone = bill_for([], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=300)
     assert (alone.usd, alone.idle_seconds) == (0.0, 0.0)
 
 
 def test_the_stand_ins_runs_make_the_local_clouds_bill() -> None:
-    seen = [Seen("", EXAMPLE, 1.0, 0.5)]
+    seen = [FinishedRun("", EXAMPLE, 1.0, 0.5)]
     found = bill_for(
-        [Work("a", 10, EXAMPLE, 0)], RATE, seen, TFLOPS, CLOUDS["local"], most_replicas=1, idle_threshold=0
+        [Work("a", 10, EXAMPLE, 0)], RATE, seen, TFLOPS, CLOUDS["local"], max_replicas=1, idle_threshold=0
     )
     assert (found.lines[0].seconds, found.idle_seconds) == (1.0 + 10 * 0.5 + 5.0, 1.0)
 
 
 def test_where_nothing_scales_the_cluster_no_replica_idles() -> None:
-    found = bill_for(
-        [Work("a", 1, EXAMPLE, 0)], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=None
-    )
+    found = bill_for([Work("a", 1, EXAMPLE, 0)], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=None)
     assert (found.replicas, found.idle_seconds) == (1, 0.0)
 
 
@@ -214,26 +214,26 @@ def test_a_preview_says_what_is_trained_and_nothing_when_nothing_is() -> None:
     text = announce(bill(Work("cat", 2000, EXAMPLE, 0), Work("dog", 2000, EXAMPLE, 0, "queued")), local=False)
     assert "RTX 5090 (32 GB) at priority high, $0.450 an hour" in text
     assert re.search(r"\n  cat +2,000 steps +60 min +\$0\.45\n", text)
-    assert "2,000 steps, queued already" in text
-    assert "in sum" in text
+    assert "2,000 steps, already queued" in text
+    assert "total" in text
     assert announce(bill(), local=False) == ""
 
 
 def test_replicas_that_always_stay_are_said_with_what_a_day_costs() -> None:
-    found = bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300, always=2)
+    found = bill_for([], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=300, always=2)
     assert announce(found, local=False).endswith(
-        "keeps 2 rented also without work, in no sum above: $21.60 a day."
+        "keeps 2 rented even without work; no total includes that: $21.60 a day."
     )
 
 
 def test_a_dev_group_is_said_with_what_a_day_costs() -> None:
     dev = Rate("RTX 3090 (24 GB)", "high", 0.25)
-    found = replace(bill_for([], RATE, [], TFLOPS, SALAD, most_replicas=2, idle_threshold=300), dev=dev)
+    found = replace(bill_for([], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=300), dev=dev)
     assert announce(found, local=False) == (
-        "dev.enabled keeps a replica of its own (RTX 3090 (24 GB)) rented day and night, in no sum above: $6.00 a day."
+        "dev.enabled keeps another replica (RTX 3090 (24 GB)) rented all day; no total includes that: $6.00 a day."
     )
     both = announce(replace(found, always=1), local=False)
-    assert "keeps 1 rented also without work, in no sum above: $10.80 a day. dev.enabled keeps" in both
+    assert "keeps 1 rented even without work; no total includes that: $10.80 a day. dev.enabled keeps" in both
 
 
 def test_above_the_budget_every_line_is_told() -> None:
@@ -241,7 +241,7 @@ def test_above_the_budget_every_line_is_told() -> None:
     one, both = over_budget(budget(maxUsd=1.0, maxUsdPerJob=0.5), found)
     assert one.startswith("budget.maxUsdPerJob is $0.50, but dog would cost about $0.87 (4,000 steps, 1.9 h)")
     assert both.startswith("budget.maxUsd is $1.00, but this would cost about $1.38 on RTX 5090")
-    for line in ("cat", "dog", "idle", "in sum"):
+    for line in ("cat", "dog", "idle", "total"):
         assert f"\n  {line} " in both
     assert over_budget(budget(maxUsd=2.0, maxUsdPerJob=0.9), found) == []
 
@@ -254,14 +254,14 @@ def test_a_budget_that_cannot_be_checked_counts_as_exceeded() -> None:
     assert finding.startswith("the budget cannot be checked: no price at priority batch")
     unknown = bill(Work("cat", 10, EXAMPLE, 0), rate=Rate("Radeon 9", "high", 0.1))
     (finding,) = over_budget(budget(maxUsdPerJob=1000.0), unknown)
-    assert "nothing is known of the speed of Radeon 9" in finding
+    assert "the speed of Radeon 9 is unknown" in finding
     assert over_budget(budget(), unknown) == []
 
 
 @pytest.mark.parametrize("step", [math.nan, math.inf])
 def test_an_estimate_that_is_no_number_counts_as_exceeded(step: float) -> None:
-    strange = bill(Work("cat", 10, EXAMPLE, 0), seen=[Seen("RTX 5090", EXAMPLE, 1.0, step)])
-    basis = "no finite time comes from 1 finished run like it"
+    strange = bill(Work("cat", 10, EXAMPLE, 0), seen=[FinishedRun("RTX 5090", EXAMPLE, 1.0, step)])
+    basis = "1 finished run like it gives no finite time"
     assert strange.lines == (Line("cat", "new", 10, None, None, basis),)
     assert strange.usd is None
     (finding,) = over_budget(budget(maxUsd=1000.0), strange)
@@ -276,11 +276,11 @@ def test_the_actual_stands_beside_the_estimate() -> None:
     record = {"estimate": estimate_record(bill(Work("cat", 2000, EXAMPLE, 0)), "cat")}
     cost = cost_of(record, {"gpu_seconds": 4000.0})
     assert (cost["estimateUsd"], cost["actualUsd"]) == (0.45, 0.5)
-    assert beside(cost) == "about $0.50 for 67 min of GPU (estimated $0.45)"
+    assert actual_cost(cost) == "about $0.50 for 67 min of GPU (estimated $0.45)"
     assert cost_of({}, {}) == {}
     for nonsense in (math.nan, 10**400, -5):
         assert "actualUsd" not in cost_of(record, {"gpu_seconds": nonsense})
-    assert beside({}) == ""
+    assert actual_cost({}) == ""
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
@@ -294,21 +294,25 @@ shapes = st.builds(
     st.integers(1, 16),
     st.lists(st.sampled_from([256, 512, 768, 1024, 1536]), min_size=1, max_size=4).map(tuple),
 )
-clouds = st.builds(Cloud, st.floats(0, 600), st.floats(1e3, 1e9), st.floats(0, 600), st.booleans())
+clouds = st.builds(CloudTimes, st.floats(0, 600), st.floats(1e3, 1e9), st.floats(0, 600), st.booleans())
 runs = st.lists(
     st.builds(
-        Seen, st.sampled_from(["", "RTX 5090", "RTX 3090"]), shapes, st.floats(0, 600), st.floats(0.001, 60)
+        FinishedRun,
+        st.sampled_from(["", "RTX 5090", "RTX 3090"]),
+        shapes,
+        st.floats(0, 600),
+        st.floats(0.001, 60),
     )
 )
 
 
 @given(shapes, clouds, runs, st.integers(0, 10**5), st.integers(0, 10**5), st.integers(0, 10**10))
 def test_more_steps_and_more_images_to_download_never_cost_less(
-    shape: Shape, cloud: Cloud, seen: list[Seen], steps: int, more: int, size: int
+    shape: Shape, cloud: CloudTimes, seen: list[FinishedRun], steps: int, more: int, size: int
 ) -> None:
     def usd(steps: int, size: int) -> float:
         found = bill_for(
-            [Work("a", steps, shape, size)], RATE, seen, TFLOPS, cloud, most_replicas=1, idle_threshold=9
+            [Work("a", steps, shape, size)], RATE, seen, TFLOPS, cloud, max_replicas=1, idle_threshold=9
         )
         assert found.usd is not None
         return found.usd
@@ -329,10 +333,10 @@ def test_a_larger_shape_is_never_estimated_faster(
     larger = Shape(
         shape.rank + rank, shape.images + images, tuple(side + pixels for side in shape.resolutions)
     )
-    small, large = (pace(one, card, [], TFLOPS, SALAD) for one in (shape, larger))
+    small, large = (speed_of(one, card, [], TFLOPS, SALAD) for one in (shape, larger))
     assert small is not None
     assert large is not None
-    assert small.seconds_a_step <= large.seconds_a_step
+    assert small.seconds_per_step <= large.seconds_per_step
 
 
 @given(st.lists(st.integers(1, 5000), max_size=12), st.integers(1, 12))

@@ -38,22 +38,25 @@ def findings(**settings: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"storage": {"bucket": "b-1", "kind": "s3", "rotate": 2}}, "rotate means nothing with kind s3"),
+        ({"storage": {"bucket": "b-1", "kind": "s3", "rotate": 2}}, "rotate has no effect with kind s3"),
         (
             {"storage": {"bucket": "b-1", "kind": "aws", "location": "weur"}},
-            "location means nothing with kind aws",
+            "location has no effect with kind aws",
         ),
         ({"storage": {"bucket": "b-1", "kind": "r2", "credentialHours": 169}}, "(it is 169)"),
         ({"storage": {"bucket": "b-1", "kind": "r3"}}, "'r2', 'aws' or 's3'"),
         ({"image": {"build": True}}, "needs repository and kelpieSha256"),
         ({"image": {**BUILD, "repository": "me/x:latest"}}, "repository"),
         ({"image": {**BUILD, "kelpieSha256": "abc"}}, "(it is 'abc')"),
-        ({"image": BUILD, "cluster": {"image": "a/b"}}, "exclude each other"),
+        ({"image": BUILD, "cluster": {"image": "a/b"}}, "are incompatible; remove one"),
         ({"dev": {"enabled": True}, "image": BUILD}, "needs image.vscodeSha256"),
         ({"dev": {"enabled": True, "image": "x", "tunnel": "A"}}, "(it is 'A')"),
         ({"dev": {"enabled": True, "image": "x"}, "cluster": {"name": "n" * 62}}, "too long; shorten it"),
         ({"keep": {"datasetsDays": 0}}, "(it is 0)"),
-        ({"cloud": "local", "storage": {"bucket": "b-1", "kind": "aws"}}, "has no AWS; use s3 or r2"),
+        (
+            {"cloud": "local", "storage": {"bucket": "b-1", "kind": "aws"}},
+            "does not emulate AWS; use s3 or r2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(settings: dict[str, Any], words: str) -> None:
@@ -63,7 +66,7 @@ def test_what_does_not_fit_is_told(settings: dict[str, Any], words: str) -> None
 
 def test_all_that_does_not_fit_is_told_at_once() -> None:
     (finding,) = findings(dev={"enabled": True}, cloud="local", storage={"bucket": "b-1", "kind": "aws"})
-    assert "has no AWS" in finding
+    assert "does not emulate AWS" in finding
     assert "dev.enabled needs dev.image" in finding
     assert len(findings(keep={"datasetsDays": 0, "checkpointsDays": 0}, dev={"tunnel": "A"})) == 3
 
@@ -92,12 +95,12 @@ def test_the_defaults_are_as_they_were() -> None:
     [
         (
             {"keep": {"checkpointDays": 3}},
-            "p:keep.checkpointDays: unknown key (did you mean `checkpointsDays`?); known here: checkpointsDays, datasetsDays",
+            "p:keep.checkpointDays: unknown key (did you mean `checkpointsDays`?); known keys: checkpointsDays, datasetsDays",
         ),
         (
             {"jobs": {"cat": {"stall": 5}}},
             "p:jobs.cat.stall: unknown key (did you mean `stallMinutes`?); "
-            "known here: attempt, dataset, lint, maxHours, resume, skip, stallMinutes, webhook",
+            "known keys: attempt, dataset, lint, maxHours, resume, skip, stallMinutes, webhook",
         ),
         ({"storage": {}}, "p:storage.bucket: is missing; set it in the stack's configuration"),
         ({"webhook": {"url": "x"}}, "p:webhook: Input should be a valid string"),
@@ -115,4 +118,4 @@ def test_a_finding_says_where_what_and_the_next_step(settings: dict[str, Any], t
 def test_an_unknown_key_is_named_in_every_section(section: str) -> None:
     base = {"bucket": "weights"} if section == "storage" else {}
     (finding,) = findings(**{section: base | {"xyzzy": 1}})
-    assert finding.startswith(f"p:{section}.xyzzy: unknown key; known here: ")
+    assert finding.startswith(f"p:{section}.xyzzy: unknown key; known keys: ")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from flux_training.commands.plan.pictures import SIDE, Pictures
 from flux_training.commands.plan.text import upload_words
-from flux_training.training.bill import NOBODY_PAYS, bases, dollars, heading, rows, standing_charge
+from flux_training.training.bill import FREE, bases, dollars, heading, rows, standing_charge
 from flux_training.training.bill import hours as time_of
 from flux_training.training.runs.changes import Edited
 from flux_training.training.runs.plan import JobPlan, Plan, What, headline
@@ -80,16 +80,14 @@ def _table(plan: Plan) -> str:
         return "\n".join(lines)
     idle, total = [row for row in rows(bill) if row[0] == "idle"], rows(bill)[-1]
     lines += [f"| | *idle* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd in idle]
-    lines.append(f"| | **in sum** | | | **{total[2]}** | **{total[3]}** |")
-    note = (
-        f"<sub>Times from {escaped('; '.join(bases(bill)))}.{' ' + NOBODY_PAYS if plan.local else ''}</sub>"
-    )
+    lines.append(f"| | **total** | | | **{total[2]}** | **{total[3]}** |")
+    note = f"<sub>Times from {escaped('; '.join(bases(bill)))}.{' ' + FREE if plan.local else ''}</sub>"
     return "\n".join(lines) + f"\n\n{note}"
 
 
 def _row(job: JobPlan) -> str:
     line = job.line
-    why = "; ".join(job.reasons) or "queued already"
+    why = "; ".join(job.reasons) or "already queued"
     if job.what is What.NEW:
         why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None

@@ -23,7 +23,7 @@ from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import Watcher
-from flux_training.training.bill import NOBODY_PAYS, beside, cost_of, dollars
+from flux_training.training.bill import FREE, actual_cost, cost_of, dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run_state import RunState
 
@@ -175,7 +175,7 @@ def _result_line(status: JobStatus, folder: Path) -> str:
 
 def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     """Actual GPU time at the price of the estimate, and the estimate. Only SaladCloud knows the bill."""
-    rows = {name: text for name, cost in costs.items() if (text := beside(cost))}
+    rows = {name: text for name, cost in costs.items() if (text := actual_cost(cost))}
     if not rows:
         return ""
     if len(rows) > 1:
@@ -185,7 +185,7 @@ def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
         rows["total"] = f"about {dollars(actual)} (estimated {dollars(estimated)})"
     width = max(map(len, rows))
     lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
-    note = f" {NOBODY_PAYS}" if local else ""
+    note = f" {FREE}" if local else ""
     return f"\nCost of GPU time, without downloads and idle replicas.{note}\n" + "\n".join(lines)
 
 

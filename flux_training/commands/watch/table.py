@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flux_training.commands.watch.watcher import JobRow, StackStatus
-from flux_training.training.bill import NOBODY_PAYS, dollars
+from flux_training.training.bill import FREE, dollars
 from flux_training.training.runs.run_state import RunState, in_words
 
 # A narrower terminal gets no bar; a still narrower one no columns that matter only when something is wrong.
@@ -41,7 +41,7 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     parts += [Text(f"{row.name}: {row.problem}", style="red") for row in stack.rows if row.problem]
     if stack.spent is not None:
         so_far = "" if stack.has_ended else " so far"
-        note = f" {NOBODY_PAYS}" if local else ""
+        note = f" {FREE}" if local else ""
         parts.append(Text(f"Total {dollars(stack.spent)}{so_far}.{note}", style="dim"))
     return Group(*parts)
 

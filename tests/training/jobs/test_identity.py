@@ -209,7 +209,7 @@ def config(**values: object) -> dict[str, str]:
         ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
         (
             {"storage": {"bucket": "flux", "prefix": "../x"}},
-            "p:storage.prefix: may not go through `.` or `..`",
+            "p:storage.prefix: must not contain `.` or `..`",
         ),
         ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
     ],
@@ -252,6 +252,6 @@ def test_a_job_without_settings_may_be_null() -> None:
 @pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
 def test_what_means_not_this_job_never_trains_it(entry: object) -> None:
     with pytest.raises(
-        BadInput, match=r"p:jobs\.cat: is no map of settings; .*`\{skip: true\}` leaves it out"
+        BadInput, match=r"p:jobs\.cat: is not a map of settings; .*`\{skip: true\}` to leave it out"
     ):
         parse_stack_settings("p", config(jobs={"cat": entry, "dog": {}}))

@@ -134,7 +134,7 @@ def settings_with(silence: str) -> StackSettings:
 @pytest.mark.parametrize(
     ("silence", "words"),
     [
-        ('{"image-smal": "x"}', "`image-smal` is no rule of lint (did you mean `image-small`?)"),
+        ('{"image-smal": "x"}', "`image-smal` is not a lint rule (did you mean `image-small`?)"),
         ('{"image-small": " "}', "`image-small` needs a reason"),
         ('{"image-small": ""}', "`image-small` needs a reason"),
         ('{"caption-secret": "it is old"}', "`caption-secret` cannot be silenced"),
