@@ -11,10 +11,7 @@ from collections.abc import Sequence
 
 
 class FluxError(Exception):
-    """Root of the tree; its text is "what (value); rule; next step".
-
-    Whoever shows it to a user prints `str(error)` alone: it needs no traceback to be understood.
-    """
+    """Root of the tree; its text is "what (value); rule; next step" and is shown without a traceback."""
 
     def __init__(self, what: str, rule: str = "", next_step: str = "", value: object = None) -> None:
         super().__init__(what, rule, next_step, value)
@@ -29,7 +26,7 @@ class FluxError(Exception):
 
 
 class BadInput(FluxError):  # noqa: N818  (named for what happened, like the rest of the tree)
-    """What a user wrote cannot be used. All findings at once, each a sentence of its own."""
+    """A user's file or setting cannot be used. `findings` has one sentence per mistake."""
 
     def __init__(self, findings: Sequence[str]) -> None:
         super().__init__("\n".join(findings))

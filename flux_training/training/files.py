@@ -1,4 +1,4 @@
-"""Files of the user's: written whole or not at all, sorted as people sort them, and changed by one command at a time."""
+"""Atomic writing, natural sorting, and a lock per folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NEW_FILE_MODE = 0o644
 
 
 def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
-    """The whole new content or the old file: also after kill -9, and if it is `lasting`, after a power cut."""
+    """Replaces a file atomically, so that kill -9 leaves the old or the new content; if `lasting`, a power cut as well."""
     with _written_beside(path, content, lasting) as partial:
         partial.replace(path)
 
 
 def write_new(path: Path, content: str | bytes) -> bool:
-    """Like `write_atomically`, but False, and nothing written, when there is such a file already."""
+    """Like `write_atomically`, but returns False and writes nothing if the file exists."""
     with _written_beside(path, content) as partial:
         try:
             os.link(partial, path)
@@ -49,25 +49,22 @@ def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> I
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts `img2` before `img10`, and without regard to case; equal only for equal names."""
-    # Text and number by turns, so that only like is compared with like.
+    """Sorts `img2` before `img10` and ignores case; equal only for equal names."""
+    # Text and numbers alternate, so text is never compared with a number.
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 @contextlib.contextmanager
 def only_one_in(folder: Path) -> Iterator[None]:
-    """Keeps a second command of ours out of this folder; the kernel takes the lock away with the process.
-
-    Raises FluxError when one is at work there already.
-    """
+    """Locks a folder against other flux commands until the process ends. Raises FluxError if one holds the lock."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise FluxError(
-            f"another flux command is at work in {folder}", "", "wait until it has ended, then run this again"
+            f"another flux command is using {folder}", "", "wait until it has ended, then run this again"
         ) from error
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which GPU a stack trains on: by name, by memory, or the cheapest that fits. Decided from what is offered, asks nobody."""
+"""Which GPU class a stack trains on: by name, by memory, or the cheapest one that fits. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CHEAPEST = "cheapest"
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
 MODEL = re.compile(r"\b(RTX|GTX)\s?(A?\d{4})((?:\s(?:Ti|Super|Laptop))*)", re.IGNORECASE)
 
-# Peak FP32 TFLOPS as NVIDIA publishes them. The tensor cores' BF16 rate is twice that for each of these, so the ratio of two cards is
-# the same. That training time goes by this ratio is an assumption: only finished runs measure it (flux_training/training/cost.py).
+# Peak FP32 TFLOPS as published by NVIDIA. The BF16 rate is twice that for each of these, so the ratios are the same. That training
+# time is proportional to them is an assumption; finished runs replace it (flux_training/training/cost.py).
 TFLOPS = {
     "RTX 5090": 104.8,
     "RTX 4090": 82.6,
@@ -27,8 +27,8 @@ TFLOPS = {
     "RTX 3060": 12.7,
 }
 
-# GB of GPU memory that FLUX.1-dev is trained with: rules of thumb; lint warns by them, too (flux_training/training/lint/rules/options.py). ai-toolkit's
-# example for FLUX, quantized and with one image a step, is named after its 24 GB; the 12 billion weights alone are as much in BF16.
+# GB of GPU memory for training FLUX.1-dev: rules of thumb, which lint uses as well. ai-toolkit's example for 24 GB is quantized and has
+# one image per step; the 12 billion weights alone take 24 GB in BF16.
 GB_QUANTIZED = 24
 GB_UNQUANTIZED = 48
 GB_EACH_MORE_MEGAPIXEL = 8
@@ -58,10 +58,9 @@ _SIZE = re.compile(r"(\d+)\s*GB", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Offer:
-    """A GPU class as it is offered now, at the stack's priority.
+    """A GPU class on offer at the stack's priority.
 
-    `memory` in GB, from the name (the API has no field for it), None when the name does not tell. `usd_an_hour` for one replica,
-    None when there is no price at that priority.
+    `memory` in GB comes from the name, because the API has no field for it. `memory` and `usd_an_hour` (per replica) are None if unknown.
     """
 
     id: str
@@ -71,7 +70,7 @@ class Offer:
 
 
 def model_of(name: str) -> str:
-    """The card that a name is about: `RTX 5090` for `RTX 5090 (32 GB)` and for `NVIDIA GeForce RTX 5090, 32607 MiB`."""
+    """The model in a name: `RTX 5090` for `RTX 5090 (32 GB)` and for `NVIDIA GeForce RTX 5090, 32607 MiB`."""
     match = MODEL.search(name)
     if match is None:
         return " ".join(name.split("(")[0].split(",")[0].split())
@@ -88,24 +87,24 @@ def memory_gb(gpu: str) -> int | None:
 
 
 def names_a_class(wanted: str) -> bool:
-    """Whether `cluster.gpu` names one class, and is no condition."""
+    """Whether `cluster.gpu` is a name rather than a condition."""
     return wanted.strip().lower() != CHEAPEST and not wanted.lstrip().startswith((">", "<", "="))
 
 
 def check_condition(wanted: str) -> None:
-    """Raises ValueError when `cluster.gpu` looks like a condition and is none that we know."""
+    """Raises ValueError if `cluster.gpu` is an unknown condition."""
     if (
         not names_a_class(wanted)
         and wanted.strip().lower() != CHEAPEST
         and not AT_LEAST.fullmatch(wanted.strip())
     ):
         raise ValueError(
-            f"`{wanted}` is no condition that is known; write a name such as `RTX 5090`, `>= 24 GB`, or `{CHEAPEST}`"
+            f"`{wanted}` is not a known condition; write a name such as `RTX 5090`, `>= 24 GB`, or `{CHEAPEST}`"
         )
 
 
 def memory_needed(document: Mapping[str, Any]) -> int:
-    """GB of GPU memory for a train.yml as ai-toolkit reads it. A rule of thumb: see the constants above."""
+    """GB of GPU memory that a train.yml needs: a rule of thumb."""
     process = first_process(document)
     model, train = mapping(process.get("model")), mapping(process.get("train"))
     if model.get("quantize") is not True:
@@ -122,11 +121,10 @@ def choose_gpu(
     hours_on: Callable[[Offer], float | None],
     kept: str | None,
 ) -> Offer:
-    """The class for a condition: of those with enough memory the one on which the work costs least; equal ones by name.
+    """The class with enough memory on which the work costs least, then by name.
 
-    `need`: GB that the jobs need; `>= N GB` takes its own figure instead. `hours_on` gives the GPU hours of the work on a class, None
-    when its speed is not known. `kept`: the class id that must not change now; it is taken as long as it satisfies the condition.
-    Raises BadInput when nothing does.
+    `need`: GB that the jobs need, unless the condition is `>= N GB`. `hours_on` returns the work's GPU hours on a class, None if its speed
+    is unknown. `kept`: the id of the class that stays as long as it satisfies the condition. Raises BadInput if no class does.
     """
     match = AT_LEAST.fullmatch(wanted.strip())
     least = int(match[1]) if match else need
@@ -147,9 +145,9 @@ def choose_gpu(
 def _none_fits(wanted: str, least: int, large: Sequence[Offer], offers: Iterable[Offer]) -> str:
     if large:
         names = ", ".join(offer.name for offer in large)
-        return f"cluster.gpu (`{wanted}`): {names} would do, but price or speed is not known; name one of them instead"
+        return f"cluster.gpu (`{wanted}`): {names} would fit, but price or speed is unknown; set one of them by name"
     names = ", ".join(sorted(offer.name for offer in offers)) or "none"
     return (
-        f"cluster.gpu (`{wanted}`): no GPU with {least} GB or more is offered; offered: {names}; "
-        "ask for less memory, or set `quantize: true` in train.yml"
+        f"cluster.gpu (`{wanted}`): no GPU class with at least {least} GB is available; available: {names}; "
+        "require less memory, or set `quantize: true` in train.yml"
     )

@@ -1,4 +1,4 @@
-"""JSON schemas, with which editors complete and check a stack's configuration and a train.yml while they are written."""
+"""JSON schemas, which let editors complete and check a stack's configuration and train.yml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENCRYPTED = {
 
 Schema = dict[str, Any]
 
-# What people write by hand, by section of KNOWN_KEYS; the other keys are completed without a word.
+# Details of the keys that people edit, by section of KNOWN_KEYS; other keys have only a name.
 TRAIN_YML: dict[str, dict[str, Schema]] = {
     "config": {"name": {"type": "string", "description": "The job folder's name."}},
     "": {
@@ -33,13 +33,13 @@ TRAIN_YML: dict[str, dict[str, Schema]] = {
         "device": {"enum": ["cuda:0", "cuda"]},
         "trigger_word": {
             "type": ["string", "null"],
-            "description": "Stands for the subject; [trigger] in captions and prompts becomes this.",
+            "description": "The word for the subject; it replaces [trigger] in captions and prompts.",
         },
     },
     "network": {
         "type": {"type": "string", "description": "`lora`"},
         "linear": {"type": "integer", "minimum": 1, "description": "The rank of the LoRA, such as 16."},
-        "linear_alpha": {"type": "number", "description": "Best the same as `linear`."},
+        "linear_alpha": {"type": "number", "description": "Usually the same as `linear`."},
     },
     "save": {
         "save_every": {
@@ -49,17 +49,17 @@ TRAIN_YML: dict[str, dict[str, Schema]] = {
         },
         "max_step_saves_to_keep": {
             "type": "integer",
-            "description": "At least as many as one run writes: a checkpoint deleted here is deleted from the bucket.",
+            "description": "At least as many as one run writes: a checkpoint that is deleted here is deleted from the bucket as well.",
         },
         "push_to_hub": {"const": False},
         "dtype": {"type": "string"},
     },
     "datasets[]": {
-        "folder_path": {"const": DATASET_FOLDER, "description": "Where the images lie on the node."},
+        "folder_path": {"const": DATASET_FOLDER, "description": "The images' folder on the node."},
         "caption_ext": {"enum": ["txt", ".txt"]},
         "caption_dropout_rate": {"type": "number", "minimum": 0, "maximum": 1},
         "resolution": {
-            "description": "Pixels of a square of the same area; several are trained in turn.",
+            "description": "The side of a square in pixels; several resolutions are trained in turn.",
             "anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}],
         },
     },
@@ -129,7 +129,7 @@ def stack_schema() -> Schema:
                 "type": "object",
                 "properties": settings,
                 "required": [f"{PROJECT}:{key}" for key in found["required"]],
-                # Other providers' settings may stand here, too; ours are known.
+                # Other providers may have settings here as well.
                 "patternProperties": {f"^{PROJECT}:(?!({known})$)": False},
             }
         },
@@ -139,7 +139,7 @@ def stack_schema() -> Schema:
 
 
 def _section(name: str) -> Schema:
-    """The schema of a section of train.yml, with the sections below it. An unknown key is one that ai-toolkit passes over."""
+    """The schema of a section of train.yml, with the sections below it. ai-toolkit ignores unknown keys."""
     properties: dict[str, Schema] = {}
     for key in sorted(KNOWN_KEYS[name]):
         below = f"{name}.{key}".lstrip(".")
@@ -155,7 +155,7 @@ def _section(name: str) -> Schema:
 def _silence() -> Schema:
     return {
         "type": "object",
-        "description": "What lint shall not say of this job, by rule, each with the reason.",
+        "description": "Lint rules to ignore for this job, each with the reason.",
         "properties": {
             rule.code: {
                 "type": "string",
@@ -170,6 +170,6 @@ def _silence() -> Schema:
 
 
 def _may_be_encrypted(value: Schema) -> Schema:
-    """What may be left out is text, and any may be a secret, as `pulumi config set --secret` writes it."""
+    """Optional settings may be secrets, as `pulumi config set --secret` writes them."""
     choices = value.get("anyOf", [])
     return {**value, "anyOf": [*choices, ENCRYPTED]} if {"type": "null"} in choices else value

@@ -32,7 +32,7 @@ from flux_training.commands.results.outputs import (
 )
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.progress import Progress
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 
@@ -72,7 +72,7 @@ def status(bucket: Storage, request: pytest.FixtureRequest) -> JobStatus:
     for key, data in objects.items():
         bucket.put_bytes(key, data)
     return JobStatus(
-        StackJob("cat", name, "", 20, keys), RunState.COMPLETED, progress=Progress(gpu_seconds=3600)
+        StackJob("cat", name, "", 20, keys), RunState.COMPLETED, progress=RunProgress(gpu_seconds=3600)
     )
 
 

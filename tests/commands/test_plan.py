@@ -22,12 +22,12 @@ from flux_training.commands.plan.text import as_text, megabytes
 from flux_training.training.cost import Bill, Line, Rate
 from flux_training.training.finding import Finding, LintReport
 from flux_training.training.runs.changes import Changes, Edited
-from flux_training.training.runs.plan import JobPlan, Plan, Upload, What
+from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload
 from tests.support.photos import DAMAGED_EXIF
 
 AGAIN = JobPlan(
     "cat",
-    What.AGAIN,
+    PlannedAction.AGAIN,
     "new1",
     ("1 caption changed", "learning rate 1e-4 → 2e-4"),
     images=9,
@@ -46,8 +46,8 @@ PLAN = Plan(
     "prod",
     (
         AGAIN,
-        JobPlan("dog", What.REMOVED, reasons=("its results stay in the bucket",)),
-        JobPlan("owl", What.KEPT),
+        JobPlan("dog", PlannedAction.REMOVED, reasons=("its results stay in the bucket",)),
+        JobPlan("owl", PlannedAction.KEPT),
     ),
     cluster=("container group is changed: gpu",),
     bill=Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), 450.0, 1),
@@ -64,7 +64,7 @@ def rendered(markdown: str) -> str:
 def test_the_comment_says_what_why_and_for_how_much() -> None:
     text = as_comment(PLAN, GITHUB)
     assert text.startswith(marker("prod"))
-    assert "**1 trained again, 1 taken out, 1 unchanged.** Estimated cost **$0.51**" in text
+    assert "**1 trained again, 1 removed, 1 unchanged.** Estimated cost **$0.51**" in text
     assert (
         "| **again** | `cat` | 1 caption changed; learning rate 1e-4 → 2e-4 | 2,000 | 60 min | $0.45 |"
         in text

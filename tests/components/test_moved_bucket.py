@@ -64,7 +64,7 @@ def test_results_are_not_deleted_because_a_setting_changed(connection: Connectio
     buckets = buckets_of(connection)
     olds = buckets.create(bucket_props(connection, storage, "one/", "delete")).outs
     put_run(storage, "one/")
-    # `keep` in the same change comes too late: the old one is taken down as it was at the last `up`.
+    # `keep` in the same change comes too late: the old one is deleted as it was at the last `up`.
     for news in (
         bucket_props(connection, storage, "two/", "delete"),
         bucket_props(connection, storage, "two/", "keep"),

@@ -120,7 +120,7 @@ def test_an_up_without_a_change_issues_nothing(cloud: Path, tmp_path: Path) -> N
 
 def test_a_warning_while_runs_outlast_the_keys(cloud: Path, tmp_path: Path) -> None:
     """A canceled run that is still declared counts: a node that trains it again with expired keys gets no images."""
-    warning = "the unfinished runs need about 300 h, and the nodes' keys end at"
+    warning = "the unfinished runs need about 300 h, and the nodes' keys expire at"
     stack = new_stack(tmp_path / "a", cloud, "long", {"cat": 1})
     stack.configure({"cat": {"maxHours": 300}}, storage_settings(stack))
     assert warning in stack.up()
@@ -128,7 +128,7 @@ def test_a_warning_while_runs_outlast_the_keys(cloud: Path, tmp_path: Path) -> N
     stack.connection.kelpie().cancel_job(job.id)
     assert warning in stack.run("preview")
     stack.configure({"cat": {"maxHours": 2}}, storage_settings(stack))
-    assert "the nodes' keys end at" not in stack.run("preview")
+    assert "the nodes' keys expire at" not in stack.run("preview")
 
 
 def test_a_key_changed_by_hand_is_put_right(cloud: Path, tmp_path: Path, engine: str) -> None:

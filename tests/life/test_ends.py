@@ -51,7 +51,7 @@ ENDS: dict[str, tuple[Callable[[Storage, RunKeys], None], bool, str]] = {
     "nothing": (_nothing, False, "there are no weights in the bucket"),
     "done.json alone": (_no_weights, True, "cat.safetensors is missing"),
     "half a file": (_half, True, "bytes long, but their header says"),
-    "the wrong step": (_wrong_step, True, "they are from step 10, not from the last one (20)"),
+    "the wrong step": (_wrong_step, True, "they are from step 10, not from the last step (20)"),
     "something else": (_rubbish, True, "does not begin with a safetensors header"),
 }
 

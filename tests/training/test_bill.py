@@ -77,7 +77,7 @@ def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
         [
             "  j      1 steps     1 s  unknown",
             "  j      1 steps  10.0 h  $100.00",
-            "  total            10.0 h  unknown",
+            "  total           10.0 h  unknown",
         ]
     )
 

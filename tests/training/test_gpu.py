@@ -85,19 +85,19 @@ LARGE = [Offer("x", "RTX 7090 (48 GB)", 48, 0.1), Offer("y", "RTX 7080 (48 GB)",
         (
             ">= 64 GB",
             OFFERS,
-            "cluster.gpu (`>= 64 GB`): no GPU with 64 GB or more is offered; offered: Mystery, RTX 3060 (12 GB), RTX 3090 (24 GB), "
-            "RTX 4090 (24 GB), RTX 5090 (32 GB); ask for less memory, or set `quantize: true` in train.yml",
+            "cluster.gpu (`>= 64 GB`): no GPU class with at least 64 GB is available; available: Mystery, RTX 3060 (12 GB), RTX 3090 (24 GB), "
+            "RTX 4090 (24 GB), RTX 5090 (32 GB); require less memory, or set `quantize: true` in train.yml",
         ),
         (
             "cheapest",
             LARGE,
-            "cluster.gpu (`cheapest`): RTX 7090 (48 GB), RTX 7080 (48 GB) would do, but price or speed is not known; "
-            "name one of them instead",
+            "cluster.gpu (`cheapest`): RTX 7090 (48 GB), RTX 7080 (48 GB) would fit, but price or speed is unknown; "
+            "set one of them by name",
         ),
         (
             "cheapest",
             [],
-            "cluster.gpu (`cheapest`): no GPU with 24 GB or more is offered; offered: none; ask for less memory, or set "
+            "cluster.gpu (`cheapest`): no GPU class with at least 24 GB is available; available: none; require less memory, or set "
             "`quantize: true` in train.yml",
         ),
     ],
@@ -110,7 +110,7 @@ def test_when_nothing_fits_the_error_says_what_there_is(wanted: str, offers: lis
 
 @pytest.mark.parametrize("wanted", ["> 24 GB", ">= 24", ">= 0 GB", "= 24 GB", "<= 24 GB", ">= many GB"])
 def test_a_condition_that_is_none_is_refused(wanted: str) -> None:
-    with pytest.raises(ValueError, match="is no condition"):
+    with pytest.raises(ValueError, match="is not a known condition"):
         check_condition(wanted)
 
 

@@ -65,7 +65,7 @@ def test_a_new_file_takes_nobody_elses_place(tmp_path: Path) -> None:
 def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
     with only_one_in(tmp_path):
         with (
-            pytest.raises(FluxError, match="another flux command is at work in") as caught,
+            pytest.raises(FluxError, match="another flux command is using") as caught,
             only_one_in(tmp_path),
         ):
             pass

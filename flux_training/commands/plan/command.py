@@ -34,9 +34,9 @@ from flux_training.training.runs.plan import (
     JOB_TYPE,
     JobPlan,
     Plan,
-    Step,
+    PlannedAction,
+    ResourceChange,
     Upload,
-    What,
     cluster_lines,
     in_order,
     messages,
@@ -132,11 +132,11 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
     ), connection
 
 
-def with_unchanged_jobs(steps: Sequence[Step], survey: Survey) -> list[Step]:
+def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list[ResourceChange]:
     """The CLI's preview leaves out resources that stay the same."""
     listed = {step.name for step in steps if step.kind == JOB_TYPE}
     unchanged = [job.name for job in survey.jobs if job.name not in listed]
-    return [*steps, *(Step("", JOB_TYPE, name, "same") for name in unchanged)]
+    return [*steps, *(ResourceChange("", JOB_TYPE, name, "same") for name in unchanged)]
 
 
 def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:
@@ -164,7 +164,7 @@ class Comparison:
     def layout(self) -> Layout:
         return Layout(self.settings.storage.key_prefix)
 
-    def job_plan(self, step: Step) -> JobPlan:
+    def job_plan(self, step: ResourceChange) -> JobPlan:
         job = next((job for job in self.survey.jobs if job.name == step.name), None)
         line = (
             next((line for line in self.survey.bill.lines if line.job == step.name), None)
@@ -175,10 +175,10 @@ class Comparison:
         state = self.survey.states.get(step.name)
         made = plan_job(step, state, past, line, self._was_unfinished(step))
         images = tuple(sorted(job.image_set.images)) if job else ()
-        shown = Changes(added=images) if made.what is What.NEW else made.changes
+        shown = Changes(added=images) if made.what is PlannedAction.NEW else made.changes
         return replace(made, images=len(images), changes=shown)
 
-    def _changes(self, step: Step, job: DeclaredJob) -> Changes | None:
+    def _changes(self, step: ResourceChange, job: DeclaredJob) -> Changes | None:
         """What differs from the run in the state, or else from the job's newest one in the bucket."""
         run, known = step.old.get("runId"), self.survey.changes.get(step.name)
         if known and run in (None, known.run_id):
@@ -188,7 +188,7 @@ class Comparison:
         found = changes_since(self.storage, self.layout, job, str(run))
         return found.changes if found else None
 
-    def _was_unfinished(self, step: Step) -> bool:
+    def _was_unfinished(self, step: ResourceChange) -> bool:
         run, status = step.old.get("runId"), RunState(str(step.old.get("status")))
         if not run or run == step.new.get("runId") or status.has_ended or not self.survey.bucket_exists:
             return False
@@ -197,7 +197,7 @@ class Comparison:
         keys, steps = self.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
         return state_of_run(self.storage, self.connection.kelpie(), keys, steps).is_queued
 
-    def upload(self, steps: Sequence[Step]) -> Upload:
+    def upload(self, steps: Sequence[ResourceChange]) -> Upload:
         """The images of new datasets that are not in the bucket yet."""
         new = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
         sets = [job.image_set for job in self.survey.jobs if job.name in new and job.dataset_of == job.name]

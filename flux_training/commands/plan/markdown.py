@@ -16,7 +16,7 @@ from flux_training.commands.plan.text import upload_words
 from flux_training.training.bill import FREE, bases, dollars, heading, rows, standing_charge
 from flux_training.training.bill import hours as time_of
 from flux_training.training.runs.changes import Edited
-from flux_training.training.runs.plan import JobPlan, Plan, What, headline
+from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, headline
 from flux_training.training.words import counted
 
 # GitHub refuses comments of more than 65,536 characters.
@@ -69,7 +69,7 @@ def _money(plan: Plan) -> str:
 
 def _table(plan: Plan) -> str:
     bill = plan.bill
-    jobs = [*plan.changed, *(job for job in plan.of(What.RUNNING) if job.line)]
+    jobs = [*plan.changed, *(job for job in plan.of(PlannedAction.RUNNING) if job.line)]
     if not jobs:
         return ""
     lines = ["| | job | why | steps | time | cost |", "|---|---|---|---:|---:|---:|"]
@@ -88,7 +88,7 @@ def _table(plan: Plan) -> str:
 def _row(job: JobPlan) -> str:
     line = job.line
     why = "; ".join(job.reasons) or "already queued"
-    if job.what is What.NEW:
+    if job.what is PlannedAction.NEW:
         why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None
     figures = (
@@ -100,7 +100,7 @@ def _row(job: JobPlan) -> str:
 
 
 def _unchanged(plan: Plan) -> str:
-    kept = plan.of(What.KEPT)
+    kept = plan.of(PlannedAction.KEPT)
     names = ", ".join(f"`{_code(job.name)}`" for job in kept[:MOST_ROWS])
     return f"Unchanged: {names}{' …' if len(kept) > MOST_ROWS else ''}" if kept else ""
 

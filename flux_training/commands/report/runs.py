@@ -12,7 +12,7 @@ from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.loss_curve import Point, parse_losses
-from flux_training.training.runs.progress import Progress, read_progress
+from flux_training.training.runs.progress import RunProgress, read_progress
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
@@ -33,7 +33,7 @@ class ReportedRun:
         return read_mapping(self.folder / RECORD)
 
     @cached_property
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         return read_progress(read_mapping(self.folder / "progress.json"))
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import Any
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
-from flux_training.training.runs.progress import Progress, read_progress
+from flux_training.training.runs.progress import RunProgress, read_progress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.words import printable
@@ -21,7 +21,7 @@ PENDING_HINT = (
     "is Kelpie's user invited to the SaladCloud organization, is a GPU of this class available, does the container "
     "group still exist? `./flux doctor` checks this"
 )
-NO_PROGRESS = Progress()
+NO_PROGRESS = RunProgress()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class JobStatus:
     job: StackJob
     state: RunState
     reason: str = ""
-    progress: Progress = NO_PROGRESS
+    progress: RunProgress = NO_PROGRESS
     queue_job: Job | None = None
 
     @property

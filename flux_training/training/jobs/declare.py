@@ -1,4 +1,4 @@
-"""From the stack's configuration and the job folders to the jobs it declares. Every finding of every folder at once."""
+"""The jobs that a stack declares, from its configuration and the job folders."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ from flux_training.training.settings import JobSettings, StackSettings
 from flux_training.training.words import nearest
 
 GLOB_CHARACTERS = frozenset("*?[")
-# What findings about the list of jobs name as their place.
+# The place that findings about the list of jobs name.
 JOBS_SETTING = "jobs"
-# The bucket's keys are variables of the node as well; a train.yml has no business with them.
+# The variables that train.yml may use. The node has the bucket's keys as well, but train.yml must not use those.
 NODE_VARIABLES = frozenset([RUN_ID_VARIABLE, ATTEMPT_VARIABLE, JOB_VARIABLE])
 
 
 @dataclass(frozen=True)
 class DeclaredJob:
-    """A job folder with its settings. `dataset_of` is the first declared job with the same images.
-
-    `parent` is the run that a resumed one goes on from.
-    """
+    """A job folder with its settings. `dataset_of` is the first declared job with the same images, `parent` the run to continue."""
 
     folder: JobFolder
     image_set: ImageSet
@@ -47,7 +44,7 @@ class DeclaredJob:
 
 @dataclass(frozen=True)
 class ChosenJobs:
-    """The jobs that names and globs mean, by name, what is wrong with the list itself, and what each that is a folder comes to."""
+    """The settings of the selected jobs by name, findings about the list itself, and the examined job folders."""
 
     settings: dict[str, JobSettings] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -57,10 +54,7 @@ class ChosenJobs:
 def declare_jobs(
     settings: StackSettings, root: Path = Path(), examiner: Examiner | None = None
 ) -> list[DeclaredJob]:
-    """The declared jobs in the order of their names; raises BadInput with the findings of all of them.
-
-    `examiner` knows what was examined before.
-    """
+    """The declared jobs, sorted by name; raises BadInput with the findings of all of them."""
     chosen = gather_jobs(settings, root, examiner or Examiner())
     findings = chosen.findings + [finding for job in chosen.jobs for finding in job.needed]
     if findings:
@@ -68,7 +62,7 @@ def declare_jobs(
     jobs: list[DeclaredJob] = []
     first_with: dict[str, str] = {}
     for job in chosen.jobs:
-        assert job.made is not None  # noqa: S101 - no needed rule is broken, and a dataset that is missing is a finding
+        assert job.made is not None  # noqa: S101 - without findings, every job was made
         folder, images = job.made
         dataset_of = first_with.setdefault(images.digest, job.name)
         jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of))
@@ -82,10 +76,7 @@ def gather_jobs(
     names: Iterable[str] = (),
     declared: bool = True,
 ) -> ChosenJobs:
-    """What the declared jobs come to, and of the job folders `names` whether they are declared or not.
-
-    Without `declared` only of `names`; what is wrong with the list of jobs is then not asked.
-    """
+    """The declared jobs and the job folders `names`; without `declared` only the latter, and no findings about the list of jobs."""
     jobs_folder = root / settings.jobs_folder
     folders = folder_names(jobs_folder)
     chosen, findings = choose(settings.jobs, folders, str(jobs_folder))
@@ -96,7 +87,7 @@ def gather_jobs(
         other = chosen[name].dataset
         if other and not folder.is_dir():
             message = (
-                f"job `{name}`: dataset `{other}` is no folder under {jobs_folder}{nearest(other, folders)}"
+                f"job `{name}`: dataset `{other}` is not a folder in {jobs_folder}{nearest(other, folders)}"
             )
             findings.append(_finding("dataset-unknown", message, name))
     variables = frozenset(settings.cluster.environment) | NODE_VARIABLES
@@ -129,9 +120,9 @@ def folder_names(jobs_folder: Path) -> list[str]:
 def choose(
     declared: dict[str, JobSettings], folders: list[str], where: str
 ) -> tuple[dict[str, JobSettings], list[Finding]]:
-    """Which folders the names and globs mean, and what is wrong with them.
+    """The job folders that names and patterns select, and findings about them.
 
-    A name's own entry wins over a glob's; of two globs the one written later wins. One that says `skip` means none.
+    A name takes precedence over a pattern, and a later pattern over an earlier one. Entries with `skip` select nothing.
     """
     chosen: dict[str, JobSettings] = {}
     findings: list[Finding] = []
@@ -139,13 +130,13 @@ def choose(
     for pattern, entry in globs.items():
         matches = fnmatch.filter(folders, pattern)
         if not matches:
-            findings.append(_finding("glob-empty", f"`{pattern}` matches no folder under {where}"))
+            findings.append(_finding("glob-empty", f"`{pattern}` matches no folder in {where}"))
         chosen |= dict.fromkeys(matches, entry)
     for name, entry in declared.items():
         if name in globs:
             continue
         if name not in folders:
-            message = f"`{name}` is no folder under {where}{nearest(name, folders)}"
+            message = f"`{name}` is not a folder in {where}{nearest(name, folders)}"
             findings.append(_finding("job-unknown", message))
         else:
             chosen[name] = entry

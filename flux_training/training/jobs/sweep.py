@@ -1,4 +1,4 @@
-"""A sweep: one job's train.yml with some values changed, once for each combination. Pure: texts in, texts out."""
+"""Sweeps: copies of a job's train.yml, one for each combination of values. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.train_yml.yaml_text import node_at, set_value
 from flux_training.training.words import nearest
 
-# What people call these; any other key is called by its last word.
+# Short names of some keys; for any other key it is the last part.
 SHORT = {
     "network.linear": "rank",
     "network.linear_alpha": "alpha",
@@ -29,7 +29,7 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Axis:
-    """One --set: the keys (below config.process[0]) that get each of the values, which are YAML as it was typed."""
+    """One --set: keys below config.process[0], and the values they take, as YAML."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...]
@@ -37,7 +37,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Variant:
-    """One job of the sweep. `values` are (key, value) pairs; `repeats` says that they are the base job's own."""
+    """One job of the sweep. `values` are (key, value) pairs; `repeats` means that they equal the base job's."""
 
     name: str
     values: tuple[tuple[str, str], ...]
@@ -46,7 +46,7 @@ class Variant:
 
 
 def parse_axis(text: str) -> Axis:
-    """`train.lr=1e-4,2e-4` or, for keys that change together, `network.linear+network.linear_alpha=16,32`.
+    """`train.lr=1e-4,2e-4` or, for keys that change together: `network.linear+network.linear_alpha=16,32`.
 
     Commas inside brackets and quotes belong to a value. Raises BadInput.
     """
@@ -57,12 +57,12 @@ def parse_axis(text: str) -> Axis:
         raise BadInput([f"--set {text}: write KEY=VALUE,VALUE such as train.lr=1e-4,2e-4"])
     twice = sorted({value for value in split if split.count(value) > 1})
     if twice:
-        raise BadInput([f"--set {text}: {', '.join(twice)} stands there twice; once is enough"])
+        raise BadInput([f"--set {text}: {', '.join(twice)} is given twice; remove one"])
     return Axis(names, split)
 
 
 def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
-    """Every combination of the axes' values, as the base job's train.yml with these values. Raises BadInput."""
+    """The base job's train.yml with each combination of the axes' values. Raises BadInput."""
     findings = _findings(text, axes)
     if findings:
         raise BadInput(findings)
@@ -71,7 +71,7 @@ def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
     ]
     names = [variant.name for variant in variants]
     findings = [
-        f"{name}: the name of two jobs of this sweep; write the values so that they differ in letters and digits"
+        f"{name}: two jobs of this sweep have this name; write the values so that they differ in letters or digits"
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
     findings += [
@@ -86,7 +86,7 @@ def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
 
 def _variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]) -> Variant:
     pairs = [(key, value) for axis, value in zip(axes, values, strict=True) for key in axis.keys]
-    # Keys that change together are named once.
+    # Keys that change together appear once in the name.
     parts = [_label(axis.keys[0]) + _tidy(value) for axis, value in zip(axes, values, strict=True)]
     name = "-".join([base, *parts])
     before = document_of(text.encode())
@@ -112,15 +112,13 @@ def _findings(text: str, axes: Sequence[Axis]) -> list[str]:
 
 def _wrong(text: str, key: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
     if key not in known:
-        return [
-            f"--set {key}: train.yml has no such value{nearest(key, known)}; a key that it lacks has to be written there first"
-        ]
+        return [f"--set {key}: train.yml has no such value{nearest(key, known)}; add the key there first"]
     problems = ((value, _problem(text, key, value)) for value in values)
     return [f"--set {key}={value}: {problem}" for value, problem in problems if problem]
 
 
 def _equal(text: str, axis: Axis) -> list[str]:
-    """A finding for each value that stands there in several spellings: `1e-4` and `0.0001` would be two jobs, both paid."""
+    """A finding for each value with several spellings: `1e-4` and `0.0001` would train and cost twice."""
     spellings: list[tuple[list[Any], list[str]]] = []
     for value in axis.values:
         new = [_value_at(set_value(text, _path(key), _literal(text, key, value)), key) for key in axis.keys]
@@ -131,27 +129,27 @@ def _equal(text: str, axis: Axis) -> list[str]:
             same.append(value)
     keys = "+".join(axis.keys)
     return [
-        f"--set {keys}: {', '.join(names)} are one value; once is enough"
+        f"--set {keys}: {', '.join(names)} are the same value; keep one"
         for _, names in spellings
         if len(names) > 1
     ]
 
 
 def _problem(text: str, key: str, value: str) -> str | None:
-    """Why a value cannot stand in the place of the one that stands there; None when it can."""
+    """Why a value cannot replace the present one; None if it can."""
     now = _value_at(text, key)
     try:
         changed = set_value(text, _path(key), _literal(text, key, value))
         new = _value_at(changed, key)
     except (ValueError, KeyError) as error:
-        return f"cannot be put there ({error})"
+        return f"cannot be set ({error})"
     if _kind(new) != _kind(now):
-        return f"{_kind(new)}, but train.yml has {_kind(now)} there ({now})"
+        return f"{_kind(new)}, but train.yml has {_kind(now)} ({now})"
     return None
 
 
 def _literal(text: str, key: str, value: str) -> str:
-    """The value as it was typed; one that takes the place of a text is quoted, so that it stays one."""
+    """The value as typed, but quoted if it replaces a text, so that it stays a text."""
     if isinstance(_value_at(text, key), str) and value[:1] not in ("'", '"'):
         return quoted(value)
     return value
@@ -168,7 +166,7 @@ def _kind(value: Any) -> str:
 
 
 def _known_keys(text: str) -> list[str]:
-    """Every key below config.process[0] whose value is one, or a list on one line; lists by index."""
+    """Every key below config.process[0] with a single value or a one-line list; list entries by index."""
     return _keys(node_at(text, PROCESS), "")
 
 
@@ -203,12 +201,12 @@ def _label(key: str) -> str:
 
 
 def _tidy(value: str) -> str:
-    """The value as part of a folder's name."""
+    """The value in a form that a folder name allows."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", value).strip("._-")
 
 
 def _split(values: str) -> tuple[str, ...]:
-    """At the commas that stand in no bracket and no quote."""
+    """Splits at commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for character in values:
         if quote:

@@ -13,14 +13,14 @@ from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
-LONGEST = 40
+MAX_VALUE_LENGTH = 40
 # In `details`; a preview shows a line per job.
 MAX_NAMES = 5
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is made of: its manifest.json and train.yml as they lie in the bucket, its attempt and parent."""
+    """What identifies a run: the bytes of its manifest.json and train.yml, its attempt and its parent."""
 
     manifest: bytes
     raw_config: bytes
@@ -30,7 +30,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Edited:
-    """A caption before and after."""
+    """A changed caption."""
 
     image: str
     before: str
@@ -80,7 +80,7 @@ class Changes:
 
 
 def changes(before: Inputs, after: Inputs) -> Changes:
-    """What makes `after` another run than `before`."""
+    """The differences that make `after` another run than `before`."""
     old, new = _images(before.manifest), _images(after.manifest)
     gone, come = old.keys() - new.keys(), new.keys() - old.keys()
     by_content = {old[name].get("sha256"): name for name in sorted(gone)}
@@ -108,11 +108,11 @@ def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
     if before.raw_config != after.raw_config:
         old, new = (document_of(one.raw_config) for one in (before, after))
         found = [_difference(*one) for one in different(old, new)]
-        yield from found or ["train.yml differs in comments or layout only"]
+        yield from found or ["train.yml differs only in comments or layout"]
     if before.attempt != after.attempt:
         yield f"attempt {before.attempt} → {after.attempt}"
     if before.parent != after.parent:
-        yield f"goes on from run {after.parent}" if after.parent else "starts from nothing"
+        yield f"continues from run {after.parent}" if after.parent else "starts from scratch"
 
 
 def _images(manifest: bytes) -> dict[str, Mapping[str, Any]]:
@@ -125,7 +125,12 @@ def _images(manifest: bytes) -> dict[str, Mapping[str, Any]]:
 
 def _difference(path: str, old: object, new: object) -> str:
     name, shown_old, shown_new = label(path), shown(old), shown(new)
-    if is_secret(path) or len(shown_old) > LONGEST or len(shown_new) > LONGEST or shown_old == shown_new:
+    if (
+        is_secret(path)
+        or len(shown_old) > MAX_VALUE_LENGTH
+        or len(shown_new) > MAX_VALUE_LENGTH
+        or shown_old == shown_new
+    ):
         return f"{name} changed"
     if old is MISSING:
         return f"{name} {shown_new} (was not set)"

@@ -1,4 +1,4 @@
-"""Which earlier run of a job a `resume: true` goes on from. Decided from what lies in the bucket, so that it stays decided."""
+"""Which earlier run `resume: true` continues. The decision depends only on the bucket, so it stays the same."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from flux_training.training.runs.run import run_id
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run as its run.json tells it; `created_at` in ISO 8601, UTC."""
+    """A run according to its run.json; `created_at` is in ISO 8601, UTC."""
 
     run_id: str
     created_at: str
 
 
 def made_before(run_of: Callable[[str | None], str], past: Iterable[PastRun]) -> tuple[bool, str | None]:
-    """(True, its parent) when the declared run is among the past ones already, else (False, None).
+    """(True, its parent) if the declared run is among the past ones, otherwise (False, None).
 
-    `run_of` gives the run id the declaration has with a parent. Without this a run would become its own successor.
+    `run_of` returns the declaration's run id for a parent. Without this check a run would continue itself.
     """
     ids = [run.run_id for run in past]
     for parent in (None, *ids):
@@ -32,9 +32,9 @@ def made_before(run_of: Callable[[str | None], str], past: Iterable[PastRun]) ->
 def choose_parent(
     job: str, steps: int, past: Sequence[PastRun], newest_checkpoint: Callable[[str], int | None]
 ) -> str | None:
-    """The newest run that left a sound checkpoint; None when none did, then training starts from nothing.
+    """The newest run with a valid checkpoint; None if there is none and training starts from scratch.
 
-    `newest_checkpoint` tells the step of a run's newest sound checkpoint. Raises BadInput when no step would be left.
+    `newest_checkpoint` returns the step of a run's newest valid checkpoint. Raises BadInput if no step would be left.
     """
     for run in sorted(past, key=lambda run: (run.created_at, run.run_id), reverse=True):
         step = newest_checkpoint(run.run_id)
@@ -43,7 +43,7 @@ def choose_parent(
         if step >= steps:
             raise BadInput(
                 [
-                    f"job `{job}`: `resume: true` would go on from step {step} of run {run.run_id}, but train.steps is {steps}; "
+                    f"job `{job}`: `resume: true` would continue from step {step} of run {run.run_id}, but train.steps is {steps}; "
                     "raise train.steps"
                 ]
             )
@@ -52,5 +52,5 @@ def choose_parent(
 
 
 def declared_run(manifest: bytes, raw_config: bytes, attempt: int) -> Callable[[str | None], str]:
-    """The run ids a declaration has, by parent."""
+    """A function from a parent to the declaration's run id."""
     return lambda parent: run_id(manifest, raw_config, attempt, parent)

@@ -1,4 +1,4 @@
-"""loss.csv (`step,loss`, one line a step) as a curve: read with care, smoothed, thinned out, with round numbers at its axes."""
+"""loss.csv (`step,loss`, one line per step) as a curve: parsed, smoothed, thinned out, with round axis ticks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from flux_training.training.values import MAX_NUMBER
 
-# More lines than any training has steps: the rest is not looked at.
-MOST_LINES = 1_000_000
-# No loss tells anything below this; ticks are rounded to less.
-LEAST_SPAN = 1e-9
+# More than any training has steps; further lines are ignored.
+MAX_LINES = 1_000_000
+# Smaller differences of a loss have no meaning.
+MIN_SPAN = 1e-9
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,22 @@ class Point:
 
 
 def parse_losses(text: str) -> list[Point]:
-    """The points by step; of two for one step the later line counts. Lines that are none are left out."""
+    """The points by step. Of several lines for one step the last counts; invalid lines are ignored."""
     found: dict[int, float] = {}
-    for line in text.splitlines()[:MOST_LINES]:
+    for line in text.splitlines()[:MAX_LINES]:
         step, _, loss = line.partition(",")
         try:
             point = Point(int(step), float(loss))
         except ValueError:
             continue
-        # Not what a node wrote to end this program: numbers that no training has (NaN is not below MAX_NUMBER either).
+        # A node may have written any number. NaN fails the comparison as well.
         if 0 < point.step <= MAX_NUMBER and abs(point.loss) <= MAX_NUMBER:
             found[point.step] = point.loss
     return [Point(step, found[step]) for step in sorted(found)]
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """Each point as the mean of those around it: a tenth of the curve, half as much at its ends."""
+    """Replaces each point by the mean of its neighbourhood: a tenth of the curve, half as much at its ends."""
     half = max(1, len(points) // 20)
     sums = [0.0]
     for point in points:
@@ -50,11 +50,11 @@ def smooth(points: Sequence[Point]) -> list[Point]:
     return smoothed
 
 
-def thin_out(points: Sequence[Point], most: int) -> list[Point]:
-    """At most about `most` points that look like all of them: the lowest and the highest of each stretch, the first and the last."""
-    if len(points) <= most or most < 4:
+def thin_out(points: Sequence[Point], limit: int) -> list[Point]:
+    """At most about `limit` points with the same outline: the minimum and maximum of each stretch, and both ends."""
+    if len(points) <= limit or limit < 4:
         return list(points)
-    stretch = math.ceil(len(points) / (most // 2 - 1))
+    stretch = math.ceil(len(points) / (limit // 2 - 1))
     kept = {0, len(points) - 1}
     for start in range(0, len(points), stretch):
         span = range(start, min(start + stretch, len(points)))
@@ -64,9 +64,9 @@ def thin_out(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def round_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
-    if high - low <= max(LEAST_SPAN, 1e-6 * max(abs(low), abs(high))):  # a flat line, give or take a rounding
-        high = low + (abs(low) if abs(low) > LEAST_SPAN else 1.0)
+    """Round numbers, 1, 2 or 5 times a power of ten apart, that span `low` to `high`."""
+    if high - low <= max(MIN_SPAN, 1e-6 * max(abs(low), abs(high))):  # a flat line, apart from rounding
+        high = low + (abs(low) if abs(low) > MIN_SPAN else 1.0)
     raw = (high - low) / max(1, about)
     power = 10.0 ** math.floor(math.log10(raw))
     apart = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))

@@ -1,6 +1,7 @@
-"""What a node may do in the bucket, and how long its keys have to last. It is somebody's gaming PC: it gets no more than its job asks.
+"""What a node may do in the bucket, and how long its keys are valid. A node is someone's PC, so it gets no more than its job needs.
 
-The worker lists and reads config/, dataset and output/ of its run, and writes and deletes below output/ and model/ (UPSTREAM.md).
+The worker lists and reads config/, the dataset and output/ of its run, and writes and deletes below output/ and model/
+(docs/services.md).
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from typing import Any
 
 from flux_training.training.runs.run import Layout
 
-# A run that tells no time left and has no `maxHours`: an allowance, not a measurement.
+# For a run without a time estimate and without `maxHours`: an assumption.
 UNKNOWN_HOURS = 24.0
-# New keys restart every replica: for less than this part of their life they are not worth it.
-WORTHWHILE = 0.25
-# A run waits for a GPU and loads its model before it counts down: an allowance, not a measurement.
+# New keys restart every replica, so they have to extend the validity by at least this part of it.
+MIN_EXTENSION = 0.25
+# For waiting for a GPU and loading the model: an assumption.
 MARGIN_HOURS = 1.0
 
 
 def node_prefixes(layout: Layout) -> list[str]:
-    """How all keys begin that a node has to do with. Not among them: `.flux/`, which says whose the bucket is."""
+    """The prefixes of all keys that a node needs. `.flux/` with the owner record is not among them."""
     return [layout.datasets, layout.runs]
 
 
 def node_policy(bucket: str, layout: Layout) -> dict[str, Any]:
-    """The same as an IAM policy, which can be finer: images and settings are read only, and no claim can be touched."""
+    """The same as a finer IAM policy: images and settings are read-only, and claims are out of reach."""
     arn = f"arn:aws:s3:::{bucket}"
     written = [f"{arn}/{layout.runs}*/{folder}/*" for folder in ("output", "model")]
     return {
@@ -57,7 +58,7 @@ def node_policy(bucket: str, layout: Layout) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Remaining:
-    """An unfinished run. `seconds`: what it says it still needs; None when it does not say."""
+    """An unfinished run. `seconds`: how long it still needs by its own estimate; None without one."""
 
     job: str
     seconds: float | None
@@ -71,16 +72,16 @@ class Remaining:
 
 
 def seconds_needed(runs: Iterable[Remaining], replicas: int) -> float:
-    """Until the last of the runs ends, on so many replicas: never less than the longest, 0 when there is none."""
+    """How long the replicas need for all runs: at least as long as the longest run, 0 without runs."""
     each = [run.needed for run in runs]
     return max([sum(each) / max(1, replicas), *each]) if each else 0.0
 
 
 def choose_end(now: datetime, present: datetime | None, hours: float, needed: float) -> datetime:
-    """When the nodes' keys are to end: as they do now, or `hours` from now (full hours, so that a preview and its `up` agree).
+    """When the nodes' keys expire: as now, or `hours` from now, rounded to full hours so that a preview and its `up` agree.
 
-    They are issued anew only when what is left is too short for the unfinished runs (`needed` seconds, and a margin), and only when
-    that wins something: each issue restarts every replica. An end that is past is never kept: nodes without keys get no data, paid.
+    New keys restart every replica. They are issued only if the present ones do not last for the unfinished runs (`needed` seconds and a
+    margin) and new ones last notably longer. Expired keys are always replaced: nodes without keys cost money and get no data.
     """
     fresh = (now + timedelta(hours=hours)).replace(minute=0, second=0, microsecond=0)
     if hours <= 1:
@@ -90,20 +91,20 @@ def choose_end(now: datetime, present: datetime | None, hours: float, needed: fl
     left = (present - now).total_seconds()
     if left <= 0:
         return fresh
-    margin = min(MARGIN_HOURS, WORTHWHILE * hours) * 3600
+    margin = min(MARGIN_HOURS, MIN_EXTENSION * hours) * 3600
     if needed <= 0 or left >= needed + margin:
         return present
-    worthwhile = (fresh - present).total_seconds() >= WORTHWHILE * hours * 3600
+    worthwhile = (fresh - present).total_seconds() >= MIN_EXTENSION * hours * 3600
     return fresh if worthwhile else present
 
 
 def end_warning(now: datetime, end: datetime, needed: float) -> str:
-    """For the person whose runs last longer than the nodes' keys; empty when they do not."""
+    """A warning that runs last longer than the nodes' keys; empty if they do not."""
     if needed <= max(0.0, (end - now).total_seconds()):
         return ""
     return (
-        f"the unfinished runs need about {needed / 3600:.0f} h, and the nodes' keys end at {show_time(end)}: run `up` again before that, "
-        "or what is trained afterwards is not uploaded"
+        f"the unfinished runs need about {needed / 3600:.0f} h, but the nodes' keys expire at {show_time(end)}: run `make up` again before "
+        "that, or later results are not uploaded"
     )
 
 
@@ -113,7 +114,7 @@ def show_time(moment: datetime) -> str:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """None for what is no time."""
+    """A time with a zone; None for anything else."""
     try:
         found = datetime.fromisoformat(text or "")
     except ValueError:

@@ -1,6 +1,6 @@
-"""What an update would do, in words a reviewer understands: made from a preview's steps and what lies in the bucket. Pure.
+"""What an update would do, in words for a reviewer, from a preview's steps and the bucket's contents. Pure.
 
-`preview --json` of either engine has the same form: `steps`, each with `op`, `urn`, `oldState` and `newState` (with `inputs` and
+Both engines' `preview --json` have the same form: `steps`, each with `op`, `urn`, `oldState` and `newState` (with `inputs` and
 `outputs`), and `diagnostics`. A replacement is several steps on one URN.
 """
 
@@ -30,14 +30,14 @@ KINDS = {
     "NodeKeys": "key of the nodes",
     DATASET_TYPE: "dataset",
 }
-# What holds others together, or tells Pulumi where they are: nothing becomes of it that its parts do not tell. DeclaredRuns repeats the jobs.
-NOT_TOLD = ("pulumi:", "flux:index:")
+# Components and providers: their parts are listed. DeclaredRuns repeats the jobs.
+HIDDEN_TYPES = ("pulumi:", "flux:index:")
 BOOKKEEPING = {"DeclaredRuns"}
-OPS = {"create": "is made", "update": "is changed", "replace": "is made anew", "delete": "is taken down"}
+OPS = {"create": "is created", "update": "is changed", "replace": "is replaced", "delete": "is deleted"}
 
 
-class What(StrEnum):
-    """What becomes of a job, in the order of a plan."""
+class PlannedAction(StrEnum):
+    """What happens to a job, in the order of a plan."""
 
     NEW = "new"
     AGAIN = "again"
@@ -50,8 +50,8 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
-    """All steps on one URN as one. `old` and `new` are the resource's properties, inputs over outputs; empty where it is not there."""
+class ResourceChange:
+    """All steps on one URN. `old` and `new` are the resource's outputs and inputs; empty if it does not exist."""
 
     urn: str
     kind: str
@@ -64,7 +64,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Upload:
-    """Bytes and images that go to the bucket; `copied` images lie there already in another dataset."""
+    """Bytes and images to upload; `copied` images are in the bucket already, in another dataset."""
 
     bytes: int = 0
     images: int = 0
@@ -73,10 +73,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What becomes of one job. `previous` is the run that the state or the bucket knows of, `dataset` that run's digest."""
+    """What happens to one job. `previous` is its last run according to the state or the bucket, `dataset` that run's digest."""
 
     name: str
-    what: What
+    what: PlannedAction
     run_id: str = ""
     reasons: tuple[str, ...] = ()
     images: int = 0
@@ -89,7 +89,7 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`problems`: why `up` would fail before anything is made; then there is no more than these and what lint found."""
+    """`problems`: why `up` would fail before anything is created; the plan then has only these and lint's findings."""
 
     stack: str
     jobs: tuple[JobPlan, ...] = ()
@@ -100,28 +100,28 @@ class Plan:
     problems: tuple[str, ...] = ()
     local: bool = False
 
-    def of(self, *kinds: What) -> list[JobPlan]:
+    def of(self, *kinds: PlannedAction) -> list[JobPlan]:
         return [job for job in self.jobs if job.what in kinds]
 
     @property
     def changed(self) -> list[JobPlan]:
-        """The jobs that anything happens to."""
-        return [job for job in self.jobs if job.what not in (What.KEPT, What.RUNNING)]
+        """The jobs that are not left alone."""
+        return [job for job in self.jobs if job.what not in (PlannedAction.KEPT, PlannedAction.RUNNING)]
 
 
-def read_steps(preview: Mapping[str, Any]) -> list[Step]:
-    """The preview's steps on whatever is made, paid for or restarted, one for each URN: also on kinds that have no name here."""
+def read_steps(preview: Mapping[str, Any]) -> list[ResourceChange]:
+    """The preview's changes of real resources, one per URN."""
     by_urn: dict[str, list[Mapping[str, Any]]] = {}
     for step in preview.get("steps") or []:
         by_urn.setdefault(str(mapping(step).get("urn", "")), []).append(mapping(step))
     return [step for urn, steps in by_urn.items() if (step := _merged(urn, steps)) is not None]
 
 
-def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> Step | None:
+def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> ResourceChange | None:
     qualified, _, name = urn.rpartition("::")
     type_ = qualified.rpartition("::")[2].rpartition("$")[2]
     kind = type_.rpartition(":")[2]
-    if type_.startswith(NOT_TOLD) or kind in BOOKKEEPING:
+    if type_.startswith(HIDDEN_TYPES) or kind in BOOKKEEPING:
         return None
     ops = {str(step.get("op")) for step in steps}
     op = "replace" if ops & REPLACING else "delete" if ops & GONE else next(iter(sorted(ops)))
@@ -130,7 +130,7 @@ def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> Step | None:
     changed = {
         str(key) for step in steps for key in step.get("diffReasons") or step.get("replaceReasons") or ()
     }
-    return Step(urn, kind, name, op, old, {} if op == "delete" else new, tuple(sorted(changed)))
+    return ResourceChange(urn, kind, name, op, old, {} if op == "delete" else new, tuple(sorted(changed)))
 
 
 def _properties(state: Any) -> dict[str, Any]:
@@ -138,20 +138,24 @@ def _properties(state: Any) -> dict[str, Any]:
 
 
 def messages(preview: Mapping[str, Any], severity: str) -> tuple[str, ...]:
-    """The diagnostics of one severity, each once."""
+    """The diagnostics of one severity, without duplicates."""
     found = [mapping(entry) for entry in preview.get("diagnostics") or []]
     texts = [str(entry.get("message", "")).strip() for entry in found if entry.get("severity") == severity]
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def plan_job(
-    step: Step, state: RunState | None, past: Changes | None, line: Line | None, old_unfinished: bool
+    step: ResourceChange,
+    state: RunState | None,
+    past: Changes | None,
+    line: Line | None,
+    old_unfinished: bool,
 ) -> JobPlan:
-    """What becomes of a job. `standing` is that of its new run; `past` what differs from its last run, None when it has none."""
+    """What happens to a job. `state` is its new run's; `past` is what differs from its last run, None if there is none."""
     old_run, new_run = str(step.old.get("runId") or ""), str(step.new.get("runId") or "")
     job = JobPlan(
         step.name,
-        What.REMOVED,
+        PlannedAction.REMOVED,
         new_run,
         ("its results stay in the bucket",),
         changes=past or Changes(),
@@ -160,44 +164,50 @@ def plan_job(
         folder=str(step.new.get("folder") or ""),
     )
     if step.op == "delete":
-        left = f"run {old_run} is taken out of the queue; what it has saved stays in the bucket"
-        return replace(job, what=What.CANCELED, reasons=(left,)) if old_unfinished else job
-    what, reasons = _fate(step, state, past)
+        left = f"run {old_run} is removed from the queue; its checkpoints stay in the bucket"
+        return replace(job, what=PlannedAction.CANCELED, reasons=(left,)) if old_unfinished else job
+    what, reasons = _action(step, state, past)
     if old_unfinished and old_run != new_run:
         reasons = (*reasons, f"its unfinished run {old_run} is canceled")
-    paid = line if what in (What.NEW, What.AGAIN, What.RUNNING) else None
+    paid = line if what in (PlannedAction.NEW, PlannedAction.AGAIN, PlannedAction.RUNNING) else None
     return replace(job, what=what, reasons=reasons, line=paid)
 
 
 def in_order(jobs: Iterable[JobPlan]) -> tuple[JobPlan, ...]:
-    """New and repeated ones first, unchanged ones last; by name within each."""
-    order = list(What)
+    """By action, new jobs first and unchanged ones last, then by name."""
+    order = list(PlannedAction)
     return tuple(sorted(jobs, key=lambda job: (order.index(job.what), job.name)))
 
 
-def _fate(step: Step, state: RunState | None, past: Changes | None) -> tuple[What, tuple[str, ...]]:
+def _action(
+    step: ResourceChange, state: RunState | None, past: Changes | None
+) -> tuple[PlannedAction, tuple[str, ...]]:
     if step.op in ("same", "update", "refresh"):
         status = str(step.old.get("status") or "")
         stopped = bool(status) and RunState(status).has_ended and status != RunState.COMPLETED
         if stopped and state is not RunState.COMPLETED:
             why = str(step.old.get("reason") or status)
-            return What.FAILED, (f"{why}; it is not queued again by itself: set `attempt` for that",)
-        return (What.RUNNING, ()) if state and state.is_queued else (What.KEPT, ())
+            return PlannedAction.FAILED, (
+                f"{why}; it is not queued again automatically: raise `attempt` to retry",
+            )
+        return (PlannedAction.RUNNING, ()) if state and state.is_queued else (PlannedAction.KEPT, ())
     if state is RunState.COMPLETED:
-        return What.ADOPTED, ("this run is finished already: its results are taken over, nothing is trained",)
+        return PlannedAction.ADOPTED, (
+            "this run has already finished: its results are adopted, nothing is trained",
+        )
     if state and state.is_queued and step.op == "create":
-        return What.RUNNING, ("its run is in the queue already",)
+        return PlannedAction.RUNNING, ("its run is already in the queue",)
     if state and not state.needs_gpu:
-        return What.FAILED, (
-            "this run failed before and is not queued again by itself: set `attempt` for that",
+        return PlannedAction.FAILED, (
+            "this run failed before and is not queued again automatically: raise `attempt` to retry",
         )
     if past is None:
-        return What.NEW, ("trained for the first time",)
-    return What.AGAIN, past.reasons or ("its container group is made anew, so it is queued again",)
+        return PlannedAction.NEW, ("trained for the first time",)
+    return PlannedAction.AGAIN, past.reasons or ("its container group is replaced, so it is queued again",)
 
 
-def cluster_lines(steps: Iterable[Step]) -> tuple[str, ...]:
-    """`container group is changed: gpu`, for what is no job and no dataset; `BucketPolicy only-https is made` of what has no name here."""
+def cluster_lines(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
+    """One line per resource that is neither a job nor a dataset: `container group is changed: gpu`."""
     found = []
     for step in steps:
         if step.kind in (JOB_TYPE, DATASET_TYPE) or step.op not in OPS:
@@ -208,16 +218,16 @@ def cluster_lines(steps: Iterable[Step]) -> tuple[str, ...]:
 
 
 def headline(plan: Plan) -> str:
-    """`1 job is trained for the first time, 2 again; 3 stay as they are`."""
-    told: list[tuple[tuple[What, ...], Callable[[int], str]]] = [
-        ((What.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),
-        ((What.AGAIN,), lambda n: f"{n} trained again"),
-        ((What.CANCELED,), lambda n: f"{n} canceled"),
-        ((What.REMOVED,), lambda n: f"{n} taken out"),
-        ((What.ADOPTED,), lambda n: f"{n} taken over"),
-        ((What.FAILED,), lambda n: f"{n} failed before"),
-        ((What.RUNNING,), lambda n: f"{n} in the queue already"),
-        ((What.KEPT,), lambda n: f"{n} unchanged"),
+    """`1 job trained for the first time, 2 trained again, 3 unchanged`."""
+    phrases: list[tuple[tuple[PlannedAction, ...], Callable[[int], str]]] = [
+        ((PlannedAction.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),
+        ((PlannedAction.AGAIN,), lambda n: f"{n} trained again"),
+        ((PlannedAction.CANCELED,), lambda n: f"{n} canceled"),
+        ((PlannedAction.REMOVED,), lambda n: f"{n} removed"),
+        ((PlannedAction.ADOPTED,), lambda n: f"{n} adopted"),
+        ((PlannedAction.FAILED,), lambda n: f"{n} failed before"),
+        ((PlannedAction.RUNNING,), lambda n: f"{n} already in the queue"),
+        ((PlannedAction.KEPT,), lambda n: f"{n} unchanged"),
     ]
-    parts = [words(number) for kinds, words in told if (number := len(plan.of(*kinds)))]
+    parts = [words(number) for kinds, words in phrases if (number := len(plan.of(*kinds)))]
     return ", ".join(parts) or "no job is declared"

@@ -1,7 +1,4 @@
-"""What a run's progress.json says, read with care: it is written on a stranger's PC.
-
-A field that is missing or is not what it should be is as if the launcher had not said it.
-"""
+"""Reads a run's progress.json. A node writes it, so missing and invalid fields count as absent."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from flux_training.training.words import one_line, printable
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Losses are means over steps; `gpu_seconds` is summed over all restarts; times are UTC by the node's clock.
+class RunProgress:
+    """Losses are means over steps; `gpu_seconds` covers all restarts; times are UTC by the node's clock.
 
-    `state` is starting, training, verifying, finished, failed, canceled or interrupted; empty before the launcher spoke.
+    `state` is starting, training, verifying, finished, failed, canceled or interrupted; empty before the launcher's first report.
     """
 
     state: str = ""
@@ -37,9 +34,9 @@ class Progress:
     updated_at: datetime | None = None
 
 
-def read_progress(raw: Mapping[str, Any]) -> Progress:
-    """`raw` is progress.json as parsed; `loss` becomes the smoothed one, which is what a person wants to see."""
-    return Progress(
+def read_progress(raw: Mapping[str, Any]) -> RunProgress:
+    """Reads a parsed progress.json; `loss` is the smoothed loss."""
+    return RunProgress(
         state=_word(raw.get("state")),
         message=printable(_text(raw.get("message"))).strip(),
         step=count(raw.get("step")),

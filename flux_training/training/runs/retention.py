@@ -1,7 +1,7 @@
-"""Which objects the bucket itself deletes, and when: checkpoints and images, never results.
+"""Lifecycle rules: which checkpoints and images the bucket deletes, and when. Results are never deleted.
 
-A lifecycle rule knows only how a key begins, so each run has rules of its own: `runs/cat/<run id>/output/cat_` is how the keys of
-its checkpoints begin, and those of samples, progress, loss and weights do not.
+A lifecycle rule matches keys by prefix, so each run needs its own rules: `runs/cat/<run id>/output/cat_` matches its checkpoints, but
+not its samples, progress, losses or weights.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from flux_training.training.runs.run import Layout
 from flux_training.training.settings import KeepSettings
 
 Rule = Mapping[str, Any]
-# Two rules each. S3 and R2 take 1000 in a bucket: the rest is room for those of others.
-MOST_RUNS = 400
+# Each run needs two rules. S3 and R2 allow 1000 per bucket; the rest is left for other rules.
+MAX_RUNS = 400
 ABORT_DAYS = 7
 
 
 def expiring(keep: KeepSettings, layout: Layout, runs: Iterable[tuple[str, str]]) -> dict[str, int]:
-    """How keys begin that expire → days. `runs` are (job, run id), the most important first; those beyond MOST_RUNS are left out."""
+    """Key prefixes that expire → days. `runs` are (job, run id), most important first; those beyond MAX_RUNS are left out."""
     rules: dict[str, int] = {}
     if keep.datasets_days is not None:
         rules[layout.datasets] = keep.datasets_days
     if keep.checkpoints_days is not None:
-        for job, run in list(dict.fromkeys(runs))[:MOST_RUNS]:
+        for job, run in list(dict.fromkeys(runs))[:MAX_RUNS]:
             output = layout.run(job, run).output
             rules[f"{output}{job}_"] = keep.checkpoints_days
             rules[f"{output}optimizer.pt"] = keep.checkpoints_days
@@ -33,7 +33,7 @@ def expiring(keep: KeepSettings, layout: Layout, runs: Iterable[tuple[str, str]]
 
 
 def with_our_rules(present: Sequence[Rule], owner: str, wanted: Mapping[str, int]) -> list[Rule]:
-    """A bucket's rules with ours in it: those of others stay as they are. Never empty, since R2 takes no empty list."""
+    """The bucket's rules with ours replaced and all others unchanged. Never empty, because R2 refuses an empty list."""
     rules: list[Rule] = [rule for rule in present if not _is_ours(rule, owner)]
     for prefix, days in sorted(wanted.items()):
         rules.append(
@@ -55,7 +55,7 @@ def with_our_rules(present: Sequence[Rule], owner: str, wanted: Mapping[str, int
 
 
 def our_rules(present: Sequence[Rule], owner: str) -> dict[str, int]:
-    """What `with_our_rules` put into a bucket's rules: how keys begin → days."""
+    """The rules that `with_our_rules` added: key prefix → days."""
     return {
         str(rule.get("Filter", {}).get("Prefix", "")): int(rule.get("Expiration", {}).get("Days", 0))
         for rule in present

@@ -1,4 +1,4 @@
-"""A run: one training of one train.yml with captions on one dataset. Its id, its places in the bucket, its launch.json."""
+"""A run: one training of one train.yml on one dataset with captions. Its id, its object keys and its launch.json."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 
-# What launch.json and the launcher agree on. A new number makes every run a new run: raise it only when
-# an old launcher's result would not be what the new one trains.
+# The version of launch.json. It is part of every run id, so raise it only when a new launcher trains something else
+# than an old one.
 LAUNCHER_CONTRACT = 1
 CONFIG_FOLDER = "training-config"
 MODEL_FOLDER = "model"
@@ -19,7 +19,7 @@ JOB_VARIABLE = "FLUX_JOB"
 
 
 def run_id(manifest: bytes, raw_config: bytes, attempt: int = 1, parent: str | None = None) -> str:
-    """12 hex digits that say what a run would train: the same id is the same run, and is never queued twice."""
+    """12 hex digits that identify what a run trains. A run with the same id is never queued twice."""
     digest = hashlib.sha256()
     for part in (
         manifest,
@@ -28,20 +28,20 @@ def run_id(manifest: bytes, raw_config: bytes, attempt: int = 1, parent: str | N
         str(attempt).encode(),
         (parent or "").encode(),
     ):
-        # The length first: two parts can never be read as two others.
+        # The length comes first, so that different parts cannot give the same bytes.
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Keys below the stack's prefix (empty, or ending in a slash)."""
+    """Object keys below the stack's prefix (empty, or ending in a slash)."""
 
     prefix: str
 
     @property
     def own(self) -> str:
-        """What is kept about the stack itself."""
+        """The stack's own records."""
         return f"{self.prefix}.flux/"
 
     @property
@@ -75,7 +75,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class RunKeys:
-    """Where one run's objects lie. Folders end in a slash."""
+    """The keys of one run's objects. Folders end in a slash."""
 
     base: str
     job: str
@@ -98,7 +98,7 @@ class RunKeys:
 
     @property
     def posted(self) -> str:
-        """Which job was posted under which claim; beside the claim, because R2 takes one write a second of a key."""
+        """Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key."""
         return f"{self.base}posted.json"
 
     @property
@@ -120,7 +120,7 @@ class RunKeys:
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a run on its node. Hours are GPU time over all nodes."""
+    """A run's limits on its nodes. `max_hours` is GPU time on all nodes together."""
 
     max_hours: float | None = None
     stall_minutes: float = 30.0
@@ -128,7 +128,7 @@ class Limits:
 
 
 def launch_settings(job: str, run: str, attempt: int, steps: int, save_every: int, limits: Limits) -> bytes:
-    """`launch.json`: all that the launcher has to know, because it reads no YAML (standard library only)."""
+    """`launch.json`, the launcher's settings: it cannot read YAML, because it uses only the standard library."""
     settings = {
         "contract": LAUNCHER_CONTRACT,
         "job": job,

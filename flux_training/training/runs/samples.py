@@ -1,4 +1,4 @@
-"""The pictures a run drew: which prompt, after how many steps. ai-toolkit names them `<ms>__<step>_<prompt's number>.jpg`."""
+"""The sample images of a run, by prompt and step. ai-toolkit names them `<ms>__<step>_<prompt's index>.jpg`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from flux_training.training.train_yml.document import first_process
 
-# Both stand for the trigger word: inject_trigger_into_prompt of ai-toolkit's toolkit/prompt_utils.py.
+# ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
 PLACEHOLDERS = ("[trigger]", "[name]")
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """`prompt` counts from 0."""
+    """One sample image. `prompt` counts from 0."""
 
     name: str
     step: int
@@ -24,7 +24,7 @@ class Sample:
 
 
 def sample_grid(names: Iterable[str]) -> dict[int, dict[int, Sample]]:
-    """By prompt, then by step. A step drawn again after a restart shows its newest picture; other files are left out."""
+    """Samples by prompt, then by step. If a step was repeated after a restart, the newest image counts; other files are ignored."""
     newest: dict[tuple[int, int], tuple[int, Sample]] = {}
     for name in names:
         match = NAME.fullmatch(name)
@@ -40,18 +40,18 @@ def sample_grid(names: Iterable[str]) -> dict[int, dict[int, Sample]]:
     return grid
 
 
-def spread(steps: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the steps, evenly, the first and the last among them."""
-    if len(steps) <= most:
+def spread(steps: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the steps, evenly spaced, including the first and the last."""
+    if len(steps) <= limit:
         return list(steps)
-    if most < 2:
-        return list(steps[-most:]) if most else []
+    if limit < 2:
+        return list(steps[-limit:]) if limit else []
     last = len(steps) - 1
-    return [steps[round(index * last / (most - 1))] for index in range(most)]
+    return [steps[round(index * last / (limit - 1))] for index in range(limit)]
 
 
 def prompts_of(document: Mapping[str, Any]) -> list[str]:
-    """The prompts of a train.yml as the trainer reads them, with the trigger word in its place; none when it has none."""
+    """The sample prompts of a train.yml, with the trigger word filled in as the trainer does."""
     process = first_process(document)
     sample = process.get("sample")
     if not isinstance(sample, Mapping):
@@ -61,7 +61,7 @@ def prompts_of(document: Mapping[str, Any]) -> list[str]:
     found = []
     for entry in entries if isinstance(entries, list) else []:
         text = entry.get("prompt", "") if isinstance(entry, Mapping) else entry
-        # Without a trigger word the trainer draws them as they stand.
+        # Without a trigger word the trainer leaves the placeholders as they are.
         for placeholder in PLACEHOLDERS if trigger else ():
             text = str(text).replace(placeholder, trigger)
         found.append(str(text))

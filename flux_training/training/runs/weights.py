@@ -1,4 +1,4 @@
-"""Is this object really the trained LoRA? Decided from the head of the file and its size alone.
+"""Checks whether an object is the trained LoRA, from the head of the file and its size.
 
 Format (safetensors): 8 bytes little-endian header length, a JSON header with each tensor's `data_offsets`, then the data.
 ai-toolkit writes the step it trained to into the header: `__metadata__.training_info` = '{"step": 2000, "epoch": 3}'.
@@ -12,17 +12,17 @@ from typing import Any
 
 from flux_training.training.values import count
 
-# A LoRA's header has some 100 KB; safetensors itself allows 100 MB, which a node could have us read again and again.
+# A LoRA's header has about 100 KB. safetensors allows 100 MB, which a node could make us read again and again.
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 LENGTH_BYTES = 8
-MOST_BYTES = 2**50
-# What JSON that a stranger wrote can do to its reader: infinite numbers and a thousand brackets among it.
+MAX_TENSOR_BYTES = 2**50
+# What untrusted JSON can raise, for example with infinite numbers or thousands of brackets.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """`data_end` is where the last tensor ends, in bytes from the start of the file."""
+    """`data_end` is the end of the last tensor, in bytes from the start of the file."""
 
     tensors: int
     data_end: int
@@ -30,7 +30,7 @@ class WeightsHeader:
 
 
 def header_length(first_bytes: bytes) -> int:
-    """How long the JSON header is; raises ValueError when this is no safetensors file."""
+    """The length of the JSON header; raises ValueError if this is not a safetensors file."""
     if len(first_bytes) < LENGTH_BYTES:
         raise ValueError("it is shorter than a safetensors header")
     length = int.from_bytes(first_bytes[:LENGTH_BYTES], "little")
@@ -40,28 +40,28 @@ def header_length(first_bytes: bytes) -> int:
 
 
 def parse_header(raw: bytes) -> WeightsHeader:
-    """The header from the file's first `8 + header_length` bytes; raises ValueError."""
+    """Parses the first `8 + header_length` bytes of the file; raises ValueError."""
     length = header_length(raw)
     try:
         header = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
         metadata = header.pop("__metadata__", {})
         ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
-        if not all(0 <= end <= MOST_BYTES for end in ends):
-            raise ValueError("a tensor ends nowhere")
+        if not all(0 <= end <= MAX_TENSOR_BYTES for end in ends):
+            raise ValueError("a tensor has an impossible end")
     except UNREADABLE as error:
         raise ValueError("its safetensors header cannot be parsed") from error
     return WeightsHeader(len(ends), LENGTH_BYTES + length + max(ends, default=0), _step(metadata))
 
 
 def problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
-    """What speaks against these weights being the whole result of `steps` steps; empty when nothing does."""
+    """Why these weights are not the complete result of `steps` steps; empty if they are."""
     found = []
     if header.tensors == 0:
-        found.append("they hold no tensor")
+        found.append("they contain no tensor")
     if header.data_end != size:
         found.append(f"they are {size} bytes long, but their header says {header.data_end}")
     if header.step != steps:
-        found.append(f"they are from step {header.step}, not from the last one ({steps})")
+        found.append(f"they are from step {header.step}, not from the last step ({steps})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What differs between the train.yml of two runs, in the names and the way of writing that people use: for plan and report alike."""
+"""The differences between two train.yml files, with the names and notation that people use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# What people call these settings of config.process[0]; others are named by their place.
+# Common names of settings in config.process[0]; others are named by their path.
 LABELS = {
     "datasets.0.resolution": "resolution",
     "network.linear": "rank",
@@ -29,7 +29,7 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class Change:
-    """One setting, or one image's caption; ABSENT where a side does not have it."""
+    """A changed setting or caption; a side that lacks it is ABSENT."""
 
     key: str
     before: str
@@ -37,10 +37,7 @@ class Change:
 
 
 def leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of all that is no mapping; a list counts as one value unless it holds mappings.
-
-    What lies in config.process[0] goes without that prefix.
-    """
+    """(dotted path, value) of every value; a list is one value unless it contains mappings. `config.process.0.` is left out of paths."""
     if isinstance(document, Mapping):
         for key, below in document.items():
             yield from leaves(below, f"{path}{key}.")
@@ -52,7 +49,7 @@ def leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def different(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
-    """(path, before, after) of what is not the same in both, by path; MISSING where a side does not have it."""
+    """(path, before, after) of every difference, by path; a side that lacks the value is MISSING."""
     old, new = dict(leaves(before)), dict(leaves(after))
     return [
         (path, old.get(path, MISSING), new.get(path, MISSING))
@@ -69,20 +66,20 @@ def setting_changes(before: Any, after: Any) -> list[Change]:
 
 
 def differing(documents: Sequence[Any]) -> dict[str, list[str]]:
-    """The settings that are not the same in all documents, each with its value in every one of them."""
+    """The settings that differ between the documents, each with its value in every document."""
     flat = [dict(leaves(document)) for document in documents]
     paths = sorted(set().union(*flat)) if flat else []
     values = {path: [one.get(path, MISSING) for one in flat] for path in paths}
     found: dict[str, list[str]] = {}
     for path, row in values.items():
         if any(value != row[0] for value in row):
-            # Two paths may have one name: `rank` is `network.linear` to some, `network.rank` to others.
+            # Two paths can have the same name: `rank` is `network.linear` or `network.rank`.
             found[path if label(path) in found else label(path)] = [shown_of(path, value) for value in row]
     return found
 
 
 def caption_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
-    """The same for captions by image: added and removed images, captions with other words."""
+    """The changes of captions, by image name."""
     return [
         Change(name, before.get(name, ABSENT), after.get(name, ABSENT))
         for name in sorted(before.keys() | after.keys())
@@ -100,14 +97,14 @@ def is_secret(path: str) -> bool:
 
 
 def shown_of(path: str, value: object) -> str:
-    """A setting's value for a table: not that of a secret, and ABSENT for MISSING."""
+    """A setting's value for a table: HIDDEN for a secret, ABSENT for MISSING."""
     if value is MISSING:
         return ABSENT
     return HIDDEN if is_secret(path) else shown(value)
 
 
 def shown(value: object) -> str:
-    """A value as people write it: `1e-4`, `512, 768`, `true`."""
+    """A value in common notation: `1e-4`, `512, 768`, `true`."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Writing a train.yml: a new one from the template, or another's with some values changed. Comments are kept."""
+"""Writes a new train.yml from the template."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def new_train_yml(name: str, trigger: str, prompts: Sequence[str] = PROMPTS) -> 
 
 
 def quoted(text: str) -> str:
-    """A text in YAML's double quotes."""
+    """The text in double quotes, for YAML."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _with_prompts(text: str, prompts: Sequence[str]) -> str:
-    """The one prompt of the template becomes these, a line each."""
+    """Replaces the template's one prompt by these, one per line."""
     path = (*PROCESS, "sample", "prompts", 0)
     node = node_at(text, path)
     assert node is not None  # noqa: S101 - the template has one prompt

@@ -1,4 +1,4 @@
-"""The keys that ai-toolkit reads from a training's configuration. It passes over every other key in silence.
+"""The keys that ai-toolkit reads from train.yml. It silently ignores all others.
 
 Read from the classes of `toolkit/config_modules.py` and the `get_conf` calls of `jobs/BaseJob.py`, `jobs/ExtensionJob.py`,
 `jobs/process/Base*TrainProcess.py` and `extensions_built_in/sd_trainer/` of https://github.com/ostris/ai-toolkit at commit
@@ -14,12 +14,12 @@ def _keys(*lines: str) -> frozenset[str]:
     return frozenset(" ".join(lines).split())
 
 
-# By section below `config.process[0]`; `[]` stands for each entry of a list. What is not here (`optimizer_params`, `network_kwargs`, …)
-# is handed on as it stands.
+# By section below `config.process[0]`; `[]` stands for each entry of a list. Sections that are missing here (`optimizer_params`,
+# `network_kwargs`, …) may have any key.
 KNOWN_KEYS = {
-    # Below `config` itself.
+    # `config` itself.
     "config": _keys("name process device training_folder log_dir training_seed is_v2 meta"),
-    # The process.
+    # `config.process[0]` itself.
     "": _keys(
         "type name device training_folder log_dir training_seed performance_log_every sqlite_db_path trigger_word",
         "network train model save sample first_sample logging datasets guidance embedding decorator adapter slider",

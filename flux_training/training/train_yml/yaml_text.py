@@ -1,7 +1,7 @@
-"""Change one value of a YAML text where it stands. Every other byte stays, comments and odd spacing too.
+"""Changes one value of a YAML text in place and leaves every other byte as it is, including comments and spacing.
 
-A YAML library that reads and writes the whole file (ruamel.yaml) keeps most comments, but moves those that stand
-between two entries and sets indentation, quotes and line breaks anew. Here the parser only says where a value stands.
+ruamel.yaml keeps most comments, but moves those between two entries and rewrites indentation, quotes and line breaks. Here the parser
+only locates the value.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ Path = Sequence[str | int]
 def set_value(text: str, path: Path, literal: str) -> str:
     """The text with the value at `path` replaced by `literal`, which is YAML for a scalar or a flow list.
 
-    Raises KeyError when there is no such value, ValueError when it cannot be replaced where it stands.
+    Raises KeyError if there is no such value, ValueError if it cannot be replaced in place.
     """
     node = node_at(text, path)
     if node is None:
         raise KeyError(".".join(map(str, path)))
-    if _is_nothing(node):
-        raise ValueError("nothing stands there; write a value first")
-    if not _stands_on_its_own(node):
+    if _is_empty(node):
+        raise ValueError("it has no value; write one first")
+    if not _is_replaceable(node):
         raise ValueError("it is a block of several lines")
     changed = text[: node.start_mark.index] + literal + text[node.end_mark.index :]
     try:
         value = _plain(literal)
     except yaml.YAMLError as error:
-        raise ValueError("it is no YAML") from error
-    _hold_to(changed, _with(_plain(text), path, value))
+        raise ValueError("it is not YAML") from error
+    _check_content(changed, _with(_plain(text), path, value))
     return changed
 
 
 def add_entry(text: str, path: Path, key: str, value: object) -> str:
-    """The text with `key: value` as the last entry of the mapping at `path`, which is made when it is missing.
+    """The text with `key: value` as the last entry of the mapping at `path`, which is added if it is missing.
 
-    Raises ValueError when that cannot be done without touching anything else.
+    Raises ValueError if that would change anything else.
     """
     node = node_at(text, path)
     entry = f"{quote(key)}: {flow(value)}"
@@ -49,7 +49,7 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
     elif isinstance(node, yaml.MappingNode):
         indent = node.value[0][0].start_mark.column
         changed = _insert_lines(text, _content_end(node), [f"{' ' * indent}{entry}"])
-    elif node is None or _is_nothing(node):
+    elif node is None or _is_empty(node):
         parent = node_at(text, path[:-1])
         if not isinstance(parent, yaml.MappingNode) or parent.flow_style:
             raise ValueError(f"it has no `{path[-1]}`")
@@ -61,19 +61,19 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
         else:
             changed = _insert_lines(text, node.start_mark.index, [below])
     else:
-        raise ValueError(f"its `{path[-1]}` is no mapping")
+        raise ValueError(f"its `{path[-1]}` is not a mapping")
     before = _plain(text)
-    known = _at(before, path) if node is not None and not _is_nothing(node) else {}
-    _hold_to(changed, _with(before, path, {**known, key: _plain(flow(value))}))
+    known = _at(before, path) if node is not None and not _is_empty(node) else {}
+    _check_content(changed, _with(before, path, {**known, key: _plain(flow(value))}))
     return changed
 
 
 def node_at(text: str, path: Path) -> yaml.Node | None:
-    """Where a value stands, or None. Raises yaml.YAMLError."""
+    """The node of a value, or None. Raises yaml.YAMLError."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     for step in path:
         if isinstance(node, yaml.MappingNode):
-            # Of a key that stands twice the last is read.
+            # Of several equal keys the last counts.
             node = next((value for key, value in reversed(node.value) if key.value == str(step)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node = node.value[step]
@@ -83,7 +83,7 @@ def node_at(text: str, path: Path) -> yaml.Node | None:
 
 
 def quote(text: str) -> str:
-    """The text as a YAML scalar that every YAML reads as this text: plain where that is safe."""
+    """The text as a YAML scalar, without quotes where that is safe in every YAML version."""
     try:
         plain = yaml.safe_load(text) == text and yaml.safe_load(f"{{{text}: [{text}]}}") == {text: [text]}
     except (yaml.YAMLError, TypeError, ValueError):
@@ -113,22 +113,22 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _stands_on_its_own(node: yaml.Node) -> bool:
+def _is_replaceable(node: yaml.Node) -> bool:
     if isinstance(node, yaml.ScalarNode):
         return node.style not in ("|", ">")
     return isinstance(node, yaml.CollectionNode) and bool(node.flow_style)
 
 
-def _is_nothing(node: yaml.Node) -> bool:
-    """Nothing stands after the colon."""
+def _is_empty(node: yaml.Node) -> bool:
+    """Whether nothing follows the colon."""
     return isinstance(node, yaml.ScalarNode) and node.start_mark.index == node.end_mark.index
 
 
 def _content_end(node: yaml.Node) -> int:
-    """Where the last character of a value stands; a block's own end mark lies behind the comments after it."""
+    """The index behind a value. A block's own end mark would include the comments that follow it."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         key, value = node.value[-1]
-        # An alias has the marks of what it stands for.
+        # An alias has the marks of its anchor.
         return max(int(key.end_mark.index), _content_end(value))
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
         return _content_end(node.value[-1])
@@ -136,7 +136,7 @@ def _content_end(node: yaml.Node) -> int:
 
 
 def _insert_lines(text: str, after: int, lines: list[str]) -> str:
-    """The lines, inserted below the line in which the character before `after` stands."""
+    """Inserts the lines below the line that contains the character before `after`."""
     newline = "\r\n" if "\r\n" in text else "\n"
     end = after if text[after - 1 : after] == "\n" else text.find("\n", after) + 1
     if end == 0:
@@ -145,8 +145,8 @@ def _insert_lines(text: str, after: int, lines: list[str]) -> str:
 
 
 def _plain(text: str) -> Any:
-    # Every scalar as the text it is: what is compared is that nothing else changed.
-    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and dicts only
+    # All scalars as texts: this is only used to check that nothing else has changed.
+    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - BaseLoader only creates texts, lists and dicts
 
 
 def _at(document: Any, path: Path) -> Any:
@@ -165,8 +165,8 @@ def _with(document: Any, path: Path, value: Any) -> Any:
     return {**below, first: _with(below.get(first), rest, value)}
 
 
-def _hold_to(text: str, expected: Any) -> None:
-    """Raises ValueError when the text does not say just this; an alias or a tab in the way can be why."""
+def _check_content(text: str, expected: Any) -> None:
+    """Raises ValueError unless the text has exactly this content; an alias or a tab can be the reason."""
     try:
         if _plain(text) == expected:
             return

@@ -48,9 +48,9 @@ def test_what_means_no_folder_is_told_each_by_itself() -> None:
     chosen, findings = choose({"dgo": ONE, "x*": ONE, "none-such": ONE, "cat": ONE}, FOLDERS, "jobs")
     assert chosen == {"cat": ONE}
     assert [(one.code, one.job, one.place, one.message) for one in findings] == [
-        ("glob-empty", "", "jobs", "`x*` matches no folder under jobs"),
-        ("job-unknown", "", "jobs", "`dgo` is no folder under jobs (did you mean `dog`?)"),
-        ("job-unknown", "", "jobs", "`none-such` is no folder under jobs"),
+        ("glob-empty", "", "jobs", "`x*` matches no folder in jobs"),
+        ("job-unknown", "", "jobs", "`dgo` is not a folder in jobs (did you mean `dog`?)"),
+        ("job-unknown", "", "jobs", "`none-such` is not a folder in jobs"),
     ]
 
 
@@ -100,7 +100,7 @@ def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> No
     examiner = Noting()
     found = gather_jobs(settings, tmp_path, examiner, ["dog", "cat"])
     assert found.settings == {"cat": ONE, "dog": JobSettings()}
-    assert [one.message for one in found.findings] == [f"`none` is no folder under {tmp_path / 'jobs'}"]
+    assert [one.message for one in found.findings] == [f"`none` is not a folder in {tmp_path / 'jobs'}"]
     assert [one.name for one in found.jobs] == ["cat", "dog"]
     variables = {"MINE", "FLUX_RUN_ID", "FLUX_ATTEMPT", "FLUX_JOB"}
     assert [one.variables for one in examiner.places] == [variables] * 2
@@ -117,7 +117,7 @@ def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
         (
             "dataset-unknown",
             "cat",
-            f"job `cat`: dataset `kat` is no folder under {tmp_path / 'jobs'} (did you mean `cat`?)",
+            f"job `cat`: dataset `kat` is not a folder in {tmp_path / 'jobs'} (did you mean `cat`?)",
         )
     ]
     # Of images that are nowhere nothing else is said; those of the job's own folder are looked for.

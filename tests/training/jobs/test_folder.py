@@ -119,7 +119,7 @@ def test_all_faults_of_all_folders_come_at_once(tmp_path: Path) -> None:
     assert len(caught.value.findings) == 5
     for words in (
         "`x*` matches no folder",
-        "`bird` is no folder",
+        "`bird` is not a folder",
         "no train.yml",
         "00001.txt: no caption",
         "00002.jpg",
@@ -158,7 +158,7 @@ def test_a_job_can_train_on_the_images_of_another(tmp_path: Path) -> None:
     )
     assert {job.dataset_of for job in jobs} == {"cat"}
     assert len({job.run_id for job in jobs}) == 2
-    with pytest.raises(BadInput, match=r"dataset `kat` is no folder .*did you mean `cat`"):
+    with pytest.raises(BadInput, match=r"dataset `kat` is not a folder .*did you mean `cat`"):
         declare_jobs(settings(**{"cat-high-rank": JobSettings(dataset="kat")}), tmp_path)
 
 

@@ -97,16 +97,16 @@ def test_a_name_is_made_of_the_keys_last_word_and_the_value(axis: str, name: str
     [
         ("train.learning_rate=1", "--set train.learning_rate: train.yml has no such value"),
         ("network.linaer=1", "(did you mean `network.linear`?)"),
-        ("network.conv=4", "a key that it lacks has to be written there first"),
+        ("network.conv=4", "add the key there first"),
         ("model=1", "--set model: train.yml has no such value"),
-        ("train.lr=fast", "--set train.lr=fast: a text, but train.yml has a number there (0.0001)"),
+        ("train.lr=fast", "--set train.lr=fast: a text, but train.yml has a number (0.0001)"),
         ("train.steps=true", "true or false, but train.yml has a number"),
         ("train.train_unet=1", "a number, but train.yml has true or false"),
         ("datasets.0.resolution=512", "a number, but train.yml has a list"),
-        ("train.lr=null", "--set train.lr=null: nothing, but train.yml has a number there (0.0001)"),
+        ("train.lr=null", "--set train.lr=null: nothing, but train.yml has a number (0.0001)"),
         (
             "train.lr={a: 1}",
-            "--set train.lr={a: 1}: something else, but train.yml has a number there (0.0001)",
+            "--set train.lr={a: 1}: something else, but train.yml has a number (0.0001)",
         ),
         # A list of blocks is no value on a line.
         ("datasets=1", "--set datasets: train.yml has no such value"),
@@ -119,7 +119,7 @@ def test_what_cannot_be_swept_is_said(axis: str, words: str) -> None:
 
 
 def test_what_yaml_cannot_read_is_said() -> None:
-    assert findings("train.lr=[") == ["--set train.lr=[: cannot be put there (it is no YAML)"]
+    assert findings("train.lr=[") == ["--set train.lr=[: cannot be set (it is not YAML)"]
 
 
 def test_a_train_yml_without_the_part_that_is_swept() -> None:
@@ -150,7 +150,7 @@ def test_where_one_value_ends(text: str, values: tuple[str, ...]) -> None:
 
 
 def test_all_values_that_stand_there_twice_are_named() -> None:
-    with pytest.raises(BadInput, match=r"^--set train.lr=2,1,2,1: 1, 2 stands there twice; once is enough$"):
+    with pytest.raises(BadInput, match=r"^--set train.lr=2,1,2,1: 1, 2 is given twice; remove one$"):
         parse_axis("train.lr=2,1,2,1")
 
 
@@ -176,7 +176,7 @@ def test_an_axis_is_a_key_and_different_values(text: str) -> None:
 )
 def test_one_value_in_two_spellings_is_not_paid_for_twice(axis: str, same: str) -> None:
     (finding,) = findings(axis)
-    assert finding == f"--set {axis.partition('=')[0]}: {same} are one value; once is enough"
+    assert finding == f"--set {axis.partition('=')[0]}: {same} are the same value; keep one"
 
 
 def test_texts_that_look_like_one_number_are_two_texts() -> None:
@@ -184,5 +184,5 @@ def test_texts_that_look_like_one_number_are_two_texts() -> None:
 
 
 def test_names_that_would_be_one_or_too_long_are_refused() -> None:
-    assert "the name of two jobs" in findings("trigger_word=a b,a_b")[0]
+    assert "two jobs of this sweep have this name" in findings("trigger_word=a b,a_b")[0]
     assert "at most 63" in findings("trigger_word=" + "x" * 60)[0]

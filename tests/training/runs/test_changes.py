@@ -49,7 +49,7 @@ def test_images_and_captions_are_counted(after: dict[str, tuple[str, str]], reas
         (b"linear: 16", b"linear: 32", ("rank 16 → 32",)),
         (b"steps: 2000", b"steps: 2000, batch_size: 2", ("batch size 2 (was not set)",)),
         (b"lr: 1e-4, ", b"", ("learning rate no longer set (was 1e-4)",)),
-        (b"job: extension\n", b"job: extension  # mine\n", ("train.yml differs in comments or layout only",)),
+        (b"job: extension\n", b"job: extension  # mine\n", ("train.yml differs only in comments or layout",)),
         (b"steps: 2000", b"steps: 2000, hf_token: abc", ("train.hf_token changed",)),
         (b"lr: 1e-4", b"lr: 1e-4, note: " + b"x" * 60, ("train.note changed",)),
         (b"lr: 1e-4", b"lr: 1e-4, note: " + b"x" * 40, (f"train.note {'x' * 40} (was not set)",)),
@@ -77,7 +77,7 @@ def test_settings_are_named_as_people_name_them(old: bytes, new: bytes, reasons:
 
 def test_attempt_and_parent_are_reasons_too() -> None:
     after = Inputs(made_of(BEFORE).manifest, CONFIG, 2, "abc")
-    assert changes(made_of(BEFORE), after).reasons == ("attempt 1 → 2", "goes on from run abc")
+    assert changes(made_of(BEFORE), after).reasons == ("attempt 1 → 2", "continues from run abc")
 
 
 def test_a_value_of_forty_letters_is_still_shown() -> None:
@@ -87,7 +87,7 @@ def test_a_value_of_forty_letters_is_still_shown() -> None:
 
 def test_a_run_that_no_longer_resumes_starts_from_nothing() -> None:
     before = Inputs(made_of(BEFORE).manifest, CONFIG, 1, "abc")
-    assert changes(before, made_of(BEFORE)).reasons == ("starts from nothing",)
+    assert changes(before, made_of(BEFORE)).reasons == ("starts from scratch",)
 
 
 def test_which_images_are_which() -> None:

@@ -65,7 +65,7 @@ def test_a_run_with_no_step_left_is_refused() -> None:
     with pytest.raises(BadInput) as caught:
         choose_parent("cat", 10, PAST, {"a": 5, "b": 10}.get)
     assert caught.value.findings == [
-        "job `cat`: `resume: true` would go on from step 10 of run b, but train.steps is 10; raise train.steps"
+        "job `cat`: `resume: true` would continue from step 10 of run b, but train.steps is 10; raise train.steps"
     ]
     assert choose_parent("cat", 11, PAST, {"a": 5, "b": 10}.get) == "b"
 

@@ -19,7 +19,7 @@ from flux_training.training.runs.node_rights import (
     seconds_needed,
     show_time,
 )
-from flux_training.training.runs.retention import MOST_RUNS, expiring, our_rules, with_our_rules
+from flux_training.training.runs.retention import MAX_RUNS, expiring, our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import KeepSettings
 
@@ -119,8 +119,8 @@ def test_who_needs_longer_is_told_until_when() -> None:
     assert end_warning(NOW, after(-10), 0) == ""
     assert end_warning(NOW, after(-10), 1) != ""
     assert end_warning(NOW, after(10), 3000 * HOUR) == (
-        "the unfinished runs need about 3000 h, and the nodes' keys end at 2026-03-01T22:34:56+00:00: run `up` again before that, "
-        "or what is trained afterwards is not uploaded"
+        "the unfinished runs need about 3000 h, but the nodes' keys expire at 2026-03-01T22:34:56+00:00: run `make up` again before "
+        "that, or later results are not uploaded"
     )
 
 
@@ -236,7 +236,7 @@ def test_no_result_expires(job: str, run: str) -> None:
 def test_there_is_room_for_the_rules_of_others() -> None:
     runs = [("cat", f"{number:012}") for number in range(2000)]
     rules = expiring(keep(checkpointsDays=3), Layout(""), runs)
-    assert len(rules) == 2 * MOST_RUNS < 1000
+    assert len(rules) == 2 * MAX_RUNS < 1000
     assert "runs/cat/000000000000/output/cat_" in rules
 
 

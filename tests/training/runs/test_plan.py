@@ -11,8 +11,8 @@ from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.plan import (
     JobPlan,
     Plan,
-    Step,
-    What,
+    PlannedAction,
+    ResourceChange,
     cluster_lines,
     headline,
     in_order,
@@ -28,48 +28,54 @@ LINE = Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure")
 CAPTIONS = Changes(settings=("learning rate 1e-4 → 2e-4",))
 
 
-def step(op: str, old: str = "", new: str = "", **state: Any) -> Step:
+def step(op: str, old: str = "", new: str = "", **state: Any) -> ResourceChange:
     before = {"runId": old, **state} if old else {}
-    return Step(f"{HEAD}TrainingJob::cat", "TrainingJob", "cat", op, before, {"runId": new} if new else {})
+    return ResourceChange(
+        f"{HEAD}TrainingJob::cat", "TrainingJob", "cat", op, before, {"runId": new} if new else {}
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "state", "past", "what"),
     [
-        (step("create", new="n"), RunState.NEW, None, What.NEW),
-        (step("create", new="n"), RunState.CANCELED, None, What.NEW),
-        (step("create", new="n"), RunState.NEW, CAPTIONS, What.AGAIN),
-        (step("create", new="n"), RunState.COMPLETED, None, What.ADOPTED),
-        (step("create", new="n"), RunState.PENDING, None, What.RUNNING),
-        (step("create", new="n"), RunState.FAILED, None, What.FAILED),
-        (step("replace", "o", "n"), RunState.NEW, CAPTIONS, What.AGAIN),
-        (step("replace", "o", "n"), RunState.COMPLETED, CAPTIONS, What.ADOPTED),
-        (step("replace", "o", "n"), RunState.FAILED, CAPTIONS, What.FAILED),
-        (step("replace", "o", "o"), RunState.PENDING, Changes(), What.AGAIN),
-        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, What.KEPT),
-        (step("same", "o", "o", status="running"), RunState.PENDING, None, What.RUNNING),
-        (step("same", "o", "o", status="failed"), RunState.FAILED, None, What.FAILED),
-        (step("update", "o", "o", status="pending"), RunState.PENDING, None, What.RUNNING),
-        (step("delete", "o"), None, None, What.REMOVED),
+        (step("create", new="n"), RunState.NEW, None, PlannedAction.NEW),
+        (step("create", new="n"), RunState.CANCELED, None, PlannedAction.NEW),
+        (step("create", new="n"), RunState.NEW, CAPTIONS, PlannedAction.AGAIN),
+        (step("create", new="n"), RunState.COMPLETED, None, PlannedAction.ADOPTED),
+        (step("create", new="n"), RunState.PENDING, None, PlannedAction.RUNNING),
+        (step("create", new="n"), RunState.FAILED, None, PlannedAction.FAILED),
+        (step("replace", "o", "n"), RunState.NEW, CAPTIONS, PlannedAction.AGAIN),
+        (step("replace", "o", "n"), RunState.COMPLETED, CAPTIONS, PlannedAction.ADOPTED),
+        (step("replace", "o", "n"), RunState.FAILED, CAPTIONS, PlannedAction.FAILED),
+        (step("replace", "o", "o"), RunState.PENDING, Changes(), PlannedAction.AGAIN),
+        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, PlannedAction.KEPT),
+        (step("same", "o", "o", status="running"), RunState.PENDING, None, PlannedAction.RUNNING),
+        (step("same", "o", "o", status="failed"), RunState.FAILED, None, PlannedAction.FAILED),
+        (step("update", "o", "o", status="pending"), RunState.PENDING, None, PlannedAction.RUNNING),
+        (step("delete", "o"), None, None, PlannedAction.REMOVED),
     ],
 )
-def test_the_fate_of_a_job(given: Step, state: RunState | None, past: Changes | None, what: What) -> None:
+def test_the_fate_of_a_job(
+    given: ResourceChange, state: RunState | None, past: Changes | None, what: PlannedAction
+) -> None:
     found = plan_job(given, state, past, LINE, old_unfinished=False)
     assert found.what is what
-    assert (found.line is not None) == (what in (What.NEW, What.AGAIN, What.RUNNING))
+    assert (found.line is not None) == (
+        what in (PlannedAction.NEW, PlannedAction.AGAIN, PlannedAction.RUNNING)
+    )
 
 
 def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled() -> None:
     replaced = plan_job(step("replace", "old1", "new1"), RunState.NEW, CAPTIONS, LINE, old_unfinished=True)
     assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is canceled")
     removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
-    assert removed.what is What.CANCELED
-    assert "run old1 is taken out of the queue" in removed.reasons[0]
+    assert removed.what is PlannedAction.CANCELED
+    assert "run old1 is removed from the queue" in removed.reasons[0]
 
 
 def test_a_job_of_a_group_that_is_made_anew_is_queued_again_for_that() -> None:
     found = plan_job(step("replace", "o", "o"), RunState.PENDING, Changes(), LINE, old_unfinished=False)
-    assert found.reasons == ("its container group is made anew, so it is queued again",)
+    assert found.reasons == ("its container group is replaced, so it is queued again",)
 
 
 def entry(op: str, kind: str, name: str, **more: Any) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def test_the_cluster_is_told_with_what_changes() -> None:
             ]
         }
     )
-    assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is made")
+    assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is created")
 
 
 def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
@@ -131,11 +137,11 @@ def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
         entry("delete", "SomethingNew", "later"),
     ]
     assert cluster_lines(read_steps({"steps": steps})) == (
-        "dev container group is made",
-        "key of the nodes is made anew: end",
-        "BucketPolicy only-https is made",
+        "dev container group is created",
+        "key of the nodes is replaced: end",
+        "BucketPolicy only-https is created",
         "Command images is changed: triggers",
-        "SomethingNew later is taken down",
+        "SomethingNew later is deleted",
     )
 
 
@@ -146,10 +152,16 @@ def test_diagnostics_are_told_once_and_by_severity() -> None:
 
 
 def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
-    whats = {"d": What.KEPT, "a": What.AGAIN, "c": What.NEW, "b": What.NEW, "e": What.REMOVED}
+    whats = {
+        "d": PlannedAction.KEPT,
+        "a": PlannedAction.AGAIN,
+        "c": PlannedAction.NEW,
+        "b": PlannedAction.NEW,
+        "e": PlannedAction.REMOVED,
+    }
     jobs = in_order(JobPlan(name, what) for name, what in whats.items())
     assert [job.name for job in jobs] == ["b", "c", "a", "e", "d"]
-    text = "2 jobs trained for the first time, 1 trained again, 1 taken out, 1 unchanged"
+    text = "2 jobs trained for the first time, 1 trained again, 1 removed, 1 unchanged"
     assert headline(Plan("dev", jobs)) == text
     assert headline(Plan("dev")) == "no job is declared"
 
@@ -162,14 +174,14 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
             step("create", new="n"),
             RunState.COMPLETED,
             CAPTIONS,
-            ("this run is finished already: its results are taken over, nothing is trained",),
+            ("this run has already finished: its results are adopted, nothing is trained",),
         ),
-        (step("create", new="n"), RunState.PENDING, None, ("its run is in the queue already",)),
+        (step("create", new="n"), RunState.PENDING, None, ("its run is already in the queue",)),
         (
             step("replace", "o", "n"),
             RunState.FAILED,
             None,
-            ("this run failed before and is not queued again by itself: set `attempt` for that",),
+            ("this run failed before and is not queued again automatically: raise `attempt` to retry",),
         ),
         (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, ()),
         (step("refresh", "o", "o", status=None), RunState.NEW, None, ()),
@@ -177,13 +189,13 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
             step("same", "o", "o", status="failed", reason="no memory"),
             RunState.FAILED,
             None,
-            ("no memory; it is not queued again by itself: set `attempt` for that",),
+            ("no memory; it is not queued again automatically: raise `attempt` to retry",),
         ),
         (
             step("same", "o", "o", status="lost"),
             None,
             None,
-            ("lost; it is not queued again by itself: set `attempt` for that",),
+            ("lost; it is not queued again automatically: raise `attempt` to retry",),
         ),
         # Weights that came late outweigh what the state says.
         (step("same", "o", "o", status="failed"), RunState.COMPLETED, None, ()),
@@ -191,7 +203,7 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
     ],
 )
 def test_why_in_words(
-    given: Step, state: RunState | None, past: Changes | None, reasons: tuple[str, ...]
+    given: ResourceChange, state: RunState | None, past: Changes | None, reasons: tuple[str, ...]
 ) -> None:
     found = plan_job(given, state, past, LINE, old_unfinished=False)
     assert found.reasons == reasons
@@ -201,7 +213,7 @@ def test_why_in_words(
 
 
 def test_all_that_a_plan_says_of_a_job() -> None:
-    given = Step(
+    given = ResourceChange(
         f"{HEAD}TrainingJob::cat",
         "TrainingJob",
         "cat",
@@ -210,17 +222,17 @@ def test_all_that_a_plan_says_of_a_job() -> None:
         {"runId": "n", "folder": "jobs/cat"},
     )
     assert plan_job(given, RunState.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
-        "cat", What.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
+        "cat", PlannedAction.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
     )
-    first = Step("u", "TrainingJob", "cat", "create", {}, {"runId": "n"})
+    first = ResourceChange("u", "TrainingJob", "cat", "create", {}, {"runId": "n"})
     assert plan_job(first, RunState.NEW, None, LINE, old_unfinished=False) == JobPlan(
-        "cat", What.NEW, "n", ("trained for the first time",), line=LINE
+        "cat", PlannedAction.NEW, "n", ("trained for the first time",), line=LINE
     )
-    bare = Step("u", "TrainingJob", "cat", "delete", {"runId": "o"})
+    bare = ResourceChange("u", "TrainingJob", "cat", "delete", {"runId": "o"})
     assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
         "cat",
-        What.CANCELED,
-        reasons=("run o is taken out of the queue; what it has saved stays in the bucket",),
+        PlannedAction.CANCELED,
+        reasons=("run o is removed from the queue; its checkpoints stay in the bucket",),
         previous="o",
     )
 
@@ -257,7 +269,7 @@ def test_how_steps_are_read(
         for one, before, after, why in steps
     ]
     (found,) = read_steps({"steps": given})
-    assert found == Step(f"{HEAD}Bucket::b", "Bucket", "b", op, old, new, changed)
+    assert found == ResourceChange(f"{HEAD}Bucket::b", "Bucket", "b", op, old, new, changed)
 
 
 def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
@@ -275,32 +287,41 @@ def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
 def test_every_kind_has_its_words() -> None:
     kinds = ("Bucket", "ContainerGroup", "ScalingRule", "Dataset", "TrainingJob")
     steps = [
-        Step("u", kind, "n", op, changed=("a", "b"))
+        ResourceChange("u", kind, "n", op, changed=("a", "b"))
         for kind in kinds
         for op in ("create", "replace", "delete", "read")
     ]
     assert cluster_lines(steps) == (
-        "bucket is made",
-        "bucket is made anew: a, b",
-        "bucket is taken down: a, b",
-        "container group is made",
-        "container group is made anew: a, b",
-        "container group is taken down: a, b",
-        "scaling rule is made",
-        "scaling rule is made anew: a, b",
-        "scaling rule is taken down: a, b",
+        "bucket is created",
+        "bucket is replaced: a, b",
+        "bucket is deleted: a, b",
+        "container group is created",
+        "container group is replaced: a, b",
+        "container group is deleted: a, b",
+        "scaling rule is created",
+        "scaling rule is replaced: a, b",
+        "scaling rule is deleted: a, b",
     )
-    assert cluster_lines([Step("u", "Bucket", "n", "update")]) == ("bucket is changed",)
+    assert cluster_lines([ResourceChange("u", "Bucket", "n", "update")]) == ("bucket is changed",)
 
 
 def test_the_headline_names_each_fate_in_order() -> None:
     jobs = tuple(
-        JobPlan(f"{what}{number}", what) for what in What for number in range(2 if what is What.KEPT else 1)
+        JobPlan(f"{what}{number}", what)
+        for what in PlannedAction
+        for number in range(2 if what is PlannedAction.KEPT else 1)
     )
     assert headline(Plan("dev", jobs)) == (
-        "1 job trained for the first time, 1 trained again, 1 canceled, 1 taken out, 1 taken over, 1 failed before, "
-        "1 in the queue already, 2 unchanged"
+        "1 job trained for the first time, 1 trained again, 1 canceled, 1 removed, 1 adopted, 1 failed before, "
+        "1 already in the queue, 2 unchanged"
     )
     plan = Plan("dev", jobs)
-    assert {job.what for job in plan.changed} == set(What) - {What.KEPT, What.RUNNING}
-    assert [job.what for job in plan.of(What.NEW, What.KEPT)] == [What.NEW, What.KEPT, What.KEPT]
+    assert {job.what for job in plan.changed} == set(PlannedAction) - {
+        PlannedAction.KEPT,
+        PlannedAction.RUNNING,
+    }
+    assert [job.what for job in plan.of(PlannedAction.NEW, PlannedAction.KEPT)] == [
+        PlannedAction.NEW,
+        PlannedAction.KEPT,
+        PlannedAction.KEPT,
+    ]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_training.training.runs.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
-from flux_training.training.runs.progress import Progress, read_progress
+from flux_training.training.runs.progress import RunProgress, read_progress
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid, spread
 from flux_training.training.train_yml.diff import ABSENT, Change, caption_changes, differing, setting_changes
 from flux_training.training.values import read_time
@@ -24,7 +24,7 @@ JSON = st.recursive(
     lambda below: st.lists(below) | st.dictionaries(st.text(), below),
     max_leaves=5,
 )
-FIELDS = st.sampled_from([*Progress.__dataclass_fields__, "loss_smoothed"])
+FIELDS = st.sampled_from([*RunProgress.__dataclass_fields__, "loss_smoothed"])
 
 
 @settings(deadline=None)
@@ -76,7 +76,7 @@ def test_every_field_of_a_progress_json() -> None:
         "started_at": "2026-11-23T01:08:09",
         "updated_at": "2026-11-23T01:08:09+01:00",
     }
-    assert read_progress(raw) == Progress(
+    assert read_progress(raw) == RunProgress(
         "s" * 40 + "…",
         "two\nlines",
         1,
@@ -92,8 +92,8 @@ def test_every_field_of_a_progress_json() -> None:
         datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC),
         datetime(2026, 11, 23, 0, 8, 9, tzinfo=UTC),
     )
-    assert read_progress({}) == Progress()
-    assert read_progress({key: [] for key in raw}) == Progress()
+    assert read_progress({}) == RunProgress()
+    assert read_progress({key: [] for key in raw}) == RunProgress()
 
 
 def test_times_are_read_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from flux_training.training.runs.run_state import (
 )
 from flux_training.training.runs.weights import (
     MAX_HEADER_BYTES,
-    MOST_BYTES,
+    MAX_TENSOR_BYTES,
     WeightsHeader,
     header_length,
     parse_header,
@@ -212,13 +212,13 @@ def test_the_header_is_read_whole_whatever_follows() -> None:
     empty = weights({})
     assert parse_header(empty) == WeightsHeader(0, len(empty), None)
     assert problems(parse_header(empty), len(empty), 7) == [
-        "they hold no tensor",
-        "they are from step None, not from the last one (7)",
+        "they contain no tensor",
+        "they are from step None, not from the last step (7)",
     ]
     assert problems(WeightsHeader(1, 10, 7), 9, 7) == ["they are 9 bytes long, but their header says 10"]
 
 
-@pytest.mark.parametrize("end", [0, MOST_BYTES])
+@pytest.mark.parametrize("end", [0, MAX_TENSOR_BYTES])
 def test_a_tensor_ends_somewhere(end: int) -> None:
     raw = weights({"a": {"data_offsets": [0, end]}})
     assert parse_header(raw).data_end == len(raw) + end
@@ -229,7 +229,7 @@ def test_a_tensor_ends_somewhere(end: int) -> None:
     [
         [],
         {"a": {"data_offsets": [0, -1]}},
-        {"a": {"data_offsets": [0, MOST_BYTES + 1]}},
+        {"a": {"data_offsets": [0, MAX_TENSOR_BYTES + 1]}},
         77,
         {"a": 1},
         {"a": {}},

@@ -51,12 +51,12 @@ def test_what_stands_behind_a_value_stays_and_so_do_carriage_returns() -> None:
         ("a:\n  b: 1", ("a",), "2", ValueError("it is a block of several lines")),
         ("a: |\n  b", ("a",), "2", ValueError("it is a block of several lines")),
         ("a: >\n  b", ("a",), "2", ValueError("it is a block of several lines")),
-        ("a:\nb: 1", ("a",), "2", ValueError("nothing stands there; write a value first")),
+        ("a:\nb: 1", ("a",), "2", ValueError("it has no value; write one first")),
         ("a: &x 1\nb: *x", ("a",), "2", ValueError("the change would change something else as well")),
-        ("a: 1", ("a",), "2\nb: 3", ValueError("it is no YAML")),
+        ("a: 1", ("a",), "2\nb: 3", ValueError("it is not YAML")),
         ("a: [1]", ("a", 0), "2, 3", ValueError("the change would change something else as well")),
         ("a: {0: {b: 1}}", ("a", 0, "b"), "2", ValueError("the change would change something else as well")),
-        ("a: 1", ("a",), "{", ValueError("it is no YAML")),
+        ("a: 1", ("a",), "{", ValueError("it is not YAML")),
     ],
 )
 def test_what_cannot_be_set_alone_is_refused(
@@ -129,9 +129,9 @@ def test_an_entry_is_added_at_any_depth(path: tuple[str, ...], before: str, afte
         (JOBS, "config: {}", "it has no `p:jobs`"),
         (JOBS, "a: 1", "it has no `p:jobs`"),
         (("jobs",), "[a]", "it has no `jobs`"),
-        (("jobs",), "jobs: 1", "its `jobs` is no mapping"),
-        (JOBS, "config:\n  p:jobs: [a]\n", "its `p:jobs` is no mapping"),
-        (("a", *JOBS), "a:\n  config:\n    p:jobs: x\n", "its `p:jobs` is no mapping"),
+        (("jobs",), "jobs: 1", "its `jobs` is not a mapping"),
+        (JOBS, "config:\n  p:jobs: [a]\n", "its `p:jobs` is not a mapping"),
+        (("a", *JOBS), "a:\n  config:\n    p:jobs: x\n", "its `p:jobs` is not a mapping"),
         (JOBS, "config:\n  p:jobs: {a: {},}", "the change would change something else as well"),
     ],
 )
