@@ -36,14 +36,15 @@ NEEDS = {
     "docker": "Docker, and a registry to push to",
     "internet": "downloads from elsewhere than a package index",
     "time": "minutes to hours",
+    "an empty environment": "a new virtual environment, activated",
     "a running training": "a job that is being trained",
 }
 # Other programs that a block may call, and the need that it must then declare.
 PROGRAMS = {
     "cp": "",
     "cd": "",
-    "pip": "",
-    "python": "",
+    "pip": "an empty environment",
+    "python": "an empty environment",
     "docker/build.sh": "docker",
     "curl": "internet",
     "sha256sum": "",
