@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
-.PHONY: up preview plan refresh destroy down cloud test test-long check coverage mutants bench lint audit format generated licences lock ready aws help
+.PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines pyproject.toml leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
@@ -82,6 +82,9 @@ check: .venv/ready-dev ## lint, types, and the tests that the changes since orig
 # The tests that decide without a process: what `make coverage` and `make mutants` count.
 PURE_TESTS := tests/training $(wildcard tests/components/test_[cdp]*.py) \
 	$(addprefix packages/pulumi-embedded/tests/test_,decisions.py deletions.py diffs.py units.py values.py)
+
+packages: .venv/ready ## test each package alone in a new environment (a few minutes)
+	@.ci/packages
 
 coverage: .venv/ready-dev ## branch coverage of the pure core, which has to be 95 % (a minute)
 	@$(BIN)/python -m pytest $(PURE_TESTS) --cov --cov-report=term

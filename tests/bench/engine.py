@@ -88,7 +88,7 @@ class Tool:
         return time.perf_counter() - began
 
     def measure(self, what: str, size: int) -> None:
-        """Note one `up`."""
+        """Measure one `up`."""
         took = self.run("up", "--yes", "--skip-preview", size=size)
         self.times.setdefault((what, size), []).append(took)
 
@@ -111,7 +111,7 @@ def tools(folder: Path) -> list[Tool]:
 
 
 def turns(count: int, found: list[Tool]) -> Iterator[list[Tool]]:
-    """Who goes first changes with each turn."""
+    """The tools in alternating order."""
     for turn in range(count):
         yield found if turn % 2 == 0 else found[::-1]
 
@@ -139,7 +139,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def report(found: list[Tool], what: str, size: int) -> str:
-    """One line: the times, and turn by turn the ratio."""
+    """The times and the ratios as one line."""
     times = [tool.times[what, size] for tool in found]
     parts = [f"{tool.name} {spread(values)} s" for tool, values in zip(found, times, strict=True)]
     if len(found) == 2:

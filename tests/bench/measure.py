@@ -1,4 +1,4 @@
-"""Side by side, in turns: so that whatever else the machine does meets all of them alike."""
+"""Measures several functions in turns, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def in_turns(acts: Mapping[str, Act], rounds: int) -> dict[str, Times]:
 
 
 def ratio(slow: Times, fast: Times) -> str:
-    """How many times as long `slow` takes, by the medians, and over the rounds from least to most: they were run in turns."""
+    """How many times as long `slow` takes: the ratio of the medians, and its range over the rounds."""
     each = [s / f for s, f in zip(slow.rounds, fast.rounds, strict=True)]
     return f"{slow.median / fast.median:.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def table(title: str, times: Mapping[str, Times], ours: str, notes: Mapping[str, str]) -> str:
-    """As markdown. The last column: how much of the other's speed ours has (1.00: the same, 2.00: twice as fast)."""
+    """A markdown table. The last column says how much faster ours is (1.00: the same, 2.00: twice as fast)."""
     lines = [
         f"### {title}",
         "",

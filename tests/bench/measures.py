@@ -23,7 +23,7 @@ OURS = (
 
 @dataclass(frozen=True, order=True)
 class Length:
-    """So many lines, of a function (`file:name`) or a file."""
+    """The number of lines of a function (`file:name`) or a file."""
 
     lines: int
     what: str

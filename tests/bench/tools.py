@@ -1,4 +1,4 @@
-"""The programs that are measured against, brought into tests/bench/.tools by their registries' own clients, and the S3 server."""
+"""Installs the programs to compare with into tests/bench/.tools, and runs the S3 server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class S3Server:
 
 
 def bring() -> dict[str, Path]:
-    """What there is by name; what is missing is said and left out."""
+    """The available programs by name; prints which are missing."""
     found: dict[str, Path] = {}
     gateway = TOOLS / "versitygw"
     if not gateway.exists() and shutil.which("go"):
@@ -44,7 +44,7 @@ def bring() -> dict[str, Path]:
         found["rclone"] = Path(rclone)
     for name in ("versitygw", "s5cmd", "rclone"):
         if name not in found:
-            print(f"{name}: not to be had here; left out")
+            print(f"{name}: not available; left out")
     return found
 
 
@@ -55,7 +55,7 @@ def _install(line: list[str], **environment: str) -> None:
 
 @contextmanager
 def serving(gateway: Path, folder: Path) -> Iterator[S3Server]:
-    """versitygw on `folder` (which lies in memory where it can), on a free port of this machine alone."""
+    """Run versitygw on `folder` and a free local port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,7 +76,7 @@ def serving(gateway: Path, folder: Path) -> Iterator[S3Server]:
 
 
 def settings_of_aws(server: S3Server) -> dict[str, str]:
-    """What boto3, s5cmd and rclone read."""
+    """Environment variables of boto3, s5cmd and rclone."""
     return {
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET,

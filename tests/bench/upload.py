@@ -118,7 +118,7 @@ def raw_store(server: S3Server) -> S3Store:
 
 
 async def raw_obstore(server: S3Server, paths: list[Path]) -> None:
-    """As its documentation does it: put_async of paths, as many at a time as ours begins with."""
+    """put_async of paths as in its documentation, as many at a time as ours."""
     store, room = raw_store(server), asyncio.Semaphore(MAX_WIDTH)
 
     async def one(path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_cost_of_an_unknown_model_is_unknown(run: Run) -> None:
 def test_concurrency_limits_parallel_requests(run: Run) -> None:
     with captioner(delay=0.02) as server:
         run(*options(server), "--concurrency", "3")
-    assert server.most_at_once == 3
+    assert server.max_at_once == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""docker/, read as Docker reads it and without an engine: stages, pins, secrets, users. A build where there is an engine."""
+"""The Dockerfiles: stages, pins, secrets and users, without Docker; a build where Docker is available."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNPINNED = "nvidia/cuda:12.8.1-runtime-ubuntu24.04"
 
 
 def structure(path: Path) -> list[dict[str, Any]]:
-    """Its instructions: {instruction, value, …}, lines that go on joined."""
+    """The instructions of a Dockerfile: {instruction, value, …}, with continued lines joined."""
     parser = DockerfileParser(fileobj=path.open("rb"))
     return [line for line in parser.structure if line["instruction"] != "COMMENT"]
 
@@ -35,7 +35,7 @@ def values(path: Path, instruction: str) -> list[str]:
 
 
 def arguments(path: Path) -> dict[str, str | None]:
-    """ARG → its default, None for one without."""
+    """ARG → its default, or None."""
     pairs = (value.partition("=") for value in values(path, "ARG"))
     return {name: (default if equals else None) for name, equals, default in pairs}
 
@@ -80,7 +80,7 @@ def test_the_lock_has_a_digest_for_every_package() -> None:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_no_image_ends_as_root(path: Path) -> None:
-    """Where an image begins as one of ours, that has ended as this user."""
+    """The start of a stage that is based on an image of ours, which ended as this user."""
     users = values(path, "USER")
     assert users[-1] == "1000"
     assert all(user.isdigit() for user in users)
@@ -243,7 +243,7 @@ def test_a_model_in_another_layout_is_refused(tools: Path, tmp_path: Path) -> No
 
 
 def engine() -> str:
-    """Why nothing can be built here; empty where it can."""
+    """Why nothing can be built here; empty if it can."""
     if shutil.which("docker") is None:
         return "there is no docker"
     done = subprocess.run(["docker", "info"], capture_output=True, text=True, timeout=60, check=False)
@@ -263,7 +263,7 @@ def test_the_bake_file_is_read_by_docker() -> None:
 
 
 def test_the_base_image_builds() -> None:
-    """Hours and gigabytes for all of it: only on request, and only where there is an engine."""
+    """Takes hours and gigabytes: only on request, and only with Docker."""
     if why := engine():
         pytest.skip(why)
     if "FLUX_TEST_BUILD" not in os.environ:

@@ -28,7 +28,7 @@ from flux_training.training.settings import StackSettings, parse_stack_settings
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job
 
-# Each step waits for a second, so that the speed is the same however busy this machine is.
+# Each step takes a second, so that the load of this machine does not matter.
 STEPS = range(12, 32, 2)
 NODES = 5
 IDLE_SECONDS = 2
@@ -41,14 +41,14 @@ BILLED = "SELECT COALESCE(SUM((billed_until - running_from) * dollars_an_hour / 
 
 @dataclass(frozen=True)
 class BillComparison:
-    """Dollars. `bill` is the estimate."""
+    """In dollars."""
 
     estimate: Bill
     billed: float
 
     @property
     def error(self) -> float:
-        """Of the estimate, as a part of what was billed."""
+        """How far the estimate is off, relative to the bill."""
         assert self.estimate.usd is not None
         return self.estimate.usd / self.billed - 1
 
@@ -60,7 +60,7 @@ class BillComparison:
 
 
 def compare(folder: Path, steps: Sequence[int]) -> BillComparison:
-    """Train a job to estimate from, then one of each number of `steps`."""
+    """Train a job as a basis for the estimate, then one job for each number of `steps`."""
     with new_checkout(folder, cloud=CLOUD) as checkout:
         make_job(checkout.root / "jobs", "first", steps=20, save_every=1000)
         names = [f"job-{number}" for number in range(len(steps))]
@@ -78,7 +78,7 @@ def compare(folder: Path, steps: Sequence[int]) -> BillComparison:
 
 
 def estimate_of(checkout: Checkout) -> Bill:
-    """As the program makes it."""
+    """The estimate that the program would make."""
     with chdir(checkout.root):
         connection = connect("local", {}, os.environ)
         settings = settings_of(checkout)
@@ -96,7 +96,7 @@ def settings_of(checkout: Checkout) -> StackSettings:
 
 
 def bill_of(checkout: Checkout) -> float:
-    """Dollars, once no replica runs any more."""
+    """The bill in dollars, once no replica is running."""
     database = sqlite3.connect(checkout.root / ".localcloud/cloud.db")
     try:
         while database.execute("SELECT COUNT(*) FROM billing WHERE open = 1").fetchone()[0]:

@@ -1,4 +1,4 @@
-"""A checkout of this project with a local cloud of its own, driven as a user drives it: with make."""
+"""A copy of this project with its own local cloud, used through `make` as people do."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ REQUIREMENTS = (
     "pyproject.toml",
     "requirements/local.lock",
 )
-# Free ports, and no waiting for what only models the pace of the real services.
+# Free ports, and none of the delays that model the real services.
 FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 0.2 --heartbeat-seconds 0.5"
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """`environment` is all that its commands see."""
+    """`environment` is the whole environment of its commands."""
 
     root: Path
     environment: Mapping[str, str]
 
     def make(self, target: str, code: int | None = 0) -> str:
-        """Run a target; what it printed. `code` is the exit code of make it must end with (2 for any failure)."""
+        """Run a target of make; what it printed. `code` is the expected exit code (2 for any failure)."""
         done = subprocess.run(
             ["make", target],
             cwd=self.root,
@@ -64,7 +64,7 @@ class Checkout:
         return output
 
     def start(self, target: str) -> subprocess.Popen[str]:
-        """Begin a target in a process group of its own, and let it run."""
+        """Start a target of make in its own process group."""
         return subprocess.Popen(
             ["make", target],
             cwd=self.root,
@@ -99,7 +99,7 @@ class Checkout:
         return done.stdout + done.stderr
 
     def engine(self, *arguments: str) -> str:
-        """What the embedded engine answers, when all is well."""
+        """Run the embedded engine successfully; its output."""
         done = self.run_engine(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -118,11 +118,11 @@ class Checkout:
         ]
 
     def declare(self, **jobs: Mapping[str, object]) -> None:
-        """Make these the stack's jobs."""
+        """Declare these jobs and no others."""
         self.configure("jobs", {name: dict(entry) for name, entry in jobs.items()})
 
     def configure(self, key: str, value: object) -> None:
-        """Set a key of the stack, or with None take it out."""
+        """Set a key of the stack file; None removes it."""
         path = self.root / "Pulumi.dev.yaml"
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         document["config"][f"flux-training:{key}"] = value
@@ -132,11 +132,11 @@ class Checkout:
 
     @property
     def bucket(self) -> Path:
-        """The bucket as the folder that it is on this machine."""
+        """The folder in which the local cloud stores the bucket."""
         return self.root / ".localcloud/s3/flux-training"
 
     def requests(self) -> list[dict[str, Any]]:
-        """What the local cloud was asked so far by the product (not by its nodes), oldest first."""
+        """The requests of the product (not of nodes) to the local cloud, oldest first."""
         path = self.root / ".localcloud/requests.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return [entry for entry in map(json.loads, lines) if entry["client"] == "product"]
@@ -188,7 +188,7 @@ def new_checkout(folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded"
 
 
 def _environment(folder: Path, cloud: str, engine: str) -> dict[str, str]:
-    """No key of the user's, no make above this one, and `pulumi` only where it is wanted."""
+    """Without keys of the user and settings of an outer make; with `pulumi` on the PATH only for the engine `cli`."""
     foreign = ("PULUMI_", "FLUX_", "SALAD_", "AWS_", "MAKE", "MFLAGS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     packages = os.pathsep.join(str(folder / "packages" / name) for name in ("localcloud", "pulumi-embedded"))
@@ -196,7 +196,7 @@ def _environment(folder: Path, cloud: str, engine: str) -> dict[str, str]:
         "ENGINE": engine,
         "LOCALCLOUD": cloud,
         "PULUMI_HOME": str(folder / ".pulumi-home"),
-        # Its own copies, not those of the checkout that .venv was made for.
+        # The packages of this copy, not those that .venv links to.
         "PYTHONPATH": packages,
     }
     if engine == "cli":

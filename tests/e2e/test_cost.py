@@ -16,7 +16,7 @@ CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    """Its cloud has no machine: what is queued stays unfinished."""
+    """Its cloud has no nodes, so queued jobs stay unfinished."""
     with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0") as fresh:
         yield fresh
 
@@ -43,7 +43,7 @@ def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
     assert checkout.resources() == []
 
 
-def test_the_chosen_gpu_stays_while_runs_are_unfinished_whatever_prices_do(checkout: Checkout) -> None:
+def test_the_chosen_gpu_is_kept_while_runs_are_unfinished_even_if_prices_change(checkout: Checkout) -> None:
     checkout.configure("cluster", {"gpu": ">= 24 GB", "maxReplicas": 2})
     checkout.make("cloud")
     checkout.engine("stack", "select", "--create", "dev")

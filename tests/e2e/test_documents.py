@@ -27,7 +27,7 @@ SHORTER = {"steps": "20", "save_every": "10", "sample_every": "10", "sample_step
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """A checkout and a home with photos of a dog in it."""
+    """A checkout, and a home folder that contains photos of a dog."""
     place = tmp_path_factory.mktemp("reader")
     photos = place / "home/photos/dog"
     photos.mkdir(parents=True)
@@ -62,7 +62,7 @@ def run(reader: Checkout, block: Block) -> subprocess.CompletedProcess[str]:
 
 
 def shorten(jobs: Path) -> None:
-    """A new train.yml trains FLUX for an hour; here it shall end while one waits."""
+    """Shorten train.yml, which would train for an hour."""
     for path in jobs.glob("*/train.yml"):
         text = path.read_text(encoding="utf-8")
         for key, value in SHORTER.items():
@@ -72,8 +72,8 @@ def shorten(jobs: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)  # as long as its blocks take, each of which has a limit of its own
-def test_what_the_documents_tell_to_type_works(reader: Checkout) -> None:
-    """One after the other, as a reader would: a block may go on from what one before it has left."""
+def test_the_commands_in_the_documents_work(reader: Checkout) -> None:
+    """Blocks run in reading order: a block may depend on those before it."""
     to_run = [block for block in command_blocks() if not block.needs]
     assert {block.document.name for block in to_run} >= {"README.md", "CONTRIBUTING.md", "localcloud.md"}
     assert [block.document for block in to_run] == sorted(

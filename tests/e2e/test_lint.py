@@ -1,4 +1,4 @@
-"""Ten mistakes in one job folder, told by one preview of a real engine, before anything is made."""
+"""Lint findings in a preview by a real engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
 
 
 def make_ten_mistakes(folder: Path) -> set[str]:
-    """Spoil a clean folder; the rules that are broken."""
+    """Break a clean folder; the codes of the broken rules."""
     config = (folder / "train.yml").read_text(encoding="utf-8")
     for old, new in EDITS.values():
         assert config.count(old) == 1
@@ -43,7 +43,7 @@ def make_ten_mistakes(folder: Path) -> set[str]:
     return {*EDITS, "image-truncated", "caption-missing", "caption-encoding", "caption-secret"}
 
 
-def test_ten_mistakes_are_ten_findings_of_one_preview_and_nothing_is_made(checkout: Checkout) -> None:
+def test_one_preview_reports_ten_mistakes_and_creates_nothing(checkout: Checkout) -> None:
     broken = make_ten_mistakes(make_clean_job(checkout.root / "jobs", "bird"))
     checkout.declare(bird={})
     checkout.make("cloud")
@@ -62,7 +62,7 @@ def test_ten_mistakes_are_ten_findings_of_one_preview_and_nothing_is_made(checko
     assert [entry for entry in checkout.requests() if entry["method"] != "GET"] == []
 
 
-def test_warnings_are_said_once_each_and_stop_nothing(checkout: Checkout) -> None:
+def test_each_warning_is_printed_once_and_stops_nothing(checkout: Checkout) -> None:
     folder = make_clean_job(checkout.root / "jobs", "bird")
     (folder / "dataset/00001.txt").write_text("no such word", encoding="utf-8")
     (folder / "dataset/00002.txt").write_text("nor here", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The main job as a user sees it: `make up`, and what comes after it. Small jobs, real processes, no CLI."""
+"""`make up` and what follows it, with small jobs and real processes."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_destroy_leaves_the_results_and_up_adopts_them(trained: Checkout) -> Non
     assert asked(trained.requests()[before:], "kelpie", "POST", "/jobs") == []
     assert {job["status"] for job in trained.outputs()["jobs"].values()} == {"completed"}
     assert len(trained.resources()) == 9
-    # Where its progress is shown: a provider is not told its resource's name.
+    # Progress is reported under this URN: a provider does not know its resource's name.
     urns = {resource["urn"] for resource in trained.resources()}
     assert dataset_urn("flux-training/dev", "cat") in urns
 
@@ -262,7 +262,7 @@ def test_all_mistakes_are_listed_and_nothing_is_created(checkout: Checkout) -> N
     assert checkout.resources() == []
 
 
-def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_an_occupied_port_is_reported_with_a_fix(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with new_checkout(tmp_path / "checkout", cloud=f"--port {port}") as checkout:
@@ -283,8 +283,8 @@ def test_a_stopped_local_cloud_is_reported_before_anything_is_tried(trained: Che
     trained.make("cloud")
 
 
-def test_a_stack_on_saladcloud_is_driven_by_the_same_command(tmp_path: Path) -> None:
-    """`make up STACK=prod`, with the stand-ins' addresses and keys given as the real ones are: by the environment."""
+def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> None:
+    """`make up STACK=prod`; the environment gives the addresses and keys of a local cloud in place of the real ones."""
     home = tmp_path / "elsewhere"
     with running_cloud(home, heartbeat_seconds=0.5) as cloud, new_checkout(tmp_path / "checkout") as checkout:
         keys = {

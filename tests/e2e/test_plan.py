@@ -1,4 +1,4 @@
-"""`flux plan` with a real engine: a job added, one edited, one taken out."""
+"""`flux plan` with a real engine: one job added, one edited, one removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`up` → a change → `up` → `destroy` through a proxy on which requests fail, and what is there after each step.
+"""Runs `up`, a change, `up` and `destroy` through a proxy that makes requests fail, and records what exists after each step.
 
 `python -m tests.faults.story 1-200 [PROCESSES]` plays many seeds and prints a line for each.
 """
@@ -27,8 +27,8 @@ from tests.support.files import readable
 from tests.training.job_folders import make_job, write_image
 
 RATE = 0.2
-MOST_TRIES = 5  # of one command: a user types it again, and does nothing else
-# The waits before the product's own retries, a hundredth as long: what converges does so at any pace.
+MAX_TRIES = 5  # of one command, as a user would repeat it
+# Shortens every wait to a hundredth: the retries converge at any pace.
 SHORT_WAITS = """\
 import time
 
@@ -36,15 +36,15 @@ _sleep = time.sleep
 time.sleep = lambda seconds: _sleep(seconds / 100)
 """
 
-Picture = dict[str, Any]
+CloudContents = dict[str, Any]
 
 
 @dataclass
 class Story:
-    """What came of one seed; seed None is without faults."""
+    """What happened with one seed. Seed None has no faults."""
 
     seed: int | None
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    contents: dict[str, CloudContents] = field(default_factory=dict)
     commands: Counter[str] = field(default_factory=Counter)
     posts: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Story:
 
     @property
     def line(self) -> str:
-        """For people: the seed and what it met."""
+        """The seed and its faults, for people."""
         failed = sum(count for kind, count in self.met.items() if kind != "none")
         kinds = ", ".join(f"{kind} {self.met[kind]}" for kind in sorted(self.met) if kind != "none")
         again = sum(self.commands.values()) - len(self.commands)
@@ -66,24 +66,24 @@ class Story:
 
 @dataclass(frozen=True)
 class Stage:
-    """A checkout with a cloud behind proxies."""
+    """A checkout whose cloud is behind proxies."""
 
     checkout: Checkout
     home: Path
     connection: dict[str, Any]
 
     def run(self, story: Story, *arguments: str) -> None:
-        """Type a command until it succeeds. Raises AssertionError after MOST_TRIES."""
-        for _ in range(MOST_TRIES):
+        """Type a command until it succeeds. Raises AssertionError after MAX_TRIES."""
+        for _ in range(MAX_TRIES):
             done = self.checkout.run_engine(*arguments)
-            story.commands[arguments[0] + str(len(story.pictures))] += 1
+            story.commands[arguments[0] + str(len(story.contents))] += 1
             story.output += f"$ {' '.join(arguments)} ({done.returncode})\n{done.stdout}{done.stderr}"
             if done.returncode == 0:
                 return
         raise AssertionError(f"seed {story.seed}: {arguments[0]} never succeeded:\n{story.output}")
 
-    def picture(self) -> Picture:
-        """Everything that there is, without what differs from one run to the next (ids, times, addresses)."""
+    def cloud_contents(self) -> CloudContents:
+        """Everything that exists, without what differs between runs (ids, times, addresses)."""
         with sqlite3.connect(self.home / "cloud.db") as database:
             database.row_factory = sqlite3.Row
             jobs = database.execute("SELECT * FROM jobs").fetchall()
@@ -105,13 +105,13 @@ class Stage:
         }
 
     def posts(self) -> Counter[str]:
-        """How often each run was ever queued."""
+        """How often each run was queued."""
         with sqlite3.connect(self.home / "cloud.db") as database:
             database.row_factory = sqlite3.Row
             return Counter(run_of(job) for job in database.execute("SELECT body FROM jobs"))
 
     def leaks(self, output: str) -> list[str]:
-        """Where a key of the cloud's stands that has no business there."""
+        """Places that contain a key of the cloud but must not."""
         keys = (self.connection["salad"]["api_key"], self.connection["s3"]["secret_access_key"])
         found = [f"output: {key[:6]}…" for key in keys if key in output]
         for place in (self.checkout.root / ".pulumi", self.home / "s3", self.home / "log"):
@@ -125,7 +125,7 @@ def run_of(job: sqlite3.Row) -> str:
     return str(json.loads(job["body"])["environment"]["FLUX_RUN_ID"])
 
 
-def described(body: str) -> Picture:
+def described(body: str) -> CloudContents:
     """A group without the keys and addresses in its environment."""
     group = json.loads(body)
     container = group["container"]
@@ -135,9 +135,9 @@ def described(body: str) -> Picture:
 
 @contextmanager
 def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None]) -> Iterator[Stage]:
-    """A checkout of the product and a cloud without nodes, the proxies between them."""
+    """A checkout and a cloud without nodes, with proxies between them."""
     home = folder / "cloud"
-    # R2's second between two writes of a key is shortened as the product's waits for it are.
+    # R2 allows one write of a key per second; shortened like the product's waits.
     with (
         running_cloud(home, nodes=0, key_write_seconds=0.01) as connection,
         new_checkout(folder / "checkout") as checkout,
@@ -157,19 +157,19 @@ def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None])
 
 
 def play(folder: Path, seed: int | None) -> Story:
-    """The whole story of a seed in `folder`. Raises AssertionError when a command never succeeds."""
+    """Play one seed in `folder`. Raises AssertionError when a command never succeeds."""
     faults = None if seed is None else Faults(RATE, seed, delays=0.05)
     story = Story(seed)
     with stage(folder, faults, story.exchanges.append) as there:
         there.run(story, "stack", "select", "--create")
         there.run(story, "up", "--yes", "--skip-preview")
-        story.pictures["after the first up"] = there.picture()
+        story.contents["after the first up"] = there.cloud_contents()
         change(there.checkout)
         there.run(story, "up", "--yes", "--skip-preview")
-        story.pictures["after the change"] = there.picture()
+        story.contents["after the change"] = there.cloud_contents()
         there.run(story, "destroy", "--yes", "--skip-preview")
-        wait_until(lambda: not there.picture()["groups"])
-        story.pictures["after destroy"] = there.picture()
+        wait_until(lambda: not there.cloud_contents()["groups"])
+        story.contents["after destroy"] = there.cloud_contents()
         story.posts = there.posts()
         story.leaks = there.leaks(story.output)
         story.met = faults.counts if faults else Counter()
@@ -177,7 +177,7 @@ def play(folder: Path, seed: int | None) -> Story:
 
 
 def change(checkout: Checkout) -> None:
-    """A caption of `cat`, an image more for `dog`, a new job `owl`, and another size of the cluster."""
+    """Edit a caption of `cat`, add an image to `dog`, add the job `owl`, and resize the cluster."""
     (checkout.root / "jobs/cat/dataset/00001.txt").write_text("tr1gger, asleep\n", encoding="utf-8")
     write_image(checkout.root / "jobs/dog/dataset/00004.jpg", 999)
     (checkout.root / "jobs/dog/dataset/00004.txt").write_text("tr1gger, again\n", encoding="utf-8")
@@ -186,20 +186,20 @@ def change(checkout: Checkout) -> None:
     checkout.configure("cluster", {"gpu": "RTX 5090", "maxReplicas": 3, "memory": 20})
 
 
-def problems(story: Story, expected: dict[str, Picture]) -> list[str]:
-    """What is not as it is without faults."""
+def problems(story: Story, expected: dict[str, CloudContents]) -> list[str]:
+    """How a story differs from one without faults."""
     found = [
-        f"{when}, {what}: {difference(story.pictures[when][what], wanted)}"
-        for when, picture in expected.items()
-        for what, wanted in picture.items()
-        if story.pictures[when][what] != wanted
+        f"{when}, {what}: {difference(story.contents[when][what], wanted)}"
+        for when, snapshot in expected.items()
+        for what, wanted in snapshot.items()
+        if story.contents[when][what] != wanted
     ]
     found += [f"run {run} was posted {count} times" for run, count in story.posts.items() if count != 1]
     return [*found, *(f"a key stands in {place}" for place in story.leaks)]
 
 
 def difference(seen: list[Any], wanted: list[Any]) -> str:
-    """What is too much and what is missing."""
+    """What is there but not expected, and what is missing."""
     extra = [one for one in seen if seen.count(one) > wanted.count(one)]
     return f"too much {extra}, missing {[one for one in wanted if wanted.count(one) > seen.count(one)]}"
 
@@ -214,7 +214,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def main(text: str, processes: int) -> int:
-    """Play the seeds, `processes` at a time; prints each, gives how many went wrong."""
+    """Play and print the seeds, `processes` at a time; the number that went wrong."""
 
     def one(seed: int | None) -> tuple[Story, str]:
         with tempfile.TemporaryDirectory(prefix="flux-story-") as folder:
@@ -229,7 +229,7 @@ def main(text: str, processes: int) -> int:
     seeds, wrong = seeds_of(text), []
     with ThreadPoolExecutor(processes) as pool:
         for story, failure in pool.map(one, seeds):
-            found = [failure] if failure else problems(story, reference.pictures)
+            found = [failure] if failure else problems(story, reference.contents)
             print(story.line, flush=True)
             for problem in found:
                 print(f"  WRONG: {problem}", flush=True)

@@ -35,4 +35,4 @@ def test_without_faults_each_run_is_posted_once_in_requests_that_the_services_do
 def test_faults_change_nothing_in_the_end(seed: int, undisturbed: Story, tmp_path: Path) -> None:
     story = play(tmp_path / "story", seed)
     print(story.line)
-    assert problems(story, undisturbed.pictures) == [], story.output
+    assert problems(story, undisturbed.contents) == [], story.output

@@ -1,4 +1,4 @@
-"""The proxy on which requests fail: what each fault is to a client, and that a seed is a plan."""
+"""The proxy that makes requests fail: how a client sees each fault, and that a seed always gives the same faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, A
 
 
 def asked_through(connection: dict[str, Any], kind: str) -> tuple[object, int]:
-    """(what the client gets: a status or an error, how often the server was asked)."""
+    """(the status or error that the client gets, how often the server was asked)."""
     headers = {
         "Salad-Api-Key": connection["salad"]["api_key"],
         "Salad-Organization": "org",
@@ -56,7 +56,7 @@ def test_each_fault_is_what_it_says(connection: dict[str, Any]) -> None:
 
 
 def test_objects_pass_unchanged(connection: dict[str, Any], tmp_path: Path) -> None:
-    """Signatures stay good, and bodies whole, whichever way they are sent."""
+    """Signatures stay valid and bodies complete, however they are sent."""
     with Proxy(connection["s3"]["url"], s3_service) as proxy:
         s3 = s3_client({**connection, "s3": {**connection["s3"], "url": proxy.url}})
         s3.create_bucket(Bucket="through")
@@ -76,7 +76,7 @@ def test_objects_pass_unchanged(connection: dict[str, Any], tmp_path: Path) -> N
 def test_cloudflare_fails_too_in_its_own_words(
     connection: dict[str, Any], kind: str, met: type[ServiceError]
 ) -> None:
-    """Through the connection that `chaos proxy` writes, by the product's own client."""
+    """With the connection that `chaos proxy` writes, and the product's client."""
     with Proxy(connection["page"].rstrip("/"), api_service, Faults(1.0, 1, kinds=(kind,))) as proxy:
         there: Any = rerouted(connection, proxy.url, connection["s3"]["url"])["cloudflare"]
         impatient = RetryPolicy(attempts=1)

@@ -1,4 +1,4 @@
-"""What a node leaves in the bucket and tells the queue, without a node."""
+"""Does what a node does with the bucket and the queue, without a node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 20
 
 
 def leave_weights(storage: Storage, keys: RunKeys) -> None:
-    """What the launcher leaves of a finished run."""
+    """Store what the launcher stores for a finished run."""
     header = {
         "__metadata__": {"training_info": json.dumps({"step": STEPS})},
         "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
@@ -27,7 +27,7 @@ def leave_weights(storage: Storage, keys: RunKeys) -> None:
 
 
 def report(known: Connection, job: Job, what: str) -> None:
-    """As a worker does; a failure until the queue has had enough of it."""
+    """Report a job as a worker does; a failure as often as the queue retries it."""
     headers = {
         "Salad-Api-Key": known.api_key.get_secret_value(),
         "Salad-Organization": known.organization,

@@ -1,4 +1,4 @@
-"""Stacks that share one local cloud, run by an engine alone: quick enough to be killed and repeated many times."""
+"""Stacks that share one local cloud and are run by the engine directly, which is fast enough for many repetitions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Stack:
     def configure(
         self, jobs: Mapping[str, object], settings: Mapping[str, object] | None = None, **cluster: object
     ) -> None:
-        """`settings` are further settings of the stack, or others in place of these."""
+        """Write the stack file. `settings` add to the settings here or replace them."""
         config = {
             "flux-training:cloud": "local",
             "flux-training:storage": {"bucket": "life", "prefix": self.place},
@@ -74,7 +74,7 @@ class Stack:
         )
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        # What `make` does before each command: the lock of a CLI that was killed is taken away.
+        # As `flux` does before each command: remove the lock of a CLI that was killed.
         find_engine("dev", local=True, environ=self.environment, root=self.root).release()
         process = self.begin(*arguments)
         printed = process.communicate(timeout=300)[0]
@@ -122,14 +122,14 @@ class Stack:
         return [job for job in jobs if any(rule.prefix.startswith(below) for rule in job.sync.during)]
 
     def live_runs(self) -> list[str]:
-        """The run id of each unfinished job, as often as it is queued."""
+        """The run id of each unfinished job; a run that is queued twice is listed twice."""
         return sorted(job.environment["FLUX_RUN_ID"] for job in self.jobs() if job.unfinished)
 
     def declared_runs(self) -> list[str]:
         return sorted(job["runId"] for job in self.outputs()["jobs"].values())
 
     def state(self) -> dict[str, Any]:
-        """The state file itself: raises ValueError when it is not readable."""
+        """The content of the state file. Raises ValueError if it is not valid JSON."""
         (path,) = (self.root / ".pulumi/stacks").rglob("dev.json")
         return json.loads(path.read_text(encoding="utf-8"))
 
@@ -157,7 +157,7 @@ def new_stack(
     return stack
 
 
-# engine -> the files of a new state: made once, since a process of its own takes half a second.
+# engine -> the files of a new state. Creating them takes a process and half a second, so it is done once.
 _empty_states: dict[str, dict[Path, bytes]] = {}
 
 
@@ -167,7 +167,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def as_real(connection: Connection) -> dict[str, str]:
-    """The local cloud's keys and addresses as those of the real services are given (`cloud: salad`)."""
+    """Environment variables that make `cloud: salad` use the local cloud."""
     assert connection.cloudflare_api_token is not None
     return {
         "SALAD_API_URL": connection.salad_url,
@@ -185,7 +185,7 @@ def as_real(connection: Connection) -> dict[str, str]:
 
 
 def kill_with_children(process: subprocess.Popen[str], and_providers: bool) -> None:
-    """SIGKILL to the engine, and with it to its program and provider processes, or to it alone."""
+    """Kill the engine with SIGKILL, alone or with its program and provider processes."""
     victims = descendants(process.pid) if and_providers else []
     for pid in (process.pid, *victims):
         try:

@@ -1,6 +1,6 @@
-"""30 secrets through a stack's whole life: none is found in plain text anywhere but where it is meant to be.
+"""Uses 30 secrets in a stack, from the first preview to destroy: none is found in plain text where it must not be.
 
-Meant to be: in the container group's environment (what the nodes need), and a webhook's address in its Kelpie job.
+Allowed places are the container group's environment (what the nodes need), and a webhook's address in its Kelpie job.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def canary(name: str) -> str:
 
 @dataclass
 class Watch:
-    """What was seen while the stack lived: everything printed, every argument of every process below this one."""
+    """Everything that was printed or stored, and the arguments of all processes."""
 
     canaries: dict[str, str]
     places: dict[str, list[bytes]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Watch:
         self.places.setdefault(place, []).append(content.encode() if isinstance(content, str) else content)
 
     def add_folder(self, place: str, folder: Path, but: tuple[str, ...] = ()) -> int:
-        """Files, not what links lead to. How many."""
+        """Add all files except symbolic links; their number."""
         count = 0
         for root, folders, files in os.walk(folder):
             folders[:] = [name for name in folders if not (Path(root) / name).is_symlink()]
@@ -80,7 +80,7 @@ class Watch:
         return count
 
     def found(self, but: dict[str, tuple[str, ...]] | None = None) -> set[tuple[str, str]]:
-        """(canary, place) of all that is readable there, as it is or as base64."""
+        """(canary, place) for each canary that appears there, as it is or in base64."""
         return {
             (name, place)
             for place, contents in self.places.items()
@@ -93,7 +93,7 @@ class Watch:
 
 @contextmanager
 def arguments_watched(watch: Watch) -> Iterator[None]:
-    """The command lines of all processes of this user that begin meanwhile, looked at some 20 times a second."""
+    """Record the command lines of all processes that start meanwhile, by looking 20 times per second."""
     over = threading.Event()
     before = {path.name for path in Path("/proc").iterdir() if path.name.isdigit()}
 
@@ -119,7 +119,7 @@ def arguments_watched(watch: Watch) -> Iterator[None]:
 
 @dataclass
 class CanaryStack:
-    """One stack on one engine; all that it prints goes into the watch."""
+    """A stack whose whole output is watched."""
 
     root: Path
     name: str
@@ -146,7 +146,7 @@ class CanaryStack:
         return done.stdout + done.stderr
 
     def flux(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> None:
-        """One of the commands of `flux`, as typed in this checkout with this engine."""
+        """Run a command of `flux` with this engine."""
         done = subprocess.run(
             [sys.executable, "-m", "flux_training.commands", *arguments],
             cwd=self.root,
@@ -160,7 +160,7 @@ class CanaryStack:
         self.watch.add("printed", done.stdout + done.stderr)
 
     def edit(self, key: str, **changes: object) -> None:
-        """Change an object of the configuration; what is encrypted in it stays so."""
+        """Change an object of the configuration and keep its encrypted values."""
         path = self.root / "Pulumi.dev.yaml"
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         document["config"].setdefault(f"flux-training:{key}", {}).update(changes)
@@ -185,7 +185,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def issued(connection: Connection, number: int) -> dict[str, str]:
-    """The secrets that the container group has been given."""
+    """The secrets in the container group's environment."""
     (group,) = connection.salad().list_groups()
     values = {
         name: group.environment_value(name) or "" for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -218,7 +218,7 @@ def begin(tmp_path: Path, home: Path, engine: str) -> tuple[CanaryStack, Connect
         "PULUMI_CONFIG_PASSPHRASE": canaries["passphrase"],
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
-    # Not a link: the command's checkout is the folder that its code lies in.
+    # Not a link: `flux` works in the folder that contains its code.
     (plain.root / "flux_training").unlink()
     shutil.copytree(
         ROOT / "flux_training", plain.root / "flux_training", ignore=shutil.ignore_patterns("__pycache__")
@@ -244,7 +244,7 @@ def encrypt_into(path: Path, canaries: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_thirty_secrets_are_found_nowhere(engine: str, tmp_path: Path, home: Path) -> None:
+def test_no_secret_is_stored_or_printed_in_plain_text(engine: str, tmp_path: Path, home: Path) -> None:
     life, connection = begin(tmp_path, home, engine)
     watch = life.watch
     with arguments_watched(watch):
@@ -253,14 +253,14 @@ def test_thirty_secrets_are_found_nowhere(engine: str, tmp_path: Path, home: Pat
     look_everywhere(life, connection, home)
     assert len(watch.canaries) >= 30
     assert watch.found() == set()
-    # That the search finds: what it is looking for is in the places where it is meant to be.
+    # The search itself works: it finds the canaries where they are allowed.
     watch.add("meant to be", json.dumps(meant))
     seen = {name for name, _ in watch.found()}
     assert {"variable A", "variable H", "job webhook"} <= seen
 
 
 def live(life: CanaryStack, connection: Connection) -> None:
-    """preview, up, a new set of keys, failures of several kinds, refresh, a finished run. `destroy` comes after the looking."""
+    """preview, up, new keys, several failures, refresh and a finished run."""
     plan(life)
     life.run("preview", "--diff")
     life.run("up", "--yes", "--skip-preview")
@@ -278,14 +278,14 @@ def live(life: CanaryStack, connection: Connection) -> None:
 
 
 def plan(life: CanaryStack) -> None:
-    """What a reviewer gets to see, in all its forms."""
+    """Make a plan in every format."""
     for options in ((), ("--markdown",), ("--json",), ("--html", str(life.root / "plan.html"))):
         life.flux("plan", *options)
     assert "canary" not in (life.root / "plan.html").read_text(encoding="utf-8")
 
 
 def finish(life: CanaryStack, connection: Connection) -> None:
-    """The run ends well; its results and its page lie in outputs/, and a plan says what a new caption would train."""
+    """Finish the run, fetch and report it, and plan a run with a new caption."""
     (job,) = connection.kelpie().list_jobs()
     keys = Layout("canaries/").run("cat", job.environment["FLUX_RUN_ID"])
     leave_weights(connection.storage("canaries"), keys)
@@ -309,7 +309,7 @@ def fail(life: CanaryStack) -> None:
             life.edit("storage", rotate=3)
         printed = life.again(**{name: wrong}).run("up", "--yes", "--skip-preview", code=1)
         assert "401" in printed or "403" in printed, printed
-        # Not every plan asks everybody.
+        # Some plans succeed: they do not ask every service.
         life.again(**{name: wrong}).flux("plan", codes=(0, 1))
     life.edit("cluster", gpu="RTX 9999")
     assert "RTX 9999" in life.run("up", "--yes", "--skip-preview", code=1)
@@ -320,7 +320,7 @@ def fail(life: CanaryStack) -> None:
     path = life.root / "Pulumi.dev.yaml"
     before = path.read_text(encoding="utf-8")
     document = yaml.safe_load(before)
-    # No canary: the CLI copies a stack's file into its history before our program can refuse it.
+    # Not a canary: the CLI copies the stack file into its history before the program can refuse it.
     document["config"]["flux-training:nodeSecretAccessKey"] = "in plain text by mistake"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     assert "is stored in plain text" in life.run("up", "--yes", "--skip-preview", code=1)
@@ -328,7 +328,7 @@ def fail(life: CanaryStack) -> None:
 
 
 def look_everywhere(life: CanaryStack, connection: Connection, home: Path) -> None:
-    """State with .bak, journals and history, the plan, the queue, the bucket, logs; before and after `destroy`."""
+    """Search state, backups, journals, history, plan, queue, bucket and logs, before and after `destroy`."""
     watch = life.watch
     life.run("preview", "--json")
     for job in connection.kelpie().list_jobs():

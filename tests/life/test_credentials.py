@@ -1,4 +1,4 @@
-"""What the nodes are given: keys that do their job and no more, new ones without losing a job, old ones gone afterwards."""
+"""The nodes' keys: they allow only what nodes do, and are replaced without losing a job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def group_of(stack: Stack) -> ContainerGroup:
 
 
 def as_node(stack: Stack, bucket: str = BUCKET, group: ContainerGroup | None = None) -> Storage:
-    """The bucket as a node of the stack sees it: by what its container group tells it, and nothing else."""
+    """The bucket with the keys and the address in the container group's environment."""
     told = (group or group_of(stack)).container.environment_variables
     return Storage(
         told["AWS_ENDPOINT_URL"].get_secret_value(),
@@ -53,7 +53,7 @@ def outcome(act: Callable[[], object]) -> str:
     return "allowed"
 
 
-def test_a_nodes_keys_reach_its_own_folders_alone(cloud: Path, tmp_path: Path) -> None:
+def test_a_nodes_keys_open_only_its_own_folders(cloud: Path, tmp_path: Path) -> None:
     stack = new_stack(tmp_path / "a", cloud, "scoped", {"cat": 1})
     stack.configure({"cat": {}}, storage_settings(stack))
     stack.up()
@@ -104,7 +104,7 @@ def assert_no_key_of_the_stack_is_in(group: ContainerGroup, stack: Stack) -> Non
     assert connection.s3_access_key_id not in values
 
 
-def test_an_up_without_a_change_issues_nothing(cloud: Path, tmp_path: Path) -> None:
+def test_an_up_without_a_change_issues_no_keys(cloud: Path, tmp_path: Path) -> None:
     """New keys would restart every replica."""
     stack = new_stack(tmp_path / "a", cloud, "calm", {"cat": 1})
     stack.configure({"cat": {}}, storage_settings(stack))
@@ -131,7 +131,7 @@ def test_a_warning_while_runs_outlast_the_keys(cloud: Path, tmp_path: Path) -> N
     assert "the nodes' keys expire at" not in stack.run("preview")
 
 
-def test_a_key_changed_by_hand_is_put_right(cloud: Path, tmp_path: Path, engine: str) -> None:
+def test_a_key_changed_by_hand_is_restored(cloud: Path, tmp_path: Path, engine: str) -> None:
     stack = new_stack(tmp_path / "a", cloud, "drift", {"cat": 1}, engine)
     stack.configure({"cat": {}}, storage_settings(stack))
     stack.up()
@@ -147,7 +147,7 @@ def test_a_key_changed_by_hand_is_put_right(cloud: Path, tmp_path: Path, engine:
 
 @pytest.fixture
 def busy_cloud(tmp_path: Path) -> Iterator[Path]:
-    """A local cloud whose nodes train, slowly enough to be caught at it."""
+    """A local cloud whose nodes train slowly, so that a test can act meanwhile."""
     with running_cloud(
         tmp_path / "cloud", autoscaler_seconds=0.2, step_seconds=0.4, heartbeat_seconds=0.5, nodes=2
     ):
@@ -167,7 +167,7 @@ def old_keys_of(stack: Stack, credentials: str) -> tuple[ContainerGroup, dict[st
 
 
 @pytest.mark.parametrize("credentials", ["token", pytest.param("temporary", marks=pytest.mark.long)])
-def test_new_keys_while_jobs_run_lose_no_job_and_queue_none_twice(
+def test_new_keys_while_jobs_run_lose_and_duplicate_no_job(
     credentials: str, busy_cloud: Path, tmp_path: Path, engine: str
 ) -> None:
     stack = new_stack(tmp_path / "a", busy_cloud, "rotate", {"cat": 1, "dog": 2}, engine)
@@ -184,7 +184,7 @@ def test_new_keys_while_jobs_run_lose_no_job_and_queue_none_twice(
         if before.container.environment_variables.get(name) != value
     }
     assert "AWS_SECRET_ACCESS_KEY" in changed
-    # The old ones are gone now (temporary ones go by themselves), and the new ones work.
+    # Old tokens are revoked (temporary keys expire by themselves), and the new keys work.
     revoked = "Unauthorized" if credentials == "token" else "allowed"
     assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == revoked
     assert outcome(lambda: list(as_node(stack).list(f"{stack.place}/runs/"))) == "allowed"
@@ -195,14 +195,12 @@ def test_new_keys_while_jobs_run_lose_no_job_and_queue_none_twice(
     assert {job["status"] for job in stack.outputs()["jobs"].values()} == {RunState.COMPLETED}
 
 
-def test_old_keys_outlive_an_update_that_fails_before_the_group_has_new_ones(
-    cloud: Path, tmp_path: Path, engine: str
-) -> None:
+def test_old_keys_stay_valid_until_the_group_has_new_ones(cloud: Path, tmp_path: Path, engine: str) -> None:
     stack = new_stack(tmp_path / "a", cloud, "order", {"cat": 1}, engine)
     stack.configure({"cat": {}}, storage_settings(stack, credentials="token"))
     stack.up()
     before = group_of(stack)
-    # No such GPU: the group cannot be changed, after new keys were made.
+    # No such GPU: new keys are created, then the update of the group fails.
     stack.configure({"cat": {}}, storage_settings(stack, credentials="token", rotate=2), gpu="RTX 9999")
     stack.up(code=1)
     assert outcome(lambda: list(as_node(stack, group=before).list(f"{stack.place}/runs/"))) == "allowed"
@@ -223,7 +221,9 @@ def names(stack: Stack) -> list[str]:
     return [token["name"] for token in answer.json()["result"]]
 
 
-def test_a_given_key_that_changes_reaches_the_nodes_and_keeps_the_jobs(cloud: Path, tmp_path: Path) -> None:
+def test_a_changed_key_from_the_environment_reaches_the_nodes_and_keeps_the_jobs(
+    cloud: Path, tmp_path: Path
+) -> None:
     """storage.kind s3 on SaladCloud: the keys come from the environment."""
     stack = new_stack(tmp_path / "a", cloud, "given", {"cat": 1})
     local = stack.connection
@@ -248,7 +248,7 @@ def test_a_given_key_that_changes_reaches_the_nodes_and_keeps_the_jobs(cloud: Pa
     assert told["AWS_SECRET_ACCESS_KEY"] == keys[1].secret_access_key
 
 
-def test_the_mark_of_the_environment_is_for_nobody_to_try_passwords_against(
+def test_the_fingerprint_of_the_environment_is_not_stored_in_plain_text(
     cloud: Path, tmp_path: Path, engine: str
 ) -> None:
     stack = new_stack(tmp_path / "a", cloud, "mark", {"cat": 1}, engine)
@@ -270,7 +270,7 @@ def test_the_mark_of_the_environment_is_for_nobody_to_try_passwords_against(
     assert "credentials" in shown
     assert mark not in shown
 
-    # A state of before has it in plain text: that alone is no change.
+    # Older states store it in plain text; that alone is no change.
     state = stack.state()
     (group,) = (
         one for one in state["checkpoint"]["latest"]["resources"] if one["type"].endswith(":ContainerGroup")
@@ -281,7 +281,7 @@ def test_the_mark_of_the_environment_is_for_nobody_to_try_passwords_against(
     assert "updated" not in stack.up()
 
 
-def test_a_stack_that_gives_its_own_keys_away_is_told(cloud: Path, tmp_path: Path) -> None:
+def test_a_warning_when_nodes_get_the_stacks_own_keys(cloud: Path, tmp_path: Path) -> None:
     stack = new_stack(tmp_path / "a", cloud, "own", {"cat": 1})
     stack.configure({"cat": {}}, {"cloud": "salad"})
     printed = replace(stack, variables=as_real(stack.connection)).run("preview")

@@ -1,4 +1,4 @@
-"""How runs end: nothing is called done that is not, and taking a stack down starts nothing."""
+"""How runs end, and what `destroy` does with unfinished ones."""
 
 from __future__ import annotations
 
@@ -56,8 +56,10 @@ ENDS: dict[str, tuple[Callable[[Storage, RunKeys], None], bool, str]] = {
 }
 
 
-def test_completed_without_sound_weights_is_not_done(engine: str, cloud: Path, tmp_path: Path) -> None:
-    """A job for each way to end, in one stack: they are judged one by one all the same."""
+def test_a_completed_job_without_valid_weights_is_not_finished(
+    engine: str, cloud: Path, tmp_path: Path
+) -> None:
+    """One stack has a job for each way to end without valid weights."""
     jobs = {f"cat-{number}": end for number, end in enumerate(ENDS)}
     seeds = {job: 500 + number for number, job in enumerate(jobs)}
     stack = new_stack(tmp_path / "stack", cloud, "ends-unsound", seeds, engine)
@@ -92,7 +94,7 @@ def test_completed_without_sound_weights_is_not_done(engine: str, cloud: Path, t
 
 
 def silent_since(cloud: Path, job: str, hours: int) -> None:
-    """As if a worker had taken the job and reported it last some hours ago."""
+    """Change the job as if its last heartbeat was some hours ago."""
     then = time.time() - hours * 3600
     with contextlib.closing(sqlite3.connect(cloud / "cloud.db")) as database, database:
         database.execute(
@@ -100,7 +102,7 @@ def silent_since(cloud: Path, job: str, hours: int) -> None:
         )
 
 
-def test_a_job_that_no_node_reports_is_stalled_and_a_new_attempt_takes_its_place(
+def test_a_job_without_heartbeats_is_stalled_and_replaced_by_a_new_attempt(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:
     stack = new_stack(tmp_path / "stack", cloud, "ends-stalled", {"cat": 610}, engine)
@@ -121,10 +123,10 @@ def test_a_job_that_no_node_reports_is_stalled_and_a_new_attempt_takes_its_place
     assert stack.connection.kelpie().get_job(job.id).status == "canceled"
 
 
-def test_a_job_taken_out_of_the_configuration_after_a_killed_post_is_canceled(
+def test_a_job_posted_by_a_killed_up_is_canceled_once_it_is_not_declared(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:
-    """The post was the last thing the killed `up` did: no state knows the job, and nothing declares it any more."""
+    """The killed `up` had posted the job but not stored it in the state."""
     stack = new_stack(tmp_path / "stack", cloud, "ends-orphan", {"cat": 620, "dog": 621}, engine)
     stack.configure({"cat": {}})
     stack.up()
@@ -141,7 +143,7 @@ def test_a_job_taken_out_of_the_configuration_after_a_killed_post_is_canceled(
     assert stack.live_runs() == []
 
 
-def test_another_checkout_of_the_stack_cancels_nothing_that_it_never_declared(
+def test_another_checkout_cancels_no_job_that_it_never_declared(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:
     one, other = (
@@ -155,7 +157,7 @@ def test_another_checkout_of_the_stack_cancels_nothing_that_it_never_declared(
     assert one.live_runs() == wanted
 
 
-def test_without_autoscaling_a_run_that_was_canceled_has_a_replica_when_it_is_declared_again(
+def test_without_autoscaling_a_canceled_run_that_is_declared_again_gets_a_replica(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:
     stack = new_stack(tmp_path / "stack", cloud, "ends-again", {"cat": 640}, engine)
@@ -168,7 +170,9 @@ def test_without_autoscaling_a_run_that_was_canceled_has_a_replica_when_it_is_de
     assert (stack.live_runs(), group.replicas) == (stack.declared_runs(), 1)
 
 
-def test_destroy_cancels_what_lasts_and_starts_nothing(engine: str, cloud: Path, tmp_path: Path) -> None:
+def test_destroy_cancels_unfinished_jobs_and_starts_no_replica(
+    engine: str, cloud: Path, tmp_path: Path
+) -> None:
     stack = new_stack(
         tmp_path / "stack", cloud, "ends-destroy", {"cat": 600, "dog": 601, "bird": 602}, engine
     )

@@ -1,4 +1,4 @@
-"""What exists already, what is adopted and left standing, what the bucket deletes by itself, and the dev container group."""
+"""Existing groups and buckets, adoption, expiry of objects, and the dev container group."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def group_of(stack: Stack, name: str = "") -> ContainerGroup | None:
     return stack.connection.salad().get_group(name or stack.place)
 
 
-def test_a_group_of_that_name_is_refused_before_anything_is_made(stack: Stack) -> None:
+def test_a_foreign_group_of_that_name_is_refused_before_anything_is_created(stack: Stack) -> None:
     somebodys_group(stack)
     bucket_of(stack).ensure()
     bucket_of(stack).put_bytes(f"{stack.place}/theirs", b"x")
@@ -56,7 +56,7 @@ def test_a_group_of_that_name_is_refused_before_anything_is_made(stack: Stack) -
     assert [item.key for item in bucket_of(stack).list(f"{stack.place}/")] == [f"{stack.place}/theirs"]
 
 
-def test_what_is_adopted_is_told_and_left_standing(stack: Stack) -> None:
+def test_an_adopted_group_is_announced_and_survives_destroy(stack: Stack) -> None:
     theirs = somebodys_group(stack)
     bucket_of(stack).ensure()
     bucket_of(stack).put_bytes(f"{stack.place}/theirs", b"x")
@@ -84,8 +84,8 @@ def test_what_is_adopted_is_told_and_left_standing(stack: Stack) -> None:
     assert bucket_of(stack).get_bytes(f"{stack.place}/theirs") == b"x"
 
 
-def test_an_adoption_that_is_killed_is_still_one(stack: Stack) -> None:
-    """The second `create` finds its own mark on the group."""
+def test_an_adopted_group_survives_a_lost_state(stack: Stack) -> None:
+    """The second `create` recognises the group by its `FLUX_OWNER`."""
     somebodys_group(stack)
     stack.configure({"cat": {}}, {"adopt": True})
     stack.up()
@@ -97,14 +97,14 @@ def test_an_adoption_that_is_killed_is_still_one(stack: Stack) -> None:
     assert group_of(stack) is not None
 
 
-def test_an_own_group_goes(stack: Stack) -> None:
+def test_destroy_deletes_a_group_of_its_own(stack: Stack) -> None:
     stack.configure({"cat": {}}, {"adopt": True})
     stack.up()
     stack.destroy()
     assert group_of(stack) is None
 
 
-def test_checkpoints_and_images_expire_and_results_never_do(stack: Stack, cloud: Path) -> None:
+def test_checkpoints_and_images_expire_but_results_do_not(stack: Stack, cloud: Path) -> None:
     storage = {"bucket": f"{stack.place}-b", "prefix": stack.place}
     stack.configure({"cat": {}}, {"storage": storage, "keep": {"checkpointsDays": 14, "datasetsDays": 60}})
     shown = stack.run("preview", "--diff")
@@ -134,7 +134,7 @@ def test_checkpoints_and_images_expire_and_results_never_do(stack: Stack, cloud:
     assert {output + name for name in kept} | {f"{run['folder']}model/cat.safetensors"} <= left
 
 
-def test_rules_of_others_in_the_bucket_stay(stack: Stack) -> None:
+def test_lifecycle_rules_of_others_stay(stack: Stack) -> None:
     name = f"{stack.place}-b"
     bucket = bucket_of(stack, name)
     bucket.ensure()
@@ -150,7 +150,7 @@ def test_rules_of_others_in_the_bucket_stay(stack: Stack) -> None:
     assert "updated" not in stack.up()
 
 
-def test_rules_changed_by_hand_are_put_right(stack: Stack) -> None:
+def test_lifecycle_rules_changed_by_hand_are_restored(stack: Stack) -> None:
     name = f"{stack.place}-b"
     stack.configure({"cat": {}}, {"storage": {"bucket": name, "prefix": "p"}, "keep": {"datasetsDays": 5}})
     stack.up()
@@ -164,7 +164,7 @@ def test_rules_changed_by_hand_are_put_right(stack: Stack) -> None:
     assert bucket.lifecycle_rules() == before
 
 
-def test_a_dev_group_is_no_worker_and_goes_when_switched_off(stack: Stack) -> None:
+def test_a_dev_group_takes_no_jobs_and_is_deleted_when_disabled(stack: Stack) -> None:
     dev = {"enabled": True, "image": "me/dev@sha256:" + "a" * 64, "tunnel": "my-gpu"}
     stack.configure({"cat": {}}, {"dev": dev})
     stack.up()
@@ -191,7 +191,7 @@ def test_a_dev_group_is_no_worker_and_goes_when_switched_off(stack: Stack) -> No
     assert "dev" not in stack.outputs()
 
 
-def test_r2_makes_its_bucket_where_it_is_wanted(stack: Stack) -> None:
+def test_an_r2_bucket_is_created_in_its_location(stack: Stack) -> None:
     name = f"{stack.place}-b"
     storage = {"kind": "r2", "bucket": name, "prefix": stack.place, "location": "apac"}
     stack.configure({"cat": {}}, {"storage": storage, "results": "delete"})

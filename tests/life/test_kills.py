@@ -1,4 +1,4 @@
-"""`up` killed at any moment, or run twice at once: every declared run is queued exactly once, and nobody has to do anything.
+"""If `up` is killed at any moment, or runs twice at once, the next `up` leaves every declared run queued exactly once.
 
 FLUX_TEST_KILLS and FLUX_TEST_PAIRS set how many seeds `make test-long` tries, from FLUX_TEST_FIRST_SEED on. `make test` tries the first few.
 """
@@ -17,12 +17,12 @@ from tests.support.seeds import seeds
 
 KILLS = seeds(int(os.environ.get("FLUX_TEST_KILLS", "25")), short=3)
 PAIRS = seeds(int(os.environ.get("FLUX_TEST_PAIRS", "4")), short=1)
-# Longer than an undisturbed `up` takes here: some seeds kill nothing, and that is a moment too.
+# Longer than an `up` takes here, so that some seeds kill nothing.
 LONGEST_SECONDS = {"embedded": 2.5, "cli": 8.0}
 
 
 def killed_up(stack: Stack, chance: random.Random) -> None:
-    """An `up` that is killed: after some time, or right when the cloud has answered its n-th request."""
+    """Start an `up` and kill it after a random time or a random number of requests."""
     log = stack.cloud / "requests.jsonl"
     process = stack.begin("up", "--yes", "--skip-preview")
     longest = LONGEST_SECONDS[stack.engine]
@@ -66,7 +66,7 @@ def test_killed_at_any_moment_each_run_is_queued_once(
 def test_two_checkouts_at_once_queue_each_run_once(
     seed: int, engine: str, cloud: Path, tmp_path: Path
 ) -> None:
-    """Separate state, no shared lock: only the claim in the bucket stands between them and a second paid job."""
+    """They share no state and no lock: only the claim in the bucket prevents a second paid job."""
     chance = random.Random(seed)
     jobs = {"cat": 2 * seed, "dog": 2 * seed + 1}
     pair = [new_stack(tmp_path / side, cloud, f"pair{seed}", jobs, engine) for side in ("one", "other")]

@@ -1,4 +1,4 @@
-"""Jobs are added, edited, removed, retried, completed, failed and destroyed in any order: cloud and model agree after each step.
+"""Adds, edits, removes, retries, finishes and destroys jobs in any order; after each step the cloud agrees with a model.
 
 FLUX_TEST_MODELS sets how many such stories `make test-long` tells; `make test` tells one.
 """
@@ -33,12 +33,12 @@ NAMES = ("cat", "dog", "bird")
 MODELS = int(os.environ.get("FLUX_TEST_MODELS", "5"))
 _numbers = itertools.count()
 
-# What a run is, to the model: the job's name, how often it was edited, its attempt.
+# A run in the model: the job's name, the number of edits, the attempt.
 Run = tuple[str, int, int]
 
 
 class StackMachine(RuleBasedStateMachine):
-    """`runs` tells of every run ever queued whether it is queued, completed, failed or canceled now."""
+    """`runs` maps every run ever queued to its state: queued, completed, failed or canceled."""
 
     engine: str
     cloud: Path
@@ -179,7 +179,7 @@ class StackMachine(RuleBasedStateMachine):
         return self.paths(method, path).count(path)
 
 
-# Of the stories that hypothesis makes up, the first is the simplest.
+# The first story that hypothesis generates is always the simplest one, so there are at least two.
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("stories", "steps"), [(2, 5), pytest.param(MODELS, 8, marks=pytest.mark.long)], ids=["short", "long"]

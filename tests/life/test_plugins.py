@@ -1,4 +1,4 @@
-"""Stacks that need a plugin. Without it, what is missing is named and nothing is made; with the real one, where it can be had, it works."""
+"""Stacks that need a plugin. Without it, an error names the plugin and nothing is created."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AwsStorage("aws", AwsArgs("weights", Layout("team/"), "eu-west-1", "p/s", {}, 1)
 
 
 def test_an_engine_without_pulumi_aws_says_what_is_missing(cloud: Path, tmp_path: Path) -> None:
-    """The component alone: the whole stack would ask AWS first."""
+    """Only the component: a whole stack would call AWS first."""
     stack = prepared(cloud, tmp_path / "a", "on-aws")
     (stack.root / "__main__.py").write_text(PROGRAM)
     printed = stack.run("preview", code=1)
@@ -53,7 +53,7 @@ def test_an_engine_without_pulumi_aws_says_what_is_missing(cloud: Path, tmp_path
     assert "pulumi plugin install resource aws" in printed
 
 
-# Builds nothing: says the digest that docker/build.sh asks for, made of the folder's content, and how often it was called.
+# Stand-in for docker: it logs its calls, and writes a digest of the folder's content where docker/build.sh expects it.
 DOCKER = """#!/usr/bin/env python3
 import hashlib, json, os, pathlib, sys
 folder = pathlib.Path.cwd()
@@ -71,10 +71,10 @@ pathlib.Path(target).write_text(json.dumps({name: {"containerimage.digest": dige
     shutil.which("pulumi-resource-command") is None,
     reason="no plugin pulumi-resource-command on the PATH: it is in no package registry",
 )
-def test_an_own_image_is_built_once_and_again_when_docker_changes(
+def test_a_custom_image_is_built_once_and_again_when_docker_changes(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:
-    """The real pulumi-command and docker/build.sh; only docker itself is made up."""
+    """Uses the real pulumi-command and docker/build.sh with a stand-in for docker."""
     stack = new_stack(tmp_path / "a", cloud, "built", {"cat": 1}, engine)
     image = {"build": True, "repository": "r.io/me/x", "kelpieSha256": "a" * 64}
     settings = {"cloud": "salad", "storage": {"bucket": "life", "prefix": stack.place}, "image": image}

@@ -1,4 +1,4 @@
-"""What `mutmut run` left: a line of figures for each module, then every mutant that no test noticed, as a change of the source.
+"""Prints the results of `mutmut run`: counts for each module, then the change of every mutant that no test noticed.
 
 python -m tests.mutation.survivors [part of a module's name]
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 
 MUTANTS = Path("mutants")
-# mutmut's exit codes of a mutant's tests (mutmut/__main__.py); the timeout is a test's that did not end, which is noticed too.
+# mutmut's exit codes (mutmut/__main__.py). Other codes are timeouts, which count as noticed.
 SURVIVED, NO_TESTS, KILLED = 0, 33, 1
 NAMES = {KILLED: "killed", SURVIVED: "survived", NO_TESTS: "no tests", None: "not run"}
 WIDTH = 34

@@ -31,7 +31,7 @@ from tests.node.fake_trainer import weights
 from tests.node.quick_trainer import optimizer
 from tests.node.runs import LAUNCHER, run_files
 
-MOST_GROWTH = 64 << 10  # KiB that the process may grow by
+MAX_GROWTH_KIB = 64 << 10
 STEPS = 20
 NASTY = [
     *(
@@ -85,7 +85,7 @@ def load() -> Any:
 
 
 def mutate_bytes(data: bytes, chance: random.Random) -> bytes:
-    """One to four damages: bits, cuts, holes, repetitions, numbers."""
+    """Damage it one to four times: flipped bits, cuts, holes, repetitions, numbers."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at, length = chance.randrange(len(changed) + 1), chance.choice((1, 2, 8, 100, 4000))
@@ -114,7 +114,7 @@ def mutate_bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def mutate_json(value: Any, chance: random.Random) -> Any:
-    """The same with something nasty in one place."""
+    """A copy with an unusual value in one place."""
     if isinstance(value, dict) and value and chance.random() < 0.85:
         key = chance.choice(list(value))
         if chance.random() < 0.1:
@@ -131,14 +131,14 @@ def mutate_json(value: Any, chance: random.Random) -> Any:
 
 
 def mutate_document(data: bytes, chance: random.Random) -> bytes:
-    """A JSON document, changed as text or as a value."""
+    """A JSON document, damaged as text or as a value."""
     if chance.random() < 0.4:
         return mutate_bytes(data, chance)
     return json.dumps(mutate_json(json.loads(data), chance)).encode("utf-8", "replace")
 
 
 def mutate_weights(data: bytes, chance: random.Random) -> bytes:
-    """A .safetensors file, changed anywhere or in its header."""
+    """A .safetensors file, damaged anywhere or in its header."""
     if chance.random() < 0.5:
         return mutate_bytes(data, chance)
     length = int.from_bytes(data[:8], "little")
@@ -151,7 +151,7 @@ def mutate_weights(data: bytes, chance: random.Random) -> bytes:
 
 
 class Fuzz:
-    """The kinds of input, each with a sound one to begin from and what the launcher does with it."""
+    """The kinds of input: a valid one, and the function of the launcher that reads it."""
 
     def __init__(self, folder: Path) -> None:
         os.chdir(folder)
@@ -274,7 +274,7 @@ def main() -> None:
         came = ", ".join(f"{counts[kind, what]} {what}" for what in ("taken", "refused", "fault"))
         print(f"  {kind}: {came}")
     print("\n".join(faults[:5]))
-    sys.exit(bool(faults) or grown > MOST_GROWTH)
+    sys.exit(bool(faults) or grown > MAX_GROWTH_KIB)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ from tests.node.runs import is_alive, run_files
 
 HERE = Path(__file__).parent
 STEPS, SAVE_EVERY = 60, 10
-LONGEST_LIFE = 2.2  # seconds; a job takes about two
-MOST_LIVES = 12
+MAX_LIFE_SECONDS = 2.2  # a job takes about two
+MAX_RESTARTS = 12
 
 
 @dataclass
 class Result:
-    """What came of one seed; `lost` are steps per interruption, `problems` speak against the launcher."""
+    """The result of one seed. `lost` are steps per interruption, `problems` are faults of the launcher."""
 
     seed: int
     lost: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Result:
 
 
 class InterruptedCloud:
-    """A bucket, a queue with one job, and nodes one after the other, all below one folder."""
+    """A bucket, a queue with one job, and consecutive nodes, all in one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.bucket, self.journal = root, root / "bucket", root / "journal"
@@ -83,7 +83,7 @@ class InterruptedCloud:
         )
 
     def start_node(self, number: int) -> int:
-        """A process that is the node; its pid."""
+        """Start a node as a process; its pid."""
         if pid := os.fork():
             return pid
         os.setpgid(0, 0)
@@ -126,7 +126,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill(pid: int, *, power: bool) -> None:
-    """The node with all that runs on it, or the node alone, after which the rest has to end by itself."""
+    """Kill the node with all its processes, or only the node: then the others have to end by themselves."""
     below = descendants(pid)
     for victim in [pid, *(below if power else [])]:
         with contextlib.suppress(ProcessLookupError):
@@ -140,7 +140,7 @@ def kill(pid: int, *, power: bool) -> None:
 
 
 def cut_something(bucket: Path, chance: random.Random) -> int:
-    """One of the files that matter, most often the newest, cut at any byte; 1 when there was one."""
+    """Truncate a checkpoint, usually the newest, at a random byte; 1 if there was one."""
     found = [*sorted((bucket / "output").glob("job*.safetensors")), *(bucket / "output").glob("optimizer.pt")]
     if not found or chance.random() > 2 / 3:
         return 0
@@ -150,14 +150,14 @@ def cut_something(bucket: Path, chance: random.Random) -> int:
 
 
 def play(seed: int, folder: Path) -> Result:
-    """One job to its end."""
+    """Run one job to its end."""
     chance, result, root = random.Random(seed), Result(seed), folder / f"seed-{seed}"
     root.mkdir()
     cloud, left = InterruptedCloud(root), chance.choice((1, 1, 2, 3))
-    while cloud.status not in ("completed", "failed", "canceled") and result.lives < MOST_LIVES:
+    while cloud.status not in ("completed", "failed", "canceled") and result.lives < MAX_RESTARTS:
         result.lives += 1
         pid = cloud.start_node(result.lives)
-        end = time.monotonic() + (chance.uniform(0, LONGEST_LIFE) if left else 60)
+        end = time.monotonic() + (chance.uniform(0, MAX_LIFE_SECONDS) if left else 60)
         while time.monotonic() < end and cloud.status not in ("completed", "failed"):
             time.sleep(0.01)
         reached, starts = int((cloud.noted("step") or ["0"])[-1]), len(cloud.noted("start"))
@@ -174,7 +174,7 @@ def play(seed: int, folder: Path) -> Result:
 
 
 def judge(cloud: InterruptedCloud, result: Result) -> None:
-    """Fills in the steps lost and the problems."""
+    """Add the steps lost and the problems to the result."""
     starts, job = [int(step) for step in cloud.noted("start")], cloud.queue.job(cloud.job)
     for index, code in enumerate(result.lost):
         reached, before = divmod(-code, 1000)
@@ -193,7 +193,7 @@ def judge(cloud: InterruptedCloud, result: Result) -> None:
 
 
 def summary(results: list[Result], seconds: float) -> str:
-    """What was seen, in words."""
+    """A summary of all results."""
     lost = sorted(step for result in results for step in result.lost)
     failed = [f"seed {result.seed}: {'; '.join(result.problems)}" for result in results if result.problems]
     lines = [

@@ -24,7 +24,7 @@ GROUP, USER = "group", "user"
 
 
 class LocalQueue:
-    """Kelpie, asked without HTTP. Every thread has a connection of its own to the file."""
+    """The local Kelpie without HTTP. Each thread has its own connection to the database."""
 
     def __init__(self, path: Path, machine: str = "machine", heartbeat_seconds: float = 0.0) -> None:
         self._path, self._machine, self._cap = path, machine, heartbeat_seconds
@@ -66,7 +66,7 @@ class LocalQueue:
 
 
 class FolderTransfers(Transfers):
-    """A bucket that is a folder; an object appears whole, as with S3, `upload_seconds` after the file was read."""
+    """A folder as a bucket. An object appears at once, as with S3, `upload_seconds` after the file was read."""
 
     def __init__(self, home: Path, root: Path, upload_seconds: float = 0.0) -> None:
         super().__init__(home)

@@ -21,13 +21,13 @@ KEPT = 4
 
 
 def checkpoint(step: int) -> bytes:
-    """The one right content of the checkpoint of a step, about 16 KB."""
+    """The expected content of the checkpoint of a step, about 16 KB."""
     numbers = random.Random(step)
     return weights(step, tuple(round(numbers.uniform(-2, 2), 2) for _ in range(8000)))
 
 
 def optimizer(step: int) -> bytes:
-    """The same for optimizer.pt: a zip as torch.save writes it."""
+    """The expected content of optimizer.pt: a zip file like those of torch.save."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr(zipfile.ZipInfo("archive/step"), str(step))
@@ -36,7 +36,7 @@ def optimizer(step: int) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """In place and in pieces, as a slow disk does."""
+    """Write a file in place and in pieces, as a slow disk does."""
     with path.open("wb") as file:
         for at in range(0, len(data), 8192):
             file.write(data[at : at + 8192])
@@ -45,7 +45,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def resume(journal: Path, every: int) -> int:
-    """get_latest_save_path: whatever begins with the name, the newest by ctime."""
+    """As ai-toolkit's get_latest_save_path: of all files that begin with the name, the newest by ctime."""
     found = sorted(FOLDER.glob("job*"), key=lambda path: path.stat().st_ctime_ns)
     step = 0
     if found:

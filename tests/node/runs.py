@@ -1,4 +1,4 @@
-"""The files of a run as they lie on a node (DESIGN.md), and the launcher as a process of its own."""
+"""The files of a run on a node, and the launcher as a process (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAKE = Path(__file__).parent / "fake_trainer.py"
 
 
 def picture(number: int) -> bytes:
-    """A small JPEG: a disc whose place and colour depend on `number`."""
+    """A small JPEG: a disc whose position and colour depend on `number`."""
     image = Image.new("RGB", (96, 96), (20 * number % 256, 90, 160))
     x = 10 + 9 * number % 50
     ImageDraw.Draw(image).ellipse((x, 20, x + 40, 60), fill=(230, 40 * number % 256, 30))
@@ -40,7 +40,7 @@ def picture(number: int) -> bytes:
 
 
 def train_config(job: str, steps: int, save_every: int, **changes: Any) -> dict[str, Any]:
-    """A config ai-toolkit would accept."""
+    """A config that ai-toolkit accepts."""
     process = {
         "type": "sd_trainer",
         "training_folder": "output",
@@ -67,7 +67,7 @@ def train_config(job: str, steps: int, save_every: int, **changes: Any) -> dict[
 def run_files(
     job: str, *, steps: int = 20, save_every: int = 8, images: int = 4, **launch: Any
 ) -> dict[str, bytes]:
-    """The files of one run as they lie on a node: training-config/…, dataset/…, output/<job>/run.json."""
+    """The files of one run on a node: training-config/…, dataset/…, output/<job>/run.json."""
     config = train_config(job, steps, save_every)
     pictures = {f"{i:05}.jpg": picture(i) for i in range(1, images + 1)}
     manifest = {
@@ -108,7 +108,7 @@ def run_files(
 
 
 class Worker(kelpie_worker.KelpieWorker):
-    """The node's own worker; `code` is what the last command ended with."""
+    """The worker on the node; `code` is the exit code of the last command."""
 
     code = 0
 
@@ -134,13 +134,13 @@ class Node:
         self.queue = LocalQueue(home / "queue.db")
 
     def change(self, file: str, **values: Any) -> None:
-        """Keys of training-config/FILE.json; None takes one away."""
+        """Change keys of training-config/FILE.json; None removes one."""
         path = self.home / "training-config" / f"{file}.json"
         changed = json.loads(path.read_text()) | values
         path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
-        """The launcher, without site packages."""
+        """Start the launcher without site packages."""
         return subprocess.Popen(
             [self.python, "-I", "-S", "training-config/launch.py"],
             cwd=self.home,
@@ -152,11 +152,11 @@ class Node:
         )
 
     def run(self, **environment: str) -> FinishedLauncher:
-        """The launcher to its end."""
+        """Run the launcher to its end."""
         return self.ended(self.start(**environment))
 
     def submit(self) -> str:
-        """The run as a job of the queue, all its files being there already; its id."""
+        """Queue the run, whose files are on the node already; the id of the job."""
         command = ["sh", "-c", 'exec "$0" "$@" >out.txt 2>&1', sys.executable]
         after = [{"bucket": "", "prefix": "model/", "local_path": "model/"}]
         return self.queue.submit(
@@ -206,7 +206,7 @@ class Node:
         return str(seen["status"])
 
     def ended(self, process: subprocess.Popen[str]) -> FinishedLauncher:
-        """What came of it. Raises TimeoutExpired after 30 s."""
+        """The result. Raises TimeoutExpired after 30 s."""
         try:
             out, _ = process.communicate(timeout=30)
         finally:
@@ -227,13 +227,13 @@ class Node:
         return int(path.read_text())
 
     def set_aside(self) -> list[str]:
-        """The names of what was moved away."""
+        """The names of the files that the launcher set aside."""
         return sorted(path.name.partition("-")[2] for path in (self.home / "set-aside").glob("*"))
 
 
 @dataclass(frozen=True)
 class FinishedLauncher:
-    """Exit code (negative: the signal it died by), output, progress.json, whether there is a result."""
+    """Exit code (negative for a signal), output, progress.json, and whether there is a result."""
 
     code: int
     out: str
@@ -242,7 +242,7 @@ class FinishedLauncher:
 
 
 def is_alive(pid: int) -> bool:
-    """True for a process that runs, False for a zombie or none."""
+    """Whether the process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -253,7 +253,7 @@ def is_alive(pid: int) -> bool:
 
 
 def until_gone(pid: int) -> None:
-    """Raises AssertionError when the process is still there after 20 s; it is then killed."""
+    """Wait for a process to end; after 20 s kill it and raise AssertionError."""
     deadline = time.monotonic() + 20
     while is_alive(pid):
         if time.monotonic() > deadline:

@@ -93,7 +93,7 @@ def no_program(node: Node) -> None:
 
 
 def stubborn_clock(node: Node) -> None:
-    """Nobody can set the clock in a test: the launcher's own way to read a ctime gives always the same."""
+    """A test cannot set the clock, so the launcher's function that reads a ctime returns a constant."""
     saves(8, 16)(node)
     path = node.home / "training-config" / "launch.py"
     text = path.read_text().replace("CLOCK_SECONDS = 3.0", "CLOCK_SECONDS = 0.05")
@@ -133,7 +133,7 @@ def kill_launcher(_worker: Worker, trainer: int) -> None:
 
 @functools.cache
 def trained() -> dict[str, bytes]:
-    """What the stand-in trainer leaves of 20 steps: its checkpoints of 8 and 16 and its optimizer.pt."""
+    """What the stand-in trainer stores in 20 steps: checkpoints at 8 and 16, and optimizer.pt."""
     with tempfile.TemporaryDirectory() as folder:
         node = Node(Path(folder))
         ended = node.run()
@@ -167,7 +167,7 @@ def flipped(data: bytes) -> bytes:
 
 
 def header(data: bytes, old: bytes, new: bytes) -> bytes:
-    """The header changed without a change of its length."""
+    """A changed header of the same length."""
     assert len(old) == len(new)
     assert old in data
     return data.replace(old, new, 1)

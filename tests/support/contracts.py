@@ -1,4 +1,4 @@
-"""Whether a request and its answer are what a service's OpenAPI document says, checked with openapi-core."""
+"""Checks requests and answers against the services' OpenAPI documents with openapi-core."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ACCEPTED = {
 
 @dataclass
 class Request:
-    """openapi_core.protocols.Request, made of an exchange."""
+    """openapi_core.protocols.Request for an exchange."""
 
     host_url: str
     path: str
@@ -90,7 +90,7 @@ def document(service: str) -> OpenAPI:
 
 
 def deviations(exchange: Exchange) -> list[str]:
-    """What in an exchange its service's document does not allow: `METHOD template STATUS request|answer: why`."""
+    """How an exchange deviates from its service's document: `METHOD template STATUS request|answer: why`."""
     request, response = _as_openapi(exchange)
     api = document(exchange.service)
     found = []
@@ -110,7 +110,7 @@ def deviations(exchange: Exchange) -> list[str]:
 
 
 def unaccepted(exchanges: Iterable[Exchange]) -> set[str]:
-    """The deviations of all exchanges with SaladCloud and Kelpie but for those in ACCEPTED."""
+    """The deviations of all exchanges with SaladCloud and Kelpie, except those in ACCEPTED."""
     return {
         deviation
         for exchange in exchanges
@@ -141,7 +141,7 @@ def _as_openapi(exchange: Exchange) -> tuple[Request, Response]:
 
 
 def _reasons(error: BaseException) -> list[str]:
-    """The innermost reason, or all findings of a schema."""
+    """The innermost reason, or all violations of a schema."""
     said = str(error)
     while error.__cause__ is not None:
         error = error.__cause__

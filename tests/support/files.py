@@ -1,4 +1,4 @@
-"""What is readable in a file, for tests that look for what must not be there."""
+"""Reads files for tests that search them for secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def readable(path: Path) -> bytes:
-    """Its bytes, and what they are packed from, as states are. Raises OSError for a damaged one."""
+    """The bytes of a file, and their content if it is gzipped. Raises OSError for a damaged file."""
     content = path.read_bytes()
-    # By its bytes: beside a packed state the CLI puts one of the same name and .attrs, in plain JSON.
+    # Not by name: beside a gzipped state the CLI writes a `.gz.attrs` file in plain JSON.
     return content + gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content

@@ -1,4 +1,4 @@
-"""The `flux` command as people call it: in this process for speed, in a terminal or a pipe of its own where that matters."""
+"""Runs the `flux` command in a terminal or a pipe, and makes checkouts for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# For copies of code: compiled files come along, or each process would compile all anew; not those that a test beside writes just now.
+# Copies include compiled files, so that processes need not compile; half-written ones of parallel tests are left out.
 HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")
 CODE = ("flux_training",)
 STACK_FILE = """\
@@ -45,7 +45,7 @@ def make_checkout(folder: Path) -> Path:
 
 
 def with_code(checkout: Path) -> Path:
-    """The checkout with the command's code in it, for processes of its own."""
+    """Add the command's code to a checkout, for commands in their own process."""
     for part in CODE:
         shutil.copytree(ROOT / part, checkout / part, ignore=HALF_WRITTEN)
     return checkout
@@ -62,7 +62,7 @@ def line_of(arguments: Sequence[str]) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Without what decides about colours, and without keys of the user's."""
+    """The environment without variables that affect colours, and without the user's keys."""
     foreign = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "LINES", "CI", "GITHUB_ACTIONS", "OPENAI_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "TERM": "xterm-256color", "COLUMNS": "100", **more}
@@ -83,7 +83,7 @@ def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = Non
 
 
 def in_terminal(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> FinishedCommand:
-    """With a pseudo-terminal for standard input, output and error."""
+    """Run `flux` with a pseudo-terminal as standard input, output and error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         line_of(arguments),

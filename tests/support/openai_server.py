@@ -1,4 +1,4 @@
-"""A server with OpenAI's interface for captions, which misbehaves as told. `with captioner(plan) as server: …`.
+"""A server with OpenAI's interface for captions, which fails as a test plans. `with captioner(plan) as server: …`.
 
 Images are told apart by their width: FIRST_WIDTH + number. The tests' images are small enough not to be reduced.
 """
@@ -26,7 +26,7 @@ Plan = Callable[[int, int], str]
 
 
 def make_images(dataset: Path, count: int) -> list[Path]:
-    """Images 1 to `count`, which the server tells apart."""
+    """Images 1 to `count`, which the server can distinguish."""
     dataset.mkdir(parents=True, exist_ok=True)
     files = []
     for number in range(1, count + 1):
@@ -37,20 +37,20 @@ def make_images(dataset: Path, count: int) -> list[Path]:
 
 
 class CaptionServer(ThreadingHTTPServer):
-    """`asked`, `captioned` count by image; `keys` and `sizes` are what came; `most_at_once` is a high-water mark."""
+    """`asked`, `captioned` count by image; `keys` and `bodies` are what clients sent; `max_at_once` is the largest number of parallel requests."""
 
     daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, plan: Plan, delay: float) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), CaptionHandler)
         self.plan, self.delay = plan, delay
         self.lock = threading.Lock()
         self.asked: Counter[int] = Counter()
         self.captioned: Counter[int] = Counter()
         self.keys: set[str] = set()
         self.bodies: list[dict[str, Any]] = []
-        self.now = self.most_at_once = 0
+        self.now = self.max_at_once = 0
 
     @property
     def url(self) -> str:
@@ -69,7 +69,7 @@ def captioner(plan: Plan = lambda _number, _attempt: "ok", delay: float = 0.0) -
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class CaptionHandler(BaseHTTPRequestHandler):
     server: CaptionServer
     protocol_version = "HTTP/1.1"
 
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.keys.add(self.headers.get("Authorization", ""))
             server.bodies.append({key: value for key, value in body.items() if key != "messages"})
             server.now += 1
-            server.most_at_once = max(server.most_at_once, server.now)
+            server.max_at_once = max(server.max_at_once, server.now)
         try:
             time.sleep(server.delay)
             self._behave(server.plan(number, attempt), number)
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif how == "empty":
             message["content"] = " \n"
         elif how == "poor":
-            # What small servers send: no usage, no refusal, no finish reason.
+            # Small servers send no usage, no refusal and no finish reason.
             return {"choices": [{"message": {"content": '"A square,\nnumber one."'}}]}
         if how == "ok":
             with self.server.lock:

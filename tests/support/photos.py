@@ -1,4 +1,4 @@
-"""Fifty files as they come from phones, cameras and downloads, made here: every format, turned, broken, named oddly."""
+"""Generates fifty files like those from phones, cameras and downloads: every format, rotated, broken, oddly named."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ GPS = 0x8825
 SIZE = (240, 160)
 
 
-# Cut off in its head: Pillow raises struct.error where other damage raises an OSError.
+# Truncated header: Pillow raises struct.error here and OSError for other damage.
 DAMAGED_EXIF = b"Exif\0\0II*\0"
 
 
 def photo(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture that looks like no other seed's: coloured discs on a gradient."""
+    """Coloured discs on a gradient; different for each seed."""
     rng = random.Random(seed)
     corners = [tuple(rng.randrange(256) for _ in range(3)) for _ in range(4)]
     small = Image.new("RGB", (2, 2))
@@ -32,7 +32,7 @@ def photo(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
 
 
 def turned(picture: Image.Image, path: Path, orientation: int = 6) -> None:
-    """Saved lying on its side, as cameras do, with the note that says so and a place on the earth."""
+    """Save it rotated with an EXIF orientation, as cameras do, and with a GPS position."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     exif.get_ifd(GPS)[1] = "N"
@@ -40,12 +40,12 @@ def turned(picture: Image.Image, path: Path, orientation: int = 6) -> None:
 
 
 def cmyk(picture: Image.Image, path: Path) -> None:
-    """A JPEG from a print shop: four inks."""
+    """Save it as a CMYK JPEG, as print shops do."""
     picture.convert("CMYK").save(path, "JPEG", quality=95)
 
 
 def wide_gamut(picture: Image.Image, path: Path) -> None:
-    """A TIFF in CIE L*a*b*, with its profile."""
+    """Save it as a TIFF in CIE L*a*b* with its profile."""
     profile = ImageCms.createProfile("LAB")
     transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), profile, "RGB", "LAB")
     lab = ImageCms.applyTransform(picture, transform)
@@ -62,7 +62,7 @@ def moving(frames: list[Image.Image], path: Path, kind: str) -> None:
 
 
 def see_through(picture: Image.Image) -> Image.Image:
-    """The left half of the picture can be seen through."""
+    """The picture with a transparent left half."""
     mask = Image.new("L", picture.size, 255)
     mask.paste(0, (0, 0, picture.width // 2, picture.height))
     out = picture.convert("RGBA")
@@ -71,7 +71,7 @@ def see_through(picture: Image.Image) -> Image.Image:
 
 
 def mixed_folder(folder: Path) -> dict[str, str]:
-    """Fifty files in `folder`; of those that hold a picture of its own, source name → caption (may be empty)."""
+    """Write fifty files to `folder`. Returns the distinct pictures: file name → caption (may be empty)."""
     folder.mkdir(parents=True)
     good: dict[str, str] = {}
 
@@ -101,7 +101,7 @@ def mixed_folder(folder: Path) -> dict[str, str]:
     photo(38).save(keep("😀 party 🎉.png", "caption emoji"))
     photo(39).save(keep("no suffix at all"), "PNG")
     photo(40).save(keep("really a png.jpg"), "PNG")
-    # 30 pictures and 14 captions so far; now what is no picture of its own.
+    # 30 pictures and 14 captions so far. The rest are copies, texts and damaged files.
     (folder / "IMG_2.caption").write_text("caption in a .caption file", encoding="utf-8")
     good["IMG_2.jpg"] = "caption in a .caption file"
     (folder / "copy of IMG_1.jpg").write_bytes((folder / "IMG_1.jpg").read_bytes())

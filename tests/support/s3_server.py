@@ -1,4 +1,4 @@
-"""An S3 server that answers what a test says, whatever it is asked."""
+"""An S3 server whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
         self.bodies: list[bytes] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: a client that did not wait for its answer is what some tests are about."""
+        """Print nothing: in some tests the client hangs up."""
 
     @property
     def url(self) -> str:
@@ -30,7 +30,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request after the other to the server's `reply`."""
+    """Passes each request to the server's `reply`."""
 
     server: Server
     protocol_version = "HTTP/1.1"
