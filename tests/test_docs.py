@@ -19,7 +19,7 @@ from tests.test_imports import FOLDERS, MAY_IMPORT
 from tests.test_measures import tracked
 
 CALL = re.compile(r"\./flux ([a-z]+)([^`\n]*)")
-TARGET = re.compile(r"`make ([a-z]+)")
+TARGET = re.compile(r"`make ([a-z-]+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ALL = [*DOCUMENTS, *DATED]
 # Not a package: its files lie beside the job on a node, as in the trainer's image.
@@ -51,7 +51,7 @@ def test_every_command_exists_with_its_options(document: Path) -> None:
 
 @pytest.mark.parametrize("document", ALL, ids=place)
 def test_every_make_target_exists(document: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(TARGET.findall(document.read_text(encoding="utf-8"))) <= targets
 
 

@@ -129,7 +129,7 @@ def fault(words: Sequence[str], needs: Sequence[str]) -> str:
 
 
 def _fault_of_make(words: list[str]) -> str:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     unknown = [word for word in words if "=" not in word and word not in targets]
     return f"make has no target {unknown[0]}" if unknown else ""
 
