@@ -14,6 +14,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.own_jobs import RunPlace, choose_job, in_order
+from flux_training.clients.waiting import pause
 from flux_training.training.errors import FluxError
 
 CLAIM_POLL_SECONDS = 1.0
@@ -93,7 +94,7 @@ class Queue:
                 return None
             if etag != dead_etag and holder is not None and claims.holder_is_dead(holder):
                 dead_etag, dead_since = etag, time.monotonic()
-            time.sleep(CLAIM_POLL_SECONDS)
+            pause(CLAIM_POLL_SECONDS)
         raise FluxError(
             f"{claims.key} is held by another update that does not post its job",
             "",
@@ -121,7 +122,7 @@ class Queue:
                 job = self.kelpie.post_job(request)
             except UncertainOutcome:
                 # The request may still arrive: list the queue a while later to see whether it was lost.
-                time.sleep(SETTLE_SECONDS)
+                pause(SETTLE_SECONDS)
                 found = self.find(place, fresh=True)
                 if found is not None:
                     return self._only_one(place, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +10,7 @@ import tenacity
 
 from flux_training.clients.errors import Conflict, Invalid, RateLimited, ServiceError, Unavailable
 from flux_training.clients.storage import Storage
+from flux_training.clients.waiting import pause
 
 # R2 accepts one write a second for each key, and each key here is written twice.
 WAIT_SECONDS = 1.1
@@ -20,9 +20,7 @@ ANOTHER_ETAG = "0" * 32
 NOT_IMPLEMENTED = (400, 501)
 
 
-def unheeded_conditions(
-    storage: Storage, folder: str, sleep: Callable[[float], None] = time.sleep
-) -> list[str]:
+def unheeded_conditions(storage: Storage, folder: str, sleep: Callable[[float], None] = pause) -> list[str]:
     """The headers in spite of which the storage overwrites objects. Writes two objects below `folder` and deletes them.
 
     Raises ServiceError.

@@ -27,6 +27,7 @@ from flux_training.clients.errors import (
     surely_not_sent,
     to_error,
 )
+from flux_training.clients.waiting import pause
 
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 TIMEOUTS = httpx.Timeout(connect=10, read=60, write=60, pool=60)
@@ -53,7 +54,7 @@ class RetryPolicy:
     first: float = 0.5
     longest: float = 20
     total: float = 90
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    sleep: Callable[[float], None] = field(default=pause, repr=False)
 
     def wait(self, attempt: int, asked: float) -> float:
         """Seconds before the next attempt: exponential with jitter, but at least what the service `asked` for."""
@@ -84,7 +85,7 @@ class RateLimiter:
         count: int,
         seconds: float = 60,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self._count, self._seconds, self._clock, self._sleep = count, seconds, clock, sleep
         self._lock = threading.Lock()

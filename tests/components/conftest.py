@@ -13,8 +13,9 @@ from tests.components.in_memory import FakeClock
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     made = FakeClock()
-    time = SimpleNamespace(sleep=made.sleep, monotonic=lambda: made.now)
+    time = SimpleNamespace(monotonic=lambda: made.now)
     monkeypatch.setattr(queueing, "time", time)
+    monkeypatch.setattr(queueing, "pause", made.sleep)
     monkeypatch.setattr(claims, "time", time)
     monkeypatch.setattr(claims, "_now", lambda: made.now)
     return made

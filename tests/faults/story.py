@@ -22,19 +22,15 @@ from localcloud.chaos.plan import Faults
 from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
 from localcloud.testing import running_cloud, wait_until
 
+from flux_training.clients.waiting import SCALE_VARIABLE
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.support.files import readable
 from tests.training.job_folders import make_job, write_image
 
 RATE = 0.2
 MAX_TRIES = 5  # of one command, as a user would repeat it
-# Shortens every wait to a hundredth: the retries converge at any pace.
-SHORT_WAITS = """\
-import time
-
-_sleep = time.sleep
-time.sleep = lambda seconds: _sleep(seconds / 100)
-"""
+# The retries converge at any pace.
+WAIT_SCALE = "0.01"
 
 CloudContents = dict[str, Any]
 
@@ -146,12 +142,10 @@ def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None])
         with Proxy(page, api_service, faults, seen) as api, Proxy(s3, s3_service, faults) as storage:
             known = folder / "connection.json"
             known.write_text(json.dumps(rerouted(connection, api.url, storage.url)))
-            (folder / "waits").mkdir()
-            (folder / "waits/sitecustomize.py").write_text(SHORT_WAITS)
             environment = {
                 **checkout.environment,
                 "FLUX_LOCAL_CLOUD": str(known),
-                "PYTHONPATH": str(folder / "waits"),
+                SCALE_VARIABLE: WAIT_SCALE,
             }
             yield Stage(replace(checkout, environment=environment), home, connection)
 

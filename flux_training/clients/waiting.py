@@ -1,0 +1,14 @@
+"""How the clients wait between requests."""
+
+from __future__ import annotations
+
+import os
+import time
+
+# Multiplies every wait: tests of whole commands set it to a fraction.
+SCALE_VARIABLE = "FLUX_WAIT_SCALE"
+
+
+def pause(seconds: float) -> None:
+    """Wait before the next request to a service."""
+    time.sleep(seconds * float(os.environ.get(SCALE_VARIABLE, "1")))
