@@ -220,7 +220,7 @@ def test_a_locked_folder_is_refused(checkout: Path, run: Run) -> None:
     held = os.open(checkout / "jobs/cat/dataset", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
-        with pytest.raises(FluxError, match="another flux command is at work"):
+        with pytest.raises(FluxError, match="another flux command is using"):
             run(rename, "cat")
     finally:
         os.close(held)
