@@ -13,7 +13,7 @@ import tenacity
 from pydantic import SecretStr
 
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
-from flux_training.training.dataset.captions import Answer, one_line
+from flux_training.training.dataset.captions import ModelResponse, one_line
 from flux_training.training.errors import BadInput, FluxError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Captioner:
     def close(self) -> None:
         self._client.close()
 
-    def ask(self, picture: bytes) -> Answer:
+    def ask(self, picture: bytes) -> ModelResponse:
         """The model's answer for a JPEG. Raises Stopped, Refused, and FluxError if this image cannot be captioned."""
         error = self._openai
         retrying = self._retry_policy.retrying(
@@ -138,7 +138,7 @@ class Captioner:
             # Truncated JSON, which the SDK does not handle. Not retried, because each answer costs money.
             raise FluxError(f"an answer that cannot be read ({type(failure).__name__})") from failure
 
-    def _once(self, picture: bytes) -> Answer:
+    def _once(self, picture: bytes) -> ModelResponse:
         self._limiter.wait()
         if self._stop.is_set():
             raise Stopped
@@ -188,14 +188,16 @@ class Captioner:
         return (words.replace(secret, "***") if secret else words)[:300]
 
 
-def _read(completion: Any) -> Answer:
+def _read(completion: Any) -> ModelResponse:
     """Other servers omit, or set to null, what OpenAI always sends."""
     usage = getattr(completion, "usage", None)
     tokens = (getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
     choices = getattr(completion, "choices", None)
     if not choices or getattr(choices[0], "message", None) is None:
-        return Answer(None, tokens_in=tokens[0], tokens_out=tokens[1])
+        return ModelResponse(None, tokens_in=tokens[0], tokens_out=tokens[1])
     message = choices[0].message
     text = message.content if isinstance(message.content, str) else None
     refusal = getattr(message, "refusal", None)
-    return Answer(text, choices[0].finish_reason, refusal if isinstance(refusal, str) else None, *tokens)
+    return ModelResponse(
+        text, choices[0].finish_reason, refusal if isinstance(refusal, str) else None, *tokens
+    )

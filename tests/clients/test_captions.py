@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.captions import OPENAI_URL, Captioner, Refused, Stopped, host_of, key_for
 from flux_training.clients.http import RetryPolicy
-from flux_training.training.dataset.captions import Answer
+from flux_training.training.dataset.captions import ModelResponse
 from flux_training.training.errors import BadInput, FluxError
 from tests.support.openai_server import FIRST_WIDTH, CaptionServer, captioner
 
@@ -49,7 +49,7 @@ def asking(*answers: str, stop: threading.Event | None = None) -> Iterator[tuple
 @pytest.mark.parametrize("fault", ["500", "503", "429", "hang up"])
 def test_a_temporary_failure_is_retried(fault: str) -> None:
     with asking(fault, fault, "ok") as (client, server):
-        assert client.ask(picture()) == Answer("A square, number 1.", "stop", None, 100, 10)
+        assert client.ask(picture()) == ModelResponse("A square, number 1.", "stop", None, 100, 10)
         assert server.asked[1] == 3
 
 
@@ -95,13 +95,13 @@ def test_errors_never_show_the_key_even_if_the_server_repeats_it(fault: str) -> 
 @pytest.mark.parametrize(
     ("how", "answer"),
     [
-        ("refuse", Answer(None, "stop", "I cannot describe this person.", 100, 10)),
-        ("cut", Answer("A square that", "length", None, 100, 10)),
-        ("filter", Answer("", "content_filter", None, 100, 10)),
-        ("poor", Answer('"A square,\nnumber one."', None, None, 0, 0)),
+        ("refuse", ModelResponse(None, "stop", "I cannot describe this person.", 100, 10)),
+        ("cut", ModelResponse("A square that", "length", None, 100, 10)),
+        ("filter", ModelResponse("", "content_filter", None, 100, 10)),
+        ("poor", ModelResponse('"A square,\nnumber one."', None, None, 0, 0)),
     ],
 )
-def test_answers_with_missing_fields_are_read(how: str, answer: Answer) -> None:
+def test_answers_with_missing_fields_are_read(how: str, answer: ModelResponse) -> None:
     with asking(how) as (client, server):
         assert client.ask(picture()) == answer
         assert server.bodies == [{"model": "gpt-4.1-nano", "max_completion_tokens": 77}]

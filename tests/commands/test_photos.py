@@ -76,9 +76,9 @@ def test_a_folder_of_mixed_files_becomes_a_job(checkout: Path, tmp_path: Path, r
     for line in (
         "jobs/party: 30 images added (00001 to 00030), 15 with a caption",
         "  copy of IMG_1.jpg shows the same as IMG_1.jpg",
-        "  dance.gif: of its 3 pictures only the first is taken",
+        "  dance.gif: only the first of its 3 frames is used",
         "  broken.png: a broken image",
-        "  notes.txt: a text without an image of the same name",
+        "  notes.txt: a caption without an image of the same name",
         "the line `party: {}`",
         "writes the 15 missing captions",
     ):
@@ -126,7 +126,7 @@ def test_captions_are_matched_by_image_and_not_by_name(checkout: Path, tmp_path:
     printed = run(new, "cat", "--from", source, "--add")
     dataset = checkout / "jobs/cat/dataset"
     assert sorted(file.name for file in dataset.iterdir()) == ["00001.jpg", "00002.jpg", "00002.txt"]
-    assert "00001.jpg: has its caption from small.png, which shows the same" in printed
+    assert "00001.jpg: its caption is from small.png, which shows the same" in printed
 
 
 def test_all_invalid_options_are_reported_together(tmp_path: Path, run: Run) -> None:

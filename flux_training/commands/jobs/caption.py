@@ -26,12 +26,12 @@ from flux_training.training.dataset.captions import (
     PRICES,
     TRIGGER,
     Price,
+    caption_from,
     estimate,
-    judge,
     place_trigger,
     uncaptioned,
 )
-from flux_training.training.dataset.images import fitted, jpeg, read_picture, reduce, size_of
+from flux_training.training.dataset.images import fitted, jpeg, read_image, reduce, size_of
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.names import CAPTION_SUFFIX
@@ -236,7 +236,7 @@ def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> 
     from flux_training.clients.captions import Refused, Stopped
 
     try:
-        picture = jpeg(reduce(read_picture(image).image, options.max_side), JPEG_QUALITY)
+        picture = jpeg(reduce(read_image(image).image, options.max_side), JPEG_QUALITY)
         answer = captioner.ask(picture)
     except Stopped:
         return None
@@ -244,7 +244,7 @@ def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> 
         raise
     except FluxError as error:
         return CaptionOutcome(image, problem=str(error))
-    found = judge(answer)
+    found = caption_from(answer)
     text, problem = found.text, found.problem
     if text:
         text = place_trigger(text, options.trigger, options.position)

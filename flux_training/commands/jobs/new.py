@@ -10,14 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from flux_training.commands.cli import DEFAULT_STACK, UserPath, console, flux, make, say
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, staging_folder
 from flux_training.commands.stack.edit import declare, declared_jobs, entry_for
-from flux_training.training.dataset.images import Look
+from flux_training.training.dataset.images import Fingerprint
 from flux_training.training.dataset.intake import (
+    IMPORTED_SUFFIX,
     MAX_SIDE,
     NUMBERED,
-    TAKEN_SUFFIX,
     Intake,
+    fingerprints_in,
     list_sources,
-    looks_in,
     next_number,
     take_in,
 )
@@ -136,13 +136,13 @@ def _make(
 def _add(dataset: Path, source: Path, max_side: int) -> tuple[Intake, list[int]]:
     with only_one_in(dataset), staging_folder(dataset.parent.parent, dataset.parent.name) as staging:
         present = [file for file in dataset.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-        known = looks_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
+        known = fingerprints_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
         intake = _convert(source, staging, known, max_side)
         _copy_captions(dataset, intake)
         return intake, _move(intake, dataset, next_number(dataset))
 
 
-def _convert(source: Path, staging: Path, known: list[tuple[str, Look]], max_side: int) -> Intake:
+def _convert(source: Path, staging: Path, known: list[tuple[str, Fingerprint]], max_side: int) -> Intake:
     sources = list_sources(source)
     columns = (TextColumn("Reading the photos"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -156,7 +156,7 @@ def _move(intake: Intake, dataset: Path, first: int) -> list[int]:
     for number, taken in zip(numbers, intake.taken, strict=True):
         stem = NUMBERED.format(number)
         # The image first: if this is interrupted, an image without a caption can still be captioned.
-        taken.file.rename(dataset / f"{stem}{TAKEN_SUFFIX}")
+        taken.file.rename(dataset / f"{stem}{IMPORTED_SUFFIX}")
         if taken.caption:
             write_atomically(dataset / f"{stem}{CAPTION_SUFFIX}", taken.caption + "\n")
     return numbers

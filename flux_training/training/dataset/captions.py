@@ -1,4 +1,4 @@
-"""Captions written by a vision model: which images need one, what an answer is worth, what it costs. No network."""
+"""Captions from a vision model: which images need one, how a response is judged, and what it costs. No network."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 MODEL = "gpt-4.1-nano"
-# The recipe's own words (generate-captions.py).
+# As in SaladCloud's recipe (generate-captions.py).
 INSTRUCTION = "Generate a short caption for this image (100 words or less) that captures composition and details about the subject"
-# What the recipe appends: ai-toolkit replaces it by train.yml's trigger_word.
+# As in the recipe: ai-toolkit replaces it by train.yml's trigger_word.
 TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
-# A hundred words are about 130 tokens; the recipe's limit of 128 cuts such a caption.
+# A hundred words are about 130 tokens, so the recipe's limit of 128 would cut such a caption.
 MAX_TOKENS = 300
-# Longest side sent, in pixels. Each 32 x 32 of them costs; more than 1024 shows a captioner nothing new.
+# The longer side of the images sent, in pixels. Each patch of 32 x 32 pixels costs money.
 MAX_SIDE = 1024
 
 PATCH = 32
-MOST_PATCHES = 1536
-# Tokens a patch, by model (OpenAI, "Images and vision", calculating costs).
-TOKENS_A_PATCH = {"gpt-4.1-nano": 2.46, "gpt-4.1-mini": 1.62}
-# USD for a million tokens in, out: as public price tables quote OpenAI in 2026 (its own page could not be read here). --price
-# says otherwise.
+MAX_PATCHES = 1536
+# Tokens per patch, by model (OpenAI, "Images and vision", calculating costs).
+TOKENS_PER_PATCH = {"gpt-4.1-nano": 2.46, "gpt-4.1-mini": 1.62}
+# USD per million tokens in and out, from public price tables of 2026. --price overrides them.
 PRICES = {"gpt-4.1-nano": (0.10, 0.40), "gpt-4.1-mini": (0.40, 1.60)}
-# Assumed of a caption not yet written: 80 words, and of the instruction: four characters a token and the frame around it.
+# Assumptions for estimates: a caption has 80 words, and the instruction one token per four characters plus a frame.
 ASSUMED_ANSWER_TOKENS = 105
 ASSUMED_FRAME_TOKENS = 35
 
 
 @dataclass(frozen=True)
 class Price:
-    """USD for a million tokens."""
+    """USD per million tokens."""
 
     tokens_in: float
     tokens_out: float
@@ -53,8 +52,8 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a service said of one image. `finish` is the API's finish_reason; tokens are what it counted."""
+class ModelResponse:
+    """A service's response for one image. `finish` is the API's finish_reason; the tokens are the API's counts."""
 
     text: str | None
     finish: str | None = None
@@ -64,18 +63,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A caption, or why there is none. Exactly one of them is not empty."""
+class GeneratedCaption:
+    """A caption, or the reason why there is none: one of them is empty."""
 
     text: str = ""
     problem: str = ""
 
 
 def uncaptioned(dataset: Path) -> list[Path]:
-    """The images without a caption, or with an empty one, in their natural order. Raises BadInput when one cannot be read."""
+    """The images without a caption or with an empty one, in natural order. Raises BadInput if a caption cannot be read."""
     images = [file for file in dataset.iterdir() if is_image(file)]
     findings = [
-        f"{fault.path}: {fault.message}; mend it or take it away"
+        f"{fault.path}: {fault.message}; correct it or remove it"
         for image in images
         if (fault := read_caption(image.with_suffix(CAPTION_SUFFIX)).fault)
         and fault.code == UNREADABLE
@@ -91,7 +90,7 @@ def is_image(file: Path) -> bool:
 
 
 def has_caption(image: Path) -> bool:
-    """A file of white space is none: ai-toolkit would train it with an empty prompt. What cannot be read is not ours to write over."""
+    """Whether there is a caption. White space is none, and an unreadable file counts as one, so that it is not overwritten."""
     try:
         return bool(image.with_suffix(CAPTION_SUFFIX).read_bytes().strip(b" \t\r\n\xef\xbb\xbf"))
     except FileNotFoundError:
@@ -100,45 +99,44 @@ def has_caption(image: Path) -> bool:
         return True
 
 
-def judge(answer: Answer) -> Caption:
-    """The caption in an answer, on one line; or the problem, when it was cut, held back, refused or is empty."""
-    if answer.refusal:
-        return Caption(problem=f"refused: {one_line(answer.refusal)}")
-    if answer.finish == "length":
-        return Caption(problem="the answer was cut before its end; raise --max-tokens")
-    if answer.finish == "content_filter":
-        return Caption(problem="held back by the service's content filter")
-    if answer.finish not in (None, "stop"):
-        return Caption(problem=f"the answer ended with `{one_line(answer.finish)}` and is no caption")
-    text = one_line(answer.text or "").strip("\"“”'` ")
+def caption_from(response: ModelResponse) -> GeneratedCaption:
+    """The caption in a response, on one line, or the problem if it was cut, filtered, refused or is empty."""
+    if response.refusal:
+        return GeneratedCaption(problem=f"refused: {one_line(response.refusal)}")
+    if response.finish == "length":
+        return GeneratedCaption(problem="the response was cut off; raise --max-tokens")
+    if response.finish == "content_filter":
+        return GeneratedCaption(problem="blocked by the service's content filter")
+    if response.finish not in (None, "stop"):
+        return GeneratedCaption(
+            problem=f"the response ended with `{one_line(response.finish)}` instead of a caption"
+        )
+    text = one_line(response.text or "").strip("\"“”'` ")
     if not text:
-        return Caption(problem="the answer was empty")
-    # What models answer instead of a caption without saying so in the API's own fields.
+        return GeneratedCaption(problem="the response was empty")
+    # Models may refuse without setting the API's refusal field.
     if REFUSAL.match(text.replace("\u2019", "'")):
-        return Caption(problem=f"refused: {text[:120]}")
-    return Caption(text)
+        return GeneratedCaption(problem=f"refused: {text[:120]}")
+    return GeneratedCaption(text)
 
 
 def place_trigger(caption: str, trigger: str, position: str) -> str:
-    """The caption with the trigger word at its end (as in the recipe) or start, where it does not have it already."""
+    """The caption with the trigger word at its end (as in the recipe) or start, unless it already contains it."""
     if position == "none" or trigger in caption:
         return caption
     return f"{caption} {trigger}" if position == "end" else f"{trigger} {caption}"
 
 
 def image_tokens(width: int, height: int, model: str) -> float | None:
-    """What an image of this size costs in tokens; None where the model's count is not known.
-
-    Patches of 32 x 32 pixels, at most 1536, times the model's factor (OpenAI, "Images and vision").
-    """
-    factor = TOKENS_A_PATCH.get(model)
+    """The tokens of an image: patches of 32 x 32 pixels, at most 1536, times the model's factor; None for unknown models."""
+    factor = TOKENS_PER_PATCH.get(model)
     if factor is None:
         return None
-    return min(MOST_PATCHES, math.ceil(width / PATCH) * math.ceil(height / PATCH)) * factor
+    return min(MAX_PATCHES, math.ceil(width / PATCH) * math.ceil(height / PATCH)) * factor
 
 
 def estimate(sizes: list[tuple[int, int]], model: str, instruction: str, price: Price | None) -> float | None:
-    """About how many USD captions for images of these sizes cost; None where price or count is not known."""
+    """The approximate cost in USD of captions for images of these sizes; None if unknown."""
     tokens = [image_tokens(width, height, model) for width, height in sizes]
     known = [count for count in tokens if count is not None]
     if price is None or len(known) != len(sizes):
@@ -148,5 +146,5 @@ def estimate(sizes: list[tuple[int, int]], model: str, instruction: str, price: 
 
 
 def one_line(text: str) -> str:
-    """Without line breaks, and without what a terminal would obey."""
+    """The text without line breaks and control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

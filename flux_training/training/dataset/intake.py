@@ -1,6 +1,6 @@
-"""From a folder of photos, as it comes from a phone or a disk, to numbered pairs of image and caption.
+"""Imports a folder of photos as numbered pairs of image and caption.
 
-What cannot be taken is a finding, and no reason to stop: every file is looked at, and the sources are only read.
+A file that cannot be used becomes a finding and does not stop the import. The sources are only read.
 """
 
 from __future__ import annotations
@@ -11,36 +11,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flux_training.training.dataset.facts import read_caption
-from flux_training.training.dataset.images import Look, is_same, jpeg, look_of, read_picture, reduce
+from flux_training.training.dataset.images import (
+    Fingerprint,
+    fingerprint_of,
+    is_same,
+    jpeg,
+    read_image,
+    reduce,
+)
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
 NUMBERED = "{:05}"
-# Of Windows; others' begin with a dot.
-SYSTEMS_OWN = ("Thumbs.db", "desktop.ini")
-TAKEN_SUFFIX = ".jpg"
-# ai-toolkit trains FLUX at up to 1024 pixels a side; twice that leaves room to crop and to train larger.
+# Windows' files; those of other systems begin with a dot.
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+IMPORTED_SUFFIX = ".jpg"
+# ai-toolkit trains FLUX at up to 1024 pixels per side; twice that leaves room for cropping and larger resolutions.
 MAX_SIDE = 2048
 
 
 @dataclass(frozen=True)
-class Taken:
-    """One picture, converted and lying at `file` (not yet numbered). `caption` may be empty."""
+class ImportedImage:
+    """An image, converted and written to `file` (not yet numbered). `caption` may be empty."""
 
     source: str
     file: Path
     caption: str
-    look: Look
+    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """`source` shows the same as `kept`, which is a source's name or the name of an image of the job.
-
-    Only the latter can have use for `caption`: an image of the job may by chance have the name of a source.
-    """
+    """`source` shows the same as `kept`, another source or an image of the job. `caption` is only set in the latter case."""
 
     source: str
     kept: str
@@ -49,9 +53,9 @@ class Duplicate:
 
 @dataclass
 class Intake:
-    """What came of a folder. `findings`: files that were left out, and why. `notes`: what was done to others."""
+    """The result of an import. `findings`: files that were left out, and why. `notes`: what was done to others."""
 
-    taken: list[Taken] = field(default_factory=list)
+    taken: list[ImportedImage] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -60,7 +64,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of a folder: `images` are those to try, in their natural order; captions are keyed by name."""
+    """The files of a folder: `images` to try, in natural order, and captions by name."""
 
     images: list[Path]
     captions: dict[str, Path]
@@ -72,14 +76,16 @@ class Sources:
 
 
 def list_sources(folder: Path) -> Sources:
-    """What lies directly in the folder; hidden files and the system's own are passed over. Raises BadInput."""
+    """The files directly in the folder, without hidden and system files. Raises BadInput."""
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
     except OSError as error:
         raise BadInput([f"{folder}: cannot be read ({error.strerror}); give a folder of images"]) from error
-    entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEMS_OWN]
+    entries = [
+        entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEM_FILES
+    ]
     strangers = [
-        f"{entry.name}: a folder; only the files directly in {folder} are taken"
+        f"{entry.name}: a folder; only files directly in {folder} are imported"
         for entry in entries
         if entry.is_dir()
     ]
@@ -91,7 +97,7 @@ def list_sources(folder: Path) -> Sources:
         captions |= {_same_name(text.stem): text for text in texts if text.suffix.lower() == suffix}
     looked_for = {_same_name(image.stem) for image in images} | {_same_name(image.name) for image in images}
     strangers += [
-        f"{text.name}: a text without an image of the same name"
+        f"{text.name}: a caption without an image of the same name"
         for text in texts
         if _same_name(text.stem) not in looked_for
     ]
@@ -101,68 +107,70 @@ def list_sources(folder: Path) -> Sources:
 def take_in(
     sources: Sources,
     staging: Path,
-    known: Sequence[tuple[str, Look]] = (),
+    known: Sequence[tuple[str, Fingerprint]] = (),
     max_side: int = MAX_SIDE,
-    tell: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Intake:
-    """Read every source once and put each different picture into `staging` as a JPEG.
+    """Reads every source once and writes each different image to `staging` as a JPEG.
 
-    `known` are the looks of the images that the job has already; `tell` is called after each source.
+    `known` are the fingerprints of the job's present images; `on_image` is called after each source.
     """
     intake = Intake(findings=list(sources.strangers))
-    kept: list[Taken] = []
+    kept: list[ImportedImage] = []
     for index, source in enumerate(sources.images):
         try:
-            picture = read_picture(source)
+            picture = read_image(source)
         except BadInput as bad:
             intake.findings += bad.findings
         else:
             intake.notes += picture.notes
-            look = look_of(picture.image)
+            fingerprint = fingerprint_of(picture.image)
             image = reduce(picture.image, max_side)
             intake.reduced += image.size != picture.image.size
-            file = staging / f"{index}{TAKEN_SUFFIX}"
+            file = staging / f"{index}{IMPORTED_SUFFIX}"
             file.write_bytes(jpeg(image))
-            kept.append(Taken(source.name, file, _caption(sources, source, intake.findings), look))
-        tell()
+            kept.append(
+                ImportedImage(source.name, file, _caption(sources, source, intake.findings), fingerprint)
+            )
+        on_image()
     _sort_out(kept, known, intake)
     return intake
 
 
-def looks_in(dataset: Path, files: Iterable[Path]) -> list[tuple[str, Look]]:
-    """How the images of a job look that has some already; one that cannot be read has no look."""
+def fingerprints_in(dataset: Path, files: Iterable[Path]) -> list[tuple[str, Fingerprint]]:
+    """The fingerprints of a job's present images, except unreadable ones."""
     found = []
     for file in files:
         try:
-            found.append((str(file.relative_to(dataset)), look_of(read_picture(file).image)))
+            found.append((str(file.relative_to(dataset)), fingerprint_of(read_image(file).image)))
         except BadInput:
             continue
     return found
 
 
 def next_number(dataset: Path) -> int:
-    """One more than the highest number that an image or a caption of the dataset has for its name."""
+    """One more than the highest number that is the name of an image or caption in the dataset."""
     suffixes = (*IMAGE_SUFFIXES, CAPTION_SUFFIX)
     stems = [file.stem for file in dataset.iterdir() if file.suffix.lower() in suffixes]
     return 1 + max((int(stem) for stem in stems if stem.isascii() and stem.isdigit()), default=0)
 
 
-def _sort_out(kept: list[Taken], known: Sequence[tuple[str, Look]], intake: Intake) -> None:
-    """Of each group of equals the best stays: the job's own, else the one with most pixels, then the one with a caption."""
-    groups: list[list[Taken]] = []
+def _sort_out(kept: list[ImportedImage], known: Sequence[tuple[str, Fingerprint]], intake: Intake) -> None:
+    """Keeps the best of each group of duplicates: the job's own image, or the one with most pixels, then one with a caption."""
+    groups: list[list[ImportedImage]] = []
     for picture in kept:
-        own = next((name for name, look in known if is_same(look, picture.look)), None)
+        own = next((name for name, fingerprint in known if is_same(fingerprint, picture.fingerprint)), None)
         if own is not None:
             intake.duplicates.append(Duplicate(picture.source, own, picture.caption))
             picture.file.unlink()
             continue
-        group = next((group for group in groups if is_same(group[0].look, picture.look)), None)
+        group = next((group for group in groups if is_same(group[0].fingerprint, picture.fingerprint)), None)
         if group is None:
             groups.append([picture])
         else:
             group.append(picture)
     for group in groups:
-        best = max(group, key=lambda picture: (picture.look.pixels, bool(picture.caption)))
+        best = max(group, key=lambda picture: (picture.fingerprint.pixels, bool(picture.caption)))
         others = [picture for picture in group if picture is not best]
         intake.taken.append(_with_a_caption(best, others, intake))
         for other in others:
@@ -170,20 +178,20 @@ def _sort_out(kept: list[Taken], known: Sequence[tuple[str, Look]], intake: Inta
             other.file.unlink()
 
 
-def _with_a_caption(best: Taken, others: list[Taken], intake: Intake) -> Taken:
-    """A caption is not lost with the duplicate that it was written for."""
+def _with_a_caption(best: ImportedImage, others: list[ImportedImage], intake: Intake) -> ImportedImage:
+    """Keeps the caption of a duplicate if the best image has none."""
     lent = next((other for other in others if other.caption), None)
     if best.caption:
         intake.notes += [
-            f"{other.source}: its caption is not {best.source}'s; the latter's is taken"
+            f"{other.source}: its caption differs from that of {best.source}, which is used"
             for other in others
             if other.caption not in ("", best.caption)
         ]
         return best
     if lent is None:
         return best
-    intake.notes.append(f"{best.source}: has its caption from {lent.source}, which shows the same")
-    return Taken(best.source, best.file, lent.caption, best.look)
+    intake.notes.append(f"{best.source}: its caption is from {lent.source}, which shows the same")
+    return ImportedImage(best.source, best.file, lent.caption, best.fingerprint)
 
 
 def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
@@ -192,12 +200,12 @@ def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
         return ""
     caption = read_caption(file)
     if caption.fault:
-        # Two images (photo.heic, photo.jpg) can have one caption: it is told once.
-        finding = f"{file.name}: {caption.fault.message}; its image is taken without it"
+        # Two images (photo.heic, photo.jpg) can share a caption: report it once.
+        finding = f"{file.name}: {caption.fault.message}; its image is imported without it"
         findings += [finding] if finding not in findings else []
     return caption.text
 
 
 def _same_name(name: str) -> str:
-    """macOS and others write `é` in two ways."""
+    """Normalizes the two encodings of letters such as `é`."""
     return unicodedata.normalize("NFC", name)

@@ -1,7 +1,7 @@
-"""The dataset manifest: what a run trains on, and the digests that identify it.
+"""The dataset manifest, which lists what a run trains on, and the digests that identify it.
 
-The manifest (names, sizes, SHA-256 and captions) travels with each run; the dataset's digest covers the images alone, so an
-edited caption makes a new run but sends no image.
+Each run has a manifest (names, sizes, SHA-256 and captions). The dataset's digest covers only the images, so an edited caption makes a new
+run but uploads no image.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 # Bytes of `manifest.json` that the launcher reads (MOST_JSON in flux_training/node/launch.py); the rest would be cut off.
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-# What JSON of another form than the expected one raises; an object in a bucket can also say 1e999, or nest lists without end.
-NOT_SO = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+# What reading untrusted JSON of an unexpected form can raise.
+INVALID = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image: size in bytes, SHA-256 as 64 hex digits."""
+    """One image. `size` in bytes, `sha256` as 64 hex digits."""
 
     name: str
     size: int
@@ -28,27 +28,27 @@ class Image:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one way this project writes JSON whose bytes are hashed: sorted, compact, UTF-8."""
+    """JSON whose bytes are hashed: sorted, compact, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def dataset_digest(images: Mapping[str, Image]) -> str:
-    """64 hex digits over names, sizes and hashes of the images; the order they are given in does not matter."""
+    """64 hex digits over names, sizes and hashes of the images, in any order."""
     return hashlib.sha256(dataset_index(images)).hexdigest()
 
 
 def dataset_index(images: Mapping[str, Image]) -> bytes:
-    """`.flux/datasets/<digest>.json`: written once every image lies in the bucket."""
+    """`.flux/datasets/<digest>.json`, which is written once every image is in the bucket."""
     entries = {name: {"size": image.size, "sha256": image.sha256} for name, image in images.items()}
     return canonical_json({"version": 1, "images": entries})
 
 
 def parse_dataset_index(raw: bytes) -> dict[str, Image]:
-    """The images of an index; raises ValueError when it is not one."""
+    """The images of an index; raises ValueError if it is invalid."""
     try:
         entries = json.loads(raw)["images"].items()
         return {name: Image(name, int(entry["size"]), str(entry["sha256"])) for name, entry in entries}
-    except NOT_SO as error:
+    except INVALID as error:
         raise ValueError("not a dataset index") from error
 
 
@@ -62,10 +62,10 @@ def manifest(images: Mapping[str, Image], captions: Mapping[str, str]) -> bytes:
 
 
 def parse_manifest(raw: bytes) -> tuple[dict[str, Image], dict[str, str]]:
-    """The images and captions of a manifest, both by image name; raises ValueError when it is not one."""
+    """The images and captions of a manifest, by image name; raises ValueError if it is invalid."""
     try:
         entries = json.loads(raw)["images"]
         captions = {name: str(entry["caption"]) for name, entry in entries.items()}
-    except NOT_SO as error:
+    except INVALID as error:
         raise ValueError("not a manifest") from error
     return parse_dataset_index(raw), captions

@@ -1,11 +1,12 @@
-"""Which images look the same, though their bytes differ: re-encoded, scaled, a little brighter.
+"""Finds images that look the same although their bytes differ: re-encoded, scaled, or slightly brighter.
 
-The hash is a difference hash (dHash): the picture as 9 x 9 grey values, and whether each is darker than its neighbour to the right (64
-bits) and below (64 bits). Pillow alone does it; the `imagehash` package would bring NumPy, SciPy and PyWavelets into the product.
+The hash is a difference hash (dHash): the image is reduced to 9 x 9 grey values, and 128 bits say whether each is darker than its right
+and its lower neighbour. The `imagehash` package would add NumPy, SciPy and PyWavelets (docs/decisions/0023-libraries-in-training.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
 
 SIDE = 8
 BITS = 2 * SIDE * SIDE
-# Of 128 bits. What was scaled, re-encoded, brightened or reduced to 64 colours differs in 0 to 10; different views of one photograph, as in
-# jobs/, in 40 and more (tests/training/dataset/test_perceptual_hash.py).
+# Of 128 bits. Scaled, re-encoded, brightened images and those with 64 colours differ in 0 to 10 bits, different photos of one subject in
+# 40 or more (tests/training/dataset/test_perceptual_hash.py).
 NEAR = 10
 
 
 def perceptual_hash(picture: Picture) -> int:
-    """128 bits. The same for a picture and its smaller copy, nearly always."""
-    from PIL.Image import Resampling  # as in facts.py
+    """128 bits, which are nearly always the same for an image and its smaller copy."""
+    from PIL.Image import Resampling  # imported late, as in image_facts.py
 
     small = picture if picture.mode in ("RGB", "RGBA", "L") else _grey(picture)
-    # First roughly, then exactly: a large photograph costs as little as a small one.
+    # reducing_gap makes large images as cheap as small ones.
     grey = small.resize((SIDE + 1, SIDE + 1), Resampling.BILINEAR, reducing_gap=4.0).convert("L").tobytes()
     bits = 0
     for row in range(SIDE):
@@ -43,8 +44,8 @@ def _grey(picture: Picture) -> Picture:
 
 
 def _in_256_steps(picture: Picture) -> Picture:
-    """Of 16 bits or of fractions, from the darkest to the brightest there is: Pillow would take all above 255 for white."""
-    least, most = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # of one band they are two numbers
+    """Scales 16-bit or float values to the range from darkest to brightest: Pillow would turn all above 255 white."""
+    least, most = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # one band has two numbers
     scale = 255 / (most - least) if most > least else 0.0
     return picture.point(lambda value: value * scale - least * scale).convert("L")
 
@@ -54,10 +55,10 @@ def distance(one: int, other: int) -> int:
 
 
 def near_pairs(hashes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
-    """(name, an earlier name it looks like): each name at most once.
+    """(name, an earlier name that it looks like), each name at most once.
 
-    Two hashes that differ in at most NEAR bits agree in at least one of NEAR + 1 bands, so only those that share a band are compared; and a
-    name that looks like an earlier one is no candidate for later ones. 10,000 different images are each compared with some 30.
+    Two hashes that differ in at most NEAR bits agree in at least one of NEAR + 1 bands, so only hashes that share a band are compared. Of
+    similar images only the first is compared with later ones. With 10,000 different images each is compared with about 30.
     """
     leaders: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for name, bits in hashes:
@@ -72,6 +73,6 @@ def near_pairs(hashes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
 
 
 def _bands(bits: int) -> Iterator[int]:
-    width = -(-BITS // (NEAR + 1))
+    width = math.ceil(BITS / (NEAR + 1))
     for start in range(0, BITS, width):
         yield bits >> start & ((1 << width) - 1)

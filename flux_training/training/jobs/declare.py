@@ -10,7 +10,7 @@ from pathlib import Path
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, Problem
 from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
-from flux_training.training.jobs.folder import ImageSet, JobFolder, read_config, read_images
+from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import rule_of
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import JobSettings, StackSettings
@@ -102,11 +102,6 @@ def gather_jobs(
         for name, folder in datasets.items()
     ]
     return ChosenJobs(chosen, findings, examiner.examine(places))
-
-
-def read_job(jobs_folder: Path, name: str, dataset: str | None) -> tuple[JobFolder, ImageSet]:
-    """One job's train.yml and images; raises BadInput. Images that fifty jobs train on are decoded once (flux_training/training/dataset/file_cache.py)."""
-    return read_config(jobs_folder / name), read_images(jobs_folder / (dataset or name))
 
 
 def folder_names(jobs_folder: Path) -> list[str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.dataset.captions import (
-    Answer,
-    Caption,
+    GeneratedCaption,
+    ModelResponse,
     Price,
+    caption_from,
     estimate,
     has_caption,
     image_tokens,
-    judge,
     place_trigger,
     uncaptioned,
 )
@@ -24,25 +24,29 @@ from tests.support.openai_server import make_images
 @pytest.mark.parametrize(
     ("answer", "text", "problem"),
     [
-        (Answer("A cat.", "stop"), "A cat.", ""),
-        (Answer(' "A cat,\n sitting."\n', "stop"), "A cat, sitting.", ""),
-        (Answer("A cat."), "A cat.", ""),
-        (Answer("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
-        (Answer("A woman who is sorry", "stop"), "A woman who is sorry", ""),
-        (Answer("X-ray of a cat, by X", "stop"), "X-ray of a cat, by X", ""),
-        (Answer("A cat on a", "length"), "", "the answer was cut before its end; raise --max-tokens"),
-        (Answer("A cat", "content_filter"), "", "held back by the service's content filter"),
-        (Answer("A cat", "tool_calls"), "", "the answer ended with `tool_calls` and is no caption"),
-        (Answer(None, "stop", "I will not."), "", "refused: I will not."),
-        (Answer("I'm sorry, I can't do that.", "stop"), "", "refused: I'm sorry, I can't do that."),
-        (Answer("I can\u2019t help with that.", "stop"), "", "refused: I can\u2019t help with that."),
-        (Answer("I'm sorry, " + "so " * 99, "stop"), "", "refused: I'm sorry, " + "so " * 36 + "s"),
-        (Answer(None, "stop"), "", "the answer was empty"),
-        (Answer(' "" \n', "stop"), "", "the answer was empty"),
+        (ModelResponse("A cat.", "stop"), "A cat.", ""),
+        (ModelResponse(' "A cat,\n sitting."\n', "stop"), "A cat, sitting.", ""),
+        (ModelResponse("A cat."), "A cat.", ""),
+        (ModelResponse("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
+        (ModelResponse("A woman who is sorry", "stop"), "A woman who is sorry", ""),
+        (ModelResponse("X-ray of a cat, by X", "stop"), "X-ray of a cat, by X", ""),
+        (ModelResponse("A cat on a", "length"), "", "the response was cut off; raise --max-tokens"),
+        (ModelResponse("A cat", "content_filter"), "", "blocked by the service's content filter"),
+        (
+            ModelResponse("A cat", "tool_calls"),
+            "",
+            "the response ended with `tool_calls` instead of a caption",
+        ),
+        (ModelResponse(None, "stop", "I will not."), "", "refused: I will not."),
+        (ModelResponse("I'm sorry, I can't do that.", "stop"), "", "refused: I'm sorry, I can't do that."),
+        (ModelResponse("I can\u2019t help with that.", "stop"), "", "refused: I can\u2019t help with that."),
+        (ModelResponse("I'm sorry, " + "so " * 99, "stop"), "", "refused: I'm sorry, " + "so " * 36 + "s"),
+        (ModelResponse(None, "stop"), "", "the response was empty"),
+        (ModelResponse(' "" \n', "stop"), "", "the response was empty"),
     ],
 )
-def test_only_a_whole_caption_is_one(answer: Answer, text: str, problem: str) -> None:
-    assert judge(answer) == Caption(text, problem)
+def test_only_a_whole_caption_is_one(answer: ModelResponse, text: str, problem: str) -> None:
+    assert caption_from(answer) == GeneratedCaption(text, problem)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_a_caption_that_cannot_be_read_is_said_and_never_written_over(tmp_path: 
     with pytest.raises(BadInput) as caught:
         uncaptioned(tmp_path)
     assert caught.value.findings == [
-        f"{tmp_path}/00001.txt: cannot be read (Is a directory); mend it or take it away"
+        f"{tmp_path}/00001.txt: cannot be read (Is a directory); correct it or remove it"
     ]
     assert has_caption(tmp_path / "00001.jpg")
     (tmp_path / "00001.txt").rmdir()

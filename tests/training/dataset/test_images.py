@@ -12,14 +12,14 @@ from PIL import Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from flux_training.training.dataset.images import (
-    NEAR_DIFFERENCE,
+    MAX_THUMB_DIFFERENCE,
     THUMB_SIDE,
-    Look,
+    Fingerprint,
+    fingerprint_of,
     fitted,
     is_same,
     jpeg,
-    look_of,
-    read_picture,
+    read_image,
     reduce,
     size_of,
 )
@@ -49,7 +49,7 @@ def greys(*values: float, mode: str = "I;16") -> Image.Image:
 
 def shown(file: Path) -> list[int]:
     """The greys of a picture of one row."""
-    image = read_picture(file).image
+    image = read_image(file).image
     channels = [list(channel.tobytes()) for channel in image.split()]
     assert channels == [channels[0]] * 3
     return channels[0]
@@ -86,7 +86,7 @@ def saved(picture: Image.Image, path: Path, kind: str) -> None:
 )
 def test_every_format_shows_what_was_saved_in_it(tmp_path: Path, kind: str, near: float) -> None:
     saved(photo(1), tmp_path / "it", kind)
-    picture = read_picture(tmp_path / "it")
+    picture = read_image(tmp_path / "it")
     assert picture.image.mode == "RGB"
     assert difference(picture.image, photo(1)) <= near
     assert picture.notes == ()
@@ -107,7 +107,7 @@ def test_a_photo_is_upright_however_the_camera_was_held(tmp_path: Path, orientat
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "it.png", exif=exif)
-    assert difference(read_picture(tmp_path / "it.png").image, photo(2)) == 0
+    assert difference(read_image(tmp_path / "it.png").image, photo(2)) == 0
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -116,7 +116,7 @@ def test_what_can_be_seen_through_is_white(tmp_path: Path, mode: str) -> None:
     # Pillow's way to a palette with transparency.
     picture = picture.quantize(64) if mode == "PA" else picture.convert(mode)
     picture.save(tmp_path / "it.png")
-    image = read_picture(tmp_path / "it.png").image
+    image = read_image(tmp_path / "it.png").image
     width, height = image.size
     left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
     assert image.crop(left).getextrema() == ((255, 255),) * 3
@@ -143,7 +143,7 @@ def test_a_colour_profile_is_applied_and_not_thrown_away(tmp_path: Path) -> None
     wide_gamut(photo(4), tmp_path / "lab.tif")
     with Image.open(tmp_path / "lab.tif") as raw:
         assert raw.mode == "LAB"
-    assert difference(read_picture(tmp_path / "lab.tif").image, photo(4)) <= 3
+    assert difference(read_image(tmp_path / "lab.tif").image, photo(4)) <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
@@ -152,7 +152,7 @@ def test_colours_are_those_that_the_profile_means(tmp_path: Path, mode: str) -> 
     profile = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
     picture = photo(4).quantize(64) if mode == "P" else photo(4).convert(mode)
     picture.save(tmp_path / "it.png", icc_profile=profile)
-    assert difference(read_picture(tmp_path / "it.png").image, swapped(picture.convert("RGB"))) <= 1
+    assert difference(read_image(tmp_path / "it.png").image, swapped(picture.convert("RGB"))) <= 1
 
 
 def test_grey_is_as_light_as_its_profile_means(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_grey_is_as_light_as_its_profile_means(tmp_path: Path) -> None:
 
 def test_a_broken_profile_does_not_lose_the_photo(tmp_path: Path) -> None:
     photo(5).save(tmp_path / "it.png", icc_profile=b"no profile at all")
-    assert difference(read_picture(tmp_path / "it.png").image, photo(5)) == 0
+    assert difference(read_image(tmp_path / "it.png").image, photo(5)) == 0
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
@@ -195,21 +195,21 @@ def test_of_a_moving_picture_the_first_frame_is_taken_and_said_so(
     tmp_path: Path, kind: str, count: int
 ) -> None:
     moving([photo(6), photo(7), photo(8)][:count], tmp_path / "it", kind)
-    picture = read_picture(tmp_path / "it")
+    picture = read_image(tmp_path / "it")
     assert difference(picture.image, photo(6)) <= 12
-    assert picture.notes == (f"it: of its {count} pictures only the first is taken",)
+    assert picture.notes == (f"it: only the first of its {count} frames is used",)
 
 
 def test_the_map_that_a_phone_puts_behind_a_photo_is_no_second_picture(tmp_path: Path) -> None:
     photo(6).save(tmp_path / "it.jpg", "MPO", save_all=True, append_images=[photo(6).convert("L")])
     with Image.open(tmp_path / "it.jpg") as raw:
         assert getattr(raw, "n_frames", 1) == 2
-    assert read_picture(tmp_path / "it.jpg").notes == ()
+    assert read_image(tmp_path / "it.jpg").notes == ()
 
 
 def test_nothing_of_the_camera_is_in_what_is_trained_on(tmp_path: Path) -> None:
     turned(photo(9), tmp_path / "it.jpg")
-    raw = jpeg(read_picture(tmp_path / "it.jpg").image)
+    raw = jpeg(read_image(tmp_path / "it.jpg").image)
     with Image.open(io.BytesIO(raw)) as made:
         assert not made.getexif()
         assert {"exif", "icc_profile", "comment", "xmp"} & made.info.keys() == set()
@@ -219,15 +219,15 @@ def test_nothing_of_the_camera_is_in_what_is_trained_on(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("it.jpg", b"", "an empty file"),
-        ("it.png", b"hello", "a broken image, or no png at all"),
-        ("film.mp4", b"hello", "no image (JPEG"),
-        ("it.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image (JPEG"),
+        ("it.png", b"hello", "a broken image, or not a png file"),
+        ("film.mp4", b"hello", "not an image (JPEG"),
+        ("it.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image (JPEG"),
     ],
 )
 def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput) as caught:
-        read_picture(tmp_path / name)
+        read_image(tmp_path / name)
     assert caught.value.findings[0].startswith(f"{name}: {words}")
 
 
@@ -237,7 +237,7 @@ def test_a_file_that_was_cut_short_is_broken_and_never_half_taken(tmp_path: Path
     raw = (tmp_path / "whole").read_bytes()
     (tmp_path / "it.jpg").write_bytes(raw[: len(raw) * 2 // 3])
     with pytest.raises(BadInput, match=r"it\.jpg: a broken image"):
-        read_picture(tmp_path / "it.jpg")
+        read_image(tmp_path / "it.jpg")
 
 
 def test_a_picture_of_more_pixels_than_are_ever_decoded_is_named(
@@ -246,7 +246,7 @@ def test_a_picture_of_more_pixels_than_are_ever_decoded_is_named(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     photo(1).save(tmp_path / "it.png")
     with pytest.raises(BadInput) as caught:
-        read_picture(tmp_path / "it.png")
+        read_image(tmp_path / "it.png")
     (said,) = caught.value.findings
     assert said.startswith("it.png: too large (Image size (38400 pixels) exceeds limit of 200 pixels")
     assert said.endswith("); make it smaller first")
@@ -262,40 +262,47 @@ def again(picture: Image.Image, quality: int, scale: float) -> Image.Image:
 
 @pytest.mark.parametrize("file", PICTURES, ids=lambda file: f"{file.parts[-3]}-{file.name}")
 def test_a_photo_saved_again_is_the_same_and_the_next_of_a_burst_is_not(file: Path) -> None:
-    picture = read_picture(file).image
-    look = look_of(picture)
-    assert all(is_same(look, look_of(again(picture, *how))) for how in ((30, 1), (30, 0.25), (90, 0.5)))
+    picture = read_image(file).image
+    look = fingerprint_of(picture)
+    assert all(
+        is_same(look, fingerprint_of(again(picture, *how))) for how in ((30, 1), (30, 0.25), (90, 0.5))
+    )
     moved = picture.crop((picture.width // 25, 0, picture.width, picture.height))
-    assert not is_same(look, look_of(moved))
+    assert not is_same(look, fingerprint_of(moved))
 
 
 def test_no_two_of_the_example_photos_are_taken_for_one() -> None:
-    looks = [look_of(read_picture(file).image) for file in PICTURES]
-    assert [(a, b) for a in range(len(looks)) for b in range(a) if is_same(looks[a], looks[b])] == []
+    fingerprints = [fingerprint_of(read_image(file).image) for file in PICTURES]
+    assert [
+        (a, b)
+        for a in range(len(fingerprints))
+        for b in range(a)
+        if is_same(fingerprints[a], fingerprints[b])
+    ] == []
 
 
 def test_things_on_a_white_ground_are_told_apart() -> None:
-    looks = []
+    fingerprints = []
     for seed in range(8):
         paper = Image.new("RGB", (400, 400), "white")
         paper.paste(photo(seed, (90, 90)), (155, 155))
-        looks.append(look_of(paper))
-    assert [(a, b) for a in range(8) for b in range(a) if is_same(looks[a], looks[b])] == []
+        fingerprints.append(fingerprint_of(paper))
+    assert [(a, b) for a in range(8) for b in range(a) if is_same(fingerprints[a], fingerprints[b])] == []
 
 
 @pytest.mark.parametrize(
     ("bits", "brighter", "same"), [(0, 0, 1), (NEAR, 12, 1), (NEAR + 1, 0, 0), (0, 13, 0)]
 )
 def test_what_differs_a_little_is_the_same_and_no_more(bits: int, brighter: int, same: bool) -> None:
-    assert NEAR_DIFFERENCE == 12
+    assert MAX_THUMB_DIFFERENCE == 12
     side = (THUMB_SIDE, THUMB_SIDE)
-    one = Look((1 << bits) - 1, Image.new("RGB", side), 1)
-    assert is_same(one, Look(0, Image.new("RGB", side, (0, 0, brighter)), 2)) == same
+    one = Fingerprint((1 << bits) - 1, Image.new("RGB", side), 1)
+    assert is_same(one, Fingerprint(0, Image.new("RGB", side, (0, 0, brighter)), 2)) == same
 
 
 def test_a_look_holds_the_mean_of_each_eighth() -> None:
     blocks = photo(1, (THUMB_SIDE, THUMB_SIDE))
-    look = look_of(blocks.resize((240, 160), Image.Resampling.NEAREST))
+    look = fingerprint_of(blocks.resize((240, 160), Image.Resampling.NEAREST))
     assert difference(look.thumb, blocks) == 0
     assert look.pixels == 240 * 160
 
@@ -359,8 +366,8 @@ def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
 def test_a_format_that_is_not_taken_in_has_no_size(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "it.jpg", "PPM")
     assert size_of(tmp_path / "it.jpg") is None
-    with pytest.raises(BadInput, match="or no jpg at all"):
-        read_picture(tmp_path / "it.jpg")
+    with pytest.raises(BadInput, match="or not a jpg file"):
+        read_image(tmp_path / "it.jpg")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
@@ -370,14 +377,14 @@ def test_what_was_written_into_a_photo_does_not_leave_with_it(tmp_path: Path, ki
     words.add_text("comment", note)
     photo(1).save(tmp_path / "it", kind, **({"pnginfo": words} if kind == "PNG" else {"comment": note}))
     assert note.encode() in (tmp_path / "it").read_bytes()
-    assert note.encode() not in jpeg(read_picture(tmp_path / "it").image)
+    assert note.encode() not in jpeg(read_image(tmp_path / "it").image)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_damaged_exif_makes_a_broken_image_and_no_traceback(tmp_path: Path, kind: str) -> None:
     photo(1).save(tmp_path / "it", kind, exif=DAMAGED_EXIF)
     with pytest.raises(BadInput, match="it: a broken image"):
-        read_picture(tmp_path / "it")
+        read_image(tmp_path / "it")
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "GIF", "TIFF", "WEBP", "heic"])
@@ -388,4 +395,4 @@ def test_a_file_cut_off_anywhere_is_a_picture_or_bad_input(tmp_path: Path, kind:
         (tmp_path / "it").write_bytes(whole[: len(whole) * part // 20])
         size_of(tmp_path / "it")
         with suppress(BadInput):
-            read_picture(tmp_path / "it")
+            read_image(tmp_path / "it")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux_training.training.dataset.images import is_same, look_of, read_picture
+from flux_training.training.dataset.images import fingerprint_of, is_same, read_image
 from flux_training.training.dataset.intake import (
     Duplicate,
     Intake,
+    fingerprints_in,
     list_sources,
-    looks_in,
     next_number,
     take_in,
 )
@@ -24,7 +24,7 @@ from tests.support.photos import mixed_folder, photo
 def taken_from(folder: Path, staging: Path, known: tuple[str, ...] = (), max_side: int = 0) -> Intake:
     staging.mkdir(exist_ok=True)
     return take_in(
-        list_sources(folder), staging, looks_in(folder, [folder / name for name in known]), max_side
+        list_sources(folder), staging, fingerprints_in(folder, [folder / name for name in known]), max_side
     )
 
 
@@ -49,8 +49,8 @@ def test_fifty_mixed_files_give_every_picture_once_with_its_own_caption(tmp_path
     intake = taken_from(tmp_path / "from", tmp_path / "staging")
     assert {taken.source: taken.caption for taken in intake.taken} == expected
     for taken in intake.taken:
-        source = read_picture(tmp_path / "from" / taken.source).image
-        assert is_same(look_of(source), look_of(read_picture(taken.file).image)), taken.source
+        source = read_image(tmp_path / "from" / taken.source).image
+        assert is_same(fingerprint_of(source), fingerprint_of(read_image(taken.file).image)), taken.source
     assert {duplicate.source: duplicate.kept for duplicate in intake.duplicates} == {
         "copy of IMG_1.jpg": "IMG_1.jpg",
         "IMG_5 (small).jpg": "IMG_5.jpg",
@@ -75,9 +75,9 @@ def test_of_equals_the_largest_is_kept_and_the_caption_is_not_lost(tmp_path: Pat
     intake = taken_from(folder, tmp_path / "s")
     assert [(taken.source, taken.caption) for taken in intake.taken] == [("large.png", "the caption")]
     assert intake.taken[0].file.is_file()
-    assert intake.taken[0].look == look_of(read_picture(folder / "large.png").image)
+    assert intake.taken[0].fingerprint == fingerprint_of(read_image(folder / "large.png").image)
     assert intake.duplicates == [Duplicate("small.png", "large.png")]
-    assert intake.notes == ["large.png: has its caption from small.png, which shows the same"]
+    assert intake.notes == ["large.png: its caption is from small.png, which shows the same"]
 
 
 def test_two_captions_for_one_picture_are_told_of(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_two_captions_for_one_picture_are_told_of(tmp_path: Path) -> None:
     (folder / "b.txt").write_text("two", encoding="utf-8")
     intake = taken_from(folder, tmp_path / "s")
     assert [(taken.source, taken.caption) for taken in intake.taken] == [("a.png", "one")]
-    assert intake.notes == ["b.png: its caption is not a.png's; the latter's is taken"]
+    assert intake.notes == ["b.png: its caption differs from that of a.png, which is used"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_caption_of_two_images_that_cannot_be_read_is_told_once(tmp_path: Path
     photo(1).save(folder / "a.jpg")
     intake = taken_from(folder, tmp_path / "s")
     assert [taken.source for taken in intake.taken] == ["a.jpg", "a.png"]
-    assert intake.findings == ["a.txt: the caption is empty; its image is taken without it"]
+    assert intake.findings == ["a.txt: the caption is empty; its image is imported without it"]
 
 
 def test_of_two_captions_for_one_image_the_one_that_training_reads_is_taken(tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_what_the_job_has_already_is_set_aside(tmp_path: Path) -> None:
 def test_an_image_of_the_job_that_cannot_be_read_hides_none_after_it(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"broken")
     photo(1).save(tmp_path / "b.png")
-    looks = looks_in(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
-    assert looks == [("b.png", look_of(photo(1)))]
+    fingerprints = fingerprints_in(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert fingerprints == [("b.png", fingerprint_of(photo(1)))]
 
 
 def test_folders_hidden_files_and_the_systems_own_are_not_looked_into(tmp_path: Path) -> None:

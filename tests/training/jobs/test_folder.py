@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.errors import BadInput
-from flux_training.training.jobs.declare import declare_jobs, read_job
-from flux_training.training.jobs.folder import read_images
+from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.jobs.folder import read_config, read_images
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 from tests.training.job_folders import make_job, write_image
 
@@ -30,10 +30,10 @@ def test_a_sound_folder_is_read_whole(tmp_path: Path) -> None:
 def test_train_yaml_is_taken_too_and_both_are_refused(tmp_path: Path) -> None:
     folder = make_job(tmp_path, "cat")
     (folder / "train.yml").rename(folder / "train.yaml")
-    assert read_job(tmp_path, "cat", None)[0].raw_config == (folder / "train.yaml").read_bytes()
+    assert read_config(tmp_path / "cat").raw_config == (folder / "train.yaml").read_bytes()
     (folder / "train.yml").write_bytes((folder / "train.yaml").read_bytes())
     with pytest.raises(BadInput, match=r"both train\.yml and train\.yaml"):
-        read_job(tmp_path, "cat", None)
+        read_config(folder)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".JPG"])
@@ -99,9 +99,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_named(tmp_path: Path, fault: str) -> None:
     break_it, words = FAULTS[fault]
-    break_it(make_job(tmp_path, "cat"))
+    break_it(make_job(tmp_path / "jobs", "cat"))
     with pytest.raises(BadInput) as caught:
-        read_job(tmp_path, "cat", None)
+        declare_jobs(settings(cat=JobSettings()), tmp_path)
     assert len(caught.value.findings) == 1
     assert words in caught.value.findings[0]
 
@@ -169,4 +169,4 @@ def test_a_job_can_train_on_the_images_of_another(tmp_path: Path) -> None:
 def test_a_name_that_would_go_wrong_on_the_node_is_refused(tmp_path: Path, name: str, words: str) -> None:
     make_job(tmp_path, name)
     with pytest.raises(BadInput, match=words):
-        read_job(tmp_path, name, None)
+        read_config(tmp_path / name)
