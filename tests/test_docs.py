@@ -97,7 +97,6 @@ def test_every_link_resolves(document: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.xfail(reason="citations are still being replaced", strict=False)
 def test_every_cited_document_exists() -> None:
     """In comments, docstrings and documents. Packages cite only their own documents."""
     files = [path for path in tracked() if path.suffix in TEXT_FILES and path.name != "LICENSE"]

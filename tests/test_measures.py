@@ -68,7 +68,6 @@ def test_the_top_level_has_few_entries() -> None:
     assert len({path.relative_to(ROOT).parts[0] for path in tracked()}) <= MAX_TOP_LEVEL_ENTRIES
 
 
-@pytest.mark.xfail(reason="classes are still being renamed", strict=False)
 def test_a_class_name_means_one_thing() -> None:
     places = defaultdict(list)
     for path in tracked("*.py"):
