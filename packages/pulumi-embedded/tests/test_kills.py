@@ -1,6 +1,6 @@
 """SIGKILL at seeded moments: the state, packed or not, is readable each time, knows all that was made, and nothing is done twice.
 
-How many: KILLS (50), from the seed KILLS_SEED (1) on; the seeds are printed where one fails.
+Eight kills, and KILLS (50) of them with `-m long`, from the seed KILLS_SEED (1) on.
 """
 
 from __future__ import annotations
@@ -120,10 +120,12 @@ def forget_the_passphrase(stack: EngineStack) -> None:
     stack.state_file.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("worker", range(WORKERS))
-def test_killed_at_seeded_moments(stack: EngineStack, worker: int) -> None:
+LONG = [pytest.param(SEED + number, KILLS // WORKERS, marks=pytest.mark.long) for number in range(WORKERS)]
+
+
+@pytest.mark.parametrize(("seed", "kills"), [(SEED, 8), *LONG])
+def test_killed_at_seeded_moments(stack: EngineStack, seed: int, kills: int) -> None:
     forget_the_passphrase(stack)
-    seed = SEED + worker
     killed = Killed(stack, seed)
-    done = killed.rounds(-(-KILLS // WORKERS))
+    done = killed.rounds(kills)
     print(f"seed {seed}: {done} kills")
