@@ -14,6 +14,7 @@ from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
 from components.provider import home
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
+from flux_training.clients.stack import StackServices
 from flux_training.clients.survey import Survey, survey_stack, write_survey
 from flux_training.training.bill import announce, over_budget
 from flux_training.training.cost import Bill
@@ -43,11 +44,12 @@ def main() -> None:
         if settings.storage.kind == "aws":
             check_package()
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
-        survey, bill, connection = survey_of(settings, keys)
-        existing = check_existing(connection, settings, survey, owner)
+        survey, bill, stack = survey_of(settings, keys)
+        existing = check_existing(stack, survey, owner)
     except FluxError as error:
         refuse(error)
 
+    connection = stack.connection
     notes = [announce(bill, local=connection.cloud == "local"), *changes_in_words(survey), *existing.notes]
     for warning in existing.warnings:
         pulumi.log.warn(warning)
@@ -71,7 +73,7 @@ def main() -> None:
     export(TrainingPipeline("pipeline", settings, survey.jobs, context), settings)
 
 
-def survey_of(settings: StackSettings, keys: dict[str, str | None]) -> tuple[Survey, Bill, Connection]:
+def survey_of(settings: StackSettings, keys: dict[str, str | None]) -> tuple[Survey, Bill, StackServices]:
     """The declared jobs, checked and priced. Raises BadInput for mistakes and an exceeded budget, ServiceError."""
     # Printed, because Pulumi shows log messages only when the program has ended.
     examiner = Examiner.of(on_progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
@@ -81,11 +83,12 @@ def survey_of(settings: StackSettings, keys: dict[str, str | None]) -> tuple[Sur
     jobs = declare_jobs(settings, examiner=examiner)
     connection = connect(settings.cloud, keys, os.environ, settings.storage.kind)
     connection.check_alive()
-    survey, bill = survey_stack(connection, settings, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
+    stack = StackServices(connection, settings)
+    survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     write_survey(survey)
     if findings := over_budget(settings.budget, bill):
         raise BadInput(findings)
-    return survey, bill, connection
+    return survey, bill, stack
 
 
 def changes_in_words(survey: Survey) -> list[str]:

@@ -14,6 +14,7 @@ from components.prepared_runs import PreparedRun, RunDetails
 from flux_training.clients.connection import Connection
 from flux_training.clients.results import read_json
 from flux_training.clients.salad import ContainerGroup
+from flux_training.clients.stack import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.survey import Survey
 from flux_training.training.bill import estimate_record
@@ -44,11 +45,10 @@ class Existing:
     notes: tuple[str, ...]
 
 
-def check_existing(connection: Connection, settings: StackSettings, survey: Survey, owner: str) -> Existing:
+def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing:
     """Look at the bucket, the container group and the runs. Raises BadInput for foreign ones, ServiceError."""
-    storage = connection.storage(settings.storage.bucket)
-    layout = Layout(settings.storage.key_prefix)
-    bucket_exists = storage.exists()
+    connection, settings = stack.connection, stack.settings
+    storage, layout, bucket_exists = stack.storage, stack.layout, survey.bucket_exists
     group = connection.salad().get_group(settings.cluster.name)
     notes = check_foreign(storage if bucket_exists else None, layout, group, settings, owner)
     end, warnings = "", shared_keys_warning(connection, settings)

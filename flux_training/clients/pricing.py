@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.results import newest_sound, read_json
 from flux_training.clients.run_states import in_parallel
-from flux_training.clients.salad import Salad
-from flux_training.clients.storage import Storage
+from flux_training.clients.stack import StackServices
 from flux_training.training.cost import (
     CLOUDS,
     Bill,
@@ -24,10 +22,7 @@ from flux_training.training.cost import (
 )
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
 from flux_training.training.jobs.declare import DeclaredJob
-from flux_training.training.jobs.folder import ImageSet, JobFolder
-from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.trainer_config import document_of
 
 # How many jobs, and runs of each, are read for their speed.
@@ -35,28 +30,21 @@ MAX_JOBS = 16
 MAX_RUNS_PER_JOB = 3
 
 
-def price_stack(
-    connection: Connection,
-    settings: StackSettings,
-    jobs: Sequence[DeclaredJob],
-    states: Mapping[str, RunState],
-) -> Bill:
+def price_stack(stack: StackServices, jobs: Sequence[DeclaredJob], states: Mapping[str, RunState]) -> Bill:
     """The estimate for the declared runs that are not finished, on the GPU class that `cluster.gpu` selects.
 
     Raises BadInput if it selects none, ServiceError if a budget or a condition needs prices that are not available.
     """
     paid = [job for job in jobs if states[job.name].needs_gpu]
-    cluster, cloud = settings.cluster, CLOUDS[settings.cloud]
-    storage = connection.storage(settings.storage.bucket)
-    layout = Layout(settings.storage.key_prefix)
-    seen = speeds(storage, layout, [job.name for job in paid]) if paid else []
-    works = [_work(storage, layout, job, states[job.name]) for job in paid]
+    cluster, cloud = stack.settings.cluster, CLOUDS[stack.settings.cloud]
+    finished = _finished_runs(stack, [job.name for job in paid]) if paid else []
+    works = [_work(stack, job, states[job.name]) for job in paid]
 
     def bill_at(rate: Rate) -> Bill:
         return bill_for(
             works,
             rate,
-            seen,
+            finished,
             TFLOPS,
             cloud,
             max_replicas=cluster.max_replicas,
@@ -64,73 +52,69 @@ def price_stack(
             always=min(cluster.min_replicas, len(jobs)),
         )
 
-    bill = bill_at(_rate(connection, settings, jobs, states, bill_at))
-    return replace(bill, dev=_dev_rate(connection.salad(), settings, bill.rate))
+    bill = bill_at(_cluster_rate(stack, jobs, states, bill_at))
+    return replace(bill, dev=_dev_rate(stack, bill.rate))
 
 
-def _dev_rate(salad: Salad, settings: StackSettings, cluster: Rate) -> Rate | None:
-    """The price of the dev group; None if there is none. Raises BadInput for an unknown class."""
-    dev = settings.dev
-    if not dev.enabled or dev.gpu is None:
-        return cluster if dev.enabled else None
-    try:
-        found = find_gpu_class(salad.gpu_classes(), dev.gpu)
-    except ServiceError as error:
-        return Rate(dev.gpu, cluster.priority, None, str(error))
-    return _rate_of(offer_of(found, cluster.priority), cluster.priority)
-
-
-def _work(storage: Storage, layout: Layout, job: DeclaredJob, state: RunState) -> Work:
-    work_state = "queued" if state.is_queued else "new"
-    parent = layout.run(job.name, job.parent) if job.parent else None
-    return work_of(storage, job.folder, job.image_set, parent, work_state)
-
-
-def work_of(
-    storage: Storage, folder: JobFolder, image_set: ImageSet, parent: RunKeys | None, state: str = "new"
-) -> Work:
+def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     """The work of a run; a resumed one has only the steps after its parent's newest valid checkpoint."""
-    found = newest_sound(storage, parent) if parent else None
-    steps = max(0, folder.config.steps - (found[1] if found else 0))
-    return Work(folder.name, steps, shape_of(document_of(folder.raw_config)), image_set.size, state)
+    checkpoint = newest_sound(stack.storage, stack.layout.run(job.name, job.parent)) if job.parent else None
+    config = job.folder.config
+    steps = max(0, config.steps - (checkpoint[1] if checkpoint else 0))
+    shape = shape_of(document_of(job.folder.raw_config))
+    return Work(job.name, steps, shape, job.image_set.size, "queued" if state.is_queued else "new")
 
 
-def _rate(
-    connection: Connection,
-    settings: StackSettings,
+def _cluster_rate(
+    stack: StackServices,
     jobs: Sequence[DeclaredJob],
     states: Mapping[str, RunState],
     bill_at: Callable[[Rate], Bill],
 ) -> Rate:
     """The class that `cluster.gpu` selects, and its current price."""
-    cluster, budget = settings.cluster, settings.budget
-    try:
-        classes = connection.salad().gpu_classes()
-    except ServiceError as error:
-        limited = budget.max_usd is not None or budget.max_usd_per_job is not None
-        if limited or not names_a_class(cluster.gpu):
-            raise
-        return Rate(cluster.gpu, cluster.priority, None, str(error))
+    cluster, budget = stack.settings.cluster, stack.settings.budget
     if names_a_class(cluster.gpu):
-        found = find_gpu_class(classes, cluster.gpu)
-        return _rate_of(offer_of(found, cluster.priority), cluster.priority)
+        may_be_unknown = budget.max_usd is None and budget.max_usd_per_job is None
+        return _rate_of_class(stack, cluster.gpu, may_be_unknown)
+    classes = stack.connection.salad().gpu_classes()
     offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
 
     def hours_on(offer: Offer) -> float | None:
-        bill = bill_at(_rate_of(offer, cluster.priority))
+        bill = bill_at(_rate(offer, cluster.priority))
         seconds = [line.seconds for line in bill.lines]
         return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
 
     need = max((memory_needed(document_of(job.folder.raw_config)) for job in jobs), default=0)
-    kept = _kept_class(connection.salad(), cluster.name, states.values())
-    return _rate_of(choose_gpu(cluster.gpu, need, offers, hours_on, kept), cluster.priority)
+    kept = _kept_class(stack, states.values())
+    return _rate(choose_gpu(cluster.gpu, need, offers, hours_on, kept), cluster.priority)
 
 
-def _kept_class(salad: Salad, group_name: str, states: Iterable[RunState]) -> str | None:
+def _dev_rate(stack: StackServices, cluster: Rate) -> Rate | None:
+    """The price of the dev group; None if there is none. Raises BadInput for an unknown class."""
+    dev = stack.settings.dev
+    if not dev.enabled or dev.gpu is None:
+        return cluster if dev.enabled else None
+    return _rate_of_class(stack, dev.gpu, may_be_unknown=True)
+
+
+def _rate_of_class(stack: StackServices, gpu: str, may_be_unknown: bool) -> Rate:
+    """The current price of the class with this name or id. Raises BadInput for an unknown class."""
+    priority = stack.settings.cluster.priority
+    try:
+        classes = stack.connection.salad().gpu_classes()
+    except ServiceError as error:
+        if not may_be_unknown:
+            raise
+        return Rate(gpu, priority, None, str(error))
+    return _rate(offer_of(find_gpu_class(classes, gpu), priority), priority)
+
+
+def _kept_class(stack: StackServices, states: Iterable[RunState]) -> str | None:
     """The existing group's class, if changing it would disturb runs or be useless."""
     found = list(states)
-    may_change = not any(state.is_queued for state in found) and any(state.needs_gpu for state in found)
-    group = None if may_change else salad.get_group(group_name)
+    if not any(state.is_queued for state in found) and any(state.needs_gpu for state in found):
+        return None
+    group = stack.connection.salad().get_group(stack.settings.cluster.name)
     classes = group.container.resources.gpu_classes if group else []
     return classes[0] if len(classes) == 1 else None
 
@@ -140,27 +124,28 @@ def offer_of(gpu: GpuClass, priority: str) -> Offer:
     return Offer(gpu.id, gpu.name, memory_gb(gpu.name), None if price is None else float(price))
 
 
-def _rate_of(offer: Offer, priority: str) -> Rate:
+def _rate(offer: Offer, priority: str) -> Rate:
     trouble = "" if offer.usd_an_hour is not None else f"{offer.name} has no price at priority {priority}"
     return Rate(offer.name, priority, offer.usd_an_hour, trouble)
 
 
-def speeds(storage: Storage, layout: Layout, first: Sequence[str] = ()) -> list[FinishedRun]:
-    """The speeds of finished runs, preferring the jobs named `first`."""
-    if not storage.exists():
+def _finished_runs(stack: StackServices, first: Sequence[str]) -> list[FinishedRun]:
+    """Finished runs in the bucket, preferring the jobs named `first`."""
+    if not stack.bucket_exists:
         return []
-    names = storage.list_folders(layout.runs)
+    storage, runs_folder = stack.storage, stack.layout.runs
+    names = storage.list_folders(runs_folder)
     chosen = sorted(names, key=lambda name: (name not in first, name))[:MAX_JOBS]
 
     def runs_of(job: str) -> list[tuple[str, str]]:
-        return [(job, run) for run in sorted(storage.list_folders(f"{layout.runs}{job}/"))[:MAX_RUNS_PER_JOB]]
+        return [(job, run) for run in sorted(storage.list_folders(f"{runs_folder}{job}/"))[:MAX_RUNS_PER_JOB]]
 
     runs = [run for found in in_parallel(runs_of, chosen) for run in found]
-    return [seen for seen in in_parallel(lambda run: _seen(storage, layout, *run), runs) if seen]
+    return [found for found in in_parallel(lambda run: _finished_run(stack, *run), runs) if found]
 
 
-def _seen(storage: Storage, layout: Layout, job: str, run: str) -> FinishedRun | None:
-    keys = layout.run(job, run)
+def _finished_run(stack: StackServices, job: str, run: str) -> FinishedRun | None:
+    storage, keys = stack.storage, stack.layout.run(job, run)
     progress = read_json(storage, keys.progress)
     if progress is None or progress.get("state") != "finished":
         return None

@@ -7,16 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.own_jobs import RunPlace, choose_job
 from flux_training.clients.results import inspect_run, queue_job, read_json
+from flux_training.clients.stack import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.verified import Verified
 from flux_training.training.jobs.declare import DeclaredJob
-from flux_training.training.runs.run import RUN_ID_VARIABLE, Layout, RunKeys
+from flux_training.training.runs.run import RUN_ID_VARIABLE, RunKeys
 from flux_training.training.runs.run_state import Evidence, RunState, run_state
-from flux_training.training.settings import StackSettings
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -32,14 +31,14 @@ class RunStates:
     unfinished: frozenset[str] = frozenset()
 
 
-def run_states_of(connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]) -> RunStates:
+def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
     """The states of the declared runs. Raises ServiceError.
 
     Takes one request for each run, one to list the group's queue, and up to two more for a run that neither has.
     """
-    storage = connection.storage(settings.storage.bucket)
-    layout = Layout(settings.storage.key_prefix)
-    if not storage.exists():
+    storage, layout = stack.storage, stack.layout
+    kelpie = stack.connection.kelpie()
+    if not stack.bucket_exists:
         return RunStates({job.name: RunState.NEW for job in jobs})
     verified = Verified.load()
 
@@ -50,14 +49,14 @@ def run_states_of(connection: Connection, settings: StackSettings, jobs: Sequenc
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
     verified.save()
     left = [job for job in jobs if not finished[job.name]]
-    queued = group_jobs(connection, settings.cluster.name) if left else []
+    queued = group_jobs(stack) if left else []
 
     def state_of(job: DeclaredJob) -> RunState:
         listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
         if listed and listed.has_ended and is_finished(job):
             # It finished after the bucket was read and before the queue was listed.
             return RunState.COMPLETED
-        return listed or state_as_posted(storage, connection.kelpie(), layout.run(job.name, job.run_id))
+        return listed or state_as_posted(storage, kelpie, layout.run(job.name, job.run_id))
 
     known = dict.fromkeys(finished, RunState.COMPLETED)
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
@@ -65,10 +64,10 @@ def run_states_of(connection: Connection, settings: StackSettings, jobs: Sequenc
     return RunStates(states, frozenset(runs))
 
 
-def group_jobs(connection: Connection, group_name: str) -> list[Job]:
-    """The queue's jobs for a container group; none if there is no such group."""
-    group = connection.salad().get_group(group_name)
-    return connection.kelpie().list_jobs(container_group_id=group.id) if group else []
+def group_jobs(stack: StackServices) -> list[Job]:
+    """The queue's jobs for the stack's container group; none if there is no such group."""
+    group = stack.connection.salad().get_group(stack.settings.cluster.name)
+    return stack.connection.kelpie().list_jobs(container_group_id=group.id) if group else []
 
 
 def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:

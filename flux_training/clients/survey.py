@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flux_training.clients.connection import Connection
 from flux_training.clients.pricing import price_stack
 from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
 from flux_training.clients.run_states import in_parallel, run_states_of
+from flux_training.clients.stack import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.training.cost import Bill
 from flux_training.training.finding import LintReport
@@ -24,7 +24,6 @@ from flux_training.training.runs.changes import Changes, Inputs, changes
 from flux_training.training.runs.lineage import choose_parent, declared_run, made_before
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import StackSettings
 
 SURVEY_VARIABLE = "FLUX_SURVEY_FILE"
 
@@ -54,33 +53,26 @@ class Survey:
 
 
 def survey_stack(
-    connection: Connection,
-    settings: StackSettings,
-    declared: Sequence[DeclaredJob],
-    lint: LintReport,
-    with_changes: bool,
+    stack: StackServices, declared: Sequence[DeclaredJob], lint: LintReport, with_changes: bool
 ) -> tuple[Survey, Bill]:
     """Raises BadInput, ServiceError."""
-    jobs = with_parents(connection, settings, declared)
-    runs = run_states_of(connection, settings, jobs)
+    jobs = _with_parents(stack, declared)
+    runs = run_states_of(stack, jobs)
     states = runs.by_job
-    bill = price_stack(connection, settings, jobs, states)
+    bill = price_stack(stack, jobs, states)
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
-    found = changes_of(connection, settings, new) if with_changes else {}
-    bucket_exists = connection.storage(settings.storage.bucket).exists()
-    return Survey(lint, jobs, states, bill, found, runs.unfinished, bucket_exists), bill
+    found = _changes_of(stack, new) if with_changes else {}
+    return Survey(lint, jobs, states, bill, found, runs.unfinished, stack.bucket_exists), bill
 
 
-def with_parents(
-    connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]
-) -> list[DeclaredJob]:
+def _with_parents(stack: StackServices, jobs: Sequence[DeclaredJob]) -> list[DeclaredJob]:
     """The jobs; those with `resume: true` have the run that they continue."""
-    storage, layout = _place(connection, settings)
-    if not any(job.settings.resume for job in jobs) or not storage.exists():
-        return list(jobs)
-    return [
-        replace(job, parent=_parent_of(storage, layout, job)) if job.settings.resume else job for job in jobs
-    ]
+
+    def parent_of(job: DeclaredJob) -> str | None:
+        resumes = job.settings.resume and stack.bucket_exists
+        return _parent_of(stack.storage, stack.layout, job) if resumes else job.parent
+
+    return [replace(job, parent=parent_of(job)) for job in jobs]
 
 
 def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None:
@@ -97,28 +89,26 @@ def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None
     return choose_parent(job.name, job.folder.config.steps, past, newest_checkpoint)
 
 
-def changes_of(
-    connection: Connection, settings: StackSettings, jobs: Sequence[DeclaredJob]
-) -> dict[str, JobChanges]:
+def _changes_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, JobChanges]:
     """What differs from each job's newest earlier run in the bucket."""
-    storage, layout = _place(connection, settings)
-    if not jobs or not storage.exists():
+    if not jobs or not stack.bucket_exists:
         return {}
-    known = set(storage.list_folders(layout.runs))
-    seen_before = [job for job in jobs if job.name in known]
-    found = in_parallel(lambda job: _changes_of(storage, layout, job), seen_before)
-    return {job.name: one for job, one in zip(seen_before, found, strict=True) if one}
+    known = set(stack.storage.list_folders(stack.layout.runs))
+    trained_before = [job for job in jobs if job.name in known]
+    found = in_parallel(lambda job: _changes_since_newest(stack, job), trained_before)
+    return {job.name: one for job, one in zip(trained_before, found, strict=True) if one}
 
 
-def _changes_of(storage: Storage, layout: Layout, job: DeclaredJob) -> JobChanges | None:
-    earlier = [run for run in past_runs(storage, layout, job.name) if run.run_id != job.run_id]
+def _changes_since_newest(stack: StackServices, job: DeclaredJob) -> JobChanges | None:
+    past = past_runs(stack.storage, stack.layout, job.name)
+    earlier = [run for run in past if run.run_id != job.run_id]
     newest = max(earlier, key=lambda run: (run.created_at, run.run_id), default=None)
-    return changes_since(storage, layout, job, newest.run_id) if newest else None
+    return changes_since(stack, job, newest.run_id) if newest else None
 
 
-def changes_since(storage: Storage, layout: Layout, job: DeclaredJob, run: str) -> JobChanges | None:
+def changes_since(stack: StackServices, job: DeclaredJob, run: str) -> JobChanges | None:
     """What differs between the job and one of its runs; None if the bucket does not have all of that run's files."""
-    before = inputs_of_run(storage, layout.run(job.name, run))
+    before = inputs_of_run(stack.storage, stack.layout.run(job.name, run))
     if before is None:
         return None
     after = Inputs(job.image_set.manifest, job.folder.raw_config, job.settings.attempt, job.parent)
@@ -138,7 +128,3 @@ def read_survey(path: Path) -> Survey | None:
     found = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own program into a folder that only this user can read
     assert isinstance(found, Survey)  # noqa: S101 - nothing else is written there
     return found
-
-
-def _place(connection: Connection, settings: StackSettings) -> tuple[Storage, Layout]:
-    return connection.storage(settings.storage.bucket), Layout(settings.storage.key_prefix)

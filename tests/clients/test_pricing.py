@@ -9,6 +9,7 @@ import pytest
 from flux_training.clients.connection import Connection
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.pricing import price_stack
+from flux_training.clients.stack import StackServices
 from flux_training.training.cost import Rate
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import ClusterSettings, DevSettings, StackSettings, StorageSettings
@@ -42,7 +43,7 @@ def dev_rate(**dev: Any) -> Rate | None:
         cluster=ClusterSettings(gpu="RTX 5090"),
         dev=DevSettings(**dev),
     )
-    return price_stack(cast(Connection, Services()), settings, [], {}).dev
+    return price_stack(StackServices(cast(Connection, Services()), settings), [], {}).dev
 
 
 def test_the_bill_has_what_the_dev_group_rents() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from localcloud.testing import logged_requests, running_cloud, wait_until
@@ -18,13 +18,18 @@ from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.run_states import run_states_of, state_in
 from flux_training.clients.salad import GroupSpec
+from flux_training.clients.stack import StackServices
+from flux_training.clients.survey import Survey, survey_stack
 from flux_training.clients.verified import CACHE_FILE, Verified
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
+from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
 from tests.training.job_folders import make_job
+
+R = TypeVar("R")
 
 _marks = iter(range(1000))
 NAMES = ("bad", "canceled", "finished", "moved", "new", "queued")
@@ -79,10 +84,18 @@ class Ground:
         self.storage.put_bytes(keys.done, b"{}")
 
     def look(self) -> tuple[dict[str, RunState], Counter[tuple[str, str, str]]]:
-        """The states, and what was asked: service, method, and what it was about."""
+        """The states, and the requests: service, method, and what it was about."""
+        found, requests = self.with_requests(lambda: run_states_of(self.stack, self.jobs))
+        return dict(found.by_job), requests
+
+    @property
+    def stack(self) -> StackServices:
+        return StackServices(self.connection, self.settings)
+
+    def with_requests(self, call: Callable[[], R]) -> tuple[R, Counter[tuple[str, str, str]]]:
         self._all_logged()
         before = len(logged_requests(self.cloud))
-        found = dict(run_states_of(self.connection, self.settings, self.jobs).by_job)
+        found = call()
         self._all_logged()
         since = logged_requests(self.cloud)[before:]
         return found, Counter((one["service"], one["method"], about(one["path"])) for one in since)
@@ -99,7 +112,7 @@ def about(path: str) -> str:
     for part in ("the-end", "posted.json", ".safetensors", "/jobs/", "/containers"):
         if part in path:
             return part
-    return "jobs" if path.endswith("/jobs") else "else"
+    return "jobs" if path.endswith("/jobs") else "bucket" if path.count("/") == 1 else "else"
 
 
 def weights(step: int) -> bytes:
@@ -178,7 +191,7 @@ def test_a_run_that_ends_between_the_look_and_the_list_is_finished(
     ground.group(ground.settings.cluster.name)
     run = ground.job("queued").run_id
 
-    def meanwhile(_connection: Connection, _group: str) -> list[Job]:
+    def meanwhile(_stack: StackServices) -> list[Job]:
         ground.finish("queued")
         keys = Layout("").run("queued", run)
         return [queued_job("completed", run, keys.output, ground.storage.bucket)]
@@ -259,9 +272,16 @@ def test_without_a_bucket_all_is_new_and_without_a_group_nothing_is_queued(groun
     assert set(found.values()) == {RunState.NEW}
     assert asked["kelpie", "GET", "jobs"] == 0
     ground.storage.delete_bucket()
-    assert set(run_states_of(ground.connection, ground.settings, ground.jobs).by_job.values()) == {
-        RunState.NEW
-    }
+    assert set(run_states_of(ground.stack, ground.jobs).by_job.values()) == {RunState.NEW}
+
+
+def test_a_survey_asks_once_whether_the_bucket_exists(ground: Ground) -> None:
+    def survey() -> Survey:
+        return survey_stack(ground.stack, ground.jobs, LintReport(list(NAMES), []), with_changes=True)[0]
+
+    found, requests = ground.with_requests(survey)
+    assert found.bucket_exists
+    assert requests["s3", "HEAD", "bucket"] == 1
 
 
 def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", bucket: str = "b") -> Job:

@@ -21,6 +21,7 @@ import yaml
 from flux_training.clients.connection import connect
 from flux_training.clients.pricing import price_stack
 from flux_training.clients.run_states import run_states_of
+from flux_training.clients.stack import StackServices
 from flux_training.training.bill import table
 from flux_training.training.cost import Bill
 from flux_training.training.jobs.declare import declare_jobs
@@ -81,9 +82,9 @@ def estimate_of(checkout: Checkout) -> Bill:
     """The estimate that the program would make."""
     with chdir(checkout.root):
         connection = connect("local", {}, os.environ)
-        settings = settings_of(checkout)
-        jobs = declare_jobs(settings)
-        return price_stack(connection, settings, jobs, run_states_of(connection, settings, jobs).by_job)
+        stack = StackServices(connection, settings_of(checkout))
+        jobs = declare_jobs(stack.settings)
+        return price_stack(stack, jobs, run_states_of(stack, jobs).by_job)
 
 
 def settings_of(checkout: Checkout) -> StackSettings:

@@ -11,10 +11,9 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import ImageIndex, missing
 from flux_training.clients.run_states import state_of_run
-from flux_training.clients.storage import Storage
+from flux_training.clients.stack import StackServices
 from flux_training.clients.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
 from flux_training.commands.cli import UserPath, no_cache_option, say, stack_option
 from flux_training.commands.plan.document import as_json
@@ -43,9 +42,7 @@ from flux_training.training.runs.plan import (
     plan_job,
     read_steps,
 )
-from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import StackSettings
 
 PREFIX = "FLUX_PLAN_"
 
@@ -93,14 +90,9 @@ def plan(
 
     Ends with 1 when `up` would be refused.
     """
-    engine = prepare_engine(stack, output=sys.stderr)
-    found, connection = make_plan(engine, stack)
-    root = project_root()
+    found, services = make_plan(prepare_engine(stack, output=sys.stderr), stack)
     if page:
-        settings = stack_settings(root, stack)
-        pictures = OnPage(
-            root, connection.storage(settings.storage.bucket), Layout(settings.storage.key_prefix)
-        )
+        pictures = OnPage(project_root(), services.storage, services.layout)
         Path(page).write_text(as_page(found, pictures), encoding="utf-8")
     if markdown:
         print(as_comment(found, InRepository(repository, commit, base) if repository else None))
@@ -112,24 +104,23 @@ def plan(
         sys.exit(1)
 
 
-def make_plan(engine: Engine, stack: str) -> tuple[Plan, Connection]:
+def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     """The plan of a stack, and its services. Raises FluxError."""
-    settings = stack_settings(project_root(), stack)
-    connection = connection_of(engine, stack)
+    services = StackServices(connection_of(engine, stack), stack_settings(project_root(), stack))
     preview, error, survey = surveyed_preview(engine)
-    found = Plan(stack, lint=survey.lint if survey else None, local=connection.cloud == "local")
+    found = Plan(stack, lint=survey.lint if survey else None, local=services.connection.cloud == "local")
     problems = messages(preview, "error")
     if problems or error or survey is None or survey.bill is None:
-        return replace(found, problems=problems or (error,)), connection
+        return replace(found, problems=problems or (error,)), services
     steps = with_unchanged_jobs(read_steps(preview), survey)
-    comparison = Comparison(connection, settings, survey)
+    comparison = Comparison(services, survey)
     return replace(
         found,
         jobs=in_order(comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE),
         cluster=cluster_lines(steps),
         bill=survey.bill,
         upload=comparison.upload(steps),
-    ), connection
+    ), services
 
 
 def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list[ResourceChange]:
@@ -152,17 +143,8 @@ def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None
 class Comparison:
     """A preview's steps beside the survey. Only a job that leaves its run, and new datasets, need further requests."""
 
-    connection: Connection
-    settings: StackSettings
+    stack: StackServices
     survey: Survey
-
-    @property
-    def storage(self) -> Storage:
-        return self.connection.storage(self.settings.storage.bucket)
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.settings.storage.key_prefix)
 
     def job_plan(self, step: ResourceChange) -> JobPlan:
         job = next((job for job in self.survey.jobs if job.name == step.name), None)
@@ -185,7 +167,7 @@ class Comparison:
             return known.changes
         if not run or not self.survey.bucket_exists:
             return None
-        found = changes_since(self.storage, self.layout, job, str(run))
+        found = changes_since(self.stack, job, str(run))
         return found.changes if found else None
 
     def _was_unfinished(self, step: ResourceChange) -> bool:
@@ -194,14 +176,14 @@ class Comparison:
             return False
         if run in self.survey.unfinished:
             return True
-        keys, steps = self.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
-        return state_of_run(self.storage, self.connection.kelpie(), keys, steps).is_queued
+        keys, steps = self.stack.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
+        return state_of_run(self.stack.storage, self.stack.connection.kelpie(), keys, steps).is_queued
 
     def upload(self, steps: Sequence[ResourceChange]) -> Upload:
         """The images of new datasets that are not in the bucket yet."""
         new = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
         sets = [job.image_set for job in self.survey.jobs if job.name in new and job.dataset_of == job.name]
-        index = ImageIndex(self.storage, self.layout)
+        index = ImageIndex(self.stack.storage, self.stack.layout)
         size = images = copied = 0
         for image_set in sets:
             for image in self._missing(image_set):
@@ -214,5 +196,5 @@ class Comparison:
     def _missing(self, image_set: ImageSet) -> list[Image]:
         if not self.survey.bucket_exists:
             return list(image_set.images.values())
-        names = missing(self.storage, self.layout, image_set.digest, image_set.images)
+        names = missing(self.stack.storage, self.stack.layout, image_set.digest, image_set.images)
         return [image_set.images[name] for name in names]

@@ -1,0 +1,31 @@
+"""A stack's settings with its services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.storage import Storage
+from flux_training.training.runs.run import Layout
+from flux_training.training.settings import StackSettings
+
+
+@dataclass(frozen=True)
+class StackServices:
+    """For one preview or plan: `bucket_exists` is asked once."""
+
+    connection: Connection
+    settings: StackSettings
+
+    @cached_property
+    def storage(self) -> Storage:
+        return self.connection.storage(self.settings.storage.bucket)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.settings.storage.key_prefix)
+
+    @cached_property
+    def bucket_exists(self) -> bool:
+        return self.storage.exists()
