@@ -45,9 +45,9 @@ def _grey(picture: Picture) -> Picture:
 
 def _in_256_steps(picture: Picture) -> Picture:
     """Scales 16-bit or float values to the range from darkest to brightest: Pillow would turn all above 255 white."""
-    least, most = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # one band has two numbers
-    scale = 255 / (most - least) if most > least else 0.0
-    return picture.point(lambda value: value * scale - least * scale).convert("L")
+    lowest, highest = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # one band has two numbers
+    scale = 255 / (highest - lowest) if highest > lowest else 0.0
+    return picture.point(lambda value: value * scale - lowest * scale).convert("L")
 
 
 def distance(one: int, other: int) -> int:

@@ -73,49 +73,28 @@ class Layout:
         return RunKeys(f"{self.runs}{job}/{run}/", job)
 
 
-@dataclass(frozen=True)
 class RunKeys:
     """The keys of one run's objects. Folders end in a slash."""
 
-    base: str
-    job: str
+    def __init__(self, base: str, job: str) -> None:
+        self.base = base
+        self.job = job
+        self.config = f"{base}config/"
+        self.output = f"{base}output/"
+        self.model = f"{base}model/"
+        self.claim = f"{base}claim.json"
+        # Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key.
+        self.posted = f"{base}posted.json"
+        self.record = f"{self.output}run.json"
+        self.progress = f"{self.output}progress.json"
+        self.weights = f"{self.model}{job}.safetensors"
+        self.done = f"{self.model}done.json"
 
-    @property
-    def config(self) -> str:
-        return f"{self.base}config/"
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunKeys) and self.base == other.base and self.job == other.job
 
-    @property
-    def output(self) -> str:
-        return f"{self.base}output/"
-
-    @property
-    def model(self) -> str:
-        return f"{self.base}model/"
-
-    @property
-    def claim(self) -> str:
-        return f"{self.base}claim.json"
-
-    @property
-    def posted(self) -> str:
-        """Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key."""
-        return f"{self.base}posted.json"
-
-    @property
-    def record(self) -> str:
-        return f"{self.output}run.json"
-
-    @property
-    def progress(self) -> str:
-        return f"{self.output}progress.json"
-
-    @property
-    def weights(self) -> str:
-        return f"{self.model}{self.job}.safetensors"
-
-    @property
-    def done(self) -> str:
-        return f"{self.model}done.json"
+    def __hash__(self) -> int:
+        return hash((self.base, self.job))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """train.yml, read as ai-toolkit reads it.
 
-The trainer's loader is PyYAML's SafeLoader with one more rule: `1e-4` is a float (plain YAML 1.1 reads a string). Then every
-`[name]` becomes `config.name`.  Source: ai-toolkit `toolkit/config.py`.  The file itself goes to the bucket byte for byte;
-what is parsed here is only looked at.
+The trainer's loader is PyYAML's SafeLoader with one more rule: `1e-4` is a float, where YAML 1.1 reads a string. Then every `[name]` is
+replaced by `config.name` (ai-toolkit, toolkit/config.py). The file itself is uploaded unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class _AiToolkitLoader(yaml.SafeLoader):
     pass
 
 
-class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # which of them, PyYAML's wheel decides
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the base class depends on PyYAML's build
     pass
 
 
@@ -59,7 +58,7 @@ for _kind in (_AiToolkitLoader, _FastLoader):
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What the launcher and the bucket layout need to know of a train.yml."""
+    """The values of a train.yml that the launcher and the bucket layout need."""
 
     name: str
     steps: int
@@ -68,10 +67,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class TrainerFile:
-    """A train.yml as it was found: `document` is empty when `fault` says why it cannot be read.
+    """A train.yml. `document` is empty if `fault` says why it cannot be read.
 
-    `lines` tells the line of each key and list entry, by its place: `("config", "process", "0", "train", "steps")`.
-    `repeated` are the keys that stand twice in one mapping, with the line of the second.
+    `lines` has the line of each key and list entry by its place, such as `("config", "process", "0", "train", "steps")`. `repeated` are
+    keys that occur twice in one mapping, with the second one's line.
     """
 
     path: Path
@@ -83,7 +82,7 @@ class TrainerFile:
 
     @cached_property
     def process(self) -> Mapping[str, Any]:
-        """`config.process[0]`, the training; empty when it is missing."""
+        """`config.process[0]`, the training; empty if it is missing."""
         config = self.document.get("config")
         processes = config.get("process") if isinstance(config, dict) else None
         first = processes[0] if isinstance(processes, list) and processes else None
@@ -96,23 +95,23 @@ class TrainerFile:
         return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """A mapping below the process, such as `train`; empty when it is none."""
+        """A mapping below the process, such as `train`; empty if it is missing."""
         found = self.process.get(name)
         return found if isinstance(found, dict) else {}
 
     def line(self, *place: str) -> int | None:
-        """The line of a key below the process, or of what is nearest above it."""
+        """The line of a key below the process, or of the nearest place above it."""
         return self.line_of(PROCESS + place)
 
     def line_of(self, place: Place) -> int | None:
-        """The line of a place in the whole file, or of what is nearest above it."""
+        """The line of a place in the file, or of the nearest place above it."""
         return next(
             (self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None
         )
 
     @property
     def trigger(self) -> str:
-        """The trigger word, empty when there is none."""
+        """The trigger word; empty if there is none."""
         words = [self.process.get("trigger_word"), *(entry.get("trigger_word") for entry in self.datasets)]
         return next((word for word in words if isinstance(word, str) and word), "")
 
@@ -125,13 +124,13 @@ class TrainerFile:
         return positive_int(self.section("save").get("save_every"))
 
 
-class _Fault(Exception):  # noqa: N818 - it never leaves this module
+class _Fault(Exception):  # noqa: N818 - it is private to this module
     def __init__(self, code: str, message: str, line: int | None = None) -> None:
         self.code, self.message, self.line = code, message, line
 
 
 def read_trainer_file(folder: Path) -> TrainerFile:
-    """The job folder's train.yml or train.yaml. What is wrong with it is its `fault`: raises nothing."""
+    """The job folder's train.yml or train.yaml. Errors go into its `fault`."""
     present = _present(folder)
     if not present:
         return TrainerFile(folder, fault=Problem(str(folder), "no train.yml", code="config-missing"))
@@ -204,18 +203,18 @@ def _parse(raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader) -> _Parse
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise _Fault("config-yaml", f"not YAML ({problem})", mark.line + 1 if mark else None) from error
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
-        raise _Fault("config-value", f"holds a value that cannot be read ({error})") from error
+        raise _Fault("config-value", f"contains a value that cannot be read ({error})") from error
     return _as_json(document), lines, tuple(repeated)
 
 
 def _as_json(document: Any) -> dict[str, Any]:
-    """What ai-toolkit makes of the document: JSON, with `[name]` replaced."""
+    """The document as ai-toolkit uses it: converted to JSON, with `[name]` replaced."""
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("config"), dict)
         or "job" not in document
     ):
-        raise _Fault("config-keys", "ai-toolkit wants the keys `job` and `config` at the top")
+        raise _Fault("config-keys", "ai-toolkit needs the keys `job` and `config` at the top")
     name = document["config"].get("name")
     try:
         text = json.dumps(document, default=_no_json)
@@ -223,13 +222,13 @@ def _as_json(document: Any) -> dict[str, Any]:
             text = text.replace("[name]", json.dumps(name)[1:-1])
         found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise _Fault("config-value", f"ai-toolkit cannot take it as JSON ({error})") from error
-    assert isinstance(found, dict)  # noqa: S101 - it was one before
+        raise _Fault("config-value", f"ai-toolkit cannot convert it to JSON ({error})") from error
+    assert isinstance(found, dict)  # noqa: S101 - it was a dict before
     return found
 
 
 def _no_json(value: object) -> NoReturn:
-    raise TypeError(f"{value} is a {type(value).__name__}, in quotes it would be a text")
+    raise TypeError(f"{value} is a {type(value).__name__}, write it in quotes for a text")
 
 
 def _count_nodes(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:
@@ -238,7 +237,7 @@ def _count_nodes(node: yaml.Node, above: set[int], known: dict[int, int]) -> int
         return known[id(node)]
     if id(node) in above:
         raise _Fault(
-            "config-value", "ai-toolkit cannot take it as JSON (an alias refers to itself)", _line(node)
+            "config-value", "ai-toolkit cannot convert it to JSON (an alias refers to itself)", _line(node)
         )
     total = 1
     for child in _children(node):

@@ -83,9 +83,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an impossible date": (_spoil_train_yml("meta:", "when: 2024-99-99\nmeta:"), "cannot be read"),
     "a date as a key": (
         _spoil_train_yml("meta:", "2024-01-01: x\nmeta:"),
-        "ai-toolkit cannot take it as JSON",
+        "ai-toolkit cannot convert it to JSON",
     ),
-    "a circle": (_spoil_train_yml("meta:", "loop: &a [*a]\nmeta:"), "ai-toolkit cannot take it as JSON"),
+    "a circle": (_spoil_train_yml("meta:", "loop: &a [*a]\nmeta:"), "ai-toolkit cannot convert it to JSON"),
     "a quote in the name": (_spoil_train_yml('"cat"', "'c\"at'"), 'config.name is `c"at`'),
     "a stranger": (lambda f: (f / "dataset/notes.doc").write_text("x"), "neither an image"),
     "two images, one caption": (

@@ -140,7 +140,7 @@ def test_libyaml_is_used_where_it_is_safe(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (b"", "the file is empty", None, "config-keys"),
         (b"# nothing\n", "the file is empty", None, "config-keys"),
-        (b"[a]", "ai-toolkit wants the keys `job` and `config` at the top", None, "config-keys"),
+        (b"[a]", "ai-toolkit needs the keys `job` and `config` at the top", None, "config-keys"),
         (b"job: x\nname: caf\xe9", "not UTF-8 (byte 16)", None, "config-encoding"),
         (
             b"job: x\nconfig: ]\n",
@@ -156,13 +156,13 @@ def test_libyaml_is_used_where_it_is_safe(monkeypatch: pytest.MonkeyPatch) -> No
         ),
         (
             b"job: x\nconfig: {name: cat}\nmeta: &m\n  again: *m\n",
-            "ai-toolkit cannot take it as JSON (an alias refers to itself)",
+            "ai-toolkit cannot convert it to JSON (an alias refers to itself)",
             3,
             "config-value",
         ),
         (
             b"job: x\nconfig: {name: cat, made: 2026-01-02}\n",
-            "ai-toolkit cannot take it as JSON (2026-01-02 is a date, in quotes it would be a text)",
+            "ai-toolkit cannot convert it to JSON (2026-01-02 is a date, write it in quotes for a text)",
             None,
             "config-value",
         ),

@@ -276,11 +276,7 @@ def samples_many(job: Subject) -> Iterator[Problem]:
     "set model.quantize: true",
 )
 def quantize_needed(job: Subject) -> Iterator[Problem]:
-    model = job.section("model")
-    if _gpu_below(job, GB_UNQUANTIZED) and not model.get("quantize") and not model.get("layer_offloading"):
-        yield job.in_config(
-            f"model.quantize is not set, and {job.gpu} has {job.gpu_gb} GB", "model", "quantize"
-        )
+    return _lacks_memory(job, "quantize", GB_UNQUANTIZED)
 
 
 @GPU_AREA.warning(
@@ -289,8 +285,7 @@ def quantize_needed(job: Subject) -> Iterator[Problem]:
     "set model.quantize: false",
 )
 def quantize_needless(job: Subject) -> Iterator[Problem]:
-    if job.trains and (job.gpu_gb or 0) >= GB_UNQUANTIZED and job.section("model").get("quantize"):
-        yield job.in_config(f"model.quantize is set, and {job.gpu} has {job.gpu_gb} GB", "model", "quantize")
+    return _has_memory(job, "quantize", GB_UNQUANTIZED)
 
 
 @GPU_AREA.warning(
@@ -309,11 +304,7 @@ def gpu_small(job: Subject) -> Iterator[Problem]:
     "set model.low_vram: true, or choose a larger GPU",
 )
 def low_vram_needed(job: Subject) -> Iterator[Problem]:
-    model = job.section("model")
-    if _gpu_below(job, GB_QUANTIZED) and not model.get("low_vram") and not model.get("layer_offloading"):
-        yield job.in_config(
-            f"model.low_vram is not set, and {job.gpu} has {job.gpu_gb} GB", "model", "low_vram"
-        )
+    return _lacks_memory(job, "low_vram", GB_QUANTIZED)
 
 
 @GPU_AREA.warning(
@@ -322,8 +313,7 @@ def low_vram_needed(job: Subject) -> Iterator[Problem]:
     "set model.low_vram: false",
 )
 def low_vram_needless(job: Subject) -> Iterator[Problem]:
-    if job.trains and (job.gpu_gb or 0) >= GB_QUANTIZED and job.section("model").get("low_vram") is True:
-        yield job.in_config(f"model.low_vram is set, and {job.gpu} has {job.gpu_gb} GB", "model", "low_vram")
+    return _has_memory(job, "low_vram", GB_QUANTIZED)
 
 
 @GPU_AREA.warning(
@@ -374,6 +364,17 @@ def _rank(job: Subject) -> int | None:
 
 def _gpu_below(job: Subject, size: int) -> bool:
     return job.trains and job.gpu_gb is not None and job.gpu_gb < size
+
+
+def _lacks_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
+    model = job.section("model")
+    if _gpu_below(job, size) and not model.get(key) and not model.get("layer_offloading"):
+        yield job.in_config(f"model.{key} is not set, and {job.gpu} has {job.gpu_gb} GB", "model", key)
+
+
+def _has_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
+    if job.trains and (job.gpu_gb or 0) >= size and job.section("model").get(key):
+        yield job.in_config(f"model.{key} is set, and {job.gpu} has {job.gpu_gb} GB", "model", key)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
