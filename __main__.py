@@ -8,7 +8,7 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
 from components.aws import check_package
-from components.node_environment import fingerprint, given_keys, node_environment, secret_values
+from components.container_group import fingerprint, given_keys, node_environment, secret_values
 from components.pipeline import PipelineContext, TrainingPipeline, cluster_size
 from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared

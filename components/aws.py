@@ -49,7 +49,7 @@ def check_package() -> None:
 
 
 class AwsStorage(pulumi.ComponentResource):
-    """`keys` is secret, with the keys of components/node_environment.py's `issued_keys`."""
+    """`keys` is secret, with the keys of components/container_group.py's `issued_keys`."""
 
     keys: pulumi.Output[dict[str, str]]
 

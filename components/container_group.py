@@ -5,6 +5,7 @@ With a scaling rule, Kelpie starts and stops it and sets its replicas (docs/serv
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,25 +14,26 @@ import pulumi
 from pydantic import SecretStr
 
 from components.messages import inform
-from components.node_environment import (
-    KEY_VARIABLES,
-    KEYS_END_VARIABLE,
-    fingerprint,
-    given_keys,
-    issued_keys,
-    node_environment,
-    secret_values,
-)
 from components.properties import Properties, carry_over
 from components.provider import FluxProvider, FluxResource
+from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
+from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.settings import RESERVED_VARIABLES
 
 OWNER_VARIABLE = "FLUX_OWNER"
 # Marks a group that existed before the stack: `destroy` does not delete it.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
+# Issued keys are compared separately from the rest of the environment.
+KEYS_END_VARIABLE = "FLUX_KEYS_END"
+# By the name with which the resource that issues the nodes' keys stores each.
+KEY_VARIABLES = {
+    "accessKeyId": "AWS_ACCESS_KEY_ID",
+    "secretAccessKey": "AWS_SECRET_ACCESS_KEY",
+    "sessionToken": "AWS_SESSION_TOKEN",
+}
 MB_PER_GB = 1024
 
 
@@ -222,21 +224,16 @@ def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGr
 
 def _fingerprint_of(group: ContainerGroup, keys_are_issued: bool) -> str:
     """Of the variables that components/pipeline.py fingerprints: issued keys are compared by themselves."""
-    others = {
-        OWNER_VARIABLE,
-        ADOPTED_VARIABLE,
-        KEYS_END_VARIABLE,
-        *(KEY_VARIABLES if keys_are_issued else ()),
-    }
+    keys = KEY_VARIABLES.values() if keys_are_issued else ()
+    others = {OWNER_VARIABLE, ADOPTED_VARIABLE, KEYS_END_VARIABLE, *keys}
     variables = group.container.environment_variables.items()
     return fingerprint({name: value for name, value in variables if name not in others})
 
 
 def issued_keys_of(group: ContainerGroup) -> dict[str, str]:
     """The bucket's keys in its containers' environment, in the form that `issued_keys` accepts."""
-    values = (group.environment_value(name) for name in KEY_VARIABLES)
-    names = ("accessKeyId", "secretAccessKey", "sessionToken")
-    return {name: value for name, value in zip(names, values, strict=True) if value}
+    found = {name: group.environment_value(variable) for name, variable in KEY_VARIABLES.items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def is_foreign(group: ContainerGroup, owner: str) -> bool:
@@ -291,6 +288,53 @@ def foreign_group(group: ContainerGroup, owner: str) -> FluxError:
         f"{owner} must not change a group that belongs to others",
         "choose another cluster.name, delete that group, or set `adopt: true`",
     )
+
+
+def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
+    """The Kelpie worker's variables without keys (docs/services.md). It authenticates to Kelpie with the node's own token, not a Salad key."""
+    environment: dict[str, str | SecretStr] = {
+        "AWS_REGION": connection.s3_region,
+        # Newer S3 clients send checksums by default, which R2 refuses.
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
+        # Worker 0.6 reads the first name, 0.7 the second.
+        "SALAD_PROJECT": connection.project,
+        "SALAD_PROJECT_NAME": connection.project,
+    }
+    if connection.s3_endpoint:
+        environment["AWS_ENDPOINT_URL"] = connection.s3_endpoint
+    return environment
+
+
+def given_keys(connection: Connection) -> dict[str, str | SecretStr]:
+    """With storage.kind s3: the keys configured for the nodes, else those of the stack itself."""
+    if connection.node_access_key_id and connection.node_secret_access_key:
+        key_id, secret, session = connection.node_access_key_id, connection.node_secret_access_key, None
+    else:
+        key_id, secret = connection.s3_access_key_id, connection.s3_secret_access_key
+        session = connection.s3_session_token
+    values = (SecretStr(key_id), secret, session)
+    return {
+        name: value for name, value in zip(KEY_VARIABLES.values(), values, strict=True) if value is not None
+    }
+
+
+def issued_keys(keys: Mapping[str, str]) -> dict[str, str | SecretStr]:
+    """Keys issued for the nodes, as their resource stores them (accessKeyId, secretAccessKey, sessionToken)."""
+    return {variable: SecretStr(keys[name]) for name, variable in KEY_VARIABLES.items() if keys.get(name)}
+
+
+def secret_values(environment: Mapping[str, str]) -> dict[str, str | SecretStr]:
+    """All of the user's variables are treated as secret, since any of them may be."""
+    return {name: SecretStr(value) for name, value in environment.items()}
+
+
+def fingerprint(environment: Mapping[str, str | SecretStr]) -> str:
+    """12 hex digits, so that a preview shows a changed key and the state has no key. To be kept secret, because it has no salt."""
+    plain = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in environment.items()
+    }
+    return hashlib.sha256(canonical_json(plain)).hexdigest()[:12]
 
 
 class TrainingGroup(FluxResource[ContainerGroupArgs], module="flux", name="ContainerGroup"):

@@ -38,7 +38,7 @@ class NodeKeysArgs(Properties):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeKeysState(NodeKeysArgs):
-    """`keys` is secret, with the keys of components/node_environment.py's `issued_keys`."""
+    """`keys` is secret, with the keys of components/container_group.py's `issued_keys`."""
 
     keys: Mapping[str, str]
 

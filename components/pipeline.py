@@ -11,12 +11,11 @@ from pulumi.dynamic import Resource
 
 from components.aws import AwsArgs, AwsStorage
 from components.bucket import Bucket, BucketArgs
-from components.container_group import ContainerGroupArgs, TrainingGroup
+from components.container_group import ContainerGroupArgs, TrainingGroup, fingerprint
 from components.dataset import PIPELINE, Dataset, DatasetArgs
 from components.declared_runs import DeclaredRuns, DeclaredRunsArgs
 from components.dev_group import DevGroup, dev_environment, tunnel_name
 from components.images import TrainerImages
-from components.node_environment import fingerprint
 from components.node_keys import NodeKeys, NodeKeysArgs
 from components.properties import output
 from components.scaling_rule import ScalingRule, ScalingRuleArgs

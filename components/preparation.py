@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from components.bucket import foreign_bucket, owner_of
-from components.container_group import foreign_group, is_foreign
-from components.node_environment import KEYS_END_VARIABLE
+from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign
 from components.prepared_runs import PreparedRun, RunDetails
 from flux_training.clients.connection import Connection
 from flux_training.clients.results import read_json

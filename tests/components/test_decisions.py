@@ -16,16 +16,20 @@ from components.container_group import (
     ContainerGroupState,
     apply_spec,
     as_adopted,
+    fingerprint,
     foreign_group,
+    given_keys,
     group_spec,
+    issued_keys,
     issued_keys_of,
+    node_environment,
+    secret_values,
     spec_of,
     with_drift,
 )
 from components.dataset import DatasetProvider
 from components.declared_runs import DeclaredRunsProvider, unfinished_jobs
 from components.dev_group import DevGroupProvider, tunnel_name
-from components.node_environment import fingerprint, given_keys, issued_keys, node_environment, secret_values
 from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
 from components.pipeline import cluster_size, total_cost
 from components.properties import from_props, keys_of, to_props

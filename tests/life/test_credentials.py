@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from localcloud.testing import running_cloud, wait_until
 
-from components.node_environment import fingerprint, given_keys, node_environment, secret_values
+from components.container_group import fingerprint, given_keys, node_environment, secret_values
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
