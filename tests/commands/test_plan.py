@@ -1,4 +1,4 @@
-"""A plan as Markdown, page, text and JSON: complete, short enough for a comment, and nobody's words can break out of it."""
+"""A plan as Markdown, page, text and JSON: complete, short enough for a comment, and with texts from others escaped."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from flux_training.commands.plan.document import as_json
-from flux_training.commands.plan.markdown import LONGEST, as_comment, as_markdown, difference, escaped, marker
+from flux_training.commands.plan.markdown import (
+    MAX_LENGTH,
+    as_comment,
+    as_markdown,
+    difference,
+    escaped,
+    marker,
+)
 from flux_training.commands.plan.page import as_page
-from flux_training.commands.plan.pictures import InRepository, thumbnail
+from flux_training.commands.plan.pictures import InRepository, Pictures, thumbnail
 from flux_training.commands.plan.text import as_text, megabytes
 from flux_training.training.cost import Bill, Line, Rate
 from flux_training.training.finding import Finding, LintReport
@@ -61,7 +68,7 @@ def rendered(markdown: str) -> str:
     return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
 
-def test_the_comment_says_what_why_and_for_how_much() -> None:
+def test_the_comment_has_actions_reasons_and_costs() -> None:
     text = as_comment(PLAN, GITHUB)
     assert text.startswith(marker("prod"))
     assert "**1 trained again, 1 removed, 1 unchanged.** Estimated cost **$0.51**" in text
@@ -78,31 +85,31 @@ def test_the_comment_says_what_why_and_for_how_much() -> None:
     assert "Lint: 1 warning" in text
 
 
-def test_without_a_repository_images_are_named_and_not_shown() -> None:
-    text = as_comment(PLAN, None)
+def test_without_a_repository_only_the_names_of_images_are_shown() -> None:
+    text = as_comment(PLAN, Pictures())
     assert "1 image added: `10.jpg`" in text
     assert "<img" not in text
 
 
-def test_a_comment_is_never_longer_than_github_takes() -> None:
+def test_a_comment_is_not_longer_than_github_allows() -> None:
     captions = tuple(Edited(f"{number}.jpg", "x " * 900, "y " * 900) for number in range(99))
     many = [replace(AGAIN, name=f"cat-{number}", changes=Changes(captions=captions)) for number in range(300)]
     long = replace(PLAN, jobs=tuple(many))
-    assert len(as_markdown(long, None)) > LONGEST
+    assert len(as_markdown(long, Pictures())) > MAX_LENGTH
     text = as_comment(long, GITHUB)
     assert len(text) < 65_536
     assert "and 200 more" in text
-    assert "Too long for a comment" in text
+    assert "Shortened to fit into a comment" in text
 
 
-def test_what_would_be_refused_stands_alone() -> None:
+def test_a_refused_plan_shows_only_the_problems() -> None:
     refused = replace(PLAN, problems=("budget.maxUsd is $1.00, but …\n  cat  $2.00",), jobs=())
-    assert "nothing would be made" in as_comment(refused, None)
+    assert "would change nothing" in as_comment(refused, Pictures())
     assert "budget.maxUsd is $1.00" in as_text(refused)
-    assert "Estimated" not in as_comment(refused, None)
+    assert "Estimated" not in as_comment(refused, Pictures())
 
 
-NASTY = [
+HOSTILE_TEXTS = [
     "<script>alert(1)</script>",
     "a | b | c",
     "**bold** _it_ `code`",
@@ -115,8 +122,8 @@ NASTY = [
 ]
 
 
-@pytest.mark.parametrize("words", NASTY)
-def test_somebodys_words_are_shown_as_they_are(words: str) -> None:
+@pytest.mark.parametrize("words", HOSTILE_TEXTS)
+def test_texts_from_others_are_escaped(words: str) -> None:
     html = rendered(f"| a |\n|---|\n| {escaped(words)} |")
     tags = set(re.findall(r"<(\w+)", html))
     assert tags == {"table", "thead", "tbody", "tr", "th", "td"}
@@ -124,17 +131,17 @@ def test_somebodys_words_are_shown_as_they_are(words: str) -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-def test_no_caption_breaks_out_of_its_cell(before: str, after: str) -> None:
+def test_a_caption_cannot_end_its_cell(before: str, after: str) -> None:
     html = rendered(f"| a |\n|---|\n| {difference(Edited('1.jpg', before, after))} |")
     assert set(re.findall(r"<(\w+)", html)) <= {"table", "thead", "tbody", "tr", "th", "td", "del", "ins"}
     assert html.count("<td>") <= 1
 
 
-def test_a_mention_is_none() -> None:
+def test_mentions_are_disabled() -> None:
     assert "@someone" not in escaped("for @someone")
 
 
-def test_the_page_holds_everything_and_its_pictures() -> None:
+def test_the_page_has_all_tables() -> None:
     html = as_page(PLAN, GITHUB)
     assert "<h2>" in html
     assert html.count("<table>") == 4
@@ -142,7 +149,7 @@ def test_the_page_holds_everything_and_its_pictures() -> None:
     assert "\\(" not in html
 
 
-def test_a_thumbnail_is_small_and_of_anything_else_there_is_none() -> None:
+def test_thumbnails_are_small_and_made_only_of_intact_photos() -> None:
     large = io.BytesIO()
     Image.new("RGBA", (900, 600), "red").save(large, "PNG")
     address = thumbnail(large.getvalue)
@@ -159,14 +166,14 @@ def test_a_thumbnail_is_small_and_of_anything_else_there_is_none() -> None:
     assert thumbnail(foreign.getvalue) is None
 
 
-def test_a_thumbnail_of_more_pixels_than_cameras_make_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_with_too_many_pixels_has_no_thumbnail(monkeypatch: pytest.MonkeyPatch) -> None:
     photo = io.BytesIO()
     Image.new("RGB", (9, 6)).save(photo, "PNG")
     monkeypatch.setattr("flux_training.commands.report.inline_images.MAX_PIXELS", 53)
     assert thumbnail(photo.getvalue) is None
 
 
-def test_a_thumbnail_has_nothing_of_what_was_written_into_the_photo() -> None:
+def test_a_thumbnail_has_no_metadata_of_the_photo() -> None:
     photo = io.BytesIO()
     Image.new("RGB", (90, 60)).save(photo, "JPEG", comment=b"Anna")
     address = thumbnail(photo.getvalue)
@@ -174,15 +181,15 @@ def test_a_thumbnail_has_nothing_of_what_was_written_into_the_photo() -> None:
     assert b"Anna" not in base64.b64decode(address.partition(",")[2])
 
 
-def test_a_gpu_that_is_rented_for_good_is_not_called_nothing() -> None:
+def test_a_permanently_rented_gpu_is_a_cost() -> None:
     rate = Rate("RTX 5090 (32 GB)", "high", 0.45)
-    text = as_comment(Plan("prod", bill=Bill(rate, (), dev=rate)), None)
-    assert "Nothing is to be paid" not in text
+    text = as_comment(Plan("prod", bill=Bill(rate, (), dev=rate)), Pictures())
+    assert "This costs nothing" not in text
     assert "rented all day" in text
     assert "10.80 a day" in text
 
 
-def test_programs_get_numbers() -> None:
+def test_json_has_numbers() -> None:
     found = json.loads(as_json(PLAN))
     assert found["jobs"]["cat"]["what"] == "again"
     assert found["jobs"]["cat"]["usd"] == 0.45
@@ -191,18 +198,18 @@ def test_programs_get_numbers() -> None:
     assert [finding["code"] for finding in found["findings"]] == ["few"]
 
 
-def test_a_terminal_gets_the_same() -> None:
+def test_the_text_has_the_same_content() -> None:
     text = as_text(PLAN)
     for words in (
         "again",
         "learning rate 1e-4 → 2e-4",
         "Upload: 1 image, 3.4 MB",
         "total",
-        "Found by lint:",
+        "Lint findings:",
     ):
         assert words in text
 
 
 @pytest.mark.parametrize(("size", "text"), [(12, "0.0000 MB"), (2854, "0.0029 MB"), (816873, "0.8 MB")])
-def test_sizes(size: int, text: str) -> None:
+def test_megabytes(size: int, text: str) -> None:
     assert megabytes(size) == text

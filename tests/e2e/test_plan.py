@@ -73,6 +73,6 @@ def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(tmp_path: Path, e
         checkout.configure("budget", {"maxUsd": 0.000001})
         refused = plan(checkout, "--markdown")
         assert refused.returncode == 1
-        assert "nothing would be made" in refused.stdout
+        assert "would change nothing" in refused.stdout
         assert "budget.maxUsd" in refused.stdout
         assert "Traceback" not in refused.stderr

@@ -1,4 +1,4 @@
-"""`flux plan`: what `up` would do and cost, for a reviewer: as text, as Markdown for a pull request, as JSON, as a page."""
+"""`flux plan`: what `up` would do and cost, for reviewers: as text, Markdown for a pull request, JSON or a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flux_training.commands.cli import UserPath, no_cache_option, say, stack_opt
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import as_comment
 from flux_training.commands.plan.page import as_page
-from flux_training.commands.plan.pictures import InRepository, OnPage
+from flux_training.commands.plan.pictures import InRepository, OnPage, Pictures
 from flux_training.commands.plan.text import as_text
 from flux_training.commands.stack.access import connection_of, prepare_engine
 from flux_training.commands.stack.engine import Engine, project_root
@@ -50,8 +50,8 @@ PREFIX = "FLUX_PLAN_"
 @click.command()
 @stack_option
 @no_cache_option
-@click.option("--markdown", is_flag=True, help="Markdown, as a comment on a pull request.")
-@click.option("--json", "as_document", is_flag=True, help="One JSON object.")
+@click.option("--markdown", is_flag=True, help="Print Markdown for a comment on a pull request.")
+@click.option("--json", "as_document", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--html",
     "page",
@@ -68,14 +68,14 @@ PREFIX = "FLUX_PLAN_"
     envvar=f"{PREFIX}COMMIT",
     default="HEAD",
     show_default=True,
-    help="The commit that is planned.",
+    help="The planned commit.",
 )
 @click.option(
     "--base",
     envvar=f"{PREFIX}BASE",
     default="main",
     show_default=True,
-    help="The commit before, for removed images.",
+    help="The commit to show removed images from.",
 )
 def plan(
     stack: str,
@@ -86,16 +86,16 @@ def plan(
     commit: str,
     base: str,
 ) -> None:
-    """Show what `up` would train, again or for the first time, why, and for how many dollars. Changes nothing.
+    """Show which jobs `up` would train, why, and for how many dollars. Changes nothing.
 
-    Ends with 1 when `up` would be refused.
+    Exits with 1 if `up` would be refused.
     """
     found, services = make_plan(prepare_engine(stack, output=sys.stderr), stack)
     if page:
         pictures = OnPage(project_root(), services.storage, services.layout)
         Path(page).write_text(as_page(found, pictures), encoding="utf-8")
     if markdown:
-        print(as_comment(found, InRepository(repository, commit, base) if repository else None))
+        print(as_comment(found, InRepository(repository, commit, base) if repository else Pictures()))
     elif as_document:
         print(as_json(found))
     else:
@@ -124,14 +124,14 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
 
 
 def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list[ResourceChange]:
-    """The CLI's preview leaves out resources that stay the same."""
+    """Adds the jobs that stay the same: the CLI's preview omits them."""
     listed = {step.name for step in steps if step.kind == JOB_TYPE}
     unchanged = [job.name for job in survey.jobs if job.name not in listed]
     return [*steps, *(ResourceChange("", JOB_TYPE, name, "same") for name in unchanged)]
 
 
 def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:
-    """The engine's preview as JSON, its error message if it failed, and the survey that the program wrote. Raises FluxError."""
+    """The engine's preview as JSON, its error message if it failed, and the program's survey. Raises FluxError."""
     with tempfile.TemporaryDirectory(prefix="flux-plan-") as folder:
         place = Path(folder) / "survey"
         environment = {**engine.environment, SURVEY_VARIABLE: str(place)}
@@ -141,18 +141,15 @@ def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None
 
 @dataclass(frozen=True)
 class Comparison:
-    """A preview's steps beside the survey. Only a job that leaves its run, and new datasets, need further requests."""
+    """Combines a preview's steps with the survey. Only new datasets and jobs that get another run need further requests."""
 
     stack: StackServices
     survey: Survey
 
     def job_plan(self, step: ResourceChange) -> JobPlan:
         job = next((job for job in self.survey.jobs if job.name == step.name), None)
-        line = (
-            next((line for line in self.survey.bill.lines if line.job == step.name), None)
-            if self.survey.bill
-            else None
-        )
+        lines = self.survey.bill.lines if self.survey.bill else ()
+        line = next((line for line in lines if line.job == step.name), None)
         past = self._changes(step, job) if job and step.op in ("create", "replace") else None
         state = self.survey.states.get(step.name)
         made = plan_job(step, state, past, line, self._was_unfinished(step))

@@ -13,7 +13,7 @@ VERSION = 2
 
 
 def as_json(plan: Plan) -> str:
-    """Dollars and seconds as numbers, null where not known. `version` goes up when a field changes its meaning."""
+    """Dollars and seconds are numbers, null if not known. `version` is raised when a field changes its meaning."""
     lint = plan.lint
     content = {
         "version": VERSION,

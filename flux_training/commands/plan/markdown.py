@@ -1,6 +1,6 @@
 """A plan as GitHub's Markdown: a summary, a table of jobs, and what changed in each of them.
 
-Names and captions are somebody's words: they are escaped so that they can neither end a table's cell, nor bring HTML or a mention.
+Names and captions come from others: they are escaped, so that they cannot end a table cell, add HTML or mention anyone.
 """
 
 from __future__ import annotations
@@ -13,42 +13,41 @@ from dataclasses import replace
 
 from flux_training.commands.plan.pictures import SIDE, Pictures
 from flux_training.commands.plan.text import upload_words
-from flux_training.training.bill import FREE, bases, dollars, heading, rows, standing_charge
-from flux_training.training.bill import hours as time_of
+from flux_training.training.bill import FREE, bases, dollars, heading, hours, rows, standing_charge
 from flux_training.training.runs.changes import Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, headline
 from flux_training.training.words import counted
 
 # GitHub refuses comments of more than 65,536 characters.
-LONGEST = 60_000
-MOST_PICTURES = 12
-PICTURES_A_ROW = 6
-MOST_CAPTIONS = 20
-MOST_DETAILED = 20
-MOST_ROWS = 100
-MOST_FINDINGS = 30
+MAX_LENGTH = 60_000
+MAX_PICTURES = 12
+PICTURES_PER_ROW = 6
+MAX_CAPTIONS = 20
+MAX_DETAILED = 20
+MAX_ROWS = 100
+MAX_FINDINGS = 30
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$])")
 
 
-def as_comment(plan: Plan, pictures: Pictures | None) -> str:
-    """The plan as a comment; without the details of jobs when it would be too long for one."""
+def as_comment(plan: Plan, pictures: Pictures) -> str:
+    """The plan as a comment on a pull request; without details if it would be too long."""
     whole = as_markdown(plan, pictures)
-    if len(whole) <= LONGEST:
+    if len(whole) <= MAX_LENGTH:
         return whole
-    short = as_markdown(replace(plan, lint=None), None, detailed=0)
-    return f"{short[:LONGEST]}\nToo long for a comment: `flux plan` shows what changed in each job, and what lint found.\n"
+    short = as_markdown(replace(plan, lint=None), pictures, detailed=0)
+    return f"{short[:MAX_LENGTH]}\nShortened to fit into a comment: `flux plan` shows what changed in each job, and what lint found.\n"
 
 
 def marker(stack: str) -> str:
-    """The first line, by which a workflow finds the comment that it wrote before."""
+    """The first line, by which a workflow finds the comment to update."""
     return f"<!-- flux-plan: {escaped(stack)} -->"
 
 
-def as_markdown(plan: Plan, pictures: Pictures | None, detailed: int = MOST_DETAILED) -> str:
+def as_markdown(plan: Plan, pictures: Pictures, detailed: int = MAX_DETAILED) -> str:
     """The plan, with what changed in the first `detailed` jobs."""
     parts = [marker(plan.stack), f"## Training plan for `{_code(plan.stack)}`"]
     if plan.problems:
-        parts.append("**`up` would be refused, nothing would be made:**")
+        parts.append("**`up` would be refused and would change nothing:**")
         parts += [f"```text\n{text.replace('```', '')}\n```" for text in plan.problems]
     else:
         parts += [f"**{headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
@@ -63,7 +62,7 @@ def _money(plan: Plan) -> str:
         return ""
     charge = escaped(standing_charge(bill))
     if not bill.lines:
-        return charge or "Nothing is to be paid."
+        return charge or "This costs nothing."
     return f"Estimated cost **{dollars(bill.usd)}** on {escaped(heading(bill))}. {charge}".rstrip()
 
 
@@ -73,9 +72,9 @@ def _table(plan: Plan) -> str:
     if not jobs:
         return ""
     lines = ["| | job | why | steps | time | cost |", "|---|---|---|---:|---:|---:|"]
-    lines += [_row(job) for job in jobs[:MOST_ROWS]]
-    if len(jobs) > MOST_ROWS:
-        lines.append(f"| | | and {len(jobs) - MOST_ROWS} more | | | |")
+    lines += [_row(job) for job in jobs[:MAX_ROWS]]
+    if len(jobs) > MAX_ROWS:
+        lines.append(f"| | | and {len(jobs) - MAX_ROWS} more | | | |")
     if bill is None or not bill.lines:
         return "\n".join(lines)
     idle, total = [row for row in rows(bill) if row[0] == "idle"], rows(bill)[-1]
@@ -92,7 +91,7 @@ def _row(job: JobPlan) -> str:
         why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None
     figures = (
-        f"{line.steps:,} | {time_of(line.seconds or 0) if known else 'unknown'} | {dollars(line.usd)}"
+        f"{line.steps:,} | {hours(line.seconds or 0) if known else 'unknown'} | {dollars(line.usd)}"
         if line
         else " | | "
     )
@@ -101,56 +100,57 @@ def _row(job: JobPlan) -> str:
 
 def _unchanged(plan: Plan) -> str:
     kept = plan.of(PlannedAction.KEPT)
-    names = ", ".join(f"`{_code(job.name)}`" for job in kept[:MOST_ROWS])
-    return f"Unchanged: {names}{' …' if len(kept) > MOST_ROWS else ''}" if kept else ""
+    names = ", ".join(f"`{_code(job.name)}`" for job in kept[:MAX_ROWS])
+    return f"Unchanged: {names}{' …' if len(kept) > MAX_ROWS else ''}" if kept else ""
 
 
-def _details(jobs: Iterable[JobPlan], pictures: Pictures | None) -> list[str]:
+def _details(jobs: Iterable[JobPlan], pictures: Pictures) -> list[str]:
     found = []
     for job in jobs:
         parts = [_captions(job, pictures), *_images(job, pictures)]
-        if told := [part for part in parts if part]:
-            found.append("\n\n".join([f"### `{_code(job.name)}`", *told]))
+        if shown := [part for part in parts if part]:
+            found.append("\n\n".join([f"### `{_code(job.name)}`", *shown]))
     return found
 
 
-def _captions(job: JobPlan, pictures: Pictures | None) -> str:
+def _captions(job: JobPlan, pictures: Pictures) -> str:
     edited = job.changes.captions
     if not edited:
         return ""
     lines = [f"{counted(len(edited), 'caption')} changed:", "", "| image | caption |", "|---|---|"]
-    for one in edited[:MOST_CAPTIONS]:
-        address = pictures.now(job, one.image) if pictures else None
+    for one in edited[:MAX_CAPTIONS]:
+        address = pictures.now(job, one.image)
         lines.append(f"| {_picture(one.image, address)} | {difference(one)} |")
-    if len(edited) > MOST_CAPTIONS:
-        lines.append(f"| | and {len(edited) - MOST_CAPTIONS} more |")
+    if len(edited) > MAX_CAPTIONS:
+        lines.append(f"| | and {len(edited) - MAX_CAPTIONS} more |")
     return "\n".join(lines)
 
 
-def _images(job: JobPlan, pictures: Pictures | None) -> list[str]:
+def _images(job: JobPlan, pictures: Pictures) -> list[str]:
     changed = job.changes
-    now = pictures.now if pictures else lambda _job, _image: None
-    before = pictures.before if pictures else lambda _job, _image: None
     groups = [
-        ("added", [(name, now(job, name)) for name in changed.added[:MOST_PICTURES]], len(changed.added)),
-        ("removed", [(name, before(job, name)) for name in changed.removed[:MOST_PICTURES]], len(changed.removed)),
-        ("replaced, before", [(name, before(job, name)) for name in changed.replaced[:MOST_PICTURES]], len(changed.replaced)),
-        ("replaced, now", [(name, now(job, name)) for name in changed.replaced[:MOST_PICTURES]], len(changed.replaced)),
-    ]  # fmt: skip
-    found = [_row_of_pictures(words, shown, number) for words, shown, number in groups if number]
-    renamed = [f"`{_code(old)}` → `{_code(new)}`" for old, new in changed.renamed[:MOST_PICTURES]]
+        ("added", changed.added, pictures.now),
+        ("removed", changed.removed, pictures.before),
+        ("replaced, before", changed.replaced, pictures.before),
+        ("replaced, now", changed.replaced, pictures.now),
+    ]
+    found = []
+    for words, names, address in groups:
+        shown = [(name, address(job, name)) for name in names[:MAX_PICTURES]]
+        found += [_row_of_pictures(words, shown, len(names))] if names else []
+    renamed = [f"`{_code(old)}` → `{_code(new)}`" for old, new in changed.renamed[:MAX_PICTURES]]
     if renamed:
         found.append(f"{counted(len(changed.renamed), 'image')} renamed: {', '.join(renamed)}")
     return found
 
 
 def _row_of_pictures(words: str, shown: list[tuple[str, str | None]], number: int) -> str:
-    rest = f", of which {len(shown)} are shown" if number > len(shown) else ""
+    rest = f" (first {len(shown)} shown)" if number > len(shown) else ""
     title = f"{counted(number, 'image')} {words}{rest}:"
     if not any(address for _, address in shown):
         return f"{title} {', '.join(_picture(name, None) for name, _ in shown)}"
     cells = [_picture(name, address) for name, address in shown]
-    rows = [cells[first : first + PICTURES_A_ROW] for first in range(0, len(cells), PICTURES_A_ROW)]
+    rows = [cells[first : first + PICTURES_PER_ROW] for first in range(0, len(cells), PICTURES_PER_ROW)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([title, "", lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
@@ -161,16 +161,16 @@ def _picture(name: str, address: str | None) -> str:
 
 
 def difference(edited: Edited) -> str:
-    """The caption with the words that went struck out and those that came underlined."""
+    """The caption with removed words struck out and added words underlined."""
     old, new = edited.before.split(), edited.after.split()
     pieces = []
     for op, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        gone, come = escaped(" ".join(old[i:j])), escaped(" ".join(new[k:m]))
+        removed, added = escaped(" ".join(old[i:j])), escaped(" ".join(new[k:m]))
         if op == "equal":
-            pieces.append(come)
+            pieces.append(added)
             continue
-        pieces += [f"<del>{gone}</del>"] if gone else []
-        pieces += [f"<ins>{come}</ins>"] if come else []
+        pieces += [f"<del>{removed}</del>"] if removed else []
+        pieces += [f"<ins>{added}</ins>"] if added else []
     return " ".join(pieces)
 
 
@@ -186,21 +186,20 @@ def _findings(plan: Plan) -> str:
     title = ", ".join(counted(number, word) for number, word in parts if number)
     lines = [
         f"- **{one.severity}** `{_code(one.place)}`: {escaped(one.message)}; {escaped(one.rule)}; *{escaped(one.fix)}* (`{_code(one.code)}`)"
-        for one in lint.findings[:MOST_FINDINGS]
+        for one in lint.findings[:MAX_FINDINGS]
     ]
     rest = len(lint.findings) - len(lines)
-    more = [f"- and {rest} more: `flux lint` lists all"] if rest else []
-    return f"<details{' open' if lint.errors else ''}><summary>Lint: {title}</summary>\n\n" + "\n".join(
-        [*lines, *more, "", "</details>"]
-    )
+    lines += [f"- and {rest} more: `flux lint` lists all"] if rest else []
+    summary = f"<details{' open' if lint.errors else ''}><summary>Lint: {title}</summary>"
+    return "\n".join([summary, "", *lines, "", "</details>"])
 
 
 def escaped(text: str) -> str:
-    """Text as text: no Markdown, no HTML, no mention, one line."""
+    """In one line, without Markdown, HTML or mentions."""
     plain = html.escape(" ".join(text.split()), quote=False)
     return SPECIAL.sub(r"\\\1", plain).replace("@", "@\N{ZERO WIDTH SPACE}")
 
 
 def _code(text: str) -> str:
-    """For inside backticks, in a table too."""
+    """For use inside backticks, also in a table."""
     return " ".join(text.split()).replace("`", "'").replace("|", "\\|")

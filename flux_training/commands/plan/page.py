@@ -1,4 +1,4 @@
-"""A plan as one page of HTML with its pictures in it: the Markdown, rendered."""
+"""A plan as a page of HTML that includes its pictures: the Markdown, rendered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ sub { color: #59636e; }
 
 
 def as_page(plan: Plan, pictures: Pictures) -> str:
-    """Complete HTML. Its Markdown is our own, with other people's words escaped in it, so HTML is let through."""
+    """A whole document. HTML in the Markdown is kept: it is our own, and texts from others are escaped."""
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(as_markdown(plan, pictures))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Training plan</title>'

@@ -1,7 +1,7 @@
-"""Where a plan's pictures come from: links into the repository for a comment on GitHub, the bytes themselves for a page.
+"""Addresses of a plan's pictures: links into the repository for a comment on GitHub, the bytes themselves for a page.
 
-GitHub takes `data:` addresses out of Markdown, so a comment can only link to files; from github.com, because that also shows them of a
-private repository to whoever may read it.
+GitHub removes `data:` addresses from Markdown, so a comment can only link to files. Links to github.com also work in private
+repositories, for those who may read them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
 from flux_training.clients.storage import Storage
@@ -22,19 +21,19 @@ from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 SIDE = 96
 
 
-class Pictures(Protocol):
-    """Addresses of images; None when there is nothing to show."""
+class Pictures:
+    """Addresses of images; None if there is nothing to show. This base class has none."""
 
-    def now(self, job: JobPlan, image: str) -> str | None:
-        """The image as it is in the folder."""
+    def now(self, _job: JobPlan, _image: str) -> str | None:
+        """The image in the job's folder."""
 
-    def before(self, job: JobPlan, image: str) -> str | None:
-        """The image as the last run had it."""
+    def before(self, _job: JobPlan, _image: str) -> str | None:
+        """The image of the last run."""
 
 
 @dataclass(frozen=True)
-class InRepository:
-    """Links. `repository` is its address, `commit` what is planned, `base` what was before; the checkout is the repository's root."""
+class InRepository(Pictures):
+    """Links. `repository` is its address, `commit` the planned commit, `base` the one before. The checkout is the repository's root."""
 
     repository: str
     commit: str
@@ -54,8 +53,8 @@ class InRepository:
 
 
 @dataclass(frozen=True)
-class OnPage:
-    """Small copies in the page itself: from the folder, and of what was there before from the bucket."""
+class OnPage(Pictures):
+    """Thumbnails in the page itself: of images in the folder, and of the last run's images in the bucket."""
 
     root: Path
     storage: Storage
@@ -71,7 +70,7 @@ class OnPage:
 
 
 def thumbnail(read: Callable[[], bytes]) -> str | None:
-    """A `data:` address with a picture of at most SIDE pixels, twice that for fine screens; None for what is no image."""
+    """A `data:` address of a picture with at most 2 * SIDE pixels a side (for high-density screens); None if it is no image."""
     try:
         raw = read()
     except OSError:

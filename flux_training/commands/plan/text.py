@@ -8,14 +8,14 @@ from flux_training.training.bill import announce
 from flux_training.training.runs.plan import JobPlan, Plan, Upload, headline
 from flux_training.training.words import counted
 
-MOST_FINDINGS = 20
+MAX_FINDINGS = 20
 
 
 def as_text(plan: Plan) -> str:
-    """The whole plan; what would be refused comes first, and then nothing else is known."""
+    """The whole plan; or only the problems, if `up` would be refused."""
     parts = [_problems(plan), f"Plan for {plan.stack}: {headline(plan)}" if not plan.problems else ""]
     parts += [_jobs(plan.changed), upload_words(plan.upload)]
-    parts += ["\n".join(f"The {line}." for line in plan.cluster)]
+    parts.append("\n".join(f"The {line}." for line in plan.cluster))
     parts += [announce(plan.bill, plan.local) if plan.bill else "", _findings(plan)]
     return "\n\n".join(part for part in parts if part)
 
@@ -24,7 +24,7 @@ def _problems(plan: Plan) -> str:
     if not plan.problems:
         return ""
     lines = ["  " + text.replace("\n", "\n  ") for text in plan.problems]
-    return "\n".join([f"`up` would be refused for stack {plan.stack}, and nothing would be made:", *lines])
+    return "\n".join([f"`up` would be refused for stack {plan.stack} and would change nothing:", *lines])
 
 
 def _jobs(jobs: Iterable[JobPlan]) -> str:
@@ -34,14 +34,14 @@ def _jobs(jobs: Iterable[JobPlan]) -> str:
 
 
 def upload_words(upload: Upload) -> str:
-    """`Upload: 12 images, 3.4 MB; 5 more are copied inside the bucket.`; empty when nothing is sent."""
-    copied = f"{counted(upload.copied, 'image')} copied inside the bucket" if upload.copied else ""
-    sent = f"{counted(upload.images, 'image')}, {megabytes(upload.bytes)}" if upload.images else ""
-    return f"Upload: {'; '.join(part for part in (sent, copied) if part)}." if sent or copied else ""
+    """`Upload: 12 images, 3.4 MB; 5 images copied inside the bucket.`; empty if there is nothing to upload."""
+    parts = [f"{counted(upload.images, 'image')}, {megabytes(upload.bytes)}"] if upload.images else []
+    parts += [f"{counted(upload.copied, 'image')} copied inside the bucket"] if upload.copied else []
+    return f"Upload: {'; '.join(parts)}." if parts else ""
 
 
 def megabytes(size: int) -> str:
-    """MB of a million bytes, with as many digits as say something."""
+    """`3.4 MB`; with more digits for less than 0.1 MB."""
     return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e6:.4f} MB"
 
 
@@ -49,7 +49,7 @@ def _findings(plan: Plan) -> str:
     lint = plan.lint
     if lint is None or not lint.findings or plan.problems:
         return ""
-    shown = [f"  {finding.severity}: {finding}" for finding in lint.findings[:MOST_FINDINGS]]
+    shown = [f"  {finding.severity}: {finding}" for finding in lint.findings[:MAX_FINDINGS]]
     rest = len(lint.findings) - len(shown)
     more = [f"  and {rest} more (`flux lint` lists all)"] if rest else []
-    return "\n".join(["Found by lint:", *shown, *more])
+    return "\n".join(["Lint findings:", *shown, *more])
