@@ -175,7 +175,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """A local cloud whose own keys are canaries."""
     folder = Home(tmp_path / "cloud")
     folder.create()
-    state = HomeState.fresh()
+    state = HomeState()
     keys = {name: canary(name) for name in ("salad_api_key", "s3_secret_access_key", "s3_access_key_id")}
     folder.save_state(
         HomeState(**{**state.__dict__, **keys, "cloudflare_api_token": canary("cloudflare_api_token")})

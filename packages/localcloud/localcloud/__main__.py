@@ -8,8 +8,6 @@
 Exit codes: 0 success; 1 failure; 2 wrong usage; 3 not running (`status` only); 4 a port cannot be used.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

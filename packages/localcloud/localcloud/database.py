@@ -3,8 +3,6 @@
 All tables are used from the daemon's event loop, through one connection. Only `r2_keys` is also read by the S3 thread, through its own.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from datetime import UTC, datetime

@@ -12,8 +12,6 @@ HOME/chaos.json        the active faults (localcloud/chaos/settings.py)
 HOME/connection-faulty.json   like connection.json, through `chaos proxy`, while that runs
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -63,10 +61,10 @@ class CloudSettings:
 class HomeState:
     """Keys, names, and the ports used last."""
 
-    s3_access_key_id: str
-    s3_secret_access_key: str
-    salad_api_key: str
-    user_id: str
+    s3_access_key_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    s3_secret_access_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    salad_api_key: str = field(default_factory=lambda: f"salad_local_{secrets.token_urlsafe(24)}")
+    user_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     # Older homes lack these two; they are created at the next start.
     cloudflare_account_id: str = field(default_factory=lambda: secrets.token_hex(16))
     cloudflare_api_token: str = field(default_factory=lambda: secrets.token_urlsafe(30))
@@ -74,15 +72,6 @@ class HomeState:
     project: str = PROJECT
     api_port: int = 0
     s3_port: int = 0
-
-    @staticmethod
-    def fresh() -> HomeState:
-        return HomeState(
-            s3_access_key_id=secrets.token_hex(16),
-            s3_secret_access_key=secrets.token_hex(32),
-            salad_api_key=f"salad_local_{secrets.token_urlsafe(24)}",
-            user_id=str(uuid.uuid4()),
-        )
 
 
 class Home:
@@ -130,10 +119,9 @@ class Home:
     def load_state(self) -> HomeState:
         """Keys and ports of this home; the first call creates them."""
         stored = read_json(self.state)
-        if stored:
-            return HomeState(**stored)
-        state = HomeState.fresh()
-        self.save_state(state)
+        state = HomeState(**stored)
+        if not stored:
+            self.save_state(state)
         return state
 
     def save_state(self, state: HomeState) -> None:

@@ -1,7 +1,5 @@
 """Start and stop the daemon, and find out whether it runs, from another process."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

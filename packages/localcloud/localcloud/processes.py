@@ -1,7 +1,5 @@
 """Processes identified by pid and start time, so that a reused pid is never signalled, and file locks."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Request bodies: a container group and a job."""
 
-from __future__ import annotations
-
 from typing import Any
 
 RTX_5090 = "851399fb-7329-4195-a042-d6514b28cf33"

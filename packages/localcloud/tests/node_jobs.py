@@ -1,7 +1,5 @@
 """Container groups whose nodes can reach a test bucket, and jobs for them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Public clients against the local cloud: salad-cloud-sdk, boto3, obstore, rclone and s5cmd."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Cloudflare's API: R2 buckets, tokens and temporary credentials, and what they allow in S3."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """`python -m localcloud start | stop | status`."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

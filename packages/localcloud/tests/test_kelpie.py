@@ -1,7 +1,5 @@
 """Kelpie's API, compared with the recorded transcript and docs/services.md."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Lifecycle rules of S3 buckets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 LOCALCLOUD_LOAD_JOBS=10000 for a long run.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

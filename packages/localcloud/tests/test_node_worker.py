@@ -1,7 +1,5 @@
 """The behaviour of the Kelpie worker 0.7.1 (docs/services.md), tested on a node of the local cloud."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

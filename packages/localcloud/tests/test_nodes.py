@@ -1,7 +1,5 @@
 """The supervisor and Kelpie's autoscaler: which node processes run."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

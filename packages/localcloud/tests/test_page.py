@@ -1,7 +1,5 @@
 """The web page: its content, its escaping, and its rendering in a browser."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

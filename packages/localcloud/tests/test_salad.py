@@ -1,7 +1,5 @@
 """SaladCloud's API: container groups, quotas, prices, refusals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

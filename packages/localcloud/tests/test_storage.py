@@ -1,7 +1,5 @@
 """Object storage through boto3, and its recovery after a kill."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

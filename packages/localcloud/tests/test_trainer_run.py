@@ -1,7 +1,5 @@
 """The stand-in trainer as a process: ai-toolkit's interface, files and faults, and that the loss falls."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

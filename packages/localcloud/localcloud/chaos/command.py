@@ -11,8 +11,6 @@ chaos kelpie-403 | salad-html (--next N | --rate R [--seed S])
 chaos proxy [--rate R] [--seed S]         until Ctrl-C: a proxy on which a share of the requests fails
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import signal

@@ -1,7 +1,5 @@
 """Bad machines: a node applies the conditions in NODE_CONDITIONS to itself (`bad-gpu`, `full-disk=KB`, `slow-network=KB/s`)."""
 
-from __future__ import annotations
-
 import logging
 import os
 import resource

@@ -4,8 +4,6 @@ A fault is drawn from (seed, method, path, number of earlier requests with this 
 faults, however threads interleave.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import threading

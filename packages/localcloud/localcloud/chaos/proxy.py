@@ -3,8 +3,6 @@
 Requests are forwarded unchanged, with their Host header, so that S3 signatures stay valid. Bodies are held in memory.
 """
 
-from __future__ import annotations
-
 import http.client
 import socket
 import threading

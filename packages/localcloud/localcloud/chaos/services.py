@@ -1,7 +1,5 @@
 """Faults in the services: Kelpie's 403 when SaladCloud fails, and error pages in HTML from SaladCloud's gateway."""
 
-from __future__ import annotations
-
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 

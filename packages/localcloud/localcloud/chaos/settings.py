@@ -7,8 +7,6 @@
 Shares and times are drawn with a seed.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from pathlib import Path

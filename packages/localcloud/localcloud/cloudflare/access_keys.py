@@ -3,15 +3,12 @@
 The access key id of a token is the token's id; its secret is the SHA-256 of the token's value.
 """
 
-from __future__ import annotations
-
 import json
-import secrets
 import sqlite3
 import uuid
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from localcloud.database import now
 
@@ -23,27 +20,27 @@ class KeyScope:
     Without `prefixes` and `objects`, it is valid for all keys.
     """
 
-    buckets: tuple[str, ...] | None
+    buckets: Sequence[str] | None
     write: bool
     admin: bool = False
-    prefixes: tuple[str, ...] = ()
-    objects: tuple[str, ...] = ()
+    prefixes: Sequence[str] = ()
+    objects: Sequence[str] = ()
 
     def has_bucket(self, bucket: str) -> bool:
         return self.buckets is None or bucket in self.buckets
 
     def has_key(self, bucket: str, key: str) -> bool:
-        everything = not self.prefixes and not self.objects
-        return self.has_bucket(bucket) and (
-            everything or key in self.objects or key.startswith(self.prefixes or ("\0",))
-        )
+        return self.has_bucket(bucket) and (key in self.objects or self._has_prefix(key))
 
     def has_listing(self, bucket: str, prefix: str) -> bool:
         """Whether the keys that begin with `prefix` may be listed."""
-        everything = not self.prefixes and not self.objects
-        return self.has_bucket(bucket) and (everything or prefix.startswith(self.prefixes or ("\0",)))
+        return self.has_bucket(bucket) and self._has_prefix(prefix)
 
-    def covers(self, other: KeyScope) -> bool:
+    def _has_prefix(self, text: str) -> bool:
+        everything = not self.prefixes and not self.objects
+        return everything or text.startswith(tuple(self.prefixes))
+
+    def covers(self, other: Self) -> bool:
         """Whether this scope allows all that the other one does. Prefixes are not compared: only temporary credentials have them."""
         return (
             all(self.has_bucket(bucket) for bucket in other.buckets or ())
@@ -56,12 +53,12 @@ class KeyScope:
 class AccessKey:
     """An access key. `expires` is in seconds since 1970; `parent` is the token of temporary credentials."""
 
-    id: str
     name: str
     secret: str
-    scopes: tuple[KeyScope, ...]
+    scopes: Sequence[KeyScope]
     policies: list[Any]
-    created: float
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: float = field(default_factory=now)
     expires: float | None = None
     session_token: str | None = None
     parent: str | None = None
@@ -78,10 +75,8 @@ class AccessKeys:
         self._db, self._root = database, frozenset(root)
 
     def add(self, key: AccessKey) -> None:
-        row = asdict(key) | {
-            "scopes": json.dumps([asdict(scope) for scope in key.scopes]),
-            "policies": json.dumps(key.policies),
-        }
+        row = asdict(key)
+        row |= {name: json.dumps(row[name]) for name in ("scopes", "policies")}
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
         self._db.execute(f"INSERT INTO r2_keys ({names}) VALUES ({marks})", row)  # noqa: S608 (constant names)
@@ -103,34 +98,14 @@ class AccessKeys:
         rows = self._db.execute("SELECT * FROM r2_keys WHERE parent IS NULL ORDER BY created")
         return [_key(row) for row in rows]
 
-    def remove(self, identity: str) -> bool:
-        """Delete a token. Returns whether it existed."""
-        found = self._db.execute("DELETE FROM r2_keys WHERE id = ? AND parent IS NULL", (identity,))
-        return found.rowcount > 0
+    def remove(self, identity: str) -> None:
+        """Delete a token."""
+        self._db.execute("DELETE FROM r2_keys WHERE id = ? AND parent IS NULL", (identity,))
 
     def is_root(self, identity: str) -> bool:
         return identity in self._root
 
 
-def new_token_value() -> str:
-    return secrets.token_urlsafe(30)  # 40 characters, like Cloudflare's
-
-
-def new_id() -> str:
-    return uuid.uuid4().hex
-
-
 def _key(row: sqlite3.Row) -> AccessKey:
-    fields = dict(row)
-    scopes = tuple(
-        KeyScope(
-            None if scope["buckets"] is None else tuple(scope["buckets"]),
-            scope["write"],
-            scope["admin"],
-            tuple(scope["prefixes"]),
-            tuple(scope["objects"]),
-        )
-        for scope in json.loads(fields.pop("scopes"))
-    )
-    policies = json.loads(fields.pop("policies"))
-    return AccessKey(**fields, scopes=scopes, policies=policies)
+    scopes = [KeyScope(**scope) for scope in json.loads(row["scopes"])]
+    return AccessKey(**{**dict(row), "scopes": scopes, "policies": json.loads(row["policies"])})

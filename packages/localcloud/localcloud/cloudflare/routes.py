@@ -3,13 +3,10 @@
 Answers have Cloudflare's envelope: {"success", "errors": [{"code", "message"}], "messages", "result"}.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -21,13 +18,13 @@ from nanio.errors import (  # type: ignore[import-untyped]  # ships no type info
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope, new_id, new_token_value
+from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope
 from localcloud.database import iso_time, now
 from localcloud.home import HomeState
 from localcloud.storage.objects import ObjectStorage
 from localcloud.web.request_bodies import parse_json
+from localcloud.web.routing import Handler, guarded_app
 
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 LOCATIONS = ("apac", "eeur", "enam", "weur", "wnam", "oc")
@@ -45,8 +42,6 @@ PERMISSION_GROUPS = {
     "bf7481a1826f439697cb59a20b22293e": ("Workers R2 Storage Write", (True, True)),
     "b4992e1108244f5d8bfbd5744320c2e1": ("Workers R2 Storage Read", (False, True)),
 }
-
-Handler = Callable[[Request], Awaitable[Any]]
 
 
 class RefusalError(Exception):
@@ -83,29 +78,19 @@ class CloudflareRoutes:
             ("GET", account + "/tokens/{id}", self.get_token),
             ("DELETE", account + "/tokens/{id}", self.delete_token),
         ]
-        routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
-        rest = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_not_found), methods=rest)])
+        return guarded_app(table, _not_found, self._check_caller, {RefusalError: _refused})
 
-    def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def guarded(request: Request) -> Response:
-            try:
-                if request.headers.get("authorization") != f"Bearer {self._token}":
-                    raise RefusalError(403, 10000, "Authentication error")
-                if request.path_params.get("account", self._account) != self._account:
-                    raise RefusalError(403, 10000, "Authentication error")
-                return envelope(200, result=await handler(request))
-            except RefusalError as refusal:
-                return envelope(refusal.status, error={"code": refusal.code, "message": refusal.message})
-
-        return guarded
+    def _check_caller(self, request: Request) -> None:
+        token, account = request.headers.get("authorization"), request.path_params.get("account")
+        if token != f"Bearer {self._token}" or account not in (None, self._account):
+            raise RefusalError(403, 10000, "Authentication error")
 
     # ---- buckets
 
-    async def list_buckets(self, _request: Request) -> Any:
-        return {"buckets": [self._shown(info.name) for info in self._storage.list_buckets()]}
+    async def list_buckets(self, _request: Request) -> Response:
+        return success({"buckets": [self._shown(info.name) for info in self._storage.list_buckets()]})
 
-    async def create_bucket(self, request: Request) -> Any:
+    async def create_bucket(self, request: Request) -> Response:
         body = await body_of(request)
         name, hint = body.get("name"), body.get("locationHint")
         if not isinstance(name, str) or not BUCKET_NAME.fullmatch(name):
@@ -115,19 +100,18 @@ class CloudflareRoutes:
         try:
             self._storage.create_bucket(name)
         except BucketAlreadyOwnedByYou:
-            raise RefusalError(
-                409, 10004, "The bucket you tried to create already exists, and you own it."
-            ) from None
+            message = "The bucket you tried to create already exists, and you own it."
+            raise RefusalError(409, 10004, message) from None
         self._db.execute(
             "INSERT OR REPLACE INTO r2_buckets VALUES (?, ?, ?)",
             (name, str(hint or "weur").upper(), str(body.get("storageClass") or "Standard")),
         )
-        return self._shown(name)
+        return success(self._shown(name))
 
-    async def get_bucket(self, request: Request) -> Any:
-        return self._shown(request.path_params["name"])
+    async def get_bucket(self, request: Request) -> Response:
+        return success(self._shown(request.path_params["name"]))
 
-    async def delete_bucket(self, request: Request) -> Any:
+    async def delete_bucket(self, request: Request) -> Response:
         name = request.path_params["name"]
         self._shown(name)
         try:
@@ -135,7 +119,7 @@ class CloudflareRoutes:
         except BucketNotEmpty:
             raise RefusalError(409, 10008, "The bucket you tried to delete is not empty.") from None
         self._db.execute("DELETE FROM r2_buckets WHERE name = ?", (name,))
-        return {}
+        return success({})
 
     def _shown(self, name: str) -> dict[str, Any]:
         if not BUCKET_NAME.fullmatch(name):
@@ -155,37 +139,35 @@ class CloudflareRoutes:
 
     # ---- tokens
 
-    async def permission_groups(self, _request: Request) -> Any:
-        return [{"id": identity, "name": name} for identity, (name, _) in PERMISSION_GROUPS.items()]
+    async def permission_groups(self, _request: Request) -> Response:
+        return success([{"id": identity, "name": name} for identity, (name, _) in PERMISSION_GROUPS.items()])
 
-    async def list_tokens(self, request: Request) -> Any:
+    async def list_tokens(self, request: Request) -> Response:
         page, size = _number(request, "page", 1), _number(request, "per_page", 20)
         if page < 1 or not 5 <= size <= 50:
             raise RefusalError(400, 1001, "page must be at least 1, and per_page between 5 and 50.")
-        return [token_shown(key) for key in self._keys.tokens()[(page - 1) * size : page * size]]
+        return success([token_shown(key) for key in self._keys.tokens()[(page - 1) * size : page * size]])
 
-    async def create_token(self, request: Request) -> Any:
+    async def create_token(self, request: Request) -> Response:
         """Only this answer contains the token's value."""
         body = await body_of(request)
         policies, name = body.get("policies"), body.get("name")
         if not isinstance(name, str) or not isinstance(policies, list) or not policies:
             raise RefusalError(400, 1001, "A token needs a name and at least one policy.")
-        value = new_token_value()
+        value = secrets.token_urlsafe(30)  # 40 characters, like Cloudflare's
         secret = hashlib.sha256(value.encode()).hexdigest()
-        scopes = tuple(self._scope(policy) for policy in policies)
-        key = AccessKey(
-            new_id(), name, secret, scopes, policies, now(), expires=_timestamp(body.get("expires_on"))
-        )
+        scopes = [self._scope(policy) for policy in policies]
+        key = AccessKey(name, secret, scopes, policies, expires=_timestamp(body.get("expires_on")))
         self._keys.add(key)
-        return token_shown(key) | {"value": value}
+        return success(token_shown(key) | {"value": value})
 
-    async def get_token(self, request: Request) -> Any:
-        return token_shown(self._existing(request.path_params["id"]))
+    async def get_token(self, request: Request) -> Response:
+        return success(token_shown(self._existing(request.path_params["id"])))
 
-    async def delete_token(self, request: Request) -> Any:
+    async def delete_token(self, request: Request) -> Response:
         key = self._existing(request.path_params["id"])
         self._keys.remove(key.id)
-        return {"id": key.id}
+        return success({"id": key.id})
 
     def _existing(self, identity: str) -> AccessKey:
         key = self._keys.get(identity)
@@ -207,46 +189,40 @@ class CloudflareRoutes:
         buckets = tuple(name.removeprefix(begin) for name in resources if name.startswith(begin))
         everything = f"com.cloudflare.api.account.{self._account}" in resources
         if not everything and len(buckets) != len(resources):
-            raise RefusalError(
-                400, 1001, "A policy's resource is neither this account nor one of its buckets."
-            )
+            message = "A policy's resource is neither this account nor one of its buckets."
+            raise RefusalError(400, 1001, message)
         write, admin = any(one[0] for one in groups), any(one[1] for one in groups)
         return KeyScope(None if everything else buckets, write, admin)
 
     # ---- temporary credentials
 
-    async def create_temporary(self, request: Request) -> Any:
+    async def create_temporary(self, request: Request) -> Response:
         body = await body_of(request)
         scope, seconds = _temporary_scope(body)
         parent = body.get("parentAccessKeyId")
         if not isinstance(parent, str) or not self._may_delegate(parent, scope):
-            raise RefusalError(
-                403, 10003, "The parent access key is unknown or has fewer permissions than requested."
-            )
+            message = "The parent access key is unknown or has fewer permissions than requested."
+            raise RefusalError(403, 10003, message)
         key = AccessKey(
-            new_id(),
             "temporary",
             secrets.token_hex(32),
-            (scope,),
-            [],
-            now(),
+            scopes=[scope],
+            policies=[],
             expires=now() + seconds,
             session_token=secrets.token_urlsafe(96),
             parent=parent,
         )
         self._keys.add(key)
-        return {"accessKeyId": key.id, "secretAccessKey": key.secret, "sessionToken": key.session_token}
+        credentials = {"accessKeyId": key.id, "secretAccessKey": key.secret}
+        return success(credentials | {"sessionToken": key.session_token})
 
     def _may_delegate(self, parent: str, scope: KeyScope) -> bool:
         if self._keys.is_root(parent):
             return True
         key = self._keys.get(parent)
-        return (
-            key is not None
-            and not key.is_expired
-            and not key.parent
-            and any(s.covers(scope) for s in key.scopes)
-        )
+        if key is None or key.is_expired or key.parent:
+            return False
+        return any(own.covers(scope) for own in key.scopes)
 
 
 def _temporary_scope(body: dict[str, Any]) -> tuple[KeyScope, float]:
@@ -254,18 +230,15 @@ def _temporary_scope(body: dict[str, Any]) -> tuple[KeyScope, float]:
     bucket, permission, seconds = (body.get(name) for name in ("bucket", "permission", "ttlSeconds"))
     prefixes, objects = body.get("prefixes") or [], body.get("objects") or []
     if not isinstance(bucket, str) or permission not in PERMISSIONS:
-        raise RefusalError(
-            400, 10025, f"bucket and permission (one of {', '.join(PERMISSIONS)}) are required."
-        )
-    is_valid = (
-        isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= MAX_TTL_SECONDS
-    )
-    if not is_valid:
+        message = f"bucket and permission (one of {', '.join(PERMISSIONS)}) are required."
+        raise RefusalError(400, 10025, message)
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < (seconds or 0) <= MAX_TTL_SECONDS:
         raise RefusalError(400, 10025, f"ttlSeconds must be more than 0 and at most {MAX_TTL_SECONDS}.")
     if not all(isinstance(path, str) for path in [*prefixes, *objects]):
         raise RefusalError(400, 10025, "prefixes and objects must be lists of strings.")
     write, admin = PERMISSIONS[permission]
-    return KeyScope((bucket,), write, admin, tuple(prefixes), tuple(objects)), float(seconds or 0)
+    return KeyScope([bucket], write, admin, prefixes, objects), float(seconds or 0)
 
 
 def token_shown(key: AccessKey) -> dict[str, Any]:
@@ -281,11 +254,14 @@ def token_shown(key: AccessKey) -> dict[str, Any]:
     return shown if key.expires is None else shown | {"expires_on": iso_time(key.expires)}
 
 
-def envelope(status: int, result: Any = None, error: dict[str, Any] | None = None) -> Response:
-    errors = [] if error is None else [error]
-    return JSONResponse(
-        {"success": error is None, "errors": errors, "messages": [], "result": result}, status
-    )
+def success(result: Any) -> Response:
+    return JSONResponse({"success": True, "errors": [], "messages": [], "result": result})
+
+
+def _refused(_request: Request, refusal: RefusalError) -> Response:
+    errors = [{"code": refusal.code, "message": refusal.message}]
+    body = {"success": False, "errors": errors, "messages": [], "result": None}
+    return JSONResponse(body, refusal.status)
 
 
 async def body_of(request: Request) -> dict[str, Any]:
@@ -314,5 +290,5 @@ def _timestamp(text: Any) -> float | None:
         raise RefusalError(400, 1001, "expires_on must be an ISO 8601 time.") from None
 
 
-async def _not_found(_request: Request) -> Any:
+async def _not_found(_request: Request) -> Response:
     raise RefusalError(404, 7000, "No route for that URI")

@@ -3,8 +3,6 @@
 It writes one JSON object to the file descriptor FD: {"ok": true} once all servers answer, or {"exit": code, "error": message}.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

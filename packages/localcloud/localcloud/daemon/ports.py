@@ -1,7 +1,5 @@
 """The daemon's two listening sockets and its HTTP servers."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 from collections.abc import Iterator

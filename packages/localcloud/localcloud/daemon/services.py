@@ -1,7 +1,5 @@
 """All parts of the local cloud, put together into two ASGI applications: the APIs with the web page, and S3."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

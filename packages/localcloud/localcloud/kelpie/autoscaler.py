@@ -1,7 +1,5 @@
 """Kelpie's autoscaler: periodically applies each scaling rule to its container group, which it identifies by name."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Kelpie's job table (docs/services.md, "Jobs" and "Handing out work")."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sqlite3
@@ -10,7 +8,7 @@ from typing import Any
 
 from localcloud.database import iso_time, now
 from localcloud.home import CloudSettings
-from localcloud.kelpie.validation import LEGACY
+from localcloud.kelpie.validation import LEGACY, database_error
 
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
 # A banned machine is told that there is no work after so many jobs that it may not do (Kelpie's MAX_FAILURES_PER_WORKER).
@@ -19,16 +17,8 @@ MAX_TRIES = 5
 MAX_BATCH_JOBS = 100
 
 
-class TooManyJobsError(Exception):
-    """The batch is too large for the database."""
-
-
-class StatusConstraintError(Exception):
-    """The database error of `DELETE /jobs/container-groups/{id}` while a job is running."""
-
-
 class JobTable:
-    """The jobs of one user."""
+    """The jobs of one user. Methods raise RefusedRequestError for the database errors that Kelpie passes on."""
 
     def __init__(self, database: sqlite3.Connection, user_id: str, settings: CloudSettings) -> None:
         self._db, self._user, self._settings = database, user_id, settings
@@ -48,12 +38,12 @@ class JobTable:
     def create_batch(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Queue the jobs; the answers are sorted by id, not in the order of the request.
 
-        Raises TooManyJobsError after MAX_BATCH_JOBS jobs. These stay queued, since Kelpie uses no transaction.
+        Raises RefusedRequestError after MAX_BATCH_JOBS jobs. These stay queued, since Kelpie uses no transaction.
         """
         if len(jobs) > MAX_BATCH_JOBS:
             for job in jobs[:MAX_BATCH_JOBS]:
                 self.create(job)
-            raise TooManyJobsError
+            raise database_error("too many SQL variables: SQLITE_ERROR")
         return sorted((self.create(job) for job in jobs), key=lambda job: str(job["id"]))
 
     def get(self, identity: str) -> dict[str, Any] | None:
@@ -71,10 +61,11 @@ class JobTable:
                 where += f" AND {column} = ?"
                 values.append(value)
         order = "ASC" if ascending else "DESC"
-        rows = self._db.execute(
-            f"SELECT * FROM jobs WHERE {where} ORDER BY created {order} LIMIT ? OFFSET ?",  # noqa: S608 (constant names)
-            (*values, page_size, (page - 1) * page_size),
-        )
+        query = f"SELECT * FROM jobs WHERE {where} ORDER BY created {order} LIMIT ? OFFSET ?"  # noqa: S608 (constant names)
+        try:
+            rows = self._db.execute(query, (*values, page_size, (page - 1) * page_size))
+        except OverflowError:
+            raise database_error("datatype mismatch: SQLITE_MISMATCH") from None
         return [_shown(row) for row in rows]
 
     def cancel(self, identity: str) -> None:
@@ -82,7 +73,7 @@ class JobTable:
         self._set_status(identity, "user", "canceled")
 
     def purge(self, group: str) -> int:
-        """Delete the pending jobs of a group. Then raises StatusConstraintError if another one is running."""
+        """Delete the pending jobs of a group. Then raises RefusedRequestError if another one is running."""
         removed = self._db.execute(
             "DELETE FROM jobs WHERE container_group_id = ? AND user_id = ? AND status = 'pending'",
             (group, self._user),
@@ -92,7 +83,7 @@ class JobTable:
             (group, self._user),
         ).fetchone()
         if running:
-            raise StatusConstraintError
+            raise database_error("NOT NULL constraint failed: Jobs.status: SQLITE_CONSTRAINT")
         return removed
 
     async def hand_out(self, machine_id: str, group: str) -> dict[str, Any] | None:

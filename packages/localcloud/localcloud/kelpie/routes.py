@@ -1,25 +1,33 @@
 """Kelpie's HTTP API, as its OpenAPI document, the recorded transcript and docs/services.md describe it."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from localcloud.home import HomeState
-from localcloud.kelpie import validation
-from localcloud.kelpie.jobs import JobTable, StatusConstraintError, TooManyJobsError
-from localcloud.kelpie.rules import DuplicateRuleError, RuleTable
-from localcloud.kelpie.validation import MISSING, InvalidRequestError, RefusedRequestError
+from localcloud.kelpie.jobs import JobTable
+from localcloud.kelpie.rules import RuleTable
+from localcloud.kelpie.validation import (
+    MISSING,
+    InvalidRequestError,
+    JobBatch,
+    JobSubmission,
+    Machine,
+    NewRule,
+    RefusedRequestError,
+    RuleChanges,
+    filter_and_page,
+    stored_job,
+    validated,
+)
 from localcloud.kelpie.webhooks import Webhooks
 from localcloud.web.request_bodies import parse_json
+from localcloud.web.routing import Handler, guarded_app
 
-Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
 
 
 class GroupDirectory(Protocol):
@@ -28,12 +36,6 @@ class GroupDirectory(Protocol):
     def group_name(self, group_id: str) -> str | None: ...
 
     def is_node_token(self, token: str) -> bool: ...
-
-
-def error(status: int, kind: str, message: str | None = None, **more: Any) -> Response:
-    """An error of Kelpie's own code: JSON sent as text/plain."""
-    body = {"error": kind} | ({} if message is None else {"message": message}) | more
-    return Response(json.dumps(body), status, media_type="text/plain")
 
 
 class KelpieRoutes:
@@ -76,131 +78,92 @@ class KelpieRoutes:
             ("DELETE", "/users", self.admin_only),
             ("POST", "/users/{id}/token", self.admin_only),
         ]
-        routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
-        not_found = self._guarded(self.not_found)
-        fallback = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", not_found, methods=fallback)])
+        on_error: dict[Any, Any] = {InvalidRequestError: invalid, RefusedRequestError: refused}
+        return guarded_app(table, self.not_found, self.check_caller, on_error)
 
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: Request) -> Response:
-            refusal = self.refusal(request)
-            if refusal is not None:
-                return refusal
-            try:
-                return await handler(request)
-            except InvalidRequestError as invalid:
-                return JSONResponse({"errors": invalid.issues, "success": False, "result": {}}, 400)
-            except RefusedRequestError as refused:
-                where = {} if refused.index is None else {"index": refused.index}
-                return error(400, "Invalid request", refused.message, **where)
-
-        return guarded
-
-    def refusal(self, request: Request) -> Response | None:
-        """The refusal of an unauthenticated caller, or None."""
+    def check_caller(self, request: Request) -> None:
+        """Raises RefusedRequestError for an unauthenticated caller."""
         headers, state = request.headers, self.state
         key, bearer = headers.get("salad-api-key"), headers.get("authorization")
         organization, project = headers.get("salad-organization"), headers.get("salad-project")
         if key and not (organization and project):
-            return error(
-                400, "Bad Request", "Salad API Key requires Salad-Organization and Salad-Project headers"
-            )
+            message = "Salad API Key requires Salad-Organization and Salad-Project headers"
+            raise RefusedRequestError(400, "Bad Request", message)
         if bearer and not project:
-            return error(400, "Bad Request", "Bearer Token requires Salad-Project header")
+            raise RefusedRequestError(400, "Bad Request", "Bearer Token requires Salad-Project header")
         if key:
             if key != state.salad_api_key:
-                return error(403, "Forbidden", "Invalid API Key")
+                raise forbidden("Invalid API Key")
             if organization != state.organization:
-                return error(403, "Forbidden", "Invalid Organization Name")
+                raise forbidden("Invalid Organization Name")
         elif bearer and bearer.startswith("Bearer "):
             if not self.groups.is_node_token(bearer.removeprefix("Bearer ")):
-                return error(403, "Forbidden", "signature verification failed")
+                raise forbidden("signature verification failed")
         else:
-            return error(401, "Unauthorized", "API Key or Bearer Token Required")
+            raise RefusedRequestError(401, "Unauthorized", "API Key or Bearer Token Required")
         if project != state.project:
-            return error(
-                403, "Forbidden", f"Invalid Project '{project}': Failed to list container groups: 404"
-            )
-        return None
+            raise forbidden(f"Invalid Project '{project}': Failed to list container groups: 404")
 
     # ---- jobs
 
     async def create_job(self, request: Request) -> Response:
-        job = validation.job_submission(await body_of(request), ["body"])
-        return JSONResponse(self.jobs.create(validation.normalised_storage(job)), 202)
+        job = validated(JobSubmission, await body_of(request))
+        return JSONResponse(self.jobs.create(stored_job(job)), 202)
 
     async def create_batch(self, request: Request) -> Response:
-        batch = validation.job_batch(await body_of(request))
-        jobs = [validation.normalised_storage(job, index) for index, job in enumerate(batch)]
-        try:
-            return JSONResponse(self.jobs.create_batch(jobs), 202)
-        except TooManyJobsError:
-            return internal("too many SQL variables: SQLITE_ERROR")
+        batch: list[JobSubmission] = validated(JobBatch, await body_of(request))
+        jobs = [stored_job(job, index=index) for index, job in enumerate(batch)]
+        return JSONResponse(self.jobs.create_batch(jobs), 202)
 
     async def list_jobs(self, request: Request) -> Response:
-        try:
-            jobs = self.jobs.page(**validation.filter_and_page(dict(request.query_params)))
-        except OverflowError:
-            return internal("datatype mismatch: SQLITE_MISMATCH")
+        jobs = self.jobs.page(**filter_and_page(dict(request.query_params)))
         return JSONResponse({"_count": len(jobs), "jobs": jobs})
 
     async def get_job(self, request: Request) -> Response:
-        job = self.jobs.get(request.path_params["id"])
-        return error(404, "Not Found", "Job not found") if job is None else JSONResponse(job)
+        return JSONResponse(existing(self.jobs.get(request.path_params["id"])))
 
     async def cancel_job(self, request: Request) -> Response:
         self.jobs.cancel(request.path_params["id"])
         return JSONResponse({"message": "Job canceled"}, 202)
 
     async def purge_jobs(self, request: Request) -> Response:
-        try:
-            return JSONResponse({"count": self.jobs.purge(request.path_params["group"])})
-        except StatusConstraintError:
-            return internal("NOT NULL constraint failed: Jobs.status: SQLITE_CONSTRAINT")
+        return JSONResponse({"count": self.jobs.purge(request.path_params["group"])})
 
     # ---- nodes
 
     async def get_work(self, request: Request) -> Response:
-        machine_id, group = validation.machine(dict(request.query_params), "query")
-        job = await self.jobs.hand_out(machine_id, group)
-        self.webhooks.fire(job, machine_id, group, "running")
+        node = validated(Machine, dict(request.query_params), "query")
+        job = await self.jobs.hand_out(node.machine_id, node.container_group_id)
+        self.webhooks.fire(job, node, "running")
         return JSONResponse([] if job is None else [job])
 
     async def heartbeat(self, request: Request) -> Response:
-        machine_id, _ = validation.machine(await body_of(request), "body")
-        status = self.jobs.heartbeat(request.path_params["id"], machine_id)
-        if status is None:
-            return error(404, "Not Found", "Job not found")
-        return JSONResponse({"status": status})
+        node = validated(Machine, await body_of(request))
+        status = self.jobs.heartbeat(request.path_params["id"], node.machine_id)
+        return JSONResponse({"status": existing(status)})
 
     async def report_failed(self, request: Request) -> Response:
-        machine_id, group = validation.machine(await body_of(request), "body")
+        node = validated(Machine, await body_of(request))
         identity = request.path_params["id"]
-        status = self.jobs.fail(identity, machine_id)
-        if status is None:
-            return error(404, "Not Found", "Job not found")
-        if status == "failed":
-            self.webhooks.fire(self.jobs.get(identity), machine_id, group, "failed")
+        if existing(self.jobs.fail(identity, node.machine_id)) == "failed":
+            self.webhooks.fire(self.jobs.get(identity), node, "failed")
         return JSONResponse({"message": "Failure reported"}, 202)
 
     async def report_completed(self, request: Request) -> Response:
-        machine_id, group = validation.machine(await body_of(request), "body")
+        node = validated(Machine, await body_of(request))
         identity = request.path_params["id"]
-        self.jobs.complete(identity, machine_id)
-        self.webhooks.fire(self.jobs.get(identity), machine_id, group, "completed")
+        self.jobs.complete(identity, node.machine_id)
+        self.webhooks.fire(self.jobs.get(identity), node, "completed")
         return JSONResponse({"message": "Completed reported"})
 
     # ---- scaling rules
 
     async def create_rule(self, request: Request) -> Response:
-        fields = validation.scaling_rule(await body_of(request), partial=False)
+        fields = validated(NewRule, await body_of(request)).model_dump()
         name = self.groups.group_name(fields["container_group_id"])
         if name is None:
-            return error(400, "Container Group Not Found", "No container group found for ID")
-        try:
-            rule = self.rules.create(fields, self.state.organization, self.state.project, name)
-        except DuplicateRuleError:
-            return internal("UNIQUE constraint failed: ScalingRules.container_group_id: SQLITE_CONSTRAINT")
+            raise RefusedRequestError(400, "Container Group Not Found", "No container group found for ID")
+        rule = self.rules.create(fields, self.state.organization, self.state.project, name)
         return JSONResponse(rule, 201)
 
     async def list_rules(self, _request: Request) -> Response:
@@ -211,10 +174,11 @@ class KelpieRoutes:
         return found_rule(self.rules.get(request.path_params["id"]))
 
     async def update_rule(self, request: Request) -> Response:
-        fields = validation.scaling_rule(await body_of(request), partial=True)
-        fields.pop("container_group_id", None)  # the id in the path is used
+        changes = validated(RuleChanges, await body_of(request))
+        # The id in the path is used.
+        fields = changes.model_dump(exclude_unset=True, exclude={"container_group_id"})
         if not fields:
-            return error(500, "Internal server error", "No fields to update")
+            raise RefusedRequestError(500, "Internal server error", "No fields to update")
         return found_rule(self.rules.update(request.path_params["id"], fields))
 
     async def delete_rule(self, request: Request) -> Response:
@@ -228,20 +192,36 @@ class KelpieRoutes:
         return JSONResponse({"id": state.user_id, "username": state.organization, "created": self.created})
 
     async def admin_only(self, _request: Request) -> Response:
-        return error(403, "Forbidden", "Admin Only")
+        raise forbidden("Admin Only")
 
     async def not_found(self, _request: Request) -> Response:
-        return error(404, "Route Not Found")
+        raise RefusedRequestError(404, "Route Not Found")
 
 
-def internal(message: str) -> Response:
-    """A database error that Kelpie passes on."""
-    return error(500, "Internal server error", f"D1_ERROR: {message}")
+def invalid(_request: Request, error: InvalidRequestError) -> Response:
+    return JSONResponse({"errors": error.issues, "success": False, "result": {}}, 400)
+
+
+def refused(_request: Request, error: RefusedRequestError) -> Response:
+    """JSON, though sent as text/plain."""
+    return Response(json.dumps(error.body), error.status, media_type="text/plain")
+
+
+def forbidden(message: str) -> RefusedRequestError:
+    return RefusedRequestError(403, "Forbidden", message)
+
+
+def existing(found: T | None) -> T:
+    """What was found of a job. Raises RefusedRequestError for an unknown job."""
+    if found is None:
+        raise RefusedRequestError(404, "Not Found", "Job not found")
+    return found
 
 
 def found_rule(rule: dict[str, Any] | None) -> Response:
     if rule is None:
-        return error(404, "Scaling Rule Not Found", "No scaling rule found for container group ID")
+        message = "No scaling rule found for container group ID"
+        raise RefusedRequestError(404, "Scaling Rule Not Found", message)
     return JSONResponse(rule)
 
 

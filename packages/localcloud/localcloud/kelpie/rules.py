@@ -1,15 +1,10 @@
 """Kelpie's scaling rules: at most one for each container group, keyed by the group's id."""
 
-from __future__ import annotations
-
 import sqlite3
 from typing import Any
 
 from localcloud.database import now, sql_time
-
-
-class DuplicateRuleError(Exception):
-    """The container group already has a rule."""
+from localcloud.kelpie.validation import database_error
 
 
 class RuleTable:
@@ -21,7 +16,7 @@ class RuleTable:
     def create(
         self, fields: dict[str, Any], organization: str, project: str, group_name: str
     ) -> dict[str, Any]:
-        """Raises DuplicateRuleError."""
+        """Raises RefusedRequestError when the container group already has a rule."""
         names = (*fields, "org_name", "project_name", "container_group_name", "user_id", "created", "updated")
         values = (*fields.values(), organization, project, group_name, self._user, now(), now())
         try:
@@ -30,7 +25,8 @@ class RuleTable:
                 values,
             )
         except sqlite3.IntegrityError:
-            raise DuplicateRuleError from None
+            message = "UNIQUE constraint failed: ScalingRules.container_group_id: SQLITE_CONSTRAINT"
+            raise database_error(message) from None
         return self.get(fields["container_group_id"]) or {}
 
     def get(self, group_id: str) -> dict[str, Any] | None:

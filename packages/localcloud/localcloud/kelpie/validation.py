@@ -1,9 +1,19 @@
 """Validation of requests to Kelpie. Refusals have the words of Kelpie's validator, zod, as the recorded transcript has them."""
 
-from __future__ import annotations
-
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 STATUSES = ("pending", "running", "completed", "canceled", "failed")
 LEGACY = tuple(
@@ -11,14 +21,29 @@ LEGACY = tuple(
 )
 # JavaScript's limit; Kelpie is not known to have a lower one.
 MAX_INTEGER = 2**53 - 1
-MAX_BATCH = 1000
 # Phase of `sync`: the direction that its entries must have.
 DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 MISSING = object()
 JSON_TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
+# Type of an error in pydantic: the type that zod expected.
+EXPECTED = {
+    "bool_type": "boolean",
+    "dict_type": "object",
+    "int_type": "number",
+    "list_type": "array",
+    "model_type": "object",
+    "string_type": "string",
+}
+# Type of an error in pydantic: zod's code and type, and the name of the limit in pydantic.
+BOUNDS = {
+    "greater_than_equal": ("too_small", "number", "ge"),
+    "less_than_equal": ("too_big", "number", "le"),
+    "too_short": ("too_small", "array", "min_length"),
+    "too_long": ("too_big", "array", "max_length"),
+}
 
-Path = list[str | int]
 Issue = dict[str, Any]
+T = TypeVar("T")
 
 
 class InvalidRequestError(Exception):
@@ -30,235 +55,140 @@ class InvalidRequestError(Exception):
 
 
 class RefusedRequestError(Exception):
-    """The request is valid, but refused by the code after the validator. `index` is the job's place in a batch."""
+    """The request is refused by Kelpie's own code. `more` are further members of the answer's body."""
 
-    def __init__(self, message: str, index: int | None = None) -> None:
-        super().__init__(message)
-        self.message, self.index = message, index
-
-
-class ObjectChecker:
-    """Reads the fields of one object and collects issues."""
-
-    def __init__(self, value: Any, path: Path) -> None:
-        self.issues: list[Issue] = []
-        self.path = path
-        self.fields: dict[str, Any] = value if isinstance(value, dict) else {}
-        if not isinstance(value, dict):
-            self.issues.append(wrong_type(path, "object", value))
-
-    def typed(self, name: str, kind: str, default: Any = MISSING) -> Any:
-        """The field if it has the JSON type `kind`, else None. Without a default, it is required."""
-        value = self.fields.get(name, default)
-        if value is None and default is None and name not in self.fields:
-            return None
-        if type_name(value) == kind:
-            return value
-        self.issues.append(wrong_type([*self.path, name], kind, value))
-        return None
-
-    def integer(self, name: str, low: int, high: int, default: Any = MISSING) -> int | None:
-        value = self.typed(name, "number", default)
-        if value is None:
-            return None
-        path = [*self.path, name]
-        if isinstance(value, float) and not value.is_integer():
-            self.issues.append(wrong_type(path, "integer", value, "float"))
-        elif value < low:
-            self.issues.append(out_of_bounds("too_small", low, "number", path))
-        elif value > high:
-            self.issues.append(out_of_bounds("too_big", high, "number", path))
-        return int(value)
-
-    def strings(self, name: str) -> list[str]:
-        value = self.typed(name, "array", []) or []
-        self._check_strings(name, enumerate(value))
-        return list(value)
-
-    def string_map(self, name: str) -> dict[str, str]:
-        value = self.typed(name, "object", {}) or {}
-        self._check_strings(name, value.items())
-        return dict(value)
-
-    def _check_strings(self, name: str, items: Any) -> None:
-        for key, item in items:
-            if not isinstance(item, str):
-                self.issues.append(wrong_type([*self.path, name, key], "string", item))
-
-    def option(self, name: str, options: tuple[str, ...]) -> str | None:
-        value, path = self.fields.get(name, MISSING), [*self.path, name]
-        if value is MISSING:
-            self.issues.append(wrong_type(path, " | ".join(f"'{option}'" for option in options), value))
-        elif value not in options:
-            self.issues.append(bad_option(value, options, path))
-        return value if isinstance(value, str) else None
-
-    def raise_if_any(self) -> None:
-        if self.issues:
-            raise InvalidRequestError(self.issues)
+    def __init__(self, status: int, kind: str, message: str | None = None, **more: Any) -> None:
+        super().__init__(kind)
+        self.status = status
+        self.body = {"error": kind} | ({} if message is None else {"message": message}) | more
 
 
-def type_name(value: Any) -> str:
-    """The JavaScript type of a JSON value, in zod's words."""
-    if value is MISSING:
-        return "undefined"
-    return next((name for kind, name in JSON_TYPES if isinstance(value, kind)), "null")
+def database_error(message: str) -> RefusedRequestError:
+    """A database error that Kelpie passes on."""
+    return RefusedRequestError(500, "Internal server error", f"D1_ERROR: {message}")
 
 
-def wrong_type(path: Path, expected: str, value: Any, received: str = "") -> Issue:
-    received = received or type_name(value)
-    message = "Required" if received == "undefined" else f"Expected {expected}, received {received}"
-    return {
-        "code": "invalid_type",
-        "expected": expected,
-        "received": received,
-        "path": path,
-        "message": message,
-    }
+def _without_fraction(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def out_of_bounds(code: str, limit: int, kind: str, path: Path) -> Issue:
-    is_low = code == "too_small"
-    if kind == "number":
-        message = f"Number must be {'greater' if is_low else 'less'} than or equal to {limit}"
-    else:
-        message = f"Array must contain at {'least' if is_low else 'most'} {limit} element(s)"
-    bound = {"minimum" if is_low else "maximum": limit}
-    return {
-        "code": code,
-        "type": kind,
-        "inclusive": True,
-        "exact": False,
-        "message": message,
-        "path": path,
-    } | bound
+def _check_uuid(text: str) -> str:
+    try:
+        UUID(text)
+    except ValueError:
+        raise PydanticCustomError("uuid", "Invalid uuid") from None
+    return text
 
 
-def bad_option(value: Any, options: tuple[str, ...], path: Path) -> Issue:
-    expected = " | ".join(f"'{option}'" for option in options)
-    message = f"Invalid enum value. Expected {expected}, received '{value}'"
-    code = "invalid_enum_value"
-    return {"code": code, "options": list(options), "received": value, "path": path, "message": message}
+# `missing` errors of pydantic lack the expected type, so a required field has a default that no type accepts.
+REQUIRED: Any = Field(default_factory=lambda: MISSING, validate_default=True)
+# A field that may be omitted, although null is not accepted.
+OPTIONAL: Any = None
+Number = Annotated[int, BeforeValidator(_without_fraction)]
+Count = Annotated[Number, Field(ge=1, le=MAX_INTEGER)]
+Replicas = Annotated[Number, Field(ge=0, le=500)]
+Seconds = Annotated[Number, Field(ge=0, le=3600)]
+GroupId = Annotated[str, AfterValidator(_check_uuid)]
 
 
-def job_submission(value: Any, path: Path) -> dict[str, Any]:
-    """A job as it is stored, without unknown fields. Raises InvalidRequestError."""
-    check = ObjectChecker(value, path)
-    if not check.fields:
-        check.raise_if_any()
-    job: dict[str, Any] = {
-        "command": check.typed("command", "string"),
-        "arguments": check.strings("arguments"),
-        "environment": check.string_map("environment"),
-        **{name: check.typed(name, "string", None) for name in LEGACY},
-        "max_failures": check.integer("max_failures", 1, MAX_INTEGER, None) or 3,
-        "heartbeat_interval": check.integer("heartbeat_interval", 1, MAX_INTEGER, None) or 30,
-        "webhook": check.typed("webhook", "string", None),
-        "container_group_id": check.typed("container_group_id", "string"),
-        "compression": check.typed("compression", "boolean", False),
-    }
-    if "sync" in check.fields:
-        job["sync"] = _sync(check)
-    check.raise_if_any()
-    return job
+class RequestBody(BaseModel):
+    """Fields as JavaScript would accept them. Unknown fields are dropped."""
+
+    model_config = ConfigDict(strict=True)
 
 
-def _sync(check: ObjectChecker) -> dict[str, Any]:
-    inner = ObjectChecker(check.fields["sync"], [*check.path, "sync"])
-    phases: dict[str, Any] = {}
-    for phase in DIRECTIONS:
-        if phase in inner.fields and (entries := inner.typed(phase, "array")) is not None:
-            path = [*inner.path, phase]
-            phases[phase] = [_sync_entry(inner, entry, [*path, at]) for at, entry in enumerate(entries)]
-    check.issues += inner.issues
-    return phases
+class SyncEntry(RequestBody):
+    bucket: str = REQUIRED
+    prefix: str = REQUIRED
+    local_path: str = REQUIRED
+    direction: Literal["download", "upload"] = REQUIRED
+    pattern: str = OPTIONAL
 
 
-def _sync_entry(check: ObjectChecker, value: Any, path: Path) -> dict[str, Any]:
-    inner = ObjectChecker(value, path)
-    entry: dict[str, Any] = {}
-    if isinstance(value, dict):
-        entry = {name: inner.typed(name, "string") for name in ("bucket", "prefix", "local_path")}
-        entry["direction"] = inner.option("direction", ("download", "upload"))
-        if (pattern := inner.typed("pattern", "string", None)) is not None:
-            entry["pattern"] = pattern
-    check.issues += inner.issues
-    return entry
+class Sync(RequestBody):
+    before: list[SyncEntry] = OPTIONAL
+    during: list[SyncEntry] = OPTIONAL
+    after: list[SyncEntry] = OPTIONAL
 
 
-def job_batch(value: Any) -> list[dict[str, Any]]:
-    """1 to 1000 jobs; one that is invalid refuses the batch. Raises InvalidRequestError."""
-    if not isinstance(value, list):
-        raise InvalidRequestError([wrong_type(["body"], "array", value)])
-    if not value:
-        raise InvalidRequestError([out_of_bounds("too_small", 1, "array", ["body"])])
-    if len(value) > MAX_BATCH:
-        raise InvalidRequestError([out_of_bounds("too_big", MAX_BATCH, "array", ["body"])])
-    jobs, issues = [], []
-    for index, item in enumerate(value):
-        try:
-            jobs.append(job_submission(item, ["body", index]))
-        except InvalidRequestError as error:
-            issues += error.issues
-    if issues:
-        raise InvalidRequestError(issues)
-    return jobs
+class JobSubmission(RequestBody):
+    command: str = REQUIRED
+    arguments: list[str] = []
+    environment: dict[str, str] = {}
+    input_bucket: str = OPTIONAL
+    input_prefix: str = OPTIONAL
+    checkpoint_bucket: str = OPTIONAL
+    checkpoint_prefix: str = OPTIONAL
+    output_bucket: str = OPTIONAL
+    output_prefix: str = OPTIONAL
+    max_failures: Count = 3
+    heartbeat_interval: Count = 30
+    webhook: str = OPTIONAL
+    container_group_id: str = REQUIRED
+    compression: bool = False
+    sync: Sync = OPTIONAL
 
 
-def normalised_storage(job: dict[str, Any], index: int | None = None) -> dict[str, Any]:
-    """The job with a `/` at the end of each prefix. Raises RefusedRequestError for a wrong direction, and without storage."""
-    sync = job.get("sync")
+class RuleChanges(RequestBody):
+    container_group_id: GroupId = OPTIONAL
+    min_replicas: Replicas = OPTIONAL
+    max_replicas: Replicas = OPTIONAL
+    idle_threshold_seconds: Seconds = OPTIONAL
+
+
+class NewRule(RequestBody):
+    container_group_id: GroupId = REQUIRED
+    min_replicas: Replicas = REQUIRED
+    max_replicas: Replicas = REQUIRED
+    idle_threshold_seconds: Seconds = REQUIRED
+
+
+class Machine(RequestBody):
+    """The node that sends a request."""
+
+    machine_id: str = REQUIRED
+    container_group_id: str = REQUIRED
+
+
+# One invalid job refuses the batch.
+JobBatch = Annotated[list[JobSubmission], Field(min_length=1, max_length=1000)]
+
+
+def validated(schema: type[T], value: Any, where: str = "body") -> T:
+    """The value as an instance of `schema`. Raises InvalidRequestError."""
+    try:
+        return TypeAdapter(schema).validate_python(value)
+    except ValidationError as error:
+        raise InvalidRequestError([_issue(one, where) for one in error.errors()]) from None
+
+
+def stored_job(submission: JobSubmission, **index: int) -> dict[str, Any]:
+    """The job as it is stored, with a `/` at the end of each prefix. Raises RefusedRequestError.
+
+    `index` is the place in a batch.
+    """
+    job = submission.model_dump(exclude={"sync"})
     legacy = [name for name in LEGACY if job[name]]
-    if sync is not None and legacy:
-        raise RefusedRequestError("Cannot use both sync and bucket/prefix", index)
-    if sync is None and len(legacy) < len(LEGACY):
-        raise RefusedRequestError("Must use either sync or bucket/prefix", index)
-    for phase, entries in (sync or {}).items():
+    if submission.sync is None:
+        if len(legacy) < len(LEGACY):
+            raise RefusedRequestError(
+                400, "Invalid request", "Must use either sync or bucket/prefix", **index
+            )
+        return job | {name: _with_slash(job[name]) for name in legacy if name.endswith("_prefix")}
+    if legacy:
+        raise RefusedRequestError(400, "Invalid request", "Cannot use both sync and bucket/prefix", **index)
+    sync: dict[str, list[dict[str, Any]]] = submission.sync.model_dump(exclude_unset=True)
+    for phase, entries in sync.items():
         for entry in entries:
             entry["prefix"] = _with_slash(entry["prefix"])
             if entry["direction"] != DIRECTIONS[phase]:
-                raise RefusedRequestError(f'sync.{phase}.direction must be "{DIRECTIONS[phase]}"', index)
-    return job | {name: _with_slash(job[name]) for name in legacy if name.endswith("_prefix")}
+                message = f'sync.{phase}.direction must be "{DIRECTIONS[phase]}"'
+                raise RefusedRequestError(400, "Invalid request", message, **index)
+    return job | {"sync": sync}
 
 
 def _with_slash(prefix: str) -> str:
     return prefix if prefix.endswith("/") else f"{prefix}/"
-
-
-def scaling_rule(value: Any, partial: bool) -> dict[str, Any]:
-    """The fields of a scaling rule; with `partial`, all are optional. Raises InvalidRequestError."""
-    check = ObjectChecker(value, ["body"])
-    default = None if partial else MISSING
-    group = check.typed("container_group_id", "string", default)
-    if group is not None and not _is_uuid(group):
-        path = ["body", "container_group_id"]
-        check.issues.append(
-            {"validation": "uuid", "code": "invalid_string", "message": "Invalid uuid", "path": path}
-        )
-    fields = {
-        "container_group_id": group,
-        "min_replicas": check.integer("min_replicas", 0, 500, default),
-        "max_replicas": check.integer("max_replicas", 0, 500, default),
-        "idle_threshold_seconds": check.integer("idle_threshold_seconds", 0, 3600, default),
-    }
-    check.raise_if_any()
-    return {name: field for name, field in fields.items() if field is not None}
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
-def machine(value: Any, where: str) -> tuple[str, str]:
-    """(machine id, container group id) of a node's request. Raises InvalidRequestError."""
-    check = ObjectChecker(value, [where])
-    ids = check.typed("machine_id", "string"), check.typed("container_group_id", "string")
-    check.raise_if_any()
-    return ids
 
 
 def filter_and_page(query: dict[str, str]) -> dict[str, Any]:
@@ -266,14 +196,67 @@ def filter_and_page(query: dict[str, str]) -> dict[str, Any]:
     issues: list[Issue] = []
     status = query.get("status")
     if status is not None and status not in STATUSES:
-        issues.append(bad_option(status, STATUSES, ["query", "status"]))
+        issues.append(_bad_option(status, STATUSES, ["query", "status"]))
     numbers = {"page_size": 100, "page": 1}
     for name in [one for one in numbers if one in query]:
         try:
             numbers[name] = int(float(query[name]))
         except (ValueError, OverflowError):
-            issues.append(wrong_type(["query", name], "number", None, "nan"))
+            issues.append(_wrong_type("number", "nan", ["query", name]))
     if issues:
         raise InvalidRequestError(issues)
     ascending = query.get("asc", "false").lower() == "true"
     return {"status": status, "group": query.get("container_group_id"), **numbers, "ascending": ascending}
+
+
+def _issue(error: ErrorDetails, where: str) -> Issue:
+    """An error of pydantic as zod reports it."""
+    path, kind, value = [where, *error["loc"]], error["type"], error["input"]
+    if kind == "uuid":
+        return {"validation": "uuid", "code": "invalid_string", "message": error["msg"], "path": path}
+    if kind in BOUNDS:
+        return _out_of_bounds(kind, error["ctx"], path)
+    if kind == "literal_error":
+        options = tuple(dict.fromkeys(DIRECTIONS.values()))
+        return (
+            _wrong_type(_joined(options), "undefined", path)
+            if value is MISSING
+            else _bad_option(value, options, path)
+        )
+    if kind == "int_type" and isinstance(value, float):
+        return _wrong_type("integer", "float", path)
+    return _wrong_type(EXPECTED[kind], _type_name(value), path)
+
+
+def _type_name(value: Any) -> str:
+    """The JavaScript type of a JSON value, in zod's words."""
+    if value is MISSING:
+        return "undefined"
+    return next((name for kind, name in JSON_TYPES if isinstance(value, kind)), "null")
+
+
+def _wrong_type(expected: str, received: str, path: Sequence[str | int]) -> Issue:
+    message = "Required" if received == "undefined" else f"Expected {expected}, received {received}"
+    issue = {"code": "invalid_type", "expected": expected, "received": received}
+    return issue | {"path": path, "message": message}
+
+
+def _out_of_bounds(kind: str, context: dict[str, Any], path: Sequence[str | int]) -> Issue:
+    code, zod_type, name = BOUNDS[kind]
+    is_low, limit = code == "too_small", context[name]
+    if zod_type == "number":
+        message = f"Number must be {'greater' if is_low else 'less'} than or equal to {limit}"
+    else:
+        message = f"Array must contain at {'least' if is_low else 'most'} {limit} element(s)"
+    issue = {"code": code, "type": zod_type, "inclusive": True, "exact": False}
+    return issue | {"message": message, "path": path, "minimum" if is_low else "maximum": limit}
+
+
+def _bad_option(value: Any, options: Sequence[str], path: Sequence[str | int]) -> Issue:
+    message = f"Invalid enum value. Expected {_joined(options)}, received '{value}'"
+    issue = {"code": "invalid_enum_value", "options": list(options), "received": value}
+    return issue | {"path": path, "message": message}
+
+
+def _joined(options: Sequence[str]) -> str:
+    return " | ".join(f"'{option}'" for option in options)

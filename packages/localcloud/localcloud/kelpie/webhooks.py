@@ -1,12 +1,12 @@
 """Webhooks: posted once, unsigned and without retries."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from typing import Any
 
 import httpx
+
+from localcloud.kelpie.validation import Machine
 
 log = logging.getLogger(__name__)
 
@@ -18,16 +18,11 @@ class Webhooks:
         self._client = httpx.AsyncClient(timeout=10)
         self._posts: set[asyncio.Task[None]] = set()
 
-    def fire(self, job: dict[str, Any] | None, machine_id: str, group_id: str, status: str) -> None:
+    def fire(self, job: dict[str, Any] | None, node: Machine, status: str) -> None:
         """Post the new status to the job's webhook, if it has one."""
         if not job or not job["webhook"]:
             return
-        body = {
-            "status": status,
-            "job_id": job["id"],
-            "machine_id": machine_id,
-            "container_group_id": group_id,
-        }
+        body = {"status": status, "job_id": job["id"], **node.model_dump()}
         task = asyncio.create_task(self._post(job["webhook"], body))
         self._posts.add(task)
         task.add_done_callback(self._posts.discard)

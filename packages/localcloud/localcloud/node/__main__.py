@@ -9,8 +9,6 @@ Exit codes: 0 ended; 1 too many failed jobs, or Kelpie was unreachable at the en
 node's.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

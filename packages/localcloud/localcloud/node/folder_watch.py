@@ -8,8 +8,6 @@ It behaves like chokidar in the worker (src/files.ts, src/index.ts):
 - After the command has ended, changes are ignored, but uploads that have begun continue.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """A node's requests to Kelpie (src/api.ts of the worker)."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -3,8 +3,6 @@
 Errors are logged and ignored: a job can run with half of its files, and be completed with nothing uploaded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

@@ -1,7 +1,5 @@
 """The Kelpie worker 0.7.1 with its quirks (docs/services.md, "Kelpie worker"). Comments name the file of its source."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """The bill: running time of each instance, by the second."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 

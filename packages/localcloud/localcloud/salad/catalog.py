@@ -3,8 +3,6 @@
 The id of the RTX 5090 is the real one. The other ids and all prices are examples of the right order of magnitude.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 PRIORITIES = ("high", "medium", "low", "batch")

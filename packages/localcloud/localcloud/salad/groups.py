@@ -1,7 +1,5 @@
 """The table of container groups, and the API's view of it and of the instances. The supervisor starts and stops the instances."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import uuid

@@ -1,9 +1,8 @@
 """SaladCloud's errors: ProblemDetails, sent as application/json."""
 
-from __future__ import annotations
-
 from http import HTTPStatus
 
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 
@@ -21,16 +20,13 @@ class ProblemError(Exception):
         super().__init__(detail)
         self.status, self.detail, self.fields, self.kind, self.headers = status, detail, fields, kind, headers
 
-    def response(self) -> Response:
-        body: dict[str, object] = {
-            "type": self.kind,
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
-        if self.fields:
-            body["errors"] = self.fields
-        return JSONResponse(body, self.status, self.headers)
+
+def problem_response(_request: Request, error: ProblemError) -> Response:
+    title = HTTPStatus(error.status).phrase
+    body = {"type": error.kind, "title": title, "status": error.status, "detail": error.detail}
+    return JSONResponse(
+        body | ({"errors": error.fields} if error.fields else {}), error.status, error.headers
+    )
 
 
 def not_found() -> ProblemError:

@@ -1,26 +1,23 @@
 """SaladCloud's HTTP API below /salad/api/public, as salad-cloud.openapi.yaml and docs/services.md describe it."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from localcloud.home import HomeState
 from localcloud.salad.catalog import GPU_CLASSES
 from localcloud.salad.groups import GroupTable
-from localcloud.salad.problems import ProblemError, not_found
+from localcloud.salad.problems import ProblemError, not_found, problem_response
 from localcloud.web.request_bodies import parse_json
+from localcloud.web.routing import Handler, guarded_app
 
 MERGE_PATCH = "application/merge-patch+json"
 ACCEPTED = 202
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class RateLimit:
@@ -69,19 +66,7 @@ class SaladRoutes:
             ("GET", organization + "/gpu-classes", self.gpu_classes),
             ("GET", organization + "/quotas", self.quotas),
         ]
-        routes = [Route(path, self._guarded(handler), methods=[method]) for method, path, handler in table]
-        rest = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", self._guarded(_not_found), methods=rest)])
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: Request) -> Response:
-            try:
-                self._check_caller(request)
-                return await handler(request)
-            except ProblemError as problem:
-                return problem.response()
-
-        return guarded
+        return guarded_app(table, _not_found, self._check_caller, {ProblemError: problem_response})
 
     def _check_caller(self, request: Request) -> None:
         state, path = self._state, request.path_params
@@ -127,10 +112,8 @@ class SaladRoutes:
         return JSONResponse({"items": GPU_CLASSES})
 
     async def quotas(self, _request: Request) -> Response:
-        numbers = {
-            "container_replicas_quota": self.groups.quota,
-            "container_replicas_used": self.groups.replicas_used(),
-        }
+        quota, used = self.groups.quota, self.groups.replicas_used()
+        numbers = {"container_replicas_quota": quota, "container_replicas_used": used}
         return JSONResponse({"container_groups_quotas": numbers})
 
 

@@ -4,8 +4,6 @@ An instance is allocating, downloading, creating, running and then stopping, bef
 is lost and an instance with another machine id replaces it. Replicas beyond the number of machines (`nodes`) wait in allocating.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

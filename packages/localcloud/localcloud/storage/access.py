@@ -1,7 +1,5 @@
 """The rights of R2's access keys. Runs after nanio's signature check, which identifies the key."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote

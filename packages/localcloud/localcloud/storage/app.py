@@ -1,7 +1,5 @@
 """The S3 application: nanio's, with middleware between its signature check and its handlers."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl

@@ -3,8 +3,6 @@
 R2's rules filter by prefix, not by tags. Every new bucket has a rule for unfinished uploads.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """The keys of a bucket's folder in S3's order, and their pages."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import os

@@ -17,8 +17,6 @@ nanio provides routes, XML, signatures and multipart uploads. Corrected here and
 A key cannot be both an object and a folder (`a` and `a/b`), because objects are files. Bodies are never held in memory.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

@@ -3,8 +3,6 @@
 Without these checks, nanio treats `PUT key?tagging` as the object itself and `DELETE bucket?policy` as the bucket.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 

@@ -4,8 +4,6 @@ with running_cloud(tmp_path / "cloud", nodes=0) as connection:
     s3_client(connection).create_bucket(Bucket="photos")
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """A node for tests: completes every job at once, or keeps it if the variable HOLD is set. It writes its environment to env.json."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

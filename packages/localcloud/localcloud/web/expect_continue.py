@@ -4,8 +4,6 @@ boto3 sends a body only after "100 Continue". When the answer is an error instea
 next request on the connection as that body.
 """
 
-from __future__ import annotations
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 

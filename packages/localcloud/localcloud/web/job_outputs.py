@@ -1,7 +1,5 @@
 """What a job has written to the bucket so far, for the web page: progress, losses, samples."""
 
-from __future__ import annotations
-
 import json
 import math
 import sqlite3

@@ -3,8 +3,6 @@
 Its content security policy allows requests to this server only.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from dataclasses import dataclass

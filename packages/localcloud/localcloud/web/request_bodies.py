@@ -1,7 +1,5 @@
 """Request bodies: read them in a middleware, pass them on to the application, parse them as JSON."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, NoReturn
 

@@ -1,7 +1,5 @@
 """HOME/requests.jsonl: one line for each request, without headers and signatures."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
