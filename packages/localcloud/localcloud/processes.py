@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -26,14 +27,15 @@ def start_time(pid: int) -> str | None:
 def is_same(pid: int, started: str | None) -> bool:
     """Whether `pid` is alive and still the process that started at `started`."""
     current = start_time(pid)
-    return current is not None and _are_equal(current, started)
+    return current is not None and abs(float(current) - _seconds(started)) < MAX_CLOCK_DRIFT_SECONDS
 
 
-def _are_equal(current: str, started: str | None) -> bool:
+def _seconds(started: str | None) -> float:
+    """NaN, which is unequal to every time, for what version 0.1 has stored in another format."""
     try:
-        return started is not None and abs(float(current) - float(started)) < MAX_CLOCK_DRIFT_SECONDS
+        return float(started or "nan")
     except ValueError:
-        return False  # stored by version 0.1, which had another format
+        return math.nan
 
 
 def send(pid: int, number: signal.Signals) -> None:
@@ -48,20 +50,11 @@ def kill_group(pid: int, started: str | None) -> None:
     The kernel does not reuse a pid while a group with that number exists. So the group is the right one if `pid` is free or still
     belongs to the same process, and the machine was not restarted since.
     """
-    current = start_time(pid)
-    if current is not None and not _are_equal(current, started):
-        return
-    if not _is_since_boot(started):
+    is_free_or_same = start_time(pid) is None or is_same(pid, started)
+    if not is_free_or_same or not _seconds(started) >= psutil.boot_time() - MAX_CLOCK_DRIFT_SECONDS:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _is_since_boot(started: str | None) -> bool:
-    try:
-        return started is not None and float(started) >= psutil.boot_time() - MAX_CLOCK_DRIFT_SECONDS
-    except ValueError:
-        return False
 
 
 def try_lock(path: Path) -> IO[str] | None:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from localcloud.chaos.plan import Faults, fault_reply
@@ -66,9 +65,7 @@ class Proxy:
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -216,15 +213,11 @@ def s3_service(_path: str) -> str:
     return "s3"
 
 
-def rerouted(connection: Mapping[str, object], api: str, s3: str) -> dict[str, object]:
+def rerouted(connection: Mapping[str, Any], api: str, s3: str) -> dict[str, Any]:
     """A copy of HOME/connection.json with the addresses `api` and `s3` (http://host:port)."""
-    page = str(connection["page"]).rstrip("/")
-    moved: dict[str, object] = {**connection, "page": f"{api}/"}
+    page = connection["page"].rstrip("/")
+    moved = {**connection, "page": f"{api}/", "s3": {**connection["s3"], "url": s3}}
     for service in API_SERVICES:
         entry = connection[service]
-        if isinstance(entry, Mapping):
-            moved[service] = {**entry, "url": str(entry["url"]).replace(page, api, 1)}
-    storage = connection["s3"]
-    if isinstance(storage, Mapping):
-        moved["s3"] = {**storage, "url": s3}
+        moved[service] = {**entry, "url": entry["url"].replace(page, api, 1)}
     return moved

@@ -10,11 +10,7 @@ import sqlite3
 from datetime import datetime
 from typing import Any
 
-from nanio.errors import (  # type: ignore[import-untyped]  # ships no type information
-    BucketAlreadyOwnedByYou,
-    BucketNotEmpty,
-    NoSuchBucket,
-)
+from nanio.errors import BucketAlreadyOwnedByYou, BucketNotEmpty, NoSuchBucket
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

@@ -2,28 +2,17 @@
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 from localcloud.kelpie.jobs import JobTable
 from localcloud.kelpie.rules import RuleTable
+from localcloud.salad.groups import GroupTable
 
 log = logging.getLogger(__name__)
 
 
-class GroupControl(Protocol):
-    """The part of SaladCloud that the autoscaler uses."""
-
-    def status_of(self, name: str) -> str | None: ...
-
-    def start(self, name: str) -> None: ...
-
-    def stop(self, name: str) -> None: ...
-
-    def set_replicas(self, name: str, replicas: int) -> None: ...
-
-
 async def run_autoscaler(
-    jobs: JobTable, rules: RuleTable, groups: GroupControl, period: float, *, invited: bool
+    jobs: JobTable, rules: RuleTable, groups: GroupTable, period: float, *, invited: bool
 ) -> None:
     """Apply all rules every `period` seconds. Unless Kelpie's user was `invited` to the organization, rules do nothing."""
     while True:
@@ -36,7 +25,7 @@ async def run_autoscaler(
         await asyncio.sleep(max(period, 0.02))
 
 
-def apply_rule(rule: dict[str, Any], jobs: JobTable, rules: RuleTable, groups: GroupControl) -> None:
+def apply_rule(rule: dict[str, Any], jobs: JobTable, rules: RuleTable, groups: GroupTable) -> None:
     """Set the replicas to the number of active jobs, within the rule's bounds, and start or stop the group.
 
     Like Kelpie: to scale to 0, a `running` group is stopped, and one that is still deploying is left alone until the next cycle;
@@ -56,4 +45,4 @@ def apply_rule(rule: dict[str, Any], jobs: JobTable, rules: RuleTable, groups: G
         return
     if status == "stopped":
         groups.start(name)
-    groups.set_replicas(name, replicas)
+    groups.patch(name, {"replicas": replicas})

@@ -184,14 +184,11 @@ class JobTable:
 
 def _shown(row: sqlite3.Row) -> dict[str, Any]:
     """A job in the API's format: without unset times, and with the legacy fields only if it has no `sync`."""
-    job: dict[str, Any] = {
-        name: row[name]
-        for name in ("id", "user_id", "status", "num_failures", "machine_id", "container_group_id")
-    }
-    job |= {name: row[name] for name in ("heartbeat_interval", "max_failures", "webhook", "num_heartbeats")}
+    stored = dict(row)
+    body: dict[str, Any] = json.loads(stored.pop("body"))
+    job = {name: value for name, value in stored.items() if name not in TIMES}
     job["created"] = iso_time(row["created"])
     job |= {name: iso_time(int(row[name])) for name in TIMES if row[name] is not None}
-    body: dict[str, Any] = json.loads(row["body"])
     if "sync" in body:
         body = {name: value for name, value in body.items() if name not in LEGACY}
     return job | body

@@ -1,7 +1,7 @@
 """Kelpie's HTTP API, as its OpenAPI document, the recorded transcript and docs/services.md describe it."""
 
 import json
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,18 +24,11 @@ from localcloud.kelpie.validation import (
     validated,
 )
 from localcloud.kelpie.webhooks import Webhooks
+from localcloud.salad.groups import GroupTable
 from localcloud.web.request_bodies import parse_json
 from localcloud.web.routing import Handler, guarded_app
 
 T = TypeVar("T")
-
-
-class GroupDirectory(Protocol):
-    """The part of SaladCloud that Kelpie's requests need."""
-
-    def group_name(self, group_id: str) -> str | None: ...
-
-    def is_node_token(self, token: str) -> bool: ...
 
 
 class KelpieRoutes:
@@ -47,7 +40,7 @@ class KelpieRoutes:
         created: str,
         jobs: JobTable,
         rules: RuleTable,
-        groups: GroupDirectory,
+        groups: GroupTable,
         webhooks: Webhooks,
     ) -> None:
         self.state, self.created, self.jobs, self.rules = state, created, jobs, rules

@@ -41,26 +41,18 @@ class GroupTable:
         fields = validation.prototype(body)
         name, replicas = fields.pop("name"), fields.pop("replicas")
         if self._find(name):
-            raise ProblemError(
-                409, f"A container group named {name!r} exists in this project.", kind="name_conflict"
-            )
+            detail = f"A container group named {name!r} exists in this project."
+            raise ProblemError(409, detail, kind="name_conflict")
         self._check_quota(replicas, 0)
         fields.setdefault("display_name", name)
         fields["priority"] = fields["container"].pop("priority", None)
         fields["container_version"] = 1
+        row = (str(uuid.uuid4()), name, json.dumps(fields), replicas, fields["autostart_policy"])
         moment = now()
         self._db.execute(
             "INSERT INTO groups (id, name, body, replicas, started, pending_until, created, updated, start_time, finish_time)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                str(uuid.uuid4()),
-                name,
-                json.dumps(fields),
-                replicas,
-                fields["autostart_policy"],
-                moment + PENDING_SHARE * self._boot,
-                *(moment,) * 4,
-            ),
+            (*row, moment + PENDING_SHARE * self._boot, *(moment,) * 4),
         )
         self._on_change()
         return self.get(name)
@@ -125,19 +117,17 @@ class GroupTable:
 
     def reallocate(self, name: str, identity: str) -> None:
         """Replace the instance by one on another machine."""
-        self.instance(name, identity)
-        self._db.execute(
-            "UPDATE instances SET state = 'stopping', state_since = ? WHERE id = ? AND state != 'stopping'",
-            (now(), identity),
-        )
-        self._on_change()
+        self._set_state(name, identity, "stopping", "state != 'stopping'")
 
     def restart(self, name: str, identity: str) -> None:
         """Restart a running container on its machine (`recreate` and `restart`)."""
+        self._set_state(name, identity, "creating", "state = 'running'")
+
+    def _set_state(self, name: str, identity: str, state: str, condition: str) -> None:
         self.instance(name, identity)
         self._db.execute(
-            "UPDATE instances SET state = 'creating', state_since = ? WHERE id = ? AND state = 'running'",
-            (now(), identity),
+            f"UPDATE instances SET state = ?, state_since = ? WHERE id = ? AND {condition}",  # noqa: S608 (constant conditions)
+            (state, now(), identity),
         )
         self._on_change()
 
@@ -160,10 +150,6 @@ class GroupTable:
         """The group's status, or None when it does not exist."""
         row = self._find(name)
         return None if row is None else str(self._state(row)["status"])
-
-    def set_replicas(self, name: str, replicas: int) -> None:
-        """Like PATCH. Raises ProblemError."""
-        self.patch(name, {"replicas": replicas})
 
     def group_name(self, group_id: str) -> str | None:
         """The name of the group with this id, or None."""
@@ -196,17 +182,14 @@ class GroupTable:
     def _check_quota(self, replicas: int, before: int) -> None:
         total = self.replicas_used() - before + replicas
         if replicas > before and total > self.quota:
-            raise ProblemError(
-                403,
-                f"The quota of {self.quota} replicas would be exceeded: {total} were asked for in all groups.",
-                kind="quota_exceeded",
+            detail = (
+                f"The quota of {self.quota} replicas would be exceeded: {total} were asked for in all groups."
             )
+            raise ProblemError(403, detail, kind="quota_exceeded")
 
     def _state(self, row: sqlite3.Row) -> dict[str, Any]:
-        states = Counter(
-            instance["state"]
-            for instance in self._db.execute("SELECT state FROM instances WHERE group_id = ?", (row["id"],))
-        )
+        query = "SELECT state FROM instances WHERE group_id = ?"
+        states = Counter(instance["state"] for instance in self._db.execute(query, (row["id"],)))
         return {
             "status": _status(row, states),
             "description": None,
@@ -224,9 +207,8 @@ class GroupTable:
         """The group in the API's format: `priority` at the top level, no registry credentials."""
         body = json.loads(row["body"])
         body["container"].pop("registry_authentication", None)
-        container = {"command": None, "environment_variables": {}, "image_caching": True} | body.pop(
-            "container"
-        )
+        container: dict[str, Any] = {"command": None, "environment_variables": {}, "image_caching": True}
+        container |= body.pop("container")
         container["resources"] = {"gpu_classes": [], "shm_size": 64} | container["resources"]
         container_version = body.pop("container_version")
         outdated = self._db.execute(

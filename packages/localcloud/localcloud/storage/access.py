@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
-from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]  # ships no types
-from nanio.errors import AccessDenied, InvalidAccessKeyId, S3Error  # type: ignore[import-untyped]  # ships no types
+from defusedxml.ElementTree import ParseError, fromstring
+from nanio.errors import AccessDenied, InvalidAccessKeyId, S3Error
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope

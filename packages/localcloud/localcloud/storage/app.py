@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from nanio.app import build_app  # type: ignore[import-untyped]  # ships no type information
-from nanio.config import Settings as NanioSettings  # type: ignore[import-untyped]  # ships no type information
-from nanio.errors import NotImplemented_, S3Error  # type: ignore[import-untyped]  # ships no type information
+from nanio.app import build_app
+from nanio.config import Settings as NanioSettings
+from nanio.errors import NotImplemented_, S3Error
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send

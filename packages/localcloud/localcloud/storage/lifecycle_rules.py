@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]  # ships no types
-from nanio.errors import (  # type: ignore[import-untyped]  # ships no type information
-    InvalidArgument,
-    MalformedXML,
-    NoSuchBucket,
-    NotImplemented_,
-    S3Error,
-)
-from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-untyped]  # ships no types
+from defusedxml.ElementTree import ParseError, fromstring
+from nanio.errors import InvalidArgument, MalformedXML, NoSuchBucket, NotImplemented_, S3Error
+from nanio.storage.filesystem import FilesystemStorage
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,6 +27,8 @@ SECONDS_A_DAY = 86400
 DEFAULT_RULES: list[dict[str, Any]] = [
     {"ID": "Default Multipart Abort Rule", "Status": "Enabled", "Prefix": "", "Abort": 7}
 ]
+DAYS_XML = "<Expiration><Days>{}</Days></Expiration>"
+ABORT_XML = "<AbortIncompleteMultipartUpload><DaysAfterInitiation>{}</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
 RULE_FIELDS = {"ID", "Status", "Filter", "Prefix", "Expiration", "AbortIncompleteMultipartUpload"}
 
 Rule = Mapping[str, Any]
@@ -135,13 +131,8 @@ def parse_rules(body: bytes) -> list[Rule]:
 def to_xml(rules: Sequence[Rule]) -> str:
     parts = []
     for rule in rules:
-        days = f"<Expiration><Days>{rule['Days']}</Days></Expiration>" if rule.get("Days") else ""
-        abort = (
-            "<AbortIncompleteMultipartUpload>"
-            f"<DaysAfterInitiation>{rule['Abort']}</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
-            if rule.get("Abort")
-            else ""
-        )
+        days = DAYS_XML.format(rule["Days"]) if rule.get("Days") else ""
+        abort = ABORT_XML.format(rule["Abort"]) if rule.get("Abort") else ""
         parts.append(
             f"<Rule><ID>{escape(rule['ID'])}</ID><Status>{rule['Status']}</Status>"
             f"<Filter><Prefix>{escape(rule['Prefix'])}</Prefix></Filter>{days}{abort}</Rule>"

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanio.errors import InvalidArgument  # type: ignore[import-untyped]  # ships no type information
+from nanio.errors import InvalidArgument
 
 INTERNAL = ".nanio"  # prefix of a bucket's metadata folder; keys cannot begin with it
 

@@ -28,23 +28,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]  # ships no types
-from nanio.errors import (  # type: ignore[import-untyped]  # ships no type information
-    BadDigest,
-    BucketNotEmpty,
-    NoSuchKey,
-    PreconditionFailed,
-    S3Error,
-)
-from nanio.storage.backend import (  # type: ignore[import-untyped]  # ships no type information
-    GetObjectResult,
-    ListResult,
-    ObjectInfo,
-)
-from nanio.storage.filesystem import FilesystemStorage  # type: ignore[import-untyped]  # ships no types
-from nanio.storage.metadata import write_metadata  # type: ignore[import-untyped]  # ships no types
-from nanio.storage.multipart import MultipartManager  # type: ignore[import-untyped]  # ships no types
-from nanio.storage.paths import metadata_path, object_path  # type: ignore[import-untyped]  # ships no types
+from defusedxml.ElementTree import ParseError, fromstring
+from nanio.errors import BadDigest, BucketNotEmpty, NoSuchKey, PreconditionFailed, S3Error
+from nanio.storage.backend import GetObjectResult, ListResult, ObjectInfo
+from nanio.storage.filesystem import FilesystemStorage
+from nanio.storage.metadata import write_metadata
+from nanio.storage.multipart import MultipartManager
+from nanio.storage.paths import metadata_path, object_path
 
 from localcloud.storage.lifecycle_rules import forget_rules
 from localcloud.storage.listing import page_of, walk_keys
@@ -85,14 +75,11 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
         key: str,
         body: AsyncIterator[bytes],
         *,
-        content_type: str = "application/octet-stream",
-        user_metadata: Mapping[str, str] | None = None,
-        content_encoding: str | None = None,
-        content_disposition: str | None = None,
-        cache_control: str | None = None,
         expected_md5: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        **headers: str | None,
     ) -> Any:
-        """Stream to a temporary file, check the conditions, rename. Raises S3 errors."""
+        """Stream to a temporary file, check the conditions, rename. `headers` are stored. Raises S3 errors."""
         self.begin_write(bucket, key)
         staged = self._data_dir / ".nanio" / f"{TEMPORARY_PREFIX}{os.urandom(16).hex()}"
         try:
@@ -110,11 +97,8 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
             size=size,
             etag=f'"{digest}"',
             last_modified=datetime.now(tz=UTC),
-            content_type=content_type,
             user_metadata=dict(user_metadata or {}),
-            content_encoding=content_encoding,
-            content_disposition=content_disposition,
-            cache_control=cache_control,
+            **headers,
         )
         write_metadata(metadata_path(self._data_dir, bucket, key), info)
         return info

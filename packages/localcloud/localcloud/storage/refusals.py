@@ -6,12 +6,7 @@ Without these checks, nanio treats `PUT key?tagging` as the object itself and `D
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from nanio.errors import (  # type: ignore[import-untyped]  # ships no type information
-    EntityTooSmall,
-    InvalidPart,
-    NotImplemented_,
-    S3Error,
-)
+from nanio.errors import EntityTooSmall, InvalidPart, NotImplemented_, S3Error
 from starlette.responses import Response
 
 MIN_PART_BYTES = 5 * 1024 * 1024

@@ -14,7 +14,6 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[_name] = "1"  # must be set before NumPy loads its BLAS
 
-import copy  # noqa: E402
 import glob  # noqa: E402
 import json  # noqa: E402
 import re  # noqa: E402
@@ -31,7 +30,10 @@ from PIL import Image, ImageOps  # noqa: E402
 from standin import Adam, Array, Network, embed, encode, load_weights, save_weights  # type: ignore[import-not-found] # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LEARNING_RATE_FACTOR = 15.0  # the small network needs a higher learning rate than FLUX
+
+RULER = "=" * 40
 
 
 # ------------------------------------------------------------------------- configuration (toolkit/config.py)
@@ -41,18 +43,8 @@ class TrainYamlLoader(yaml.SafeLoader):
     """Reads 1e-4 as a number."""
 
 
-TrainYamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
-        |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
-        |\.[0-9_]+(?:[eE][-+][0-9]+)?
-        |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
-        |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
-        re.X,
-    ),
-    list("-+0123456789."),
-)
+EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+TrainYamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def environment_value(match: re.Match[str]) -> str:
@@ -93,9 +85,7 @@ class TrainingImages:
         for entry in settings:
             suffix = "." + str(entry.get("caption_ext", "txt")).lstrip(".")
             root = Path(entry["folder_path"])
-            paths = [
-                p for p in sorted(root.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
-            ]
+            paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
             paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(root).parts)]
             print(f"Dataset: {root}\n  -  Found {len(paths)} images")
             for path in paths:
@@ -156,10 +146,8 @@ class Training:
 
     def loop(self, data: TrainingImages, sampling: bool) -> None:
         """Step s is saved as s after its update, so a resumed run repeats it."""
-        save_every, sample_every = (
-            self.save_settings.get("save_every", 1000),
-            self.sample_settings.get("sample_every", 100),
-        )
+        save_every = self.save_settings.get("save_every", 1000)
+        sample_every = self.sample_settings.get("sample_every", 100)
         size, min_seconds = int(self.train.get("batch_size", 1)), float(os.environ.get("STEP_SECONDS") or 0)
         first = self.step
         bar = tqdm(desc=self.name, initial=first, total=self.steps)
@@ -201,15 +189,11 @@ class Training:
                 print(f"Failed to load optimizer state from {optimizer}\n{err}")
 
     def save(self, step: int | None) -> None:
-        path = self.folder / (
-            f"{self.name}.safetensors" if step is None else f"{self.name}_{step:09}.safetensors"
-        )
-        meta: dict[str, Any] = copy.deepcopy(self.raw.get("meta") or {})
+        suffix = "" if step is None else f"_{step:09}"
+        path = self.folder / f"{self.name}{suffix}.safetensors"
+        meta: dict[str, Any] = {**(self.raw.get("meta") or {}), "ss_output_name": self.name}
         meta |= {"training_info": {"step": self.step, "epoch": self.epoch}, "ss_base_model_version": "flux1"}
-        meta |= {
-            "ss_output_name": self.name,
-            "software": {"name": "ai-toolkit stand-in", "version": "0.12.26"},
-        }
+        meta["software"] = {"name": "ai-toolkit stand-in", "version": "0.12.26"}
         text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
         dtype = str(self.save_settings.get("dtype", "float16"))
         kind = "BF16" if dtype in ("bf16", "bfloat16") else "F16" if dtype in ("float16", "fp16") else "F32"
@@ -218,10 +202,8 @@ class Training:
         self.adam.save(self.folder / "optimizer.pt")
         print(f"Saved optimizer to {self.folder / 'optimizer.pt'}")
         keep = int(self.save_settings.get("max_step_saves_to_keep", 5))
-        saves = sorted(
-            self.folder.glob(f"{glob.escape(self.name)}_*.safetensors"), key=lambda p: p.stat().st_ctime_ns
-        )
-        for old in saves[:-keep]:
+        saves = self.folder.glob(f"{glob.escape(self.name)}_*.safetensors")
+        for old in sorted(saves, key=lambda path: path.stat().st_ctime_ns)[:-keep]:
             print(f"Removing old save: {old}")
             old.unlink()
 
@@ -254,14 +236,12 @@ def main(arguments: list[str]) -> None:
         print(f"\n#############################################\n# Running job: {training.name}")
         training.run()
     except Exception as err:
-        print(
-            f"Error running job: {err}\n\n{'=' * 40}\nResult:\n - 0 completed jobs\n - 1 failure\n{'=' * 40}"
-        )
+        print(f"Error running job: {err}\n\n{RULER}\nResult:\n - 0 completed jobs\n - 1 failure\n{RULER}")
         raise
     except KeyboardInterrupt:
-        print(f"\n{'=' * 40}\nJob stopped\n{'=' * 40}")
+        print(f"\n{RULER}\nJob stopped\n{RULER}")
         sys.exit(0)  # as ai-toolkit does since July 2026
-    print(f"\n{'=' * 40}\nResult:\n - 1 completed job\n{'=' * 40}")
+    print(f"\n{RULER}\nResult:\n - 1 completed job\n{RULER}")
 
 
 if __name__ == "__main__":

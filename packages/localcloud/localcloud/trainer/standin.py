@@ -94,11 +94,9 @@ class Network:
         mask = np.zeros((3, SIDE, SIDE), bool)
         mask[:, :INPUT, :INPUT] = True
         self.low_frequencies = np.flatnonzero(mask)
-        sizes = (len(self.low_frequencies) + 16 + WORDS, WIDTH)
-        self.embedder = fixed.standard_normal(sizes, np.float32)
-        self.embedder /= np.sqrt(
-            np.repeat([len(self.low_frequencies), 16, 1], [len(self.low_frequencies), 16, WORDS])
-        )[:, None]
+        low = len(self.low_frequencies)
+        self.embedder = fixed.standard_normal((low + 16 + WORDS, WIDTH), np.float32)
+        self.embedder /= np.sqrt(np.repeat([low, 16, 1], [low, 16, WORDS]))[:, None]
         self.base: dict[str, Array | None] = {}
         self.lora: dict[str, Array] = {}
         own = np.random.default_rng([seed, 1])
@@ -150,12 +148,9 @@ class Network:
         self.grads: dict[str, Array] = {}
         z, t, a, mean, width, variance, noise, trust = self.kept["end"]
         grad_mean = grad * (1 - trust * a) * SPREAD
-        grad_width = (
-            grad * (z - a * mean) * (2 * a * variance * t**2 / noise**2) * ((width > -6) & (width < 1))
-        )
-        grad = self._linear_back(
-            "single_transformer_blocks.0.proj_out", np.concatenate([grad_mean, grad_width], 1)
-        )
+        slope = (2 * a * variance * t**2 / noise**2) * ((width > -6) & (width < 1))
+        grad = np.concatenate([grad_mean, grad * (z - a * mean) * slope], 1)
+        grad = self._linear_back("single_transformer_blocks.0.proj_out", grad)
         grad = self._linear_back("single_transformer_blocks.0.proj_mlp", grad * self.kept["single"])
         for block in ("transformer_blocks.1.ff.net", "transformer_blocks.0.ff.net"):
             inner = self._linear_back(f"{block}.2", grad) * self.kept[block]
@@ -226,11 +221,8 @@ def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[
     for name in sorted(lora):
         parts.append(to_bytes(lora[name], dtype))
         extent = [at, at := at + len(parts[-1])]
-        header[f"transformer.{name}.weight"] = {
-            "dtype": dtype,
-            "shape": lora[name].shape,
-            "data_offsets": extent,
-        }
+        entry = {"dtype": dtype, "shape": lora[name].shape, "data_offsets": extent}
+        header[f"transformer.{name}.weight"] = entry
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
@@ -249,11 +241,8 @@ def load_weights(path: Path, lora: dict[str, Array]) -> dict[str, str]:
             raise ValueError("MetadataIncompleteBuffer")
         kind = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[entry["dtype"]]
         raw = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
-        value = (
-            (raw.astype(np.uint32) << 16).view(np.float32)
-            if entry["dtype"] == "BF16"
-            else raw.astype(np.float32)
-        )
+        is_bfloat = entry["dtype"] == "BF16"
+        value = (raw.astype(np.uint32) << 16).view(np.float32) if is_bfloat else raw.astype(np.float32)
         if value.shape != lora[name].shape:
             raise ValueError(f"{name}: shape {value.shape} instead of {lora[name].shape}")
         lora[name][:] = value

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,35 +13,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class JobOutputs:
-    """A job and its outputs. `losses` are (step, loss), reduced to MAX_POINTS; `samples` are file names, oldest first."""
+    """`losses` are (step, loss), reduced to MAX_POINTS; `samples` are file names, oldest first."""
 
-    id: str
-    name: str
-    run: str
-    status: str
-    failures: str
-    machine: str
     progress: dict[str, Any] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
 
 
-def read_outputs(row: sqlite3.Row, objects: Path) -> JobOutputs:
-    """Read a row of the job table, and the job's output folder below `objects`."""
-    body = json.loads(row["body"])
-    environment = body.get("environment") or {}
+def read_outputs(body: dict[str, Any], objects: Path) -> JobOutputs:
+    """Read the job's output folder below `objects`."""
     folder = output_folder(body, objects)
-    return JobOutputs(
-        row["id"],
-        environment.get("FLUX_JOB") or body["command"],
-        environment.get("FLUX_RUN_ID", ""),
-        row["status"],
-        f"{row['num_failures']} of {row['max_failures']}" if row["num_failures"] else "",
-        row["machine_id"] or "",
-        _progress(folder),
-        _losses(folder),
-        _samples(folder),
-    )
+    return JobOutputs(_progress(folder), _losses(folder), _samples(folder)) if folder else JobOutputs()
 
 
 def output_folder(body: dict[str, Any], objects: Path) -> Path | None:
@@ -64,18 +45,18 @@ def sample_path(body: dict[str, Any], objects: Path, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _progress(folder: Path | None) -> dict[str, Any]:
+def _progress(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "progress.json").read_bytes()) if folder else {}
+        found = json.loads((folder / "progress.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _losses(folder: Path | None) -> list[tuple[int, float]]:
+def _losses(folder: Path) -> list[tuple[int, float]]:
     """Read loss.csv (step,loss). Other lines and infinite losses are skipped."""
     try:
-        lines = (folder / "loss.csv").read_text(encoding="utf-8").splitlines() if folder else []
+        lines = (folder / "loss.csv").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     points = []
@@ -92,9 +73,9 @@ def _losses(folder: Path | None) -> list[tuple[int, float]]:
     return points[::-1][::stride][::-1]
 
 
-def _samples(folder: Path | None) -> list[str]:
+def _samples(folder: Path) -> list[str]:
     try:
-        names = sorted(path.name for path in (folder / "samples").iterdir()) if folder else []
+        names = sorted(path.name for path in (folder / "samples").iterdir())
     except OSError:
         return []
     return [name for name in names if name.endswith(IMAGE_SUFFIXES)][-MAX_SAMPLES:]

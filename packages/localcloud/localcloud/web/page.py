@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, Template
 
 from localcloud.database import now
 from localcloud.salad.catalog import GPU_CLASSES, dollars_an_hour
-from localcloud.web.job_outputs import JobOutputs, read_outputs
+from localcloud.web.job_outputs import read_outputs
 
 POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 MAX_JOBS = 40
@@ -35,12 +35,10 @@ class PageData:
 
 def read(database: sqlite3.Connection, chaos: dict[str, Any]) -> PageData:
     """Read the database, in the thread that owns the connection. `chaos` holds the active faults."""
-    cost = (
-        "SELECT group_id, SUM((billed_until - running_from) * dollars_an_hour / 3600) FROM billing GROUP BY 1"
-    )
-    newest = (
-        "SELECT * FROM jobs ORDER BY status NOT IN ('running', 'pending'), created DESC, rowid DESC LIMIT ?"
-    )
+    dollars = "SUM((billed_until - running_from) * dollars_an_hour / 3600)"
+    cost = f"SELECT group_id, {dollars} FROM billing GROUP BY 1"  # noqa: S608 (a constant)
+    order = "status NOT IN ('running', 'pending'), created DESC, rowid DESC"
+    newest = f"SELECT * FROM jobs ORDER BY {order} LIMIT ?"  # noqa: S608 (a constant)
     return PageData(
         database.execute("SELECT * FROM groups ORDER BY created").fetchall(),
         database.execute("SELECT * FROM instances ORDER BY created").fetchall(),
@@ -59,7 +57,7 @@ def render(data: PageData, objects: Path) -> str:
         faults="; ".join(f"{name} {json.dumps(entry)}" for name, entry in data.chaos.items()),
         groups=[_group_cells(data, group) for group in data.groups],
         nodes=[_node_cells(data, node) for node in data.instances],
-        jobs=[_job(read_outputs(row, objects)) for row in data.jobs],
+        jobs=[_job(row, objects) for row in data.jobs],
         more=sum(data.counts.values()) - len(data.jobs),
     )
 
@@ -92,30 +90,35 @@ def _node_cells(data: PageData, node: sqlite3.Row) -> tuple[Any, ...]:
     return (node["id"][:8], node["state"], since, node["machine_id"][:8], work, node["pid"] or "")
 
 
-def _job(outputs: JobOutputs) -> dict[str, Any]:
-    details = [f"run {outputs.run}" if outputs.run else f"job {outputs.id}"]
-    details += [f"failures {outputs.failures}"] if outputs.failures else []
-    details += [f"machine {outputs.machine[:8]}"] if outputs.status == "running" else []
+def _job(row: sqlite3.Row, objects: Path) -> dict[str, Any]:
+    body = json.loads(row["body"])
+    environment, outputs = body["environment"], read_outputs(body, objects)
+    details = [f"run {environment['FLUX_RUN_ID']}" if "FLUX_RUN_ID" in environment else f"job {row['id']}"]
+    details += [f"failures {row['num_failures']} of {row['max_failures']}"] if row["num_failures"] else []
+    details += [f"machine {row['machine_id'][:8]}"] if row["status"] == "running" else []
     return {
-        "outputs": outputs,
+        "id": row["id"],
+        "status": row["status"],
+        "name": environment.get("FLUX_JOB") or body["command"],
         "details": ", ".join(details),
-        "progress": _progress(outputs),
+        "progress": _progress(outputs.progress, row["status"]),
         "curve": _curve(outputs.losses),
+        "samples": outputs.samples,
     }
 
 
-def _progress(job: JobOutputs) -> dict[str, Any] | None:
-    step, steps = job.progress.get("step"), job.progress.get("steps")
+def _progress(progress: dict[str, Any], status: str) -> dict[str, Any] | None:
+    step, steps = progress.get("step"), progress.get("steps")
     if not isinstance(step, int) or not isinstance(steps, int) or not steps:
         return None
-    parts = [str(job.progress.get("state", "")), f"step {step} of {steps}"]
-    loss, eta = job.progress.get("loss_smoothed") or job.progress.get("loss"), job.progress.get("eta_seconds")
+    parts = [str(progress.get("state", "")), f"step {step} of {steps}"]
+    loss, eta = progress.get("loss_smoothed") or progress.get("loss"), progress.get("eta_seconds")
     if isinstance(loss, int | float):
         parts.append(f"loss {loss:.4f}")
-    if isinstance(eta, int | float) and eta > 0 and job.status == "running":
+    if isinstance(eta, int | float) and eta > 0 and status == "running":
         parts.append(f"{_duration(eta)} left")
-    if job.progress.get("message"):
-        parts.append(str(job.progress["message"]))
+    if progress.get("message"):
+        parts.append(str(progress["message"]))
     return {"step": step, "steps": steps, "text": ", ".join(parts)}
 
 
