@@ -1,10 +1,66 @@
-"""A container group as SaladCloud tells of it, and what we ask for: the same, unless told otherwise."""
+"""Container groups and buckets: as SaladCloud describes them, as we request them, and as properties of a resource."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from itertools import count
+from typing import Any, TypeVar
 
+from components.properties import Props
+from components.provider import FluxProvider, home
+from flux_training.clients.connection import Connection
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec
+
+OWNER = "flux-training/dev"
+P = TypeVar("P", bound=FluxProvider)
+_numbers = count()
+
+
+def new_name() -> str:
+    """Not used before in the local cloud."""
+    return f"test-{os.getpid()}-{next(_numbers)}"
+
+
+def provider_of(kind: type[P], connection: Connection) -> P:
+    made = kind()
+    made.connection = connection
+    made.cluster_environment = {}
+    return made
+
+
+def group_props(connection: Connection, **changes: Any) -> Props:
+    values: Props = {
+        "home": home(connection),
+        "name": new_name(),
+        "image": "some/image:1",
+        "gpu": "RTX 5090",
+        "priority": "batch",
+        "cpu": 2,
+        "memory": 8,
+        "storage": 10,
+        "replicas": 0,
+        "autoscale": True,
+        "variables": "",
+        "credentials": "",
+        "owner": OWNER,
+        "adopt": False,
+    }
+    return values | changes
+
+
+def bucket_props(connection: Connection, bucket: str, **changes: Any) -> Props:
+    values: Props = {
+        "home": home(connection),
+        "kind": "s3",
+        "bucket": bucket,
+        "prefix": "",
+        "location": None,
+        "owner": OWNER,
+        "adopt": False,
+        "results": "delete",
+        "retention": None,
+    }
+    return values | changes
 
 
 def group(

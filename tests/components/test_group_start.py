@@ -1,20 +1,15 @@
-"""A container group without autoscaling runs: also one whose image SaladCloud has still to prepare, and one that somebody stopped."""
+"""Without autoscaling a container group runs, even if its image is still being prepared or somebody stopped it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from itertools import count
 
 import pytest
 from localcloud.testing import running_cloud, wait_until
 
 from components.container_group import ContainerGroupProvider
-from components.properties import Props
-from components.provider import home
 from flux_training.clients.connection import Connection, connect
-
-_numbers = count()
+from tests.components.groups import group_props, provider_of
 
 
 @pytest.fixture(scope="module")
@@ -27,29 +22,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]
 
 @pytest.fixture
 def groups(connection: Connection) -> ContainerGroupProvider:
-    made = ContainerGroupProvider()
-    made.connection = connection
-    made.cluster_environment = {}
-    return made
-
-
-def props(connection: Connection, autoscale: bool = False, replicas: int = 1) -> Props:
-    return {
-        "home": home(connection),
-        "name": f"started-{os.getpid()}-{next(_numbers)}",
-        "image": "some/image:1",
-        "gpu": "RTX 5090",
-        "priority": "batch",
-        "cpu": 2,
-        "memory": 8,
-        "storage": 10,
-        "replicas": replicas,
-        "autoscale": autoscale,
-        "variables": "",
-        "credentials": "",
-        "owner": "flux-training/dev",
-        "adopt": False,
-    }
+    return provider_of(ContainerGroupProvider, connection)
 
 
 def status_of(connection: Connection, name: str) -> str:
@@ -70,7 +43,7 @@ def after_pending(connection: Connection, name: str) -> str:
 def test_a_new_group_without_autoscaling_starts_by_itself(
     connection: Connection, groups: ContainerGroupProvider, autoscale: bool, replicas: int, status: str
 ) -> None:
-    wanted = props(connection, autoscale, replicas)
+    wanted = group_props(connection, autoscale=autoscale, replicas=replicas)
     groups.create(wanted)
     assert status_of(connection, wanted["name"]) == "pending"
     assert after_pending(connection, wanted["name"]) == status
@@ -79,7 +52,7 @@ def test_a_new_group_without_autoscaling_starts_by_itself(
 def test_a_pending_group_that_will_not_start_by_itself_is_started(
     connection: Connection, groups: ContainerGroupProvider
 ) -> None:
-    before = props(connection, autoscale=True, replicas=0)
+    before = group_props(connection)
     made = groups.create(before)
     assert made.id is not None
     groups.update(made.id, made.outs, {**before, "autoscale": False, "replicas": 1})
@@ -89,7 +62,7 @@ def test_a_pending_group_that_will_not_start_by_itself_is_started(
 def test_a_group_that_was_stopped_shows_as_drift_and_is_started_again(
     connection: Connection, groups: ContainerGroupProvider
 ) -> None:
-    wanted = props(connection)
+    wanted = group_props(connection, autoscale=False, replicas=1)
     made = groups.create(wanted)
     assert made.id is not None
     assert groups.read(made.id, made.outs).inputs["replicas"] == 1

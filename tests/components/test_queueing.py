@@ -6,41 +6,26 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from localcloud.testing import logged_requests, running_cloud, wait_until
+from localcloud.testing import logged_requests, wait_until
 
 from components import queueing
 from components.claims import Claim, ClaimFile, this_host
 from components.queueing import Queue
-from flux_training.clients.connection import Connection, connect
+from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import RunKeys
+from tests.components.groups import new_name
 
 BUCKET = "queueing"
 OWNER = "project/stack"
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with running_cloud(tmp_path_factory.mktemp("queueing") / "cloud", nodes=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def connection(cloud: dict[str, Any]) -> Connection:
-    file = Path(cloud["request_log"]).parent / "connection.json"
-    made = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(file)})
-    made.storage(BUCKET).create_bucket()
-    return made
 
 
 @pytest.fixture(autouse=True)
@@ -49,23 +34,20 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queueing, "CLAIM_POLL_SECONDS", 0.05)
 
 
-_numbers = iter(range(1000))
-
-
 class QueuedRun:
     """A container group of its own, a run that wants a job there, and what the queue holds for it."""
 
     def __init__(self, connection: Connection) -> None:
-        number = next(_numbers)
+        name = new_name()
         self.connection = connection
         self.storage: Storage = connection.storage(BUCKET)
         self.group = self.new_group()
-        base = f"{number}/runs/cat/"
-        self.place = RunPlace("cat", f"run{number}", BUCKET, f"{base}run{number}/output/", base)
-        self.keys = RunKeys(f"{base}run{number}/", "cat")
+        base = f"{name}/runs/cat/"
+        self.place = RunPlace("cat", name, BUCKET, f"{base}{name}/output/", base)
+        self.keys = RunKeys(f"{base}{name}/", "cat")
 
     def new_group(self) -> str:
-        spec = GroupSpec(name=f"group-{os.getpid()}-{next(_numbers)}", image="image", environment={"A": "1"})
+        spec = GroupSpec(name=new_name(), image="image", environment={"A": "1"})
         return self.connection.salad().create_group(spec).id
 
     def request(self, run: str | None = None, group: str | None = None) -> JobRequest:
@@ -114,6 +96,7 @@ class QueuedRun:
 
 @pytest.fixture
 def queued(connection: Connection) -> QueuedRun:
+    connection.storage(BUCKET).ensure()
     return QueuedRun(connection)
 
 

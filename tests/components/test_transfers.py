@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from localcloud.testing import logged_requests, running_cloud, wait_until
+from localcloud.testing import logged_requests, wait_until
 from pulumi.dynamic import dynamic
 
 from components.dataset import DatasetProvider, upload
@@ -17,27 +16,20 @@ from components.messages import TransferProgress
 from components.recent_answers import MAX_AGE_SECONDS, RecentAnswers
 from components.training_job import TrainingJobProvider
 from flux_training.clients.bulk import Outgoing
-from flux_training.clients.connection import connect
+from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.jobs.folder import ImageSet
 from flux_training.training.runs.run import Layout
+from tests.components.groups import new_name
 
 IMAGES = 60
 
 
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    home = tmp_path_factory.mktemp("transfers") / "cloud"
-    with running_cloud(home, nodes=0) as running:
-        yield {**running, "file": str(home / "connection.json")}
-
-
 @pytest.fixture
-def storage(cloud: dict[str, Any], request: pytest.FixtureRequest) -> Storage:
-    bucket = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    made = connect("local", {}, {"FLUX_LOCAL_CLOUD": cloud["file"]}).storage(bucket)
+def storage(connection: Connection) -> Storage:
+    made = connection.storage(new_name())
     made.ensure()
     return made
 
@@ -79,12 +71,12 @@ def test_only_changed_images_are_uploaded_and_others_copied(
 
     second = image_set(tmp_path / "two", changed=frozenset({7}))
     before = len(logged_requests(cloud))
-    told: list[str] = []
-    upload(storage, layout, second, told.append)
+    shown: list[str] = []
+    upload(storage, layout, second, shown.append)
     puts = cost(cloud, before)["PUT", "image"]
     assert puts == IMAGES
-    assert sum(text.startswith("uploading") for text in told) == 1
-    assert sum(text.startswith("copying") for text in told) == IMAGES - 1
+    assert sum(text.startswith("uploading") for text in shown) == 1
+    assert sum(text.startswith("copying") for text in shown) == IMAGES - 1
     sizes = {item.key.rpartition("/")[2]: item.size for item in storage.list(layout.dataset(second.digest))}
     assert sizes == {name: image.size for name, image in second.images.items()}
 
@@ -137,10 +129,10 @@ def test_a_useful_answer_is_kept_for_a_while() -> None:
 
 
 def test_progress_shows_rate_and_remaining_time() -> None:
-    now, told = [0.0], list[str]()
-    transfer = TransferProgress("uploading", 4, 8_000_000, told.append, lambda: now[0])
+    now, shown = [0.0], list[str]()
+    transfer = TransferProgress("uploading", 4, 8_000_000, shown.append, lambda: now[0])
     now[0] = 2.0
     transfer.add(1, 2_000_000)
     now[0] = 8.0
     transfer.add(3, 6_000_000)
-    assert told == ["uploading 1 of 4, 1.0 MB/s, about 6 s left", "uploading 4 of 4, 1.0 MB/s"]
+    assert shown == ["uploading 1 of 4, 1.0 MB/s, about 6 s left", "uploading 4 of 4, 1.0 MB/s"]
