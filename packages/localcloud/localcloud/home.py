@@ -100,9 +100,8 @@ class Home:
             for folder in (self.objects, self.nodes, self.logs):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
-            raise HomeError(
-                f"cannot create the local cloud's folder {self.path}: {error.strerror}; choose another with --home"
-            ) from None
+            problem = f"cannot create the local cloud's folder {self.path}: {error.strerror}"
+            raise HomeError(f"{problem}; choose another with --home") from None
 
     def load_settings(self) -> CloudSettings:
         """The stored settings, or the defaults. Unknown keys are ignored."""

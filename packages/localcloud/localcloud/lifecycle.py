@@ -62,9 +62,8 @@ def _wait_for_lock_release(home: Home) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while processes.is_locked(home.daemon_lock):
         if time.monotonic() > deadline:
-            raise DaemonError(
-                f"a daemon that is stopping holds {home.daemon_lock} for too long; run `stop` first", 1
-            )
+            message = f"a daemon that is stopping holds {home.daemon_lock} for too long; run `stop` first"
+            raise DaemonError(message, 1)
         time.sleep(POLL_SECONDS)
 
 
@@ -88,9 +87,8 @@ def _spawn(home: Home) -> None:
     if not line:
         child.kill()
         child.wait()
-        raise DaemonError(
-            f"the daemon ended at once (exit code {child.returncode}); see {home.daemon_log}", 1
-        )
+        message = f"the daemon ended at once (exit code {child.returncode}); see {home.daemon_log}"
+        raise DaemonError(message, 1)
     message = json.loads(line)
     if not message.get("ok"):
         child.wait()

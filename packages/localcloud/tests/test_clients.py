@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import httpx
 import obstore
 import pytest
 from botocore.exceptions import ClientError
-from localcloud.testing import running_cloud, s3_client, wait_until
+from localcloud.testing import s3_client, wait_until
 from obstore.store import S3Store
 from salad_cloud_sdk import SaladCloudSdk
 from salad_cloud_sdk.models import (
@@ -29,12 +28,6 @@ from salad_cloud_sdk.net.transport.api_error import ApiError
 NAME = "made-by-sdk"
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with running_cloud(tmp_path_factory.mktemp("clients") / "cloud", nodes=0) as running:
-        yield running
-
-
 @pytest.fixture
 def sdk(connection: dict[str, Any]) -> SaladCloudSdk:
     salad = connection["salad"]
@@ -49,10 +42,8 @@ def bucket(connection: dict[str, Any]) -> str:
 
 
 def test_the_official_sdk_works(sdk: SaladCloudSdk, connection: dict[str, Any]) -> None:
-    groups, place = (
-        sdk.container_groups,
-        (connection["salad"]["organization"], connection["salad"]["project"]),
-    )
+    groups = sdk.container_groups
+    place = (connection["salad"]["organization"], connection["salad"]["project"])
     gpu = sdk.organization_data.list_gpu_classes(place[0]).items[0]
     container = ContainerConfiguration(
         image="saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie",
@@ -162,9 +153,8 @@ def run_program(program: str, connection: dict[str, Any], folder: Path, source: 
     else:
         (folder / "down").mkdir(exist_ok=True)
         arguments = ["cp", source + ("/" if source == "up" else "/*"), target + "/"]
-    done = subprocess.run(
-        [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [program, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,16 +9,10 @@ import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from localcloud.testing import running_cloud, s3_client, wait_until
+from localcloud.testing import s3_client, wait_until
 
 ITEM_WRITE = "2efd5506f9c8494dacb1fa10a3e7d5b6"
 ITEM_READ = "6a018a9f2fc74eb6b293b0c548f38b39"
-
-
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with running_cloud(tmp_path_factory.mktemp("r2") / "cloud", nodes=0) as running:
-        yield running
 
 
 @pytest.fixture

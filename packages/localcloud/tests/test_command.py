@@ -13,13 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from localcloud.testing import (
-    is_alive,
-    run_localcloud,
-    start_cloud,
-    wait_until,
-    write_settings,
-)
+from localcloud.testing import is_alive, run_localcloud, start_cloud, wait_until, write_settings
 
 
 def connection_of(home: Path) -> dict[str, Any]:

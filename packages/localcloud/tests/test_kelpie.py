@@ -16,14 +16,8 @@ import pytest
 from group_body import group_body, job_body
 from localcloud.testing import kelpie_client, logged_requests, running_cloud, salad_client, wait_until
 
+CLOUD_SETTINGS = {"heartbeat_seconds": 0.05, "autoscaler_seconds": 3600}
 DATA = Path(__file__).parent / "data"
-
-
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    settings = {"nodes": 0, "heartbeat_seconds": 0.05, "autoscaler_seconds": 3600}
-    with running_cloud(tmp_path_factory.mktemp("kelpie") / "cloud", **settings) as running:
-        yield running
 
 
 @pytest.fixture
@@ -41,9 +35,8 @@ def group(connection: dict[str, Any], request: pytest.FixtureRequest) -> str:
 
 
 def work(kelpie: httpx.Client, group: str, machine: str = "m1") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = kelpie.get(
-        "/work", params={"machine_id": machine, "container_group_id": group}
-    ).json()
+    query = {"machine_id": machine, "container_group_id": group}
+    found: list[dict[str, Any]] = kelpie.get("/work", params=query).json()
     return found
 
 
@@ -255,9 +248,8 @@ def test_each_request_is_logged_on_one_line_without_keys(
 ) -> None:
     kelpie.get("/jobs/in-the-log", params={"a": "b"})
     # The line is written after the answer was sent.
-    entries = wait_until(
-        lambda: [one for one in logged_requests(connection) if one["path"] == "/jobs/in-the-log"]
-    )
+    path = "/jobs/in-the-log"
+    entries = wait_until(lambda: [one for one in logged_requests(connection) if one["path"] == path])
     assert len(entries) == 1
     wanted = {"service": "kelpie", "client": "product", "method": "GET", "query": "a=b", "status": 404}
     assert wanted.items() <= entries[0].items()

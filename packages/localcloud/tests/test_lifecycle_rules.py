@@ -1,37 +1,24 @@
 """Lifecycle rules of S3 buckets."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from localcloud.home import Home
 from localcloud.storage.lifecycle_rules import expires, load_rules
-from localcloud.testing import running_cloud, s3_client
+from localcloud.testing import s3_client
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("retention") / "cloud"
-    with running_cloud(folder, nodes=0) as connection:
-        s3_client(connection).create_bucket(Bucket="kept")
-        yield folder
-
-
-@pytest.fixture
-def s3(home: Path) -> Any:
-    return s3_client(Home(home).load_connection())
+def s3(connection: dict[str, Any]) -> Any:
+    client = s3_client(connection)
+    client.create_bucket(Bucket="kept")
+    return client
 
 
 def rule(name: str, prefix: str, days: int, **more: Any) -> dict[str, Any]:
-    return {
-        "ID": name,
-        "Status": "Enabled",
-        "Filter": {"Prefix": prefix},
-        "Expiration": {"Days": days},
-        **more,
-    }
+    fields = {"ID": name, "Status": "Enabled", "Filter": {"Prefix": prefix}, "Expiration": {"Days": days}}
+    return fields | more
 
 
 def put(s3: Any, *rules: dict[str, Any], bucket: str = "kept") -> None:
@@ -44,11 +31,11 @@ def test_a_new_bucket_has_a_rule_for_unfinished_uploads(s3: Any) -> None:
     assert only["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
 
 
-def test_rules_are_returned_as_they_were_set(s3: Any, home: Path) -> None:
+def test_rules_are_returned_as_they_were_set(connection: dict[str, Any], s3: Any) -> None:
     rules = [rule("a", "runs/<&>/", 3), rule("b", "", 9) | {"Status": "Disabled"}]
     put(s3, *rules)
     assert s3.get_bucket_lifecycle_configuration(Bucket="kept")["Rules"] == rules
-    stored = load_rules(home / "s3", "kept")
+    stored = load_rules(Path(connection["request_log"]).parent / "s3", "kept")
     assert expires(stored, "runs/<&>/x", 3.0)
     assert not expires(stored, "runs/<&>/x", 2.9)
     assert not expires(stored, "other", 99)

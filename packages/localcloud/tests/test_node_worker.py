@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,37 @@ import pytest
 from localcloud.testing import kelpie_client, running_cloud, wait_until
 from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
 
+Run = Callable[..., dict[str, Any]]
+
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     home = tmp_path_factory.mktemp("node-worker") / "cloud"
     with running_cloud(home, nodes=2, heartbeat_seconds=0.2, poll_seconds=0.05) as running:
-        NodeBucket(running)
         yield running
 
 
 @pytest.fixture(scope="module")
-def group(cloud: dict[str, Any]) -> Iterator[str]:
+def bucket(cloud: dict[str, Any]) -> NodeBucket:
+    return NodeBucket(cloud)
+
+
+@pytest.fixture(scope="module")
+def group(cloud: dict[str, Any], bucket: NodeBucket) -> Iterator[str]:
     """One node for the jobs of all tests."""
+    assert bucket
     with running_group(cloud, "worker") as identity:
         yield identity
+
+
+@pytest.fixture
+def run(cloud: dict[str, Any], group: str) -> Run:
+    """Runs a Python program as a job; returns the job when it has ended."""
+
+    def run_job(program: str, **job: Any) -> dict[str, Any]:
+        return ended(cloud, submit(cloud, group, ["python", "-c", program], **job))
+
+    return run_job
 
 
 def sync(
@@ -36,49 +53,37 @@ def sync(
     return [{"bucket": bucket, "prefix": prefix, "local_path": local_path, "direction": direction, **more}]
 
 
-def python(program: str) -> list[str]:
-    return ["python", "-c", program]
-
-
-WRITE = "import os; os.makedirs('out', exist_ok=True); open('out/new.txt', 'w').write('x'); import time; time.sleep(1)"
-
-
-def test_during_uploads_changes_and_deletes_deleted_files(cloud: dict[str, Any], group: str) -> None:
-    bucket = NodeBucket(cloud)
+def test_during_uploads_changes_and_deletes_deleted_files(run: Run, bucket: NodeBucket) -> None:
     for name in ("kept", "changed", "gone"):
         bucket.put(f"d1/{name}.txt", "old")
     program = "import os, time; time.sleep(1); os.makedirs('out/sub')\n"
     program += "open('out/changed.txt', 'w').write('new'); os.remove('out/gone.txt')\n"
     program += (
-        "open('out/sub/deep.txt', 'w').write('x'); open('out/skip.tmp', 'w').write('x'); time.sleep(1.2)"
+        "open('out/sub/deep.txt', 'w').write('x'); open('out/skip.tmp', 'w').write('x')\ntime.sleep(1.2)"
     )
     syncs = {
         "before": sync("d1/", "out/", "download"),
         "during": sync("d1/", "out/", "upload", pattern="txt$"),
     }
-    job = ended(cloud, submit(cloud, group, python(program), sync=syncs))
-    assert job["status"] == "completed"
+    assert run(program, sync=syncs)["status"] == "completed"
     wait_until(lambda: bucket.keys("d1/") == ["changed.txt", "kept.txt", "sub/deep.txt"])
     assert bucket.get("d1/changed.txt") == b"new"
 
 
-def test_during_ignores_a_folder_that_did_not_exist_at_the_start(cloud: dict[str, Any], group: str) -> None:
-    bucket = NodeBucket(cloud)
-    program = WRITE.replace("out", "fresh")
-    job = ended(
-        cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")})
-    )
+def test_during_ignores_a_folder_that_did_not_exist_at_the_start(run: Run, bucket: NodeBucket) -> None:
+    program = "import os, time; os.makedirs('fresh', exist_ok=True); open('fresh/new.txt', 'w').write('x')\n"
+    program += "time.sleep(1)"
+    job = run(program, sync={"during": sync("d2/", "fresh/", "upload")})
     assert job["status"] == "completed"
     assert bucket.keys("d2/") == []
     # The worker has created the folder when it wiped it, so the same job uploads now.
-    ended(cloud, submit(cloud, group, python(program), sync={"during": sync("d2/", "fresh/", "upload")}))
+    run(program, sync={"during": sync("d2/", "fresh/", "upload")})
     wait_until(lambda: bucket.keys("d2/") == ["new.txt"])
 
 
 def test_patterns_match_the_key_in_before_and_the_relative_path_in_after(
-    cloud: dict[str, Any], group: str
+    run: Run, bucket: NodeBucket
 ) -> None:
-    bucket = NodeBucket(cloud)
     for name in ("one.txt", "two.bin"):
         bucket.put(f"in3/{name}", name)
     syncs = {
@@ -86,72 +91,63 @@ def test_patterns_match_the_key_in_before_and_the_relative_path_in_after(
         "after": sync("out3/", "got/", "upload", pattern="^(one|seen)"),
     }
     program = "import os; names = os.listdir('got'); open('got/seen', 'w').write(' '.join(names))"
-    assert ended(cloud, submit(cloud, group, python(program), sync=syncs))["status"] == "completed"
+    assert run(program, sync=syncs)["status"] == "completed"
     assert bucket.keys("out3/") == ["one.txt", "seen"]
     assert bucket.get("out3/seen") == b"one.txt"
 
 
-def test_transfer_errors_are_ignored(cloud: dict[str, Any], group: str) -> None:
+def test_transfer_errors_are_ignored(run: Run) -> None:
     syncs = {
         "before": sync("x/", "a4/", "download", "no-such-bucket"),
         "after": sync("x/", "b4/", "upload", "no-such-bucket"),
     }
     program = "import os; os.mkdir('b4'); open('b4/x', 'w').write('x')"
-    assert ended(cloud, submit(cloud, group, python(program), sync=syncs))["status"] == "completed"
+    assert run(program, sync=syncs)["status"] == "completed"
 
 
-def test_a_command_that_cannot_be_started_is_a_failure(cloud: dict[str, Any], group: str) -> None:
-    """A zero byte cannot be passed to a process."""
-    identity = submit(cloud, group, python("pass"), environment={"ZERO": "\0"}, max_failures=1)
-    assert ended(cloud, identity)["status"] == "failed"
+WRITE_IN_TWO = "import os; os.mkdir('two'); open('two/x', 'w').write('x')"
+TWO_ENTRIES = [*sync("out11/a/", "two/", "upload"), *sync("out11/b/", "two/", "upload")]
 
 
-def test_two_after_entries_for_one_folder_conflict(cloud: dict[str, Any], group: str) -> None:
-    syncs = {"after": [*sync("out11/a/", "two/", "upload"), *sync("out11/b/", "two/", "upload")]}
-    program = "import os; os.mkdir('two'); open('two/x', 'w').write('x')"
-    identity = submit(cloud, group, python(program), sync=syncs, max_failures=1)
-    assert ended(cloud, identity)["status"] == "failed"
-    assert NodeBucket(cloud).keys("out11/") == []
+@pytest.mark.parametrize(
+    ("program", "job"),
+    [
+        ("pass", {"environment": {"ZERO": "\0"}}),  # cannot be passed to a process
+        (WRITE_IN_TWO, {"sync": {"after": TWO_ENTRIES}}),
+        ("pass", {"sync": {"after": sync("out11/", "never-made/", "upload")}}),
+    ],
+    ids=["command that cannot be started", "two after entries for one folder", "missing after folder"],
+)
+def test_what_the_worker_cannot_do_is_a_failure(
+    run: Run, bucket: NodeBucket, program: str, job: dict[str, Any]
+) -> None:
+    assert run(program, max_failures=1, **job)["status"] == "failed"
+    assert bucket.keys("out11/") == []
 
 
-def test_a_missing_after_folder_is_a_failure(cloud: dict[str, Any], group: str) -> None:
-    syncs = {"after": sync("out5/", "never-made/", "upload")}
-    identity = submit(cloud, group, python("pass"), sync=syncs, max_failures=1)
-    assert ended(cloud, identity)["status"] == "failed"
-
-
-def test_a_compressed_job(cloud: dict[str, Any], group: str) -> None:
-    bucket = NodeBucket(cloud)
+def test_a_compressed_job(run: Run, bucket: NodeBucket) -> None:
     bucket.put("in6/a.txt.gz", gzip.compress(b"hello"))
     syncs = {"before": sync("in6/", "z6/", "download"), "after": sync("out6/", "z6/", "upload")}
     program = "open('z6/b.txt', 'w').write(open('z6/a.txt').read() * 2)"
-    assert (
-        ended(cloud, submit(cloud, group, python(program), sync=syncs, compression=True))["status"]
-        == "completed"
-    )
+    assert run(program, sync=syncs, compression=True)["status"] == "completed"
     assert gzip.decompress(bucket.get("out6/b.txt.gz")) == b"hellohello"
 
 
-def test_exit_codes_count_as_failures_and_signals_do_not(
-    cloud: dict[str, Any], group: str, tmp_path: Path
-) -> None:
+def test_exit_codes_count_as_failures_and_signals_do_not(run: Run, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     program = f"import os, pathlib; mark = pathlib.Path({str(mark)!r}); lives = mark.read_text() if mark.exists() else ''\n"
-    program += (
-        "mark.write_text(lives + 'x'); os.kill(os.getpid(), 9) if len(lives) == 0 else exit(len(lives) == 1)"
-    )
-    syncs = {"before": sync("in7/", "m7/", "download")}
-    job = ended(cloud, submit(cloud, group, python(program), sync=syncs))
+    program += "mark.write_text(lives + 'x')\n"
+    program += "os.kill(os.getpid(), 9) if len(lives) == 0 else exit(len(lives) == 1)"
+    job = run(program, sync={"before": sync("in7/", "m7/", "download")})
     assert (job["status"], job["num_failures"], mark.read_text()) == ("completed", 1, "xxx")
 
 
-def test_the_environment_of_a_command(cloud: dict[str, Any], group: str) -> None:
+def test_the_environment_of_a_command(run: Run, bucket: NodeBucket) -> None:
     program = "import os, json; os.mkdir('e8'); json.dump(dict(os.environ) | {'cwd': os.listdir()}, open('e8/e', 'w'))"
-    syncs = {"after": sync("out8/", "e8/", "upload")}
-    identity = submit(cloud, group, python(program), sync=syncs, environment={"FLUX_RUN_ID": "r8"})
-    assert ended(cloud, identity)["status"] == "completed"
-    seen = json.loads(NodeBucket(cloud).get("out8/e"))
-    assert (seen["FLUX_RUN_ID"], seen["KELPIE_JOB_ID"]) == ("r8", identity)
+    job = run(program, sync={"after": sync("out8/", "e8/", "upload")}, environment={"FLUX_RUN_ID": "r8"})
+    assert job["status"] == "completed"
+    seen = json.loads(bucket.get("out8/e"))
+    assert (seen["FLUX_RUN_ID"], seen["KELPIE_JOB_ID"]) == ("r8", job["id"])
     assert {"INPUT_DIR", "OUTPUT_DIR", "CHECKPOINT_DIR", "KELPIE_STATE_FILE"} <= set(seen)
     assert {"run.py", "standin.py"} <= set(seen["cwd"])
 
@@ -160,11 +156,10 @@ def test_a_cancelled_command_gets_sigint_and_exit_code_zero_completes_the_job(
     cloud: dict[str, Any], group: str, tmp_path: Path
 ) -> None:
     mark = tmp_path / "mark"
-    program = (
-        f"import signal, pathlib, time; mark = pathlib.Path({str(mark)!r}); mark.write_text('started')\n"
-    )
+    program = f"import pathlib, time; mark = pathlib.Path({str(mark)!r}); mark.write_text('started')\n"
     program += "try: time.sleep(600)\nexcept KeyboardInterrupt: mark.write_text('interrupted')"
-    identity = submit(cloud, group, python(program), sync={"before": sync("in9/", "m9/", "download")})
+    syncs = {"before": sync("in9/", "m9/", "download")}
+    identity = submit(cloud, group, ["python", "-c", program], sync=syncs)
     wait_until(lambda: mark.exists() and mark.read_text() == "started")
     with kelpie_client(cloud) as kelpie:
         kelpie.delete(f"/jobs/{identity}").raise_for_status()
@@ -173,11 +168,10 @@ def test_a_cancelled_command_gets_sigint_and_exit_code_zero_completes_the_job(
     wait_until(lambda: job_of(cloud, identity)["status"] == "completed")
 
 
-def test_keys_and_paths_do_not_leave_the_folder(cloud: dict[str, Any], group: str) -> None:
+def test_keys_and_paths_do_not_leave_the_folder(cloud: dict[str, Any], run: Run, bucket: NodeBucket) -> None:
     syncs = {"before": sync("in10/", "../../escaped/", "download"), "during": sync("o/", "/tmp/", "upload")}  # noqa: S108 - to be refused
-    NodeBucket(cloud).put("in10/x", "x")
-    identity = submit(cloud, group, python("pass"), sync=syncs)
-    assert ended(cloud, identity)["status"] == "completed"
+    bucket.put("in10/x", "x")
+    assert run("pass", sync=syncs)["status"] == "completed"
     assert not list(Path(cloud["request_log"]).parent.rglob("escaped"))
 
 
@@ -211,10 +205,8 @@ def test_a_folder_that_is_not_a_nodes_is_not_wiped(tmp_path: Path) -> None:
 def test_missing_settings_are_named(tmp_path: Path) -> None:
     process = start_node(tmp_path, {key: value for key, value in ENVIRONMENT.items() if key != "NODE_TOKEN"})
     out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out) == (
-        2,
-        "NODE_TOKEN is not set in the environment; SaladCloud sets it on every node\n",
-    )
+    assert process.returncode == 2
+    assert out == "NODE_TOKEN is not set in the environment; SaladCloud sets it on every node\n"
 
 
 def test_a_node_wipes_its_folder_and_ends_on_sigterm(tmp_path: Path) -> None:

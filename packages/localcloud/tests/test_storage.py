@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,8 @@ from localcloud.testing import (
 )
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    # Without the limit on writes, because many tests write one key repeatedly.
-    with running_cloud(tmp_path_factory.mktemp("s3") / "cloud", nodes=0, key_write_seconds=0) as running:
-        yield running
+# Without the limit on writes, because many tests write one key repeatedly.
+CLOUD_SETTINGS = {"key_write_seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +259,10 @@ def complete(s3: Any, bucket: str, sizes: list[int]) -> str:
     """Upload parts of these sizes; return the ETag of the object."""
     place = {"Bucket": bucket, "Key": "parts", "UploadId": ""}
     place["UploadId"] = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
-    parts = [
-        {
-            "PartNumber": number,
-            "ETag": s3.upload_part(**place, PartNumber=number, Body=bytes(size))["ETag"],
-        }
-        for number, size in enumerate(sizes, 1)
-    ]
+    parts = []
+    for number, size in enumerate(sizes, 1):
+        tag = s3.upload_part(**place, PartNumber=number, Body=bytes(size))["ETag"]
+        parts.append({"PartNumber": number, "ETag": tag})
     etag: str = s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})["ETag"]
     return etag
 
@@ -323,10 +315,10 @@ def test_wrong_keys_are_refused_and_no_signature_is_logged(
     assert httpx.get(url).content == b"12345"
     log = Path(connection["request_log"]).read_text()
     assert "Signature" not in log
-    put = [
-        one for one in logged_requests(connection) if one["path"] == f"/{bucket}/k" and one["method"] == "PUT"
+    puts = [
+        one for one in logged_requests(connection) if (one["method"], one["path"]) == ("PUT", f"/{bucket}/k")
     ]
-    assert [(one["service"], one["status"], one["bytes_in"]) for one in put] == [("s3", 200, 5)]
+    assert [(one["service"], one["status"], one["bytes_in"]) for one in puts] == [("s3", 200, 5)]
 
 
 def test_objects_are_stored_as_files(connection: dict[str, Any], s3: Any, bucket: str) -> None:

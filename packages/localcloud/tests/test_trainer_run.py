@@ -207,18 +207,14 @@ def test_a_cancelled_run_exits_with_zero(tmp_path: Path) -> None:
 def test_old_checkpoints_are_deleted(tmp_path: Path) -> None:
     output = prepare(tmp_path, save_every=5, save={"max_step_saves_to_keep": 2}, sample={"prompts": []})
     assert train(tmp_path)[0] == 0
-    assert sorted(path.name for path in output.glob("disc_*")) == [
-        "disc_000000015.safetensors",
-        "disc_000000020.safetensors",
-    ]
+    kept = ["disc_000000015.safetensors", "disc_000000020.safetensors"]
+    assert sorted(path.name for path in output.glob("disc_*")) == kept
 
 
 def test_the_configuration_is_read_by_ai_toolkits_rules(tmp_path: Path) -> None:
     prepare(tmp_path, steps=2, sample={"prompts": []})
     text = (tmp_path / "train.yml").read_text()
-    text = text.replace("lr: 0.0001", "lr: 1e-4").replace(
-        "training_folder: output", "training_folder: '${OUT}/[name]'"
-    )
+    text = text.replace("lr: 0.0001", "lr: 1e-4").replace("folder: output", "folder: '${OUT}/[name]'")
     (tmp_path / "train.yml").write_text(text)
     code, out = train(tmp_path)
     assert (code, "Environment variable OUT not set" in out) == (1, True)

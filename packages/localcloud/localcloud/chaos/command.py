@@ -53,14 +53,12 @@ def add_to(commands: Any, shared: argparse.ArgumentParser) -> None:
         request.add_argument("--seed", type=int, default=0)
     for what, (unit, default) in CONDITIONS.items():
         condition = kinds.add_parser(what)
-        condition.add_argument(
-            "--share", type=_share, default=1.0, help="of the machines, 0 to 1 (default 1)"
-        )
+        text = "of the machines, 0 to 1 (default 1)"
+        condition.add_argument("--share", type=_share, default=1.0, help=text)
         condition.add_argument("--seed", type=int, default=0)
         if unit:
-            condition.add_argument(
-                "--amount", type=_count, default=default, help=f"{unit} (default {default})"
-            )
+            text = f"{unit} (default {default})"
+            condition.add_argument("--amount", type=_count, default=default, help=text)
     interrupt = kinds.add_parser(INTERRUPT)
     interrupt.add_argument("node", nargs="?", help="its id, or the beginning of it")
     interrupt.add_argument("--kill", action="store_true", help="without notice, like a power cut")
@@ -83,12 +81,11 @@ def run(home: Home, given: dict[str, Any]) -> str:
         return _interrupt(home, given["node"], kill=given["kill"])
     if what == "off":
         which = given["which"]
-        kept = {} if which is None else {name: entry for name, entry in entries.items() if name != which}
-        write_json(home.chaos, kept)
+        left = {} if which is None else {name: entry for name, entry in entries.items() if name != which}
+        write_json(home.chaos, left)
         return f"off: {which or 'everything'}"
-    entry = {
-        name: value for name, value in given.items() if value is not None and name not in ("node", "kill")
-    }
+    kept = given.keys() - {"node", "kill"}
+    entry = {name: value for name, value in given.items() if value is not None and name in kept}
     home.create()
     write_json(home.chaos, {**entries, what: entry})
     return f"{what}: {json.dumps(entry)}" + (" (machines rented from now on)" if what in CONDITIONS else "")
@@ -98,9 +95,8 @@ def _interrupt(home: Home, node: str | None, *, kill: bool) -> str:
     database = open_database(home.database) if home.database.exists() else None
     found = _running(database, node or "") if database else None
     if found is None:
-        raise ChaosError(
-            f"no node {node} runs" if node else "no node runs; wait for one, or see the web page"
-        )
+        nothing = "no node runs; wait for one, or see the web page"
+        raise ChaosError(f"no node {node} runs" if node else nothing)
     if kill:
         processes.kill_group(found["pid"], found["pid_start"])
     else:
@@ -123,9 +119,8 @@ def _run_proxy(home: Home, rate: float, seed: int) -> str:
     """Serve until SIGINT or SIGTERM."""
     connection = home.load_connection()
     if not connection:
-        raise ChaosError(
-            f"the local cloud of {home.path} does not run; start it with `python -m localcloud --home {home.path} start`"
-        )
+        command = f"python -m localcloud --home {home.path} start"
+        raise ChaosError(f"the local cloud of {home.path} does not run; start it with `{command}`")
     faults = Faults(rate, seed, delays=rate / 4)
     page = str(connection["page"]).rstrip("/")
     stop = threading.Event()
@@ -133,10 +128,8 @@ def _run_proxy(home: Home, rate: float, seed: int) -> str:
         signal.signal(number, lambda *_: stop.set())
     with Proxy(page, api_service, faults) as api, Proxy(connection["s3"]["url"], s3_service, faults) as s3:
         write_json(home.rerouted, rerouted(connection, api.url, s3.url))
-        print(
-            f"{rate:.0%} of the requests through this proxy fail; to use it, set FLUX_LOCAL_CLOUD={home.rerouted}",
-            flush=True,
-        )
+        use = f"to use it, set FLUX_LOCAL_CLOUD={home.rerouted}"
+        print(f"{rate:.0%} of the requests through this proxy fail; {use}", flush=True)
         stop.wait()
         home.rerouted.unlink(missing_ok=True)
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.counts.items()) if kind != "none")

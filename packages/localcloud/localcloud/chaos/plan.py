@@ -57,35 +57,14 @@ class Faults:
 def fault_reply(kind: str, service: str, project: str = "proj", number: int = 0) -> FaultReply:
     """The service's own answer when it refuses (429), passes a fault on (403) or fails (500-…)."""
     if kind == "429":
-        return _too_many(service)
+        return TOO_MANY[service]
     if kind == "403":
         text = TRANSIENT_TEXTS[number % len(TRANSIENT_TEXTS)].format(project=project)
         return _kelpie(403, "Forbidden", text)
-    if service == "kelpie":
-        return _kelpie(
-            500, "Internal server error", "D1_ERROR: D1 DB is overloaded. Requests queued for too long."
-        )
-    if service == "s3":
-        return _s3(500, "InternalError", "We encountered an internal error. Please try again.")
     # SaladCloud's gateway answers in HTML now and then; Cloudflare's may do so too.
-    if number % 2:
+    if number % 2 and service in ("salad", "cloudflare"):
         return FaultReply(502, HTML.encode(), "text/html")
-    if service == "cloudflare":
-        return _cloudflare(500, 10001, "We encountered an internal error. Please try again.")
-    return _problem(500, "Internal Server Error", "An unexpected error occurred.")
-
-
-def _too_many(service: str) -> FaultReply:
-    if service == "s3":
-        return _s3(429, "TooManyRequests", "Reduce your concurrent request rate for the same object.")
-    retry_after = (("Retry-After", "1"),)
-    if service == "kelpie":
-        return FaultReply(429, b"error code: 1015", "text/plain; charset=UTF-8", retry_after)
-    if service == "cloudflare":
-        refused = _cloudflare(429, 971, "Please wait and consider throttling your request speed")
-    else:
-        refused = _problem(429, "Too Many Requests", "240 requests a minute are allowed.")
-    return replace(refused, headers=retry_after)
+    return FAILURES[service]
 
 
 def _kelpie(status: int, error: str, message: str) -> FaultReply:
@@ -107,3 +86,23 @@ def _cloudflare(status: int, code: int, message: str) -> FaultReply:
 def _s3(status: int, code: str, message: str) -> FaultReply:
     body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return FaultReply(status, body.encode(), "application/xml")
+
+
+RETRY_AFTER = (("Retry-After", "1"),)
+SLOW_DOWN = "Please wait and consider throttling your request speed"
+TOO_MANY = {
+    "cloudflare": replace(_cloudflare(429, 971, SLOW_DOWN), headers=RETRY_AFTER),
+    "kelpie": FaultReply(429, b"error code: 1015", "text/plain; charset=UTF-8", RETRY_AFTER),
+    "s3": _s3(429, "TooManyRequests", "Reduce your concurrent request rate for the same object."),
+    "salad": replace(
+        _problem(429, "Too Many Requests", "240 requests a minute are allowed."), headers=RETRY_AFTER
+    ),
+}
+OVERLOADED = "D1_ERROR: D1 DB is overloaded. Requests queued for too long."
+TRY_AGAIN = "We encountered an internal error. Please try again."
+FAILURES = {
+    "cloudflare": _cloudflare(500, 10001, TRY_AGAIN),
+    "kelpie": _kelpie(500, "Internal server error", OVERLOADED),
+    "s3": _s3(500, "InternalError", TRY_AGAIN),
+    "salad": _problem(500, "Internal Server Error", "An unexpected error occurred."),
+}

@@ -131,9 +131,8 @@ class _ProxyHandler(BaseHTTPRequestHandler):
 
     def _ask(self, body: bytes) -> tuple[int, Headers, bytes]:
         upstream = self.server.proxy.upstream
-        connection = http.client.HTTPConnection(
-            upstream.hostname or ADDRESS, upstream.port, timeout=UPSTREAM_SECONDS
-        )
+        host = upstream.hostname or ADDRESS
+        connection = http.client.HTTPConnection(host, upstream.port, timeout=UPSTREAM_SECONDS)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
@@ -158,9 +157,11 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
-        own = _value(headers, "content-length") if self.command == "HEAD" else None
+        length = str(len(body))
+        if self.command == "HEAD":
+            length = next((value for name, value in headers if name.lower() == "content-length"), length)
         if status >= 200 and status not in (204, 304):
-            self.send_header("Content-Length", own or str(len(body)))
+            self.send_header("Content-Length", length)
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -197,10 +198,6 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         while self.rfile.readline().strip():
             pass  # trailers
         return body
-
-
-def _value(headers: Headers, searched: str) -> str | None:
-    return next((value for name, value in headers if name.lower() == searched), None)
 
 
 def api_service(path: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from localcloud.database import now
+from localcloud.database import Database, now
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class AccessKey:
 class AccessKeys:
     """The keys in the database. `root` are the ids of the local cloud's own keys, which are not in it and allow everything."""
 
-    def __init__(self, database: sqlite3.Connection, root: Iterable[str]) -> None:
+    def __init__(self, database: Database, root: Iterable[str]) -> None:
         self._db, self._root = database, frozenset(root)
 
     def add(self, key: AccessKey) -> None:
@@ -83,7 +83,7 @@ class AccessKeys:
 
     def get(self, identity: str) -> AccessKey | None:
         """The key, unless it belongs to a token that was deleted or has expired. The key itself may have expired."""
-        row = self._db.execute("SELECT * FROM r2_keys WHERE id = ?", (identity,)).fetchone()
+        row = self._db.first("SELECT * FROM r2_keys WHERE id = ?", identity)
         if row is None:
             return None
         key = _key(row)

@@ -6,7 +6,6 @@ Answers have Cloudflare's envelope: {"success", "errors": [{"code", "message"}],
 import hashlib
 import re
 import secrets
-import sqlite3
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope
-from localcloud.database import iso_time, now
+from localcloud.database import Database, iso_time, now
 from localcloud.home import HomeState
 from localcloud.storage.objects import ObjectStorage
 from localcloud.web.request_bodies import parse_json
@@ -55,7 +54,7 @@ class CloudflareRoutes:
     """The API of the only account."""
 
     def __init__(
-        self, database: sqlite3.Connection, storage: ObjectStorage, keys: AccessKeys, state: HomeState
+        self, database: Database, storage: ObjectStorage, keys: AccessKeys, state: HomeState
     ) -> None:
         self._db, self._storage, self._keys = database, storage, keys
         self._account, self._token = state.cloudflare_account_id, state.cloudflare_api_token
@@ -124,7 +123,7 @@ class CloudflareRoutes:
             info = self._storage.head_bucket(name)
         except NoSuchBucket:
             raise NO_BUCKET from None
-        row = self._db.execute("SELECT * FROM r2_buckets WHERE name = ?", (name,)).fetchone()
+        row = self._db.first("SELECT * FROM r2_buckets WHERE name = ?", name)
         return {
             "name": name,
             "creation_date": iso_time(info.created.timestamp()),

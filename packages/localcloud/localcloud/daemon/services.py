@@ -138,7 +138,6 @@ class LocalServices:
         return HTMLResponse(content, headers={"Content-Security-Policy": page.POLICY})
 
     async def _sample(self, request: Request) -> Response:
-        query = "SELECT body FROM jobs WHERE id = ?"
-        row = self.database.execute(query, (request.path_params["job"],)).fetchone()
+        row = self.database.first("SELECT body FROM jobs WHERE id = ?", request.path_params["job"])
         found = row and sample_path(json.loads(row["body"]), self.home.objects, request.path_params["name"])
         return FileResponse(found) if found else PlainTextResponse("no such sample", 404)

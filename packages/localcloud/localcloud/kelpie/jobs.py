@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 from typing import Any
 
-from localcloud.database import iso_time, now
+from localcloud.database import Database, iso_time, now
 from localcloud.home import CloudSettings
 from localcloud.kelpie.validation import LEGACY, database_error
 
@@ -20,7 +20,7 @@ MAX_BATCH_JOBS = 100
 class JobTable:
     """The jobs of one user. Methods raise RefusedRequestError for the database errors that Kelpie passes on."""
 
-    def __init__(self, database: sqlite3.Connection, user_id: str, settings: CloudSettings) -> None:
+    def __init__(self, database: Database, user_id: str, settings: CloudSettings) -> None:
         self._db, self._user, self._settings = database, user_id, settings
 
     def create(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +78,8 @@ class JobTable:
             "DELETE FROM jobs WHERE container_group_id = ? AND user_id = ? AND status = 'pending'",
             (group, self._user),
         ).rowcount
-        running = self._db.execute(
-            "SELECT 1 FROM jobs WHERE container_group_id = ? AND user_id = ? AND status = 'running'",
-            (group, self._user),
-        ).fetchone()
-        if running:
+        running = "SELECT 1 FROM jobs WHERE container_group_id = ? AND user_id = ? AND status = 'running'"
+        if self._db.first(running, group, self._user):
             raise database_error("NOT NULL constraint failed: Jobs.status: SQLITE_CONSTRAINT")
         return removed
 
@@ -137,29 +134,19 @@ class JobTable:
     def count_active(self, group: str, idle_seconds: int, limit: int) -> int:
         """The number of jobs, at most `limit`, that are pending or running or ended in the last `idle_seconds`."""
         since = now() - idle_seconds
-        return int(
-            self._db.execute(
-                "SELECT COUNT(*) FROM (SELECT 1 FROM jobs WHERE container_group_id = ? AND (status IN ('running',"
-                " 'pending') OR completed >= ? OR failed >= ? OR canceled >= ?) LIMIT ?)",
-                (group, since, since, since, limit),
-            ).fetchone()[0]
+        query = (
+            "SELECT 1 FROM jobs WHERE container_group_id = ? AND (status IN ('running', 'pending')"
+            " OR completed >= ? OR failed >= ? OR canceled >= ?) LIMIT ?"
         )
+        return len(self._db.all(query, group, since, since, since, limit))
 
     def _row(self, identity: str) -> sqlite3.Row | None:
-        found: sqlite3.Row | None = self._db.execute(
-            "SELECT * FROM jobs WHERE id = ? AND user_id = ?", (identity, self._user)
-        ).fetchone()
-        return found
+        return self._db.first("SELECT * FROM jobs WHERE id = ? AND user_id = ?", identity, self._user)
 
     def _next(self, group: str, offset: int) -> sqlite3.Row | None:
         timed_out = "COALESCE(heartbeat, created) <= :now - 2 * MIN(heartbeat_interval, COALESCE(:cap, heartbeat_interval))"
-        values = {
-            "user": self._user,
-            "group": group,
-            "now": now(),
-            "cap": self._settings.heartbeat_seconds,
-            "offset": offset,
-        }
+        values = {"user": self._user, "group": group, "offset": offset}
+        values |= {"now": now(), "cap": self._settings.heartbeat_seconds}
         for condition in (f"status = 'running' AND {timed_out}", "status = 'pending'"):
             row: sqlite3.Row | None = self._db.execute(
                 f"SELECT * FROM jobs WHERE {condition} AND user_id = :user AND container_group_id = :group"  # noqa: S608 (constant conditions)
@@ -172,7 +159,7 @@ class JobTable:
 
     def _is_banned(self, machine_id: str, identity: str) -> bool:
         query = "SELECT 1 FROM bans WHERE machine_id = ? AND job_id = ?"
-        return self._db.execute(query, (machine_id, identity)).fetchone() is not None
+        return self._db.first(query, machine_id, identity) is not None
 
     def _set_status(self, identity: str, machine_id: str, status: str) -> None:
         column = "started" if status == "running" else status

@@ -3,14 +3,14 @@
 import sqlite3
 from typing import Any
 
-from localcloud.database import now, sql_time
+from localcloud.database import Database, now, sql_time
 from localcloud.kelpie.validation import database_error
 
 
 class RuleTable:
     """The rules of one user."""
 
-    def __init__(self, database: sqlite3.Connection, user_id: str) -> None:
+    def __init__(self, database: Database, user_id: str) -> None:
         self._db, self._user = database, user_id
 
     def create(
@@ -30,8 +30,7 @@ class RuleTable:
         return self.get(fields["container_group_id"]) or {}
 
     def get(self, group_id: str) -> dict[str, Any] | None:
-        query = "SELECT * FROM scaling_rules WHERE container_group_id = ?"
-        row = self._db.execute(query, (group_id,)).fetchone()
+        row = self._db.first("SELECT * FROM scaling_rules WHERE container_group_id = ?", group_id)
         return None if row is None else _shown(row)
 
     def all(self) -> list[dict[str, Any]]:

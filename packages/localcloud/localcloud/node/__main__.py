@@ -26,7 +26,7 @@ MARKER = ".node"  # marks a folder as a node's, which may be wiped
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m localcloud.node", description="A node of the local cloud."
+        prog="python -m localcloud.node", description="A node of the local cloud"
     )
     parser.add_argument("--home", type=Path, required=True, help="the node's folder, which is wiped")
     home = parser.parse_args().home.resolve()
@@ -57,9 +57,8 @@ def prepare(home: Path) -> None:
     """Make the folder a new container: empty, with the trainer of the image. Raises ValueError."""
     home.mkdir(parents=True, exist_ok=True)
     if any(home.iterdir()) and not (home / MARKER).exists():
-        raise ValueError(
-            f"{home} is neither empty nor a node's folder; give --home a folder that may be wiped"
-        )
+        help_text = "give --home a folder that may be wiped"
+        raise ValueError(f"{home} is neither empty nor a node's folder; {help_text}")
     for path in home.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -91,9 +91,8 @@ class Transfers:
     def upload_folder(self, folder: Path, entry: dict[str, Any], *, compressed: bool) -> None:
         """Upload all files in the folder, 20 at a time. The pattern is matched against the relative path."""
         try:
-            names = [
-                path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()
-            ]
+            paths = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+            names = [path.relative_to(folder).as_posix() for path in paths]
             if entry.get("pattern"):
                 names = [name for name in names if re.search(entry["pattern"], name)]
             log.info("%d files to upload to %s/%s", len(names), entry["bucket"], entry["prefix"])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from localcloud.database import iso_time, now
+from localcloud.database import Database, iso_time, now
 from localcloud.home import CloudSettings, HomeState
 from localcloud.salad import validation
 from localcloud.salad.problems import ProblemError, not_found
@@ -26,7 +26,7 @@ class GroupTable:
 
     def __init__(
         self,
-        database: sqlite3.Connection,
+        database: Database,
         state: HomeState,
         settings: CloudSettings,
         on_change: Callable[[], None],
@@ -91,9 +91,8 @@ class GroupTable:
     def delete(self, name: str) -> None:
         """Mark the group as deleted; the supervisor removes it."""
         row = self._existing(name)
-        self._db.execute(
-            "UPDATE groups SET deleting = COALESCE(deleting, ?) WHERE id = ?", (now(), row["id"])
-        )
+        query = "UPDATE groups SET deleting = COALESCE(deleting, ?) WHERE id = ?"
+        self._db.execute(query, (now(), row["id"]))
         self._on_change()
 
     def start(self, name: str) -> None:
@@ -104,10 +103,8 @@ class GroupTable:
 
     def instances(self, name: str) -> list[dict[str, Any]]:
         group = self._existing(name)
-        rows = self._db.execute(
-            "SELECT * FROM instances WHERE group_id = ? ORDER BY created", (group["id"],)
-        ).fetchall()
-        return [_instance_shown(row) for row in rows]
+        query = "SELECT * FROM instances WHERE group_id = ? ORDER BY created"
+        return [_instance_shown(row) for row in self._db.all(query, group["id"])]
 
     def instance(self, name: str, identity: str) -> dict[str, Any]:
         for instance in self.instances(name):
@@ -153,16 +150,15 @@ class GroupTable:
 
     def group_name(self, group_id: str) -> str | None:
         """The name of the group with this id, or None."""
-        row = self._db.execute("SELECT name FROM groups WHERE id = ?", (group_id,)).fetchone()
+        row = self._db.first("SELECT name FROM groups WHERE id = ?", group_id)
         return None if row is None else str(row["name"])
 
     def is_node_token(self, token: str) -> bool:
         """Whether the token belongs to an existing instance."""
-        return self._db.execute("SELECT 1 FROM instances WHERE token = ?", (token,)).fetchone() is not None
+        return self._db.first("SELECT 1 FROM instances WHERE token = ?", token) is not None
 
     def _find(self, name: str) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self._db.execute("SELECT * FROM groups WHERE name = ?", (name,)).fetchone()
-        return row
+        return self._db.first("SELECT * FROM groups WHERE name = ?", name)
 
     def _existing(self, name: str) -> sqlite3.Row:
         row = self._find(name)
@@ -211,9 +207,8 @@ class GroupTable:
         container |= body.pop("container")
         container["resources"] = {"gpu_classes": [], "shm_size": 64} | container["resources"]
         container_version = body.pop("container_version")
-        outdated = self._db.execute(
-            "SELECT 1 FROM instances WHERE group_id = ? AND version < ?", (row["id"], container_version)
-        ).fetchone()
+        query = "SELECT 1 FROM instances WHERE group_id = ? AND version < ?"
+        outdated = self._db.first(query, row["id"], container_version)
         return {
             "country_codes": [],
             "scaling-actions": [],

@@ -21,7 +21,7 @@ from pathlib import Path
 from localcloud import processes
 from localcloud.chaos import conditions
 from localcloud.chaos.settings import Chaos
-from localcloud.database import now
+from localcloud.database import Database, now
 from localcloud.home import CloudSettings, Home, HomeState
 from localcloud.salad.billing import Billing
 from localcloud.salad.groups import DELETION_SECONDS
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 # State: the next state, and the share of the boot time after which it is reached.
 BOOT = {"allocating": ("downloading", 0.3), "downloading": ("creating", 0.4), "creating": ("running", 0.1)}
-ON_MACHINE = ("downloading", "creating", "running", "stopping")
 # A node that ends sooner than this counts as broken, and its replacement is delayed.
 QUICK_DEATH_SECONDS = 2.0
 MAX_DELAY_SECONDS = 10.0
@@ -43,7 +42,7 @@ class Supervisor:
     def __init__(
         self,
         home: Home,
-        database: sqlite3.Connection,
+        database: Database,
         settings: CloudSettings,
         state: HomeState,
         kelpie_url: str,
@@ -78,7 +77,7 @@ class Supervisor:
         self._replace_dead()
         self._interrupt()
         self._billing.update()
-        for group in self._db.execute("SELECT * FROM groups ORDER BY created").fetchall():
+        for group in self._db.all("SELECT * FROM groups ORDER BY created"):
             self._scale(group)
         for instance in self._instances():
             if instance["state"] == "stopping":
@@ -107,7 +106,7 @@ class Supervisor:
 
     def _instances(self, condition: str = "1", *values: str) -> list[sqlite3.Row]:
         query = f"SELECT * FROM instances WHERE {condition} ORDER BY created"  # noqa: S608 (conditions are constants)
-        return self._db.execute(query, values).fetchall()
+        return self._db.all(query, *values)
 
     # ---- scaling
 
@@ -168,9 +167,7 @@ class Supervisor:
         self._db.execute("UPDATE instances SET pid = NULL, pid_start = NULL WHERE id = ?", (instance["id"],))
 
     def _machines_in_use(self) -> int:
-        marks = ", ".join("?" * len(ON_MACHINE))
-        query = f"SELECT COUNT(*) FROM instances WHERE state IN ({marks})"  # noqa: S608 (question marks)
-        return int(self._db.execute(query, ON_MACHINE).fetchone()[0])
+        return len(self._instances("state != 'allocating'"))
 
     def _try_to_launch(self, instance: sqlite3.Row) -> None:
         try:
@@ -181,7 +178,7 @@ class Supervisor:
             self._db.execute("UPDATE instances SET not_before = ? WHERE id = ?", (later, instance["id"]))
 
     def _launch(self, instance: sqlite3.Row) -> None:
-        group = self._db.execute("SELECT * FROM groups WHERE id = ?", (instance["group_id"],)).fetchone()
+        [group] = self._db.all("SELECT * FROM groups WHERE id = ?", instance["group_id"])
         child = self._spawn(instance, group)
         self._children[child.pid] = child
         self._db.execute(
@@ -289,9 +286,8 @@ class Supervisor:
         return processes.is_same(instance["pid"], instance["pid_start"])
 
     def _set_state(self, identity: str, state: str) -> None:
-        self._db.execute(
-            "UPDATE instances SET state = ?, state_since = ? WHERE id = ?", (state, now(), identity)
-        )
+        query = "UPDATE instances SET state = ?, state_since = ? WHERE id = ?"
+        self._db.execute(query, (state, now(), identity))
 
     def _finish_deletions(self) -> None:
         self._db.execute(
@@ -300,9 +296,9 @@ class Supervisor:
         )
 
 
-def kill_orphans(home: Home, database: sqlite3.Connection) -> None:
+def kill_orphans(home: Home, database: Database) -> None:
     """Kill the nodes that a killed daemon left behind."""
-    for instance in database.execute("SELECT * FROM instances").fetchall():
+    for instance in database.all("SELECT * FROM instances"):
         if instance["pid"] is not None:
             processes.kill_group(instance["pid"], instance["pid_start"])
         shutil.rmtree(home.nodes / instance["id"], ignore_errors=True)

@@ -17,16 +17,12 @@ READING = ("GET", "HEAD")
 
 
 class ExpiredTokenError(S3Error):  # type: ignore[misc]  # nanio is untyped
-    """Temporary credentials or a token have expired."""
-
     code = "ExpiredToken"
     message = "The provided token has expired."
     http_status = 400
 
 
 class InvalidTokenError(S3Error):  # type: ignore[misc]  # nanio is untyped
-    """The session token does not belong to the key."""
-
     code = "InvalidToken"
     message = "The provided token is malformed or otherwise invalid."
     http_status = 400

@@ -36,9 +36,8 @@ def build_storage(folder: Path, state: HomeState, keys: AccessKeys, key_write_se
         credentials=KeyResolver(state.s3_access_key_id, state.s3_secret_access_key, keys),
     )
     app: Starlette = build_app(settings)
-    storage = ObjectStorage(
-        settings.data_dir, chunk_size=settings.chunk_size, write_rate=WriteRate(key_write_seconds)
-    )
+    rate = WriteRate(key_write_seconds)
+    storage = ObjectStorage(settings.data_dir, chunk_size=settings.chunk_size, write_rate=rate)
     storage.recover()
     app.state.storage = storage
     # The last in the list is the innermost. All run after the signature check, inside nanio's error handling.

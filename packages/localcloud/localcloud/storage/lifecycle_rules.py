@@ -35,8 +35,6 @@ Rule = Mapping[str, Any]
 
 
 class NoSuchRulesError(S3Error):  # type: ignore[misc]  # nanio is untyped
-    """All rules of the bucket were deleted."""
-
     code = "NoSuchLifecycleConfiguration"
     message = "The lifecycle configuration does not exist."
     http_status = 404

@@ -48,8 +48,6 @@ conditions: ContextVar[tuple[str | None, str | None]] = ContextVar("conditions",
 
 
 class InvalidRangeError(S3Error):  # type: ignore[misc]  # nanio is untyped
-    """The range begins after the end of the object."""
-
     code = "InvalidRange"
     message = "The requested range is not satisfiable"
     http_status = 416
@@ -142,9 +140,8 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
 
         Invalid XML and missing parts are refused by nanio.
         """
-        present = {
-            part.part_number: part.size for part in MultipartManager(self._data_dir).list_parts(upload)
-        }
+        parts = MultipartManager(self._data_dir).list_parts(upload)
+        present = {part.part_number: part.size for part in parts}
         try:
             named = [one.text or "" for one in fromstring(body).iter() if one.tag.endswith("PartNumber")]
         except ParseError:

@@ -21,8 +21,6 @@ HEADERS = ("x-amz-tagging", "x-amz-grant-", "x-amz-object-lock-", "x-amz-bucket-
 
 
 class TooManyRequestsError(S3Error):  # type: ignore[misc]  # nanio is untyped
-    """The key was written a moment ago."""
-
     code = "TooManyRequests"
     message = "Reduce your concurrent request rate for the same object."
     http_status = 429

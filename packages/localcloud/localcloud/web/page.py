@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, Template
 
-from localcloud.database import now
+from localcloud.database import Database, now
 from localcloud.salad.catalog import GPU_CLASSES, dollars_an_hour
 from localcloud.web.job_outputs import read_outputs
 
@@ -33,16 +33,16 @@ class PageData:
     chaos: dict[str, Any]
 
 
-def read(database: sqlite3.Connection, chaos: dict[str, Any]) -> PageData:
+def read(database: Database, chaos: dict[str, Any]) -> PageData:
     """Read the database, in the thread that owns the connection. `chaos` holds the active faults."""
     dollars = "SUM((billed_until - running_from) * dollars_an_hour / 3600)"
     cost = f"SELECT group_id, {dollars} FROM billing GROUP BY 1"  # noqa: S608 (a constant)
     order = "status NOT IN ('running', 'pending'), created DESC, rowid DESC"
     newest = f"SELECT * FROM jobs ORDER BY {order} LIMIT ?"  # noqa: S608 (a constant)
     return PageData(
-        database.execute("SELECT * FROM groups ORDER BY created").fetchall(),
-        database.execute("SELECT * FROM instances ORDER BY created").fetchall(),
-        database.execute(newest, (MAX_JOBS,)).fetchall(),
+        database.all("SELECT * FROM groups ORDER BY created"),
+        database.all("SELECT * FROM instances ORDER BY created"),
+        database.all(newest, MAX_JOBS),
         dict(database.execute("SELECT status, COUNT(*) FROM jobs GROUP BY status").fetchall()),
         {str(group): float(dollars) for group, dollars in database.execute(cost)},
         chaos,
