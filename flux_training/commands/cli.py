@@ -33,7 +33,7 @@ no_cache_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_disable_cache,
-    help="Read every image and caption again, even if it looks unchanged.",
+    help="Decode every image again, even if it looks unchanged.",
 )
 
 

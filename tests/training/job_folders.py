@@ -1,4 +1,4 @@
-"""Small, sound job folders for tests, made here and not copied: each image is different, each caption too."""
+"""Small valid job folders for tests; all images and captions are different."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Job folders for lint's tests: clean ones, and one mistake a rule."""
+"""Job folders for the tests of lint: valid ones, and one mistake per rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimate in words, word for word: it is what somebody decides by before money is spent."""
+"""The exact text of cost estimates and budget errors."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ MEND = "raise it, train fewer jobs or steps, or choose another cluster.gpu or pr
         (1234.5, "$1234.50"),
     ],
 )
-def test_no_cost_looks_like_none(usd: float | None, text: str) -> None:
+def test_small_costs_are_not_shown_as_zero(usd: float | None, text: str) -> None:
     assert dollars(usd) == text
 
 
-def test_a_price_that_is_not_known_says_why() -> None:
+def test_an_unknown_price_is_explained() -> None:
     assert heading(Bill(RATE, ())) == "RTX 5090 (32 GB) at priority high, $0.360 an hour"
     assert heading(Bill(NO_PRICE, ())) == (
         "RTX 5090 (32 GB) at priority batch, price unknown: no price at priority batch"
     )
 
 
-def test_the_preview_word_for_word() -> None:
+def test_preview_text_is_exact() -> None:
     bill = Bill(RATE, (CAT, DOG), idle_seconds=900.0, replicas=2, always=1)
     assert announce(bill, local=True).splitlines() == [
         "Estimated cost on RTX 5090 (32 GB) at priority high, $0.360 an hour:",
@@ -71,7 +71,7 @@ def test_the_preview_word_for_word() -> None:
     )
 
 
-def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
+def test_columns_fit_their_content() -> None:
     lines = (Line("j", "new", 1, 1.0, None, ""), Line("j", "new", 1, 36000.0, 100.0, ""))
     assert table(Bill(RATE, lines)) == "\n".join(
         [
@@ -82,7 +82,7 @@ def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
     )
 
 
-def test_what_is_not_known_makes_the_sum_unknown() -> None:
+def test_an_unknown_cost_makes_the_total_unknown() -> None:
     bill = Bill(RATE, (CAT, UNKNOWN), idle_seconds=480.0, replicas=1)
     assert rows(bill) == [
         ("cat", "2,000 steps", "60 min", "$0.36"),
@@ -93,7 +93,7 @@ def test_what_is_not_known_makes_the_sum_unknown() -> None:
     assert rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("total", "", "68 min", "$0.41")
 
 
-def test_what_always_stays_is_told_also_without_a_price() -> None:
+def test_standing_charge_is_shown_without_a_price() -> None:
     assert standing_charge(Bill(RATE, (CAT,))) == ""
     assert announce(Bill(RATE, (CAT,)), local=False).endswith("figure.")
     assert standing_charge(Bill(NO_PRICE, (), always=3)) == (
@@ -101,7 +101,7 @@ def test_what_always_stays_is_told_also_without_a_price() -> None:
     )
 
 
-def test_a_limit_that_is_just_reached_is_kept() -> None:
+def test_costs_above_the_budget_are_reported() -> None:
     bill = Bill(RATE, (CAT,))
     assert over_budget(limits(maxUsd=0.36, maxUsdPerJob=0.36), bill) == []
     per_job, in_sum = over_budget(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
@@ -114,7 +114,7 @@ def test_a_limit_that_is_just_reached_is_kept() -> None:
     )
 
 
-def test_a_job_without_a_time_is_over_no_limit_of_its_own() -> None:
+def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
     """The sum is then not known, and that counts as exceeded."""
     assert over_budget(limits(maxUsdPerJob=0.01), Bill(RATE, (CAT, UNKNOWN))) == [
         "the budget cannot be checked: the speed of it is unknown; "
@@ -122,7 +122,7 @@ def test_a_job_without_a_time_is_over_no_limit_of_its_own() -> None:
     ]
 
 
-def test_what_run_json_keeps_of_an_estimate() -> None:
+def test_estimate_record_for_run_json() -> None:
     exact = Line("exact", "new", 7, 1234.5678, 0.1234567, "somewhere")
     bill = Bill(RATE, (CAT, exact, UNKNOWN))
     of_gpu = {"gpu": "RTX 5090 (32 GB)", "priority": "high", "usd_an_hour": 0.36}
@@ -136,7 +136,7 @@ def test_what_run_json_keeps_of_an_estimate() -> None:
     assert estimate_record(bill, "not there") is None
 
 
-def test_what_the_stacks_outputs_say_of_a_cost() -> None:
+def test_cost_in_the_stack_outputs() -> None:
     record = {"estimate": estimate_record(Bill(RATE, (CAT,)), "cat")}
     assert cost_of(record, {"gpu_seconds": 1234.5678}) == {
         "gpu": "RTX 5090 (32 GB)",
@@ -162,7 +162,7 @@ def test_what_the_stacks_outputs_say_of_a_cost() -> None:
         ),
     ],
 )
-def test_what_it_took_is_told_when_both_are_known(cost: dict[str, Any], text: str) -> None:
+def test_actual_cost_needs_price_and_hours(cost: dict[str, Any], text: str) -> None:
     assert actual_cost(cost) == text
 
 

@@ -1,4 +1,4 @@
-"""Estimates: the first calibration, its scaling, finished runs in its place, the budget; and what must hold for any work."""
+"""Cost estimates: calibration, scaling, finished runs, budget; and properties that hold for any work."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def finished(**changes: Any) -> dict[str, Any]:
     return progress | changes
 
 
-def test_the_recipes_own_job_takes_the_recipes_hour() -> None:
+def test_the_recipes_job_takes_an_hour() -> None:
     (line,) = bill(Work("cat", 2000, EXAMPLE, 0)).lines
     assert line.seconds == pytest.approx(3600)
     assert line.basis == "the recipe's figure"
@@ -81,26 +81,26 @@ def test_a_step_grows_with_images_tokens_and_rank(shape: Shape, factor: float) -
     assert how_fast.seconds_per_step == pytest.approx(GUIDE_RUN.seconds_per_step * factor)
 
 
-def test_another_card_is_scaled_by_its_tflops_and_says_so() -> None:
+def test_other_gpus_are_scaled_by_tflops() -> None:
     how_fast = speed_of(EXAMPLE, "RTX 3090 (24 GB)", [], TFLOPS, SALAD)
     assert how_fast is not None
     assert how_fast.seconds_per_step == pytest.approx(GUIDE_RUN.seconds_per_step * 104.8 / 35.6)
     assert how_fast.basis == "the recipe's figure, scaled to RTX 3090 by TFLOPS"
 
 
-def test_of_an_unknown_card_nothing_is_claimed() -> None:
+def test_an_unknown_gpu_has_no_estimate() -> None:
     assert speed_of(EXAMPLE, "Radeon 9 (24 GB)", [], TFLOPS, SALAD) is None
     line = line_for(Work("cat", 100, EXAMPLE, 0), Rate("Radeon 9", "high", 0.1), None, SALAD)
     assert line == Line("cat", "new", 100, None, None, "the speed of Radeon 9 is unknown")
 
 
-def test_finished_runs_on_the_card_take_the_place_of_the_recipe() -> None:
+def test_finished_runs_on_the_gpu_replace_the_recipe() -> None:
     seen = [FinishedRun("RTX 5090", EXAMPLE, 60.0, second) for second in (1.0, 9.0, 1.2)]
     how_fast = speed_of(EXAMPLE, "RTX 5090 (32 GB)", seen, TFLOPS, SALAD)
     assert how_fast == Speed(60.0, 1.2, "3 finished runs like it")
 
 
-def test_runs_with_other_settings_are_scaled_and_those_on_other_cards_left_out() -> None:
+def test_runs_with_other_settings_are_scaled_and_other_gpus_ignored() -> None:
     other = Shape(images=2)
     seen = [FinishedRun("RTX 5090", other, 60.0, 3.0), FinishedRun("RTX 4090", EXAMPLE, 60.0, 99.0)]
     how_fast = speed_of(EXAMPLE, "RTX 5090", seen, TFLOPS, SALAD)
@@ -109,7 +109,7 @@ def test_runs_with_other_settings_are_scaled_and_those_on_other_cards_left_out()
     assert how_fast.basis == "1 finished run with other settings, scaled"
 
 
-def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
+def test_runs_of_the_simulated_trainer_count_only_in_the_local_cloud() -> None:
     seen = [FinishedRun("", EXAMPLE, 1.0, 0.5)]
     local = speed_of(EXAMPLE, "RTX 3090", seen, TFLOPS, CLOUDS["local"])
     real = speed_of(EXAMPLE, "RTX 3090", seen, TFLOPS, SALAD)
@@ -146,7 +146,7 @@ def test_the_stand_ins_speed_counts_only_in_the_local_cloud() -> None:
         ({"gpu_seconds": 100.0}, None),
     ],
 )
-def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step: float | None) -> None:
+def test_seconds_per_step_are_read_from_progress(changes: dict[str, Any], step: float | None) -> None:
     seen = finished_run_of(
         finished(**changes), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}"
     )
@@ -156,13 +156,13 @@ def test_what_a_run_took_is_read_from_its_progress(changes: dict[str, Any], step
 
 
 @pytest.mark.parametrize("gpu", [None, 5090, ""])
-def test_a_node_that_names_no_card_counts_for_none(gpu: object) -> None:
+def test_a_run_without_gpu_name_has_an_empty_gpu(gpu: object) -> None:
     seen = finished_run_of(finished(gpu=gpu), b"")
     assert seen is not None
     assert seen.gpu == ""
 
 
-def test_a_shape_of_absurd_numbers_has_a_finite_work() -> None:
+def test_huge_numbers_give_finite_work() -> None:
     raw = "config: {process: [{datasets: [{resolution: HUGE}], network: {linear: HUGE}, train: {batch_size: HUGE}}]}"
     document = document_of(raw.replace("HUGE", str(10**400)).encode())
     assert math.isfinite(shape_of(document).work)
@@ -180,18 +180,18 @@ def test_the_shape_is_read_as_ai_toolkit_reads_it() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"[1", b"- 1", b"config: 7", b"config: {process: [7]}"])
-def test_a_train_yml_that_tells_nothing_has_the_trainers_defaults(raw: bytes) -> None:
+def test_an_invalid_train_yml_has_the_trainers_defaults(raw: bytes) -> None:
     assert shape_of(document_of(raw)) == Shape(4, 1, (512,))
 
 
-def test_idle_time_is_the_threshold_and_half_of_kelpies_period_for_each_replica() -> None:
+def test_idle_time_is_counted_per_replica() -> None:
     found = bill(Work("a", 1, EXAMPLE, 0), Work("b", 1, EXAMPLE, 0), Work("c", 1, EXAMPLE, 0), replicas=2)
     assert (found.replicas, found.idle_seconds) == (2, 2 * (300 + 150))
     alone = bill_for([], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=300)
     assert (alone.usd, alone.idle_seconds) == (0.0, 0.0)
 
 
-def test_the_stand_ins_runs_make_the_local_clouds_bill() -> None:
+def test_local_cloud_estimates_use_runs_of_the_simulated_trainer() -> None:
     seen = [FinishedRun("", EXAMPLE, 1.0, 0.5)]
     found = bill_for(
         [Work("a", 10, EXAMPLE, 0)], RATE, seen, TFLOPS, CLOUDS["local"], max_replicas=1, idle_threshold=0
@@ -199,12 +199,12 @@ def test_the_stand_ins_runs_make_the_local_clouds_bill() -> None:
     assert (found.lines[0].seconds, found.idle_seconds) == (1.0 + 10 * 0.5 + 5.0, 1.0)
 
 
-def test_where_nothing_scales_the_cluster_no_replica_idles() -> None:
+def test_without_a_scaling_rule_there_is_no_idle_time() -> None:
     found = bill_for([Work("a", 1, EXAMPLE, 0)], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=None)
     assert (found.replicas, found.idle_seconds) == (1, 0.0)
 
 
-def test_the_worker_pays_for_its_download() -> None:
+def test_download_time_is_part_of_the_estimate() -> None:
     small, large = bill(Work("a", 10, EXAMPLE, 0)), bill(Work("a", 10, EXAMPLE, 50_000_000))
     assert small.lines[0].seconds is not None
     assert large.lines[0].seconds == pytest.approx(small.lines[0].seconds + 10)
@@ -226,7 +226,7 @@ def test_replicas_that_always_stay_are_said_with_what_a_day_costs() -> None:
     )
 
 
-def test_a_dev_group_is_said_with_what_a_day_costs() -> None:
+def test_replicas_rented_all_day_are_shown_with_their_daily_cost() -> None:
     dev = Rate("RTX 3090 (24 GB)", "high", 0.25)
     found = replace(bill_for([], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=300), dev=dev)
     assert announce(found, local=False) == (
@@ -259,7 +259,7 @@ def test_a_budget_that_cannot_be_checked_counts_as_exceeded() -> None:
 
 
 @pytest.mark.parametrize("step", [math.nan, math.inf])
-def test_an_estimate_that_is_no_number_counts_as_exceeded(step: float) -> None:
+def test_an_estimate_that_is_not_finite_counts_as_exceeded(step: float) -> None:
     strange = bill(Work("cat", 10, EXAMPLE, 0), seen=[FinishedRun("RTX 5090", EXAMPLE, 1.0, step)])
     basis = "1 finished run like it gives no finite time"
     assert strange.lines == (Line("cat", "new", 10, None, None, basis),)
@@ -268,7 +268,7 @@ def test_an_estimate_that_is_no_number_counts_as_exceeded(step: float) -> None:
     assert finding.startswith("the budget cannot be checked")
 
 
-def test_without_anything_to_train_no_budget_is_exceeded() -> None:
+def test_nothing_to_train_exceeds_no_budget() -> None:
     assert over_budget(budget(maxUsd=0, maxUsdPerJob=0), bill()) == []
 
 
@@ -284,7 +284,7 @@ def test_the_actual_stands_beside_the_estimate() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
-def test_times_are_short(seconds: float, text: str) -> None:
+def test_durations_are_short(seconds: float, text: str) -> None:
     assert hours(seconds) == text
 
 
@@ -307,7 +307,7 @@ runs = st.lists(
 
 
 @given(shapes, clouds, runs, st.integers(0, 10**5), st.integers(0, 10**5), st.integers(0, 10**10))
-def test_more_steps_and_more_images_to_download_never_cost_less(
+def test_more_steps_and_larger_downloads_never_cost_less(
     shape: Shape, cloud: CloudTimes, seen: list[FinishedRun], steps: int, more: int, size: int
 ) -> None:
     def usd(steps: int, size: int) -> float:
@@ -340,9 +340,7 @@ def test_a_larger_shape_is_never_estimated_faster(
 
 
 @given(st.lists(st.integers(1, 5000), max_size=12), st.integers(1, 12))
-def test_the_sum_is_that_of_its_lines_and_another_job_never_makes_it_less(
-    steps: list[int], most: int
-) -> None:
+def test_the_total_is_the_sum_of_its_lines_and_grows_with_jobs(steps: list[int], most: int) -> None:
     works = [Work(str(number), one, EXAMPLE, 0) for number, one in enumerate(steps)]
     found = bill(*works, replicas=most)
     lines = sum(line.usd for line in found.lines if line.usd is not None)

@@ -1,4 +1,4 @@
-"""The GPU by name, by memory, or the cheapest that fits."""
+"""Choosing a GPU by name, by memory, or the cheapest that fits."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def chosen(wanted: str, need: int = 24, kept: str | None = None, offers: list[Of
         ("", ""),
     ],
 )
-def test_a_card_is_recognised_in_what_it_is_called(name: str, model: str) -> None:
+def test_gpu_models_are_recognized_in_names(name: str, model: str) -> None:
     assert model_of(name) == model
 
 
-def test_the_cheapest_is_that_on_which_the_work_costs_least_not_the_hour() -> None:
+def test_cheapest_means_lowest_cost_of_the_work() -> None:
     assert chosen("cheapest") == "b"
     assert chosen(">= 32 GB") == "a"
     assert chosen(">=12gb") == "d"
     assert chosen("Cheapest", need=32) == "a"
 
 
-def test_equal_ones_are_chosen_by_name() -> None:
+def test_ties_are_broken_by_name() -> None:
     offers = [Offer("z", "RTX 4090 Z (24 GB)", 24, 1.0), Offer("y", "RTX 4090 Y (24 GB)", 24, 1.0)]
     assert choose_gpu("cheapest", 24, offers, lambda _: 1.0, None).id == "y"
     # Two classes of one name and price are no reason to fail: the first stays.
@@ -69,7 +69,7 @@ def test_equal_ones_are_chosen_by_name() -> None:
     assert choose_gpu("cheapest", 24, twins, lambda _: 1.0, None).id == "2"
 
 
-def test_a_class_is_kept_as_long_as_it_satisfies_the_condition() -> None:
+def test_the_present_class_is_kept_while_it_meets_the_condition() -> None:
     dearer = [Offer("b", "RTX 4090 (24 GB)", 24, 99.0), *(offer for offer in OFFERS if offer.id != "b")]
     assert chosen(">= 24 GB", kept="b", offers=dearer) == "b"
     assert chosen(">= 32 GB", kept="b", offers=dearer) == "a"
@@ -102,20 +102,20 @@ LARGE = [Offer("x", "RTX 7090 (48 GB)", 48, 0.1), Offer("y", "RTX 7080 (48 GB)",
         ),
     ],
 )
-def test_when_nothing_fits_the_error_says_what_there_is(wanted: str, offers: list[Offer], words: str) -> None:
+def test_the_error_lists_what_is_available(wanted: str, offers: list[Offer], words: str) -> None:
     with pytest.raises(BadInput) as error:
         choose_gpu(wanted, 24, offers, hours_on, None)
     assert error.value.findings == [words]
 
 
 @pytest.mark.parametrize("wanted", ["> 24 GB", ">= 24", ">= 0 GB", "= 24 GB", "<= 24 GB", ">= many GB"])
-def test_a_condition_that_is_none_is_refused(wanted: str) -> None:
+def test_invalid_conditions_are_rejected(wanted: str) -> None:
     with pytest.raises(ValueError, match="is not a known condition"):
         check_condition(wanted)
 
 
 @pytest.mark.parametrize("wanted", ["RTX 5090", ">= 24 GB", " >= 24 GB", ">=24gb", "cheapest", " Cheapest "])
-def test_names_and_conditions_are_told_apart(wanted: str) -> None:
+def test_names_and_conditions_are_distinguished(wanted: str) -> None:
     check_condition(wanted)
     assert names_a_class(wanted) == ("RTX" in wanted)
 
@@ -149,7 +149,7 @@ def config(**process: Any) -> dict[str, Any]:
         ({}, 48),
     ],
 )
-def test_what_memory_a_train_yml_needs(document: dict[str, Any], memory: int) -> None:
+def test_memory_needed_by_a_train_yml(document: dict[str, Any], memory: int) -> None:
     assert memory_needed(document) == memory
 
 
@@ -157,7 +157,7 @@ def test_what_memory_a_train_yml_needs(document: dict[str, Any], memory: int) ->
     ("value", "read"),
     [(1, 1), (10**9, 10**9), (0, 7), (-1, 7), (10**9 + 1, 7), (True, 7), (1.0, 7), ("1", 7), (None, 7)],
 )
-def test_a_whole_number_is_above_nothing_and_no_nonsense(value: object, read: int) -> None:
+def test_invalid_whole_numbers_become_the_default(value: object, read: int) -> None:
     assert whole(value, 7) == read
 
 
@@ -165,5 +165,5 @@ def test_a_whole_number_is_above_nothing_and_no_nonsense(value: object, read: in
     ("network", "rank"),
     [({}, 4), ({"linear": 8}, 8), ({"rank": 16, "linear": 8}, 16), ({"rank": 0, "linear": 8}, 8), ("x", 4)],
 )
-def test_the_rank_is_that_of_ai_toolkit(network: object, rank: int) -> None:
+def test_rank_is_read_as_ai_toolkit_reads_it(network: object, rank: int) -> None:
     assert rank_of({"network": network}) == rank

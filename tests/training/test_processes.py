@@ -13,7 +13,7 @@ import pytest
 from flux_training.training.processes import is_alive
 
 
-def test_a_process_that_has_ended_is_not_alive_even_before_it_is_waited_for() -> None:
+def test_zombies_are_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert is_alive(child.pid)
     assert is_alive(os.getpid())
@@ -25,7 +25,7 @@ def test_a_process_that_has_ended_is_not_alive_even_before_it_is_waited_for() ->
 
 
 @pytest.mark.parametrize(("hours", "alive"), [(0, True), (-1000, False)])
-def test_a_process_that_started_after_the_lock_has_reused_its_id(hours: int, alive: bool) -> None:
+def test_a_process_that_started_later_is_not_the_same_one(hours: int, alive: bool) -> None:
     assert is_alive(os.getpid(), datetime.now(UTC) + timedelta(hours=hours)) == alive
 
 

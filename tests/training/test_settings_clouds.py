@@ -1,4 +1,4 @@
-"""The settings for storage, images, the dev group and retention: what goes together, and what is told when it does not."""
+"""Settings for storage, images, the dev group and retention: valid combinations and error messages."""
 
 from __future__ import annotations
 
@@ -59,32 +59,32 @@ def findings(**settings: Any) -> list[str]:
         ),
     ],
 )
-def test_what_does_not_fit_is_told(settings: dict[str, Any], words: str) -> None:
+def test_incompatible_settings_are_reported(settings: dict[str, Any], words: str) -> None:
     (finding,) = findings(**settings)
     assert words in finding
 
 
-def test_all_that_does_not_fit_is_told_at_once() -> None:
+def test_all_incompatible_settings_are_reported_together() -> None:
     (finding,) = findings(dev={"enabled": True}, cloud="local", storage={"bucket": "b-1", "kind": "aws"})
     assert "does not emulate AWS" in finding
     assert "dev.enabled needs dev.image" in finding
     assert len(findings(keep={"datasetsDays": 0, "checkpointsDays": 0}, dev={"tunnel": "A"})) == 3
 
 
-def test_a_secret_in_the_wrong_place_is_not_shown() -> None:
+def test_a_misplaced_secret_is_not_shown() -> None:
     canary = "canary-settings-2ee1"
     told = findings(cloudflareApiToken={"a": canary}, storage={"bucket": "b-1", "secret": canary})
     assert len(told) == 2
     assert canary not in " ".join(told)
 
 
-def test_a_stack_that_builds_and_develops() -> None:
+def test_image_build_and_dev_group_can_be_combined() -> None:
     settings = parse(image={**BUILD, "vscodeSha256": DIGEST}, dev={"enabled": True})
     assert settings.dev_name == "flux-training-dev"
     assert settings.image.vscode_version == "latest"
 
 
-def test_the_defaults_are_as_they_were() -> None:
+def test_defaults_are_stable() -> None:
     settings = parse()
     assert (settings.storage.kind, settings.image.build, settings.dev.enabled) == ("s3", False, False)
     assert (settings.keep.checkpoints_days, settings.keep.datasets_days) == (None, None)
@@ -110,12 +110,12 @@ def test_the_defaults_are_as_they_were() -> None:
         ),
     ],
 )
-def test_a_finding_says_where_what_and_the_next_step(settings: dict[str, Any], told: str) -> None:
+def test_setting_errors_are_exact(settings: dict[str, Any], told: str) -> None:
     assert findings(**settings) == [told]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_an_unknown_key_is_named_in_every_section(section: str) -> None:
+def test_unknown_keys_are_reported_in_every_section(section: str) -> None:
     base = {"bucket": "weights"} if section == "storage" else {}
     (finding,) = findings(**{section: base | {"xyzzy": 1}})
     assert finding.startswith(f"p:{section}.xyzzy: unknown key; known keys: ")

@@ -1,4 +1,4 @@
-"""Small decisions of their own: files and folders, locks, process numbers, GPU memory by name."""
+"""Atomic writes, locks, natural order, GPU memory by name."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from flux_training.training.gpu import memory_gb
         ("", None),
     ],
 )
-def test_how_much_memory_a_gpus_name_tells(gpu: str, memory: int | None) -> None:
+def test_memory_is_read_from_gpu_names(gpu: str, memory: int | None) -> None:
     assert memory_gb(gpu) == memory
 
 
-def test_a_file_is_written_whole_and_keeps_its_mode(tmp_path: Path) -> None:
+def test_atomic_write_keeps_the_mode_and_leaves_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_atomically(path, "one")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("one", 0o644)
@@ -40,9 +40,7 @@ def test_a_file_is_written_whole_and_keeps_its_mode(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_unless_told_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_synced_before_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[bool] = []
     monkeypatch.setattr(os, "fsync", lambda _file: waits.append(path.exists()))
     for path, write in (
@@ -54,7 +52,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_unless_told_otherwise(
     assert waits == [False, False]
 
 
-def test_a_new_file_takes_nobody_elses_place(tmp_path: Path) -> None:
+def test_write_new_does_not_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "a"
     assert write_new(path, "one")
     assert not write_new(path, "two")
@@ -62,7 +60,7 @@ def test_a_new_file_takes_nobody_elses_place(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+def test_a_folder_is_locked_for_one_command(tmp_path: Path) -> None:
     with only_one_in(tmp_path):
         with (
             pytest.raises(FluxError, match="another flux command is using") as caught,
@@ -74,12 +72,12 @@ def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_names_are_sorted_as_people_sort_them() -> None:
+def test_names_are_sorted_in_natural_order() -> None:
     names = ["img10", "img2b", "img2", "img", "IMG2", "a", "10", "2"]
     in_order = ["2", "10", "a", "img", "IMG2", "img2", "img2b", "img10"]
     assert sorted(names, key=natural_key) == in_order
 
 
-def test_digits_that_are_no_number_are_signs_like_others() -> None:
+def test_non_decimal_digits_sort_as_characters() -> None:
     names = ["①1.jpg", "5²3.jpg", "5²1.jpg", "5.jpg", "²1.jpg"]
     assert sorted(names, key=natural_key) == ["5.jpg", "5²1.jpg", "5²3.jpg", "²1.jpg", "①1.jpg"]

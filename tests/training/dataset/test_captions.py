@@ -1,4 +1,4 @@
-"""What an answer is worth, where the trigger word goes, and what it costs."""
+"""Generated captions: which responses are accepted, where the trigger word goes, what they cost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ from tests.support.openai_server import make_images
         (ModelResponse(' "" \n', "stop"), "", "the response was empty"),
     ],
 )
-def test_only_a_whole_caption_is_one(answer: ModelResponse, text: str, problem: str) -> None:
+def test_incomplete_refused_and_empty_responses_are_rejected(
+    answer: ModelResponse, text: str, problem: str
+) -> None:
     assert caption_from(answer) == GeneratedCaption(text, problem)
 
 
@@ -58,7 +60,7 @@ def test_only_a_whole_caption_is_one(answer: ModelResponse, text: str, problem: 
         ("end", "A [trigger] cat.", "A [trigger] cat."),
     ],
 )
-def test_the_trigger_word_is_placed_as_told_and_once(position: str, caption: str, placed: str) -> None:
+def test_trigger_word_is_placed_once_at_the_chosen_position(position: str, caption: str, placed: str) -> None:
     assert place_trigger(caption, "[trigger]", position) == placed
 
 
@@ -78,7 +80,7 @@ def test_image_tokens_are_counted_by_patches(
     assert image_tokens(width, height, model) == tokens
 
 
-def test_the_estimate_grows_with_the_images_and_is_unknown_where_a_part_is() -> None:
+def test_estimate_scales_with_the_images_and_is_none_without_a_price() -> None:
     price = Price(1.0, 2.0)
     one, two = (estimate([(512, 512)] * count, "gpt-4.1-nano", "x" * 40, price) for count in (1, 2))
     assert one is not None
@@ -88,11 +90,11 @@ def test_the_estimate_grows_with_the_images_and_is_unknown_where_a_part_is() -> 
     assert estimate([(512, 512)], "gpt-4.1-nano", "x", None) is None
 
 
-def test_a_price_is_for_a_million_tokens_of_each_kind() -> None:
+def test_prices_are_per_million_tokens() -> None:
     assert Price(2.0, 3.0).of(1_000_000, 2_000_000) == 8.0
 
 
-def test_an_image_lacks_a_caption_when_there_is_none_or_nothing_in_it(tmp_path: Path) -> None:
+def test_images_with_a_missing_or_empty_caption_are_uncaptioned(tmp_path: Path) -> None:
     make_images(tmp_path, 4)
     (tmp_path / "00001.txt").write_text("X", encoding="utf-8")
     (tmp_path / "00002.txt").write_text("\ufeff \n", encoding="utf-8")
@@ -102,14 +104,14 @@ def test_an_image_lacks_a_caption_when_there_is_none_or_nothing_in_it(tmp_path: 
     assert [file.name for file in uncaptioned(tmp_path)] == ["00002.jpg", "00003.jpg", "00004.jpg"]
 
 
-def test_images_without_a_caption_come_in_their_natural_order(tmp_path: Path) -> None:
+def test_uncaptioned_images_are_in_natural_order(tmp_path: Path) -> None:
     names = ["cat2.jpg", "cat10.jpg", "Dog1.jpg"]
     for name in reversed(names):
         (tmp_path / name).touch()
     assert [file.name for file in uncaptioned(tmp_path)] == names
 
 
-def test_a_caption_that_cannot_be_read_is_said_and_never_written_over(tmp_path: Path) -> None:
+def test_an_unreadable_caption_is_reported_and_not_overwritten(tmp_path: Path) -> None:
     make_images(tmp_path, 3)
     (tmp_path / "00001.txt").mkdir()
     (tmp_path / "00002.txt").write_text("a cat")

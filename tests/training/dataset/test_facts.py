@@ -1,4 +1,4 @@
-"""The parts that lint is made of, each by itself: what is cut off, what looks alike, what is remembered, what is said in short."""
+"""Reading datasets: facts of images and captions, progress, and the summary of findings."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def damage_of(tmp_path: Path, raw: bytes) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "JPEG", "PNG"])
-def test_a_file_that_lacks_its_end_is_cut_off(kind: str, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported_as_truncated(kind: str, tmp_path: Path) -> None:
     raw = encoded(picture(1), kind)
     assert damage_of(tmp_path, raw) == (False, False)
     assert damage_of(tmp_path, raw[: len(raw) // 2]) == (True, True)
     assert damage_of(tmp_path, raw[:-400]) == (True, True)
 
 
-def test_a_webp_that_lacks_four_bytes_is_cut_off(tmp_path: Path) -> None:
+def test_a_webp_missing_its_last_four_bytes_is_truncated(tmp_path: Path) -> None:
     assert damage_of(tmp_path, encoded(picture(1), "WEBP", lossless=True)[:-4]) == (True, True)
 
 
-def test_a_webp_of_its_full_length_is_damaged_but_not_cut_off(tmp_path: Path) -> None:
+def test_a_corrupt_webp_of_full_length_is_damaged_but_not_truncated(tmp_path: Path) -> None:
     raw = bytearray(encoded(picture(1), "WEBP"))
     raw[30 : len(raw) - 2] = b"\xff" * (len(raw) - 32)
     assert damage_of(tmp_path, bytes(raw)) == (True, False)
@@ -59,13 +59,13 @@ def test_a_webp_of_its_full_length_is_damaged_but_not_cut_off(tmp_path: Path) ->
         (Image.new("CMYK", (40, 30), (9, 8, 7, 6)), "TIFF"),
     ],
 )
-def test_a_picture_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind: str, tmp_path: Path) -> None:
+def test_an_image_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind: str, tmp_path: Path) -> None:
     (tmp_path / "flat").write_bytes(encoded(flat, kind))
     facts = look_at_image(tmp_path / "flat")
     assert (facts.mode, facts.blank, facts.damage) == (flat.mode, True, "")
 
 
-def test_what_darkens_all_the_way_has_no_bit_in_its_hash_and_is_not_blank(tmp_path: Path) -> None:
+def test_a_gradient_with_hash_0_is_not_blank(tmp_path: Path) -> None:
     darkening = Image.new("L", (40, 40))
     darkening.putdata([250 - 3 * (x + y) for y in range(40) for x in range(40)])
     (tmp_path / "it").write_bytes(encoded(darkening, "PNG"))
@@ -73,26 +73,26 @@ def test_what_darkens_all_the_way_has_no_bit_in_its_hash_and_is_not_blank(tmp_pa
     assert (facts.hash, facts.blank) == (0, False)
 
 
-def test_a_file_that_cannot_be_read_is_damaged_for_that_reason(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     facts = look_at_image(tmp_path / "gone.jpg")
     assert facts == ImageFacts("gone.jpg", 0, "", damage="No such file or directory")
     assert facts.unread
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_photograph_tells_how_it_was_held(orientation: int, tmp_path: Path) -> None:
+def test_orientation_is_read_from_exif(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG", exif=exif))
     assert look_at_image(tmp_path / "it").orientation == orientation
 
 
-def test_a_photograph_without_a_word_about_it_is_upright(tmp_path: Path) -> None:
+def test_a_photo_without_exif_is_upright(tmp_path: Path) -> None:
     (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG"))
     assert look_at_image(tmp_path / "it").orientation == UPRIGHT
 
 
-def test_a_phones_second_view_is_no_animation(tmp_path: Path) -> None:
+def test_an_mpo_photo_counts_as_one_frame(tmp_path: Path) -> None:
     (tmp_path / "it").write_bytes(encoded(picture(1), "MPO", save_all=True, append_images=[picture(2)]))
     facts = look_at_image(tmp_path / "it")
     assert (facts.format, facts.frames, facts.damage) == ("MPO", 1, "")
@@ -116,7 +116,7 @@ def see_through(opacity: int) -> Image.Image:
         (picture(1).convert("P"), {"transparency": 3}, True),
     ],
 )
-def test_transparent_is_what_can_be_seen_through(
+def test_an_image_is_transparent_only_if_a_pixel_is_not_opaque(
     image: Image.Image, options: dict[str, Any], transparent: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "it").write_bytes(encoded(image, "PNG", **options))
@@ -124,7 +124,7 @@ def test_transparent_is_what_can_be_seen_through(
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LAB", "I", "I;16", "F", "RGBA", "LA"])
-def test_a_picture_looks_the_same_in_every_mode(mode: str) -> None:
+def test_perceptual_hash_is_similar_in_every_mode(mode: str) -> None:
     rgb = picture(3)
     changed = {
         "LAB": lambda: Image.merge(
@@ -143,7 +143,7 @@ def finding(job: str = "cat", code: str = "rule", line: int | None = None) -> Fi
     return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "mend", job)
 
 
-def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
+def test_summary_limits_the_findings_per_rule_and_job() -> None:
     found = (
         [finding(line=n) for n in range(1, 5)]
         + [finding("", line=n) for n in (1, 2)]
@@ -160,7 +160,7 @@ def test_of_one_rule_in_one_job_so_many_and_then_how_many_more() -> None:
     assert summarize([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]
 
 
-def test_a_line_for_each_thousand_images() -> None:
+def test_progress_is_reported_every_thousand_images() -> None:
     said: list[tuple[int, str]] = []
     done = 0
     tell = each_thousand(lambda line: said.append((done, line)))
@@ -173,7 +173,7 @@ def test_a_line_for_each_thousand_images() -> None:
     ]
 
 
-def test_the_progress_counts_the_new_images(tmp_path: Path) -> None:
+def test_progress_callback_is_called_for_each_new_image(tmp_path: Path) -> None:
     make_clean_job(tmp_path / "jobs", "cat", images=8)
     calls: list[tuple[int, int]] = []
     examiner = Examiner.of(tmp_path, lambda done, total: calls.append((done, total)))
@@ -181,7 +181,7 @@ def test_the_progress_counts_the_new_images(tmp_path: Path) -> None:
     assert calls == [(done, 8) for done in range(1, 9)]
 
 
-def test_a_condition_for_a_gpu_gives_way_to_the_gpu_that_fulfils_it() -> None:
+def test_on_gpu_replaces_only_the_gpu() -> None:
     settings = stack(gpu="32 GB or more", cat={})
     chosen = on_gpu(settings, "RTX 5090 (32 GB)")
     assert chosen.cluster.gpu == "RTX 5090 (32 GB)"
@@ -203,7 +203,9 @@ def test_a_condition_for_a_gpu_gives_way_to_the_gpu_that_fulfils_it() -> None:
     ],
     ids=["plain", "with a mark", "blank", "empty", "Latin-1", "as long as can be", "too long", "gone"],
 )
-def test_a_caption_as_the_trainer_reads_it(raw: bytes | None, text: str, fault: str, tmp_path: Path) -> None:
+def test_captions_are_read_and_invalid_ones_reported(
+    raw: bytes | None, text: str, fault: str, tmp_path: Path
+) -> None:
     path = tmp_path / "1.txt"
     if raw is not None:
         path.write_bytes(raw)
@@ -213,7 +215,7 @@ def test_a_caption_as_the_trainer_reads_it(raw: bytes | None, text: str, fault: 
     assert caption.fault is None or caption.fault.path == str(path)
 
 
-def test_the_files_of_a_dataset_are_told_apart_and_in_order(tmp_path: Path) -> None:
+def test_dataset_files_are_sorted_into_images_captions_and_others(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "b.jpg", "a.PNG", "notes.md", ".hidden", "c.TXT"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.jpg").mkdir()
@@ -237,7 +239,7 @@ def test_the_files_of_a_dataset_are_told_apart_and_in_order(tmp_path: Path) -> N
         )
 
 
-def test_a_postscript_file_is_never_opened(tmp_path: Path) -> None:
+def test_postscript_files_are_not_opened(tmp_path: Path) -> None:
     picture(1, 32).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
     assert look_at_image(tmp_path / "x.jpg").damage == "not an image"

@@ -1,4 +1,4 @@
-"""The cache of image facts: unchanged images are not decoded again, changed ones are, and a broken cache does no harm."""
+"""The cache of image facts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_unchanged_images_are_not_decoded_again(job: Path, decoded: list[str]) -
     assert len(decoded) == 3
 
 
-def test_an_edited_caption_is_seen_without_decoding_an_image(job: Path, decoded: list[str]) -> None:
+def test_an_edited_caption_does_not_decode_an_image_again(job: Path, decoded: list[str]) -> None:
     before = read_images(job)
     (job / "dataset/00002.txt").write_text("another caption", encoding="utf-8")
     after = read_images(job)
@@ -115,14 +115,12 @@ def test_only_a_changed_image_is_decoded_again(
 
 
 @pytest.mark.parametrize(("seconds", "settled"), [(2.2, False), (60, True)])
-def test_a_file_is_settled_once_it_is_older_than_any_file_systems_clock_tick(
-    seconds: float, settled: bool
-) -> None:
+def test_recently_changed_files_are_not_settled(seconds: float, settled: bool) -> None:
     then = time.time_ns() - int(seconds * 1e9)
     assert is_settled((1, then, 0, 1)) == is_settled((1, 0, then, 1)) == settled
 
 
-def test_an_image_that_was_written_just_now_is_not_cached_however_long_decoding_takes(
+def test_a_recently_written_image_is_not_cached(
     job: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ages = iter([False] * 3 + [True] * 9)
@@ -165,13 +163,13 @@ def test_invalid_entries_are_ignored(job: Path, decoded: list[str]) -> None:
     assert sorted(decoded) == ["00001.jpg", "00002.jpg"]
 
 
-def test_a_checkout_that_cannot_be_written_to_has_no_cache(job: Path) -> None:
+def test_reading_works_if_the_cache_cannot_be_written(job: Path) -> None:
     Path(CACHE_FOLDER).write_text("a file where the folder should be", encoding="utf-8")
     assert read(job) == read(job)
 
 
 @pytest.mark.parametrize(("value", "cached"), [("1", False), ("yes", False), ("0", True), ("", True)])
-def test_the_variable_switches_the_cache_off(
+def test_environment_variable_disables_the_cache(
     job: Path, monkeypatch: pytest.MonkeyPatch, value: str, cached: bool
 ) -> None:
     monkeypatch.setenv(NO_CACHE_VARIABLE, value)
@@ -180,11 +178,11 @@ def test_the_variable_switches_the_cache_off(
 
 
 @pytest.mark.parametrize("command", [lint, plan, preview, up])
-def test_each_command_that_uses_the_cache_can_switch_it_off(command: click.Command) -> None:
+def test_commands_that_use_the_cache_have_no_cache_option(command: click.Command) -> None:
     assert "--no-cache" in [option for parameter in command.params for option in parameter.opts]
 
 
-def test_an_unreadable_image_is_read_again_the_next_time(
+def test_an_unreadable_image_is_not_cached(
     job: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason (too many open files, a network drive) can go away without a change of the file."""
@@ -203,7 +201,7 @@ def test_an_unreadable_image_is_read_again_the_next_time(
     assert decoded == ["00002.jpg"]
 
 
-def test_images_that_were_decoded_before_ctrl_c_are_cached(job: Path, decoded: list[str]) -> None:
+def test_images_decoded_before_an_interrupt_are_cached(job: Path, decoded: list[str]) -> None:
     def stop_at_two(done: int, _total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
@@ -215,9 +213,7 @@ def test_images_that_were_decoded_before_ctrl_c_are_cached(job: Path, decoded: l
     assert decoded == ["00003.jpg"]
 
 
-def test_a_cache_file_is_written_atomically_without_waiting_for_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_file_is_written_without_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
     monkeypatch.setattr(os, "fsync", waits.append)
     assert keep(tmp_path / "new/folder/it", b"facts")
@@ -247,7 +243,7 @@ def images(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
-def test_facts_are_kept_by_folder_and_name(tmp_path: Path, images: dict[str, Path]) -> None:
+def test_facts_are_stored_by_folder_and_name(tmp_path: Path, images: dict[str, Path]) -> None:
     cache = ImageCache(tmp_path)
     for name, path in images.items():
         cache.put(path, stamped(path), ImageFacts(path.name, 1, name))

@@ -1,4 +1,4 @@
-"""Photos of every kind become upright sRGB on white; what shows the same is known as the same."""
+"""Photos of every format are converted to upright sRGB on white; duplicates are recognized."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def saved(picture: Image.Image, path: Path, kind: str) -> None:
         ("turned", 6),
     ],
 )
-def test_every_format_shows_what_was_saved_in_it(tmp_path: Path, kind: str, near: float) -> None:
+def test_every_format_is_decoded_to_rgb(tmp_path: Path, kind: str, near: float) -> None:
     saved(photo(1), tmp_path / "it", kind)
     picture = read_image(tmp_path / "it")
     assert picture.image.mode == "RGB"
@@ -93,7 +93,7 @@ def test_every_format_shows_what_was_saved_in_it(tmp_path: Path, kind: str, near
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_upright_however_the_camera_was_held(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -111,7 +111,7 @@ def test_a_photo_is_upright_however_the_camera_was_held(tmp_path: Path, orientat
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_what_can_be_seen_through_is_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path, mode: str) -> None:
     picture = see_through(photo(3))
     # Pillow's way to a palette with transparency.
     picture = picture.quantize(64) if mode == "PA" else picture.convert(mode)
@@ -132,7 +132,7 @@ def test_what_can_be_seen_through_is_white(tmp_path: Path, mode: str) -> None:
         ((0, 0x80, 0xFE), 0x8000, [0, 0x80, 0xFE]),
     ],
 )
-def test_of_grey_of_sixteen_bits_only_what_can_be_seen_through_is_white(
+def test_only_transparent_pixels_of_16_bit_grey_become_white(
     tmp_path: Path, values: tuple[int, ...], through: int, seen: list[int]
 ) -> None:
     greys(*values).save(tmp_path / "it.png", transparency=through)
@@ -147,7 +147,7 @@ def test_a_colour_profile_is_applied_and_not_thrown_away(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
-def test_colours_are_those_that_the_profile_means(tmp_path: Path, mode: str) -> None:
+def test_colour_profile_is_applied(tmp_path: Path, mode: str) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profile = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
     picture = photo(4).quantize(64) if mode == "P" else photo(4).convert(mode)
@@ -155,7 +155,7 @@ def test_colours_are_those_that_the_profile_means(tmp_path: Path, mode: str) -> 
     assert difference(read_image(tmp_path / "it.png").image, swapped(picture.convert("RGB"))) <= 1
 
 
-def test_grey_is_as_light_as_its_profile_means(tmp_path: Path) -> None:
+def test_grey_colour_profile_is_applied(tmp_path: Path) -> None:
     # Of one tag, a curve without a point: the values are amounts of light.
     head = struct.pack(">I4xI4s4s4s12x4s88x", 156, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
     profile = head + struct.pack(">I4sII4s8x", 1, b"kTRC", 144, 12, b"curv")
@@ -163,7 +163,7 @@ def test_grey_is_as_light_as_its_profile_means(tmp_path: Path) -> None:
     assert shown(tmp_path / "it.png") == [0, 128, 255]
 
 
-def test_a_broken_profile_does_not_lose_the_photo(tmp_path: Path) -> None:
+def test_an_invalid_colour_profile_is_ignored(tmp_path: Path) -> None:
     photo(5).save(tmp_path / "it.png", icc_profile=b"no profile at all")
     assert difference(read_image(tmp_path / "it.png").image, photo(5)) == 0
 
@@ -178,36 +178,34 @@ def test_a_broken_profile_does_not_lose_the_photo(tmp_path: Path) -> None:
         ((0x80, 0x100), [0, 0]),
     ],
 )
-def test_grey_of_sixteen_bits_is_scaled_and_not_cut(
+def test_16_bit_grey_is_scaled_to_8_bits(
     tmp_path: Path, mode: str, values: tuple[int, ...], seen: list[int]
 ) -> None:
     greys(*values, mode=mode).save(tmp_path / "it.tif")
     assert shown(tmp_path / "it.tif") == seen
 
 
-def test_grey_of_more_than_sixteen_bits_is_white_where_it_is_lightest(tmp_path: Path) -> None:
+def test_32_bit_grey_is_scaled_to_its_maximum(tmp_path: Path) -> None:
     greys(0x10000, 0x20000, mode="I").save(tmp_path / "it.tif")
     assert shown(tmp_path / "it.tif") == [127, 255]
 
 
 @pytest.mark.parametrize(("kind", "count"), [("GIF", 2), ("WEBP", 3), ("PNG", 3), ("TIFF", 3), ("AVIF", 3)])
-def test_of_a_moving_picture_the_first_frame_is_taken_and_said_so(
-    tmp_path: Path, kind: str, count: int
-) -> None:
+def test_first_frame_of_an_animation_is_used_with_a_note(tmp_path: Path, kind: str, count: int) -> None:
     moving([photo(6), photo(7), photo(8)][:count], tmp_path / "it", kind)
     picture = read_image(tmp_path / "it")
     assert difference(picture.image, photo(6)) <= 12
     assert picture.notes == (f"it: only the first of its {count} frames is used",)
 
 
-def test_the_map_that_a_phone_puts_behind_a_photo_is_no_second_picture(tmp_path: Path) -> None:
+def test_an_mpo_gain_map_is_not_reported_as_a_frame(tmp_path: Path) -> None:
     photo(6).save(tmp_path / "it.jpg", "MPO", save_all=True, append_images=[photo(6).convert("L")])
     with Image.open(tmp_path / "it.jpg") as raw:
         assert getattr(raw, "n_frames", 1) == 2
     assert read_image(tmp_path / "it.jpg").notes == ()
 
 
-def test_nothing_of_the_camera_is_in_what_is_trained_on(tmp_path: Path) -> None:
+def test_exif_and_profiles_are_removed(tmp_path: Path) -> None:
     turned(photo(9), tmp_path / "it.jpg")
     raw = jpeg(read_image(tmp_path / "it.jpg").image)
     with Image.open(io.BytesIO(raw)) as made:
@@ -224,7 +222,9 @@ def test_nothing_of_the_camera_is_in_what_is_trained_on(tmp_path: Path) -> None:
         ("it.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image (JPEG"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+def test_files_that_are_not_images_are_rejected(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput) as caught:
         read_image(tmp_path / name)
@@ -232,7 +232,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes, wo
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "heic"])
-def test_a_file_that_was_cut_short_is_broken_and_never_half_taken(tmp_path: Path, kind: str) -> None:
+def test_a_truncated_image_is_rejected(tmp_path: Path, kind: str) -> None:
     saved(photo(10), tmp_path / "whole", kind)
     raw = (tmp_path / "whole").read_bytes()
     (tmp_path / "it.jpg").write_bytes(raw[: len(raw) * 2 // 3])
@@ -240,9 +240,7 @@ def test_a_file_that_was_cut_short_is_broken_and_never_half_taken(tmp_path: Path
         read_image(tmp_path / "it.jpg")
 
 
-def test_a_picture_of_more_pixels_than_are_ever_decoded_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_with_too_many_pixels_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     photo(1).save(tmp_path / "it.png")
     with pytest.raises(BadInput) as caught:
@@ -261,7 +259,7 @@ def again(picture: Image.Image, quality: int, scale: float) -> Image.Image:
 
 
 @pytest.mark.parametrize("file", PICTURES, ids=lambda file: f"{file.parts[-3]}-{file.name}")
-def test_a_photo_saved_again_is_the_same_and_the_next_of_a_burst_is_not(file: Path) -> None:
+def test_recompressed_photos_match_but_shifted_ones_do_not(file: Path) -> None:
     picture = read_image(file).image
     look = fingerprint_of(picture)
     assert all(
@@ -271,7 +269,7 @@ def test_a_photo_saved_again_is_the_same_and_the_next_of_a_burst_is_not(file: Pa
     assert not is_same(look, fingerprint_of(moved))
 
 
-def test_no_two_of_the_example_photos_are_taken_for_one() -> None:
+def test_example_photos_do_not_match_each_other() -> None:
     fingerprints = [fingerprint_of(read_image(file).image) for file in PICTURES]
     assert [
         (a, b)
@@ -281,7 +279,7 @@ def test_no_two_of_the_example_photos_are_taken_for_one() -> None:
     ] == []
 
 
-def test_things_on_a_white_ground_are_told_apart() -> None:
+def test_objects_on_a_white_background_do_not_match() -> None:
     fingerprints = []
     for seed in range(8):
         paper = Image.new("RGB", (400, 400), "white")
@@ -293,14 +291,14 @@ def test_things_on_a_white_ground_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("bits", "brighter", "same"), [(0, 0, 1), (NEAR, 12, 1), (NEAR + 1, 0, 0), (0, 13, 0)]
 )
-def test_what_differs_a_little_is_the_same_and_no_more(bits: int, brighter: int, same: bool) -> None:
+def test_matching_tolerates_small_differences_only(bits: int, brighter: int, same: bool) -> None:
     assert MAX_THUMB_DIFFERENCE == 12
     side = (THUMB_SIDE, THUMB_SIDE)
     one = Fingerprint((1 << bits) - 1, Image.new("RGB", side), 1)
     assert is_same(one, Fingerprint(0, Image.new("RGB", side, (0, 0, brighter)), 2)) == same
 
 
-def test_a_look_holds_the_mean_of_each_eighth() -> None:
+def test_fingerprint_holds_a_thumbnail_and_the_pixel_count() -> None:
     blocks = photo(1, (THUMB_SIDE, THUMB_SIDE))
     look = fingerprint_of(blocks.resize((240, 160), Image.Resampling.NEAREST))
     assert difference(look.thumb, blocks) == 0
@@ -321,34 +319,34 @@ def test_a_look_holds_the_mean_of_each_eighth() -> None:
         ((1, 3000), 300, (1, 300)),
     ],
 )
-def test_reducing_never_enlarges_and_loses_no_side(
+def test_reducing_never_enlarges_and_keeps_at_least_one_pixel(
     size: tuple[int, int], max_side: int, reduced: tuple[int, int]
 ) -> None:
     assert fitted(*size, max_side) == reduced
     assert reduce(Image.new("RGB", size), max_side).size == reduced
 
 
-def test_what_no_jpeg_can_hold_is_reduced_to_the_longest_that_can() -> None:
+def test_images_too_long_for_jpeg_are_reduced() -> None:
     image = reduce(Image.new("RGB", (70_000, 7)), 0)
     assert image.size == (65_500, 7)
     assert jpeg(image)
 
 
-def test_fine_stripes_are_still_there_in_a_reduced_photo() -> None:
+def test_reducing_keeps_fine_detail() -> None:
     stripes = Image.new("L", (600, 8))
     stripes.putdata([(0, 0, 255, 255, 255)[x % 5] for _ in range(8) for x in range(600)])
     seen = set(reduce(stripes, 300).crop((20, 0, 280, 4)).tobytes())
     assert max(seen) - min(seen) > 230
 
 
-def test_a_jpeg_shows_what_it_was_made_of() -> None:
+def test_jpeg_keeps_full_colour_resolution() -> None:
     # Red and blue by turns: half the colour resolution would make violet of them.
     stripes = Image.new("RGB", (64, 64))
     stripes.putdata([((200, 30, 30), (30, 30, 200))[x % 2] for _ in range(64) for x in range(64)])
     assert difference(Image.open(io.BytesIO(jpeg(stripes))), stripes) <= 3
 
 
-def test_a_jpeg_takes_no_more_bytes_than_its_quality_needs() -> None:
+def test_jpeg_size_grows_with_quality_and_is_optimized() -> None:
     sizes = [len(jpeg(photo(1), quality)) for quality in (30, 80, 95)]
     assert sizes == sorted(set(sizes))
     plain = io.BytesIO()
@@ -356,14 +354,14 @@ def test_a_jpeg_takes_no_more_bytes_than_its_quality_needs() -> None:
     assert sizes[-1] < len(plain.getvalue())
 
 
-def test_the_size_is_read_from_the_head_alone(tmp_path: Path) -> None:
+def test_size_is_read_from_the_header(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "it.png")
     (tmp_path / "head").write_bytes((tmp_path / "it.png").read_bytes()[:60])
     (tmp_path / "text").write_text("hello")
     assert (size_of(tmp_path / "head"), size_of(tmp_path / "text")) == (photo(1).size, None)
 
 
-def test_a_format_that_is_not_taken_in_has_no_size(tmp_path: Path) -> None:
+def test_unsupported_formats_are_rejected(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "it.jpg", "PPM")
     assert size_of(tmp_path / "it.jpg") is None
     with pytest.raises(BadInput, match="or not a jpg file"):
@@ -371,7 +369,7 @@ def test_a_format_that_is_not_taken_in_has_no_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
-def test_what_was_written_into_a_photo_does_not_leave_with_it(tmp_path: Path, kind: str) -> None:
+def test_comments_in_a_photo_are_removed(tmp_path: Path, kind: str) -> None:
     note = "Anna, 12 Garden Street"
     words = PngInfo()
     words.add_text("comment", note)
@@ -381,14 +379,14 @@ def test_what_was_written_into_a_photo_does_not_leave_with_it(tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_damaged_exif_makes_a_broken_image_and_no_traceback(tmp_path: Path, kind: str) -> None:
+def test_damaged_exif_is_reported_as_a_broken_image(tmp_path: Path, kind: str) -> None:
     photo(1).save(tmp_path / "it", kind, exif=DAMAGED_EXIF)
     with pytest.raises(BadInput, match="it: a broken image"):
         read_image(tmp_path / "it")
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "GIF", "TIFF", "WEBP", "heic"])
-def test_a_file_cut_off_anywhere_is_a_picture_or_bad_input(tmp_path: Path, kind: str) -> None:
+def test_an_image_truncated_anywhere_is_read_or_rejected(tmp_path: Path, kind: str) -> None:
     saved(photo(1), tmp_path / "whole", kind)
     whole = (tmp_path / "whole").read_bytes()
     for part in range(1, 20):

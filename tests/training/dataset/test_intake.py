@@ -1,4 +1,4 @@
-"""A folder of photos becomes numbered pairs: captions stay with their images, each picture comes once."""
+"""Importing a folder of photos: captions stay with their images, duplicates are skipped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
-def test_fifty_mixed_files_give_every_picture_once_with_its_own_caption(tmp_path: Path) -> None:
+def test_each_image_of_a_mixed_folder_is_imported_once_with_its_caption(tmp_path: Path) -> None:
     expected = mixed_folder(tmp_path / "from")
     before = digests(tmp_path / "from")
     assert len(before) == 50
@@ -60,7 +60,7 @@ def test_fifty_mixed_files_give_every_picture_once_with_its_own_caption(tmp_path
     assert digests(tmp_path / "from") == before
 
 
-def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
+def test_files_are_imported_in_natural_order(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", img10=None, img2=None, IMG1=None)
     assert [taken.source for taken in taken_from(folder, tmp_path / "s").taken] == [
         "IMG1.png",
@@ -69,7 +69,7 @@ def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
     ]
 
 
-def test_of_equals_the_largest_is_kept_and_the_caption_is_not_lost(tmp_path: Path) -> None:
+def test_largest_duplicate_is_kept_with_the_caption_of_the_other(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", small="the caption")
     photo(0, (720, 480)).save(folder / "large.png")
     intake = taken_from(folder, tmp_path / "s")
@@ -80,7 +80,7 @@ def test_of_equals_the_largest_is_kept_and_the_caption_is_not_lost(tmp_path: Pat
     assert intake.notes == ["large.png: its caption is from small.png, which shows the same"]
 
 
-def test_two_captions_for_one_picture_are_told_of(tmp_path: Path) -> None:
+def test_different_captions_of_duplicates_are_reported(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a="one")
     photo(0).save(folder / "b.png")
     (folder / "b.txt").write_text("two", encoding="utf-8")
@@ -100,7 +100,7 @@ def test_two_captions_for_one_picture_are_told_of(tmp_path: Path) -> None:
         ("e.txt", False),
     ],
 )
-def test_a_caption_is_found_however_its_name_is_written(
+def test_captions_are_found_under_other_spellings_of_the_name(
     tmp_path: Path, caption_name: str, found: bool
 ) -> None:
     folder = folder_with(tmp_path / "from", é=None)
@@ -110,7 +110,7 @@ def test_a_caption_is_found_however_its_name_is_written(
     assert bool(intake.findings) is not found
 
 
-def test_a_caption_that_cannot_be_read_is_a_finding_and_the_image_is_taken(tmp_path: Path) -> None:
+def test_an_image_with_an_unreadable_caption_is_imported_without_it(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a=None)
     (folder / "a.txt").write_bytes(b"caf\xe9")
     intake = taken_from(folder, tmp_path / "s")
@@ -118,7 +118,7 @@ def test_a_caption_that_cannot_be_read_is_a_finding_and_the_image_is_taken(tmp_p
     assert "a.txt: not UTF-8" in intake.findings[0]
 
 
-def test_a_caption_of_two_images_that_cannot_be_read_is_told_once(tmp_path: Path) -> None:
+def test_an_invalid_caption_of_two_images_is_reported_once(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a="")
     photo(1).save(folder / "a.jpg")
     intake = taken_from(folder, tmp_path / "s")
@@ -126,13 +126,13 @@ def test_a_caption_of_two_images_that_cannot_be_read_is_told_once(tmp_path: Path
     assert intake.findings == ["a.txt: the caption is empty; its image is imported without it"]
 
 
-def test_of_two_captions_for_one_image_the_one_that_training_reads_is_taken(tmp_path: Path) -> None:
+def test_txt_caption_wins_over_other_extensions(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a="of a.txt")
     (folder / "a.caption").write_text("of a.caption", encoding="utf-8")
     assert [taken.caption for taken in taken_from(folder, tmp_path / "s").taken] == ["of a.txt"]
 
 
-def test_what_the_job_has_already_is_set_aside(tmp_path: Path) -> None:
+def test_images_that_the_job_already_has_are_skipped(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a="its caption", b="words")
     intake = taken_from(folder, tmp_path / "s", known=("a.png",))
     assert intake.duplicates == [Duplicate("a.png", "a.png", "its caption")]
@@ -140,14 +140,14 @@ def test_what_the_job_has_already_is_set_aside(tmp_path: Path) -> None:
     assert len(list((tmp_path / "s").iterdir())) == 1
 
 
-def test_an_image_of_the_job_that_cannot_be_read_hides_none_after_it(tmp_path: Path) -> None:
+def test_unreadable_images_of_the_job_have_no_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"broken")
     photo(1).save(tmp_path / "b.png")
     fingerprints = fingerprints_in(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
     assert fingerprints == [("b.png", fingerprint_of(photo(1)))]
 
 
-def test_folders_hidden_files_and_the_systems_own_are_not_looked_into(tmp_path: Path) -> None:
+def test_folders_hidden_and_system_files_are_not_imported(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a=None)
     (folder / "more").mkdir()
     (folder / ".DS_Store").write_bytes(b"x")
@@ -159,7 +159,7 @@ def test_folders_hidden_files_and_the_systems_own_are_not_looked_into(tmp_path: 
     assert len(intake.taken) == 1
 
 
-def test_large_photos_are_reduced_and_counted(tmp_path: Path) -> None:
+def test_large_photos_are_reduced(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a=None, b=None)
     photo(2, (90, 60)).save(folder / "small.png")
     intake = taken_from(folder, tmp_path / "s", max_side=120)
@@ -171,12 +171,12 @@ def test_large_photos_are_reduced_and_counted(tmp_path: Path) -> None:
     assert (sizes, intake.reduced) == ([(120, 80), (120, 80), (90, 60)], 2)
 
 
-def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
         list_sources(tmp_path / "nowhere")
 
 
-def test_the_next_number_is_free_of_images_and_of_captions(tmp_path: Path) -> None:
+def test_next_number_follows_numbered_images_and_captions(tmp_path: Path) -> None:
     assert next_number(tmp_path) == 1
     for name in ("00002.jpg", "00007.txt", "cat.png", "9.md"):
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Which images look the same."""
+"""Near duplicates by perceptual hash."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_looks_the_same(change: str) -> None:
+def test_edited_copies_have_a_near_hash(change: str) -> None:
     for seed in range(20):
         assert (
             distance(perceptual_hash(picture(seed)), perceptual_hash(CHANGES[change](picture(seed)))) <= NEAR
         )
 
 
-def test_different_pictures_look_different() -> None:
+def test_different_images_have_no_near_hash() -> None:
     hashes = [(str(seed), perceptual_hash(picture(seed))) for seed in range(200)]
     assert list(near_pairs(hashes)) == []
 
 
-def test_near_pairs_finds_what_comparing_all_would_find() -> None:
+def test_near_pairs_finds_the_same_as_comparing_all() -> None:
     chance = random.Random(1)
     hashes = [(str(number), chance.getrandbits(BITS)) for number in range(300)]
     for number in range(60):
@@ -48,7 +48,7 @@ def test_near_pairs_finds_what_comparing_all_would_find() -> None:
         assert found.get(name, str(number)) == str(number)
 
 
-def test_ten_thousand_different_hashes_are_compared_with_few() -> None:
+def test_near_pairs_compares_few_of_ten_thousand_hashes() -> None:
     chance = random.Random(2)
     looked_at = 0
 

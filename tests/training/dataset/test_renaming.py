@@ -1,4 +1,4 @@
-"""Numbering keeps image and caption together, whatever the names were, and whenever it is killed."""
+"""Renumbering keeps images and captions together, even if it is killed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @settings(max_examples=40, deadline=None)
 @given(STEMS, st.integers(0, 127))
-def test_pairs_stay_pairs_and_the_way_back_leads_back(stems: list[str], which: int) -> None:
+def test_renaming_keeps_pairs_and_can_be_undone(stems: list[str], which: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fill(folder, stems, captioned=lambda index: bool(which >> index & 1))
@@ -82,7 +82,7 @@ def test_pairs_stay_pairs_and_the_way_back_leads_back(stems: list[str], which: i
         assert list(folder.glob(".rename*")) == []
 
 
-def test_the_order_is_the_natural_one_as_in_the_recipe(tmp_path: Path) -> None:
+def test_images_are_numbered_in_natural_order(tmp_path: Path) -> None:
     fill(tmp_path, ["img10", "img9", "img1"])
     carry_out(tmp_path, plan(tmp_path))
     assert pairs(tmp_path) == [("img1", "img1"), ("img9", "img9"), ("img10", "img10")]
@@ -126,7 +126,7 @@ def kill_at(call: int, what: Callable[[], Any]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def test_killed_at_any_moment_the_next_call_ends_it(tmp_path: Path) -> None:
+def test_a_killed_renaming_is_completed_by_the_next_call(tmp_path: Path) -> None:
     killed = 0
     for call in KILLED_AT:
         folder = tmp_path / str(call)
@@ -142,7 +142,7 @@ def test_killed_at_any_moment_the_next_call_ends_it(tmp_path: Path) -> None:
     assert 10 < killed < len(KILLED_AT)
 
 
-def test_killed_while_taking_back_the_next_call_takes_back_and_not_forth_again(tmp_path: Path) -> None:
+def test_a_killed_undo_is_completed_by_the_next_call(tmp_path: Path) -> None:
     killed = 0
     for call in KILLED_AT:
         folder = tmp_path / str(call)
@@ -158,7 +158,7 @@ def test_killed_while_taking_back_the_next_call_takes_back_and_not_forth_again(t
     assert 10 < killed < len(KILLED_AT)
 
 
-def test_what_was_interrupted_is_told_as_it_was_planned(tmp_path: Path) -> None:
+def test_an_interrupted_plan_is_reported(tmp_path: Path) -> None:
     fill(tmp_path, ["b", "a"])
     forth = plan(tmp_path)
     assert kill_at(4, lambda: carry_out(tmp_path, forth))
@@ -170,9 +170,7 @@ def test_what_was_interrupted_is_told_as_it_was_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("call", "step"), [(3, "away"), (6, "home")])
-def test_the_journal_can_be_read_by_people_and_by_other_versions(
-    tmp_path: Path, call: int, step: str
-) -> None:
+def test_journal_format_is_stable(tmp_path: Path, call: int, step: str) -> None:
     fill(tmp_path, ["é"], captioned=lambda _: False)
     assert kill_at(call, lambda: carry_out(tmp_path, plan(tmp_path)))
     assert (
@@ -200,7 +198,7 @@ def test_the_journal_can_be_read_by_people_and_by_other_versions(
         (["a.jpg", "a.TXT"], "captions end in `.txt`"),
     ],
 )
-def test_what_would_break_pairs_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
+def test_folders_with_ambiguous_pairs_are_rejected(tmp_path: Path, names: list[str], words: str) -> None:
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(BadInput, match=words):
@@ -208,7 +206,7 @@ def test_what_would_break_pairs_is_refused(tmp_path: Path, names: list[str], wor
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
 
 
-def test_a_file_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
+def test_undo_does_not_overwrite_a_new_file(tmp_path: Path) -> None:
     fill(tmp_path, ["a", "b"])
     carry_out(tmp_path, plan(tmp_path))
     (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
@@ -217,7 +215,7 @@ def test_a_file_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
     assert pairs(tmp_path)[:2] == [("a", "a"), ("b", "b")]
 
 
-def test_a_file_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_resuming_does_not_overwrite_a_new_file(tmp_path: Path) -> None:
     fill(tmp_path, ["a"], captioned=lambda _: False)
     kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
     (tmp_path / "00001.jpg").write_text("new", encoding="utf-8")
@@ -232,7 +230,7 @@ def test_a_file_that_appeared_meanwhile_is_not_overwritten(tmp_path: Path) -> No
     assert (tmp_path / "00001.jpg").read_text(encoding="utf-8") == "a"
 
 
-def test_captions_written_after_the_renaming_go_back_with_their_images(tmp_path: Path) -> None:
+def test_undo_renames_captions_written_later(tmp_path: Path) -> None:
     fill(tmp_path, ["b", "a", "00001"], captioned=lambda _: False)
     carry_out(tmp_path, plan(tmp_path))
     for image in tmp_path.glob("*.jpg"):
@@ -242,7 +240,7 @@ def test_captions_written_after_the_renaming_go_back_with_their_images(tmp_path:
     assert sorted(pairs(tmp_path)) == sorted(captioned) == [("00001",) * 2, ("a",) * 2, ("b",) * 2]
 
 
-def test_every_file_is_taken_back_once_and_only_where_its_name_changes(tmp_path: Path) -> None:
+def test_undo_renames_each_file_once(tmp_path: Path) -> None:
     fill(tmp_path, ["00001", "a", "b", "c"], captioned=lambda index: index == 1)
     carry_out(tmp_path, plan(tmp_path))
     for name in ("00001.txt", "00003.txt"):
@@ -257,7 +255,7 @@ def test_every_file_is_taken_back_once_and_only_where_its_name_changes(tmp_path:
     ]
 
 
-def test_a_file_with_the_old_name_that_appeared_meanwhile_takes_nobodys_place(tmp_path: Path) -> None:
+def test_a_new_file_with_an_old_name_stops_resuming(tmp_path: Path) -> None:
     fill(tmp_path, ["a", "b"])
     kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
     (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
@@ -272,7 +270,7 @@ def test_a_file_with_the_old_name_that_appeared_meanwhile_takes_nobodys_place(tm
     assert pairs(tmp_path) == [("a", "a"), ("b", "b"), ("new", None)]
 
 
-def test_what_a_lost_journal_left_behind_is_not_overwritten(tmp_path: Path) -> None:
+def test_temporary_files_of_a_lost_journal_are_not_overwritten(tmp_path: Path) -> None:
     fill(tmp_path, ["a"])
     (tmp_path / ".renaming-0").write_text("old", encoding="utf-8")
     before = contents(tmp_path)
@@ -281,7 +279,7 @@ def test_what_a_lost_journal_left_behind_is_not_overwritten(tmp_path: Path) -> N
     assert contents(tmp_path) == before
 
 
-def test_what_is_gone_cannot_be_taken_back(tmp_path: Path) -> None:
+def test_undo_is_refused_if_a_file_is_gone(tmp_path: Path) -> None:
     fill(tmp_path, ["a"])
     carry_out(tmp_path, plan(tmp_path))
     (tmp_path / "00001.txt").unlink()
@@ -289,7 +287,7 @@ def test_what_is_gone_cannot_be_taken_back(tmp_path: Path) -> None:
         taken_back(tmp_path)
 
 
-def test_without_a_renaming_there_is_none_to_take_back(tmp_path: Path) -> None:
+def test_undo_needs_a_previous_renaming(tmp_path: Path) -> None:
     with pytest.raises(FluxError) as error:
         taken_back(tmp_path)
     assert str(error.value) == (
@@ -304,7 +302,7 @@ def test_without_a_renaming_there_is_none_to_take_back(tmp_path: Path) -> None:
         (LAST, taken_back, "restore it, or delete it: the old names are lost then"),
     ],
 )
-def test_a_damaged_journal_is_told_of_and_nothing_is_touched(
+def test_a_damaged_journal_is_reported_and_no_file_renamed(
     name: str, call: Callable[[Path], object], step: str, tmp_path: Path
 ) -> None:
     fill(tmp_path, ["a"])

@@ -1,4 +1,4 @@
-"""Which folders a stack's `jobs` mean; the manifest and its digest, byte for byte."""
+"""Which folders a stack's `jobs` select; the exact bytes of manifest and digest."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ ONE, TWO, SKIP = JobSettings(attempt=2), JobSettings(attempt=3), JobSettings(ski
         ({"[cd]?[tg]": ONE}, {"cat": ONE, "dog": ONE}),
     ],
 )
-def test_which_folders_are_meant(declared: dict[str, JobSettings], chosen: dict[str, JobSettings]) -> None:
+def test_names_and_globs_select_folders(
+    declared: dict[str, JobSettings], chosen: dict[str, JobSettings]
+) -> None:
     assert choose(declared, FOLDERS, "jobs") == (chosen, [])
 
 
-def test_what_means_no_folder_is_told_each_by_itself() -> None:
+def test_names_and_globs_without_a_folder_are_reported() -> None:
     chosen, findings = choose({"dgo": ONE, "x*": ONE, "none-such": ONE, "cat": ONE}, FOLDERS, "jobs")
     assert chosen == {"cat": ONE}
     assert [(one.code, one.job, one.place, one.message) for one in findings] == [
@@ -57,7 +59,7 @@ def test_what_means_no_folder_is_told_each_by_itself() -> None:
 IMAGES = {"b.jpg": Image("b.jpg", 2, "b" * 64), "a.jpg": Image("a.jpg", 1, "a" * 64)}
 
 
-def test_the_manifests_bytes_stay_what_they_are() -> None:
+def test_manifest_bytes_are_stable() -> None:
     # Were these to change, every stack out there would send and train everything again.
     raw = manifest(IMAGES, {"a.jpg": "ä", "b.jpg": "b"})
     a = f'"a.jpg":{{"caption":"ä","sha256":"{"a" * 64}","size":1}}'
@@ -67,7 +69,7 @@ def test_the_manifests_bytes_stay_what_they_are() -> None:
     assert canonical_json({"b": [1, None], "a": 1.5}) == b'{"a":1.5,"b":[1,null]}'
 
 
-def test_the_digest_is_that_of_the_index() -> None:
+def test_dataset_digest_is_the_hash_of_the_index() -> None:
     a, b = (f'"{name}.jpg":{{"sha256":"{name * 64}","size":{size}}}' for name, size in (("a", 1), ("b", 2)))
     index = f'{{"images":{{{a},{b}}},"version":1}}'
     assert dataset_index(IMAGES).decode() == index
@@ -93,7 +95,7 @@ class Noting(Examiner):
         return super().examine(places)
 
 
-def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> None:
+def test_jobs_given_by_name_are_examined_too(tmp_path: Path) -> None:
     for name in FOLDERS:
         (tmp_path / "jobs" / name).mkdir(parents=True)
     settings = stack(cat=ONE, none=ONE)
@@ -109,7 +111,7 @@ def test_jobs_that_are_asked_for_by_name_are_looked_at_too(tmp_path: Path) -> No
     assert (alone.settings, alone.findings) == ({"dog": JobSettings()}, [])
 
 
-def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
+def test_an_unknown_dataset_is_reported_for_its_job(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "cat").mkdir(parents=True)
     examiner = Noting()
     found = gather_jobs(stack(cat=JobSettings(dataset="kat")), tmp_path, examiner)
@@ -128,7 +130,7 @@ def test_a_dataset_that_is_no_folder_is_told_of_its_job(tmp_path: Path) -> None:
     assert [one.dataset for one in examiner.places] == [None, *[tmp_path / "jobs/cat"] * 2]
 
 
-def test_hidden_folders_and_files_are_no_jobs(tmp_path: Path) -> None:
+def test_hidden_folders_and_files_are_not_jobs(tmp_path: Path) -> None:
     assert folder_names(tmp_path / "none") == []
     for name in ("dog", "cat", ".hidden", "XXXX"):
         (tmp_path / name).mkdir()

@@ -1,3 +1,5 @@
+"""Reading job folders, and the faults that are reported."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ def settings(**jobs: JobSettings) -> StackSettings:
     return StackSettings(cloud="local", storage=StorageSettings(bucket="bucket"), jobs=jobs)
 
 
-def test_a_sound_folder_is_read_whole(tmp_path: Path) -> None:
+def test_a_valid_folder_is_read(tmp_path: Path) -> None:
     make_job(tmp_path / "jobs", "cat", steps=30, save_every=15)
     (job,) = declare_jobs(settings(cat=JobSettings()), tmp_path)
     assert sorted(job.image_set.captions) == ["00001.jpg", "00002.jpg", "00003.jpg"]
@@ -37,7 +39,7 @@ def test_train_yaml_is_taken_too_and_both_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".JPG"])
-def test_every_suffix_the_trainer_reads_is_taken(tmp_path: Path, suffix: str) -> None:
+def test_every_image_suffix_of_the_trainer_is_accepted(tmp_path: Path, suffix: str) -> None:
     folder = make_job(tmp_path, "cat", images=0)
     write_image(folder / "dataset" / f"a{suffix}", 1)
     (folder / "dataset/a.txt").write_text("tr1gger", encoding="utf-8")
@@ -97,7 +99,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_named(tmp_path: Path, fault: str) -> None:
+def test_each_fault_is_reported(tmp_path: Path, fault: str) -> None:
     break_it, words = FAULTS[fault]
     break_it(make_job(tmp_path / "jobs", "cat"))
     with pytest.raises(BadInput) as caught:
@@ -106,7 +108,7 @@ def test_each_fault_is_named(tmp_path: Path, fault: str) -> None:
     assert words in caught.value.findings[0]
 
 
-def test_all_faults_of_all_folders_come_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_all_folders_are_reported_together(tmp_path: Path) -> None:
     jobs = tmp_path / "jobs"
     (make_job(jobs, "cat") / "train.yml").unlink()
     dog = make_job(jobs, "dog")
@@ -133,7 +135,7 @@ def test_a_near_name_is_suggested(tmp_path: Path) -> None:
         declare_jobs(settings(**{"chelsea-cta": JobSettings()}), tmp_path)
 
 
-def test_a_name_wins_over_a_glob_and_jobs_with_the_same_images_share_them(tmp_path: Path) -> None:
+def test_jobs_with_the_same_images_share_a_dataset(tmp_path: Path) -> None:
     for name in ("cat-1", "cat-2"):
         make_job(tmp_path / "jobs", name)
     make_job(tmp_path / "jobs", "dog", seed=1)
@@ -166,7 +168,7 @@ def test_a_job_can_train_on_the_images_of_another(tmp_path: Path) -> None:
     ("name", "words"),
     [("my dog", "letters, digits"), ("-dog", "letters, digits"), ("sam", "samples"), ("run", "run.json")],
 )
-def test_a_name_that_would_go_wrong_on_the_node_is_refused(tmp_path: Path, name: str, words: str) -> None:
+def test_invalid_job_names_are_rejected(tmp_path: Path, name: str, words: str) -> None:
     make_job(tmp_path, name)
     with pytest.raises(BadInput, match=words):
         read_config(tmp_path / name)

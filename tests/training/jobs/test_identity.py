@@ -1,4 +1,4 @@
-"""Digests, run ids, the trainer's YAML, weights and states: pure, so tried with many inputs."""
+"""Digests, run ids, YAML, weights and run states, also with generated inputs; settings errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ image_sets = st.dictionaries(names, st.tuples(st.integers(0, 10**9), digests), m
 
 
 @given(image_sets, st.randoms())
-def test_the_order_of_images_does_not_matter_to_a_digest(images: dict[str, Image], random: object) -> None:
+def test_dataset_digest_ignores_the_order_of_images(images: dict[str, Image], random: object) -> None:
     shuffled = list(images.items())
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert dataset_digest(dict(shuffled)) == dataset_digest(images)
@@ -40,7 +40,7 @@ def test_the_order_of_images_does_not_matter_to_a_digest(images: dict[str, Image
 
 
 @given(image_sets, digests)
-def test_any_other_image_is_another_dataset(images: dict[str, Image], sha256: str) -> None:
+def test_dataset_digest_depends_on_each_image(images: dict[str, Image], sha256: str) -> None:
     name = next(iter(images))
     changed = images | {name: Image(name, images[name].size, sha256)}
     assert (dataset_digest(changed) == dataset_digest(images)) == (changed == images)
@@ -57,7 +57,7 @@ run_parts = st.tuples(st.binary(max_size=30), st.binary(max_size=30), st.integer
 
 
 @given(run_parts, run_parts)
-def test_the_same_run_id_means_the_same_run(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+def test_run_ids_are_equal_only_for_equal_inputs(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
     assert (run_id(*one) == run_id(*other)) == (one == other)
 
 
@@ -79,7 +79,7 @@ def test_run_ids_stay_what_they_are() -> None:
         ("off", False),
     ],
 )
-def test_yaml_is_read_as_the_trainer_reads_it(tmp_path: Path, text: str, value: object) -> None:
+def test_yaml_values_are_read_as_ai_toolkit_reads_them(tmp_path: Path, text: str, value: object) -> None:
     path = tmp_path / "cat/train.yml"
     path.parent.mkdir()
     path.write_text(f"job: extension\nconfig: {{name: cat, x: {text}}}\nmeta: {{name: '[name]-v1'}}\n")
@@ -108,14 +108,14 @@ def safetensors(step: int | None, size: int = 16) -> bytes:
         (safetensors(10) + b"x", ["but their header says", "from step 10"]),
     ],
 )
-def test_weights_are_sound_only_when_whole_and_of_the_last_step(raw: bytes, words: list[str]) -> None:
+def test_weights_must_be_complete_and_from_the_last_step(raw: bytes, words: list[str]) -> None:
     found = problems(parse_header(raw), len(raw), 20)
     assert len(found) == len(words)
     assert all(word in text for word, text in zip(words, found, strict=True))
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_the_header_parser_stumble(raw: bytes) -> None:
+def test_header_parser_raises_only_value_error(raw: bytes) -> None:
     try:
         header_length(raw)
         parse_header(raw)
@@ -139,7 +139,7 @@ def test_no_bytes_make_the_header_parser_stumble(raw: bytes) -> None:
         (None, Evidence(False), "lost"),
     ],
 )
-def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evidence, state: str) -> None:
+def test_run_state_depends_on_queue_and_weights(queue: str | None, evidence: Evidence, state: str) -> None:
     assert run_state(queue, evidence) == state
     assert bool(explain(RunState(state), evidence)) == (
         state in ("completed without weights", "failed", "lost", "canceled")
@@ -157,15 +157,13 @@ def test_a_state_takes_more_than_a_workers_word(queue: str | None, evidence: Evi
         (29, 3601, "nothing has been written to the bucket for 60 min"),
     ],
 )
-def test_a_job_is_stalled_when_worker_or_launcher_is_silent_for_too_long(
-    worker: float, launcher: float, words: str
-) -> None:
+def test_a_run_is_stalled_if_worker_or_launcher_is_silent(worker: float, launcher: float, words: str) -> None:
     found = stall(LastContact(worker, launcher), stall_minutes=30)
     assert words in found
     assert bool(found) == bool(words)
 
 
-def test_a_short_patience_still_waits_for_three_heartbeats() -> None:
+def test_a_stall_needs_three_missed_heartbeats() -> None:
     assert stall(LastContact(90, 0, heartbeat_interval=30), stall_minutes=0.1) == ""
     assert stall(LastContact(91, 0, heartbeat_interval=30), stall_minutes=0.1) != ""
 
@@ -180,7 +178,7 @@ def test_a_short_patience_still_waits_for_three_heartbeats() -> None:
         (None, Evidence(False), "lost"),
     ],
 )
-def test_only_what_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
+def test_only_running_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
     assert run_state(queue, evidence, stalled="silent") == state
     assert (explain(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
 
@@ -214,7 +212,7 @@ def config(**values: object) -> dict[str, str]:
         ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
     ],
 )
-def test_an_unknown_or_wrong_setting_is_named(values: dict[str, object], words: str) -> None:
+def test_unknown_and_invalid_settings_are_reported(values: dict[str, object], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_stack_settings("p", config(**values))
     assert any(words in finding for finding in caught.value.findings)
@@ -238,7 +236,7 @@ CANARY = "canary-91c2"
         {"jobs": {"cat": {"webhook": [CANARY]}}},
     ],
 )
-def test_what_might_be_a_secret_is_not_shown(values: dict[str, object]) -> None:
+def test_possible_secrets_are_not_shown(values: dict[str, object]) -> None:
     with pytest.raises(BadInput) as caught:
         parse_stack_settings("p", config(**values))
     assert caught.value.findings
@@ -250,7 +248,7 @@ def test_a_job_without_settings_may_be_null() -> None:
 
 
 @pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
-def test_what_means_not_this_job_never_trains_it(entry: object) -> None:
+def test_a_job_entry_must_be_a_map(entry: object) -> None:
     with pytest.raises(
         BadInput, match=r"p:jobs\.cat: is not a map of settings; .*`\{skip: true\}` to leave it out"
     ):

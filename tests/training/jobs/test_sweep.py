@@ -1,4 +1,4 @@
-"""A sweep is the base job's train.yml with some values changed: comments, spelling and everything else stay."""
+"""A sweep changes some values of the base job's train.yml and keeps everything else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def findings(*axes: str) -> list[str]:
     return caught.value.findings
 
 
-def test_every_combination_has_a_readable_name() -> None:
+def test_each_combination_has_a_readable_name() -> None:
     assert list(variants("train.lr=1e-4,2e-4", "network.linear=16,32")) == [
         "cat-lr1e-4-rank16",
         "cat-lr1e-4-rank32",
@@ -34,7 +34,7 @@ def test_every_combination_has_a_readable_name() -> None:
     ]
 
 
-def test_only_the_lines_of_the_values_and_the_name_are_different() -> None:
+def test_variants_differ_only_in_the_name_and_the_set_values() -> None:
     text = variants("train.lr=2e-4", "network.linear+network.linear_alpha=32")["cat-lr2e-4-rank32"]
     lines = [pair for pair in zip(TEXT.split("\n"), text.split("\n"), strict=True) if pair[0] != pair[1]]
     assert lines == [
@@ -59,9 +59,7 @@ def test_only_the_lines_of_the_values_and_the_name_are_different() -> None:
         ("config.process.0.train.lr=1e-4", ("train", "lr"), 1e-4),
     ],
 )
-def test_ai_toolkit_reads_the_value_that_was_meant(
-    axis: str, path: tuple[str | int, ...], value: object
-) -> None:
+def test_values_keep_their_type(axis: str, path: tuple[str | int, ...], value: object) -> None:
     (text,) = variants(axis).values()
     found = document_of((text).encode())["config"]["process"][0]
     for step in path:
@@ -69,7 +67,7 @@ def test_ai_toolkit_reads_the_value_that_was_meant(
     assert (found, type(found)) == (value, type(value))
 
 
-def test_a_variant_that_trains_what_the_job_trains_is_known() -> None:
+def test_a_variant_equal_to_the_base_job_is_marked() -> None:
     made = make_variants("cat", TEXT, [parse_axis("train.lr=1e-4,2e-4")])
     assert [variant.repeats for variant in made] == [True, False]
     assert [variant.values for variant in made] == [(("train.lr", "1e-4"),), (("train.lr", "2e-4"),)]
@@ -86,7 +84,7 @@ def test_a_variant_that_trains_what_the_job_trains_is_known() -> None:
         ("meta_Key=1", "cat-metaKey1"),
     ],
 )
-def test_a_name_is_made_of_the_keys_last_word_and_the_value(axis: str, name: str) -> None:
+def test_variant_names_have_the_last_key_and_the_value(axis: str, name: str) -> None:
     text = TEXT.replace("      network:\n", "      meta_Key: 0\n      network:\n", 1)
     (variant,) = make_variants("cat", text, [parse_axis(axis)])
     assert variant.name == name
@@ -113,16 +111,16 @@ def test_a_name_is_made_of_the_keys_last_word_and_the_value(axis: str, name: str
         ("sample.prompts=1", "--set sample.prompts: train.yml has no such value"),
     ],
 )
-def test_what_cannot_be_swept_is_said(axis: str, words: str) -> None:
+def test_unknown_keys_and_wrong_types_are_rejected(axis: str, words: str) -> None:
     (finding,) = findings(axis)
     assert words in finding
 
 
-def test_what_yaml_cannot_read_is_said() -> None:
+def test_values_that_are_not_yaml_are_rejected() -> None:
     assert findings("train.lr=[") == ["--set train.lr=[: cannot be set (it is not YAML)"]
 
 
-def test_a_train_yml_without_the_part_that_is_swept() -> None:
+def test_a_key_missing_from_train_yml_is_rejected() -> None:
     with pytest.raises(BadInput) as caught:
         make_variants("cat", "config:\n  name: cat\n", [parse_axis("train.lr=1e-4")])
     (finding,) = caught.value.findings
@@ -145,21 +143,21 @@ def test_a_train_yml_without_the_part_that_is_swept() -> None:
         ("k=X,Y,XX", ("X", "Y", "XX")),
     ],
 )
-def test_where_one_value_ends(text: str, values: tuple[str, ...]) -> None:
+def test_axis_values_are_split_at_top_level_commas(text: str, values: tuple[str, ...]) -> None:
     assert parse_axis(text).values == values
 
 
-def test_all_values_that_stand_there_twice_are_named() -> None:
+def test_all_duplicate_values_are_named() -> None:
     with pytest.raises(BadInput, match=r"^--set train.lr=2,1,2,1: 1, 2 is given twice; remove one$"):
         parse_axis("train.lr=2,1,2,1")
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     assert len(findings("train.lrr=1", "network.linear=a,b", "train.steps=2", "train.steps=3")) == 4
 
 
 @pytest.mark.parametrize("text", ["train.lr", "train.lr=", "=1", "train.lr=1,,2", "a+=1", "train.lr=1,2,1"])
-def test_an_axis_is_a_key_and_different_values(text: str) -> None:
+def test_malformed_axes_are_rejected(text: str) -> None:
     with pytest.raises(BadInput, match=r"--set"):
         parse_axis(text)
 
@@ -174,15 +172,15 @@ def test_an_axis_is_a_key_and_different_values(text: str) -> None:
         ("network.linear+network.linear_alpha=8,8.0", "8, 8.0"),
     ],
 )
-def test_one_value_in_two_spellings_is_not_paid_for_twice(axis: str, same: str) -> None:
+def test_equal_values_in_different_spellings_are_rejected(axis: str, same: str) -> None:
     (finding,) = findings(axis)
     assert finding == f"--set {axis.partition('=')[0]}: {same} are the same value; keep one"
 
 
-def test_texts_that_look_like_one_number_are_two_texts() -> None:
+def test_texts_that_look_like_equal_numbers_are_different_values() -> None:
     assert len(variants("trigger_word=1e-4,0.0001")) == 2
 
 
-def test_names_that_would_be_one_or_too_long_are_refused() -> None:
+def test_duplicate_and_long_variant_names_are_rejected() -> None:
     assert "two jobs of this sweep have this name" in findings("trigger_word=a b,a_b")[0]
     assert "at most 63" in findings("trigger_word=" + "x" * 60)[0]

@@ -1,4 +1,4 @@
-"""Job folders as nobody would write them: bytes, names, YAML and images at random. Each must be valid or explained, never a traceback.
+"""Random job folders: bytes, names, YAML and images. Each must be valid or reported, never a traceback.
 
 python -m tests.training.lint.fuzz_folders --seeds 20000
 """

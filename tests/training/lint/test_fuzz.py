@@ -1,4 +1,4 @@
-"""A small part of `python -m tests.training.lint.fuzz_folders --seeds 20000`."""
+"""A short run of `python -m tests.training.lint.fuzz_folders --seeds 20000`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.training.lint_folders import make_clean_job, stack
 SEEDS = range(500_000, 500_150)
 
 
-def test_fuzzed_folders_are_valid_or_explained_and_never_a_traceback() -> None:
+def test_random_folders_are_valid_or_reported() -> None:
     outcomes, rules, faults = try_seeds(SEEDS)
     print(f"\n{len(SEEDS)} folders: {dict(outcomes)}, {len(rules)} rules spoke")
     assert faults == []

@@ -1,4 +1,4 @@
-"""A recipe user's `data/` folder is taken as it is: data/<job>/dataset and train.yml (or train.yaml, as its readme has it)."""
+"""A recipe user's `data/` folder is used unchanged: data/<job>/dataset and train.yml (or train.yaml, as the recipe's readme says)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def recipe_job(data: Path, name: str, config_name: str) -> None:
 
 
 @pytest.mark.parametrize("config_name", ["train.yml", "train.yaml"])
-def test_a_recipe_folder_is_declared_without_a_change(tmp_path: Path, config_name: str) -> None:
+def test_a_recipe_folder_is_declared_unchanged(tmp_path: Path, config_name: str) -> None:
     recipe_job(tmp_path / "data", "job-00001", config_name)
     recipe_job(tmp_path / "data", "job-00002", config_name)
     settings = StackSettings.model_validate(

@@ -1,4 +1,4 @@
-"""A folder a rule, each found; clean folders without a finding; silencing."""
+"""Each rule finds its example mistake; valid folders have no finding; silencing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lint_with(mistake: str, clean: Path, root: Path) -> tuple[LintReport, StackS
     return lint_jobs(settings, root), settings
 
 
-def test_every_rule_has_a_folder_that_breaks_it() -> None:
+def test_every_rule_has_an_example_mistake() -> None:
     assert MISTAKES.keys() == RULES.keys()
     assert len(RULES) >= 40
 
@@ -57,7 +57,7 @@ def test_each_mistake_is_found_and_explained(code: str, clean: Path, tmp_path: P
     "code",
     ["image-cmyk", "image-rotated", "caption-trigger", "learning-rate", "model-path", "prompt-trigger"],
 )
-def test_a_mistake_is_said_once_and_nothing_else(code: str, clean: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once(code: str, clean: Path, tmp_path: Path) -> None:
     report, _ = lint_with(code, clean, tmp_path)
     assert [finding.code for finding in report.findings] == [code]
 
@@ -83,7 +83,7 @@ def test_a_finding_in_train_yml_names_its_line(code: str, text: str, clean: Path
     assert text in lines[finding.line - 1]
 
 
-def test_the_nearest_known_key_is_named(clean: Path, tmp_path: Path) -> None:
+def test_a_similar_known_key_is_suggested(clean: Path, tmp_path: Path) -> None:
     report, _ = lint_with("key-unknown", clean, tmp_path)
     assert "unknown key train.batchsize (did you mean `batch_size`?)" in report.findings[0].message
 
@@ -111,13 +111,13 @@ def silenced(clean: Path, root: Path, mistake: str, silence: Mapping[str, str]) 
 @pytest.mark.parametrize(
     "code", ["model-path", "image-few", "learning-rate", "key-unknown", "name-case", "config-variable"]
 )
-def test_a_finding_is_silenced_by_name_with_a_reason(code: str, clean: Path, tmp_path: Path) -> None:
+def test_a_finding_can_be_silenced_with_a_reason(code: str, clean: Path, tmp_path: Path) -> None:
     report = silenced(clean, tmp_path, code, {code: "as it should be"})
     assert report.findings == []
     assert {(entry.finding.code, entry.reason) for entry in report.silenced} == {(code, "as it should be")}
 
 
-def test_a_silence_hides_nothing_else(clean: Path, tmp_path: Path) -> None:
+def test_a_silence_hides_only_its_rule(clean: Path, tmp_path: Path) -> None:
     report = silenced(clean, tmp_path, "model-path", {"image-few": "a test"})
     assert {finding.code for finding in report.findings} == {"model-path", "silence-unused"}
 
@@ -142,14 +142,14 @@ def settings_with(silence: str) -> StackSettings:
         ('["image-small"]', "dictionary"),
     ],
 )
-def test_a_silence_that_is_none_is_refused(silence: str, words: str) -> None:
+def test_invalid_silences_are_rejected(silence: str, words: str) -> None:
     with pytest.raises(BadInput) as caught:
         settings_with(silence)
     assert words in str(caught.value)
     assert "cat.lint" in str(caught.value)
 
 
-def test_an_unknown_key_beside_silence_is_refused_with_the_nearest() -> None:
+def test_an_unknown_lint_key_is_rejected_with_a_suggestion() -> None:
     config = {
         "flux-training:cloud": "local",
         "flux-training:storage": '{"bucket": "bucket"}',
@@ -159,12 +159,12 @@ def test_an_unknown_key_beside_silence_is_refused_with_the_nearest() -> None:
         parse_stack_settings("flux-training", config)
 
 
-def test_only_what_makes_training_impossible_or_hurts_others_cannot_be_silenced() -> None:
+def test_only_needed_and_secret_rules_cannot_be_silenced() -> None:
     loud = {rule.code for rule in RULES.values() if rule.always}
     assert loud == {rule.code for rule in NEEDED} | {"caption-secret", "config-secret", "silence-unused"}
 
 
-def test_jobs_with_the_same_dataset_say_its_mistakes_once(clean: Path, tmp_path: Path) -> None:
+def test_findings_in_a_shared_dataset_are_reported_once(clean: Path, tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         shutil.copytree(clean, tmp_path / "jobs" / name)
         path = tmp_path / "jobs" / name / "train.yml"

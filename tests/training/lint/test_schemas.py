@@ -1,4 +1,4 @@
-"""The files that are made from the code are up to date, and the schemas take what is right and refuse what is not."""
+"""Generated files are up to date; the schemas accept valid files and reject invalid ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = sorted((ROOT / "jobs").glob("*/train.yml"))
 
 
 @pytest.mark.parametrize("name", generated_files())
-def test_what_is_made_from_the_code_is_up_to_date(name: str) -> None:
+def test_generated_files_are_up_to_date(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert text == generated_files()[name], "type `make generated`"
 
@@ -31,7 +31,7 @@ def test_every_rule_is_in_the_document() -> None:
 
 
 @pytest.mark.parametrize("schema", [stack_schema(), train_schema()], ids=["stack", "train"])
-def test_the_schemas_are_schemas(schema: dict[str, Any]) -> None:
+def test_the_schemas_are_valid_json_schemas(schema: dict[str, Any]) -> None:
     Draft7Validator.check_schema(schema)
 
 

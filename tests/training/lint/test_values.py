@@ -1,4 +1,4 @@
-"""Where lint's rules draw the line, value by value, and what their findings say of place and value."""
+"""The limits of lint rules, and the path, line and value in their findings."""
 
 from __future__ import annotations
 
@@ -59,24 +59,22 @@ def messages(code: str, job: Subject) -> list[str]:
         ("a" * 41, 11),
     ],
 )
-def test_a_caption_is_taken_for_four_tokens_in_three_words_or_one_in_four_signs(
-    text: str, tokens: int
-) -> None:
+def test_tokens_are_estimated_from_words_and_characters(text: str, tokens: int) -> None:
     assert t5_tokens(text) == tokens
 
 
-def test_a_caption_may_have_as_many_tokens_as_flux_reads() -> None:
+def test_a_caption_longer_than_flux_reads_is_reported() -> None:
     assert messages("caption-long", captioned("a " * 384)) == []
     assert messages("caption-long", captioned("a " * 385)) == ["about 514 tokens"]
 
 
 @pytest.mark.parametrize("text", ["one\ttwo\r\nthree", "café", "猫 🐈\u200d⬛", "a\u00a0b", "\u200eא"])
-def test_what_people_write_is_not_garbled(text: str) -> None:
+def test_ordinary_text_is_not_garbled(text: str) -> None:
     assert messages("caption-garbled", captioned(text)) == []
 
 
 @pytest.mark.parametrize("sign", ["\x00", "\x1b", "\x85", "\ue000", "\u0378", "\ufffd"])
-def test_what_nobody_can_see_is_garbled(sign: str) -> None:
+def test_invisible_characters_are_garbled(sign: str) -> None:
     (problem,) = RULES["caption-garbled"].check(captioned(f"one\ntwo{sign}{sign}"))
     assert problem == Problem("jobs/cat/dataset/1.txt", f"contains the character U+{ord(sign):04X}", 2)
 
@@ -85,7 +83,7 @@ def rule_saying(code: str, *problems: Problem, text: str = "why") -> Rule:
     return Rule(code, "area", "warning", text, "mend", lambda _job: problems)
 
 
-def test_findings_are_in_the_order_of_path_and_line_the_whole_file_first() -> None:
+def test_findings_are_sorted_by_path_and_line() -> None:
     rules = [
         rule_saying("a", Problem("x", "m", 1), Problem("x", "m", 2)),
         rule_saying("b", Problem("x", "m"), Problem("w", "m", 3)),
@@ -99,12 +97,12 @@ def test_findings_are_in_the_order_of_path_and_line_the_whole_file_first() -> No
     ]
 
 
-def test_a_job_of_which_nothing_could_be_read_breaks_no_rule_about_what_is_in_it() -> None:
+def test_rules_ignore_parts_that_could_not_be_read() -> None:
     assert check(Subject("cat", FOLDER, None, None)) == []
     assert [finding.code for finding in check(captioned("a cat"))] == ["image-few"]
 
 
-def test_what_a_rule_says_stays_in_its_cell_of_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rule_texts_are_escaped_in_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
     area = Area("odd", [rule_saying("odd-rule", text="a|b <c>")])
     monkeypatch.setattr(document, "AREAS", [area])
     assert lint_document().endswith("| `odd-rule` | warning | a\\|b &lt;c> | mend |\n")
@@ -120,7 +118,9 @@ def test_what_a_rule_says_stays_in_its_cell_of_the_document(monkeypatch: pytest.
         ([], []),
     ],
 )
-def test_the_resolutions_of_all_datasets(datasets: Sequence[Mapping[str, Any]], sides: list[int]) -> None:
+def test_resolutions_of_all_datasets_are_read(
+    datasets: Sequence[Mapping[str, Any]], sides: list[int]
+) -> None:
     assert resolutions(configured({"datasets": datasets})) == sides
 
 
@@ -135,17 +135,17 @@ def test_the_resolutions_of_all_datasets(datasets: Sequence[Mapping[str, Any]], 
         ({"rank": 512, "linear": 16}, ["the rank is 512"]),
     ],
 )
-def test_the_rank_is_read_under_both_its_names(network: Mapping[str, int], said: list[str]) -> None:
+def test_rank_is_read_from_both_keys(network: Mapping[str, int], said: list[str]) -> None:
     assert messages("rank-unusual", configured({"network": network})) == said
 
 
 @pytest.mark.parametrize(("gpu", "small"), [("X (23 GB)", True), ("X (24 GB)", False), ("X (25 GB)", False)])
-def test_a_gpu_that_has_just_enough_is_not_small(gpu: str, small: bool) -> None:
+def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
     job = replace(configured({"type": "sd_trainer"}), gpu=gpu)
     assert bool(messages("gpu-small", job)) == small
 
 
-def test_prompts_are_read_from_both_keys_that_the_trainer_reads() -> None:
+def test_prompts_are_read_from_both_keys() -> None:
     sample = {"prompts": ["a", 3, {"prompt": "b"}], "samples": [{"prompt": "c", "seed": 1}, {"seed": 2}]}
     assert prompts(configured({"sample": sample})) == [
         (("sample", "prompts", "0"), "a"),
@@ -163,25 +163,25 @@ def test_prompts_are_read_from_both_keys_that_the_trainer_reads() -> None:
         ("d" * 61, "d" * 57 + "..."),
     ],
 )
-def test_a_prompt_is_shown_on_one_line_and_not_too_long(prompt: str, shown: str) -> None:
+def test_long_prompts_are_shortened_to_one_line(prompt: str, shown: str) -> None:
     job = configured({"trigger_word": "c4t", "sample": {"prompts": [prompt]}})
     assert messages("prompt-trigger", job) == [f"`{shown}` does not contain the trigger word `c4t`"]
 
 
 @pytest.mark.parametrize("folder", ["dataset", "dataset/", "./dataset", "./dataset//"])
-def test_the_dataset_may_be_written_as_paths_are(folder: str) -> None:
+def test_spellings_of_the_dataset_folder_are_accepted(folder: str) -> None:
     assert messages("folder-path", configured({"datasets": [{"folder_path": folder}]})) == []
 
 
 @pytest.mark.parametrize(
     "folder", ["/dataset", "/dataset/", "dataset1", "datasetX", " dataset ", "../dataset", "", None, 7]
 )
-def test_another_folder_is_not_the_dataset(folder: object) -> None:
+def test_other_dataset_folders_are_reported(folder: object) -> None:
     job = configured({"datasets": [{"folder_path": "dataset"}, {"folder_path": folder}]})
     assert messages("folder-path", job) == [f"datasets[1].folder_path is {folder!r}"]
 
 
-def test_every_unknown_key_is_named_with_its_place_and_line(tmp_path: Path) -> None:
+def test_every_unknown_key_is_reported_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     text = TRAIN_YML.format(name="cat")
     for old, new in (
@@ -225,11 +225,11 @@ HARMLESS_LINES = [
 
 
 @pytest.mark.parametrize("line", SECRET_LINES + HARMLESS_LINES)
-def test_a_key_says_that_a_secret_stands_behind_it(line: str) -> None:
+def test_secrets_are_recognized_by_their_key(line: str) -> None:
     assert names_a_secret(line) == (line in SECRET_LINES)
 
 
-def test_secrets_are_found_with_their_line_and_kind_and_shown_nowhere() -> None:
+def test_secrets_are_found_by_pattern_and_masked() -> None:
     key = "AKIA" + "A1B2" * 4
     text = f"\na {TOKEN}\n\n{key} and s3://me:secret@host"
     kinds = [(2, "Hugging Face token"), (4, "AWS key"), (4, "password in a URL")]
@@ -237,7 +237,7 @@ def test_secrets_are_found_with_their_line_and_kind_and_shown_nowhere() -> None:
     assert without_secrets(f"a {TOKEN} or {key}.") == "a (a secret) or (a secret)."
 
 
-def test_without_what_is_declared_only_the_named_folders_are_looked_at(tmp_path: Path) -> None:
+def test_only_named_folders_are_linted_without_declared_jobs(tmp_path: Path) -> None:
     for seed, name in enumerate(("cat", "dog")):
         make_clean_job(tmp_path / "jobs", name, images=7, seed=seed)
     settings = stack(cat={})
@@ -265,7 +265,7 @@ def test_each_job_silences_its_own_findings(tmp_path: Path) -> None:
     assert loud == [("Cat", "silence-unused"), ("cat", "job-case")]
 
 
-def test_a_silence_that_hides_nothing_is_named_with_its_job_and_rule(tmp_path: Path) -> None:
+def test_an_unused_silence_is_reported(tmp_path: Path) -> None:
     make_clean_job(tmp_path / "jobs", "cat")
     (found,) = lint_jobs(stack(cat={"lint": {"silence": {"image-few": "a test"}}}), tmp_path).findings
     assert found.job == "cat"
@@ -274,7 +274,7 @@ def test_a_silence_that_hides_nothing_is_named_with_its_job_and_rule(tmp_path: P
     )
 
 
-def test_a_dataset_that_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_reported_with_a_fix(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_images(tmp_path / "cat")
     assert str(caught.value) == (
@@ -283,7 +283,7 @@ def test_a_dataset_that_is_missing_is_named_with_what_to_do(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("read", [read_config, read_images])
-def test_a_folder_whose_name_is_none_is_named_with_its_place(
+def test_an_invalid_folder_name_is_reported_with_its_path(
     read: Callable[[Path], object], tmp_path: Path
 ) -> None:
     folder = make_job(tmp_path, "my cat")

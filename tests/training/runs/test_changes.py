@@ -1,4 +1,4 @@
-"""Why a run is another one: what differs, in words."""
+"""What changed between two runs, in words."""
 
 from __future__ import annotations
 
@@ -70,27 +70,27 @@ def test_images_and_captions_are_counted(after: dict[str, tuple[str, str]], reas
         (b"job: extension", b"job: other", ("job extension → other",)),
     ],
 )
-def test_settings_are_named_as_people_name_them(old: bytes, new: bytes, reasons: tuple[str, ...]) -> None:
+def test_changed_settings_have_readable_names(old: bytes, new: bytes, reasons: tuple[str, ...]) -> None:
     found = changes(made_of(BEFORE), made_of(BEFORE, CONFIG.replace(old, new)))
     assert found.reasons == reasons
 
 
-def test_attempt_and_parent_are_reasons_too() -> None:
+def test_attempt_and_parent_are_reasons() -> None:
     after = Inputs(made_of(BEFORE).manifest, CONFIG, 2, "abc")
     assert changes(made_of(BEFORE), after).reasons == ("attempt 1 → 2", "continues from run abc")
 
 
-def test_a_value_of_forty_letters_is_still_shown() -> None:
+def test_values_of_forty_characters_are_shown() -> None:
     before = made_of(BEFORE, CONFIG.replace(b"job: extension", b"job: " + b"y" * 40))
     assert changes(before, made_of(BEFORE)).reasons == (f"job {'y' * 40} → extension",)
 
 
-def test_a_run_that_no_longer_resumes_starts_from_nothing() -> None:
+def test_a_run_that_no_longer_resumes_starts_from_scratch() -> None:
     before = Inputs(made_of(BEFORE).manifest, CONFIG, 1, "abc")
     assert changes(before, made_of(BEFORE)).reasons == ("starts from scratch",)
 
 
-def test_which_images_are_which() -> None:
+def test_added_removed_replaced_and_renamed_images_are_listed() -> None:
     after = {"b.jpg": ("b", "two"), "3.jpg": ("z", "three"), "n2.jpg": ("n2", ""), "n1.jpg": ("n1", "")}
     found = changes(made_of(BEFORE | {"4.jpg": ("d", "four")}), made_of(after))
     assert found == Changes(
@@ -109,7 +109,7 @@ def test_a_manifest_without_captions_has_empty_ones() -> None:
     assert changes(captioned, bare).captions == (Edited("1.jpg", "x", ""),)
 
 
-def test_edited_captions_are_told_before_and_after() -> None:
+def test_edited_captions_are_listed_with_before_and_after() -> None:
     found = changes(made_of(BEFORE), made_of(BEFORE | {"1.jpg": ("a", "uno")}))
     assert found.captions == (Edited("1.jpg", "one", "uno"),)
 
@@ -117,7 +117,7 @@ def test_edited_captions_are_told_before_and_after() -> None:
 @pytest.mark.parametrize(
     "raw", [b"", b"[]", b"[" * 100_000, b'{"images": 3}', b'{"images": {"a": 3}}', b"\xff"]
 )
-def test_a_manifest_that_cannot_be_read_is_an_empty_one(raw: bytes) -> None:
+def test_an_invalid_manifest_counts_as_empty(raw: bytes) -> None:
     assert changes(Inputs(raw, CONFIG, 1), made_of({"1.jpg": ("a", "one")})).settings == ()
 
 
@@ -146,7 +146,7 @@ def test_a_manifest_that_cannot_be_read_is_an_empty_one(raw: bytes) -> None:
         (0.0, "0"),
     ],
 )
-def test_values_are_shown_as_people_write_them(value: object, text: str) -> None:
+def test_values_are_formatted_for_reading(value: object, text: str) -> None:
     assert shown(value) == text
 
 
@@ -161,7 +161,7 @@ inputs = st.builds(
 
 
 @given(inputs, inputs)
-def test_there_is_a_reason_exactly_when_the_run_is_another(before: Inputs, after: Inputs) -> None:
+def test_reasons_exist_exactly_when_the_run_id_changes(before: Inputs, after: Inputs) -> None:
     ids = [run_id(one.manifest, one.raw_config, one.attempt) for one in (before, after)]
     found = changes(before, after)
     assert bool(found.reasons) == (ids[0] != ids[1])

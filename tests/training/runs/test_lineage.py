@@ -1,3 +1,5 @@
+"""Which earlier run a resumed run continues from."""
+
 from __future__ import annotations
 
 import pytest
@@ -20,7 +22,7 @@ past_runs = st.lists(
 
 
 @given(declarations, past_runs, st.data())
-def test_once_made_a_run_keeps_its_parent(
+def test_an_existing_run_keeps_its_parent(
     of: tuple[bytes, bytes, int], past: list[PastRun], data: st.DataObject
 ) -> None:
     run_of = declared_run(*of)
@@ -41,7 +43,7 @@ def test_once_made_a_run_keeps_its_parent(
         ({"x": "a"}, (False, None)),
     ],
 )
-def test_a_run_is_known_by_the_parent_it_was_made_with(
+def test_an_existing_run_is_found_by_its_parent(
     made_of: dict[str | None, str], found: tuple[bool, str | None]
 ) -> None:
     past = iter([PastRun("a", "2026-01"), PastRun("b", "2026-02")])
@@ -55,13 +57,13 @@ PAST = [PastRun("a", "2026-01"), PastRun("b", "2026-02"), PastRun("c", "2026-03"
     ("checkpoints", "parent"),
     [({}, None), ({"a": 5}, "a"), ({"a": 9, "b": 5}, "b"), ({"a": 5, "b": 5, "c": 5}, "c")],
 )
-def test_the_newest_run_with_a_sound_checkpoint_is_the_parent(
+def test_the_newest_run_with_a_valid_checkpoint_is_the_parent(
     checkpoints: dict[str, int], parent: str | None
 ) -> None:
     assert choose_parent("cat", 10, PAST, checkpoints.get) == parent
 
 
-def test_a_run_with_no_step_left_is_refused() -> None:
+def test_resuming_without_steps_left_is_rejected() -> None:
     with pytest.raises(BadInput) as caught:
         choose_parent("cat", 10, PAST, {"a": 5, "b": 10}.get)
     assert caught.value.findings == [
@@ -70,6 +72,6 @@ def test_a_run_with_no_step_left_is_refused() -> None:
     assert choose_parent("cat", 11, PAST, {"a": 5, "b": 10}.get) == "b"
 
 
-def test_of_runs_of_one_moment_everybody_takes_the_same() -> None:
+def test_ties_between_runs_are_broken_by_run_id() -> None:
     past = [PastRun("b", "2026-01"), PastRun("c", "2026-01"), PastRun("a", "2026-01")]
     assert choose_parent("cat", 10, past, lambda _: 5) == "c"

@@ -1,4 +1,4 @@
-"""A loss curve by examples: smoothed, thinned out, with round numbers at its axes; and which samples are shown."""
+"""Loss curves: smoothing, thinning, axis ticks; which samples are shown."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def losses(points: Sequence[Point]) -> list[float]:
     return [point.loss for point in points]
 
 
-def test_a_point_is_the_mean_of_itself_and_its_neighbours() -> None:
+def test_each_point_is_averaged_with_its_neighbours() -> None:
     assert smooth(curve(3.0, 6.0, 0.0, 3.0)) == curve(4.5, 3.0, 3.0, 1.5)
     assert smooth([]) == []
     assert smooth(curve(2.5)) == curve(2.5)
 
 
-def test_of_many_points_a_tenth_is_taken_together() -> None:
+def test_smoothing_window_is_a_tenth_of_the_points() -> None:
     points = curve(*(float(n) for n in range(60)))
     smoothed = losses(smooth(points))
     assert smoothed[0] == pytest.approx(1.5)  # of the points 0 to 3
@@ -47,7 +47,7 @@ def test_of_many_points_a_tenth_is_taken_together() -> None:
         (curve(0, 9, 5, 6, 3, 8, 4, 7, 1), 7, [0, 9, 8, 1]),
     ],
 )
-def test_the_lowest_and_the_highest_of_each_stretch_are_kept_and_both_ends(
+def test_thinning_keeps_the_ends_and_the_extremes_of_each_stretch(
     points: list[Point], most: int, kept: list[float]
 ) -> None:
     thinned = thin_out(points, most)
@@ -74,7 +74,7 @@ def test_the_lowest_and_the_highest_of_each_stretch_are_kept_and_both_ends(
         (-2.0, -2.0, 2, [-2, -1, 0]),
     ],
 )
-def test_the_ticks_of_an_axis_are_round(low: float, high: float, about: int, ticks: list[float]) -> None:
+def test_axis_ticks_are_round(low: float, high: float, about: int, ticks: list[float]) -> None:
     assert round_ticks(low, high, about) == pytest.approx(ticks)
 
 
@@ -90,5 +90,5 @@ def test_the_ticks_of_an_axis_are_round(low: float, high: float, about: int, tic
         (list(range(0, 1000, 100)), 4, [0, 300, 600, 900]),
     ],
 )
-def test_as_many_steps_as_there_is_room_for_evenly(steps: list[int], most: int, shown: list[int]) -> None:
+def test_steps_are_spread_evenly(steps: list[int], most: int, shown: list[int]) -> None:
     assert spread(steps, most) == shown

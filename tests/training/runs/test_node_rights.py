@@ -1,4 +1,4 @@
-"""How long the nodes' keys last, when they are issued anew, and what the bucket deletes: decided without any service."""
+"""When the nodes' keys expire and are issued again, what they allow, and what expires in the bucket."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def after(hours: float) -> datetime:
         (after(100), 300, True),
     ],
 )
-def test_keys_are_issued_when_it_helps(present: datetime | None, needed_hours: float, issued: bool) -> None:
+def test_keys_are_issued_when_the_present_ones_end_too_early(
+    present: datetime | None, needed_hours: float, issued: bool
+) -> None:
     end = choose_end(NOW, present, 168, needed_hours * HOUR)
     assert (end != present) is issued
     if issued:
@@ -75,7 +77,9 @@ A_SECOND = 1 / 3600
         (datetime(2026, 3, 1, 15, 0, 1, tzinfo=UTC), 4, 3, False),
     ],
 )
-def test_the_turning_points(present: datetime, hours: float, needed_hours: float, issued: bool) -> None:
+def test_keys_are_issued_exactly_at_the_limits(
+    present: datetime, hours: float, needed_hours: float, issued: bool
+) -> None:
     assert (choose_end(NOW, present, hours, needed_hours * HOUR) != present) is issued
 
 
@@ -87,7 +91,7 @@ def test_the_turning_points(present: datetime, hours: float, needed_hours: float
         (2, datetime(2026, 3, 1, 14, tzinfo=UTC)),
     ],
 )
-def test_keys_of_an_hour_or_less_are_not_rounded_away(hours: float, end: datetime) -> None:
+def test_short_key_lifetimes_are_not_rounded_down(hours: float, end: datetime) -> None:
     assert choose_end(NOW.replace(microsecond=7), None, hours, 0) == end
 
 
@@ -97,9 +101,7 @@ def test_keys_of_an_hour_or_less_are_not_rounded_away(hours: float, end: datetim
     st.floats(0, 400),
     st.integers(0, 3599),
 )
-def test_an_issue_is_never_asked_for_twice(
-    left: float | None, hours: int, needed: float, second: int
-) -> None:
+def test_issued_keys_are_not_issued_again(left: float | None, hours: int, needed: float, second: int) -> None:
     now = NOW + timedelta(seconds=second)
     present = None if left is None else now + timedelta(hours=left)
     end = choose_end(now, present, hours, needed * HOUR)
@@ -109,12 +111,12 @@ def test_an_issue_is_never_asked_for_twice(
 
 
 @given(st.integers(2, 168), st.floats(0, 400))
-def test_a_preview_and_its_up_agree(hours: int, needed: float) -> None:
+def test_preview_and_up_choose_the_same_end(hours: int, needed: float) -> None:
     soon = NOW + timedelta(seconds=90)
     assert choose_end(NOW, None, hours, needed) == choose_end(soon, None, hours, needed)
 
 
-def test_who_needs_longer_is_told_until_when() -> None:
+def test_a_warning_says_when_the_keys_expire() -> None:
     assert end_warning(NOW, after(10), 10 * HOUR) == ""
     assert end_warning(NOW, after(-10), 0) == ""
     assert end_warning(NOW, after(-10), 1) != ""
@@ -124,7 +126,7 @@ def test_who_needs_longer_is_told_until_when() -> None:
     )
 
 
-def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_shown_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
@@ -153,27 +155,29 @@ def _times_are_told_in_utc() -> None:
         ([Remaining("a", 36000), Remaining("b", 3600)], 2, 10),
     ],
 )
-def test_how_long_keys_are_needed(runs: list[Remaining], replicas: int, hours: float) -> None:
+def test_needed_key_lifetime_depends_on_runs_and_replicas(
+    runs: list[Remaining], replicas: int, hours: float
+) -> None:
     assert seconds_needed(runs, replicas) == hours * HOUR
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_a_time_comes_back_from_a_groups_environment(moment: datetime) -> None:
+def test_times_survive_a_round_trip(moment: datetime) -> None:
     assert parse_time(show_time(moment)) == moment.replace(microsecond=0)
 
 
 @pytest.mark.parametrize("text", [None, "", "tomorrow", "2026-03-01T10:00:00"])
-def test_what_is_no_time_is_none(text: str | None) -> None:
+def test_invalid_times_are_none(text: str | None) -> None:
     assert parse_time(text) is None
 
 
-def test_the_bucket_mark_is_not_the_nodes() -> None:
+def test_nodes_cannot_access_the_owner_mark() -> None:
     layout = Layout("team/")
     assert not any(layout.owner.startswith(prefix) for prefix in node_prefixes(layout))
     assert all(prefix.startswith("team/") and prefix.endswith("/") for prefix in node_prefixes(layout))
 
 
-def test_the_policy_word_for_word() -> None:
+def test_node_policy_is_exact() -> None:
     """Its readers are AWS's: a wrong letter denies a node its work, or allows it another's."""
     allow = {"Effect": "Allow"}
     below = ["arn:aws:s3:::b/team/datasets/*", "arn:aws:s3:::b/team/runs/*"]
@@ -206,7 +210,7 @@ def keep(**days: int) -> KeepSettings:
     return KeepSettings.model_validate(days)
 
 
-def test_what_expires_is_checkpoints_and_images() -> None:
+def test_checkpoints_and_images_expire() -> None:
     runs = [("cat", "0a"), ("cat", "0a"), ("cat-2", "0b")]
     assert expiring(keep(), Layout("p/"), runs) == {}
     assert expiring(keep(checkpointsDays=3, datasetsDays=9), Layout("p/"), runs) == {
@@ -222,7 +226,7 @@ def test_what_expires_is_checkpoints_and_images() -> None:
     st.from_regex(r"[a-z][a-z0-9_-]{0,9}", fullmatch=True),
     st.text("0123456789abcdef", min_size=12, max_size=12),
 )
-def test_no_result_expires(job: str, run: str) -> None:
+def test_results_do_not_expire(job: str, run: str) -> None:
     layout = Layout("")
     keys = layout.run(job, run)
     results = [keys.weights, keys.done, keys.progress, keys.record, keys.claim, layout.owner]
@@ -233,7 +237,7 @@ def test_no_result_expires(job: str, run: str) -> None:
     assert f"{keys.output}{job}_000000010.safetensors".startswith(tuple(rules))
 
 
-def test_there_is_room_for_the_rules_of_others() -> None:
+def test_expiry_rules_leave_room_for_rules_of_others() -> None:
     runs = [("cat", f"{number:012}") for number in range(2000)]
     rules = expiring(keep(checkpointsDays=3), Layout(""), runs)
     assert len(rules) == 2 * MAX_RUNS < 1000
@@ -245,7 +249,7 @@ prefixes = st.dictionaries(st.text("abc/", min_size=1, max_size=6), st.integers(
 
 
 @given(prefixes, prefixes)
-def test_our_rules_replace_ours_and_nobody_elses(before: dict[str, int], wanted: dict[str, int]) -> None:
+def test_our_rules_replace_only_our_rules(before: dict[str, int], wanted: dict[str, int]) -> None:
     other = with_our_rules([THEIRS], "flux-training/other", {"other/": 1})
     rules = with_our_rules(with_our_rules(other, OWNER, before), OWNER, wanted)
     assert our_rules(rules, OWNER) == wanted
@@ -254,7 +258,7 @@ def test_our_rules_replace_ours_and_nobody_elses(before: dict[str, int], wanted:
     assert len({rule["ID"] for rule in rules}) == len(rules)
 
 
-def test_an_empty_list_is_never_sent() -> None:
+def test_an_empty_rule_list_is_never_sent() -> None:
     assert with_our_rules([], OWNER, {}) == [
         {
             "ID": "unfinished uploads",
@@ -266,7 +270,7 @@ def test_an_empty_list_is_never_sent() -> None:
     assert with_our_rules([THEIRS], OWNER, {}) == [THEIRS]
 
 
-def test_a_rule_as_the_bucket_gets_it() -> None:
+def test_rule_format_is_exact() -> None:
     rules = with_our_rules([THEIRS], OWNER, {"b/": 2, "a/": 1})
     assert [rule["Filter"] for rule in rules] == [{"Prefix": "logs/"}, {"Prefix": "a/"}, {"Prefix": "b/"}]
     assert rules[1] == {
@@ -286,7 +290,7 @@ def test_our_rules_are_put_in_place_of_ours() -> None:
     assert len(after) == 4
 
 
-def test_a_rule_of_ours_that_somebody_edited_is_read_as_it_is() -> None:
+def test_edited_rules_of_ours_are_read_as_they_are() -> None:
     """It differs from what is wanted then, and is put right."""
     mark = f"flux {OWNER} 1"
     rules = [

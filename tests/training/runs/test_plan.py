@@ -1,4 +1,4 @@
-"""What becomes of each job, from a preview's steps, its run's state and what changed."""
+"""Plans: the action for each job, from the preview's steps, the run's state and the changes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def step(op: str, old: str = "", new: str = "", **state: Any) -> ResourceChange:
         (step("delete", "o"), None, None, PlannedAction.REMOVED),
     ],
 )
-def test_the_fate_of_a_job(
+def test_planned_action_of_a_job(
     given: ResourceChange, state: RunState | None, past: Changes | None, what: PlannedAction
 ) -> None:
     found = plan_job(given, state, past, LINE, old_unfinished=False)
@@ -65,7 +65,7 @@ def test_the_fate_of_a_job(
     )
 
 
-def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled() -> None:
+def test_a_replaced_or_removed_unfinished_run_is_reported_as_canceled() -> None:
     replaced = plan_job(step("replace", "old1", "new1"), RunState.NEW, CAPTIONS, LINE, old_unfinished=True)
     assert replaced.reasons == ("learning rate 1e-4 → 2e-4", "its unfinished run old1 is canceled")
     removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
@@ -73,7 +73,7 @@ def test_an_unfinished_run_that_is_replaced_or_taken_out_is_said_to_be_canceled(
     assert "run old1 is removed from the queue" in removed.reasons[0]
 
 
-def test_a_job_of_a_group_that_is_made_anew_is_queued_again_for_that() -> None:
+def test_a_replaced_container_group_is_the_reason_to_queue_again() -> None:
     found = plan_job(step("replace", "o", "o"), RunState.PENDING, Changes(), LINE, old_unfinished=False)
     assert found.reasons == ("its container group is replaced, so it is queued again",)
 
@@ -99,7 +99,7 @@ def test_the_steps_of_a_replacement_are_read_as_one(ops: list[str]) -> None:
     assert (found.old["status"], found.old["runId"], found.new["runId"]) == ("completed", "o", "n")
 
 
-def test_what_only_holds_the_rest_together_is_left_out() -> None:
+def test_stacks_components_and_providers_are_left_out() -> None:
     stack = {"op": "same", "urn": "urn:pulumi:dev::flux-training::pulumi:pulumi:Stack::flux-training-dev"}
     component = {
         "op": "create",
@@ -111,7 +111,7 @@ def test_what_only_holds_the_rest_together_is_left_out() -> None:
     assert read_steps({}) == []
 
 
-def test_the_cluster_is_told_with_what_changes() -> None:
+def test_cluster_changes_are_listed_with_properties() -> None:
     steps = read_steps(
         {
             "steps": [
@@ -125,7 +125,7 @@ def test_the_cluster_is_told_with_what_changes() -> None:
     assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is created")
 
 
-def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
+def test_changes_of_other_resources_are_listed() -> None:
     steps = [
         entry("create", "DevGroup", "dev"),
         *[
@@ -145,13 +145,13 @@ def test_what_rents_restarts_or_is_made_elsewhere_is_told() -> None:
     )
 
 
-def test_diagnostics_are_told_once_and_by_severity() -> None:
+def test_diagnostics_are_listed_once_and_by_severity() -> None:
     said = [{"severity": "error", "message": "no\n"}, {"severity": "info", "message": "hm"}, {"severity": "error", "message": "no"}]  # fmt: skip
     assert messages({"diagnostics": said}, "error") == ("no",)
     assert messages({}, "error") == ()
 
 
-def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
+def test_the_headline_counts_jobs_and_changes_come_first() -> None:
     whats = {
         "d": PlannedAction.KEPT,
         "a": PlannedAction.AGAIN,
@@ -202,7 +202,7 @@ def test_the_headline_counts_and_the_order_puts_changes_first() -> None:
         (step("delete", "o"), None, None, ("its results stay in the bucket",)),
     ],
 )
-def test_why_in_words(
+def test_reasons_of_a_planned_action(
     given: ResourceChange, state: RunState | None, past: Changes | None, reasons: tuple[str, ...]
 ) -> None:
     found = plan_job(given, state, past, LINE, old_unfinished=False)
@@ -212,7 +212,7 @@ def test_why_in_words(
         assert plan_job(given, state, past, LINE, old_unfinished=True).reasons == reasons
 
 
-def test_all_that_a_plan_says_of_a_job() -> None:
+def test_job_plan_has_all_fields() -> None:
     given = ResourceChange(
         f"{HEAD}TrainingJob::cat",
         "TrainingJob",
@@ -254,7 +254,7 @@ def test_all_that_a_plan_says_of_a_job() -> None:
         ),
     ],
 )
-def test_how_steps_are_read(
+def test_preview_steps_are_merged_by_resource(
     steps: list[tuple[str, Any, Any, Any]], op: str, old: Any, new: Any, changed: tuple[str, ...]
 ) -> None:
     given = [
@@ -272,7 +272,7 @@ def test_how_steps_are_read(
     assert found == ResourceChange(f"{HEAD}Bucket::b", "Bucket", "b", op, old, new, changed)
 
 
-def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
+def test_malformed_preview_output_is_tolerated() -> None:
     reasons = entry("replace", "Bucket", "b", replaceReasons=["bucket"], oldState=7, newState={"inputs": 7})
     (found,) = read_steps({"steps": [reasons]})
     assert (found.op, found.old, found.new, found.changed) == ("replace", {}, {}, ("bucket",))
@@ -284,7 +284,7 @@ def test_what_a_preview_says_otherwise_is_read_with_care() -> None:
     assert messages({"diagnostics": None}, "error") == ()
 
 
-def test_every_kind_has_its_words() -> None:
+def test_resource_types_have_readable_names() -> None:
     kinds = ("Bucket", "ContainerGroup", "ScalingRule", "Dataset", "TrainingJob")
     steps = [
         ResourceChange("u", kind, "n", op, changed=("a", "b"))
@@ -305,7 +305,7 @@ def test_every_kind_has_its_words() -> None:
     assert cluster_lines([ResourceChange("u", "Bucket", "n", "update")]) == ("bucket is changed",)
 
 
-def test_the_headline_names_each_fate_in_order() -> None:
+def test_the_headline_names_each_action_in_order() -> None:
     jobs = tuple(
         JobPlan(f"{what}{number}", what)
         for what in PlannedAction

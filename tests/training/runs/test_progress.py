@@ -1,4 +1,4 @@
-"""What nodes and files say, read with care: progress.json, loss.csv, names of samples, words for a terminal."""
+"""Reading untrusted files of nodes: progress.json, loss.csv, names of samples, text for the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIELDS = st.sampled_from([*RunProgress.__dataclass_fields__, "loss_smoothed"])
 
 @settings(deadline=None)
 @given(st.dictionaries(FIELDS, JSON))
-def test_no_progress_json_can_do_harm(raw: dict[str, Any]) -> None:
+def test_any_progress_json_is_read_safely(raw: dict[str, Any]) -> None:
     progress = read_progress(raw)
     for number in (progress.loss, progress.eta_seconds, progress.gpu_seconds):
         assert number is None or (number >= 0 and math.isfinite(number))
@@ -119,24 +119,24 @@ def _times_are_read_in_utc() -> None:
     ("value", "read"),
     [(0, 0), (0.0, 0), (2.0, 2), (2.5, None), (10**9, 10**9), (10**9 + 1, None), (-1, None)],
 )
-def test_a_count_is_whole(value: float, read: int | None) -> None:
+def test_counts_are_whole_numbers_in_range(value: float, read: int | None) -> None:
     assert read_progress({"step": value}).step == read
 
 
 @pytest.mark.parametrize("value", [True, -1, math.nan, math.inf, 1e300, "12", None, [3]])
-def test_what_is_no_sensible_number_is_as_if_it_were_not_said(value: object) -> None:
+def test_invalid_numbers_are_ignored(value: object) -> None:
     progress = read_progress({"step": value, "gpu_seconds": value})
     assert (progress.step, progress.gpu_seconds) == (None, None)
 
 
 @settings(deadline=None)
 @given(st.text())
-def test_no_text_makes_a_terminal_obey(text: str) -> None:
+def test_control_characters_are_not_printed(text: str) -> None:
     assert one_line(text).isprintable()
     assert all(character.isprintable() or character == "\n" for character in printable(text))
 
 
-def test_escape_sequences_and_turned_writing_are_shown_and_not_obeyed() -> None:
+def test_control_characters_are_replaced_and_long_texts_shortened() -> None:
     assert printable("a\x1b[31mred\r\u202eb\nc") == "a?[31mred??b\nc"
     assert (printable("1234", 4), printable("12345", 4)) == ("1234", "1234…")
 
@@ -155,16 +155,16 @@ def test_four_thousand_characters_are_shown_unless_told_otherwise() -> None:
         ("caf\udce9", r"caf\udce9"),
     ],
 )
-def test_a_name_is_shown_so_that_it_can_be_found_again(text: str, shown: str) -> None:
+def test_unprintable_characters_in_names_are_escaped(text: str, shown: str) -> None:
     assert with_escapes(text) == shown
 
 
-def test_losses_are_read_line_by_line() -> None:
+def test_invalid_loss_lines_are_skipped() -> None:
     text = "step,loss\n1,0.5\n3,nan\nrubbish\n2,0.4\n2,0.3\n-1,0.2\n4,1e999\n"
     assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]
 
 
-def test_steps_count_from_one_and_nothing_is_above_what_any_training_has() -> None:
+def test_loss_lines_out_of_range_are_skipped() -> None:
     most = 10**9
     text = f"0,0.5\n1,{most}\n2,-{most}\n3,{most + 1}\n{most},0.5\n{most + 1},0.5\n"
     assert parse_losses(text) == [Point(1, most), Point(2, -most), Point(most, 0.5)]
@@ -172,7 +172,7 @@ def test_steps_count_from_one_and_nothing_is_above_what_any_training_has() -> No
 
 @settings(deadline=None)
 @given(st.text(alphabet="0123456789,.-e\nnaif ", max_size=300))
-def test_any_text_is_read_as_losses(text: str) -> None:
+def test_any_text_can_be_parsed_as_losses(text: str) -> None:
     points = parse_losses(text)
     assert all(math.isfinite(point.loss) for point in points)
     assert [point.step for point in points] == sorted({point.step for point in points})
@@ -185,7 +185,7 @@ POINTS = st.lists(st.floats(-1e6, 1e6), max_size=400).map(
 
 @settings(deadline=None)
 @given(POINTS)
-def test_smoothing_keeps_every_step_and_stays_between_lowest_and_highest(points: list[Point]) -> None:
+def test_smoothing_keeps_every_step_and_stays_in_range(points: list[Point]) -> None:
     smoothed = smooth(points)
     assert [point.step for point in smoothed] == [point.step for point in points]
     losses = [point.loss for point in points]
@@ -204,14 +204,14 @@ def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int
 
 @settings(deadline=None)
 @given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5), st.integers(2, 10))
-def test_ticks_are_few_round_and_cover_the_range(low: float, width: float, about: int) -> None:
+def test_ticks_are_few_and_cover_the_range(low: float, width: float, about: int) -> None:
     ticks = round_ticks(low, low + width, about)
     assert ticks[0] <= low + width * 1e-6
     assert ticks[-1] >= low + width * (1 - 1e-6)
     assert 2 <= len(ticks) <= about + 3
 
 
-def test_samples_by_prompt_and_step_the_newest_of_two() -> None:
+def test_samples_are_grouped_by_prompt_and_step() -> None:
     names = [
         "notes.txt",
         "1795392457384__000000000_0.jpg",
@@ -232,7 +232,7 @@ def test_samples_by_prompt_and_step_the_newest_of_two() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), unique=True).map(sorted), st.integers(2, 12))
-def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most: int) -> None:
+def test_some_of_many_steps_are_shown_including_the_ends(steps: list[int], most: int) -> None:
     shown = spread(steps, most)
     assert len(shown) == min(most, len(steps))
     assert shown == sorted(set(shown))
@@ -240,7 +240,7 @@ def test_of_many_steps_some_are_shown_the_ends_among_them(steps: list[int], most
         assert (shown[0], shown[-1]) == (steps[0], steps[-1])
 
 
-def test_prompts_with_the_trigger_in_its_place() -> None:
+def test_the_trigger_word_is_inserted_into_prompts() -> None:
     sample = {"prompts": ["[trigger] at sea", "[name], [trigger]", 3, {"seed": 1}]}
     process = {"trigger_word": "c4t", "sample": sample}
     assert prompts_of({"config": {"process": [process]}}) == ["c4t at sea", "c4t, c4t", "3", ""]

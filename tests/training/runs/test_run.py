@@ -1,4 +1,4 @@
-"""What a run is called, where it lies, what its launcher is told, and the words about its state and its weights."""
+"""Run ids, object keys, launcher settings, explanations of run states, and checks of weights."""
 
 from __future__ import annotations
 
@@ -36,15 +36,13 @@ DEEP = b"[" * 100_000
     ("attempt", "parent", "expected"),
     [(1, None, "0706354cdb0d"), (2, None, "326d0e263fe0"), (1, "0706354cdb0d", "0896cbfabfeb")],
 )
-def test_ids_of_attempts_and_resumed_runs_stay_what_they_are(
-    attempt: int, parent: str | None, expected: str
-) -> None:
+def test_run_ids_are_stable(attempt: int, parent: str | None, expected: str) -> None:
     # Were this to change, every stack out there would train everything again.
     assert run_id(b"{}", b"job: extension\n", attempt, parent) == expected
     assert declared_run(b"{}", b"job: extension\n", attempt)(parent) == expected
 
 
-def test_where_everything_lies() -> None:
+def test_object_keys_are_stable() -> None:
     """What is in users' buckets already, and what the nodes' rights name."""
     layout = Layout("team/")
     run = layout.run("cat", "0a1b")
@@ -72,7 +70,7 @@ def test_where_everything_lies() -> None:
     assert (run.weights, run.done) == (f"{base}model/cat.safetensors", f"{base}model/done.json")
 
 
-def test_what_the_launcher_is_told() -> None:
+def test_launcher_settings_are_complete() -> None:
     assert json.loads(launch_settings("cat", "0a1b", 2, 500, 100, Limits(3.0, 20.0, 1.0))) == {
         "contract": 1,
         "job": "cat",
@@ -108,11 +106,11 @@ def test_what_the_launcher_is_told() -> None:
         (RunState.COMPLETED, False),
     ],
 )
-def test_which_declared_runs_are_still_to_be_paid_for(state: RunState, needs_gpu: bool) -> None:
+def test_which_states_need_a_gpu(state: RunState, needs_gpu: bool) -> None:
     assert state.needs_gpu == needs_gpu
 
 
-def test_a_status_that_kelpie_invents_is_neither_an_error_nor_an_end() -> None:
+def test_an_unknown_kelpie_status_is_neither_an_error_nor_an_end() -> None:
     assert run_state("paused", Evidence(False)) is RunState.UNKNOWN
     assert not RunState.UNKNOWN.has_ended
     assert not RunState.UNKNOWN.needs_gpu
@@ -130,7 +128,7 @@ def test_a_status_that_kelpie_invents_is_neither_an_error_nor_an_end() -> None:
         (7260, "2 h 1 min"),
     ],
 )
-def test_how_long_ago(seconds: float, text: str) -> None:
+def test_durations_in_words(seconds: float, text: str) -> None:
     assert in_words(seconds) == text
 
 
@@ -159,13 +157,13 @@ def test_how_long_ago(seconds: float, text: str) -> None:
         ),
     ],
 )
-def test_why_a_run_counts_as_failed(state: str, evidence: Evidence, words: str) -> None:
+def test_failed_runs_are_explained(state: str, evidence: Evidence, words: str) -> None:
     assert explain(RunState(state), evidence) == words
     assert explain(RunState(state), evidence, "out of memory") == (f"{words}: out of memory" if words else "")
     assert explain(RunState(state), evidence, stalled="silent") == words
 
 
-def test_a_stall_is_explained_by_what_was_seen() -> None:
+def test_stalls_are_explained() -> None:
     assert explain(RunState.STALLED, Evidence(False), "step 5", "silent") == "silent"
     assert explain(RunState.STALLED, Evidence(False)) == ""
     assert run_state("running", Evidence(False)) == "running"
@@ -191,7 +189,7 @@ def weights(header: Any, data: bytes = b"") -> bytes:
     ("length", "taken"),
     [(0, False), (1, False), (2, True), (MAX_HEADER_BYTES, True), (MAX_HEADER_BYTES + 1, False)],
 )
-def test_a_header_is_as_long_as_safetensors_allows(length: int, taken: bool) -> None:
+def test_header_length_is_limited(length: int, taken: bool) -> None:
     raw = struct.pack("<Q", length)
     if taken:
         assert header_length(raw) == length
@@ -200,12 +198,12 @@ def test_a_header_is_as_long_as_safetensors_allows(length: int, taken: bool) -> 
         header_length(raw)
 
 
-def test_what_is_too_short_for_weights_says_so() -> None:
+def test_a_file_shorter_than_a_header_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"^it is shorter than a safetensors header$"):
         header_length(b"1234567")
 
 
-def test_the_header_is_read_whole_whatever_follows() -> None:
+def test_the_header_is_parsed_and_checked() -> None:
     tensors = {"a": {"data_offsets": [0, 8]}, "b": {"data_offsets": [8, 12]}}
     raw = weights({**tensors, "__metadata__": {"training_info": '{"step": 7}'}}, b"x" * 12)
     assert parse_header(raw) == WeightsHeader(2, len(raw), 7)
@@ -219,7 +217,7 @@ def test_the_header_is_read_whole_whatever_follows() -> None:
 
 
 @pytest.mark.parametrize("end", [0, MAX_TENSOR_BYTES])
-def test_a_tensor_ends_somewhere(end: int) -> None:
+def test_tensor_ends_within_the_limit_are_accepted(end: int) -> None:
     raw = weights({"a": {"data_offsets": [0, end]}})
     assert parse_header(raw).data_end == len(raw) + end
 
@@ -240,7 +238,7 @@ def test_a_tensor_ends_somewhere(end: int) -> None:
         b'{"a": ' + DEEP,
     ],
 )
-def test_weights_that_a_node_made_up_are_no_weights(header: Any) -> None:
+def test_invalid_weights_headers_are_rejected(header: Any) -> None:
     with pytest.raises(ValueError, match=r"^its safetensors header cannot be parsed$"):
         parse_header(weights(header))
 
@@ -250,7 +248,7 @@ def test_weights_that_a_node_made_up_are_no_weights(header: Any) -> None:
     [None, [], {}, {"training_info": 7}, {"training_info": "{}"}, {"training_info": "x"}]
     + [{"training_info": info} for info in ('{"step": null}', '{"step": 1e999}', DEEP.decode())],
 )
-def test_a_step_that_is_none_is_not_the_last_one(metadata: Any) -> None:
+def test_invalid_steps_in_weights_are_none(metadata: Any) -> None:
     assert parse_header(weights({"__metadata__": metadata})).step is None
 
 
@@ -267,14 +265,14 @@ def test_a_step_that_is_none_is_not_the_last_one(metadata: Any) -> None:
         b'{"images": ' + DEEP,
     ],
 )
-def test_what_is_no_manifest_is_told(raw: bytes) -> None:
+def test_invalid_manifests_are_rejected(raw: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json's own words, or ours
         parse_manifest(raw)
     with pytest.raises(ValueError):  # noqa: PT011 - json's own words, or ours
         parse_dataset_index(raw)
 
 
-def test_json_that_is_no_manifest_is_told_in_our_words() -> None:
+def test_json_that_is_not_a_manifest_is_rejected_with_a_message() -> None:
     with pytest.raises(ValueError, match=r"^not a manifest$"):
         parse_manifest(b"{}")
     with pytest.raises(ValueError, match=r"^not a dataset index$"):

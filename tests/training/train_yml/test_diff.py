@@ -1,4 +1,4 @@
-"""Two documents beside each other, by the names people use."""
+"""Differences between two train.yml, with readable names."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from flux_training.training.train_yml.diff import (
         ("x", {"": "x"}),
     ],
 )
-def test_every_value_by_its_path(document: Any, flat: dict[str, Any]) -> None:
+def test_leaves_lists_each_value_by_path(document: Any, flat: dict[str, Any]) -> None:
     assert dict(leaves(document)) == flat
 
 
-def test_what_differs_by_path() -> None:
+def test_different_lists_changed_added_and_removed_values() -> None:
     before, after = {"b": 1, "a": 1, "same": 1}, {"c": 2, "a": 3, "same": 1}
     assert different(before, after) == [("a", 1, 3), ("b", 1, MISSING), ("c", MISSING, 2)]
     assert different({"a": 1}, {"a": 1.0}) == []
     assert different({"a": None}, {}) == [("a", None, MISSING)]
 
 
-def test_what_differs_as_people_name_it() -> None:
+def test_setting_changes_have_readable_names() -> None:
     def document(**train: object) -> dict[str, object]:
         return {"config": {"process": [{"train": train}]}}
 
@@ -55,7 +55,7 @@ def test_what_differs_as_people_name_it() -> None:
     ]
 
 
-def test_what_is_not_the_same_in_all() -> None:
+def test_differing_lists_values_that_are_not_equal_everywhere() -> None:
     assert differing([{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"b": 1, "c": 3}]) == {
         "a": ["1", "2", "—"],
         "c": ["—", "—", "3"],
@@ -64,7 +64,7 @@ def test_what_is_not_the_same_in_all() -> None:
     assert differing([]) == {}
 
 
-def test_two_settings_of_one_name_are_told_apart() -> None:
+def test_settings_with_the_same_label_are_kept_apart_and_secrets_hidden() -> None:
     documents = [{"config": {"process": [{"network": {"linear": n, "rank": n}}]}} for n in (1, 2)]
     assert differing(documents) == {"rank": ["1", "2"], "network.rank": ["1", "2"]}
 
@@ -72,13 +72,13 @@ def test_two_settings_of_one_name_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("path", "secret"), [("hf_TOKEN", True), ("a.b.api_key", True), ("token.length", False), ("steps", False)]
 )
-def test_what_may_be_a_secret_is_not_shown(path: str, secret: bool) -> None:
+def test_secret_settings_are_hidden(path: str, secret: bool) -> None:
     assert is_secret(path) is secret
     assert shown_of(path, 0.5) == ("hidden" if secret else "0.5")
     assert shown_of(path, MISSING) == "—"
 
 
-def test_captions_by_image() -> None:
+def test_caption_changes_are_listed_by_image() -> None:
     assert caption_changes({"2": "b", "1": "a", "3": "c"}, {"1": "a", "2": "x", "4": "d"}) == [
         Change("2", "b", "x"),
         Change("3", "c", "—"),

@@ -1,4 +1,4 @@
-"""A new train.yml is ai-toolkit's example for 24 GB with the recipe's five changes; and how any train.yml is read."""
+"""A new train.yml is the ai-toolkit example for 24 GB with five changes of the recipe; reading any train.yml."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def process_of(text: str) -> dict[str, object]:
     return process
 
 
-def test_what_the_recipe_does_not_change_is_as_in_the_example() -> None:
+def test_unchanged_values_equal_the_ai_toolkit_example() -> None:
     process = process_of(new_train_yml("cat", "word"))
     assert {key: process[key] for key in EXAMPLE} == EXAMPLE
 
@@ -69,7 +69,7 @@ def test_the_recipes_five_changes_are_made() -> None:
     assert process["trigger_word"] == "word"
 
 
-def test_words_of_any_language_can_be_read_in_the_file() -> None:
+def test_non_ascii_words_are_written_unescaped() -> None:
     text = new_train_yml("cat", "größe", ["[trigger] 🐈 \\"])
     assert 'trigger_word: "größe"' in text
     assert '- "[trigger] 🐈 \\\\"' in text
@@ -86,25 +86,25 @@ def test_every_comment_of_the_template_is_kept() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4))
-def test_any_word_and_any_prompt_arrive_as_they_are(trigger: str, prompts: list[str]) -> None:
+def test_any_trigger_word_and_prompt_survive_a_round_trip(trigger: str, prompts: list[str]) -> None:
     process = process_of(new_train_yml("cat", trigger, prompts))
     assert process["trigger_word"] == trigger
     assert process["sample"]["prompts"] == prompts  # type: ignore[index]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_prompts_that_nobody_chose_have_the_trigger_word(prompt: str) -> None:
+def test_default_prompts_have_the_trigger_word(prompt: str) -> None:
     assert "[trigger]" in prompt
 
 
-def test_lint_has_nothing_to_say_of_a_new_train_yml(tmp_path: Path) -> None:
+def test_a_new_train_yml_has_no_finding(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/train.yml").write_text(new_train_yml("cat", "word"), encoding="utf-8")
     assert check(Subject("cat", tmp_path / "cat", read_trainer_file(tmp_path / "cat"), None)) == []
 
 
 @pytest.mark.parametrize("raw", [b"a: " + b"[" * 100_000, b"- " * 100_000, b"? " * 100_000])
-def test_what_a_node_nested_without_end_is_an_empty_document(raw: bytes) -> None:
+def test_deeply_nested_yaml_is_an_empty_document(raw: bytes) -> None:
     assert document_of(raw) == {}
 
 
@@ -168,7 +168,7 @@ def test_libyaml_is_used_where_it_is_safe(monkeypatch: pytest.MonkeyPatch) -> No
         ),
     ],
 )
-def test_what_is_wrong_with_a_train_yml_is_said_and_its_bytes_are_kept(
+def test_invalid_train_yml_is_reported_with_its_bytes(
     tmp_path: Path, raw: bytes, message: str, line: int | None, code: str
 ) -> None:
     path = tmp_path / "train.yml"
@@ -186,7 +186,7 @@ def test_what_is_wrong_with_a_train_yml_is_said_and_its_bytes_are_kept(
         (["train.yml", "train.yaml"], "both train.yml and train.yaml", "config-both"),
     ],
 )
-def test_a_folder_without_its_one_train_yml_is_named_itself(
+def test_missing_or_duplicate_train_yml_is_reported_for_the_folder(
     tmp_path: Path, names: list[str], message: str, code: str
 ) -> None:
     for name in names:
@@ -196,9 +196,7 @@ def test_a_folder_without_its_one_train_yml_is_named_itself(
     )
 
 
-def test_a_train_yml_that_the_disk_does_not_give_has_no_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_train_yml_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(_path: Path) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -218,9 +216,7 @@ def test_a_train_yml_that_is_too_large_is_not_read(tmp_path: Path, size: int, co
     assert fault.code == code
 
 
-def test_values_are_counted_with_every_alias_written_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_are_counted_with_aliases_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = b"job: x\nconfig: {a: &a [1, 2], b: *a}\n"  # 13: 5, and for a and b the key, the list and its two
     (tmp_path / "train.yml").write_bytes(raw)
     monkeypatch.setattr(trainer_config, "MAX_NODES", 13)
@@ -247,7 +243,7 @@ def test_aliases_that_expand_exponentially_are_refused_at_once(tmp_path: Path) -
         ("job: x\nconfig: {}\na: [&a {b: 1}, &c {d: 1}]\ne:\n  <<: *a\n  <<: *c\n", ()),
     ],
 )
-def test_a_key_that_stands_twice_is_noted_but_two_merges_are_not(
+def test_duplicate_keys_are_noted_but_merges_are_not(
     tmp_path: Path, text: str, repeated: tuple[tuple[str, int], ...]
 ) -> None:
     (tmp_path / "train.yml").write_text(text, encoding="utf-8")
@@ -262,9 +258,7 @@ def test_a_key_that_stands_twice_is_noted_but_two_merges_are_not(
         ("base: &b\n  config: {name: cat}\n<<: *b\njob: x\n", None),
     ],
 )
-def test_a_key_that_is_not_there_has_the_line_of_what_is_above_it(
-    tmp_path: Path, text: str, line: int | None
-) -> None:
+def test_a_missing_key_has_the_line_of_its_parent(tmp_path: Path, text: str, line: int | None) -> None:
     (tmp_path / "train.yml").write_text(text, encoding="utf-8")
     file = read_trainer_file(tmp_path)
     assert file.fault is None
@@ -274,7 +268,7 @@ def test_a_key_that_is_not_there_has_the_line_of_what_is_above_it(
 @pytest.mark.parametrize(
     ("name", "told"), [("cat", "cat-v1"), ("'a\"b'", 'a"b-v1'), ("''", "-v1"), ("7", "[name]-v1")]
 )
-def test_the_name_takes_its_tags_place_when_it_is_a_text(name: str, told: str) -> None:
+def test_the_name_placeholder_is_replaced_if_the_name_is_a_text(name: str, told: str) -> None:
     raw = f"job: x\nconfig: {{name: {name}}}\nmeta: {{version: '[name]-v1'}}\n"
     assert document_of(raw.encode())["meta"] == {"version": told}
 
@@ -282,5 +276,5 @@ def test_the_name_takes_its_tags_place_when_it_is_a_text(name: str, told: str) -
 @pytest.mark.parametrize(
     ("value", "number"), [(1, 1), (2000, 2000), (0, None), (-1, None), (True, None), (2.0, None), ("3", None)]
 )
-def test_only_a_whole_number_above_0_counts(value: object, number: int | None) -> None:
+def test_positive_int_rejects_other_values(value: object, number: int | None) -> None:
     assert positive_int(value) == number

@@ -1,4 +1,4 @@
-"""One value of a YAML text is changed, and every other byte stays."""
+"""Changing one value of a YAML text keeps every other byte."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
         (("sample", "prompts", 1), '"x"', '          - "x"'),
     ],
 )
-def test_setting_a_value_changes_its_line_alone(path: tuple[str | int, ...], literal: str, line: str) -> None:
+def test_setting_a_value_changes_only_its_line(path: tuple[str | int, ...], literal: str, line: str) -> None:
     text = TRAIN.read_text(encoding="utf-8")
     after = set_value(text, ("config", "process", 0, *path), literal)
     removed, added = changed_lines(text, after)
@@ -40,7 +40,7 @@ def test_setting_a_value_changes_its_line_alone(path: tuple[str | int, ...], lit
     assert len(removed) == 1
 
 
-def test_what_stands_behind_a_value_stays_and_so_do_carriage_returns() -> None:
+def test_comments_and_carriage_returns_are_kept() -> None:
     assert set_value("a: 1   # one\r\nb: 2\r\n", ("a",), "9") == "a: 9   # one\r\nb: 2\r\n"
 
 
@@ -59,7 +59,7 @@ def test_what_stands_behind_a_value_stays_and_so_do_carriage_returns() -> None:
         ("a: 1", ("a",), "{", ValueError("it is not YAML")),
     ],
 )
-def test_what_cannot_be_set_alone_is_refused(
+def test_values_that_cannot_be_set_separately_are_rejected(
     text: str, path: tuple[str | int, ...], literal: str, error: Exception
 ) -> None:
     with pytest.raises(type(error)) as caught:
@@ -67,7 +67,7 @@ def test_what_cannot_be_set_alone_is_refused(
     assert str(caught.value) == str(error)
 
 
-def test_of_a_key_that_stands_twice_the_one_that_is_read_is_set() -> None:
+def test_the_last_of_duplicate_keys_is_set() -> None:
     assert set_value("a: 1\na: 2\n", ("a",), "3") == "a: 1\na: 3\n"
 
 
@@ -105,7 +105,7 @@ def test_of_a_key_that_stands_twice_the_one_that_is_read_is_set() -> None:
         ("config:\r\n  p:jobs:\r\n    a: {}\r\n", "config:\r\n  p:jobs:\r\n    a: {}\r\n    n: {}\r\n"),
     ],
 )
-def test_an_entry_is_added_behind_the_last_one_and_before_the_next_comment(before: str, after: str) -> None:
+def test_an_entry_is_added_after_the_last_one(before: str, after: str) -> None:
     assert add_entry(before, JOBS, "n", {}) == after
 
 
@@ -135,9 +135,7 @@ def test_an_entry_is_added_at_any_depth(path: tuple[str, ...], before: str, afte
         (JOBS, "config:\n  p:jobs: {a: {},}", "the change would change something else as well"),
     ],
 )
-def test_a_text_that_has_no_place_for_the_entry_is_refused(
-    path: tuple[str, ...], text: str, message: str
-) -> None:
+def test_documents_without_the_mapping_are_rejected(path: tuple[str, ...], text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"\b(its?|the)\b") as caught:
         add_entry(text, path, "n", {})
     assert str(caught.value) == message
@@ -163,7 +161,7 @@ def test_a_text_is_quoted_where_yaml_would_read_something_else(text: str, quoted
 
 
 @given(st.text(max_size=30))
-def test_a_quoted_text_is_read_as_that_text_by_everyone(text: str) -> None:
+def test_quoted_texts_survive_a_round_trip(text: str) -> None:
     if not text.isprintable():
         return
     quoted = quote(text)
@@ -180,7 +178,7 @@ VALUES = st.one_of(st.booleans(), st.integers(), st.none(), WORDS)
 @given(
     st.dictionaries(WORDS, st.dictionaries(WORDS, VALUES, max_size=3), min_size=1, max_size=4), WORDS, VALUES
 )
-def test_whatever_is_added_is_there_and_nothing_else_is_different(
+def test_adding_an_entry_changes_nothing_else(
     jobs: dict[str, dict[str, object]], name: str, value: object
 ) -> None:
     before = yaml.safe_dump({"config": {"p:jobs": jobs, "z": 1}}, allow_unicode=True, sort_keys=False)
@@ -192,11 +190,11 @@ def test_whatever_is_added_is_there_and_nothing_else_is_different(
     assert (removed, len(added)) == ([], 1)
 
 
-def test_flow_writes_what_is_read_again() -> None:
+def test_flow_values_survive_a_round_trip() -> None:
     value = {"dataset": "1e-4", "maxHours": 2.5, "resume": True, "list": ["a, b", None]}
     assert yaml.safe_load(flow(value)) == value
 
 
-def test_a_place_that_is_not_there_has_no_node() -> None:
+def test_node_at_returns_none_for_a_missing_path() -> None:
     assert node_at("a: [1]", ("a", 1)) is None
     assert node_at("a: 1", ("a", "b")) is None
