@@ -21,8 +21,16 @@ KEYS = RunKeys("runs/cat/run/", "cat")
 KEY = KEYS.claim
 
 
-def job(name: str, status: str = "pending", run: str = "run", created: int | None = None, **more: Any) -> Job:
-    rule = SyncRule(bucket="b", prefix=f"runs/cat/{run}/output/", local_path="o/", direction="upload")
+def job(
+    name: str,
+    status: str = "pending",
+    run: str = "run",
+    created: int | None = None,
+    prefix: str = "",
+    **more: Any,
+) -> Job:
+    output = f"{prefix}runs/cat/{run}/output/"
+    rule = SyncRule(bucket="b", prefix=output, local_path="o/", direction="upload")
     values: dict[str, Any] = {
         "id": name,
         "container_group_id": "g",

@@ -1,4 +1,4 @@
-"""AWS and image builds with Pulumi's mocks: what is asked of the plugins, what is secret, what an IAM policy refuses."""
+"""AWS and image builds with Pulumi's mocks: requests to the plugins, secrets, and what the IAM policy allows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BUILT = f"worker=r.io/me/x@sha256:{'1' * 64}\ndev=r.io/me/x@sha256:{'2' * 64}\n"
 
 
 class Recorded(pulumi.runtime.Mocks):
-    """Answers as the plugins would, and remembers what it was asked: (type, name) → inputs."""
+    """Answers as the plugins would, and records the inputs by (type, name)."""
 
     def __init__(self) -> None:
         self.made: dict[tuple[str, str], dict[str, Any]] = {}
@@ -67,14 +67,14 @@ def recorded() -> Iterator[Recorded]:
 
 
 class Marked(pulumi.ComponentResource):
-    """Stands for the bucket."""
+    """Takes the place of the bucket."""
 
     def __init__(self) -> None:
         super().__init__("test:index:Marked", "bucket")
 
 
 def on_aws(args: AwsArgs = ARGS) -> dict[str, Any]:
-    """What the storage gives to the container group: its value and whether it is secret."""
+    """The keys for the container group, and whether they are secret."""
     seen: dict[str, Any] = {}
 
     @pulumi.runtime.test
@@ -87,7 +87,7 @@ def on_aws(args: AwsArgs = ARGS) -> dict[str, Any]:
     return seen
 
 
-def test_the_bucket_is_shut_encrypted_and_tidied(recorded: Recorded) -> None:
+def test_the_bucket_is_private_encrypted_and_has_lifecycle_rules(recorded: Recorded) -> None:
     on_aws()
     (access,) = recorded.of("BucketPublicAccessBlock")
     assert {name: value for name, value in access.items() if isinstance(value, bool)} == dict.fromkeys(
@@ -109,7 +109,7 @@ def test_a_bucket_that_others_use_keeps_its_own_settings(recorded: Recorded) -> 
     assert recorded.of("AccessKey")
 
 
-def test_the_nodes_keys_are_secret_and_those_of_their_user(recorded: Recorded) -> None:
+def test_the_nodes_keys_are_secret_and_belong_to_their_user(recorded: Recorded) -> None:
     seen = on_aws()
     assert seen["keys"] == {"accessKeyId": "nodes-1-id", "secretAccessKey": SECRET}
     assert seen["secret"] is True
@@ -119,7 +119,7 @@ def test_the_nodes_keys_are_secret_and_those_of_their_user(recorded: Recorded) -
     assert recorded.of("AccessKey") == [{"user": "nodes-1a2b"}]
 
 
-def test_a_raised_rotate_is_another_key_of_the_same_user(recorded: Recorded) -> None:
+def test_a_higher_rotate_creates_another_key_of_the_same_user(recorded: Recorded) -> None:
     on_aws()
     first = set(recorded.made)
     recorded.made.clear()
@@ -129,18 +129,18 @@ def test_a_raised_rotate_is_another_key_of_the_same_user(recorded: Recorded) -> 
 
 
 def test_no_key_is_an_input_of_the_plugin(recorded: Recorded) -> None:
-    """pulumi-aws takes its keys from the environment: inputs lie in the state."""
+    """pulumi-aws gets its keys from the environment: the state stores inputs."""
     on_aws()
     (provider,) = [inputs for (kind, _), inputs in recorded.made.items() if kind == "pulumi:providers:aws"]
     assert provider["region"] == "eu-west-1"
     assert not {"accessKey", "secretKey", "token", "profile"} & set(provider)
 
 
-# ---- what IAM makes of the policy
+# ---- the IAM policy
 
 BUCKET = "arn:aws:s3:::weights"
 OUTPUT = f"{BUCKET}/team/runs/cat/0a/output"
-ASKED = [
+REQUESTS = [
     # action, resource, condition keys, allowed
     ("s3:ListBucket", BUCKET, {"s3:prefix": "team/datasets/d/"}, True),
     ("s3:ListBucket", BUCKET, {"s3:prefix": "team/runs/cat/0a/output/"}, True),
@@ -176,7 +176,7 @@ ASKED = [
 
 
 def allows(policy: dict[str, Any], action: str, resource: str, keys: dict[str, str]) -> bool:
-    """IAM's rule for what these policies use: one statement that allows, none that denies; `*` and `?` are its wildcards."""
+    """IAM's rules, as far as these policies need them: a statement allows, none denies; wildcards are `*` and `?`."""
     effects = {
         statement["Effect"]
         for statement in policy["Statement"]
@@ -197,14 +197,14 @@ def _holds(operator: str, wanted: dict[str, Any], keys: dict[str, str]) -> bool:
     return all(name in keys and _any(patterns, keys[name]) for name, patterns in wanted.items())
 
 
-@pytest.mark.parametrize(("action", "resource", "keys", "allowed"), ASKED)
-def test_a_node_may_do_its_job_on_aws_and_nothing_else(
+@pytest.mark.parametrize(("action", "resource", "keys", "allowed"), REQUESTS)
+def test_the_policy_allows_only_what_a_node_needs(
     action: str, resource: str, keys: dict[str, str], allowed: bool
 ) -> None:
     assert allows(node_policy("weights", Layout("team/")), action, resource, keys) is allowed
 
 
-def test_plain_http_is_refused_to_everybody() -> None:
+def test_plain_http_is_refused() -> None:
     both = {
         "Statement": [
             *node_policy("weights", Layout("team/"))["Statement"],
@@ -215,7 +215,7 @@ def test_plain_http_is_refused_to_everybody() -> None:
         assert allows(both, "s3:PutObject", f"{OUTPUT}/x", {"aws:SecureTransport": secure}) is allowed
 
 
-def test_what_expires_on_aws_is_what_expires_elsewhere() -> None:
+def test_the_same_objects_expire_on_aws_as_elsewhere() -> None:
     args = AwsArgs("b", Layout(""), "r", "p/s", {"runs/a/1/output/a_": 14, "datasets/": 30}, 1)
     found = {rule["filter"]["prefix"]: rule["expiration"]["days"] for rule in lifecycle(args)[1:]}
     assert found == args.retention
@@ -255,9 +255,7 @@ def test_the_group_gets_the_image_by_its_digest(recorded: Recorded, tmp_path: Pa
     assert command["environment"]["TARGETS"] == "worker dev"
 
 
-def test_an_unchanged_folder_builds_nothing_and_a_changed_one_does(
-    recorded: Recorded, tmp_path: Path
-) -> None:
+def test_an_image_is_built_only_if_its_folder_changed(recorded: Recorded, tmp_path: Path) -> None:
     root = docker_folder(tmp_path)
     built(False, root)
     (first,) = recorded.of("Command")
@@ -274,7 +272,7 @@ def test_an_unchanged_folder_builds_nothing_and_a_changed_one_does(
     assert changed["environment"] == first["environment"]
 
 
-def test_a_moved_byte_is_another_content(tmp_path: Path) -> None:
+def test_a_byte_moved_to_another_file_changes_the_digest(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, parts in ((one, ("ab", "c")), (two, ("a", "bc"))):
         folder.mkdir()
@@ -283,12 +281,12 @@ def test_a_moved_byte_is_another_content(tmp_path: Path) -> None:
     assert folder_digest(one) != folder_digest(two)
 
 
-def test_no_token_is_told_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It inherits HF_TOKEN; what it is told lies in the state."""
+def test_the_build_command_has_no_token_as_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It inherits HF_TOKEN; the state stores inputs."""
     monkeypatch.setenv("HF_TOKEN", "canary-hf-19aa")
-    told = build_environment(IMAGE, with_dev=False)
-    assert "canary" not in str(told)
-    assert set(told) == {
+    environment = build_environment(IMAGE, with_dev=False)
+    assert "canary" not in str(environment)
+    assert set(environment) == {
         "REPOSITORY",
         "MODEL_ID",
         "KELPIE_SHA256",
@@ -299,12 +297,12 @@ def test_no_token_is_told_to_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("output", ["", "worker=r.io/me/x:latest\n", "dev=r@sha256:" + "1" * 64])
-def test_a_build_without_a_digest_is_no_build(output: str) -> None:
+def test_a_build_without_a_digest_is_an_error(output: str) -> None:
     with pytest.raises(FluxError, match="printed no digest of image worker"):
         reference(output, "worker")
 
 
-def test_a_stack_on_aws_without_its_package_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_aws_package_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     check_package()
     monkeypatch.setitem(sys.modules, "pulumi_aws", None)
     with pytest.raises(FluxError, match="`make aws`"):

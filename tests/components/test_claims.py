@@ -1,7 +1,4 @@
-"""Who may post a run's job: every decision about claims, with queue and bucket in memory.
-
-Over real wires: test_queueing.py.
-"""
+"""Which update may post a run's job, with queue and bucket in memory. With real services: test_queueing.py."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from tests.components.in_memory import (
 pytestmark = pytest.mark.usefixtures("clock")
 
 
-# ---- a claim is there
+# ---- an existing claim
 
 
 def test_a_claims_job_in_another_group_is_adopted(clock: FakeClock) -> None:
@@ -76,7 +73,7 @@ def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
 
 def test_an_unreadable_claim_is_taken_over(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
-    storage.content = b"rubbish"
+    storage.content = b"invalid"
     assert post_once(kelpie, storage).id == "posted-1"
     assert clock.slept == []
 
@@ -123,7 +120,7 @@ def test_a_renewed_claim_starts_the_wait_again(clock: FakeClock) -> None:
 
 def test_the_loser_of_a_claim_waits_for_the_winner(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
-    storage.content = b"rubbish"
+    storage.content = b"invalid"
     take = ClaimFile.take
     beaten = iter([True])
 
@@ -139,14 +136,14 @@ def test_the_loser_of_a_claim_waits_for_the_winner(clock: FakeClock) -> None:
     assert kelpie.posted == 0
 
 
-# ---- by themselves
+# ---- claims alone
 
 
 @pytest.mark.parametrize(
     ("held_by", "dead"),
     [
         (("here", 7, 1000.0), False),
-        (("here", 7, 400.0), False),  # its patience to the second
+        (("here", 7, 400.0), False),  # exactly CLAIM_SECONDS old
         (("here", 7, 399.9), True),
         (("here", 8, 1000.0), True),
         (("here", 99, 1000.0), True),

@@ -1,4 +1,4 @@
-"""What the providers decide, without any service: replacements, drift, requests, environments, and which jobs are whose."""
+"""Decisions of the providers that need no service: replacements, drift, requests, environments, and the owner of a job."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ from components.training_job import (
 )
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
-from flux_training.clients.own_jobs import RunPlace, choose_job
+from flux_training.clients.own_jobs import choose_job
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings
 from tests.components.groups import group, spec
+from tests.components.in_memory import PLACE
+from tests.components.in_memory import job as queued_job
 
 
 def connection(**changes: Any) -> Connection:
@@ -67,7 +69,7 @@ def connection(**changes: Any) -> Connection:
     return Connection(**(values | changes))
 
 
-# ---- what replaces
+# ---- replacements
 
 
 @pytest.mark.parametrize(
@@ -189,10 +191,10 @@ def state(**changes: Any) -> ContainerGroupState:
 
 
 class FakeSalad:
-    """Knows one GPU class and remembers what it is told."""
+    """Has one GPU class and records requests."""
 
     def __init__(self, group: ContainerGroup | None = None) -> None:
-        self.told: list[Any] = []
+        self.requests: list[Any] = []
         self._group = group
 
     def gpu_class_id(self, name: str) -> str:
@@ -204,15 +206,15 @@ class FakeSalad:
 
     def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
         assert secrets == ()
-        self.told.append(("patch", name, patch))
+        self.requests.append(("patch", name, patch))
         assert self._group is not None
         return self._group.model_copy(update={"version": 2})
 
     def start_group(self, name: str) -> None:
-        self.told.append(("start", name))
+        self.requests.append(("start", name))
 
     def stop_group(self, name: str) -> None:
-        self.told.append(("stop", name))
+        self.requests.append(("stop", name))
 
 
 def test_the_request_to_saladcloud() -> None:
@@ -250,11 +252,11 @@ def test_missing_fields_of_an_answer_count_as_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "asked", "autoscale", "told"),
+    ("found", "asked", "autoscale", "requests"),
     [
         (group(), spec(), False, []),
         (group(), spec(replicas=3), False, [("patch", "name", {"replicas": 3})]),
-        # With a rule replicas and whether it runs are Kelpie's.
+        # With a scaling rule, Kelpie starts and stops the group and sets its replicas.
         (group(), spec(replicas=3), True, []),
         (group("stopped", 0), spec(replicas=3), True, []),
         (group(), spec(replicas=3, image="new"), True, [("patch", "name", {"container": {"image": "new"}})]),
@@ -271,24 +273,24 @@ def test_missing_fields_of_an_answer_count_as_unchanged() -> None:
             False,
             [("patch", "name", {"replicas": 1}), ("start", "name")],
         ),
-        # What was adopted stays marked so: `destroy` must leave it standing.
+        # The mark of an adopted group stays, so that `destroy` does not delete the group.
         (group(environment={"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}), spec(), False, []),
     ],
 )
-def test_a_group_is_sent_only_what_differs(
-    found: ContainerGroup, asked: GroupSpec, autoscale: bool, told: list[Any]
+def test_only_differences_are_sent_to_a_group(
+    found: ContainerGroup, asked: GroupSpec, autoscale: bool, requests: list[Any]
 ) -> None:
     salad = FakeSalad(found)
     answer = apply_spec(cast(Any, salad), found, asked, autoscale)
-    assert salad.told == told
-    assert answer.version == (2 if any(what[0] == "patch" for what in told) else 1)
+    assert salad.requests == requests
+    assert answer.version == (2 if any(what[0] == "patch" for what in requests) else 1)
 
 
 def test_an_adopted_group_is_marked() -> None:
     assert as_adopted(spec()).environment == {"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}
 
 
-# ---- what is seen of it
+# ---- drift
 
 
 def test_an_unchanged_group_has_no_drift() -> None:
@@ -354,12 +356,12 @@ def test_the_owner_of_a_group() -> None:
     found = [container_group.is_foreign(one, "p/s") for one in (ours, theirs, nobodys)]
     assert found == [False, True, True]
     assert [container_group.other_owner(one, "p/s") for one in (ours, theirs, nobodys)] == [None, "x/y", None]
-    mend = "choose another cluster.name, delete that group, or set `adopt: true`"
+    fix = "choose another cluster.name, delete that group, or set `adopt: true`"
     why = "p/s must not change a group that belongs to others"
     assert (
         foreign_group(theirs, "p/s").args
         == type(foreign_group(theirs, "p/s"))(
-            "container group name exists already and belongs to x/y", why, mend
+            "container group name exists already and belongs to x/y", why, fix
         ).args
     )
     assert str(foreign_group(nobodys, "p/s")).startswith(
@@ -367,7 +369,7 @@ def test_the_owner_of_a_group() -> None:
     )
 
 
-# ---- what nodes are told
+# ---- the nodes' environment
 
 
 def test_the_environment_of_a_node() -> None:
@@ -402,7 +404,7 @@ def test_which_keys_a_node_gets(given: dict[str, str], keys: dict[str, str]) -> 
 
 
 def test_fingerprints_and_token_names_never_change() -> None:
-    # Were this to change, every container group out there would restart its replicas.
+    # With another value, every existing container group would restart its replicas.
     assert fingerprint({"B": SecretStr("2"), "A": "1"}) == "3eda2f06741f"
     keys = NodeKeysArgs(
         home="",
@@ -447,7 +449,7 @@ def job(**changes: Any) -> TrainingJobArgs:
     return from_props(TrainingJobArgs, JOB | changes)
 
 
-def test_the_job_as_kelpie_gets_it() -> None:
+def test_the_request_to_kelpie() -> None:
     def rule(prefix: str, folder: str, direction: Any) -> SyncRule:
         return SyncRule(bucket="b", prefix=prefix, local_path=folder, direction=direction)
 
@@ -507,7 +509,7 @@ def test_a_runs_record_is_deleted_last_and_other_objects_are_kept() -> None:
     assert keys_of_runs(Layout("p/"), [f"p/{key}" for key in keys])[0] == "p/runs/cat/0a/claim.json"
 
 
-# ---- which stack, which job
+# ---- stacks and jobs
 
 KEY = "canary-5d1e-secret-key"
 
@@ -528,7 +530,7 @@ def test_a_stack_is_not_mistaken_for_one_of_another_organization() -> None:
 
 @pytest.mark.parametrize("field", ["bucket", "prefixes", "credentials", "rotate", "parent"])
 def test_a_replaced_token_has_another_name(field: str) -> None:
-    """Of the same name the old one would be deleted before the container group has the new one."""
+    """With the same name, the old token would be deleted before the container group has the new one."""
     olds: dict[str, Any] = {"owner": "p/s", "bucket": "b", "prefixes": "a/, b/", "credentials": "token"}
     olds |= {"end": "", "rotate": 1.0, "parent": "0a", "keys": {}}
     news = olds | {field: 2.0 if field == "rotate" else "other"}
@@ -540,30 +542,14 @@ def test_a_replaced_token_has_another_name(field: str) -> None:
     assert token_name(before) != token_name(after)
 
 
-PLACE = RunPlace("cat", "run", "bucket", "runs/cat/run/output/", "runs/cat/")
-
-
-def queue_job(job_id: str, status: str, run: str = "run", prefix: str = "") -> Job:
-    rule = {
-        "bucket": "bucket",
-        "prefix": f"{prefix}runs/cat/{run}/output/",
-        "local_path": "o/",
-        "direction": "upload",
-    }
-    environment = {"FLUX_RUN_ID": run, "FLUX_JOB": "cat"}
-    return Job(
-        id=job_id, container_group_id="g", status=status, environment=environment, sync={"during": [rule]}
-    )
-
-
 @pytest.mark.parametrize(
     ("found", "superseded"),
     [
-        (queue_job("1", "pending", "older"), True),
-        (queue_job("1", "running", "older"), True),
-        (queue_job("1", "completed", "older"), False),
-        (queue_job("1", "pending"), False),
-        (queue_job("1", "pending", "older", prefix="elsewhere/"), False),
+        (queued_job("1", "pending", "older"), True),
+        (queued_job("1", "running", "older"), True),
+        (queued_job("1", "completed", "older"), False),
+        (queued_job("1", "pending"), False),
+        (queued_job("1", "pending", "older", prefix="elsewhere/"), False),
     ],
 )
 def test_which_jobs_a_new_run_supersedes(found: Job, superseded: bool) -> None:
@@ -574,13 +560,13 @@ def test_which_jobs_a_new_run_supersedes(found: Job, superseded: bool) -> None:
     ("jobs", "chosen"),
     [
         ([], None),
-        ([queue_job("1", "pending", "other")], None),
-        ([queue_job("1", "canceled")], None),
-        ([queue_job("1", "completed"), queue_job("2", "running")], "2"),
-        ([queue_job("1", "failed"), queue_job("2", "completed")], "2"),
-        ([queue_job("1", "canceled"), queue_job("2", "pending")], "2"),
-        ([queue_job("1", "completed", prefix="elsewhere/")], None),
-        ([queue_job("2", "pending"), queue_job("1", "pending")], "1"),
+        ([queued_job("1", "pending", "other")], None),
+        ([queued_job("1", "canceled")], None),
+        ([queued_job("1", "completed"), queued_job("2", "running")], "2"),
+        ([queued_job("1", "failed"), queued_job("2", "completed")], "2"),
+        ([queued_job("1", "canceled"), queued_job("2", "pending")], "2"),
+        ([queued_job("1", "completed", prefix="elsewhere/")], None),
+        ([queued_job("2", "pending"), queued_job("1", "pending")], "1"),
     ],
 )
 def test_which_job_of_the_queue_a_run_adopts(jobs: list[Job], chosen: str | None) -> None:
@@ -600,46 +586,38 @@ def test_the_salad_key_never_goes_to_a_node() -> None:
     assert all(1 <= len(value) <= 1000 for value in plain)
 
 
-def queued(job: str, status: str = "pending", bucket: str = "b", prefix: str = "p/runs/cat/x/output/") -> Job:
-    rule = SyncRule(bucket=bucket, prefix=prefix, local_path="output/cat/", direction="upload")
-    environment = {"FLUX_RUN_ID": job, "FLUX_JOB": "cat"} if job else {}
-    return Job(
-        id=job, container_group_id="g", status=status, environment=environment, sync=Sync(during=[rule])
-    )
-
-
 @pytest.mark.parametrize(
     ("job", "found"),
     [
-        (queued("was declared"), True),
-        (queued("was declared", status="running"), True),
-        (queued("another checkout's"), False),
-        (queued("was declared", status="completed"), False),
-        (queued("was declared", bucket="another"), False),
-        (queued("was declared", prefix="other-stack/runs/cat/x/output/"), False),
-        (queued(""), False),
+        (queued_job("1", run="declared"), True),
+        (queued_job("1", "running", "declared"), True),
+        (queued_job("1", run="of another checkout"), False),
+        (queued_job("1", "completed", "declared"), False),
+        (queued_job("1", run="declared", prefix="other-stack/"), False),
+        (queued_job("1", run="declared", environment={}), False),
     ],
 )
 def test_only_unfinished_jobs_of_declared_runs_are_canceled(job: Job, found: bool) -> None:
-    assert unfinished_jobs([job], "b", "p/runs/", {"was declared"}) == ([job] if found else [])
+    assert unfinished_jobs([job], "b", "runs/", {"declared"}) == ([job] if found else [])
+    assert unfinished_jobs([job], "another bucket", "runs/", {"declared"}) == []
 
 
-class HandedBack:
-    """A queue whose one job is handed back by its node after the first look."""
+class ReturnedJobQueue:
+    """A queue whose one job is pending again after the first request."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.requests = 0
 
     def list_jobs(self, status: str | None = None) -> list[Job]:
-        self.looks += 1
-        now = "running" if self.looks == 1 else "pending"
+        self.requests += 1
+        now = "running" if self.requests == 1 else "pending"
         rule = SyncRule(bucket="b", prefix="datasets/d/", local_path="dataset/", direction="download")
         job = Job(id="1", container_group_id="g", status=now, sync=Sync(before=[rule]))
         return [job] if status in (None, now) else []
 
 
 def test_images_of_a_job_that_changes_its_status_are_in_use() -> None:
-    queue = HandedBack()
+    queue = ReturnedJobQueue()
     provider = DatasetProvider()
     provider.connection = SimpleNamespace(kelpie=lambda: queue)  # type: ignore[assignment]  # all that is asked for
     assert provider._is_in_use("b", "datasets/d/")

@@ -1,7 +1,4 @@
-"""One job for a run: what is found, posted, repeated and canceled, with queue and bucket in memory.
-
-Over real wires: test_queueing.py.
-"""
+"""Exactly one job for a run, with queue and bucket in memory. With real services: test_queueing.py."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ from tests.components.in_memory import (
 pytestmark = pytest.mark.usefixtures("clock")
 
 
-# ---- the usual way
+# ---- without failures
 
 
 def test_a_new_run_is_posted_once_under_a_claim(clock: FakeClock) -> None:
@@ -46,7 +43,7 @@ def test_a_new_run_is_posted_once_under_a_claim(clock: FakeClock) -> None:
     found = post_once(kelpie, storage, prepare=lambda: prepared.append(kelpie.posted))
     assert (found.id, kelpie.posted, prepared) == ("posted-1", 1, [0])
     assert (kelpie.lists, clock.slept, kelpie.canceled) == (1, [], [])
-    assert len(storage.writes) == 1  # within a second there is nothing to renew
+    assert len(storage.writes) == 1  # a claim is not renewed within a second
     assert storage.job() == "posted-1"
     assert storage.claim() | {"token": ""} == {
         "version": 1,
@@ -89,7 +86,7 @@ def test_jobs_of_other_runs_of_the_same_job_are_canceled() -> None:
     )
     assert post_once(kelpie, FakeStorage()).id == "posted-1"
     assert kelpie.canceled == ["old", "running"]
-    assert kelpie.lists == 2  # what was listed was no longer so
+    assert kelpie.lists == 2  # a cancellation makes the first list outdated
 
 
 def test_a_posted_job_is_listed_without_another_request() -> None:
@@ -128,7 +125,7 @@ def test_a_lost_post_is_repeated_and_a_late_duplicate_canceled(clock: FakeClock)
     found = queue.post_once(PLACE, REQUEST, ClaimFile(cast(Any, FakeStorage()), KEYS, "p/s"))
     assert found.id == "first"
     assert (kelpie.posted, kelpie.canceled, clock.slept) == (2, ["second"], [5.0])
-    # What was canceled is no longer listed as pending.
+    # The canceled job is not listed as pending.
     assert [one.status for one in queue.jobs()] == ["pending", "canceled"]
 
 
@@ -269,7 +266,7 @@ def test_the_posted_job_is_recorded_beside_the_claim() -> None:
 def test_another_holders_job_is_recorded_once() -> None:
     storage = FakeStorage()
     claims = ClaimFile(cast(Any, storage), KEYS, "p/s")
-    claims.record("1")  # there is no claim that it could belong to
+    claims.record("1")  # without a claim nothing is recorded
     assert storage.posted is None
     held(storage)
     claims.record("1")

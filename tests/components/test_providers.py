@@ -1,4 +1,4 @@
-"""What providers do with a container group, its rule and the nodes' keys: whom they ask, and what they leave alone."""
+"""The requests of the providers of a container group, its scaling rule and the nodes' keys."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OURS, THEIRS = "p/s", "x/y"
 
 
 class FakeServices:
-    """SaladCloud, Kelpie and Cloudflare in memory; `told` is all that changed anything."""
+    """SaladCloud, Kelpie and Cloudflare in memory; `changes` has all requests that change something."""
 
     def __init__(self, group: ContainerGroup | None = None) -> None:
         self.group = group
-        self.told: list[Any] = []
+        self.changes: list[Any] = []
         self.rule: Any = None
         self.create_error: Exception | None = None
         self.appears: ContainerGroup | None = None
@@ -69,7 +69,7 @@ class FakeServices:
         return self.group
 
     def create_group(self, spec: GroupSpec) -> ContainerGroup:
-        self.told.append("create")
+        self.changes.append("create")
         if self.create_error is not None:
             self.group = self.appears
             raise self.create_error
@@ -79,7 +79,7 @@ class FakeServices:
     def patch_group(self, name: str, patch: Any, secrets: Any) -> ContainerGroup:
         assert all(isinstance(one, SecretStr) for one in secrets)
         assert name == "name"
-        self.told.append(("patch", patch))
+        self.changes.append(("patch", patch))
         assert self.group is not None
         return self.group
 
@@ -87,26 +87,26 @@ class FakeServices:
         return group
 
     def start_group(self, name: str) -> None:
-        self.told.append(("start", name))
+        self.changes.append(("start", name))
 
     def stop_group(self, name: str) -> None:
-        self.told.append(("stop", name))
+        self.changes.append(("stop", name))
 
     def delete_group(self, name: str) -> None:
-        self.told.append(("delete", name))
+        self.changes.append(("delete", name))
 
     def get_rule(self, group_id: str) -> Any:
         assert group_id == "g"
         return self.rule
 
     def put_rule(self, *rule: Any) -> None:
-        self.told.append(("rule", *rule))
+        self.changes.append(("rule", *rule))
 
     def delete_rule(self, group_id: str) -> None:
-        self.told.append(("no rule", group_id))
+        self.changes.append(("no rule", group_id))
 
     def replace_tokens(self, name: str, bucket: str) -> Keys:
-        self.told.append(("token", name[:10], bucket))
+        self.changes.append(("token", name[:10], bucket))
         return Keys(access_key_id="token-id", secret_access_key=SecretStr("token-secret"))
 
     def has_token(self, token: str) -> bool:
@@ -114,10 +114,10 @@ class FakeServices:
         return self.token_there
 
     def delete_token(self, token: str) -> None:
-        self.told.append(("no token", token))
+        self.changes.append(("no token", token))
 
     def temporary_keys(self, parent: str, bucket: str, prefixes: list[str], seconds: float) -> Keys:
-        self.told.append(("keys", parent, bucket, prefixes, round(seconds)))
+        self.changes.append(("keys", parent, bucket, prefixes, round(seconds)))
         return Keys(
             access_key_id="id", secret_access_key=SecretStr("secret"), session_token=SecretStr(self.session)
         )
@@ -156,11 +156,11 @@ def args(**changes: Any) -> ContainerGroupArgs:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    words: list[str] = []
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    shown: list[str] = []
     for module in (container_group, declared_runs):
-        monkeypatch.setattr(module, "inform", words.append)
-    return words
+        monkeypatch.setattr(module, "inform", shown.append)
+    return shown
 
 
 # ---- the container group
@@ -169,7 +169,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_group_is_created() -> None:
     cloud = FakeServices()
     found = cloud.connect(ContainerGroupProvider()).create(PROPS)
-    assert cloud.told == ["create"]
+    assert cloud.changes == ["create"]
     assert found.id == "g"
     assert found.outs == {name: value for name, value in PROPS.items() if name != "gpuClass"} | {
         "gpuClass": "id of RTX 5090"
@@ -229,9 +229,9 @@ def test_a_foreign_group_is_adopted_only_with_adopt(owner: str) -> None:
     provider = cloud.connect(ContainerGroupProvider())
     with pytest.raises(FluxError, match=f"{OURS} must not change a group that belongs to others"):
         provider.create(PROPS)
-    assert cloud.told == []
+    assert cloud.changes == []
     provider.create(PROPS | {"adopt": True})
-    ((what, patch),) = cloud.told
+    ((what, patch),) = cloud.changes
     assert what == "patch"
     sent = patch["container"]["environment_variables"]
     assert (sent["FLUX_OWNER"], sent["FLUX_ADOPTED"]) == (OURS, "yes")
@@ -241,14 +241,14 @@ def test_a_foreign_group_is_adopted_only_with_adopt(owner: str) -> None:
 def test_an_existing_group_is_started_only_without_autoscaling(autoscale: bool) -> None:
     cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).create(PROPS | {"replicas": 1, "autoscale": autoscale})
-    assert (("start", "name") in cloud.told) is not autoscale
-    assert ("replicas" in cloud.told[0][1]) is not autoscale
+    assert (("start", "name") in cloud.changes) is not autoscale
+    assert ("replicas" in cloud.changes[0][1]) is not autoscale
 
 
 def test_our_own_group_is_not_marked_as_adopted() -> None:
     cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).create(PROPS | {"adopt": True})
-    ((_, patch),) = cloud.told
+    ((_, patch),) = cloud.changes
     assert "FLUX_ADOPTED" not in patch["container"]["environment_variables"]
 
 
@@ -266,7 +266,7 @@ def test_refresh_drops_a_group_that_is_gone_or_foreign() -> None:
     assert found.id == "g"
     assert found.inputs["owner"] == OURS
     assert found.outs == found.inputs | {"gpuClass": "id of RTX 5090"}
-    # A mark that was taken away is drift, to be put back.
+    # A removed mark is drift, which `up` repairs.
     assert seen(made({})).inputs["owner"] == ""
 
 
@@ -278,26 +278,26 @@ def test_a_group_that_is_gone_is_not_updated() -> None:
         assert str(caught.value) == (
             "container group name was deleted or replaced outside this stack; run `make refresh`"
         )
-        assert cloud.told == []
+        assert cloud.changes == []
     cloud = FakeServices(marked(OURS))
     found = cloud.connect(ContainerGroupProvider()).update(
         "g", PROPS, PROPS | {"replicas": 1, "autoscale": False}
     )
-    assert [what[0] for what in cloud.told] == ["patch", "start"]
+    assert [what[0] for what in cloud.changes] == ["patch", "start"]
     assert found.outs["replicas"] == 1
-    # With a rule its replicas and whether it runs are Kelpie's.
+    # With a scaling rule, Kelpie starts and stops the group and sets its replicas.
     cloud = FakeServices(marked(OURS))
     cloud.connect(ContainerGroupProvider()).update("g", PROPS, PROPS | {"replicas": 1})
-    ((what, patch),) = cloud.told
+    ((what, patch),) = cloud.changes
     assert (what, "replicas" in patch) == ("patch", False)
 
 
 @pytest.mark.parametrize(
-    ("group", "id_", "told", "words"),
+    ("group", "id_", "changes", "message"),
     [
         (marked(OURS), "g", [("no rule", "g"), ("delete", "name")], ""),
         (None, "g", [("no rule", "g")], ""),
-        # Of the same name, and another: its rule is not ours either, only that of the old id goes.
+        # Another group with the same name: only the rule of the old id is deleted.
         (marked(OURS), "old", [("no rule", "old")], ""),
         (marked(THEIRS), "old", [("no rule", "old")], ""),
         (marked(THEIRS), "g", [], "container group name is not deleted: x/y has adopted it"),
@@ -338,12 +338,12 @@ def test_a_group_that_is_gone_is_not_updated() -> None:
     ],
 )
 def test_what_destroy_deletes(
-    group: ContainerGroup | None, id_: str, told: list[Any], words: str, said: list[str]
+    group: ContainerGroup | None, id_: str, changes: list[Any], message: str, messages: list[str]
 ) -> None:
     cloud = FakeServices(group)
     cloud.connect(ContainerGroupProvider()).delete(id_, PROPS)
-    assert cloud.told == told
-    assert said == ([words] if words else [])
+    assert cloud.changes == changes
+    assert messages == ([message] if message else [])
 
 
 # ---- its rule
@@ -364,14 +364,14 @@ def test_a_rule_is_created_read_and_updated() -> None:
     cloud = FakeServices()
     provider = cloud.connect(ScalingRuleProvider())
     found = provider.create(RULE | {"other": 1})
-    assert (found.id, found.outs, cloud.told) == ("g", RULE, [("rule", "g", 0, 2, 300)])
+    assert (found.id, found.outs, cloud.changes) == ("g", RULE, [("rule", "g", 0, 2, 300)])
     assert (provider.read("g", RULE).id, provider.read("g", RULE).outs) == ("", {})
     cloud.rule = SimpleNamespace(min_replicas=1, max_replicas=5, idle_threshold_seconds=60)
     seen = provider.read("g", RULE)
     drifted = RULE | {"minReplicas": 1, "maxReplicas": 5, "idleThresholdSeconds": 60}
     assert (seen.id, seen.outs, seen.inputs) == ("g", drifted, drifted)
     assert provider.update("g", RULE, RULE | {"maxReplicas": 3}).outs == RULE | {"maxReplicas": 3}
-    assert cloud.told[-1] == ("rule", "g", 0, 3, 300)
+    assert cloud.changes[-1] == ("rule", "g", 0, 3, 300)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_the_rule_of_a_stack_that_adopted_the_group_is_kept(
 ) -> None:
     cloud = FakeServices(group)
     cloud.connect(ScalingRuleProvider()).delete("g", RULE | props)
-    assert cloud.told == ([("no rule", props.get("groupId", "g"))] if goes else [])
+    assert cloud.changes == ([("no rule", props.get("groupId", "g"))] if goes else [])
 
 
 # ---- the nodes' keys
@@ -415,7 +415,7 @@ def test_the_duration_of_temporary_keys(hours: float | None, seconds: float) -> 
     cloud = FakeServices()
     end = "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
     found = cloud.connect(NodeKeysProvider()).create(KEYS | {"end": end})
-    ((what, parent, bucket, prefixes, given),) = cloud.told
+    ((what, parent, bucket, prefixes, given),) = cloud.changes
     assert (what, parent, bucket, prefixes) == ("keys", "parent", "b", ["p/datasets/", "p/runs/"])
     assert given == pytest.approx(seconds, abs=2)
     keys = {"accessKeyId": "id", "secretAccessKey": "secret", "sessionToken": "session"}
@@ -448,16 +448,16 @@ def test_a_token_is_created_read_and_deleted() -> None:
     assert (provider.read("token-id", outputs).id, provider.read("token-id", outputs).outs) == ("", {})
     assert provider.read("end", KEYS | {"keys": keys}).id == "end"
     provider.delete("token-id", props)
-    assert cloud.told == [("token", "p/s nodes ", "b"), ("no token", "token-id")]
+    assert cloud.changes == [("token", "p/s nodes ", "b"), ("no token", "token-id")]
     provider.delete("end", KEYS)
-    assert len(cloud.told) == 2
+    assert len(cloud.changes) == 2
 
 
 # ---- declared runs
 
 
 def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
-    monkeypatch: pytest.MonkeyPatch, said: list[str]
+    monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     def job(run: str, **environment: str) -> Job:
         rule = SyncRule(bucket="b", prefix="p/runs/cat/", local_path="o/", direction="upload")
@@ -491,17 +491,17 @@ def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     news = olds | {"runs": {"c": "2", "d": "9"}}
     assert provider.update("g", olds, news).outs == news
     assert (canceled, dropped) == (["job-1"], ["g"])
-    assert said == ["cat: canceled the job of run 1, which is no longer declared"]
+    assert messages == ["cat: canceled the job of run 1, which is no longer declared"]
     provider.update("g", news, news)
     assert provider.update("g", news, olds).outs == olds  # run 9 has no job
     assert (canceled, dropped) == (["job-1"], ["g"])
     provider.delete("g", news)
     assert (canceled, dropped) == (["job-1", "job-2"], ["g", "g"])
-    assert said[-1] == "?: canceled the job of run 2, which is no longer declared"
+    assert messages[-1] == "?: canceled the job of run 2, which is no longer declared"
 
 
 class FinishedRuns:
-    """What of it is there: keys of done.json."""
+    """A bucket with the done.json of some runs."""
 
     def __init__(self, *done: str) -> None:
         self._done = done
@@ -517,7 +517,7 @@ class FinishedRuns:
         (["cat", "dog"], ["cat"], "dog"),
         (["cat"], ["cat", "dog"], ""),
         ([], [], ""),
-        # Its run is another one now: it is trained because of that.
+        # Another run is declared now: it has to be trained.
         (["cat", "changed", "gone"], ["cat"], ""),
     ],
 )
@@ -543,7 +543,7 @@ def test_finished_runs_are_not_trained_again_in_another_place(
         f"{left}: the results are in s3://b/p/runs/; in another bucket or prefix they would be trained again; "
         "copy runs/ there first, or set another `attempt` for these jobs to train them again"
     )
-    # Another group is no other place.
+    # Another group does not move the results.
     assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]
 
 

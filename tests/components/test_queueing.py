@@ -35,7 +35,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class QueuedRun:
-    """A container group of its own, a run that wants a job there, and what the queue holds for it."""
+    """A container group and a run that needs a job in its queue."""
 
     def __init__(self, connection: Connection) -> None:
         name = new_name()
@@ -88,7 +88,7 @@ class QueuedRun:
             self.storage.put_bytes(self.keys.posted, posted)
 
     def known_job(self) -> str | None:
-        """The job written down under the present claim."""
+        """The job recorded for the current claim."""
         claim = Claim.from_json(self.storage.get_bytes(self.keys.claim) or b"")
         assert claim is not None
         return ClaimFile(self.storage, self.keys, OWNER).posted(claim)
@@ -100,7 +100,7 @@ def queued(connection: Connection) -> QueuedRun:
     return QueuedRun(connection)
 
 
-class Losing(httpx.BaseTransport):
+class LosesAnswers(httpx.BaseTransport):
     """The first `times` posts get no answer. `arrives`: seconds until the server sees them; None: never."""
 
     def __init__(self, arrives: float | None, times: int = 1) -> None:
@@ -131,7 +131,7 @@ class Losing(httpx.BaseTransport):
 def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
     cloud: dict[str, Any], queued: QueuedRun
 ) -> None:
-    """R2 takes one write a second and key; the claim is made and given its job within less than that."""
+    """R2 allows one write a second for each key, and claim and job are written within less than that."""
     job = queued.post_once()
     assert queued.known_job() == job.id
     written = [
@@ -151,18 +151,18 @@ def test_many_at_once_post_one_job(queued: QueuedRun) -> None:
 
 @pytest.mark.parametrize("arrives", [None, 0.0, 0.2], ids=["never", "at once", "while we wait"])
 def test_a_lost_answer_makes_no_second_job(queued: QueuedRun, arrives: float | None) -> None:
-    losing = Losing(arrives)
+    losing = LosesAnswers(arrives)
     job = queued.post_once(losing)
     for thread in losing.threads:
         thread.join()
     assert [live.id for live in queued.live()] == [job.id]
 
 
-def test_a_post_that_arrives_after_its_repetition_is_taken_back(
+def test_a_post_that_arrives_after_its_repetition_is_canceled(
     queued: QueuedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first post arrives when nobody expects it any more, but before the list that follows the second one."""
-    losing = Losing(arrives=0.0)
+    """The first post arrives late, but before the queue is listed after the second one."""
+    losing = LosesAnswers(arrives=0.0)
     find, hidden = Queue.find, iter([True])
 
     def blind_once(self: Queue, place: RunPlace, fresh: bool = False) -> Job | None:
@@ -225,7 +225,7 @@ def test_an_unfinished_job_in_another_group_is_canceled_before_the_new_one_is_po
     assert [live.id for live in queued.live()] == [job.id]
 
 
-def test_a_job_of_a_run_that_nobody_wants_any_more_is_canceled(queued: QueuedRun) -> None:
+def test_the_job_of_a_superseded_run_is_canceled(queued: QueuedRun) -> None:
     orphan = queued.kelpie().post_job(queued.request(run="older"))
     stranger = queued.kelpie().post_job(
         queued.request().model_copy(update={"environment": {"FLUX_JOB": "dog"}})
