@@ -105,7 +105,7 @@ class SyncEntry(RequestBody):
     pattern: str = OPTIONAL
 
 
-class Sync(RequestBody):
+class SyncBody(RequestBody):
     before: list[SyncEntry] = OPTIONAL
     during: list[SyncEntry] = OPTIONAL
     after: list[SyncEntry] = OPTIONAL
@@ -126,7 +126,7 @@ class JobSubmission(RequestBody):
     webhook: str = OPTIONAL
     container_group_id: str = REQUIRED
     compression: bool = False
-    sync: Sync = OPTIONAL
+    sync: SyncBody = OPTIONAL
 
 
 class RuleChanges(RequestBody):
