@@ -23,21 +23,15 @@ class Cascade:
     finished: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass
 class Decisions:
     """The decisions of one run. `deleted_first`: which cascade deletes a URN before it is created again."""
 
-    def __init__(
-        self,
-        state: StackState,
-        index: ResourceIndex,
-        providers: ProviderRegistry,
-        on_check_failures: OnCheckFailures,
-    ) -> None:
-        self._state = state
-        self._index = index
-        self._providers = providers
-        self._on_check_failures = on_check_failures
-        self.deleted_first: dict[str, Cascade] = {}
+    state: StackState
+    index: ResourceIndex
+    providers: ProviderRegistry
+    on_check_failures: OnCheckFailures
+    deleted_first: dict[str, Cascade] = field(default_factory=dict, init=False)
 
     def check(self, registered: RegisteredResource, provider: Provider | None) -> None:
         """Let the provider check the inputs. Raises StepError after reporting what it does not accept."""
@@ -48,7 +42,7 @@ class Decisions:
         if provider is None:
             return
         registered.new.inputs, failures = provider.check(registered.new.urn, registered.old_inputs, inputs)
-        self._on_check_failures(registered, failures)
+        self.on_check_failures(registered, failures)
 
     def check_as_new(self, registered: RegisteredResource, provider: Provider | None) -> None:
         """Check again without the old resource, whose values the first check may have carried over."""
@@ -80,7 +74,7 @@ class Decisions:
     def _has_moved_provider(self, old: Resource, new: Resource) -> bool:
         """Whether another provider resource manages it now, which may be configured for another account."""
         before, after = urns.provider_urn(old.provider), urns.provider_urn(new.provider)
-        return self._index.aliases.taken.get(before, before) != after and UNKNOWN_TEXT not in new.provider
+        return self.index.aliases.taken.get(before, before) != after and UNKNOWN_TEXT not in new.provider
 
     def cascade_of(self, registered: RegisteredResource, diff: Diff) -> list[Resource]:
         """What must be deleted, in order, before the resource is created again; empty if it is created first."""
@@ -106,8 +100,8 @@ class Decisions:
         replaced = {root.urn}
         affected = {root.urn}
         found = []
-        for resource in self._state.resources:
-            if resource.delete or self._index.is_matched(resource) or not resource.depends_on() & affected:
+        for resource in self.state.resources:
+            if resource.delete or self.index.is_matched(resource) or not resource.depends_on() & affected:
                 continue
             affected.add(resource.urn)
             if resource.custom and not resource.external and self._must_be_replaced(resource, replaced):
@@ -123,8 +117,8 @@ class Decisions:
         inputs = {key: values.UNKNOWN if key in changing else value for key, value in resource.inputs.items()}
         if not changing.intersection(inputs):
             return False
-        self._providers.load(self._state.resources)
-        provider = self._providers.get(resource.provider)
+        self.providers.load(self.state.resources)
+        provider = self.providers.get(resource.provider)
         diff = _provider_diff(
             provider, resource, inputs, resource.ignore_changes, resource.replace_on_changes
         )

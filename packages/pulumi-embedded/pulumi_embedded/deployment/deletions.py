@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import KW_ONLY, dataclass, field
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener
@@ -13,32 +14,25 @@ from pulumi_embedded.properties.urns import rename
 from pulumi_embedded.state.serialization import Resource
 
 
+@dataclass
 class Deletions:
     """Deletes a set of resources."""
 
-    def __init__(
-        self,
-        steps: StepRunner,
-        listener: Listener,
-        stopping: threading.Event,
-        *,
-        parallel: int,
-        continue_on_error: bool,
-    ) -> None:
-        self._steps = steps
-        self._listener = listener
-        self._stopping = stopping
-        self._parallel = parallel
-        self._continue_on_error = continue_on_error
-        self._deleted_urns: set[str] = set()
-        self._waits_for: dict[int, set[int]] = {}
+    steps: StepRunner
+    listener: Listener
+    stopping: threading.Event
+    _: KW_ONLY
+    parallel: int
+    continue_on_error: bool
+    _deleted_urns: set[str] = field(default_factory=set, init=False)
+    _waits_for: dict[int, set[int]] = field(default_factory=dict, init=False)
 
     def run(self, resources: list[Resource], aliases: dict[str, str] | None = None) -> bool:
         """Delete them; whether all were deleted. If one is protected, none is touched."""
         protected = [resource for resource in resources if resource.protect and not resource.delete]
         for resource in protected:
-            self._listener.message(events.ERROR, resource.urn, _protected_message(resource))
-        if protected and not self._steps.preview:
+            self.listener.message(events.ERROR, resource.urn, _protected_message(resource))
+        if protected and not self.steps.preview:
             return False
         self._deleted_urns = {resource.urn for resource in resources if not resource.delete}
         self._waits_for = _dependents(resources, aliases or {})
@@ -48,9 +42,9 @@ class Deletions:
         left = {id(resource): resource for resource in resources}
         running: dict[Future[None], Resource] = {}
         succeeded = True
-        with ThreadPoolExecutor(max_workers=max(self._parallel, 1)) as pool:
+        with ThreadPoolExecutor(max_workers=max(self.parallel, 1)) as pool:
             while left or running:
-                if not self._stopping.is_set() and (succeeded or self._continue_on_error):
+                if not self.stopping.is_set() and (succeeded or self.continue_on_error):
                     for key in [key for key in left if not self._waits_for[key]]:
                         resource = left.pop(key)
                         running[pool.submit(self._delete, resource)] = resource
@@ -73,7 +67,7 @@ class Deletions:
 
     def _delete(self, resource: Resource) -> None:
         op = events.DELETE_REPLACED if resource.delete else events.DELETE
-        self._steps.delete(resource, op=op, skip_provider=resource.deleted_with in self._deleted_urns)
+        self.steps.delete(resource, op=op, skip_provider=resource.deleted_with in self._deleted_urns)
 
 
 def _dependents(resources: list[Resource], aliases: dict[str, str]) -> dict[int, set[int]]:

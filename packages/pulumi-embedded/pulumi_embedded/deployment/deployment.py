@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.decisions import Cascade, Decisions
 from pulumi_embedded.deployment.deletions import Deletions
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.goals import Goal
+from pulumi_embedded.deployment.interrupts import StopFlag
 from pulumi_embedded.deployment.provider_resources import ProviderResources
 from pulumi_embedded.deployment.resource_index import RegisteredResource, ResourceIndex
 from pulumi_embedded.deployment.steps import StepRunner
@@ -31,52 +32,52 @@ from pulumi_embedded.providers.plugins import package_of
 from pulumi_embedded.providers.provider import PACKAGE, CheckFailure, Diff, Provider
 from pulumi_embedded.providers.registry import ProviderRegistry, check_package
 from pulumi_embedded.state.serialization import Resource, StackState, renamed
+from pulumi_embedded.state.snapshot import StackId
 
 _GET_RESOURCE: Final = "pulumi:pulumi:getResource"
 
 
 @dataclass(frozen=True)
-class DeploymentSettings:
-    """How to deploy. `outputs_only`: the program only computes the stack's outputs; resources stay as they are."""
+class RunOptions:
+    """The options of the command. `run_program`: a refresh runs the program, which only computes the stack's outputs."""
 
-    project: str
-    stack: str
-    config: Properties
+    refresh: bool = False
     continue_on_error: bool = False
     parallel: int = 16
-    outputs_only: bool = False
+    clear_pending_creates: bool = False
+    run_program: bool = False
     targets: Targets = ALL
+    message: str = ""
 
 
+@dataclass
 class Deployment:
     """Does what the program asks for; see `monitor.Registrar`."""
 
-    def __init__(
-        self,
-        settings: DeploymentSettings,
-        state: StackState,
-        steps: StepRunner,
-        providers: ProviderRegistry,
-        listener: Listener,
-    ) -> None:
-        self._settings = settings
-        self._state = state
-        self._steps = steps
-        self._providers = providers
-        self._listener = listener
-        self._lock = threading.RLock()
-        self._index = ResourceIndex.of(settings.stack, settings.project, state)
+    stack: StackId
+    config: Properties
+    options: RunOptions
+    state: StackState
+    steps: StepRunner
+    providers: ProviderRegistry
+    listener: Listener
+    _lock: Any = field(default_factory=threading.RLock, init=False)
+    _index: ResourceIndex = field(init=False)
+    _provider_resources: ProviderResources = field(init=False)
+    _decisions: Decisions = field(init=False)
+    _failed_urns: set[str] = field(default_factory=set, init=False)
+    _uncreated: set[str] = field(default_factory=set, init=False)
+    _stack_outputs: Properties | None = field(default=None, init=False)
+    failed: bool = field(default=False, init=False)
+    stop: StopFlag = field(default_factory=StopFlag, init=False)
+    on_program_done: Callable[[], None] = field(default=lambda: None, init=False)
+
+    def __post_init__(self) -> None:
+        self._index = ResourceIndex.of(self.stack.name, self.stack.project, self.state)
         self._provider_resources = ProviderResources(
-            settings.config, self._index, steps, providers, self._report_check_failures
+            self.config, self._index, self.steps, self.providers, self._report_check_failures
         )
-        self._decisions = Decisions(state, self._index, providers, self._report_check_failures)
-        self._failed_urns: set[str] = set()
-        self._uncreated: set[str] = set()
-        self._stack_outputs: Properties | None = None
-        self.failed = False
-        self.cancelled = False
-        self.stopping = threading.Event()
-        self.on_program_done: Callable[[], None] = lambda: None
+        self._decisions = Decisions(self.state, self._index, self.providers, self._report_check_failures)
 
     # Called for the program.
 
@@ -84,13 +85,13 @@ class Deployment:
         """Create, change or keep a resource. Raises EngineError for unsupported requests."""
         if goal.custom:
             check_package(goal.type, goal.name, goal.version)
-        if self._settings.outputs_only:
+        if self.options.run_program:
             return self._keep_old(goal)
         with self._lock:
             registered = self._provider_resources.register(goal)
         urn = registered.new.urn
         try:
-            if self.stopping.is_set() or registered.new.depends_on() & self._failed_urns:
+            if self.stop.stopping.is_set() or registered.new.depends_on() & self._failed_urns:
                 return self._skip(registered)
             return self._deploy(registered)
         except EngineError as error:
@@ -100,7 +101,7 @@ class Deployment:
         """Look up a resource that exists and that the stack does not manage."""
         if goal.type != stack_references.REFERENCE_TYPE:
             check_package(goal.type, goal.name, goal.version)
-        if self._settings.outputs_only:
+        if self.options.run_program:
             return self._keep_old(goal)
         with self._lock:
             registered = self._provider_resources.register(goal)
@@ -112,9 +113,9 @@ class Deployment:
             if values.has_unknown(goal.read_id) or values.has_unknown(new.inputs):
                 new.id = UNKNOWN_TEXT
                 return Registration(new.urn, UNKNOWN_TEXT, new.inputs)
-            if self.stopping.is_set():
+            if self.stop.stopping.is_set():
                 return self._skipped(new.urn)
-            self._steps.read(new, old, self._providers.get(new.provider))
+            self.steps.read(new, old, self.providers.get(new.provider))
         except EngineError as error:
             return self._fail(new.urn, error)
         return _registration(new)
@@ -133,8 +134,8 @@ class Deployment:
             )
         if values.has_unknown(arguments) or self._provider_resources.is_unconfigured(reference):
             return InvokeResult({})
-        provider = self._providers.get(reference)
-        return InvokeResult(*provider.invoke(function, arguments, preview=self._steps.preview))
+        provider = self.providers.get(reference)
+        return InvokeResult(*provider.invoke(function, arguments, preview=self.steps.preview))
 
     def _resource_state(self, urn: str) -> Properties:
         resource = self._index.news.get(urn)
@@ -151,13 +152,13 @@ class Deployment:
             if resource.type == urns.STACK_TYPE:
                 old = self._index.olds.get(urn)
                 self._stack_outputs = outputs
-                self._listener.outputs(old.outputs if old else None, outputs)
-            if not self._steps.preview and values.has_unknown(outputs):
+                self.listener.outputs(old.outputs if old else None, outputs)
+            if not self.steps.preview and values.has_unknown(outputs):
                 outputs = {**resource.outputs, **_known(outputs)}  # a resource has failed
             if values.same(resource.outputs, outputs):
                 return
             resource.outputs = outputs
-        self._steps.outputs(resource)
+        self.steps.outputs(resource)
 
     def program_is_done(self) -> None:
         """The program has registered everything; returns once the deletions are done."""
@@ -168,40 +169,40 @@ class Deployment:
     def keep_old_outputs(self) -> None:
         """After a failed run: keep the stack's old outputs for those that are missing now."""
         urn = next((urn for urn, new in self._index.news.items() if new.type == urns.STACK_TYPE), None)
-        if urn is None or urn not in self._index.olds or self._stack_outputs is None or self._steps.preview:
+        if urn is None or urn not in self._index.olds or self._stack_outputs is None or self.steps.preview:
             return
         old_outputs = self._index.olds[urn].outputs
         merged = {**old_outputs, **_known(self._stack_outputs)}
-        self._listener.outputs(old_outputs, merged)
+        self.listener.outputs(old_outputs, merged)
         if not values.same(self._index.news[urn].outputs, merged):
             self._index.news[urn].outputs = merged
-            self._steps.outputs(self._index.news[urn])
+            self.steps.outputs(self._index.news[urn])
 
     def delete_undeclared(self) -> None:
         """Delete what the program no longer declares, and the originals of replaced resources."""
-        targets = self._settings.targets
-        if self._settings.outputs_only:
+        targets = self.options.targets
+        if self.options.run_program:
             return
-        undeclared = [old for old in self._state.resources if old.delete or not self._index.is_matched(old)]
+        undeclared = [old for old in self.state.resources if old.delete or not self._index.is_matched(old)]
         for old in undeclared:
             if old.pending_replacement:
-                self._steps.forget(old)
+                self.steps.forget(old)
         try:
             targets.check_known([*self._index.news, *self._index.olds])
         except EngineError as error:
-            self._listener.message(events.ERROR, "", str(error))
+            self.listener.message(events.ERROR, "", str(error))
             self.failed = True
             return
         to_delete = [
             old for old in undeclared if not old.pending_replacement and (old.delete or targets.has(old.urn))
         ]
-        self._providers.load(self._state.resources)
+        self.providers.load(self.state.resources)
         deletions = Deletions(
-            self._steps,
-            self._listener,
-            self.stopping,
-            parallel=self._settings.parallel,
-            continue_on_error=self._settings.continue_on_error,
+            self.steps,
+            self.listener,
+            self.stop.stopping,
+            parallel=self.options.parallel,
+            continue_on_error=self.options.continue_on_error,
         )
         if not deletions.run(to_delete, self._index.aliases.taken):
             self.failed = True
@@ -247,23 +248,23 @@ class Deployment:
         cascade: Cascade,
     ) -> Registration:
         old, new, alias = registered.old, registered.new, registered.alias
-        if self.stopping.is_set():
+        if self.stop.stopping.is_set():
             return self._skipped(new.urn)
         if old is None:
-            self._steps.create(new, alias=alias)
+            self.steps.create(new, alias=alias)
         elif is_deleted or old.pending_replacement:
             self._decisions.check_as_new(registered, provider)
             self._recreate(registered, old, diff)
         elif diff is None or not (diff.changes or old.init_errors):
-            self._steps.same(old, new, alias)
+            self.steps.same(old, new, alias)
         elif diff.replaces:
             self._replace(registered, old, provider, diff, cascade)
         else:
-            self._steps.update(old, new, diff, alias)
+            self.steps.update(old, new, diff, alias)
         return _registration(new)
 
     def _is_target(self, new: Resource) -> bool:
-        return self._settings.targets.has(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
+        return self.options.targets.has(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
 
     def _leave_unchanged(self, registered: RegisteredResource) -> Registration:
         """Keep a resource that is not a target as it is in the old state; do not create it."""
@@ -276,7 +277,7 @@ class Deployment:
         with self._lock:
             kept = renamed(old, self._index.aliases.taken).copy(urn=new.urn, parent=new.parent)
             self._index.news[new.urn] = kept
-        self._steps.same(old, kept, registered.alias)
+        self.steps.same(old, kept, registered.alias)
         return _registration(kept)
 
     def _report_check_failures(self, registered: RegisteredResource, failures: list[CheckFailure]) -> None:
@@ -284,7 +285,7 @@ class Deployment:
         for failure in failures:
             where = f"property {failure.property} " if failure.property else ""
             text = f"{new.type} resource '{name}': {where}has a problem: {failure.reason}"
-            self._listener.message(events.ERROR, new.urn, text)
+            self.listener.message(events.ERROR, new.urn, text)
         if failures:
             raise StepError(f"{name} is invalid")
 
@@ -315,7 +316,7 @@ class Deployment:
             deleted_first = self._decisions.deleted_first
             for resource in cascade.resources:
                 is_own = deleted_first.get(resource.urn) is cascade
-                if is_own and not (resource.pending_replacement or self._steps.preview):
+                if is_own and not (resource.pending_replacement or self.steps.preview):
                     del deleted_first[resource.urn]
         cascade.finished.set()
 
@@ -338,8 +339,8 @@ class Deployment:
             self._delete_first(cascade)
             self._recreate(registered, old, diff)
         else:
-            self._steps.create(new, replaces=old, keep_old=True, diff=diff, alias=registered.alias)
-            self._steps.replaced(old, new, diff)
+            self.steps.create(new, replaces=old, keep_old=True, diff=diff, alias=registered.alias)
+            self.steps.replaced(old, new, diff)
 
     def _delete_first(self, cascade: Cascade) -> None:
         """Delete the resources of the cascade, or wait for another cascade that is deleting them."""
@@ -350,38 +351,38 @@ class Deployment:
             if owner is not None and owner is not cascade:
                 owner.finished.wait()
             elif owner is cascade and not resource.pending_replacement:  # not deleted by an earlier run
-                self._steps.delete(
+                self.steps.delete(
                     resource,
                     op=events.DELETE_REPLACED,
                     skip_provider=resource.deleted_with in deleted_first,
                     pending_replacement=True,
                 )
-            if not (resource.pending_replacement or self._steps.preview):
+            if not (resource.pending_replacement or self.steps.preview):
                 raise EngineError(f"{resource.urn} depends on it and could not be deleted")
         self._finish(cascade)
 
     def _recreate(self, registered: RegisteredResource, old: Resource, diff: Diff | None) -> None:
         """Create the replacement of a resource that has been deleted."""
         diff = diff or Diff(True)
-        self._steps.create(registered.new, replaces=old, diff=diff, alias=registered.alias)
-        self._steps.replaced(old, registered.new, diff)
+        self.steps.create(registered.new, replaces=old, diff=diff, alias=registered.alias)
+        self.steps.replaced(old, registered.new, diff)
 
     # Failing.
 
     def _fail(self, urn: str, error: EngineError) -> Registration:
         """Answer with a failure. In an update, no new step starts afterwards; a preview shows all failures."""
         if not isinstance(error, StepError):  # a StepError has been reported with its step
-            self._listener.message(events.ERROR, urn, str(error))
+            self.listener.message(events.ERROR, urn, str(error))
         self.failed = True
         with self._lock:
             self._failed_urns.add(urn)
-        if not self._settings.continue_on_error and not self._steps.preview:
-            self.stopping.set()
+        if not self.options.continue_on_error and not self.steps.preview:
+            self.stop.stopping.set()
         return Registration(urn, result=FAIL)
 
     def _skip(self, registered: RegisteredResource) -> Registration:
         """Answer without a step, but report problems with the inputs."""
-        if not self.cancelled and not values.has_unknown(registered.goal.inputs):
+        if not self.stop.cancelled and not values.has_unknown(registered.goal.inputs):
             self._decisions.check(registered, self._provider_resources.provider_of(registered.new))
         return self._skipped(registered.new.urn)
 

@@ -72,14 +72,14 @@ class Goal:
         )
 
 
+@dataclass
 class AliasResolver:
     """Finds the URNs that renamed resources have in the old state. `taken`: old URN → new URN."""
 
-    def __init__(self, stack: str, project: str) -> None:
-        self._stack = stack
-        self._project = project
-        self._old_urns: dict[str, str] = {}
-        self.taken: dict[str, str] = {}
+    stack: str
+    project: str
+    _old_urns: dict[str, str] = field(default_factory=dict, init=False)
+    taken: dict[str, str] = field(default_factory=dict, init=False)
 
     def find(self, goal: Goal, urn: str, olds: Mapping[str, Any], news: Container[str] = ()) -> str | None:
         """The URN of the resource in the old state: its own, or the first alias that exists there.
@@ -125,8 +125,8 @@ class AliasResolver:
         if alias.no_parent or (parent and urns.type_of(parent) == urns.STACK_TYPE):
             parent = ""
         return urns.make(
-            alias.stack or self._stack,
-            alias.project or self._project,
+            alias.stack or self.stack,
+            alias.project or self.project,
             parent,
             alias.type or goal.type,
             alias.name or goal.name,
@@ -136,4 +136,4 @@ class AliasResolver:
         """The old URN of a child. A child whose name begins with its parent's name was renamed together with it."""
         if name.startswith(parent_name):
             name = urns.name_of(old_parent) + name.removeprefix(parent_name)
-        return urns.make(self._stack, self._project, old_parent, type_, name)
+        return urns.make(self.stack, self.project, old_parent, type_, name)

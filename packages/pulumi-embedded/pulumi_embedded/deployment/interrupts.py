@@ -5,38 +5,33 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener
 
 
-class Stoppable(Protocol):
-    """Something that starts steps until `stopping` is set."""
-
-    cancelled: bool
-    stopping: threading.Event
-
-
+@dataclass
 class StopFlag:
-    """A `Stoppable` for runs without a program."""
+    """Once `stopping` is set, by a failure or an interrupt, no step starts. `cancelled`: it was an interrupt."""
 
-    def __init__(self) -> None:
-        self.stopping = threading.Event()
-        self.cancelled = False
+    stopping: threading.Event = field(default_factory=threading.Event)
+    cancelled: bool = False
 
 
+@dataclass
 class Interrupts:
     """Handles SIGINT and SIGTERM for the target while it is entered. `cancel()` does what the first signal does."""
 
-    def __init__(self, listener: Listener, on_second: Callable[[], None]) -> None:
-        self._listener = listener
-        self._on_second = on_second
-        self._target: Stoppable | None = None
-        self._count = 0
-        self._is_cancelled = False
+    listener: Listener
+    on_second: Callable[[], None]
+    _target: StopFlag | None = field(default=None, init=False)
+    _count: int = field(default=0, init=False)
+    _is_cancelled: bool = field(default=False, init=False)
+    _old: dict[int, Any] = field(default_factory=dict, init=False)
 
-    def watch(self, target: Stoppable) -> Interrupts:
+    def watch(self, target: StopFlag) -> Interrupts:
         self._target = target
         return self
 
@@ -53,7 +48,7 @@ class Interrupts:
             signal.signal(number, handler)
         self._target = None
         if self._count:
-            self._listener.message(events.ERROR, "", "update canceled")
+            self.listener.message(events.ERROR, "", "update canceled")
 
     def cancel(self) -> None:
         """Start no more steps. Running steps are finished and saved."""
@@ -65,10 +60,10 @@ class Interrupts:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._count += 1
         if self._count > 1:
-            threading.Thread(target=self._on_second).start()  # this thread may hold a lock that it needs
+            threading.Thread(target=self.on_second).start()  # this thread may hold a lock that it needs
             return
         self.cancel()
-        self._listener.message(
+        self.listener.message(
             events.INFO,
             "",
             "canceling: running steps are being finished and saved; press Ctrl-C again to stop at once",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.deployment import Deployment
-from pulumi_embedded.deployment.events import Listener
-from pulumi_embedded.deployment.steps import StepRunner
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.monitor import EngineServer, Monitor
 from pulumi_embedded.program.processes import ChildProcess
@@ -42,69 +41,55 @@ class NoProgram:
     register = read = invoke = register_outputs = program_is_done = _refuse
 
 
+@dataclass
 class ProgramRun:
     """Runs the program of one deployment, and the deletions after it."""
 
-    def __init__(
-        self,
-        child: ChildProcess,
-        deployment: Deployment,
-        steps: StepRunner,
-        listener: Listener,
-        *,
-        parallel: int,
-        continue_on_error: bool,
-    ) -> None:
-        self._child = child
-        self._steps = steps
-        self._deployment = deployment
-        self._listener = listener
-        self._parallel = parallel
-        self._continue_on_error = continue_on_error
-        self._deleted = threading.Event()
-        self._registered = threading.Event()
-        self._status: int | None = None
+    child: ChildProcess
+    deployment: Deployment
+    _deleted: threading.Event = field(default_factory=threading.Event, init=False)
+    _registered: threading.Event = field(default_factory=threading.Event, init=False)
+    _status: int | None = field(default=None, init=False)
 
-    def run(
-        self, settings: dict[str, Any], providers: ProviderRegistry, on_line: Callable[[str], None]
-    ) -> bool:
+    def run(self, settings: dict[str, Any], on_line: Callable[[str], None]) -> bool:
         """Run the program to its end; whether everything succeeded."""
-        self._deployment.on_program_done = self._on_program_done
-        monitor = Monitor(self._deployment, self._listener, settings["root_directory"])
-        with listening(monitor, providers, self._parallel, self._child.kill) as address:
-            self._child.send({**settings, "address": address, "parallel": self._parallel})
-            output = self._child.follow(on_line)
+        self.deployment.on_program_done = self._on_program_done
+        parallel = self.deployment.options.parallel
+        monitor = Monitor(self.deployment, self.deployment.listener, settings["root_directory"])
+        with listening(monitor, self.deployment.providers, parallel, self.child.kill) as address:
+            self.child.send({**settings, "address": address, "parallel": parallel})
+            output = self.child.follow(on_line)
             waiter = threading.Thread(target=self._wait, daemon=True)
             waiter.start()
             self._registered.wait()
             if self._may_delete():
-                self._deployment.delete_undeclared()
+                self.deployment.delete_undeclared()
             self._deleted.set()
             waiter.join()
-            self._steps.drain()
+            self.deployment.steps.drain()
             for thread in output:
                 thread.join(1)
         return self._report(monitor)
 
     def _may_delete(self) -> bool:
         has_succeeded = self._status is None or self._status == 0
-        goes_on = not self._deployment.failed or self._continue_on_error
-        return has_succeeded and not self._deployment.cancelled and goes_on
+        goes_on = not self.deployment.failed or self.deployment.options.continue_on_error
+        return has_succeeded and not self.deployment.stop.cancelled and goes_on
 
     def _on_program_done(self) -> None:
         self._registered.set()
         self._deleted.wait()
 
     def _wait(self) -> None:
-        self._status = self._child.wait()
+        self._status = self.child.wait()
         self._registered.set()
 
     def _report(self, monitor: Monitor) -> bool:
         if monitor.failure is not None:
-            self._listener.message(events.ERROR, "", str(monitor.failure))
+            self.deployment.listener.message(events.ERROR, "", str(monitor.failure))
         elif self._status not in (0, ALREADY_REPORTED):
-            self._listener.message(
+            self.deployment.listener.message(
                 events.ERROR, "", f"Program exited with non-zero exit code: {self._status}"
             )
-        failed = self._deployment.failed or self._deployment.cancelled
+        failed = self.deployment.failed or self.deployment.stop.cancelled
         return self._status == 0 and monitor.failure is None and not failed

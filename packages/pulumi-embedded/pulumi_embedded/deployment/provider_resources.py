@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from pulumi_embedded.deployment.goals import Goal
 from pulumi_embedded.deployment.resource_index import RegisteredResource, ResourceIndex
@@ -21,24 +22,17 @@ from pulumi_embedded.state.serialization import Resource
 OnCheckFailures = Callable[[RegisteredResource, list[CheckFailure]], None]
 
 
+@dataclass
 class ProviderResources:
     """Use it while holding the deployment's lock."""
 
-    def __init__(
-        self,
-        config: Properties,
-        index: ResourceIndex,
-        steps: StepRunner,
-        providers: ProviderRegistry,
-        on_check_failures: OnCheckFailures,
-    ) -> None:
-        self._config = config
-        self._index = index
-        self._steps = steps
-        self._providers = providers
-        self._on_check_failures = on_check_failures
-        self._defaults: dict[str, str] = {}
-        self._unconfigured: set[str] = set()
+    config: Properties
+    index: ResourceIndex
+    steps: StepRunner
+    providers: ProviderRegistry
+    on_check_failures: OnCheckFailures
+    _defaults: dict[str, str] = field(default_factory=dict, init=False)
+    _unconfigured: set[str] = field(default_factory=set, init=False)
 
     def register(self, goal: Goal) -> RegisteredResource:
         """Add a registration to the index, with the provider it names or the default one of its package."""
@@ -47,7 +41,7 @@ class ProviderResources:
             goal.inputs = {**goal.inputs, **_plugin_inputs(goal.version, goal.plugin_url)}
         elif goal.custom:
             provider = goal.provider or self.default(package_of(goal.type), goal.version, goal.plugin_url)
-        return self._index.register(goal, provider)
+        return self.index.register(goal, provider)
 
     def default(self, package: str, version: str = "", url: str = "") -> str:
         """The reference of a package's default provider."""
@@ -72,17 +66,17 @@ class ProviderResources:
         if package == stack_references.PACKAGE:
             return {}
         if package == PACKAGE:
-            return self._config
+            return self.config
         prefix = f"{package}:"
         return {
-            key.removeprefix(prefix): value for key, value in self._config.items() if key.startswith(prefix)
+            key.removeprefix(prefix): value for key, value in self.config.items() if key.startswith(prefix)
         }
 
     def provider_of(self, new: Resource) -> Provider | None:
         """The provider of a resource; None for a component, or if a preview does not know its configuration."""
         if not new.custom or self.is_unconfigured(new.provider):
             return None
-        return self._providers.get(new.provider)
+        return self.providers.get(new.provider)
 
     def is_unconfigured(self, reference: str) -> bool:
         """Whether the provider's configuration is not known yet."""
@@ -96,23 +90,23 @@ class ProviderResources:
             self._check_plugin(registered)
         new.outputs = {key: value for key, value in new.inputs.items() if key != INTERNAL}
         if old is None:
-            self._steps.create(new)
+            self.steps.create(new)
         elif values.same(old.outputs, new.outputs):
-            self._steps.same(old, new, registered.alias)
+            self.steps.same(old, new, registered.alias)
         else:
             diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
-            self._steps.update(old, new, diff, registered.alias)
+            self.steps.update(old, new, diff, registered.alias)
         if values.has_unknown(new.inputs):
             self._unconfigured.add(f"{new.urn}::{new.id}")
         else:
-            self._providers.register(f"{new.urn}::{new.id}", new.inputs)
+            self.providers.register(f"{new.urn}::{new.id}", new.inputs)
 
     def _check_plugin(self, registered: RegisteredResource) -> None:
         """Let a plugin check its own configuration. Raises StepError after reporting what it does not accept."""
         new, old = registered.new, registered.old
-        plugin = self._providers.prepare(new.urn, new.inputs)
+        plugin = self.providers.prepare(new.urn, new.inputs)
         new.inputs, failures = plugin.check_config(registered.old_inputs, new.inputs)
-        self._on_check_failures(registered, failures)
+        self.on_check_failures(registered, failures)
         if old is not None:
             keys = plugin.replaces_on(old.id, old.inputs, new.inputs)
             if keys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener, ResourceStep
@@ -18,82 +19,73 @@ from pulumi_embedded.state.serialization import Resource, StackState, now, prune
 from pulumi_embedded.state.snapshot import StateSnapshot
 
 
+@dataclass
 class Refresh:
     """One refresh of a state; without a snapshot, only of the state in memory.
 
     `before_update`: it precedes an update, so its findings are notes and are not counted as changes.
     """
 
-    def __init__(
-        self,
-        state: StackState,
-        providers: ProviderRegistry,
-        listener: Listener,
-        snapshot: StateSnapshot | None,
-        *,
-        targets: Targets,
-        stopping: threading.Event,
-        before_update: bool,
-    ) -> None:
-        self._state = state
-        self._providers = providers
-        self._listener = listener
-        self._snapshot = snapshot
-        self._targets = targets
-        self._stopping = stopping
-        self._before_update = before_update
+    state: StackState
+    providers: ProviderRegistry
+    listener: Listener
+    snapshot: StateSnapshot | None
+    _: KW_ONLY
+    targets: Targets
+    stopping: threading.Event
+    before_update: bool
 
     def run(self, parallel: int) -> bool:
         """Read all resources; whether every read succeeded. Resources that are gone are dropped with all references.
 
         Raises EngineError if a target does not exist.
         """
-        resources = self._state.resources
-        self._targets.check_known((resource.urn for resource in resources), "no resource named '{}' found")
-        self._providers.load(resources)
+        resources = self.state.resources
+        self.targets.check_known((resource.urn for resource in resources), "no resource named '{}' found")
+        self.providers.load(resources)
         readable = [
-            resource for resource in resources if _is_readable(resource) and self._targets.has(resource.urn)
+            resource for resource in resources if _is_readable(resource) and self.targets.has(resource.urn)
         ]
         with ThreadPoolExecutor(max_workers=max(parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
         self._apply({key: found for key, found in results.items() if not isinstance(found, EngineError)})
-        return not self._stopping.is_set() and not any(
+        return not self.stopping.is_set() and not any(
             isinstance(found, EngineError) for found in results.values()
         )
 
     def _apply(self, results: dict[int, Resource | None]) -> None:
         """Take over the results; None stands for a resource that is gone."""
         kept, gone = [], []
-        for resource in self._state.resources:
+        for resource in self.state.resources:
             found = results.get(id(resource), resource)
             if found is not None:
                 kept.append(found)
                 continue
             gone.append(resource)
-            if self._snapshot:
-                self._snapshot.write(drop=[resource], wait=False)
-        self._state.resources = kept
+            if self.snapshot:
+                self.snapshot.write(drop=[resource], wait=False)
+        self.state.resources = kept
         for resource in kept:
-            if resource.type == STACK_TYPE and not self._before_update and self._targets.has(resource.urn):
-                self._listener.outputs(resource.outputs, resource.outputs)
+            if resource.type == STACK_TYPE and not self.before_update and self.targets.has(resource.urn):
+                self.listener.outputs(resource.outputs, resource.outputs)
         for resource in prune_references(kept, gone):
-            if self._snapshot:
-                self._snapshot.write(put=[resource], wait=False)
+            if self.snapshot:
+                self.snapshot.write(put=[resource], wait=False)
 
     def _read(self, old: Resource) -> Resource | EngineError | None:
         """The actual resource, None if it is gone, or why it could not be read."""
         step = ResourceStep(events.REFRESH, old.urn, old.type, old, None)
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             return EngineError("canceled")
-        self._listener.began(step)
+        self.listener.began(step)
         try:
             new = self._compare(old, step)
         except EngineError as error:
-            self._listener.failed(step, str(error))
+            self.listener.failed(step, str(error))
             return error
         step.seconds = time.monotonic() - step.started
         step.new = new
-        self._listener.ended(step)
+        self.listener.ended(step)
         return new
 
     def _compare(self, old: Resource, step: ResourceStep) -> Resource | None:
@@ -109,21 +101,21 @@ class Refresh:
         new.modified = now()
         self._note(step, events.UPDATE, "has drifted")
         step.diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
-        if self._snapshot:
-            self._snapshot.write(put=[new], wait=False)
+        if self.snapshot:
+            self.snapshot.write(put=[new], wait=False)
         return new
 
     def _actual(self, old: Resource) -> Resource | None:
         """The resource as its provider reads it."""
         init_errors: list[str] = []
         try:
-            id_, outputs, inputs = self._providers.get(old.provider).read(old)
+            id_, outputs, inputs = self.providers.get(old.provider).read(old)
         except PartialError as error:
             id_, init_errors, inputs = error.id, error.reasons, error.inputs
             outputs = values.mark_secrets(error.outputs, old.outputs)
             inputs = None if inputs is None else values.mark_secrets(inputs, old.inputs)
             listed = "".join(f"\n* {reason}" for reason in init_errors)
-            self._listener.message(
+            self.listener.message(
                 events.WARNING, old.urn, f"Refreshed resource is in an unhealthy state:{listed}"
             )
         if not id_:
@@ -137,7 +129,7 @@ class Refresh:
         )
 
     def _note(self, step: ResourceStep, op: str, note: str) -> None:
-        if self._before_update:
+        if self.before_update:
             step.note = note
         else:
             step.op = op

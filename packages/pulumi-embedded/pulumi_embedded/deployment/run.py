@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.deletions import Deletions
-from pulumi_embedded.deployment.deployment import Deployment, DeploymentSettings
+from pulumi_embedded.deployment.deployment import Deployment, RunOptions
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.interrupts import Interrupts, StopFlag
 from pulumi_embedded.deployment.program_run import NoProgram, ProgramRun, listening
 from pulumi_embedded.deployment.refresh import Refresh
 from pulumi_embedded.deployment.steps import StepRunner
-from pulumi_embedded.deployment.targets import ALL, Targets
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.monitor import Monitor
 from pulumi_embedded.program.processes import ChildProcess
@@ -31,19 +29,6 @@ from pulumi_embedded.state.snapshot import StateSnapshot
 
 PendingOperations = dict[int, PendingOperation]
 Change = Callable[[StackState, StateSnapshot, PendingOperations], bool]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of the command."""
-
-    refresh: bool = False
-    continue_on_error: bool = False
-    parallel: int = 16
-    clear_pending_creates: bool = False
-    run_program: bool = False
-    targets: Targets = ALL
-    message: str = ""
 
 
 class Run:
@@ -191,25 +176,11 @@ class Run:
     def _deploy(self, state: StackState, changing: StateSnapshot | None, pending: PendingOperations) -> bool:
         config = self._config.values(self._session.project, self._crypter)
         options = self._options
-        settings = DeploymentSettings(
-            self.stack.project,
-            self.stack.name,
-            provider_config(config),
-            options.continue_on_error,
-            options.parallel,
-            options.run_program,
-            options.targets,
-        )
         steps = StepRunner(self._providers, self.listener, changing, options.parallel, pending)
-        deployment = Deployment(settings, state, steps, self._providers, self.listener)
-        program = ProgramRun(
-            self._take_program(),
-            deployment,
-            steps,
-            self.listener,
-            parallel=options.parallel,
-            continue_on_error=options.continue_on_error,
+        deployment = Deployment(
+            self.stack, provider_config(config), options, state, steps, self._providers, self.listener
         )
+        program = ProgramRun(self._take_program(), deployment)
         program_settings: dict[str, Any] = {
             "config": {key: value.text for key, value in config.items()},
             "secret_keys": [key for key, value in config.items() if value.secret],
@@ -220,8 +191,8 @@ class Run:
             "program": str(self._session.project.program_file()),
             "dry_run": changing is None or options.run_program,
         }
-        with self._interrupts.watch(deployment):
-            succeeded = program.run(program_settings, self._providers, self._on_line)
+        with self._interrupts.watch(deployment.stop):
+            succeeded = program.run(program_settings, self._on_line)
         if not succeeded:
             deployment.keep_old_outputs()
         return succeeded

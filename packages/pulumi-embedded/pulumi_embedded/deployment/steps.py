@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from pulumi_embedded.deployment import events
@@ -27,26 +28,21 @@ from pulumi_embedded.state.snapshot import StateSnapshot
 RenamedUrn = tuple[str, str] | None
 
 
+@dataclass
 class StepRunner:
     """Performs steps, at most `parallel` at a time. Without a snapshot, it is a preview."""
 
-    def __init__(
-        self,
-        providers: ProviderRegistry,
-        listener: Listener,
-        snapshot: StateSnapshot | None,
-        parallel: int,
-        pending: dict[int, PendingOperation],
-    ) -> None:
-        self._providers = providers
-        self._listener = listener
-        self._snapshot = snapshot
-        self._slots: AbstractContextManager[Any] = (
-            threading.Semaphore(parallel) if snapshot else nullcontext()
-        )
-        self._leftover = pending
-        self._running_steps = 0
-        self._idle = threading.Condition()
+    providers: ProviderRegistry
+    listener: Listener
+    snapshot: StateSnapshot | None
+    parallel: int
+    pending: dict[int, PendingOperation]
+    _slots: AbstractContextManager[Any] = field(init=False)
+    _running_steps: int = field(default=0, init=False)
+    _idle: threading.Condition = field(default_factory=threading.Condition, init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = threading.Semaphore(self.parallel) if self.snapshot else nullcontext()
 
     def drain(self) -> None:
         """Wait until no step is running."""
@@ -55,16 +51,16 @@ class StepRunner:
 
     @property
     def preview(self) -> bool:
-        return self._snapshot is None
+        return self.snapshot is None
 
     def same(self, old: Resource, new: Resource, alias: RenamedUrn) -> None:
         """The resource does not change, but options such as its dependencies or its protection may."""
         new.id = old.id
         new.outputs = values.make_secret(old.outputs, new.additional_secret_outputs)
         values.keep_ciphertexts(new.inputs, old.inputs)
-        if self._snapshot:
-            self._snapshot.write(put=[new], drop=[old], alias=alias, wait=False)
-        self._listener.ended(ResourceStep(events.SAME, new.urn, new.type, old, new))
+        if self.snapshot:
+            self.snapshot.write(put=[new], drop=[old], alias=alias, wait=False)
+        self.listener.ended(ResourceStep(events.SAME, new.urn, new.type, old, new))
 
     def create(
         self,
@@ -82,18 +78,18 @@ class StepRunner:
             if not new.custom:
                 new.outputs = {}
             elif is_provider(new.type):
-                new.id = str(uuid.uuid4()) if self._snapshot else values.UNKNOWN_TEXT
-            elif self._snapshot is None:
+                new.id = str(uuid.uuid4()) if self.snapshot else values.UNKNOWN_TEXT
+            elif self.snapshot is None:
                 new.outputs = self._predicted_outputs(new, None)
             new.created = new.modified = now()
-            if self._snapshot is None:
+            if self.snapshot is None:
                 return
-            ended, failure = self._call_create(self._snapshot, new)
+            ended, failure = self._call_create(self.snapshot, new)
             put, drop = [new], [replaces] if replaces else []
             if replaces is not None and keep_old:
                 replaces.delete = True
                 put, drop = [new, replaces], []
-            self._snapshot.write(put=put, drop=drop, end=ended, alias=alias)
+            self.snapshot.write(put=put, drop=drop, end=ended, alias=alias)
             if failure is not None:
                 raise failure
 
@@ -101,7 +97,7 @@ class StepRunner:
         """Let the provider create the resource; the operations that have ended, and a partial failure."""
         if not new.custom or is_provider(new.type):
             return [], None
-        provider = self._providers.get(new.provider)
+        provider = self.providers.get(new.provider)
         timeout = new.custom_timeouts.get("create", 0)
         operation = snapshot.begin("creating", new)
         failure: PartialError | None = None
@@ -121,23 +117,23 @@ class StepRunner:
             new.modified = now()
             if not new.custom:
                 new.outputs = old.outputs
-            elif self._snapshot is None and not is_provider(new.type):
+            elif self.snapshot is None and not is_provider(new.type):
                 new.outputs = self._predicted_outputs(new, old)
             ended: list[int] = []
             failure: PartialError | None = None
-            if self._snapshot and new.custom and not is_provider(new.type):
-                ended, failure = self._call_update(self._snapshot, old, new)
+            if self.snapshot and new.custom and not is_provider(new.type):
+                ended, failure = self._call_update(self.snapshot, old, new)
             values.keep_ciphertexts(new.inputs, old.inputs)
             values.keep_ciphertexts(new.outputs, old.outputs)
-            if self._snapshot:
-                self._snapshot.write(put=[new], drop=[old], end=ended, alias=alias)
+            if self.snapshot:
+                self.snapshot.write(put=[new], drop=[old], end=ended, alias=alias)
             if failure is not None:
                 raise failure
 
     def _call_update(
         self, snapshot: StateSnapshot, old: Resource, new: Resource
     ) -> tuple[list[int], PartialError | None]:
-        provider = self._providers.get(new.provider)
+        provider = self.providers.get(new.provider)
         timeout = new.custom_timeouts.get("update", 0)
         operation = snapshot.begin("updating", new)
         failure: PartialError | None = None
@@ -156,24 +152,24 @@ class StepRunner:
         """Delete the resource. `pending_replacement`: its row stays in the state until its replacement exists."""
         note = "retained" if old.retain_on_delete else ""
         with self._running(ResourceStep(op, old.urn, old.type, old, None, None, note)):
-            if self._snapshot is None:
+            if self.snapshot is None:
                 return
             ended: list[int] = []
             only_in_state = skip_provider or old.retain_on_delete or old.external or not old.custom
             if not only_in_state and not is_provider(old.type):
-                provider = self._providers.get(old.provider)
-                operation = self._snapshot.begin("deleting", old)
+                provider = self.providers.get(old.provider)
+                operation = self.snapshot.begin("deleting", old)
                 self._call(operation, lambda: provider.delete(old))
                 ended = [operation]
             if pending_replacement:
                 old.pending_replacement = True
-                self._snapshot.write(put=[old], end=ended)
+                self.snapshot.write(put=[old], end=ended)
             else:
-                self._snapshot.write(drop=[old], end=ended)
+                self.snapshot.write(drop=[old], end=ended)
 
     def _predicted_outputs(self, new: Resource, old: Resource | None) -> Properties:
         """The outputs in a preview: the inputs, or what a provider that supports previews says."""
-        provider = None if values.has_unknown(new.provider) else self._providers.known(new.provider)
+        provider = None if values.has_unknown(new.provider) else self.providers.known(new.provider)
         if provider is None or not provider.supports_preview:
             return new.inputs
         if old is None:
@@ -192,41 +188,41 @@ class StepRunner:
             if old is not None:
                 values.keep_ciphertexts(new.inputs, old.inputs)
                 values.keep_ciphertexts(new.outputs, old.outputs)
-            if self._snapshot:
-                self._snapshot.write(put=[new], drop=[old] if old else [], wait=False)
+            if self.snapshot:
+                self.snapshot.write(put=[new], drop=[old] if old else [], wait=False)
 
     def forget(self, old: Resource) -> None:
         """Drop the row of a resource that was deleted by an earlier run."""
-        if self._snapshot:
-            self._snapshot.write(drop=[old], wait=False)
+        if self.snapshot:
+            self.snapshot.write(drop=[old], wait=False)
 
     def outputs(self, resource: Resource) -> None:
         """Save a component's outputs."""
-        if self._snapshot:
-            self._snapshot.write(put=[resource])
+        if self.snapshot:
+            self.snapshot.write(put=[resource])
 
     def replaced(self, old: Resource, new: Resource, diff: Diff) -> None:
         """Report the creation and the deletion together as one replacement."""
-        self._listener.ended(ResourceStep(events.REPLACE, new.urn, new.type, old, new, diff))
+        self.listener.ended(ResourceStep(events.REPLACE, new.urn, new.type, old, new, diff))
 
     def _settled_creates(self, urn: str) -> list[int]:
         """Creates of this resource with an unknown outcome, which the provider's successful create has settled."""
         with self._idle:  # other threads change the dict too
-            found = [op for op, pending in self._leftover.items() if pending.resource.urn == urn]
+            found = [op for op, pending in self.pending.items() if pending.resource.urn == urn]
             for op in found:
-                del self._leftover[op]
+                del self.pending[op]
         return found
 
     def _call(self, operation: int, call: Callable[[], Any]) -> Any:
         """The provider's answer. A failure ends the operation, unless its outcome is unknown."""
-        assert self._snapshot is not None  # noqa: S101 - previews have no operations
+        assert self.snapshot is not None  # noqa: S101 - previews have no operations
         try:
             return call()
         except PartialError:
             raise  # the operation ends when the resource's row is written
         except ProviderError as error:
             if not error.outcome_unknown:
-                self._snapshot.write(end=[operation])
+                self.snapshot.write(end=[operation])
             raise
 
     @contextmanager
@@ -237,7 +233,7 @@ class StepRunner:
         try:
             with self._slots:
                 step.started = time.monotonic()
-                self._listener.began(step)
+                self.listener.began(step)
                 try:
                     yield
                 except EngineError as error:
@@ -246,9 +242,9 @@ class StepRunner:
             self._count(-1)
         step.seconds = time.monotonic() - step.started
         if failure is not None:
-            self._listener.failed(step, str(failure))
+            self.listener.failed(step, str(failure))
             raise StepError(str(failure)) from None
-        self._listener.ended(step)
+        self.listener.ended(step)
 
     def _count(self, change: int) -> None:
         with self._idle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.program.processes import ChildProcess
@@ -18,28 +19,29 @@ from pulumi_embedded.providers.stack_references import StackReferences
 from pulumi_embedded.state.serialization import Resource
 
 
+@dataclass
 class ProviderRegistry:
     """All providers of a run, by reference (`<urn>::<id>`).
 
     The process of the first dynamic provider is started at once, so that it imports while the engine reads the state.
     """
 
-    def __init__(
-        self, project: Project, on_line: Callable[[str], None], parallel: int, stacks: StackReferences
-    ) -> None:
-        self._project = project
-        self._stacks = stacks
-        self._on_line = on_line
-        self._parallel = parallel
-        self._lock = threading.Lock()
-        self._prepared: dict[str, Plugin] = {}
-        self._providers: dict[str, Provider] = {}
-        self._replaced: list[Provider] = []
-        self._spare: ChildProcess | None = self._new_host()
-        self._address = ""
+    project: Project
+    on_line: Callable[[str], None]
+    parallel: int
+    stacks: StackReferences
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _prepared: dict[str, Plugin] = field(default_factory=dict, init=False)
+    _providers: dict[str, Provider] = field(default_factory=dict, init=False)
+    _replaced: list[Provider] = field(default_factory=list, init=False)
+    _spare: ChildProcess | None = field(init=False)
+    _address: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self._spare = self._new_host()
 
     def _new_host(self) -> ChildProcess:
-        return ChildProcess.script("providers/dynamic_host.py", self._project)
+        return ChildProcess.script("providers/dynamic_host.py", self.project)
 
     def set_address(self, address: str) -> None:
         """Set where the engine listens for messages of providers; call this before the first `get`."""
@@ -47,7 +49,7 @@ class ProviderRegistry:
 
     def prepare(self, urn: str, inputs: Properties) -> Plugin:
         """A plugin that can check its configuration before it is configured; `register` uses it later."""
-        plugin = Plugin(self._project, urn, inputs, self._address, self._on_line)
+        plugin = Plugin(self.project, urn, inputs, self._address, self.on_line)
         with self._lock:
             before, self._prepared[urn] = self._prepared.get(urn), plugin
         if before is not None:
@@ -72,11 +74,11 @@ class ProviderRegistry:
     def _new_provider(self, reference: str, inputs: Properties) -> Provider:
         urn = provider_urn(reference)
         if type_of(urn) == PROVIDER_TYPE:
-            return DynamicProvider(self._start_host(), inputs, self._on_line)
+            return DynamicProvider(self._start_host(), inputs, self.on_line)
         if type_of(urn) == stack_references.PROVIDER_TYPE:
-            return self._stacks
+            return self.stacks
         plugin = self._prepared.pop(urn, None)
-        plugin = plugin or Plugin(self._project, urn, inputs, self._address, self._on_line)
+        plugin = plugin or Plugin(self.project, urn, inputs, self._address, self.on_line)
         plugin.config, plugin.id = inputs, reference.rpartition("::")[2]
         return plugin
 
@@ -126,11 +128,11 @@ class ProviderRegistry:
     def _start_host(self) -> ChildProcess:
         child, self._spare = self._spare or self._new_host(), None
         environment = {
-            "PULUMI_PROJECT": self._project.name,
-            "PULUMI_ROOT_DIRECTORY": str(self._project.folder),
+            "PULUMI_PROJECT": self.project.name,
+            "PULUMI_ROOT_DIRECTORY": str(self.project.folder),
         }
-        child.send({"address": self._address, "parallel": self._parallel, "environment": environment})
-        child.follow(self._on_line, stdout=False)
+        child.send({"address": self._address, "parallel": self.parallel, "environment": environment})
+        child.follow(self.on_line, stdout=False)
         return child
 
 

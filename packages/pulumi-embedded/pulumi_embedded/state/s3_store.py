@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -145,17 +145,17 @@ class S3Store:
             raise StoreError(f"the bucket {self._url.bucket} of the backend: {error}") from None
 
 
+@dataclass
 class ObjectLog:
     """A log as a folder of objects."""
 
-    def __init__(self, store: S3Store, folder: str) -> None:
-        self._store = store
-        self._folder = folder
-        self._start = ""
-        self._count = 0
+    store: S3Store
+    folder: str
+    _start: str = field(default="", init=False)
+    _count: int = field(default=0, init=False)
 
     def start(self, head: bytes) -> None:
-        before = self._store.keys(self._folder)
+        before = self.store.keys(self.folder)
         self._start, self._count = f"{time.time_ns():020}", 0
         self.append(head)
         self._remove(before)
@@ -163,30 +163,30 @@ class ObjectLog:
     def append(self, lines: bytes) -> None:
         if not self._start:
             self._start, self._count = self._latest()
-        self._store.write(f"{self._folder}/{self._start}-{self._count:08}", lines)
+        self.store.write(f"{self.folder}/{self._start}-{self._count:08}", lines)
         self._count += 1
 
     def read(self) -> bytes:
         start, count = self._latest()
-        keys = [f"{self._folder}/{start}-{number:08}" for number in range(count)]
-        return b"".join(self._store.read(key) or b"" for key in keys)
+        keys = [f"{self.folder}/{start}-{number:08}" for number in range(count)]
+        return b"".join(self.store.read(key) or b"" for key in keys)
 
     def _latest(self) -> tuple[str, int]:
         """The start time of the current log, and how many objects it has."""
-        names = [key.rpartition("/")[2] for key in self._store.keys(self._folder)]
+        names = [key.rpartition("/")[2] for key in self.store.keys(self.folder)]
         start = max((name.partition("-")[0] for name in names if name.endswith(_FIRST)), default="")
         return start, sum(bool(start) and name.startswith(f"{start}-") for name in names)
 
     def remove(self) -> None:
-        self._remove(self._store.keys(self._folder))
+        self._remove(self.store.keys(self.folder))
 
     def _remove(self, keys: list[str]) -> None:
         for key in keys:  # sorted: a log without its first object is no longer valid
-            self._store.remove(key)
+            self.store.remove(key)
 
     def put_aside(self) -> str:
-        aside = f"{self._folder}.{time.time_ns()}.aside"
-        self._store.write(aside, self.read())
+        aside = f"{self.folder}.{time.time_ns()}.aside"
+        self.store.write(aside, self.read())
         self.remove()
         return aside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -61,13 +62,13 @@ class Store(Protocol):
     def log(self, key: str) -> Log: ...
 
 
+@dataclass
 class FolderStore:
     """A store in a folder of this machine."""
 
     is_local = True
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    root: Path
 
     def read(self, key: str) -> bytes | None:
         try:
@@ -119,22 +120,22 @@ class FolderStore:
         (self.root / f"{key}.attrs").unlink(missing_ok=True)
 
 
+@dataclass
 class FileLog:
     """A log in one file, fsynced after each `append`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
+    path: Path
+    _file: BinaryIO | None = field(default=None, init=False)
 
     def start(self, head: bytes) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.path.with_suffix(".new")
         file = fresh.open("wb")
         try:
             file.write(head)
             _sync(file)
-            fresh.replace(self._path)
-            _sync_folder(self._path.parent)
+            fresh.replace(self.path)
+            _sync_folder(self.path.parent)
         except OSError:
             file.close()
             raise
@@ -143,7 +144,7 @@ class FileLog:
 
     def append(self, lines: bytes) -> None:
         if self._file is None:
-            self._file = self._path.open("ab")
+            self._file = self.path.open("ab")
             if not self.read().endswith(b"\n"):
                 lines = b"\n" + lines  # the last line was cut off
         self._file.write(lines)
@@ -151,17 +152,17 @@ class FileLog:
 
     def read(self) -> bytes:
         try:
-            return self._path.read_bytes()
+            return self.path.read_bytes()
         except FileNotFoundError:
             return b""
 
     def remove(self) -> None:
         self.close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def put_aside(self) -> str:
-        aside = self._path.with_suffix(f".{os.getpid()}.aside")
-        self._path.replace(aside)
+        aside = self.path.with_suffix(f".{os.getpid()}.aside")
+        self.path.replace(aside)
         return aside.name
 
     def close(self) -> None:
