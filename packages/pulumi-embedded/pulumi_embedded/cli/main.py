@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -19,9 +19,8 @@ from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.session import Session
 
 DEFAULT_PARALLEL: Final = 16
-Command = Callable[[argparse.Namespace], int]
-# Adds a command: its parent, name, help, function, and aliases.
-AddCommand = Callable[..., argparse.ArgumentParser]
+# The names and the settings of an argument, as for `add_argument`.
+_Option = tuple[tuple[str, ...], dict[str, Any]]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,11 +40,11 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command; the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if not hasattr(options, "run"):
+    if not hasattr(options, "function"):
         parser.print_help()
         return 0
     try:
-        return int(options.run(options))
+        return _run(options)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -61,159 +60,135 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pulumi",
+        parents=[_shared_options()],
+        description="Pulumi without the Pulumi CLI (python -m pulumi_embedded)",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pulumi-embedded {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_operations(commands)
+    _add_stack(commands)
+    _add_config(commands)
+    yes = _flag("-y", "--yes", help="has no effect: `cancel` does not ask")
+    _add(commands, "cancel", "stacks.cancel", "remove the stack's locks", [_NAME, yes])
+    _add(commands, "about", "stacks.about", "show versions and paths")
+    return parser
+
+
+def _shared_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     unset: Any = argparse.SUPPRESS  # an option before the command must not be reset after it
     shared.add_argument("-s", "--stack", default=unset, help="the stack (default: the selected one)")
     shared.add_argument("-C", "--cwd", default=unset, help="run as if started in this folder")
     shared.add_argument("--non-interactive", action="store_true", default=unset, help="never ask questions")
     shared.add_argument("--color", choices=("auto", "always", "never", "raw"), default=unset)
-    parser = _Parser(
-        prog="pulumi",
-        parents=[shared],
-        description="Pulumi without the Pulumi CLI (python -m pulumi_embedded)",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"pulumi-embedded {VERSION}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    def add(where: Any, name: str, help_: str, run: Command, *aliases: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = where.add_parser(
-            name, parents=[shared], help=help_, aliases=list(aliases), allow_abbrev=False
-        )
-        added.set_defaults(run=run)
-        return added
-
-    _add_operations(commands, add)
-    _add_stack(commands, add)
-    _add_config(commands, add)
-    cancel = add(commands, "cancel", "remove the stack's locks", _function("stacks", "cancel"))
-    cancel.add_argument("name", nargs="?")
-    cancel.add_argument("-y", "--yes", action="store_true", help="has no effect: `cancel` does not ask")
-    add(commands, "about", "show versions and paths", _function("stacks", "about"))
-    return parser
+    return shared
 
 
-def _add_operations(commands: Any, add: AddCommand) -> None:
-    preview = add(
-        commands, "preview", "show what an update would do", _function("operations", "preview"), "pre"
-    )
-    up = add(
-        commands,
-        "up",
-        "create, update and delete resources to match the program",
-        _function("operations", "up"),
-        "update",
-    )
-    refresh = add(
-        commands, "refresh", "update the state to match what exists", _function("operations", "refresh")
-    )
-    destroy = add(
-        commands, "destroy", "delete all resources", _function("operations", "destroy"), "down", "dn"
-    )
-    for command in (preview, up, refresh, destroy):
-        _add_common_options(command)
-    for command in (preview, up, destroy):
-        command.add_argument("-r", "--refresh", action="store_true", help="refresh the state first")
-    for command in (up, refresh, destroy):
-        command.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
-        command.add_argument("-f", "--skip-preview", action="store_true", help="do not show a preview first")
-    for command in (up, destroy):
-        command.add_argument("--continue-on-error", action="store_true", help="continue after a failure")
-    for command in (preview, up, refresh):
-        command.add_argument(
-            "--expect-no-changes", action="store_true", help="fail if anything would change or has changed"
-        )
-    preview.add_argument("-j", "--json", action="store_true", help="print JSON")
-    refresh.add_argument(
-        "--clear-pending-creates", action="store_true", help="forget creates with an unknown outcome"
-    )
-    refresh.add_argument(
-        "--run-program", action="store_true", help="also run the program, to update the stack's outputs"
-    )
-    destroy.add_argument(
-        "--target-dependents", action="store_true", help="also delete what depends on the targets"
-    )
-    destroy.add_argument("--remove", action="store_true", help="remove the stack afterwards")
+def _option(*names: str, **settings: Any) -> _Option:
+    return names, settings
 
 
-def _add_common_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-p", "--parallel", type=int, default=DEFAULT_PARALLEL, help="how many steps run at a time"
-    )
-    command.add_argument(
-        "-t", "--target", action="append", default=[], help="only this URN (** matches anything)"
-    )
-    command.add_argument("--diff", action="store_true", help="show changes property by property")
-    command.add_argument("-m", "--message", default="", help="a message for the stack's history")
-    command.add_argument("--suppress-outputs", action="store_true", help=argparse.SUPPRESS)
+def _flag(*names: str, **settings: Any) -> _Option:
+    return names, {"action": "store_true", **settings}
 
 
-def _add_stack(commands: Any, add: AddCommand) -> None:
-    stack = add(
-        commands,
-        "stack",
-        "manage stacks: init, ls, select, output, export, import, rm",
-        _function("stacks", "show"),
-    )
-    parts = stack.add_subparsers(metavar="COMMAND")
-    init = add(parts, "init", "create a stack", _function("stacks", "init"))
-    init.add_argument("name", nargs="?")
-    init.add_argument("--no-select", action="store_true", help="do not select the new stack")
-    list_ = add(parts, "ls", "list the stacks", _function("stacks", "list_"))
-    list_.add_argument("-j", "--json", action="store_true")
-    select = add(parts, "select", "select the stack for later commands", _function("stacks", "select"))
-    select.add_argument("name", nargs="?")
-    select.add_argument("-c", "--create", action="store_true", help="create the stack if it does not exist")
-    output = add(parts, "output", "show the stack's outputs", _function("stacks", "output"))
-    output.add_argument("name", nargs="?")
-    output.add_argument("-j", "--json", action="store_true")
-    output.add_argument("--show-secrets", action="store_true")
-    export = add(parts, "export", "write the state to stdout or a file", _function("stacks", "export"))
-    export.add_argument("--file")
-    export.add_argument("--show-secrets", action="store_true")
-    import_ = add(parts, "import", "replace the state from stdin or a file", _function("stacks", "import_"))
-    import_.add_argument("--file")
-    import_.add_argument("-f", "--force", action="store_true")
-    remove = add(parts, "rm", "remove a stack", _function("stacks", "remove"))
-    remove.add_argument("name", nargs="?")
-    remove.add_argument("-y", "--yes", action="store_true")
-    remove.add_argument("-f", "--force", action="store_true", help="even if it still has resources")
-    remove.add_argument("--preserve-config", action="store_true", help="keep the configuration file")
+_NAME: Final = _option("name", nargs="?")
+_JSON: Final = _flag("-j", "--json", help="print JSON")
+_SHOW_SECRETS: Final = _flag("--show-secrets", help="show secrets in plain text")
+_YES: Final = _flag("-y", "--yes", help="do not ask for confirmation")
+_REFRESH: Final = _flag("-r", "--refresh", help="refresh the state first")
+_SKIP_PREVIEW: Final = _flag("-f", "--skip-preview", help="do not show a preview first")
+_CONTINUE: Final = _flag("--continue-on-error", help="continue after a failure")
+_NO_CHANGES: Final = _flag("--expect-no-changes", help="fail if anything would change or has changed")
+_COMMON: Final = (
+    _option("-p", "--parallel", type=int, default=DEFAULT_PARALLEL, help="how many steps run at a time"),
+    _option("-t", "--target", action="append", default=[], help="only this URN (** matches anything)"),
+    _flag("--diff", help="show changes property by property"),
+    _option("-m", "--message", default="", help="a message for the stack's history"),
+    _flag("--suppress-outputs", help=argparse.SUPPRESS),
+)
 
 
-def _add_config(commands: Any, add: AddCommand) -> None:
-    config = add(
-        commands,
-        "config",
-        "show the configuration, or manage it: set, get, rm",
-        _function("config_commands", "show"),
-    )
-    config.add_argument("-j", "--json", action="store_true")
-    config.add_argument("--show-secrets", action="store_true")
+def _add_operations(commands: Any) -> None:
+    options = [*_COMMON, _REFRESH, _NO_CHANGES, _JSON]
+    _add(commands, "preview", "operations.preview", "show what an update would do", options, "pre")
+    help_ = "create, update and delete resources to match the program"
+    options = [*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE, _NO_CHANGES]
+    _add(commands, "up", "operations.up", help_, options, "update")
+    options = [
+        *(*_COMMON, _YES, _SKIP_PREVIEW, _NO_CHANGES),
+        _flag("--clear-pending-creates", help="forget creates with an unknown outcome"),
+        _flag("--run-program", help="also run the program, to update the stack's outputs"),
+    ]
+    _add(commands, "refresh", "operations.refresh", "update the state to match what exists", options)
+    options = [
+        *(*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE),
+        _flag("--target-dependents", help="also delete what depends on the targets"),
+        _flag("--remove", help="remove the stack afterwards"),
+    ]
+    _add(commands, "destroy", "operations.destroy", "delete all resources", options, "down", "dn")
+
+
+def _add_stack(commands: Any) -> None:
+    help_ = "manage stacks: init, ls, select, output, export, import, rm"
+    parts = _add(commands, "stack", "stacks.show", help_).add_subparsers(metavar="COMMAND")
+    file, force = _option("--file"), ("-f", "--force")
+    no_select = _flag("--no-select", help="do not select the new stack")
+    _add(parts, "init", "stacks.init", "create a stack", [_NAME, no_select])
+    _add(parts, "ls", "stacks.list_", "list the stacks", [_JSON])
+    create = _flag("-c", "--create", help="create the stack if it does not exist")
+    _add(parts, "select", "stacks.select", "select the stack for later commands", [_NAME, create])
+    _add(parts, "output", "stacks.output", "show the stack's outputs", [_NAME, _JSON, _SHOW_SECRETS])
+    _add(parts, "export", "stacks.export", "write the state to stdout or a file", [file, _SHOW_SECRETS])
+    help_ = "replace the state from stdin or a file"
+    _add(parts, "import", "stacks.import_", help_, [file, _flag(*force, help="even if it has errors")])
+    options = [
+        *(_NAME, _flag("-y", "--yes"), _flag(*force, help="even if it still has resources")),
+        _flag("--preserve-config", help="keep the configuration file"),
+    ]
+    _add(parts, "rm", "stacks.remove", "remove a stack", options)
+
+
+def _add_config(commands: Any) -> None:
+    help_ = "show the configuration, or manage it: set, get, rm"
+    config = _add(commands, "config", "config_commands.show", help_, [_JSON, _SHOW_SECRETS])
     parts = config.add_subparsers(metavar="COMMAND")
-    set_ = add(parts, "set", "set a value", _function("config_commands", "set_"))
-    set_.add_argument("key")
-    set_.add_argument("value", nargs="?", help="read from stdin if omitted")
-    set_.add_argument("--secret", action="store_true", help="store the value encrypted")
-    set_.add_argument("--plaintext", action="store_true", help="store the value in plain text")
-    get = add(parts, "get", "show a value", _function("config_commands", "get"))
-    get.add_argument("key")
-    get.add_argument("-j", "--json", action="store_true", default=argparse.SUPPRESS)
-    remove = add(parts, "rm", "remove a value", _function("config_commands", "remove"))
-    remove.add_argument("key")
-    for command in (set_, get, remove):
-        command.add_argument("--path", action="store_true", help="the key is a path into an object")
+    key, path = _option("key"), _flag("--path", help="the key is a path into an object")
+    options = [
+        key,
+        _option("value", nargs="?", help="read from stdin if omitted"),
+        _flag("--secret", help="store the value encrypted"),
+        _flag("--plaintext", help="store the value in plain text"),
+        path,
+    ]
+    _add(parts, "set", "config_commands.set_", "set a value", options)
+    json = _flag("-j", "--json", default=argparse.SUPPRESS)  # `config --json get` has set it
+    _add(parts, "get", "config_commands.get", "show a value", [key, json, path])
+    _add(parts, "rm", "config_commands.remove", "remove a value", [key, path])
 
 
-def _function(module: str, name: str) -> Command:
-    """A function of a command module, which is imported when the command runs."""
+def _add(
+    where: Any, name: str, function: str, help_: str, options: Sequence[_Option] = (), *aliases: str
+) -> argparse.ArgumentParser:
+    """Add a command. `function`: its module in this package, and its name in that module."""
+    added: argparse.ArgumentParser = where.add_parser(
+        name, parents=[_shared_options()], help=help_, aliases=list(aliases), allow_abbrev=False
+    )
+    added.set_defaults(function=function)
+    for names, settings in options:
+        added.add_argument(*names, **settings)
+    return added
 
-    def run(options: argparse.Namespace) -> int:
-        folder = getattr(options, "cwd", None)
-        if folder and not Path(folder).is_dir():
-            raise EngineError(f"the folder {folder} of --cwd does not exist")
-        os.chdir(folder or ".")
-        session = Session.open(Path.cwd(), getattr(options, "stack", None))
-        return int(getattr(import_module(f"pulumi_embedded.cli.{module}"), name)(session, options))
 
-    return run
+def _run(options: argparse.Namespace) -> int:
+    """Run the command, whose module is imported only now."""
+    folder = getattr(options, "cwd", None)
+    if folder and not Path(folder).is_dir():
+        raise EngineError(f"the folder {folder} of --cwd does not exist")
+    os.chdir(folder or ".")
+    session = Session.open(Path.cwd(), getattr(options, "stack", None))
+    module, name = options.function.split(".")
+    return int(getattr(import_module(f"pulumi_embedded.cli.{module}"), name)(session, options))
