@@ -34,7 +34,7 @@ def backend(tmp_path: Path) -> Backend:
 
 def opened(backend: Backend) -> StateSnapshot:
     shot = StateSnapshot(backend, STACK, None, Checkpoint.read(backend, STACK))
-    shot.open()
+    shot.open(serialization.load(Checkpoint.read(backend, STACK).deployment, None))
     return shot
 
 
@@ -58,8 +58,7 @@ def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend)
     checkpoint = Checkpoint.read(backend, STACK)
     loaded = serialization.load(checkpoint.deployment, None)
     shot = StateSnapshot(backend, STACK, None, checkpoint)
-    shot.adopt(loaded.resources, loaded.pending)
-    shot.open()
+    shot.open(loaded)
     shot.write(put=[resource("z")], drop=[loaded.resources[0]], alias=(urn("a"), urn("z")))
     shot.close()
     after = snapshot.current(backend, STACK)

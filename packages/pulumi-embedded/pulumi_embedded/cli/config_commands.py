@@ -15,7 +15,6 @@ from pulumi_embedded.session import Session
 
 
 def show(session: Session, options: argparse.Namespace) -> int:
-    """Show all values, with secrets masked."""
     config = session.config()
     values = config.values(session.project, _crypter(session, config))
     shown = {
@@ -44,7 +43,6 @@ def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any
 
 
 def get(session: Session, options: argparse.Namespace) -> int:
-    """Show one value, decrypted."""
     config = session.config()
     key, path = _key(session, options)
     values = config.values(session.project, _crypter(session, config))
@@ -61,7 +59,6 @@ def get(session: Session, options: argparse.Namespace) -> int:
 
 
 def set_(session: Session, options: argparse.Namespace) -> int:
-    """Set a value, encrypted with --secret."""
     if not session.exists(session.stack):
         raise EngineError(
             f"no stack named '{session.stack.name}' found; create it with `stack init {session.stack.name}`"
@@ -88,7 +85,6 @@ def set_(session: Session, options: argparse.Namespace) -> int:
 
 
 def remove(session: Session, options: argparse.Namespace) -> int:
-    """Remove a value, if it exists."""
     config = session.config()
     key, path = _key(session, options)
     parent: Any = config.config

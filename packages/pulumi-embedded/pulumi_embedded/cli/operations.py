@@ -18,7 +18,6 @@ from pulumi_embedded.session import Session
 
 
 def preview(session: Session, options: argparse.Namespace) -> int:
-    """Show what an update would do."""
     as_json_ = options.json
     display = _display(session, options, quiet=as_json_)
     run = _run(session, display, options, program=True)
@@ -36,19 +35,16 @@ def preview(session: Session, options: argparse.Namespace) -> int:
 
 
 def up(session: Session, options: argparse.Namespace) -> int:
-    """Create, update and delete resources to match the program."""
     return _operate(session, options, "update", Run.preview, Run.update, program=True)
 
 
 def refresh(session: Session, options: argparse.Namespace) -> int:
-    """Update the state to match what exists."""
     return _operate(
         session, options, "refresh", Run.preview_refresh, Run.refresh, program=options.run_program
     )
 
 
 def destroy(session: Session, options: argparse.Namespace) -> int:
-    """Delete all resources."""
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
         if options.target:

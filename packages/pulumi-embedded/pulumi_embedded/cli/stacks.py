@@ -1,12 +1,13 @@
-"""The commands `stack …`, `cancel` and `about`."""
+"""The commands `stack …`, `cancel` and `about`; `main.py` says what each one does."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
-import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +27,6 @@ from pulumi_embedded.state.snapshot import StackId
 
 
 def show(session: Session, _options: argparse.Namespace) -> int:
-    """Show the selected stack and its resources."""
     loaded = _state(session)
     print(f"Current stack is {session.stack.name}:")
     print(f"    {len(loaded.resources)} resources")
@@ -36,7 +36,6 @@ def show(session: Session, _options: argparse.Namespace) -> int:
 
 
 def init(session: Session, options: argparse.Namespace) -> int:
-    """Create a stack and select it."""
     name = options.name or session.requested
     if not name:
         raise EngineError("missing stack name: use `stack init NAME`")
@@ -48,7 +47,6 @@ def init(session: Session, options: argparse.Namespace) -> int:
 
 
 def select(session: Session, options: argparse.Namespace) -> int:
-    """Select the stack for later commands."""
     name = options.name or session.requested
     if not name:
         raise EngineError("missing stack name: use `stack select NAME`")
@@ -70,7 +68,6 @@ def _select(session: Session, name: str) -> None:
 
 
 def list_(session: Session, options: argparse.Namespace) -> int:
-    """List the project's stacks."""
     selected = selection.selected(session.project.name, session.project.file, session.backend.url)
     rows = []
     for name in session.backend.stacks(session.project.name):
@@ -92,11 +89,10 @@ def list_(session: Session, options: argparse.Namespace) -> int:
 
 def _moment(text: str | None) -> datetime | None:
     """A time from the state, without its nanoseconds, which Python cannot represent."""
-    found = re.fullmatch(r"(.{19})(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)", text or "")
-    if not found:
+    try:
+        return datetime.fromisoformat(text or "")
+    except ValueError:
         return None
-    seconds, fraction, zone = found.groups()
-    return datetime.fromisoformat(f"{seconds}{(fraction or '.0').ljust(7, '0')}{zone.replace('Z', '+00:00')}")
 
 
 def _row_as_json(name: str, current: bool, updated: datetime | None, count: int) -> dict[str, Any]:
@@ -133,7 +129,6 @@ def _ago(moment: datetime | None) -> str:
 
 
 def output(session: Session, options: argparse.Namespace) -> int:
-    """Show the stack's outputs or one of them."""
     outputs = _outputs(session)
     name = options.name
     if name is not None:
@@ -167,7 +162,6 @@ def _shown(value: values.Value, show_secrets: bool) -> Any:
 
 
 def export(session: Session, options: argparse.Namespace) -> int:
-    """Write the state to stdout or a file."""
     latest = session.deployment()
     if options.show_secrets:
         loaded = session.load(latest)
@@ -190,7 +184,6 @@ def export(session: Session, options: argparse.Namespace) -> int:
 
 
 def import_(session: Session, options: argparse.Namespace) -> int:
-    """Replace the state by an exported one."""
     text = (
         Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
     )
@@ -207,8 +200,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
         print(
             f"warning: removing pending operation '{entry['type']}' on '{urn}' from snapshot", file=sys.stderr
         )
-    lock = _lock(session)
-    try:
+    with _locked(session):
         snapshot.recover(session.backend, stack)
         crypter = session.crypter(session.config(), session.deployment())
         theirs = session.state_crypter(latest)
@@ -218,8 +210,6 @@ def import_(session: Session, options: argparse.Namespace) -> int:
             latest["secrets_providers"] = snapshot.secrets_provider(crypter.salt)
         session.load(latest)  # raises if it cannot be read
         session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
-    finally:
-        lock.release()
     print("Import complete.")
     return 0
 
@@ -258,7 +248,6 @@ def _problems(items: list[Json], stack: StackId) -> list[str]:
 
 
 def remove(session: Session, options: argparse.Namespace) -> int:
-    """Remove a stack without resources, or any stack with --force."""
     if options.name:
         session.requested = options.name
     stack = session.stack
@@ -303,21 +292,17 @@ def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
     Without `force`, raises EngineError if it has resources or creates with an unknown outcome.
     """
     stack = session.stack
-    lock = _lock(session)
-    try:
+    with _locked(session):
         if not force:
             _check_empty(session)
         session.backend.remove(stack.project, stack.name)
         if not preserve_config:
             session.project.stack_config_file(stack.name).unlink(missing_ok=True)
-    finally:
-        lock.release()
     if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
         selection.select(session.project.name, session.project.file, session.backend.url, None)
 
 
 def cancel(session: Session, options: argparse.Namespace) -> int:
-    """Remove the stack's locks."""
     if options.name:
         session.requested = options.name
     stack = session.stack
@@ -331,18 +316,14 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
         )
     if removed.running:
         return 0
-    lock = _lock(session)
-    try:
-        recovered = snapshot.recover(session.backend, stack)
-    finally:
-        lock.release()
+    with _locked(session):
+        recovered, _ = snapshot.recover(session.backend, stack)
     if recovered:
         print(f"{recovered} steps of the update were added to the state.")
     return 0
 
 
 def about(session: Session, _options: argparse.Namespace) -> int:
-    """Show versions and paths."""
     rows = {
         "Engine": f"{VERSION} (python -m pulumi_embedded)",
         "Pulumi SDK": metadata.version("pulumi"),
@@ -357,9 +338,14 @@ def about(session: Session, _options: argparse.Namespace) -> int:
     return 0
 
 
-def _lock(session: Session) -> locks.Lock:
+@contextmanager
+def _locked(session: Session) -> Iterator[None]:
     stack, backend = session.stack, session.backend
-    return locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
+    lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _state(session: Session) -> serialization.StackState:

@@ -24,11 +24,10 @@ from pulumi_embedded.providers.stack_references import StackReferences
 from pulumi_embedded.session import Session, provider_config
 from pulumi_embedded.state import history, locks, snapshot
 from pulumi_embedded.state.locks import Lock
-from pulumi_embedded.state.serialization import PendingOperation, StackState
+from pulumi_embedded.state.serialization import StackState
 from pulumi_embedded.state.snapshot import StateSnapshot
 
-PendingOperations = dict[int, PendingOperation]
-Change = Callable[[StackState, StateSnapshot, PendingOperations], bool]
+Change = Callable[[StackState, StateSnapshot], bool]
 
 
 class Run:
@@ -81,10 +80,10 @@ class Run:
     def preview(self) -> bool:
         state = self._session.load(self._deployment)
         succeeded = not self._options.refresh or self._refresh(state, None)
-        return self._deploy(state, None, {}) and succeeded
+        return self._deploy(state, None) and succeeded
 
     def preview_destroy(self) -> bool:
-        return self._delete_all(self._session.load(self._deployment), None, {})
+        return self._delete_all(self._session.load(self._deployment), None)
 
     def preview_refresh(self) -> bool:
         return self._refresh(self._session.load(self._deployment), None)
@@ -99,26 +98,22 @@ class Run:
         return self._change("refresh", self._refresh_and_settle)
 
     def _refresh_first(self, change: Change) -> Change:
-        def refresh_and_change(
-            state: StackState, changing: StateSnapshot, pending: PendingOperations
-        ) -> bool:
-            self._report_pending(changing, pending)
+        def refresh_and_change(state: StackState, changing: StateSnapshot) -> bool:
+            self._report_pending(changing)
             if self._options.refresh and not self._refresh(state, changing):
                 return False
-            return change(state, changing, pending)
+            return change(state, changing)
 
         return refresh_and_change
 
-    def _refresh_and_settle(
-        self, state: StackState, changing: StateSnapshot, pending: PendingOperations
-    ) -> bool:
+    def _refresh_and_settle(self, state: StackState, changing: StateSnapshot) -> bool:
         succeeded = self._refresh(state, changing)
         if self._options.run_program:
-            succeeded = self._deploy(state, changing, pending) and succeeded
+            succeeded = self._deploy(state, changing) and succeeded
         if self._options.clear_pending_creates:
-            changing.write(end=list(pending))
+            changing.write(end=list(changing.pending))
         else:
-            self._report_pending(changing, pending)
+            self._report_pending(changing)
         return succeeded
 
     # Around a change.
@@ -137,11 +132,10 @@ class Run:
         checkpoint = snapshot.change_key(backend, stack, checkpoint, key, self._crypter)
         state = self._session.load(checkpoint.deployment)
         changing = StateSnapshot(backend, stack, self._crypter, checkpoint)
-        pending = changing.adopt(state.resources, state.pending)
-        changing.open()
+        changing.open(state)
         self._snapshot = changing
         try:
-            entry.succeeded = change(state, changing, pending)
+            entry.succeeded = change(state, changing)
             return entry.succeeded
         finally:
             lock, self._lock = self._lock, None
@@ -156,14 +150,14 @@ class Run:
         except OSError as error:
             self._warn(f"the state was saved, but the update could not be added to its history: {error}")
 
-    def _report_pending(self, changing: StateSnapshot, pending: PendingOperations) -> None:
+    def _report_pending(self, changing: StateSnapshot) -> None:
         """Warn about creates with an unknown outcome. Other operations are dropped: they will be repeated."""
-        other = [op for op, operation in pending.items() if operation.type != "creating"]
+        other = [op for op, operation in changing.pending.items() if operation.type != "creating"]
         for op in other:
-            del pending[op]
+            del changing.pending[op]
         if other:
             changing.write(end=other)
-        for operation in pending.values():
+        for operation in changing.pending.values():
             self.listener.message(
                 events.WARNING,
                 operation.resource.urn,
@@ -173,10 +167,10 @@ class Run:
 
     # The work.
 
-    def _deploy(self, state: StackState, changing: StateSnapshot | None, pending: PendingOperations) -> bool:
+    def _deploy(self, state: StackState, changing: StateSnapshot | None) -> bool:
         config = self._config.values(self._session.project, self._crypter)
         options = self._options
-        steps = StepRunner(self._providers, self.listener, changing, options.parallel, pending)
+        steps = StepRunner(self._providers, self.listener, changing, options.parallel)
         deployment = Deployment(
             self.stack, provider_config(config), options, state, steps, self._providers, self.listener
         )
@@ -197,12 +191,10 @@ class Run:
             deployment.keep_old_outputs()
         return succeeded
 
-    def _delete_all(
-        self, state: StackState, changing: StateSnapshot | None, pending: PendingOperations
-    ) -> bool:
+    def _delete_all(self, state: StackState, changing: StateSnapshot | None) -> bool:
         with self._without_program() as flag:
             self._providers.load(state.resources)
-            steps = StepRunner(self._providers, self.listener, changing, self._options.parallel, pending)
+            steps = StepRunner(self._providers, self.listener, changing, self._options.parallel)
             existing = [resource for resource in state.resources if not resource.pending_replacement]
             to_delete = self._options.targets.select_for_delete(existing)
             for resource in state.resources:

@@ -36,7 +36,6 @@ class StepRunner:
     listener: Listener
     snapshot: StateSnapshot | None
     parallel: int
-    pending: dict[int, PendingOperation]
     _slots: AbstractContextManager[Any] = field(init=False)
     _running_steps: int = field(default=0, init=False)
     _idle: threading.Condition = field(default_factory=threading.Condition, init=False)
@@ -108,7 +107,7 @@ class StepRunner:
         except PartialError as error:
             failure, new.id, outputs = error, error.id, _partial_outputs(error, new)
         new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
-        return [operation, *self._settled_creates(new.urn)], failure
+        return [operation, *self._settled_creates(snapshot.pending, new.urn)], failure
 
     def update(self, old: Resource, new: Resource, diff: Diff, alias: RenamedUrn) -> None:
         """Change the resource in place."""
@@ -205,12 +204,12 @@ class StepRunner:
         """Report the creation and the deletion together as one replacement."""
         self.listener.ended(ResourceStep(events.REPLACE, new.urn, new.type, old, new, diff))
 
-    def _settled_creates(self, urn: str) -> list[int]:
+    def _settled_creates(self, pending: dict[int, PendingOperation], urn: str) -> list[int]:
         """Creates of this resource with an unknown outcome, which the provider's successful create has settled."""
         with self._idle:  # other threads change the dict too
-            found = [op for op, pending in self.pending.items() if pending.resource.urn == urn]
+            found = [op for op, operation in pending.items() if operation.resource.urn == urn]
             for op in found:
-                del self.pending[op]
+                del pending[op]
         return found
 
     def _call(self, operation: int, call: Callable[[], Any]) -> Any:

@@ -43,12 +43,7 @@ WORDS: Final = {
 }
 _COLORS: Final = {"+ ": "32", "~ ": "33", "- ": "31", "+-": "35", "++": "32", "--": "31"}
 STYLES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "+-": "magenta", "++": "green", "--": "red"}
-_SEVERITIES: Final = {
-    events.DEBUG: "debug",
-    events.INFO: "info",
-    events.WARNING: "warning",
-    events.ERROR: "error",
-}
+_SEVERITIES: Final = ("debug", "info", "warning", "error")
 # The CLI counts a replacement once, under `replace`.
 _COUNTED: Final = (events.CREATE, events.UPDATE, events.REPLACE, events.DELETE)
 _EPHEMERAL_SECONDS: Final = 5.0

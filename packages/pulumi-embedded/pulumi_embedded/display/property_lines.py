@@ -10,10 +10,11 @@ import difflib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any, Final
 
 from pulumi_embedded.properties import values
-from pulumi_embedded.properties.values import Properties, ResourceRef, Secret, Unknown, Value
+from pulumi_embedded.properties.values import MISSING, Properties, ResourceRef, Secret, Unknown, Value
 
 ADD: Final = "+ "
 DELETE: Final = "- "
@@ -55,20 +56,14 @@ def changed(
     old: Properties, new: Properties, indent: int, view: DiffView, keys: Iterable[str] | None = None
 ) -> list[str]:
     """The differences, leaf by leaf; with `keys`, only for these."""
-    included = None if keys is None else set(keys)
     shown = [
         key
-        for key in sorted({**old, **new})
+        for key in sorted({**old, **new} if keys is None else {*keys} & {*old, *new})
         if not _internal(key)
-        and (included is None or key in included)
         and not _is_omitted(old, new, key, view)
         and (view.sames or not _unchanged(old, new, key, view))
     ]
-    width = _width(shown)
-    lines: list[str] = []
-    for key in shown:
-        lines += _property(_named(key, width), old, new, key, indent, view)
-    return lines
+    return _properties(shown, old, new, indent, view)
 
 
 def top(old: Properties, new: Properties, indent: int, view: DiffView, *, sames: bool) -> list[str]:
@@ -79,58 +74,60 @@ def top(old: Properties, new: Properties, indent: int, view: DiffView, *, sames:
         if not _is_omitted(old, new, key, view)
         and not (_unchanged(old, new, key, view) and not _printed(new[key]))
     ]
-    width = _width(shown)
-    lines: list[str] = []
-    for key in shown:
-        if sames or not _unchanged(old, new, key, view):
-            lines += _property(_named(key, width), old, new, key, indent, view)
-    return lines
+    left_out = [] if sames else [key for key in shown if _unchanged(old, new, key, view)]
+    return _properties(shown, old, new, indent, view, left_out)
+
+
+def _properties(
+    keys: list[str],
+    old: Properties,
+    new: Properties,
+    indent: int,
+    view: DiffView,
+    left_out: Iterable[str] = (),
+) -> list[str]:
+    """These properties, aligned; those of `left_out` count for the alignment only."""
+    width = _width(keys)
+    shown = (key for key in keys if key not in left_out)
+    return [line for key in shown for line in _property(_named(key, width), old, new, key, indent, view)]
 
 
 def _property(
     title: Title, old: Properties, new: Properties, key: str, indent: int, view: DiffView
 ) -> list[str]:
-    if key not in old:
-        return _under(title(indent, ADD), _value(new[key], indent, ADD))
-    if key not in new:
-        return _under(title(indent, DELETE), _value(old[key], indent, DELETE))
-    if not _same(old[key], new[key], view):
-        return _difference(title, old[key], new[key], indent, view)
-    if view.sames and _printed(new[key]):
-        return _under(title(indent, NONE), _value(new[key], indent, NONE))
-    return []
+    if _unchanged(old, new, key, view) and not _printed(new[key]):
+        return []
+    return _item(title, old.get(key, MISSING), new.get(key, MISSING), indent, view)
+
+
+def _item(title: Title, old: Value, new: Value, indent: int, view: DiffView) -> list[str]:
+    """The difference between two values, one of which may be missing."""
+    if old is MISSING:
+        return _under(title(indent, ADD), _value(new, indent, ADD))
+    if new is MISSING:
+        return _under(title(indent, DELETE), _value(old, indent, DELETE))
+    if not _same(old, new, view):
+        return _difference(title, old, new, indent, view)
+    return _under(title(indent, NONE), _value(new, indent, NONE)) if view.sames else []
 
 
 def _difference(title: Title, old: Value, new: Value, indent: int, view: DiffView) -> list[str]:
     if isinstance(old, list) and isinstance(new, list):
-        return [title(indent, UPDATE) + "[", *_items(old, new, indent, view), _INDENT * indent + "]"]
+        items = enumerate(zip_longest(old, new, fillvalue=MISSING))
+        inside = [_item(_numbered(i), a, b, indent + 2, view) for i, (a, b) in items]
+        return [title(indent, UPDATE) + "[", *chain(*inside), _INDENT * indent + "]"]
     if isinstance(old, dict) and isinstance(new, dict):
-        inside = changed(old, new, indent + 1, view)
-        return [title(indent, UPDATE) + "{", *inside, _INDENT * indent + "}"]
+        lines = changed(old, new, indent + 1, view)
+        return [title(indent, UPDATE) + "{", *lines, _INDENT * indent + "}"]
     if _is_leaf(old) and _is_leaf(new) and _printed(old) and _printed(new):
         if isinstance(old, str) and isinstance(new, str):
             return _texts(title, old, new, indent, view)
         return [f"{title(indent, UPDATE)}{_one_line(old)} => {_one_line(new)}"]
-    lines: list[str] = []
+    lines = []
     if _printed(old):
         lines += _under(title(indent, DELETE), _value(old, indent, DELETE))
     if _printed(new):
         lines += _under(title(indent, ADD), _value(new, indent, ADD))
-    return lines
-
-
-def _items(old: list[Value], new: list[Value], indent: int, view: DiffView) -> list[str]:
-    lines: list[str] = []
-    for i in range(max(len(old), len(new))):
-        title = _numbered(i)
-        if i >= len(old):
-            lines += _under(title(indent + 2, ADD), _value(new[i], indent + 2, ADD))
-        elif i >= len(new):
-            lines += _under(title(indent + 2, DELETE), _value(old[i], indent + 2, DELETE))
-        elif not _same(old[i], new[i], view):
-            lines += _difference(title, old[i], new[i], indent + 2, view)
-        elif view.sames:
-            lines += _under(title(indent + 2, NONE), _value(new[i], indent + 2, NONE))
     return lines
 
 

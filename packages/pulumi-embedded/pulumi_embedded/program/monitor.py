@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlparse
 
@@ -216,43 +216,42 @@ for _method, _name_of in _UNSUPPORTED.items():
 def goal_of(request: Any, root: str) -> Goal:
     """The registration in a request. Raises NeedsCliError for unsupported features."""
     _refuse_unsupported(request)
-    return Goal(
-        type=request.type,
-        name=request.name,
+    return replace(
+        _shared_goal(request, root),
         custom=request.custom,
-        parent=request.parent,
         inputs=values.from_struct(request.object),
-        provider=request.provider,
-        dependencies=list(request.dependencies),
         property_dependencies={key: list(found.urns) for key, found in request.propertyDependencies.items()},
         protect=request.protect,
         retain_on_delete=request.retainOnDelete,
         delete_before_replace=request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None,
         ignore_changes=list(request.ignoreChanges),
         replace_on_changes=list(request.replaceOnChanges),
-        additional_secret_outputs=list(request.additionalSecretOutputs),
         aliases=[_alias(alias) for alias in request.aliases] + [Alias(urn=urn) for urn in request.aliasURNs],
         deleted_with=request.deletedWith,
         custom_timeouts=_timeouts(request.customTimeouts),
-        source_position=_position(request.sourcePosition, root),
-        version=request.version,
-        plugin_url=request.pluginDownloadURL,
     )
 
 
 def read_goal_of(request: Any, root: str) -> Goal:
     """The look-up in a request."""
+    return replace(
+        _shared_goal(request, root),
+        inputs=values.from_struct(request.properties),
+        read_id=values.UNKNOWN if request.id == values.UNKNOWN_TEXT else request.id,
+    )
+
+
+def _shared_goal(request: Any, root: str) -> Goal:
+    """What registrations and look-ups have in common."""
     return Goal(
         type=request.type,
         name=request.name,
         custom=True,
         parent=request.parent,
-        inputs=values.from_struct(request.properties),
         provider=request.provider,
         dependencies=list(request.dependencies),
         additional_secret_outputs=list(request.additionalSecretOutputs),
         source_position=_position(request.sourcePosition, root),
-        read_id=values.UNKNOWN if request.id == values.UNKNOWN_TEXT else request.id,
         version=request.version,
         plugin_url=request.pluginDownloadURL,
     )

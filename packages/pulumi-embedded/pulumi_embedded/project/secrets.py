@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import getpass
 import os
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -52,11 +54,8 @@ class Crypter:
 
     def __init__(self, salt: str, phrase: str) -> None:
         self.salt = salt
-        self._phrase = phrase
-        self._cipher: AESGCM | None = None
-        self._failure: EngineError | None = None
-        self._thread = threading.Thread(target=self._derive, daemon=True, name="key derivation")
-        self._thread.start()
+        self._cipher: Future[AESGCM] = Future()
+        threading.Thread(target=self._derive, args=(phrase,), daemon=True, name="key derivation").start()
 
     @classmethod
     def new(cls, phrase: str) -> Crypter:
@@ -68,46 +67,41 @@ class Crypter:
 
     def encrypt(self, text: str) -> str:
         """The secret as it is stored."""
-        return _encrypt(self._ready(), text)
+        return _encrypt(self._cipher.result(), text)
 
     def decrypt(self, secret: str) -> str:
         """The plain text. Raises EngineError if the secret is damaged or was encrypted with another key."""
-        return _decrypt(self._ready(), secret)
+        return _decrypt(self._cipher.result(), secret)
 
     def check(self) -> None:
         """Wait for the key. Raises PassphraseError, or EngineError if the salt is invalid."""
-        self._ready()
+        self._cipher.result()
 
-    def _ready(self) -> AESGCM:
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-        assert self._cipher is not None  # noqa: S101 - the thread has set this or the failure
-        return self._cipher
+    def _derive(self, phrase: str) -> None:
+        try:
+            self._cipher.set_result(_derive_cipher(self.salt, phrase))
+        except EngineError as error:
+            self._cipher.set_exception(error)
 
-    def _derive(self) -> None:
-        try:
-            version, salt, proof = self.salt.split(":", 2)
-            if version != "v1":
-                raise ValueError(version)
-            raw = base64.b64decode(salt, validate=True)
-        except (ValueError, binascii.Error):
-            self._failure = EngineError(
-                f"the stack's encryptionsalt {self.salt!r} does not have the form v1:salt:proof"
-            )
-            return
-        cipher = AESGCM(_derive_key(self._phrase, raw))
-        try:
-            good = _decrypt(cipher, proof) == _PROOF
-        except EngineError:
-            good = False
-        if good:
-            self._cipher = cipher
-        else:
-            self._failure = PassphraseError(
-                "incorrect passphrase: PULUMI_CONFIG_PASSPHRASE (or the file PULUMI_CONFIG_PASSPHRASE_FILE) does not "
-                "decrypt this stack's secrets"
-            )
+
+def _derive_cipher(encryption_salt: str, phrase: str) -> AESGCM:
+    try:
+        version, salt, proof = encryption_salt.split(":", 2)
+        if version != "v1":
+            raise ValueError(version)
+        raw = base64.b64decode(salt, validate=True)
+    except (ValueError, binascii.Error):
+        raise EngineError(
+            f"the stack's encryptionsalt {encryption_salt!r} does not have the form v1:salt:proof"
+        ) from None
+    cipher = AESGCM(_derive_key(phrase, raw))
+    with contextlib.suppress(EngineError):
+        if _decrypt(cipher, proof) == _PROOF:
+            return cipher
+    raise PassphraseError(
+        "incorrect passphrase: PULUMI_CONFIG_PASSPHRASE (or the file PULUMI_CONFIG_PASSPHRASE_FILE) does not "
+        "decrypt this stack's secrets"
+    )
 
 
 def _derive_key(phrase: str, salt: bytes) -> bytes:

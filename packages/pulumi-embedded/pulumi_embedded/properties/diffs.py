@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from pulumi_embedded.properties import values
 from pulumi_embedded.properties.paths import Path, contains, parse, text_of
 from pulumi_embedded.properties.values import Properties, Value
@@ -20,24 +22,18 @@ def compare(old: Properties, new: Properties) -> dict[str, str]:
 
 
 def _compare(path: Path, old: Value, new: Value, found: dict[str, str]) -> None:
-    if isinstance(old, dict) and isinstance(new, dict):
+    if old is values.MISSING:
+        found[text_of(path)] = ADD
+    elif new is values.MISSING:
+        found[text_of(path)] = DELETE
+    elif isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({**old, **new}):
-            _child([*path, key], key in old, key in new, old.get(key), new.get(key), found)
+            _compare([*path, key], old.get(key, values.MISSING), new.get(key, values.MISSING), found)
     elif isinstance(old, list) and isinstance(new, list):
-        for i in range(max(len(old), len(new))):
-            in_old, in_new = i < len(old), i < len(new)
-            _child([*path, i], in_old, in_new, old[i] if in_old else None, new[i] if in_new else None, found)
+        for i, (before, after) in enumerate(zip_longest(old, new, fillvalue=values.MISSING)):
+            _compare([*path, i], before, after, found)
     elif not values.same(old, new):
         found[text_of(path)] = UPDATE
-
-
-def _child(path: Path, in_old: bool, in_new: bool, old: Value, new: Value, found: dict[str, str]) -> None:
-    if in_old and in_new:
-        _compare(path, old, new, found)
-    elif in_new:
-        found[text_of(path)] = ADD
-    else:
-        found[text_of(path)] = DELETE
 
 
 def complete(diff: Diff, old: Properties, new: Properties, replace_on: list[str]) -> Diff:

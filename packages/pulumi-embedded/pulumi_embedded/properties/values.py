@@ -7,7 +7,7 @@ values are protobuf Structs; in the state file they are JSON (see `state/seriali
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ class Unknown:
 
 
 UNKNOWN: Final = Unknown()
+# Stands for the value of a key or index that does not exist, where two objects or lists are compared.
+MISSING: Final = object()
 
 
 @dataclass(eq=False)
@@ -183,22 +185,22 @@ def mask(value: Value) -> Value:
 
 def has_secret(value: Value) -> bool:
     """Whether any part of the value is secret."""
-    if isinstance(value, dict):
-        return any(has_secret(item) for item in value.values())
-    if isinstance(value, list):
-        return any(has_secret(item) for item in value)
-    return isinstance(value, Secret)
+    return any(isinstance(part, Secret) for part in _parts(value))
 
 
 def has_unknown(value: Value) -> bool:
     """Whether any part of the value is unknown."""
-    if isinstance(value, dict):
-        return any(has_unknown(item) for item in value.values())
-    if isinstance(value, list):
-        return any(has_unknown(item) for item in value)
+    return any(isinstance(part, Unknown) for part in _parts(value))
+
+
+def _parts(value: Value) -> Iterator[Value]:
+    """The value and everything inside it."""
+    yield value
     if isinstance(value, Secret):
-        return has_unknown(value.value)
-    return isinstance(value, Unknown)
+        yield from _parts(value.value)
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _parts(item)
 
 
 def same(a: Value, b: Value) -> bool:

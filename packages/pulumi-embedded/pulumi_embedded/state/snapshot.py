@@ -24,6 +24,7 @@ from pulumi_embedded.state.serialization import (
     Json,
     PendingOperation,
     Resource,
+    StackState,
     encoded,
     now,
     reencrypted,
@@ -167,7 +168,10 @@ def _store(deployment: Json, rows: StateRows) -> None:
 
 
 class StateSnapshot:
-    """A stack's state during one update. Methods may be called from any thread."""
+    """A stack's state during one update. Methods may be called from any thread.
+
+    `pending`: the operations of earlier updates whose outcome is still unknown, by id.
+    """
 
     def __init__(
         self, backend: Backend, stack: StackId, crypter: Crypter | None, checkpoint: Checkpoint
@@ -184,22 +188,18 @@ class StateSnapshot:
             pending=dict(enumerate(self._deployment.get("pending_operations") or [])),
         )
         self._last_id = max(len(self._rows.old), len(self._rows.pending))
+        self.pending: dict[int, PendingOperation] = {}
         self._journal: Journal | None = None
         self._has_changes = False
         self._failure: EngineError | None = None
         self._stop = threading.Event()
         self._folding = threading.Thread(target=self._fold_regularly, daemon=True, name="fold")
 
-    def adopt(
-        self, resources: list[Resource], pending: list[PendingOperation]
-    ) -> dict[int, PendingOperation]:
-        """Link the loaded resources to their rows; the pending operations by their ids."""
-        for uid, resource in enumerate(resources):
+    def open(self, state: StackState) -> None:
+        """Link the resources and operations of the loaded state to their rows, and start the journal."""
+        for uid, resource in enumerate(state.resources):
             resource.uid = uid
-        return dict(enumerate(pending))
-
-    def open(self) -> None:
-        """Start the journal."""
+        self.pending = dict(enumerate(state.pending))
         self._journal = Journal(self._log, self._checkpoint, self._rows)
         self._folding.start()
 
