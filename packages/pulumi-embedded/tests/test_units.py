@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pulumi_embedded.deployment.goals import Alias, AliasResolver, Goal
-from pulumi_embedded.deployment.resource_index import ResourceIndex
 from pulumi_embedded.deployment.targets import Targets
 from pulumi_embedded.errors import EngineError, PassphraseError
 from pulumi_embedded.program.grpc_stubs import resource_pb2
@@ -19,12 +17,11 @@ from pulumi_embedded.program.monitor import goal_of
 from pulumi_embedded.project import config_schema
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter
-from pulumi_embedded.properties import paths, urns, values
+from pulumi_embedded.properties import urns, values
 from pulumi_embedded.properties.diffs import compare
 from pulumi_embedded.properties.values import UNKNOWN, Secret
 from pulumi_embedded.state import journal, serialization
 from pulumi_embedded.state.journal import StateRows
-from pulumi_embedded.state.serialization import Resource, StackState
 from pulumi_embedded.state.stores import FileLog
 
 DATA = Path(__file__).parent / "data"
@@ -84,23 +81,6 @@ def test_values_survive_the_state_file(crypter: Crypter, value: Any) -> None:
 def test_compare_finds_differences(old: Any, new: Any) -> None:
     assert compare({"p": old}, {"p": old}) == {}
     assert bool(compare({"p": old}, {"p": new})) == (not values.same(old, new))
-
-
-def test_true_is_not_one() -> None:
-    assert not values.same(True, 1)
-    assert not values.same({"a": [1]}, {"a": [True]})
-    assert values.same(1, 1.0)
-
-
-def test_secrets_are_marked_as_the_cli_marks_them() -> None:
-    outputs = {"a": "x", "b": {"c": 1, "d": 2}, "e": [1, 2], "f": 3}
-    inputs = {"a": Secret("x"), "b": {"c": Secret(1), "d": 2}, "e": [1, Secret(2)], "g": Secret(4)}
-    marked = values.mark_secrets(outputs, inputs)
-    assert isinstance(marked["a"], Secret)
-    assert isinstance(marked["b"]["c"], Secret)
-    assert marked["b"]["d"] == 2
-    assert isinstance(marked["e"], Secret)
-    assert marked["f"] == 3
 
 
 @given(text=st.text())
@@ -178,31 +158,6 @@ def test_urns_nest() -> None:
     assert child == "urn:pulumi:dev::p::a:b:Group$x:y:Z::c::d"
     assert urns.type_of(child) == "x:y:Z"
     assert urns.name_of(child) == "c::d"
-
-
-def test_aliases_follow_the_parent() -> None:
-    names = AliasResolver("dev", "p")
-    old_parent, old_child = "urn:pulumi:dev::p::t:i:G::old", "urn:pulumi:dev::p::t:i:G$t:i:C::old-child"
-    olds = {old_parent: object(), old_child: object()}
-    parent = urns.make("dev", "p", "", "t:i:G", "new")
-    assert names.find(Goal("t:i:G", "new", False, aliases=[Alias(name="old")]), parent, olds) == old_parent
-    child = urns.make("dev", "p", parent, "t:i:C", "new-child")
-    assert names.find(Goal("t:i:C", "new-child", True, parent=parent), child, olds) == old_child
-
-
-@pytest.mark.parametrize("names", [("new", "old"), ("old", "new"), ("new", "other")])
-def test_two_registrations_cannot_be_one_resource(names: tuple[str, str]) -> None:
-    """`new` and `other` say that they were `old`, which may be declared as well."""
-    old = Resource(urns.make("dev", "p", "", "t:i:C", "old"), "t:i:C", True, id="id-old")
-    index = ResourceIndex.of("dev", "p", StackState([old]))
-
-    def goal(name: str) -> Goal:
-        return Goal("t:i:C", name, True, aliases=[Alias(name="old")] if name != "old" else [])
-
-    assert index.register(goal(names[0]), "").old is old
-    said = "Duplicate resource URN" if names[1] == "old" else f"Duplicate resource alias '{old.urn}'"
-    with pytest.raises(EngineError, match=rf"{said}.* conflicting with .*C::{names[0]}'"):
-        index.register(goal(names[1]), "")
 
 
 @pytest.mark.parametrize(
@@ -320,65 +275,56 @@ def test_configuration_is_checked_against_its_declaration(given: dict[str, Any],
         config_schema.check("dev", project, texts)
 
 
-def test_paths() -> None:
-    assert paths.parse('a.b[0]["c.d"].*') == ["a", "b", 0, "c.d", "*"]
-    assert paths.text_of(["a", "b", 0, "c.d"]) == 'a.b[0]["c.d"]'
-    with pytest.raises(EngineError):
-        paths.parse("a[x")
-    old, new = {"a": {"x": 1, "y": 1}, "gone": 1}, {"a": {"x": 2, "y": 2}, "come": 2}
-    assert paths.reset(new, old, ["a.x"]) == {"a": {"x": 1, "y": 2}, "come": 2}
-    assert paths.reset(new, old, ["gone", "come"]) == {"a": {"x": 2, "y": 2}, "gone": 1}
-    assert paths.reset(new, old, ["*"]) == old
+BEFORE, AFTER = journal.digest(b"before"), journal.digest(b"after")
 
 
-def test_a_journal_is_applied_up_to_its_last_complete_line(tmp_path: Path) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The file of a journal."""
+    return tmp_path / "journal.jsonl"
+
+
+def test_a_journal_is_applied_up_to_its_last_complete_line(file: Path) -> None:
     deployment = {"resources": [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t", "dependencies": ["a"]}]}
     rows = StateRows(old=dict(enumerate(deployment["resources"])))
-    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), rows)
+    log = journal.Journal(FileLog(file), BEFORE, rows)
     log.flush(log.append([["begin", 9, "creating", {"urn": "c"}]]))
     log.flush(
         log.append([["end", 9], ["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["alias", "a", "c"]])
     )
-    with (tmp_path / "j.jsonl").open("ab") as file:
-        file.write(b'[["drop", 1')
-    found = journal.read(
-        FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), json.loads(json.dumps(deployment))
-    )
+    with file.open("ab") as end:
+        end.write(b'[["drop", 1')
+    found = journal.read(FileLog(file), BEFORE, json.loads(json.dumps(deployment)))
     assert found is not None
     assert [item["urn"] for item in found.rows.resources()] == ["c", "b"]
     assert found.rows.old[1]["dependencies"] == ["c"]
     assert found.rows.pending == {}
     with pytest.raises(ValueError, match="changed"):
-        journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"another"), deployment)
+        journal.read(FileLog(file), journal.digest(b"another"), deployment)
 
 
-def test_a_folded_journal_adds_nothing(tmp_path: Path) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), StateRows())
+def test_a_folded_journal_adds_nothing(file: Path) -> None:
+    log = journal.Journal(FileLog(file), BEFORE, StateRows())
     log.append([["put", 1, {"urn": "c"}]])
-    log.fold_into(journal.digest(b"after"))
-    assert (
-        journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"after"), {"resources": [{"urn": "c"}]})
-        is None
-    )
-    found = journal.read(FileLog(tmp_path / "j.jsonl"), journal.digest(b"before"), {})
+    log.fold_into(AFTER)
+    assert journal.read(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
+    found = journal.read(FileLog(file), BEFORE, {})
     assert found is not None
     assert found.steps == 1
 
 
-def test_steps_after_a_fold_that_was_reported_as_failed_are_kept(tmp_path: Path) -> None:
+def test_steps_after_a_fold_that_was_reported_as_failed_are_kept(file: Path) -> None:
     """The store wrote the checkpoint and then failed: the run goes on in the same journal."""
     resources = [{"urn": "a", "type": "t"}, {"urn": "b", "type": "t"}]
-    log = journal.Journal(
-        FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows(old=dict(enumerate(resources)))
-    )
+    log = journal.Journal(FileLog(file), BEFORE, StateRows(old=dict(enumerate(resources))))
     log.append([["put", 10, {"urn": "c", "type": "t"}], ["drop", 0], ["begin", 11, "creating", {"urn": "d"}]])
-    log.fold_into(journal.digest(b"after"))
+    log.fold_into(AFTER)
     log.flush(log.append([["end", 11], ["put", 12, {"urn": "d", "type": "t"}]]))
     deployment = {
         "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
         "pending_operations": [{"resource": {"urn": "d"}, "type": "creating"}],
     }
-    found = journal.read(FileLog(tmp_path / "j"), journal.digest(b"after"), deployment)
+    found = journal.read(FileLog(file), AFTER, deployment)
     assert found is not None
     assert [item["urn"] for item in found.rows.resources()] == ["c", "d", "b"]
     assert (found.steps, found.rows.pending) == (1, {})
@@ -396,38 +342,36 @@ class FailingLog(FileLog):
         super().append(lines)
 
 
-def test_a_line_that_failed_is_written_again(tmp_path: Path) -> None:
-    log = journal.Journal(FailingLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
+def test_a_line_that_failed_is_written_again(file: Path) -> None:
+    log = journal.Journal(FailingLog(file), BEFORE, StateRows())
     first, second = (log.append([["begin", op, "creating", {"urn": str(op)}]]) for op in (1, 2))
     with pytest.raises(OSError, match="time-out"):
         log.flush(first)
     log.flush(second)
-    found = journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
+    found = journal.read(FileLog(file), BEFORE, {})
     assert found is not None
     assert sorted(found.rows.pending) == [1, 2]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_journal_damaged_before_its_end_is_reported(tmp_path: Path, place: int) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
+def test_a_journal_damaged_before_its_end_is_reported(file: Path, place: int) -> None:
+    log = journal.Journal(FileLog(file), BEFORE, StateRows())
     for op in (1, 2, 3):
         log.flush(log.append([["begin", op, "creating", {"urn": str(op)}]]))
-    lines = (tmp_path / "j").read_bytes().split(b"\n")
+    lines = file.read_bytes().split(b"\n")
     lines[place] = b"\0" * len(lines[place])
-    (tmp_path / "j").write_bytes(b"\n".join(lines))
+    file.write_bytes(b"\n".join(lines))
     with pytest.raises(ValueError, match="damaged"):
-        journal.read(FileLog(tmp_path / "j"), journal.digest(b"before"), {})
+        journal.read(FileLog(file), BEFORE, {})
 
 
-def test_a_fold_after_a_truncated_line_counts(tmp_path: Path) -> None:
-    log = journal.Journal(FileLog(tmp_path / "j"), journal.digest(b"before"), StateRows())
+def test_a_fold_after_a_truncated_line_counts(file: Path) -> None:
+    log = journal.Journal(FileLog(file), BEFORE, StateRows())
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
-    with (tmp_path / "j").open("ab") as file:
-        file.write(b'[["put", 2')
-    journal.note_fold(FileLog(tmp_path / "j"), journal.digest(b"after"))
-    assert (
-        journal.read(FileLog(tmp_path / "j"), journal.digest(b"after"), {"resources": [{"urn": "c"}]}) is None
-    )
+    with file.open("ab") as end:
+        end.write(b'[["put", 2')
+    journal.note_fold(FileLog(file), AFTER)
+    assert journal.read(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
 
 
 def test_paths_of_a_project(tmp_path: Path) -> None:

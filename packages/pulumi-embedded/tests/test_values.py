@@ -187,6 +187,7 @@ def test_secrets_and_unknowns_are_found_at_any_depth(value: Any, secret: bool, u
         (UNKNOWN, UNKNOWN, True),
         (UNKNOWN, values.UNKNOWN_TEXT, False),
         ([1], [1, 2], False),
+        ({"a": [1]}, {"a": [True]}, False),
         ([1, 2], [1, 3], False),
         ([1], {"a": 1}, False),
         (["a"], "a", False),
@@ -206,7 +207,7 @@ def test_outputs_of_secret_inputs_are_secret() -> None:
     inputs = {
         "a": Secret(1),
         "b": {"c": Secret(1), "d": 1},
-        "e": [Secret(1)],
+        "e": [0, Secret(1)],
         "f": {"g": Secret(1)},
         "h": Secret(1),
     }
