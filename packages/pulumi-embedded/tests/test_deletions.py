@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_up import resource, urn
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.deletions import Deletions
-from pulumi_embedded.deployment.targets import ALL, Targets
+from pulumi_embedded.deployment.targets import ALL, RunOptions, Targets
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.properties import urns
 from pulumi_embedded.state.serialization import Resource
@@ -58,13 +58,8 @@ def delete(
     stopping = threading.Event()
     if stopped:
         stopping.set()
-    deletions = Deletions(
-        cast(Any, steps),
-        cast(Any, listener or FakeListener()),
-        stopping,
-        parallel=parallel,
-        continue_on_error=on_error,
-    )
+    options = RunOptions(parallel=parallel, continue_on_error=on_error)
+    deletions = Deletions(cast(Any, steps), cast(Any, listener or FakeListener()), stopping, options)
     return deletions.run(list(resources), aliases)
 
 

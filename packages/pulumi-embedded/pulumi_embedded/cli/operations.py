@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable
 
 from pulumi_embedded.cli import stacks
-from pulumi_embedded.deployment.deployment import RunOptions
 from pulumi_embedded.deployment.run import Run
-from pulumi_embedded.deployment.targets import Targets
+from pulumi_embedded.deployment.targets import RunOptions, Targets
 from pulumi_embedded.display.lines import Display, as_json
 from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, UsageError
 from pulumi_embedded.session import Session

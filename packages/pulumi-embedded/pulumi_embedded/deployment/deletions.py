@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.steps import StepRunner
+from pulumi_embedded.deployment.targets import RunOptions
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.properties.urns import rename
 from pulumi_embedded.state.serialization import Resource
@@ -21,9 +22,7 @@ class Deletions:
     steps: StepRunner
     listener: Listener
     stopping: threading.Event
-    _: KW_ONLY
-    parallel: int
-    continue_on_error: bool
+    options: RunOptions
     _deleted_urns: set[str] = field(default_factory=set, init=False)
     _waits_for: dict[int, set[int]] = field(default_factory=dict, init=False)
 
@@ -42,9 +41,9 @@ class Deletions:
         left = {id(resource): resource for resource in resources}
         running: dict[Future[None], Resource] = {}
         succeeded = True
-        with ThreadPoolExecutor(max_workers=max(self.parallel, 1)) as pool:
+        with ThreadPoolExecutor(max_workers=max(self.options.parallel, 1)) as pool:
             while left or running:
-                if not self.stopping.is_set() and (succeeded or self.continue_on_error):
+                if not self.stopping.is_set() and (succeeded or self.options.continue_on_error):
                     for key in [key for key in left if not self._waits_for[key]]:
                         resource = left.pop(key)
                         running[pool.submit(self._delete, resource)] = resource

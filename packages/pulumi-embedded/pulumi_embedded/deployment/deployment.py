@@ -21,7 +21,7 @@ from pulumi_embedded.deployment.interrupts import StopFlag
 from pulumi_embedded.deployment.provider_resources import ProviderResources
 from pulumi_embedded.deployment.resource_index import RegisteredResource, ResourceIndex
 from pulumi_embedded.deployment.steps import StepRunner
-from pulumi_embedded.deployment.targets import ALL, Targets
+from pulumi_embedded.deployment.targets import RunOptions
 from pulumi_embedded.errors import EngineError, NeedsCliError, StepError
 from pulumi_embedded.program.monitor import FAIL, SKIP, InvokeResult, ProviderChoice, Registration
 from pulumi_embedded.properties import urns, values
@@ -35,19 +35,6 @@ from pulumi_embedded.state.serialization import Resource, StackState, renamed
 from pulumi_embedded.state.snapshot import StackId
 
 _GET_RESOURCE: Final = "pulumi:pulumi:getResource"
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of the command. `run_program`: a refresh runs the program, which only computes the stack's outputs."""
-
-    refresh: bool = False
-    continue_on_error: bool = False
-    parallel: int = 16
-    clear_pending_creates: bool = False
-    run_program: bool = False
-    targets: Targets = ALL
-    message: str = ""
 
 
 @dataclass
@@ -197,13 +184,7 @@ class Deployment:
             old for old in undeclared if not old.pending_replacement and (old.delete or targets.has(old.urn))
         ]
         self.providers.load(self.state.resources)
-        deletions = Deletions(
-            self.steps,
-            self.listener,
-            self.stop.stopping,
-            parallel=self.options.parallel,
-            continue_on_error=self.options.continue_on_error,
-        )
+        deletions = Deletions(self.steps, self.listener, self.stop.stopping, self.options)
         if not deletions.run(to_delete, self._index.aliases.taken):
             self.failed = True
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener, ResourceStep
-from pulumi_embedded.deployment.targets import Targets
+from pulumi_embedded.deployment.targets import RunOptions
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.properties import diffs, values
 from pulumi_embedded.properties.urns import STACK_TYPE, is_provider
@@ -23,30 +23,32 @@ from pulumi_embedded.state.snapshot import StateSnapshot
 class Refresh:
     """One refresh of a state; without a snapshot, only of the state in memory.
 
-    `before_update`: it precedes an update, so its findings are notes and are not counted as changes.
+    With `--refresh`, it precedes an update, so its findings are notes and are not counted as changes.
     """
 
     state: StackState
     providers: ProviderRegistry
     listener: Listener
     snapshot: StateSnapshot | None
-    _: KW_ONLY
-    targets: Targets
     stopping: threading.Event
-    before_update: bool
+    options: RunOptions
 
-    def run(self, parallel: int) -> bool:
+    def run(self) -> bool:
         """Read all resources; whether every read succeeded. Resources that are gone are dropped with all references.
 
         Raises EngineError if a target does not exist.
         """
         resources = self.state.resources
-        self.targets.check_known((resource.urn for resource in resources), "no resource named '{}' found")
+        self.options.targets.check_known(
+            (resource.urn for resource in resources), "no resource named '{}' found"
+        )
         self.providers.load(resources)
         readable = [
-            resource for resource in resources if _is_readable(resource) and self.targets.has(resource.urn)
+            resource
+            for resource in resources
+            if _is_readable(resource) and self.options.targets.has(resource.urn)
         ]
-        with ThreadPoolExecutor(max_workers=max(parallel, 1)) as pool:
+        with ThreadPoolExecutor(max_workers=max(self.options.parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
         self._apply({key: found for key, found in results.items() if not isinstance(found, EngineError)})
         return not self.stopping.is_set() and not any(
@@ -66,7 +68,11 @@ class Refresh:
                 self.snapshot.write(drop=[resource], wait=False)
         self.state.resources = kept
         for resource in kept:
-            if resource.type == STACK_TYPE and not self.before_update and self.targets.has(resource.urn):
+            if (
+                resource.type == STACK_TYPE
+                and not self.options.refresh
+                and self.options.targets.has(resource.urn)
+            ):
                 self.listener.outputs(resource.outputs, resource.outputs)
         for resource in prune_references(kept, gone):
             if self.snapshot:
@@ -129,7 +135,7 @@ class Refresh:
         )
 
     def _note(self, step: ResourceStep, op: str, note: str) -> None:
-        if self.before_update:
+        if self.options.refresh:
             step.note = note
         else:
             step.op = op

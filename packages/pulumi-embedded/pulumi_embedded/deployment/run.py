@@ -9,12 +9,13 @@ from typing import Any
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.deletions import Deletions
-from pulumi_embedded.deployment.deployment import Deployment, RunOptions
+from pulumi_embedded.deployment.deployment import Deployment
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.interrupts import Interrupts, StopFlag
 from pulumi_embedded.deployment.program_run import NoProgram, ProgramRun, listening
 from pulumi_embedded.deployment.refresh import Refresh
 from pulumi_embedded.deployment.steps import StepRunner
+from pulumi_embedded.deployment.targets import RunOptions
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.monitor import Monitor
 from pulumi_embedded.program.processes import ChildProcess
@@ -200,28 +201,13 @@ class Run:
             for resource in state.resources:
                 if resource.pending_replacement:
                     steps.forget(resource)
-            deletions = Deletions(
-                steps,
-                self.listener,
-                flag.stopping,
-                parallel=self._options.parallel,
-                continue_on_error=self._options.continue_on_error,
-            )
-            succeeded = deletions.run(to_delete)
+            succeeded = Deletions(steps, self.listener, flag.stopping, self._options).run(to_delete)
         return succeeded and not flag.cancelled
 
     def _refresh(self, state: StackState, changing: StateSnapshot | None) -> bool:
         with self._without_program() as flag:
-            refresh = Refresh(
-                state,
-                self._providers,
-                self.listener,
-                changing,
-                targets=self._options.targets,
-                stopping=flag.stopping,
-                before_update=self._options.refresh,
-            )
-            return refresh.run(self._options.parallel)
+            refresh = Refresh(state, self._providers, self.listener, changing, flag.stopping, self._options)
+            return refresh.run()
 
     @contextmanager
     def _without_program(self) -> Iterator[StopFlag]:

@@ -1,4 +1,4 @@
-"""The resources that a command applies to: all, or those of `--target`."""
+"""The options of a command, and the resources that it applies to: all, or those of `--target`."""
 
 from __future__ import annotations
 
@@ -66,3 +66,16 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 ALL = Targets()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of the command. `run_program`: a refresh runs the program, which only computes the stack's outputs."""
+
+    refresh: bool = False
+    continue_on_error: bool = False
+    parallel: int = 16
+    clear_pending_creates: bool = False
+    run_program: bool = False
+    targets: Targets = ALL
+    message: str = ""

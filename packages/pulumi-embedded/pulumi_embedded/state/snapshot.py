@@ -114,9 +114,9 @@ def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
             f"aside as {aside}. Run `refresh`, or repeat this command to continue without it"
         ) from None
     if found is not None:
-        _store(checkpoint.deployment, found.rows)
-        content = checkpoint_of(stack, checkpoint.deployment)
-        checkpoint = Checkpoint(journal.digest(content), checkpoint.deployment)
+        deployment = _with_rows(checkpoint.deployment, found.rows)
+        content = checkpoint_of(stack, deployment)
+        checkpoint = Checkpoint(journal.digest(content), deployment)
         # For a crash between the write and the removal below.
         journal.note_fold(log, checkpoint.digest)
         backend.write(stack.project, stack.name, content)
@@ -151,20 +151,22 @@ def current(backend: Backend, stack: StackId) -> Json:
         log = backend.journal(stack.project, stack.name)
         found = journal.read(log, checkpoint.digest, checkpoint.deployment)
         if found is not None:
-            _store(checkpoint.deployment, found.rows)
+            return _with_rows(checkpoint.deployment, found.rows)
     return checkpoint.deployment
 
 
-def _store(deployment: Json, rows: StateRows) -> None:
-    metadata = deployment.pop("metadata", {})
+def _with_rows(deployment: Json, rows: StateRows) -> Json:
+    """The deployment with these resources and pending operations, its keys in the CLI's order."""
+    found = {"metadata": {}, **deployment}
     for key, content in (
         ("resources", rows.resources()),
         ("pending_operations", list(rows.pending.values())),
     ):
-        deployment.pop(key, None)
+        found.pop(key, None)
         if content:
-            deployment[key] = content
-    deployment["metadata"] = metadata
+            found[key] = content
+    keys = (*_KEY_ORDER, *(key for key in found if key not in _KEY_ORDER))
+    return {key: found[key] for key in keys if key in found}
 
 
 class StateSnapshot:
@@ -298,11 +300,8 @@ class StateSnapshot:
             raise self._failed(error) from None
 
     def _content(self) -> bytes:
-        deployment = {**self._deployment, "manifest": _manifest()}
-        _store(deployment, self._rows)
-        others = [key for key in deployment if key not in _KEY_ORDER]
-        keys = [key for key in (*_KEY_ORDER, *others) if key in deployment]
-        return checkpoint_of(self._stack, {key: deployment[key] for key in keys})
+        deployment = _with_rows({**self._deployment, "manifest": _manifest()}, self._rows)
+        return checkpoint_of(self._stack, deployment)
 
     def _announce(self, checkpoint: str) -> None:
         """Record in the journal which checkpoint will contain it."""
