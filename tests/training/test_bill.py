@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ NO_PRICE = Rate("RTX 5090 (32 GB)", "batch", None, "no price at priority batch")
 CAT = Line("cat", "new", 2000, 3600.0, 0.36, "the recipe's figure")
 DOG = Line("a-large-dog", "queued", 12, 90.0, 0.009, "1 finished run like it")
 UNKNOWN = Line("bird", "new", 5, None, None, "the speed of it is unknown")
-MEND = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
+FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,7 @@ def test_an_unknown_cost_makes_the_total_unknown() -> None:
 
 
 def test_standing_charge_is_shown_without_a_price() -> None:
+    assert announce(Bill(RATE, ()), local=False) == ""
     assert standing_charge(Bill(RATE, (CAT,))) == ""
     assert announce(Bill(RATE, (CAT,)), local=False).endswith("figure.")
     assert standing_charge(Bill(NO_PRICE, (), always=3)) == (
@@ -102,16 +104,17 @@ def test_standing_charge_is_shown_without_a_price() -> None:
 
 
 def test_costs_above_the_budget_are_reported() -> None:
-    bill = Bill(RATE, (CAT,))
-    assert over_budget(limits(maxUsd=0.36, maxUsdPerJob=0.36), bill) == []
-    per_job, in_sum = over_budget(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
+    bill = Bill(RATE, (CAT, DOG))
+    assert over_budget(limits(maxUsd=0.37, maxUsdPerJob=0.36), bill) == []
+    per_job, total = over_budget(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
     assert per_job == (
-        f"budget.maxUsdPerJob is $0.35, but cat would cost about $0.36 (2,000 steps, 60 min); {MEND}"
+        f"budget.maxUsdPerJob is $0.35, but cat would cost about $0.36 (2,000 steps, 60 min); {FIX}"
     )
-    assert in_sum == (
-        "budget.maxUsd is $0.35, but this would cost about $0.36 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
-        f"{table(bill)}\n{MEND}"
+    assert total == (
+        "budget.maxUsd is $0.35, but this would cost about $0.37 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
+        f"{table(bill)}\n{FIX}"
     )
+    assert over_budget(limits(maxUsd=0.36), Bill(RATE, (CAT,))) == []
 
 
 def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
@@ -148,12 +151,15 @@ def test_cost_in_the_stack_outputs() -> None:
     }
     assert cost_of({"estimate": {"gpu": "g" * 101}}, {}) == {"gpu": "g" * 100 + "…"}
     assert cost_of({"estimate": "much"}, {"gpu_seconds": 3600}) == {"actualHours": 1.0}
+    for nonsense in (math.nan, 10**400, -5):
+        assert "actualUsd" not in cost_of(record, {"gpu_seconds": nonsense})
 
 
 @pytest.mark.parametrize(
     ("cost", "text"),
     [
         ({"actualUsd": 0.5, "actualHours": 1.0}, "about $0.50 for 60 min of GPU"),
+        ({}, ""),
         ({"actualUsd": 0.5}, ""),
         ({"actualHours": 1.0}, ""),
         (

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flux_training.training.dataset.facts import MAX_CAPTION_BYTES, _list, each_thousand, read_caption
+from flux_training.training.dataset.facts import MAX_CAPTION_BYTES, DatasetReader, each_thousand, read_caption
 from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
 from flux_training.training.dataset.perceptual_hash import distance, perceptual_hash
-from flux_training.training.finding import Finding, summarize
+from flux_training.training.finding import Finding, Problem, summarize
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import on_gpu
@@ -79,17 +79,13 @@ def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     assert facts.unread
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_orientation_is_read_from_exif(orientation: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6])
+def test_orientation_is_read_from_exif(orientation: int | None, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[ORIENTATION_TAG] = orientation
+    if orientation is not None:
+        exif[ORIENTATION_TAG] = orientation
     (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG", exif=exif))
-    assert look_at_image(tmp_path / "it").orientation == orientation
-
-
-def test_a_photo_without_exif_is_upright(tmp_path: Path) -> None:
-    (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG"))
-    assert look_at_image(tmp_path / "it").orientation == UPRIGHT
+    assert look_at_image(tmp_path / "it").orientation == (orientation or UPRIGHT)
 
 
 def test_an_mpo_photo_counts_as_one_frame(tmp_path: Path) -> None:
@@ -216,27 +212,24 @@ def test_captions_are_read_and_invalid_ones_reported(
 
 
 def test_dataset_files_are_sorted_into_images_captions_and_others(tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    (folder / "folder.jpg").mkdir(parents=True)
     for name in ("b.txt", "a.txt", "b.jpg", "a.PNG", "notes.md", ".hidden", "c.TXT"):
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "folder.jpg").mkdir()
-    facts, captions, images = _list(tmp_path)
-    assert ([path.name for path in captions], [path.name for path in images]) == (
-        ["a.txt", "b.txt"],
-        ["a.PNG", "b.jpg"],
-    )
-    assert facts.strangers == ("c.TXT", "folder.jpg", "notes.md")
-    for place, reason in (
-        (tmp_path / "gone", "no such folder"),
-        (tmp_path / "a.txt", "cannot be read (Not a directory)"),
-    ):
-        facts, captions, images = _list(place)
-        assert (captions, images) == ([], [])
-        assert facts.fault is not None
-        assert (facts.fault.path, facts.fault.message, facts.fault.code) == (
-            str(place),
-            reason,
-            "dataset-missing",
-        )
+        (folder / name).write_bytes(b"x")
+    dataset = DatasetReader().dataset(tmp_path)
+    assert (list(dataset.captions), list(dataset.images)) == (["a.txt", "b.txt"], ["a.PNG", "b.jpg"])
+    assert dataset.strangers == ("c.TXT", "folder.jpg", "notes.md")
+
+
+@pytest.mark.parametrize(
+    ("exists", "message"), [(False, "no such folder"), (True, "cannot be read (Not a directory)")]
+)
+def test_a_missing_dataset_folder_is_reported(exists: bool, message: str, tmp_path: Path) -> None:
+    if exists:
+        (tmp_path / "dataset").touch()
+    dataset = DatasetReader().dataset(tmp_path)
+    assert (dataset.captions, dataset.images) == ({}, {})
+    assert dataset.fault == Problem(str(tmp_path / "dataset"), message, code="dataset-missing")
 
 
 def test_postscript_files_are_not_opened(tmp_path: Path) -> None:

@@ -139,13 +139,6 @@ def test_only_transparent_pixels_of_16_bit_grey_become_white(
     assert shown(tmp_path / "it.png") == seen
 
 
-def test_a_colour_profile_is_applied_and_not_thrown_away(tmp_path: Path) -> None:
-    wide_gamut(photo(4), tmp_path / "lab.tif")
-    with Image.open(tmp_path / "lab.tif") as raw:
-        assert raw.mode == "LAB"
-    assert difference(read_image(tmp_path / "lab.tif").image, photo(4)) <= 3
-
-
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
 def test_colour_profile_is_applied(tmp_path: Path, mode: str) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

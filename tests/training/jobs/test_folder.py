@@ -29,15 +29,6 @@ def test_a_valid_folder_is_read(tmp_path: Path) -> None:
     assert job.folder.raw_config == (tmp_path / "jobs/cat/train.yml").read_bytes()
 
 
-def test_train_yaml_is_taken_too_and_both_are_refused(tmp_path: Path) -> None:
-    folder = make_job(tmp_path, "cat")
-    (folder / "train.yml").rename(folder / "train.yaml")
-    assert read_config(tmp_path / "cat").raw_config == (folder / "train.yaml").read_bytes()
-    (folder / "train.yml").write_bytes((folder / "train.yaml").read_bytes())
-    with pytest.raises(BadInput, match=r"both train\.yml and train\.yaml"):
-        read_config(folder)
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".JPG"])
 def test_every_image_suffix_of_the_trainer_is_accepted(tmp_path: Path, suffix: str) -> None:
     folder = make_job(tmp_path, "cat", images=0)
@@ -127,12 +118,6 @@ def test_all_faults_of_all_folders_are_reported_together(tmp_path: Path) -> None
         "00002.jpg",
     ):
         assert words in text
-
-
-def test_a_near_name_is_suggested(tmp_path: Path) -> None:
-    make_job(tmp_path / "jobs", "chelsea-cat")
-    with pytest.raises(BadInput, match="did you mean `chelsea-cat`"):
-        declare_jobs(settings(**{"chelsea-cta": JobSettings()}), tmp_path)
 
 
 def test_jobs_with_the_same_images_share_a_dataset(tmp_path: Path) -> None:

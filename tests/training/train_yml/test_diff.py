@@ -65,8 +65,20 @@ def test_differing_lists_values_that_are_not_equal_everywhere() -> None:
 
 
 def test_settings_with_the_same_label_are_kept_apart_and_secrets_hidden() -> None:
-    documents = [{"config": {"process": [{"network": {"linear": n, "rank": n}}]}} for n in (1, 2)]
-    assert differing(documents) == {"rank": ["1", "2"], "network.rank": ["1", "2"]}
+    runs = [
+        {
+            "config": {
+                "process": [{"network": {"linear": rank, "rank": rank}, "model": {"hf_token": f"hf-{rank}"}}]
+            }
+        }
+        for rank in (8, 16)
+    ]
+    assert differing(runs) == {
+        "model.hf_token": ["hidden", "hidden"],
+        "rank": ["8", "16"],
+        "network.rank": ["8", "16"],
+    }
+    assert [change.key for change in setting_changes(*runs)] == ["model.hf_token", "rank", "rank"]
 
 
 @pytest.mark.parametrize(

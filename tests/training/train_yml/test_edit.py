@@ -115,26 +115,6 @@ def test_a_number_like_1e_4_is_read_as_ai_toolkit_reads_it(head: str) -> None:
     assert document_of(text.encode())["config"]["process"][0]["lr"] == 0.0001
 
 
-def test_libyaml_is_used_where_it_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "job: extension\nconfig:\n  name: cat\n  lr: 1e-4\nmeta: {name: '[name]'}\n"
-    used: list[str] = []
-
-    class Noted(trainer_config._FastLoader):
-        def __init__(self, stream: str) -> None:
-            used.append(stream)
-            super().__init__(stream)
-
-    monkeypatch.setattr(trainer_config, "_FastLoader", Noted)
-    assert document_of(text.encode()) == {
-        "job": "extension",
-        "config": {"name": "cat", "lr": 0.0001},
-        "meta": {"name": "cat"},
-    }
-    assert used == [text]
-    document_of(b"a: " + b"[" * 1001)
-    assert len(used) == 1
-
-
 @pytest.mark.parametrize(
     ("raw", "message", "line", "code"),
     [
