@@ -1,4 +1,4 @@
-"""Digests, run ids, YAML, weights and run states, also with generated inputs; settings errors."""
+"""Digests, run ids, YAML, weights and run states, also with generated inputs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from flux_training.training.dataset.manifest import (
     manifest,
     parse_dataset_index,
 )
-from flux_training.training.errors import BadInput
 from flux_training.training.runs.run import run_id
 from flux_training.training.runs.run_state import Evidence, LastContact, RunState, explain, run_state, stall
 from flux_training.training.runs.weights import header_length, parse_header, problems
-from flux_training.training.settings import parse_stack_settings
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 
 names = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20)
@@ -176,75 +174,3 @@ def test_a_stall_needs_three_missed_heartbeats() -> None:
 def test_only_running_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
     assert run_state(queue, evidence, stalled="silent") == state
     assert (explain(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
-
-
-def config(**values: object) -> dict[str, str]:
-    texts = {"cloud": "local", "storage": {"bucket": "flux"}, "jobs": {"cat": {}}} | values
-    return {
-        f"p:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in texts.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"clowd": "local"}, "p:clowd: unknown key (did you mean `cloud`?)"),
-        ({"jobs": {"cat": {"atempt": 2}}}, "p:jobs.cat.atempt: unknown key (did you mean `attempt`?)"),
-        (
-            {"storage": {"bucket": "flux", "prefiks": ""}},
-            "p:storage.prefiks: unknown key (did you mean `prefix`?)",
-        ),
-        ({"cluster": {"maxReplikas": 2}}, "p:cluster.maxReplikas: unknown key (did you mean `maxReplicas`?)"),
-        ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
-        ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
-        ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
-        ({"jobs": {"cat": {"attempt": True}}}, "p:jobs.cat.attempt: must be a number (it is True)"),
-        ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
-        (
-            {"storage": {"bucket": "flux", "prefix": "../x"}},
-            "p:storage.prefix: must not contain `.` or `..`",
-        ),
-        ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
-    ],
-)
-def test_unknown_and_invalid_settings_are_reported(values: dict[str, object], words: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        parse_stack_settings("p", config(**values))
-    assert any(words in finding for finding in caught.value.findings)
-
-
-CANARY = "canary-91c2"
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"saladApiKey": {"key": CANARY}},
-        {"s3SecretAccessKey": [CANARY]},
-        {"cluster": CANARY},
-        {"cluster": {"environment": CANARY}},
-        {"cluster": {"environment": {"TOKEN": {"a": CANARY}}}},
-        {"cluster": {"environment": {"TOKEN": CANARY * 100}}},
-        {"cluster": {"environment": {"TOKEN": f"two\n{CANARY}"}}},
-        {"cluster": {"environment": {"AWS_TOKEN": CANARY}}},
-        {"webhook": {"url": CANARY}},
-        {"jobs": {"cat": {"webhook": [CANARY]}}},
-    ],
-)
-def test_possible_secrets_are_not_shown(values: dict[str, object]) -> None:
-    with pytest.raises(BadInput) as caught:
-        parse_stack_settings("p", config(**values))
-    assert caught.value.findings
-    assert CANARY not in str(caught.value)
-
-
-def test_a_job_without_settings_may_be_null() -> None:
-    assert parse_stack_settings("p", config(jobs={"cat": None})).jobs["cat"].attempt == 1
-
-
-@pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
-def test_a_job_entry_must_be_a_map(entry: object) -> None:
-    with pytest.raises(
-        BadInput, match=r"p:jobs\.cat: is not a map of settings; .*`\{skip: true\}` to leave it out"
-    ):
-        parse_stack_settings("p", config(jobs={"cat": entry, "dog": {}}))

@@ -24,6 +24,7 @@ from flux_training.training.settings import KeepSettings
 
 NOW = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)
 HOUR = 3600.0
+A_SECOND = 1 / 3600
 
 
 def after(hours: float) -> datetime:
@@ -31,55 +32,40 @@ def after(hours: float) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("present", "needed_hours", "issued"),
-    [
-        (None, 0, True),
-        (after(1), 0, False),  # nothing to do: they may end
-        (after(-5), 0, True),  # and be there again for the next run
-        (after(-5), 1, True),
-        (after(100), 99, False),
-        (after(100), 99.5, True),  # a run waits for its GPU first
-        (after(100), 101, True),
-        (after(160), 161, False),  # new ones would win little, and cost a restart of every replica
-        (after(160), 300, False),
-        (after(100), 300, True),
-    ],
-)
-def test_keys_are_issued_when_the_present_ones_end_too_early(
-    present: datetime | None, needed_hours: float, issued: bool
-) -> None:
-    end = choose_end(NOW, present, 168, needed_hours * HOUR)
-    assert (end != present) is issued
-    if issued:
-        assert end == datetime(2026, 3, 8, 12, tzinfo=UTC)
-
-
-A_SECOND = 1 / 3600
-
-
-@pytest.mark.parametrize(
     ("present", "hours", "needed_hours", "issued"),
     [
-        # The very moments at which it turns.
+        (None, 168, 0, True),
+        (after(1), 168, 0, False),  # no run needs them
+        (after(-5), 168, 0, True),  # the next run needs valid keys
+        (after(-5), 168, 1, True),
+        (after(100), 168, 99, False),
+        (after(100), 168, 99.5, True),  # a run waits for its GPU first
+        (after(100), 168, 101, True),
+        (after(160), 168, 161, False),  # new keys would last little longer, and restart every replica
+        (after(160), 168, 300, False),
+        (after(100), 168, 300, True),
         (after(0), 168, 0, True),
         (after(A_SECOND), 168, 0, False),
         (after(0.5), 168, 0, False),
         (after(0.5), 168, A_SECOND, True),
         (after(10), 168, 9, False),
         (after(10), 168, 9 + A_SECOND, True),
-        # A quarter of their life is the margin of short ones.
+        # The margin of short-lived keys is a quarter of their lifetime.
         (after(1.5), 2, 1, False),
-        (after(1.5 - A_SECOND), 2, 1, False),  # what is left of an hour is no quarter of two
+        (after(1.5 - A_SECOND), 2, 1, False),
         (after(0.9), 2, 1, True),
-        # New ones of 4 h would end at 16:00; 15:00 is just a quarter of their life less.
+        # New keys of 4 h end at 16:00, so the limit is 15:00.
         (datetime(2026, 3, 1, 15, tzinfo=UTC), 4, 3, True),
         (datetime(2026, 3, 1, 15, 0, 1, tzinfo=UTC), 4, 3, False),
     ],
 )
-def test_keys_are_issued_exactly_at_the_limits(
-    present: datetime, hours: float, needed_hours: float, issued: bool
+def test_keys_are_issued_when_the_present_ones_end_too_early(
+    present: datetime | None, hours: float, needed_hours: float, issued: bool
 ) -> None:
-    assert (choose_end(NOW, present, hours, needed_hours * HOUR) != present) is issued
+    end = choose_end(NOW, present, hours, needed_hours * HOUR)
+    assert (end != present) is issued
+    if issued:
+        assert end == NOW.replace(minute=0, second=0) + timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(

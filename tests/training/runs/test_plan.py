@@ -35,34 +35,71 @@ def step(op: str, old: str = "", new: str = "", **state: Any) -> ResourceChange:
     )
 
 
+ADOPTED = ("this run has already finished: its results are adopted, nothing is trained",)
+FAILED = "it is not queued again automatically: raise `attempt` to retry"
+FAILED_BEFORE = ("this run failed before and is not queued again automatically: raise `attempt` to retry",)
+REPLACED = ("its container group is replaced, so it is queued again",)
+
+
 @pytest.mark.parametrize(
-    ("given", "state", "past", "what"),
+    ("given", "state", "past", "what", "reasons"),
     [
-        (step("create", new="n"), RunState.NEW, None, PlannedAction.NEW),
-        (step("create", new="n"), RunState.CANCELED, None, PlannedAction.NEW),
-        (step("create", new="n"), RunState.NEW, CAPTIONS, PlannedAction.AGAIN),
-        (step("create", new="n"), RunState.COMPLETED, None, PlannedAction.ADOPTED),
-        (step("create", new="n"), RunState.PENDING, None, PlannedAction.RUNNING),
-        (step("create", new="n"), RunState.FAILED, None, PlannedAction.FAILED),
-        (step("replace", "o", "n"), RunState.NEW, CAPTIONS, PlannedAction.AGAIN),
-        (step("replace", "o", "n"), RunState.COMPLETED, CAPTIONS, PlannedAction.ADOPTED),
-        (step("replace", "o", "n"), RunState.FAILED, CAPTIONS, PlannedAction.FAILED),
-        (step("replace", "o", "o"), RunState.PENDING, Changes(), PlannedAction.AGAIN),
-        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, PlannedAction.KEPT),
-        (step("same", "o", "o", status="running"), RunState.PENDING, None, PlannedAction.RUNNING),
-        (step("same", "o", "o", status="failed"), RunState.FAILED, None, PlannedAction.FAILED),
-        (step("update", "o", "o", status="pending"), RunState.PENDING, None, PlannedAction.RUNNING),
-        (step("delete", "o"), None, None, PlannedAction.REMOVED),
+        (step("create", new="n"), RunState.NEW, None, PlannedAction.NEW, ("trained for the first time",)),
+        (
+            step("create", new="n"),
+            RunState.CANCELED,
+            None,
+            PlannedAction.NEW,
+            ("trained for the first time",),
+        ),
+        (step("create", new="n"), RunState.NEW, CAPTIONS, PlannedAction.AGAIN, CAPTIONS.reasons),
+        (step("create", new="n"), RunState.COMPLETED, None, PlannedAction.ADOPTED, ADOPTED),
+        (step("create", new="n"), RunState.COMPLETED, CAPTIONS, PlannedAction.ADOPTED, ADOPTED),
+        (
+            step("create", new="n"),
+            RunState.PENDING,
+            None,
+            PlannedAction.RUNNING,
+            ("its run is already in the queue",),
+        ),
+        (step("create", new="n"), RunState.FAILED, None, PlannedAction.FAILED, FAILED_BEFORE),
+        (step("replace", "o", "n"), RunState.NEW, CAPTIONS, PlannedAction.AGAIN, CAPTIONS.reasons),
+        (step("replace", "o", "n"), RunState.COMPLETED, CAPTIONS, PlannedAction.ADOPTED, ADOPTED),
+        (step("replace", "o", "n"), RunState.FAILED, CAPTIONS, PlannedAction.FAILED, FAILED_BEFORE),
+        (step("replace", "o", "n"), RunState.FAILED, None, PlannedAction.FAILED, FAILED_BEFORE),
+        (step("replace", "o", "o"), RunState.PENDING, Changes(), PlannedAction.AGAIN, REPLACED),
+        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, PlannedAction.KEPT, ()),
+        (step("same", "o", "o", status="running"), RunState.PENDING, None, PlannedAction.RUNNING, ()),
+        (step("update", "o", "o", status="pending"), RunState.PENDING, None, PlannedAction.RUNNING, ()),
+        (step("refresh", "o", "o", status=None), RunState.NEW, None, PlannedAction.KEPT, ()),
+        (
+            step("same", "o", "o", status="failed", reason="no memory"),
+            RunState.FAILED,
+            None,
+            PlannedAction.FAILED,
+            (f"no memory; {FAILED}",),
+        ),
+        (step("same", "o", "o", status="lost"), None, None, PlannedAction.FAILED, (f"lost; {FAILED}",)),
+        # Weights that arrived late outweigh the status in the state.
+        (step("same", "o", "o", status="failed"), RunState.COMPLETED, None, PlannedAction.KEPT, ()),
+        (step("delete", "o"), None, None, PlannedAction.REMOVED, ("its results stay in the bucket",)),
     ],
 )
-def test_planned_action_of_a_job(
-    given: ResourceChange, state: RunState | None, past: Changes | None, what: PlannedAction
+def test_action_and_reasons_of_a_job(
+    given: ResourceChange,
+    state: RunState | None,
+    past: Changes | None,
+    what: PlannedAction,
+    reasons: tuple[str, ...],
 ) -> None:
     found = plan_job(given, state, past, LINE, old_unfinished=False)
-    assert found.what is what
+    assert (found.what, found.reasons) == (what, reasons)
     assert (found.line is not None) == (
         what in (PlannedAction.NEW, PlannedAction.AGAIN, PlannedAction.RUNNING)
     )
+    # An unfinished run that stays is not cancelled.
+    if given.op != "delete" and given.old.get("runId") == given.new.get("runId"):
+        assert plan_job(given, state, past, LINE, old_unfinished=True).reasons == reasons
 
 
 def test_a_replaced_or_removed_unfinished_run_is_reported_as_canceled() -> None:
@@ -71,11 +108,6 @@ def test_a_replaced_or_removed_unfinished_run_is_reported_as_canceled() -> None:
     removed = plan_job(step("delete", "old1"), None, None, None, old_unfinished=True)
     assert removed.what is PlannedAction.CANCELED
     assert "run old1 is removed from the queue" in removed.reasons[0]
-
-
-def test_a_replaced_container_group_is_the_reason_to_queue_again() -> None:
-    found = plan_job(step("replace", "o", "o"), RunState.PENDING, Changes(), LINE, old_unfinished=False)
-    assert found.reasons == ("its container group is replaced, so it is queued again",)
 
 
 def entry(op: str, kind: str, name: str, **more: Any) -> dict[str, Any]:
@@ -164,52 +196,6 @@ def test_the_headline_counts_jobs_and_changes_come_first() -> None:
     text = "2 jobs trained for the first time, 1 trained again, 1 removed, 1 unchanged"
     assert headline(Plan("dev", jobs)) == text
     assert headline(Plan("dev")) == "no job is declared"
-
-
-@pytest.mark.parametrize(
-    ("given", "state", "past", "reasons"),
-    [
-        (step("create", new="n"), RunState.NEW, None, ("trained for the first time",)),
-        (
-            step("create", new="n"),
-            RunState.COMPLETED,
-            CAPTIONS,
-            ("this run has already finished: its results are adopted, nothing is trained",),
-        ),
-        (step("create", new="n"), RunState.PENDING, None, ("its run is already in the queue",)),
-        (
-            step("replace", "o", "n"),
-            RunState.FAILED,
-            None,
-            ("this run failed before and is not queued again automatically: raise `attempt` to retry",),
-        ),
-        (step("same", "o", "o", status="completed"), RunState.COMPLETED, None, ()),
-        (step("refresh", "o", "o", status=None), RunState.NEW, None, ()),
-        (
-            step("same", "o", "o", status="failed", reason="no memory"),
-            RunState.FAILED,
-            None,
-            ("no memory; it is not queued again automatically: raise `attempt` to retry",),
-        ),
-        (
-            step("same", "o", "o", status="lost"),
-            None,
-            None,
-            ("lost; it is not queued again automatically: raise `attempt` to retry",),
-        ),
-        # Weights that came late outweigh what the state says.
-        (step("same", "o", "o", status="failed"), RunState.COMPLETED, None, ()),
-        (step("delete", "o"), None, None, ("its results stay in the bucket",)),
-    ],
-)
-def test_reasons_of_a_planned_action(
-    given: ResourceChange, state: RunState | None, past: Changes | None, reasons: tuple[str, ...]
-) -> None:
-    found = plan_job(given, state, past, LINE, old_unfinished=False)
-    assert found.reasons == reasons
-    # An unfinished run that stays is not cancelled.
-    if given.op != "delete" and given.old.get("runId") == given.new.get("runId"):
-        assert plan_job(given, state, past, LINE, old_unfinished=True).reasons == reasons
 
 
 def test_job_plan_has_all_fields() -> None:

@@ -1,4 +1,4 @@
-"""Settings for storage, images, the dev group and retention: valid combinations and error messages."""
+"""The settings of a stack: valid combinations and error messages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.settings import StackSettings, parse_stack_settings
 
 DIGEST = "a" * 64
+CANARY = "canary-settings-2ee1"
 SECTIONS = [
     name
     for name, field in StackSettings.model_fields.items()
@@ -23,7 +24,7 @@ BUILD = {"build": True, "repository": "docker.io/me/x", "kelpieSha256": DIGEST}
 def parse(**settings: Any) -> StackSettings:
     base = {"cloud": "salad", "storage": {"bucket": "weights"}, "jobs": {}}
     texts = {
-        f"p:{key}": json.dumps(value) if isinstance(value, dict | bool) else str(value)
+        f"p:{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in (base | settings).items()
     }
     return parse_stack_settings("p", texts)
@@ -38,6 +39,23 @@ def findings(**settings: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"clowd": "local"}, "p:clowd: unknown key (did you mean `cloud`?)"),
+        ({"jobs": {"cat": {"atempt": 2}}}, "p:jobs.cat.atempt: unknown key (did you mean `attempt`?)"),
+        (
+            {"storage": {"bucket": "flux", "prefiks": ""}},
+            "p:storage.prefiks: unknown key (did you mean `prefix`?)",
+        ),
+        ({"cluster": {"maxReplikas": 2}}, "p:cluster.maxReplikas: unknown key (did you mean `maxReplicas`?)"),
+        ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
+        ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
+        ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
+        ({"jobs": {"cat": {"attempt": True}}}, "p:jobs.cat.attempt: must be a number (it is True)"),
+        ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
+        (
+            {"storage": {"bucket": "flux", "prefix": "../x"}},
+            "p:storage.prefix: must not contain `.` or `..`",
+        ),
+        ({"storage": {"bucket": "flux", "prefix": "a/./b"}}, "(it is 'a/./b')"),
         ({"storage": {"bucket": "b-1", "kind": "s3", "rotate": 2}}, "rotate has no effect with kind s3"),
         (
             {"storage": {"bucket": "b-1", "kind": "aws", "location": "weur"}},
@@ -59,7 +77,7 @@ def findings(**settings: Any) -> list[str]:
         ),
     ],
 )
-def test_incompatible_settings_are_reported(settings: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_reported(settings: dict[str, Any], words: str) -> None:
     (finding,) = findings(**settings)
     assert words in finding
 
@@ -69,13 +87,6 @@ def test_all_incompatible_settings_are_reported_together() -> None:
     assert "does not emulate AWS" in finding
     assert "dev.enabled needs dev.image" in finding
     assert len(findings(keep={"datasetsDays": 0, "checkpointsDays": 0}, dev={"tunnel": "A"})) == 3
-
-
-def test_a_misplaced_secret_is_not_shown() -> None:
-    canary = "canary-settings-2ee1"
-    told = findings(cloudflareApiToken={"a": canary}, storage={"bucket": "b-1", "secret": canary})
-    assert len(told) == 2
-    assert canary not in " ".join(told)
 
 
 def test_image_build_and_dev_group_can_be_combined() -> None:
@@ -119,3 +130,36 @@ def test_unknown_keys_are_reported_in_every_section(section: str) -> None:
     base = {"bucket": "weights"} if section == "storage" else {}
     (finding,) = findings(**{section: base | {"xyzzy": 1}})
     assert finding.startswith(f"p:{section}.xyzzy: unknown key; known keys: ")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"cloudflareApiToken": {"a": CANARY}},
+        {"storage": {"bucket": "b-1", "secret": CANARY}},
+        {"saladApiKey": {"key": CANARY}},
+        {"s3SecretAccessKey": [CANARY]},
+        {"cluster": CANARY},
+        {"cluster": {"environment": CANARY}},
+        {"cluster": {"environment": {"TOKEN": {"a": CANARY}}}},
+        {"cluster": {"environment": {"TOKEN": CANARY * 100}}},
+        {"cluster": {"environment": {"TOKEN": f"two\n{CANARY}"}}},
+        {"cluster": {"environment": {"AWS_TOKEN": CANARY}}},
+        {"webhook": {"url": CANARY}},
+        {"jobs": {"cat": {"webhook": [CANARY]}}},
+    ],
+)
+def test_possible_secrets_are_not_shown(values: dict[str, object]) -> None:
+    assert CANARY not in "\n".join(findings(**values))
+
+
+def test_a_job_without_settings_may_be_null() -> None:
+    assert parse(jobs={"cat": None}).jobs["cat"].attempt == 1
+
+
+@pytest.mark.parametrize("entry", [False, True, 0, "", [], "no"])
+def test_a_job_entry_must_be_a_map(entry: object) -> None:
+    with pytest.raises(
+        BadInput, match=r"p:jobs\.cat: is not a map of settings; .*`\{skip: true\}` to leave it out"
+    ):
+        parse(jobs={"cat": entry, "dog": {}})
