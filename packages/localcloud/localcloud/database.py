@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS r2_keys (
 """
 
 
-class Database(sqlite3.Connection):
+class CloudDatabase(sqlite3.Connection):
     """A connection with shorter ways to read rows."""
 
     def all(self, query: str, *values: Any) -> list[sqlite3.Row]:
@@ -51,13 +51,13 @@ class Database(sqlite3.Connection):
         return row
 
 
-def open_database(path: Path, any_thread: bool = False) -> Database:
+def open_database(path: Path, any_thread: bool = False) -> CloudDatabase:
     """Open the file and create missing tables. Each statement is a transaction unless one is begun explicitly.
 
     `any_thread` allows to use the connection in another thread than this one, though never in two at once.
     """
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=not any_thread, factory=Database
+        path, isolation_level=None, check_same_thread=not any_thread, factory=CloudDatabase
     )
     connection.row_factory = sqlite3.Row
     # With WAL, synchronous=NORMAL is enough to lose nothing when the daemon is killed.

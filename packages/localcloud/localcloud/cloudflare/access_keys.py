@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from localcloud.database import Database, now
+from localcloud.database import CloudDatabase, now
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class AccessKey:
 class AccessKeys:
     """The keys in the database. `root` are the ids of the local cloud's own keys, which are not in it and allow everything."""
 
-    def __init__(self, database: Database, root: Iterable[str]) -> None:
+    def __init__(self, database: CloudDatabase, root: Iterable[str]) -> None:
         self._db, self._root = database, frozenset(root)
 
     def add(self, key: AccessKey) -> None:

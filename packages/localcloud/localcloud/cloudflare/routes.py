@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope
-from localcloud.database import Database, iso_time, now
+from localcloud.database import CloudDatabase, iso_time, now
 from localcloud.home import HomeState
 from localcloud.storage.objects import ObjectStorage
 from localcloud.web.request_bodies import parse_json
@@ -54,7 +54,7 @@ class CloudflareRoutes:
     """The API of the only account."""
 
     def __init__(
-        self, database: Database, storage: ObjectStorage, keys: AccessKeys, state: HomeState
+        self, database: CloudDatabase, storage: ObjectStorage, keys: AccessKeys, state: HomeState
     ) -> None:
         self._db, self._storage, self._keys = database, storage, keys
         self._account, self._token = state.cloudflare_account_id, state.cloudflare_api_token

@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 from typing import Any
 
-from localcloud.database import Database, iso_time, now
+from localcloud.database import CloudDatabase, iso_time, now
 from localcloud.home import CloudSettings
 from localcloud.kelpie.validation import LEGACY, database_error
 
@@ -20,7 +20,7 @@ MAX_BATCH_JOBS = 100
 class JobTable:
     """The jobs of one user. Methods raise RefusedRequestError for the database errors that Kelpie passes on."""
 
-    def __init__(self, database: Database, user_id: str, settings: CloudSettings) -> None:
+    def __init__(self, database: CloudDatabase, user_id: str, settings: CloudSettings) -> None:
         self._db, self._user, self._settings = database, user_id, settings
 
     def create(self, job: dict[str, Any]) -> dict[str, Any]:

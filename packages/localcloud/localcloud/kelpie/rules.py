@@ -3,14 +3,14 @@
 import sqlite3
 from typing import Any
 
-from localcloud.database import Database, now, sql_time
+from localcloud.database import CloudDatabase, now, sql_time
 from localcloud.kelpie.validation import database_error
 
 
 class RuleTable:
     """The rules of one user."""
 
-    def __init__(self, database: Database, user_id: str) -> None:
+    def __init__(self, database: CloudDatabase, user_id: str) -> None:
         self._db, self._user = database, user_id
 
     def create(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from localcloud.database import Database, iso_time, now
+from localcloud.database import CloudDatabase, iso_time, now
 from localcloud.home import CloudSettings, HomeState
 from localcloud.salad import validation
 from localcloud.salad.problems import ProblemError, not_found
@@ -26,7 +26,7 @@ class GroupTable:
 
     def __init__(
         self,
-        database: Database,
+        database: CloudDatabase,
         state: HomeState,
         settings: CloudSettings,
         on_change: Callable[[], None],

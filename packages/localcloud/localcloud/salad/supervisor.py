@@ -21,7 +21,7 @@ from pathlib import Path
 from localcloud import processes
 from localcloud.chaos import conditions
 from localcloud.chaos.settings import Chaos
-from localcloud.database import Database, now
+from localcloud.database import CloudDatabase, now
 from localcloud.home import CloudSettings, Home, HomeState
 from localcloud.salad.billing import Billing
 from localcloud.salad.groups import DELETION_SECONDS
@@ -42,7 +42,7 @@ class Supervisor:
     def __init__(
         self,
         home: Home,
-        database: Database,
+        database: CloudDatabase,
         settings: CloudSettings,
         state: HomeState,
         kelpie_url: str,
@@ -296,7 +296,7 @@ class Supervisor:
         )
 
 
-def kill_orphans(home: Home, database: Database) -> None:
+def kill_orphans(home: Home, database: CloudDatabase) -> None:
     """Kill the nodes that a killed daemon left behind."""
     for instance in database.all("SELECT * FROM instances"):
         if instance["pid"] is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, Template
 
-from localcloud.database import Database, now
+from localcloud.database import CloudDatabase, now
 from localcloud.salad.catalog import GPU_CLASSES, dollars_an_hour
 from localcloud.web.job_outputs import read_outputs
 
@@ -33,7 +33,7 @@ class PageData:
     chaos: dict[str, Any]
 
 
-def read(database: Database, chaos: dict[str, Any]) -> PageData:
+def read(database: CloudDatabase, chaos: dict[str, Any]) -> PageData:
     """Read the database, in the thread that owns the connection. `chaos` holds the active faults."""
     dollars = "SUM((billed_until - running_from) * dollars_an_hour / 3600)"
     cost = f"SELECT group_id, {dollars} FROM billing GROUP BY 1"  # noqa: S608 (a constant)
