@@ -64,13 +64,13 @@ meta:
 
 
 def picture(seed: int, side: int = SIDE) -> Image.Image:
-    """Soft colours that no other seed has."""
+    """A blurred colour image, different for each seed."""
     small = Image.frombytes("RGB", (12, 12), random.Random(seed).randbytes(12 * 12 * 3))
     return small.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def make_clean_job(jobs: Path, name: str, images: int = 8, seed: int = 0) -> Path:
-    """A job folder in which lint finds nothing."""
+    """A job folder without findings."""
     folder = jobs / name
     (folder / "dataset").mkdir(parents=True)
     for number in range(1, images + 1):
@@ -91,7 +91,7 @@ def stack(gpu: str = "RTX 5090", **jobs: dict[str, Any]) -> StackSettings:
     )
 
 
-# Does something to the clean folder `cat`; what it returns is the stack instead of one that declares just that.
+# Changes the clean folder `cat`. Returns the stack to lint; None stands for a stack that declares only `cat`.
 Spoil = Callable[[Path], StackSettings | None]
 
 
@@ -125,7 +125,7 @@ def all_captions(text: str) -> Spoil:
 
 
 def image(change: Callable[[Image.Image], Image.Image], name: str = "00001.png", **options: Any) -> Spoil:
-    """The first image, changed and saved anew."""
+    """Replaces the first image."""
 
     def spoil(folder: Path) -> None:
         changed = change(picture(99))
@@ -136,7 +136,7 @@ def image(change: Callable[[Image.Image], Image.Image], name: str = "00001.png",
 
 
 def renamed(stem: str) -> Spoil:
-    """The first image and its caption under another name."""
+    """Renames the first image and its caption."""
 
     def spoil(folder: Path) -> None:
         for suffix in (".jpg", ".txt"):
@@ -154,7 +154,7 @@ def do(change: Callable[[Path], object], gpu: str = "RTX 5090", **jobs: dict[str
 
 
 def another_job(name: str) -> Spoil:
-    """The folder under another name that is not allowed."""
+    """Renames the job folder to an invalid name."""
 
     def spoil(folder: Path) -> StackSettings:
         folder.rename(folder.parent / name)
@@ -181,13 +181,13 @@ def _no_images(folder: Path) -> None:
 
 
 def _huge_captions(folder: Path) -> None:
-    """Three of nearly 1 MB: each character takes six in JSON."""
+    """Three captions of nearly 1 MB; each character takes six bytes in JSON."""
     for number in range(1, 4):
         (folder / f"dataset/{number:05}.txt").write_text("\x01" * 990_000, encoding="utf-8")
 
 
 def _one_more(name: str, source: str = "00002") -> Callable[[Path], object]:
-    """Another image, a copy of one, with a caption of its own."""
+    """Adds a copy of an image, with another caption."""
 
     def add(folder: Path) -> None:
         shutil.copy(folder / f"dataset/{source}.jpg", folder / f"dataset/{name}.jpg")

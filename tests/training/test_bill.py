@@ -118,7 +118,6 @@ def test_costs_above_the_budget_are_reported() -> None:
 
 
 def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
-    """The sum is then not known, and that counts as exceeded."""
     assert over_budget(limits(maxUsdPerJob=0.01), Bill(RATE, (CAT, UNKNOWN))) == [
         "the budget cannot be checked: the speed of it is unknown; "
         "set another cluster.gpu or priority, or remove `budget`"

@@ -64,7 +64,7 @@ def test_cheapest_means_lowest_cost_of_the_work() -> None:
 def test_ties_are_broken_by_name() -> None:
     offers = [Offer("z", "RTX 4090 Z (24 GB)", 24, 1.0), Offer("y", "RTX 4090 Y (24 GB)", 24, 1.0)]
     assert choose_gpu("cheapest", 24, offers, lambda _: 1.0, None).id == "y"
-    # Two classes of one name and price are no reason to fail: the first stays.
+    # With equal name and price the first class is chosen.
     twins = [Offer("2", "RTX 4090 (24 GB)", 24, 1.0), Offer("1", "RTX 4090 (24 GB)", 24, 1.0)]
     assert choose_gpu("cheapest", 24, twins, lambda _: 1.0, None).id == "2"
 
@@ -131,7 +131,7 @@ def config(**process: Any) -> dict[str, Any]:
         (config(model={"quantize": True}, train={"batch_size": 2}), 24),
         (config(model={"quantize": True}, datasets=[{"resolution": [512, 1536]}]), 24),
         (config(model={"quantize": True}, train={"batch_size": 3}, datasets=[{"resolution": 1024}]), 40),
-        # A square of 1024 pixels is a megapixel: two images of it are two.
+        # One image of 1024 x 1024 is one megapixel.
         (config(model={"quantize": True}, train={"batch_size": 2}, datasets=[{"resolution": 1024}]), 32),
         (config(model={"quantize": True}, train={"batch_size": 2}, datasets=[{"resolution": 1025}]), 40),
         (config(model={"quantize": True}, train={"batch_size": 1}, datasets=[{"resolution": 2048}]), 24),
@@ -140,7 +140,7 @@ def config(**process: Any) -> dict[str, Any]:
         (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{}]), 32),
         (config(model={"quantize": True}, train={"batch_size": 5}, datasets=[{"resolution": "x"}, 7]), 32),
         (config(model={"quantize": True}, train={"batch_size": 5}, datasets="x"), 32),
-        # 512 where nothing else is said: four of them are just a megapixel.
+        # The default resolution is 512: four images are one megapixel.
         (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{}]), 24),
         (config(model={"quantize": True}, train={"batch_size": 4}, datasets=[{"resolution": "x"}]), 24),
         (config(model={"quantize": False}), 48),

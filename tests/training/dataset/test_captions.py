@@ -67,7 +67,7 @@ def test_trigger_word_is_placed_once_at_the_chosen_position(position: str, capti
 @pytest.mark.parametrize(
     ("width", "height", "model", "tokens"),
     [
-        # 32 x 32 patches, as OpenAI's own examples count them.
+        # 32 x 32 patches, as in OpenAI's examples.
         (1024, 1024, "gpt-4.1-nano", 1024 * 2.46),
         (33, 32, "gpt-4.1-nano", 2 * 2.46),
         (1800, 2400, "gpt-4.1-mini", 1536 * 1.62),

@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def damage_of(tmp_path: Path, raw: bytes) -> tuple[bool, bool]:
-    """Whether it is damaged, and whether because it is cut off."""
+    """(damaged, truncated)."""
     (tmp_path / "x").write_bytes(raw)
     facts = look_at_image(tmp_path / "x")
     return bool(facts.damage), facts.truncated

@@ -48,7 +48,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that were decoded; cleared by `read`."""
+    """The names of the images that were decoded."""
     names: list[str] = []
     look_at_image = facts.look_at_image
 
@@ -185,7 +185,7 @@ def test_commands_that_use_the_cache_have_no_cache_option(command: click.Command
 def test_an_unreadable_image_is_not_cached(
     job: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reason (too many open files, a network drive) can go away without a change of the file."""
+    """The reason may be temporary, such as too many open files or a network drive."""
     read_bytes = Path.read_bytes
 
     def failing(path: Path) -> bytes:

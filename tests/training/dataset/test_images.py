@@ -36,7 +36,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 
 
 def swapped(picture: Image.Image) -> Image.Image:
-    """What is red is blue, and what is blue red."""
+    """The image with red and blue swapped."""
     red, green, blue = picture.split()
     return Image.merge("RGB", (blue, green, red))
 
@@ -48,7 +48,7 @@ def greys(*values: float, mode: str = "I;16") -> Image.Image:
 
 
 def shown(file: Path) -> list[int]:
-    """The greys of a picture of one row."""
+    """The grey values of an image with one row."""
     image = read_image(file).image
     channels = [list(channel.tobytes()) for channel in image.split()]
     assert channels == [channels[0]] * 3
@@ -113,7 +113,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparent_pixels_become_white(tmp_path: Path, mode: str) -> None:
     picture = see_through(photo(3))
-    # Pillow's way to a palette with transparency.
+    # quantize() makes a palette image with transparency.
     picture = picture.quantize(64) if mode == "PA" else picture.convert(mode)
     picture.save(tmp_path / "it.png")
     image = read_image(tmp_path / "it.png").image
@@ -149,7 +149,7 @@ def test_colour_profile_is_applied(tmp_path: Path, mode: str) -> None:
 
 
 def test_grey_colour_profile_is_applied(tmp_path: Path) -> None:
-    # Of one tag, a curve without a point: the values are amounts of light.
+    # A profile with one empty tone curve: the values are linear.
     head = struct.pack(">I4xI4s4s4s12x4s88x", 156, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
     profile = head + struct.pack(">I4sII4s8x", 1, b"kTRC", 144, 12, b"curv")
     greys(0, 55, 255, mode="L").save(tmp_path / "it.png", icc_profile=profile)
@@ -307,7 +307,7 @@ def test_fingerprint_holds_a_thumbnail_and_the_pixel_count() -> None:
         ((240, 160), 1000, (240, 160)),
         ((240, 160), 0, (240, 160)),
         ((240, 160), 1, (1, 1)),
-        # No format holds a picture without pixels.
+        # No side becomes 0.
         ((3000, 1), 300, (300, 1)),
         ((1, 3000), 300, (1, 300)),
     ],
@@ -333,7 +333,7 @@ def test_reducing_keeps_fine_detail() -> None:
 
 
 def test_jpeg_keeps_full_colour_resolution() -> None:
-    # Red and blue by turns: half the colour resolution would make violet of them.
+    # Halving the colour resolution would turn red and blue stripes into violet.
     stripes = Image.new("RGB", (64, 64))
     stripes.putdata([((200, 30, 30), (30, 30, 200))[x % 2] for _ in range(64) for x in range(64)])
     assert difference(Image.open(io.BytesIO(jpeg(stripes))), stripes) <= 3

@@ -29,7 +29,7 @@ def taken_from(folder: Path, staging: Path, known: tuple[str, ...] = (), max_sid
 
 
 def folder_with(folder: Path, **captions: str | None) -> Path:
-    """An image for each name, with its caption unless that is None. Names that begin alike show the same."""
+    """One image per name, with its caption unless that is None."""
     folder.mkdir()
     for index, (name, caption) in enumerate(captions.items()):
         photo(index).save(folder / f"{name}.png")

@@ -50,14 +50,14 @@ def test_near_pairs_finds_the_same_as_comparing_all() -> None:
 
 def test_near_pairs_compares_few_of_ten_thousand_hashes() -> None:
     chance = random.Random(2)
-    looked_at = 0
+    comparisons = 0
 
     class Counted(int):
         def __xor__(self, other: int) -> int:
-            nonlocal looked_at
-            looked_at += 1
+            nonlocal comparisons
+            comparisons += 1
             return int(self) ^ other
 
     hashes = [(str(number), Counted(chance.getrandbits(BITS))) for number in range(10_000)]
     assert list(near_pairs(hashes)) == []
-    assert looked_at < 10_000 * 50  # all pairs would be 50 million
+    assert comparisons < 10_000 * 50  # all pairs would be 50 million

@@ -36,7 +36,7 @@ STEMS = st.lists(
 def fill(
     folder: Path, stems: list[str], suffix: str = ".JPG", captioned: Callable[[int], bool] = lambda _: True
 ) -> None:
-    """An image for each name, and a caption that says whose it is."""
+    """One image per name, with a caption; the content of both is the name."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, stem in enumerate(stems):
         (folder / f"{stem}{suffix}").write_text(stem, encoding="utf-8")
@@ -45,7 +45,7 @@ def fill(
 
 
 def pairs(folder: Path) -> list[tuple[str, str | None]]:
-    """What each image is, and whose caption it has; in the order of their names."""
+    """The content of each image and of its caption, sorted by file name."""
     images = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".jpg")
     captions = [image.with_suffix(".txt") for image in images]
     return [
@@ -95,12 +95,12 @@ def test_hidden_files_and_folders_are_not_numbered(tmp_path: Path) -> None:
     assert plan(tmp_path).moves == (Move("b.jpg", "00001.jpg"),)
 
 
-# More than there are changes to the folder: the last calls end it without being killed.
+# More calls than the renaming makes, so the last runs are not killed.
 KILLED_AT = range(1, 24)
 
 
 def kill_at(call: int, what: Callable[[], Any]) -> bool:
-    """Run it in a process that is killed before its n-th change to the folder; False when it ended before that."""
+    """Run `what` in a process that is killed before its n-th change to the folder; False if it ended first."""
     child = os.fork()
     if child == 0:
         left = [call]

@@ -32,7 +32,7 @@ ONE, TWO, SKIP = JobSettings(attempt=2), JobSettings(attempt=3), JobSettings(ski
         ({"cat*": ONE}, {"cat": ONE, "cat-2": ONE}),
         ({"*": ONE, "cat*": TWO}, {"cat": TWO, "cat-2": TWO, "dog": ONE}),
         ({"cat*": TWO, "*": ONE}, {"cat": ONE, "cat-2": ONE, "dog": ONE}),
-        # A name's own entry wins, wherever it stands.
+        # An exact name wins over globs, in any order.
         ({"cat": TWO, "cat*": ONE}, {"cat": TWO, "cat-2": ONE}),
         ({"cat*": ONE, "cat": SKIP}, {"cat-2": ONE}),
         ({"cat": SKIP}, {}),
@@ -60,7 +60,7 @@ IMAGES = {"b.jpg": Image("b.jpg", 2, "b" * 64), "a.jpg": Image("a.jpg", 1, "a" *
 
 
 def test_manifest_bytes_are_stable() -> None:
-    # Were these to change, every stack out there would send and train everything again.
+    # If these bytes changed, every existing stack would upload and train everything again.
     raw = manifest(IMAGES, {"a.jpg": "ä", "b.jpg": "b"})
     a = f'"a.jpg":{{"caption":"ä","sha256":"{"a" * 64}","size":1}}'
     b = f'"b.jpg":{{"caption":"b","sha256":"{"b" * 64}","size":2}}'
@@ -83,8 +83,8 @@ def stack(**jobs: JobSettings) -> StackSettings:
     )
 
 
-class Noting(Examiner):
-    """What it was asked to examine."""
+class RecordingExaminer(Examiner):
+    """Records the places that it examines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,21 +99,21 @@ def test_jobs_given_by_name_are_examined_too(tmp_path: Path) -> None:
     for name in FOLDERS:
         (tmp_path / "jobs" / name).mkdir(parents=True)
     settings = stack(cat=ONE, none=ONE)
-    examiner = Noting()
+    examiner = RecordingExaminer()
     found = gather_jobs(settings, tmp_path, examiner, ["dog", "cat"])
     assert found.settings == {"cat": ONE, "dog": JobSettings()}
     assert [one.message for one in found.findings] == [f"`none` is not a folder in {tmp_path / 'jobs'}"]
     assert [one.name for one in found.jobs] == ["cat", "dog"]
     variables = {"MINE", "FLUX_RUN_ID", "FLUX_ATTEMPT", "FLUX_JOB"}
     assert [one.variables for one in examiner.places] == [variables] * 2
-    # Without the declared ones nothing is said of them.
+    # Findings in declared jobs are left out with `declared=False`.
     alone = gather_jobs(settings, tmp_path, Examiner(), ["dog"], declared=False)
     assert (alone.settings, alone.findings) == ({"dog": JobSettings()}, [])
 
 
 def test_an_unknown_dataset_is_reported_for_its_job(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "cat").mkdir(parents=True)
-    examiner = Noting()
+    examiner = RecordingExaminer()
     found = gather_jobs(stack(cat=JobSettings(dataset="kat")), tmp_path, examiner)
     assert [(one.code, one.job, one.message) for one in found.findings] == [
         (
@@ -122,7 +122,7 @@ def test_an_unknown_dataset_is_reported_for_its_job(tmp_path: Path) -> None:
             f"job `cat`: dataset `kat` is not a folder in {tmp_path / 'jobs'} (did you mean `cat`?)",
         )
     ]
-    # Of images that are nowhere nothing else is said; those of the job's own folder are looked for.
+    # An unknown dataset has no further findings.
     assert [one.dataset for one in examiner.places] == [None]
     assert [finding.code for finding in found.jobs[0].findings] == ["config-missing"]
     for settings in (JobSettings(), JobSettings(dataset="cat")):

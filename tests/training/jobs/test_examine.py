@@ -27,7 +27,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The jobs that the rules were run over."""
+    """The jobs that were checked."""
     names: list[str] = []
     check = examine.check
 

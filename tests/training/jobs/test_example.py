@@ -23,7 +23,7 @@ from flux_training.training.settings import (
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "docs/Pulumi.prod.yaml.example"
-# Told in its head: they are never written into the file by hand.
+# The head of the file explains how to set them.
 SECRETS = {"saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken"}
 MODELS: list[type[BaseModel]] = [
     StackSettings,

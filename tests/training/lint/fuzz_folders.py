@@ -41,8 +41,6 @@ NAMES = [
     b"\xe2\x80\xae.jpg",
     b".jpg",
     b"x" * 240 + b".jpg",
-]
-NAMES += [
     b"..jpg",
     b"a\\b.jpg",
     b"00001.JPG",
@@ -64,8 +62,6 @@ CAPTIONS = [
     b"\xef\xbb\xbftr1gger",
     b"x" * 5000,
     b"hf_" + b"a" * 40,
-]
-CAPTIONS += [
     "\u202e tr1gger".encode(),
     b"word " * 900,
     "\U0001f600".encode(),
@@ -91,8 +87,6 @@ VALUES: list[Any] = [
     [[]],
     [{}],
     [None],
-]
-VALUES += [
     {"a": {}},
     "1e-4",
     10**40,
@@ -117,8 +111,6 @@ YAML = [
     b"{" * 500,
     b"\t",
     b"job: 1\nconfig: 2",
-]
-YAML += [
     b"? [a]\n: b",
     b"job: x\nconfig: {name: job, process: [{}]}",
     b"--- a\n--- b",
@@ -127,8 +119,6 @@ YAML += [
     b"a: 0x" + b"f" * 6000,
     b"\x00",
     b"=: 1",
-]
-YAML += [
     b"a: 2024-13-41",
     b"a: !!binary x",
     b"a: !!timestamp x",
@@ -140,7 +130,7 @@ YAML += [
 
 
 def bomb() -> bytes:
-    """Aliases that unfold to a billion values."""
+    """Aliases that expand to a billion values."""
     lines = ["job: extension", "config: {name: job}", "a0: &a0 [x, x]"]
     lines += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 30)]
     return "\n".join(lines).encode()
@@ -249,7 +239,7 @@ def spoil_yaml_whole(chance: random.Random, files: Files) -> None:
 
 
 def spoil_yaml_value(chance: random.Random, files: Files) -> None:
-    """A value somewhere in the document becomes another, goes, or gets a neighbour."""
+    """Replaces, removes or adds values at random places of the document."""
     try:
         document = yaml.safe_load(files.get(b"train.yml", b""))
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError):
@@ -269,7 +259,7 @@ def spoil_yaml_value(chance: random.Random, files: Files) -> None:
             at.insert(0, chance.choice(VALUES))
     try:
         text = yaml.safe_dump(document, allow_unicode=chance.random() < 0.5)
-    except ValueError:  # a number of more digits than Python writes
+    except ValueError:  # Python does not convert numbers with so many digits
         return
     files[b"train.yml"] = text.encode("utf-8", "surrogatepass")
 
@@ -300,7 +290,7 @@ def write_files(folder: Path, files: Files, chance: random.Random) -> None:
     folder.mkdir(parents=True)
     (folder / "dataset").mkdir()
     for name, raw in files.items():
-        path = os.path.join(os.fsencode(folder), name)  # noqa: PTH118 - a name that is no text
+        path = os.path.join(os.fsencode(folder), name)  # noqa: PTH118 - the name is bytes
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - as above
             with open(path, "wb") as file:  # noqa: PTH123 - as above
@@ -317,7 +307,7 @@ def write_files(folder: Path, files: Files, chance: random.Random) -> None:
 
 
 def try_seed(seed: int, root: Path) -> tuple[str, list[str]]:
-    """(valid or explained, the rules that spoke). Raises whatever lint lets through, which is the fault looked for."""
+    """(valid or explained, the rules with findings). Raises any exception that lint does not handle."""
     chance = random.Random(seed)
     files = dict(BASE)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3, 6))):
@@ -360,7 +350,7 @@ def try_seeds(seeds: range) -> tuple[Counter[str], Counter[str], list[str]]:
                 outcome, codes = try_seed(seed, root)
                 outcomes[outcome] += 1
                 rules.update(codes)
-            except Exception:  # noqa: BLE001 - what is looked for
+            except Exception:  # noqa: BLE001 - any exception is a fault
                 outcomes["traceback"] += 1
                 faults.append(f"seed {seed}:\n{traceback.format_exc(limit=-6)}")
             shutil.rmtree(root, ignore_errors=True)
@@ -386,7 +376,10 @@ def main() -> int:
         f"{outcomes.total()} folders: "
         + ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
     )
-    print(f"{len(rules)} rules spoke: " + ", ".join(f"{code} {count}" for code, count in rules.most_common()))
+    print(
+        f"{len(rules)} rules with findings: "
+        + ", ".join(f"{code} {count}" for code, count in rules.most_common())
+    )
     return 1 if outcomes["traceback"] else 0
 
 

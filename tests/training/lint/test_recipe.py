@@ -59,12 +59,12 @@ def recipe_job(data: Path, name: str, config_name: str) -> None:
     dataset.mkdir(parents=True)
     for number, suffix in enumerate((".jpg", ".JPG", ".png"), 1):
         write_image(dataset / f"{number:05}{suffix}", number)
-        # generate-captions.py appends this, and no line break.
+        # generate-captions.py appends the placeholder without a line break.
         (dataset / f"{number:05}.txt").write_text(
             f"A thing, seen from side {number}. [trigger]", encoding="utf-8"
         )
     (data / name / config_name).write_text(TRAIN_YAML.format(name=name), encoding="utf-8")
-    # prepare-and-queue-jobs.py leaves what Kelpie answered.
+    # prepare-and-queue-jobs.py stores Kelpie's response.
     (data / name / "kelpie_job.json").write_text(
         json.dumps({"id": "x", "status": "pending"}), encoding="utf-8"
     )

@@ -131,7 +131,7 @@ def test_resolutions_of_all_datasets_are_read(
         ({"rank": 16}, []),
         ({"linear": 512}, ["the rank is 512"]),
         ({"rank": 512}, ["the rank is 512"]),
-        # As the trainer has it: `rank` goes before.
+        # `rank` wins, as in ai-toolkit.
         ({"rank": 512, "linear": 16}, ["the rank is 512"]),
     ],
 )
@@ -190,7 +190,7 @@ def test_every_unknown_key_is_reported_with_its_line(tmp_path: Path) -> None:
             "      train:\n",
             "        - folder_path: dataset\n          zzz: 1\n      trian: {}\n      train:\n",
         ),
-        # What is handed on as it stands may hold anything.
+        # Keyword arguments for the network may have any key.
         ("        linear: 16\n", "        linear: 16\n        network_kwargs: [{any: 1}, {thing: 2}]\n"),
         ("        prompts:\n", "        samples: [{prompt: a, sneed: 1}]\n        prompts:\n"),
     ):
@@ -259,7 +259,7 @@ def test_each_job_silences_its_own_findings(tmp_path: Path) -> None:
         ("cat", str(jobs / "cat"), "x"),
         ("cat", str(jobs / "cat/dataset"), "all there are"),
     ]
-    # What one job silences is no mistake of another's.
+    # A silence applies only to its own job.
     entries["Cat"], entries["cat"] = entries["cat"], entries["Cat"]
     loud = [(finding.job, finding.code) for finding in lint_jobs(stack(**entries), tmp_path).findings]
     assert loud == [("Cat", "silence-unused"), ("cat", "job-case")]

@@ -154,7 +154,7 @@ def test_nodes_cannot_access_the_owner_mark() -> None:
 
 
 def test_node_policy_is_exact() -> None:
-    """Its readers are AWS's: a wrong letter denies a node its work, or allows it another's."""
+    """One wrong letter would lock nodes out, or give them access to other keys."""
     allow = {"Effect": "Allow"}
     below = ["arn:aws:s3:::b/team/datasets/*", "arn:aws:s3:::b/team/runs/*"]
     written = ["arn:aws:s3:::b/team/runs/*/output/*", "arn:aws:s3:::b/team/runs/*/model/*"]
@@ -258,7 +258,7 @@ def test_rule_format_is_exact() -> None:
 
 
 def test_edited_rules_of_ours_are_read_as_they_are() -> None:
-    """It differs from what is wanted then, and is put right."""
+    """So they differ from the wanted rules and are corrected."""
     mark = f"flux {OWNER} 1"
     rules = [
         {"ID": mark, "Status": "Enabled"},

@@ -97,7 +97,7 @@ def test_action_and_reasons_of_a_job(
     assert (found.line is not None) == (
         what in (PlannedAction.NEW, PlannedAction.AGAIN, PlannedAction.RUNNING)
     )
-    # An unfinished run that stays is not cancelled.
+    # An unfinished run is not canceled if it is kept.
     if given.op != "delete" and given.old.get("runId") == given.new.get("runId"):
         assert plan_job(given, state, past, LINE, old_unfinished=True).reasons == reasons
 

@@ -127,9 +127,6 @@ def test_unprintable_characters_in_names_are_escaped(text: str, shown: str) -> N
 def test_invalid_loss_lines_are_skipped() -> None:
     text = "step,loss\n1,0.5\n3,nan\nrubbish\n2,0.4\n2,0.3\n-1,0.2\n4,1e999\n"
     assert parse_losses(text) == [Point(1, 0.5), Point(2, 0.3)]
-
-
-def test_loss_lines_out_of_range_are_skipped() -> None:
     most = 10**9
     text = f"0,0.5\n1,{most}\n2,-{most}\n3,{most + 1}\n{most},0.5\n{most + 1},0.5\n"
     assert parse_losses(text) == [Point(1, most), Point(2, -most), Point(most, 0.5)]
@@ -209,7 +206,7 @@ def test_the_trigger_word_is_inserted_into_prompts() -> None:
     sample = {"prompts": ["[trigger] at sea", "[name], [trigger]", 3, {"seed": 1}]}
     process = {"trigger_word": "c4t", "sample": sample}
     assert prompts_of({"config": {"process": [process]}}) == ["c4t at sea", "c4t, c4t", "3", ""]
-    # Without the word the trainer draws the prompt as it stands.
+    # Without a trigger word the trainer uses the prompt unchanged.
     without = {"config": {"process": [{"sample": sample}]}}
     assert prompts_of(without) == ["[trigger] at sea", "[name], [trigger]", "3", ""]
     assert prompts_of({"config": {"process": [{"sample": {"samples": [{"prompt": "a"}]}}]}}) == ["a"]

@@ -37,13 +37,13 @@ DEEP = b"[" * 100_000
     [(1, None, "0706354cdb0d"), (2, None, "326d0e263fe0"), (1, "0706354cdb0d", "0896cbfabfeb")],
 )
 def test_run_ids_are_stable(attempt: int, parent: str | None, expected: str) -> None:
-    # Were this to change, every stack out there would train everything again.
+    # If these ids changed, every existing stack would train everything again.
     assert run_id(b"{}", b"job: extension\n", attempt, parent) == expected
     assert declared_run(b"{}", b"job: extension\n", attempt)(parent) == expected
 
 
 def test_object_keys_are_stable() -> None:
-    """What is in users' buckets already, and what the nodes' rights name."""
+    """Users' buckets and the policies of their nodes have these keys."""
     layout = Layout("team/")
     run = layout.run("cat", "0a1b")
     assert (layout.owner, layout.datasets, layout.runs) == (
@@ -88,9 +88,6 @@ def test_launcher_settings_are_complete() -> None:
         "stall_minutes": 20.0,
         "wait_minutes": 1.0,
     }
-
-
-# ---- its state in words
 
 
 @pytest.mark.parametrize(
@@ -175,9 +172,6 @@ def test_stalls_are_explained() -> None:
         "its worker reports it, but nothing has been written to the bucket for 60 min: the launcher hangs or the node cannot "
         "upload; reallocate its instance"
     )
-
-
-# ---- its weights
 
 
 def weights(header: Any, data: bytes = b"") -> bytes:

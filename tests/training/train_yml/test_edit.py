@@ -22,7 +22,7 @@ from flux_training.training.train_yml.trainer_config import (
     read_trainer_file,
 )
 
-# config/examples/train_lora_flux_24gb.yaml of ostris/ai-toolkit: what the recipe does not change.
+# config/examples/train_lora_flux_24gb.yaml of ostris/ai-toolkit: the values that the recipe keeps.
 EXAMPLE = {
     "network": {"type": "lora", "linear": 16, "linear_alpha": 16},
     "train": {
@@ -62,7 +62,7 @@ def test_the_recipes_five_changes_are_made() -> None:
     assert process["datasets"][0]["folder_path"] == "dataset"
     assert process["model"]["name_or_path"] == "/model"
     assert process["sample"]["prompts"] == ["[trigger] at sea", 'say "hi": #1']
-    # The recipe keeps 2; what the trainer deletes is deleted in the bucket, so here it is more than a run writes.
+    # The recipe keeps 2. A checkpoint that the trainer deletes is deleted in the bucket too, so keep all.
     assert (
         process["save"]["max_step_saves_to_keep"] > process["train"]["steps"] / process["save"]["save_every"]
     )
@@ -81,7 +81,7 @@ def test_every_comment_of_the_template_is_kept() -> None:
     ]
     made = new_train_yml("cat", "word").splitlines()
     assert [line for line in made if line.lstrip().startswith("#")] == comments
-    assert sum("!" in comment for comment in comments) == 6  # the five, and the line that says what `!` means
+    assert sum("!" in comment for comment in comments) == 6  # five changes, and the line that explains `!`
 
 
 @settings(max_examples=15, deadline=None)
@@ -110,7 +110,7 @@ def test_deeply_nested_yaml_is_an_empty_document(raw: bytes) -> None:
 
 @pytest.mark.parametrize("head", ["", "%YAML 1.3\n---\n"])
 def test_a_number_like_1e_4_is_read_as_ai_toolkit_reads_it(head: str) -> None:
-    """libyaml refuses the second head and PyYAML takes it, as ai-toolkit does."""
+    """libyaml rejects the `%YAML 1.3` header; PyYAML and ai-toolkit accept it."""
     text = head + "job: extension\nconfig:\n  name: cat\n  process: [{lr: 1e-4, model: {lora:}}]\n"
     assert document_of(text.encode())["config"]["process"][0]["lr"] == 0.0001
 
@@ -197,7 +197,7 @@ def test_a_train_yml_that_is_too_large_is_not_read(tmp_path: Path, size: int, co
 
 
 def test_values_are_counted_with_aliases_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = b"job: x\nconfig: {a: &a [1, 2], b: *a}\n"  # 13: 5, and for a and b the key, the list and its two
+    raw = b"job: x\nconfig: {a: &a [1, 2], b: *a}\n"  # 13 nodes: 5, and 4 each for a and b
     (tmp_path / "train.yml").write_bytes(raw)
     monkeypatch.setattr(trainer_config, "MAX_NODES", 13)
     assert document_of(raw)["config"] == {"a": [1, 2], "b": [1, 2]}

@@ -40,8 +40,9 @@ def test_setting_a_value_changes_only_its_line(path: tuple[str | int, ...], lite
     assert len(removed) == 1
 
 
-def test_comments_and_carriage_returns_are_kept() -> None:
+def test_comments_carriage_returns_and_earlier_duplicates_are_kept() -> None:
     assert set_value("a: 1   # one\r\nb: 2\r\n", ("a",), "9") == "a: 9   # one\r\nb: 2\r\n"
+    assert set_value("a: 1\na: 2\n", ("a",), "3") == "a: 1\na: 3\n"
 
 
 @pytest.mark.parametrize(
@@ -65,10 +66,6 @@ def test_values_that_cannot_be_set_separately_are_rejected(
     with pytest.raises(type(error)) as caught:
         set_value(text, path, literal)
     assert str(caught.value) == str(error)
-
-
-def test_the_last_of_duplicate_keys_is_set() -> None:
-    assert set_value("a: 1\na: 2\n", ("a",), "3") == "a: 1\na: 3\n"
 
 
 @pytest.mark.parametrize(
