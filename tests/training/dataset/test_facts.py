@@ -136,7 +136,7 @@ def test_perceptual_hash_is_similar_in_every_mode(mode: str) -> None:
 
 
 def finding(job: str = "cat", code: str = "rule", line: int | None = None) -> Finding:
-    return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "mend", job)
+    return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "fix", job)
 
 
 def test_summary_limits_the_findings_per_rule_and_job() -> None:
@@ -146,11 +146,11 @@ def test_summary_limits_the_findings_per_rule_and_job() -> None:
         + [finding(code="other")]
     )
     assert summarize(found, 2) == [
-        "jobs/cat:1: what; why; mend [rule]",
-        "jobs/cat:2: what; why; mend [rule]",
-        "jobs/x:1: what; why; mend [rule]",
-        "jobs/x:2: what; why; mend [rule]",
-        "jobs/cat: what; why; mend [other]",
+        "jobs/cat:1: what; why; fix [rule]",
+        "jobs/cat:2: what; why; fix [rule]",
+        "jobs/x:1: what; why; fix [rule]",
+        "jobs/x:2: what; why; fix [rule]",
+        "jobs/cat: what; why; fix [other]",
         "cat: 2 more of [rule]; `flux lint` shows all",
     ]
     assert summarize([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]

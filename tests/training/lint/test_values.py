@@ -80,7 +80,7 @@ def test_invisible_characters_are_garbled(sign: str) -> None:
 
 
 def rule_saying(code: str, *problems: Problem, text: str = "why") -> Rule:
-    return Rule(code, "area", "warning", text, "mend", lambda _job: problems)
+    return Rule(code, "area", "warning", text, "fix", lambda _job: problems)
 
 
 def test_findings_are_sorted_by_path_and_line() -> None:
@@ -105,7 +105,7 @@ def test_rules_ignore_parts_that_could_not_be_read() -> None:
 def test_rule_texts_are_escaped_in_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
     area = Area("odd", [rule_saying("odd-rule", text="a|b <c>")])
     monkeypatch.setattr(document, "AREAS", [area])
-    assert lint_document().endswith("| `odd-rule` | warning | a\\|b &lt;c> | mend |\n")
+    assert lint_document().endswith("| `odd-rule` | warning | a\\|b &lt;c> | fix |\n")
 
 
 @pytest.mark.parametrize(
