@@ -92,7 +92,6 @@ class Rule:
     """`needed`: a job that breaks it cannot be declared. `always`: why its findings cannot be silenced; empty if they can."""
 
     code: str
-    area: str
     severity: Severity
     why: str
     fix: str
@@ -177,7 +176,7 @@ class Area:
         reason = always or (NEEDED if needed else "")
 
         def register(check: Check) -> Check:
-            self.rules.append(Rule(code, self.name, severity, why, fix, check, needed, reason))
+            self.rules.append(Rule(code, severity, why, fix, check, needed, reason))
             return check
 
         return register

@@ -80,7 +80,7 @@ def test_invisible_characters_are_garbled(sign: str) -> None:
 
 
 def rule_saying(code: str, *problems: Problem, text: str = "why") -> Rule:
-    return Rule(code, "area", "warning", text, "fix", lambda _job: problems)
+    return Rule(code, "warning", text, "fix", lambda _job: problems)
 
 
 def test_findings_are_sorted_by_path_and_line() -> None:
