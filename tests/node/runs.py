@@ -1,4 +1,4 @@
-"""The files of a run on a node, and the launcher as a process (docs/architecture.md)."""
+"""A run's files in a bucket and on a node, and the launcher as a process of its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +20,22 @@ from typing import Any
 from unittest import mock
 
 import yaml
-from localcloud.node import worker as kelpie_worker
+from localcloud import node as kelpie_node
 from PIL import Image, ImageDraw
 
-from tests.node.queued import FolderTransfers, LocalQueue
+from flux_training.node.bundle import launcher_bundle
+from flux_training.node.job import NodeJob
+from flux_training.node.launcher.settings import config_digest
+from tests.node.queued import FolderTransfers, QueueStub
+from tests.node.storage import FolderStorage, folder_storage
 
 ROOT = Path(__file__).resolve().parents[2]
-LAUNCHER = ROOT / "flux_training" / "node" / "launch.py"
 STANDIN = ROOT / "packages" / "localcloud" / "localcloud" / "trainer"
 FAKE = Path(__file__).parent / "fake_trainer.py"
+RUN_ID = "0123456789ab"
+# Without site packages, and without the waiting that only real services need.
+LAUNCHER_WORDS = ("-I", "-S", *launcher_bundle().arguments[1:])
+QUICK = {"settle_seconds": 0, "free_gib": 0, "download_attempts": 3, "read_seconds": 1}
 
 
 def picture(number: int) -> bytes:
@@ -64,13 +73,8 @@ def train_config(job: str, steps: int, save_every: int, **changes: Any) -> dict[
     return {"job": "extension", "config": {"name": job, "process": [process]}, "meta": {"name": "[name]"}}
 
 
-def run_files(
-    job: str, *, steps: int = 20, save_every: int = 8, images: int = 4, **launch: Any
-) -> dict[str, bytes]:
-    """The files of one run on a node: training-config/…, dataset/…, output/<job>/run.json."""
-    config = train_config(job, steps, save_every)
-    pictures = {f"{i:05}.jpg": picture(i) for i in range(1, images + 1)}
-    manifest = {
+def manifest_of(pictures: dict[str, bytes]) -> bytes:
+    images = {
         name: {
             "size": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -78,37 +82,56 @@ def run_files(
         }
         for name, data in pictures.items()
     }
-    settings = {
-        "contract": 1,
-        "job": job,
-        "run_id": "0123456789ab",
-        "attempt": 1,
-        "steps": steps,
-        "save_every": save_every,
-        "trainer": ["python", "run.py", "training-config/train.yml"],
-        "dataset_folder": "dataset",
-        "output_folder": f"output/{job}",
-        "model_folder": "model",
-        "manifest": "training-config/manifest.json",
-        "weights": f"{job}.safetensors",
-        "max_hours": None,
-        "stall_minutes": 30,
-        "wait_minutes": 0,
-        "settle_seconds": 3,  # as launch.py has it: R2 takes one write a second of a key
-        "free_gib": 0,
-    }
-    return {
-        **{f"dataset/{name}": data for name, data in pictures.items()},
-        "training-config/launch.py": LAUNCHER.read_bytes(),
-        "training-config/launch.json": json.dumps(settings | launch).encode(),
-        "training-config/manifest.json": json.dumps({"version": 1, "images": manifest}).encode(),
-        "training-config/train.yml": yaml.safe_dump(config).encode(),
-        f"output/{job}/run.json": b"{}",
-    }
+    return json.dumps({"version": 1, "images": images}).encode()
 
 
-class Worker(kelpie_worker.KelpieWorker):
-    """The worker on the node; `code` is the exit code of the last command."""
+class StoredRun:
+    """Run RUN_ID of job `job` as the operator puts it into a bucket, which is a folder here."""
+
+    def __init__(
+        self, bucket: Path, *, steps: int = 20, save_every: int = 8, images: int = 2, **limits: float | None
+    ) -> None:
+        self.bucket, self.steps, self.save_every = bucket, steps, save_every
+        self.base = bucket / "runs" / "job" / RUN_ID
+        self.config, self.output, self.model = (self.base / name for name in ("config", "output", "model"))
+        self.dataset = bucket / "datasets" / "d1"
+        pictures = {f"{number:05}.jpg": picture(number) for number in range(1, images + 1)}
+        for folder in (self.config, self.output, self.dataset):
+            folder.mkdir(parents=True)
+        for name, data in pictures.items():
+            (self.dataset / name).write_bytes(data)
+        bundle = launcher_bundle()
+        (self.config / bundle.file_name).write_bytes(bundle.data)
+        (self.config / "launch.json").write_text(json.dumps(QUICK | limits))
+        (self.config / "manifest.json").write_bytes(manifest_of(pictures))
+        (self.config / "train.yml").write_text(yaml.safe_dump(train_config("job", steps, save_every)))
+        (self.output / "run.json").write_text("{}")
+        self.parent_prefix: str | None = None
+        self.seal()
+
+    def seal(self) -> None:
+        """The job is queued with the configuration as it is now."""
+        manifest, train = ((self.config / name).read_bytes() for name in ("manifest.json", "train.yml"))
+        self.config_sha256 = config_digest(manifest, train)
+
+    @property
+    def job(self) -> NodeJob:
+        return NodeJob(
+            "job",
+            RUN_ID,
+            1,
+            self.steps,
+            self.save_every,
+            self.bucket.name,
+            f"runs/job/{RUN_ID}/",
+            "datasets/d1/",
+            self.config_sha256,
+            self.parent_prefix,
+        )
+
+
+class NodeWorker(kelpie_node.Worker):
+    """The node's own worker; `code` is what the last command ended with."""
 
     code = 0
 
@@ -118,122 +141,135 @@ class Worker(kelpie_worker.KelpieWorker):
 
 
 class Node:
-    """A folder as the worker leaves it for the launcher; job `job`, 20 steps. Words are for the fake trainer; without
+    """A folder as the worker leaves it for the launcher, for a run of 20 steps. Words are for the fake trainer; without
     any it is the stand-in trainer of the local cloud."""
 
-    def __init__(self, home: Path, *words: str, **launch: Any) -> None:
-        self.home, self.output, self.python = home, home / "output" / "job", sys.executable
-        standin = [sys.executable, "run.py", "training-config/train.yml"]
-        trainer = [sys.executable, "-I", "-S", "fake.py", *words] if words else standin
-        settings = {"trainer": trainer, "settle_seconds": 0} | launch
-        for name, data in run_files("job", images=2, **settings).items():
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            (home / name).write_bytes(data)
-        for path in (FAKE, *STANDIN.glob("*.py")):
-            (home / ("fake.py" if path == FAKE else path.name)).write_bytes(path.read_bytes())
-        self.queue = LocalQueue(home / "queue.db")
+    def __init__(
+        self, home: Path, *words: str, storage: FolderStorage | None = None, **settings: Any
+    ) -> None:
+        self.storage = storage or folder_storage()
+        self.run_files = StoredRun(self.storage.root / f"node-{uuid.uuid4().hex[:20]}", **settings)
+        self.home, self.python = home, sys.executable
+        self.output, self.upload = home / "output" / "job", home / "upload"
+        self.stored = self.run_files.output
+        self.set_trainer(*words)
+        self.bring()
+        self.queue = QueueStub(home / "queue.db")
+
+    def bring(self) -> None:
+        """What `before` downloads."""
+        for folder in ("training-config", "upload"):
+            shutil.rmtree(self.home / folder, ignore_errors=True)
+        shutil.copytree(self.run_files.config, self.home / "training-config")
+        self.upload.mkdir()
+        shutil.copyfile(self.stored / "run.json", self.upload / "run.json")
+
+    def set_trainer(self, *words: str, program: str = "") -> None:
+        """run.py: the fake trainer with these words, a program, or the stand-in."""
+        for path in STANDIN.glob("*.py"):
+            shutil.copy(path, self.home)
+        shutil.copyfile(FAKE, self.home / "fake.py")
+        if words:
+            program = f"import runpy, sys\nsys.argv = {['fake.py', *words]!r}\nrunpy.run_path('fake.py', run_name='__main__')\n"
+        if program:
+            (self.home / "run.py").write_text(program)
 
     def change(self, file: str, **values: Any) -> None:
-        """Change keys of training-config/FILE.json; None removes one."""
-        path = self.home / "training-config" / f"{file}.json"
+        """Keys of training-config/FILE.json; None removes one. The job is queued with the change."""
+        path = self.run_files.config / f"{file}.json"
         changed = json.loads(path.read_text()) | values
         path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+        self.reconfigure()
+
+    def reconfigure(self) -> None:
+        self.run_files.seal()
+        self.bring()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
+        return {"PATH": path} | self.storage.environment | self.run_files.job.environment
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
         """Start the launcher without site packages."""
         return subprocess.Popen(
-            [self.python, "-I", "-S", "training-config/launch.py"],
+            [self.python, *LAUNCHER_WORDS],
             cwd=self.home,
-            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment,
+            env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
 
-    def run(self, **environment: str) -> FinishedLauncher:
-        """Run the launcher to its end."""
-        return self.ended(self.start(**environment))
+    def run(self, **environment: str) -> LaunchResult:
+        """The launcher to its end; then the bucket has what was put into upload/."""
+        return self.result(self.start(**environment))
 
     def submit(self) -> str:
-        """Queue the run, whose files are on the node already; the id of the job."""
+        """The run as a job of the queue, its files being there already; its id."""
         command = ["sh", "-c", 'exec "$0" "$@" >out.txt 2>&1', sys.executable]
-        after = [{"bucket": "", "prefix": "model/", "local_path": "model/"}]
-        return self.queue.submit(
-            [*command, "-I", "-S", "training-config/launch.py"], sync={"before": [], "after": after}
-        )
+        after = [{"bucket": "", "prefix": f"runs/job/{RUN_ID}/model/", "local_path": "model/"}]
+        return self.queue.submit([*command, *LAUNCHER_WORDS], sync={"before": [], "after": after})
 
     def handed_out(
-        self, job: str, while_it_sleeps: Callable[[Worker, int], object] | None = None, **environment: str
-    ) -> FinishedLauncher:
-        """One hand-out to the node's worker, and what the queue makes of it. Meanwhile the given is done, with
-        the pid of the trainer, once that sleeps."""
-        transfers = FolderTransfers(self.home, self.home / "bucket")
-        worker = Worker(self.home, self.queue, 0, 0.02, transfers)  # type: ignore[arg-type]
+        self, job: str, while_it_sleeps: Callable[[NodeWorker, int], object] | None = None, **environment: str
+    ) -> LaunchResult:
+        """One hand-out to the node's worker. `while_it_sleeps` is called with the pid of the trainer, once that sleeps."""
+        transfers = FolderTransfers(self.home, self.run_files.bucket)
+        worker = NodeWorker(self.home, self.queue, 0, 0.02, transfers)  # type: ignore[arg-type]
         given = self.queue.work()
         self.queue.job_now = job
         assert given is not None
         assert given["id"] == job
-        given["environment"] |= environment
+        given["environment"] |= self.environment | environment
         if while_it_sleeps:
             act = while_it_sleeps
             threading.Thread(target=lambda: act(worker, self.trainer())).start()
-        with mock.patch.object(kelpie_worker, "PAUSE_SECONDS", 0):
+        with mock.patch.object(kelpie_node, "PAUSE_SECONDS", 0):
             worker.do(given)
         for thread in threading.enumerate():
             if thread.name == f"finalize-{job}":
                 thread.join()
-        path = self.output / "progress.json"
-        progress = json.loads(path.read_text()) if path.exists() else {}
-        published = (self.home / "bucket" / "model" / "done.json").exists()
-        return FinishedLauncher(
-            worker.code, (self.home / "out.txt").read_text(errors="replace"), progress, published
-        )
+        published = (self.run_files.model / "done.json").exists()
+        out = (self.home / "out.txt").read_text(errors="replace")
+        return LaunchResult(worker.code, out, self.uploaded_progress(), published)
 
-    def trainer(self) -> int:
-        """The pid of the trainer, once it sleeps."""
-        path, deadline = self.output / "asleep", time.monotonic() + 20
-        while not path.exists() or not path.read_text():
-            assert time.monotonic() < deadline, "the trainer never slept"
-            time.sleep(0.01)
-        return int(path.read_text())
+    def uploaded_progress(self) -> dict[str, Any]:
+        """Does what the `during` rule would have done; progress.json."""
+        shutil.copytree(self.upload, self.stored, dirs_exist_ok=True)
+        path = self.stored / "progress.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
-    def says_the_queue(self, job: str) -> str:
+    def queue_state(self, job: str) -> str:
         """`completed`; `counted` or `uncounted` when it is handed out again; `failed`, `canceled` and `lost` for good."""
         seen, again = self.queue.job(job), self.queue.work() is not None
         if seen["status"] == "running":
             return "lost" if not again else "counted" if seen["num_failures"] else "uncounted"
         return str(seen["status"])
 
-    def ended(self, process: subprocess.Popen[str]) -> FinishedLauncher:
-        """The result. Raises TimeoutExpired after 30 s."""
+    def result(self, process: subprocess.Popen[str]) -> LaunchResult:
+        """Waits for the launcher. Raises TimeoutExpired after 30 s."""
         try:
             out, _ = process.communicate(timeout=30)
         finally:
             process.kill()
-        path = self.output / "progress.json"
-        progress = json.loads(path.read_text()) if path.exists() else {}
-        return FinishedLauncher(
-            process.returncode, out, progress, (self.home / "model" / "done.json").exists()
-        )
+        published = (self.home / "model" / "done.json").exists()
+        return LaunchResult(process.returncode, out, self.uploaded_progress(), published)
 
-    def asleep(self, process: subprocess.Popen[str]) -> int:
+    def trainer(self, process: subprocess.Popen[str] | None = None) -> int:
         """The pid of the trainer, once it sleeps."""
         path, deadline = self.output / "asleep", time.monotonic() + 20
         while not path.exists() or not path.read_text():
-            assert process.poll() is None, "the launcher has ended"
+            assert process is None or process.poll() is None, "the launcher has ended"
             assert time.monotonic() < deadline, "the trainer never slept"
             time.sleep(0.01)
         return int(path.read_text())
 
-    def set_aside(self) -> list[str]:
-        """The names of the files that the launcher set aside."""
-        return sorted(path.name.partition("-")[2] for path in (self.home / "set-aside").glob("*"))
-
 
 @dataclass(frozen=True)
-class FinishedLauncher:
-    """Exit code (negative for a signal), output, progress.json, and whether there is a result."""
+class LaunchResult:
+    """Exit code (negative: the signal it died by), output, progress.json, whether there is a result."""
 
     code: int
     out: str

@@ -1,0 +1,68 @@
+"""What a queued job has to carry for the launcher (docs/node.md). No Kelpie client: plain values only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from flux_training.node.bundle import LauncherBundle
+from flux_training.node.launcher.settings import CONFIG_FOLDER, MODEL_FOLDER, UPLOAD_FOLDER
+
+CONFIG_FILES = ("train.yml", "manifest.json", "launch.json")
+
+
+@dataclass(frozen=True)
+class NodeJob:
+    """One run as its node sees it. Prefixes are keys that end in a slash."""
+
+    job: str
+    run_id: str
+    attempt: int
+    steps: int
+    save_every: int
+    bucket: str
+    run_prefix: str
+    dataset_prefix: str
+    config_sha256: str
+    parent_prefix: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of the job: nodes cannot write it. No secrets: Kelpie stores it as plain text."""
+        environment = {
+            "FLUX_JOB": self.job,
+            "FLUX_RUN_ID": self.run_id,
+            "FLUX_ATTEMPT": str(self.attempt),
+            "FLUX_STEPS": str(self.steps),
+            "FLUX_SAVE_EVERY": str(self.save_every),
+            "FLUX_BUCKET": self.bucket,
+            "FLUX_RUN_PREFIX": self.run_prefix,
+            "FLUX_DATASET_PREFIX": self.dataset_prefix,
+            "FLUX_CONFIG_SHA256": self.config_sha256,
+        }
+        return environment | ({"FLUX_PARENT_PREFIX": self.parent_prefix} if self.parent_prefix else {})
+
+    def sync(self, bundle: LauncherBundle) -> dict[str, list[dict[str, str]]]:
+        """Kelpie's sync rules.
+
+        `before` has patterns: a key like `…/config/../run.py`, which a node could place, would replace the trainer.
+        It brings run.json into upload/, because the worker only watches a folder that exists at the start.
+        """
+        config, output = f"{self.run_prefix}config/", f"{self.run_prefix}output/"
+        return {
+            "before": [
+                self._rule(config, CONFIG_FOLDER.name) | _only(config, *CONFIG_FILES, bundle.file_name),
+                self._rule(output, UPLOAD_FOLDER.name) | _only(output, "run.json"),
+            ],
+            "during": [self._rule(output, UPLOAD_FOLDER.name)],
+            "after": [self._rule(f"{self.run_prefix}model/", MODEL_FOLDER.name)],
+        }
+
+    def _rule(self, prefix: str, folder: str) -> dict[str, str]:
+        return {"bucket": self.bucket, "prefix": prefix, "local_path": f"{folder}/"}
+
+
+def _only(prefix: str, *names: str) -> dict[str, str]:
+    """A pattern for whole keys, in the syntax that JavaScript and Python share."""
+    escaped = [re.sub(r"([.*+?^${}()|\[\]\\/-])", r"\\\1", text) for text in (prefix, *names)]
+    return {"pattern": f"^{escaped[0]}({'|'.join(escaped[1:])})$"}

@@ -1,0 +1,267 @@
+"""A small S3 client: GET from any byte, HEAD, LIST and DELETE.
+
+It reads the same environment as the Kelpie worker: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
+AWS_ENDPOINT_URL. Buckets are addressed by path (https://endpoint/bucket/key). Every request has a connection of its own.
+Nothing here is retried; see retries.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import SplitResult, unquote_plus, urlsplit
+from xml.etree import ElementTree
+
+from flux_training.node.launcher.errors import ExitCode, RunEndedError
+from flux_training.node.launcher.signing import SigningKeys, quote_path, quote_query, signed_headers
+
+CHUNK_BYTES = 1 << 17
+MAX_LISTING_BYTES = 8 << 20  # one page: 1,000 keys of up to 1,024 bytes, encoded
+MAX_ERROR_BYTES = 1 << 16
+MIN_BYTES_PER_SECOND = 1024  # a slower answer counts as stalled
+CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests that are 15 minutes off
+RETRYABLE_STATUS = (403, 408, 425, 429)  # and 5xx; R2 answers 403 for moments in which it cannot check a key
+NETWORK_ERRORS = (OSError, http.client.HTTPException)
+
+
+class BucketError(Exception):
+    """The bucket gave no usable answer. `retryable`: another try may help."""
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class ObjectMissingError(BucketError):
+    """There is no such object."""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds to connect, and without enough bytes of an answer."""
+
+    connect_seconds: float = 10
+    read_seconds: float = 30
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ObjectHead:
+    """Size and version of an object."""
+
+    size: int
+    etag: str
+
+
+class ObjectBody:
+    """The bytes of an object from `start` on; iterate once."""
+
+    def __init__(self, response: http.client.HTTPResponse, start: int, read_seconds: float) -> None:
+        self.start = start if response.status == 206 else 0
+        self.etag = response.headers.get("ETag", "")
+        self._response, self._window = response, 2 * read_seconds
+        self._expected = _content_length(response)
+        self.size = self.start + self._expected
+
+    def __iter__(self) -> Iterator[bytes]:
+        received, window_bytes, window_end = 0, 0, time.monotonic() + self._window
+        while received < self._expected:
+            with network_errors():
+                chunk = self._response.read1(CHUNK_BYTES)  # at most one recv, each with a time-out
+            if not chunk:
+                raise BucketError(
+                    f"the answer ended after {received} of {self._expected} bytes", retryable=True
+                )
+            received += len(chunk)
+            window_bytes += len(chunk)
+            yield chunk
+            if time.monotonic() > window_end:
+                if window_bytes < self._window * MIN_BYTES_PER_SECOND:
+                    raise BucketError(f"only {window_bytes} bytes in {self._window:g} s", retryable=True)
+                window_bytes, window_end = 0, time.monotonic() + self._window
+
+
+class BucketClient:
+    """One bucket. Usable from several threads."""
+
+    def __init__(
+        self, endpoint: str, bucket: str, region: str, keys: SigningKeys, timeouts: Timeouts
+    ) -> None:
+        self._endpoint, self._bucket, self._region = urlsplit(endpoint), bucket, region
+        self._keys, self._timeouts = keys, timeouts
+        self._clock_offset = timedelta(0)
+        self._tls: ssl.SSLContext | None = None
+        self._tls_lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def get(self, key: str, start: int = 0) -> Iterator[ObjectBody]:
+        """Raises BucketError. The body begins at 0 when the server ignores the range."""
+        headers = {"range": f"bytes={start}-"} if start else {}
+        with self._request("GET", key, headers=headers) as response:
+            yield ObjectBody(response, start, self._timeouts.read_seconds)
+
+    def get_bytes(self, key: str, max_bytes: int) -> bytes:
+        """Raises BucketError, also for an object that is larger."""
+        with self.get(key) as body:
+            if body.size > max_bytes:
+                raise BucketError(f"{key} has {body.size} bytes, more than {max_bytes}", retryable=False)
+            return b"".join(body)
+
+    def head(self, key: str) -> ObjectHead:
+        with self._request("HEAD", key) as response:
+            return ObjectHead(_content_length(response), response.headers.get("ETag", ""))
+
+    def list_page(self, prefix: str, token: str = "") -> tuple[list[ListedObject], str]:
+        """One page, and the token of the next page; empty: there is none."""
+        query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
+        if token:
+            query["continuation-token"] = token
+        with self._request("GET", "", query) as response, network_errors():
+            data = response.read(MAX_LISTING_BYTES + 1)  # its length is not told in advance
+        return parse_listing(data)
+
+    def delete(self, key: str) -> None:
+        with self._request("DELETE", key):
+            pass
+
+    @contextlib.contextmanager
+    def _request(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer, once it is known to be a success."""
+        place = f"{self._bucket}/{key}" if key else self._bucket
+        path = quote_path(f"{self._endpoint.path.rstrip('/')}/{place}")
+        encoded = quote_query(query or {})
+        host, now = self._endpoint.netloc.rpartition("@")[2], datetime.now(timezone.utc) + self._clock_offset
+        signed = signed_headers(self._keys, self._region, method, host, path, encoded, now)
+        connection = self._connection()
+        try:
+            with network_errors():
+                connection.connect()
+                connection.sock.settimeout(self._timeouts.read_seconds)
+                connection.request(
+                    method, f"{path}?{encoded}" if encoded else path, headers=signed | dict(headers or {})
+                )
+                response = connection.getresponse()
+            self._raise_for_status(response, key or self._bucket)
+            yield response
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._endpoint.hostname or "", self._endpoint.port
+        timeout = self._timeouts.connect_seconds
+        if self._endpoint.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=timeout)
+        with self._tls_lock:
+            self._tls = self._tls or tls_context()
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
+
+    def _raise_for_status(self, response: http.client.HTTPResponse, key: str) -> None:
+        status = response.status
+        if status in (200, 204, 206):
+            return
+        with network_errors():
+            text = response.read(MAX_ERROR_BYTES).decode("utf-8", "replace")
+        if status == 404 and "<Code>NoSuchBucket</Code>" not in text:
+            raise ObjectMissingError(f"there is no object {key}", retryable=False)
+        if status == 403:
+            self._correct_clock(response.headers.get("Date", ""))
+        reason = " ".join(re.findall(r"<(?:Code|Message)>([^<]{1,300})<", text)) or response.reason
+        raise BucketError(f"{status} {reason:.300}", retryable=status >= 500 or status in RETRYABLE_STATUS)
+
+    def _correct_clock(self, date: str) -> None:
+        """A signature is refused if the clock of this node is far off; the next one uses the server's clock."""
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            offset = parsedate_to_datetime(date) - datetime.now(timezone.utc)
+            if abs(offset - self._clock_offset) > CLOCK_TOLERANCE:
+                self._clock_offset = offset
+
+
+@contextlib.contextmanager
+def network_errors() -> Iterator[None]:
+    """Turns errors of the network into BucketError."""
+    try:
+        yield
+    except NETWORK_ERRORS as error:
+        text = str(error) or type(error).__name__
+        raise BucketError(f"no answer: {text:.200}", retryable=True) from None
+
+
+def _content_length(response: http.client.HTTPResponse) -> int:
+    text = response.headers.get("Content-Length", "")
+    if not re.fullmatch("[0-9]{1,15}", text):
+        raise BucketError(f"the answer has no usable Content-Length ({text!r:.40})", retryable=True)
+    return int(text)
+
+
+def parse_listing(data: bytes) -> tuple[list[ListedObject], str]:
+    """Raises BucketError."""
+    if len(data) > MAX_LISTING_BYTES or b"<!DOCTYPE" in data:
+        raise BucketError("the listing is too large or no listing of S3", retryable=False)
+    try:
+        root = ElementTree.fromstring(data)  # noqa: S314 - entities need a DOCTYPE, which is refused above
+        objects = [
+            ListedObject(unquote_plus(item.findtext("{*}Key", "")), int(item.findtext("{*}Size", "")))
+            for item in root.iterfind("{*}Contents")
+        ]
+    except (ElementTree.ParseError, ValueError):
+        raise BucketError("the listing cannot be read", retryable=True) from None
+    return objects, root.findtext("{*}NextContinuationToken", "")
+
+
+def tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
+    if not context.cert_store_stats()["x509_ca"]:  # an image without the system's certificates
+        with contextlib.suppress(ImportError):
+            context.load_verify_locations(importlib.import_module("certifi").where())
+    return context
+
+
+def bucket_from_environment(
+    bucket: str, timeouts: Timeouts, environ: Mapping[str, str] = os.environ
+) -> BucketClient:
+    """Raises RunEndedError when the node has no keys of the bucket, or no usable address."""
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "auto"
+    endpoint = environ.get("AWS_ENDPOINT_URL") or f"https://s3.{region}.amazonaws.com"
+    keys = SigningKeys(
+        environ.get("AWS_ACCESS_KEY_ID", ""),
+        environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        environ.get("AWS_SESSION_TOKEN", ""),
+    )
+    if not keys.access_key_id or not keys.secret_access_key:
+        message = "AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is not set in the container group's environment"
+        raise RunEndedError(ExitCode.CONFIG_UNUSABLE, message)
+    if not _is_endpoint(urlsplit(endpoint)):
+        raise RunEndedError(
+            ExitCode.CONFIG_UNUSABLE, f"AWS_ENDPOINT_URL is {endpoint!r:.200}; it must be an http(s) address"
+        )
+    return BucketClient(endpoint, bucket, region, keys, timeouts)
+
+
+def _is_endpoint(endpoint: SplitResult) -> bool:
+    try:
+        return endpoint.scheme in ("http", "https") and bool(endpoint.hostname) and endpoint.port != 0
+    except ValueError:  # a port that is no number
+        return False

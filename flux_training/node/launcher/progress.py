@@ -1,0 +1,178 @@
+"""progress.json and loss.csv, summed over all restarts of a run.
+
+progress.json: `state` is starting, training, verifying, finished, failed, canceled or interrupted. `loss…` are means;
+`seconds_per_step` and `eta_seconds` are null until they are known; `gpu_seconds` is the time of trainers over all
+restarts, `download_seconds` that of downloads of this one; `begun` is [the step that the last start began with, how many
+starts in a row began with it].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from flux_training.node.launcher.errors import ExitCode, RunEndedError
+from flux_training.node.launcher.process import hide_secrets, say
+from flux_training.node.launcher.settings import UPLOAD_FOLDER, RunSettings, is_number, parse_object
+
+WRITE_SECONDS = 2  # R2 takes one write a second of one key, and the worker sends a change up to a second late
+IDLE_WRITE_SECONDS = 30
+CURVE_SECONDS = 10
+MAX_MESSAGE = 4000
+MAX_RESTARTS = 10  # without a new checkpoint; the queue never counts a whole container that dies of memory
+MAX_PROGRESS_BYTES = 1 << 20
+MAX_CURVE_BYTES = 16 << 20
+
+
+class RunState(str, Enum):
+    """`state` in progress.json."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    VERIFYING = "verifying"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    INTERRUPTED = "interrupted"
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Atomic. The temporary file is outside the watched folder, or the worker would upload and delete it."""
+    temporary = path.parent.parent / f".{path.name}.tmp"
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+def mean(losses: list[float]) -> float | None:
+    value = math.fsum(losses) / len(losses) if losses and all(map(math.isfinite, losses)) else math.nan
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+class EarlierStarts:
+    """What an earlier progress.json of this run says; anything else in it is ignored."""
+
+    def __init__(self, run_id: str, data: bytes | None) -> None:
+        raw: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):
+            raw = parse_object(data or b"{}")
+        is_ours = raw.get("run_id") == run_id
+        is_sane = is_ours and is_number(raw.get("restarts")) and is_number(raw.get("gpu_seconds"))
+        self.restarts = int(raw["restarts"]) + 1 if is_sane else 0
+        self.gpu_seconds = float(raw["gpu_seconds"]) if is_sane else 0.0
+        self.started_at = str(raw.get("started_at"))[:40] if is_sane else now()
+        begun = raw.get("begun") if is_ours else None
+        self.begun = [0, 0]
+        if isinstance(begun, list) and len(begun) == 2 and all(map(is_number, begun)):
+            self.begun = begun
+        self.lost_checkpoints = is_ours and raw.get("checkpoints_lost") is True
+
+
+class ProgressWriter:
+    """Writes progress.json and loss.csv into the watched folder."""
+
+    def __init__(self, settings: RunSettings, earlier: bytes | None, curve: bytes | None) -> None:
+        self.settings = settings
+        self.earlier = EarlierStarts(settings.run_id, earlier)
+        self.state, self.message, self.gpu = RunState.STARTING, "", ""
+        self.step, self.trainer_seconds, self.download_seconds = 0, 0.0, 0.0
+        self.losses: dict[int, float] = {}  # by the number of steps done; the last value of each counts
+        self.seconds_per_step: float | None = None
+        self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
+        self.begun, self.lost_checkpoints = self.earlier.begun, self.earlier.lost_checkpoints
+        self._curve = curve or b""
+        self._written: tuple[object, ...] = ()
+        self._written_at = self._curve_at = -math.inf
+
+    @property
+    def gpu_seconds(self) -> float:
+        return self.earlier.gpu_seconds + self.trainer_seconds
+
+    def check_hours(self) -> None:
+        """Raises RunEndedError when the run's hours are used up."""
+        limit = self.settings.limits.max_hours
+        if limit is not None and self.gpu_seconds >= limit * 3600:
+            used = f"max_hours ({limit:g}) are used up at step {self.step}: {self.gpu_seconds:.0f} s"
+            raise RunEndedError(ExitCode.HOURS_USED_UP, used)
+
+    def resume(self, step: int) -> None:
+        """Takes over the curve of earlier starts up to the checkpoint's step. Raises RunEndedError."""
+        self.step = step
+        self.begun = [step, self.begun[1] + 1 if self.begun[0] == step else 1]
+        if self.begun[1] > MAX_RESTARTS and step < self.settings.steps:
+            message = f"{MAX_RESTARTS} starts in a row began at step {step} and brought no new checkpoint"
+            raise RunEndedError(ExitCode.NO_PROGRESS, message)
+        with contextlib.suppress(ValueError):
+            for line in self._curve.decode("ascii").split("\n")[1:]:
+                at, _, loss = line.partition(",")
+                if 0 < int(at) <= step:
+                    self.losses[int(at)] = float(loss)
+
+    def report(self) -> dict[str, Any]:
+        settings, losses = self.settings, [self.losses[n] for n in sorted(self.losses) if n <= self.step]
+        tenth = max(1, len(losses) // 10)
+        is_training = self.seconds_per_step is not None and self.state == RunState.TRAINING
+        left = (self.seconds_per_step or 0) * (settings.steps - self.step) if is_training else None
+        report = {
+            "version": 1,
+            "state": self.state.value,
+            "message": self.message or None,
+            "updated_at": now(),
+            "job": settings.job,
+            "run_id": settings.run_id,
+            "attempt": settings.attempt,
+            "step": self.step,
+            "steps": settings.steps,
+            "loss": mean(losses[-1:]),
+            "loss_smoothed": mean(losses[-50:]),
+            "loss_first": mean(losses[:tenth]),
+            "loss_last": mean(losses[-tenth:]),
+            "seconds_per_step": self.seconds_per_step,
+            "eta_seconds": None if left is None else round(left, 1),
+            "gpu": self.gpu or None,
+            "gpu_seconds": round(self.gpu_seconds, 1),
+            "start_seconds": self.start_seconds,
+            "download_seconds": round(self.download_seconds, 1),
+            "restarts": self.earlier.restarts,
+            "started_at": self.earlier.started_at,
+            "launcher": "1",
+            "begun": self.begun,
+        }
+        return report | ({"checkpoints_lost": True} if self.lost_checkpoints else {})
+
+    def write(
+        self, state: RunState | None = None, message: str | None = None, *, force: bool = False
+    ) -> None:
+        """At most every WRITE_SECONDS unless the state changes or a checkpoint is due. A full disk ends nothing here."""
+        self.state = state or self.state
+        self.message = self.message if message is None else hide_secrets(message)[:MAX_MESSAGE]
+        saves = self.step // self.settings.save_every
+        content, at = (self.state, saves, self.message, self.step), time.monotonic()
+        force = force or content[:2] != self._written[:2]
+        pause = WRITE_SECONDS if content != self._written else IDLE_WRITE_SECONDS
+        if not force and at - self._written_at < pause:
+            return
+        self._written, self._written_at = content, at
+        try:
+            if force or at - self._curve_at >= CURVE_SECONDS:
+                # After a forced write again in 2 s: a change during an upload is lost.
+                self._curve_at = at - (CURVE_SECONDS - WRITE_SECONDS if force else 0)
+                self._write_curve()
+            replace_file(
+                UPLOAD_FOLDER / "progress.json", json.dumps(self.report(), indent=1, allow_nan=False)
+            )
+        except OSError as error:
+            say(f"launch: progress.json cannot be written: {error.strerror}")
+
+    def _write_curve(self) -> None:
+        rows = [f"{n},{self.losses[n]:.6g}\n" for n in sorted(self.losses) if n <= self.step]
+        replace_file(UPLOAD_FOLDER / "loss.csv", "".join(["step,loss\n", *rows]))

@@ -1,0 +1,77 @@
+"""Tries again, a bounded number of times, with growing pauses."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+from flux_training.node.launcher.bucket import BucketClient, BucketError, ListedObject, ObjectMissingError
+
+FIRST_PAUSE_SECONDS = 0.5
+MAX_PAUSE_SECONDS = 20.0
+MAX_LISTED = 10_000
+
+T = TypeVar("T")
+
+
+def pause_seconds(failures: int) -> float:
+    """After so many failures in a row; at random within 50 %, so that parallel downloads do not return together."""
+    longest = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - no cryptography
+
+
+class RetryingBucket:
+    """Requests with small answers. Each is tried `attempts` times; `sleep` waits and may raise to give up."""
+
+    def __init__(
+        self, client: BucketClient, attempts: int, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._client, self._attempts, self._sleep = client, attempts, sleep
+
+    def get_bytes(self, key: str, max_bytes: int) -> bytes | None:
+        """None when there is no such object. Raises BucketError."""
+        try:
+            return self._retry(lambda: self._client.get_bytes(key, max_bytes))
+        except ObjectMissingError:
+            return None
+
+    def size(self, key: str) -> int | None:
+        """None when there is no such object. Raises BucketError."""
+        try:
+            return self._retry(lambda: self._client.head(key)).size
+        except ObjectMissingError:
+            return None
+
+    def delete(self, key: str) -> None:
+        self._retry(lambda: self._client.delete(key))
+
+    def list_objects(self, prefix: str) -> list[ListedObject]:
+        """The first MAX_LISTED objects below a prefix: a node could have filled it. Raises BucketError."""
+        found: list[ListedObject] = []
+        for page in self._pages(prefix):
+            found += page
+            if len(found) >= MAX_LISTED:
+                break
+        return found[:MAX_LISTED]
+
+    def _pages(self, prefix: str) -> Iterator[list[ListedObject]]:
+        token = ""
+        while True:
+            page, token = self._retry(partial(self._client.list_page, prefix, token))
+            yield page
+            if not token:
+                return
+
+    def _retry(self, action: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return action()
+            except BucketError as error:
+                failures += 1
+                if not error.retryable or failures >= self._attempts:
+                    raise
+                self._sleep(pause_seconds(failures))

@@ -1,0 +1,194 @@
+"""The trainer's process: its output, its end, and the limits it runs under."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from flux_training.node.launcher.errors import ExitCode, RunEndedError
+from flux_training.node.launcher.process import check_stopped, hide_secrets, say
+from flux_training.node.launcher.progress import ProgressWriter, RunState
+from flux_training.node.launcher.settings import TRAINER, TRAINER_SCRIPT, RunSettings
+
+WORKER_VARIABLES = (
+    "AWS_",
+    "NODE_TOKEN",
+    "SALAD_API_KEY",
+    "KELPIE_API_KEY",
+)  # the trainer has no use for them
+MAX_LINE = 2000
+MAX_LINE_BYTES = 8192
+BAR_LOG_SECONDS = 10
+TAIL_LINES = 12
+MIN_FREE_BYTES = 64 << 20
+CANCEL_GRACE_SECONDS, INTERRUPT_GRACE_SECONDS, KILL_SECONDS = 30, 2, 30
+
+
+class OutputReader:
+    """Reads what ai-toolkit prints: tqdm's bar, and everything else."""
+
+    def __init__(self, settings: RunSettings, progress: ProgressWriter) -> None:
+        self.progress, self.steps = progress, settings.steps
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.step_at, self._bar_said_at = time.monotonic(), -math.inf
+        self._started_at = self.step_at
+        self._recent: deque[tuple[float, int]] = deque(maxlen=50)
+        # BaseSDTrainProcess and tqdm: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
+        # 4.512e-01]", for each step once with the old count and once with the new one.
+        name = re.escape(settings.job)
+        self._bar = re.compile(rf"{name}:\s+\d+%\|[^|]*\|\s*(\d{{1,9}})/{self.steps} \[([^\]]*)\]")
+
+    def read(self, descriptor: int) -> None:
+        """Until the end of the output."""
+        rest = b""
+        while chunk := os.read(descriptor, 1 << 16):
+            *lines, rest = re.split(rb"[\r\n]", rest + chunk)
+            for line in lines:
+                self._line(line)
+            if rest.endswith(b"]"):  # tqdm ends a line only when the next one begins
+                self._line(rest, unfinished=True)
+            rest = rest[:MAX_LINE_BYTES]
+        self._line(rest)
+
+    def _line(self, raw: bytes, *, unfinished: bool = False) -> None:
+        line = hide_secrets(raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))[:MAX_LINE].rstrip()
+        if match := self._bar.match(line):
+            loss = re.search(r"\bloss: ([-+.\w]+)", match[2])
+            self._step(int(match[1]), loss and loss[1])
+            if time.monotonic() - self._bar_said_at >= BAR_LOG_SECONDS:
+                self._bar_said_at = time.monotonic()
+                say(match[0])
+            line = line[match.end() :].strip()  # an error is printed behind the bar, on the same line
+        if line and not unfinished:
+            self.tail.append(line)
+            say(line)
+
+    def _step(self, step: int, loss: str | None) -> None:
+        progress, at = self.progress, time.monotonic()
+        if progress.start_seconds is None:
+            progress.start_seconds = round(at - self._started_at, 3)
+        if loss is not None:
+            with contextlib.suppress(ValueError):
+                progress.losses[min(step + 1, self.steps)] = float(loss)
+        if step != progress.step and step <= self.steps:
+            progress.step, self.step_at = step, at
+            self._recent.append((at, step))
+            begin, first = self._recent[0]
+            progress.seconds_per_step = round((at - begin) / (step - first), 4) if step > first else None
+
+
+class TrainerProcess:
+    """The child, in a session of its own, and the thread that reads its output."""
+
+    def __init__(self, output: OutputReader) -> None:
+        self.output = output
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(WORKER_VARIABLES)
+        }
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - constant words
+                TRAINER,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**environment, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunEndedError(ExitCode.NO_PYTHON, f"{TRAINER[0]!r} cannot be started: {error}") from None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        if self.process.stdout:
+            self.output.read(self.process.stdout.fileno())
+
+    def stop(self, signum: signal.Signals, grace: float) -> None:
+        """Asks, waits, kills: no process of the group is left."""
+        for number in (signum, signal.SIGKILL):
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(grace if number != signal.SIGKILL else KILL_SECONDS)
+        self._reader.join(5)
+
+
+def check_node(settings: RunSettings) -> None:
+    """Raises RunEndedError when this node cannot train."""
+    if shutil.which(TRAINER[0]) is None:
+        raise RunEndedError(ExitCode.NO_PYTHON, f"there is no {TRAINER[0]!r} on this node")
+    if not Path(TRAINER_SCRIPT).is_file():
+        message = f"there is no {TRAINER_SCRIPT!r} in {Path.cwd().name}/: this image has no ai-toolkit there"
+        raise RunEndedError(ExitCode.NO_TRAINER, message)
+    free, needed = shutil.disk_usage(".").free / (1 << 30), settings.limits.free_gib
+    if free < needed:
+        message = f"no space: {free:.1f} GiB are free on this node, {needed:g} are needed"
+        raise RunEndedError(ExitCode.DISK_FULL, message)
+
+
+def gpu_name() -> str:
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout  # noqa: S603 - constant words
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return " ".join(out.decode("utf-8", "replace").split())[:200]
+
+
+def _watch(settings: RunSettings, progress: ProgressWriter, trainer: TrainerProcess) -> None:
+    """Until the trainer has ended. Raises RunEndedError when it has to be stopped."""
+    start, stall_minutes = time.monotonic(), settings.limits.stall_minutes
+    while trainer.process.poll() is None:
+        check_stopped()
+        progress.trainer_seconds = time.monotonic() - start
+        progress.write()
+        progress.check_hours()
+        if time.monotonic() - trainer.output.step_at > stall_minutes * 60:
+            message = f"no step for {stall_minutes:g} minutes after step {progress.step}"
+            raise RunEndedError(ExitCode.STALLED, message)
+        time.sleep(0.1)
+
+
+def train(settings: RunSettings, progress: ProgressWriter) -> str:
+    """Runs the trainer to its end, and returns its last lines. The process has ended in any case.
+
+    Raises RunEndedError when it failed or had to be stopped.
+    """
+    progress.gpu = gpu_name()
+    progress.write(RunState.TRAINING, "")
+    trainer = TrainerProcess(OutputReader(settings, progress))
+    try:
+        _watch(settings, progress, trainer)
+    except RunEndedError as end:
+        # ai-toolkit saves on no signal, and the worker uploads nothing after an interruption: stop quickly.
+        if end.code == -signal.SIGINT:
+            trainer.stop(signal.SIGINT, CANCEL_GRACE_SECONDS)
+        else:
+            trainer.stop(signal.SIGTERM, INTERRUPT_GRACE_SECONDS)
+        raise
+    finally:
+        trainer.stop(signal.SIGKILL, 0)
+    story = "\n".join([f"at step {progress.step}", *trainer.output.tail])
+    _check_exit(trainer.process.returncode, story)
+    return f"the trainer ended without an error {story}"
+
+
+def _check_exit(code: int, story: str) -> None:
+    if code < 0:
+        guess = ", most likely out of memory" if -code == signal.SIGKILL else ""
+        raise RunEndedError(
+            ExitCode.TRAINER_KILLED, f"the trainer was killed by signal {-code}{guess}, {story}"
+        )
+    if code > 0:
+        is_full = shutil.disk_usage(".").free < MIN_FREE_BYTES
+        reason = ExitCode.DISK_FULL if is_full else ExitCode.TRAINER_FAILED
+        raise RunEndedError(reason, f"the trainer ended with exit code {code} {story}")

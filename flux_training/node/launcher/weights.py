@@ -1,0 +1,126 @@
+"""Whether a file of weights, or the optimizer's state, is whole and holds usable numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
+from flux_training.node.launcher.process import check_stopped
+from flux_training.node.launcher.settings import is_number
+
+MAX_HEADER_BYTES = 4 << 20  # headers of FLUX LoRAs have about 200 KB
+MAX_DIMENSIONS = 8
+CHUNK_BYTES = 1 << 16
+
+SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+
+
+class TensorExtent(NamedTuple):
+    """Where the bytes of a tensor are in the file."""
+
+    begin: int
+    end: int
+    dtype: str
+
+
+def weights_step(path: Path) -> int:
+    """The step in a .safetensors file whose header, extents and values are sound.
+
+    Raises UnsoundFileError.
+    """
+    try:
+        with path.open("rb") as file:
+            step, tensors = _read_header(file, path.stat().st_size)
+            for tensor in tensors:
+                if tensor.dtype in ("F16", "BF16", "F32") and not _is_finite(file, tensor):
+                    raise UnsoundFileError("it holds values that are not finite numbers")
+    except (UnsoundFileError, RunEndedError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged header can cause any error
+        raise UnsoundFileError(f"its header cannot be read ({type(error).__name__})") from None
+    return step
+
+
+def _read_header(file: BinaryIO, size: int) -> tuple[int, list[TensorExtent]]:
+    """The step and the tensors, which fill the file without a gap."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > min(size - 8, MAX_HEADER_BYTES):
+        raise UnsoundFileError(f"{size} bytes do not hold its header")
+    header = json.loads(file.read(length))
+    # Python reads more than the safetensors library does: NaN, lone surrogates.
+    json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
+    step = _metadata_step(header.pop("__metadata__"))
+    tensors = list(_extents(header, 8 + length, size))
+    end = tensors[-1].end if tensors else 0
+    if end != size:
+        raise UnsoundFileError(f"{size} bytes instead of {end}, {len(tensors)} tensors")
+    return step, tensors
+
+
+def _metadata_step(metadata: dict[str, Any]) -> int:
+    if {type(value) for value in metadata.values()} != {str}:
+        raise UnsoundFileError("its metadata are not all text")
+    step = json.loads(metadata["training_info"])["step"]
+    if not is_number(step) or step != int(step):
+        raise UnsoundFileError(f"its step is {step!r:.20}")
+    return int(step)
+
+
+def _extents(header: dict[str, Any], start: int, size: int) -> Iterator[TensorExtent]:
+    at = start
+    for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        numbers = [begin, end, *entry["shape"]]
+        is_sane = len(numbers) <= MAX_DIMENSIONS + 2 and {type(number) for number in numbers} == {int}
+        if not is_sane or min(numbers) < 0:
+            raise UnsoundFileError("its header has impossible shapes or offsets")
+        extent = TensorExtent(at, at + SIZES[entry["dtype"]] * math.prod(entry["shape"]), entry["dtype"])
+        if (start + begin, start + end) != extent[:2] or extent.end > size:
+            raise UnsoundFileError(f"its {size} bytes are not what its header says")
+        yield extent
+        at = extent.end
+
+
+def _is_finite(file: BinaryIO, tensor: TensorExtent) -> bool:
+    width, kind = SIZES[tensor.dtype], "e" if tensor.dtype == "F16" else "f"
+    file.seek(tensor.begin)
+    for at in range(tensor.begin, tensor.end, CHUNK_BYTES):
+        check_stopped()
+        data = file.read(min(CHUNK_BYTES, tensor.end - at))
+        count = len(data) // width
+        if tensor.dtype == "BF16":  # the upper half of a float32
+            wide = bytearray(2 * len(data))
+            wide[2::4], wide[3::4] = data[::2], data[1::2]
+            data = bytes(wide)
+        # Only the sum of finite numbers is finite.
+        if not math.isfinite(sum(struct.unpack(f"<{count}{kind}", data))):
+            return False
+    return True
+
+
+def is_whole_zip(path: Path) -> bool:
+    """torch.save writes a zip of uncompressed members with checksums, which torch.load does not check."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+            return bool(members) and is_stored and archive.testzip() is None
+    except Exception:  # noqa: BLE001 - a damaged archive can cause any error
+        return False
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            check_stopped()
+            digest.update(chunk)
+    return digest.hexdigest()

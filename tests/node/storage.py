@@ -1,0 +1,62 @@
+"""The local cloud's S3 server on a folder: a file in ROOT/bucket/ is an object, and the other way round.
+
+    python -m tests.node.storage ROOT
+
+prints its address and serves until it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcloud.cloudflare.keys import Keys
+from localcloud.daemon import make_server
+from localcloud.database import open_database
+from localcloud.storage import build_storage
+
+ACCESS_KEY_ID, SECRET_ACCESS_KEY = "node-key", "node-secret-key"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+    "AWS_REGION": "auto",
+}
+
+
+@dataclass(frozen=True)
+class FolderStorage:
+    """A running server."""
+
+    root: Path
+    url: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return ENVIRONMENT | {"AWS_ENDPOINT_URL": self.url}
+
+
+@functools.cache
+def folder_storage() -> FolderStorage:
+    """One server for all tests of this process, each of which uses a bucket of its own."""
+    return serve(Path(tempfile.mkdtemp(prefix="flux-node-storage-")).resolve())
+
+
+def serve(root: Path) -> FolderStorage:
+    """Serves `root` from a thread."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    database = open_database(root.with_name(f"{root.name}.keys.db"), any_thread=True)
+    app = build_storage(root, ACCESS_KEY_ID, SECRET_ACCESS_KEY, Keys(database, [ACCESS_KEY_ID]), 0)
+    server = make_server(app)
+    threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True).start()
+    return FolderStorage(root, f"http://127.0.0.1:{listening.getsockname()[1]}")
+
+
+if __name__ == "__main__":
+    print(serve(Path(sys.argv[1])).url, flush=True)
+    threading.Event().wait()
