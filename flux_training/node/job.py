@@ -51,15 +51,15 @@ class NodeJob:
         config, output = f"{self.run_prefix}config/", f"{self.run_prefix}output/"
         return {
             "before": [
-                self._rule(config, CONFIG_FOLDER.name) | _only(config, *CONFIG_FILES, bundle.file_name),
-                self._rule(output, UPLOAD_FOLDER.name) | _only(output, "run.json"),
+                self._rule("download", config, CONFIG_FOLDER.name) | _only(config, *CONFIG_FILES, bundle.file_name),
+                self._rule("download", output, UPLOAD_FOLDER.name) | _only(output, "run.json"),
             ],
-            "during": [self._rule(output, UPLOAD_FOLDER.name)],
-            "after": [self._rule(f"{self.run_prefix}model/", MODEL_FOLDER.name)],
+            "during": [self._rule("upload", output, UPLOAD_FOLDER.name)],
+            "after": [self._rule("upload", f"{self.run_prefix}model/", MODEL_FOLDER.name)],
         }
 
-    def _rule(self, prefix: str, folder: str) -> dict[str, str]:
-        return {"bucket": self.bucket, "prefix": prefix, "local_path": f"{folder}/"}
+    def _rule(self, direction: str, prefix: str, folder: str) -> dict[str, str]:
+        return {"bucket": self.bucket, "prefix": prefix, "local_path": f"{folder}/", "direction": direction}
 
 
 def _only(prefix: str, *names: str) -> dict[str, str]:

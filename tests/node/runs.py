@@ -208,7 +208,7 @@ class Node:
 
     def submit(self) -> str:
         """The run as a job of the queue, its files being there already; its id."""
-        command = ["sh", "-c", 'exec "$0" "$@" >out.txt 2>&1', sys.executable]
+        command = ["/bin/sh", "-c", 'exec "$0" "$@" >out.txt 2>&1', sys.executable]
         after = [{"bucket": "", "prefix": f"runs/job/{RUN_ID}/model/", "local_path": "model/"}]
         return self.queue.submit([*command, *LAUNCHER_WORDS], sync={"before": [], "after": after})
 

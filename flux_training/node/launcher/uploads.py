@@ -77,6 +77,7 @@ class UploadFolder:
             self._update(self._scan(), is_final=True)
         except OSError as error:  # the weights of a finished run are uploaded from another folder
             say(f"launch: the last files are not uploaded: {error}")
+        shutil.rmtree(STAGING_FOLDER, ignore_errors=True)
 
     def abandon(self) -> None:
         """Puts nothing more: the worker uploads nothing after a cancel or an interruption."""
