@@ -51,7 +51,8 @@ class NodeJob:
         config, output = f"{self.run_prefix}config/", f"{self.run_prefix}output/"
         return {
             "before": [
-                self._rule("download", config, CONFIG_FOLDER.name) | _only(config, *CONFIG_FILES, bundle.file_name),
+                self._rule("download", config, CONFIG_FOLDER.name)
+                | _only(config, *CONFIG_FILES, bundle.file_name),
                 self._rule("download", output, UPLOAD_FOLDER.name) | _only(output, "run.json"),
             ],
             "during": [self._rule("upload", output, UPLOAD_FOLDER.name)],

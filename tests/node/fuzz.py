@@ -10,7 +10,6 @@ exit code 1 when there was a fault.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
@@ -22,14 +21,20 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
+from flux_training.node.launcher import process, settings
+from flux_training.node.launcher.bucket import BucketError, parse_listing
+from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
+from flux_training.node.launcher.progress import ProgressWriter, RunState
+from flux_training.node.launcher.trainer import OutputReader
+from flux_training.node.launcher.weights import is_whole_zip, weights_step
 from tests.node.fake_trainer import weights
 from tests.node.quick_trainer import optimizer
-from tests.node.runs import LAUNCHER, run_files
+from tests.node.runs import Node
+from tests.node.storage import ENVIRONMENT
 
 MAX_GROWTH_KIB = 64 << 10
 STEPS = 20
@@ -70,18 +75,11 @@ NASTY = [
     *([], [[]], [0], [0, 0], {}, {"a": 1}, ["x"] * 100, [[[[[[[[]]]]]]]], {"step": 20}, {"": ""}),
 ]
 BAR = "\rjob:  33%|███▎      | {}/20 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss: {}]"
+LISTING = (
+    b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Contents><Key>a%20b</Key>'
+    b"<Size>5</Size></Contents><NextContinuationToken>next</NextContinuationToken></ListBucketResult>"
+)
 OUTPUT = "".join(BAR.format(n, f"{1 / (n + 1):.3e}") for n in range(21)) + "\nSaving at step 8\nError: bad\n"
-
-
-def load() -> Any:
-    """The launcher as a module."""
-    specification = importlib.util.spec_from_file_location("launch", LAUNCHER)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["launch"] = module
-    specification.loader.exec_module(module)
-    return module
 
 
 def mutate_bytes(data: bytes, chance: random.Random) -> bytes:
@@ -155,15 +153,12 @@ class Fuzz:
 
     def __init__(self, folder: Path) -> None:
         os.chdir(folder)
-        self.launch, files = load(), run_files("job", images=3)
-        self.settings = files["training-config/launch.json"]
-        self.manifest = files["training-config/manifest.json"]
-        Path("output/job").mkdir(parents=True)
+        node = Node(folder, images=3)
+        self.limits = (node.run_files.config / "launch.json").read_bytes()
+        self.manifest = (node.run_files.config / "manifest.json").read_bytes()
+        self.environment = node.run_files.job.environment
+        self.sound = settings.read_settings(self.environment)
         self.path = Path("given")
-        self.path.write_bytes(self.settings)
-        self.sound = self.launch.read_settings(self.path)
-        Path("output/job/run.json").write_text("{}")
-        Path("run.py").touch()
         report = {
             "run_id": self.sound.run_id,
             "restarts": 1,
@@ -177,15 +172,17 @@ class Fuzz:
             "checkpoint": self.checkpoint,
             "optimizer": self.optimizer,
             "manifest": self.of_manifest,
-            "launch.json": self.of_settings,
+            "launch.json": self.of_limits,
+            "job environment": self.of_environment,
             "progress.json and loss.csv": self.progress,
             "trainer output": self.output,
+            "listing": self.listing,
         }
 
     def checkpoint(self, chance: random.Random) -> None:
         data = mutate_weights(weights(8, tuple(n / 10 for n in range(chance.choice((4, 400))))), chance)
         self.path.write_bytes(data)
-        self.launch.weights_step(self.path)
+        weights_step(self.path)
         try:
             deserialize(data)
         except SafetensorError as err:
@@ -193,47 +190,58 @@ class Fuzz:
 
     def optimizer(self, chance: random.Random) -> None:
         self.path.write_bytes(mutate_bytes(optimizer(8), chance))
-        if not self.launch.is_whole_zip(self.path):
-            raise self.launch.UnsoundError("no whole zip")
+        if not is_whole_zip(self.path):
+            raise UnsoundFileError("no whole zip")
 
     def of_manifest(self, chance: random.Random) -> None:
-        self.path.write_bytes(mutate_document(self.manifest, chance))
-        for name, image in self.launch.read_manifest(self.path).items():
+        images = settings.parse_manifest(mutate_document(self.manifest, chance))
+        for name, image in images.items():
             assert Path("dataset", name).parent == Path("dataset")
-            self.launch.image_fault(Path("dataset", name), image)
+            assert Path("dataset", settings.caption_name(name)).parent == Path("dataset")
+            assert 0 <= image.size <= settings.MAX_IMAGE_BYTES
+            image.caption.encode("utf-8", "replace")
 
-    def of_settings(self, chance: random.Random) -> None:
-        self.path.write_bytes(mutate_document(self.settings, chance))
-        settings = self.launch.read_settings(self.path)
-        self.launch.check_surroundings(settings)
-        for folder in (settings.output_folder, settings.dataset_folder, settings.model_folder):
-            assert ".." not in folder.parts
-            assert not folder.is_absolute()
+    def of_limits(self, chance: random.Random) -> None:
+        Path("training-config/launch.json").write_bytes(mutate_document(self.limits, chance))
+        limits = settings.read_limits()
+        for name, (lowest, highest) in settings.LIMIT_RANGES.items():
+            value = getattr(limits, name)
+            assert (value is None and name == "max_hours") or lowest <= value <= highest
+
+    def of_environment(self, chance: random.Random) -> None:
+        Path("training-config/launch.json").write_bytes(self.limits)
+        name = chance.choice(list(self.environment))
+        value = chance.choice([word for word in NASTY if isinstance(word, str)])
+        run = settings.read_settings(self.environment | ENVIRONMENT | {name: value})
+        assert run.output_folder.parent == settings.OUTPUT_FOLDER
+        assert run.run_prefix.endswith("/")
 
     def progress(self, chance: random.Random) -> None:
-        Path("output/job/progress.json").write_bytes(mutate_document(self.report, chance))
-        Path("output/job/loss.csv").write_bytes(mutate_bytes(self.curve, chance))
-        progress = self.launch.Progress(self.sound)
+        progress = ProgressWriter(
+            self.sound, mutate_document(self.report, chance), mutate_bytes(self.curve, chance)
+        )
         progress.resume(8)
-        progress.write("training", "", force=True)
+        progress.write(RunState.TRAINING, "", force=True)
         progress.check_hours()
-        written = json.loads(Path("output/job/progress.json").read_text())
+        written = json.loads(Path("upload/progress.json").read_text())
         assert written["gpu_seconds"] >= 0
         assert all(0 < step <= STEPS for step in progress.losses)
 
     def output(self, chance: random.Random) -> None:
         self.path.write_bytes(mutate_bytes(OUTPUT.encode(), chance))
-        progress = self.launch.Progress(self.sound)
+        progress = ProgressWriter(self.sound, None, None)
         with self.path.open("rb") as output:
-            trainer = self.launch.Trainer.__new__(self.launch.Trainer)
-            trainer.listen(self.sound, progress)
-            trainer.process = SimpleNamespace(stdout=output)
-            trainer._read()
+            OutputReader(self.sound, progress).read(output.fileno())
         assert 0 <= progress.step <= STEPS
         assert all(0 < step <= STEPS for step in progress.losses)
         json.dumps(progress.report(), allow_nan=False)
-        while not self.launch._log.empty():
-            self.launch._log.get()
+        while not process._log.empty():
+            process._log.get()
+
+    def listing(self, chance: random.Random) -> None:
+        objects, token = parse_listing(mutate_bytes(LISTING, chance))
+        assert isinstance(token, str)
+        assert all(isinstance(item.size, int) for item in objects)
 
     def play(self, seed: int) -> tuple[str, str]:
         """The kind of input of this seed, and `taken`, `refused` or the traceback."""
@@ -241,7 +249,7 @@ class Fuzz:
         kind = list(self.kinds)[seed % len(self.kinds)]
         try:
             self.kinds[kind](chance)
-        except (self.launch.EndError, self.launch.UnsoundError):
+        except (RunEndedError, UnsoundFileError, BucketError):
             return kind, "refused"
         except Exception:  # noqa: BLE001 - that is what is looked for
             return kind, f"seed {seed}: {traceback.format_exc(limit=-4)}"

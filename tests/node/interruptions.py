@@ -1,17 +1,18 @@
-"""Seeded interruptions: nodes killed at any moment, objects in the bucket cut at any byte.
+"""Seeded interruptions: nodes killed at any moment, downloads broken, objects in the bucket cut at any byte.
 
-    python -m tests.node.interruptions [--seeds 300] [--first 0] [--at-once 2] [--keep DIR]
+    python -m tests.node.interruptions [--seeds 300] [--first 0] [--at-once 2] [--faults 0.1] [--keep DIR]
 
 Each seed is one job on the node's own code (queued.py) with the real launcher and the quick trainer. A node is killed
-one to three times: the node alone (the launcher has to notice) or all processes at once (a power cut). After two kills of three a
-checkpoint or optimizer.pt in the bucket is cut, as a slow disk makes the worker upload it. Prints the steps lost per
-interruption; exit code 1 when a job did not end with sound weights at the last step, or a step was trained from a
-damaged file. Linux only (/proc).
+one to three times: the node alone (the launcher has to notice) or all processes at once (a power cut). After two kills of
+three a checkpoint or optimizer.pt in the bucket is cut, and a tenth of all downloads breaks. Prints the steps lost per
+interruption. The exit code is 1 when a job did not end with sound weights at the last step, a step was trained from a damaged
+file, or a checkpoint was uploaded that is unsound or was there already. Linux only (/proc).
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import multiprocessing
@@ -20,6 +21,7 @@ import random
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,16 +29,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from localcloud.node import worker as kelpie_worker
+from localcloud import node as kelpie_node
 
-from tests.node.queued import FolderTransfers, LocalQueue
-from tests.node.quick_trainer import checkpoint
-from tests.node.runs import is_alive, run_files
+from flux_training.node.bundle import launcher_bundle
+from tests.node.fault_proxy import DownloadFault, FaultProxy, at_random
+from tests.node.queued import FolderTransfers, QueueStub
+from tests.node.quick_trainer import checkpoint, note
+from tests.node.runs import LAUNCHER_WORDS, StoredRun, is_alive
+from tests.node.storage import FolderStorage
 
 HERE = Path(__file__).parent
 STEPS, SAVE_EVERY = 60, 10
-MAX_LIFE_SECONDS = 2.2  # a job takes about two
-MAX_RESTARTS = 12
+LONGEST_LIFE = 3.0  # seconds; a job takes about three
+MAX_STARTS = 12
+FAULTS = tuple(fault for fault in DownloadFault if fault not in (DownloadFault.WRONG, DownloadFault.SILENT))
+RUN_PY = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, ".")
+import quick_trainer
+quick_trainer.main(Path(os.environ["JOURNAL"]), {STEPS}, {SAVE_EVERY})
+"""
 
 
 @dataclass
@@ -46,40 +59,55 @@ class Result:
     seed: int
     lost: list[int] = field(default_factory=list)
     cut: int = 0
+    faults: int = 0
     failures: int = 0
     lives: int = 0
     rows_missing: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-class InterruptedCloud:
-    """A bucket, a queue with one job, and consecutive nodes, all in one folder."""
+class WatchedTransfers(FolderTransfers):
+    """Notes an upload of an unsound checkpoint, and of one that the bucket has already."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.bucket, self.journal = root, root / "bucket", root / "journal"
+    def __init__(self, home: Path, root: Path, journal: Path) -> None:
+        super().__init__(home, root)
+        self._bucket, self._journal = root, journal
+
+    def upload(self, path: Path, bucket: str, key: str, *, compressed: bool) -> None:
+        stem, data = path.stem, path.read_bytes() if path.exists() else b""
+        if path.suffix == ".safetensors" and data:
+            step = STEPS if stem == "job" else int(stem.rpartition("_")[2])
+            if data != checkpoint(step):
+                note(self._journal, f"unsound {path.name}")
+            elif (self._bucket / key).exists() and (self._bucket / key).read_bytes() == data:
+                note(self._journal, f"again {path.name}")
+        super().upload(path, bucket, key, compressed=compressed)
+
+
+class InterruptedJob:
+    """A bucket, a queue with one job, and nodes one after the other."""
+
+    def __init__(self, root: Path, storage: FolderStorage, seed: int, faults: float) -> None:
+        self.root, self.journal, self.storage = root, root / "journal", storage
         self.journal.touch()
-        trainer = [sys.executable, "-I", "-S", "run.py", str(self.journal), str(STEPS), str(SAVE_EVERY)]
-        files = run_files(
-            "job", steps=STEPS, save_every=SAVE_EVERY, images=2, trainer=trainer, settle_seconds=0.5
+        self.run = StoredRun(
+            storage.root / f"seed-{seed}",
+            steps=STEPS,
+            save_every=SAVE_EVERY,
+            settle_seconds=0.5,
+            scan_seconds=0.05,
+            read_seconds=0.3,
+            download_attempts=8,
         )
-        places = {"training-config": "config", "dataset": "dataset", "output/job": "output"}
-        for name, data in files.items():
-            folder, _, file = name.rpartition("/")
-            (self.bucket / places[folder]).mkdir(parents=True, exist_ok=True)
-            (self.bucket / places[folder] / file).write_bytes(data)
-
-        def sync(prefix: str, local: str) -> dict[str, str]:
-            return {"bucket": "", "prefix": f"{prefix}/", "local_path": f"{local}/"}
-
-        self.queue = LocalQueue(root / "queue.db", heartbeat_seconds=0.3)
+        self.bucket = self.run.bucket
+        self.proxy = FaultProxy(storage.url, at_random(seed, faults, FAULTS))
+        self.queue = QueueStub(root / "queue.db", heartbeat_seconds=0.3)
+        environment = self.run.job.environment | {"JOURNAL": str(self.journal)}
         self.job = self.queue.submit(
-            [sys.executable, "-I", "-S", "training-config/launch.py"],
+            [sys.executable, *LAUNCHER_WORDS],
             max_failures=3,
-            sync={
-                "before": [sync(place, local) for local, place in places.items()],
-                "during": [sync("output", "output/job")],
-                "after": [sync("model", "model")],
-            },
+            environment=environment,
+            sync=self.run.job.sync(launcher_bundle()),
         )
 
     def start_node(self, number: int) -> int:
@@ -89,17 +117,20 @@ class InterruptedCloud:
         os.setpgid(0, 0)
         home = self.root / f"node-{number}"
         home.mkdir()
-        shutil.copy(HERE / "quick_trainer.py", home / "run.py")
+        shutil.copy(HERE / "quick_trainer.py", home)
         shutil.copy(HERE / "fake_trainer.py", home)
+        (home / "run.py").write_text(RUN_PY)
         log = os.open(self.root / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(home)
-        kelpie_worker.PAUSE_SECONDS = 0.05
-        queue = LocalQueue(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
-        transfers = FolderTransfers(home, self.bucket)
-        worker = kelpie_worker.KelpieWorker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
-        os._exit(kelpie_worker.run(worker))
+        os.environ |= self.storage.environment | {"AWS_ENDPOINT_URL": self.proxy.url}
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kelpie_node.PAUSE_SECONDS = 0.05
+        queue = QueueStub(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
+        transfers = WatchedTransfers(home, self.bucket, self.journal)
+        worker = kelpie_node.Worker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
+        os._exit(kelpie_node.run(worker))
 
     @property
     def status(self) -> str:
@@ -139,9 +170,9 @@ def kill(pid: int, *, power: bool) -> None:
         time.sleep(0.02)
 
 
-def cut_something(bucket: Path, chance: random.Random) -> int:
-    """Truncate a checkpoint, usually the newest, at a random byte; 1 if there was one."""
-    found = [*sorted((bucket / "output").glob("job*.safetensors")), *(bucket / "output").glob("optimizer.pt")]
+def cut_something(output: Path, chance: random.Random) -> int:
+    """One of the files that matter, most often the newest, cut at any byte; 1 when there was one."""
+    found = [*sorted(output.glob("job*.safetensors")), *output.glob("optimizer.pt")]
     if not found or chance.random() > 2 / 3:
         return 0
     path = chance.choice(found[-3:])
@@ -149,43 +180,55 @@ def cut_something(bucket: Path, chance: random.Random) -> int:
     return 1
 
 
-def play(seed: int, folder: Path) -> Result:
-    """Run one job to its end."""
-    chance, result, root = random.Random(seed), Result(seed), folder / f"seed-{seed}"
+def play(seed: int, folder: Path, storage: FolderStorage, faults: float) -> Result:
+    """One job to its end."""
+    root = folder / f"seed-{seed}"
     root.mkdir()
-    cloud, left = InterruptedCloud(root), chance.choice((1, 1, 2, 3))
-    while cloud.status not in ("completed", "failed", "canceled") and result.lives < MAX_RESTARTS:
-        result.lives += 1
-        pid = cloud.start_node(result.lives)
-        end = time.monotonic() + (chance.uniform(0, MAX_LIFE_SECONDS) if left else 60)
-        while time.monotonic() < end and cloud.status not in ("completed", "failed"):
-            time.sleep(0.01)
-        reached, starts = int((cloud.noted("step") or ["0"])[-1]), len(cloud.noted("start"))
-        left -= 1
-        kill(pid, power=chance.random() < 0.5)
-        shutil.rmtree(root / f"node-{result.lives}", ignore_errors=True)
-        if cloud.status == "running":
-            result.cut += cut_something(cloud.bucket, chance)
-            result.lost.append(-reached * 1000 - starts)  # known once the next life has begun
-    judge(cloud, result)
+    job_run = InterruptedJob(root, storage, seed, faults)
+    with job_run.proxy:
+        result = interrupt(job_run, seed)
+    judge(job_run, result)
     if not result.problems:
         shutil.rmtree(root)
     return result
 
 
-def judge(cloud: InterruptedCloud, result: Result) -> None:
-    """Add the steps lost and the problems to the result."""
-    starts, job = [int(step) for step in cloud.noted("start")], cloud.queue.job(cloud.job)
+def interrupt(job_run: InterruptedJob, seed: int) -> Result:
+    """Starts nodes and kills them until the job has ended."""
+    chance, result, root = random.Random(seed), Result(seed), job_run.root
+    left = chance.choice((1, 1, 2, 3))
+    while job_run.status not in ("completed", "failed", "canceled") and result.lives < MAX_STARTS:
+        result.lives += 1
+        pid = job_run.start_node(result.lives)
+        end = time.monotonic() + (chance.uniform(0, LONGEST_LIFE) if left else 60)
+        while time.monotonic() < end and job_run.status not in ("completed", "failed"):
+            time.sleep(0.01)
+        reached, starts = int((job_run.noted("step") or ["0"])[-1]), len(job_run.noted("start"))
+        left -= 1
+        kill(pid, power=chance.random() < 0.5)
+        shutil.rmtree(root / f"node-{result.lives}", ignore_errors=True)
+        if job_run.status == "running":
+            result.cut += cut_something(job_run.run.output, chance)
+            result.lost.append(-reached * 1000 - starts)  # known once the next start has begun
+    result.faults = sum(job_run.proxy.fault_for(request) is not None for request in job_run.proxy.requests)
+    return result
+
+
+def judge(job_run: InterruptedJob, result: Result) -> None:
+    """Fills in the steps lost and the problems."""
+    starts, job = [int(step) for step in job_run.noted("start")], job_run.queue.job(job_run.job)
     for index, code in enumerate(result.lost):
         reached, before = divmod(-code, 1000)
         result.lost[index] = max(0, reached - starts[before]) if before < len(starts) else 0
     result.failures = job["num_failures"]
-    curve = cloud.bucket / "output" / "loss.csv"
+    curve = job_run.run.output / "loss.csv"
     result.rows_missing = STEPS - (curve.read_text().count("\n") - 1 if curve.exists() else 0)
     if job["status"] != "completed":
         result.problems.append(f"the job is {job['status']} after {result.lives} lives")
-    result.problems += [f"trained from a damaged {name}" for name in cloud.noted("damaged")]
-    model, done = cloud.bucket / "model" / "job.safetensors", cloud.bucket / "model" / "done.json"
+    result.problems += [f"trained from a damaged {name}" for name in job_run.noted("damaged")]
+    result.problems += [f"uploaded an unsound {name}" for name in job_run.noted("unsound")]
+    result.problems += [f"uploaded {name} again" for name in job_run.noted("again")]
+    model, done = job_run.run.model / "job.safetensors", job_run.run.model / "done.json"
     if not model.exists() or model.read_bytes() != checkpoint(STEPS):
         result.problems.append("the result is not that of the last step")
     elif json.loads(done.read_text())["size"] != model.stat().st_size:
@@ -200,7 +243,7 @@ def summary(results: list[Result], seconds: float) -> str:
         f"{len(results)} jobs of {STEPS} steps, a checkpoint every {SAVE_EVERY}, in {seconds:.0f} s",
         f"{len(lost)} interruptions, after {sum(result.cut for result in results)} of them a file in the bucket was cut",
         f"{len(results) - len(failed)} jobs ended with sound weights at the last step, no step from a damaged file",
-        f"{sum(result.failures for result in results)} counted failures on the way",
+        f"{sum(result.failures for result in results)} counted failures on the way, {sum(result.faults for result in results)} download faults",
     ]
     holes = sum(result.rows_missing > 0 for result in results)
     lines.append(
@@ -217,21 +260,35 @@ def summary(results: list[Result], seconds: float) -> str:
     return "\n".join(lines + failed)
 
 
+def serve_in_process(root: Path) -> FolderStorage:
+    """The S3 server as a process of its own: threads do not survive a fork."""
+    command = [sys.executable, "-m", "tests.node.storage", str(root)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.terminate)
+    assert server.stdout
+    return FolderStorage(root, server.stdout.readline().strip())
+
+
 def main() -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tests.node.interruptions")
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--faults", type=float, default=0.1, help="the share of downloads that break")
     parser.add_argument("--keep", type=Path, help="where the folders of failed seeds are kept")
     given = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        (Path(scratch) / "s3").mkdir()
+        storage = serve_in_process(Path(scratch) / "s3")
         with multiprocessing.get_context("fork").Pool(given.at_once) as pool:
             seeds = range(given.first, given.first + given.seeds)
-            results = list(pool.imap_unordered(partial(play, folder=folder), seeds))
+            results = list(
+                pool.imap_unordered(partial(play, folder=folder, storage=storage, faults=given.faults), seeds)
+            )
     print(summary(results, time.monotonic() - start))
     sys.exit(any(result.problems for result in results))
 

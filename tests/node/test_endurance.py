@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.runs import LAUNCHER, Node
+from flux_training.node import bundle
+from tests.node.runs import ROOT, Node
 
-ROOT = LAUNCHER.parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -59,9 +59,6 @@ def test_damaged_inputs_cause_no_fault(count: int) -> None:
 @pytest.mark.parametrize("python", pythons())
 def test_under_every_python_without_site_packages(python: str, tmp_path: Path) -> None:
     node = Node(tmp_path, "steps:0-9", "save:8", "steps:9-20", "final:20")
-    node.change(
-        "launch", trainer=[python, "-I", "-S", "fake.py", "steps:0-9", "save:8", "steps:9-20", "final:20"]
-    )
     node.python = python
     first = node.run()
     assert (first.code, first.progress["step"], first.published) == (0, 20, True), first.out
@@ -81,5 +78,6 @@ def test_nothing_newer_than_python_3_10() -> None:
         "--no-tips",
         "--eval-annotations",
     ]
-    done = subprocess.run([*command, str(LAUNCHER)], capture_output=True, text=True, check=False)
+    sources = [*(bundle.HERE / "launcher").glob("*.py"), bundle.HERE / "archive_main.py"]
+    done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -62,40 +62,40 @@ class ListedObject:
     size: int
 
 
-@dataclass(frozen=True)
-class ObjectHead:
-    """Size and version of an object."""
-
-    size: int
-    etag: str
-
-
 class ObjectBody:
     """The bytes of an object from `start` on; iterate once."""
 
     def __init__(self, response: http.client.HTTPResponse, start: int, read_seconds: float) -> None:
         self.start = start if response.status == 206 else 0
-        self.etag = response.headers.get("ETag", "")
-        self._response, self._window = response, 2 * read_seconds
+        self.version = f"{response.headers.get('ETag', '')} {response.headers.get('Last-Modified', '')}"
+        self._response, self._read_seconds = response, read_seconds
         self._expected = _content_length(response)
         self.size = self.start + self._expected
 
     def __iter__(self) -> Iterator[bytes]:
-        received, window_bytes, window_end = 0, 0, time.monotonic() + self._window
-        while received < self._expected:
-            with network_errors():
-                chunk = self._response.read1(CHUNK_BYTES)  # at most one recv, each with a time-out
-            if not chunk:
-                raise BucketError(
-                    f"the answer ended after {received} of {self._expected} bytes", retryable=True
-                )
+        received = 0
+        for chunk in read_chunks(self._response, self._read_seconds):
             received += len(chunk)
-            window_bytes += len(chunk)
             yield chunk
-            if time.monotonic() > window_end:
-                if window_bytes < self._window * MIN_BYTES_PER_SECOND:
-                    raise BucketError(f"only {window_bytes} bytes in {self._window:g} s", retryable=True)
-                window_bytes, window_end = 0, time.monotonic() + self._window
+        if received < self._expected:
+            raise BucketError(f"the answer ended after {received} of {self._expected} bytes", retryable=True)
+
+
+def read_chunks(response: http.client.HTTPResponse, read_seconds: float) -> Iterator[bytes]:
+    """Raises BucketError when the answer breaks, stalls or is too slow."""
+    window = 2 * read_seconds
+    window_bytes, window_end = 0, time.monotonic() + window
+    while True:
+        with network_errors():
+            chunk = response.read1(CHUNK_BYTES)  # at most one recv, each with a time-out
+        if not chunk:
+            return
+        window_bytes += len(chunk)
+        yield chunk
+        if time.monotonic() > window_end:
+            if window_bytes < window * MIN_BYTES_PER_SECOND:
+                raise BucketError(f"only {window_bytes} bytes in {window:g} s", retryable=True)
+            window_bytes, window_end = 0, time.monotonic() + window
 
 
 class BucketClient:
@@ -124,17 +124,21 @@ class BucketClient:
                 raise BucketError(f"{key} has {body.size} bytes, more than {max_bytes}", retryable=False)
             return b"".join(body)
 
-    def head(self, key: str) -> ObjectHead:
+    def size(self, key: str) -> int:
         with self._request("HEAD", key) as response:
-            return ObjectHead(_content_length(response), response.headers.get("ETag", ""))
+            return _content_length(response)
 
     def list_page(self, prefix: str, token: str = "") -> tuple[list[ListedObject], str]:
         """One page, and the token of the next page; empty: there is none."""
         query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
         if token:
             query["continuation-token"] = token
-        with self._request("GET", "", query) as response, network_errors():
-            data = response.read(MAX_LISTING_BYTES + 1)  # its length is not told in advance
+        data = b""
+        with self._request("GET", "", query) as response:
+            for chunk in read_chunks(response, self._timeouts.read_seconds):
+                data += chunk
+                if len(data) > MAX_LISTING_BYTES:
+                    break
         return parse_listing(data)
 
     def delete(self, key: str) -> None:

@@ -141,7 +141,7 @@ class DownloadBatch:
         with self._client.get(download.key, partial.received) as body:
             if body.size != download.size:
                 raise BucketError(f"it has {body.size} bytes instead of {download.size}", retryable=False)
-            partial.begin(body.start, body.etag)
+            partial.begin(body.start, body.version)
             for chunk in body:
                 if self._abandoned.is_set():
                     raise _AbandonedError
@@ -155,18 +155,18 @@ class PartialFile:
 
     def __init__(self, download: Download) -> None:
         self._download, self._path = download, download.partial_path
-        self._digest, self._etag = hashlib.sha256(), ""
+        self._digest, self._version = hashlib.sha256(), ""
         self.received, self.is_complete = 0, False
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_bytes(b"")
 
-    def begin(self, start: int, etag: str) -> None:
+    def begin(self, start: int, version: str) -> None:
         """The next bytes are those from `start` on. Raises BucketError when they belong to another version."""
-        if self.received and (start != self.received or etag != self._etag):
+        if self.received and (start != self.received or version != self._version):
             self.restart()
             if start:
                 raise BucketError("the object changed during the download", retryable=True)
-        self._etag = etag
+        self._version = version
 
     def write(self, chunk: bytes) -> None:
         with self._path.open("ab") as file:

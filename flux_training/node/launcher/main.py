@@ -66,7 +66,7 @@ class Launch:
         self.settings, self._attempts = settings, int(limits.download_attempts)
         timeouts = Timeouts(limits.connect_seconds, limits.read_seconds)
         self._client: BucketClient = bucket_from_environment(settings.bucket, timeouts)
-        self.bucket = RetryingBucket(self._client, self._attempts, pause)
+        self.bucket = RetryingBucket(self._client, self._attempts)
         self._started_at = time.monotonic()
         self._deadline = self._started_at + limits.download_minutes * 60
         prefix = settings.output_prefix

@@ -1,14 +1,15 @@
-"""Tries again, a bounded number of times, with growing pauses."""
+"""Requests with small answers: tried again a bounded number of times, with growing pauses."""
 
 from __future__ import annotations
 
 import random
-import time
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
 from flux_training.node.launcher.bucket import BucketClient, BucketError, ListedObject, ObjectMissingError
+from flux_training.node.launcher.process import check_stopped, pause
 
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 20.0
@@ -24,12 +25,10 @@ def pause_seconds(failures: int) -> float:
 
 
 class RetryingBucket:
-    """Requests with small answers. Each is tried `attempts` times; `sleep` waits and may raise to give up."""
+    """Tries each request `attempts` times. Raises RunEndedError as soon as the job is stopped."""
 
-    def __init__(
-        self, client: BucketClient, attempts: int, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self._client, self._attempts, self._sleep = client, attempts, sleep
+    def __init__(self, client: BucketClient, attempts: int) -> None:
+        self._client, self._attempts = client, attempts
 
     def get_bytes(self, key: str, max_bytes: int) -> bytes | None:
         """None when there is no such object. Raises BucketError."""
@@ -41,7 +40,7 @@ class RetryingBucket:
     def size(self, key: str) -> int | None:
         """None when there is no such object. Raises BucketError."""
         try:
-            return self._retry(lambda: self._client.head(key)).size
+            return self._retry(lambda: self._client.size(key))
         except ObjectMissingError:
             return None
 
@@ -69,9 +68,30 @@ class RetryingBucket:
         failures = 0
         while True:
             try:
-                return action()
+                return _interruptible(action)
             except BucketError as error:
                 failures += 1
                 if not error.retryable or failures >= self._attempts:
                     raise
-                self._sleep(pause_seconds(failures))
+                pause(pause_seconds(failures))
+
+
+def _interruptible(action: Callable[[], T]) -> T:
+    """Runs it in a thread, because a signal does not end a wait for the network."""
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            results.append(action())
+        except Exception as error:  # noqa: BLE001 - raised again by the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        check_stopped()
+        thread.join(0.1)
+    if errors:
+        raise errors[0]
+    return results[0]

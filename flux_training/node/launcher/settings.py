@@ -54,6 +54,7 @@ class LaunchLimits:
     connect_seconds: float = 10
     read_seconds: float = 30
     settle_seconds: float = 3  # before the end: the worker sees changes up to a second late
+    scan_seconds: float = 1  # between two looks at what the trainer has written
     free_gib: float = 2
 
 
@@ -65,6 +66,7 @@ LIMIT_RANGES = {
     "connect_seconds": LimitRange(0.05, 300),
     "read_seconds": LimitRange(0.05, 300),
     "settle_seconds": LimitRange(0, 60),
+    "scan_seconds": LimitRange(0.02, 60),
     "free_gib": LimitRange(0, 1_000_000),
 }
 

@@ -29,7 +29,6 @@ STAGING_FOLDER = Path(".upload-staging")
 TEMPORARY_FOLDER = ".tmp"  # ai-toolkit writes samples there and renames them
 SAMPLES_FOLDER = "samples"
 WEIGHTS_SUFFIX = ".safetensors"
-SCAN_SECONDS = 1.0
 RESEND_SECONDS = 60.0
 MAX_FILES = 20_000
 
@@ -59,6 +58,7 @@ class UploadFolder:
     ) -> None:
         self._job, self._source, self._on_pruned = settings.job, settings.output_folder, on_pruned
         self._restored = set(restored)
+        self._pause = settings.limits.scan_seconds
         self._seen = self._scan()
         self._done = dict(self._seen)  # versions that need nothing more: put, restored or refused
         self._put_at: dict[str, float] = {}
@@ -84,7 +84,7 @@ class UploadFolder:
         self._ended.set()
 
     def _run(self) -> None:
-        while not self._ended.wait(SCAN_SECONDS):
+        while not self._ended.wait(self._pause):
             try:
                 self._update(self._scan(), is_final=False)
             except RunEndedError:

@@ -1,0 +1,188 @@
+"""A proxy in front of an S3 server that cuts, stalls, resets, delays, refuses or changes answers."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+PIECE_SECONDS = 0.05
+XML_ERROR = "<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+
+
+class DownloadFault(StrEnum):
+    """What happens to one answer."""
+
+    CUT = "half of the body, then the connection is closed"
+    RESET = "half of the body, then the connection is reset"
+    STALL = "half of the body, then nothing more"
+    SILENT = "no answer at all"
+    SLOW = "a few bytes at a time"
+    WRONG = "as many bytes, but others"
+    FORBIDDEN = "403"
+    UNAVAILABLE = "503"
+    TOO_MANY = "429"
+    NO_ANSWER = "the connection is closed before the answer"
+
+
+REFUSALS = {
+    DownloadFault.FORBIDDEN: (403, "AccessDenied", "Error Accessing Authentication Service"),
+    DownloadFault.UNAVAILABLE: (503, "SlowDown", "Please reduce your request rate."),
+    DownloadFault.TOO_MANY: (429, "TooManyRequests", "Reduce your concurrent request rate."),
+}
+
+
+@dataclass(frozen=True)
+class ProxiedRequest:
+    """`number` counts the requests for this method and path, from 1 on."""
+
+    method: str
+    path: str
+    range: str
+    number: int
+
+
+@dataclass
+class FaultProxy:
+    """Listens while it is open (`with`). `fault_for` decides about each request."""
+
+    upstream: str
+    fault_for: Callable[[ProxiedRequest], DownloadFault | None]
+    requests: list[ProxiedRequest] = field(default_factory=list)
+    sent_bytes: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
+    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        self._server = _ProxyServer(("127.0.0.1", 0), _ProxyHandler)
+        self._server.proxy = self
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def note(self, method: str, path: str, byte_range: str) -> ProxiedRequest:
+        with self._lock:
+            self._counts[method, path] += 1
+            request = ProxiedRequest(method, path, byte_range, self._counts[method, path])
+            self.requests.append(request)
+        return request
+
+
+class _ProxyServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+    proxy: FaultProxy
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """The client may go away at any time."""
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _ProxyServer
+
+    def log_message(self, *_: object) -> None:
+        """The proxy keeps its own record."""
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_HEAD(self) -> None:
+        self._serve()
+
+    def do_DELETE(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        proxy, self.close_connection = self.server.proxy, True
+        path = urlsplit(self.path).path
+        fault = proxy.fault_for(proxy.note(self.command, path, self.headers.get("Range", "")))
+        if fault == DownloadFault.SILENT:
+            proxy.closing.wait()
+        elif fault == DownloadFault.NO_ANSWER:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault in REFUSALS:
+            status, code, message = REFUSALS[fault]
+            self._send(status, [], XML_ERROR.format(code=code, message=message).encode(), None)
+        else:
+            status, headers, body = self._ask()
+            self._send(status, headers, body, fault)
+
+    def _ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        upstream = urlsplit(self.server.proxy.upstream)
+        connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port, timeout=30)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+    def _send(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, fault: DownloadFault | None
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
+                self.send_header(name, value)
+        length = next((value for name, value in headers if name.lower() == "content-length"), str(len(body)))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if fault == DownloadFault.WRONG and body:
+            body = bytes([body[0] ^ 1]) + body[1:]
+        self._send_body(body, fault)
+
+    def _send_body(self, body: bytes, fault: DownloadFault | None) -> None:
+        proxy = self.server.proxy
+        is_broken = fault in (DownloadFault.CUT, DownloadFault.RESET, DownloadFault.STALL)
+        sent = body[: len(body) // 2] if is_broken else body
+        if fault == DownloadFault.SLOW:
+            for at in range(len(sent)):
+                if proxy.closing.wait(PIECE_SECONDS):
+                    return
+                self.wfile.write(sent[at : at + 1])
+        else:
+            self.wfile.write(sent)
+        self.wfile.flush()
+        proxy.sent_bytes += len(sent)
+        if fault == DownloadFault.STALL:
+            proxy.closing.wait()
+        elif fault == DownloadFault.RESET:
+            time.sleep(0.05)  # what was sent should arrive first
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+
+def at_random(
+    seed: int, rate: float, faults: tuple[DownloadFault, ...]
+) -> Callable[[ProxiedRequest], DownloadFault | None]:
+    """The same seed gives a request the same fault, however threads interleave."""
+
+    def fault_for(request: ProxiedRequest) -> DownloadFault | None:
+        dice = random.Random(f"{seed} {request.method} {request.path} {request.number}")
+        return dice.choice(faults) if dice.random() < rate else None
+
+    return fault_for
