@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from localcloud.testing import kelpie_client, running_cloud, wait_until
 from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
 from safetensors.numpy import load
 
-from tests.node.runs import run_files
+from flux_training.node.bundle import launcher_bundle
+from tests.node.runs import StoredRun
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +31,20 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 def queue_run(connection: dict[str, Any], group: str, job: str, **settings: Any) -> str:
     """Upload a run and queue it as the product does; return the job's id."""
     bucket, base = NodeBucket(connection), f"runs/{job}/r"
-    places = {
-        "training-config": f"{base}/config",
-        "dataset": f"datasets/{job}",
-        f"output/{job}": f"{base}/output",
-    }
-    for name, data in run_files(job, **settings).items():
-        folder, _, file = name.rpartition("/")
-        bucket.put(f"{places[folder]}/{file}", data)
-
-    def sync(prefix: str, local_path: str, direction: str) -> dict[str, str]:
-        return {"bucket": BUCKET, "prefix": prefix, "local_path": local_path, "direction": direction}
-
-    before = [sync(f"{prefix}/", f"{local}/", "download") for local, prefix in places.items()]
-    during = [sync(f"{base}/output/", f"output/{job}/", "upload")]
-    after = [sync(f"{base}/model/", "model/", "upload")]
+    with tempfile.TemporaryDirectory() as folder:
+        run = StoredRun(Path(folder) / BUCKET, job=job, **{"settle_seconds": 3, **settings})
+        places = {run.config: f"{base}/config", run.output: f"{base}/output", run.dataset: f"datasets/{job}"}
+        for place, prefix in places.items():
+            for path in place.iterdir():
+                bucket.put(f"{prefix}/{path.name}", path.read_bytes())
+    node_job = replace(run.job, run_prefix=f"{base}/", dataset_prefix=f"datasets/{job}/")
+    bundle = launcher_bundle()
     return submit(
         connection,
         group,
-        ["python", "training-config/launch.py"],
-        sync={"before": before, "during": during, "after": after},
-        environment={"FLUX_RUN_ID": "0123456789ab", "FLUX_ATTEMPT": "1"},
+        ["python", *bundle.arguments],
+        sync=node_job.sync(bundle),
+        environment=node_job.environment,
     )
 
 
@@ -138,4 +134,4 @@ def test_an_incomplete_dataset_is_a_counted_failure_with_a_reason(cloud: dict[st
         wait_until(lambda: job_of(cloud, identity)["num_failures"])
         progress = bucket.json("runs/torn/r/output/progress.json")
         assert progress["state"] == "failed"
-        assert "00002.jpg: missing" in progress["message"]
+        assert "00002.jpg: there is no object" in progress["message"]

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from localcloud import node as kelpie_node
+from localcloud.node import worker as kelpie_worker
 
 from flux_training.node.bundle import launcher_bundle
 from tests.node.fault_proxy import DownloadFault, FaultProxy, at_random
@@ -75,7 +75,7 @@ class WatchedTransfers(FolderTransfers):
 
     def upload(self, path: Path, bucket: str, key: str, *, compressed: bool) -> None:
         stem, data = path.stem, path.read_bytes() if path.exists() else b""
-        if path.suffix == ".safetensors" and data:
+        if path.suffix == ".safetensors" and data and "/output/" in key:
             step = STEPS if stem == "job" else int(stem.rpartition("_")[2])
             if data != checkpoint(step):
                 note(self._journal, f"unsound {path.name}")
@@ -126,11 +126,11 @@ class InterruptedJob:
         os.chdir(home)
         os.environ |= self.storage.environment | {"AWS_ENDPOINT_URL": self.proxy.url}
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kelpie_node.PAUSE_SECONDS = 0.05
+        kelpie_worker.PAUSE_SECONDS = 0.05
         queue = QueueStub(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
         transfers = WatchedTransfers(home, self.bucket, self.journal)
-        worker = kelpie_node.Worker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
-        os._exit(kelpie_node.run(worker))
+        worker = kelpie_worker.KelpieWorker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
+        os._exit(kelpie_worker.run(worker))
 
     @property
     def status(self) -> str:
@@ -282,8 +282,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        (Path(scratch) / "s3").mkdir()
-        storage = serve_in_process(Path(scratch) / "s3")
+        root = Path(scratch) / "s3" / "buckets"
+        root.mkdir(parents=True)
+        storage = serve_in_process(root)
         with multiprocessing.get_context("fork").Pool(given.at_once) as pool:
             seeds = range(given.first, given.first + given.seeds)
             results = list(

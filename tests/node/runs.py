@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import yaml
-from localcloud import node as kelpie_node
+from localcloud.node import worker as kelpie_worker
 from PIL import Image, ImageDraw
 
 from flux_training.node.bundle import launcher_bundle
@@ -89,9 +89,16 @@ class StoredRun:
     """Run RUN_ID of job `job` as the operator puts it into a bucket, which is a folder here."""
 
     def __init__(
-        self, bucket: Path, *, steps: int = 20, save_every: int = 8, images: int = 2, **limits: float | None
+        self,
+        bucket: Path,
+        *,
+        job: str = "job",
+        steps: int = 20,
+        save_every: int = 8,
+        images: int = 2,
+        **limits: float | None,
     ) -> None:
-        self.bucket, self.steps, self.save_every = bucket, steps, save_every
+        self.bucket, self.name, self.steps, self.save_every = bucket, job, steps, save_every
         self.base = bucket / "runs" / "job" / RUN_ID
         self.config, self.output, self.model = (self.base / name for name in ("config", "output", "model"))
         self.dataset = bucket / "datasets" / "d1"
@@ -104,7 +111,7 @@ class StoredRun:
         (self.config / bundle.file_name).write_bytes(bundle.data)
         (self.config / "launch.json").write_text(json.dumps(QUICK | limits))
         (self.config / "manifest.json").write_bytes(manifest_of(pictures))
-        (self.config / "train.yml").write_text(yaml.safe_dump(train_config("job", steps, save_every)))
+        (self.config / "train.yml").write_text(yaml.safe_dump(train_config(job, steps, save_every)))
         (self.output / "run.json").write_text("{}")
         self.parent_prefix: str | None = None
         self.seal()
@@ -117,7 +124,7 @@ class StoredRun:
     @property
     def job(self) -> NodeJob:
         return NodeJob(
-            "job",
+            self.name,
             RUN_ID,
             1,
             self.steps,
@@ -130,7 +137,7 @@ class StoredRun:
         )
 
 
-class NodeWorker(kelpie_node.Worker):
+class NodeWorker(kelpie_worker.KelpieWorker):
     """The node's own worker; `code` is what the last command ended with."""
 
     code = 0
@@ -226,7 +233,7 @@ class Node:
         if while_it_sleeps:
             act = while_it_sleeps
             threading.Thread(target=lambda: act(worker, self.trainer())).start()
-        with mock.patch.object(kelpie_node, "PAUSE_SECONDS", 0):
+        with mock.patch.object(kelpie_worker, "PAUSE_SECONDS", 0):
             worker.do(given)
         for thread in threading.enumerate():
             if thread.name == f"finalize-{job}":

@@ -16,10 +16,11 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcloud.cloudflare.keys import Keys
-from localcloud.daemon import make_server
+from localcloud.cloudflare.access_keys import AccessKeys
+from localcloud.daemon.ports import QuietServer
 from localcloud.database import open_database
-from localcloud.storage import build_storage
+from localcloud.home import HomeState
+from localcloud.storage.app import build_storage
 
 ACCESS_KEY_ID, SECRET_ACCESS_KEY = "node-key", "node-secret-key"
 ENVIRONMENT = {
@@ -44,15 +45,17 @@ class FolderStorage:
 @functools.cache
 def folder_storage() -> FolderStorage:
     """One server for all tests of this process, each of which uses a bucket of its own."""
-    return serve(Path(tempfile.mkdtemp(prefix="flux-node-storage-")).resolve())
+    root = Path(tempfile.mkdtemp(prefix="flux-node-storage-")).resolve() / "buckets"
+    root.mkdir()
+    return serve(root)
 
 
 def serve(root: Path) -> FolderStorage:
     """Serves `root` from a thread."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-    database = open_database(root.with_name(f"{root.name}.keys.db"), any_thread=True)
-    app = build_storage(root, ACCESS_KEY_ID, SECRET_ACCESS_KEY, Keys(database, [ACCESS_KEY_ID]), 0)
-    server = make_server(app)
+    database = open_database(root.with_name("keys.db"), any_thread=True)
+    state = HomeState(ACCESS_KEY_ID, SECRET_ACCESS_KEY, salad_api_key="", user_id="")
+    server = QuietServer(build_storage(root, state, AccessKeys(database, [ACCESS_KEY_ID]), 0))
     threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True).start()
     return FolderStorage(root, f"http://127.0.0.1:{listening.getsockname()[1]}")
 

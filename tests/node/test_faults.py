@@ -114,6 +114,15 @@ def file_for_folder(name: str) -> Callable[[Node], object]:
     return lambda node: write(node.home / name, b"")
 
 
+# Prints name and size of the checkpoints, the oldest first.
+SHOW_CHECKPOINTS = """
+import glob, os, sys
+for path in sorted(glob.glob("output/job/job*"), key=lambda path: os.stat(path).st_ctime_ns):
+    print("found", os.path.basename(path), os.stat(path).st_size)
+sys.exit(1)
+"""
+
+
 def ended_job(node: Node) -> None:
     """What another job left on this node."""
     for folder in ("model", "dataset/more", "output/other/samples"):
@@ -169,7 +178,7 @@ def parent(*steps: int) -> Callable[[Node], object]:
 
 
 def cancel(worker: NodeWorker, _trainer: int) -> None:
-    queue: Any = worker._kelpie
+    queue: Any = worker._api
     queue.cancel(queue.job_now)
 
 
@@ -186,7 +195,7 @@ def trained() -> dict[str, bytes]:
         node = Node(Path(folder))
         result = node.run()
         assert result.code == 0, result.out
-        return {path.name: path.read_bytes() for path in node.output.iterdir() if path.is_file()}
+        return {path.name: path.read_bytes() for path in node.upload.iterdir() if path.is_file()}
 
 
 def save_name(step: int) -> str:
@@ -506,28 +515,32 @@ def test_the_table_is_long_enough() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 60
 
 
+def found_checkpoints(node: Node) -> list[tuple[str, int]]:
+    """Name and size of the checkpoints that the trainer finds, the oldest first."""
+    node.set_trainer(program=SHOW_CHECKPOINTS)
+    lines = dict.fromkeys(node.run().out.splitlines())  # the launcher repeats the last ones
+    words = [line.split() for line in lines if line.startswith("found ")]
+    return [(name, int(size)) for _, name, size in words]
+
+
 @pytest.mark.parametrize("steps", [(16, 4, 12, 8), (8, 16)])
 def test_the_order_of_creation_is_that_of_the_steps(steps: tuple[int, ...], tmp_path: Path) -> None:
     """Only the newest is downloaded; the trainer sees the others as empty files, which it may prune."""
-    node = Node(tmp_path, "exit:1")
+    node = Node(tmp_path)
     for step in steps:
         (node.stored / save_name(step)).write_bytes(weights(step))
-    node.run()
-    created = sorted(node.output.glob("job_*"), key=lambda path: path.stat().st_ctime_ns)
-    assert [path.name for path in created] == [save_name(step) for step in sorted(steps)]
-    sizes = [path.stat().st_size for path in created]
-    assert sizes == [0] * (len(steps) - 1) + [len(weights(max(steps)))]
+    *older, newest = sorted(steps)
+    expected = [*((save_name(step), 0) for step in older), (save_name(newest), len(weights(newest)))]
+    assert found_checkpoints(node) == expected
 
 
 def test_a_damaged_checkpoint_is_the_oldest_file(tmp_path: Path) -> None:
     """ai-toolkit prunes the oldest first."""
-    node = Node(tmp_path, "exit:1")
+    node = Node(tmp_path)
     for step in (8, 16):
         (node.stored / save_name(step)).write_bytes(weights(step))
     (node.stored / save_name(20)).write_bytes(weights(20)[:-1])
-    node.run()
-    created = sorted(node.output.glob("job_*"), key=lambda path: path.stat().st_ctime_ns)
-    assert [path.name for path in created] == [save_name(step) for step in (20, 8, 16)]
+    assert [name for name, _ in found_checkpoints(node)] == [save_name(step) for step in (20, 8, 16)]
 
 
 def test_when_no_checkpoint_is_sound_a_second_node_is_asked_before_they_are_deleted(tmp_path: Path) -> None:
@@ -558,10 +571,18 @@ def test_used_up_hours_end_every_later_start_before_training_and_keep_the_checkp
 
 
 def test_the_dataset_holds_what_the_manifest_names_and_nothing_else(tmp_path: Path) -> None:
-    node = Node(tmp_path, *GOOD)
+    node = Node(tmp_path)
     ended_job(node)
     (node.run_files.dataset / "stray.jpg").write_bytes(b"x")
-    assert node.run().code == 0
-    names = sorted(path.name for path in (node.home / "dataset").iterdir())
-    assert names == ["00001.jpg", "00001.txt", "00002.jpg", "00002.txt"]
-    assert (node.home / "dataset" / "00002.txt").read_text() == "d1sc number 2"
+    program = "import os; print(sorted(os.listdir('dataset')), open('dataset/00002.txt').read())"
+    node.set_trainer(program=program)
+    assert "['00001.jpg', '00001.txt', '00002.jpg', '00002.txt'] d1sc number 2" in node.run().out
+
+
+@pytest.mark.parametrize("word", ["final:20", "exit:1"])
+def test_neither_images_nor_weights_are_left_on_the_node(word: str, tmp_path: Path) -> None:
+    """But for the folders that the worker made, which it removes itself."""
+    node = Node(tmp_path, "save:8", word)
+    node.run()
+    left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert left - {"training-config", "upload", "model", "__pycache__"} == set()

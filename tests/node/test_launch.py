@@ -16,7 +16,7 @@ import pytest
 
 from flux_training.node.launcher import progress, restore, settings
 from flux_training.node.launcher.errors import ExitCode, RunEndedError
-from flux_training.training import manifest
+from flux_training.training.dataset import manifest
 from tests.node.fake_trainer import weights
 from tests.node.runs import LAUNCHER_WORDS, Node, until_gone
 

@@ -133,12 +133,8 @@ class BucketClient:
         query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
         if token:
             query["continuation-token"] = token
-        data = b""
         with self._request("GET", "", query) as response:
-            for chunk in read_chunks(response, self._timeouts.read_seconds):
-                data += chunk
-                if len(data) > MAX_LISTING_BYTES:
-                    break
+            data = self._read(response, MAX_LISTING_BYTES)
         return parse_listing(data)
 
     def delete(self, key: str) -> None:
@@ -173,6 +169,15 @@ class BucketClient:
         finally:
             connection.close()
 
+    def _read(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        """A body of unknown length, up to about `max_bytes`."""
+        data = b""
+        for chunk in read_chunks(response, self._timeouts.read_seconds):
+            data += chunk
+            if len(data) > max_bytes:
+                break
+        return data
+
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._endpoint.hostname or "", self._endpoint.port
         timeout = self._timeouts.connect_seconds
@@ -186,8 +191,7 @@ class BucketClient:
         status = response.status
         if status in (200, 204, 206):
             return
-        with network_errors():
-            text = response.read(MAX_ERROR_BYTES).decode("utf-8", "replace")
+        text = self._read(response, MAX_ERROR_BYTES).decode("utf-8", "replace")
         if status == 404 and "<Code>NoSuchBucket</Code>" not in text:
             raise ObjectMissingError(f"there is no object {key}", retryable=False)
         if status == 403:

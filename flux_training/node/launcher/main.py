@@ -10,7 +10,6 @@ trainer has ended: the worker takes death by a signal for an interruption and co
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -183,7 +182,9 @@ def publish(settings: RunSettings) -> None:
 def prepare(settings: RunSettings) -> None:
     """Removes what an earlier job left. An empty model/ would pass for a result; the worker only clears its own folders."""
     for folder in (MODEL_FOLDER, DATASET_FOLDER, OUTPUT_FOLDER, STAGING_FOLDER):
-        with contextlib.suppress(FileNotFoundError):
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             shutil.rmtree(folder)
     if not (UPLOAD_FOLDER / "run.json").is_file():
         message = f"{UPLOAD_FOLDER}/run.json is missing: the worker uploads nothing from a folder that it did not make"
@@ -219,7 +220,15 @@ def launch() -> int:
         RunEndedError
     ) as end:  # a failure is still one; results that the worker can no longer upload are none
         return code or end.code
+    finally:
+        clean()
     return code
+
+
+def clean() -> None:
+    """Leaves neither images nor weights on a stranger's disk. The worker removes the folders that it made."""
+    for folder in (DATASET_FOLDER, OUTPUT_FOLDER, STAGING_FOLDER):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
