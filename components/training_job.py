@@ -6,12 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pulumi
 
-from components.checkpoints import copy_checkpoint
 from components.claims import ClaimFile
 from components.messages import inform
 from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
@@ -21,29 +19,18 @@ from components.queueing import queue_of
 from components.recent_answers import RecentAnswers
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.errors import Conflict
-from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
+from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.own_jobs import RunPlace
-from flux_training.clients.results import inspect_run, queue_job, read_json, run_status
+from flux_training.clients.results import inspect_run, newest_sound, queue_job, read_json, run_status
 from flux_training.clients.storage import Storage
+from flux_training.node.bundle import PROGRAM, launcher_bundle
+from flux_training.node.job import LIMITS_FILE, NodeJob, changed_limits, launch_limits
+from flux_training.node.launcher.settings import LaunchLimits, config_digest
 from flux_training.training.bill import cost_of
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.run import (
-    ATTEMPT_VARIABLE,
-    CONFIG_FOLDER,
-    JOB_VARIABLE,
-    LAUNCHER_CONTRACT,
-    MODEL_FOLDER,
-    RUN_ID_VARIABLE,
-    Layout,
-    Limits,
-    RunKeys,
-    launch_settings,
-)
+from flux_training.training.runs.run import LAUNCHER_CONTRACT, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
-
-LAUNCHER = Path(__file__).parent.parent / "flux_training" / "node" / "launch.py"
 
 IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes")
 
@@ -64,7 +51,7 @@ class RunProperties(Properties):
     bucket: str
     prefix: str
     max_hours: float | None = None
-    stall_minutes: float = Limits.stall_minutes
+    stall_minutes: float = LaunchLimits.stall_minutes
 
     @property
     def keys(self) -> RunKeys:
@@ -128,11 +115,14 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         self._refuse_without_group(args)
         self._refuse_without_dataset(storage, args)
         run = load_prepared(args.owner, args.job, args.run_id, args.attempt, args.parent)
-        send_configuration(storage, args, run)
         claims = ClaimFile(storage, args.keys, args.owner)
-        job = queue.post_once(
-            args.place, job_request(args), claims, prepare=lambda: copy_parent_checkpoint(storage, args)
-        )
+
+        def prepare() -> None:
+            check_parent(storage, args)
+            send_configuration(storage, args, run)
+
+        # A job that is in the queue already keeps the files that it was queued with.
+        job = queue.post_once(args.place, job_request(args, run), claims, prepare)
         remove_prepared(args.owner, args.job, args.run_id)
         return args.run_id, _observed(storage, args, job)
 
@@ -158,8 +148,9 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         """New limits apply when the queue next hands the run out. A queued job's webhook cannot be changed; a new one is for the next run."""
         storage = self.connection.storage(new.bucket)
         if not inspect_run(storage, new.keys, new.steps).finished:
-            run = load_prepared(new.owner, new.job, new.run_id, new.attempt, new.parent)
-            storage.put_bytes(f"{new.keys.config}launch.json", launch_json(new, run.details.save_every))
+            key = f"{new.keys.config}{LIMITS_FILE}"
+            present = read_json(storage, key) or {}
+            storage.put_bytes(key, changed_limits(present, new.max_hours, new.stall_minutes))
         return carry_over(
             TrainingJobState,
             new,
@@ -221,19 +212,29 @@ def next_step(state: TrainingJobState) -> str:
     )
 
 
-def copy_parent_checkpoint(storage: Storage, args: TrainingJobArgs) -> None:
-    if args.parent_keys:
-        step = copy_checkpoint(storage, args.parent_keys, args.keys)
-        inform(f"{args.job}: continues from step {step} of run {args.parent}")
+def check_parent(storage: Storage, args: TrainingJobArgs) -> None:
+    """The launcher downloads the parent's checkpoint, unless the run has one of its own."""
+    if args.parent_keys is None or newest_sound(storage, args.keys):
+        return
+    found = newest_sound(storage, args.parent_keys)
+    if found is None:
+        raise FluxError(
+            f"{args.job}: there is no valid checkpoint below {args.parent_keys.output} any more",
+            "a resumed run continues from one",
+            "remove `resume` to train from the start",
+        )
+    inform(f"{args.job}: continues from step {found[1]} of run {args.parent}")
 
 
 def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun) -> None:
-    """config/, and run.json below output/: the worker uploads nothing to a prefix without an object."""
+    """config/, and run.json below output/, which the job downloads."""
     keys = args.keys
     storage.put_bytes(f"{keys.config}train.yml", run.raw_config)
     storage.put_bytes(f"{keys.config}manifest.json", run.manifest)
-    storage.put_bytes(f"{keys.config}launch.json", launch_json(args, run.details.save_every))
-    storage.put_bytes(f"{keys.config}launch.py", LAUNCHER.read_bytes())
+    limits = launch_limits(args.max_hours, args.stall_minutes)
+    storage.put_bytes(f"{keys.config}{LIMITS_FILE}", limits)
+    bundle = launcher_bundle()
+    storage.put_bytes(f"{keys.config}{bundle.file_name}", bundle.data)
     try:
         storage.put_bytes(keys.record, canonical_json(run_record(args, run)), if_none_match=True)
     except Conflict:
@@ -259,42 +260,33 @@ def run_record(args: TrainingJobArgs, run: PreparedRun) -> dict[str, Any]:
     }
 
 
-def job_request(args: TrainingJobArgs) -> JobRequest:
-    """The job for Kelpie. docs/architecture.md says which folders are synchronised, and why."""
-    keys, output = args.keys, f"{OUTPUT_FOLDER}/{args.job}/"
-    dataset = Layout(args.prefix).dataset(args.digest)
-
-    def download(prefix: str, folder: str) -> SyncRule:
-        return SyncRule(bucket=args.bucket, prefix=prefix, local_path=folder, direction="download")
-
-    def upload(folder: str, prefix: str) -> SyncRule:
-        return SyncRule(bucket=args.bucket, prefix=prefix, local_path=folder, direction="upload")
-
+def job_request(args: TrainingJobArgs, run: PreparedRun) -> JobRequest:
+    """The job for Kelpie. docs/node.md says what it carries, and why."""
+    bundle, node_job = launcher_bundle(), as_node_job(args, run)
     return JobRequest(
         container_group_id=args.group_id,
-        command="python",
-        arguments=[f"{CONFIG_FOLDER}/launch.py"],
-        environment={
-            RUN_ID_VARIABLE: args.run_id,
-            ATTEMPT_VARIABLE: str(args.attempt),
-            JOB_VARIABLE: args.job,
-        },
-        sync=Sync(
-            before=[
-                download(keys.config, f"{CONFIG_FOLDER}/"),
-                download(dataset, f"{DATASET_FOLDER}/"),
-                download(keys.output, output),
-            ],
-            during=[upload(output, keys.output)],
-            after=[upload(f"{MODEL_FOLDER}/", keys.model)],
-        ),
+        command=PROGRAM,
+        arguments=bundle.arguments,
+        environment=node_job.environment,
+        sync=Sync.model_validate(node_job.sync(bundle)),
         webhook=args.webhook,
     )
 
 
-def launch_json(args: TrainingJobArgs, save_every: int) -> bytes:
-    limits = Limits(args.max_hours, args.stall_minutes)
-    return launch_settings(args.job, args.run_id, args.attempt, args.steps, save_every, limits)
+def as_node_job(args: TrainingJobArgs, run: PreparedRun) -> NodeJob:
+    parent = args.parent_keys
+    return NodeJob(
+        job=args.job,
+        run_id=args.run_id,
+        attempt=args.attempt,
+        steps=args.steps,
+        save_every=run.details.save_every,
+        bucket=args.bucket,
+        run_prefix=args.keys.base,
+        dataset_prefix=Layout(args.prefix).dataset(args.digest),
+        config_sha256=config_digest(run.manifest, run.raw_config),
+        parent_prefix=parent.base if parent else None,
+    )
 
 
 def _observed(storage: Storage, args: TrainingJobArgs, job: Job | None) -> TrainingJobState:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from components.pipeline import total_cost
 from components.preparation import remaining
 from flux_training.clients.errors import NotFound
+from flux_training.clients.kelpie import Job
 from flux_training.clients.results import (
     MAX_JSON_BYTES,
     inputs_of_run,
@@ -22,11 +23,13 @@ from flux_training.clients.results import (
 )
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.report.chart import charts
+from flux_training.node.job import changed_limits
 from flux_training.training.bill import cost_of
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.node_rights import seconds_needed
 from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run_state import NO_REPORT
 
 KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
 ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]
@@ -128,6 +131,21 @@ def test_odd_values_in_run_and_progress_raise_nothing(odd: Any) -> None:
     inputs = inputs_of_run(bucket, KEYS)
     assert inputs is not None
     assert inputs.attempt == 1
+
+
+@pytest.mark.parametrize("progress", [None, b"", b"[]", b"{"])
+def test_a_failed_run_without_a_readable_progress_says_why(progress: bytes | None) -> None:
+    bucket = storage({KEYS.progress: progress} if progress is not None else {})
+    failed = Job(id="1", container_group_id="g", status="failed")
+    assert run_status(bucket, KEYS, 20, failed, 30).reason.endswith(NO_REPORT)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_new_limits_survive_odd_values_in_launch_json(odd: Any) -> None:
+    present = read_json(storage({"k": json.dumps({"contract": 1, "steps": odd}).encode()}), "k")
+    assert present is not None
+    changed = json.loads(changed_limits(present, 2.0, 20.0))
+    assert (changed["contract"], changed["max_hours"], changed["stall_minutes"]) == (1, 2.0, 20.0)
 
 
 @pytest.mark.parametrize("odd", ODD)

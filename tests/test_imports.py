@@ -22,7 +22,7 @@ FOLDERS = {
 }
 MAY_IMPORT = {
     "__main__": {"components", "flux_training.clients", "flux_training.training"},
-    "components": {"flux_training.clients", "flux_training.training"},
+    "components": {"flux_training.clients", "flux_training.node", "flux_training.training"},
     "flux_training.commands": {"flux_training.clients", "flux_training.training"},
     "flux_training.clients": {"flux_training.training"},
     "flux_training.training": set[str](),
@@ -32,7 +32,6 @@ MAY_IMPORT = {
 }
 LAUNCHER = ROOT / "flux_training/node/launcher"
 STANDARD_LIBRARY_ONLY = [
-    ROOT / "flux_training/node/launch.py",
     ROOT / "flux_training/node/archive_main.py",
     *sorted(LAUNCHER.glob("*.py")),
 ]

@@ -15,7 +15,15 @@ from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.lineage import PastRun
 from flux_training.training.runs.progress import read_progress
 from flux_training.training.runs.run import Layout, RunKeys
-from flux_training.training.runs.run_state import Evidence, LastContact, RunState, explain, run_state, stall
+from flux_training.training.runs.run_state import (
+    NO_REPORT,
+    Evidence,
+    LastContact,
+    RunState,
+    explain,
+    run_state,
+    stall,
+)
 from flux_training.training.runs.weights import (
     LENGTH_BYTES,
     WeightsHeader,
@@ -65,7 +73,8 @@ def run_status(
     if job is not None and job.status == RunState.RUNNING and not evidence.done:
         stalled = stall(_last_contact(storage, keys, job), stall_minutes)
     state = run_state(job.status if job else None, evidence, stalled)
-    return RunStatus(state, explain(state, evidence, read_progress(progress).message, stalled), progress)
+    message = NO_REPORT if state is RunState.FAILED and not progress else read_progress(progress).message
+    return RunStatus(state, explain(state, evidence, message, stalled), progress)
 
 
 def _last_contact(storage: Storage, keys: RunKeys, job: Job) -> LastContact:

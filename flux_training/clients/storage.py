@@ -197,11 +197,6 @@ class Storage:
         """Download many objects at once, each checked against its `sha256` if that is given; see Bulk.fetch."""
         self._bulk.fetch(objects, on_progress)
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy an object of up to 5 GB inside the bucket. Raises NotFound."""
-        if self.copy_many([(source, target)]):
-            raise NotFound(f"{source} is not in bucket {self.bucket}")
-
     def copy_many(
         self, pairs: Sequence[tuple[str, str]], on_progress: OnProgress = ignore_progress
     ) -> Sequence[tuple[str, str]]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flux_training.node.bundle import LauncherBundle
-from flux_training.node.launcher.settings import CONFIG_FOLDER, MODEL_FOLDER, UPLOAD_FOLDER
+from flux_training.node.launcher.settings import CONFIG_FOLDER, LIMIT_RANGES, MODEL_FOLDER, UPLOAD_FOLDER
 
-CONFIG_FILES = ("train.yml", "manifest.json", "launch.json")
+LIMITS_FILE = "launch.json"
+CONFIG_FILES = ("train.yml", "manifest.json", LIMITS_FILE)
+# Only in the launch.json of jobs that an older version queued.
+OLD_FORMAT_KEY = "contract"
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,19 @@ class NodeJob:
 
     def _rule(self, direction: str, prefix: str, folder: str) -> dict[str, str]:
         return {"bucket": self.bucket, "prefix": prefix, "local_path": f"{folder}/", "direction": direction}
+
+
+def launch_limits(max_hours: float | None, stall_minutes: float) -> bytes:
+    """launch.json. The launcher refuses values out of range, so larger ones become the largest."""
+    return changed_limits({}, max_hours, stall_minutes)
+
+
+def changed_limits(present: Mapping[str, Any], max_hours: float | None, stall_minutes: float) -> bytes:
+    """launch.json with new limits. A job that an older version queued has all of its settings there: they are kept."""
+    kept = present if OLD_FORMAT_KEY in present else {}
+    limits = {"max_hours": max_hours, "stall_minutes": stall_minutes}
+    bounded = {name: value and min(value, LIMIT_RANGES[name].highest) for name, value in limits.items()}
+    return json.dumps({**kept, **bounded}, sort_keys=True).encode()
 
 
 def _only(prefix: str, *names: str) -> dict[str, str]:

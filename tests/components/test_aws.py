@@ -156,7 +156,7 @@ REQUESTS = [
     ("s3:GetObject", "arn:aws:s3:::another/team/runs/x", {}, False),
     ("s3:PutObject", f"{OUTPUT}/cat_000000010.safetensors", {}, True),
     ("s3:PutObject", f"{BUCKET}/team/runs/cat/0a/model/cat.safetensors", {}, True),
-    ("s3:PutObject", f"{BUCKET}/team/runs/cat/0a/config/launch.py", {}, False),
+    ("s3:PutObject", f"{BUCKET}/team/runs/cat/0a/config/launch.json", {}, False),
     ("s3:PutObject", f"{BUCKET}/team/runs/cat/0a/claim.json", {}, False),
     ("s3:PutObject", f"{BUCKET}/team/datasets/d/1.jpg", {}, False),
     ("s3:DeleteObject", f"{OUTPUT}/cat_000000010.safetensors", {}, True),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -32,6 +34,7 @@ from components.declared_runs import DeclaredRunsProvider, unfinished_jobs
 from components.dev_group import DevGroupProvider, tunnel_name
 from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
 from components.pipeline import cluster_size, total_cost
+from components.prepared_runs import PreparedRun, RunDetails
 from components.properties import from_props, keys_of, to_props
 from components.provider import FluxProvider, home
 from components.scaling_rule import ScalingRuleArgs, ScalingRuleProvider
@@ -46,6 +49,9 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.own_jobs import choose_job
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
+from flux_training.node.bundle import launcher_bundle
+from flux_training.node.job import changed_limits, launch_limits
+from flux_training.node.launcher.settings import config_digest
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings
@@ -442,6 +448,7 @@ JOB: dict[str, Any] = {
     "prefix": "team/",
     "groupId": "g",
     "attempt": 2.0,
+    "steps": 500.0,
 }
 
 
@@ -449,29 +456,74 @@ def job(**changes: Any) -> TrainingJobArgs:
     return from_props(TrainingJobArgs, JOB | changes)
 
 
-def test_the_request_to_kelpie() -> None:
-    def rule(prefix: str, folder: str, direction: Any) -> SyncRule:
-        return SyncRule(bucket="b", prefix=prefix, local_path=folder, direction=direction)
+RUN = PreparedRun("cat", "0a", b"job: extension\n", b'{"images":{}}', RunDetails(100, None))
 
-    base = "team/runs/cat/0a/"
-    request = job_request(job())
-    assert (request.container_group_id, request.command, request.arguments) == (
-        "g",
-        "python",
-        ["training-config/launch.py"],
-    )
-    assert request.environment == {"FLUX_RUN_ID": "0a", "FLUX_ATTEMPT": "2", "FLUX_JOB": "cat"}
-    assert request.sync == Sync(
-        before=[
-            rule(f"{base}config/", "training-config/", "download"),
-            rule("team/datasets/d1/", "dataset/", "download"),
-            rule(f"{base}output/", "output/cat/", "download"),
-        ],
-        during=[rule(f"{base}output/", "output/cat/", "upload")],
-        after=[rule(f"{base}model/", "model/", "upload")],
-    )
+
+def test_the_job_as_kelpie_gets_it() -> None:
+    base, bundle = "team/runs/cat/0a/", launcher_bundle()
+    request = job_request(job(), RUN)
+    assert (request.container_group_id, request.command) == ("g", "python")
+    assert request.arguments == bundle.arguments
+    assert request.environment == {
+        "FLUX_JOB": "cat",
+        "FLUX_RUN_ID": "0a",
+        "FLUX_ATTEMPT": "2",
+        "FLUX_STEPS": "500",
+        "FLUX_SAVE_EVERY": "100",
+        "FLUX_BUCKET": "b",
+        "FLUX_RUN_PREFIX": base,
+        "FLUX_DATASET_PREFIX": "team/datasets/d1/",
+        "FLUX_CONFIG_SHA256": config_digest(RUN.manifest, RUN.raw_config),
+    }
+    config, record = request.sync.before
+    assert (config.prefix, config.local_path) == (f"{base}config/", "training-config/")
+    assert (record.prefix, record.local_path) == (f"{base}output/", "upload/")
+    assert request.sync.during == [rule(f"{base}output/", "upload/")]
+    assert request.sync.after == [rule(f"{base}model/", "model/")]
     assert request.webhook is None
-    assert job_request(job(webhook="https://x")).webhook == "https://x"
+    assert job_request(job(webhook="https://x"), RUN).webhook == "https://x"
+
+
+def rule(prefix: str, folder: str) -> SyncRule:
+    return SyncRule(bucket="b", prefix=prefix, local_path=folder, direction="upload")
+
+
+def test_a_nodes_job_downloads_only_the_named_files() -> None:
+    """The worker would follow `../` in a key that a node has placed."""
+    base, bundle = "team/runs/cat/0a/", launcher_bundle()
+    config, record = (str(rule.pattern) for rule in job_request(job(), RUN).sync.before)
+    for name in ("train.yml", "manifest.json", "launch.json", bundle.file_name):
+        assert re.search(config, f"{base}config/{name}")
+    for key in (f"{base}config/../run.py", f"{base}config/launch.py", f"x/{base}config/train.yml"):
+        assert not re.search(config, key)
+    assert re.search(record, f"{base}output/run.json")
+    assert not re.search(record, f"{base}output/cat_000000100.safetensors")
+
+
+def test_a_resumed_job_names_the_run_that_it_continues() -> None:
+    environment = job_request(job(parent="0b"), RUN).environment
+    assert environment["FLUX_PARENT_PREFIX"] == "team/runs/cat/0b/"
+
+
+@pytest.mark.parametrize(
+    ("max_hours", "stall_minutes", "expected"),
+    [
+        (None, 30.0, {"max_hours": None, "stall_minutes": 30.0}),
+        (2.5, 20.0, {"max_hours": 2.5, "stall_minutes": 20.0}),
+        (1e6, 1e6, {"max_hours": 10_000, "stall_minutes": 1440}),
+    ],
+)
+def test_the_limits_for_the_launcher(
+    max_hours: float | None, stall_minutes: float, expected: dict[str, float | None]
+) -> None:
+    assert json.loads(launch_limits(max_hours, stall_minutes)) == expected
+
+
+def test_new_limits_keep_the_settings_of_a_job_that_an_older_version_queued() -> None:
+    limits = {"max_hours": 2.0, "stall_minutes": 20.0}
+    old = {"contract": 1, "trainer": ["python", "run.py"], "max_hours": None, "stall_minutes": 30.0}
+    assert json.loads(changed_limits(old, 2.0, 20.0)) == old | limits
+    assert json.loads(changed_limits({"read_seconds": 300}, 2.0, 20.0)) == limits
 
 
 def test_the_place_of_a_run_in_the_queue() -> None:

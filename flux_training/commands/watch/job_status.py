@@ -85,6 +85,8 @@ def describe(status: JobStatus) -> str:
         return status.state
     progress = status.progress
     parts = [progress.state or status.state]
+    if progress.state == "starting" and progress.download_seconds is not None:
+        parts.append(f"downloading for {in_words(progress.download_seconds)}")
     if progress.step:
         parts.append(f"step {progress.step} of {progress.steps or status.job.steps}")
     if progress.loss is not None:

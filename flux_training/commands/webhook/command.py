@@ -169,8 +169,8 @@ class JobMonitor:
         if known is None:
             return
         storage = self._connection.storage(bucket)
-        launch = read_json(storage, f"{known.keys.config}launch.json") or {}
-        status = job_status(replace(known, steps=count(launch.get("steps")) or 0), job, storage)
+        record = read_json(storage, known.keys.record) or {}
+        status = job_status(replace(known, steps=count(record.get("steps")) or 0), job, storage)
         notice = notice_of(status, bucket, self._price)
         if notice is None or not is_news(notice, self._history.statuses):
             return

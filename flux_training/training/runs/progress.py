@@ -32,6 +32,7 @@ class RunProgress:
     restarts: int | None = None
     started_at: datetime | None = None
     updated_at: datetime | None = None
+    download_seconds: float | None = None
 
 
 def read_progress(raw: Mapping[str, Any]) -> RunProgress:
@@ -49,6 +50,7 @@ def read_progress(raw: Mapping[str, Any]) -> RunProgress:
         gpu=one_line(_text(raw.get("gpu")), 100),
         gpu_seconds=number(raw.get("gpu_seconds")),
         restarts=count(raw.get("restarts")),
+        download_seconds=number(raw.get("download_seconds")),
         started_at=read_time(raw.get("started_at")),
         updated_at=read_time(raw.get("updated_at")),
     )

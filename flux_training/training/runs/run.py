@@ -1,18 +1,13 @@
-"""A run: one training of one train.yml on one dataset with captions. Its id, its object keys and its launch.json."""
+"""A run: one training of one train.yml with captions on one dataset. Its id and its places in the bucket."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-from flux_training.training.dataset.manifest import canonical_json
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
-
-# The version of launch.json. It is part of every run id, so raise it only when a new launcher trains something else
-# than an old one.
+# What a job and its launcher agree on. A new number makes every run a new run: raise it only when
+# an old launcher's result would not be what the new one trains.
 LAUNCHER_CONTRACT = 1
-CONFIG_FOLDER = "training-config"
-MODEL_FOLDER = "model"
 RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
@@ -93,36 +88,35 @@ class RunKeys:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunKeys) and self.base == other.base and self.job == other.job
 
-    def __hash__(self) -> int:
-        return hash((self.base, self.job))
+    @property
+    def output(self) -> str:
+        return f"{self.base}output/"
 
+    @property
+    def model(self) -> str:
+        return f"{self.base}model/"
 
-@dataclass(frozen=True)
-class Limits:
-    """A run's limits on its nodes. `max_hours` is GPU time on all nodes together."""
+    @property
+    def claim(self) -> str:
+        return f"{self.base}claim.json"
 
-    max_hours: float | None = None
-    stall_minutes: float = 30.0
-    wait_minutes: float = 5.0
+    @property
+    def posted(self) -> str:
+        """Which job was posted under which claim; beside the claim, because R2 takes one write a second of a key."""
+        return f"{self.base}posted.json"
 
+    @property
+    def record(self) -> str:
+        return f"{self.output}run.json"
 
-def launch_settings(job: str, run: str, attempt: int, steps: int, save_every: int, limits: Limits) -> bytes:
-    """`launch.json`, the launcher's settings: it cannot read YAML, because it uses only the standard library."""
-    settings = {
-        "contract": LAUNCHER_CONTRACT,
-        "job": job,
-        "run_id": run,
-        "attempt": attempt,
-        "steps": steps,
-        "save_every": save_every,
-        "trainer": ["python", "run.py", f"{CONFIG_FOLDER}/train.yml"],
-        "dataset_folder": DATASET_FOLDER,
-        "output_folder": f"{OUTPUT_FOLDER}/{job}",
-        "model_folder": MODEL_FOLDER,
-        "manifest": f"{CONFIG_FOLDER}/manifest.json",
-        "weights": f"{job}.safetensors",
-        "max_hours": limits.max_hours,
-        "stall_minutes": limits.stall_minutes,
-        "wait_minutes": limits.wait_minutes,
-    }
-    return canonical_json(settings)
+    @property
+    def progress(self) -> str:
+        return f"{self.output}progress.json"
+
+    @property
+    def weights(self) -> str:
+        return f"{self.model}{self.job}.safetensors"
+
+    @property
+    def done(self) -> str:
+        return f"{self.model}done.json"

@@ -10,6 +10,12 @@ MISSED_HEARTBEATS = 3
 # The launcher's own watchdog stops a silent trainer after `stallMinutes`; its report then has the same time to arrive.
 STALL_PERIODS = 2
 
+# For a failed run without a readable progress.json. The launcher then writes none: it would reset the hours that were used.
+NO_REPORT = (
+    "there is no readable progress.json from its launcher, which refuses to start if files in config/ were changed, or if "
+    "progress.json or the bucket cannot be read; `./flux logs` with the job's name shows its output"
+)
+
 
 class RunState(StrEnum):
     """PENDING to CANCELED are also the names of Kelpie's job statuses. The values are stored in states and shown to users."""

@@ -53,6 +53,7 @@ def test_every_field_of_a_progress_json() -> None:
         "restarts": 3,
         "started_at": "2026-11-23T01:08:09",
         "updated_at": "2026-11-23T01:08:09+01:00",
+        "download_seconds": 0.7,
     }
     assert read_progress(raw) == RunProgress(
         "s" * 40 + "…",
@@ -69,6 +70,7 @@ def test_every_field_of_a_progress_json() -> None:
         3,
         datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC),
         datetime(2026, 11, 23, 0, 8, 9, tzinfo=UTC),
+        0.7,
     )
     assert read_progress({}) == RunProgress()
     assert read_progress({key: [] for key in raw}) == RunProgress()

@@ -10,7 +10,7 @@ import pytest
 
 from flux_training.training.dataset.manifest import parse_dataset_index, parse_manifest
 from flux_training.training.runs.lineage import declared_run
-from flux_training.training.runs.run import Layout, Limits, launch_settings, run_id
+from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import (
     Evidence,
     LastContact,
@@ -68,26 +68,6 @@ def test_object_keys_are_stable() -> None:
         f"{base}output/progress.json",
     )
     assert (run.weights, run.done) == (f"{base}model/cat.safetensors", f"{base}model/done.json")
-
-
-def test_launcher_settings_are_complete() -> None:
-    assert json.loads(launch_settings("cat", "0a1b", 2, 500, 100, Limits(3.0, 20.0, 1.0))) == {
-        "contract": 1,
-        "job": "cat",
-        "run_id": "0a1b",
-        "attempt": 2,
-        "steps": 500,
-        "save_every": 100,
-        "trainer": ["python", "run.py", "training-config/train.yml"],
-        "dataset_folder": "dataset",
-        "output_folder": "output/cat",
-        "model_folder": "model",
-        "manifest": "training-config/manifest.json",
-        "weights": "cat.safetensors",
-        "max_hours": 3.0,
-        "stall_minutes": 20.0,
-        "wait_minutes": 1.0,
-    }
 
 
 @pytest.mark.parametrize(
