@@ -70,9 +70,9 @@ class FinishedRun:
 class CloudTimes:
     """What else takes time in a cloud.
 
-    `autoscaler_seconds`: how often Kelpie looks at its rules [UPSTREAM.md: 5 minutes; the local cloud: 2 s]. `download`: bytes a second
-    that a worker gets its images with. `around_seconds`: what a job takes on its node besides download and trainer: the launcher's checks
-    and its last 3 s (docs/node.md), the upload of the weights. `stand_in`: every card trains like every other.
+    `autoscaler_seconds`: how often Kelpie evaluates its rules. `download`: the node's bytes per second. `around_seconds`: what a job
+    takes on its node besides download and training: the launcher's checks, its last 3 s, and the upload of the weights. `stand_in`: the
+    stand-in trainer is equally fast on every GPU class.
     """
 
     autoscaler_seconds: float

@@ -66,7 +66,7 @@ class FaultProxy:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
-        self._server = _ProxyServer(("127.0.0.1", 0), _ProxyHandler)
+        self._server = _FaultServer(("127.0.0.1", 0), _FaultHandler)
         self._server.proxy = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -87,7 +87,7 @@ class FaultProxy:
         return request
 
 
-class _ProxyServer(ThreadingHTTPServer):
+class _FaultServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 256
@@ -97,9 +97,9 @@ class _ProxyServer(ThreadingHTTPServer):
         """The client may go away at any time."""
 
 
-class _ProxyHandler(BaseHTTPRequestHandler):
+class _FaultHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _ProxyServer
+    server: _FaultServer
 
     def log_message(self, *_: object) -> None:
         """The proxy keeps its own record."""

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, deserialize
 from flux_training.node.launcher import process, settings
 from flux_training.node.launcher.bucket import BucketError, parse_listing
 from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
-from flux_training.node.launcher.progress import ProgressWriter, RunState
+from flux_training.node.launcher.progress import LaunchState, ProgressWriter
 from flux_training.node.launcher.trainer import OutputReader
 from flux_training.node.launcher.weights import is_whole_zip, weights_step
 from tests.node.fake_trainer import weights
@@ -221,7 +221,7 @@ class Fuzz:
             self.sound, mutate_document(self.report, chance), mutate_bytes(self.curve, chance)
         )
         progress.resume(8)
-        progress.write(RunState.TRAINING, "", force=True)
+        progress.write(LaunchState.TRAINING, "", force=True)
         progress.check_hours()
         written = json.loads(Path("upload/progress.json").read_text())
         assert written["gpu_seconds"] >= 0

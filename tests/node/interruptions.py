@@ -33,14 +33,14 @@ from localcloud.node import worker as kelpie_worker
 
 from flux_training.node.bundle import launcher_bundle
 from tests.node.fault_proxy import DownloadFault, FaultProxy, at_random
-from tests.node.queued import FolderTransfers, QueueStub
+from tests.node.queued import FolderTransfers, LocalQueue
 from tests.node.quick_trainer import checkpoint, note
 from tests.node.runs import LAUNCHER_WORDS, StoredRun, is_alive
 from tests.node.storage import FolderStorage
 
 HERE = Path(__file__).parent
 STEPS, SAVE_EVERY = 60, 10
-LONGEST_LIFE = 3.0  # seconds; a job takes about three
+MAX_LIFE_SECONDS = 3.0  # a job takes about three
 MAX_STARTS = 12
 FAULTS = tuple(fault for fault in DownloadFault if fault not in (DownloadFault.WRONG, DownloadFault.SILENT))
 RUN_PY = f"""
@@ -85,7 +85,7 @@ class WatchedTransfers(FolderTransfers):
 
 
 class InterruptedJob:
-    """A bucket, a queue with one job, and nodes one after the other."""
+    """A bucket, a queue with one job, and consecutive nodes."""
 
     def __init__(self, root: Path, storage: FolderStorage, seed: int, faults: float) -> None:
         self.root, self.journal, self.storage = root, root / "journal", storage
@@ -101,7 +101,7 @@ class InterruptedJob:
         )
         self.bucket = self.run.bucket
         self.proxy = FaultProxy(storage.url, at_random(seed, faults, FAULTS))
-        self.queue = QueueStub(root / "queue.db", heartbeat_seconds=0.3)
+        self.queue = LocalQueue(root / "queue.db", heartbeat_seconds=0.3)
         environment = self.run.job.environment | {"JOURNAL": str(self.journal)}
         self.job = self.queue.submit(
             [sys.executable, *LAUNCHER_WORDS],
@@ -127,7 +127,7 @@ class InterruptedJob:
         os.environ |= self.storage.environment | {"AWS_ENDPOINT_URL": self.proxy.url}
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kelpie_worker.PAUSE_SECONDS = 0.05
-        queue = QueueStub(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
+        queue = LocalQueue(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
         transfers = WatchedTransfers(home, self.bucket, self.journal)
         worker = kelpie_worker.KelpieWorker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
         os._exit(kelpie_worker.run(worker))
@@ -171,7 +171,7 @@ def kill(pid: int, *, power: bool) -> None:
 
 
 def cut_something(output: Path, chance: random.Random) -> int:
-    """One of the files that matter, most often the newest, cut at any byte; 1 when there was one."""
+    """Truncate a checkpoint, usually the newest, at a random byte; 1 if there was one."""
     found = [*sorted(output.glob("job*.safetensors")), *output.glob("optimizer.pt")]
     if not found or chance.random() > 2 / 3:
         return 0
@@ -181,7 +181,7 @@ def cut_something(output: Path, chance: random.Random) -> int:
 
 
 def play(seed: int, folder: Path, storage: FolderStorage, faults: float) -> Result:
-    """One job to its end."""
+    """Run one job to its end."""
     root = folder / f"seed-{seed}"
     root.mkdir()
     job_run = InterruptedJob(root, storage, seed, faults)
@@ -200,7 +200,7 @@ def interrupt(job_run: InterruptedJob, seed: int) -> Result:
     while job_run.status not in ("completed", "failed", "canceled") and result.lives < MAX_STARTS:
         result.lives += 1
         pid = job_run.start_node(result.lives)
-        end = time.monotonic() + (chance.uniform(0, LONGEST_LIFE) if left else 60)
+        end = time.monotonic() + (chance.uniform(0, MAX_LIFE_SECONDS) if left else 60)
         while time.monotonic() < end and job_run.status not in ("completed", "failed"):
             time.sleep(0.01)
         reached, starts = int((job_run.noted("step") or ["0"])[-1]), len(job_run.noted("start"))
@@ -215,7 +215,7 @@ def interrupt(job_run: InterruptedJob, seed: int) -> Result:
 
 
 def judge(job_run: InterruptedJob, result: Result) -> None:
-    """Fills in the steps lost and the problems."""
+    """Add the steps lost and the problems to the result."""
     starts, job = [int(step) for step in job_run.noted("start")], job_run.queue.job(job_run.job)
     for index, code in enumerate(result.lost):
         reached, before = divmod(-code, 1000)

@@ -23,8 +23,8 @@ from localcloud.node.transfers import Transfers
 GROUP, USER = "group", "user"
 
 
-class QueueStub:
-    """Kelpie, asked without HTTP. Every thread has a connection of its own to the file."""
+class LocalQueue:
+    """The local Kelpie without HTTP. Each thread has its own connection to the database."""
 
     def __init__(self, path: Path, machine: str = "machine", heartbeat_seconds: float = 0.0) -> None:
         self._path, self._machine, self._cap = path, machine, heartbeat_seconds

@@ -1,4 +1,4 @@
-"""A run's files in a bucket and on a node, and the launcher as a process of its own."""
+"""A run's files in a bucket and on a node, and the launcher as a process (docs/node.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from flux_training.node.bundle import launcher_bundle
 from flux_training.node.job import NodeJob
 from flux_training.node.launcher.settings import config_digest
-from tests.node.queued import FolderTransfers, QueueStub
+from tests.node.queued import FolderTransfers, LocalQueue
 from tests.node.storage import FolderStorage, folder_storage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ class StoredRun:
 
 
 class NodeWorker(kelpie_worker.KelpieWorker):
-    """The node's own worker; `code` is what the last command ended with."""
+    """The worker on the node; `code` is the exit code of the last command."""
 
     code = 0
 
@@ -161,7 +161,7 @@ class Node:
         self.stored = self.run_files.output
         self.set_trainer(*words)
         self.bring()
-        self.queue = QueueStub(home / "queue.db")
+        self.queue = LocalQueue(home / "queue.db")
 
     def bring(self) -> None:
         """What `before` downloads."""

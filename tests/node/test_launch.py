@@ -203,7 +203,7 @@ def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch
     node = Node(tmp_path, steps=1000, save_every=1000)
     monkeypatch.chdir(tmp_path)
     writer = progress.ProgressWriter(settings.read_settings(node.environment), None, None)
-    writer.write(progress.RunState.TRAINING, "")
+    writer.write(progress.LaunchState.TRAINING, "")
     written = []
     for tenth in range(1, 101):
         writer.step = tenth // 3

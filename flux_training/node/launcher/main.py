@@ -31,8 +31,8 @@ from flux_training.node.launcher.process import pause, say
 from flux_training.node.launcher.progress import (
     MAX_CURVE_BYTES,
     MAX_PROGRESS_BYTES,
+    LaunchState,
     ProgressWriter,
-    RunState,
     now,
 )
 from flux_training.node.launcher.restore import CheckpointRestore, ResumePoint
@@ -51,9 +51,9 @@ from flux_training.node.launcher.uploads import STAGING_FOLDER, UploadFolder
 from flux_training.node.launcher.weights import sha256, weights_step
 
 END_STATES = {
-    0: RunState.FINISHED,
-    -signal.SIGINT: RunState.CANCELED,
-    -signal.SIGTERM: RunState.INTERRUPTED,
+    0: LaunchState.FINISHED,
+    -signal.SIGINT: LaunchState.CANCELED,
+    -signal.SIGTERM: LaunchState.INTERRUPTED,
 }
 
 
@@ -102,7 +102,7 @@ class Launch:
 
     def _on_download(self, done: DownloadProgress) -> None:
         self.progress.download_seconds = time.monotonic() - self._started_at
-        self.progress.write(RunState.STARTING, str(done))
+        self.progress.write(LaunchState.STARTING, str(done))
 
     def _train(self, resume: ResumePoint) -> None:
         uploads = UploadFolder(self.settings, resume.restored, self._delete_object)
@@ -120,7 +120,7 @@ class Launch:
             say(f"launch: the weights are complete, although {end}")
             return
         uploads.stop()
-        self.progress.write(RunState.VERIFYING, "")
+        self.progress.write(LaunchState.VERIFYING, "")
         if fault := final_fault(self.settings):
             raise RunEndedError(ExitCode.WEIGHTS_UNUSABLE, f"{fault}: {story}")
 
@@ -133,7 +133,7 @@ class Launch:
 
     def finish(self, code: int, message: str) -> None:
         """The last progress.json, twice unless it is urgent: the worker drops a change that comes during an upload."""
-        state = END_STATES.get(code, RunState.FAILED)
+        state = END_STATES.get(code, LaunchState.FAILED)
         self.progress.write(state, message if code >= 0 else "", force=True)
         for _ in range(2 if code >= 0 else 0):
             pause(self.settings.limits.settle_seconds / 2)

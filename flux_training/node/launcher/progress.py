@@ -30,7 +30,7 @@ MAX_PROGRESS_BYTES = 1 << 20
 MAX_CURVE_BYTES = 16 << 20
 
 
-class RunState(str, Enum):
+class LaunchState(str, Enum):
     """`state` in progress.json."""
 
     STARTING = "starting"
@@ -83,7 +83,7 @@ class ProgressWriter:
     def __init__(self, settings: RunSettings, earlier: bytes | None, curve: bytes | None) -> None:
         self.settings = settings
         self.earlier = EarlierStarts(settings.run_id, earlier)
-        self.state, self.message, self.gpu = RunState.STARTING, "", ""
+        self.state, self.message, self.gpu = LaunchState.STARTING, "", ""
         self.step, self.trainer_seconds, self.download_seconds = 0, 0.0, 0.0
         self.losses: dict[int, float] = {}  # by the number of steps done; the last value of each counts
         self.seconds_per_step: float | None = None
@@ -120,7 +120,7 @@ class ProgressWriter:
     def report(self) -> dict[str, Any]:
         settings, losses = self.settings, [self.losses[n] for n in sorted(self.losses) if n <= self.step]
         tenth = max(1, len(losses) // 10)
-        is_training = self.seconds_per_step is not None and self.state == RunState.TRAINING
+        is_training = self.seconds_per_step is not None and self.state == LaunchState.TRAINING
         left = (self.seconds_per_step or 0) * (settings.steps - self.step) if is_training else None
         report = {
             "version": 1,
@@ -150,7 +150,7 @@ class ProgressWriter:
         return report | ({"checkpoints_lost": True} if self.lost_checkpoints else {})
 
     def write(
-        self, state: RunState | None = None, message: str | None = None, *, force: bool = False
+        self, state: LaunchState | None = None, message: str | None = None, *, force: bool = False
     ) -> None:
         """At most every WRITE_SECONDS unless the state changes or a checkpoint is due. A full disk ends nothing here."""
         self.state = state or self.state

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flux_training.node.launcher.errors import ExitCode, RunEndedError
 from flux_training.node.launcher.process import check_stopped, hide_secrets, say
-from flux_training.node.launcher.progress import ProgressWriter, RunState
+from flux_training.node.launcher.progress import LaunchState, ProgressWriter
 from flux_training.node.launcher.settings import TRAINER, TRAINER_SCRIPT, RunSettings
 
 WORKER_VARIABLES = (
@@ -164,7 +164,7 @@ def train(settings: RunSettings, progress: ProgressWriter) -> str:
     Raises RunEndedError when it failed or had to be stopped.
     """
     progress.gpu = gpu_name()
-    progress.write(RunState.TRAINING, "")
+    progress.write(LaunchState.TRAINING, "")
     trainer = TrainerProcess(OutputReader(settings, progress))
     try:
         _watch(settings, progress, trainer)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Bytes of `manifest.json` that the launcher reads (MAX_JSON_BYTES in flux_training/node/launcher/settings.py); the rest would be cut off.
+# The launcher reads so many bytes of `manifest.json` (MAX_JSON_BYTES in flux_training/node/launcher/settings.py).
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 # What reading untrusted JSON of an unexpected form can raise.
 INVALID = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)

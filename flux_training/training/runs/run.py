@@ -1,12 +1,11 @@
-"""A run: one training of one train.yml with captions on one dataset. Its id and its places in the bucket."""
+"""A run: one training of one train.yml on one dataset with captions. Its id and its object keys."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-# What a job and its launcher agree on. A new number makes every run a new run: raise it only when
-# an old launcher's result would not be what the new one trains.
+# Part of every run id, so raise it only when a new launcher trains something else than an old one.
 LAUNCHER_CONTRACT = 1
 RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
@@ -88,35 +87,5 @@ class RunKeys:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunKeys) and self.base == other.base and self.job == other.job
 
-    @property
-    def output(self) -> str:
-        return f"{self.base}output/"
-
-    @property
-    def model(self) -> str:
-        return f"{self.base}model/"
-
-    @property
-    def claim(self) -> str:
-        return f"{self.base}claim.json"
-
-    @property
-    def posted(self) -> str:
-        """Which job was posted under which claim; beside the claim, because R2 takes one write a second of a key."""
-        return f"{self.base}posted.json"
-
-    @property
-    def record(self) -> str:
-        return f"{self.output}run.json"
-
-    @property
-    def progress(self) -> str:
-        return f"{self.output}progress.json"
-
-    @property
-    def weights(self) -> str:
-        return f"{self.model}{self.job}.safetensors"
-
-    @property
-    def done(self) -> str:
-        return f"{self.model}done.json"
+    def __hash__(self) -> int:
+        return hash((self.base, self.job))
