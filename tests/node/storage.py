@@ -45,7 +45,8 @@ class FolderStorage:
 @functools.cache
 def folder_storage() -> FolderStorage:
     """One server for all tests of this process, each of which uses a bucket of its own."""
-    root = Path(tempfile.mkdtemp(prefix="flux-node-storage-")).resolve() / "buckets"
+    # With pytest's own folders, which the end of the session removes.
+    root = Path(tempfile.mkdtemp(prefix="pytest-of-node-storage-")).resolve() / "buckets"
     root.mkdir()
     return serve(root)
 
