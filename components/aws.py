@@ -5,8 +5,6 @@ and adopts them at the next `up`. This needs the plugin pulumi-aws and so the Pu
 AWS's own tools, and do not get into the state.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The bucket: created if it does not exist, marked with its owner, and kept while it holds results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -3,8 +3,6 @@
 With a scaling rule, Kelpie starts and stops it and sets its replicas (docs/services.md): these are then neither sent nor compared.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """One immutable set of images in the bucket, uploaded once for all jobs that train on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ An `up` that is killed after posting a job leaves a job that no state knows. If 
 the job; if it was removed from the configuration meanwhile, only this record can stop it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One replica for trying things on a real GPU, through a VS Code tunnel. It has no worker, keys, queue or scaling rule."""
 
-from __future__ import annotations
-
 from pydantic import SecretStr
 
 from components.container_group import ContainerGroupArgs, ContainerGroupProvider

@@ -4,8 +4,6 @@ Needs the plugin pulumi-command, so the Pulumi CLI, and Docker with buildx. The 
 (HF_TOKEN) as a build secret: it gets neither into the state nor into a layer.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

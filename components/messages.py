@@ -3,8 +3,6 @@
 A provider process cannot use pulumi.log, but it gets the engine's address as an argument (docs/pulumi.md).
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

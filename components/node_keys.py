@@ -3,8 +3,6 @@
 New keys are created before the container group changes and old ones revoked after it: the engine deletes replaced resources last.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """All resources of a stack: bucket, datasets, container group, jobs and scaling rule, in the order that costs least."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

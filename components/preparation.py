@@ -1,7 +1,5 @@
 """Checks of what exists already, before any resource is registered. Only reads, so that a preview shows all problems."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

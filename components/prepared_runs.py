@@ -5,8 +5,6 @@ The program has read, checked and priced every job folder already. It writes the
 anew, and a run's files are removed once it is queued.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable, Mapping

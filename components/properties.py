@@ -3,8 +3,6 @@
 A field `group_id` is the property `groupId`. Property names are part of every stack's state: a field is never renamed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum

@@ -1,7 +1,5 @@
 """The base of all our dynamic providers and resources: typed properties, and service clients made from the configuration."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -3,8 +3,6 @@
 The claim in the bucket (components/claims.py) decides who may post; the queue's list tells whether somebody has.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from threading import Lock

@@ -1,7 +1,5 @@
 """Answers that all resources of an update share for a short time, so that a thousand of them ask a service once."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable
 from threading import Lock

@@ -1,7 +1,5 @@
 """Kelpie's scaling rule: how many replicas of the container group run for how many queued jobs, down to none."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from components.container_group import other_owner

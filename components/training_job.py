@@ -1,7 +1,5 @@
 """One run of one train.yml with captions on one dataset: its files in the bucket and its one job in the queue."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The commands, options, make targets, settings, links and documents that the documents name exist."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

@@ -1,7 +1,5 @@
 """What lies in the bucket can be written with a node's keys: whatever it is, it ends no preview, no `up` and no report."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Imports point one way (docs/architecture.md): drawn from the source, so that a wrong one names file and line."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from pathlib import Path

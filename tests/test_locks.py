@@ -1,7 +1,5 @@
 """requirements/*.lock and requirements.txt hold what the pyproject.toml files declare, with hashes."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tomllib

@@ -1,7 +1,5 @@
 """Limits that keep the code readable: sizes, names, reasons, folders."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re

@@ -1,7 +1,5 @@
 """docs/troubleshooting.md quotes messages that the program really prints."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """.github/workflows and docs/ci.md against the code: what the services are asked with is handed over, and runs do not push each other out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 The API token stays on this machine. Nodes get keys that are made with it and can do less.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from itertools import count

@@ -1,7 +1,5 @@
 """Tests whether a storage honours If-None-Match and If-Match, on which queueing depends (docs/decisions/0003-one-job-for-a-run.md)."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable
 from contextlib import suppress

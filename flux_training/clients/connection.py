@@ -1,7 +1,5 @@
 """Addresses and keys of the services, from the local cloud's file or from the user's settings."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Mapping

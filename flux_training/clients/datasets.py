@@ -1,7 +1,5 @@
 """Which images are in the bucket: those of one dataset, and those of all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

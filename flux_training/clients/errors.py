@@ -13,8 +13,6 @@ Their texts hold no secrets: no headers, no queries, and known secrets are remov
 """
 
 # ruff: noqa: N818 - named for what happened, like httpx's own errors
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """SaladCloud's GPU classes: their prices, and finding one by name."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """HTTP requests with time-outs, bounded retries, a rate limit and typed errors."""
 
-from __future__ import annotations
-
 import email.utils
 import functools
 import random

@@ -3,8 +3,6 @@
 What it promises, and what it does not: docs/services.md.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 

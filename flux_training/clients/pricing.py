@@ -1,7 +1,5 @@
 """What a stack's training costs, by SaladCloud's prices and the speeds of finished runs in the bucket."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 

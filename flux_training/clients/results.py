@@ -1,7 +1,5 @@
 """A run's objects in the bucket, read with few requests. Nodes can write most of them: all are read with limits."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The state of each declared run: from the bucket, and from the queue for those that are not finished in the bucket."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Turns failures of S3, as boto3 and obstore report them, into ServiceErrors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """A stack's settings with its services."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

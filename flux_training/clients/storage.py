@@ -1,7 +1,5 @@
 """A bucket in any S3-compatible storage: Cloudflare R2, AWS, MinIO, the local cloud."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

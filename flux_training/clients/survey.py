@@ -4,8 +4,6 @@
 need not ask the services again.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """How the clients wait between requests."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -3,8 +3,6 @@
 Exit codes: 0 success; 1 failure, with a message; 2 wrong usage; 130 stopped by Ctrl-C (run the same command to continue).
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

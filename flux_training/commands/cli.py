@@ -1,7 +1,5 @@
 """What all commands share: options, the console, and one way to print a sentence."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

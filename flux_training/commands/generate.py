@@ -1,7 +1,5 @@
 """Generates schemas/*.json, docs/lint.md and docs/commands.md. `make generated` runs it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

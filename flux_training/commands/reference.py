@@ -1,7 +1,5 @@
 """Generates docs/commands.md from the commands' help texts."""
 
-from __future__ import annotations
-
 import inspect
 
 import rich_click as click

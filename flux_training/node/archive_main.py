@@ -4,8 +4,6 @@ The bootstrap has checked the archive's bytes and leaves them as `archive`: modu
 never from a file, which somebody could have changed meanwhile.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib.abc import InspectLoader, MetaPathFinder

@@ -3,8 +3,6 @@
 The same sources give the same bytes on every machine: members are sorted, stored without compression and carry no time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

@@ -1,7 +1,5 @@
 """What a queued job has to carry for the launcher (docs/node.md). No Kelpie client: plain values only."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """An estimate as text: for the preview, for an exceeded budget, and next to what a run really took."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -14,8 +14,6 @@ SaladCloud bills by the second of running. Allocating a node and downloading the
 (docs/services.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite

@@ -5,8 +5,6 @@ FluxError
 └── clients.errors.ServiceError a service refused, failed or did not answer
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -1,7 +1,5 @@
 """Atomic writing, natural sorting, and a lock per folder."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """What lint finds: one mistake at one place, with the rule that it breaks and how to fix it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Which GPU class a stack trains on: by name, by memory, or the cheapest one that fits. Pure."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

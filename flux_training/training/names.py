@@ -1,7 +1,5 @@
 """The names that job folders and their files may have."""
 
-from __future__ import annotations
-
 import re
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -1,7 +1,5 @@
 """Whether a process of this machine is running. Locks and claims name their holder by its process id."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """JSON schemas, which let editors complete and check a stack's configuration and train.yml."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

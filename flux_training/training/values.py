@@ -1,7 +1,5 @@
 """Reads values of unknown type from parsed JSON and YAML, which a user or a node may have written."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Text for display: untrusted text (from nodes, services, captions) made safe, counts, and suggestions."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

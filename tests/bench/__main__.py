@@ -1,7 +1,5 @@
 """python -m tests.bench [--rounds 9] [--only upload,plan,jobs,engine] [--jobs 1,10,100,1000]: prints, and writes tests/bench/results.md."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -5,8 +5,6 @@ own with the same program.  The two take turns, so that what else the machine do
 ratio, shown as its median and range over the turns.  Where there is no `pulumi` on the PATH, the engine alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """How long `up` from nothing and `up` with nothing to do take for stacks of 1, 10, 100 and 1,000 jobs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.bench.stack import CommandCost, cost_of, stack_of, up_line

@@ -1,7 +1,5 @@
 """Measures several functions in turns, so that other load on the machine affects all of them alike."""
 
-from __future__ import annotations
-
 import random
 import statistics
 import time

@@ -3,8 +3,6 @@
 Ours are measured folder by folder; each NAME=FOLDER adds a row, such as a checkout of a model named in docs/decisions/0015.
 """
 
-from __future__ import annotations
-
 import ast
 import statistics
 import sys

@@ -1,7 +1,5 @@
 """A no-op over 4,000 files, from the folder to the plan, compared with a bare stat walk."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -1,7 +1,5 @@
 """A checkout with N jobs and a cloud without nodes, and what one of its commands costs: seconds and requests."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

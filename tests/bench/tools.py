@@ -1,7 +1,5 @@
 """Installs the programs to compare with into tests/bench/.tools, and runs the S3 server."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Uploading and fetching, against raw obstore (the limit), the recipe's way, s5cmd and rclone, on a real S3 server in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

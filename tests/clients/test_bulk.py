@@ -1,7 +1,5 @@
 """Transfers of many objects: what is sent, how often, and which errors are raised. Requests are counted, never time."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

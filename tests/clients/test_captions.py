@@ -1,7 +1,5 @@
 """Asking a server with OpenAI's interface: what is tried again, what ends everything, and that the key stays unseen."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The Cloudflare client against the local cloud or the real Cloudflare, and with lost answers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 

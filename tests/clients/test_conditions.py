@@ -1,7 +1,5 @@
 """Storages that honour conditional writes, ignore them, do not know them, or answer 429."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import SecretStr
 

@@ -1,7 +1,5 @@
 """What the declared runs still cost, and how few requests tell it: a real local cloud without nodes, requests counted."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Fetched runs for tests of the report: a folder like outputs/, with what a hostile node and an odd person could put there."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`flux cancel` and `retry`: how they edit the stack file, and when they refuse."""
 
-from __future__ import annotations
-
 import re
 import string
 

@@ -1,7 +1,5 @@
 """`flux caption` against a server that limits, fails, refuses and cuts off answers: nothing is lost, overwritten or requested twice."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from collections.abc import Callable

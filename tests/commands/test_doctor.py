@@ -1,7 +1,5 @@
 """`flux doctor` against the local cloud: its results, and that a failing check does not stop the others."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The choice of the engine, its environment, its locks, and the settings that it returns."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

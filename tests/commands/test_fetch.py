@@ -1,7 +1,5 @@
 """`flux fetch` against a real S3 server: skips current files, continues interrupted downloads, keeps what the user changed."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """`flux new`, `rename` and `sweep`: what they print and the files that they make."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

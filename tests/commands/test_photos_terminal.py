@@ -1,7 +1,5 @@
 """`flux new`, `caption`, `rename` and `sweep` in a terminal, without colours, and in a pipe."""
 
-from __future__ import annotations
-
 import os
 import pty
 import select

@@ -1,7 +1,5 @@
 """A plan as Markdown, page, text and JSON: complete, short enough for a comment, and with texts from others escaped."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

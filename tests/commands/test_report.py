@@ -1,7 +1,5 @@
 """The report: its content, that untrusted text cannot become markup, and accessibility in a browser."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The review page: saving, access control, and accessibility in a browser."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -1,7 +1,5 @@
 """The `flux` script in the checkout."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

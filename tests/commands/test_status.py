@@ -1,7 +1,5 @@
 """The status of jobs: in one line, in the table, and what is wrong with them."""
 
-from __future__ import annotations
-
 import io
 from datetime import UTC, datetime, timedelta
 

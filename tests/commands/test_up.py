@@ -1,7 +1,5 @@
 """The exit of `flux up` once the jobs have ended: success, or an error for each kind of problem."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """status, logs, cancel, retry, fetch, report, doctor and plan with a trained stack: in a terminal, in a pipe, without colours."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

@@ -1,7 +1,5 @@
 """Container groups and buckets: as SaladCloud describes them, as we request them, and as properties of a resource."""
 
-from __future__ import annotations
-
 import os
 from itertools import count
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """A queue and a bucket in memory, with failures."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime

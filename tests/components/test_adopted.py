@@ -1,7 +1,5 @@
 """`destroy` keeps what another stack has adopted and what existed before the stack."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """AWS and image builds with Pulumi's mocks: requests to the plugins, secrets, and what the IAM policy allows."""
 
-from __future__ import annotations
-
 import asyncio
 import fnmatch
 import json

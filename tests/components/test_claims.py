@@ -1,7 +1,5 @@
 """Which update may post a run's job, with queue and bucket in memory. With real services: test_queueing.py."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

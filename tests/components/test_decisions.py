@@ -1,7 +1,5 @@
 """Decisions of the providers that need no service: replacements, drift, requests, environments, and the owner of a job."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

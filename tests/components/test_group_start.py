@@ -1,7 +1,5 @@
 """Without autoscaling a container group runs, even if its image is still being prepared or somebody stopped it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

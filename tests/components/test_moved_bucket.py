@@ -1,7 +1,5 @@
 """Buckets whose place or layout changes: results are neither deleted nor trained again, and a newer layout is refused."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Exactly one job for a run, with queue and bucket in memory. With real services: test_queueing.py."""
 
-from __future__ import annotations
-
 import json
 import os
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The files that the program leaves for the provider: checked against the run id, replaced by each update, removed once queued."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

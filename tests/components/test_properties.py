@@ -1,7 +1,5 @@
 """The conversion of dataclasses to and from Pulumi's property dicts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

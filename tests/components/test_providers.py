@@ -1,7 +1,5 @@
 """The requests of the providers of a container group, its scaling rule and the nodes' keys."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast

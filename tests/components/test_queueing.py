@@ -1,7 +1,5 @@
 """One job per run, against the local queue and bucket, with a transport that loses posts. All decisions: test_claims.py."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """What a dataset costs in requests, against a real S3 server: sent once, copied inside the bucket, or not touched at all."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from pathlib import Path

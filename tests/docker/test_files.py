@@ -1,7 +1,5 @@
 """The Dockerfiles: stages, pins, secrets and users, without Docker; a build where Docker is available."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

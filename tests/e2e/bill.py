@@ -4,8 +4,6 @@ One job is trained first, so that there is a finished run to estimate from. The 
 second of running, idle time included.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """A copy of this project with its own local cloud, used through `make` as people do."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Cost and budget with a real engine and a real local cloud."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ All share one checkout and one local cloud. It is the repository's own, but for 
 ones under their names, and train.yml of the job that `flux new` makes is shortened. `caption` asks a server of the test's in OpenAI's place.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

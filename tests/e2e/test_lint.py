@@ -1,7 +1,5 @@
 """Lint findings in a preview by a real engine."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`make up` and what follows it, with small jobs and real processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """`flux plan` with a real engine: one job added, one edited, one removed."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

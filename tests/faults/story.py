@@ -3,8 +3,6 @@
 `python -m tests.faults.story 1-200 [PROCESSES]` plays many seeds and prints a line for each.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

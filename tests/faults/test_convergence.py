@@ -3,8 +3,6 @@
 FLUX_TEST_FAULT_SEEDS sets how many seeds `make test-long` tries. Many at once: `python -m tests.faults.story 1-200`.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

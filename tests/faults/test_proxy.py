@@ -1,7 +1,5 @@
 """The proxy that makes requests fail: how a client sees each fault, and that a seed always gives the same faults."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

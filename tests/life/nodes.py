@@ -1,7 +1,5 @@
 """Does what a node does with the bucket and the queue, without a node."""
 
-from __future__ import annotations
-
 import json
 import struct
 

@@ -1,7 +1,5 @@
 """Stacks that share one local cloud and are run by the engine directly, which is fast enough for many repetitions."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

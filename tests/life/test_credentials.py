@@ -1,7 +1,5 @@
 """The nodes' keys: they allow only what nodes do, and are replaced without losing a job."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace

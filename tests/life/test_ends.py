@@ -1,7 +1,5 @@
 """How runs end, and what `destroy` does with unfinished ones."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sqlite3

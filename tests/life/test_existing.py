@@ -1,7 +1,5 @@
 """Existing groups and buckets, adoption, expiry of objects, and the dev container group."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 FLUX_TEST_KILLS and FLUX_TEST_PAIRS set how many seeds `make test-long` tries, from FLUX_TEST_FIRST_SEED on. `make test` tries the first few.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import time

@@ -3,8 +3,6 @@
 FLUX_TEST_MODELS sets how many such stories `make test-long` tells; `make test` tells one.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

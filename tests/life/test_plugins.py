@@ -1,7 +1,5 @@
 """Stacks that need a plugin. Without it, an error names the plugin and nothing is created."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`python -m localcloud chaos`: faults of services and nodes, on demand and by a seed."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

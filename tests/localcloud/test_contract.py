@@ -3,8 +3,6 @@
 The requests of whole `up` and `destroy` runs are checked in tests/faults.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Training jobs on nodes of the local cloud: launcher and stand-in trainer."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -3,8 +3,6 @@
 python -m tests.mutation.survivors [part of a module's name]
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

@@ -11,8 +11,6 @@ zero        ends with 0 on SIGINT
 child       leaves a process behind that holds the output      env         prints its environment
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """A proxy in front of an S3 server that cuts, stalls, resets, delays, refuses or changes answers."""
 
-from __future__ import annotations
-
 import http.client
 import random
 import socket

@@ -7,8 +7,6 @@ checkpoint that it takes must be one that the library `safetensors` takes. Print
 exit code 1 when there was a fault.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

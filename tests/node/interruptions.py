@@ -9,8 +9,6 @@ interruption. The exit code is 1 when a job did not end with sound weights at th
 file, or a checkpoint was uploaded that is unsound or was there already. Linux only (/proc).
 """
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import contextlib

@@ -5,8 +5,6 @@
 What is real: localcloud.node.worker.KelpieWorker, its watcher, localcloud.kelpie.jobs. What is not: HTTP and S3 between them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import threading

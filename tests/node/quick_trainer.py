@@ -4,8 +4,6 @@ What a checkpoint holds follows from its step, so that a damaged one is known wh
 journal outlives the node: `start N` (the step gone on from), `step N`, `damaged NAME`.
 """
 
-from __future__ import annotations
-
 import io
 import random
 import sys

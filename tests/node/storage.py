@@ -5,8 +5,6 @@
 prints its address and serves until it is killed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import socket

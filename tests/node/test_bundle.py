@@ -1,7 +1,5 @@
 """The archive that is sent to nodes, and the command that a queued job carries."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

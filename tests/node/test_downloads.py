@@ -1,7 +1,5 @@
 """Downloads through a proxy that breaks them: each run goes on by itself, or ends with a clear reason."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -3,8 +3,6 @@
 FLUX_TEST_INTERRUPTIONS and FLUX_TEST_FUZZ set how many seeds and inputs are tried.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

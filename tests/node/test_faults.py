@@ -4,8 +4,6 @@ Each row runs the launcher as a real process under the node's own worker (tests/
 trainer, or where the trainer itself is at fault, with one that does as it is told.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

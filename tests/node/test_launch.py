@@ -1,7 +1,5 @@
 """What the launcher reports, how it ends by signals, and how it resumes where another node stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

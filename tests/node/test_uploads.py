@@ -1,7 +1,5 @@
 """What the launcher puts into the folder that the worker uploads from."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

@@ -7,8 +7,6 @@ after SECONDS; `make test` runs the rest. Tests of whole stacks (STORIES) import
 `make test`, unless they have changed themselves. Tests of the repository itself, like those of its documents, always run.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

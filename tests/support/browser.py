@@ -3,8 +3,6 @@
 The browser is the Chromium on the PATH; nothing is downloaded. Tests that use it are marked NEEDS_CHROMIUM.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Documents that comments, docstrings and documents cite, and the files that these citations lead to."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re

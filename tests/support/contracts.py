@@ -1,7 +1,5 @@
 """Checks requests and answers against the services' OpenAPI documents with openapi-core."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ Blocks marked `sh` hold commands, which tests/e2e/test_documents.py runs. A bloc
 as `<!-- needs: salad -->`, with words from NEEDS.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

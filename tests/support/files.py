@@ -1,7 +1,5 @@
 """Reads files for tests that search them for secrets."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

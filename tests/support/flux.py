@@ -1,7 +1,5 @@
 """Runs the `flux` command in a terminal or a pipe, and makes checkouts for it."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

@@ -3,8 +3,6 @@
 Images are told apart by their width: FIRST_WIDTH + number. The tests' images are small enough not to be reduced.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Generates fifty files like those from phones, cameras and downloads: every format, rotated, broken, oddly named."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

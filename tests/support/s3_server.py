@@ -1,7 +1,5 @@
 """An S3 server whose answers the test chooses."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,7 +1,5 @@
 """Seeds for tests that try many: a few in `make test`, the rest are `long`."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

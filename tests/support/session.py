@@ -5,8 +5,6 @@ time. `--expected-skips FILE` fails the run when a test is
 skipped for a reason that no line of FILE (a regular expression) matches.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

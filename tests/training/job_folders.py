@@ -1,7 +1,5 @@
 """Small valid job folders for tests; all images and captions are different."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """Job folders for the tests of lint: valid ones, and one mistake per rule."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

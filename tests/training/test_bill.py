@@ -1,7 +1,5 @@
 """The exact text of cost estimates and budget errors."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

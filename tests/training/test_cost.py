@@ -1,7 +1,5 @@
 """Cost estimates: calibration, scaling, finished runs, budget; and properties that hold for any work."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

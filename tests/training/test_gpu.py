@@ -1,7 +1,5 @@
 """Choosing a GPU by name, by memory, or the cheapest that fits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The settings of a stack: valid combinations and error messages."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Atomic writes, locks, natural order, GPU memory by name."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

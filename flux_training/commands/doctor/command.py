@@ -1,7 +1,5 @@
 """Runs the checks one after the other and prints each result at once."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Checks of this machine and this checkout: Python, packages, disk, engine."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

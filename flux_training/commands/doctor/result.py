@@ -1,7 +1,5 @@
 """The result of a check. No check can stop the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

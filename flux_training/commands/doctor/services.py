@@ -1,7 +1,5 @@
 """Checks of the services: reachable, keys accepted, bucket usable, Kelpie able to start the group."""
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`flux cancel` and `flux retry`: edit the stack file and print the next step. They do not change anything else."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import rich_click as click

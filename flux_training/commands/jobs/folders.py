@@ -1,7 +1,5 @@
 """Finds and makes a stack's job folders."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Iterator

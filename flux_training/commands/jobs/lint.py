@@ -1,7 +1,5 @@
 """`flux lint`: checks job folders without any service or key."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """`flux new`: makes a job folder from a folder of photos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import rich_click as click

@@ -1,7 +1,5 @@
 """`flux rename`: numbers a dataset's images, each with its caption."""
 
-from __future__ import annotations
-
 import rich_click as click
 
 from flux_training.commands.cli import flux, say, stack_option

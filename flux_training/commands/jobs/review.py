@@ -4,8 +4,6 @@ Only this machine can reach it, at a secret address. Other pages in the browser 
 Host and Origin are checked, and the page cannot be framed or send anything elsewhere.
 """
 
-from __future__ import annotations
-
 import json
 import mimetypes
 import secrets

@@ -1,7 +1,5 @@
 """`flux sweep`: makes variants of a job that use the same dataset."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`flux plan`: what `up` would do and cost, for reviewers: as text, Markdown for a pull request, JSON or a page."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Names and captions come from others: they are escaped, so that they cannot end a table cell, add HTML or mention anyone.
 """
 
-from __future__ import annotations
-
 import difflib
 import html
 import re

@@ -1,7 +1,5 @@
 """A plan as a page of HTML that includes its pictures: the Markdown, rendered."""
 
-from __future__ import annotations
-
 from markdown_it import MarkdownIt
 
 from flux_training.commands.plan.markdown import as_markdown

@@ -4,8 +4,6 @@ GitHub removes `data:` addresses from Markdown, so a comment can only link to fi
 repositories, for those who may read them.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A plan as plain lines, for a terminal or a log."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from flux_training.training.bill import announce

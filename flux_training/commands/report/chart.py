@@ -1,7 +1,5 @@
 """Coordinates of the loss curves, which the template draws as SVG: one chart for wide screens and one for phones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

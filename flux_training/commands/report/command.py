@@ -1,7 +1,5 @@
 """`flux report`: writes the pages."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import rich_click as click

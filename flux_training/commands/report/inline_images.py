@@ -1,7 +1,5 @@
 """Images inside a page as `data:` URIs. Each is decoded and encoded again, so that no byte of the file reaches the page."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Renders runs as HTML. Jinja2 escapes everything that nodes and users wrote."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

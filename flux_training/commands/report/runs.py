@@ -1,7 +1,5 @@
 """A fetched run in outputs/<job>/<run id>/. Its files are not trusted; what is missing or invalid is left empty."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Downloads one object to a file. The file appears only once it is complete; an interrupted download continues."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 from collections.abc import Callable

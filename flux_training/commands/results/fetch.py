@@ -1,7 +1,5 @@
 """`flux fetch`: copies weights, samples and losses of the stack's runs, current and earlier, to outputs/."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

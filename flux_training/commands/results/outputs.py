@@ -1,7 +1,5 @@
 """Copies a run's results from the bucket to outputs/<job>/<run id>/. Skips what is up to date; keeps files that the user changed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Access to a deployed stack: its engine, its outputs, and the services it uses."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any, TextIO

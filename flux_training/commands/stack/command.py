@@ -1,7 +1,5 @@
 """`flux up`, `preview`, `refresh` and `destroy`; and `cloud` and `down` for the local cloud."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Adds or changes an entry of `jobs` in Pulumi.<stack>.yaml. Everything else in the file stays as it is."""
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 import io

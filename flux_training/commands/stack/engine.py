@@ -1,7 +1,5 @@
 """The engine that runs a stack: the Pulumi CLI if it is on the PATH, otherwise the embedded engine."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Reads Pulumi.<stack>.yaml without an engine and without decrypting its secrets."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Starts and stops the local cloud, a program of its own (packages/localcloud)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Finds the lock that a killed Pulumi CLI leaves behind."""
 
-from __future__ import annotations
-
 import json
 import socket
 from pathlib import Path

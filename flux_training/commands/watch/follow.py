@@ -1,7 +1,5 @@
 """Waits until jobs end: a live table on a terminal; elsewhere a line for each change."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

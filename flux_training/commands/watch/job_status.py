@@ -1,7 +1,5 @@
 """The deployed jobs of a stack, the status of each, and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """`flux logs JOB`: the launcher's last message from the bucket, and the log of the node."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

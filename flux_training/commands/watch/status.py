@@ -1,7 +1,5 @@
 """`flux status`: the status of the stack's jobs."""
 
-from __future__ import annotations
-
 import json
 import sys
 from typing import Any

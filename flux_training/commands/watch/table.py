@@ -1,7 +1,5 @@
 """The table of jobs that `flux status` prints and that `flux status --watch` and `make up` keep up to date."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rich.console import Group, RenderableType

@@ -1,7 +1,5 @@
 """The status of a deployed stack: its jobs, their nodes, and the price of an hour."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

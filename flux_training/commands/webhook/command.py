@@ -1,7 +1,5 @@
 """`flux webhook serve`: receives calls, reads the jobs' status and sends notices."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

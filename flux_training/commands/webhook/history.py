@@ -1,7 +1,5 @@
 """A file with the notices sent so far, so that a restart repeats none."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The notice about a job: from its status to text and environment variables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

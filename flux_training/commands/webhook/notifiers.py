@@ -1,7 +1,5 @@
 """Sends a notice: to a Slack-compatible address, or to a command of the user's."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

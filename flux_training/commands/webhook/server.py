@@ -1,7 +1,5 @@
 """The HTTP server: takes a job id, answers at once, and limits what a caller can make it keep."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

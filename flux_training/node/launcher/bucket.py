@@ -5,8 +5,6 @@ AWS_ENDPOINT_URL. Buckets are addressed by path (https://endpoint/bucket/key). E
 Nothing here is retried; see retries.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import importlib

@@ -1,7 +1,5 @@
 """The folder the trainer reads its images and captions from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from flux_training.node.launcher.downloads import Download

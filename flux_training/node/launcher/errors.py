@@ -1,7 +1,5 @@
 """How a run ends, and the errors that end it."""
 
-from __future__ import annotations
-
 import errno
 from enum import IntEnum
 

@@ -8,8 +8,6 @@ Exit codes: errors.py. Canceled (SIGINT) or interrupted (SIGTERM, or the worker 
 trainer has ended: the worker takes death by a signal for an interruption and counts no failure.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

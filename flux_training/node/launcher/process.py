@@ -1,7 +1,5 @@
 """Signals to this process, and its log."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import queue

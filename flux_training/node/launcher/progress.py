@@ -6,8 +6,6 @@ restarts, `download_seconds` that of downloads of this one; `begun` is [the step
 starts in a row began with it].
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -5,8 +5,6 @@ checkpoint is downloaded. Each older one is represented by an empty file with an
 the object in the bucket is deleted (uploads.py).
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """Requests with small answers: tried again a bounded number of times, with growing pauses."""
 
-from __future__ import annotations
-
 import random
 import threading
 from collections.abc import Callable, Iterator

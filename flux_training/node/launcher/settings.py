@@ -4,8 +4,6 @@ Nodes can write the bucket but not the queue. So everything that decides what is
 or is checked against a digest in it; launch.json only holds limits, and each has a range.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

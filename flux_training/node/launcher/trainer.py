@@ -1,7 +1,5 @@
 """The trainer's process: its output, its end, and the limits it runs under."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Whether a file of weights, or the optimizer's state, is whole and holds usable numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

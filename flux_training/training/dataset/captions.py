@@ -1,7 +1,5 @@
 """Captions from a vision model: which images need one, how a response is judged, and what it costs. No network."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What lies in a job's `dataset/` folder: each image decoded once, each caption read."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

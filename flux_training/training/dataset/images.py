@@ -1,7 +1,5 @@
 """Reads images of many formats for training: upright, sRGB, without transparency or metadata; and compares them."""
 
-from __future__ import annotations
-
 import functools
 import io
 import struct

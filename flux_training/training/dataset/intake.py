@@ -3,8 +3,6 @@
 A file that cannot be used becomes a finding and does not stop the import. The sources are only read.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Each run has a manifest (names, sizes, SHA-256 and captions). The dataset's dige
 run but uploads no image.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

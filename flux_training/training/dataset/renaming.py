@@ -4,8 +4,6 @@ Every file goes by a name of its own in between (two steps), so that no new name
 written down first; after kill -9 at any moment the next call finds there what is left to do.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The jobs that a stack declares, from its configuration and the job folders."""
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Lint of the jobs a stack declares."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sweeps: copies of a job's train.yml, one for each combination of values. Pure."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Runs rules over a job's facts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from flux_training.training.errors import BadInput

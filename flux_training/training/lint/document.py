@@ -1,7 +1,5 @@
 """docs/lint.md, made from the rules."""
 
-from __future__ import annotations
-
 from flux_training.training.lint.registry import Rule
 from flux_training.training.lint.rules import AREAS, RULES
 

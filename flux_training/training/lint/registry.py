@@ -1,7 +1,5 @@
 """What a lint rule is, what it sees of a job, and how rules are registered."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What keys and passwords look like, according to their issuers' documentation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

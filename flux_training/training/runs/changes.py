@@ -1,7 +1,5 @@
 """Why a job is trained again: what differs between a past run's manifest and train.yml and the folder's. Pure, in words."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

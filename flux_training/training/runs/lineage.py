@@ -1,7 +1,5 @@
 """Which earlier run `resume: true` continues. The decision depends only on the bucket, so it stays the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 

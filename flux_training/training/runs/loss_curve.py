@@ -1,7 +1,5 @@
 """loss.csv (`step,loss`, one line per step) as a curve: parsed, smoothed, thinned out, with round axis ticks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The worker lists and reads config/, the dataset and output/ of its run, and writ
 (docs/services.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

@@ -4,8 +4,6 @@ Both engines' `preview --json` have the same form: `steps`, each with `op`, `urn
 `outputs`), and `diagnostics`. A replacement is several steps on one URN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum

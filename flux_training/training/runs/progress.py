@@ -1,7 +1,5 @@
 """Reads a run's progress.json. A node writes it, so missing and invalid fields count as absent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime

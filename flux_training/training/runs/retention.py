@@ -4,8 +4,6 @@ A lifecycle rule matches keys by prefix, so each run needs its own rules: `runs/
 not its samples, progress, losses or weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The sample images of a run, by prompt and step. ai-toolkit names them `<ms>__<step>_<prompt's index>.jpg`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

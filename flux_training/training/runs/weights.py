@@ -4,8 +4,6 @@ Format (safetensors): 8 bytes little-endian header length, a JSON header with ea
 ai-toolkit writes the step it trained to into the header: `__metadata__.training_info` = '{"step": 2000, "epoch": 3}'.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The differences between two train.yml files, with the names and notation that people use."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

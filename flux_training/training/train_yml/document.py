@@ -1,7 +1,5 @@
 """Reads the few values of a parsed train.yml that memory and time depend on. Invalid values count as absent: lint reports them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

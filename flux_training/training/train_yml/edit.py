@@ -1,7 +1,5 @@
 """Writes a new train.yml from the template."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

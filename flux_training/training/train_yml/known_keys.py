@@ -6,8 +6,6 @@ get_conf calls of jobs/BaseJob.py, jobs/ExtensionJob.py, jobs/process/Base*Train
 https://github.com/ostris/ai-toolkit at COMMIT (21 August 2026).
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

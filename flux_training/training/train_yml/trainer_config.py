@@ -4,8 +4,6 @@ The trainer's loader is PyYAML's SafeLoader with one more rule: `1e-4` is a floa
 replaced by `config.name` (ai-toolkit, toolkit/config.py). The file itself is uploaded unchanged.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

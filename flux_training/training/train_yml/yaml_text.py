@@ -4,8 +4,6 @@ ruamel.yaml keeps most comments, but moves those between two entries and rewrite
 only locates the value.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

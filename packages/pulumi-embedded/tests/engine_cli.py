@@ -1,7 +1,5 @@
 """The real Pulumi CLI beside the engine, where it is on the PATH, and what two states have in common."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

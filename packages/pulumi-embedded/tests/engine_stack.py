@@ -1,7 +1,5 @@
 """A stack in a folder of its own, run by real engine processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Resources and registrations of no program, for tests of what the engine decides about them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pulumi_embedded.deployment.goals import Goal

@@ -1,7 +1,5 @@
 """An S3 server for tests: nanio on a free port of 127.0.0.1, in a thread of the test process."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The package is independent: it imports nothing else from the repository and does not mention what uses it."""
 
-from __future__ import annotations
-
 import ast
 import re
 

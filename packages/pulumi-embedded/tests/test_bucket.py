@@ -1,7 +1,5 @@
 """A stack whose state lies in an S3-compatible bucket: its whole life, kills, and hand-over with the real CLI."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """The commands on stacks and configuration, and what the engine does not do."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Crashes, interruptions and locks: the state is readable each time and knows what was made."""
 
-from __future__ import annotations
-
 import json
 import signal
 from pathlib import Path

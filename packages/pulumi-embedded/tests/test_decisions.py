@@ -1,7 +1,5 @@
 """What the engine decides about one resource: its place, its check, its diff, what goes before it; without a process."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

@@ -1,7 +1,5 @@
 """In which order resources go, what stops them, and which ones a command is about; without a process."""
 
-from __future__ import annotations
-
 import threading
 import time
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """What differs between old and new properties, and the paths by which that is said; without a process."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is shown of outputs and changes: nested, line by line, as the CLI shows them (its own words were looked up by running it)."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

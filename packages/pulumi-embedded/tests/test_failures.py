@@ -1,7 +1,5 @@
 """What happens when something goes wrong: in a provider, in the program, in the inputs."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

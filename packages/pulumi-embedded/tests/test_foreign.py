@@ -3,8 +3,6 @@
 By the engine, by the real CLI where it is on the PATH, and by both in turns on one state.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

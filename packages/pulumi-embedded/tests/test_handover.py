@@ -3,8 +3,6 @@
 Where the CLI is not on the PATH, the states that it wrote before stand in for it.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

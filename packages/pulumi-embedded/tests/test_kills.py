@@ -3,8 +3,6 @@
 Eight kills, and KILLS (50) of them with `-m long`, from the seed KILLS_SEED (1) on.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Outputs of resources in a program: what depends on what, outputs held by providers, and output types."""
 
-from __future__ import annotations
-
 import json
 
 from engine_stack import EngineStack

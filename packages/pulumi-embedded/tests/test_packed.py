@@ -1,7 +1,5 @@
 """`PULUMI_DIY_BACKEND_GZIP` packs the state, and a stack in one form is taken over in the other."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """Provider plugins, stack references, look-ups and targets: with a home-made plugin in Python on the PATH."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

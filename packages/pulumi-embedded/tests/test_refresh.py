@@ -1,7 +1,5 @@
 """Drift: what refresh finds, and what the next update does about it."""
 
-from __future__ import annotations
-
 import json
 
 from engine_stack import EngineStack, thing

@@ -1,7 +1,5 @@
 """Each place where the engine changes the SDK at run time has a test here that fails without the change."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -4,8 +4,6 @@ After each hand-over the other sees no change.  At the end the state is that of 
 engine alone, but for times and ids.  How many: HANDOVER_SEQUENCES (20), from the seed HANDOVER_SEED (1) on.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """The state while it is changed: what is on the disk at each moment."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

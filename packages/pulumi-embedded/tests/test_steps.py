@@ -1,7 +1,5 @@
 """What a registration comes to: create, same, update, replace, delete, and the options that steer it."""
 
-from __future__ import annotations
-
 import json
 import time
 

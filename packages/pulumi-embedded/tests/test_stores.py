@@ -1,7 +1,5 @@
 """Where files lie: what a log says after a crash at each moment, and what a bucket's URL means."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Values, secrets, configuration and journal by themselves; golden values from states of the real CLI."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """URNs and property values by themselves: on the wire, compared, shown, marked."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

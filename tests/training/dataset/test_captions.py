@@ -1,7 +1,5 @@
 """Generated captions: which responses are accepted, where the trigger word goes, what they cost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

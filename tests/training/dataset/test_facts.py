@@ -1,7 +1,5 @@
 """Reading datasets: facts of images and captions, progress, and the summary of findings."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The cache of image facts."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

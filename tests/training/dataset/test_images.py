@@ -1,7 +1,5 @@
 """Photos of every format are converted to upright sRGB on white; duplicates are recognized."""
 
-from __future__ import annotations
-
 import io
 import struct
 from contextlib import suppress

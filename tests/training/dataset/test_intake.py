@@ -1,7 +1,5 @@
 """Importing a folder of photos: captions stay with their images, duplicates are skipped."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Near duplicates by perceptual hash."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

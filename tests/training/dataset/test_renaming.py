@@ -1,7 +1,5 @@
 """Renumbering keeps images and captions together, even if it is killed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import tempfile

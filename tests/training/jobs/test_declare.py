@@ -1,7 +1,5 @@
 """Which folders a stack's `jobs` select; the exact bytes of manifest and digest."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Examining job folders: each job once, with the same result for lint and for the program."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

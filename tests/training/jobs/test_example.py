@@ -1,7 +1,5 @@
 """Pulumi.prod.yaml.example is valid and shows every key."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

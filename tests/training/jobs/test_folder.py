@@ -1,7 +1,5 @@
 """Reading job folders, and the faults that are reported."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Digests, run ids, YAML, weights and run states, also with generated inputs."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A sweep changes some values of the base job's train.yml and keeps everything else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 python -m tests.training.lint.fuzz_folders --seeds 20000
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -1,7 +1,5 @@
 """A short run of `python -m tests.training.lint.fuzz_folders --seeds 20000`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from flux_training.training.jobs.lint import lint_jobs

@@ -1,7 +1,5 @@
 """A recipe user's `data/` folder is used unchanged: data/<job>/dataset and train.yml (or train.yaml, as the recipe's readme says)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Each rule finds its example mistake; valid folders have no finding; silencing."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

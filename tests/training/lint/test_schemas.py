@@ -1,7 +1,5 @@
 """Generated files are up to date; the schemas accept valid files and reject invalid ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

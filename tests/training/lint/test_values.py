@@ -1,7 +1,5 @@
 """The limits of lint rules, and the path, line and value in their findings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What changed between two runs, in words."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

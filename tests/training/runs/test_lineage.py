@@ -1,7 +1,5 @@
 """Which earlier run a resumed run continues from."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

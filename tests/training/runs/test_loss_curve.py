@@ -1,7 +1,5 @@
 """Loss curves: smoothing, thinning, axis ticks; which samples are shown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

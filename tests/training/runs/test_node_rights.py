@@ -1,7 +1,5 @@
 """When the nodes' keys expire and are issued again, what they allow, and what expires in the bucket."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest

@@ -1,7 +1,5 @@
 """Plans: the action for each job, from the preview's steps, the run's state and the changes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Reading untrusted files of nodes: progress.json, loss.csv, names of samples, text for the terminal."""
 
-from __future__ import annotations
-
 import math
 from datetime import UTC, datetime
 from typing import Any

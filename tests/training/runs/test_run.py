@@ -1,7 +1,5 @@
 """Run ids, object keys, launcher settings, explanations of run states, and checks of weights."""
 
-from __future__ import annotations
-
 import json
 import struct
 from typing import Any

@@ -1,7 +1,5 @@
 """Differences between two train.yml, with readable names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A new train.yml is the ai-toolkit example for 24 GB with five changes of the recipe; reading any train.yml."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Changing one value of a YAML text keeps every other byte."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 

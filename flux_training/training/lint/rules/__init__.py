@@ -1,7 +1,5 @@
 """All lint rules by code, in the order of docs/lint.md. A new area has to be added to AREAS."""
 
-from __future__ import annotations
-
 from flux_training.training.lint.registry import Rule
 from flux_training.training.lint.rules import (
     captions,

@@ -1,7 +1,5 @@
 """Rules about captions."""
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Rules about the names of files and job folders."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

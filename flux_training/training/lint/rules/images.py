@@ -1,7 +1,5 @@
 """Rules about images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from flux_training.training.dataset.facts import caption_name

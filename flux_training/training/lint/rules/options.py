@@ -1,7 +1,5 @@
 """Rules about how a LoRA is trained: rates, sizes, samples, and whether it fits the GPU."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import TypeGuard

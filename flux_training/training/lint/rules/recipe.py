@@ -1,7 +1,5 @@
 """Rules about train.yml: whether it can be read, and whether it fits how jobs run here."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

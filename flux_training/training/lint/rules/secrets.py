@@ -1,7 +1,5 @@
 """Rules about secrets: captions and train.yml are stored in git, in the bucket, and on other people's computers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from flux_training.training.finding import Problem

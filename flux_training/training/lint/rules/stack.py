@@ -1,7 +1,5 @@
 """Rules about the stack's list of jobs. `jobs/declare.py` and `jobs/lint.py` check them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from flux_training.training.finding import Finding, Problem

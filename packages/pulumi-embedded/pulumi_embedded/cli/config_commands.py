@@ -1,7 +1,5 @@
 """The commands `config`, `config set`, `config get` and `config rm`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -4,8 +4,6 @@ Exit codes, as in the CLI: 0; 1 for failures; 2 for an invalid command line; 6 i
 with `--expect-no-changes`; 8 if the user declines.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """The commands preview, up, refresh and destroy."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

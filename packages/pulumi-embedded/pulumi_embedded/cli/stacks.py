@@ -1,7 +1,5 @@
 """The commands `stack …`, `cancel` and `about`; `main.py` says what each one does."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

@@ -1,7 +1,5 @@
 """Decides what happens to a resource: its provider checks and compares it; what else must be deleted if it is replaced."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, field
 

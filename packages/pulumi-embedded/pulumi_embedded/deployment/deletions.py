@@ -1,7 +1,5 @@
 """Deletes resources: each after everything that depends on it, in parallel where possible."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field

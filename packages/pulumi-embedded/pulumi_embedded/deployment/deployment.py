@@ -5,8 +5,6 @@ or replaced (created first, or deleted first together with the dependents that m
 After a failure no new step starts: running ones end, later registrations are skipped, and the program runs to its end.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field

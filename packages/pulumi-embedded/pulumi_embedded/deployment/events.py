@@ -1,7 +1,5 @@
 """The events of a run, for the display."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 from typing import Final, Protocol

@@ -1,7 +1,5 @@
 """What the program registers, and the URNs that a registration may have in the old state."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """The program's process during one deployment, and the gRPC server it talks to."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

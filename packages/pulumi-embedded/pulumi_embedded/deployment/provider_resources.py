@@ -1,7 +1,5 @@
 """The provider resources of a run: those of the program, and default ones, which are created when first used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

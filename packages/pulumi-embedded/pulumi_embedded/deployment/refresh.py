@@ -1,7 +1,5 @@
 """Updates the state to match the actual resources, which the providers read."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The commands preview, up, refresh and destroy, without their command line."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ An operation is recorded as pending before its provider call, and its result aft
 A preview calls no provider and writes nothing.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 import uuid

@@ -1,7 +1,5 @@
 """The options of a command, and the resources that it applies to: all, or those of `--target`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a step changes, property by property: for `--diff` and `--json`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Shows a run as lines, in the order and the words of the CLI: steps, diagnostics, outputs, summary, duration."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Shows a run on a terminal: a tree of the resources that change, with the status of each."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Keys are sorted and aligned. The mark of a changed line (`+ `, `- `, `~ `) is in
 Secrets are masked; a string that contains a JSON or YAML object is shown as that object.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Callable, Iterable

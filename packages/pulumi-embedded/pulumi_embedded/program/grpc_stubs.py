@@ -4,8 +4,6 @@ Importing `pulumi` takes a quarter of a second, 13 % of a small preview's CPU ti
 modules in `pulumi.runtime.proto`. Therefore their parent packages are registered as empty modules with a path.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import types

@@ -3,8 +3,6 @@
 Features that this engine does not support are refused by name; none is ignored silently.
 """
 
-from __future__ import annotations
-
 import posixpath
 import re
 from collections.abc import Callable

@@ -7,8 +7,6 @@ Exit status: 0; 32 (the CLI's number) if the program's failure was already repor
 The SDK is changed at run time in three places, the functions `_patch_…`; the package's README says why.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

@@ -5,8 +5,6 @@ configuration, secrets encrypted.  Scalars are read as the CLI reads them (`yes`
 empty), and comments survive a `config set`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 The messages and their order are the CLI's (pkg/workspace/config.go).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any, Final

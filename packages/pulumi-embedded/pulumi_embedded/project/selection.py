@@ -3,8 +3,6 @@
 `$PULUMI_HOME/workspaces/<project>-<sha1 of the project file's path>-workspace.json`
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Differences between two sets of properties, for providers that leave the comparison to the engine."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 
 from pulumi_embedded.properties import values

@@ -1,7 +1,5 @@
 """Property paths: `a.b[0]["c.d"]`, with `*` for any key or index."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any, Final

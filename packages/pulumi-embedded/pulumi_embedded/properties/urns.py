@@ -3,8 +3,6 @@
 The qualified type is `<parent's qualified type>$<type>`, or only the type if the parent is the Stack.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -4,8 +4,6 @@ A value is None, a bool, an int or float, a str, a list, a dict with str keys, o
 values are protobuf Structs; in the state file they are JSON (see `state/serialization.py`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ calls it. The engine starts this file as a script with the program's own interpr
 The settings are one line of JSON on stdin.
 """
 
-from __future__ import annotations
-
 import builtins
 import importlib
 import json

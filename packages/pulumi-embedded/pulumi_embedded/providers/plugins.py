@@ -1,7 +1,5 @@
 """Provider plugins: `pulumi-resource-<package>` programs, found where the CLI finds them."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Providers receive secrets in plain text. The outputs with the same keys are marked as secret again after the call.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Mapping

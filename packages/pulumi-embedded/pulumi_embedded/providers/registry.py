@@ -1,7 +1,5 @@
 """All providers of a run, by reference: dynamic providers, plugins, and the built-in one for stack references."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field

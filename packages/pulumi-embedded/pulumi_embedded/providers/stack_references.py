@@ -1,7 +1,5 @@
 """The built-in provider `pulumi`: reads stack references from the stack's own backend."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 

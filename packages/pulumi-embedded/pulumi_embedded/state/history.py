@@ -7,8 +7,6 @@
 Compressed files end in .json.gz. `PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS=true` turns the backups off.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import time

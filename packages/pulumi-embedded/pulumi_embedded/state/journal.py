@@ -12,8 +12,6 @@ resource]` and `["end", op]` for pending operations; `["alias", old, new]`. The 
 order in which they were added (dependencies come first), then the remaining old rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ these keys. A lock whose process has ended on this machine is taken over. In a f
 this machine's name, and locks from before its last restart; in a bucket it does not, because host names are not unique.
 """
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import json

@@ -1,7 +1,5 @@
 """Where a backend's files are stored: a folder, or a bucket (`s3_store.py`). Keys use `/` between their parts."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
