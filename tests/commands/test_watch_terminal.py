@@ -42,6 +42,7 @@ COMMANDS = {
     "plan": ["plan"],
 }
 COLOURED = {"status", "cancel", "doctor"}
+SHORT = {"status", "logs --follow", "doctor", "plan"}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,9 @@ def test_up_writes_and_names_a_report_of_each_run(trained: Checkout) -> None:
     assert all(f"<h1>{page.parts[-3]}" in page.read_text(encoding="utf-8") for page in pages)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in COMMANDS]
+)
 def test_colours_appear_only_in_a_terminal(trained: Checkout, name: str) -> None:
     """With NO_COLOR there are none, and in a pipe there are no escape codes at all."""
     coloured = name in COLOURED
