@@ -1,5 +1,6 @@
 """A stack in a folder of its own, run by real engine processes."""
 
+import io
 import json
 import os
 import shutil
@@ -7,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from pulumi_embedded.cli.main import run_command
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import StackConfig
 from pulumi_embedded.state import serialization
@@ -22,6 +25,41 @@ from pulumi_embedded.state.snapshot import StackId, checkpoint_of, new_deploymen
 HERE = Path(__file__).parent
 PACKAGE_FOLDER = HERE.parent
 PASSPHRASE = "fixture"
+
+
+# Commands that start no program run in this process, where everything is imported already: ten times as fast.
+WITHOUT_PROGRAM = ("config", "stack")
+
+
+def run_process(folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> tuple[int, str]:
+    """Run the engine as a process: its exit status, and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pulumi_embedded", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def run_here(folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> tuple[int, str]:
+    """The same in this process."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with (
+        chdir(folder),
+        patch.dict(os.environ, environment, clear=True),
+        patch.object(sys, "stdin", io.StringIO()),
+        redirect_stdout(printed),
+        redirect_stderr(errors),
+    ):
+        try:
+            ended = run_command(list(arguments))
+        except SystemExit as refused:
+            ended = int(refused.code or 0)
+    return ended, printed.getvalue() + errors.getvalue()
 
 
 @dataclass
@@ -41,17 +79,9 @@ class EngineStack:
 
     def run(self, *arguments: str, code: int | None = 0, **environment: str) -> str:
         """Run the engine; what it printed.  `code`: the exit status it must have."""
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        output = done.stdout + done.stderr
-        assert code is None or done.returncode == code, output
+        run = run_here if arguments[0] in WITHOUT_PROGRAM else run_process
+        ended, output = run(self.folder, {**self.environment, **environment}, arguments)
+        assert code is None or ended == code, output
         assert "Traceback" not in output or "Program failed" in output, output
         return output
 
