@@ -71,8 +71,8 @@ def test_a_nodes_keys_open_only_its_own_folders(cloud: Path, tmp_path: Path) -> 
         "list the bucket": lambda: list(node.list("")),
         "write another prefix": lambda: node.put_bytes("beside/runs/y", b"1"),
         "delete in another prefix": lambda: node.delete_many(["beside/runs/x"]),
-        "copy out of another prefix": lambda: node.copy(
-            "beside/runs/x", f"{stack.place}/runs/cat/r/output/b"
+        "copy out of another prefix": lambda: node.copy_many(
+            [("beside/runs/x", f"{stack.place}/runs/cat/r/output/b")]
         ),
         "write whose the bucket is": lambda: node.put_bytes(f"{stack.place}/.flux/owner.json", b"{}"),
         "read another bucket": lambda: elsewhere.get_bytes(f"{stack.place}/runs/x"),
@@ -118,7 +118,7 @@ def test_an_up_without_a_change_issues_no_keys(cloud: Path, tmp_path: Path) -> N
 
 def test_a_warning_while_runs_outlast_the_keys(cloud: Path, tmp_path: Path) -> None:
     """A canceled run that is still declared counts: a node that trains it again with expired keys gets no images."""
-    warning = "the unfinished runs need about 300 h, and the nodes' keys expire at"
+    warning = "the unfinished runs need about 300 h, but the nodes' keys expire at"
     stack = new_stack(tmp_path / "a", cloud, "long", {"cat": 1})
     stack.configure({"cat": {"maxHours": 300}}, storage_settings(stack))
     assert warning in stack.up()
