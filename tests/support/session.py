@@ -62,6 +62,8 @@ FOREIGN_NAMES = (
 # How long a process that was told to end may take.
 END_SECONDS = 10.0
 BEGUN = time.monotonic()
+# The exit code when something was left behind, or a test was skipped for an unexpected reason.
+PROBLEMS = 70
 # pytest removes its own folders, those of failed tests excepted.
 KEPT_FOLDERS = re.compile(r"pytest-of-.*|home")
 
@@ -161,8 +163,8 @@ class _Session:
         self._problems += [f"a process was left running: {command}" for command in _end_leftovers()]
         folder = Path(os.environ["TMPDIR"])
         self._problems += [f"a temporary file was left: {path}" for path in _left_files(folder)]
-        if self._problems and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._problems:
+            session.exitstatus = PROBLEMS
         elif session.exitstatus == pytest.ExitCode.OK:
             shutil.rmtree(folder, ignore_errors=True)
 
