@@ -82,7 +82,7 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         if self._is_in_use(state.bucket, layout.dataset(id_)):
             inform(f"the images of dataset {id_[:12]} are kept: an unfinished run still trains on them")
             return
-        # The index first: the rest of an interrupted deletion is then never taken for a complete dataset.
+        # Delete the index first: what an interrupted deletion leaves is never taken for a complete dataset.
         storage.delete_many([layout.dataset_index(id_)])
         storage.delete_many([item.key for item in storage.list(layout.dataset(id_))])
 

@@ -83,7 +83,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         return None
 
     def configure(self, req: ConfigureRequest) -> None:
-        # Our errors are written to be read without a traceback. The SDK then shows `Type: message`.
+        # Our errors need no traceback. With this limit the SDK shows only `Type: message`.
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
         kind = storage_kind(req.config.get("storage"))
@@ -165,7 +165,7 @@ class FluxResource(Resource, Generic[A]):
 
     def __init__(self, name: str, args: A, opts: pulumi.ResourceOptions | None = None) -> None:
         provider = self.provider_class()
-        # Pulumi makes an output only of a property that is declared, if only as None.
+        # Pulumi creates outputs only for properties passed to the constructor; None is enough.
         declared = keys_of(provider.args_class)
         outputs = {key: None for name, key in keys_of(provider.state_class).items() if name not in declared}
         super().__init__(provider, name, {**outputs, **to_props(args)}, opts)

@@ -12,7 +12,7 @@ from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
 DEFAULT_STACK = "dev"
 OUTPUTS = "outputs"
 
-# For sentences: a terminal wraps them, and in a pipe each stays on one line.
+# For prose: a terminal wraps long lines, and in a pipe each message stays on one line.
 console = Console(soft_wrap=True)
 # For tables, which have to know the width of the terminal.
 screen = Console()

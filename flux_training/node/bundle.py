@@ -15,7 +15,7 @@ PACKAGE = "flux_training/node/launcher"
 CONFIG_FOLDER = "training-config"
 PROGRAM = "python"
 
-# Part of each queued job, so it cannot be changed in the bucket. Hashes and runs the same bytes in this process.
+# This script is part of each queued job, so nobody can change it in the bucket. It runs exactly the bytes that it hashed.
 BOOTSTRAP = """\
 import hashlib,io,sys,zipfile
 name="training-config/launch-"+sys.argv[1]+".pyz"

@@ -154,7 +154,7 @@ def test_the_history_survives_a_restart(tmp_path: Path) -> None:
 
 def test_the_history_is_limited(tmp_path: Path) -> None:
     history = NoticeHistory(tmp_path / "told.json")
-    history.start_with({f"id-{number}": "completed" for number in range(MAX_JOBS + 10)})
+    history.record_baseline({f"id-{number}": "completed" for number in range(MAX_JOBS + 10)})
     history.add("id-new", "running")
     assert (len(history.statuses), list(history.statuses)[-1]) == (MAX_JOBS, "id-new")
 

@@ -49,7 +49,7 @@ def as_markdown(plan: Plan, pictures: Pictures, detailed: int = MAX_DETAILED) ->
         parts += [f"```text\n{text.replace('```', '')}\n```" for text in plan.problems]
     else:
         parts += [f"**{headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
-        parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster(plan)]
+        parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster_lines(plan)]
     parts.append(_findings(plan))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -172,7 +172,7 @@ def difference(edited: Edited) -> str:
     return " ".join(pieces)
 
 
-def _cluster(plan: Plan) -> str:
+def _cluster_lines(plan: Plan) -> str:
     return "\n".join(f"- The {escaped(line)}." for line in plan.cluster)
 
 

@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SAMPLE_SIDE, THUMBNAIL_SIDE = 768, 256
 MAX_STEPS, MAX_PROMPTS, MAX_IMAGES = 12, 24, 200
 MAX_TEXT = 200_000
-# Times in Kelpie's job, and their labels.
+# The timestamps of a Kelpie job, and their labels.
 TIMES = {
     "created": "Queued",
     "started": "Started",

@@ -74,7 +74,7 @@ def edit_job(text: str, name: str, **settings: object) -> str:
     entry = jobs.get(name) or _flow_map()
     if name not in jobs:
         entry.update(entry_for(jobs, name) or {})
-        # Not at the end, where a comment may follow that belongs to the next setting.
+        # Insert at the start: a comment after the last job may belong to the next setting.
         jobs.insert(0, name, entry)
     elif not jobs[name]:
         jobs[name] = entry

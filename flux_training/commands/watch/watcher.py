@@ -24,7 +24,7 @@ from flux_training.commands.watch.job_status import (
 from flux_training.training.cost import usd_of
 
 MAX_PARALLEL_REQUESTS = 8
-# Nodes change within minutes, and SaladCloud limits requests.
+# Nodes change over minutes, and SaladCloud limits the rate of requests.
 CLUSTER_SECONDS = 15.0
 
 

@@ -159,7 +159,7 @@ class JobMonitor:
         return self._connection.kelpie().list_jobs(group) if group else []
 
     def _start_history(self, jobs: Sequence[Job]) -> None:
-        self._history.start_with({job.id: job.status for job in jobs if job.status != RunState.PENDING})
+        self._history.record_baseline({job.id: job.status for job in jobs if job.status != RunState.PENDING})
 
     def _report(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")

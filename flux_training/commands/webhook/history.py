@@ -21,7 +21,7 @@ class NoticeHistory:
         self.is_new = not path.exists()
         self.statuses: dict[str, list[str]] = {} if self.is_new else _read(path)
 
-    def start_with(self, statuses: Mapping[str, str]) -> None:
+    def record_baseline(self, statuses: Mapping[str, str]) -> None:
         """Record what happened before there was a history; it is not reported. Raises OSError."""
         self.statuses = {job: [status] for job, status in list(statuses.items())[-MAX_JOBS:]}
         self._save()

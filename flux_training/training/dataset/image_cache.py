@@ -24,7 +24,7 @@ from flux_training.training.files import write_atomically
 CACHE_FOLDER = ".flux-cache"
 CACHE_FILE = "images.json"
 NO_CACHE_VARIABLE = "FLUX_NO_CACHE"
-# Change it when ImageFacts, or how its values are computed, changes.
+# Raise it when ImageFacts or the way its values are computed changes.
 VERSION = f"2 Pillow {PIL.__version__}"
 # A second write within one tick of the file system's clock (FAT: 2 seconds) leaves the times as they are, so a file that was changed
 # a moment ago is not remembered.

@@ -93,7 +93,7 @@ def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:
         frames=1 if picture.format == "MPO" else frames,
         orientation=orientation if isinstance(orientation, int) else UPRIGHT,
         transparent=_is_transparent(picture),
-        # The hash of a blank image is 0, so all other images need no look at every pixel.
+        # A blank image's hash is 0, so only images with that hash need a check of every pixel.
         blank=bits == 0 and _is_blank(picture),
         hash=bits,
     )

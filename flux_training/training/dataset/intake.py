@@ -23,7 +23,7 @@ from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
 NUMBERED = "{:05}"
-# Windows' files; those of other systems begin with a dot.
+# Files that Windows adds to folders. Those of other systems begin with a dot.
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 IMPORTED_SUFFIX = ".jpg"
 # ai-toolkit trains FLUX at up to 1024 pixels per side; twice that leaves room for cropping and larger resolutions.

@@ -15,7 +15,7 @@ from flux_training.training.settings import JobSettings, StackSettings
 from flux_training.training.words import nearest
 
 GLOB_CHARACTERS = frozenset("*?[")
-# The place that findings about the list of jobs name.
+# The `place` of findings about the list of jobs.
 JOBS_SETTING = "jobs"
 # The variables that train.yml may use. The node has the bucket's keys as well, but train.yml must not use those.
 NODE_VARIABLES = frozenset([RUN_ID_VARIABLE, ATTEMPT_VARIABLE, JOB_VARIABLE])

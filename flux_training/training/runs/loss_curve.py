@@ -29,7 +29,7 @@ def parse_losses(text: str) -> list[Point]:
             point = Point(int(step), float(loss))
         except ValueError:
             continue
-        # A node may have written any number. NaN fails the comparison as well.
+        # The node's file may hold any number. NaN is refused too: it fails every comparison.
         if 0 < point.step <= MAX_NUMBER and abs(point.loss) <= MAX_NUMBER:
             found[point.step] = point.loss
     return [Point(step, found[step]) for step in sorted(found)]

@@ -111,7 +111,7 @@ class KelpieWorker:
         heartbeat = Heartbeat(self._api, job["id"], self._heartbeat_seconds(job), on_cancel)
         for entry in sync.get("before") or []:
             self._transfers.download(entry, compressed=bool(job.get("compression")))
-        watches += self._watch(sync.get("during") or [], job)
+        watches += self._start_watches(sync.get("during") or [], job)
         try:
             code = self._execute(job)
             stop_watches()
@@ -128,7 +128,7 @@ class KelpieWorker:
         seconds = float(job.get("heartbeat_interval") or 30)
         return min(seconds, self._max_heartbeat or seconds)
 
-    def _watch(self, entries: list[dict[str, Any]], job: dict[str, Any]) -> list[FolderWatch]:
+    def _start_watches(self, entries: list[dict[str, Any]], job: dict[str, Any]) -> list[FolderWatch]:
         watches, compressed = [], bool(job.get("compression"))
         for entry in entries:
             with contextlib.suppress(OutsideError):

@@ -10,7 +10,7 @@ from nanio.errors import EntityTooSmall, InvalidPart, NotImplemented_, S3Error
 from starlette.responses import Response
 
 MIN_PART_BYTES = 5 * 1024 * 1024
-# S3's subresources of buckets and objects. R2 has only `cors` and `encryption` of these, which the local cloud lacks.
+# S3's subresources of buckets and objects. R2 supports only `cors` and `encryption`; the local cloud supports none.
 _NAMES = (
     "accelerate acl analytics attributes cors encryption intelligent-tiering inventory legal-hold logging metrics "
     "notification object-lock ownershipControls policy policyStatus publicAccessBlock replication requestPayment "

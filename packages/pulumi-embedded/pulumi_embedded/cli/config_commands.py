@@ -75,7 +75,7 @@ def set_(session: Session, options: argparse.Namespace) -> int:
         stored = _typed(text)
     key = _as_written(config, session, key)
     if path:
-        config.config[key] = _put(config.config.get(key), path, stored, options.key)
+        config.config[key] = _set_at_path(config.config.get(key), path, stored, options.key)
     else:
         config.config[key] = stored
     config.save()
@@ -145,7 +145,7 @@ def _step(parent: Any, part: str | int, asked: str) -> Any:
     raise EngineError(f"configuration key '{asked}' not found")
 
 
-def _put(parent: Any, path: paths.Path, value: Any, asked: str) -> Any:
+def _set_at_path(parent: Any, path: paths.Path, value: Any, asked: str) -> Any:
     if not path:
         return value
     part = path[0]
@@ -158,7 +158,7 @@ def _put(parent: Any, path: paths.Path, value: Any, asked: str) -> Any:
         raise EngineError(f"'{asked}': the existing value has no place for {part!r}")
     place: Any = part
     before = parent[place] if isinstance(parent, list) or part in parent else None
-    parent[place] = _put(before, path[1:], value, asked)
+    parent[place] = _set_at_path(before, path[1:], value, asked)
     return parent
 
 
