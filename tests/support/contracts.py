@@ -29,13 +29,22 @@ MERGE_PATCH = "application/merge-patch+json"
 ACCEPTED = {
     "kelpie": (
         # The document asks for all three at once; one is enough.
-        (r" request: Security not found\.", "UPSTREAM.md, Auth; the transcript's requests have a key alone"),
+        (
+            r" request: Security not found\.",
+            "packages/localcloud/docs/services.md, Auth; the transcript's requests have a key alone",
+        ),
         # Errors of its own come as text/plain, with a body that is not the document's.
-        (r" 4\d\d answer: .*mimetype not found: text/plain", "UPSTREAM.md, errors come in two shapes"),
-        (r" 500 answer: .*mimetype not found: text/plain", "UPSTREAM.md, errors come in two shapes"),
+        (
+            r" 4\d\d answer: .*mimetype not found: text/plain",
+            "packages/localcloud/docs/services.md, errors come in two shapes",
+        ),
+        (
+            r" 500 answer: .*mimetype not found: text/plain",
+            "packages/localcloud/docs/services.md, errors come in two shapes",
+        ),
         (
             r" (401|403) answer: Unknown response http status",
-            "the transcript: no credentials; UPSTREAM.md, Auth",
+            "the transcript: no credentials; packages/localcloud/docs/services.md, Auth",
         ),
         (
             r" answer: \[.*'(machine_id|webhook)'\]: None is not of type 'string'",
@@ -43,7 +52,7 @@ ACCEPTED = {
         ),
         (
             r" 400 answer: \[\]: '(error|message)' is a required property",
-            "UPSTREAM.md, errors come in two shapes",
+            "packages/localcloud/docs/services.md, errors come in two shapes",
         ),
         (r"^GET /nope 404 answer: Path not found", "the transcript: an unknown route"),
     ),
