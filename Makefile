@@ -71,7 +71,7 @@ test: .venv/ready-dev ## everything a change can break (5 minutes)
 	@$(BIN)/python -m pytest $(TESTS)
 
 test-long: .venv/ready-dev ## more seeds, kills, inputs and browser themes of the same (half an hour; SHARE=1/7 for a part)
-	@$(BIN)/python -m pytest -m long $(if $(SHARE),--long-share $(SHARE)) $(TESTS)
+	@$(BIN)/python -m pytest -m long $(if $(SHARE),--long-share=$(SHARE)) $(TESTS)
 
 check: .venv/ready-dev ## lint, types, and the tests that the changes since origin/main affect (a minute)
 	@$(BIN)/ruff check .
