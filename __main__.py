@@ -14,8 +14,8 @@ from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
 from components.provider import home
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
-from flux_training.clients.stack import StackServices
-from flux_training.clients.survey import Survey, survey_stack, write_survey
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
 from flux_training.training.bill import announce, over_budget
 from flux_training.training.cost import Bill
 from flux_training.training.dataset.facts import each_thousand

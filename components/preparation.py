@@ -11,9 +11,9 @@ from components.prepared_runs import PreparedRun, RunDetails
 from flux_training.clients.connection import Connection
 from flux_training.clients.results import read_json
 from flux_training.clients.salad import ContainerGroup
-from flux_training.clients.stack import StackServices
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import Survey
 from flux_training.clients.storage import Storage
-from flux_training.clients.survey import Survey
 from flux_training.training.bill import estimate_record
 from flux_training.training.cost import Bill
 from flux_training.training.errors import BadInput, FluxError

@@ -51,7 +51,6 @@ def test_every_package_says_what_belongs_there() -> None:
     assert [name(path) for path in packages if not path.read_text("utf-8").startswith('"""')] == []
 
 
-@pytest.mark.xfail(reason="modules are still being grouped", strict=False)
 def test_no_folder_holds_many_modules() -> None:
     modules = Counter(
         name(path.parent)

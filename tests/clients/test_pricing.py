@@ -8,8 +8,8 @@ import pytest
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.gpu_classes import GpuClass
-from flux_training.clients.pricing import price_stack
-from flux_training.clients.stack import StackServices
+from flux_training.clients.stack.pricing import price_stack
+from flux_training.clients.stack.services import StackServices
 from flux_training.training.cost import Rate
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import ClusterSettings, DevSettings, StackSettings, StorageSettings

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import pytest
 from localcloud.testing import logged_requests, running_cloud, wait_until
 
-from flux_training.clients import results, run_states
+from flux_training.clients import results
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.own_jobs import RunPlace
-from flux_training.clients.run_states import run_states_of, state_in
 from flux_training.clients.salad import GroupSpec
-from flux_training.clients.stack import StackServices
-from flux_training.clients.survey import Survey, survey_stack
+from flux_training.clients.stack import run_states
+from flux_training.clients.stack.run_states import run_states_of, state_in
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import Survey, survey_stack
 from flux_training.clients.verified import CACHE_FILE, Verified
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.finding import LintReport

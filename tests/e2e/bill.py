@@ -17,9 +17,9 @@ from pathlib import Path
 import yaml
 
 from flux_training.clients.connection import connect
-from flux_training.clients.pricing import price_stack
-from flux_training.clients.run_states import run_states_of
-from flux_training.clients.stack import StackServices
+from flux_training.clients.stack.pricing import price_stack
+from flux_training.clients.stack.run_states import run_states_of
+from flux_training.clients.stack.services import StackServices
 from flux_training.training.bill import table
 from flux_training.training.cost import Bill
 from flux_training.training.jobs.declare import declare_jobs

@@ -178,7 +178,7 @@ def test_destroy_cancels_unfinished_jobs_and_starts_no_replica(
     by_name = {job.environment["FLUX_JOB"]: job for job in stack.jobs()}
     leave_weights(stack.connection.storage("life"), keys_of(stack, "cat"))
     report(stack.connection, by_name["cat"], "completed")
-    wait_until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]
+    wait_until(lambda: stack.connection.salad().get_group(stack.place).replicas == 2)  # type: ignore[union-attr]  # the group exists
 
     log = cloud / "requests.jsonl"
     before = len(log.read_text(encoding="utf-8").splitlines())

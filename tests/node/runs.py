@@ -224,7 +224,7 @@ class Node:
     ) -> LaunchResult:
         """One hand-out to the node's worker. `while_it_sleeps` is called with the pid of the trainer, once that sleeps."""
         transfers = FolderTransfers(self.home, self.run_files.bucket)
-        worker = NodeWorker(self.home, self.queue, 0, 0.02, transfers)  # type: ignore[arg-type]
+        worker = NodeWorker(self.home, self.queue, 0, 0.02, transfers)  # type: ignore[arg-type]  # a queue in memory
         given = self.queue.work()
         self.queue.job_now = job
         assert given is not None

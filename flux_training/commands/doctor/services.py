@@ -15,8 +15,8 @@ from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.http import LOOPBACK, RetryPolicy
 from flux_training.clients.kelpie import Job, Kelpie, KelpieRule
-from flux_training.clients.pricing import offer_of
 from flux_training.clients.salad import ContainerGroup, Salad
+from flux_training.clients.stack.pricing import offer_of
 from flux_training.clients.storage import AWS_URL, Storage
 from flux_training.commands.doctor.result import CheckResult, bad, note, ok
 from flux_training.commands.watch.job_status import MAX_PENDING_SECONDS, seconds_since

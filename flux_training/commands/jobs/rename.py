@@ -4,7 +4,14 @@ import rich_click as click
 
 from flux_training.commands.cli import flux, say, stack_option
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
-from flux_training.training.dataset.renaming import Renaming, carry_out, go_on, plan, taken_back, under_way
+from flux_training.training.dataset.renaming import (
+    Renaming,
+    complete_interrupted,
+    interrupted_renaming,
+    plan_numbering,
+    plan_undo,
+    rename_files,
+)
 from flux_training.training.files import only_one_in
 from flux_training.training.words import counted
 
@@ -22,16 +29,16 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
     with only_one_in(dataset):
-        if dry_run and (interrupted := under_way(dataset)):
+        if dry_run and (interrupted := interrupted_renaming(dataset)):
             _print(interrupted)
             say(f"{dataset}: this renaming was interrupted; without --dry-run it is completed first")
             return
-        completed = go_on(dataset)
+        completed = complete_interrupted(dataset)
         if completed is not None:
             say(f"{dataset}: completed the interrupted renaming of {counted(len(completed.moves), 'file')}")
         if undo and completed is not None and completed.undo:
             return
-        renaming = taken_back(dataset) if undo else plan(dataset)
+        renaming = plan_undo(dataset) if undo else plan_numbering(dataset)
         files = counted(len(renaming.moves), "file")
         if not renaming.moves:
             say(f"{dataset}: the images are numbered already")
@@ -39,7 +46,7 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
             _print(renaming)
             say(f"{dataset}: {files} would be renamed")
         else:
-            carry_out(dataset, renaming)
+            rename_files(dataset, renaming)
             undone = "have their old names back"
             done = f"renamed; {flux(f'rename {name} --undo', stack)} reverts this"
             say(f"{dataset}: {files} {undone if undo else done}")

@@ -10,9 +10,9 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.datasets import ImageIndex, missing
-from flux_training.clients.run_states import state_of_run
-from flux_training.clients.stack import StackServices
-from flux_training.clients.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
+from flux_training.clients.stack.run_states import state_of_run
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
 from flux_training.commands.cli import UserPath, no_cache_option, say, stack_option
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import as_comment

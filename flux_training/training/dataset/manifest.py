@@ -13,7 +13,7 @@ from typing import Any
 # The launcher reads so many bytes of `manifest.json` (MAX_JSON_BYTES in flux_training/node/launcher/settings.py).
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 # What reading untrusted JSON of an unexpected form can raise.
-INVALID = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+INVALID = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def dataset_index(images: Mapping[str, Image]) -> bytes:
 def parse_dataset_index(raw: bytes) -> dict[str, Image]:
     """The images of an index; raises ValueError if it is invalid."""
     try:
-        entries = json.loads(raw)["images"].items()
-        return {name: Image(name, int(entry["size"]), str(entry["sha256"])) for name, entry in entries}
+        return _images(json.loads(raw)["images"])
     except INVALID as error:
         raise ValueError("not a dataset index") from error
 
@@ -63,7 +62,10 @@ def parse_manifest(raw: bytes) -> tuple[dict[str, Image], dict[str, str]]:
     """The images and captions of a manifest, by image name; raises ValueError if it is invalid."""
     try:
         entries = json.loads(raw)["images"]
-        captions = {name: str(entry["caption"]) for name, entry in entries.items()}
+        return _images(entries), {name: str(entry["caption"]) for name, entry in entries.items()}
     except INVALID as error:
         raise ValueError("not a manifest") from error
-    return parse_dataset_index(raw), captions
+
+
+def _images(entries: Any) -> dict[str, Image]:
+    return {name: Image(name, int(entry["size"]), str(entry["sha256"])) for name, entry in entries.items()}

@@ -1,7 +1,7 @@
-"""Numbering a dataset's images 00001, 00002 …, each with its caption, so that it can be interrupted and taken back.
+"""Numbers a dataset's images 00001, 00002 …, each with its caption. Can be interrupted at any point, and undone.
 
-Every file goes by a name of its own in between (two steps), so that no new name can hit an old one. What is to be done is
-written down first; after kill -9 at any moment the next call finds there what is left to do.
+Every file first gets a temporary name, so that no new name can meet an old one. The plan is written to a journal before the first
+file is renamed: after kill -9 the next call reads there what is left to do.
 """
 
 import json
@@ -15,10 +15,10 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 
-# Hidden: neither is an image, so neither is sent. JOURNAL is there while files are being renamed, LAST after it.
+# Hidden files are not part of the dataset. JOURNAL exists while files are being renamed; it then becomes LAST.
 JOURNAL = ".rename-under-way.json"
 LAST = ".rename-last.json"
-BETWEEN = ".renaming-{}"
+TEMPORARY = ".renaming-{}"
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Move:
 
 @dataclass(frozen=True)
 class Renaming:
-    """Moves that belong together. `undo`: they take an earlier renaming back."""
+    """All moves of one renaming. `undo`: they revert an earlier one."""
 
     moves: tuple[Move, ...]
     undo: bool = False
 
 
-def plan(dataset: Path) -> Renaming:
-    """Number the images in their natural order; no moves when they are numbered. Raises BadInput."""
+def plan_numbering(dataset: Path) -> Renaming:
+    """The moves that number the images in their natural order; none if they are numbered already. Raises BadInput."""
     names = [file.name for file in dataset.iterdir() if file.is_file() and not file.name.startswith(".")]
     images = sorted((name for name in names if _suffix(name) in IMAGE_SUFFIXES), key=natural_key)
     captions = {name for name in names if Path(name).suffix == CAPTION_SUFFIX}
@@ -55,23 +55,23 @@ def plan(dataset: Path) -> Renaming:
     return Renaming(tuple(move for move in moves if move.old != move.new))
 
 
-def taken_back(dataset: Path) -> Renaming:
-    """What undoes the last renaming; captions written since go with their images.
+def plan_undo(dataset: Path) -> Renaming:
+    """The moves that revert the last renaming. Captions written since then are renamed with their images.
 
-    Raises FluxError when there was none, or files are gone since.
+    Raises FluxError if there was no renaming, BadInput if files are missing.
     """
     last = _read(dataset / LAST)
     if last is None:
-        raise FluxError(f"{dataset}: no renaming to take back", f"the last one would stand in {LAST}")
+        raise FluxError(f"{dataset}: there is no renaming to undo", f"{LAST} would list the last one")
     moves = tuple(Move(move.new, move.old) for move in last[0].moves)
-    gone = sorted(move.old for move in moves if not (dataset / move.old).exists())
-    if gone:
-        raise BadInput([f"{dataset / name}: is gone, so it cannot get its old name back" for name in gone])
+    missing = sorted(move.old for move in moves if not (dataset / move.old).exists())
+    if missing:
+        raise BadInput([f"{dataset / name}: is missing; restore it, then run this again" for name in missing])
     return Renaming((*moves, *_captions_since(dataset, moves)), undo=True)
 
 
 def _captions_since(dataset: Path, moves: tuple[Move, ...]) -> list[Move]:
-    """The moves of captions that stand beside images which are moved, and are not moved themselves."""
+    """The moves of captions that were written after the renaming: their images are moved, but not they themselves."""
     moved = {move.old for move in moves}
     since = [
         Move(Path(move.old).stem + CAPTION_SUFFIX, Path(move.new).stem + CAPTION_SUFFIX)
@@ -81,28 +81,30 @@ def _captions_since(dataset: Path, moves: tuple[Move, ...]) -> list[Move]:
     return [move for move in since if move.old not in moved and (dataset / move.old).exists()]
 
 
-def carry_out(dataset: Path, renaming: Renaming) -> None:
-    """Rename the files. Raises BadInput when a file is in the way."""
+def rename_files(dataset: Path, renaming: Renaming) -> None:
+    """Rename the files. Raises BadInput if another file has one of the new names."""
     if not renaming.moves:
         return
     old = {move.old for move in renaming.moves}
     new = sorted(move.new for move in renaming.moves if move.new not in old)
-    between = [BETWEEN.format(index) for index in range(len(renaming.moves))]
-    taken = [name for name in (*new, *between) if (dataset / name).exists()]
+    temporary = [TEMPORARY.format(index) for index in range(len(renaming.moves))]
+    taken = [name for name in (*new, *temporary) if (dataset / name).exists()]
     if taken:
-        raise BadInput([f"{dataset / name}: is in the way; move it elsewhere" for name in taken])
+        raise BadInput(
+            [f"{dataset / name}: is in the way; move it elsewhere, then run this again" for name in taken]
+        )
     write_atomically(dataset / JOURNAL, _text(renaming, "away"))
     _finish(dataset, renaming, "away")
 
 
-def under_way(dataset: Path) -> Renaming | None:
-    """A renaming that was interrupted, left as it is; None when there was none. Raises FluxError."""
+def interrupted_renaming(dataset: Path) -> Renaming | None:
+    """The renaming that was interrupted, if any. Changes nothing. Raises FluxError."""
     journal = _read(dataset / JOURNAL)
     return journal[0] if journal else None
 
 
-def go_on(dataset: Path) -> Renaming | None:
-    """End a renaming that was interrupted; None when there was none. Raises FluxError."""
+def complete_interrupted(dataset: Path) -> Renaming | None:
+    """Complete the renaming that was interrupted, if any, and return it. Raises FluxError."""
     journal = _read(dataset / JOURNAL)
     if journal is None:
         return None
@@ -113,22 +115,22 @@ def go_on(dataset: Path) -> Renaming | None:
 def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
     if step == "away":
         for index, move in enumerate(renaming.moves):
-            old, between = dataset / move.old, dataset / BETWEEN.format(index)
-            # One that is not there is away already.
+            old, temporary = dataset / move.old, dataset / TEMPORARY.format(index)
+            # A missing file already has its temporary name.
             if old.exists():
-                if between.exists():
-                    raise _appeared(old, f"the one of that name before is now {between.name}")
-                old.rename(between)
+                if temporary.exists():
+                    raise _appeared(old, f"the file that had this name is now {temporary.name}")
+                old.rename(temporary)
         write_atomically(dataset / JOURNAL, _text(renaming, "home"))
     for index, move in enumerate(renaming.moves):
-        between = dataset / BETWEEN.format(index)
-        if not between.exists():
+        temporary = dataset / TEMPORARY.format(index)
+        if not temporary.exists():
             continue
         if (dataset / move.new).exists():
             raise _appeared(dataset / move.new, f"{move.old} would overwrite it")
-        between.rename(dataset / move.new)
+        temporary.rename(dataset / move.new)
     if renaming.undo:
-        # There is nothing to take back any more; the journal goes last, so that this is not done twice.
+        # The journal is deleted last: without it, an interrupted undo would start again.
         (dataset / LAST).unlink(missing_ok=True)
         (dataset / JOURNAL).unlink()
     else:
@@ -149,7 +151,7 @@ def _findings(dataset: Path, names: list[str], images: list[str], captions: set[
         if stems[Path(image).stem] > 1
     ]
     findings += [
-        f"{dataset / caption}: a caption without an image; a number would give it one that it was not written for: delete it"
+        f"{dataset / caption}: a caption without an image; a number could give it the image of another caption: delete it"
         for caption in sorted(captions)
         if Path(caption).stem not in stems
     ]
@@ -174,7 +176,7 @@ def _text(renaming: Renaming, step: str) -> str:
 
 
 def _read(path: Path) -> tuple[Renaming, str] | None:
-    """What stands in a journal and the step it was at, or None. Raises FluxError when it cannot be read."""
+    """The renaming in a journal and the step it had reached; None if there is no journal. Raises FluxError if it cannot be read."""
     try:
         journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         moves = tuple(Move(str(entry["old"]), str(entry["new"])) for entry in journal["moves"])
@@ -185,7 +187,7 @@ def _read(path: Path) -> tuple[Renaming, str] | None:
         raise FluxError(
             f"{path}: cannot be read ({error})",
             "it says which files were renamed",
-            "restore it, or delete it: the old names are lost then"
+            "restore it, or delete it: then the old names are lost"
             if path.name == LAST
-            else f"restore it, or name the files called {BETWEEN.format('…')} by hand and delete it",
+            else f"restore it, or name the files called {TEMPORARY.format('…')} by hand and delete it",
         ) from error

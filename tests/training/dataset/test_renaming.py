@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from flux_training.training.dataset.renaming import (
     JOURNAL,
     LAST,
     Move,
-    carry_out,
-    go_on,
-    plan,
-    taken_back,
-    under_way,
+    complete_interrupted,
+    interrupted_renaming,
+    plan_numbering,
+    plan_undo,
+    rename_files,
 )
 from flux_training.training.errors import BadInput, FluxError
 
@@ -60,6 +61,14 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def number_images(folder: Path) -> None:
+    rename_files(folder, plan_numbering(folder))
+
+
+def undo(folder: Path) -> None:
+    rename_files(folder, plan_undo(folder))
+
+
 @settings(max_examples=40, deadline=None)
 @given(STEMS, st.integers(0, 127))
 def test_renaming_keeps_pairs_and_can_be_undone(stems: list[str], which: int) -> None:
@@ -67,22 +76,22 @@ def test_renaming_keeps_pairs_and_can_be_undone(stems: list[str], which: int) ->
         folder = Path(name)
         fill(folder, stems, captioned=lambda index: bool(which >> index & 1))
         before, expected = contents(folder), sorted(pairs(folder))
-        carry_out(folder, plan(folder))
+        number_images(folder)
         after = pairs(folder)
         assert sorted(after) == expected
         assert sorted(file for file in contents(folder) if file.endswith(".jpg")) == [
             f"{number:05}.jpg" for number in range(1, len(stems) + 1)
         ]
-        assert plan(folder).moves == ()
+        assert plan_numbering(folder).moves == ()
         if before != contents(folder):
-            carry_out(folder, taken_back(folder))
+            undo(folder)
         assert contents(folder) == before
         assert list(folder.glob(".rename*")) == []
 
 
 def test_images_are_numbered_in_natural_order(tmp_path: Path) -> None:
     fill(tmp_path, ["img10", "img9", "img1"])
-    carry_out(tmp_path, plan(tmp_path))
+    number_images(tmp_path)
     assert pairs(tmp_path) == [("img1", "img1"), ("img9", "img9"), ("img10", "img10")]
 
 
@@ -90,7 +99,7 @@ def test_hidden_files_and_folders_are_not_numbered(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     for name in ("b.jpg", "._b.jpg", ".c.txt"):
         (tmp_path / name).touch()
-    assert plan(tmp_path).moves == (Move("b.jpg", "00001.jpg"),)
+    assert plan_numbering(tmp_path).moves == (Move("b.jpg", "00001.jpg"),)
 
 
 # More calls than the renaming makes, so the last runs are not killed.
@@ -131,12 +140,12 @@ def test_a_killed_renaming_is_completed_by_the_next_call(tmp_path: Path) -> None
         fill(folder, ["00002", "00001", "b", "a"])
         (folder / "00003.jpg").write_text("c", encoding="utf-8")
         expected = sorted(pairs(folder), key=str)
-        killed += kill_at(call, lambda folder=folder: carry_out(folder, plan(folder)))  # type: ignore[misc]
-        go_on(folder)
-        carry_out(folder, plan(folder))
+        killed += kill_at(call, partial(number_images, folder))
+        complete_interrupted(folder)
+        number_images(folder)
         assert sorted(pairs(folder), key=str) == expected, call
         assert [file for file in contents(folder) if file.startswith(".renaming")] == []
-        assert plan(folder).moves == ()
+        assert plan_numbering(folder).moves == ()
     assert 10 < killed < len(KILLED_AT)
 
 
@@ -146,11 +155,11 @@ def test_a_killed_undo_is_completed_by_the_next_call(tmp_path: Path) -> None:
         folder = tmp_path / str(call)
         fill(folder, ["b", "a", "00001"])
         before = contents(folder)
-        carry_out(folder, plan(folder))
-        killed += kill_at(call, lambda folder=folder: carry_out(folder, taken_back(folder)))  # type: ignore[misc]
-        ended = go_on(folder)
+        number_images(folder)
+        killed += kill_at(call, partial(undo, folder))
+        ended = complete_interrupted(folder)
         if ended is None and (folder / LAST).exists():
-            carry_out(folder, taken_back(folder))
+            undo(folder)
         assert not (folder / LAST).exists(), call
         assert {name: text for name, text in contents(folder).items() if name[0] != "."} == before, call
     assert 10 < killed < len(KILLED_AT)
@@ -158,19 +167,19 @@ def test_a_killed_undo_is_completed_by_the_next_call(tmp_path: Path) -> None:
 
 def test_an_interrupted_plan_is_reported(tmp_path: Path) -> None:
     fill(tmp_path, ["b", "a"])
-    forth = plan(tmp_path)
-    assert kill_at(4, lambda: carry_out(tmp_path, forth))
-    assert (under_way(tmp_path), go_on(tmp_path)) == (forth, forth)
-    back = taken_back(tmp_path)
-    assert kill_at(4, lambda: carry_out(tmp_path, back))
-    assert (under_way(tmp_path), go_on(tmp_path)) == (back, back)
-    assert under_way(tmp_path) is None
+    forth = plan_numbering(tmp_path)
+    assert kill_at(4, lambda: rename_files(tmp_path, forth))
+    assert (interrupted_renaming(tmp_path), complete_interrupted(tmp_path)) == (forth, forth)
+    back = plan_undo(tmp_path)
+    assert kill_at(4, lambda: rename_files(tmp_path, back))
+    assert (interrupted_renaming(tmp_path), complete_interrupted(tmp_path)) == (back, back)
+    assert interrupted_renaming(tmp_path) is None
 
 
 @pytest.mark.parametrize(("call", "step"), [(3, "away"), (6, "home")])
 def test_journal_format_is_stable(tmp_path: Path, call: int, step: str) -> None:
     fill(tmp_path, ["é"], captioned=lambda _: False)
-    assert kill_at(call, lambda: carry_out(tmp_path, plan(tmp_path)))
+    assert kill_at(call, lambda: number_images(tmp_path))
     assert (
         (tmp_path / ".rename-under-way.json").read_text(encoding="utf-8")
         == f"""\
@@ -200,50 +209,50 @@ def test_folders_with_ambiguous_pairs_are_rejected(tmp_path: Path, names: list[s
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(BadInput, match=words):
-        plan(tmp_path)
+        plan_numbering(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
 
 
 def test_undo_does_not_overwrite_a_new_file(tmp_path: Path) -> None:
     fill(tmp_path, ["a", "b"])
-    carry_out(tmp_path, plan(tmp_path))
+    number_images(tmp_path)
     (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
     with pytest.raises(BadInput, match=r"a\.JPG: is in the way"):
-        carry_out(tmp_path, taken_back(tmp_path))
+        undo(tmp_path)
     assert pairs(tmp_path)[:2] == [("a", "a"), ("b", "b")]
 
 
 def test_resuming_does_not_overwrite_a_new_file(tmp_path: Path) -> None:
     fill(tmp_path, ["a"], captioned=lambda _: False)
-    kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
+    kill_at(4, lambda: number_images(tmp_path))
     (tmp_path / "00001.jpg").write_text("new", encoding="utf-8")
     with pytest.raises(FluxError) as error:
-        go_on(tmp_path)
+        complete_interrupted(tmp_path)
     assert str(error.value) == (
         f"{tmp_path / '00001.jpg'} appeared while files were being renamed; a.JPG would overwrite it; "
         "move it elsewhere, then run this again"
     )
     (tmp_path / "00001.jpg").rename(tmp_path / "elsewhere.jpg")
-    go_on(tmp_path)
+    complete_interrupted(tmp_path)
     assert (tmp_path / "00001.jpg").read_text(encoding="utf-8") == "a"
 
 
 def test_undo_renames_captions_written_later(tmp_path: Path) -> None:
     fill(tmp_path, ["b", "a", "00001"], captioned=lambda _: False)
-    carry_out(tmp_path, plan(tmp_path))
+    number_images(tmp_path)
     for image in tmp_path.glob("*.jpg"):
         image.with_suffix(".txt").write_bytes(image.read_bytes())
     captioned = pairs(tmp_path)
-    carry_out(tmp_path, taken_back(tmp_path))
+    undo(tmp_path)
     assert sorted(pairs(tmp_path)) == sorted(captioned) == [("00001",) * 2, ("a",) * 2, ("b",) * 2]
 
 
 def test_undo_renames_each_file_once(tmp_path: Path) -> None:
     fill(tmp_path, ["00001", "a", "b", "c"], captioned=lambda index: index == 1)
-    carry_out(tmp_path, plan(tmp_path))
+    number_images(tmp_path)
     for name in ("00001.txt", "00003.txt"):
         (tmp_path / name).touch()
-    assert [(move.old, move.new) for move in taken_back(tmp_path).moves] == [
+    assert [(move.old, move.new) for move in plan_undo(tmp_path).moves] == [
         ("00001.jpg", "00001.JPG"),
         ("00002.jpg", "a.JPG"),
         ("00002.txt", "a.txt"),
@@ -255,16 +264,16 @@ def test_undo_renames_each_file_once(tmp_path: Path) -> None:
 
 def test_a_new_file_with_an_old_name_stops_resuming(tmp_path: Path) -> None:
     fill(tmp_path, ["a", "b"])
-    kill_at(4, lambda: carry_out(tmp_path, plan(tmp_path)))
+    kill_at(4, lambda: number_images(tmp_path))
     (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
     with pytest.raises(FluxError) as error:
-        go_on(tmp_path)
+        complete_interrupted(tmp_path)
     assert str(error.value) == (
         f"{tmp_path / 'a.JPG'} appeared while files were being renamed; "
-        "the one of that name before is now .renaming-0; move it elsewhere, then run this again"
+        "the file that had this name is now .renaming-0; move it elsewhere, then run this again"
     )
     (tmp_path / "a.JPG").rename(tmp_path / "c.JPG")
-    go_on(tmp_path)
+    complete_interrupted(tmp_path)
     assert pairs(tmp_path) == [("a", "a"), ("b", "b"), ("new", None)]
 
 
@@ -273,31 +282,35 @@ def test_temporary_files_of_a_lost_journal_are_not_overwritten(tmp_path: Path) -
     (tmp_path / ".renaming-0").write_text("old", encoding="utf-8")
     before = contents(tmp_path)
     with pytest.raises(BadInput, match=r"\.renaming-0: is in the way"):
-        carry_out(tmp_path, plan(tmp_path))
+        number_images(tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_undo_is_refused_if_a_file_is_gone(tmp_path: Path) -> None:
     fill(tmp_path, ["a"])
-    carry_out(tmp_path, plan(tmp_path))
+    number_images(tmp_path)
     (tmp_path / "00001.txt").unlink()
-    with pytest.raises(BadInput, match=r"00001\.txt: is gone"):
-        taken_back(tmp_path)
+    with pytest.raises(BadInput, match=r"00001\.txt: is missing"):
+        plan_undo(tmp_path)
 
 
 def test_undo_needs_a_previous_renaming(tmp_path: Path) -> None:
     with pytest.raises(FluxError) as error:
-        taken_back(tmp_path)
+        plan_undo(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: no renaming to take back; the last one would stand in .rename-last.json"
+        f"{tmp_path}: there is no renaming to undo; .rename-last.json would list the last one"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "call", "step"),
     [
-        (JOURNAL, go_on, "restore it, or name the files called .renaming-… by hand and delete it"),
-        (LAST, taken_back, "restore it, or delete it: the old names are lost then"),
+        (
+            JOURNAL,
+            complete_interrupted,
+            "restore it, or name the files called .renaming-… by hand and delete it",
+        ),
+        (LAST, plan_undo, "restore it, or delete it: then the old names are lost"),
     ],
 )
 def test_a_damaged_journal_is_reported_and_no_file_renamed(

@@ -3,6 +3,8 @@
 import json
 import struct
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,9 +30,9 @@ image_sets = st.dictionaries(names, st.tuples(st.integers(0, 10**9), digests), m
 
 
 @given(image_sets, st.randoms())
-def test_dataset_digest_ignores_the_order_of_images(images: dict[str, Image], random: object) -> None:
+def test_dataset_digest_ignores_the_order_of_images(images: dict[str, Image], random: Random) -> None:
     shuffled = list(images.items())
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert dataset_digest(dict(shuffled)) == dataset_digest(images)
     assert parse_dataset_index(dataset_index(images)) == images
 
@@ -53,7 +55,7 @@ run_parts = st.tuples(st.binary(max_size=30), st.binary(max_size=30), st.integer
 
 
 @given(run_parts, run_parts)
-def test_run_ids_are_equal_only_for_equal_inputs(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+def test_run_ids_are_equal_only_for_equal_inputs(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     assert (run_id(*one) == run_id(*other)) == (one == other)
 
 

@@ -225,20 +225,20 @@ def test_invalid_steps_in_weights_are_none(metadata: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    "raw",
     [
-        (b"", "Expecting value"),
-        (b"[]", "not a manifest"),
-        (b"{}", "not a manifest"),
-        (b'{"images": 7}', "not a manifest"),
-        (b'{"images": {"a": 7}}', "not a manifest"),
-        (b'{"images": {"a": {"size": 1}}}', "not a manifest"),
-        (b'{"images": {"a": {"size": 1e999, "sha256": "", "caption": ""}}}', "not a dataset index"),
-        (b'{"images": ' + DEEP, "not a manifest"),
+        b"",
+        b"[]",
+        b"{}",
+        b'{"images": 7}',
+        b'{"images": {"a": 7}}',
+        b'{"images": {"a": {"size": 1}}}',
+        b'{"images": {"a": {"size": 1e999, "sha256": "", "caption": ""}}}',
+        b'{"images": ' + DEEP,
     ],
 )
-def test_invalid_manifests_are_rejected(raw: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_invalid_manifests_are_rejected(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^not a manifest$"):
         parse_manifest(raw)
-    with pytest.raises(ValueError, match=message.replace("manifest", "dataset index")):
+    with pytest.raises(ValueError, match=r"^not a dataset index$"):
         parse_dataset_index(raw)

@@ -87,7 +87,7 @@ def test_every_comment_of_the_template_is_kept() -> None:
 def test_any_trigger_word_and_prompt_survive_a_round_trip(trigger: str, prompts: list[str]) -> None:
     process = process_of(new_train_yml("cat", trigger, prompts))
     assert process["trigger_word"] == trigger
-    assert process["sample"]["prompts"] == prompts  # type: ignore[index]
+    assert process["sample"]["prompts"] == prompts  # type: ignore[index]  # the template has the section
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

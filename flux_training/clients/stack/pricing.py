@@ -6,8 +6,8 @@ from dataclasses import replace
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.results import newest_sound, read_json
-from flux_training.clients.run_states import in_parallel
-from flux_training.clients.stack import StackServices
+from flux_training.clients.stack.run_states import in_parallel
+from flux_training.clients.stack.services import StackServices
 from flux_training.training.cost import (
     CLOUDS,
     Bill,

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flux_training.clients.pricing import price_stack
 from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
-from flux_training.clients.run_states import in_parallel, run_states_of
-from flux_training.clients.stack import StackServices
+from flux_training.clients.stack.pricing import price_stack
+from flux_training.clients.stack.run_states import in_parallel, run_states_of
+from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.training.cost import Bill
 from flux_training.training.finding import LintReport
