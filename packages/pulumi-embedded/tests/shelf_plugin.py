@@ -1,5 +1,6 @@
 """A provider plugin of package `shelf`: jars whose size is the length of their label.  Speaks Pulumi's protocol."""
 
+# ruff: noqa: N802 - the methods have the names of the protocol
 import contextlib
 from concurrent import futures
 
@@ -17,26 +18,26 @@ def struct_of(content):
 class ShelfProvider(provider_pb2_grpc.ResourceProviderServicer):
     prefix = ""
 
-    def Handshake(self, _request, _context):  # noqa: N802
+    def Handshake(self, _request, _context):
         return provider_pb2.ProviderHandshakeResponse()
 
-    def GetPluginInfo(self, _request, _context):  # noqa: N802
+    def GetPluginInfo(self, _request, _context):
         return plugin_pb2.PluginInfo(version="1.2.3")
 
-    def CheckConfig(self, request, _context):  # noqa: N802
+    def CheckConfig(self, request, _context):
         return provider_pb2.CheckResponse(inputs=request.news)
 
-    def DiffConfig(self, _request, _context):  # noqa: N802
+    def DiffConfig(self, _request, _context):
         return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
 
-    def Configure(self, request, _context):  # noqa: N802
+    def Configure(self, request, _context):
         self.prefix = dict(request.args).get("prefix", "")
         return provider_pb2.ConfigureResponse(supportsPreview=True)
 
-    def Check(self, request, _context):  # noqa: N802
+    def Check(self, request, _context):
         return provider_pb2.CheckResponse(inputs=request.news)
 
-    def Diff(self, request, _context):  # noqa: N802
+    def Diff(self, request, _context):
         old, new = json_format.MessageToDict(request.olds), json_format.MessageToDict(request.news)
         changed = [key for key in new if old.get(key) != new[key]]
         detailed = {key: provider_pb2.PropertyDiff(kind=provider_pb2.PropertyDiff.UPDATE) for key in changed}
@@ -61,7 +62,7 @@ class ShelfProvider(provider_pb2_grpc.ResourceProviderServicer):
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
             context.abort(grpc.StatusCode.UNKNOWN, "half made")
 
-    def Create(self, request, context):  # noqa: N802
+    def Create(self, request, context):
         id_ = "" if request.preview else f"jar-{request.name}"
         if not request.preview:
             self._refuse_cracked(context, id_, request.properties)
@@ -69,18 +70,18 @@ class ShelfProvider(provider_pb2_grpc.ResourceProviderServicer):
         made["seconds"] = request.timeout
         return provider_pb2.CreateResponse(id=id_, properties=made)
 
-    def Update(self, request, context):  # noqa: N802
+    def Update(self, request, context):
         if not request.preview:
             self._refuse_cracked(context, request.id, request.news)
         return provider_pb2.UpdateResponse(properties=self._outputs(request.news))
 
-    def Delete(self, _request, _context):  # noqa: N802
+    def Delete(self, _request, _context):
         return empty_pb2.Empty()
 
-    def Read(self, request, _context):  # noqa: N802
+    def Read(self, request, _context):
         return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
 
-    def Invoke(self, request, _context):  # noqa: N802
+    def Invoke(self, request, _context):
         return provider_pb2.InvokeResponse(**{"return": struct_of({"value": len(request.args["of"])})})
 
 

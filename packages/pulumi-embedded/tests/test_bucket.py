@@ -40,7 +40,7 @@ class BucketStack:
             AWS_SECRET_ACCESS_KEY=server.secret_key,
         )
 
-    def keys(self, below: str = "") -> list[str]:
+    def list_keys(self, below: str = "") -> list[str]:
         listed = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=f"states/.pulumi/{below}")
         return [item["Key"].removeprefix("states/.pulumi/") for item in listed.get("Contents", [])]
 
@@ -78,23 +78,23 @@ def test_a_stack_in_a_bucket_from_creation_to_removal(bucket: BucketStack) -> No
     assert [row["name"] for row in json.loads(stack.run("stack", "ls", "--json"))] == ["dev"]
     stack.spec(things("bb"))
     assert "2 updated" in stack.up()
-    assert "stacks/test/dev.json.bak" in bucket.keys("stacks")
-    assert bucket.keys("locks") == bucket.keys("journals") == []
+    assert "stacks/test/dev.json.bak" in bucket.list_keys("stacks")
+    assert bucket.list_keys("locks") == bucket.list_keys("journals") == []
     assert not (stack.folder / ".pulumi").exists()
     assert "3 deleted" in stack.run("destroy", "--yes", "--skip-preview")
     stack.run("stack", "rm", "--yes")
-    assert bucket.keys("stacks") == ["stacks/test/dev.json.bak"]
+    assert bucket.list_keys("stacks") == ["stacks/test/dev.json.bak"]
 
 
 def test_a_compressed_state_in_a_bucket(bucket: BucketStack) -> None:
     stack = bucket.stack
     stack.spec(things())
     stack.run("up", "--yes", "--skip-preview", PULUMI_DIY_BACKEND_GZIP="true")
-    assert set(bucket.keys("stacks")) == {"stacks/test/dev.json.bak", "stacks/test/dev.json.gz"}
+    assert set(bucket.list_keys("stacks")) == {"stacks/test/dev.json.bak", "stacks/test/dev.json.gz"}
     assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
     stack.spec(things("bb"))
     assert "2 updated" in stack.up()
-    assert set(bucket.keys("stacks")) == {
+    assert set(bucket.list_keys("stacks")) == {
         f"stacks/test/dev.json{ending}" for ending in ("", ".bak", ".gz.bak")
     }
 
@@ -136,8 +136,8 @@ def kill_in_create(bucket: BucketStack) -> None:
 def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: BucketStack, tmp_path: Path) -> None:
     kill_in_create(bucket)
     stack = bucket.stack
-    assert len(bucket.keys("locks")) == 1
-    assert bucket.keys("journals")
+    assert len(bucket.list_keys("locks")) == 1
+    assert bucket.list_keys("journals")
     if shutil.which("pulumi"):
         for_both(stack)
         # The CLI knows nothing of the journal: the lock keeps it off a checkpoint that lacks steps.
@@ -147,14 +147,14 @@ def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: BucketStack, t
     output = stack.run("up", "--yes", "--skip-preview", "--stack", "dev")
     assert "took over the lock" in output
     assert stack.calls() == ["wait go", "adopt slow"]
-    assert bucket.keys("locks") == bucket.keys("journals") == []
+    assert bucket.list_keys("locks") == bucket.list_keys("journals") == []
     assert "pending_operations" not in bucket.latest()
 
 
 def test_cancel_adds_the_steps_of_a_killed_update(bucket: BucketStack) -> None:
     kill_in_create(bucket)
     assert re.search(r"^\d+ steps of the update were added", bucket.stack.run("cancel"), re.MULTILINE)
-    assert bucket.keys("locks") == bucket.keys("journals") == []
+    assert bucket.list_keys("locks") == bucket.list_keys("journals") == []
     assert "one" in bucket.names()
 
 

@@ -139,7 +139,7 @@ def test_which_locks_are_taken_over(store: FolderStore, who: str, is_local: bool
     if in_folder if is_local else in_bucket:
         locking.take(store, "locks", told.append).release()
         assert "took over the lock" in told[0]
-        assert store.keys("locks") == []
+        assert store.list_keys("locks") == []
     else:
         with pytest.raises(LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"):
             locking.take(store, "locks", told.append)

@@ -70,7 +70,7 @@ def turns() -> list[dict[str, Any]]:
         {"$config": "token"},
         deep={"x": {"$secret": "hush"}},
         options={"additional_secret_outputs": ["length"]},
-    )  # type: ignore[arg-type]
+    )
     first = {
         "group": {"group": True},
         "one": thing(kind="a", options={"parent": "group"}),

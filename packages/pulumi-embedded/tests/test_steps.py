@@ -245,7 +245,7 @@ def test_secrets_stay_secret(stack: EngineStack) -> None:
     stack.spec(
         {
             "one": thing(
-                {"$config": "token"},  # type: ignore[arg-type]
+                {"$config": "token"},
                 deep={"x": {"$secret": "s3cret-in-it"}},
                 tell_token=True,
                 options={"additional_secret_outputs": ["length", "token"]},

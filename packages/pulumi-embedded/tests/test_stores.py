@@ -35,7 +35,7 @@ class Objects:
         self._change()
         self.content.pop(key, None)
 
-    def keys(self, folder: str) -> list[str]:
+    def list_keys(self, folder: str) -> list[str]:
         return sorted(key for key in self.content if key.startswith(f"{folder}/"))
 
 
@@ -86,13 +86,13 @@ def test_a_reopened_log_is_appended_to(tmp_path: Path) -> None:
 def test_a_folder_store_replaces_files(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     assert store.read("a/b") is None
-    assert store.keys("a") == []
+    assert store.list_keys("a") == []
     store.write("a/b", b"1")
     (tmp_path / "a/b.attrs").write_text("{}")
     store.copy("a/b", "a/c")
     store.write("a/b", b"2")
     assert (store.read("a/b"), store.read("a/c")) == (b"2", b"1")
-    assert store.keys("a") == ["a/b", "a/c"]  # and no stale attributes of the CLI's
+    assert store.list_keys("a") == ["a/b", "a/c"]  # and no stale attributes of the CLI's
     store.remove("a/b")
     store.remove("a/b")
     assert not store.exists("a/b")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 HTML = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><center><h1>502 Bad Gateway</h1></center></body>\r\n</html>\r\n"
 TRANSIENT_TEXTS = ("Invalid Project '{project}': fetch failed", "Network connection lost.")
 
-# drop: the connection breaks, before or after the server has handled the request. 500: likewise, with an error as the answer.
-# cut: the answer breaks off in the middle. 403: Kelpie's answer when SaladCloud fails.
+# How a request fails: drop breaks the connection and 500 answers with an error, each before or after the server has handled
+# the request; cut ends the answer in the middle; 403 is Kelpie's answer when SaladCloud fails.
 KINDS = ("drop-before", "drop-after", "429", "500-before", "500-after", "cut", "403")
 
 

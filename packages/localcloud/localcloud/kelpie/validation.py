@@ -25,7 +25,7 @@ MAX_INTEGER = 2**53 - 1
 DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 MISSING = object()
 JSON_TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
-# Type of an error in pydantic: the type that zod expected.
+# The type that Kelpie's validator (zod) names as expected, by pydantic's type of error.
 EXPECTED = {
     "bool_type": "boolean",
     "dict_type": "object",
@@ -34,7 +34,7 @@ EXPECTED = {
     "model_type": "object",
     "string_type": "string",
 }
-# Type of an error in pydantic: zod's code and type, and the name of the limit in pydantic.
+# By pydantic's type of error: zod's error code, zod's type, and pydantic's name for the limit.
 BOUNDS = {
     "greater_than_equal": ("too_small", "number", "ge"),
     "less_than_equal": ("too_big", "number", "le"),

@@ -101,7 +101,7 @@ def expires(rules: Sequence[Rule], key: str, age_days: float) -> bool:
     )
 
 
-def sweep(storage: Any, now: float) -> list[str]:
+def delete_expired(storage: Any, now: float) -> list[str]:
     """Delete the objects that have expired at `now` (seconds since 1970). Returns their names, as bucket/key."""
     deleted = []
     for bucket in storage.list_buckets():
@@ -183,5 +183,5 @@ def _rules_file(data: Path, bucket: str) -> Path:
 async def run_sweeper(storage: Any, seconds: float = 3600) -> None:
     """Delete expired objects every `seconds`."""
     while True:
-        await asyncio.to_thread(sweep, storage, time.time())
+        await asyncio.to_thread(delete_expired, storage, time.time())
         await asyncio.sleep(seconds)

@@ -9,26 +9,25 @@ train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.name_o
 Environment: STEP_SECONDS (minimum duration of a step), SEED.
 """
 
+# ruff: noqa: E402 - the environment must be set before NumPy is imported
 import os
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ[_name] = "1"  # must be set before NumPy loads its BLAS
+    os.environ[_name] = "1"  # read when NumPy loads its BLAS
 
-import glob  # noqa: E402
-import json  # noqa: E402
-import re  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import glob
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
-import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-from PIL import Image, ImageOps  # noqa: E402
-
-# The nodes have this file beside run.py, outside any package.
-from standin import Adam, Array, Network, embed, encode, load_weights, save_weights  # type: ignore[import-not-found] # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import yaml
+from PIL import Image, ImageOps
+from standin import Adam, Array, Network, embed, encode_image, load_weights, save_weights  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
+from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LEARNING_RATE_FACTOR = 15.0  # the small network needs a higher learning rate than FLUX
@@ -90,7 +89,7 @@ class TrainingImages:
             print(f"Dataset: {root}\n  -  Found {len(paths)} images")
             for path in paths:
                 with Image.open(path) as image:
-                    self.latents.append(encode(ImageOps.exif_transpose(image)))
+                    self.latents.append(encode_image(ImageOps.exif_transpose(image)))
                 text = path.with_suffix(suffix)
                 caption = text.read_text("utf-8").strip() if text.exists() else ""
                 self.captions.append(with_trigger(caption, trigger, add=True))

@@ -41,7 +41,7 @@ FREQUENCY = np.hypot(*np.mgrid[0:SIDE, 0:SIDE]).astype(np.float32)
 SPREAD = (np.array([1, 0.35, 0.2], np.float32)[:, None, None] * 6 / (1 + FREQUENCY) ** 1.1).reshape(1, -1)
 
 
-def encode(image: Image.Image) -> Array:
+def encode_image(image: Image.Image) -> Array:
     """An image as a latent of shape (3 * SIDE * SIDE,), with amplitudes of about SPREAD."""
     square = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(square, np.float32).transpose(2, 0, 1) / 127.5 - 1

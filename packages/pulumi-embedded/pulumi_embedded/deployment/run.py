@@ -44,7 +44,7 @@ class Run:
         self._next_program = self._start_program() if program else None
         self._program: ChildProcess | None = None
         stacks = StackReferences(session.project.name, session.outputs_of)
-        self._providers = ProviderRegistry(session.project, self._on_line, options.parallel, stacks)
+        self._providers = ProviderRegistry(session.project, self._on_output_line, options.parallel, stacks)
         self._snapshot: StateSnapshot | None = None
         self._lock: Lock | None = None
         self._interrupts = Interrupts(listener, self._stop_now)
@@ -185,7 +185,7 @@ class Run:
             "dry_run": changing is None or options.run_program,
         }
         with self._interrupts.watch(deployment.stop):
-            succeeded = program.run(program_settings, self._on_line)
+            succeeded = program.run(program_settings, self._on_output_line)
         if not succeeded:
             deployment.keep_old_outputs()
         return succeeded
@@ -254,7 +254,7 @@ class Run:
             lock.release()
         os._exit(1)
 
-    def _on_line(self, line: str) -> None:
+    def _on_output_line(self, line: str) -> None:
         """Show a line that the program or a provider has printed."""
         self.listener.message(events.INFO, "", line)
 

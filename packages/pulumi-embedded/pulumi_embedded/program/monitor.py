@@ -3,6 +3,7 @@
 Features that this engine does not support are refused by name; none is ignored silently.
 """
 
+# ruff: noqa: N802 - the methods have the names of the protocol
 import posixpath
 import re
 from collections.abc import Callable
@@ -96,41 +97,41 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         self._root_urn = ""
         self.failure: EngineError | None = None
 
-    def GetDeploymentInfo(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def GetDeploymentInfo(self, _request: Any, _context: Any) -> Any:
         return resource_pb2.DeploymentInfo(supportedFeatures=_FEATURES)
 
-    def SupportsFeature(self, _request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def SupportsFeature(self, _request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for GetDeploymentInfo")
 
-    def RegisterResource(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def RegisterResource(self, request: Any, context: Any) -> Any:
         return self._answer(context, lambda: self._register(request))
 
-    def RegisterResourceOutputs(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def RegisterResourceOutputs(self, request: Any, context: Any) -> Any:
         return self._answer(context, lambda: self._outputs(request))
 
-    def SignalAndWaitForShutdown(self, _request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def SignalAndWaitForShutdown(self, _request: Any, context: Any) -> Any:
         return self._answer(context, self._done)
 
-    def ReadResource(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def ReadResource(self, request: Any, context: Any) -> Any:
         return self._answer(context, lambda: self._read(request))
 
-    def Invoke(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def Invoke(self, request: Any, context: Any) -> Any:
         return self._answer(context, lambda: self._invoke(request))
 
-    def Log(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def Log(self, request: Any, _context: Any) -> Any:
         if self.failure is not None and str(self.failure) in request.message:
             return empty_pb2.Empty()  # the program repeats a failure that is reported at the end
         self._listener.message(request.severity, request.urn, request.message, ephemeral=request.ephemeral)
         return empty_pb2.Empty()
 
-    def GetRootResource(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def GetRootResource(self, _request: Any, _context: Any) -> Any:
         return engine_pb2.GetRootResourceResponse(urn=self._root_urn)
 
-    def SetRootResource(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def SetRootResource(self, request: Any, _context: Any) -> Any:
         self._root_urn = request.urn
         return engine_pb2.SetRootResourceResponse()
 
-    def RequirePulumiVersion(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def RequirePulumiVersion(self, _request: Any, _context: Any) -> Any:
         return engine_pb2.RequirePulumiVersionResponse()
 
     def _answer(self, context: Any, work: Callable[[], Any]) -> Any:

@@ -81,7 +81,7 @@ class Provider:
 
     def __init__(self, config: Properties, on_line: Callable[[str], None]) -> None:
         self.config = config
-        self._on_line = on_line
+        self._on_output_line = on_line
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._channel: Any = None
@@ -215,7 +215,7 @@ class Provider:
             raise EngineError(f"the provider process did not start{': ' + port if port else ''}")
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS)
         self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
-        child.follow_stdout(self._on_line)
+        child.follow_stdout(self._on_output_line)
 
     def kill(self) -> None:
         if self._child is not None:

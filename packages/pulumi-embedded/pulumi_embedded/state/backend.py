@@ -54,7 +54,7 @@ class Backend:
 
     def check_layout(self) -> None:
         """Raises NeedsCliError for the layout that Pulumi used before it kept stacks by project."""
-        if not self.store.exists(_META) and any(_stack_name(key) for key in self.store.keys("stacks")):
+        if not self.store.exists(_META) and any(_stack_name(key) for key in self.store.list_keys("stacks")):
             raise NeedsCliError(
                 f"the backend {self.url}", "its layout is from before Pulumi 3.61; run `pulumi state upgrade`"
             )
@@ -66,7 +66,9 @@ class Backend:
     def _checkpoint_keys(self, project: str, stack: str) -> list[str]:
         """The keys of the checkpoint. There are two if a run was killed while it changed between plain and compressed."""
         plain = _plain_key(project, stack)
-        return [key for key in self.store.keys(f"stacks/{project}") if key in (plain, plain + _GZIP_SUFFIX)]
+        return [
+            key for key in self.store.list_keys(f"stacks/{project}") if key in (plain, plain + _GZIP_SUFFIX)
+        ]
 
     def _latest(self, keys: list[str]) -> str | None:
         if len(keys) < 2:
@@ -87,7 +89,9 @@ class Backend:
 
     def stacks(self, project: str) -> list[str]:
         """The names of a project's stacks."""
-        return sorted({name for key in self.store.keys(f"stacks/{project}") if (name := _stack_name(key))})
+        return sorted(
+            {name for key in self.store.list_keys(f"stacks/{project}") if (name := _stack_name(key))}
+        )
 
     def has(self, project: str, stack: str) -> bool:
         return self.stack_key(project, stack) is not None
@@ -136,7 +140,7 @@ class Backend:
             self.store.copy(key, f"{key}.bak")
             self.store.remove(key)
         self.journal(project, stack).remove()
-        for entry in self.store.keys(self.history_folder(project, stack)):
+        for entry in self.store.list_keys(self.history_folder(project, stack)):
             self.store.remove(entry)
 
 

@@ -83,7 +83,7 @@ def cancel(store: Store, folder: str) -> CancelledLocks:
 
 
 def _lock_keys(store: Store, folder: str) -> list[str]:
-    return [key for key in store.keys(folder) if key.endswith(".json") and "/." not in key]
+    return [key for key in store.list_keys(folder) if key.endswith(".json") and "/." not in key]
 
 
 def _check_unlocked(store: Store, folder: str, own: str | None) -> None:

@@ -120,7 +120,7 @@ class S3Store:
         with self._translated_errors():
             client.delete_object(Bucket=self._url.bucket, Key=self._prefix + key)
 
-    def keys(self, folder: str) -> list[str]:
+    def list_keys(self, folder: str) -> list[str]:
         keys = self._list(f"{self._prefix}{folder}/")
         return sorted(key.removeprefix(self._prefix) for key in keys)
 
@@ -155,7 +155,7 @@ class ObjectLog:
     _count: int = field(default=0, init=False)
 
     def start(self, head: bytes) -> None:
-        before = self.store.keys(self.folder)
+        before = self.store.list_keys(self.folder)
         self._start, self._count = f"{time.time_ns():020}", 0
         self.append(head)
         self._remove(before)
@@ -173,12 +173,12 @@ class ObjectLog:
 
     def _latest(self) -> tuple[str, int]:
         """The start time of the current log, and how many objects it has."""
-        names = [key.rpartition("/")[2] for key in self.store.keys(self.folder)]
+        names = [key.rpartition("/")[2] for key in self.store.list_keys(self.folder)]
         start = max((name.partition("-")[0] for name in names if name.endswith(_FIRST)), default="")
         return start, sum(bool(start) and name.startswith(f"{start}-") for name in names)
 
     def remove(self) -> None:
-        self._remove(self.store.keys(self.folder))
+        self._remove(self.store.list_keys(self.folder))
 
     def _remove(self, keys: list[str]) -> None:
         for key in keys:  # sorted: a log without its first object is no longer valid

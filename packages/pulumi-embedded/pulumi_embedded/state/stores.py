@@ -54,7 +54,7 @@ class Store(Protocol):
     def remove(self, key: str) -> None:
         """Delete the file if it exists."""
 
-    def keys(self, folder: str) -> list[str]:
+    def list_keys(self, folder: str) -> list[str]:
         """The sorted keys of the files directly in the folder; empty if there is no such folder."""
 
     def log(self, key: str) -> Log: ...
@@ -104,7 +104,7 @@ class FolderStore:
         (self.root / key).unlink(missing_ok=True)
         self._remove_attributes(key)
 
-    def keys(self, folder: str) -> list[str]:
+    def list_keys(self, folder: str) -> list[str]:
         path = self.root / folder
         if not path.is_dir():
             return []
