@@ -1,10 +1,10 @@
-"""Generates schemas/*.json, docs/lint.md and docs/commands.md. `make generated` runs it."""
+"""Generates schemas/*.json, docs/lint.md, docs/commands.md and docs/settings.md. `make generated` runs it."""
 
 import json
 from pathlib import Path
 
 from flux_training.commands.__main__ import main
-from flux_training.commands.reference import commands_document
+from flux_training.commands.reference import commands_document, settings_document
 from flux_training.commands.stack.engine import project_root
 from flux_training.training.lint.document import lint_document
 from flux_training.training.schemas import stack_schema, train_schema
@@ -17,6 +17,7 @@ def generated_files() -> dict[str, str]:
         "schemas/train.schema.json": json.dumps(train_schema(), indent=2) + "\n",
         "docs/lint.md": lint_document(),
         "docs/commands.md": commands_document(main),
+        "docs/settings.md": settings_document(),
     }
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from flux_training.training.errors import BadInput
@@ -33,51 +34,6 @@ from flux_training.training.lint.rules import RULES
 from flux_training.training.words import nearest
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
-# The keys whose values errors may show. Any other value may be, or contain, a secret.
-SHOWN = frozenset(
-    [
-        "adopt",
-        "attempt",
-        "autoscale",
-        "bucket",
-        "build",
-        "checkpointsDays",
-        "cloud",
-        "cpu",
-        "credentialHours",
-        "credentials",
-        "dataset",
-        "datasetsDays",
-        "enabled",
-        "gpu",
-        "idleThresholdSeconds",
-        "image",
-        "jobsFolder",
-        "kelpieSha256",
-        "kind",
-        "location",
-        "maxHours",
-        "maxReplicas",
-        "maxUsd",
-        "maxUsdPerJob",
-        "memory",
-        "minReplicas",
-        "model",
-        "name",
-        "prefix",
-        "priority",
-        "repository",
-        "results",
-        "resume",
-        "rotate",
-        "skip",
-        "stallMinutes",
-        "storage",
-        "tunnel",
-        "vscodeSha256",
-        "vscodeVersion",
-    ]
-)
 # Prefixes of the variables that this project sets in the containers.
 RESERVED_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
 MAX_VALUE_LENGTH = 1000
@@ -121,10 +77,12 @@ class LintSettings(_Strict):
 
 
 class JobSettings(_Strict):
-    """One entry of `jobs`. `dataset` names another job folder whose images and captions are used.
+    """One entry of `jobs`: a folder below `jobsFolder`, or a pattern such as `cat-*`.
 
-    `resume`: a new run continues from the newest valid checkpoint of the job's last run instead of starting over.
-    `skip`: leave the job out, even if a pattern matches it (`flux cancel` sets it).
+    `skip`: leave the job out, even if a pattern matches it (`flux cancel` sets it). `attempt`: raise it to train again although
+    nothing has changed (`flux retry` does). `resume`: a new run continues from the newest valid checkpoint of the job's last run
+    instead of starting over. `dataset` names another job folder whose images and captions are used. `maxHours` limits the GPU time
+    of a run; `stallMinutes` is how long a run may go without a step. `webhook`: Kelpie calls it when the job starts or ends.
     """
 
     skip: bool = False
@@ -133,7 +91,7 @@ class JobSettings(_Strict):
     dataset: str | None = None
     max_hours: float | None = Field(None, gt=0)
     stall_minutes: float = Field(30, gt=0)
-    webhook: str | None = None
+    webhook: str | None = Field(None, repr=False)
     lint: LintSettings = LintSettings()
 
     @model_validator(mode="before")
@@ -190,7 +148,8 @@ class ClusterSettings(_Strict):
     `gpu`: a name (`RTX 5090`), a minimum of GPU memory (`>= 24 GB`) or `cheapest`. The latter two choose the GPU class on which the runs
     cost least, among those with that much memory or, for `cheapest`, with as much as the declared train.yml files need. The class stays
     the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
-    `idleThresholdSeconds`: how long a replica stays after its last job (Kelpie: 0 to 3600).
+    `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
+    for, after its last job. `environment`: more variables of the containers; the owner of any node can read them.
     """
 
     name: str = Field("flux-training", pattern=GROUP_NAME.pattern)
@@ -246,7 +205,7 @@ class BudgetSettings(_Strict):
 
 
 class KeepSettings(_Strict):
-    """After how many days the bucket deletes checkpoints (with the optimizer's state) and images. None: never."""
+    """After how many days the bucket deletes checkpoints (with the optimizer's state) and images. Without a number: never."""
 
     checkpoints_days: int | None = Field(None, ge=1)
     datasets_days: int | None = Field(None, ge=1)
@@ -279,7 +238,8 @@ class ImageSettings(_Strict):
 class DevSettings(_Strict):
     """One replica with a VS Code tunnel, to try things on a real GPU. You pay for it as long as `enabled` is true.
 
-    `image` is required unless `image.build` builds it.
+    `image` is required unless `image.build` builds it. `gpu` is the cluster's by default. With `tunnel: my-gpu` the page is
+    https://vscode.dev/tunnel/my-gpu.
     """
 
     enabled: bool = False
@@ -291,7 +251,8 @@ class DevSettings(_Strict):
 class StackSettings(_Strict):
     """The whole stack. The services' keys may be set here as secrets; environment variables take precedence.
 
-    `results`: what `destroy` does with trained weights and samples, as of the last `up`.
+    `results`: what `destroy` does with trained weights and samples, as of the last `up`. `adopt`: take over a container group or bucket
+    that exists and is not this stack's; `destroy` does not delete these. `webhook`: for all jobs without their own.
     """
 
     cloud: Literal["local", "salad"]
@@ -304,16 +265,16 @@ class StackSettings(_Strict):
     image: ImageSettings = ImageSettings()
     dev: DevSettings = DevSettings()
     adopt: bool = False
-    webhook: str | None = None
+    webhook: str | None = Field(None, repr=False)
     results: Literal["keep", "delete"] = "keep"
     salad_api_key: SecretStr | None = None
     salad_organization: str | None = None
     salad_project: str | None = None
-    s3_endpoint_url: str | None = None
-    s3_access_key_id: str | None = None
+    s3_endpoint_url: str | None = Field(None, repr=False)
+    s3_access_key_id: str | None = Field(None, repr=False)
     s3_secret_access_key: SecretStr | None = None
     s3_region: str | None = None
-    node_access_key_id: str | None = None
+    node_access_key_id: str | None = Field(None, repr=False)
     node_secret_access_key: SecretStr | None = None
     cloudflare_account_id: str | None = None
     cloudflare_api_token: SecretStr | None = None
@@ -391,29 +352,38 @@ def _finding(project: str, details: ErrorDetails) -> str:
     if not location:
         return f"{project}: {details['msg'].removeprefix('Value error, ')}"
     if details["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        return f"{where}: unknown key{nearest(location[-1], known)}; known keys: {', '.join(sorted(known))}"
+        known = sorted(_settings_at(location[:-1]))
+        return f"{where}: unknown key{nearest(location[-1], known)}; known keys: {', '.join(known)}"
     if details["type"] == "missing":
         return f"{where}: is missing; set it in the stack's configuration"
-    shown = f" (it is {details['input']!r})" if location[-1] in SHOWN and _is_scalar(details["input"]) else ""
+    value = details["input"]
+    shown = f" (it is {value!r})" if isinstance(value, str | int | float) and _may_be_shown(location) else ""
     return f"{where}: {details['msg'].removeprefix('Value error, ')}{shown}"
 
 
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int | float)
+def _may_be_shown(location: Sequence[str]) -> bool:
+    """False if the value may be, or contain, a secret: maps, unknown keys, and fields with `repr=False` or of type SecretStr."""
+    field = _settings_at(location[:-1]).get(location[-1])
+    kinds = (field.annotation, *get_args(field.annotation)) if field and field.repr else (SecretStr,)
+    return SecretStr not in kinds and not any(get_origin(kind) is dict or _is_model(kind) for kind in kinds)
 
 
-def _known_keys(location: list[str]) -> set[str]:
-    models: dict[str, type[BaseModel]] = {
-        "storage": StorageSettings,
-        "cluster": ClusterSettings,
-        "budget": BudgetSettings,
-        "jobs": JobSettings,
-        "keep": KeepSettings,
-        "image": ImageSettings,
-        "dev": DevSettings,
-    }
-    model = models[location[0]] if location else StackSettings
-    if location[0:1] == ["jobs"] and location[2:] == ["lint"]:
-        model = LintSettings
-    return {field.alias or name for name, field in model.model_fields.items()}
+def _settings_at(location: Sequence[str]) -> dict[str, FieldInfo]:
+    """The settings by key below a place of the configuration; none in a map with arbitrary keys."""
+    kind: Any = StackSettings
+    for part in location:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            field = _by_key(kind).get(part)
+            kind = field.annotation if field else None
+    return _by_key(kind)
+
+
+def _by_key(kind: Any) -> dict[str, FieldInfo]:
+    fields = kind.model_fields if _is_model(kind) else {}
+    return {field.alias or name: field for name, field in fields.items()}
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

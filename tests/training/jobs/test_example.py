@@ -1,37 +1,16 @@
-"""Pulumi.prod.yaml.example is valid and shows every key."""
+"""Pulumi.prod.yaml.example is valid and holds no secret."""
 
 import json
-import re
 from pathlib import Path
 
-import pytest
 import yaml
-from pydantic import BaseModel
 
-from flux_training.training.settings import (
-    ClusterSettings,
-    DevSettings,
-    ImageSettings,
-    JobSettings,
-    KeepSettings,
-    StackSettings,
-    StorageSettings,
-    parse_stack_settings,
-)
+from flux_training.training.settings import parse_stack_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "docs/Pulumi.prod.yaml.example"
 # The head of the file explains how to set them.
 SECRETS = {"saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken"}
-MODELS: list[type[BaseModel]] = [
-    StackSettings,
-    StorageSettings,
-    ClusterSettings,
-    JobSettings,
-    KeepSettings,
-    ImageSettings,
-    DevSettings,
-]
 
 
 def test_the_example_is_valid() -> None:
@@ -43,14 +22,6 @@ def test_the_example_is_valid() -> None:
     settings = parse_stack_settings("flux-training", texts)
     assert settings.cloud == "salad"
     assert settings.storage.kind == "r2"
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_example_shows_every_key(model: type[BaseModel]) -> None:
-    text = EXAMPLE.read_text(encoding="utf-8")
-    keys = {field.alias or name for name, field in model.model_fields.items()}
-    written = set(re.findall(r"^[ #]*(?:flux-training:)?(\w+):", text, re.MULTILINE))
-    assert keys - written - SECRETS == set()
 
 
 def test_the_example_has_no_secret_and_is_not_a_stack() -> None:
