@@ -73,7 +73,6 @@ def test_a_class_name_means_one_thing() -> None:
     assert {cls: found for cls, found in places.items() if len(found) > 1} == {}
 
 
-@pytest.mark.xfail(reason="reasons are still being written", strict=False)
 def test_every_suppressed_warning_has_its_code_and_its_reason() -> None:
     bare = []
     for path in tracked("*.py"):
