@@ -9,8 +9,6 @@ import tokenize
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import pytest
-
 from tests.bench.measures import OURS, ROOT, files, functions
 
 MAX_FILE_LINES = 500
