@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from components.messages import inform
 from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
-from components.queueing import queue_of
 from flux_training.clients.kelpie import Job
+from flux_training.clients.queue.posting import queue_of
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pulumi
 
-from components.claims import ClaimFile
 from components.messages import inform
 from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
 from components.properties import Properties, carry_over
 from components.provider import FluxProvider, FluxResource
-from components.queueing import queue_of
 from components.recent_answers import RecentAnswers
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Sync
-from flux_training.clients.own_jobs import RunPlace
+from flux_training.clients.queue.claims import ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import queue_of
 from flux_training.clients.results import inspect_run, newest_sound, queue_job, read_json, run_status
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle

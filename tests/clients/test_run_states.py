@@ -13,7 +13,7 @@ from localcloud.testing import logged_requests, running_cloud, wait_until
 from flux_training.clients import results
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
-from flux_training.clients.own_jobs import RunPlace
+from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack import run_states
 from flux_training.clients.stack.run_states import run_states_of, state_in

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from localcloud.testing import running_cloud
 
-from components import claims, queueing
 from flux_training.clients.connection import Connection, connect
+from flux_training.clients.queue import claims, posting
 from tests.components.in_memory import FakeClock
 
 
@@ -17,8 +17,8 @@ from tests.components.in_memory import FakeClock
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     made = FakeClock()
     time = SimpleNamespace(monotonic=lambda: made.now)
-    monkeypatch.setattr(queueing, "time", time)
-    monkeypatch.setattr(queueing, "pause", made.sleep)
+    monkeypatch.setattr(posting, "time", time)
+    monkeypatch.setattr(posting, "pause", made.sleep)
     monkeypatch.setattr(claims, "time", time)
     monkeypatch.setattr(claims, "_now", lambda: made.now)
     return made

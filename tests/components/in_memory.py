@@ -5,11 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from components.claims import Claim, ClaimFile
-from components.queueing import Queue
 from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
-from flux_training.clients.own_jobs import RunPlace
+from flux_training.clients.queue.claims import Claim, ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
 from flux_training.clients.storage import ObjectInfo
 from flux_training.training.runs.run import RunKeys
 

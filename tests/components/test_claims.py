@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from components.claims import Claim, ClaimFile, is_dead, this_host
 from flux_training.clients.kelpie import Job
+from flux_training.clients.queue.claims import Claim, ClaimFile, is_dead, this_host
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
     KEY,

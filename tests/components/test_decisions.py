@@ -45,7 +45,7 @@ from components.training_job import (
 )
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
-from flux_training.clients.own_jobs import choose_job
+from flux_training.clients.queue.own_jobs import choose_job
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from flux_training.node.bundle import launcher_bundle
 from flux_training.node.job import changed_limits, launch_limits

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from components import queueing
-from components.claims import ClaimFile, this_host
-from components.queueing import Queue, queue_of
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
-from flux_training.clients.own_jobs import choose_job, in_order
+from flux_training.clients.queue import posting
+from flux_training.clients.queue.claims import ClaimFile, this_host
+from flux_training.clients.queue.own_jobs import choose_job, in_order
+from flux_training.clients.queue.posting import Queue, queue_of
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
     KEY,
@@ -226,7 +226,7 @@ def test_which_jobs_belong_to_a_run(changes: dict[str, Any], own: bool) -> None:
 
 
 def test_all_jobs_of_a_group_share_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queueing, "_queues", {})
+    monkeypatch.setattr(posting, "_queues", {})
     made = Connection(
         cloud="salad",
         kelpie_url="http://127.0.0.1:1",

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from localcloud.testing import logged_requests, wait_until
 
-from components import queueing
-from components.claims import Claim, ClaimFile, this_host
-from components.queueing import Queue
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
-from flux_training.clients.own_jobs import RunPlace
+from flux_training.clients.queue import posting
+from flux_training.clients.queue.claims import Claim, ClaimFile, this_host
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import RunKeys
@@ -28,8 +28,8 @@ OWNER = "project/stack"
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queueing, "SETTLE_SECONDS", 0.5)
-    monkeypatch.setattr(queueing, "CLAIM_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(posting, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(posting, "CLAIM_POLL_SECONDS", 0.05)
 
 
 class QueuedRun:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from flux_training.clients.kelpie import Job, Kelpie
-from flux_training.clients.own_jobs import RunPlace, choose_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_job
 from flux_training.clients.results import inspect_run, queue_job, read_json
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage

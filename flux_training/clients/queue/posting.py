@@ -1,17 +1,17 @@
 """Exactly one job in the queue for each run, although the queue's API has no idempotency key.
 
-The claim in the bucket (components/claims.py) decides who may post; the queue's list tells whether somebody has.
+The claim in the bucket (flux_training/clients/queue/claims.py) decides who may post; the queue's list tells whether somebody has.
 """
 
 import time
 from collections.abc import Callable
 from threading import Lock
 
-from components.claims import CLAIM_SECONDS, ClaimFile
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
-from flux_training.clients.own_jobs import RunPlace, choose_job, in_order
+from flux_training.clients.queue.claims import CLAIM_SECONDS, ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace, choose_job, in_order
 from flux_training.clients.waiting import pause
 from flux_training.training.errors import FluxError
 
