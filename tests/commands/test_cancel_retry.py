@@ -44,7 +44,7 @@ def changed(before: str, after: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "settings", "lines"),
     [
-        ("cat", {"attempt": 2}, ["-    cat: {}   # my cat", "+    cat: {attempt: 2} # my cat"]),
+        ("cat", {"attempt": 2}, ["-    cat: {}   # my cat", "+    cat: {attempt: 2}   # my cat"]),
         (
             "dog",
             {"attempt": 4},

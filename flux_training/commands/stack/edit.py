@@ -2,7 +2,6 @@
 
 import difflib
 import fnmatch
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import GLOB_CHARACTERS
 from flux_training.training.settings import NO_SETTINGS
-from flux_training.training.train_yml.yaml_text import add_entry, flow
+from flux_training.training.train_yml.yaml_text import add_entry, flow, remove_entry, set_value
 
 JOBS = f"{PROJECT}:jobs"
-MAX_LINE_LENGTH = 4096
 
 
 def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
@@ -66,26 +64,28 @@ def edit_job(text: str, name: str, **settings: object) -> str:
     """The file's text with these settings in the job's own entry; None removes a setting.
 
     A job that only a glob matches gets its own entry, which replaces the glob's and so starts with its settings.
-    Raises BadInput if the file has no `jobs` mapping.
+    Raises BadInput if the file has no `jobs` mapping or cannot be edited.
     """
-    newline = "\r\n" if "\r\n" in text else "\n"
-    editor, document = _read(text)
-    jobs = _jobs(document)
-    entry = jobs.get(name) or _flow_map()
-    if name not in jobs:
-        entry.update(entry_for(jobs, name) or {})
-        # Insert at the start: a comment after the last job may belong to the next setting.
-        jobs.insert(0, name, entry)
-    elif not jobs[name]:
-        jobs[name] = entry
-    for key, value in settings.items():
-        if value is None:
-            entry.pop(key, None)
-        else:
-            entry[key] = value
-    out = io.StringIO()
-    editor.dump(document, out)
-    return out.getvalue().replace("\r\n", "\n").replace("\n", newline)
+    place = ("config", JOBS)
+    try:
+        jobs = _jobs(yaml.safe_load(text))
+        if name not in jobs:
+            inherited = {**(entry_for(jobs, name) or {}), **settings}
+            return add_entry(text, place, name, {k: v for k, v in inherited.items() if v is not None})
+        for key, value in settings.items():
+            is_set = key in (jobs[name] or {})
+            if value is None:
+                text = remove_entry(text, (*place, name), key) if is_set else text
+            elif is_set:
+                text = set_value(text, (*place, name, key), flow(value))
+            else:
+                text = add_entry(text, (*place, name), key, value)
+        return text
+    except (ValueError, KeyError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(
+            [f"the stack file cannot be edited ({reason}); edit the entry of {name} by hand"]
+        ) from error
 
 
 def diff(before: str, after: str, name: str) -> str:
@@ -96,37 +96,9 @@ def diff(before: str, after: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def _read(text: str) -> tuple[Any, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.util import load_yaml_guess_indent
-
-    try:
-        _, step, offset = load_yaml_guess_indent(text)
-        editor = YAML()
-        editor.preserve_quotes = True
-        editor.width = MAX_LINE_LENGTH
-        if step is not None:
-            editor.indent(mapping=2, sequence=step, offset=offset or 0)
-        return editor, editor.load(text)
-    except YAMLError as error:
-        raise BadInput(
-            [f"the stack file is not YAML: {' '.join(str(error).split())}; fix the file"]
-        ) from error
-
-
-def _jobs(document: Any) -> Any:
+def _jobs(document: Any) -> dict[str, Any]:
     config = document.get("config") if isinstance(document, dict) else None
     jobs = config.get(JOBS) if isinstance(config, dict) else None
     if not isinstance(jobs, dict):
         raise BadInput([f"the stack file has no `{JOBS}` below `config`; declare the jobs there"])
     return jobs
-
-
-def _flow_map() -> Any:
-    """A mapping that is written on one line: `{attempt: 2}`."""
-    from ruamel.yaml.comments import CommentedMap
-
-    made = CommentedMap()
-    made.fa.set_flow_style()
-    return made

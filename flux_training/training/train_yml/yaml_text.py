@@ -66,6 +66,30 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
     return changed
 
 
+def remove_entry(text: str, path: Path, key: str) -> str:
+    """The text without `key` in the mapping at `path`. In a block, its whole lines are removed, with a comment behind the value.
+
+    Raises KeyError if there is no such entry, ValueError if that would change anything else.
+    """
+    mapping = node_at(text, path)
+    entries = mapping.value if isinstance(mapping, yaml.MappingNode) else []
+    index = next((index for index, (node, _) in enumerate(entries) if node.value == key), None)
+    if index is None or mapping is None:
+        raise KeyError(".".join(map(str, (*path, key))))
+    start, end = entries[index][0].start_mark.index, _content_end(entries[index][1])
+    if not mapping.flow_style:
+        start, end = text.rfind("\n", 0, start) + 1, text.find("\n", end) + 1 or len(text)
+    elif entries[index + 1 :]:
+        end = entries[index + 1][0].start_mark.index
+    elif index:
+        start = _content_end(entries[index - 1][1])
+    before = _plain(text)
+    left = {name: value for name, value in _at(before, path).items() if name != key}
+    changed = text[:start] + text[end:]
+    _check_content(changed, _with(before, path, left or ({} if mapping.flow_style else "")))
+    return changed
+
+
 def node_at(text: str, path: Path) -> yaml.Node | None:
     """The node of a value, or None. Raises yaml.YAMLError."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)

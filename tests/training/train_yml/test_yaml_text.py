@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_training.training.train_yml.trainer_config import document_of
-from flux_training.training.train_yml.yaml_text import add_entry, flow, node_at, quote, set_value
+from flux_training.training.train_yml.yaml_text import (
+    add_entry,
+    flow,
+    node_at,
+    quote,
+    remove_entry,
+    set_value,
+)
 
 JOBS = ("config", "p:jobs")
 TRAIN = Path(__file__).parents[3] / "jobs/chelsea-cat/train.yml"
@@ -134,6 +141,35 @@ def test_documents_without_the_mapping_are_rejected(path: tuple[str, ...], text:
     with pytest.raises(ValueError, match=r"\b(its?|the)\b") as caught:
         add_entry(text, path, "n", {})
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a: {n: 1}", "a: {}"),
+        ("a: {n: 1, b: 2} # x", "a: {b: 2} # x"),
+        ("a: { b: 2, n: [1] } # x", "a: { b: 2 } # x"),
+        ("a: {b: 2, n: 1, c: 3}", "a: {b: 2, c: 3}"),
+        (
+            "a:\n  # of b\n  b: 2\n  n: 1  # of n\n  # of c\n  c: 3\n",
+            "a:\n  # of b\n  b: 2\n  # of c\n  c: 3\n",
+        ),
+        ("a:\r\n  b: 2\r\n  n:\r\n    - 1\r\nz: 1\r\n", "a:\r\n  b: 2\r\nz: 1\r\n"),
+        ("a:\n  b: 2\n  n: 1", "a:\n  b: 2\n"),
+        ("a:\n  n:\nz: 1\n", "a:\nz: 1\n"),
+    ],
+)
+def test_only_the_removed_entry_is_missing(before: str, after: str) -> None:
+    assert remove_entry(before, ("a",), "n") == after
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("a: {b: 1}", KeyError), ("a: 1", KeyError), ("a:\n  n: &x 1\n  b: *x\n", ValueError)],
+)
+def test_an_entry_that_cannot_be_removed_separately_is_reported(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        remove_entry(text, ("a",), "n")
 
 
 @pytest.mark.parametrize(
