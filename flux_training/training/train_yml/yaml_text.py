@@ -74,7 +74,7 @@ def remove_entry(text: str, path: Path, key: str) -> str:
     mapping = node_at(text, path)
     entries = mapping.value if isinstance(mapping, yaml.MappingNode) else []
     index = next((index for index, (node, _) in enumerate(entries) if node.value == key), None)
-    if index is None or mapping is None:
+    if index is None or not isinstance(mapping, yaml.MappingNode):
         raise KeyError(".".join(map(str, (*path, key))))
     start, end = entries[index][0].start_mark.index, _content_end(entries[index][1])
     if not mapping.flow_style:
