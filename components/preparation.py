@@ -9,7 +9,7 @@ from components.bucket import foreign_bucket, owner_of
 from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign
 from components.prepared_runs import PreparedRun, RunDetails
 from flux_training.clients.connection import Connection
-from flux_training.clients.results import read_json
+from flux_training.clients.records import read_record
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
@@ -26,7 +26,7 @@ from flux_training.training.runs.node_rights import (
     seconds_needed,
     show_time,
 )
-from flux_training.training.runs.progress import read_progress
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.retention import expiring
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings
@@ -131,10 +131,10 @@ def remaining(
     """The time that the runs still need, as their launchers report."""
     found = []
     for job in to_train:
-        progress = (
-            (read_json(storage, layout.run(job.name, job.run_id).progress) or {}) if bucket_exists else {}
-        )
-        found.append(Remaining(job.name, read_progress(progress).eta_seconds, job.settings.max_hours))
+        key = layout.run(job.name, job.run_id).progress
+        progress = read_record(storage, key, RunProgress).value if bucket_exists else None
+        seconds = progress.eta_seconds if progress else None
+        found.append(Remaining(job.name, seconds, job.settings.max_hours))
     return found
 
 

@@ -19,6 +19,7 @@ from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
+from flux_training.clients.records import read_record
 from flux_training.clients.results import inspect_run, newest_sound, queue_job, read_json, run_status
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
@@ -27,6 +28,8 @@ from flux_training.node.launcher.settings import LaunchLimits, config_digest
 from flux_training.training.bill import cost_of
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import LAUNCHER_CONTRACT, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 
@@ -306,7 +309,9 @@ def _posted_id(storage: Storage, keys: RunKeys) -> str:
 
 
 def _cost(storage: Storage, keys: RunKeys) -> dict[str, Any]:
-    return cost_of(read_json(storage, keys.record) or {}, read_json(storage, keys.progress) or {})
+    record = read_record(storage, keys.record, RunRecord).value or RunRecord()
+    progress = read_record(storage, keys.progress, RunProgress).value or RunProgress()
+    return cost_of(record.estimate, progress.gpu_seconds)
 
 
 class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJob"):

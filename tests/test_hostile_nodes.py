@@ -11,8 +11,8 @@ from components.pipeline import total_cost
 from components.preparation import remaining
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
+from flux_training.clients.records import read_record
 from flux_training.clients.results import (
-    MAX_JSON_BYTES,
     inputs_of_run,
     inspect_run,
     newest_sound,
@@ -26,8 +26,11 @@ from flux_training.training.bill import cost_of
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.node_rights import seconds_needed
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import NO_REPORT
+from flux_training.training.untrusted import MAX_RECORD_BYTES
 
 KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
 ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]
@@ -75,9 +78,9 @@ def test_deeply_nested_json_counts_as_missing() -> None:
 
 
 def test_long_objects_are_read_only_to_the_limit() -> None:
-    bucket = CountingBucket({"k": b'{"a": "' + b"x" * 3 * MAX_JSON_BYTES + b'"}'})
+    bucket = CountingBucket({"k": b'{"a": "' + b"x" * 3 * MAX_RECORD_BYTES + b'"}'})
     assert read_json(cast(Storage, bucket), "k") is None
-    assert bucket.read == MAX_JSON_BYTES
+    assert bucket.read == MAX_RECORD_BYTES + 1
 
 
 def header(content: str) -> bytes:
@@ -122,7 +125,9 @@ def test_odd_values_in_run_and_progress_raise_nothing(odd: Any) -> None:
         f"{KEYS.config}train.yml": b"",
     }
     bucket = storage(objects)
-    cost = cost_of(read_json(bucket, KEYS.record) or {}, read_json(bucket, KEYS.progress) or {})
+    recorded = read_record(bucket, KEYS.record, RunRecord).value or RunRecord()
+    made = read_record(bucket, KEYS.progress, RunProgress).value or RunProgress()
+    cost = cost_of(recorded.estimate, made.gpu_seconds)
     json.dumps(total_cost({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
     seen = run_status(bucket, KEYS, 20, None, 30)
     seen.reason.encode()

@@ -1,17 +1,18 @@
 """A run's objects in the bucket, read with few requests. Nodes can write most of them: all are read with limits."""
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.lineage import PastRun
-from flux_training.training.runs.progress import read_progress
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import (
     NO_REPORT,
@@ -29,12 +30,10 @@ from flux_training.training.runs.weights import (
     parse_header,
     problems,
 )
-from flux_training.training.values import count
+from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Parsed, parse_object
 
-# Ours have a few hundred bytes in three levels; a manifest has 100 bytes and a caption per image.
-MAX_JSON_BYTES = 1024 * 1024
-MAX_JSON_DEPTH = 20
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+# A train.yml has about a hundred lines.
+MAX_CONFIG_BYTES = 256 * 1024
 # One page; a model/ folder has two or three objects.
 MAX_LISTED = 1000
 # FLUX has 500 layers with two matrices each, described by 140 bytes.
@@ -43,11 +42,12 @@ USUAL_HEADER_BYTES = 160 * 1024
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The status of a run now. `reason` is empty unless it failed; `progress` is the launcher's progress.json."""
+    """The status of a run now. `reason` is empty unless it failed; `findings` says what is wrong with its progress.json."""
 
     state: RunState
     reason: str
-    progress: dict[str, Any]
+    progress: RunProgress
+    findings: tuple[str, ...] = ()
 
 
 def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
@@ -66,13 +66,14 @@ def run_status(
     """The status of a run, from the queue and the bucket. Raises ServiceError."""
     evidence = inspect_run(storage, keys, steps)
     waiting = job is not None and job.status == RunState.PENDING
-    progress = {} if waiting else read_json(storage, keys.progress) or {}
+    found = Parsed[RunProgress]() if waiting else read_record(storage, keys.progress, RunProgress)
     stalled = ""
     if job is not None and job.status == RunState.RUNNING and not evidence.done:
         stalled = stall(_last_contact(storage, keys, job), stall_minutes)
     state = run_state(job.status if job else None, evidence, stalled)
-    message = NO_REPORT if state is RunState.FAILED and not progress else read_progress(progress).message
-    return RunStatus(state, explain(state, evidence, message, stalled), progress)
+    progress = found.value or RunProgress()
+    message = NO_REPORT if state is RunState.FAILED and not found.value else progress.message
+    return RunStatus(state, explain(state, evidence, message, stalled), progress, found.faults)
 
 
 def _last_contact(storage: Storage, keys: RunKeys, job: Job) -> LastContact:
@@ -121,27 +122,8 @@ def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     """The object as a JSON mapping; None if there is none, or if it is something else, too long or too deep."""
-    raw = _beginning(storage, key, MAX_JSON_BYTES)
-    try:
-        value = json.loads(raw or b"")
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and _is_shallow(value, MAX_JSON_DEPTH) else None
-
-
-def _beginning(storage: Storage, key: str, most: int) -> bytes | None:
-    """At most so many bytes of the object; None if there is none. Raises NotFound if there is no bucket."""
-    try:
-        return storage.get_range(key, 0, most)
-    except NotFound as error:
-        if error.code == "NoSuchBucket":
-            raise
-        return None
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+    value = parse_object(read_bounded(storage, key, MAX_RECORD_BYTES + 1) or b"")
+    return value if isinstance(value, dict) else None
 
 
 def _weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
@@ -166,9 +148,10 @@ def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
     folder = f"{layout.runs}{job}/"
     found = []
     for run in storage.list_folders(folder):
-        record = read_json(storage, layout.run(job, run).record)
+        record = read_record(storage, layout.run(job, run).record, RunRecord).value
         if record is not None:
-            found.append(PastRun(run, str(record.get("created_at", ""))))
+            created = record.created_at.isoformat(timespec="seconds") if record.created_at else ""
+            found.append(PastRun(run, created))
     return found
 
 
@@ -195,12 +178,9 @@ def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
 
 def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
     """What a past run was made of; None if the bucket lacks a part."""
-    manifest = _beginning(storage, f"{keys.config}manifest.json", MAX_MANIFEST_BYTES)
-    raw_config = _beginning(storage, f"{keys.config}train.yml", MAX_JSON_BYTES)
-    record = read_json(storage, keys.record)
+    manifest = read_bounded(storage, f"{keys.config}manifest.json", MAX_MANIFEST_BYTES)
+    raw_config = read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES)
+    record = read_record(storage, keys.record, RunRecord).value
     if manifest is None or raw_config is None or record is None:
         return None
-    parent = record.get("parent")
-    return Inputs(
-        manifest, raw_config, count(record.get("attempt")) or 1, parent if isinstance(parent, str) else None
-    )
+    return Inputs(manifest, raw_config, record.attempt or 1, record.parent)

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, usd_of
+from flux_training.training.runs.records import EstimateRecord
 from flux_training.training.settings import BudgetSettings
-from flux_training.training.values import mapping, number
-from flux_training.training.words import one_line
 
-MAX_GPU_LENGTH = 100
 FREE = "The local cloud is free: its prices are examples."
 CHEAPER = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
@@ -131,23 +129,21 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
     }
 
 
-def cost_of(record: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, Any]:
+def cost_of(estimate: EstimateRecord | None, gpu_seconds: float | None) -> dict[str, Any]:
     """A run's cost for the stack outputs: the estimate in its run.json, and its GPU time so far at that price.
 
-    A node may have written either object. The actual cost is an estimate as well: SaladCloud has no bill per job, and the worker's
+    The actual cost is an estimate as well: SaladCloud has no bill per job, and the worker's
     downloads and uploads are not included.
     """
-    estimate = mapping(record.get("estimate"))
-    gpu, price = estimate.get("gpu"), number(estimate.get("usd_an_hour"))
-    gpu_seconds = number(progress.get("gpu_seconds"))
+    estimate = estimate or EstimateRecord()
     cost: dict[str, Any] = {
-        "gpu": one_line(gpu, MAX_GPU_LENGTH) if isinstance(gpu, str) else None,
-        "usdAnHour": price,
-        "estimateUsd": number(estimate.get("usd")),
-        "estimateHours": _in_hours(number(estimate.get("seconds"))),
+        "gpu": estimate.gpu or None,
+        "usdAnHour": estimate.usd_an_hour,
+        "estimateUsd": estimate.usd,
+        "estimateHours": _in_hours(estimate.seconds),
         "actualHours": _in_hours(gpu_seconds),
     }
-    actual = usd_of(gpu_seconds, price)
+    actual = usd_of(gpu_seconds, estimate.usd_an_hour)
     if actual is not None:
         cost["actualUsd"] = round(actual, 4)
     return {key: value for key, value in cost.items() if value is not None}

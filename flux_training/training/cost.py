@@ -21,9 +21,10 @@ from statistics import median
 from typing import Any
 
 from flux_training.training.gpu import model_of
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
 from flux_training.training.train_yml.trainer_config import document_of
-from flux_training.training.values import count, mapping, number, whole
+from flux_training.training.values import mapping, whole
 
 TEXT_TOKENS = 512
 PIXELS_PER_TOKEN = 16
@@ -101,26 +102,24 @@ class Speed:
         return self.start_seconds + steps * self.seconds_per_step
 
 
-def finished_run_of(progress: Mapping[str, Any], raw_config: bytes) -> FinishedRun | None:
+def finished_run_of(progress: RunProgress, raw_config: bytes) -> FinishedRun | None:
     """The speed of a run from its progress.json and train.yml; None if it has not finished or lacks a value.
 
     Samples, checkpoints and steps lost in an interruption count as part of the steps, because they are billed as well.
     """
-    gpu_seconds, start = number(progress.get("gpu_seconds")), number(progress.get("start_seconds"))
-    steps, restarts = count(progress.get("steps")), count(progress.get("restarts"))
-    begun = progress.get("begun")
-    before = count(begun[0]) if not restarts and isinstance(begun, list) and begun else 0
-    if progress.get("state") != "finished" or gpu_seconds is None or start is None:
+    gpu_seconds, start, restarts = progress.gpu_seconds, progress.start_seconds, progress.restarts
+    before = progress.begun[0] if progress.begun and not restarts else 0
+    if progress.state != "finished" or gpu_seconds is None or start is None:
         return None
-    if steps is None or restarts is None or before is None:
+    if progress.steps is None or restarts is None:
         return None
-    trained = steps - before
+    trained = progress.steps - before
     training_seconds = gpu_seconds - start * (1 + restarts)
     if trained <= 0 or training_seconds <= 0:
         return None
-    gpu = progress.get("gpu")
-    model = model_of(gpu) if isinstance(gpu, str) else ""
-    return FinishedRun(model, shape_of(document_of(raw_config)), start, training_seconds / trained)
+    return FinishedRun(
+        model_of(progress.gpu), shape_of(document_of(raw_config)), start, training_seconds / trained
+    )
 
 
 def speed_of(

@@ -20,7 +20,7 @@ from flux_training.commands.watch.logs import lines_of_job
 from flux_training.commands.watch.table import render
 from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hour
 from flux_training.training.cost import usd_of
-from flux_training.training.runs.progress import read_progress
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
 
@@ -32,7 +32,7 @@ def status(name: str, state: str, /, minutes: float = 0, reason: str = "", **pro
     queue_job = Job(id=name, container_group_id="g", status=queue_status, created=NOW - timedelta(minutes=minutes),
                     machine_id="machine-12345")  # fmt: skip
     job = StackJob(name, "0123456789ab", name, 300, RunKeys(f"runs/{name}/0123456789ab/", name))
-    return JobStatus(job, RunState(state), reason, read_progress(progress), queue_job)
+    return JobStatus(job, RunState(state), reason, RunProgress.model_validate(progress), queue_job)
 
 
 def row(found: JobStatus, problem: str = "", spent: float | None = None) -> JobRow:

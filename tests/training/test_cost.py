@@ -28,8 +28,10 @@ from flux_training.training.cost import (
     speed_of,
 )
 from flux_training.training.gpu import TFLOPS
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.settings import BudgetSettings
 from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.untrusted import parse_record
 
 SALAD = CLOUDS["salad"]
 RATE = Rate("RTX 5090 (32 GB)", "high", 0.45)
@@ -116,6 +118,10 @@ def test_runs_of_the_simulated_trainer_count_only_in_the_local_cloud() -> None:
     assert real.seconds_per_step > GUIDE_RUN.seconds_per_step
 
 
+def progress_of(raw: dict[str, Any]) -> RunProgress:
+    return parse_record(json.dumps(raw).encode(), RunProgress).value or RunProgress()
+
+
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
@@ -134,7 +140,7 @@ def test_runs_of_the_simulated_trainer_count_only_in_the_local_cloud() -> None:
         ({"steps": 10**400}, None),
         ({"start_seconds": -(10**400)}, None),
         ({"restarts": 0.5}, None),
-        ({"begun": [math.nan, 1]}, None),
+        ({"begun": [math.nan, 1]}, 2.0),
         ({"begun": []}, 2.0),
         ({"begun": "250"}, 2.0),
         ({"begun": [250, 1], "restarts": 1, "gpu_seconds": 1200.0}, 2.0),
@@ -145,7 +151,7 @@ def test_runs_of_the_simulated_trainer_count_only_in_the_local_cloud() -> None:
 )
 def test_seconds_per_step_are_read_from_progress(changes: dict[str, Any], step: float | None) -> None:
     seen = finished_run_of(
-        finished(**changes), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}"
+        progress_of(finished(**changes)), b"job: extension\nconfig: {process: [{network: {linear: 8}}]}"
     )
     assert (seen and seen.seconds_per_step) == step
     if seen:
@@ -154,7 +160,7 @@ def test_seconds_per_step_are_read_from_progress(changes: dict[str, Any], step: 
 
 @pytest.mark.parametrize("gpu", [None, 5090, ""])
 def test_a_run_without_gpu_name_has_an_empty_gpu(gpu: object) -> None:
-    seen = finished_run_of(finished(gpu=gpu), b"")
+    seen = finished_run_of(progress_of(finished(gpu=gpu)), b"")
     assert seen is not None
     assert seen.gpu == ""
 

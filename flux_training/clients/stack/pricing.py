@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
-from flux_training.clients.results import newest_sound, read_json
+from flux_training.clients.records import read_bounded, read_record
+from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
 from flux_training.clients.stack.run_states import in_parallel
 from flux_training.clients.stack.services import StackServices
 from flux_training.training.cost import (
@@ -20,6 +21,8 @@ from flux_training.training.cost import (
 )
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
 from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.train_yml.trainer_config import document_of
 
@@ -144,10 +147,13 @@ def _finished_runs(stack: StackServices, first: Sequence[str]) -> list[FinishedR
 
 def _finished_run(stack: StackServices, job: str, run: str) -> FinishedRun | None:
     storage, keys = stack.storage, stack.layout.run(job, run)
-    progress = read_json(storage, keys.progress)
-    if progress is None or progress.get("state") != "finished":
+    progress = read_record(storage, keys.progress, RunProgress).value
+    if progress is None or progress.state != "finished":
         return None
-    if progress.get("restarts") and (read_json(storage, keys.record) or {}).get("parent"):
+    record = read_record(storage, keys.record, RunRecord).value
+    if progress.restarts and record and record.parent:
         # progress.json does not say how many steps such a run made itself.
         return None
-    return finished_run_of(progress, storage.get_bytes(f"{keys.config}train.yml") or b"")
+    return finished_run_of(
+        progress, read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES) or b""
+    )

@@ -4,7 +4,8 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.clients.results import queue_job, read_json
+from flux_training.clients.records import read_record
+from flux_training.clients.results import queue_job
 from flux_training.commands.cli import console, flux, make, say, stack_option
 from flux_training.commands.results.fetch import newest_run, results_location
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
@@ -15,10 +16,10 @@ from flux_training.commands.watch.job_status import JobStatus, describe, job_sta
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import choose, folder_names
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
-from flux_training.training.values import count
 from flux_training.training.words import nearest
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change without writing it.")
@@ -94,8 +95,8 @@ def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
     if last is None:
         return None, None
     status = job_status(last, queue_job(connection.kelpie(), last.kelpie_id), storage)
-    attempt = (read_json(storage, last.keys.record) or {}).get("attempt")
-    return count(attempt), status
+    record = read_record(storage, last.keys.record, RunRecord).value
+    return record.attempt if record else None, status
 
 
 def check_failed(stack: str, job: str, status: JobStatus | None) -> None:

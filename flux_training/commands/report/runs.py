@@ -9,11 +9,13 @@ from typing import Any
 from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
+from flux_training.training.names import path_below
 from flux_training.training.runs.loss_curve import Point, parse_losses
-from flux_training.training.runs.progress import RunProgress, read_progress
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
+from flux_training.training.untrusted import parse_record
 from flux_training.training.values import mapping
 from flux_training.training.words import nearest
 
@@ -32,7 +34,8 @@ class ReportedRun:
 
     @cached_property
     def progress(self) -> RunProgress:
-        return read_progress(read_mapping(self.folder / "progress.json"))
+        raw = read_text(self.folder / "progress.json").encode()
+        return parse_record(raw, RunProgress).value or RunProgress()
 
     @cached_property
     def done(self) -> Mapping[str, Any]:
@@ -125,9 +128,8 @@ def find_images(run: ReportedRun, jobs_folder: Path) -> dict[str, Path]:
 
 
 def _candidates(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:
-    if Path(name).name != name or not jobs_folder.is_dir():
-        return
-    for folder in (jobs_folder / job, *sorted(jobs_folder.iterdir())):
-        path = folder / DATASET_FOLDER / name
-        if path.is_file():
+    folders = sorted(jobs_folder.iterdir()) if jobs_folder.is_dir() else []
+    for folder in (jobs_folder / job, *folders):
+        path = path_below(folder / DATASET_FOLDER, name)
+        if path is not None and path.is_file():
             yield path

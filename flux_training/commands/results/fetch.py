@@ -10,6 +10,7 @@ import rich_click as click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from flux_training.clients.connection import Connection
+from flux_training.clients.records import read_record
 from flux_training.clients.results import past_runs, queue_job, read_json
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import OUTPUTS, UserPath, say, screen, stack_option
@@ -21,8 +22,8 @@ from flux_training.commands.watch.job_status import StackJob, job_status, stack_
 from flux_training.commands.watch.watcher import price_of
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
-from flux_training.training.values import count
 from flux_training.training.words import nearest
 
 
@@ -158,8 +159,9 @@ def _run_ids(storage: Storage, layout: Layout, name: str) -> list[str]:
 
 def _past_run(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:
     keys = layout.run(name, run_id)
-    record, posted = read_json(storage, keys.record) or {}, read_json(storage, keys.posted) or {}
-    return StackJob(name, run_id, str(posted.get("kelpie_id") or ""), count(record.get("steps")) or 0, keys)
+    record = read_record(storage, keys.record, RunRecord).value or RunRecord()
+    posted = read_json(storage, keys.posted) or {}
+    return StackJob(name, run_id, str(posted.get("kelpie_id") or ""), record.steps, keys)
 
 
 @contextmanager

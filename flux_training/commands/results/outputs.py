@@ -1,25 +1,27 @@
 """Copies a run's results from the bucket to outputs/<job>/<run id>/. Skips what is up to date; keeps files that the user changed."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job
-from flux_training.clients.results import read_json
+from flux_training.clients.records import read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results.download import download, sha256_of
 from flux_training.commands.watch.job_status import JobStatus
 from flux_training.training.bill import cost_of
-from flux_training.training.errors import FluxError
 from flux_training.training.files import write_atomically
-from flux_training.training.names import IMAGE_SUFFIXES
+from flux_training.training.names import IMAGE_SUFFIXES, path_below
+from flux_training.training.runs.records import DoneRecord, EstimateRecord, RunRecord
 from flux_training.training.runs.run import RunKeys
+from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
 from flux_training.training.words import one_line
 
@@ -29,8 +31,13 @@ INDEX = ".fetched.json"
 # The launcher and this command rewrite these while a run lasts; users do not edit them.
 GENERATED = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
 MAX_PARALLEL_DOWNLOADS = 8
-# Only weights and images are larger.
-MAX_TEXT_BYTES = 64 * 1024 * 1024
+# Limits for what a node can make us store. A sample of 2048 pixels has 5 MB; the launcher limits loss.csv to 16 MB.
+MAX_TEXT_BYTES = 16 * 1024 * 1024
+MAX_SAMPLE_BYTES = 64 * 1024 * 1024
+MAX_SAMPLES_BYTES = 8 * 1024**3
+MAX_WEIGHTS_BYTES = 64 * 1024**3
+MAX_OBJECTS = 20_000
+MAX_MESSAGES = 20
 
 Index = dict[str, dict[str, Any]]
 
@@ -42,6 +49,38 @@ class RemoteFile:
     info: ObjectInfo
     name: str
     sha256: str | None = None
+
+
+@dataclass
+class RemoteFiles:
+    """The files to fetch, and why others are refused, by name."""
+
+    files: list[RemoteFile] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    sample_bytes: int = 0
+
+    def add(self, file: RemoteFile) -> None:
+        """Accept or refuse a file by its name and size."""
+        folder, _, name = file.name.rpartition("/")
+        limit = _max_size(file.name)
+        if path_below(Path(), *filter(None, folder.split("/")), name) is None or folder.count("/"):
+            self.refused[file.name] = "not the name of a sample; it is not fetched"
+        elif file.info.size > limit:
+            self.refused[file.name] = f"{file.info.size} bytes are more than {limit}; it is not fetched"
+        elif folder == "samples" and self.sample_bytes + file.info.size > MAX_SAMPLES_BYTES:
+            self.refused[file.name] = (
+                f"the samples have more than {MAX_SAMPLES_BYTES} bytes; it is not fetched"
+            )
+        else:
+            self.sample_bytes += file.info.size if folder == "samples" else 0
+            self.files.append(file)
+
+
+def _max_size(name: str) -> int:
+    """In bytes."""
+    if name.endswith(".safetensors"):
+        return MAX_WEIGHTS_BYTES
+    return MAX_SAMPLE_BYTES if name.startswith("samples/") else MAX_TEXT_BYTES
 
 
 class Decision(Enum):
@@ -80,28 +119,32 @@ def fetch(
 ) -> FetchResult:
     """Copy a run's weights, samples, train.yml, captions, progress and losses. `price`, in dollars an hour, goes into run.json.
 
-    Raises ServiceError if the bucket cannot be listed, FluxError for an object name that would leave the folder.
+    Raises ServiceError if the bucket cannot be listed. Objects that no launcher makes are not fetched and are among `failed`.
     """
     options = options or FetchOptions()
     keys = status.job.keys
     folder = outputs / status.job.name / status.job.run_id
-    digest = (read_json(storage, keys.done) or {}).get("sha256")
-    remote = _remote_files(storage, keys, digest if isinstance(digest, str) else None, options.checkpoints)
+    done = read_record(storage, keys.done, DoneRecord).value or DoneRecord()
+    remote = _remote_files(storage, keys, done.sha256, options.checkpoints)
     index = _read_index(folder)
-    decisions = {
-        file.name: decide(file, path_below(folder, file.name), index.get(file.name)) for file in remote
-    }
+    decisions = {file.name: decide(file, folder / file.name, index.get(file.name)) for file in remote.files}
     chosen = {Decision.FETCH, Decision.DIFFERS} if options.force else {Decision.FETCH}
-    wanted = [file for file in remote if decisions[file.name] in chosen]
+    wanted = [file for file in remote.files if decisions[file.name] in chosen]
     options.on_total(sum(file.info.size for file in wanted))
     errors = _download_all(storage, wanted, folder, options)
-    current = [file for file in remote if decisions[file.name] == Decision.KEEP or file in wanted]
+    current = [file for file in remote.files if decisions[file.name] == Decision.KEEP or file in wanted]
     _write_index(folder, index, [file for file in current if file.name not in errors])
-    write_record(folder / RECORD, read_json(storage, keys.record) or {}, status, price)
+    record = read_record(storage, keys.record, RunRecord).value or RunRecord()
+    write_record(folder / RECORD, record, status, price)
     differing = [] if options.force else [n for n, found in decisions.items() if found == Decision.DIFFERS]
-    failed = [f"{one_line(name)}: {error}" for name, error in errors.items()]
-    kept = len(remote) - len(wanted) - len(differing)
-    return FetchResult(folder, len(wanted) - len(failed), kept, differing, failed)
+    failed = [f"{one_line(name)}: {error}" for name, error in (errors | remote.refused).items()]
+    kept = len(remote.files) - len(wanted) - len(differing)
+    return FetchResult(folder, len(wanted) - len(errors), kept, differing, _first(failed))
+
+
+def _first(messages: list[str]) -> list[str]:
+    left_out = len(messages) - MAX_MESSAGES
+    return [*messages[:MAX_MESSAGES], f"{left_out} more files"] if left_out > 0 else messages
 
 
 def decide(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Decision:
@@ -120,16 +163,7 @@ def decide(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Dec
     return Decision.FETCH if may_replace else Decision.DIFFERS
 
 
-def path_below(folder: Path, name: str) -> Path:
-    """Raises FluxError for a name that would leave the folder: nodes are not trusted, and they choose these names."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        what = f"the bucket contains a sample named {one_line(name)!r}"
-        raise FluxError(what, "a result must be inside its folder", "delete that object")
-    return path
-
-
-def write_record(path: Path, record: dict[str, Any], status: JobStatus, price: float | None = None) -> None:
+def write_record(path: Path, record: RunRecord, status: JobStatus, price: float | None = None) -> None:
     """Write run.json, with what the queue knows about the job and what it cost.
 
     Keeps earlier values that are no longer available: the queue forgets jobs, and without a group there is no price.
@@ -141,11 +175,12 @@ def write_record(path: Path, record: dict[str, Any], status: JobStatus, price: f
         "kelpie": _queue_facts(status.queue_job) or before.get("kelpie"),
         "cost": _cost(record, status, price) or before.get("cost"),
     }
-    _write_json(path, {**record, **facts})
+    _write_json(path, {**record.model_dump(mode="json"), **facts})
 
 
-def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bool) -> list[RemoteFile]:
-    names = {
+def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bool) -> RemoteFiles:
+    """What there is to fetch. A node chose most of the names and sizes, and how many objects there are."""
+    known = {
         f"{keys.config}train.yml": "train.yml",
         f"{keys.config}manifest.json": "manifest.json",
         f"{keys.output}loss.csv": "loss.csv",
@@ -153,16 +188,21 @@ def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoin
         keys.done: "done.json",
         keys.weights: f"{keys.job}.safetensors",
     }
-    found = []
-    for info in storage.list(keys.base):
-        name = names.get(info.key) or _output_name(info.key.removeprefix(keys.output), keys.job, checkpoints)
+    found = RemoteFiles()
+    objects = list(itertools.islice(storage.list(keys.base), MAX_OBJECTS))
+    if len(objects) == MAX_OBJECTS:
+        found.refused[keys.base] = f"more than {MAX_OBJECTS} objects; only the first are fetched"
+        listed = {info.key for info in objects}
+        objects += [info for key in known if key not in listed and (info := storage.head(key))]
+    for info in objects:
+        name = known.get(info.key) or _output_name(info.key.removeprefix(keys.output), keys.job, checkpoints)
         if name:
-            found.append(RemoteFile(info, name, digest if info.key == keys.weights else None))
+            found.add(RemoteFile(info, name, digest if info.key == keys.weights else None))
     return found
 
 
 def _output_name(name: str, job: str, checkpoints: bool) -> str:
-    """The local name of a sample or checkpoint; empty for anything else. A node chose `name`."""
+    """The local name of a sample or checkpoint; empty for anything else."""
     if name.startswith("samples/") and name.lower().endswith(IMAGE_SUFFIXES):
         return "" if name.startswith("samples/.") and not name.startswith("samples/..") else name
     is_checkpoint = name.startswith(f"{job}_") and name.endswith(".safetensors") and "/" not in name
@@ -176,7 +216,7 @@ def _download_all(
 
     def download_one(file: RemoteFile) -> str:
         try:
-            download(storage, file.info, path_below(folder, file.name), file.sha256, options.on_bytes)
+            download(storage, file.info, folder / file.name, file.sha256, options.on_bytes)
         except (ServiceError, OSError) as error:
             return str(error.strerror if isinstance(error, OSError) else error)
         return ""
@@ -223,10 +263,10 @@ def _queue_facts(job: Job | None) -> dict[str, Any] | None:
     return job.model_dump(mode="json", include=facts | times, exclude_none=True)
 
 
-def _cost(record: Mapping[str, Any], status: JobStatus, price: float | None) -> dict[str, Any] | None:
+def _cost(record: RunRecord, status: JobStatus, price: float | None) -> dict[str, Any] | None:
     """At the price when the job was queued, else the current one; None if neither is known."""
-    estimate = record.get("estimate") or {"usd_an_hour": price}
-    cost = cost_of({"estimate": estimate}, {"gpu_seconds": status.progress.gpu_seconds})
+    estimate = record.estimate or EstimateRecord(usd_an_hour=price)
+    cost = cost_of(estimate, status.progress.gpu_seconds)
     return cost if "actualUsd" in cost else None
 
 
@@ -240,11 +280,8 @@ def read_text(path: Path) -> str:
 
 
 def read_mapping(path: Path) -> Mapping[str, Any]:
-    """Empty if it is not a JSON object."""
-    try:
-        return mapping(json.loads(read_text(path)))
-    except (ValueError, RecursionError):
-        return {}
+    """Empty if it is not a JSON object, or has more parts than a manifest."""
+    return mapping(parse_object(read_text(path).encode(), MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

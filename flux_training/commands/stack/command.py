@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
-from flux_training.clients.results import read_json
+from flux_training.clients.records import read_record
 from flux_training.commands.cli import OUTPUTS, flux, make, no_cache_option, say, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
@@ -23,6 +23,7 @@ from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import FREE, actual_cost, cost_of, dollars
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
 
 
@@ -116,8 +117,8 @@ def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
     for row in rows:
         status = row.status
         result = fetch(status, watcher.storage, Path(OUTPUTS), row.price)
-        record = read_json(watcher.storage, status.job.keys.record) or {}
-        costs[row.name] = cost_of(record, {"gpu_seconds": status.progress.gpu_seconds})
+        record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
+        costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")
         print_problems(result)
         unfetched += [row.name] if result.failed else []

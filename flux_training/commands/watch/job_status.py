@@ -8,7 +8,7 @@ from typing import Any
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
-from flux_training.training.runs.progress import RunProgress, read_progress
+from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.words import printable
@@ -36,13 +36,14 @@ class StackJob:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """`reason` is empty unless the job failed or stalled; `progress` is what the launcher wrote to progress.json."""
+    """`reason` is empty unless the job failed or stalled. `findings`: what is wrong with what its node wrote."""
 
     job: StackJob
     state: RunState
     reason: str = ""
     progress: RunProgress = NO_PROGRESS
     queue_job: Job | None = None
+    findings: tuple[str, ...] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -70,7 +71,7 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
 def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobStatus:
     """`queue_job` is the job as just read from the queue. Raises ServiceError."""
     found = run_status(storage, job.keys, job.steps, queue_job, job.stall_minutes)
-    return JobStatus(job, found.state, printable(found.reason), read_progress(found.progress), queue_job)
+    return JobStatus(job, found.state, printable(found.reason), found.progress, queue_job, found.findings)
 
 
 def describe(status: JobStatus) -> str:
@@ -86,7 +87,7 @@ def describe(status: JobStatus) -> str:
     if progress.state == "starting" and progress.download_seconds is not None:
         parts.append(f"downloading for {in_words(progress.download_seconds)}")
     if progress.step:
-        parts.append(f"step {progress.step} of {progress.steps or status.job.steps}")
+        parts.append(f"step {min(progress.step, status.job.steps)} of {status.job.steps}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.eta_seconds is not None:
@@ -109,7 +110,14 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool) -> str:
         waited = seconds_since(status.queue_job.created if status.queue_job else None, now)
         if waited > MAX_PENDING_SECONDS:
             return f"pending for {in_words(waited)} and no node takes it: {PENDING_HINT}"
-    return ""
+    return _finding(status)
+
+
+def _finding(status: JobStatus) -> str:
+    """What the run's node wrote in its place in the bucket is not what a launcher writes."""
+    first, *others = status.findings or ("",)
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{first}{more}; its node wrote this, and it is not counted" if first else ""
 
 
 def seconds_since(time: datetime | None, now: datetime) -> float:

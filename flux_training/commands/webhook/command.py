@@ -15,7 +15,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound
 from flux_training.clients.http import RateLimiter
 from flux_training.clients.kelpie import Job
-from flux_training.clients.results import read_json
+from flux_training.clients.records import read_record
 from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import Engine
@@ -32,9 +32,9 @@ from flux_training.commands.webhook.notifiers import (
 )
 from flux_training.commands.webhook.server import Inbox, Receiver
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.values import count
 
 MAX_READS_PER_MINUTE = 120
 # Kelpie calls only once, so a missed call is found by reading all jobs from time to time.
@@ -167,8 +167,8 @@ class JobMonitor:
         if known is None:
             return
         storage = self._connection.storage(bucket)
-        record = read_json(storage, known.keys.record) or {}
-        status = job_status(replace(known, steps=count(record.get("steps")) or 0), job, storage)
+        record = read_record(storage, known.keys.record, RunRecord).value or RunRecord()
+        status = job_status(replace(known, steps=record.steps), job, storage)
         notice = notice_of(status, bucket, self._price)
         if notice is None or not is_news(notice, self._history.statuses):
             return

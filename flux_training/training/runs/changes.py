@@ -1,19 +1,20 @@
 """Why a job is trained again: what differs between a past run's manifest and train.yml and the folder's. Pure, in words."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 from flux_training.training.train_yml.diff import MISSING, different, is_secret, label, shown
 from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
 MAX_VALUE_LENGTH = 40
 # In `details`; a preview shows a line per job.
 MAX_NAMES = 5
+# Longer captions are compared as far as this.
+MAX_TEXT_LENGTH = 10_000
 
 
 @dataclass(frozen=True)
@@ -81,22 +82,20 @@ def changes(before: Inputs, after: Inputs) -> Changes:
     """The differences that make `after` another run than `before`."""
     old, new = _images(before.manifest), _images(after.manifest)
     gone, come = old.keys() - new.keys(), new.keys() - old.keys()
-    by_content = {old[name].get("sha256"): name for name in sorted(gone)}
+    by_content = {old[name]["sha256"]: name for name in sorted(gone)}
     renamed = tuple(
-        (by_content[new[name].get("sha256")], name)
-        for name in sorted(come)
-        if new[name].get("sha256") in by_content
+        (by_content[new[name]["sha256"]], name) for name in sorted(come) if new[name]["sha256"] in by_content
     )
     both = sorted(old.keys() & new.keys())
     return Changes(
         added=tuple(sorted(come - {name for _, name in renamed})),
         removed=tuple(sorted(gone - {name for name, _ in renamed})),
-        replaced=tuple(name for name in both if old[name].get("sha256") != new[name].get("sha256")),
+        replaced=tuple(name for name in both if old[name]["sha256"] != new[name]["sha256"]),
         renamed=renamed,
         captions=tuple(
-            Edited(name, str(old[name].get("caption", "")), str(new[name].get("caption", "")))
+            Edited(name, old[name]["caption"], new[name]["caption"])
             for name in both
-            if old[name].get("caption") != new[name].get("caption")
+            if old[name]["caption"] != new[name]["caption"]
         ),
         settings=tuple(_settings(before, after)),
     )
@@ -113,12 +112,13 @@ def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
         yield f"continues from run {after.parent}" if after.parent else "starts from scratch"
 
 
-def _images(manifest: bytes) -> dict[str, Mapping[str, Any]]:
-    try:
-        images = mapping(json.loads(manifest)).get("images")
-    except (ValueError, RecursionError):
-        return {}
-    return {str(name): mapping(image) for name, image in mapping(images).items()}
+def _images(manifest: bytes) -> dict[str, dict[str, str]]:
+    images = mapping(parse_object(manifest, MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES)).get("images")
+    # As texts: a list cannot be looked up.
+    return {
+        name: {key: str(mapping(image).get(key, ""))[:MAX_TEXT_LENGTH] for key in ("sha256", "caption")}
+        for name, image in mapping(images).items()
+    }
 
 
 def _difference(path: str, old: object, new: object) -> str:

@@ -10,6 +10,10 @@ from flux_training.training.train_yml.document import first_process
 # ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
 PLACEHOLDERS = ("[trigger]", "[name]")
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
+# A prompt of this length with such a trigger word expands to a few megabytes at most.
+MAX_PROMPT_LENGTH = 10_000
+MAX_TRIGGER_LENGTH = 1000
+MAX_PROMPTS = 200
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,13 @@ def prompts_of(document: Mapping[str, Any]) -> list[str]:
     if not isinstance(sample, Mapping):
         return []
     entries = sample.get("prompts") or sample.get("samples") or []
-    trigger = str(process.get("trigger_word") or "")
+    trigger = str(process.get("trigger_word") or "")[:MAX_TRIGGER_LENGTH]
     found = []
-    for entry in entries if isinstance(entries, list) else []:
+    for entry in entries[:MAX_PROMPTS] if isinstance(entries, list) else []:
         text = entry.get("prompt", "") if isinstance(entry, Mapping) else entry
+        text = str(text)[:MAX_PROMPT_LENGTH]
         # Without a trigger word the trainer leaves the placeholders as they are.
         for placeholder in PLACEHOLDERS if trigger else ():
-            text = str(text).replace(placeholder, trigger)
-        found.append(str(text))
+            text = text.replace(placeholder, trigger)
+        found.append(text)
     return found

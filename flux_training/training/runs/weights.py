@@ -8,12 +8,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from flux_training.training.untrusted import parse_object
 from flux_training.training.values import count
 
-# A LoRA's header has about 100 KB. safetensors allows 100 MB, which a node could make us read again and again.
-MAX_HEADER_BYTES = 16 * 1024 * 1024
+# A LoRA's header has about 200 KB, and the launcher accepts as much as this.
+MAX_HEADER_BYTES = 4 * 1024 * 1024
 LENGTH_BYTES = 8
 MAX_TENSOR_BYTES = 2**50
+# Each tensor takes about eight.
+MAX_HEADER_VALUES = 200_000
 # What untrusted JSON can raise, for example with infinite numbers or thousands of brackets.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -41,7 +44,9 @@ def parse_header(raw: bytes) -> WeightsHeader:
     """Parses the first `8 + header_length` bytes of the file; raises ValueError."""
     length = header_length(raw)
     try:
-        header = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
+        header = parse_object(raw[LENGTH_BYTES : LENGTH_BYTES + length], MAX_HEADER_BYTES, MAX_HEADER_VALUES)
+        if isinstance(header, str):
+            raise ValueError(header)
         metadata = header.pop("__metadata__", {})
         ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
         if not all(0 <= end <= MAX_TENSOR_BYTES for end in ends):
@@ -65,6 +70,6 @@ def problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
 
 def _step(metadata: Any) -> int | None:
     try:
-        return count(json.loads(metadata["training_info"])["step"])
+        return count(json.loads(metadata["training_info"][:10_000])["step"])
     except UNREADABLE:
         return None

@@ -6,7 +6,7 @@ replaced by `config.name` (ai-toolkit, toolkit/config.py). The file itself is up
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,11 @@ DATASET_FOLDER = "dataset"
 # A train.yml has about a hundred lines. A larger one is another file or has aliases that expand endlessly.
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
+# With aliases and placeholders expanded.
+MAX_EXPANDED = 4_000_000
+# YAML 1.1 reads `1:30:00` in base 60, and a number of a million digits for minutes.
+MAX_NUMBER_LENGTH = 400
+INT_TAG = "tag:yaml.org,2002:int"
 MAX_FAST_INDICATORS = 1000
 
 Place = tuple[str, ...]
@@ -215,14 +220,32 @@ def _as_json(document: Any) -> dict[str, Any]:
         raise _Fault("config-keys", "ai-toolkit needs the keys `job` and `config` at the top")
     name = document["config"].get("name")
     try:
-        text = json.dumps(document, default=_no_json)
+        text = "".join(_within_limit(json.JSONEncoder(default=_no_json).iterencode(document)))
         if isinstance(name, str):
-            text = text.replace("[name]", json.dumps(name)[1:-1])
+            text = _fill_in(text, json.dumps(name)[1:-1])
         found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise _Fault("config-value", f"ai-toolkit cannot convert it to JSON ({error})") from error
     assert isinstance(found, dict)  # noqa: S101 - it was a dict before
     return found
+
+
+def _within_limit(parts: Iterable[str]) -> Iterator[str]:
+    """Raises _Fault if aliases repeat a long text too often."""
+    length = 0
+    for part in parts:
+        length += len(part)
+        if length > MAX_EXPANDED:
+            raise _Fault("config-value", f"its aliases expand to more than {MAX_EXPANDED} characters")
+        yield part
+
+
+def _fill_in(text: str, name: str) -> str:
+    """Replaces each `[name]`. Raises _Fault if the text would become too long: a long name in many places needs gigabytes."""
+    placeholder = "[name]"
+    if len(text) + text.count(placeholder) * (len(name) - len(placeholder)) > MAX_EXPANDED:
+        raise _Fault("config-value", f"its placeholders expand to more than {MAX_EXPANDED} characters")
+    return text.replace(placeholder, name)
 
 
 def _no_json(value: object) -> NoReturn:
@@ -237,6 +260,8 @@ def _count_nodes(node: yaml.Node, above: set[int], known: dict[int, int]) -> int
         raise _Fault(
             "config-value", "ai-toolkit cannot convert it to JSON (an alias refers to itself)", _line(node)
         )
+    if isinstance(node, yaml.ScalarNode) and node.tag == INT_TAG and len(node.value) > MAX_NUMBER_LENGTH:
+        raise _Fault("config-value", f"a number has more than {MAX_NUMBER_LENGTH} digits", _line(node))
     total = 1
     for child in _children(node):
         total += _count_nodes(child, above | {id(node)}, known)

@@ -1,0 +1,160 @@
+"""Reads JSON that a node, or anyone else with keys for the bucket, may have written: bounded, typed, and without raising.
+
+A record is a subclass of `UntrustedRecord`. `parse_record` turns bytes into one; what it could not accept is listed in `faults`.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from flux_training.training.names import RUN_ID
+from flux_training.training.values import read_time
+from flux_training.training.words import one_line, printable
+
+# Records have a few hundred bytes in three levels.
+MAX_RECORD_BYTES = 1024 * 1024
+MAX_RECORD_VALUES = 50_000
+# A manifest has five values for each image, and its captions may contain commas.
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MAX_MANIFEST_VALUES = 1_000_000
+MAX_DEPTH = 20
+MAX_FAULT_LENGTH = 40
+# More than any run takes: a month of seconds, ten million steps, a 64 GB file.
+MAX_RUN_SECONDS = 30 * 24 * 3600.0
+MAX_STEPS = 10_000_000
+MAX_FILE_BYTES = 64 * 1024**3
+MAX_LOSS = 1e6
+MAX_USD = 100_000.0
+# The first release of the tool, and how far two clocks may differ.
+FIRST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
+CLOCK_TOLERANCE = timedelta(days=1)
+
+R = TypeVar("R", bound="UntrustedRecord")
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[R]):
+    """`value` is None if there is no usable record. `faults` says what was ignored; a missing object has none."""
+
+    value: R | None = None
+    faults: tuple[str, ...] = ()
+
+
+class UntrustedRecord(BaseModel, frozen=True, strict=True, extra="ignore"):
+    """A JSON object. An invalid field gets its default and becomes a fault; without a default the whole record is invalid."""
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _use_default(cls, value: Any, validate: Callable[[Any], Any], info: ValidationInfo) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            if isinstance(info.context, list):
+                info.context.append(_fault(field.alias or str(info.field_name), value))
+            return field.get_default(call_default_factory=True)
+
+
+def parse_record(raw: bytes, kind: type[R]) -> Parsed[R]:
+    """The record in `raw`, which is one byte longer than MAX_RECORD_BYTES if the object is longer than that."""
+    document = parse_object(raw)
+    if isinstance(document, str):
+        return Parsed(faults=(document,))
+    faults: list[str] = []
+    try:
+        return Parsed(kind.model_validate(document, context=faults), tuple(faults))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        name = str(wrong["loc"][0]) if wrong["loc"] else "it"
+        missing = wrong["type"] == "missing"
+        return Parsed(faults=(f"{name} is missing" if missing else _fault(name, wrong["input"]),))
+
+
+def parse_object(
+    raw: bytes, max_bytes: int = MAX_RECORD_BYTES, max_values: int = MAX_RECORD_VALUES
+) -> dict[str, Any] | str:
+    """The JSON object in `raw`, with unpaired surrogates replaced; or else a sentence that says why there is none."""
+    if len(raw) > max_bytes:
+        return f"it is longer than {max_bytes} bytes"
+    # Each value may take a hundred times the memory of its text.
+    if sum(raw.count(separator) for separator in b",[{") > max_values:
+        return f"it has more than {max_values} values"
+    try:
+        found = json.loads(raw)
+        return _clean(found, MAX_DEPTH) if isinstance(found, dict) else "it is not a JSON object"
+    except (ValueError, RecursionError):
+        return "it is not valid JSON, or is nested too deeply"
+
+
+def _clean(value: Any, levels: int) -> Any:
+    """Raises ValueError for more nested levels. Unpaired surrogates could not be printed, stored or sent."""
+    if levels < 0:
+        raise ValueError
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_clean(key, levels): _clean(below, levels - 1) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_clean(below, levels - 1) for below in value]
+    return value
+
+
+def _fault(name: str, value: object) -> str:
+    shown = value if isinstance(value, str | int | float) else type(value).__name__
+    text = repr(shown) if not isinstance(shown, int) or abs(shown) < 10**MAX_FAULT_LENGTH else "a huge number"
+    return f"{name} is not valid ({one_line(text, MAX_FAULT_LENGTH)})"
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 3.0 is 3."""
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value == int(value) else value
+
+
+def _time(value: object) -> object:
+    """Times are in UTC. Those before this tool existed and in the future are not valid."""
+    time = read_time(value)
+    is_plausible = time is not None and FIRST_TIME <= time <= datetime.now(UTC) + CLOCK_TOLERANCE
+    return time if is_plausible else value
+
+
+def _shown_in(limit: int) -> Callable[[object], object]:
+    return lambda value: one_line(value, limit) if isinstance(value, str) else _text(value)
+
+
+def _message(value: object) -> object:
+    return printable(value).strip() if isinstance(value, str) else _text(value)
+
+
+def _text(value: object) -> object:
+    return "" if value is None else value
+
+
+# The types of fields. Texts for display are cut off; the others have to be exact.
+Word = Annotated[str, BeforeValidator(_shown_in(40))]
+ShortText = Annotated[str, BeforeValidator(_shown_in(100))]
+Message = Annotated[str, BeforeValidator(_message)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_RUN_SECONDS, allow_inf_nan=False)]
+Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
+Usd = Annotated[float, Field(ge=0, le=MAX_USD, allow_inf_nan=False)]
+Steps = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_STEPS)]
+Bytes = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_FILE_BYTES)]
+Time = Annotated[datetime, BeforeValidator(_time), PlainSerializer(datetime.isoformat, when_used="json")]
+Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+RunId = Annotated[str, Field(pattern=rf"\A{RUN_ID.pattern}\z")]
+# Kelpie's ids are UUIDs; the local cloud's tests use short ones. They become part of a URL.
+KelpieId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9-]{0,63}\z")]
