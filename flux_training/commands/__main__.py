@@ -12,6 +12,7 @@ import rich_click as click
 
 from flux_training.commands.stack.engine import project_root
 from flux_training.training.errors import FluxError
+from flux_training.training.words import nearest
 
 EXIT_INTERRUPTED = 130
 # Imported only when needed, so that no command waits for another's libraries.
@@ -26,16 +27,20 @@ COMMANDS = {
     "lint": "flux_training.commands.jobs.lint:lint",
     "refresh": "flux_training.commands.stack.command:refresh",
     "destroy": "flux_training.commands.stack.command:destroy",
+    "list": "flux_training.commands.jobs.list:list_command",
     "status": "flux_training.commands.watch.status:status",
     "logs": "flux_training.commands.watch.logs:logs",
     "cancel": "flux_training.commands.jobs.cancel_retry:cancel",
     "retry": "flux_training.commands.jobs.cancel_retry:retry",
     "fetch": "flux_training.commands.results.fetch:fetch_command",
     "report": "flux_training.commands.report.command:report",
+    "open": "flux_training.commands.report.open:open_command",
+    "export": "flux_training.commands.export.command:export",
     "doctor": "flux_training.commands.doctor.command:doctor",
     "webhook": "flux_training.commands.webhook.command:webhook",
     "cloud": "flux_training.commands.stack.command:start_cloud",
     "down": "flux_training.commands.stack.command:down",
+    "completion": "flux_training.commands.completion:completion",
 }
 
 
@@ -51,10 +56,18 @@ class LazyGroup(click.RichGroup):
         assert isinstance(command, click.Command)  # noqa: S101 - every entry of COMMANDS is a command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise click.UsageError(f"no command {args[0]!r}{nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=LazyGroup, name="flux", help=__doc__, context_settings={"help_option_names": ["-h", "--help"]}
 )
+@click.version_option(package_name="flux-training", prog_name="flux", message="%(prog)s %(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:
     context.obj = Path.cwd()

@@ -7,6 +7,7 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
+from flux_training.commands.completion import complete_stack
 from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
 
 DEFAULT_STACK = "dev"
@@ -17,7 +18,11 @@ console = Console(soft_wrap=True)
 # For tables, which have to know the width of the terminal.
 screen = Console()
 stack_option = click.option(
-    "--stack", default=DEFAULT_STACK, show_default=True, help="The stack: Pulumi.<stack>.yaml."
+    "--stack",
+    default=DEFAULT_STACK,
+    show_default=True,
+    shell_complete=complete_stack,
+    help="The stack: Pulumi.<stack>.yaml.",
 )
 
 

@@ -18,6 +18,7 @@ from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.renaming import JOURNAL
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.jobs.folder import read_config
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import StackSettings
 from tests.support.flux import STACK_FILE, make_checkout
@@ -233,6 +234,16 @@ def test_an_unknown_job_is_reported_with_the_nearest_name(checkout: Path, run: R
 GRID = ("sweep-me", "--set", "train.lr=1e-4,2e-4", "--set", "network.linear=4,8")
 
 
+def test_training_values_go_into_the_new_train_yml(checkout: Path, tmp_path: Path, run: Run) -> None:
+    source, values = photos(tmp_path / "photos", 1), ("--steps", 500, "--rank", 32, "--lr", 0.0004)
+    run(new, "cat", "--from", source, "--trigger", "ohwx", *values, "--resolution", 512, "--resolution", 768)
+    process = read_config(checkout / "jobs/cat").raw_config.decode()
+    for line in ("linear: 32", "linear_alpha: 32", "steps: 500", "lr: 0.0004", "resolution: [512, 768]"):
+        assert f" {line}\n" in process
+    with pytest.raises(click.UsageError, match="--add only adds photos"):
+        run(new, "cat", "--add", "--from", source, "--steps", 500)
+
+
 def test_a_sweep_declares_jobs_with_one_dataset_and_can_be_repeated(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "sweep-me")
     (checkout / "Pulumi.dev.yaml").write_text(
@@ -329,3 +340,28 @@ def test_an_invalid_value_makes_no_job(checkout: Path, run: Run) -> None:
     with pytest.raises(BadInput, match="a whole number above 0"):
         run(sweep, "sweep-me", "--set", "train.steps=10,0")
     assert [folder.name for folder in (checkout / "jobs").iterdir()] == ["sweep-me"]
+
+
+def test_undo_deletes_what_the_sweep_made(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    before, stack_file = tree(checkout), (checkout / "Pulumi.dev.yaml").read_bytes()
+    run(sweep, *GRID)
+    made = tree(checkout)
+    assert "would be deleted" in run(sweep, *GRID, "--undo", "--dry-run")
+    assert tree(checkout) == made
+    assert "4 jobs deleted, 4 removed from Pulumi.dev.yaml" in run(sweep, *GRID, "--undo")
+    assert (tree(checkout), (checkout / "Pulumi.dev.yaml").read_bytes()) == (before, stack_file)
+    with pytest.raises(BadInput, match="has no job of this sweep"):
+        run(sweep, *GRID, "--undo")
+
+
+@pytest.mark.parametrize("file", ["train.yml", "notes.txt"])
+def test_undo_deletes_nothing_if_a_job_was_changed(checkout: Path, run: Run, file: str) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    run(sweep, *GRID)
+    with (checkout / "jobs/sweep-me-lr2e-4-rank8" / file).open("a") as own:
+        own.write("# mine\n")
+    before = tree(checkout)
+    with pytest.raises(BadInput, match="sweep-me-lr2e-4-rank8"):
+        run(sweep, *GRID, "--undo")
+    assert tree(checkout) == before

@@ -7,6 +7,7 @@ import rich_click as click
 from flux_training.clients.records import read_record
 from flux_training.clients.results import queue_job
 from flux_training.commands.cli import console, flux, make, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.edit import diff, edit_job
@@ -26,7 +27,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change w
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @dry_run_option
 @stack_option
 def cancel(job: str, dry_run: bool, stack: str) -> None:
@@ -42,7 +43,7 @@ def cancel(job: str, dry_run: bool, stack: str) -> None:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @click.option(
     "--force",
     is_flag=True,

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
 from flux_training.commands.cli import console, flux, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.training.bill import dollars
 from flux_training.training.dataset.captions import (
@@ -86,7 +87,7 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_job)
 @stack_option
 @click.option(
     "--review", is_flag=True, help="Open the images and captions in a browser to correct them. Asks no model."

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flux_training.commands.cli import console, flux, no_cache_option, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.facts import OnProgress, each_thousand
@@ -41,7 +42,7 @@ class LintTarget:
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
 @click.option("--all", "every", is_flag=True, help="All job folders, not only those that the stack declares.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @no_cache_option

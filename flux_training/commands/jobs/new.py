@@ -25,7 +25,7 @@ from flux_training.training.jobs.folder import read_config
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.train_yml.edit import PROMPTS, new_train_yml
+from flux_training.training.train_yml.edit import PROMPTS, new_train_yml, training_values
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.words import counted
 
@@ -39,7 +39,10 @@ from flux_training.training.words import counted
     type=UserPath(exists=True, file_okay=False, path_type=Path),
     help="The folder with the photos, and captions (.txt or .caption) if there are any. It is not changed.",
 )
-@click.option("--trigger", help="The trigger word: stands for what is trained, such as `ch3lsea cat`.")
+@click.option(
+    "--trigger",
+    help="The trigger word: stands for what is trained, such as `ch3lsea cat`. A new job needs one.",
+)
 @click.option(
     "--prompt",
     "prompts",
@@ -55,6 +58,16 @@ from flux_training.training.words import counted
     help="Larger photos are reduced to this many pixels; 0 keeps their size.",
 )
 @click.option("--stack", help="Also declare the job in Pulumi.<stack>.yaml.")
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps. [default: 2000]")
+@click.option("--rank", type=click.IntRange(min=1), help="The LoRA's rank and alpha: its size. [default: 16]")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="The learning rate. [default: 1e-4]")
+@click.option(
+    "--resolution",
+    "resolutions",
+    multiple=True,
+    type=click.IntRange(min=64),
+    help="Train each image in this size; can be given several times. [default: 512, 768 and 1024]",
+)
 def new(
     name: str,
     source: Path,
@@ -63,6 +76,10 @@ def new(
     add: bool,
     max_side: int,
     stack: str | None,
+    steps: int | None,
+    rank: int | None,
+    lr: float | None,
+    resolutions: tuple[int, ...],
 ) -> None:
     """Make a job folder from a folder of photos: rotated upright, numbered, with their captions, without duplicates.
 
@@ -71,13 +88,15 @@ def new(
     """
     folder = jobs_folder(HERE, stack or DEFAULT_STACK)
     job = folder / name
+    values = training_values(steps, rank, lr, resolutions)
     if add:
-        if trigger is not None or prompts:
-            raise click.UsageError("--trigger and --prompt are for a new job; edit train.yml of this one")
+        if trigger is not None or prompts or values:
+            raise click.UsageError("--add only adds photos; change other things in the job's train.yml")
         intake, numbers = _add(existing_dataset(folder, name), source, max_side)
     else:
         word = _valid_trigger(trigger, prompts, folder, name)
-        intake, numbers = _make(job, source, word, prompts or PROMPTS, max_side)
+        text = new_train_yml(job.name, word, prompts or PROMPTS, values)
+        intake, numbers = _make(job, source, text, max_side)
     _print_intake(job, intake, numbers)
     if stack is not None:
         added = declare(HERE, stack, {name: {}})
@@ -108,9 +127,7 @@ def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], folder: Path, 
     return trigger.strip()
 
 
-def _make(
-    job: Path, source: Path, trigger: str, prompts: tuple[str, ...], max_side: int
-) -> tuple[Intake, list[int]]:
+def _make(job: Path, source: Path, train_yml: str, max_side: int) -> tuple[Intake, list[int]]:
     """Make a new job folder; it appears only once it is complete."""
     job.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(job.parent, job.name) as staging:
@@ -120,7 +137,7 @@ def _make(
         made = staging / job.name
         (made / DATASET_FOLDER).mkdir(parents=True)
         numbers = _move(intake, made / DATASET_FOLDER, 1)
-        write_atomically(made / "train.yml", new_train_yml(job.name, trigger, prompts))
+        write_atomically(made / "train.yml", train_yml)
         read_config(made)
         try:
             made.rename(job)

@@ -3,6 +3,7 @@
 import rich_click as click
 
 from flux_training.commands.cli import flux, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.training.dataset.renaming import (
     Renaming,
@@ -17,7 +18,7 @@ from flux_training.training.words import counted
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_job)
 @stack_option
 @click.option("--undo", is_flag=True, help="Give the files the names that they had before the last renaming.")
 @click.option("--dry-run", is_flag=True, help="Show what would be renamed. Rename nothing.")

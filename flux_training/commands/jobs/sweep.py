@@ -1,5 +1,6 @@
 """`flux sweep`: makes variants of a job that use the same dataset."""
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import rich_click as click
 
 from flux_training.commands.cli import make, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder, staging_folder
-from flux_training.commands.stack.edit import JOBS, declare, declared_jobs, entry_for
+from flux_training.commands.stack.edit import JOBS, declare, declared_jobs, entry_for, undeclare
 from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in, write_atomically
 from flux_training.training.jobs.folder import read_config
@@ -21,7 +23,7 @@ SHARED_SETTINGS = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @click.option(
     "--set",
     "axes",
@@ -33,8 +35,9 @@ SHARED_SETTINGS = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
 )
 @stack_option
 @click.option("--repeat", is_flag=True, help="Also make the variant that trains the same as JOB itself.")
-@click.option("--dry-run", is_flag=True, help="Show what would be made. Make nothing.")
-def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Show what would be made or deleted. Change nothing.")
+@click.option("--undo", is_flag=True, help="Delete the jobs that the same command without --undo has made.")
+def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bool, undo: bool) -> None:
     """Make a job for each combination of values, and declare them in the stack file.
 
     All use JOB's images and captions, which are uploaded once. Each is trained, and paid for, separately.
@@ -42,6 +45,9 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
     folder = jobs_folder(HERE, stack)
     base = existing_job(folder, job)
     variants = make_variants(job, read_config(base).raw_config.decode(), _parse(axes))
+    if undo:
+        _undo(variants, folder, stack, dry_run)
+        return
     if not repeat:
         variants = _without_repeats(job, variants, folder, stack)
     with only_one_in(folder):
@@ -63,6 +69,32 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
     made_jobs = f"{counted(len(new), 'job')} made below {folder}"
     say(f"\n{made_jobs}, {len(added)} declared in Pulumi.{stack}.yaml below {JOBS}")
     say(f"Next: {make('preview', stack)} shows what would be trained")
+    say("The same command with --undo deletes these jobs again")
+
+
+def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) -> None:
+    """Delete the jobs of a sweep and their declarations. Raises BadInput if one was changed since it was made."""
+    with only_one_in(folder):
+        existing = sorted(_existing(folder, variants))
+        if not existing:
+            raise BadInput([f"{folder} has no job of this sweep; --undo needs the same --set as the sweep"])
+        findings = [
+            f"{folder / name} has other files than {CONFIG_NAMES[0]} and is not deleted; move them away first"
+            for name in existing
+            if [file.name for file in (folder / name).iterdir()] != [CONFIG_NAMES[0]]
+        ]
+        if findings:
+            raise BadInput(findings)
+        for name in existing:
+            say(f"  {folder / name}")
+        if dry_run:
+            say(f"{counted(len(existing), 'job')} would be deleted")
+            return
+        removed = undeclare(HERE, stack, [variant.name for variant in variants])
+        for name in existing:
+            shutil.rmtree(folder / name)
+    say(f"{counted(len(existing), 'job')} deleted, {len(removed)} removed from Pulumi.{stack}.yaml")
+    say(f"Next: {make('preview', stack)} shows which queued runs that cancels. Results stay.")
 
 
 def _parse(axes: Sequence[str]) -> list[Axis]:
@@ -104,7 +136,7 @@ def _existing(folder: Path, variants: Sequence[Variant]) -> set[str]:
         configs = [path / name for name in CONFIG_NAMES if (path / name).is_file()]
         if len(configs) != 1 or configs[0].read_bytes() != variant.text.encode():
             findings.append(
-                f"{path} exists with another train.yml and is not overwritten; "
+                f"{path} exists with another train.yml and stays as it is; "
                 "rename or delete it (was train.yml of the base job changed since?)"
             )
     if findings:

@@ -5,6 +5,7 @@ from pathlib import Path
 import rich_click as click
 
 from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, newest_runs, runs_of
 from flux_training.training.errors import BadInput
@@ -17,7 +18,7 @@ OutputsPath = UserPath(file_okay=False, exists=True, path_type=Path)
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
 @click.option(
     "--compare", is_flag=True, help="One page that compares the runs; with a single JOB, all its runs."
 )

@@ -106,6 +106,21 @@ def newest_runs(outputs: Path, jobs: tuple[str, ...]) -> list[ReportedRun]:
     return [runs_of(outputs, job)[-1] for job in jobs or known]
 
 
+def select_run(outputs: Path, job: str, run_id: str | None) -> ReportedRun:
+    """The fetched run of a job whose id begins with `run_id`, or its newest. Raises BadInput."""
+    newest = newest_runs(outputs, (job,))[0]
+    if run_id is None:
+        return newest
+    runs = runs_of(outputs, job)
+    matching = [run for run in runs if run.run_id.startswith(run_id)]
+    if len(matching) != 1:
+        problem = "several runs begin with this" if matching else "no such run"
+        raise BadInput(
+            [f"--run {run_id}: {problem}; {outputs} has {', '.join(run.run_id for run in runs)} of {job}"]
+        )
+    return matching[0]
+
+
 def parent_of(run: ReportedRun, outputs: Path) -> tuple[ReportedRun | None, str]:
     """The run to compare with, and a description: the run that it resumed, otherwise the one before it."""
     others = [other for other in runs_of(outputs, run.job) if other.run_id != run.run_id]

@@ -14,6 +14,7 @@ from flux_training.clients.records import read_record
 from flux_training.clients.results import past_runs, queue_job, read_json
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import OUTPUTS, UserPath, say, screen, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import project_root
@@ -28,7 +29,7 @@ from flux_training.training.words import nearest
 
 
 @click.command(name="fetch")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=complete_job)
 @click.option(
     "--run",
     "run_id",

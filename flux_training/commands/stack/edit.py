@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,26 @@ def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) ->
     if added:
         write_atomically(path, text)
     return added
+
+
+def undeclare(root: Path, stack: str, names: Iterable[str]) -> list[str]:
+    """Remove the jobs' own entries from Pulumi.<stack>.yaml; the names of those that it had.
+
+    Raises FluxError if the file cannot be edited.
+    """
+    path = stack_path(root, stack)
+    declared = declared_jobs(root, stack)
+    removed = [name for name in names if name in declared]
+    text = path.read_bytes().decode()
+    try:
+        for name in removed:
+            text = remove_entry(text, ("config", JOBS), name)
+    except (KeyError, ValueError, yaml.YAMLError) as error:
+        what = f"{path.name} cannot be edited ({error})"
+        raise FluxError(what, "", f"remove these below {JOBS} yourself: {', '.join(removed)}") from error
+    if removed:
+        write_atomically(path, text)
+    return removed
 
 
 def edit_job(text: str, name: str, **settings: object) -> str:

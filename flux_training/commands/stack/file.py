@@ -31,13 +31,18 @@ def stack_path(root: Path, stack: str) -> Path:
     return root / f"Pulumi.{stack}.yaml"
 
 
+def stack_names(root: Path) -> list[str]:
+    """The stacks that have a file, sorted."""
+    return sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
+
+
 def stack_config(root: Path, stack: str) -> dict[str, Any]:
     """The file's `config`; empty if it has none. Raises BadInput if there is no such file or it is not YAML."""
     path = stack_path(root, stack)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        stacks = sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
+        stacks = stack_names(root)
         what = f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; stacks here: {', '.join(stacks)}"
         raise BadInput([what]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Co
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.kelpie import Job
 from flux_training.commands.cli import make, say, stack_option
+from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.watch.follow import poll_seconds
 from flux_training.commands.watch.job_status import describe
@@ -26,7 +27,7 @@ MAX_LINES = 10_000
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @click.option(
     "-n",
     "--lines",

@@ -1,0 +1,142 @@
+"""`flux export`: makes a folder with weights, model card and samples, ready for Hugging Face, Civitai and ComfyUI."""
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import rich_click as click
+
+from flux_training.commands.cli import OUTPUTS, UserPath, flux, say, stack_option
+from flux_training.commands.completion import complete_job
+from flux_training.commands.export.card import Card, CardImage, card_text
+from flux_training.commands.report.runs import ReportedRun, select_run
+from flux_training.commands.results.download import sha256_of
+from flux_training.training.errors import BadInput
+from flux_training.training.values import count
+from flux_training.training.words import one_line
+
+WEIGHTS = ".safetensors"
+CARD = "README.md"
+CHECKPOINT = re.compile(r"_(\d{9})\.safetensors\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The file to export, and the step that it was saved at."""
+
+    path: Path
+    step: int
+    sha256: str
+
+
+@click.command()
+@click.argument("job", shell_complete=complete_job)
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    type=UserPath(path_type=Path),
+    help="The folder to make. It must not exist yet.",
+)
+@click.option(
+    "--run", "run_id", metavar="ID", help="This run instead of the newest; the first characters are enough."
+)
+@click.option(
+    "--step",
+    type=click.IntRange(min=0),
+    help="Export the checkpoint of this step instead of the final weights.",
+)
+@stack_option
+def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: str) -> None:
+    """Make a folder of JOB's newest fetched run that is ready for Hugging Face, Civitai and ComfyUI.
+
+    It has the weights, a model card with licence, trigger word, settings and SHA-256, and the samples.
+    """
+    run = select_run(Path(OUTPUTS), job, run_id)
+    if folder.exists():
+        raise BadInput([f"--to {folder}: exists and is not overwritten; give another name or delete it"])
+    weights = _final_weights(run, stack) if step is None else _checkpoint(run, step, stack)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
+        made = Path(staging) / folder.name
+        _write(run, weights, made)
+        made.rename(folder)
+    say(f"{folder}: {job}{WEIGHTS} of run {run.run_id}, step {weights.step}, and {CARD}")
+    say(
+        f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself)"
+    )
+
+
+def _final_weights(run: ReportedRun, stack: str) -> Weights:
+    """Raises BadInput if the run has none, or others than those that were verified."""
+    path = run.folder / f"{run.job}{WEIGHTS}"
+    if not path.is_file():
+        steps = ", ".join(map(str, sorted(_checkpoints(run))))
+        way_out = (
+            f"--step exports a checkpoint: {steps}"
+            if steps
+            else f"{flux(f'fetch {run.job}', stack)} gets them"
+        )
+        raise BadInput([f"{run.folder} has no final weights; {way_out}"])
+    digest, expected = sha256_of(path), run.done.get("sha256")
+    if digest != expected:
+        again = flux(f"fetch {run.job} --run {run.run_id} --force", stack)
+        raise BadInput([f"{path} is not the file that was verified after training; {again} fetches it again"])
+    return Weights(path, count(run.done.get("steps")) or 0, digest)
+
+
+def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
+    """Raises BadInput, with the steps that there are, if the checkpoint was not fetched."""
+    found = _checkpoints(run)
+    if step not in found:
+        steps = (
+            f"{run.folder} has those of {', '.join(map(str, sorted(found)))}" if found else "none was fetched"
+        )
+        again = flux(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
+        raise BadInput(
+            [f"--step {step}: no checkpoint of this step; {steps}; {again} gets what the bucket has"]
+        )
+    return Weights(found[step], step, sha256_of(found[step]))
+
+
+def _checkpoints(run: ReportedRun) -> dict[int, Path]:
+    """The fetched checkpoints by step."""
+    files = (run.folder / "checkpoints").glob(f"*{WEIGHTS}")
+    return {int(match[1]): path for path in files if (match := CHECKPOINT.search(path.name))}
+
+
+def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    shutil.copyfile(weights.path, folder / f"{run.job}{WEIGHTS}")
+    samples = _copy_samples(run, weights.step, folder)
+    card = Card(
+        job=run.job,
+        run_id=run.run_id,
+        step=weights.step,
+        weights=f"{run.job}{WEIGHTS}",
+        sha256=weights.sha256,
+        trigger=one_line(run.trigger),
+        config=run.config,
+        images=len(run.images),
+        samples=samples,
+    )
+    (folder / CARD).write_text(card_text(card), encoding="utf-8")
+
+
+def _copy_samples(run: ReportedRun, step: int, folder: Path) -> list[CardImage]:
+    """Of each prompt the last sample up to this step. The first is also the preview that ComfyUI shows."""
+    copied: list[CardImage] = []
+    for prompt, by_step in run.samples.items():
+        steps = [one for one in by_step if one <= step]
+        if not steps:
+            continue
+        source = run.folder / "samples" / by_step[max(steps)].name
+        target = folder / "images" / f"{prompt + 1:02}{source.suffix.lower()}"
+        shutil.copyfile(source, target)
+        if not copied:
+            shutil.copyfile(source, folder / f"{run.job}.preview{target.suffix}")
+        text = one_line(run.prompts[prompt]) if prompt < len(run.prompts) else ""
+        copied.append(CardImage(f"images/{target.name}", text))
+    return copied

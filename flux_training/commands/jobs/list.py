@@ -1,0 +1,147 @@
+"""`flux list`: the job folders of a stack, and the runs in outputs/."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.table import Table
+
+from flux_training.commands.cli import OUTPUTS, flux, make, say, screen, stack_option
+from flux_training.commands.completion import complete_job
+from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
+from flux_training.commands.report.runs import ReportedRun, runs_of
+from flux_training.commands.stack.edit import declared_jobs, entry_for
+from flux_training.training.bill import dollars
+from flux_training.training.jobs.declare import folder_names
+from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, read_trainer_file
+from flux_training.training.values import mapping, number
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class ListedJob:
+    """A job folder. `dataset` names the job whose images it uses, if not its own; `steps` is None if train.yml has no valid number."""
+
+    name: str
+    is_declared: bool
+    dataset: str
+    images: int
+    captions: int
+    steps: int | None
+    runs: list[ReportedRun]
+
+
+@click.command(name="list")
+@click.argument("job", required=False, shell_complete=complete_job)
+@stack_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_command(job: str | None, stack: str, as_json: bool) -> None:
+    """List the job folders and their runs in outputs/; with JOB, its runs. Asks no service.
+
+    `flux status` shows what the deployed jobs are doing.
+    """
+    folder = jobs_folder(HERE, stack)
+    names = [existing_job(folder, job).name] if job else folder_names(folder)
+    entries = declared_jobs(HERE, stack)
+    jobs = [_read(folder / name, entry_for(entries, name)) for name in names]
+    if as_json:
+        click.echo(
+            json.dumps({"version": 1, "stack": stack, "jobs": [_document(one) for one in jobs]}, indent=2)
+        )
+    elif not jobs:
+        say(f"{folder} has no job folder: {flux('new NAME --from FOLDER', stack)} makes one from photos")
+    elif job:
+        _print_runs(jobs[0], stack)
+    else:
+        _print_jobs(jobs)
+
+
+def _read(path: Path, entry: dict[str, Any] | None) -> ListedJob:
+    shared = str((entry or {}).get("dataset") or "")
+    dataset = (path.parent / shared if shared else path) / DATASET_FOLDER
+    files = list(dataset.iterdir()) if dataset.is_dir() else []
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    captions = sum(file.with_suffix(CAPTION_SUFFIX) in files for file in images)
+    is_declared = entry is not None and not entry.get("skip")
+    steps = read_trainer_file(path).steps
+    return ListedJob(
+        path.name, is_declared, shared, len(images), captions, steps, runs_of(Path(OUTPUTS), path.name)
+    )
+
+
+def _print_jobs(jobs: list[ListedJob]) -> None:
+    table = _table("Job", "Declared", "Images", "Captions", "Steps", "Runs", "Newest run")
+    for job in jobs:
+        images = f"{job.images} of {job.dataset}" if job.dataset else str(job.images)
+        newest = job.runs[-1] if job.runs else None
+        table.add_row(
+            job.name,
+            "yes" if job.is_declared else "no",
+            images,
+            str(job.captions),
+            NOTHING if job.steps is None else str(job.steps),
+            str(len(job.runs)),
+            f"{newest.run_id} {_state(newest)}" if newest else NOTHING,
+        )
+    screen.print(table)
+
+
+def _print_runs(job: ListedJob, stack: str) -> None:
+    if not job.runs:
+        say(f"{job.name}: outputs/ has no run of it; {make('up', stack)} trains it if it is declared")
+        return
+    table = _table("Run", "Queued", "State", "Steps", "Loss", "Cost")
+    for run in job.runs:
+        loss, cost = run.progress.loss_last, _cost(run)
+        table.add_row(
+            run.run_id,
+            run.created_at[:16].replace("T", " "),
+            _state(run),
+            f"{run.progress.step or 0}/{run.progress.steps or 0}",
+            NOTHING if loss is None else f"{loss:.4f}",
+            NOTHING if cost is None else dollars(cost),
+        )
+    screen.print(table)
+    say(f"\n{flux(f'open {job.name}', stack)} opens the page of the newest run")
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title)
+    return table
+
+
+def _state(run: ReportedRun) -> str:
+    return str(run.record.get("state") or NOTHING)
+
+
+def _cost(run: ReportedRun) -> float | None:
+    return number(mapping(run.record.get("cost")).get("actualUsd"))
+
+
+def _document(job: ListedJob) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "declared": job.is_declared,
+        "dataset": job.dataset or job.name,
+        "images": job.images,
+        "captions": job.captions,
+        "steps": job.steps,
+        "runs": [
+            {
+                "run_id": run.run_id,
+                "created_at": run.created_at,
+                "state": _state(run),
+                "step": run.progress.step,
+                "loss": run.progress.loss_last,
+                "cost_usd": _cost(run),
+                "folder": str(run.folder),
+            }
+            for run in job.runs
+        ],
+    }

@@ -1,0 +1,156 @@
+"""`flux list`, `open` and `export`: commands for the runs in outputs/."""
+
+import hashlib
+import json
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import rich_click as click
+import yaml
+
+from flux_training.commands.__main__ import main
+from flux_training.commands.export.command import export
+from flux_training.commands.jobs.list import list_command
+from flux_training.commands.report.open import open_command
+from flux_training.training.errors import BadInput
+from tests.commands.runs_folder import HOSTILE, make_run, write_json
+from tests.support.flux import make_checkout
+from tests.training.job_folders import make_job
+
+Run = Callable[..., str]
+WEIGHTS = b"weights"
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose stack declares `first`, with the job folders `first` and `other`."""
+    root = make_checkout(tmp_path / "checkout")
+    monkeypatch.chdir(root)
+    make_job(root / "jobs", "first", images=2)
+    make_job(root / "jobs", "other", images=1)
+    return root
+
+
+@pytest.fixture
+def run(checkout: Path, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001 - it is where it runs
+    def call(command: click.Command, *arguments: object) -> str:
+        command.main([str(argument) for argument in arguments], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return call
+
+
+def finished_run(checkout: Path, run_id: str = "a" * 12, **more: str) -> Path:
+    """A fetched run of `first` with weights that were verified, and one checkpoint, of step 10."""
+    folder = make_run(checkout / "outputs", "first", run_id, **more)
+    (folder / "first.safetensors").write_bytes(WEIGHTS)
+    write_json(folder / "done.json", {"sha256": DIGEST, "size": len(WEIGHTS), "steps": 20})
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/first_000000010.safetensors").write_bytes(b"earlier")
+    return folder
+
+
+def metadata_of(card: str) -> dict[str, object]:
+    parsed = yaml.safe_load(card.split("---\n")[1])
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def test_all_jobs_are_listed(checkout: Path, run: Run) -> None:
+    finished_run(checkout)
+    first, other = run(list_command).splitlines()[1:]
+    assert first.split() == ["first", "yes", "2", "2", "20", "1", "a" * 12, "completed"]
+    assert other.split() == ["other", "no", "1", "1", "20", "0", "-"]
+    jobs = json.loads(run(list_command, "--json"))["jobs"]
+    assert [(job["name"], job["declared"], len(job["runs"])) for job in jobs] == [
+        ("first", True, 1),
+        ("other", False, 0),
+    ]
+
+
+def test_the_runs_of_a_job_are_listed(checkout: Path, run: Run) -> None:
+    assert "outputs/ has no run of it" in run(list_command, "first")
+    finished_run(checkout)
+    finished_run(checkout, "b" * 12, created="2026-11-24T00:00:00+00:00")
+    rows = [line.split() for line in run(list_command, "first").splitlines()[1:3]]
+    assert rows[0] == ["a" * 12, "2026-11-23", "00:00", "completed", "20/20", "0.0500", "$0.43"]
+    assert rows[1][0] == "b" * 12
+
+
+def test_open_makes_the_page_and_shows_it(checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: bool(opened.append(address)))
+    page = finished_run(checkout) / "report.html"
+    assert "no browser on this machine" in run(open_command, "first")
+    assert (opened, page.is_file()) == ([page.as_uri()], True)
+    with pytest.raises(BadInput, match="--run b: no such run"):
+        run(open_command, "first", "--run", "b")
+
+
+def test_an_export_has_weights_card_and_samples(checkout: Path, run: Run, tmp_path: Path) -> None:
+    finished_run(checkout)
+    target = tmp_path / "published"
+    printed = run(export, "first", "--to", target)
+    assert f"`hf upload first {target}`" in printed
+    files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    samples = ["images/01.jpg", "images/02.jpg"]
+    assert files == ["README.md", "first.preview.jpg", "first.safetensors", *samples]
+    assert (target / "first.safetensors").read_bytes() == WEIGHTS
+    card = (target / "README.md").read_text(encoding="utf-8")
+    metadata = metadata_of(card)
+    assert metadata["base_model"] == "black-forest-labs/FLUX.1-dev"
+    assert metadata["license_name"] == "flux-1-dev-non-commercial-license"
+    assert metadata["instance_prompt"] == "tr1gger"
+    assert metadata["widget"] == [
+        {"text": "a photo of tr1gger", "output": {"url": "images/01.jpg"}},
+        {"text": "tr1gger in the rain", "output": {"url": "images/02.jpg"}},
+    ]
+    assert f"| SHA-256 | `{DIGEST}` |" in card
+    with pytest.raises(BadInput, match="exists and is not overwritten"):
+        run(export, "first", "--to", target)
+
+
+def test_a_checkpoint_is_exported_with_its_samples(checkout: Path, run: Run, tmp_path: Path) -> None:
+    folder = finished_run(checkout)
+    run(export, "first", "--to", tmp_path / "early", "--step", 10)
+    assert (tmp_path / "early/first.safetensors").read_bytes() == b"earlier"
+    of_step_10 = next((folder / "samples").glob("*__000000010_0.jpg"))
+    assert (tmp_path / "early/images/01.jpg").read_bytes() == of_step_10.read_bytes()
+    with pytest.raises(BadInput, match="no checkpoint of this step"):
+        run(export, "first", "--to", tmp_path / "x", "--step", 11)
+
+
+@pytest.mark.parametrize("content", [None, b"swapped"])
+def test_unverified_weights_are_not_exported(
+    checkout: Path, run: Run, tmp_path: Path, content: bytes | None
+) -> None:
+    weights = finished_run(checkout) / "first.safetensors"
+    if content is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(content)
+    with pytest.raises(BadInput, match="no final weights" if content is None else "not the file that was"):
+        run(export, "first", "--to", tmp_path / "x")
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_a_hostile_run_cannot_change_the_card(checkout: Path, run: Run, tmp_path: Path) -> None:
+    config = finished_run(checkout) / "train.yml"
+    hostile = HOSTILE + "\n---\nlicense: mit\n`|`"
+    text = config.read_text().replace('"tr1gger"', json.dumps(hostile)).replace("lr: 1e-4", 'lr: "a|b`"')
+    config.write_text(text)
+    run(export, "first", "--to", tmp_path / "x")
+    card = (tmp_path / "x/README.md").read_text(encoding="utf-8")
+    assert metadata_of(card)["license"] == "other"
+    body = card.split("---\n", 2)[2]
+    for line in body.splitlines():
+        outside_code = "".join(line.split("`")[::2])
+        assert "<script" not in outside_code or line.startswith("image = pipeline(")
+
+
+def test_an_unknown_command_is_reported_with_the_nearest_name() -> None:
+    with pytest.raises(click.UsageError, match=r"no command 'plna' \(did you mean `plan`\?\)"):
+        main.main(["plna"], standalone_mode=False)
