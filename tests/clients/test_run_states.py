@@ -283,6 +283,34 @@ def test_a_survey_asks_once_whether_the_bucket_exists(ground: Ground) -> None:
     assert requests["s3", "HEAD", "bucket"] == 1
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_an_earlier_version_made_of_a_windows_checkout_is_found(
+    ground: Ground, resume: bool
+) -> None:
+    config = Path("jobs/finished/train.yml")
+    config.write_bytes(config.read_bytes().replace(b"\n", b"\r\n"))
+    jobs = {name: JobSettings(resume=resume and name == "finished") for name in NAMES}
+    ground.settings = ground.settings.model_copy(update={"jobs": jobs})
+    ground.jobs = declare_jobs(ground.settings)
+    normalized = ground.job("finished")
+    own = normalized.with_own_line_endings
+    assert own is not None
+    assert surveyed(ground).run_id == normalized.run_id
+
+    ground.jobs = [own]
+    ground.finish("finished")
+    ground.storage.put_bytes(Layout("").run("finished", own.run_id).record, b"{}")
+    ground.jobs = [normalized]
+    assert surveyed(ground).run_id == own.run_id
+    assert surveyed(ground).folder.raw_config == config.read_bytes()
+
+
+def surveyed(ground: Ground) -> DeclaredJob:
+    """The job `finished` in a survey."""
+    survey, _ = survey_stack(ground.stack, ground.jobs, LintReport(["finished"], []), with_changes=False)
+    return next(job for job in survey.jobs if job.name == "finished")
+
+
 def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", bucket: str = "b") -> Job:
     output = {"bucket": bucket, "prefix": prefix, "local_path": "o/", "direction": "upload"}
     return Job.model_validate(

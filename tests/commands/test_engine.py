@@ -11,7 +11,7 @@ import pytest
 from flux_training.clients.connection import VARIABLES
 from flux_training.commands.stack.access import connection_of
 from flux_training.commands.stack.engine import UNKNOWN, Engine, choose_command, find_engine, without_unknown
-from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.file import stack_config, uses_local_cloud
 from flux_training.commands.stack.locks import is_locked_by_dead_process
 from flux_training.training.errors import BadInput, FluxError
 from tests.support.flux import STACK_FILE
@@ -144,6 +144,22 @@ def test_the_state_is_compressed_unless_the_user_decides(
     environment = find_engine("dev", local=True, environ=environ).environment
     assert environment.get("PULUMI_DIY_BACKEND_GZIP") == compressed
     assert environ.items() <= environment.items()
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"no_proxy": "a.example"}, {"no_grpc_proxy": "a.example", "no_proxy": "b.example"}]
+)
+def test_grpc_on_this_machine_needs_no_proxy(environ: dict[str, str]) -> None:
+    hosts = find_engine("dev", local=True, environ=environ).environment["no_grpc_proxy"].split(",")
+    assert hosts[-3:] == ["127.0.0.1", "localhost", "::1"]
+    assert hosts[:-3] == (["a.example"] if environ else [])
+
+
+def test_a_merge_conflict_in_the_stacks_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.dev.yaml"
+    path.write_text("config:\n<<<<<<< HEAD\n  a: b\n=======\n  a: c\n>>>>>>> main\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"Pulumi.dev.yaml:2: contains the markers of a merge conflict"):
+        stack_config(tmp_path, "dev")
 
 
 def test_an_unknown_stack_is_reported_with_the_nearest_name(tmp_path: Path) -> None:

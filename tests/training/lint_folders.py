@@ -212,6 +212,10 @@ def _upright(folder: Path) -> None:
     picture(99).save(folder / "dataset/00001.jpg", exif=exif)
 
 
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 1843200\n"
+)
 TOKEN = "hf_" + "abcDEF" * 6
 MISTAKES: dict[str, Spoil] = {
     "job-unknown": do(_nothing, cat={}, dog={}),
@@ -226,6 +230,8 @@ MISTAKES: dict[str, Spoil] = {
     "name-unicode": renamed("cafe\u0301"),
     "name-reserved": renamed("con"),
     "name-case": do(_names_alike),
+    "git-conflict": caption("<<<<<<< HEAD\na cat\n=======\na tr1gger\n>>>>>>> main\n"),
+    "git-lfs": do(_write("dataset/00001.jpg", LFS_POINTER)),
     "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
     "dataset-empty": do(_no_images),
     "dataset-stranger": do(_write("dataset/notes.doc", b"x")),

@@ -6,7 +6,7 @@ need not ask the services again.
 
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def survey_stack(
     stack: StackServices, declared: Sequence[DeclaredJob], lint: LintReport, with_changes: bool
 ) -> tuple[Survey, Bill]:
     """Raises BadInput, ServiceError."""
-    jobs = _with_parents(stack, declared)
+    jobs = in_parallel(lambda job: _as_trained_before(stack, job) or _with_parent(stack, job), declared)
     runs = run_states_of(stack, jobs)
     states = runs.by_job
     bill = price_stack(stack, jobs, states)
@@ -63,20 +63,30 @@ def survey_stack(
     return Survey(lint, jobs, states, bill, found, runs.unfinished, stack.bucket_exists), bill
 
 
-def _with_parents(stack: StackServices, jobs: Sequence[DeclaredJob]) -> list[DeclaredJob]:
-    """The jobs; those with `resume: true` have the run that they continue."""
+def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:
+    """The job as an earlier version queued it, with other line endings in its id; None if there is no such run."""
+    own = job.with_own_line_endings
+    if own is None or not stack.bucket_exists:
+        return None
+    if own.settings.resume:
+        made, parent = made_before(_run_of(own), past_runs(stack.storage, stack.layout, own.name))
+        return replace(own, parent=parent) if made else None
+    return own if stack.storage.head(stack.layout.run(own.name, own.run_id).record) else None
 
-    def parent_of(job: DeclaredJob) -> str | None:
-        resumes = job.settings.resume and stack.bucket_exists
-        return _parent_of(stack.storage, stack.layout, job) if resumes else job.parent
 
-    return [replace(job, parent=parent_of(job)) for job in jobs]
+def _with_parent(stack: StackServices, job: DeclaredJob) -> DeclaredJob:
+    """The job; with `resume: true`, it has the run that it continues."""
+    resumes = job.settings.resume and stack.bucket_exists
+    return replace(job, parent=_parent_of(stack.storage, stack.layout, job)) if resumes else job
+
+
+def _run_of(job: DeclaredJob) -> Callable[[str | None], str]:
+    return declared_run(job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
 
 
 def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None:
     past = past_runs(storage, layout, job.name)
-    run_of = declared_run(job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
-    made, parent = made_before(run_of, past)
+    made, parent = made_before(_run_of(job), past)
     if made:
         return parent
 

@@ -8,6 +8,7 @@ import yaml
 
 from flux_training.training.errors import BadInput
 from flux_training.training.settings import StackSettings, parse_stack_settings
+from flux_training.training.text_files import git_artefact
 from flux_training.training.words import nearest
 
 PROJECT = "flux-training"
@@ -40,7 +41,10 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
     """The file's `config`; empty if it has none. Raises BadInput if there is no such file or it is not YAML."""
     path = stack_path(root, stack)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        if left := git_artefact(raw):
+            raise BadInput([left.finding(path.name)])
+        document = yaml.safe_load(raw.decode("utf-8-sig"))
     except FileNotFoundError as error:
         stacks = stack_names(root)
         what = f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; stacks here: {', '.join(stacks)}"

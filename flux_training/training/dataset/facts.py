@@ -13,6 +13,7 @@ from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_set
 from flux_training.training.dataset.image_facts import ImageFacts, look_at_image
 from flux_training.training.finding import Problem
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.text_files import git_artefact, normalized_text
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 
 # (images done, images to do)
@@ -24,11 +25,12 @@ UNREADABLE = "caption-unreadable"
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption file. `fault` says why there is no `text`."""
+    """A caption file. `fault` says why there is no `text`. `own_text` has the file's own line endings."""
 
     name: str
     text: str = ""
     fault: Problem | None = None
+    own_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,19 +138,23 @@ def _all_cores() -> Iterator[ThreadPoolExecutor]:
 def read_caption(path: Path) -> Caption:
     """A caption as ai-toolkit reads it. Errors go into its `fault`."""
 
-    def wrong(code: str, message: str) -> Caption:
-        return Caption(path.name, fault=Problem(str(path), message, code=code))
+    def wrong(code: str, message: str, line: int | None = None) -> Caption:
+        return Caption(path.name, fault=Problem(str(path), message, line, code))
 
     try:
         raw = path.read_bytes()
         if len(raw) > MAX_CAPTION_BYTES:
             return wrong(UNREADABLE, f"{len(raw)} bytes are too much for a caption")
+        if left := git_artefact(raw):
+            return wrong(left.code, left.message, left.line)
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         return wrong("caption-encoding", f"not UTF-8 (byte {error.start})")
     except OSError as error:
         return wrong(UNREADABLE, f"cannot be read ({error.strerror})")
-    return Caption(path.name, text) if text else wrong("caption-empty", "the caption is empty")
+    if not text:
+        return wrong("caption-empty", "the caption is empty")
+    return Caption(path.name, normalized_text(text), own_text=text)
 
 
 def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:

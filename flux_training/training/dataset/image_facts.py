@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_training.training.dataset.perceptual_hash import perceptual_hash
+from flux_training.training.text_files import git_artefact
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -18,13 +19,16 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
 WEBP_HEADER = 12
+# A Git LFS pointer is shorter (the specification of Git LFS).
+MAX_POINTER_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class ImageFacts:
     """One image file. `size` in bytes, `width` and `height` in pixels as they are stored.
 
-    `damage` says why an image cannot be decoded completely, and `truncated` whether that is because the file ends too early.
+    `damage` says why an image cannot be decoded completely, `truncated` whether that is because the file ends too early,
+    and `lfs_pointer` whether it is because the file is a Git LFS pointer.
     `frames` is above 1 for animations, `orientation` is EXIF's (1 is upright), `blank` means that all pixels are equal, and `hash` is the
     `perceptual_hash`.
     """
@@ -34,6 +38,7 @@ class ImageFacts:
     sha256: str
     damage: str = ""
     truncated: bool = False
+    lfs_pointer: bool = False
     format: str = ""
     width: int = 0
     height: int = 0
@@ -68,6 +73,9 @@ def look_at_image(path: Path) -> ImageFacts:
     except OSError as error:
         return ImageFacts(path.name, 0, "", damage=error.strerror or "cannot be read")
     facts = ImageFacts(path.name, len(raw), hashlib.sha256(raw).hexdigest())
+    left = git_artefact(raw) if len(raw) <= MAX_POINTER_BYTES else None
+    if left and left.code == "git-lfs":
+        return replace(facts, damage=left.message, lfs_pointer=True)
     try:
         with Pillow.open(io.BytesIO(raw), formats=FORMATS) as picture:
             return _decoded(facts, picture)

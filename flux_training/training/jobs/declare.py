@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flux_training.training.errors import BadInput
@@ -38,6 +38,17 @@ class DeclaredJob:
     @property
     def run_id(self) -> str:
         return run_id(self.image_set.manifest, self.folder.raw_config, self.settings.attempt, self.parent)
+
+    @property
+    def with_own_line_endings(self) -> "DeclaredJob | None":
+        """The job with the bytes of its files, as earlier versions hashed them; None if the files are normalized."""
+        folder = replace(self.folder, raw_config=self.folder.own_config)
+        images = replace(self.image_set, manifest=self.image_set.own_manifest)
+        return (
+            None
+            if (folder, images) == (self.folder, self.image_set)
+            else replace(self, folder=folder, image_set=images)
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from flux_training.training.dataset.image_cache import ImageCache
 from flux_training.training.dataset.manifest import Image, dataset_digest, manifest, parse_manifest
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
+from flux_training.training.text_files import normalized
 from flux_training.training.train_yml.trainer_config import (
     TrainerConfig,
     TrainerFile,
@@ -23,18 +24,29 @@ from flux_training.training.train_yml.trainer_config import (
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images and captions of one `dataset/` folder. `size` is the total in bytes; `digest` covers the images only."""
+    """The images and captions of one `dataset/` folder. `size` is the total in bytes; `digest` covers the images only.
+
+    `own_manifest` has the captions with their files' own line endings, as earlier versions hashed them.
+    """
 
     folder: Path
     manifest: bytes
     digest: str
     count: int
     size: int
+    own_manifest: bytes
 
     @staticmethod
-    def of(folder: Path, images: dict[str, Image], captions: dict[str, str]) -> ImageSet:
+    def of(
+        folder: Path,
+        images: dict[str, Image],
+        captions: dict[str, str],
+        own_captions: dict[str, str] | None = None,
+    ) -> ImageSet:
         size = sum(image.size for image in images.values())
-        return ImageSet(folder, manifest(images, captions), dataset_digest(images), len(images), size)
+        made = manifest(images, captions)
+        own = manifest(images, own_captions) if own_captions and own_captions != captions else made
+        return ImageSet(folder, made, dataset_digest(images), len(images), size, own)
 
     @property
     def images(self) -> dict[str, Image]:
@@ -51,12 +63,17 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """A job folder that passed every check. `raw_config` is train.yml byte for byte."""
+    """A job folder that passed every check.
+
+    `raw_config` is train.yml as it is uploaded: byte for byte, but with normalised line endings and no byte order mark.
+    `own_config` is the file itself.
+    """
 
     name: str
     path: Path
     raw_config: bytes
     config: TrainerConfig
+    own_config: bytes
 
 
 def read_config(path: Path) -> JobFolder:
@@ -78,11 +95,13 @@ def job_folder(path: Path, file: TrainerFile) -> JobFolder:
     steps, save_every = file.steps, file.save_every
     assert steps is not None  # noqa: S101 - checked by the rule steps-invalid
     assert save_every is not None  # noqa: S101 - checked by the rule save-every-invalid
-    return JobFolder(path.name, path, file.raw, TrainerConfig(path.name, steps, save_every))
+    config = TrainerConfig(path.name, steps, save_every)
+    return JobFolder(path.name, path, normalized(file.raw), config, file.raw)
 
 
 def image_set(facts: DatasetFacts) -> ImageSet:
     """Of a dataset that breaks no needed rule."""
     images = {name: Image(name, image.size, image.sha256) for name, image in facts.images.items()}
     captions = {name: facts.captions[caption_name(name)].text for name in images}
-    return ImageSet.of(facts.folder, images, captions)
+    own = {name: facts.captions[caption_name(name)].own_text for name in images}
+    return ImageSet.of(facts.folder, images, captions, own)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from flux_training.training.finding import Problem
+from flux_training.training.text_files import git_artefact
 
 CONFIG_NAMES = ("train.yml", "train.yaml")
 OUTPUT_FOLDER = "output"
@@ -145,6 +146,8 @@ def read_trainer_file(folder: Path) -> TrainerFile:
     raw = b""
     try:
         raw = _read(path)
+        if left := git_artefact(raw):
+            raise _Fault(left.code, left.message, left.line)
         document, lines, repeated = _parse_fast(raw)
         return TrainerFile(path, raw, document, lines, repeated)
     except _Fault as fault:

@@ -247,6 +247,11 @@ def test_a_relative_cwd_finds_the_same_state(stack: EngineStack) -> None:
             "name: test\nruntime: {name: python, options: x}\nbackend: {url: 'file://.'}\n",
             "`options` must",
         ),
+        (
+            "Pulumi.dev.yaml",
+            "config:\n<<<<<<< HEAD\n  test:a: b\n=======\n  test:a: c\n>>>>>>> main\n",
+            "Pulumi.dev.yaml:2: contains the markers of a merge conflict; keep one version",
+        ),
         ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must contain keys with values"),
     ],
 )

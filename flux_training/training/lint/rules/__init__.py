@@ -4,6 +4,7 @@ from flux_training.training.lint.registry import Rule
 from flux_training.training.lint.rules import (
     captions,
     file_names,
+    git,
     images,
     options,
     recipe,
@@ -14,6 +15,7 @@ from flux_training.training.lint.rules import (
 AREAS = (
     stack.AREA,
     file_names.AREA,
+    git.AREA,
     images.AREA,
     captions.AREA,
     recipe.AREA,

@@ -87,7 +87,7 @@ def dataset_large(job: Subject) -> Iterator[Problem]:
 )
 def image_unreadable(job: Subject) -> Iterator[Problem]:
     for image in job.images.values():
-        if image.damage and not image.truncated:
+        if image.damage and not image.truncated and not image.lfs_pointer:
             yield job.in_dataset(image.name, f"cannot be read as an image ({image.damage})")
 
 

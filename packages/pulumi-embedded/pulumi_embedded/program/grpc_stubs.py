@@ -47,6 +47,7 @@ __all__ = [
 
 # The limits that the SDK sets (pulumi/runtime/_grpc_settings.py).
 GRPC_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),  # all connections are to this machine
     ("grpc.max_receive_message_length", 1024 * 1024 * 400),
     ("grpc.max_send_message_length", 1024 * 1024 * 400),
     ("grpc.server_max_unrequested_time_in_server", 30 * 60),

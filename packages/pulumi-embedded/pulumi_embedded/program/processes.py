@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pulumi_embedded.project.config import Project
 
+_LOOPBACK: Final = "127.0.0.1,localhost,::1"
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _SECRET_VARIABLES: Final = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 
@@ -45,7 +46,7 @@ class ChildProcess:
     def __init__(self, command: list[str], project: Project) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in _SECRET_VARIABLES}
         # gRPC prints a line of its own when the other side closes a connection first.
-        environment = {"GRPC_VERBOSITY": "ERROR", **inherited}
+        environment = {"GRPC_VERBOSITY": "ERROR", **inherited, **_no_grpc_proxy(inherited)}
         self._process = subprocess.Popen(  # noqa: S603 - our own script, or a plugin found by its fixed name
             command,
             cwd=project.program_folder(),
@@ -100,6 +101,15 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _no_grpc_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variable that lets the SDK's gRPC reach the engine on this machine without the user's proxy.
+
+    gRPC ignores no_proxy if this one is set (its list of environment variables).
+    """
+    exempt = environment.get("no_grpc_proxy") or environment.get("no_proxy")
+    return {"no_grpc_proxy": ",".join(filter(None, (exempt, _LOOPBACK)))}
 
 
 def _pump(stream: Any, on_line: Callable[[str], None]) -> None:

@@ -25,6 +25,9 @@ from pulumi_embedded.state.stores import replace_file
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")
 _DECLARES: Final = {"type", "default", "value", "description", "secret"}
+# What git writes around both versions when a merge stops.
+_CONFLICT_MARKER: Final = re.compile(r"^(?:(?:<{7}|>{7}|\|{7})(?: .*)?|={7})$", re.MULTILINE)
+_CONFLICT: Final = "contains the markers of a merge conflict; keep one version and delete the lines with <<<<<<<, ======= and >>>>>>>"
 _STACK_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -50,7 +53,11 @@ def _yaml() -> YAML:
 
 def _read(path: Path) -> Any:
     try:
-        content = _yaml().load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        if marker := _CONFLICT_MARKER.search(text):
+            line = text.count("\n", 0, marker.start()) + 1
+            raise EngineError(f"{path.name}:{line}: {_CONFLICT}")
+        content = _yaml().load(text)
     except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is not valid YAML: {error}") from None
     if content is None:

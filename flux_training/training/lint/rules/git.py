@@ -1,0 +1,24 @@
+"""Rules about what git leaves in files: Git LFS pointers and merge conflicts."""
+
+from collections.abc import Iterator
+
+from flux_training.training.finding import Problem
+from flux_training.training.lint.registry import Area, Subject, faults
+from flux_training.training.text_files import CONFLICT_FIX, LFS_FIX
+
+AREA = Area("git")
+
+AREA.fault("git-conflict", "git stopped a merge here and left both versions in the file", CONFLICT_FIX)
+
+
+@AREA.error(
+    "git-lfs",
+    "the repository keeps the content in Git LFS, which has not downloaded it (in a workflow: actions/checkout with `lfs: true`)",
+    LFS_FIX,
+    needed=True,
+)
+def git_lfs(job: Subject) -> Iterator[Problem]:
+    yield from faults(job, "git-lfs")
+    for image in job.images.values():
+        if image.lfs_pointer:
+            yield job.in_dataset(image.name, f"is {image.damage}")

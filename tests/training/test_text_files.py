@@ -1,0 +1,156 @@
+"""Byte order marks, line endings, merge conflicts and Git LFS pointers in captions, train.yml and images."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_training.training.dataset.facts import read_caption
+from flux_training.training.finding import Finding
+from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
+from flux_training.training.jobs.lint import lint_jobs
+from flux_training.training.text_files import BYTE_ORDER_MARK, git_artefact, normalized, normalized_text
+from tests.training.lint_folders import LFS_POINTER, make_clean_job, stack
+
+CONFLICT = b"<<<<<<< HEAD\na cat [trigger]\n=======\na dog [trigger]\n>>>>>>> main\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "plain"),
+    [
+        (b"a\nb\n", b"a\nb\n"),
+        (b"a\r\nb\r\n", b"a\nb\n"),
+        (b"a\rb", b"a\nb"),
+        (b"a\r\r\nb", b"a\n\nb"),
+        (BYTE_ORDER_MARK + b"a\r\n", b"a\n"),
+        (b"", b""),
+    ],
+)
+def test_line_endings_and_byte_order_marks_are_normalized(raw: bytes, plain: bytes) -> None:
+    assert normalized(raw) == plain
+    assert normalized_text(raw.decode()) == plain.decode()
+
+
+@given(st.text().map(lambda text: normalized(text.encode())))
+def test_normalized_text_stays_as_it_is_on_every_system(plain: bytes) -> None:
+    if not plain.startswith(BYTE_ORDER_MARK):
+        assert normalized(plain) == plain
+        assert normalized(plain.replace(b"\n", b"\r\n")) == plain
+        assert normalized(BYTE_ORDER_MARK + plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "line"),
+    [
+        (CONFLICT, "git-conflict", 1),
+        (CONFLICT.replace(b"\n", b"\r\n"), "git-conflict", 1),
+        (BYTE_ORDER_MARK + CONFLICT, "git-conflict", 1),
+        (b"a cat\n||||||| 1a2b3c4\na dog\n", "git-conflict", 2),
+        (b"a cat\n=======\n", "git-conflict", 2),
+        (b"a cat\na dog\n>>>>>>> feature/dogs", "git-conflict", 3),
+        (LFS_POINTER, "git-lfs", None),
+        (LFS_POINTER.replace(b"\n", b"\r\n"), "git-lfs", None),
+        (BYTE_ORDER_MARK + LFS_POINTER, "git-lfs", None),
+        (b"version https://hawser.github.com/spec/v1\noid sha256:00\nsize 3\n", "git-lfs", None),
+    ],
+)
+def test_what_git_leaves_in_a_file_is_recognised(raw: bytes, code: str, line: int | None) -> None:
+    found = git_artefact(raw)
+    assert found is not None
+    assert (found.code, found.line) == (code, line)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"a cat <<<<<<< a dog",
+        b"# ======= settings =======\n",
+        b"========\n",
+        b"<<<<<<<<\n",
+        b"  =======\n",
+        b"version https://example.org/spec/v1\n",
+        b"a sign that says version https://git-lfs.github.com/spec/v1",
+        b"",
+    ],
+)
+def test_similar_text_is_left_alone(raw: bytes) -> None:
+    assert git_artefact(raw) is None
+
+
+@pytest.mark.parametrize(("raw", "code"), [(CONFLICT, "git-conflict"), (LFS_POINTER, "git-lfs")])
+@pytest.mark.parametrize("name", ["train.yml", "dataset/00001.txt"])
+def test_a_job_with_such_a_file_is_an_error_with_the_fix(
+    raw: bytes, code: str, name: str, tmp_path: Path
+) -> None:
+    path = make_clean_job(tmp_path / "jobs", "cat") / name
+    path.write_bytes(raw)
+    [found] = [finding for finding in findings(tmp_path) if finding.path == str(path)]
+    assert (found.code, found.severity) == (code, "error")
+    assert ("git lfs pull" if code == "git-lfs" else "delete the lines with <<<<<<<") in found.fix
+
+
+def test_an_image_that_is_a_pointer_is_reported_once_with_the_fix(tmp_path: Path) -> None:
+    path = make_clean_job(tmp_path / "jobs", "cat") / "dataset/00001.jpg"
+    path.write_bytes(LFS_POINTER)
+    [found] = findings(tmp_path)
+    assert (found.code, found.path, found.fix) == ("git-lfs", str(path), "run `git lfs pull`")
+
+
+def findings(root: Path) -> list[Finding]:
+    return list(lint_jobs(stack(cat={}), root).findings)
+
+
+def declared(root: Path) -> DeclaredJob:
+    [job] = declare_jobs(stack(cat={}), root)
+    return job
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    folder = make_clean_job(tmp_path / "jobs", "cat")
+    (folder / "dataset/00001.txt").write_bytes(b"a tr1gger\nby the sea\n")
+    return folder
+
+
+def with_carriage_returns(folder: Path) -> None:
+    for path in [folder / "train.yml", *folder.glob("dataset/*.txt")]:
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def test_a_windows_checkout_and_an_editors_mark_give_the_same_run(cat: Path, tmp_path: Path) -> None:
+    before = declared(tmp_path)
+    with_carriage_returns(cat)
+    (cat / "train.yml").write_bytes(BYTE_ORDER_MARK + (cat / "train.yml").read_bytes())
+    after = declared(tmp_path)
+    assert after.run_id == before.run_id
+    assert (after.folder.raw_config, after.image_set.manifest) == (
+        before.folder.raw_config,
+        before.image_set.manifest,
+    )
+    assert findings(tmp_path) == []
+
+
+def test_normalized_files_have_no_other_id(cat: Path, tmp_path: Path) -> None:
+    assert cat.is_dir()
+    assert declared(tmp_path).with_own_line_endings is None
+
+
+@pytest.mark.parametrize("name", ["train.yml", "dataset/00001.txt"])
+def test_the_id_of_earlier_versions_is_that_of_the_files_own_bytes(
+    name: str, cat: Path, tmp_path: Path
+) -> None:
+    plain = declared(tmp_path)
+    path = cat / name
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    own = declared(tmp_path).with_own_line_endings
+    assert own is not None
+    assert own.run_id != plain.run_id
+    assert own.folder.raw_config == (cat / "train.yml").read_bytes()
+    assert own.image_set.captions["00001.jpg"] == read_caption(cat / "dataset/00001.txt").own_text
+
+
+def test_a_caption_on_one_line_has_one_id(cat: Path, tmp_path: Path) -> None:
+    """Earlier versions removed white space at the ends of a caption, and its byte order mark."""
+    (cat / "dataset/00002.txt").write_bytes(BYTE_ORDER_MARK + b"a tr1gger, view 2 of it\r\n")
+    assert declared(tmp_path).with_own_line_endings is None
