@@ -247,7 +247,7 @@ class TrainingPipeline(pulumi.ComponentResource):
             run_id=job.run_id,
             attempt=job.settings.attempt,
             parent=job.parent,
-            steps=job.folder.config.steps,
+            steps=job.folder.steps,
             group_id=output(self.group.id),
             group_name=self._settings.cluster.name,
             bucket=self._settings.storage.bucket,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from components.bucket import foreign_bucket, owner_of
 from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign
-from components.prepared_runs import PreparedRun, RunDetails
+from components.prepared_runs import PreparedRun
 from flux_training.clients.connection import Connection
 from flux_training.clients.records import read_record
 from flux_training.clients.salad import ContainerGroup
@@ -73,8 +73,10 @@ def shared_keys_warning(connection: Connection, settings: StackSettings) -> tupl
 
 
 def prepared_run(job: DeclaredJob, bill: Bill) -> PreparedRun:
-    details = RunDetails(job.folder.config.save_every, estimate_record(bill, job.name))
-    return PreparedRun(job.name, job.run_id, job.folder.raw_config, job.image_set.manifest, details)
+    folder, estimate = job.folder, estimate_record(bill, job.name)
+    return PreparedRun(
+        job.name, job.run_id, folder.raw_config, job.image_set.manifest, folder.save_every, estimate
+    )
 
 
 def check_foreign(

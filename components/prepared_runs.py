@@ -7,8 +7,8 @@ anew, and a run's files are removed once it is queued.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,18 @@ CONFIG, MANIFEST, DETAILS = "train.yml", "manifest.json", "details.json"
 
 
 @dataclass(frozen=True)
-class RunDetails:
-    """`estimate` is the expected cost as run.json has it; None if it is not known."""
-
-    save_every: int
-    estimate: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
 class PreparedRun:
-    """`raw_config` is train.yml and `manifest` is manifest.json, byte for byte."""
+    """`raw_config` is train.yml and `manifest` is manifest.json, byte for byte.
+
+    `estimate` is the expected cost as run.json has it; None if it is not known.
+    """
 
     job: str
     run_id: str
     raw_config: bytes
     manifest: bytes
-    details: RunDetails
+    save_every: int
+    estimate: dict[str, Any] | None
 
 
 def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path()) -> None:
@@ -48,7 +44,9 @@ def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path())
         folder.mkdir(parents=True)
         (folder / CONFIG).write_bytes(run.raw_config)
         (folder / MANIFEST).write_bytes(run.manifest)
-        (folder / DETAILS).write_bytes(canonical_json(asdict(run.details)))
+        (folder / DETAILS).write_bytes(
+            canonical_json({"save_every": run.save_every, "estimate": run.estimate})
+        )
 
 
 def load_prepared(
@@ -58,21 +56,17 @@ def load_prepared(
     folder = root / FOLDER / owner / job / run
     try:
         raw_config, manifest = (folder / CONFIG).read_bytes(), (folder / MANIFEST).read_bytes()
-        details = _parse_details((folder / DETAILS).read_bytes())
+        details = json.loads((folder / DETAILS).read_bytes())
+        save_every, estimate = int(details["save_every"]), details["estimate"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from error
     if run_id(manifest, raw_config, attempt, parent) != run:
         raise _unusable(folder, f"do not belong to run {run}")
-    return PreparedRun(job, run, raw_config, manifest, details)
+    return PreparedRun(job, run, raw_config, manifest, save_every, estimate)
 
 
 def remove_prepared(owner: str, job: str, run: str, root: Path = Path()) -> None:
     shutil.rmtree(root / FOLDER / owner / job / run, ignore_errors=True)
-
-
-def _parse_details(raw: bytes) -> RunDetails:
-    value: Mapping[str, Any] = json.loads(raw)
-    return RunDetails(int(value["save_every"]), value["estimate"])
 
 
 def _unusable(folder: Path, why: str) -> FluxError:

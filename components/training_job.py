@@ -1,9 +1,12 @@
 """One run of one train.yml with captions on one dataset: its files in the bucket and its one job in the queue."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import pulumi
@@ -12,7 +15,7 @@ from components.messages import inform
 from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
 from components.properties import Properties, carry_over
 from components.provider import FluxProvider, FluxResource
-from components.recent_answers import RecentAnswers
+from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Sync
@@ -35,7 +38,9 @@ from flux_training.training.runs.run_state import RunState
 
 IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes")
 
-_answers = RecentAnswers()
+# Answers about groups and datasets are shared for so long: short enough that a change made during a long update is noticed.
+MAX_ANSWER_AGE_SECONDS = 30.0
+_asking = Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +118,10 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
                 f"{args.job}: run {args.run_id} is already finished; its results are adopted and nothing is trained"
             )
             return args.run_id, _observed(storage, args, queue.find(args.place))
-        self._refuse_without_group(args)
-        self._refuse_without_dataset(storage, args)
+        now = int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
+        with _asking:
+            refuse_without_group(self.connection, args.group_name, args.group_id, now)
+        refuse_without_dataset(storage, Layout(args.prefix), args.digest, now)
         run = load_prepared(args.owner, args.job, args.run_id, args.attempt, args.parent)
         claims = ClaimFile(storage, args.keys, args.owner)
 
@@ -166,31 +173,6 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         if state.kelpie_id and self.connection.kelpie().cancel_job(state.kelpie_id):
             queue_of(self.connection, state.group_id).forget()
 
-    def _refuse_without_group(self, args: TrainingJobArgs) -> None:
-        """A job without its group would never run."""
-        group = _answers.get(
-            (self.connection.salad_url, args.group_name),
-            lambda: self.connection.salad().get_group(args.group_name),
-            lambda found: found is not None and found.id == args.group_id,
-        )
-        if group is None or group.id != args.group_id:
-            raise FluxError(
-                f"container group {args.group_name} was deleted or replaced",
-                "a job queued for it would wait forever",
-                "run `make refresh`, then this again",
-            )
-
-    def _refuse_without_dataset(self, storage: Storage, args: TrainingJobArgs) -> None:
-        """A job without its images fails, and is paid for, as many times as the queue allows."""
-        layout = Layout(args.prefix)
-        place = (storage.endpoint_url, storage.bucket, layout.dataset(args.digest))
-        if not _answers.get(place, lambda: is_complete(storage, layout, args.digest), bool):
-            raise FluxError(
-                f"images of {args.job} are missing in the bucket",
-                "an incomplete dataset is not trained",
-                "run `make refresh`, then this again",
-            )
-
     def _refuse_to_train_again(self, old: TrainingJobState, new: TrainingJobArgs) -> None:
         """In another bucket or prefix a finished run is unknown, and would be trained and paid for again."""
         if old.status is not RunState.COMPLETED or old.run_id != new.run_id:
@@ -202,6 +184,29 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             f"{old.job}: its results are in {old.results}",
             "in another bucket or prefix it would be trained again",
             f"copy runs/ there first, or set `attempt: {old.attempt + 1}` for the job to train it again",
+        )
+
+
+@cache
+def refuse_without_group(connection: Connection, name: str, group_id: str, _now: int) -> None:
+    """A job without its group would never run. `_now`: an earlier answer with the same value is used again."""
+    group = connection.salad().get_group(name)
+    if group is None or group.id != group_id:
+        raise FluxError(
+            f"container group {name} was deleted or replaced",
+            "a job queued for it would wait forever",
+            "run `make refresh`, then this again",
+        )
+
+
+@cache
+def refuse_without_dataset(storage: Storage, layout: Layout, digest: str, _now: int) -> None:
+    """A job without its images fails, and is paid for, as many times as the queue allows."""
+    if not is_complete(storage, layout, digest):
+        raise FluxError(
+            f"images below {layout.dataset(digest)} are missing in the bucket",
+            "an incomplete dataset is not trained",
+            "run `make refresh`, then this again",
         )
 
 
@@ -257,7 +262,7 @@ def run_record(args: TrainingJobArgs, run: PreparedRun) -> dict[str, Any]:
         "launcher": LAUNCHER_CONTRACT,
         "owner": args.owner,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "estimate": run.details.estimate,
+        "estimate": run.estimate,
     }
 
 
@@ -281,7 +286,7 @@ def as_node_job(args: TrainingJobArgs, run: PreparedRun) -> NodeJob:
         run_id=args.run_id,
         attempt=args.attempt,
         steps=args.steps,
-        save_every=run.details.save_every,
+        save_every=run.save_every,
         bucket=args.bucket,
         run_prefix=args.keys.base,
         dataset_prefix=Layout(args.prefix).dataset(args.digest),

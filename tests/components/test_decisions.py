@@ -32,7 +32,7 @@ from components.declared_runs import DeclaredRunsProvider, unfinished_jobs
 from components.dev_group import DevGroupProvider, tunnel_name
 from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
 from components.pipeline import cluster_size, total_cost
-from components.prepared_runs import PreparedRun, RunDetails
+from components.prepared_runs import PreparedRun
 from components.properties import from_props, keys_of, to_props
 from components.provider import FluxProvider, home
 from components.scaling_rule import ScalingRuleArgs, ScalingRuleProvider
@@ -454,7 +454,7 @@ def job(**changes: Any) -> TrainingJobArgs:
     return from_props(TrainingJobArgs, JOB | changes)
 
 
-RUN = PreparedRun("cat", "0a", b"job: extension\n", b'{"images":{}}', RunDetails(100, None))
+RUN = PreparedRun("cat", "0a", b"job: extension\n", b'{"images":{}}', 100, None)
 
 
 def test_the_job_as_kelpie_gets_it() -> None:

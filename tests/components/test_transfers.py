@@ -11,13 +11,13 @@ from pulumi.dynamic import dynamic
 
 from components.dataset import DatasetProvider, upload
 from components.messages import TransferProgress
-from components.recent_answers import MAX_AGE_SECONDS, RecentAnswers
-from components.training_job import TrainingJobProvider
+from components.training_job import TrainingJobProvider, refuse_without_dataset
 from flux_training.clients.bulk import Outgoing
 from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
+from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet
 from flux_training.training.runs.run import Layout
 from tests.components.groups import new_name
@@ -112,18 +112,19 @@ def test_a_thousand_providers_are_serialized_once_per_class() -> None:
     assert len(texts) == 2
 
 
-def test_a_useful_answer_is_kept_for_a_while() -> None:
-    now = [0.0]
-    answers, asked = RecentAnswers(lambda: now[0]), []
-
-    def ask() -> bool:
-        asked.append(1)
-        return len(asked) > 1
-
-    assert [answers.get("k", ask, bool) for _ in range(4)] == [False, True, True, True]
-    now[0] = MAX_AGE_SECONDS
-    assert answers.get("k", ask, bool)
-    assert len(asked) == 3
+def test_jobs_of_one_dataset_ask_once_whether_it_is_complete(
+    cloud: dict[str, Any], storage: Storage, tmp_path: Path
+) -> None:
+    layout, images = Layout(""), image_set(tmp_path / "one")
+    with pytest.raises(FluxError, match="are missing in the bucket"):
+        refuse_without_dataset(storage, layout, images.digest, 0)
+    upload(storage, layout, images, lambda _text: None)
+    before = len(logged_requests(cloud))
+    for now in (0, 0, 1):
+        refuse_without_dataset(storage, layout, images.digest, now)
+    # Two requests for each answer. An answer comes before its line in the log.
+    wait_until(lambda: cost(cloud, before)["GET", "else"] >= 4)
+    assert cost(cloud, before)["GET", "else"] == 4
 
 
 def test_progress_shows_rate_and_remaining_time() -> None:

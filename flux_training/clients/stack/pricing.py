@@ -60,8 +60,7 @@ def price_stack(stack: StackServices, jobs: Sequence[DeclaredJob], states: Mappi
 def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     """The work of a run; a resumed one has only the steps after its parent's newest valid checkpoint."""
     checkpoint = newest_sound(stack.storage, stack.layout.run(job.name, job.parent)) if job.parent else None
-    config = job.folder.config
-    steps = max(0, config.steps - (checkpoint[1] if checkpoint else 0))
+    steps = max(0, job.folder.steps - (checkpoint[1] if checkpoint else 0))
     shape = shape_of(document_of(job.folder.raw_config))
     return Work(job.name, steps, shape, job.image_set.size, "queued" if state.is_queued else "new")
 

@@ -42,7 +42,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
 
     def is_finished(job: DeclaredJob) -> bool:
         keys = layout.run(job.name, job.run_id)
-        return inspect_run(storage, keys, job.folder.config.steps, verified).finished
+        return inspect_run(storage, keys, job.folder.steps, verified).finished
 
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
     verified.save()

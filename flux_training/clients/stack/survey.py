@@ -19,7 +19,7 @@ from flux_training.training.cost import Bill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.changes import Changes, Inputs, changes
-from flux_training.training.runs.lineage import choose_parent, declared_run, made_before
+from flux_training.training.runs.lineage import choose_parent, made_before
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 
@@ -81,7 +81,7 @@ def _with_parent(stack: StackServices, job: DeclaredJob) -> DeclaredJob:
 
 
 def _run_of(job: DeclaredJob) -> Callable[[str | None], str]:
-    return declared_run(job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
+    return partial(run_id, job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
 
 
 def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None:
@@ -94,7 +94,7 @@ def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None
         found = newest_sound(storage, layout.run(job.name, run))
         return found[1] if found else None
 
-    return choose_parent(job.name, job.folder.config.steps, past, newest_checkpoint)
+    return choose_parent(job.name, job.folder.steps, past, newest_checkpoint)
 
 
 def _changes_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, JobChanges]:

@@ -153,7 +153,7 @@ def _total_steps(folder: Path, variants: Sequence[Variant]) -> int:
             job.mkdir()
             (job / CONFIG_NAMES[0]).write_text(variant.text, encoding="utf-8")
             try:
-                steps += read_config(job).config.steps
+                steps += read_config(job).steps
             except BadInput as bad:
                 findings += [finding.replace(name, str(folder)) for finding in bad.findings]
     if findings:

@@ -125,7 +125,7 @@ def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list
     """Adds the jobs that stay the same: the CLI's preview omits them."""
     listed = {step.name for step in steps if step.kind == JOB_TYPE}
     unchanged = [job.name for job in survey.jobs if job.name not in listed]
-    return [*steps, *(ResourceChange("", JOB_TYPE, name, "same") for name in unchanged)]
+    return [*steps, *(ResourceChange(JOB_TYPE, name, "same") for name in unchanged)]
 
 
 def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:

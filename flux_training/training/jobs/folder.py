@@ -15,11 +15,7 @@ from flux_training.training.dataset.manifest import Image, dataset_digest, manif
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
 from flux_training.training.text_files import normalized
-from flux_training.training.train_yml.trainer_config import (
-    TrainerConfig,
-    TrainerFile,
-    read_trainer_file,
-)
+from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,8 @@ class JobFolder:
     name: str
     path: Path
     raw_config: bytes
-    config: TrainerConfig
+    steps: int
+    save_every: int
     own_config: bytes
 
 
@@ -95,8 +92,7 @@ def job_folder(path: Path, file: TrainerFile) -> JobFolder:
     steps, save_every = file.steps, file.save_every
     assert steps is not None  # noqa: S101 - checked by the rule steps-invalid
     assert save_every is not None  # noqa: S101 - checked by the rule save-every-invalid
-    config = TrainerConfig(path.name, steps, save_every)
-    return JobFolder(path.name, path, normalized(file.raw), config, file.raw)
+    return JobFolder(path.name, path, normalized(file.raw), steps, save_every, file.raw)
 
 
 def image_set(facts: DatasetFacts) -> ImageSet:

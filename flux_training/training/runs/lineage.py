@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flux_training.training.errors import BadInput
-from flux_training.training.runs.run import run_id
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,3 @@ def choose_parent(
             )
         return run.run_id
     return None
-
-
-def declared_run(manifest: bytes, raw_config: bytes, attempt: int) -> Callable[[str | None], str]:
-    """A function from a parent to the declaration's run id."""
-    return lambda parent: run_id(manifest, raw_config, attempt, parent)

@@ -51,7 +51,6 @@ class PlannedAction(StrEnum):
 class ResourceChange:
     """All steps on one URN. `old` and `new` are the resource's outputs and inputs; empty if it does not exist."""
 
-    urn: str
     kind: str
     name: str
     op: str
@@ -128,7 +127,7 @@ def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> ResourceChange | No
     changed = {
         str(key) for step in steps for key in step.get("diffReasons") or step.get("replaceReasons") or ()
     }
-    return ResourceChange(urn, kind, name, op, old, {} if op == "delete" else new, tuple(sorted(changed)))
+    return ResourceChange(kind, name, op, old, {} if op == "delete" else new, tuple(sorted(changed)))
 
 
 def _properties(state: Any) -> dict[str, Any]:

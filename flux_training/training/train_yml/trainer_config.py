@@ -16,6 +16,8 @@ import yaml
 
 from flux_training.training.finding import Problem
 from flux_training.training.text_files import git_artefact
+from flux_training.training.train_yml.document import first_process
+from flux_training.training.values import mapping
 
 CONFIG_NAMES = ("train.yml", "train.yaml")
 OUTPUT_FOLDER = "output"
@@ -61,15 +63,6 @@ for _kind in (_AiToolkitLoader, _FastLoader):
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """The values of a train.yml that the launcher and the bucket layout need."""
-
-    name: str
-    steps: int
-    save_every: int
-
-
-@dataclass(frozen=True)
 class TrainerFile:
     """A train.yml. `document` is empty if `fault` says why it cannot be read.
 
@@ -87,10 +80,7 @@ class TrainerFile:
     @cached_property
     def process(self) -> Mapping[str, Any]:
         """`config.process[0]`, the training; empty if it is missing."""
-        config = self.document.get("config")
-        processes = config.get("process") if isinstance(config, dict) else None
-        first = processes[0] if isinstance(processes, list) and processes else None
-        return first if isinstance(first, dict) else {}
+        return first_process(self.document)
 
     @cached_property
     def datasets(self) -> list[Mapping[str, Any]]:
@@ -100,8 +90,7 @@ class TrainerFile:
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A mapping below the process, such as `train`; empty if it is missing."""
-        found = self.process.get(name)
-        return found if isinstance(found, dict) else {}
+        return mapping(self.process.get(name))
 
     def line(self, *place: str) -> int | None:
         """The line of a key below the process, or of the nearest place above it."""

@@ -23,7 +23,7 @@ def test_a_valid_folder_is_read(tmp_path: Path) -> None:
     assert job.image_set.captions["00002.jpg"] == "tr1gger, picture 2"
     sizes = [path.stat().st_size for path in (tmp_path / "jobs/cat/dataset").glob("*.jpg")]
     assert (job.image_set.count, job.image_set.size) == (3, sum(sizes))
-    assert (job.folder.config.steps, job.folder.config.save_every) == (30, 15)
+    assert (job.folder.steps, job.folder.save_every) == (30, 15)
     assert job.folder.raw_config == (tmp_path / "jobs/cat/train.yml").read_bytes()
 
 

@@ -81,7 +81,7 @@ def test_a_recipe_folder_is_declared_unchanged(tmp_path: Path, config_name: str)
         }
     )
     jobs = declare_jobs(settings, tmp_path)
-    assert [(job.name, job.folder.config.steps, len(job.image_set.images)) for job in jobs] == [
+    assert [(job.name, job.folder.steps, len(job.image_set.images)) for job in jobs] == [
         ("job-00001", 2000, 3),
         ("job-00002", 2000, 3),
     ]
@@ -95,7 +95,7 @@ def test_a_new_train_yml_makes_the_same_five_changes(tmp_path: Path) -> None:
         {"cloud": "local", "storage": {"bucket": "flux-training"}, "jobs": {"cat": {}}}
     )
     (job,) = declare_jobs(settings, tmp_path)
-    assert (job.folder.config.name, job.folder.config.steps, job.folder.config.save_every) == (
+    assert (job.folder.name, job.folder.steps, job.folder.save_every) == (
         "cat",
         2000,
         250,

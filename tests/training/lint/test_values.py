@@ -1,6 +1,6 @@
 """The limits of lint rules, and the path, line and value in their findings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from flux_training.training.lint.document import lint_document
 from flux_training.training.lint.registry import Area, Rule, Subject
 from flux_training.training.lint.rules import RULES
 from flux_training.training.lint.rules.captions import t5_tokens
-from flux_training.training.lint.rules.images import resolutions
 from flux_training.training.lint.rules.options import prompts
 from flux_training.training.lint.secret_patterns import find_secrets, names_a_secret, without_secrets
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
@@ -104,22 +103,6 @@ def test_rule_texts_are_escaped_in_the_document(monkeypatch: pytest.MonkeyPatch)
     area = Area("odd", [rule_saying("odd-rule", text="a|b <c>")])
     monkeypatch.setattr(document, "AREAS", [area])
     assert lint_document().endswith("| `odd-rule` | warning | a\\|b &lt;c> | fix |\n")
-
-
-@pytest.mark.parametrize(
-    ("datasets", "sides"),
-    [
-        ([{}], [512]),
-        ([{"resolution": 768}], [768]),
-        ([{"resolution": [512, 1024]}, {}, {"resolution": [256]}], [512, 1024, 512, 256]),
-        ([{"resolution": ["x", 0, 640]}], [640]),
-        ([], []),
-    ],
-)
-def test_resolutions_of_all_datasets_are_read(
-    datasets: Sequence[Mapping[str, Any]], sides: list[int]
-) -> None:
-    assert resolutions(configured({"datasets": datasets})) == sides
 
 
 @pytest.mark.parametrize(

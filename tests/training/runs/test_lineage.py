@@ -1,11 +1,14 @@
 """Which earlier run a resumed run continues from."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_training.training.errors import BadInput
-from flux_training.training.runs.lineage import PastRun, choose_parent, declared_run, made_before
+from flux_training.training.runs.lineage import PastRun, choose_parent, made_before
+from flux_training.training.runs.run import run_id
 
 declarations = st.tuples(st.binary(max_size=8), st.binary(max_size=8), st.integers(1, 3))
 past_runs = st.lists(
@@ -23,7 +26,7 @@ past_runs = st.lists(
 def test_an_existing_run_keeps_its_parent(
     of: tuple[bytes, bytes, int], past: list[PastRun], data: st.DataObject
 ) -> None:
-    run_of = declared_run(*of)
+    run_of = partial(run_id, *of)
     assert made_before(run_of, past) == (False, None)
     parent = data.draw(st.sampled_from([None, *(run.run_id for run in past)]))
     made = PastRun(run_of(parent), "2026-03")

@@ -28,9 +28,7 @@ CAPTIONS = Changes(settings=("learning rate 1e-4 → 2e-4",))
 
 def step(op: str, old: str = "", new: str = "", **state: Any) -> ResourceChange:
     before = {"runId": old, **state} if old else {}
-    return ResourceChange(
-        f"{HEAD}TrainingJob::cat", "TrainingJob", "cat", op, before, {"runId": new} if new else {}
-    )
+    return ResourceChange("TrainingJob", "cat", op, before, {"runId": new} if new else {})
 
 
 ADOPTED = ("this run has already finished: its results are adopted, nothing is trained",)
@@ -198,7 +196,6 @@ def test_the_headline_counts_jobs_and_changes_come_first() -> None:
 
 def test_job_plan_has_all_fields() -> None:
     given = ResourceChange(
-        f"{HEAD}TrainingJob::cat",
         "TrainingJob",
         "cat",
         "replace",
@@ -208,11 +205,11 @@ def test_job_plan_has_all_fields() -> None:
     assert plan_job(given, RunState.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
         "cat", PlannedAction.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
     )
-    first = ResourceChange("u", "TrainingJob", "cat", "create", {}, {"runId": "n"})
+    first = ResourceChange("TrainingJob", "cat", "create", {}, {"runId": "n"})
     assert plan_job(first, RunState.NEW, None, LINE, old_unfinished=False) == JobPlan(
         "cat", PlannedAction.NEW, "n", ("trained for the first time",), line=LINE
     )
-    bare = ResourceChange("u", "TrainingJob", "cat", "delete", {"runId": "o"})
+    bare = ResourceChange("TrainingJob", "cat", "delete", {"runId": "o"})
     assert plan_job(bare, None, None, LINE, old_unfinished=True) == JobPlan(
         "cat",
         PlannedAction.CANCELED,
@@ -253,7 +250,7 @@ def test_preview_steps_are_merged_by_resource(
         for one, before, after, why in steps
     ]
     (found,) = read_steps({"steps": given})
-    assert found == ResourceChange(f"{HEAD}Bucket::b", "Bucket", "b", op, old, new, changed)
+    assert found == ResourceChange("Bucket", "b", op, old, new, changed)
 
 
 def test_malformed_preview_output_is_tolerated() -> None:
@@ -271,7 +268,7 @@ def test_malformed_preview_output_is_tolerated() -> None:
 def test_resource_types_have_readable_names() -> None:
     kinds = ("Bucket", "ContainerGroup", "ScalingRule", "Dataset", "TrainingJob")
     steps = [
-        ResourceChange("u", kind, "n", op, changed=("a", "b"))
+        ResourceChange(kind, "n", op, changed=("a", "b"))
         for kind in kinds
         for op in ("create", "replace", "delete", "read")
     ]
@@ -286,7 +283,7 @@ def test_resource_types_have_readable_names() -> None:
         "scaling rule is replaced: a, b",
         "scaling rule is deleted: a, b",
     )
-    assert cluster_lines([ResourceChange("u", "Bucket", "n", "update")]) == ("bucket is changed",)
+    assert cluster_lines([ResourceChange("Bucket", "n", "update")]) == ("bucket is changed",)
 
 
 def test_the_headline_names_each_action_in_order() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from flux_training.training.dataset.manifest import parse_dataset_index, parse_manifest
-from flux_training.training.runs.lineage import declared_run
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import (
     Evidence,
@@ -37,7 +36,6 @@ DEEP = b"[" * 100_000
 def test_run_ids_are_stable(attempt: int, parent: str | None, expected: str) -> None:
     # If these ids changed, every existing stack would train everything again.
     assert run_id(b"{}", b"job: extension\n", attempt, parent) == expected
-    assert declared_run(b"{}", b"job: extension\n", attempt)(parent) == expected
 
 
 def test_object_keys_are_stable() -> None:

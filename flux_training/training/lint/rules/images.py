@@ -9,8 +9,7 @@ from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.names import IMAGE_SUFFIXES
-from flux_training.training.train_yml.document import DEFAULT_RESOLUTION
-from flux_training.training.train_yml.trainer_config import positive_int
+from flux_training.training.train_yml.document import resolutions_of
 
 AREA = Area("images")
 MIN_IMAGES = 8
@@ -159,7 +158,7 @@ def image_blank(image: ImageFacts) -> str:
     "replace it by a larger image, or add a smaller `resolution` to the datasets in train.yml",
 )
 def image_small(job: Subject) -> Iterator[Problem]:
-    smallest = min(resolutions(job), default=DEFAULT_RESOLUTION)
+    smallest = min(resolutions_of(job.process))
     for image in job.sound_images:
         if image.pixels < (CLOSE_ENOUGH * smallest) ** 2:
             size = f"{image.width} x {image.height} pixels"
@@ -225,13 +224,3 @@ def image_near_duplicate(job: Subject) -> Iterator[Problem]:
 def image_few(job: Subject) -> Iterator[Problem]:
     if 0 < len(job.images) < MIN_IMAGES:
         yield job.in_dataset("", f"only {len(job.images)} image{'s' * (len(job.images) > 1)}")
-
-
-def resolutions(job: Subject) -> list[int]:
-    """The valid resolutions of all datasets in train.yml."""
-    found: list[int] = []
-    for entry in job.config.datasets if job.config else []:
-        value = entry.get("resolution", DEFAULT_RESOLUTION)
-        sides = value if isinstance(value, list) else [value]
-        found += [side for each in sides if (side := positive_int(each))]
-    return found

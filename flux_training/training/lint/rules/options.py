@@ -8,7 +8,7 @@ from flux_training.training.finding import Problem
 from flux_training.training.gpu import GB_EACH_MORE_MEGAPIXEL, GB_QUANTIZED, GB_UNQUANTIZED
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.captions import has_placeholder
-from flux_training.training.lint.rules.images import resolutions
+from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.trainer_config import positive_int
 
 AREA = Area("training")
@@ -216,7 +216,7 @@ def caption_dropout(job: Subject) -> Iterator[Problem]:
     "[512, 768, 1024] is common",
 )
 def resolution_unusual(job: Subject) -> Iterator[Problem]:
-    for side in dict.fromkeys(resolutions(job)):
+    for side in dict.fromkeys(resolutions_of(job.process)):
         if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % 16:
             yield job.in_config(f"resolution {side}", "datasets", "0", "resolution")
 
@@ -335,7 +335,7 @@ def batch_memory(job: Subject) -> Iterator[Problem]:
     batch = positive_int(job.section("train").get("batch_size", 1))
     if not job.trains or not batch or job.gpu_gb is None:
         return
-    megapixels = batch * (max(resolutions(job), default=512) / 1024) ** 2
+    megapixels = batch * (max(resolutions_of(job.process)) / 1024) ** 2
     fits = max(1, 1 + (job.gpu_gb - GB_QUANTIZED) // GB_EACH_MORE_MEGAPIXEL)
     if batch > 1 and megapixels > fits:
         message = f"batches of {batch} images, {job.gpu} has {job.gpu_gb} GB"
