@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
@@ -20,7 +21,7 @@ from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.changes import Changes, Inputs, changes
 from flux_training.training.runs.lineage import choose_parent, made_before
-from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
 
 SURVEY_VARIABLE = "FLUX_SURVEY_FILE"
