@@ -19,9 +19,9 @@ from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import RESERVED_VARIABLES
 
-OWNER_VARIABLE = "FLUX_OWNER"
 # Marks a group that existed before the stack: `destroy` does not delete it.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
 # Issued keys are compared separately from the rest of the environment.

@@ -22,8 +22,9 @@ from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
+from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.records import read_record
-from flux_training.clients.results import inspect_run, newest_sound, queue_job, read_json, run_status
+from flux_training.clients.results import inspect_run, newest_sound, read_json, run_status
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
 from flux_training.node.job import LIMITS_FILE, NodeJob, changed_limits, launch_limits
@@ -136,7 +137,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
     def find(self, _id: str, state: TrainingJobState) -> TrainingJobState | None:
         storage = self.connection.storage(state.bucket)
-        job = queue_job(self.connection.kelpie(), state.kelpie_id)
+        job = job_of_run(self.connection.kelpie(), state.kelpie_id, state.place)
         if not storage.exists():
             return None
         status = run_status(storage, state.keys, state.steps, job, state.stall_minutes)

@@ -10,6 +10,7 @@ from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
 from flux_training.training.runs.changes import Inputs
+from flux_training.training.runs.handout import HandOut, HandOutState, judge
 from flux_training.training.runs.lineage import PastRun
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -17,11 +18,9 @@ from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import (
     NO_REPORT,
     Evidence,
-    LastContact,
     RunState,
     explain,
     run_state,
-    stall,
 )
 from flux_training.training.runs.weights import (
     LENGTH_BYTES,
@@ -42,12 +41,16 @@ USUAL_HEADER_BYTES = 160 * 1024
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The status of a run now. `reason` is empty unless it failed; `findings` says what is wrong with its progress.json."""
+    """The status of a run now. `reason` is empty unless it failed; `findings` says what is wrong with its progress.json.
+
+    `hand_out` is None unless the queue says that the job is running.
+    """
 
     state: RunState
     reason: str
     progress: RunProgress
     findings: tuple[str, ...] = ()
+    hand_out: HandOutState | None = None
 
 
 def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
@@ -67,24 +70,30 @@ def run_status(
     evidence = inspect_run(storage, keys, steps)
     waiting = job is not None and job.status == RunState.PENDING
     found = Parsed[RunProgress]() if waiting else read_record(storage, keys.progress, RunProgress)
-    stalled = ""
-    if job is not None and job.status == RunState.RUNNING and not evidence.done:
-        stalled = stall(_last_contact(storage, keys, job), stall_minutes)
-    state = run_state(job.status if job else None, evidence, stalled)
     progress = found.value or RunProgress()
-    message = NO_REPORT if state is RunState.FAILED and not found.value else progress.message
-    return RunStatus(state, explain(state, evidence, message, stalled), progress, found.faults)
+    handed_out = None if job is None else _hand_out(storage, keys, job, progress)
+    hand_out, stalled = None, ""
+    if job is not None and handed_out is not None and job.status == RunState.RUNNING and not evidence.done:
+        hand_out, stalled = judge(handed_out, job.environment, datetime.now(UTC), stall_minutes)
+    state = run_state(job.status if job else None, evidence, stalled)
+    is_stale = handed_out is not None and not handed_out.has_reported
+    message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
+    return RunStatus(state, explain(state, evidence, message, stalled), progress, found.faults, hand_out)
 
 
-def _last_contact(storage: Storage, keys: RunKeys, job: Job) -> LastContact:
-    """By the services' clocks: the node's own may be wrong."""
-    now = datetime.now(UTC)
+def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
+    """The job's last hand-out by the services' clocks: the node's own may be wrong. None unless it is running or has failed."""
+    if job.status not in (RunState.RUNNING, RunState.FAILED):
+        return None
     written = storage.head(keys.progress)
-    begun = job.started or job.created or now
-    worker = max(begun, job.heartbeat or begun)
-    launcher = max(begun, written.modified if written and written.modified else begun)
-    return LastContact(
-        (now - worker).total_seconds(), (now - launcher).total_seconds(), job.heartbeat_interval
+    started = job.started or job.created or datetime.now(UTC)
+    return HandOut(
+        started,
+        max(started, job.heartbeat or started),
+        written.modified if written else None,
+        report.state == "failed",
+        job.num_failures,
+        job.heartbeat_interval,
     )
 
 

@@ -1,4 +1,4 @@
-"""Waits until jobs end: a live table on a terminal; elsewhere a line for each change."""
+"""Waits until jobs end: a live table on a terminal; elsewhere a line for each change. Queues runs again whose launcher is silent."""
 
 import time
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from flux_training.commands.cli import say, screen
 from flux_training.commands.watch.job_status import describe
 from flux_training.commands.watch.table import render
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.training.errors import FluxError
 
 LOCAL_POLL_SECONDS = 1.0
 # Each request to Kelpie causes one to SaladCloud, where the status changes within minutes.
@@ -53,7 +54,21 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
             on_status(stack)
             if stack.has_ended:
                 return stack
+            for line in queue_silent_again(watcher, stack):
+                # On the console of the live table, which stays below it.
+                screen.print(line, highlight=False, markup=False, soft_wrap=True)
         time.sleep(poll_seconds(watcher))
+
+
+def queue_silent_again(watcher: Watcher, stack: StackStatus) -> list[str]:
+    """Queue each run again whose launcher never reported. Returns what to say about it."""
+    said = []
+    for status in [row.status for row in stack.rows if row.status.is_silent]:
+        try:
+            said.append(watcher.queue_again(status))
+        except FluxError as error:
+            said.append(f"{status.job.name} could not be queued again: {error}")
+    return [line for line in said if line]
 
 
 def _milestone(row: JobRow) -> object:
@@ -63,4 +78,4 @@ def _milestone(row: JobRow) -> object:
         return status.state, bool(row.problem)
     step = status.progress.step
     part = None if step is None else step * PROGRESS_LINES // status.job.steps
-    return status.state, bool(row.problem), status.progress.state, part
+    return status.state, bool(row.problem), status.phase, part

@@ -8,6 +8,7 @@ from typing import Any
 from flux_training.clients.kelpie import Job
 from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
+from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
@@ -18,6 +19,14 @@ MAX_PENDING_SECONDS = 900.0
 PENDING_HINT = (
     "is Kelpie's user invited to the SaladCloud organization, is a GPU of this class available, does the container "
     "group still exist? `./flux doctor` checks this"
+)
+RETRY_RULE = (
+    "Kelpie never gives a job back to a machine that failed it, so with `maxReplicas: 1` the next attempt waits until the idle "
+    "machine has been replaced"
+)
+SILENT = (
+    "its node sends heartbeats, but its launcher has not reported since it got the job: `./flux status --watch` and `make up` "
+    "cancel it and queue it again"
 )
 NO_PROGRESS = RunProgress()
 
@@ -36,7 +45,10 @@ class StackJob:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """`reason` is empty unless the job failed or stalled. `findings`: what is wrong with what its node wrote."""
+    """`reason` is empty unless the job failed or stalled. `findings`: what is wrong with what its node wrote.
+
+    `hand_out` is None unless the queue says that the job is running.
+    """
 
     job: StackJob
     state: RunState
@@ -44,6 +56,25 @@ class JobStatus:
     progress: RunProgress = NO_PROGRESS
     queue_job: Job | None = None
     findings: tuple[str, ...] = ()
+    hand_out: HandOutState | None = None
+
+    @property
+    def phase(self) -> str:
+        """One or two words. For a running job they come from the launcher, which knows more than the queue."""
+        if self.state == RunState.COMPLETED and not self.has_ended:
+            return "finishing"
+        if self.state != RunState.RUNNING:
+            return self.state
+        if self.hand_out == HandOutState.RETRYING:
+            return self.hand_out
+        if self.hand_out == HandOutState.REPORTED or self.hand_out is None:
+            return self.progress.state or self.state
+        return HandOutState.STARTING  # what progress.json says is about an earlier node
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its launcher never reported, and the run is to be queued again."""
+        return self.state == RunState.RUNNING and self.hand_out == HandOutState.SILENT
 
     @property
     def has_ended(self) -> bool:
@@ -71,7 +102,15 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
 def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobStatus:
     """`queue_job` is the job as just read from the queue. Raises ServiceError."""
     found = run_status(storage, job.keys, job.steps, queue_job, job.stall_minutes)
-    return JobStatus(job, found.state, printable(found.reason), found.progress, queue_job, found.findings)
+    return JobStatus(
+        job,
+        found.state,
+        printable(found.reason),
+        found.progress,
+        queue_job,
+        found.findings,
+        found.hand_out,
+    )
 
 
 def describe(status: JobStatus) -> str:
@@ -83,8 +122,8 @@ def describe(status: JobStatus) -> str:
     if status.state != RunState.RUNNING:
         return status.state
     progress = status.progress
-    parts = [progress.state or status.state]
-    if progress.state == "starting" and progress.download_seconds is not None:
+    parts = [status.phase]
+    if status.phase == progress.state == "starting" and progress.download_seconds is not None:
         parts.append(f"downloading for {in_words(progress.download_seconds)}")
     if progress.step:
         parts.append(f"step {min(progress.step, status.job.steps)} of {status.job.steps}")
@@ -106,6 +145,10 @@ def find_problems(statuses: Sequence[JobStatus], now: datetime) -> dict[str, str
 def _problem(status: JobStatus, now: datetime, is_busy: bool) -> str:
     if status.has_ended and status.state != RunState.COMPLETED:
         return f"{status.state}: {status.reason}" if status.reason else status.state
+    if status.hand_out == HandOutState.RETRYING:
+        return _retrying(status)
+    if status.is_silent:
+        return SILENT
     if status.state == RunState.PENDING and not is_busy:
         waited = seconds_since(status.queue_job.created if status.queue_job else None, now)
         if waited > MAX_PENDING_SECONDS:
@@ -118,6 +161,12 @@ def _finding(status: JobStatus) -> str:
     first, *others = status.findings or ("",)
     more = f" (and {len(others)} more)" if others else ""
     return f"{first}{more}; its node wrote this, and it is not counted" if first else ""
+
+
+def _retrying(status: JobStatus) -> str:
+    job, message = status.queue_job, status.progress.message
+    counted = f"attempt {job.num_failures} of {job.max_failures} failed" if job else "an attempt failed"
+    return f"{HandOutState.RETRYING}: {counted}{f' ({message})' if message else ''}; {RETRY_RULE}"
 
 
 def seconds_since(time: datetime | None, now: datetime) -> float:

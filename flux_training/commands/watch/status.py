@@ -9,8 +9,8 @@ from rich.console import Console
 
 from flux_training.commands.cli import make, say, screen, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.watch.follow import follow
-from flux_training.commands.watch.table import render, state_label, steps_done
+from flux_training.commands.watch.follow import follow, queue_silent_again
+from flux_training.commands.watch.table import render, steps_done
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 
 # Wide enough for any table: nothing is cut off in a pipe.
@@ -22,8 +22,13 @@ PIPE_WIDTH = 250
 @click.option(
     "--watch", is_flag=True, help="Keep updating until all jobs have ended. Ctrl-C does not stop the jobs."
 )
+@click.option(
+    "--requeue",
+    is_flag=True,
+    help="Queue runs again whose launcher never reported from its node, as `--watch` and `up` do. For a scheduled workflow.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(stack: str, watch: bool, as_json: bool) -> None:
+def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
     """Show the status of the jobs: state, steps, loss, time left, cost, node.
 
     Exit code 0: no problem. 1: a job failed or makes no progress.
@@ -37,6 +42,9 @@ def status(stack: str, watch: bool, as_json: bool) -> None:
         return
     watcher = Watcher(connection_of(engine, stack), outputs)
     found = follow(watcher) if watch else watcher.read()
+    if requeue and (said := queue_silent_again(watcher, found)):
+        click.echo("\n".join(said), err=as_json)
+        found = watcher.read()
     if as_json:
         click.echo(json.dumps(_stack_document(stack, found), indent=2))
     elif not watch:
@@ -80,7 +88,7 @@ def _job_document(row: JobRow) -> dict[str, Any]:
         "run_id": job.run_id,
         "kelpie_id": job.kelpie_id,
         "state": row.status.state,
-        "phase": state_label(row),
+        "phase": row.status.phase,
         "ended": row.status.has_ended,
         "problem": row.problem or None,
         "step": steps_done(row),

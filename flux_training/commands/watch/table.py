@@ -44,14 +44,6 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     return Group(*parts)
 
 
-def state_label(row: JobRow) -> str:
-    """One or two words. For a running job they come from the launcher, which knows more than the queue."""
-    status = row.status
-    if status.state == RunState.COMPLETED and not status.has_ended:
-        return "finishing"
-    return status.progress.state or status.state if status.state == RunState.RUNNING else status.state
-
-
 def steps_done(row: JobRow) -> int:
     steps = row.status.job.steps
     return steps if row.status.state == RunState.COMPLETED else min(row.status.progress.step or 0, steps)
@@ -60,7 +52,7 @@ def steps_done(row: JobRow) -> int:
 def _columns(width: int, bar: bool) -> dict[str, Cell]:
     columns: dict[str, Cell] = {
         "Job": lambda row: Text(row.name, style="bold"),
-        "State": lambda row: Text(state_label(row), style=_style(row)),
+        "State": lambda row: Text(row.status.phase.partition(",")[0], style=_style(row)),
     }
     if bar and width >= MIN_WIDTH_WITH_BAR:
         columns[""] = lambda row: ProgressBar(row.status.job.steps, steps_done(row), width=20)

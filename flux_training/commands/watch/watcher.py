@@ -12,7 +12,10 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
-from flux_training.clients.results import queue_job
+from flux_training.clients.queue.claims import ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
+from flux_training.clients.queue.requeue import job_of_run, queue_again
 from flux_training.clients.salad import ContainerGroup, Instance
 from flux_training.commands.watch.job_status import (
     JobStatus,
@@ -22,6 +25,8 @@ from flux_training.commands.watch.job_status import (
     stack_jobs,
 )
 from flux_training.training.cost import usd_of
+from flux_training.training.runs.handout import MAX_REQUEUES, requeues
+from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 
 MAX_PARALLEL_REQUESTS = 8
 # Nodes change over minutes, and SaladCloud limits the rate of requests.
@@ -98,6 +103,7 @@ class Watcher:
         self.storage = connection.storage(str(outputs["bucket"]))
         self.local = connection.cloud == "local"
         self._connection = connection
+        self._layout = Layout(str(outputs.get("prefix") or ""))
         group = outputs.get("containerGroup") or {}
         self._group_id, self._group_name = str(group.get("id") or ""), str(group.get("name") or "")
         self._ended: dict[str, JobStatus] = {}
@@ -114,23 +120,41 @@ class Watcher:
         unfinished = [job for job in jobs if job.name not in self._ended]
         queue = self._queue_jobs(unfinished)
         with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS) as pool:
-            read = list(
-                pool.map(lambda job: job_status(job, queue.get(job.kelpie_id), self.storage), unfinished)
-            )
+            read = list(pool.map(lambda job: job_status(job, queue.get(job.name), self.storage), unfinished))
         self._ended |= {status.job.name: status for status in read if status.has_ended}
         known = self._ended | {status.job.name: status for status in read}
         return [known[job.name] for job in jobs]
 
+    def queue_again(self, status: JobStatus) -> str:
+        """Queue the run of a job whose launcher is silent again; what was done, empty if nothing. Raises ServiceError, FluxError."""
+        job, group = status.queue_job, self._connection.salad().get_group(self._group_name)
+        if job is None or group is None or group.id != job.container_group_id:
+            return ""
+        owner = group.environment_value(OWNER_VARIABLE) or ""
+        claims = ClaimFile(self.storage, status.job.keys, owner)
+        posted = queue_again(Queue(self._connection.kelpie(), group.id), self._place(status.job), job, claims)
+        if posted is None:
+            return ""
+        return (
+            f"{status.job.name}: the launcher never reported from its node; the job is canceled and the run is queued again "
+            f"({requeues(posted.environment)} of {MAX_REQUEUES})"
+        )
+
+    def _place(self, job: StackJob) -> RunPlace:
+        return RunPlace.of(self.storage.bucket, self._layout, job.name, job.run_id)
+
     def _queue_jobs(self, jobs: Sequence[StackJob]) -> dict[str, Job]:
-        """The queue's jobs by id: from one listing if there are several."""
+        """The runs' jobs by name: from one listing if there are several."""
         wanted = {job.kelpie_id for job in jobs if job.kelpie_id}
         kelpie = self._connection.kelpie()
-        found: dict[str, Job] = {}
-        if len(wanted) > 1 and self._group_id:
-            found = {job.id: job for job in kelpie.list_jobs(self._group_id) if job.id in wanted}
-        # The listing of a new group lacks the jobs of the group that it replaced.
-        others = {kelpie_id: queue_job(kelpie, kelpie_id) for kelpie_id in wanted - found.keys()}
-        return found | {kelpie_id: job for kelpie_id, job in others.items() if job is not None}
+        listed = kelpie.list_jobs(self._group_id) if len(wanted) > 1 and self._group_id else []
+        # A canceled job may have a successor, and the listing of a new group lacks the jobs of the group that it replaced.
+        by_id = {job.id: job for job in listed if job.id in wanted and job.status != "canceled"}
+        found = {
+            job.name: by_id.get(job.kelpie_id) or job_of_run(kelpie, job.kelpie_id, self._place(job))
+            for job in jobs
+        }
+        return {name: job for name, job in found.items() if job is not None}
 
     def _current_cluster(self, is_busy: bool) -> ClusterInfo:
         """The price is read once; the nodes again after CLUSTER_SECONDS while a job may run on one of them."""

@@ -10,6 +10,8 @@ LAUNCHER_CONTRACT = 1
 RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
+# Of a container group: the stack that it belongs to, as `<project>/<stack>`.
+OWNER_VARIABLE = "FLUX_OWNER"
 
 
 def run_id(manifest: bytes, raw_config: bytes, attempt: int = 1, parent: str | None = None) -> str:

@@ -1,0 +1,92 @@
+"""A job that the queue has handed to a node: whether its launcher has reported, and what to do if it never does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
+
+# A launcher reports within seconds of its start. With the watchers' polling, a silent one is noticed within ten minutes.
+SILENT_SECONDS = 480.0
+MAX_REQUEUES = 3
+# In the environment of a job that was queued again: how many times. Nodes cannot change it.
+REQUEUES_VARIABLE = "FLUX_REQUEUES"
+
+
+class HandOutState(StrEnum):
+    """RETRYING is shown to users; the others only decide."""
+
+    STARTING = "starting"  # the launcher has not reported yet
+    REPORTED = "reported"
+    SILENT = "silent"  # heartbeats arrive, but the launcher never reported
+    RETRYING = "retrying, waiting for another machine"
+
+
+@dataclass(frozen=True)
+class HandOut:
+    """A running job. Times are UTC by the services' clocks.
+
+    `reported`: when progress.json was last written, in this hand-out or before; None if never. `has_failed`: whether it says
+    that the launcher failed. `failures`: failed attempts that the queue has counted. `heartbeat_interval` in seconds.
+    """
+
+    started: datetime
+    heartbeat: datetime
+    reported: datetime | None = None
+    has_failed: bool = False
+    failures: int = 0
+    heartbeat_interval: float = 30.0
+
+    @property
+    def has_reported(self) -> bool:
+        return self.reported is not None and self.reported >= self.started
+
+
+def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOutState:
+    """The state of a running job. A launcher is silent after SILENT_SECONDS, or after `stall_minutes` if that is shorter."""
+    patience = timedelta(seconds=MISSED_HEARTBEATS * job.heartbeat_interval)
+    is_abandoned = now - job.heartbeat > patience
+    if job.failures and (is_abandoned or (job.has_reported and job.has_failed)):
+        return HandOutState.RETRYING
+    if job.has_reported:
+        return HandOutState.REPORTED
+    # Both times are the queue's: no other clock can make a launcher look silent.
+    waited = job.heartbeat - job.started
+    limit = timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
+    return HandOutState.SILENT if waited > limit else HandOutState.STARTING
+
+
+def judge(
+    job: HandOut, environment: Mapping[str, str], now: datetime, stall_minutes: float
+) -> tuple[HandOutState, str]:
+    """The state of a running job, and why it is stalled: empty if it is not. `environment` is the job's."""
+    state = hand_out_state(job, now, stall_minutes)
+    if state is HandOutState.SILENT:
+        return state, "" if may_requeue(environment) else silence(job, environment)
+    last_report = max(job.started, job.reported or job.started)
+    worker, launcher = (now - job.heartbeat).total_seconds(), (now - last_report).total_seconds()
+    return state, stall(LastContact(worker, launcher, job.heartbeat_interval), stall_minutes)
+
+
+def silence(job: HandOut, environment: Mapping[str, str]) -> str:
+    """What to say about a job whose launcher is silent."""
+    waited = in_words((job.heartbeat - job.started).total_seconds())
+    said = f"its node has sent heartbeats for {waited}, but its launcher has never reported"
+    if may_requeue(environment):
+        return f"{said}: the node cannot download the run's files, or cannot write to the bucket"
+    return (
+        f"{said}, and neither did those of the {MAX_REQUEUES} nodes before it: check the nodes' keys for the bucket with "
+        "`./flux doctor` and read `./flux logs` with the job's name; it is still queued and costs money until "
+        "`./flux cancel` with the job's name and `make up`"
+    )
+
+
+def requeues(environment: Mapping[str, str]) -> int:
+    """How many times a job was queued again because its launcher was silent."""
+    text = environment.get(REQUEUES_VARIABLE, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def may_requeue(environment: Mapping[str, str]) -> bool:
+    return requeues(environment) < MAX_REQUEUES

@@ -1,0 +1,190 @@
+"""Jobs whose node sends heartbeats and nothing else, and jobs that failed on the only machine: real queue and bucket, a node played here."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from localcloud.testing import kelpie_client, running_cloud
+
+from flux_training.clients.connection import Connection, connect
+from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
+from flux_training.clients.queue.claims import ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
+from flux_training.clients.queue.requeue import job_of_run
+from flux_training.clients.salad import GroupSpec
+from flux_training.commands.watch.follow import queue_silent_again
+from flux_training.commands.watch.watcher import JobRow, Watcher
+from flux_training.training.runs.handout import MAX_REQUEUES, REQUEUES_VARIABLE, SILENT_SECONDS
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
+from tests.components.groups import new_name
+
+OWNER = "project/stack"
+BUCKET = "silent"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    home = tmp_path_factory.mktemp("silent") / "cloud"
+    with running_cloud(home, nodes=0, key_write_seconds=0) as running:
+        yield running | {"home": home}
+
+
+class NodeAndRun:
+    """A queued run, and a machine that takes jobs but whose worker hangs in its first download."""
+
+    def __init__(self, cloud: dict[str, Any]) -> None:
+        self.cloud, self.name = cloud, new_name()
+        self.connection: Connection = connect(
+            "local", {}, {"FLUX_LOCAL_CLOUD": str(cloud["home"] / "connection.json")}
+        )
+        self.storage = self.connection.storage(BUCKET)
+        if not self.storage.exists():
+            self.storage.create_bucket()
+        spec = GroupSpec(name=self.name, image="image", environment={"FLUX_OWNER": OWNER})
+        self.group = self.connection.salad().create_group(spec).id
+        self.layout = Layout(f"{self.name}/")
+        self.keys = self.layout.run("cat", "0123456789ab")
+        self.place = RunPlace.of(BUCKET, self.layout, "cat", "0123456789ab")
+        self.first = Queue(self.connection.kelpie(), self.group).post_once(
+            self.place, self._request(), ClaimFile(self.storage, self.keys, OWNER)
+        )
+
+    def _request(self) -> JobRequest:
+        output = SyncRule(bucket=BUCKET, prefix=self.keys.output, local_path="o/", direction="upload")
+        environment = {"FLUX_RUN_ID": "0123456789ab", "FLUX_JOB": "cat"}
+        return JobRequest(
+            container_group_id=self.group,
+            command="python",
+            environment=environment,
+            sync=Sync(during=[output]),
+        )
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs, which keep the id of the first job."""
+        entry = {
+            "runId": "0123456789ab",
+            "kelpieId": self.first.id,
+            "steps": 20,
+            "folder": self.keys.base,
+            "stallMinutes": 30,
+        }
+        group = {"id": self.group, "name": self.name}
+        return {
+            "jobs": {"cat": entry},
+            "bucket": BUCKET,
+            "prefix": self.layout.prefix,
+            "containerGroup": group,
+        }
+
+    def watcher(self) -> Watcher:
+        return Watcher(self.connection, self.outputs)
+
+    def row(self) -> JobRow:
+        return self.watcher().read().rows[0]
+
+    def jobs(self) -> list[Job]:
+        return self.connection.kelpie().list_jobs(self.group)
+
+    def take_job(self, machine: str = "m") -> str:
+        """Get work as a node does."""
+        with kelpie_client(self.cloud) as kelpie:
+            query = {"machine_id": machine, "container_group_id": self.group}
+            (job,) = kelpie.get("/work", params=query).raise_for_status().json()
+        return str(job["id"])
+
+    def report_failure(self, job: str, machine: str = "m") -> None:
+        with kelpie_client(self.cloud) as kelpie:
+            body = {"machine_id": machine, "container_group_id": self.group}
+            kelpie.post(f"/jobs/{job}/failed", json=body).raise_for_status()
+
+    def let_pass(self, job: str, seconds: float) -> None:
+        """Make the hand-out so much older; the heartbeat stays."""
+        path = Path(self.cloud["home"]) / "cloud.db"
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as database, database:
+            database.execute("UPDATE jobs SET started = started - ? WHERE id = ?", (seconds, job))
+
+
+@pytest.fixture
+def silent(cloud: dict[str, Any]) -> NodeAndRun:
+    """A run whose job was handed out SILENT_SECONDS ago."""
+    made = NodeAndRun(cloud)
+    made.let_pass(made.take_job(), SILENT_SECONDS + 1)
+    return made
+
+
+def test_a_silent_job_is_canceled_and_queued_again_once(silent: NodeAndRun) -> None:
+    watcher = silent.watcher()
+    found = watcher.read()
+    assert found.rows[0].status.is_silent
+    assert not found.is_well
+    (said,) = queue_silent_again(watcher, found)
+    assert f"queued again (1 of {MAX_REQUEUES})" in said
+    first, second = silent.jobs()
+    assert (first.id, first.status, second.status) == (silent.first.id, "canceled", "pending")
+    assert second.environment == first.environment | {REQUEUES_VARIABLE: "1"}
+    assert second.sync == first.sync
+    # Every later watcher finds the new job, although the stack's outputs name the first one.
+    assert silent.row().status.queue_job == second
+    assert queue_silent_again(watcher, watcher.read()) == []
+
+
+def test_several_watchers_queue_a_silent_job_again_only_once(silent: NodeAndRun) -> None:
+    watchers = [silent.watcher() for _ in range(4)]
+    seen = [watcher.read() for watcher in watchers]
+    with ThreadPoolExecutor(len(watchers)) as pool:
+        list(pool.map(queue_silent_again, watchers, seen))
+    assert sorted(job.status for job in silent.jobs()) == ["canceled", "pending"]
+
+
+def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRun) -> None:
+    for count in range(1, MAX_REQUEUES + 1):
+        watcher = silent.watcher()
+        assert len(queue_silent_again(watcher, watcher.read())) == 1
+        silent.let_pass(silent.take_job(f"m{count}"), SILENT_SECONDS + 1)
+    watcher = silent.watcher()
+    found = watcher.read()
+    assert found.has_ended
+    assert found.rows[0].status.state == RunState.STALLED
+    assert "`./flux doctor`" in found.rows[0].problem
+    assert queue_silent_again(watcher, found) == []
+    assert [job.status for job in silent.jobs()].count("running") == 1
+
+
+def test_a_job_whose_launcher_reports_is_left_alone(silent: NodeAndRun) -> None:
+    silent.storage.put_bytes(silent.keys.progress, b'{"state": "starting"}')
+    watcher = silent.watcher()
+    found = watcher.read()
+    assert (found.is_well, found.rows[0].status.phase) == (True, "starting")
+    assert queue_silent_again(watcher, found) == []
+
+
+def test_a_job_of_another_run_is_not_canceled(silent: NodeAndRun) -> None:
+    """The outputs may name a job that is not this run's: only the job's own environment counts."""
+    other = RunPlace.of(BUCKET, silent.layout, "cat", "ba9876543210")
+    kelpie = silent.connection.kelpie()
+    assert job_of_run(kelpie, silent.first.id, other) is not None
+    outputs = silent.outputs
+    outputs["jobs"]["cat"]["runId"] = "ba9876543210"
+    watcher = Watcher(silent.connection, outputs)
+    assert queue_silent_again(watcher, watcher.read()) == []
+    assert [job.status for job in silent.jobs()] == ["running"]
+
+
+def test_a_failed_attempt_on_the_only_machine_is_a_problem_until_another_has_the_job(
+    cloud: dict[str, Any],
+) -> None:
+    run = NodeAndRun(cloud)
+    run.report_failure(run.take_job())
+    run.storage.put_bytes(run.keys.progress, b'{"state": "failed", "message": "CUDA error"}')
+    row = run.row()
+    assert row.status.phase == "retrying, waiting for another machine"
+    assert "attempt 1 of 3 failed (CUDA error)" in row.problem
+    assert "maxReplicas: 1" in row.problem
+    assert not row.status.has_ended

@@ -1,0 +1,101 @@
+"""What a running job's times say about its launcher."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flux_training.training.runs.handout import (
+    MAX_REQUEUES,
+    REQUEUES_VARIABLE,
+    SILENT_SECONDS,
+    HandOut,
+    HandOutState,
+    hand_out_state,
+    judge,
+    may_requeue,
+    requeues,
+)
+
+START = datetime(2026, 11, 30, 12, tzinfo=UTC)
+STALL_MINUTES = 30.0
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "reported", "state"),
+    [
+        (0, None, HandOutState.STARTING),
+        (SILENT_SECONDS, None, HandOutState.STARTING),
+        (SILENT_SECONDS + 1, None, HandOutState.SILENT),
+        (SILENT_SECONDS + 1, -1, HandOutState.SILENT),  # the last report is about an earlier hand-out
+        (SILENT_SECONDS + 1, 0, HandOutState.REPORTED),
+        (SILENT_SECONDS + 1, 9, HandOutState.REPORTED),
+        (5, 3, HandOutState.REPORTED),
+    ],
+)
+def test_a_launcher_that_never_reports_while_heartbeats_arrive_is_silent(
+    heartbeat: float, reported: float | None, state: HandOutState
+) -> None:
+    job = HandOut(START, at(heartbeat), None if reported is None else at(reported))
+    assert hand_out_state(job, at(heartbeat + 1), STALL_MINUTES) == state
+
+
+def test_a_shorter_stall_time_also_limits_the_silence() -> None:
+    job = HandOut(START, at(61))
+    assert hand_out_state(job, at(62), stall_minutes=1) == HandOutState.SILENT
+    assert hand_out_state(job, at(62), stall_minutes=2) == HandOutState.STARTING
+
+
+def test_a_wrong_clock_on_this_machine_makes_no_launcher_silent() -> None:
+    assert hand_out_state(HandOut(START, at(20)), at(86_400), STALL_MINUTES) == HandOutState.STARTING
+
+
+@pytest.mark.parametrize(
+    ("failures", "heartbeat", "reported", "has_failed", "state"),
+    [
+        (1, 10, 9, True, HandOutState.RETRYING),  # the launcher has just reported the failure
+        (1, 10, 9, False, HandOutState.REPORTED),  # another machine has it already
+        (1, 10, -5, True, HandOutState.STARTING),  # and its launcher has not reported yet
+        (1, -200, -201, False, HandOutState.RETRYING),  # no machine sends heartbeats
+        (0, -200, -201, False, HandOutState.STARTING),  # lost with its node, not failed
+        (1, SILENT_SECONDS + 20, None, False, HandOutState.SILENT),
+    ],
+)
+def test_a_failed_attempt_waits_for_another_machine(
+    failures: int, heartbeat: float, reported: float | None, has_failed: bool, state: HandOutState
+) -> None:
+    started = START if heartbeat > 0 else at(heartbeat)
+    job = HandOut(started, at(heartbeat), None if reported is None else at(reported), has_failed, failures)
+    now = at(max(heartbeat, 0) + 1)
+    assert hand_out_state(job, now, STALL_MINUTES) == state
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [(None, 0), ("", 0), ("2", 2), ("-1", 0), ("²", 0), ("9" * 9, 0), ("x", 0)]
+)
+def test_how_often_a_run_was_queued_again(text: str | None, count: int) -> None:
+    environment = {} if text is None else {REQUEUES_VARIABLE: text}
+    assert requeues(environment) == count
+    assert may_requeue(environment) == (count < MAX_REQUEUES)
+
+
+def test_a_silent_job_is_stalled_once_it_was_queued_again_often_enough() -> None:
+    job = HandOut(START, at(SILENT_SECONDS + 1))
+    for count in range(MAX_REQUEUES):
+        assert judge(job, {REQUEUES_VARIABLE: str(count)}, at(7200), 30) == (HandOutState.SILENT, "")
+    state, reason = judge(job, {REQUEUES_VARIABLE: str(MAX_REQUEUES)}, at(482), 30)
+    assert (state, "`./flux doctor`" in reason, "`./flux cancel`" in reason) == (
+        HandOutState.SILENT,
+        True,
+        True,
+    )
+
+
+def test_a_launcher_that_stopped_reporting_is_stalled() -> None:
+    job = HandOut(START, at(3700), at(30))
+    state, reason = judge(job, {}, at(3700), STALL_MINUTES)
+    assert state == HandOutState.REPORTED
+    assert "nothing has been written to the bucket for 61 min" in reason
