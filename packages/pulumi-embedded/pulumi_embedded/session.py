@@ -10,12 +10,10 @@ from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, check_stack_name, find_project
 from pulumi_embedded.project.secrets import Crypter, passphrase
-from pulumi_embedded.properties.urns import STACK_TYPE
 from pulumi_embedded.properties.values import Properties, Secret
 from pulumi_embedded.state import serialization, snapshot
-from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.serialization import Json, StackState
-from pulumi_embedded.state.snapshot import StackId
 
 
 @dataclass
@@ -48,7 +46,7 @@ class Session:
         return StackId(self.project.name, check_stack_name(name))
 
     def exists(self, stack: StackId) -> bool:
-        return self.backend.has(stack.project, stack.name)
+        return self.backend.stack_key(stack) is not None
 
     def config(self) -> StackConfig:
         return StackConfig(self.project.stack_config_file(self.stack.name))
@@ -79,8 +77,7 @@ class Session:
         other = StackId(project, check_stack_name(name))
         if not self.exists(other):
             return None
-        resources = self.load(snapshot.current(self.backend, other)).resources
-        return next((resource.outputs for resource in resources if resource.type == STACK_TYPE), {})
+        return self.load(snapshot.current(self.backend, other)).outputs
 
     def load(self, deployment: Json) -> StackState:
         """The state in a deployment, with secrets decrypted."""
@@ -105,6 +102,4 @@ def create_stack(session: Session, name: str) -> None:
         config.salt = crypter.salt
         config.save()
     salt = config.salt or ""
-    session.backend.write(
-        stack.project, stack.name, snapshot.checkpoint_of(stack, snapshot.new_deployment(salt))
-    )
+    session.backend.write(stack, snapshot.checkpoint_of(stack, snapshot.new_deployment(salt)))

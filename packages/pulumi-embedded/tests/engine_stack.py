@@ -19,8 +19,8 @@ from pulumi_embedded.cli.main import run_command
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import StackConfig
 from pulumi_embedded.state import serialization
-from pulumi_embedded.state.backend import Backend
-from pulumi_embedded.state.snapshot import StackId, checkpoint_of, new_deployment
+from pulumi_embedded.state.backend import Backend, StackId
+from pulumi_embedded.state.snapshot import checkpoint_of, new_deployment
 
 HERE = Path(__file__).parent
 PACKAGE_FOLDER = HERE.parent
@@ -197,6 +197,6 @@ def put_stack(stack: EngineStack) -> None:
     """What `stack select --create dev` does, without a process: a hundred tests begin with it."""
     salt = StackConfig(stack.folder / "Pulumi.dev.yaml").salt or ""
     checkpoint = checkpoint_of(StackId("test", "dev"), new_deployment(salt))
-    Backend.open("file://.", stack.folder).write("test", "dev", checkpoint)
+    Backend.open("file://.", stack.folder).write(StackId("test", "dev"), checkpoint)
     with patch.dict(os.environ, {"PULUMI_HOME": stack.environment["PULUMI_HOME"]}):
         selection.select("test", (stack.folder / "Pulumi.yaml").resolve(), "file://.", "dev")

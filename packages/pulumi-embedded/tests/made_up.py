@@ -21,4 +21,4 @@ def resource(name: str, *on: str, **more: Any) -> Resource:
 
 
 def goal(name: str, **more: Any) -> Goal:
-    return Goal(TYPE, name, more.pop("custom", True), **more)
+    return Goal(**{"type": TYPE, "name": name, "custom": True, **more})

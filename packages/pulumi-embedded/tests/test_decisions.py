@@ -178,7 +178,7 @@ class FakeProvider:
     """Answers as told and remembers what it was asked."""
 
     def __init__(self, said: Diff | None = None) -> None:
-        self.said = said
+        self.said = said or Diff(False, by_engine=True)
         self.asked: list[Any] = []
         self.failures: list[CheckFailure] = []
 
@@ -186,8 +186,8 @@ class FakeProvider:
         self.asked.append((urn, old, new))
         return new | {"checked": True}, self.failures
 
-    def diff(self, resource: Resource, old: Any, new: Any, ignore: list[str]) -> Diff | None:
-        self.asked.append((resource.urn, old, new, ignore))
+    def diff(self, old: Resource, new: Any, ignore: list[str]) -> Diff:
+        self.asked.append((old.urn, old.inputs, new, ignore))
         return self.said
 
 
@@ -207,11 +207,11 @@ class FakeProviders:
         assert reference == PROVIDER
         return self
 
-    def diff(self, resource: Resource, old: Any, new: Any, ignore: list[str]) -> Diff | None:
-        self.asked.append((urns.name_of(resource.urn), old, new, ignore))
+    def diff(self, old: Resource, new: Any, ignore: list[str]) -> Diff:
+        self.asked.append((urns.name_of(old.urn), old.inputs, new, ignore))
         if not self._replaces_on:
-            return None
-        changed = [key for key in self._replaces_on if not values.same(old.get(key), new.get(key))]
+            return Diff(False, by_engine=True)
+        changed = [key for key in self._replaces_on if not values.same(old.inputs.get(key), new.get(key))]
         return Diff(bool(changed), changed)
 
 
@@ -277,7 +277,7 @@ def test_how_old_and_new_differ() -> None:
     provider = FakeProvider(Diff(True, ["a"], True, {"a": "update-replace"}))
     assert deciding.diff(placed(old, new, ignore_changes=["i"]), cast(Any, provider)) == provider.said
     assert provider.asked == [(urn("one"), {"a": 1}, {"a": 2}, ["i"])]
-    leaves_it = FakeProvider(None)
+    leaves_it = FakeProvider()
     assert deciding.diff(placed(old, new), cast(Any, leaves_it)) == Diff(
         True, [], False, {"a": "update"}, True
     )

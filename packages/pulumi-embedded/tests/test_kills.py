@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from engine_stack import EngineStack, thing
 from pulumi_embedded.state import serialization, snapshot
-from pulumi_embedded.state.backend import Backend
-from pulumi_embedded.state.snapshot import StackId
+from pulumi_embedded.state.backend import Backend, StackId
 
 KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.state import serialization, snapshot
-from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.serialization import Resource
-from pulumi_embedded.state.snapshot import Checkpoint, StackId, StateSnapshot, checkpoint_of
+from pulumi_embedded.state.snapshot import Checkpoint, StateSnapshot, checkpoint_of
 
 STACK = StackId("p", "dev")
 
@@ -26,7 +26,7 @@ def urn(name: str) -> str:
 def backend(tmp_path: Path) -> Backend:
     made = Backend.open(f"file://{tmp_path}", tmp_path)
     items = [{"urn": urn(name), "custom": False, "type": "t"} for name in ("a", "b")]
-    made.write("p", "dev", checkpoint_of(STACK, {"resources": items, "metadata": {}}))
+    made.write(STACK, checkpoint_of(STACK, {"resources": items, "metadata": {}}))
     return made
 
 
@@ -52,7 +52,7 @@ def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend)
     items = [{"urn": urn("a"), "custom": False, "type": "t"}, row("b")]
     begun = [{"resource": row("c"), "type": "creating"}]
     latest = {"resources": items, "pending_operations": begun, "metadata": {}}
-    backend.write("p", "dev", checkpoint_of(STACK, latest))
+    backend.write(STACK, checkpoint_of(STACK, latest))
     checkpoint = Checkpoint.read(backend, STACK)
     loaded = serialization.load(checkpoint.deployment, None)
     shot = StateSnapshot(backend, STACK, None, checkpoint)
@@ -75,10 +75,10 @@ def test_each_step_is_durable_before_and_after_it(backend: Backend) -> None:
     assert names(backend) == ["a", "b", "creating c"]
     shot.write(put=[resource("c")], end=[operation])
     assert names(backend) == ["c", "a", "b"]
-    file = json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]
+    file = json.loads(backend.read(STACK))["checkpoint"]["latest"]
     assert len(file["resources"]) == 2  # the steps are in the journal, the checkpoint is as it was
     shot.close()
-    assert backend.journal("p", "dev").read() == b""
+    assert backend.journal(STACK).read() == b""
     assert names(backend) == ["c", "a", "b"]
 
 
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
 ) -> None:
     shot = opened(backend)
     shot.write(put=[resource("c")])
-    before = backend.read("p", "dev")
+    before = backend.read(STACK)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -111,10 +111,10 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
         patched.setattr("pulumi_embedded.state.stores.replace_file", full)
         with pytest.raises(EngineError, match="No space left"):
             shot.close()
-    assert backend.read("p", "dev") == before
+    assert backend.read(STACK) == before
     assert names(backend) == ["c", "a", "b"]
     assert snapshot.recover(backend, STACK)[0] == 1
-    assert json.loads(backend.read("p", "dev"))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
+    assert json.loads(backend.read(STACK))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
 
 
 def test_no_operation_begins_after_a_failed_write(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +137,10 @@ def test_a_damaged_state_is_reported(backend: Backend) -> None:
     backend.store.write("stacks/p/dev.json", b'{"version": 3, "checkp')
     with pytest.raises(EngineError, match=r"damaged.*\.bak"):
         snapshot.current(backend, STACK)
-    assert not backend.store.exists("stacks/p/dev.json.bak")
+    assert backend.store.read("stacks/p/dev.json.bak") is None
 
 
 def test_the_previous_checkpoint_is_kept(backend: Backend) -> None:
-    before = backend.read("p", "dev")
-    backend.write("p", "dev", b"{}")
+    before = backend.read(STACK)
+    backend.write(STACK, b"{}")
     assert backend.store.read("stacks/p/dev.json.bak") == before

@@ -4,7 +4,8 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pulumi_embedded.cli import stacks
 from pulumi_embedded.deployment.run import Run
@@ -15,20 +16,14 @@ from pulumi_embedded.session import Session
 
 
 def preview(session: Session, options: argparse.Namespace) -> int:
-    as_json_ = options.json
-    display = _display(session, options, quiet=as_json_)
-    run = _run(session, display, options, program=True)
-    try:
+    with _started(session, options, program=True, quiet=options.json) as (run, display):
         display.start("Previewing update", preview=True)
         succeeded = run.preview()
-        if as_json_:
+        if options.json:
             sys.stdout.write(as_json(display.report, run.shown_config(), display.masked) + "\n")
         else:
             display.finish()
         return _status(succeeded, display, options, "preview")
-    finally:
-        display.stop()
-        run.close()
 
 
 def up(session: Session, options: argparse.Namespace) -> int:
@@ -69,9 +64,7 @@ def _operate(
         raise UsageError(
             "--yes or --skip-preview must be passed in to proceed when running in non-interactive mode"
         )
-    display = _display(session, options)
-    run = _run(session, display, options, program=program)
-    try:
+    with _started(session, options, program=program) as (run, display):
         if not options.skip_preview:
             display.start(f"Previewing {what}", preview=True)
             succeeded = preview_run(run)
@@ -88,12 +81,14 @@ def _operate(
         finally:
             display.finish()
         return _status(succeeded, display, options, what)
-    finally:
-        display.stop()
-        run.close()
 
 
-def _run(session: Session, display: Display, options: argparse.Namespace, *, program: bool) -> Run:
+@contextmanager
+def _started(
+    session: Session, options: argparse.Namespace, *, program: bool, quiet: bool = False
+) -> Iterator[tuple[Run, Display]]:
+    """The run of a command and its display, both closed at the end."""
+    display = _display(session, options, quiet=quiet)
     run_options = RunOptions(
         refresh=getattr(options, "refresh", False),
         continue_on_error=getattr(options, "continue_on_error", False),
@@ -107,7 +102,11 @@ def _run(session: Session, display: Display, options: argparse.Namespace, *, pro
     display.without_outputs = options.suppress_outputs
     display.hide(run.secrets())
     display.on_closed = run.cancel
-    return run
+    try:
+        yield run, display
+    finally:
+        display.stop()
+        run.close()
 
 
 def _display(session: Session, options: argparse.Namespace, *, quiet: bool = False) -> Display:

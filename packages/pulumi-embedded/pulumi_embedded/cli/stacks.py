@@ -17,11 +17,10 @@ from pulumi_embedded.program.processes import interpreter
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import check_stack_name
 from pulumi_embedded.properties import urns, values
-from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.session import Session, create_stack
 from pulumi_embedded.state import locks, serialization, snapshot
+from pulumi_embedded.state.backend import StackId
 from pulumi_embedded.state.serialization import Json
-from pulumi_embedded.state.snapshot import StackId
 
 
 def show(session: Session, _options: argparse.Namespace) -> int:
@@ -127,7 +126,7 @@ def _ago(moment: datetime | None) -> str:
 
 
 def output(session: Session, options: argparse.Namespace) -> int:
-    outputs = _outputs(session)
+    outputs = _state(session).outputs
     name = options.name
     if name is not None:
         if name not in outputs:
@@ -148,13 +147,6 @@ def output(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _outputs(session: Session) -> Properties:
-    for resource in _state(session).resources:
-        if resource.type == urns.STACK_TYPE:
-            return resource.outputs
-    return {}
-
-
 def _shown(value: values.Value, show_secrets: bool) -> Any:
     return values.reveal(value) if show_secrets else values.mask(value)
 
@@ -162,17 +154,7 @@ def _shown(value: values.Value, show_secrets: bool) -> Any:
 def export(session: Session, options: argparse.Namespace) -> int:
     latest = session.deployment()
     if options.show_secrets:
-        loaded = session.load(latest)
-        items = latest.get("resources") or []
-        pending = [entry["resource"] for entry in latest.get("pending_operations") or []]
-        resources = [*loaded.resources, *(entry.resource for entry in loaded.pending)]
-        for item, resource in zip([*items, *pending], resources, strict=True):
-            for name, properties in (("inputs", resource.inputs), ("outputs", resource.outputs)):
-                if name in item:
-                    item[name] = {
-                        key: serialization.with_plain_secrets(value)
-                        for key, value in sorted(properties.items())
-                    }
+        latest = serialization.with_plain_secrets(latest, session.state_crypter(latest))
     text = json.dumps({"version": 3, "deployment": latest}, indent=4, ensure_ascii=False) + "\n"
     if options.file:
         Path(options.file).write_text(text, encoding="utf-8")
@@ -207,7 +189,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
         if crypter is not None:
             latest["secrets_providers"] = snapshot.secrets_provider(crypter.salt)
         session.load(latest)  # raises if it cannot be read
-        session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
+        session.backend.write(stack, snapshot.checkpoint_of(stack, latest))
     print("Import complete.")
     return 0
 
@@ -293,7 +275,7 @@ def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
     with _locked(session):
         if not force:
             _check_empty(session)
-        session.backend.remove(stack.project, stack.name)
+        session.backend.remove(stack)
         if not preserve_config:
             session.project.stack_config_file(stack.name).unlink(missing_ok=True)
     if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
@@ -304,7 +286,7 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.requested = options.name
     stack = session.stack
-    removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack.project, stack.name))
+    removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack))
     print(
         f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
     )
@@ -339,7 +321,7 @@ def about(session: Session, _options: argparse.Namespace) -> int:
 @contextmanager
 def _locked(session: Session) -> Iterator[None]:
     stack, backend = session.stack, session.backend
-    lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
+    lock = locks.take(backend.store, backend.lock_folder(stack), print)
     try:
         yield
     finally:

@@ -126,5 +126,4 @@ class Decisions:
 def _provider_diff(
     provider: Provider, old: Resource, inputs: Properties, ignore: list[str], replace_on: list[str]
 ) -> Diff:
-    answer = provider.diff(old, old.inputs, inputs, ignore) or Diff(False, by_engine=True)
-    return diffs.complete(answer, old.inputs, inputs, replace_on)
+    return diffs.complete(provider.diff(old, inputs, ignore), old.inputs, inputs, replace_on)

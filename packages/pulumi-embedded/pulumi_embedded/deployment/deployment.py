@@ -21,7 +21,7 @@ from pulumi_embedded.deployment.resource_index import RegisteredResource, Resour
 from pulumi_embedded.deployment.steps import StepRunner
 from pulumi_embedded.deployment.targets import RunOptions
 from pulumi_embedded.errors import EngineError, NeedsCliError, StepError
-from pulumi_embedded.program.monitor import FAIL, SKIP, InvokeResult, ProviderChoice, Registration
+from pulumi_embedded.program.monitor import FAIL, SKIP, Registration
 from pulumi_embedded.properties import urns, values
 from pulumi_embedded.properties.urns import is_provider
 from pulumi_embedded.properties.values import UNKNOWN_TEXT, Properties
@@ -29,8 +29,8 @@ from pulumi_embedded.providers import stack_references
 from pulumi_embedded.providers.plugins import package_of
 from pulumi_embedded.providers.provider import PACKAGE, CheckFailure, Diff, Provider
 from pulumi_embedded.providers.registry import ProviderRegistry, check_package
+from pulumi_embedded.state.backend import StackId
 from pulumi_embedded.state.serialization import Resource, StackState, renamed
-from pulumi_embedded.state.snapshot import StackId
 
 _GET_RESOURCE: Final = "pulumi:pulumi:getResource"
 
@@ -105,22 +105,21 @@ class Deployment:
             return self._fail(new.urn, error)
         return _registration(new)
 
-    def invoke(self, function: str, arguments: Properties, choice: ProviderChoice) -> InvokeResult:
+    def invoke(
+        self, function: str, arguments: Properties, reference: str, version: str, url: str
+    ) -> tuple[Properties, list[CheckFailure]]:
         """Call a provider function. Raises EngineError."""
         package = package_of(function)
         if function == _GET_RESOURCE:
-            return InvokeResult(self._resource_state(str(arguments.get("urn", ""))))
+            return self._resource_state(str(arguments.get("urn", ""))), []
         if package in (PACKAGE, stack_references.PACKAGE):
             raise NeedsCliError(f"the function {function}")
-        check_package(function, "", choice.version, f"the function {function}")
+        check_package(function, "", version, f"the function {function}")
         with self._lock:
-            reference = choice.reference or self._provider_resources.default(
-                package, choice.version, choice.url
-            )
+            reference = reference or self._provider_resources.default(package, version, url)
         if values.has_unknown(arguments) or self._provider_resources.is_unconfigured(reference):
-            return InvokeResult({})
-        provider = self.providers.get(reference)
-        return InvokeResult(*provider.invoke(function, arguments, preview=self.steps.preview))
+            return {}, []
+        return self.providers.get(reference).invoke(function, arguments, preview=self.steps.preview)
 
     def _resource_state(self, urn: str) -> Properties:
         resource = self._index.news.get(urn)

@@ -1,13 +1,13 @@
 """What the program registers, and the URNs that a registration may have in the old state."""
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.properties import urns
-from pulumi_embedded.properties.values import Properties, Value
-from pulumi_embedded.state.serialization import Json, Resource
+from pulumi_embedded.properties.values import Value
+from pulumi_embedded.state.serialization import Resource
 
 
 @dataclass(frozen=True)
@@ -23,51 +23,28 @@ class Alias:
     no_parent: bool = False
 
 
-# Attributes of a registration that the state stores as they are.
-_STORED: Final = (
-    *("type", "custom", "inputs", "parent", "protect", "retain_on_delete", "deleted_with", "custom_timeouts"),
-    *("additional_secret_outputs", "ignore_changes", "replace_on_changes", "source_position"),
-)
-
-
 @dataclass
-class Goal:
-    """A registration: the resource that the program wants."""
+class Goal(Resource):
+    """A registration: the resource that the program wants. `provider` is empty for the default one; there is no URN yet."""
 
-    type: str
-    name: str
-    custom: bool
-    parent: str = ""
-    inputs: Properties = field(default_factory=dict)
-    provider: str = ""
-    dependencies: list[str] = field(default_factory=list)
-    property_dependencies: dict[str, list[str]] = field(default_factory=dict)
-    protect: bool = False
-    retain_on_delete: bool = False
+    urn: str = ""
+    type: str = ""
+    name: str = ""
     delete_before_replace: bool | None = None
-    ignore_changes: list[str] = field(default_factory=list)
-    replace_on_changes: list[str] = field(default_factory=list)
-    additional_secret_outputs: list[str] = field(default_factory=list)
     aliases: list[Alias] = field(default_factory=list)
-    deleted_with: str = ""
-    custom_timeouts: Json = field(default_factory=dict)
-    source_position: str = ""
     read_id: Value = None
     version: str = ""
     plugin_url: str = ""
 
     def resource(self, urn: str, provider: str, old: Resource | None) -> Resource:
         """The resource for the new state, before any step."""
-        options = {name: getattr(self, name) for name in _STORED}
-        return Resource(
-            urn,
-            provider=provider,
-            dependencies=sorted(self.dependencies),
-            property_dependencies={key: sorted(found) for key, found in self.property_dependencies.items()},
-            created=old.created if old else "",
-            modified=old.modified if old else "",
-            **options,
-        )
+        new = Resource(**{field_.name: getattr(self, field_.name) for field_ in fields(Resource)})
+        new.urn, new.provider = urn, provider
+        new.dependencies = sorted(self.dependencies)
+        new.property_dependencies = {key: sorted(on) for key, on in self.property_dependencies.items()}
+        if old is not None:
+            new.created, new.modified = old.created, old.modified
+        return new
 
 
 @dataclass

@@ -1,12 +1,10 @@
 """Ctrl-C: the first one stops starting steps, the second one stops everything."""
 
-from __future__ import annotations
-
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener
@@ -22,33 +20,30 @@ class StopFlag:
 
 @dataclass
 class Interrupts:
-    """Handles SIGINT and SIGTERM for the target while it is entered. `cancel()` does what the first signal does."""
+    """Handles SIGINT and SIGTERM during a deployment or deletion. `cancel()` does what the first signal does."""
 
     listener: Listener
     on_second: Callable[[], None]
     _target: StopFlag | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
     _is_cancelled: bool = field(default=False, init=False)
-    _old: dict[int, Any] = field(default_factory=dict, init=False)
 
-    def watch(self, target: StopFlag) -> Interrupts:
-        self._target = target
-        return self
-
-    def __enter__(self) -> None:
-        self._count = 0
-        self._old = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+    @contextmanager
+    def handled(self, target: StopFlag) -> Iterator[None]:
+        """Set the target's flags at the first signal."""
+        self._target, self._count = target, 0
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        old = {number: signal.signal(number, self._on_signal) for number in numbers}
         if self._is_cancelled:
             self.cancel()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        self._target = None
-        if self._count:
-            self.listener.message(events.ERROR, "", "update canceled")
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            self._target = None
+            if self._count:
+                self.listener.message(events.ERROR, "", "update canceled")
 
     def cancel(self) -> None:
         """Start no more steps. Running steps are finished and saved."""

@@ -2,14 +2,18 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.deployment import Deployment
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.program.monitor import EngineServer, Monitor
+from pulumi_embedded.program.grpc_stubs import GRPC_OPTIONS, engine_pb2_grpc, resource_pb2_grpc
+from pulumi_embedded.program.monitor import Monitor
 from pulumi_embedded.program.processes import ChildProcess
 from pulumi_embedded.program.runner import ALREADY_REPORTED
 from pulumi_embedded.providers.registry import ProviderRegistry
@@ -20,14 +24,18 @@ def listening(
     monitor: Monitor, providers: ProviderRegistry, parallel: int, on_stop: Callable[[], None]
 ) -> Iterator[str]:
     """Serve the program and the providers; the server's address."""
-    server = EngineServer(parallel)
-    server.start(monitor)
-    providers.set_address(server.address)
+    # The SDK calls from parallel * 4 threads and each call waits for its step, so fewer threads could deadlock.
+    server = grpc.server(ThreadPoolExecutor(max_workers=parallel * 4 + 64), options=GRPC_OPTIONS)
+    resource_pb2_grpc.add_ResourceMonitorServicer_to_server(monitor, server)
+    engine_pb2_grpc.add_EngineServicer_to_server(monitor, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    providers.set_address(address)
     try:
-        yield server.address
+        yield address
     finally:
         on_stop()
-        server.stop()
+        server.stop(0)  # current calls fail
 
 
 class NoProgram:

@@ -47,8 +47,8 @@ class ProviderResources:
         key = f"{package}:{name}"
         if key not in self._defaults:
             goal = Goal(
-                PROVIDER_PREFIX + package,
-                name,
+                type=PROVIDER_PREFIX + package,
+                name=name,
                 custom=True,
                 inputs=self._default_inputs(package),
                 version=version,

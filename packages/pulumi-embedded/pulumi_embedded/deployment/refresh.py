@@ -55,30 +55,20 @@ class Refresh:
 
     def _apply(self, results: dict[int, Resource | None]) -> None:
         """Take over the results; None stands for a resource that is gone."""
-        kept, gone = [], []
-        for resource in self.state.resources:
-            found = results.get(id(resource), resource)
-            if found is not None:
-                kept.append(found)
-                continue
-            gone.append(resource)
-            if self.snapshot:
-                self.snapshot.write(drop=[resource], wait=False)
-        self.state.resources = kept
+        gone = [old for old in self.state.resources if results.get(id(old), old) is None]
+        found = [results.get(id(old), old) for old in self.state.resources]
+        kept = self.state.resources = [resource for resource in found if resource is not None]
         for resource in kept:
-            if (
-                resource.type == STACK_TYPE
-                and not self.options.refresh
-                and self.options.targets.has(resource.urn)
-            ):
+            is_reported = resource.type == STACK_TYPE and not self.options.refresh
+            if is_reported and self.options.targets.has(resource.urn):
                 self.listener.outputs(resource.outputs, resource.outputs)
-        for resource in prune_references(kept, gone):
-            if self.snapshot:
-                self.snapshot.write(put=[resource], wait=False)
+        pruned = prune_references(kept, gone)
+        if self.snapshot and gone:
+            self.snapshot.write(put=pruned, drop=gone, wait=False)
 
     def _read(self, old: Resource) -> Resource | EngineError | None:
         """The actual resource, None if it is gone, or why it could not be read."""
-        step = ResourceStep(events.REFRESH, old.urn, old.type, old, None)
+        step = ResourceStep(events.REFRESH, old.urn, old.type, old)
         if self.stopping.is_set():
             return EngineError("canceled")
         self.listener.began(step)
@@ -93,20 +83,21 @@ class Refresh:
         return new
 
     def _compare(self, old: Resource, step: ResourceStep) -> Resource | None:
-        """The actual resource; what differs is noted in the step."""
+        """The actual resource. What differs is noted in the step."""
         new = self._actual(old)
         if new is None:
-            self._note(step, events.DELETE, "gone")
-            return None
-        is_same = values.same(old.inputs, new.inputs) and values.same(old.outputs, new.outputs)
-        if is_same and old.id == new.id and old.init_errors == new.init_errors:
-            self._note(step, events.SAME, "")
-            return old
-        new.modified = now()
-        self._note(step, events.UPDATE, "has drifted")
-        step.diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
-        if self.snapshot:
-            self.snapshot.write(put=[new], wait=False)
+            op, note = events.DELETE, "gone"
+        elif _is_same(old, new):
+            op, note, new = events.SAME, "", old
+        else:
+            op, note, new.modified = events.UPDATE, "has drifted", now()
+            step.diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
+            if self.snapshot:
+                self.snapshot.write(put=[new], wait=False)
+        if self.options.refresh:
+            step.note = note
+        else:
+            step.op = op
         return new
 
     def _actual(self, old: Resource) -> Resource | None:
@@ -132,11 +123,10 @@ class Refresh:
             uid=old.uid,
         )
 
-    def _note(self, step: ResourceStep, op: str, note: str) -> None:
-        if self.options.refresh:
-            step.note = note
-        else:
-            step.op = op
+
+def _is_same(old: Resource, new: Resource) -> bool:
+    are_values_same = values.same(old.inputs, new.inputs) and values.same(old.outputs, new.outputs)
+    return are_values_same and old.id == new.id and old.init_errors == new.init_errors
 
 
 def _is_readable(resource: Resource) -> bool:

@@ -123,7 +123,7 @@ class Run:
             kind, self._options.message, self._config.stored(self._session.project.name)
         )
         stack, backend = self.stack, self._session.backend
-        self._lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), self._warn)
+        self._lock = locks.take(backend.store, backend.lock_folder(stack), self._warn)
         recovered, checkpoint = snapshot.recover(backend, stack)
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
@@ -184,7 +184,7 @@ class Run:
             "program": str(self._session.project.program_file()),
             "dry_run": changing is None or options.run_program,
         }
-        with self._interrupts.watch(deployment.stop):
+        with self._interrupts.handled(deployment.stop):
             succeeded = program.run(program_settings, self._on_output_line)
         if not succeeded:
             deployment.keep_old_outputs()
@@ -213,7 +213,7 @@ class Run:
         monitor = Monitor(NoProgram(), self.listener, "")
         with (
             listening(monitor, self._providers, 4, on_stop=lambda: None),
-            self._interrupts.watch(flag),
+            self._interrupts.handled(flag),
         ):
             yield flag
 

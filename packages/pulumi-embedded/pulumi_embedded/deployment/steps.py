@@ -72,16 +72,16 @@ class StepRunner:
         marked for deletion after everything that depends on it has been updated."""
         op = events.CREATE_REPLACEMENT if replaces else events.CREATE
         with self._running(ResourceStep(op, new.urn, new.type, replaces, new, diff)):
-            if not new.custom:
-                new.outputs = {}
-            elif is_provider(new.type):
-                new.id = str(uuid.uuid4()) if self.snapshot else values.UNKNOWN_TEXT
-            elif self.snapshot is None:
-                new.outputs = self._predicted_outputs(new, None)
             new.created = new.modified = now()
+            if is_provider(new.type):
+                new.id = str(uuid.uuid4()) if self.snapshot else values.UNKNOWN_TEXT
             if self.snapshot is None:
+                new.outputs = self._predicted_outputs(new, None)
                 return
-            ended, failure = self._call_create(self.snapshot, new)
+            ended, failure = self._call_provider(
+                self.snapshot, "creating", new, lambda provider: provider.create(new)
+            )
+            ended += self._settled_creates(self.snapshot.pending, new.urn) if ended else []
             put, drop = [new], [replaces] if replaces else []
             if replaces is not None and keep_old:
                 replaces.delete = True
@@ -90,22 +90,26 @@ class StepRunner:
             if failure is not None:
                 raise failure
 
-    def _call_create(self, snapshot: StateSnapshot, new: Resource) -> tuple[list[int], PartialError | None]:
-        """Let the provider create the resource; the operations that have ended, and a partial failure."""
+    def _call_provider(
+        self,
+        snapshot: StateSnapshot,
+        kind: str,
+        new: Resource,
+        call: Callable[[Provider], tuple[str, Properties]],
+    ) -> tuple[list[int], PartialError | None]:
+        """Let the provider create or update a resource that has one; the operation that has ended, and a partial failure."""
         if not new.custom or is_provider(new.type):
             return [], None
         provider = self.providers.get(new.provider)
-        timeout = new.custom_timeouts.get("create", 0)
-        operation = snapshot.begin("creating", new)
+        operation = snapshot.begin(kind, new)
         failure: PartialError | None = None
         try:
-            new.id, outputs = self._call(
-                operation, lambda: provider.create(new.urn, new.inputs, timeout=timeout)
-            )
+            new.id, outputs = self._call(operation, lambda: call(provider))
         except PartialError as error:
-            failure, new.id, outputs = error, error.id, _partial_outputs(error, new)
+            failure, new.id, new.init_errors = error, new.id or error.id, error.reasons
+            outputs = values.mark_secrets(error.outputs, new.inputs)
         new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
-        return [operation, *self._settled_creates(snapshot.pending, new.urn)], failure
+        return [operation], failure
 
     def update(self, old: Resource, new: Resource, diff: Diff, alias: RenamedUrn) -> None:
         """Change the resource in place."""
@@ -114,34 +118,20 @@ class StepRunner:
             new.modified = now()
             if not new.custom:
                 new.outputs = old.outputs
-            elif self.snapshot is None and not is_provider(new.type):
-                new.outputs = self._predicted_outputs(new, old)
             ended: list[int] = []
             failure: PartialError | None = None
-            if self.snapshot and new.custom and not is_provider(new.type):
-                ended, failure = self._call_update(self.snapshot, old, new)
+            if self.snapshot:
+                ended, failure = self._call_provider(
+                    self.snapshot, "updating", new, lambda provider: (old.id, provider.update(old, new))
+                )
+            else:
+                new.outputs = self._predicted_outputs(new, old)
             values.keep_ciphertexts(new.inputs, old.inputs)
             values.keep_ciphertexts(new.outputs, old.outputs)
             if self.snapshot:
                 self.snapshot.write(put=[new], drop=[old], end=ended, alias=alias)
             if failure is not None:
                 raise failure
-
-    def _call_update(
-        self, snapshot: StateSnapshot, old: Resource, new: Resource
-    ) -> tuple[list[int], PartialError | None]:
-        provider = self.providers.get(new.provider)
-        timeout = new.custom_timeouts.get("update", 0)
-        operation = snapshot.begin("updating", new)
-        failure: PartialError | None = None
-        try:
-            outputs = self._call(
-                operation, lambda: provider.update(old, new.inputs, new.ignore_changes, timeout=timeout)
-            )
-        except PartialError as error:
-            failure, outputs = error, _partial_outputs(error, new)
-        new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
-        return [operation], failure
 
     def delete(
         self, old: Resource, *, op: str, skip_provider: bool, pending_replacement: bool = False
@@ -166,12 +156,14 @@ class StepRunner:
 
     def _predicted_outputs(self, new: Resource, old: Resource | None) -> Properties:
         """The outputs in a preview: the inputs, or what a provider that supports previews says."""
+        if not new.custom or is_provider(new.type):
+            return new.outputs
         provider = None if values.has_unknown(new.provider) else self.providers.known(new.provider)
         if provider is None or not provider.supports_preview:
             return new.inputs
         if old is None:
-            return provider.create(new.urn, new.inputs, preview=True)[1]
-        return provider.update(old, new.inputs, new.ignore_changes, preview=True)
+            return provider.create(new, preview=True)[1]
+        return provider.update(old, new, preview=True)
 
     def read(self, new: Resource, old: Resource | None, provider: Provider) -> None:
         """Look up a resource that the stack does not manage, also in a preview."""
@@ -247,9 +239,3 @@ class StepRunner:
         with self._idle:
             self._running_steps += change
             self._idle.notify_all()
-
-
-def _partial_outputs(error: PartialError, new: Resource) -> Properties:
-    """The outputs of a resource that is not in its final state; the reasons are saved with it."""
-    new.init_errors = error.reasons
-    return values.mark_secrets(error.outputs, new.inputs)

@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import ResourceStep
 from pulumi_embedded.display import details, property_lines
-from pulumi_embedded.properties import urns
+from pulumi_embedded.properties import urns, values
 from pulumi_embedded.properties.paths import parse
 from pulumi_embedded.properties.values import Properties
 
@@ -103,8 +103,8 @@ class Display:
 
         As in the CLI, texts of less than three characters and `true` and `false` are not masked.
         """
-        forms = {form for text in secrets for form in (text, json.dumps(text)[1:-1], _escaped(text))}
-        forms |= {line.strip() for text in secrets for line in text.splitlines()}
+        forms = {*secrets, *(line.strip() for text in secrets for line in text.splitlines())}
+        forms |= {json.dumps(text, ensure_ascii=ascii_)[1:-1] for text in secrets for ascii_ in (True, False)}
         masked = {form for form in forms if len(form) > 2 and form.lower() not in ("true", "false")}
         self._secrets = sorted(masked, key=len, reverse=True)
 
@@ -283,19 +283,13 @@ class Display:
         return f"\033[{code}m{text}\033[0m" if self._color and code and text.strip() else text
 
 
-def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with all its texts changed."""
+    """The value with all its texts changed, keys included."""
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, list):
-        return [_each_text(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _each_text(item, change) for key, item in value.items()}
-    return value
+        value = {change(key): item for key, item in value.items()}
+    return values.convert_items(value, lambda item: _each_text(item, change))
 
 
 def as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:

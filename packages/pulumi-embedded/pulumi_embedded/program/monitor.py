@@ -4,11 +4,12 @@ Features that this engine does not support are refused by name; none is ignored 
 """
 
 # ruff: noqa: N802 - the methods have the names of the protocol
+from __future__ import annotations
+
 import posixpath
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlparse
 
@@ -19,7 +20,6 @@ from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.goals import Alias, Goal
 from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.program.grpc_stubs import (
-    GRPC_OPTIONS,
     engine_pb2,
     engine_pb2_grpc,
     provider_pb2,
@@ -39,23 +39,6 @@ _DURATION: Final = re.compile(rf"\+?(0|({_PART_OF_DURATION.pattern})+)")
 SUCCESS: Final[Any] = 0
 FAIL: Final[Any] = 1
 SKIP: Final[Any] = 2
-
-
-@dataclass(frozen=True)
-class ProviderChoice:
-    """The provider of a function: a provider resource's reference, or the default one of a package's version."""
-
-    version: str = ""
-    url: str = ""
-    reference: str = ""
-
-
-@dataclass(frozen=True)
-class InvokeResult:
-    """What a provider function returned, and the arguments it did not accept."""
-
-    result: Properties
-    failures: list[CheckFailure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,11 +63,33 @@ class Registrar(Protocol):
     def read(self, goal: Goal) -> Registration:
         """Look up a resource that exists and that the stack does not manage."""
 
-    def invoke(self, function: str, arguments: Properties, choice: ProviderChoice) -> InvokeResult:
-        """Call a provider function."""
+    def invoke(
+        self, function: str, arguments: Properties, reference: str, version: str, url: str
+    ) -> tuple[Properties, list[CheckFailure]]:
+        """Call a function of the provider with this reference, or of the default one for the version.
+
+        Returns its result, and the arguments it does not accept.
+        """
 
     def program_is_done(self) -> None:
         """The program has registered everything; returns once the deletions are done."""
+
+
+def _aborting(call: Callable[[Any, Any], Any]) -> Any:
+    """A handler that aborts with the failure's message: gRPC would hide an exception's type and message."""
+
+    def handle(self: Monitor, request: Any, context: Any) -> Any:
+        try:
+            return call(self, request)
+        except EngineError as error:
+            self.failure = self.failure or error
+            context.abort(grpc.StatusCode.UNKNOWN, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug of this engine; the run reports it
+            self.failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+            self.failure.__cause__ = error
+            context.abort(grpc.StatusCode.INTERNAL, str(self.failure))
+
+    return handle
 
 
 class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineServicer):
@@ -103,20 +108,50 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
     def SupportsFeature(self, _request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for GetDeploymentInfo")
 
-    def RegisterResource(self, request: Any, context: Any) -> Any:
-        return self._answer(context, lambda: self._register(request))
+    @_aborting
+    def RegisterResource(self, request: Any) -> Any:
+        answer = self._registrar.register(goal_of(request, self._root))
+        return resource_pb2.RegisterResourceResponse(
+            urn=answer.urn,
+            id=answer.id,
+            object=values.to_struct(answer.outputs or {}, secrets=True),
+            result=answer.result,
+        )
 
-    def RegisterResourceOutputs(self, request: Any, context: Any) -> Any:
-        return self._answer(context, lambda: self._outputs(request))
+    @_aborting
+    def RegisterResourceOutputs(self, request: Any) -> Any:
+        self._registrar.register_outputs(request.urn, values.from_struct(request.outputs))
+        return empty_pb2.Empty()
 
-    def SignalAndWaitForShutdown(self, _request: Any, context: Any) -> Any:
-        return self._answer(context, self._done)
+    @_aborting
+    def SignalAndWaitForShutdown(self, _request: Any) -> Any:
+        self._registrar.program_is_done()
+        return empty_pb2.Empty()
 
-    def ReadResource(self, request: Any, context: Any) -> Any:
-        return self._answer(context, lambda: self._read(request))
+    @_aborting
+    def ReadResource(self, request: Any) -> Any:
+        if request.packageRef:
+            raise NeedsCliError(f"a parameterized package on {request.type} {request.name!r}")
+        answer = self._registrar.read(read_goal_of(request, self._root))
+        return resource_pb2.ReadResourceResponse(
+            urn=answer.urn,
+            id=answer.id,
+            properties=values.to_struct(answer.outputs or {}, secrets=True),
+            result=answer.result,
+        )
 
-    def Invoke(self, request: Any, context: Any) -> Any:
-        return self._answer(context, lambda: self._invoke(request))
+    @_aborting
+    def Invoke(self, request: Any) -> Any:
+        if request.packageRef:
+            raise NeedsCliError(f"a parameterized package for the function {request.tok}")
+        arguments = values.from_struct(request.args)
+        result, failures = self._registrar.invoke(
+            request.tok, arguments, request.provider, request.version, request.pluginDownloadURL
+        )
+        return provider_pb2.InvokeResponse(
+            failures=[provider_pb2.CheckFailure(**vars(failure)) for failure in failures],
+            **{"return": values.to_struct(result, secrets=True)},
+        )
 
     def Log(self, request: Any, _context: Any) -> Any:
         if self.failure is not None and str(self.failure) in request.message:
@@ -134,60 +169,6 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
     def RequirePulumiVersion(self, _request: Any, _context: Any) -> Any:
         return engine_pb2.RequirePulumiVersionResponse()
 
-    def _answer(self, context: Any, work: Callable[[], Any]) -> Any:
-        """The answer, or an abort with the failure's message: gRPC would hide an exception's type and message."""
-        try:
-            return work()
-        except EngineError as error:
-            self.failure = self.failure or error
-            context.abort(grpc.StatusCode.UNKNOWN, str(error))
-        except Exception as error:  # noqa: BLE001 - a bug of this engine; the run reports it
-            self.failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
-            self.failure.__cause__ = error
-            context.abort(grpc.StatusCode.INTERNAL, str(self.failure))
-        return None
-
-    def _register(self, request: Any) -> Any:
-        done = self._registrar.register(goal_of(request, self._root))
-        return resource_pb2.RegisterResourceResponse(
-            urn=done.urn,
-            id=done.id,
-            object=values.to_struct(done.outputs or {}, secrets=True),
-            result=done.result,
-        )
-
-    def _read(self, request: Any) -> Any:
-        if request.packageRef:
-            raise NeedsCliError(f"a parameterized package on {request.type} {request.name!r}")
-        done = self._registrar.read(read_goal_of(request, self._root))
-        return resource_pb2.ReadResourceResponse(
-            urn=done.urn,
-            id=done.id,
-            properties=values.to_struct(done.outputs or {}, secrets=True),
-            result=done.result,
-        )
-
-    def _invoke(self, request: Any) -> Any:
-        if request.packageRef:
-            raise NeedsCliError(f"a parameterized package for the function {request.tok}")
-        choice = ProviderChoice(request.version, request.pluginDownloadURL, request.provider)
-        found = self._registrar.invoke(request.tok, values.from_struct(request.args), choice)
-        return provider_pb2.InvokeResponse(
-            failures=[
-                provider_pb2.CheckFailure(property=failure.property, reason=failure.reason)
-                for failure in found.failures
-            ],
-            **{"return": values.to_struct(found.result, secrets=True)},
-        )
-
-    def _outputs(self, request: Any) -> Any:
-        self._registrar.register_outputs(request.urn, values.from_struct(request.outputs))
-        return empty_pb2.Empty()
-
-    def _done(self) -> Any:
-        self._registrar.program_is_done()
-        return empty_pb2.Empty()
-
 
 # Calls that this engine does not support, and how an error names them.
 _UNSUPPORTED: Final[dict[str, Callable[[Any], str]]] = {
@@ -202,10 +183,10 @@ _UNSUPPORTED: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def _add_unsupported(method: str, name_of: Callable[[Any], str]) -> None:
-    def refuse(request: Any) -> Any:
+    def refuse(_monitor: Any, request: Any) -> Any:
         raise NeedsCliError(name_of(request))
 
-    setattr(Monitor, method, lambda self, request, context: self._answer(context, lambda: refuse(request)))
+    setattr(Monitor, method, _aborting(refuse))
 
 
 for _method, _name_of in _UNSUPPORTED.items():
@@ -305,25 +286,3 @@ def _position(position: Any, root: str) -> str:
         return ""
     path = posixpath.relpath(unquote(parsed.path), root)
     return f"project:///{path}" + (f"#{position.line}" if position.line else "")
-
-
-class EngineServer:
-    """The gRPC server around a monitor."""
-
-    def __init__(self, parallel: int) -> None:
-        # The SDK calls from parallel * 4 threads and each call waits for its step, so fewer threads could deadlock.
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=parallel * 4 + 64), options=GRPC_OPTIONS)
-        self._port = self._server.add_insecure_port("127.0.0.1:0")
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    def start(self, monitor: Monitor) -> None:
-        resource_pb2_grpc.add_ResourceMonitorServicer_to_server(monitor, self._server)
-        engine_pb2_grpc.add_EngineServicer_to_server(monitor, self._server)
-        self._server.start()
-
-    def stop(self) -> None:
-        """Stop at once; current calls fail."""
-        self._server.stop(0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
@@ -61,7 +62,7 @@ def _read(path: Path) -> Any:
     except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is not valid YAML: {error}") from None
     if content is None:
-        return {}
+        return CommentedMap()
     if not isinstance(content, dict):
         raise EngineError(f"{path.name} must contain keys with values, not a {type(content).__name__}")
     return content
@@ -159,7 +160,7 @@ class StackConfig:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content: Any = _read(path) if path.exists() else {}
+        self.content: Any = _read(path) if path.exists() else CommentedMap()
         provider = self.content.get("secretsprovider")
         if provider not in (None, "", "passphrase", "default"):
             raise NeedsCliError(f"the secrets provider {provider!r} in {path.name}")
@@ -173,10 +174,7 @@ class StackConfig:
 
     @salt.setter
     def salt(self, value: str) -> None:
-        if hasattr(self.content, "insert"):
-            self.content.insert(0, "encryptionsalt", value)
-        else:
-            self.content["encryptionsalt"] = value
+        self.content.insert(0, "encryptionsalt", value)
 
     @property
     def config(self) -> Any:
@@ -195,11 +193,9 @@ class StackConfig:
 
     def values(self, project: Project, crypter: Crypter | None) -> dict[str, ConfigValue]:
         """All values by full key, decrypted, with the project's defaults."""
-        found = {
-            full_key(project.name, key): value_of(value, crypter) for key, value in _defaults(project).items()
-        }
-        for key, raw in (self.content.get("config") or {}).items():
-            found[full_key(project.name, str(key))] = value_of(raw, crypter)
+        own = self.content.get("config") or {}
+        entries = [*_defaults(project).items(), *own.items()]
+        found = {full_key(project.name, str(key)): value_of(raw, crypter) for key, raw in entries}
         return dict(sorted(found.items()))
 
     def secrets(self, crypter: Crypter | None) -> list[str]:

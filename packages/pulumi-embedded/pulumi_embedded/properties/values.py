@@ -5,8 +5,8 @@ values are protobuf Structs; in the state file they are JSON (see `state/seriali
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf import struct_pb2  # type: ignore[import-untyped]  # ships no types
@@ -57,7 +57,7 @@ class ResourceRef:
     urn: str
     id: Value = None
     version: str = ""
-    custom: bool = field(default=True)
+    custom: bool = True
 
 
 def number(value: float) -> int | float:
@@ -73,18 +73,15 @@ def from_struct(struct: struct_pb2.Struct) -> Properties:
 def from_proto(value: struct_pb2.Value) -> Value:
     """One value from a message."""
     kind = value.WhichOneof("kind")
-    if kind == "string_value":
-        text = value.string_value
-        return UNKNOWN if text == UNKNOWN_TEXT else text
-    if kind == "number_value":
-        return number(value.number_value)
-    if kind == "bool_value":
-        return value.bool_value
+    if kind == "struct_value":
+        return _from_object(from_struct(value.struct_value))
     if kind == "list_value":
         return [from_proto(item) for item in value.list_value.values]
-    if kind == "struct_value":
-        return _from_object({key: from_proto(item) for key, item in value.struct_value.fields.items()})
-    return None
+    if kind == "number_value":
+        return number(value.number_value)
+    if kind == "string_value":
+        return UNKNOWN if value.string_value == UNKNOWN_TEXT else value.string_value
+    return value.bool_value if kind == "bool_value" else None
 
 
 def _from_object(found: dict[str, Value]) -> Value:
@@ -107,37 +104,29 @@ def to_struct(properties: Mapping[str, Value], *, secrets: bool, refs: bool = Tr
     """The properties as a message. Without `secrets`, secrets become plain values; without `refs`, resource references
     become the resource's id, or a component's URN."""
     struct = struct_pb2.Struct()
-    for key, value in properties.items():
-        _fill(struct.fields[key], value, secrets, refs)
+    struct.update(_message(properties, secrets, refs))
     return struct
 
 
-def _fill(target: struct_pb2.Value, value: Value, secrets: bool, refs: bool) -> None:
-    if value is None:
-        target.null_value = struct_pb2.NULL_VALUE
-    elif isinstance(value, bool):
-        target.bool_value = value
-    elif isinstance(value, (int, float)):
-        target.number_value = value
-    elif isinstance(value, str):
-        target.string_value = value
-    elif isinstance(value, Unknown):
-        target.string_value = UNKNOWN_TEXT
-    elif isinstance(value, list):
-        target.list_value.SetInParent()
-        for item in value:
-            _fill(target.list_value.values.add(), item, secrets, refs)
-    elif isinstance(value, dict):
-        target.struct_value.SetInParent()
-        for key, item in value.items():
-            _fill(target.struct_value.fields[key], item, secrets, refs)
-    elif isinstance(value, Secret):
-        if secrets:
-            _fill(target, {SIGNATURE: SECRET, "value": value.value}, secrets, refs)
-        else:
-            _fill(target, value.value, secrets, refs)
-    else:
-        _fill(target, _full_ref(value) if refs else _bare_ref(value), secrets, refs)
+def _message(value: Value, secrets: bool, refs: bool) -> Any:
+    """The value as `Struct.update` accepts it."""
+    if isinstance(value, Unknown):
+        return UNKNOWN_TEXT
+    if isinstance(value, Secret):
+        inside = _message(value.value, secrets, refs)
+        return {SIGNATURE: SECRET, "value": inside} if secrets else inside
+    if isinstance(value, ResourceRef):
+        return _message(_full_ref(value) if refs else _bare_ref(value), secrets, refs)
+    return convert_items(value, lambda item: _message(item, secrets, refs))
+
+
+def convert_items(value: Value, convert: Callable[[Value], Any]) -> Any:
+    """A list or dict with all its items converted; other values as they are."""
+    if isinstance(value, list):
+        return [convert(item) for item in value]
+    if isinstance(value, dict):
+        return {key: convert(item) for key, item in value.items()}
+    return value
 
 
 def _full_ref(ref: ResourceRef) -> Properties:
@@ -159,11 +148,7 @@ def reveal(value: Value) -> Value:
     """The value with all secrets replaced by their plain values."""
     if isinstance(value, Secret):
         return reveal(value.value)
-    if isinstance(value, list):
-        return [reveal(item) for item in value]
-    if isinstance(value, dict):
-        return {key: reveal(item) for key, item in value.items()}
-    return value
+    return convert_items(value, reveal)
 
 
 def mask(value: Value) -> Value:
@@ -172,13 +157,9 @@ def mask(value: Value) -> Value:
         return "[secret]"
     if isinstance(value, Unknown):
         return "[unknown]"
-    if isinstance(value, list):
-        return [mask(item) for item in value]
-    if isinstance(value, dict):
-        return {key: mask(item) for key, item in value.items()}
     if isinstance(value, ResourceRef):
         return value.urn
-    return value
+    return convert_items(value, mask)
 
 
 def has_secret(value: Value) -> bool:

@@ -96,53 +96,34 @@ class Provider:
         answer = self._call("Check", request)
         return values.mark_secrets(values.from_struct(answer.inputs), new), check_failures(answer)
 
-    def diff(
-        self, resource: Resource, old_inputs: Properties, new: Properties, ignore: list[str]
-    ) -> Diff | None:
-        """What would change; None if the provider leaves that to the engine."""
-        request = provider_pb2.DiffRequest(
-            id=resource.id,
-            olds=plain(resource.outputs),
-            news=plain(new),
-            old_inputs=plain(old_inputs),
-            ignoreChanges=ignore,
-            **identity(resource.urn),
-        )
+    def diff(self, old: Resource, new: Properties, ignore: list[str]) -> Diff:
+        """What would change if the resource had the new inputs."""
+        request = provider_pb2.DiffRequest(news=plain(new), ignoreChanges=ignore, **_old_values(old))
         return _diff_from(self._call("Diff", request))
 
-    def create(
-        self, urn: str, inputs: Properties, *, timeout: float = 0, preview: bool = False
-    ) -> tuple[str, Properties]:
+    def create(self, new: Resource, *, preview: bool = False) -> tuple[str, Properties]:
         """The new resource's id and outputs; in a preview, what is known of them."""
         request = provider_pb2.CreateRequest(
-            properties=plain(inputs), timeout=timeout, preview=preview, **identity(urn)
+            properties=plain(new.inputs),
+            timeout=new.custom_timeouts.get("create", 0),
+            preview=preview,
+            **identity(new.urn),
         )
         answer = self._call("Create", request)
         if not answer.id and not preview:
             raise ProviderError("the provider's create returned no id")
-        return answer.id, values.mark_secrets(values.from_struct(answer.properties), inputs)
+        return answer.id, values.mark_secrets(values.from_struct(answer.properties), new.inputs)
 
-    def update(
-        self,
-        old: Resource,
-        inputs: Properties,
-        ignore: list[str],
-        *,
-        timeout: float = 0,
-        preview: bool = False,
-    ) -> Properties:
+    def update(self, old: Resource, new: Resource, *, preview: bool = False) -> Properties:
         """The outputs after the update."""
         request = provider_pb2.UpdateRequest(
-            id=old.id,
-            olds=plain(old.outputs),
-            news=plain(inputs),
-            old_inputs=plain(old.inputs),
-            ignoreChanges=ignore,
-            timeout=timeout,
+            news=plain(new.inputs),
+            ignoreChanges=new.ignore_changes,
+            timeout=new.custom_timeouts.get("update", 0),
             preview=preview,
-            **identity(old.urn),
+            **_old_values(old),
         )
-        return values.mark_secrets(values.from_struct(self._call("Update", request).properties), inputs)
+        return values.mark_secrets(values.from_struct(self._call("Update", request).properties), new.inputs)
 
     def delete(self, old: Resource) -> None:
         request = provider_pb2.DeleteRequest(
@@ -272,6 +253,16 @@ def _init_failure(error: Any) -> Any:
                 if detail.Unpack(found):
                     return found
     return None
+
+
+def _old_values(old: Resource) -> dict[str, Any]:
+    """The fields that describe the old resource in a request."""
+    return {
+        "id": old.id,
+        "olds": plain(old.outputs),
+        "old_inputs": plain(old.inputs),
+        **identity(old.urn),
+    }
 
 
 def identity(urn: str) -> dict[str, Any]:

@@ -34,6 +34,18 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
+class StackId:
+    """The project and the name of a stack."""
+
+    project: str
+    name: str
+
+    @property
+    def full(self) -> str:
+        return f"organization/{self.project}/{self.name}"
+
+
+@dataclass(frozen=True)
 class Backend:
     """One backend. Keys are relative to its `.pulumi` folder. `packs`: it compresses what it writes."""
 
@@ -54,38 +66,33 @@ class Backend:
 
     def check_layout(self) -> None:
         """Raises NeedsCliError for the layout that Pulumi used before it kept stacks by project."""
-        if not self.store.exists(_META) and any(_stack_name(key) for key in self.store.list_keys("stacks")):
+        if self.store.read(_META) is None and any(_stack_name(key) for key in self.store.list_keys("stacks")):
             raise NeedsCliError(
                 f"the backend {self.url}", "its layout is from before Pulumi 3.61; run `pulumi state upgrade`"
             )
 
-    def stack_key(self, project: str, stack: str) -> str | None:
+    def stack_key(self, stack: StackId) -> str | None:
         """The key of a stack's checkpoint; None if there is no such stack."""
-        return self._latest(self._checkpoint_keys(project, stack))
+        return self._latest(self._checkpoint_keys(stack))
 
-    def _checkpoint_keys(self, project: str, stack: str) -> list[str]:
+    def _checkpoint_keys(self, stack: StackId) -> list[str]:
         """The keys of the checkpoint. There are two if a run was killed while it changed between plain and compressed."""
-        plain = _plain_key(project, stack)
-        return [
-            key for key in self.store.list_keys(f"stacks/{project}") if key in (plain, plain + _GZIP_SUFFIX)
-        ]
+        both = (_plain_key(stack), _plain_key(stack) + _GZIP_SUFFIX)
+        return [key for key in self.store.list_keys(f"stacks/{stack.project}") if key in both]
 
     def _latest(self, keys: list[str]) -> str | None:
         if len(keys) < 2:
             return next(iter(keys), None)
         return max(keys, key=lambda key: (self.store.modified(key), key))
 
-    def lock_folder(self, project: str, stack: str) -> str:
-        return f"locks/organization/{project}/{stack}"
+    def lock_folder(self, stack: StackId) -> str:
+        return f"locks/{stack.full}"
 
-    def journal(self, project: str, stack: str) -> Log:
-        return self.store.log(f"journals/{project}/{stack}.jsonl")
+    def journal(self, stack: StackId) -> Log:
+        return self.store.log(f"journals/{stack.project}/{stack.name}.jsonl")
 
-    def history_folder(self, project: str, stack: str) -> str:
-        return f"history/{project}/{stack}"
-
-    def backup_folder(self, project: str, stack: str) -> str:
-        return f"backups/{project}/{stack}"
+    def history_folder(self, stack: StackId) -> str:
+        return f"history/{stack.project}/{stack.name}"
 
     def stacks(self, project: str) -> list[str]:
         """The names of a project's stacks."""
@@ -93,32 +100,29 @@ class Backend:
             {name for key in self.store.list_keys(f"stacks/{project}") if (name := _stack_name(key))}
         )
 
-    def has(self, project: str, stack: str) -> bool:
-        return self.stack_key(project, stack) is not None
-
-    def read(self, project: str, stack: str) -> bytes:
+    def read(self, stack: StackId) -> bytes:
         """The checkpoint, decompressed. Raises StackNotFoundError if there is no such stack."""
-        plain = _plain_key(project, stack)
+        plain = _plain_key(stack)
         # Read even if nothing was listed: only reading tells why a folder or bucket is not accessible.
-        checkpoint = self.store.read(self.stack_key(project, stack) or plain)
+        checkpoint = self.store.read(self.stack_key(stack) or plain)
         if checkpoint is not None:
             return _unpacked(checkpoint)
         zstd = f"{plain}.zst"
-        if self.store.exists(zstd):
+        if self.store.read(zstd) is not None:
             raise NeedsCliError(f"the compressed state {zstd}")
         self.check_layout()
         raise StackNotFoundError(
-            f"no stack named '{stack}' found in {self.url}; create it with `stack init {stack}`"
+            f"no stack named '{stack.name}' found in {self.url}; create it with `stack init {stack.name}`"
         )
 
-    def write(self, project: str, stack: str, checkpoint: bytes) -> None:
+    def write(self, stack: StackId, checkpoint: bytes) -> None:
         """Replace the checkpoint; the old one becomes `.bak`. Raises OSError; then the old one stays."""
-        keys = self._checkpoint_keys(project, stack)
+        keys = self._checkpoint_keys(stack)
         old = self._latest(keys)
-        new = _plain_key(project, stack) + self.suffix
+        new = _plain_key(stack) + self.suffix
         if old:
             self.store.copy(old, f"{old}.bak")
-        elif not self.store.exists(_META):
+        elif self.store.read(_META) is None:
             self.check_layout()
             self.store.write(_META, b"version: 1\n")
         self.store.write(new, self.packed(checkpoint))
@@ -134,13 +138,13 @@ class Backend:
         """What this backend appends to `.json` in the names of its files."""
         return _GZIP_SUFFIX if self.packs else ""
 
-    def remove(self, project: str, stack: str) -> None:
+    def remove(self, stack: StackId) -> None:
         """Remove a stack. Its last checkpoint stays as `.bak`."""
-        while key := self.stack_key(project, stack):
+        while key := self.stack_key(stack):
             self.store.copy(key, f"{key}.bak")
             self.store.remove(key)
-        self.journal(project, stack).remove()
-        for entry in self.store.list_keys(self.history_folder(project, stack)):
+        self.journal(stack).remove()
+        for entry in self.store.list_keys(self.history_folder(stack)):
             self.store.remove(entry)
 
 
@@ -155,8 +159,8 @@ def _packs(environment: Mapping[str, str]) -> bool:
     return any(is_on(name) for name in _GZIP_VARIABLES)
 
 
-def _plain_key(project: str, stack: str) -> str:
-    return f"stacks/{project}/{stack}.json"
+def _plain_key(stack: StackId) -> str:
+    return f"stacks/{stack.project}/{stack.name}.json"
 
 
 def _stack_name(key: str) -> str:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pulumi_embedded import VERSION
-from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.serialization import encoded
-from pulumi_embedded.state.snapshot import StackId
 
 _NO_BACKUPS: Final = "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS"
 
@@ -55,13 +54,13 @@ class HistoryEntry:
 def add(backend: Backend, stack: StackId, entry: HistoryEntry) -> None:
     """Record an update that has ended and whose checkpoint is written. Raises OSError."""
     moment = time.time_ns()
-    prefix = f"{backend.history_folder(stack.project, stack.name)}/{stack.name}-{moment}"
+    prefix = f"{backend.history_folder(stack)}/{stack.name}-{moment}"
     backend.store.write(f"{prefix}.history.json{backend.suffix}", backend.packed(encoded(entry.to_json())))
-    checkpoint = backend.stack_key(stack.project, stack.name)
+    checkpoint = backend.stack_key(stack)
     if checkpoint is None:
         raise FileNotFoundError(f"the stack {stack.project}/{stack.name} was removed during the update")
     suffix = checkpoint.removeprefix(f"stacks/{stack.project}/{stack.name}")
     backend.store.copy(checkpoint, f"{prefix}.checkpoint{suffix}")
     if os.environ.get(_NO_BACKUPS, "").lower() not in ("1", "true"):
-        folder = backend.backup_folder(stack.project, stack.name)
+        folder = f"backups/{stack.project}/{stack.name}"
         backend.store.copy(checkpoint, f"{folder}/{stack.name}.{moment}{suffix}")

@@ -15,6 +15,7 @@ order in which they were added (dependencies come first), then the remaining old
 import hashlib
 import threading
 from dataclasses import dataclass, field
+from itertools import chain
 from json import loads
 from typing import Any, Final
 
@@ -149,10 +150,11 @@ def read(log: Log, checkpoint: str, deployment: Json) -> LeftoverJournal | None:
         raise ValueError("the state file has been changed since it was written")
     # Steps follow a fold if the store reported a failure although it wrote the checkpoint.
     folded = folds[-1] if folds else 0
-    rows = _filled(_rows_after(head, lines[:folded]), deployment)
-    steps = [line for line in lines[folded:] if isinstance(line, list)]
-    _apply(rows, steps)
-    return LeftoverJournal(rows, len(steps)) if steps else None
+    rows = StateRows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
+    _apply(rows, lines[:folded])
+    rows = _filled(rows, deployment)
+    steps = _apply(rows, lines[folded:])
+    return LeftoverJournal(rows, steps) if steps else None
 
 
 def _lines(data: bytes) -> list[Any]:
@@ -173,18 +175,12 @@ def _lines(data: bytes) -> list[Any]:
     return lines
 
 
-def _rows_after(head: Json, lines: list[Any]) -> StateRows:
-    """The ids, in order, of the rows in the checkpoint that these lines were folded into; without content."""
-    rows = StateRows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
-    _apply(rows, [line for line in lines if isinstance(line, list)])
-    return rows
-
-
-def _empty(uids: list[int]) -> dict[int, Any]:
+def _empty(uids: list[int]) -> dict[int, Json]:
     return {uid: {} for uid in uids}
 
 
 def _filled(rows: StateRows, deployment: Json) -> StateRows:
+    """The rows with the content that the checkpoint has for them, in the same order."""
     resources = deployment.get("resources") or []
     count = len(rows.new)
     return StateRows(
@@ -194,10 +190,12 @@ def _filled(rows: StateRows, deployment: Json) -> StateRows:
     )
 
 
-def _apply(rows: StateRows, steps: list[list[Change]]) -> None:
+def _apply(rows: StateRows, lines: list[Any]) -> int:
+    """Apply the steps among these lines; how many there are."""
+    steps = [line for line in lines if isinstance(line, list)]
     try:
-        for changes in steps:
-            for change in changes:
-                rows.apply(change)
+        for change in chain.from_iterable(steps):
+            rows.apply(change)
     except (TypeError, IndexError):
         raise ValueError("it is damaged") from None
+    return len(steps)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -60,65 +61,51 @@ class S3Store:
 
     is_local = False
 
-    def __init__(self, url: str, subfolder: str = "") -> None:
+    def __init__(self, url: str, subfolder: str) -> None:
+        if find_spec("boto3") is None:
+            raise EngineError("an s3:// backend needs boto3: `python -m pip install 'pulumi-embedded[s3]'`")
         self._url = BucketUrl.parse(url)
-        self._prefix = self._url.folder + (f"{subfolder}/" if subfolder else "")
+        self._prefix = f"{self._url.folder}{subfolder}/"
 
     @cached_property
     def _client(self) -> Any:
-        try:
-            import boto3
-        except ImportError:
-            raise EngineError(
-                "an s3:// backend needs boto3: `python -m pip install 'pulumi-embedded[s3]'`"
-            ) from None
+        import boto3
         from botocore.config import Config
 
         url = self._url
-        with self._translated_errors():
-            return boto3.Session(profile_name=url.profile, region_name=url.region).client(
-                "s3",
-                endpoint_url=url.endpoint,
-                config=Config(
-                    s3={"addressing_style": "path" if url.path_style else "auto"},
-                    retries={"mode": "standard", "max_attempts": 5},
-                    connect_timeout=10,
-                    read_timeout=60,
-                    # Stores other than AWS reject the newer checksums.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                ),
-            )
+        config = Config(
+            s3={"addressing_style": "path" if url.path_style else "auto"},
+            retries={"mode": "standard", "max_attempts": 5},
+            connect_timeout=10,
+            read_timeout=60,
+            # Stores other than AWS reject the newer checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        session = boto3.Session(profile_name=url.profile, region_name=url.region)
+        return session.client("s3", endpoint_url=url.endpoint, config=config)
 
     def read(self, key: str) -> bytes | None:
-        client = self._client
-        with self._translated_errors():
+        with self._requests() as client:
             try:
-                found = client.get_object(Bucket=self._url.bucket, Key=self._prefix + key)
+                return bytes(client.get_object(**self._place(key))["Body"].read())
             except client.exceptions.NoSuchKey:
                 return None
-            return bytes(found["Body"].read())
-
-    def exists(self, key: str) -> bool:
-        return self._prefix + key in self._list(self._prefix + key)
 
     def write(self, key: str, data: bytes) -> None:
-        client = self._client
-        with self._translated_errors():
-            client.put_object(Bucket=self._url.bucket, Key=self._prefix + key, Body=data)
+        with self._requests() as client:
+            client.put_object(**self._place(key), Body=data)
 
     def modified(self, key: str) -> float:
         return self._list(self._prefix + key).get(self._prefix + key, 0.0)
 
     def copy(self, source: str, target: str) -> None:
-        client, place = self._client, {"Bucket": self._url.bucket, "Key": self._prefix + source}
-        with self._translated_errors():
-            client.copy_object(Bucket=self._url.bucket, Key=self._prefix + target, CopySource=place)
+        with self._requests() as client:
+            client.copy_object(**self._place(target), CopySource=self._place(source))
 
     def remove(self, key: str) -> None:
-        client = self._client
-        with self._translated_errors():
-            client.delete_object(Bucket=self._url.bucket, Key=self._prefix + key)
+        with self._requests() as client:
+            client.delete_object(**self._place(key))
 
     def list_keys(self, folder: str) -> list[str]:
         keys = self._list(f"{self._prefix}{folder}/")
@@ -129,18 +116,22 @@ class S3Store:
 
     def _list(self, prefix: str) -> Mapping[str, float]:
         """When each object with this prefix, below no further folder, was last written."""
-        paginator = self._client.get_paginator("list_objects_v2")
-        with self._translated_errors():
+        with self._requests() as client:
+            paginator = client.get_paginator("list_objects_v2")
             pages = paginator.paginate(Bucket=self._url.bucket, Prefix=prefix, Delimiter="/")
             objects = [item for page in pages for item in page.get("Contents", [])]
         return {item["Key"]: item["LastModified"].timestamp() for item in objects}
 
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._url.bucket, "Key": self._prefix + key}
+
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
+    def _requests(self) -> Iterator[Any]:
+        """The client. Raises StoreError for its errors."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            yield
+            yield self._client
         except (BotoCoreError, ClientError) as error:
             raise StoreError(f"the bucket {self._url.bucket} of the backend: {error}") from None
 
@@ -189,6 +180,3 @@ class ObjectLog:
         self.store.write(aside, self.read())
         self.remove()
         return aside
-
-    def close(self) -> None:
-        """Nothing to close."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from time import time_ns
@@ -16,7 +16,7 @@ from typing import Any, Final
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.secrets import Crypter
 from pulumi_embedded.properties import values
-from pulumi_embedded.properties.urns import is_provider, rename
+from pulumi_embedded.properties.urns import STACK_TYPE, is_provider, rename
 from pulumi_embedded.properties.values import Properties, Value
 
 Json = dict[str, Any]
@@ -102,6 +102,11 @@ class StackState:
     resources: list[Resource] = field(default_factory=list)
     pending: list[PendingOperation] = field(default_factory=list)
 
+    @property
+    def outputs(self) -> Properties:
+        """The stack's outputs."""
+        return next((resource.outputs for resource in self.resources if resource.type == STACK_TYPE), {})
+
 
 def now() -> str:
     """The current time as the state stores it: RFC 3339, UTC, nanoseconds."""
@@ -165,18 +170,14 @@ def value_from_json(value: Any, crypter: Crypter | None) -> Value:
     """One property value from the file."""
     if isinstance(value, float):
         return values.number(value)
-    if isinstance(value, list):
-        return [value_from_json(item, crypter) for item in value]
-    if not isinstance(value, dict):
-        return value
-    signature = value.get(values.SIGNATURE)
+    signature = value.get(values.SIGNATURE) if isinstance(value, dict) else None
     if signature == values.SECRET:
         return _secret(value, crypter)
     if signature == values.RESOURCE:
         return values.ResourceRef(
             value["urn"], value.get("id"), value.get("packageVersion", ""), "id" in value
         )
-    return {key: value_from_json(item, crypter) for key, item in value.items()}
+    return values.convert_items(value, lambda item: value_from_json(item, crypter))
 
 
 def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
@@ -190,13 +191,22 @@ def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
 
 def reencrypted(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
     """A part of the file with its secrets encrypted with another key. Raises EngineError if a needed key is missing."""
-    if isinstance(stored, list):
-        return [reencrypted(item, old, new) for item in stored]
-    if not isinstance(stored, dict):
-        return stored
-    if stored.get(values.SIGNATURE) == values.SECRET:
-        return value_to_json(_secret(stored, old), new)
-    return {key: reencrypted(item, old, new) for key, item in stored.items()}
+    return _convert_secrets(stored, old, lambda secret: value_to_json(secret, new))
+
+
+def with_plain_secrets(stored: Any, crypter: Crypter | None) -> Any:
+    """A part of the file with its secrets in plain text. Raises EngineError if it has secrets and there is no crypter."""
+    return _convert_secrets(stored, crypter, _plain_secret)
+
+
+def _plain_secret(secret: values.Secret) -> Json:
+    return {values.SIGNATURE: values.SECRET, "plaintext": values.compact(_inside_secret(secret.value))}
+
+
+def _convert_secrets(stored: Any, crypter: Crypter | None, convert: Callable[[values.Secret], Json]) -> Any:
+    if isinstance(stored, dict) and stored.get(values.SIGNATURE) == values.SECRET:
+        return convert(_secret(stored, crypter))
+    return values.convert_items(stored, lambda item: _convert_secrets(item, crypter, convert))
 
 
 def value_to_json(value: Value, crypter: Crypter | None) -> Any:
@@ -211,13 +221,6 @@ def value_to_json(value: Value, crypter: Crypter | None) -> Any:
     return _walk(value, lambda part: value_to_json(part, crypter))
 
 
-def with_plain_secrets(value: Value) -> Any:
-    """One property value as JSON with its secrets in plain text."""
-    if isinstance(value, values.Secret):
-        return {values.SIGNATURE: values.SECRET, "plaintext": values.compact(_inside_secret(value.value))}
-    return _walk(value, with_plain_secrets)
-
-
 def _inside_secret(value: Value) -> Any:
     """Secrets inside a secret are not encrypted separately."""
     if isinstance(value, values.Secret):
@@ -225,11 +228,9 @@ def _inside_secret(value: Value) -> Any:
     return _walk(value, _inside_secret)
 
 
-def _walk(value: Value, convert: Any) -> Any:
-    if isinstance(value, list):
-        return [convert(item) for item in value]
+def _walk(value: Value, convert: Callable[[Value], Any]) -> Any:
     if isinstance(value, dict):
-        return {key: convert(item) for key, item in sorted(value.items())}
+        value = dict(sorted(value.items()))
     if isinstance(value, values.ResourceRef):
         return {
             values.SIGNATURE: values.RESOURCE,
@@ -239,7 +240,7 @@ def _walk(value: Value, convert: Any) -> Any:
         }
     if isinstance(value, values.Unknown):
         return values.UNKNOWN_TEXT
-    return value
+    return values.convert_items(value, convert)
 
 
 def rename_references(item: Json, aliases: dict[str, str]) -> None:

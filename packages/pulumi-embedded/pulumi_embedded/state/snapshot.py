@@ -18,7 +18,7 @@ from pulumi_embedded import VERSION
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.secrets import Crypter
 from pulumi_embedded.state import journal
-from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.journal import Change, Journal, StateRows
 from pulumi_embedded.state.serialization import (
     Json,
@@ -34,18 +34,6 @@ from pulumi_embedded.state.serialization import (
 _FOLD_SECONDS: Final = 2.0
 _KEY_ORDER: Final = ("manifest", "secrets_providers", "resources", "pending_operations", "metadata")
 _MANIFEST_VERSION: Final = f"engine-{VERSION}"
-
-
-@dataclass(frozen=True)
-class StackId:
-    """The project and the name of a stack."""
-
-    project: str
-    name: str
-
-    @property
-    def full(self) -> str:
-        return f"organization/{self.project}/{self.name}"
 
 
 def checkpoint_of(stack: StackId, deployment: Json) -> bytes:
@@ -94,7 +82,7 @@ class Checkpoint:
     @classmethod
     def read(cls, backend: Backend, stack: StackId) -> Checkpoint:
         """Raises EngineError if it is damaged, StackNotFoundError if there is no such stack."""
-        content = backend.read(stack.project, stack.name)
+        content = backend.read(stack)
         return cls(journal.digest(content), deployment_of(content))
 
 
@@ -103,7 +91,7 @@ def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
 
     The caller holds the stack's lock. Raises EngineError if the journal does not belong to the checkpoint.
     """
-    log = backend.journal(stack.project, stack.name)
+    log = backend.journal(stack)
     checkpoint = Checkpoint.read(backend, stack)
     try:
         found = journal.read(log, checkpoint.digest, checkpoint.deployment)
@@ -119,7 +107,7 @@ def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
         checkpoint = Checkpoint(journal.digest(content), deployment)
         # For a crash between the write and the removal below.
         journal.note_fold(log, checkpoint.digest)
-        backend.write(stack.project, stack.name, content)
+        backend.write(stack, content)
     log.remove()
     return found.steps if found else 0, checkpoint
 
@@ -139,7 +127,7 @@ def change_key(
             deployment[part] = reencrypted(deployment[part], old, new)
     deployment["secrets_providers"] = secrets_provider(new.salt)
     content = checkpoint_of(stack, deployment)
-    backend.write(stack.project, stack.name, content)
+    backend.write(stack, content)
     return Checkpoint(journal.digest(content), deployment)
 
 
@@ -148,7 +136,7 @@ def current(backend: Backend, stack: StackId) -> Json:
     checkpoint = Checkpoint.read(backend, stack)
     # A journal that cannot be read is being folded by another run at this moment, or `recover` will report it.
     with contextlib.suppress(ValueError, KeyError):
-        log = backend.journal(stack.project, stack.name)
+        log = backend.journal(stack)
         found = journal.read(log, checkpoint.digest, checkpoint.deployment)
         if found is not None:
             return _with_rows(checkpoint.deployment, found.rows)
@@ -179,7 +167,7 @@ class StateSnapshot:
         self, backend: Backend, stack: StackId, crypter: Crypter | None, checkpoint: Checkpoint
     ) -> None:
         self._backend = backend
-        self._log = backend.journal(stack.project, stack.name)
+        self._log = backend.journal(stack)
         self._stack = stack
         self._crypter = crypter
         self._lock = threading.RLock()
@@ -289,7 +277,7 @@ class StateSnapshot:
         digest = journal.digest(checkpoint)
         try:
             self._announce(digest)
-            self._backend.write(self._stack.project, self._stack.name, checkpoint)
+            self._backend.write(self._stack, checkpoint)
             self._has_changes = False
             self._journal = None
             if is_last:

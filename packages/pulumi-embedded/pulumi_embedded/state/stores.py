@@ -29,9 +29,6 @@ class Log(Protocol):
     def put_aside(self) -> str:
         """Rename the log so that a person can inspect it; its new name."""
 
-    def close(self) -> None:
-        """Stop appending. The log stays."""
-
 
 class Store(Protocol):
     """Files by key. `is_local`: the files are on this machine."""
@@ -40,8 +37,6 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes | None:
         """The content, or None if there is no such file. Raises OSError."""
-
-    def exists(self, key: str) -> bool: ...
 
     def write(self, key: str, data: bytes) -> None:
         """Write atomically: readers see the old content or the new one. Raises OSError and keeps the old content."""
@@ -73,9 +68,6 @@ class FolderStore:
             return (self.root / key).read_bytes()
         except FileNotFoundError:
             return None
-
-    def exists(self, key: str) -> bool:
-        return (self.root / key).exists()
 
     def write(self, key: str, data: bytes) -> None:
         self._remove_attributes(key)
