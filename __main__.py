@@ -9,6 +9,7 @@ from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
 from components.aws import check_package
 from components.container_group import fingerprint, given_keys, node_environment, secret_values
+from components.migration import migrate
 from components.pipeline import PipelineContext, TrainingPipeline, cluster_size
 from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
@@ -46,6 +47,8 @@ def main() -> None:
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
         survey, bill, stack = survey_of(settings, keys)
         existing = check_existing(stack, survey, owner)
+        if not pulumi.runtime.is_dry_run():
+            migrate(stack, owner)
     except FluxError as error:
         refuse(error)
 

@@ -8,16 +8,13 @@ from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
-from flux_training.clients.results import read_json
+from flux_training.clients.stack.owner import OwnerMark, read_mark
 from flux_training.clients.storage import Storage
-from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
 
 R2 = "r2"
-# The version of the bucket's layout, recorded in owner.json. Raise it when older versions of this tool could no longer work in the bucket.
-LAYOUT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +88,8 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             inform(f"bucket {state.bucket} is not changed: {why}")
             return
         if state.results == "delete":
+            # The records first: a run whose results are gone must not count as finished.
+            storage.delete_many([item.key for item in storage.list(layout.run_records)])
             storage.delete_many(results_in(storage, layout))
         kept = [item for item in storage.list(layout.prefix) if not item.key.startswith(layout.own)]
         if kept:
@@ -98,9 +97,9 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
                 f"bucket {state.bucket} is kept, with {len(kept)} objects; results are below {layout.runs}"
             )
             return
-        made = bool((read_json(storage, layout.owner) or {}).get("made"))
+        mark = read_mark(storage, layout)
         storage.delete_many([item.key for item in storage.list(layout.own)])
-        if made and next(iter(storage.list("")), None) is None:
+        if mark and mark.made and next(iter(storage.list("")), None) is None:
             self._delete_bucket(storage, state)
 
     def _storage(self, args: BucketArgs) -> Storage:
@@ -143,7 +142,7 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
     present = owner_of(storage, layout)
     if present == owner:
         return
-    mark = canonical_json({"version": 1, "layout": LAYOUT_VERSION, "owner": owner, "made": made})
+    mark = OwnerMark(owner, made).to_json()
     if not adopt:
         refusal = foreign_bucket(storage, layout, owner)
         # Another update of this stack may have marked it in the meantime.
@@ -212,17 +211,8 @@ def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:
 
 def owner_of(storage: Storage, layout: Layout) -> str | None:
     """The stack that owns the bucket or prefix; None if it has no mark. Raises FluxError if a newer version of this tool uses it."""
-    mark = read_json(storage, layout.owner)
-    if mark is None:
-        return None
-    version = mark.get("layout", 1)
-    if version != LAYOUT_VERSION:
-        raise FluxError(
-            f"bucket {storage.bucket}/{layout.prefix} has layout {version}",
-            f"this version of flux-training knows layout {LAYOUT_VERSION}",
-            "update flux-training: `git pull && make ready`",
-        )
-    return str(mark.get("owner"))
+    mark = read_mark(storage, layout)
+    return mark.owner if mark else None
 
 
 class Bucket(FluxResource[BucketArgs], module="flux", name="Bucket"):

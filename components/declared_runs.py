@@ -11,6 +11,7 @@ from components.messages import inform
 from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.kelpie import Job
+from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
@@ -63,7 +64,9 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         if not runs:
             return
         queue = queue_of(self.connection, args.group_id)
-        removed = unfinished_jobs(queue.jobs(), args.bucket, Layout(args.prefix).runs, runs)
+        layout = Layout(args.prefix)
+        gone = [RunPlace.of(args.bucket, layout, job, run) for job, run in args.runs.items() if run in runs]
+        removed = unfinished_jobs(queue.jobs(), gone)
         for job in removed:
             queue.kelpie.cancel_job(job.id)
             name, run = job.environment.get(JOB_VARIABLE, "?"), job.environment[RUN_ID_VARIABLE]
@@ -72,15 +75,9 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
             queue.forget()
 
 
-def unfinished_jobs(jobs: Iterable[Job], bucket: str, runs_prefix: str, runs: Collection[str]) -> list[Job]:
-    """Unfinished jobs that train one of `runs` (run ids) and write below this stack's runs."""
-    return [
-        job
-        for job in jobs
-        if job.unfinished
-        and job.environment.get(RUN_ID_VARIABLE) in runs
-        and any(rule.bucket == bucket and rule.prefix.startswith(runs_prefix) for rule in job.sync.during)
-    ]
+def unfinished_jobs(jobs: Iterable[Job], runs: Collection[RunPlace]) -> list[Job]:
+    """Unfinished jobs that train one of these runs."""
+    return [job for job in jobs if job.unfinished and any(place.is_own(job) for place in runs)]
 
 
 class DeclaredRuns(FluxResource[DeclaredRunsArgs], module="flux", name="DeclaredRuns"):

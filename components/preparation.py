@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from components.bucket import foreign_bucket, owner_of
+from components.bucket import foreign_bucket
 from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign
 from components.prepared_runs import PreparedRun
 from flux_training.clients.connection import Connection
@@ -47,7 +47,7 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     connection, settings = stack.connection, stack.settings
     storage, layout, bucket_exists = stack.storage, stack.layout, survey.bucket_exists
     group = connection.salad().get_group(settings.cluster.name)
-    notes = check_foreign(storage if bucket_exists else None, layout, group, settings, owner)
+    notes = check_foreign(stack, group, owner)
     end, warnings = "", shared_keys_warning(connection, settings)
     if settings.storage.kind == "r2" and settings.storage.credentials == "temporary":
         to_train = [job for job in survey.jobs if survey.states[job.name].needs_gpu]
@@ -79,21 +79,19 @@ def prepared_run(job: DeclaredJob, bill: Bill) -> PreparedRun:
     )
 
 
-def check_foreign(
-    storage: Storage | None, layout: Layout, group: ContainerGroup | None, settings: StackSettings, owner: str
-) -> tuple[str, ...]:
+def check_foreign(stack: StackServices, group: ContainerGroup | None, owner: str) -> tuple[str, ...]:
     """Raise BadInput for a bucket or group of others; with `adopt: true`, return notes on what adopting them changes."""
     found: list[FluxError] = []
     notes: list[str] = []
     if group is not None and is_foreign(group, owner):
         found.append(foreign_group(group, owner))
-        notes += adoption_notes(group, settings)
-    if storage is not None and owner_of(storage, layout) != owner:
-        error = foreign_bucket(storage, layout, owner)
+        notes += adoption_notes(group, stack.settings)
+    if stack.bucket_exists and (stack.mark is None or stack.mark.owner != owner):
+        error = foreign_bucket(stack.storage, stack.layout, owner)
         if error is not None:
             found.append(error)
             notes.append(f"{error.what}: it is adopted; its objects are kept, also after `destroy`")
-    if found and not settings.adopt:
+    if found and not stack.settings.adopt:
         raise BadInput([str(error) for error in found])
     return tuple(notes)
 

@@ -24,7 +24,7 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
 from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.records import read_record
-from flux_training.clients.results import inspect_run, newest_sound, read_json, run_status
+from flux_training.clients.results import inspect_run, newest_sound, posted_id, read_json, run_status
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
 from flux_training.node.job import LIMITS_FILE, NodeJob, changed_limits, launch_limits
@@ -171,7 +171,9 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
     def remove(self, _id: str, state: TrainingJobState) -> None:
         """Only a pending or running job is canceled: Kelpie would change a finished one, and start GPUs for it (docs/services.md)."""
-        if state.kelpie_id and self.connection.kelpie().cancel_job(state.kelpie_id):
+        kelpie = self.connection.kelpie()
+        job = job_of_run(kelpie, state.kelpie_id, state.place)
+        if job is not None and kelpie.cancel_job(job.id):
             queue_of(self.connection, state.group_id).forget()
 
     def _refuse_to_train_again(self, old: TrainingJobState, new: TrainingJobArgs) -> None:
@@ -302,16 +304,12 @@ def _observed(storage: Storage, args: TrainingJobArgs, job: Job | None) -> Train
     return carry_over(
         TrainingJobState,
         args,
-        kelpie_id=job.id if job else _posted_id(storage, args.keys),
+        # The queue may have forgotten the job of a finished run.
+        kelpie_id=job.id if job else posted_id(storage, args.keys),
         status=status.state,
         reason=status.reason,
         cost=_cost(storage, args.keys),
     )
-
-
-def _posted_id(storage: Storage, keys: RunKeys) -> str:
-    """The id of the job that trained a finished run: the queue may have forgotten it."""
-    return str((read_json(storage, keys.posted) or {}).get("kelpie_id") or "")
 
 
 def _cost(storage: Storage, keys: RunKeys) -> dict[str, Any]:

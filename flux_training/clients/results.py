@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flux_training.clients.errors import NotFound
-from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
@@ -51,16 +51,6 @@ class RunStatus:
     progress: RunProgress
     findings: tuple[str, ...] = ()
     hand_out: HandOutState | None = None
-
-
-def queue_job(kelpie: Kelpie, kelpie_id: str | None) -> Job | None:
-    """The job in the queue; None if there is none. Raises ServiceError."""
-    if not kelpie_id:
-        return None
-    try:
-        return kelpie.get_job(kelpie_id)
-    except NotFound:
-        return None
 
 
 def run_status(
@@ -150,6 +140,11 @@ def weights_header(storage: Storage, key: str) -> WeightsHeader:
     beginning = storage.get_range(key, 0, USUAL_HEADER_BYTES)
     whole = LENGTH_BYTES + header_length(beginning)
     return parse_header(beginning if whole <= len(beginning) else storage.get_range(key, 0, whole))
+
+
+def posted_id(storage: Storage, keys: RunKeys) -> str:
+    """The id of the job that was posted for the run; empty if there is no record. Only `own_job` tells whose job it is."""
+    return str((read_json(storage, keys.posted) or {}).get("kelpie_id") or "")
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from flux_training.clients.kelpie import Job
+from flux_training.clients.kelpie import Job, Sync
 from flux_training.clients.queue.claims import Claim, ClaimFile, is_dead, this_host
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
@@ -67,6 +67,32 @@ def test_a_claim_whose_job_is_gone_is_taken_over_at_once(
     held(storage, job="1")
     assert post_once(kelpie, storage).id == "posted-1"
     assert (kelpie.canceled, clock.slept) == (canceled, [])
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        job("1", "running", run="another run"),
+        job("1", "running", prefix="other-stack/"),
+        job("1", "running", environment={}),
+        job("1", "completed", run="another run"),
+        job("1", "completed", sync=Sync()),
+    ],
+)
+def test_a_job_of_others_is_neither_canceled_nor_adopted_because_a_record_names_it(theirs: Job) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    kelpie.elsewhere["1"] = theirs
+    held(storage, job="1")
+    assert post_once(kelpie, storage).id == "posted-1"
+    assert kelpie.canceled == []
+
+
+@pytest.mark.parametrize("named", ["../container-groups/g", "", "a b", "1" * 65, "é", "1\n"])
+def test_an_id_that_kelpie_could_not_have_given_is_not_asked_for(named: str) -> None:
+    kelpie, storage = FakeKelpie(), FakeStorage()
+    kelpie.elsewhere[named] = job(named, "completed")
+    held(storage, job=named)
+    assert post_once(kelpie, storage).id == "posted-1"
 
 
 def test_an_unreadable_claim_is_taken_over(clock: FakeClock) -> None:

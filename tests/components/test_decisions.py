@@ -45,7 +45,7 @@ from components.training_job import (
 )
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
-from flux_training.clients.queue.own_jobs import choose_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_job
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from flux_training.node.bundle import launcher_bundle
 from flux_training.node.job import changed_limits, launch_limits
@@ -648,8 +648,9 @@ def test_the_salad_key_never_goes_to_a_node() -> None:
     ],
 )
 def test_only_unfinished_jobs_of_declared_runs_are_canceled(job: Job, found: bool) -> None:
-    assert unfinished_jobs([job], "b", "runs/", {"declared"}) == ([job] if found else [])
-    assert unfinished_jobs([job], "another bucket", "runs/", {"declared"}) == []
+    declared = Layout("").run("cat", "declared")
+    assert unfinished_jobs([job], [RunPlace.at("b", declared)]) == ([job] if found else [])
+    assert unfinished_jobs([job], [RunPlace.at("another bucket", declared)]) == []
 
 
 class ReturnedJobQueue:

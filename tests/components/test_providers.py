@@ -457,8 +457,10 @@ def test_a_token_is_created_read_and_deleted() -> None:
 def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    def job(run: str, **environment: str) -> Job:
-        rule = SyncRule(bucket="b", prefix="p/runs/cat/", local_path="o/", direction="upload")
+    def job(name: str, run: str, **environment: str) -> Job:
+        rule = SyncRule(
+            bucket="b", prefix=f"p/runs/{name}/{run}/output/", local_path="o/", direction="upload"
+        )
         environment = {"FLUX_RUN_ID": run, **environment}
         return Job(
             id=f"job-{run}",
@@ -468,7 +470,7 @@ def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
             sync=Sync(during=[rule]),
         )
 
-    jobs = [job("1", FLUX_JOB="cat"), job("2"), job("3")]
+    jobs = [job("a", "1", FLUX_JOB="a"), job("b", "2"), job("c", "3")]
     canceled: list[str] = []
     dropped: list[str] = []
     kelpie = SimpleNamespace(cancel_job=canceled.append)
@@ -489,7 +491,7 @@ def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     news = olds | {"runs": {"c": "2", "d": "9"}}
     assert provider.update("g", olds, news).outs == news
     assert (canceled, dropped) == (["job-1"], ["g"])
-    assert messages == ["cat: canceled the job of run 1, which is no longer declared"]
+    assert messages == ["a: canceled the job of run 1, which is no longer declared"]
     provider.update("g", news, news)
     assert provider.update("g", news, olds).outs == olds  # run 9 has no job
     assert (canceled, dropped) == (["job-1"], ["g"])

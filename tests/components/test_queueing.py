@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from localcloud.testing import logged_requests, wait_until
+from localcloud.testing import logged_requests
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
@@ -20,7 +20,7 @@ from flux_training.clients.queue.posting import Queue
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import RunKeys
-from tests.components.groups import new_name
+from tests.components.groups import new_name, report
 
 BUCKET = "queueing"
 OWNER = "project/stack"
@@ -135,7 +135,8 @@ def test_a_job_is_queued_without_a_write_that_the_bucket_refuses(
     written = [
         (one["path"].rpartition("/")[2], one["status"])
         for one in logged_requests(cloud)
-        if one["method"] == "PUT" and one["path"].startswith(f"/{BUCKET}/{queued.keys.base}")
+        if one["method"] == "PUT"
+        and one["path"].startswith(f"/{BUCKET}/{queued.keys.claim.removesuffix('claim.json')}")
     ]
     assert written == [("claim.json", 200), ("posted.json", 200)]
 
@@ -196,21 +197,6 @@ def test_a_run_that_ended_in_another_group_is_not_posted_again(queued: QueuedRun
     found = queued.post_once()
     assert (found.id, found.status) == (job.id, ended)
     assert queued.live() == []
-
-
-def report(connection: Connection, job: Job, what: str) -> None:
-    """As a worker does: take the job and say how it ended."""
-    headers = {
-        "Salad-Api-Key": connection.api_key.get_secret_value(),
-        "Salad-Organization": connection.organization,
-        "Salad-Project": connection.project,
-    }
-    body: dict[str, Any] = {"machine_id": "m", "container_group_id": job.container_group_id}
-    with httpx.Client(base_url=connection.kelpie_url, headers=headers) as client:
-        client.get("/work", params=body).raise_for_status()
-        client.post(f"/jobs/{job.id}/{what}", json=body).raise_for_status()
-    # A failure is counted at once, but reported only once the heartbeats have stopped for a while (docs/services.md).
-    wait_until(lambda: connection.kelpie().get_job(job.id).status == what)
 
 
 def test_an_unfinished_job_in_another_group_is_canceled_before_the_new_one_is_posted(

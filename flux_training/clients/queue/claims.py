@@ -80,10 +80,15 @@ def is_dead(claim: Claim, host: str, own_pid: int, is_alive: Callable[[int], boo
     return claim.host == host and (claim.pid == own_pid or not is_alive(claim.pid))
 
 
+def posted_record(token: str, kelpie_id: str) -> bytes:
+    """posted.json: the job that was posted under the claim with that token."""
+    return canonical_json({"version": 1, "claim": token, "kelpie_id": kelpie_id})
+
+
 class ClaimFile:
     """A run's claim.json as one claimer writes it; every write but the first names the claim that it replaces.
 
-    Beside it posted.json: the job that was posted under the claim with that token.
+    posted.json lies beside it.
     """
 
     def __init__(self, storage: Storage, keys: RunKeys, owner: str) -> None:
@@ -137,9 +142,8 @@ class ClaimFile:
         holder = self._claim if self._etag else self.read()[1]
         if holder is None or (not self._etag and self.posted(holder) == kelpie_id):
             return
-        posted = canonical_json({"version": 1, "claim": holder.token, "kelpie_id": kelpie_id})
         with suppress(RateLimited):  # another update is writing the same at this moment
-            self._storage.put_bytes(self._posted_key, posted)
+            self._storage.put_bytes(self._posted_key, posted_record(holder.token, kelpie_id))
 
     def holder_is_dead(self, holder: Claim) -> bool:
         return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())

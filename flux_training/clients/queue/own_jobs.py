@@ -1,13 +1,21 @@
-"""Which of the queue's jobs belong to a run: by the run id in their environment, and by where they write."""
+"""Which of the queue's jobs belong to a run: by the run id in their environment, and by where they write.
+
+Nodes cannot change either. No job is canceled or adopted because a file in the bucket names its id.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flux_training.clients.kelpie import Job
-from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.clients.errors import NotFound
+from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout, RunKeys
+
+# Kelpie's ids are UUIDs. An id becomes part of a URL.
+KELPIE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,11 @@ class RunPlace:
 
     @staticmethod
     def of(bucket: str, layout: Layout, job: str, run: str) -> RunPlace:
-        return RunPlace(job, run, bucket, layout.run(job, run).output, f"{layout.runs}{job}/")
+        return RunPlace.at(bucket, layout.run(job, run))
+
+    @staticmethod
+    def at(bucket: str, keys: RunKeys) -> RunPlace:
+        return RunPlace(keys.job, keys.run, bucket, keys.output, keys.runs_of_job)
 
     def is_own(self, job: Job) -> bool:
         return job.environment.get(RUN_ID_VARIABLE) == self.run and self._writes_below(job, self.output)
@@ -32,12 +44,23 @@ class RunPlace:
         return (
             job.unfinished
             and job.environment.get(JOB_VARIABLE) == self.job
-            and job.environment.get(RUN_ID_VARIABLE) != self.run
-            and self._writes_below(job, self.runs_of_job)
+            and (run := job.environment.get(RUN_ID_VARIABLE)) not in (None, self.run)
+            and self._writes_below(job, f"{self.runs_of_job}{run}/")
         )
 
     def _writes_below(self, job: Job, prefix: str) -> bool:
         return any(rule.bucket == self.bucket and rule.prefix.startswith(prefix) for rule in job.sync.during)
+
+
+def own_job(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
+    """The job with this id; None if there is none, or if it does not belong to the run. Raises ServiceError."""
+    if not KELPIE_ID.fullmatch(kelpie_id):
+        return None
+    try:
+        job = kelpie.get_job(kelpie_id)
+    except NotFound:
+        return None
+    return job if place.is_own(job) else None
 
 
 def choose_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:

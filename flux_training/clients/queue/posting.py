@@ -8,10 +8,10 @@ from collections.abc import Callable
 from threading import Lock
 
 from flux_training.clients.connection import Connection
-from flux_training.clients.errors import NotFound, UncertainOutcome
+from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import CLAIM_SECONDS, ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job, in_order
+from flux_training.clients.queue.own_jobs import RunPlace, choose_job, in_order, own_job
 from flux_training.clients.waiting import pause
 from flux_training.training.errors import FluxError
 
@@ -85,7 +85,7 @@ class Queue:
             posted = claims.posted(holder) if holder else None
             settled = etag == dead_etag and time.monotonic() - dead_since > SETTLE_SECONDS
             # Listed after the claim was read and, if its holder is dead, after its last post had time to arrive.
-            job = self.find(place, fresh=True) or (self._posted_job(posted) if posted else None)
+            job = self.find(place, fresh=True) or (self._posted_job(place, posted) if posted else None)
             if job is not None:
                 return job
             if (holder is None or posted is not None or settled) and claims.take(etag):
@@ -99,19 +99,18 @@ class Queue:
             "wait for it, then run this again",
         )
 
-    def _posted_job(self, kelpie_id: str) -> Job | None:
+    def _posted_job(self, place: RunPlace, kelpie_id: str) -> Job | None:
         """The job of a claim that is not in this group's list, if it ended by itself: it is not posted again.
 
         An unfinished one was posted to a group that is no longer ours: it is canceled, so that it cannot run beside the new one.
         """
-        try:
-            job = self.kelpie.get_job(kelpie_id)
-        except NotFound:
+        job = own_job(self.kelpie, kelpie_id, place)
+        if job is None or job.status == "canceled":
             return None
         if job.unfinished:
-            self.kelpie.cancel_job(kelpie_id)
+            self.kelpie.cancel_job(job.id)
             return None
-        return None if job.status == "canceled" else job
+        return job
 
     def _post(self, place: RunPlace, request: JobRequest, claims: ClaimFile) -> Job:
         for attempt in range(MAX_POSTS):

@@ -2,15 +2,14 @@
 
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_job, own_job
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.results import queue_job
 from flux_training.training.runs.handout import REQUEUES_VARIABLE, may_requeue, requeues
 
 
 def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
-    """The job with this id, or the one that replaced it after it was canceled. Raises ServiceError."""
-    known = queue_job(kelpie, kelpie_id)
+    """The job with this id, if it is the run's, or the one that replaced it after it was canceled. Raises ServiceError."""
+    known = own_job(kelpie, kelpie_id, place)
     if known is None or known.status != "canceled":
         return known
     return choose_job(kelpie.list_jobs(known.container_group_id), place) or known

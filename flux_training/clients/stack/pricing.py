@@ -7,8 +7,8 @@ from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
-from flux_training.clients.stack.run_states import in_parallel
 from flux_training.clients.stack.services import StackServices
+from flux_training.clients.waiting import in_parallel
 from flux_training.training.cost import (
     CLOUDS,
     Bill,

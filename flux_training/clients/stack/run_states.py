@@ -1,24 +1,19 @@
 """The state of each declared run: from the bucket, and from the queue for those that are not finished in the bucket."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from flux_training.clients.kelpie import Job, Kelpie
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job
-from flux_training.clients.results import inspect_run, queue_job, read_json
+from flux_training.clients.queue.earlier_layout import posted_in_layout_1
+from flux_training.clients.queue.own_jobs import RunPlace, choose_job, own_job
+from flux_training.clients.results import inspect_run, posted_id
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.verified import Verified
+from flux_training.clients.waiting import in_parallel
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.run import RUN_ID_VARIABLE, RunKeys
 from flux_training.training.runs.run_state import Evidence, RunState, run_state
-
-R = TypeVar("R")
-A = TypeVar("A")
-
-THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -48,13 +43,16 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     verified.save()
     left = [job for job in jobs if not finished[job.name]]
     queued = group_jobs(stack) if left else []
+    is_old = bool(left) and stack.mark is not None and not stack.mark.is_current
+    posted = posted_in_layout_1(storage, layout, kelpie) if is_old else {}
 
     def state_of(job: DeclaredJob) -> RunState:
         listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
         if listed and listed.has_ended and is_finished(job):
             # It finished after the bucket was read and before the queue was listed.
             return RunState.COMPLETED
-        return listed or state_as_posted(storage, kelpie, layout.run(job.name, job.run_id))
+        keys = layout.run(job.name, job.run_id)
+        return listed or (_state(posted[keys]) if keys in posted else state_as_posted(storage, kelpie, keys))
 
     known = dict.fromkeys(finished, RunState.COMPLETED)
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
@@ -83,18 +81,9 @@ def state_of_run(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) ->
 
 def state_as_posted(storage: Storage, kelpie: Kelpie, keys: RunKeys) -> RunState:
     """The state of an unfinished run by the job that was posted for it; NEW if there is none."""
-    job_id = (read_json(storage, keys.posted) or {}).get("kelpie_id")
-    job = queue_job(kelpie, str(job_id or ""))
+    job = own_job(kelpie, posted_id(storage, keys), RunPlace.at(storage.bucket, keys))
     return _state(job) if job else RunState.NEW
 
 
 def _state(job: Job) -> RunState:
     return run_state(job.status, Evidence(done=False))
-
-
-def in_parallel(call: Callable[[A], R], items: Sequence[A]) -> list[R]:
-    """The results of calls that wait for a service, in the order of the items."""
-    if not items:
-        return []
-    with ThreadPoolExecutor(min(THREADS, len(items))) as threads:
-        return list(threads.map(call, items))

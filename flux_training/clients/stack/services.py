@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flux_training.clients.connection import Connection
+from flux_training.clients.stack.owner import OwnerMark, read_mark
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings
@@ -11,7 +12,7 @@ from flux_training.training.settings import StackSettings
 
 @dataclass(frozen=True)
 class StackServices:
-    """For one preview or plan: `bucket_exists` is asked once."""
+    """For one preview, plan or update: `bucket_exists` and `mark` are asked once."""
 
     connection: Connection
     settings: StackSettings
@@ -27,3 +28,8 @@ class StackServices:
     @cached_property
     def bucket_exists(self) -> bool:
         return self.storage.exists()
+
+    @cached_property
+    def mark(self) -> OwnerMark | None:
+        """Whose bucket it is; None without a mark or a bucket."""
+        return read_mark(self.storage, self.layout) if self.bucket_exists else None

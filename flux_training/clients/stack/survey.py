@@ -13,9 +13,10 @@ from pathlib import Path
 
 from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
 from flux_training.clients.stack.pricing import price_stack
-from flux_training.clients.stack.run_states import in_parallel, run_states_of
+from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
+from flux_training.clients.waiting import in_parallel
 from flux_training.training.cost import Bill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob

@@ -4,8 +4,6 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.clients.queue.own_jobs import RunPlace
-from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.records import read_record
 from flux_training.commands.cli import console, flux, make, say, stack_option
 from flux_training.commands.completion import complete_job
@@ -96,8 +94,7 @@ def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
     last = last or newest_run(storage, Layout(prefix), job)
     if last is None:
         return None, None
-    place = RunPlace.of(bucket, Layout(prefix), job, last.run_id)
-    status = job_status(last, job_of_run(connection.kelpie(), last.kelpie_id, place), storage)
+    status = job_status(last, last.in_queue(connection.kelpie(), bucket), storage)
     record = read_record(storage, last.keys.record, RunRecord).value
     return record.attempt if record else None, status
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.records import read_record
-from flux_training.clients.results import past_runs, queue_job, read_json
+from flux_training.clients.results import past_runs, posted_id
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import OUTPUTS, UserPath, say, screen, stack_option
 from flux_training.commands.completion import complete_job
@@ -98,7 +98,7 @@ def _fetch_run(
     price: float | None,
     options: FetchOptions,
 ) -> tuple[str, FetchResult]:
-    status = job_status(run, queue_job(connection.kelpie(), run.kelpie_id), storage)
+    status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
     return status.state, fetch(status, storage, folder, price, options)
 
 
@@ -161,8 +161,7 @@ def _run_ids(storage: Storage, layout: Layout, name: str) -> list[str]:
 def _past_run(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:
     keys = layout.run(name, run_id)
     record = read_record(storage, keys.record, RunRecord).value or RunRecord()
-    posted = read_json(storage, keys.posted) or {}
-    return StackJob(name, run_id, str(posted.get("kelpie_id") or ""), record.steps, keys)
+    return StackJob(name, run_id, posted_id(storage, keys), record.steps, keys)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flux_training.clients.kelpie import Job
+from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.results import run_status
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.handout import HandOutState
@@ -41,6 +43,10 @@ class StackJob:
     steps: int
     keys: RunKeys
     stall_minutes: float = 30.0
+
+    def in_queue(self, kelpie: Kelpie, bucket: str) -> Job | None:
+        """Its job in the queue, if it is really this run's. Raises ServiceError."""
+        return job_of_run(kelpie, self.kelpie_id, RunPlace.at(bucket, self.keys))
 
 
 @dataclass(frozen=True)

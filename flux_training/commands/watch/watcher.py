@@ -146,15 +146,20 @@ class Watcher:
     def _queue_jobs(self, jobs: Sequence[StackJob]) -> dict[str, Job]:
         """The runs' jobs by name: from one listing if there are several."""
         wanted = {job.kelpie_id for job in jobs if job.kelpie_id}
-        kelpie = self._connection.kelpie()
-        listed = kelpie.list_jobs(self._group_id) if len(wanted) > 1 and self._group_id else []
+        listed = (
+            self._connection.kelpie().list_jobs(self._group_id) if len(wanted) > 1 and self._group_id else []
+        )
         # A canceled job may have a successor, and the listing of a new group lacks the jobs of the group that it replaced.
         by_id = {job.id: job for job in listed if job.id in wanted and job.status != "canceled"}
-        found = {
-            job.name: by_id.get(job.kelpie_id) or job_of_run(kelpie, job.kelpie_id, self._place(job))
-            for job in jobs
-        }
+        found = {job.name: self._own(job, by_id) for job in jobs}
         return {name: job for name, job in found.items() if job is not None}
+
+    def _own(self, job: StackJob, listed: Mapping[str, Job]) -> Job | None:
+        """The job of the run; `listed` are jobs by id."""
+        place, found = self._place(job), listed.get(job.kelpie_id)
+        if found is not None and place.is_own(found):
+            return found
+        return job_of_run(self._connection.kelpie(), job.kelpie_id, place)
 
     def _current_cluster(self, is_busy: bool) -> ClusterInfo:
         """The price is read once; the nodes again after CLUSTER_SECONDS while a job may run on one of them."""

@@ -45,6 +45,11 @@ class Layout:
         return f"{self.own}owner.json"
 
     @property
+    def run_records(self) -> str:
+        """The records of all runs. Keys made for nodes do not reach them."""
+        return f"{self.own}runs/"
+
+    @property
     def datasets(self) -> str:
         return f"{self.prefix}datasets/"
 
@@ -73,14 +78,20 @@ class RunKeys:
     """The keys of one run's objects. Folders end in a slash."""
 
     def __init__(self, base: str, job: str) -> None:
+        """`base`: `<prefix>runs/<job>/<run id>/`."""
+        folder, _, self.run = base.rstrip("/").rpartition("/")
+        own = f"{Layout(folder.removesuffix(f'runs/{job}')).run_records}{job}/{self.run}/"
         self.base = base
         self.job = job
+        self.runs_of_job = f"{folder}/"
         self.config = f"{base}config/"
         self.output = f"{base}output/"
         self.model = f"{base}model/"
-        self.claim = f"{base}claim.json"
+        self.claim = f"{own}claim.json"
         # Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key.
-        self.posted = f"{base}posted.json"
+        self.posted = f"{own}posted.json"
+        # The weights that were verified first.
+        self.results = f"{own}results.json"
         self.record = f"{self.output}run.json"
         self.progress = f"{self.output}progress.json"
         self.weights = f"{self.model}{job}.safetensors"

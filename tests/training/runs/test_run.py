@@ -58,8 +58,13 @@ def test_object_keys_are_stable() -> None:
         f"{base}output/",
         f"{base}model/",
     )
-    assert (run.claim, run.record, run.progress) == (
-        f"{base}claim.json",
+    own = "team/.flux/runs/cat/0a1b/"
+    assert (run.claim, run.posted, run.results) == (
+        f"{own}claim.json",
+        f"{own}posted.json",
+        f"{own}results.json",
+    )
+    assert (run.record, run.progress) == (
         f"{base}output/run.json",
         f"{base}output/progress.json",
     )

@@ -1,0 +1,53 @@
+"""Moves the records of a bucket with layout 1 to where nodes cannot write them.
+
+Safe if it is killed or runs several times at once: what it writes depends only on the job that was posted, it replaces nothing,
+and the mark changes last.
+"""
+
+import hashlib
+from contextlib import suppress
+
+from flux_training.clients.errors import Conflict, RateLimited
+from flux_training.clients.kelpie import Job
+from flux_training.clients.queue.claims import Claim, posted_record
+from flux_training.clients.queue.earlier_layout import posted_in_layout_1
+from flux_training.clients.stack.owner import OwnerMark
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.storage import Storage
+from flux_training.clients.waiting import in_parallel
+from flux_training.training.runs.run import RunKeys
+
+
+def migrate(stack: StackServices, owner: str) -> None:
+    """Unless the bucket has the current layout: record every posted job below .flux/, then the layout in owner.json.
+
+    A bucket that is being adopted gets its mark from components/bucket.py. Raises ServiceError.
+    """
+    storage, layout, mark = stack.storage, stack.layout, stack.mark
+    if not stack.bucket_exists or (mark is not None and mark.is_current):
+        return
+    posted = posted_in_layout_1(storage, layout, stack.connection.kelpie())
+    in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
+    if mark is not None and mark.owner == owner:
+        with suppress(RateLimited):  # another update is writing the same
+            storage.put_bytes(layout.owner, OwnerMark(owner, mark.made).to_json())
+
+
+def _record(storage: Storage, owner: str, keys: RunKeys, job: Job) -> None:
+    """The posted job comes before the claim: a claim without its job could be taken over, and the run queued again."""
+    token = hashlib.sha256(f"layout 1 {job.id}".encode()).hexdigest()[:32]
+    # Nobody holds this claim: whoever finds that its job is gone may take it over.
+    claim = Claim(owner, host="", pid=0, claimed_at=0.0, token=token)
+    _write_once(storage, keys.posted, posted_record(token, job.id))
+    _write_once(storage, keys.claim, claim.to_json())
+
+
+def _write_once(storage: Storage, key: str, data: bytes) -> None:
+    try:
+        storage.put_bytes(key, data, if_none_match=True)
+    except Conflict:
+        return
+    except RateLimited:
+        # Another update is writing the same at this moment.
+        if storage.head(key) is None:
+            raise
