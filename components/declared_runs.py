@@ -50,23 +50,24 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         return args.group_id, args
 
     def change(self, _id: str, old: DeclaredRunsArgs, new: DeclaredRunsArgs) -> DeclaredRunsArgs:
-        self._cancel(old, set(old.runs.values()) - set(new.runs.values()))
+        self._cancel(old, old.runs.items() - new.runs.items())
         return new
 
     def remove(self, _id: str, state: DeclaredRunsArgs) -> None:
-        self._cancel(state, set(state.runs.values()))
+        self._cancel(state, state.runs.items())
 
     def _is_done(self, args: DeclaredRunsArgs, job: str) -> bool:
         keys = Layout(args.prefix).run(job, args.runs[job])
         return self.connection.storage(args.bucket).head(keys.done) is not None
 
-    def _cancel(self, args: DeclaredRunsArgs, runs: Collection[str]) -> None:
+    def _cancel(self, args: DeclaredRunsArgs, runs: Collection[tuple[str, str]]) -> None:
+        """`runs`: (job, run id)."""
         if not runs:
             return
         queue = queue_of(self.connection, args.group_id)
         layout = Layout(args.prefix)
-        gone = [RunPlace.of(args.bucket, layout, job, run) for job, run in args.runs.items() if run in runs]
-        removed = unfinished_jobs(queue.jobs(), gone)
+        places = [RunPlace.of(args.bucket, layout, job, run) for job, run in runs]
+        removed = unfinished_jobs(queue.jobs(), places)
         for job in removed:
             queue.kelpie.cancel_job(job.id)
             name, run = job.environment.get(JOB_VARIABLE, "?"), job.environment[RUN_ID_VARIABLE]

@@ -79,15 +79,16 @@ def test_a_bucket_of_an_older_version_is_ours_and_of_a_newer_one_is_refused(
     )
     buckets.create(props)
     mark = json.loads(storage.get_bytes(".flux/owner.json") or b"")
-    assert mark == {"version": 1, "layout": 1, "owner": OWNER, "made": True}
-    without_layout = {key: value for key, value in mark.items() if key != "layout"}
-    storage.put_bytes(".flux/owner.json", json.dumps(without_layout).encode())
-    assert buckets.read(storage.bucket, props).id == storage.bucket
-    storage.put_bytes(".flux/owner.json", json.dumps(mark | {"layout": 2}).encode())
+    assert mark == {"version": 1, "layout": 2, "owner": OWNER, "made": True}
+    for old in ({}, {"layout": 1}):
+        without_layout = {key: value for key, value in mark.items() if key != "layout"}
+        storage.put_bytes(".flux/owner.json", json.dumps(without_layout | old).encode())
+        assert buckets.read(storage.bucket, props).id == storage.bucket
+    storage.put_bytes(".flux/owner.json", json.dumps(mark | {"layout": 3}).encode())
     for act in (
         buckets.create,
         lambda props: buckets.read("", props),
         lambda props: buckets.delete("", props),
     ):
-        with pytest.raises(FluxError, match=r"has layout 2; .* knows layout 1; update flux-training"):
+        with pytest.raises(FluxError, match=r"has layout 3; .* knows layout 2; update flux-training"):
             act(props)

@@ -488,7 +488,7 @@ def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     assert (created.id, created.outs) == ("g", olds)
     seen = provider.read("g", olds)
     assert (seen.id, seen.outs, seen.inputs) == ("g", olds, olds)
-    news = olds | {"runs": {"c": "2", "d": "9"}}
+    news = olds | {"runs": {"b": "2", "d": "9"}}
     assert provider.update("g", olds, news).outs == news
     assert (canceled, dropped) == (["job-1"], ["g"])
     assert messages == ["a: canceled the job of run 1, which is no longer declared"]
