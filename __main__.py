@@ -125,10 +125,10 @@ def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
 
 def report_mistakes(report: LintReport) -> None:
     """Log lint's warnings; raise its errors together."""
-    for line in summarize(report.warnings, MAX_WARNINGS):
+    for line in summarize(report.warnings, MAX_WARNINGS, pulumi.get_stack()):
         pulumi.log.warn(line)
     if report.errors:
-        raise BadInput(summarize(report.errors, MAX_ERRORS))
+        raise BadInput(summarize(report.errors, MAX_ERRORS, pulumi.get_stack()))
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
@@ -141,7 +141,7 @@ def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
     if plain:
         raise BadInput(
             [
-                f"{project}:{key} is stored in plain text; `pulumi config set --secret {key}` encrypts it"
+                f"{project}:{key} is stored in plain text; `pulumi config set --stack {pulumi.get_stack()} --secret {key}` encrypts it"
                 for key in plain
             ]
         )

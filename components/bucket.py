@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from components.messages import inform
+from components.messages import inform, make_for
 from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.conditions import unheeded_conditions
@@ -49,7 +49,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             raise FluxError(
                 f"this stack's results are in s3://{old.bucket}/{layout.runs}",
                 "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
-                "restore these two settings and run `make up` with `results: keep`; then change them, or use another stack for the new place",
+                f"restore these two settings and run {make_for(old.owner, 'up')} with `results: keep`; then change them, or use another stack for the new place",
             )
 
     def make(self, args: BucketArgs) -> tuple[str, BucketArgs]:

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 from pydantic import SecretStr
 
-from components.messages import inform
+from components.messages import inform, make_for
 from components.properties import Properties, carry_over
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.connection import Connection
@@ -99,7 +99,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
             raise FluxError(
                 f"container group {new.name} was deleted or replaced outside this stack",
                 "",
-                "run `make refresh`",
+                f"run {make_for(new.owner, 'refresh')}",
             )
         return _state(new, apply_spec(salad, group, self.spec(new, salad), autoscale=new.autoscale))
 

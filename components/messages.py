@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
 
+from flux_training.training.words import make_command
+
 PROGRESS_SECONDS = 2.0
 
 _started = time.monotonic()
@@ -64,6 +66,11 @@ class TransferProgress:
         )
         remaining = f", about {left:.0f} s left" if left >= 1 else ""
         return f"{self._verb} {self._files} of {self._count}, {rate}{remaining}"
+
+
+def make_for(owner: str, target: str) -> str:
+    """The command for a stack (`<project>/<stack>`), as a user can type it: `make refresh STACK=prod`."""
+    return make_command(target, owner.rpartition("/")[2])
 
 
 def inform(text: str, urn: str = "") -> None:

@@ -52,7 +52,7 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     if settings.storage.kind == "r2" and settings.storage.credentials == "temporary":
         to_train = [job for job in survey.jobs if survey.states[job.name].needs_gpu]
         runs = remaining(storage, layout, to_train, bucket_exists)
-        end, warnings = keys_end(settings, group, runs)
+        end, warnings = keys_end(settings, group, runs, owner.rpartition("/")[2])
     past = past_run_ids(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
     declared = [(job.name, job.run_id) for job in survey.jobs]
     return Existing(end, expiring(settings.keep, layout, [*declared, *past]), warnings, notes)
@@ -114,14 +114,14 @@ def adoption_notes(group: ContainerGroup, settings: StackSettings) -> list[str]:
 
 
 def keys_end(
-    settings: StackSettings, group: ContainerGroup | None, runs: Sequence[Remaining]
+    settings: StackSettings, group: ContainerGroup | None, runs: Sequence[Remaining], stack: str
 ) -> tuple[str, tuple[str, ...]]:
     """When the nodes' temporary keys should end, and a warning if that is too soon. The group's environment has the end of those in use."""
     now = datetime.now(UTC)
     present = parse_time(group.environment_value(KEYS_END_VARIABLE)) if group else None
     needed = seconds_needed(runs, settings.cluster.max_replicas)
     end = choose_end(now, present, settings.storage.credential_hours, needed)
-    warning = end_warning(now, end, needed)
+    warning = end_warning(now, end, needed, stack)
     return show_time(end), (warning,) if warning else ()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pulumi
 
-from components.messages import inform
+from components.messages import inform, make_for
 from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
 from components.properties import Properties, carry_over
 from components.provider import FluxProvider, FluxResource
@@ -119,10 +119,10 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
                 f"{args.job}: run {args.run_id} is already finished; its results are adopted and nothing is trained"
             )
             return args.run_id, _observed(storage, args, queue.find(args.place))
-        now = int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
+        refresh, now = make_for(args.owner, "refresh"), int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
         with _asking:
-            refuse_without_group(self.connection, args.group_name, args.group_id, now)
-        refuse_without_dataset(storage, Layout(args.prefix), args.digest, now)
+            refuse_without_group(self.connection, args.group_name, args.group_id, refresh, now)
+        refuse_without_dataset(storage, Layout(args.prefix), args.digest, refresh, now)
         run = load_prepared(args.owner, args.job, args.run_id, args.attempt, args.parent)
         claims = ClaimFile(storage, args.keys, args.owner)
 
@@ -191,25 +191,25 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
 
 @cache
-def refuse_without_group(connection: Connection, name: str, group_id: str, _now: int) -> None:
-    """A job without its group would never run. `_now`: an earlier answer with the same value is used again."""
+def refuse_without_group(connection: Connection, name: str, group_id: str, refresh: str, _now: int) -> None:
+    """A job without its group would never run. `refresh`: the command to suggest. An earlier answer with the same `_now` is used again."""
     group = connection.salad().get_group(name)
     if group is None or group.id != group_id:
         raise FluxError(
             f"container group {name} was deleted or replaced",
             "a job queued for it would wait forever",
-            "run `make refresh`, then this again",
+            f"run {refresh}, then this again",
         )
 
 
 @cache
-def refuse_without_dataset(storage: Storage, layout: Layout, digest: str, _now: int) -> None:
+def refuse_without_dataset(storage: Storage, layout: Layout, digest: str, refresh: str, _now: int) -> None:
     """A job without its images fails, and is paid for, as many times as the queue allows."""
     if not is_complete(storage, layout, digest):
         raise FluxError(
             f"images below {layout.dataset(digest)} are missing in the bucket",
             "an incomplete dataset is not trained",
-            "run `make refresh`, then this again",
+            f"run {refresh}, then this again",
         )
 
 

@@ -41,7 +41,7 @@ def refused(
         typed = NotFound(
             f"there is no bucket {bucket} at {service.host}",
             "",
-            "check its name and the endpoint's address; `pulumi up` makes it",
+            "check its name and the endpoint's address; `make up` creates it",
         )
     elif code in ALREADY_THERE:
         typed = Conflict(f"{what} was answered {status}: {words}")

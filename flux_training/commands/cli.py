@@ -9,8 +9,8 @@ from rich.console import Console
 
 from flux_training.commands.completion import complete_stack
 from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
+from flux_training.training.words import DEFAULT_STACK
 
-DEFAULT_STACK = "dev"
 OUTPUTS = "outputs"
 
 # For prose: a terminal wraps long lines, and in a pipe each message stays on one line.
@@ -46,16 +46,6 @@ class UserPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         called_from = ctx.find_root().obj if ctx else None
         return super().convert(Path(called_from or ".") / str(value), param, ctx)
-
-
-def make(target: str, stack: str) -> str:
-    """The command as a user can type it: `make up STACK=prod`."""
-    return f"`make {target}`" if stack == DEFAULT_STACK else f"`make {target} STACK={stack}`"
-
-
-def flux(arguments: str, stack: str) -> str:
-    """The command as a user can type it: `./flux retry cat --stack prod`."""
-    return f"`./flux {arguments}`" if stack == DEFAULT_STACK else f"`./flux {arguments} --stack {stack}`"
 
 
 def say(text: str) -> None:

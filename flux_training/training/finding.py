@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from flux_training.training.words import flux_command
+
 Severity = Literal["error", "warning"]
 
 
@@ -74,7 +76,7 @@ class LintReport:
         return [finding for finding in self.findings if finding.severity == "warning"]
 
 
-def summarize(findings: Sequence[Finding], limit: int) -> list[str]:
+def summarize(findings: Sequence[Finding], limit: int, stack: str) -> list[str]:
     """One line per finding, at most `limit` per rule and job, then how many were left out."""
     counts: Counter[tuple[str, str]] = Counter()
     lines: list[str] = []
@@ -83,7 +85,7 @@ def summarize(findings: Sequence[Finding], limit: int) -> list[str]:
         if counts[finding.job, finding.code] <= limit:
             lines.append(str(finding))
     lines += [
-        f"{job or 'jobs'}: {count - limit} more of [{code}]; `flux lint` shows all"
+        f"{job or 'jobs'}: {count - limit} more of [{code}]; {flux_command('lint', stack)} shows all"
         for (job, code), count in counts.items()
         if count > limit
     ]

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 MAX_LINE_LENGTH = 400
+DEFAULT_STACK = "dev"
 
 
 def printable(text: str, limit: int = 4000) -> str:
@@ -39,3 +40,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean `x`?)`, or nothing if no known word is similar."""
     matches = difflib.get_close_matches(word, list(known), cutoff=0.5)
     return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+
+def make_command(target: str, stack: str) -> str:
+    """The command as a user can type it: `make up STACK=prod`."""
+    return f"`make {target}`" if stack == DEFAULT_STACK else f"`make {target} STACK={stack}`"
+
+
+def flux_command(arguments: str, stack: str) -> str:
+    """The command as a user can type it: `./flux retry cat --stack prod`."""
+    return f"`./flux {arguments}`" if stack == DEFAULT_STACK else f"`./flux {arguments} --stack {stack}`"

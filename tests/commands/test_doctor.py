@@ -39,6 +39,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+UP = "`make up STACK=prod`"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -90,7 +91,7 @@ RULE = KelpieRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_t
 def test_whether_kelpies_user_is_invited_is_inferred_from_the_group_and_its_jobs(
     there: ContainerGroup | None, rule: KelpieRule | None, jobs: list[Job], verdict: str, words: str
 ) -> None:
-    result = check_invitation(there, rule, jobs, NOW)
+    result = check_invitation(there, rule, jobs, NOW, UP)
     assert (result.verdict, words in result.message) == (verdict, True)
 
 
@@ -115,21 +116,21 @@ def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
     found += check_quota(clients.salad, settings().cluster)
     storage = clients.storage("flux-doctor")
     storage.ensure()
-    found += check_bucket(storage, settings())
+    found += check_bucket(storage, settings(), UP)
     assert verdicts(found) == ["ok"] * 6
     assert list(storage.list()) == []
 
 
 def test_kelpie_is_checked_with_and_without_a_group(connection: Connection) -> None:
     clients = CheckClients(connection)
-    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster)) == ["ok", "note"]
+    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster, UP)) == ["ok", "note"]
     gpu = clients.salad.gpu_class_id("RTX 5090")
     made = clients.salad.create_group(
         GroupSpec(name="flux-doctor", image="i", gpu_classes=[gpu], autostart=False)
     )
     clients.kelpie.put_rule(made.id, 0, 1, 60)
-    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster)) == ["ok", "note"]
-    assert verdicts(check_kelpie(clients, settings(name="flux-doctor", autoscale=False).cluster)) == [
+    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster, UP)) == ["ok", "note"]
+    assert verdicts(check_kelpie(clients, settings(name="flux-doctor", autoscale=False).cluster, UP)) == [
         "ok",
         "ok",
     ]
@@ -157,19 +158,21 @@ def test_a_gpu_condition_that_a_class_meets_is_ok(connection: Connection, wanted
 def test_cloudflares_token_is_checked(connection: Connection, credentials: str, lines: int) -> None:
     storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
     wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
-    found = check_cloudflare(CheckClients(connection), wanted)
+    found = check_cloudflare(CheckClients(connection), wanted, UP)
     assert verdicts(found) == ["ok"] * lines
     assert "does not exist yet" in found[0].message
 
     wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
-    (told,) = run_check("Cloudflare", lambda: check_cloudflare(CheckClients(wrong), wanted))
+    (told,) = run_check("Cloudflare", lambda: check_cloudflare(CheckClients(wrong), wanted, UP))
     assert told.verdict == "bad"
     assert "Cloudflare API token" in told.message + told.fix
     assert "canary-77" not in repr(told)
 
 
 def test_a_missing_bucket_is_only_a_note(connection: Connection) -> None:
-    assert verdicts(check_bucket(CheckClients(connection).storage("flux-nowhere"), settings())) == ["note"]
+    assert verdicts(check_bucket(CheckClients(connection).storage("flux-nowhere"), settings(), UP)) == [
+        "note"
+    ]
 
 
 class ForbiddingStorage(Storage):
@@ -197,7 +200,7 @@ def test_a_missing_right_is_reported(connection: Connection, operation: str, wor
     storage.ensure()
     made = ForbiddingStorage.__new__(ForbiddingStorage)
     made.__dict__.update(storage.__dict__, forbidden=operation)
-    found = check_bucket(made, settings())
+    found = check_bucket(made, settings(), UP)
     assert (verdicts(found), words in found[0].message) == (["bad"], True)
 
 
@@ -208,8 +211,8 @@ def test_wrong_keys_are_reported_and_not_printed(connection: Connection) -> None
     clients = CheckClients(wrong)
     checks: list[Callable[[], list[CheckResult]]] = [
         lambda: check_quota(clients.salad, settings().cluster),
-        lambda: check_kelpie(clients, settings().cluster),
-        lambda: check_bucket(clients.storage("flux-doctor"), settings()),
+        lambda: check_kelpie(clients, settings().cluster, UP),
+        lambda: check_bucket(clients.storage("flux-doctor"), settings(), UP),
     ]
     found = [result for check in checks for result in run_check("x", check)]
     assert set(verdicts(found)) == {"bad"}

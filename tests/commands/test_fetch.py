@@ -267,7 +267,7 @@ def test_run_names_that_a_node_made_up_are_ignored(bucket: Storage) -> None:
     layout = Layout("made-up/")
     for base in ("runs/cat/0123456789ab/", "runs/-rf/0123456789ab/", "runs/cat/output/", "runs/cat/..x/"):
         bucket.put_bytes(f"made-up/{base}output/run.json", b'{"created_at": "2026"}')
-    found = select_runs(bucket, layout, [], None, None, all_runs=True)
+    found = select_runs(bucket, layout, [], None, None, "dev", all_runs=True)
     assert [(run.name, run.run_id) for run in found] == [("cat", "0123456789ab")]
 
 

@@ -188,7 +188,7 @@ def test_a_comparison_shows_what_differs(outputs: Path) -> None:
 def test_a_job_without_runs_is_reported_with_the_nearest_name(outputs: Path) -> None:
     make_run(outputs)
     with pytest.raises(BadInput, match="did you mean `cat`"):
-        newest_runs(outputs, ("cats",))
+        newest_runs(outputs, ("cats",), "prod")
     assert [run.run_id for run in runs_of(outputs, "cat")] == ["a" * 12]
 
 
@@ -221,7 +221,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run = ReportedRun("cat", "b" * 12, made)
     return {
         "run": write_report(run, outputs, outputs.parent / "jobs"),
-        "compare": write_comparison(newest_runs(outputs, ()), outputs),
+        "compare": write_comparison(newest_runs(outputs, (), "dev"), outputs),
     }
 
 

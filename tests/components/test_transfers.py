@@ -117,11 +117,11 @@ def test_jobs_of_one_dataset_ask_once_whether_it_is_complete(
 ) -> None:
     layout, images = Layout(""), image_set(tmp_path / "one")
     with pytest.raises(FluxError, match="are missing in the bucket"):
-        refuse_without_dataset(storage, layout, images.digest, 0)
+        refuse_without_dataset(storage, layout, images.digest, "`make refresh`", 0)
     upload(storage, layout, images, lambda _text: None)
     before = len(logged_requests(cloud))
     for now in (0, 0, 1):
-        refuse_without_dataset(storage, layout, images.digest, now)
+        refuse_without_dataset(storage, layout, images.digest, "`make refresh`", now)
     # Two requests for each answer. An answer comes before its line in the log.
     wait_until(lambda: cost(cloud, before)["GET", "else"] >= 4)
     assert cost(cloud, before)["GET", "else"] == 4

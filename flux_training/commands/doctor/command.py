@@ -9,7 +9,7 @@ import rich_click as click
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
-from flux_training.commands.cli import console, flux, make, say, stack_option
+from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, ok, run_check
 from flux_training.commands.stack.access import connection_of, read_only_engine
@@ -19,6 +19,7 @@ from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.words import flux_command, make_command
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
 TITLE_WIDTH = 18
@@ -71,9 +72,9 @@ def doctor(stack: str) -> None:
     if local is not None:
         _check_stack(checkup, stack)
     if checkup.bad:
-        say(f"\n{checkup.bad} to fix; then run {flux('doctor', stack)} again.")
+        say(f"\n{checkup.bad} to fix; then run {flux_command('doctor', stack)} again.")
         sys.exit(1)
-    say(f"\nAll checks passed. Next: {make('up', stack)}.")
+    say(f"\nAll checks passed. Next: {make_command('up', stack)}.")
 
 
 def _check_stack(checkup: Checkup, stack: str) -> None:
@@ -90,13 +91,13 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
     connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
     if connection and settings:
         needs = [memory_needed(document_of(job.folder.raw_config)) for job in jobs or ()]
-        _check_services(checkup, connection, settings, max(needs, default=0))
+        _check_services(checkup, connection, settings, max(needs, default=0), make_command("up", stack))
 
 
 def _check_services(
-    checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: int
+    checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: int, up: str
 ) -> None:
-    """`memory_gb`: GPU memory that the declared jobs need."""
+    """`memory_gb`: GPU memory that the declared jobs need. `up`: the command that deploys the stack."""
     clients = services.CheckClients(connection)
     is_reachable = {
         title: checkup.check(title, partial(services.check_reachable, title, url))
@@ -112,12 +113,12 @@ def _check_services(
             checkup.check("GPU", lambda: services.check_gpu(classes, settings.cluster, memory_gb))
             checkup.check("Quota", lambda: services.check_quota(clients.salad, settings.cluster))
             if is_reachable["Kelpie"]:
-                checkup.check("Kelpie's key", lambda: services.check_kelpie(clients, settings.cluster))
+                checkup.check("Kelpie's key", lambda: services.check_kelpie(clients, settings.cluster, up))
     if settings.storage.kind == "r2":
-        checkup.check("Cloudflare's token", lambda: services.check_cloudflare(clients, settings))
+        checkup.check("Cloudflare's token", lambda: services.check_cloudflare(clients, settings, up))
     if is_reachable["Storage"]:
         storage = clients.storage(settings.storage.bucket)
-        checkup.check("Bucket", lambda: services.check_bucket(storage, settings))
+        checkup.check("Bucket", lambda: services.check_bucket(storage, settings, up))
 
 
 def _print(result: CheckResult) -> None:

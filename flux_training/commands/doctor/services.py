@@ -140,19 +140,19 @@ def check_quota(salad: Salad, cluster: ClusterSettings) -> list[CheckResult]:
     return [ok("Quota", message)]
 
 
-def check_kelpie(clients: CheckClients, cluster: ClusterSettings) -> list[CheckResult]:
-    """That Kelpie accepts the key, and whether its user has started the group before."""
+def check_kelpie(clients: CheckClients, cluster: ClusterSettings, up: str) -> list[CheckResult]:
+    """That Kelpie accepts the key, and whether its user has started the group before. `up`: the command that deploys the stack."""
     group = clients.salad.get_group(cluster.name)
     jobs = clients.kelpie.list_jobs(group.id if group else NO_GROUP)
     found = [ok("Kelpie's key", "Kelpie accepts the SaladCloud key")]
     if not cluster.autoscale:
         return [*found, ok("Kelpie's user", "not needed: cluster.autoscale is false")]
     rule = clients.kelpie.get_rule(group.id) if group else None
-    return [*found, check_invitation(group, rule, jobs, datetime.now(UTC))]
+    return [*found, check_invitation(group, rule, jobs, datetime.now(UTC), up)]
 
 
 def check_invitation(
-    group: ContainerGroup | None, rule: KelpieRule | None, jobs: list[Job], now: datetime
+    group: ContainerGroup | None, rule: KelpieRule | None, jobs: list[Job], now: datetime, up: str
 ) -> CheckResult:
     """No API shows whether Kelpie's user is invited to the organization; only what it has done there."""
     title = "Kelpie's user"
@@ -160,7 +160,7 @@ def check_invitation(
     unknown = "whether it is in the organization cannot be known"
     if group is None or rule is None:
         missing = "the container group" if group is None else "the scaling rule"
-        return note(title, f"{unknown} before {missing} exists", "run `make up`")
+        return note(title, f"{unknown} before {missing} exists", f"run {up}")
     if group.replicas > rule.min_replicas or any(job.started for job in jobs):
         return ok(title, "it has started nodes of this group before, so it is in the organization")
     waiting = [seconds_since(job.created, now) for job in jobs if job.status == RunState.PENDING]
@@ -171,28 +171,24 @@ def check_invitation(
     return note(title, f"{unknown} yet: no job has needed a node so far", fix)
 
 
-def check_cloudflare(clients: CheckClients, settings: StackSettings) -> list[CheckResult]:
+def check_cloudflare(clients: CheckClients, settings: StackSettings, up: str) -> list[CheckResult]:
     """That the token may see buckets and, if needed, the account's tokens. Its write rights are tested by `up` only."""
     title, name = "Cloudflare's token", settings.storage.bucket
     cloudflare = clients.cloudflare()
     exists = cloudflare.get_bucket(name) is not None
-    found = [
-        ok(
-            title,
-            f"is accepted: bucket {name} {'exists' if exists else 'does not exist yet, `make up` creates it'}",
-        )
-    ]
+    state = "exists" if exists else f"does not exist yet, {up} creates it"
+    found = [ok(title, f"is accepted: bucket {name} {state}")]
     if settings.storage.credentials == "token":
         cloudflare.tokens_named("flux doctor")
         found.append(ok(title, "may see the account's tokens; the nodes get one of them"))
     return found
 
 
-def check_bucket(storage: Storage, settings: StackSettings) -> list[CheckResult]:
+def check_bucket(storage: Storage, settings: StackSettings, up: str) -> list[CheckResult]:
     """Write, read, list and delete a test object, and check that conditional writes work."""
     if not storage.exists():
         message = f"{storage.bucket} does not exist yet, so the rights cannot be checked"
-        return [note("Bucket", message, "`make up` creates it")]
+        return [note("Bucket", message, f"{up} creates it")]
     own = Layout(settings.storage.key_prefix).own
     key = f"{own}doctor-{uuid.uuid4().hex}"
     problems: list[str] = []

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import OUTPUTS, UserPath, flux, say, stack_option
+from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
 from flux_training.commands.results.download import sha256_of
 from flux_training.training.errors import BadInput
 from flux_training.training.values import count
-from flux_training.training.words import one_line
+from flux_training.training.words import flux_command, one_line
 
 WEIGHTS = ".safetensors"
 CARD = "README.md"
@@ -54,7 +54,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
 
     It has the weights, a model card with licence, trigger word, settings and SHA-256, and the samples.
     """
-    run = select_run(Path(OUTPUTS), job, run_id)
+    run = select_run(Path(OUTPUTS), job, run_id, stack)
     if folder.exists():
         raise BadInput([f"--to {folder}: exists and is not overwritten; give another name or delete it"])
     weights = _final_weights(run, stack) if step is None else _checkpoint(run, step, stack)
@@ -77,12 +77,12 @@ def _final_weights(run: ReportedRun, stack: str) -> Weights:
         way_out = (
             f"--step exports a checkpoint: {steps}"
             if steps
-            else f"{flux(f'fetch {run.job}', stack)} gets them"
+            else f"{flux_command(f'fetch {run.job}', stack)} gets them"
         )
         raise BadInput([f"{run.folder} has no final weights; {way_out}"])
     digest, expected = sha256_of(path), run.done.get("sha256")
     if digest != expected:
-        again = flux(f"fetch {run.job} --run {run.run_id} --force", stack)
+        again = flux_command(f"fetch {run.job} --run {run.run_id} --force", stack)
         raise BadInput([f"{path} is not the file that was verified after training; {again} fetches it again"])
     return Weights(path, count(run.done.get("steps")) or 0, digest)
 
@@ -94,7 +94,7 @@ def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
         steps = (
             f"{run.folder} has those of {', '.join(map(str, sorted(found)))}" if found else "none was fetched"
         )
-        again = flux(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
+        again = flux_command(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
         raise BadInput(
             [f"--step {step}: no checkpoint of this step; {steps}; {again} gets what the bucket has"]
         )

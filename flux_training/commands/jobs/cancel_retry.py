@@ -5,7 +5,7 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import console, flux, make, say, stack_option
+from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
@@ -20,7 +20,7 @@ from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
-from flux_training.training.words import nearest
+from flux_training.training.words import flux_command, make_command, nearest
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change without writing it.")
 
@@ -35,7 +35,9 @@ def cancel(job: str, dry_run: bool, stack: str) -> None:
     Adds `skip: true` to the job's entry in Pulumi.<stack>.yaml and shows the change. Changes nothing else.
     """
     if _declaration(stack, job).skip:
-        say(f"{job} has `skip: true` in Pulumi.{stack}.yaml already. Next: {make('up', stack)} cancels it.")
+        say(
+            f"{job} has `skip: true` in Pulumi.{stack}.yaml already. Next: {make_command('up', stack)} cancels it."
+        )
         return
     _edit(stack, job, f"Cancel {job}", dry_run, skip=True)
     say("To train it again, remove `skip: true`. A run that has finished is not repeated by that.")
@@ -61,7 +63,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
     if not declared.skip and attempted is not None and declared.attempt > attempted and not force:
         say(
             f"{job}: attempt {declared.attempt} is declared already, attempt {attempted} was the last one queued. "
-            f"Next: {make('up', stack)} queues it."
+            f"Next: {make_command('up', stack)} queues it."
         )
         return
     if not force:
@@ -103,9 +105,11 @@ def check_failed(stack: str, job: str, status: JobStatus | None) -> None:
     """Raises FluxError unless the run failed: anything else would be paid for twice."""
     if status is None:
         raise FluxError(
-            f"{job} has not been queued yet", "there is nothing to retry", f"{make('up', stack)} trains it"
+            f"{job} has not been queued yet",
+            "there is nothing to retry",
+            f"{make_command('up', stack)} trains it",
         )
-    force = flux(f"retry {job} --force", stack)
+    force = flux_command(f"retry {job} --force", stack)
     if not status.has_ended:
         rule = "another attempt would cancel it and start from the beginning"
         raise FluxError(f"{job} has not ended: {describe(status)}", rule, f"wait, or {force}")
@@ -129,6 +133,6 @@ def _edit(stack: str, job: str, message: str, dry_run: bool, **settings: Any) ->
         return
     write_atomically(path, after)
     say(
-        f"\nWritten. Next: {make('preview', stack)} shows the effect, {make('up', stack)} applies it. To share the change:"
+        f"\nWritten. Next: {make_command('preview', stack)} shows the effect, {make_command('up', stack)} applies it. To share the change:"
     )
     say(f'  git commit -m "{message}" {path.name}')

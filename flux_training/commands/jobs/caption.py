@@ -14,7 +14,7 @@ import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
-from flux_training.commands.cli import console, flux, say, stack_option
+from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.training.bill import dollars
@@ -37,7 +37,7 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.names import CAPTION_SUFFIX
 from flux_training.training.train_yml.trainer_config import read_trainer_file
-from flux_training.training.words import counted
+from flux_training.training.words import counted, flux_command
 
 if TYPE_CHECKING:
     from flux_training.clients.captions import Captioner
@@ -167,7 +167,7 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
         _check_trigger(dataset.parent, options)
         _announce(dataset, missing, options)
         if missing and not dry_run:
-            _caption_all(missing, options, flux(f"caption {name} --review", stack))
+            _caption_all(missing, options, flux_command(f"caption {name} --review", stack))
 
 
 def _check_trigger(job: Path, options: CaptionOptions) -> None:

@@ -12,7 +12,7 @@ import rich_click as click
 from rich.console import Console
 from rich.text import Text
 
-from flux_training.commands.cli import console, flux, no_cache_option, say, stack_option
+from flux_training.commands.cli import console, no_cache_option, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
@@ -23,7 +23,7 @@ from flux_training.training.jobs.declare import folder_names
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import StackSettings
-from flux_training.training.words import counted, nearest
+from flux_training.training.words import counted, flux_command, nearest
 
 # Of one rule in one job, on a terminal.
 MAX_SHOWN = 10
@@ -176,7 +176,7 @@ def _print_report(target: LintTarget, report: LintReport, heading: bool) -> None
         by_job.setdefault(finding.job, []).append(finding)
     for job, findings in by_job.items():
         console.print(Text(job or "jobs of the stack", style="bold"))
-        _print_findings(findings)
+        _print_findings(findings, target.stack)
         console.print()
     counts = [
         counted(len(report.jobs), "job"),
@@ -188,13 +188,13 @@ def _print_report(target: LintTarget, report: LintReport, heading: bool) -> None
     used = {*report.jobs, *(entry.dataset for entry in target.settings.jobs.values())}
     others = [name for name in target.folders if name not in used]
     if target.declared and others:
-        check = flux("lint --all", target.stack)
+        check = flux_command("lint --all", target.stack)
         say(f"Not checked, because stack {target.stack} does not declare them: {', '.join(others)} ({check})")
     if heading:
         console.print()
 
 
-def _print_findings(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding], stack: str) -> None:
     """By rule, errors first: the rule, its findings, and how to fix them."""
     by_code: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.severity):
@@ -208,5 +208,6 @@ def _print_findings(findings: list[Finding]) -> None:
         for finding in shown:
             console.print(Text(f"    {finding.place}: {finding.message}"))
         if len(same) > len(shown):
-            console.print(Text(f"    and {len(same) - len(shown)} more (`./flux lint --json` lists all)"))
+            all_of_them = flux_command("lint --json", stack)
+            console.print(Text(f"    and {len(same) - len(shown)} more ({all_of_them} lists all)"))
         console.print(Text(f"    fix: {first.fix}", style="dim"))

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.commands.cli import OUTPUTS, flux, make, say, screen, stack_option
+from flux_training.commands.cli import OUTPUTS, say, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, runs_of
@@ -18,6 +18,7 @@ from flux_training.training.jobs.declare import folder_names
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, read_trainer_file
 from flux_training.training.values import mapping, number
+from flux_training.training.words import flux_command, make_command
 
 NOTHING = "-"
 
@@ -53,7 +54,9 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
             json.dumps({"version": 1, "stack": stack, "jobs": [_document(one) for one in jobs]}, indent=2)
         )
     elif not jobs:
-        say(f"{folder} has no job folder: {flux('new NAME --from FOLDER', stack)} makes one from photos")
+        say(
+            f"{folder} has no job folder: {flux_command('new NAME --from FOLDER', stack)} makes one from photos"
+        )
     elif job:
         _print_runs(jobs[0], stack)
     else:
@@ -92,7 +95,7 @@ def _print_jobs(jobs: list[ListedJob]) -> None:
 
 def _print_runs(job: ListedJob, stack: str) -> None:
     if not job.runs:
-        say(f"{job.name}: outputs/ has no run of it; {make('up', stack)} trains it if it is declared")
+        say(f"{job.name}: outputs/ has no run of it; {make_command('up', stack)} trains it if it is declared")
         return
     table = _table("Run", "Queued", "State", "Steps", "Loss", "Cost")
     for run in job.runs:
@@ -106,7 +109,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
             NOTHING if cost is None else dollars(cost),
         )
     screen.print(table)
-    say(f"\n{flux(f'open {job.name}', stack)} opens the page of the newest run")
+    say(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")
 
 
 def _table(*titles: str) -> Table:

@@ -5,7 +5,7 @@ from pathlib import Path
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from flux_training.commands.cli import DEFAULT_STACK, UserPath, console, flux, make, say
+from flux_training.commands.cli import UserPath, console, say
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, staging_folder
 from flux_training.commands.stack.edit import declare, declared_jobs, entry_for
 from flux_training.training.dataset.images import Fingerprint
@@ -27,7 +27,7 @@ from flux_training.training.lint.registry import Subject
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.train_yml.edit import PROMPTS, new_train_yml, training_values
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
-from flux_training.training.words import counted
+from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command
 
 
 @click.command()
@@ -94,7 +94,7 @@ def new(
             raise click.UsageError("--add only adds photos; change other things in the job's train.yml")
         intake, numbers = _add(existing_dataset(folder, name), source, max_side)
     else:
-        word = _valid_trigger(trigger, prompts, folder, name)
+        word = _valid_trigger(trigger, prompts, job, stack or DEFAULT_STACK)
         text = new_train_yml(job.name, word, prompts or PROMPTS, values)
         intake, numbers = _make(job, source, text, max_side)
     _print_intake(job, intake, numbers)
@@ -104,15 +104,15 @@ def new(
     _print_next_steps(job, stack or DEFAULT_STACK)
 
 
-def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], folder: Path, name: str) -> str:
+def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], job: Path, stack: str) -> str:
     """The trigger word. Raises BadInput with everything that is wrong with the arguments."""
-    job, findings = folder / name, []
+    name, findings = job.name, []
     try:
         refuse_unusable(Subject(name, job, None, None))
     except BadInput as bad:
         findings += bad.findings
     if not findings and job.exists():
-        add = f"`./flux new {name} --add --from FOLDER` adds photos to it"
+        add = f"{flux_command(f'new {name} --add --from FOLDER', stack)} adds photos to it"
         findings.append(f"{name}: {job} exists and is not overwritten; {add}, or give another name")
     if trigger is None:
         findings.append(
@@ -205,9 +205,11 @@ def _print_next_steps(job: Path, stack: str) -> None:
     missing = sum(not file.with_suffix(CAPTION_SUFFIX).exists() for file in images)
     steps = {}
     if missing:
-        steps[flux(f"caption {job.name}", stack)] = f"writes the {counted(missing, 'missing caption')}"
-    steps[flux(f"caption {job.name} --review", stack)] = "shows images and captions side by side"
-    steps[make("preview", stack)] = "shows what would be trained"
+        steps[flux_command(f"caption {job.name}", stack)] = (
+            f"writes the {counted(missing, 'missing caption')}"
+        )
+    steps[flux_command(f"caption {job.name} --review", stack)] = "shows images and captions side by side"
+    steps[make_command("preview", stack)] = "shows what would be trained"
     width = max(map(len, steps)) + 1
     say("\nNext:")
     if entry_for(declared_jobs(HERE, stack), job.name) is None:

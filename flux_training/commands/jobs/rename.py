@@ -2,7 +2,7 @@
 
 import rich_click as click
 
-from flux_training.commands.cli import flux, say, stack_option
+from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.training.dataset.renaming import (
@@ -14,7 +14,7 @@ from flux_training.training.dataset.renaming import (
     rename_files,
 )
 from flux_training.training.files import only_one_in
-from flux_training.training.words import counted
+from flux_training.training.words import counted, flux_command
 
 
 @click.command()
@@ -49,7 +49,7 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
         else:
             rename_files(dataset, renaming)
             undone = "have their old names back"
-            done = f"renamed; {flux(f'rename {name} --undo', stack)} reverts this"
+            done = f"renamed; {flux_command(f'rename {name} --undo', stack)} reverts this"
             say(f"{dataset}: {files} {undone if undo else done}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import make, say, stack_option
+from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder, staging_folder
 from flux_training.commands.stack.edit import JOBS, declare, declared_jobs, entry_for, undeclare
@@ -16,7 +16,7 @@ from flux_training.training.files import only_one_in, write_atomically
 from flux_training.training.jobs.folder import read_config
 from flux_training.training.jobs.sweep import Axis, Variant, make_variants, parse_axis
 from flux_training.training.train_yml.trainer_config import CONFIG_NAMES
-from flux_training.training.words import counted
+from flux_training.training.words import counted, make_command
 
 # Settings of the base job that its variants get too.
 SHARED_SETTINGS = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
@@ -68,7 +68,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         added = declare(HERE, stack, {variant.name: entry for variant in variants})
     made_jobs = f"{counted(len(new), 'job')} made below {folder}"
     say(f"\n{made_jobs}, {len(added)} declared in Pulumi.{stack}.yaml below {JOBS}")
-    say(f"Next: {make('preview', stack)} shows what would be trained")
+    say(f"Next: {make_command('preview', stack)} shows what would be trained")
     say("The same command with --undo deletes these jobs again")
 
 
@@ -94,7 +94,7 @@ def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) 
         for name in existing:
             shutil.rmtree(folder / name)
     say(f"{counted(len(existing), 'job')} deleted, {len(removed)} removed from Pulumi.{stack}.yaml")
-    say(f"Next: {make('preview', stack)} shows which queued runs that cancels. Results stay.")
+    say(f"Next: {make_command('preview', stack)} shows which queued runs that cancels. Results stay.")
 
 
 def _parse(axes: Sequence[str]) -> list[Axis]:

@@ -14,7 +14,7 @@ from flux_training.commands.plan.text import upload_words
 from flux_training.training.bill import FREE, bases, dollars, heading, hours, rows, standing_charge
 from flux_training.training.runs.changes import Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, headline
-from flux_training.training.words import counted
+from flux_training.training.words import counted, flux_command
 
 # GitHub refuses comments of more than 65,536 characters.
 MAX_LENGTH = 60_000
@@ -33,7 +33,8 @@ def as_comment(plan: Plan, pictures: Pictures) -> str:
     if len(whole) <= MAX_LENGTH:
         return whole
     short = as_markdown(replace(plan, lint=None), pictures, detailed=0)
-    return f"{short[:MAX_LENGTH]}\nShortened to fit into a comment: `flux plan` shows what changed in each job, and what lint found.\n"
+    command = flux_command("plan", plan.stack)
+    return f"{short[:MAX_LENGTH]}\nShortened to fit into a comment: {command} shows what changed in each job, and what lint found.\n"
 
 
 def marker(stack: str) -> str:
@@ -187,7 +188,7 @@ def _findings(plan: Plan) -> str:
         for one in lint.findings[:MAX_FINDINGS]
     ]
     rest = len(lint.findings) - len(lines)
-    lines += [f"- and {rest} more: `flux lint` lists all"] if rest else []
+    lines += [f"- and {rest} more: {flux_command('lint', plan.stack)} lists all"] if rest else []
     summary = f"<details{' open' if lint.errors else ''}><summary>Lint: {title}</summary>"
     return "\n".join([summary, "", *lines, "", "</details>"])
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from flux_training.training.bill import announce
 from flux_training.training.runs.plan import JobPlan, Plan, Upload, headline
-from flux_training.training.words import counted
+from flux_training.training.words import counted, flux_command
 
 MAX_FINDINGS = 20
 
@@ -49,5 +49,5 @@ def _findings(plan: Plan) -> str:
         return ""
     shown = [f"  {finding.severity}: {finding}" for finding in lint.findings[:MAX_FINDINGS]]
     rest = len(lint.findings) - len(shown)
-    more = [f"  and {rest} more (`flux lint` lists all)"] if rest else []
+    more = [f"  and {rest} more ({flux_command('lint', plan.stack)} lists all)"] if rest else []
     return "\n".join(["Lint findings:", *shown, *more])

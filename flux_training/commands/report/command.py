@@ -10,6 +10,7 @@ from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, newest_runs, runs_of
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
+from flux_training.training.words import flux_command
 
 DEFAULT_JOBS_FOLDER = "jobs"
 PAGE = "report.html"
@@ -44,9 +45,9 @@ def report(
     """
     outputs = folder or Path(OUTPUTS)
     if compare:
-        say(str(write_comparison(_runs_to_compare(outputs, jobs), outputs)))
+        say(str(write_comparison(_runs_to_compare(outputs, jobs, stack), outputs)))
         return
-    for newest in newest_runs(outputs, jobs):
+    for newest in newest_runs(outputs, jobs, stack):
         for run in runs_of(outputs, newest.job) if all_runs else [newest]:
             say(str(write_report(run, outputs, images or images_folder(stack))))
 
@@ -77,12 +78,14 @@ def write_comparison(runs: list[ReportedRun], outputs: Path) -> Path:
     return path
 
 
-def _runs_to_compare(outputs: Path, jobs: tuple[str, ...]) -> list[ReportedRun]:
+def _runs_to_compare(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[ReportedRun]:
     """Raises BadInput if there is only one."""
-    runs = newest_runs(outputs, jobs)
+    runs = newest_runs(outputs, jobs, stack)
     if len(runs) == 1:
         runs = runs_of(outputs, runs[0].job)
     if len(runs) < 2:
         what = f"{outputs} has only run {runs[0].run_id} of {runs[0].job}; a comparison needs two"
-        raise BadInput([f"{what}: name another job, or `./flux fetch --all-runs`"])
+        raise BadInput(
+            [f"{what}: name another job, or {flux_command('fetch --all-runs', stack)} gets earlier runs"]
+        )
     return runs

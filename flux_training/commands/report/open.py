@@ -19,7 +19,7 @@ from flux_training.commands.report.runs import select_run
 @stack_option
 def open_command(job: str, run_id: str | None, stack: str) -> None:
     """Open the page of JOB's newest fetched run in the browser; the page is made first if there is none."""
-    run = select_run(Path(OUTPUTS), job, run_id)
+    run = select_run(Path(OUTPUTS), job, run_id, stack)
     page = run.folder / PAGE
     if not page.is_file():
         write_report(run, Path(OUTPUTS), images_folder(stack))

@@ -17,7 +17,7 @@ from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
 from flux_training.training.untrusted import parse_record
 from flux_training.training.values import mapping
-from flux_training.training.words import nearest
+from flux_training.training.words import flux_command, make_command, nearest
 
 
 @dataclass(frozen=True)
@@ -88,27 +88,30 @@ def runs_of(outputs: Path, job: str) -> list[ReportedRun]:
     return sorted(runs, key=lambda run: (run.created_at, run.run_id))
 
 
-def newest_runs(outputs: Path, jobs: tuple[str, ...]) -> list[ReportedRun]:
+def newest_runs(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[ReportedRun]:
     """The newest run of each of these jobs, or of all jobs. Raises BadInput."""
     known = sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{RECORD}")})
     unknown = [job for job in jobs if job not in known]
     if unknown:
         raise BadInput(
             [
-                f"{job}: {outputs} has no run of it{nearest(job, known)}; `./flux fetch {job}` gets it"
+                f"{job}: {outputs} has no run of it{nearest(job, known)}; {flux_command(f'fetch {job}', stack)} gets it"
                 for job in unknown
             ]
         )
     if not known:
         raise BadInput(
-            [f"{outputs} has no run; `make up` trains the jobs, `./flux fetch` gets runs from the bucket"]
+            [
+                f"{outputs} has no run; {make_command('up', stack)} trains the jobs, "
+                f"{flux_command('fetch', stack)} gets runs from the bucket"
+            ]
         )
     return [runs_of(outputs, job)[-1] for job in jobs or known]
 
 
-def select_run(outputs: Path, job: str, run_id: str | None) -> ReportedRun:
+def select_run(outputs: Path, job: str, run_id: str | None, stack: str) -> ReportedRun:
     """The fetched run of a job whose id begins with `run_id`, or its newest. Raises BadInput."""
-    newest = newest_runs(outputs, (job,))[0]
+    newest = newest_runs(outputs, (job,), stack)[0]
     if run_id is None:
         return newest
     runs = runs_of(outputs, job)

@@ -25,7 +25,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
-from flux_training.training.words import nearest
+from flux_training.training.words import make_command, nearest
 
 
 @click.command(name="fetch")
@@ -66,7 +66,7 @@ def fetch_command(
     connection = connection_of(engine, stack)
     bucket, prefix = results_location(outputs, stack)
     storage = connection.storage(bucket)
-    runs = select_runs(storage, Layout(prefix), stack_jobs(outputs), job, run_id, all_runs=all_runs)
+    runs = select_runs(storage, Layout(prefix), stack_jobs(outputs), job, run_id, stack, all_runs=all_runs)
     price = price_of(connection, outputs)
     results = []
     for run in runs:
@@ -116,6 +116,7 @@ def select_runs(
     deployed: Sequence[StackJob],
     job: str | None,
     run_id: str | None,
+    stack: str,
     *,
     all_runs: bool,
 ) -> list[StackJob]:
@@ -133,7 +134,8 @@ def select_runs(
     if job is not None and job not in names:
         raise BadInput([f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}"])
     if not names:
-        raise BadInput([f"bucket {storage.bucket} contains no run; `make up` trains the declared jobs"])
+        up = make_command("up", stack)
+        raise BadInput([f"bucket {storage.bucket} contains no run; {up} trains the declared jobs"])
     found = []
     for name in [job] if job else names:
         ids = _run_ids(storage, layout, name)

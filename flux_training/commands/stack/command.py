@@ -9,7 +9,7 @@ import rich_click as click
 
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import OUTPUTS, flux, make, no_cache_option, say, stack_option
+from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.results.fetch import print_problems
@@ -25,6 +25,7 @@ from flux_training.training.bill import FREE, actual_cost, cost_of, dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.words import flux_command, make_command
 
 
 @click.command()
@@ -140,7 +141,7 @@ def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]
             FluxError(
                 f"{len(stalled)} of the jobs make no progress ({', '.join(stalled)})",
                 "each is still queued, may cost money, and continues from its last checkpoint once a node trains it",
-                f"fix: do what is suggested above, then {make('up', stack)}, which does not queue it again; or {flux(f'cancel {stalled[0]}', stack)}",
+                f"fix: do what is suggested above, then {make_command('up', stack)}, which does not queue it again; or {flux_command(f'cancel {stalled[0]}', stack)}",
             )
         )
     if failed:
@@ -148,7 +149,7 @@ def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]
             FluxError(
                 f"{len(failed)} of the jobs failed ({', '.join(failed)})",
                 "a failed job is not queued again automatically, because it would be paid for again",
-                f"fix: remove the cause shown above, then {flux(f'retry {failed[0]}', stack)} and {make('up', stack)}",
+                f"fix: remove the cause shown above, then {flux_command(f'retry {failed[0]}', stack)} and {make_command('up', stack)}",
             )
         )
     if unfetched:
@@ -156,7 +157,7 @@ def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]
             FluxError(
                 f"results of {len(unfetched)} of the jobs were not fetched ({', '.join(unfetched)})",
                 "they are in the bucket",
-                f"fix: remove the cause shown above, then {flux('fetch', stack)}",
+                f"fix: remove the cause shown above, then {flux_command('fetch', stack)}",
             )
         )
     return found
@@ -194,7 +195,7 @@ def _next_steps(stack: str, statuses: Sequence[JobStatus], images: Path) -> str:
         return ""
     return (
         f"\nNext: open {OUTPUTS}/{job.name}/{job.run_id}/report.html in a browser to see the samples of each step.\n"
-        f"Or edit a caption under {images}/ and run {make('preview', stack)}: it shows what would be trained again."
+        f"Or edit a caption under {images}/ and run {make_command('preview', stack)}: it shows what would be trained again."
     )
 
 
@@ -207,5 +208,5 @@ def _say_where_results_are(stack: str, outputs: Mapping[str, Any]) -> None:
     if uses_local_cloud(project_root(), stack):
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE, LOCAL_FILE)).parent
         say(
-            f"On this machine the bucket is the folder {home}/s3/{bucket}/{prefix}runs/. {make('up', stack)} uses it again."
+            f"On this machine the bucket is the folder {home}/s3/{bucket}/{prefix}runs/. {make_command('up', stack)} uses it again."
         )

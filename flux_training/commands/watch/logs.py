@@ -11,14 +11,14 @@ import rich_click as click
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.kelpie import Job
-from flux_training.commands.cli import make, say, stack_option
+from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.watch.follow import poll_seconds
 from flux_training.commands.watch.job_status import describe
 from flux_training.commands.watch.watcher import JobRow, Watcher
 from flux_training.training.errors import BadInput
-from flux_training.training.words import nearest, printable
+from flux_training.training.words import make_command, nearest, printable
 
 LOCAL_NODE_LOGS = "log/node-*.log"
 # The local cloud's nodes log this line when they start a job.
@@ -44,7 +44,7 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
     outputs = deployed_outputs(engine)
     names = list(outputs.get("jobs") or {})
     if job not in names:
-        known = f"; it has {', '.join(names)}" if names else f"; {make('up', stack)} deploys it"
+        known = f"; it has {', '.join(names)}" if names else f"; {make_command('up', stack)} deploys it"
         raise BadInput([f"{job}: stack {stack} has no such job deployed{nearest(job, names)}{known}"])
     connection = connection_of(engine, stack)
     watcher = Watcher(connection, outputs)

@@ -7,11 +7,12 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
-from flux_training.commands.cli import make, say, screen, stack_option
+from flux_training.commands.cli import say, screen, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.watch.follow import follow, queue_silent_again
 from flux_training.commands.watch.table import render, steps_done
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.training.words import make_command
 
 # Wide enough for any table: nothing is cut off in a pipe.
 PIPE_WIDTH = 250
@@ -66,7 +67,9 @@ def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
     elif outputs:
         say(f"Stack {stack} declares no job: add one to Pulumi.{stack}.yaml.")
     else:
-        say(f"Nothing is deployed in stack {stack}: {make('up', stack)} trains the jobs that it declares.")
+        say(
+            f"Nothing is deployed in stack {stack}: {make_command('up', stack)} trains the jobs that it declares."
+        )
 
 
 def _stack_document(stack: str, found: StackStatus) -> dict[str, Any]:

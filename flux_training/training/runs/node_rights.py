@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flux_training.training.runs.run import Layout
+from flux_training.training.words import make_command
 
 # For a run without a time estimate and without `maxHours`: an assumption.
 UNKNOWN_HOURS = 24.0
@@ -96,13 +97,13 @@ def choose_end(now: datetime, present: datetime | None, hours: float, needed: fl
     return fresh if worthwhile else present
 
 
-def end_warning(now: datetime, end: datetime, needed: float) -> str:
+def end_warning(now: datetime, end: datetime, needed: float, stack: str) -> str:
     """A warning that runs last longer than the nodes' keys; empty if they do not."""
     if needed <= max(0.0, (end - now).total_seconds()):
         return ""
     return (
-        f"the unfinished runs need about {needed / 3600:.0f} h, but the nodes' keys expire at {show_time(end)}: run `make up` again before "
-        "that, or later results are not uploaded"
+        f"the unfinished runs need about {needed / 3600:.0f} h, but the nodes' keys expire at {show_time(end)}: run {make_command('up', stack)} again "
+        "before that, or later results are not uploaded"
     )
 
 

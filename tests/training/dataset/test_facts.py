@@ -143,15 +143,17 @@ def test_summary_limits_the_findings_per_rule_and_job() -> None:
         + [finding("", line=n) for n in (1, 2)]
         + [finding(code="other")]
     )
-    assert summarize(found, 2) == [
+    assert summarize(found, 2, "dev") == [
         "jobs/cat:1: what; why; fix [rule]",
         "jobs/cat:2: what; why; fix [rule]",
         "jobs/x:1: what; why; fix [rule]",
         "jobs/x:2: what; why; fix [rule]",
         "jobs/cat: what; why; fix [other]",
-        "cat: 2 more of [rule]; `flux lint` shows all",
+        "cat: 2 more of [rule]; `./flux lint` shows all",
     ]
-    assert summarize([finding(""), finding("")], 1)[1:] == ["jobs: 1 more of [rule]; `flux lint` shows all"]
+    assert summarize([finding(""), finding("")], 1, "prod")[1:] == [
+        "jobs: 1 more of [rule]; `./flux lint --stack prod` shows all"
+    ]
 
 
 def test_progress_is_reported_every_thousand_images() -> None:

@@ -100,11 +100,11 @@ def test_preview_and_up_choose_the_same_end(hours: int, needed: float) -> None:
 
 
 def test_a_warning_says_when_the_keys_expire() -> None:
-    assert end_warning(NOW, after(10), 10 * HOUR) == ""
-    assert end_warning(NOW, after(-10), 0) == ""
-    assert end_warning(NOW, after(-10), 1) != ""
-    assert end_warning(NOW, after(10), 3000 * HOUR) == (
-        "the unfinished runs need about 3000 h, but the nodes' keys expire at 2026-03-01T22:34:56+00:00: run `make up` again before "
+    assert end_warning(NOW, after(10), 10 * HOUR, "prod") == ""
+    assert end_warning(NOW, after(-10), 0, "prod") == ""
+    assert end_warning(NOW, after(-10), 1, "prod") != ""
+    assert end_warning(NOW, after(10), 3000 * HOUR, "prod") == (
+        "the unfinished runs need about 3000 h, but the nodes' keys expire at 2026-03-01T22:34:56+00:00: run `make up STACK=prod` again before "
         "that, or later results are not uploaded"
     )
 
