@@ -90,7 +90,7 @@ def _variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]
     before = document_of(text.encode())
     changed = text
     for key, value in pairs:
-        changed = set_value(changed, _path(key), _literal(text, key, value))
+        changed = set_value(changed, _yaml_path(key), _literal(text, key, value))
     same = document_of(changed.encode()) == before
     return Variant(name, tuple(pairs), set_value(changed, ("config", "name"), quoted(name)), same)
 
@@ -119,7 +119,9 @@ def _equal(text: str, axis: Axis) -> list[str]:
     """A finding for each value with several spellings: `1e-4` and `0.0001` would train and cost twice."""
     spellings: list[tuple[list[Any], list[str]]] = []
     for value in axis.values:
-        new = [_value_at(set_value(text, _path(key), _literal(text, key, value)), key) for key in axis.keys]
+        new = [
+            _value_at(set_value(text, _yaml_path(key), _literal(text, key, value)), key) for key in axis.keys
+        ]
         same = next((names for known, names in spellings if known == new), None)
         if same is None:
             spellings.append((new, [value]))
@@ -137,7 +139,7 @@ def _problem(text: str, key: str, value: str) -> str | None:
     """Why a value cannot replace the present one; None if it can."""
     now = _value_at(text, key)
     try:
-        changed = set_value(text, _path(key), _literal(text, key, value))
+        changed = set_value(text, _yaml_path(key), _literal(text, key, value))
         new = _value_at(changed, key)
     except (ValueError, KeyError) as error:
         return f"cannot be set ({error})"
@@ -185,12 +187,12 @@ def _keys(node: yaml.Node | None, prefix: str) -> list[str]:
 
 def _value_at(text: str, key: str) -> Any:
     value: Any = document_of(text.encode())
-    for step in _path(key):
+    for step in _yaml_path(key):
         value = value[step]
     return value
 
 
-def _path(key: str) -> tuple[str | int, ...]:
+def _yaml_path(key: str) -> tuple[str | int, ...]:
     return (*PROCESS, *(int(part) if part.isdigit() else part for part in key.split(".")))
 
 

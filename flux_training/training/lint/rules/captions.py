@@ -17,7 +17,7 @@ DESCRIBE = "write what the image shows, with the trigger word"
 
 
 @AREA.error("caption-missing", "ai-toolkit would train it with an empty prompt", DESCRIBE, needed=True)
-def caption_missing(job: Subject) -> Iterator[Problem]:
+def images_without_caption(job: Subject) -> Iterator[Problem]:
     written = job.dataset.captions if job.dataset else {}
     for name in dict.fromkeys(caption_name(image) for image in job.images):
         if name not in written:
@@ -35,7 +35,7 @@ AREA.fault("caption-unreadable", "a caption is a short text file", "make it a re
     "add the image, or delete the caption",
     needed=True,
 )
-def caption_orphan(job: Subject) -> Iterator[Problem]:
+def captions_without_image(job: Subject) -> Iterator[Problem]:
     expected = {caption_name(image) for image in job.images}
     for name in job.dataset.captions if job.dataset else {}:
         if name not in expected:
@@ -48,7 +48,7 @@ def caption_orphan(job: Subject) -> Iterator[Problem]:
     "rename one of the images",
     needed=True,
 )
-def caption_shared(job: Subject) -> Iterator[Problem]:
+def images_that_share_a_caption(job: Subject) -> Iterator[Problem]:
     sharing: dict[str, list[str]] = defaultdict(list)
     for image in job.images:
         sharing[caption_name(image)].append(image)
@@ -62,7 +62,7 @@ def caption_shared(job: Subject) -> Iterator[Problem]:
     f"FLUX reads {T5_TOKENS} tokens of a caption (estimated as 4 per 3 words, at least 1 per 4 characters) and ignores the rest",
     "shorten it, or put the important words first",
 )
-def caption_long(job: Subject) -> Iterator[Problem]:
+def captions_over_the_token_limit(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         tokens = t5_tokens(caption.text)
         if tokens > T5_TOKENS:
@@ -74,7 +74,7 @@ def caption_long(job: Subject) -> Iterator[Problem]:
     "ai-toolkit inserts a missing trigger word at the start, where it may not fit the sentence",
     "write the trigger word (or [trigger]) where it belongs in the sentence",
 )
-def caption_trigger(job: Subject) -> Iterator[Problem]:
+def captions_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
     for caption in job.captions if trigger else ():
         if trigger not in caption.text and not has_placeholder(caption.text):
@@ -86,7 +86,7 @@ def caption_trigger(job: Subject) -> Iterator[Problem]:
     "without a trigger_word in train.yml ai-toolkit replaces it by nothing",
     "set trigger_word, or write the word itself",
 )
-def caption_placeholder(job: Subject) -> Iterator[Problem]:
+def captions_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Problem]:
     if not job.trains or (job.config and job.config.trigger):
         return
     for caption in job.captions:
@@ -99,7 +99,7 @@ def caption_placeholder(job: Subject) -> Iterator[Problem]:
     "a prompt can only vary what captions describe differently",
     "describe in each caption what differs in its image",
 )
-def caption_same(job: Subject) -> Iterator[Problem]:
+def identical_captions(job: Subject) -> Iterator[Problem]:
     texts = {caption.text for caption in job.captions}
     if len(texts) == 1 and len(job.captions) > 1:
         yield job.in_dataset("", f"all {len(job.captions)} captions are the same")
@@ -110,7 +110,7 @@ def caption_same(job: Subject) -> Iterator[Problem]:
     "captioning models write this when they refuse to describe an image",
     "write the caption yourself",
 )
-def caption_refusal(job: Subject) -> Iterator[Problem]:
+def captions_that_are_refusals(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         match = REFUSAL.search(caption.text)
         if match:
@@ -122,7 +122,7 @@ def caption_refusal(job: Subject) -> Iterator[Problem]:
     "invisible characters, and those left by a wrong encoding, confuse the text encoder",
     "type the caption again",
 )
-def caption_garbled(job: Subject) -> Iterator[Problem]:
+def captions_with_garbled_characters(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         bad = next((character for character in caption.text if _is_garbage(character)), None)
         if bad is not None:

@@ -24,7 +24,7 @@ RENAME = "rename it using only letters, digits, `.`, `_` and `-`"
     "rename the folder",
     needed=True,
 )
-def job_name(job: Subject) -> Iterator[Problem]:
+def invalid_job_names(job: Subject) -> Iterator[Problem]:
     if not JOB_NAME.fullmatch(job.name):
         yield Problem(str(job.folder), f"`{job.name}` is not a valid job name")
 
@@ -35,7 +35,7 @@ def job_name(job: Subject) -> Iterator[Problem]:
     "rename the folder",
     needed=True,
 )
-def job_name_taken(job: Subject) -> Iterator[Problem]:
+def job_names_of_trainer_files(job: Subject) -> Iterator[Problem]:
     taken = next((name for name in TAKEN_NAMES if JOB_NAME.match(job.name) and name.startswith(job.name)), "")
     if taken:
         yield Problem(str(job.folder), f"{taken}, a file of the trainer, begins with the job's name")
@@ -47,7 +47,7 @@ def job_name_taken(job: Subject) -> Iterator[Problem]:
     RENAME,
     needed=True,
 )
-def name_unsafe(job: Subject) -> Iterator[Problem]:
+def names_that_object_stores_change(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         reason = _unsafe(name)
         if reason:
@@ -59,7 +59,7 @@ def name_unsafe(job: Subject) -> Iterator[Problem]:
     "such characters have a special meaning for object stores and shells, so that tools fail on the file",
     RENAME,
 )
-def name_awkward(job: Subject) -> Iterator[Problem]:
+def names_with_special_characters(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         found = "".join(dict.fromkeys(AWKWARD.findall(name)))
         if found and not _unsafe(name):
@@ -71,14 +71,14 @@ def name_awkward(job: Subject) -> Iterator[Problem]:
     "macOS and Linux encode the same letter in two ways, so that one file gets two names",
     "rename it without accents, or in composed form (NFC)",
 )
-def name_unicode(job: Subject) -> Iterator[Problem]:
+def names_that_are_not_nfc(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         if not _unsafe(name) and not unicodedata.is_normalized("NFC", name):
             yield job.in_dataset(name, "the name has letters with separate accents (not NFC)")
 
 
 @AREA.warning("name-reserved", "Windows has devices of this name and cannot check out the file", "rename it")
-def name_reserved(job: Subject) -> Iterator[Problem]:
+def names_reserved_on_windows(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         if RESERVED.fullmatch(name):
             yield job.in_dataset(name, f"`{Path(name).stem}` is a reserved name on Windows")
@@ -89,7 +89,7 @@ def name_reserved(job: Subject) -> Iterator[Problem]:
     "macOS and Windows treat names that differ only in case as the same file, and one of them is lost",
     "rename one of them",
 )
-def name_case(job: Subject) -> Iterator[Problem]:
+def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
     for name, earlier in same_but_for_case(_names(job)):
         yield job.in_dataset(name, f"differs from {earlier} only in case")
 

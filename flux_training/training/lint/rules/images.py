@@ -37,7 +37,7 @@ AREA.fault(
     f"add images ({SUFFIXES}), each with a caption (.txt)",
     needed=True,
 )
-def dataset_empty(job: Subject) -> Iterator[Problem]:
+def dataset_without_images(job: Subject) -> Iterator[Problem]:
     if job.dataset and not job.dataset.fault and not job.images:
         yield job.in_dataset("", "no image")
 
@@ -48,7 +48,7 @@ def dataset_empty(job: Subject) -> Iterator[Problem]:
     "move it out of the dataset",
     needed=True,
 )
-def dataset_stranger(job: Subject) -> Iterator[Problem]:
+def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
         yield job.in_dataset(name, f"neither an image ({SUFFIXES}) nor a caption (.txt)")
 
@@ -59,7 +59,7 @@ def dataset_stranger(job: Subject) -> Iterator[Problem]:
     "shorten the captions, or split the job in two",
     needed=True,
 )
-def dataset_large(job: Subject) -> Iterator[Problem]:
+def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
     captions = job.dataset.captions if job.dataset else {}
     # This upper bound is quick, and enough for most datasets.
     caption_bytes = 6 * sum(len(caption.text) for caption in captions.values())
@@ -84,7 +84,7 @@ def dataset_large(job: Subject) -> Iterator[Problem]:
     "replace or delete it",
     needed=True,
 )
-def image_unreadable(job: Subject) -> Iterator[Problem]:
+def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
     for image in job.images.values():
         if image.damage and not image.truncated and not image.lfs_pointer:
             yield job.in_dataset(image.name, f"cannot be read as an image ({image.damage})")
@@ -96,7 +96,7 @@ def image_unreadable(job: Subject) -> Iterator[Problem]:
     "copy it again from its source, or delete it",
     needed=True,
 )
-def image_truncated(job: Subject) -> Iterator[Problem]:
+def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
     for image in job.images.values():
         if image.truncated:
             message = f"cannot be read as an image: the file ends too early ({image.damage})"
@@ -106,7 +106,7 @@ def image_truncated(job: Subject) -> Iterator[Problem]:
 @AREA.image(
     "image-animated", "the trainer uses only the first frame", "export the right frame as a still image"
 )
-def image_animated(image: ImageFacts) -> str:
+def describe_animation(image: ImageFacts) -> str:
     return f"an animation with {image.frames} frames" if image.frames > 1 else ""
 
 
@@ -115,7 +115,7 @@ def image_animated(image: ImageFacts) -> str:
     "the trainer converts to RGB without the colour profile, so colours shift",
     "export it as sRGB",
 )
-def image_cmyk(image: ImageFacts) -> str:
+def describe_cmyk(image: ImageFacts) -> str:
     return "the colours are CMYK" if image.mode == "CMYK" else ""
 
 
@@ -124,7 +124,7 @@ def image_cmyk(image: ImageFacts) -> str:
     "not every program applies the EXIF rotation, so the image may be trained lying on its side",
     "save it upright",
 )
-def image_rotated(image: ImageFacts) -> str:
+def describe_rotation(image: ImageFacts) -> str:
     is_rotated = image.orientation in range(2, 9)
     return f"stored rotated or mirrored (EXIF orientation {image.orientation})" if is_rotated else ""
 
@@ -134,7 +134,7 @@ def image_rotated(image: ImageFacts) -> str:
     "the trainer drops transparency, and hidden colours become visible",
     "put it on a background and save it without transparency",
 )
-def image_transparent(image: ImageFacts) -> str:
+def describe_transparency(image: ImageFacts) -> str:
     return "parts of it are transparent" if image.transparent else ""
 
 
@@ -143,12 +143,12 @@ def image_transparent(image: ImageFacts) -> str:
     "the trainer cuts colours off at 8 bits, and the image turns white or black",
     "export it with 8 bits per colour",
 )
-def image_deep(image: ImageFacts) -> str:
+def describe_bit_depth(image: ImageFacts) -> str:
     return f"more than 8 bits per colour (mode {image.mode})" if image.mode.startswith(DEEP_MODES) else ""
 
 
 @AREA.image("image-blank", "an image of one colour teaches nothing", "delete it and its caption")
-def image_blank(image: ImageFacts) -> str:
+def describe_blank_image(image: ImageFacts) -> str:
     return "every pixel is the same" if image.blank else ""
 
 
@@ -157,7 +157,7 @@ def image_blank(image: ImageFacts) -> str:
     "the trainer never enlarges images: training on smaller ones blurs the result",
     "replace it by a larger image, or add a smaller `resolution` to the datasets in train.yml",
 )
-def image_small(job: Subject) -> Iterator[Problem]:
+def images_below_the_smallest_resolution(job: Subject) -> Iterator[Problem]:
     smallest = min(resolutions_of(job.process))
     for image in job.sound_images:
         if image.pixels < (CLOSE_ENOUGH * smallest) ** 2:
@@ -170,7 +170,7 @@ def image_small(job: Subject) -> Iterator[Problem]:
     "it is scaled down to about one megapixel, but you pay for uploading and decoding all of it",
     "export it with at most 4096 pixels on the longer side",
 )
-def image_large(image: ImageFacts) -> str:
+def describe_large_image(image: ImageFacts) -> str:
     return f"{image.width} x {image.height} pixels" if image.pixels > MAX_PIXELS else ""
 
 
@@ -179,7 +179,7 @@ def image_large(image: ImageFacts) -> str:
     f"an image that is more than {MAX_ASPECT_RATIO:.0f} times as long as wide is scaled down until little is left of its shorter side",
     "crop it to the important part",
 )
-def image_aspect(image: ImageFacts) -> str:
+def describe_aspect_ratio(image: ImageFacts) -> str:
     shorter, longer = sorted((image.width, image.height))
     is_thin = longer > MAX_ASPECT_RATIO * shorter
     return f"{image.width} x {image.height} pixels: too long and thin" if is_thin else ""
@@ -190,13 +190,13 @@ def image_aspect(image: ImageFacts) -> str:
     "programs that rely on the name expect another format",
     "rename it, or export it in the format of its suffix",
 )
-def image_suffix(image: ImageFacts) -> str:
+def describe_wrong_suffix(image: ImageFacts) -> str:
     fits = image.name.lower().endswith(SUFFIXES_OF.get(image.format, ()))
     return "" if fits else f"its content is {image.format}"
 
 
 @AREA.warning("image-duplicate", "the same image counts twice", "delete one of them and its caption")
-def image_duplicate(job: Subject) -> Iterator[Problem]:
+def identical_images(job: Subject) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for image in job.sound_images:
         earlier = first.setdefault(image.sha256, image.name)
@@ -209,7 +209,7 @@ def image_duplicate(job: Subject) -> Iterator[Problem]:
     "similar images count several times, and the LoRA repeats them",
     "keep the better one",
 )
-def image_near_duplicate(job: Subject) -> Iterator[Problem]:
+def similar_images(job: Subject) -> Iterator[Problem]:
     different = {image.sha256: image for image in reversed(job.sound_images) if not image.blank}
     hashes = sorted((image.name, image.hash) for image in different.values())
     for name, earlier in near_pairs(hashes):
@@ -221,6 +221,6 @@ def image_near_duplicate(job: Subject) -> Iterator[Problem]:
     f"with fewer than {MIN_IMAGES} images a LoRA memorises the images instead of learning the subject",
     f"add images; {MIN_IMAGES} to 30 different ones are common",
 )
-def image_few(job: Subject) -> Iterator[Problem]:
+def too_few_images(job: Subject) -> Iterator[Problem]:
     if 0 < len(job.images) < MIN_IMAGES:
         yield job.in_dataset("", f"only {len(job.images)} image{'s' * (len(job.images) > 1)}")

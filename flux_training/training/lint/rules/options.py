@@ -30,7 +30,7 @@ FLOWMATCH = "flowmatch"
     "ai-toolkit loads other models as Stable Diffusion 1, which fails",
     "set model.is_flux: true (or arch: flux)",
 )
-def model_not_flux(job: Subject) -> Iterator[Problem]:
+def models_other_than_flux(job: Subject) -> Iterator[Problem]:
     model = job.section("model")
     is_flux = model.get("is_flux") or str(model.get("arch")).split(":")[0] in ("flux", "flex1")
     if job.trains and not is_flux:
@@ -42,7 +42,7 @@ def model_not_flux(job: Subject) -> Iterator[Problem]:
     "without it ai-toolkit trains all 12 billion parameters, which do not fit on consumer GPUs",
     "add network: {type: lora, linear: 16, linear_alpha: 16}",
 )
-def network_missing(job: Subject) -> Iterator[Problem]:
+def missing_network(job: Subject) -> Iterator[Problem]:
     if job.trains and not job.section("network"):
         yield job.in_config("there is no network", "network")
 
@@ -59,7 +59,7 @@ AREA.setting(
 
 
 @AREA.error("rank-invalid", "the rank is a whole number", "use 4 to 64, such as 16")
-def rank_invalid(job: Subject) -> Iterator[Problem]:
+def invalid_ranks(job: Subject) -> Iterator[Problem]:
     for key in ("linear", "rank"):
         value = job.section("network").get(key)
         if value is not None and positive_int(value) is None:
@@ -71,7 +71,7 @@ def rank_invalid(job: Subject) -> Iterator[Problem]:
     f"below {MIN_RANK} a LoRA hardly learns, above {MAX_RANK} it only becomes slower and larger",
     "16 is common",
 )
-def rank_unusual(job: Subject) -> Iterator[Problem]:
+def unusual_rank(job: Subject) -> Iterator[Problem]:
     rank = _rank(job)
     if rank is not None and not MIN_RANK <= rank <= MAX_RANK:
         yield job.in_config(f"the rank is {rank}", "network", "linear")
@@ -82,7 +82,7 @@ def rank_unusual(job: Subject) -> Iterator[Problem]:
     "alpha / rank scales the LoRA: far from 1 it learns many times slower or faster than the learning rate suggests",
     "set network.linear_alpha to the rank",
 )
-def rank_alpha(job: Subject) -> Iterator[Problem]:
+def alpha_far_from_the_rank(job: Subject) -> Iterator[Problem]:
     network = job.section("network")
     rank, alpha = _rank(job), network.get("linear_alpha", network.get("alpha", 1))
     if not rank or network.get("type", "lora") != "lora" or not _is_number(alpha):
@@ -106,7 +106,7 @@ AREA.setting(
     f"FLUX learns nothing below {MIN_RATE:g} and diverges above {MAX_RATE:g}",
     "1e-4 is common, 4e-4 for few steps",
 )
-def learning_rate(job: Subject) -> Iterator[Problem]:
+def unusual_learning_rate(job: Subject) -> Iterator[Problem]:
     rate = job.section("train").get("lr")
     optimizer = str(job.section("train").get("optimizer", "")).lower()
     if not _is_number(rate) or rate <= 0 or optimizer.startswith(ADAPTIVE_OPTIMIZERS):
@@ -120,7 +120,7 @@ def learning_rate(job: Subject) -> Iterator[Problem]:
     f"ai-toolkit calls 500 to 4000 a good range for FLUX; fewer than {MIN_STEPS} teach little, more than {MAX_STEPS} cost money without effect",
     "2000 is common",
 )
-def steps_unusual(job: Subject) -> Iterator[Problem]:
+def unusual_number_of_steps(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
     if steps is not None and not MIN_STEPS <= steps <= MAX_STEPS:
         yield job.in_config(f"train.steps is {steps}", "train", "steps")
@@ -131,7 +131,7 @@ def steps_unusual(job: Subject) -> Iterator[Problem]:
     "steps after the last save are lost in an interruption, and samples do not match checkpoints",
     "choose save.save_every so that train.steps is a multiple of it",
 )
-def save_every_misfit(job: Subject) -> Iterator[Problem]:
+def saves_that_do_not_match_the_steps(job: Subject) -> Iterator[Problem]:
     if not job.config or not job.config.steps or not job.config.save_every:
         return
     steps, every = job.config.steps, job.config.save_every
@@ -148,7 +148,7 @@ def save_every_misfit(job: Subject) -> Iterator[Problem]:
     "a SaladCloud node can disappear at any time, and the steps since the last save are trained and billed again",
     "save about every 250 steps",
 )
-def saves_rare(job: Subject) -> Iterator[Problem]:
+def rare_saves(job: Subject) -> Iterator[Problem]:
     every = job.config.save_every if job.config else None
     if every and every > MAX_SAVE_EVERY:
         yield job.in_config(f"saves only every {every} steps", "save", "save_every")
@@ -167,7 +167,7 @@ AREA.setting(
 @AREA.warning(
     "sampler", "samples are noise unless the sampler matches the scheduler", "set sample.sampler: flowmatch"
 )
-def sampler(job: Subject) -> Iterator[Problem]:
+def samplers_other_than_flowmatch(job: Subject) -> Iterator[Problem]:
     value = job.section("sample").get("sampler")
     if prompts(job) and value != FLOWMATCH:
         yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
@@ -201,7 +201,7 @@ AREA.setting(
 
 
 @AREA.warning("caption-dropout", "an image without its caption teaches no words", "0.05 is common")
-def caption_dropout(job: Subject) -> Iterator[Problem]:
+def high_caption_dropout(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         rate = entry.get("caption_dropout_rate", 0)
         if _is_number(rate) and rate > 0.5:
@@ -215,7 +215,7 @@ def caption_dropout(job: Subject) -> Iterator[Problem]:
     f"FLUX trains on {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, in steps of 16",
     "[512, 768, 1024] is common",
 )
-def resolution_unusual(job: Subject) -> Iterator[Problem]:
+def unusual_resolutions(job: Subject) -> Iterator[Problem]:
     for side in dict.fromkeys(resolutions_of(job.process)):
         if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % 16:
             yield job.in_config(f"resolution {side}", "datasets", "0", "resolution")
@@ -226,7 +226,7 @@ def resolution_unusual(job: Subject) -> Iterator[Problem]:
     "without samples you cannot see what the LoRA learns until training has ended",
     "add two or three under sample.prompts",
 )
-def prompts_missing(job: Subject) -> Iterator[Problem]:
+def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
     if job.trains and not prompts(job) and not job.section("train").get("disable_sampling"):
         yield job.in_config("there are no sample prompts", "sample", "prompts")
 
@@ -236,7 +236,7 @@ def prompts_missing(job: Subject) -> Iterator[Problem]:
     "a sample without the trigger word shows FLUX instead of the LoRA",
     "write [trigger] in place of the subject",
 )
-def prompt_trigger(job: Subject) -> Iterator[Problem]:
+def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
     for place, prompt in prompts(job) if trigger else ():
         if trigger not in prompt and not has_placeholder(prompt):
@@ -248,7 +248,7 @@ def prompt_trigger(job: Subject) -> Iterator[Problem]:
     "without a trigger_word FLUX sees the placeholder itself",
     "set trigger_word, or write the word itself",
 )
-def prompt_placeholder(job: Subject) -> Iterator[Problem]:
+def prompts_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Problem]:
     for place, prompt in prompts(job) if job.config and not job.config.trigger else ():
         if has_placeholder(prompt):
             yield job.in_config(f"[trigger] in `{_short(prompt)}` has no meaning", *place)
@@ -259,7 +259,7 @@ def prompt_placeholder(job: Subject) -> Iterator[Problem]:
     "each sample takes about 20 seconds of GPU time",
     "raise sample.sample_every, or use fewer prompts",
 )
-def samples_many(job: Subject) -> Iterator[Problem]:
+def too_many_samples(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
     every = positive_int(job.section("sample").get("sample_every", 100))
     if steps and every and not job.section("train").get("disable_sampling"):
@@ -273,7 +273,7 @@ def samples_many(job: Subject) -> Iterator[Problem]:
     f"FLUX.1-dev without quantization needs {GB_UNQUANTIZED} GB: the run would run out of memory",
     "set model.quantize: true",
 )
-def quantize_needed(job: Subject) -> Iterator[Problem]:
+def missing_quantization(job: Subject) -> Iterator[Problem]:
     return _lacks_memory(job, "quantize", GB_UNQUANTIZED)
 
 
@@ -282,7 +282,7 @@ def quantize_needed(job: Subject) -> Iterator[Problem]:
     f"quantization costs quality, and FLUX.1-dev fits into {GB_UNQUANTIZED} GB without it",
     "set model.quantize: false",
 )
-def quantize_needless(job: Subject) -> Iterator[Problem]:
+def needless_quantization(job: Subject) -> Iterator[Problem]:
     return _has_memory(job, "quantize", GB_UNQUANTIZED)
 
 
@@ -291,7 +291,7 @@ def quantize_needless(job: Subject) -> Iterator[Problem]:
     f"ai-toolkit needs {GB_QUANTIZED} GB for FLUX.1-dev; with less it needs low_vram and may still run out of memory",
     f"choose a GPU with {GB_QUANTIZED} GB in the stack's configuration",
 )
-def gpu_small(job: Subject) -> Iterator[Problem]:
+def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
     if _gpu_below(job, GB_QUANTIZED):
         yield job.in_config(f"{job.gpu} has {job.gpu_gb} GB", "model")
 
@@ -301,7 +301,7 @@ def gpu_small(job: Subject) -> Iterator[Problem]:
     f"below {GB_QUANTIZED} GB even loading FLUX.1-dev fails without it",
     "set model.low_vram: true, or choose a larger GPU",
 )
-def low_vram_needed(job: Subject) -> Iterator[Problem]:
+def missing_low_vram(job: Subject) -> Iterator[Problem]:
     return _lacks_memory(job, "low_vram", GB_QUANTIZED)
 
 
@@ -310,7 +310,7 @@ def low_vram_needed(job: Subject) -> Iterator[Problem]:
     f"it moves the weights between CPU and GPU, which takes time; they fit into {GB_QUANTIZED} GB",
     "set model.low_vram: false",
 )
-def low_vram_needless(job: Subject) -> Iterator[Problem]:
+def needless_low_vram(job: Subject) -> Iterator[Problem]:
     return _has_memory(job, "low_vram", GB_QUANTIZED)
 
 
@@ -319,7 +319,7 @@ def low_vram_needless(job: Subject) -> Iterator[Problem]:
     f"without gradient checkpointing FLUX.1-dev needs more than {GB_UNQUANTIZED} GB",
     "set train.gradient_checkpointing: true",
 )
-def checkpointing(job: Subject) -> Iterator[Problem]:
+def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
     off = job.section("train").get("gradient_checkpointing", True) is False
     if off and _gpu_below(job, GB_UNQUANTIZED):
         message = f"train.gradient_checkpointing is false, and {job.gpu} has {job.gpu_gb} GB"
@@ -331,7 +331,7 @@ def checkpointing(job: Subject) -> Iterator[Problem]:
     f"one image of a megapixel fits into {GB_QUANTIZED} GB with FLUX.1-dev, and one more for each additional {GB_EACH_MORE_MEGAPIXEL} GB",
     "lower train.batch_size, or raise gradient_accumulation_steps instead",
 )
-def batch_memory(job: Subject) -> Iterator[Problem]:
+def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
     batch = positive_int(job.section("train").get("batch_size", 1))
     if not job.trains or not batch or job.gpu_gb is None:
         return

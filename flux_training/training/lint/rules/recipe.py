@@ -37,7 +37,7 @@ AREA.fault("config-keys", "without them ai-toolkit refuses the file", "see jobs/
     "set it to the folder's name",
     needed=True,
 )
-def config_name(job: Subject) -> Iterator[Problem]:
+def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
     if job.config is None or job.config.fault:
         return
     name = job.config.document["config"].get("name")
@@ -52,7 +52,7 @@ def config_name(job: Subject) -> Iterator[Problem]:
     "add one process of type sd_trainer",
     needed=True,
 )
-def config_process(job: Subject) -> Iterator[Problem]:
+def missing_process(job: Subject) -> Iterator[Problem]:
     if job.config and not job.config.fault and not job.config.process:
         yield job.in_file("config.process[0] is missing", "config", "process")
 
@@ -74,7 +74,7 @@ AREA.setting(
     f"set datasets: [{{folder_path: {DATASET_FOLDER}}}]",
     needed=True,
 )
-def folder_path(job: Subject) -> Iterator[Problem]:
+def wrong_dataset_folders(job: Subject) -> Iterator[Problem]:
     if not job.trains or job.config is None:
         return
     datasets = job.config.process.get("datasets")
@@ -88,7 +88,7 @@ def folder_path(job: Subject) -> Iterator[Problem]:
             yield job.in_config(message, "datasets", str(number), "folder_path")
 
 
-def is_no_count(value: object) -> bool:
+def is_not_a_positive_number(value: object) -> bool:
     return positive_int(value) is None
 
 
@@ -96,7 +96,7 @@ AREA.setting(
     "error",
     "steps-invalid",
     "train.steps",
-    is_no_count,
+    is_not_a_positive_number,
     "the trainer stops at train.steps",
     "set it to a whole number above 0, such as 2000",
     needed=True,
@@ -105,7 +105,7 @@ AREA.setting(
     "error",
     "save-every-invalid",
     "save.save_every",
-    is_no_count,
+    is_not_a_positive_number,
     "an interrupted run continues from its last checkpoint",
     "set it to a whole number above 0, such as 250",
     needed=True,
@@ -125,7 +125,7 @@ AREA.setting(
     "a checkpoint that the trainer deletes is deleted from the bucket as well",
     "set save.max_step_saves_to_keep to at least the number of saves",
 )
-def saves_kept(job: Subject) -> Iterator[Problem]:
+def checkpoints_that_the_trainer_deletes(job: Subject) -> Iterator[Problem]:
     if not job.config or not job.config.steps or not job.config.save_every:
         return
     kept = job.section("save").get("max_step_saves_to_keep", DEFAULT_SAVES_KEPT)
@@ -142,7 +142,7 @@ def saves_kept(job: Subject) -> Iterator[Problem]:
     "one job is one training: the launcher waits for one LoRA",
     "make a job folder for each process",
 )
-def config_processes(job: Subject) -> Iterator[Problem]:
+def more_than_one_process(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains:
         processes = job.config.document["config"]["process"]
         if len(processes) > 1:
@@ -154,7 +154,7 @@ def config_processes(job: Subject) -> Iterator[Problem]:
     "ai-toolkit's other processes extract, merge or generate, and leave no LoRA",
     f"set type: {TRAINERS[0]}",
 )
-def process_type(job: Subject) -> Iterator[Problem]:
+def unknown_process_type(job: Subject) -> Iterator[Problem]:
     value = job.process.get("type")
     if job.trains and value not in TRAINERS:
         yield job.in_config(f"the type of the process is {value!r}{nearest(str(value), TRAINERS)}", "type")
@@ -165,7 +165,7 @@ def process_type(job: Subject) -> Iterator[Problem]:
     "captions reach the node as .txt",
     "set caption_ext: txt",
 )
-def caption_ext(job: Subject) -> Iterator[Problem]:
+def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         value = entry.get("caption_ext", "txt")
         if str(value).lstrip(".") != "txt":
@@ -177,7 +177,7 @@ def caption_ext(job: Subject) -> Iterator[Problem]:
     f"ai-toolkit (commit {COMMIT[:8]}) silently ignores it and uses its default",
     "correct the name, or delete it; silence this if your own image has a newer ai-toolkit",
 )
-def key_unknown(job: Subject) -> Iterator[Problem]:
+def unknown_keys(job: Subject) -> Iterator[Problem]:
     if not job.config or job.config.fault:
         return
     config = job.config.document["config"]
@@ -191,7 +191,7 @@ def key_unknown(job: Subject) -> Iterator[Problem]:
 
 
 @AREA.error("key-repeated", "only the last of several equal keys is used", "delete one of them")
-def key_repeated(job: Subject) -> Iterator[Problem]:
+def repeated_keys(job: Subject) -> Iterator[Problem]:
     for key, line in job.config.repeated if job.config else ():
         yield Problem(str(job.config.path) if job.config else "", f"{key} occurs a second time", line)
 
@@ -201,7 +201,7 @@ def key_repeated(job: Subject) -> Iterator[Problem]:
     "ai-toolkit replaces it by the node's environment variable, and stops if there is none",
     "set it under cluster.environment in the stack's configuration, or write the value here",
 )
-def config_variable(job: Subject) -> Iterator[Problem]:
+def variables_that_the_node_lacks(job: Subject) -> Iterator[Problem]:
     if not job.config:
         return
     text = job.config.raw.decode(errors="replace")

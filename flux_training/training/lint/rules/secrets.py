@@ -12,14 +12,14 @@ FIX = "remove it and revoke the key where it was issued: git's history keeps it"
 
 
 @AREA.error("caption-secret", "captions are sent to the bucket and to every node", FIX, always=ALWAYS)
-def caption_secret(job: Subject) -> Iterator[Problem]:
+def secrets_in_captions(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         for line, kind in find_secrets(caption.text):
             yield job.in_dataset(caption.name, f"contains what looks like a {kind}", line)
 
 
 @AREA.error("config-secret", "train.yml is sent to the bucket and to every node", FIX, always=ALWAYS)
-def config_secret(job: Subject) -> Iterator[Problem]:
+def secrets_in_train_yml(job: Subject) -> Iterator[Problem]:
     if not job.config or not job.config.raw:
         return
     text = job.config.raw.decode(errors="replace")
