@@ -47,6 +47,14 @@ for i in range(200):
     FileThing(f"t{i}", {"text": "a"}, None)
 """
 
+AUTOMATION = """
+import sys
+import pulumi
+
+loaded = "pulumi.automation._stack" in sys.modules
+print("loaded by the SDK:", loaded, "- usable:", pulumi.automation.LocalWorkspace.__name__)
+"""
+
 
 def test_more_than_319_dynamic_resources(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(LOCAL_PROVIDERS)
@@ -61,6 +69,11 @@ def test_debug_messages_are_not_sent(stack: EngineStack) -> None:
 def test_outputs_are_awaited_together(stack: EngineStack) -> None:
     (stack.folder / "__main__.py").write_text(WAIT_FOR_OUTPUTS)
     assert "waited 10 times" not in stack.run("preview")
+
+
+def test_automation_is_imported_at_its_first_use(stack: EngineStack) -> None:
+    (stack.folder / "__main__.py").write_text(AUTOMATION)
+    assert "loaded by the SDK: False - usable: LocalWorkspace" in stack.run("preview")
 
 
 def test_dynamic_providers_serve_as_many_requests_as_the_engine_runs(stack: EngineStack) -> None:

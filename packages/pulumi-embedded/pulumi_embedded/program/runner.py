@@ -26,10 +26,13 @@ ALREADY_REPORTED = 32
 
 def main() -> int:
     """Run the program that the settings name; the exit status."""
+    from lazy_automation import postpone_automation  # type: ignore[import-not-found]  # beside this script
+
     sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python __main__.py` would set it
     # A program creates many objects that live until it ends. With Python's defaults, searching them for garbage takes a
     # quarter of the CPU time at 1,000 resources.
     gc.set_threshold(100_000, 50, 100)
+    postpone_automation()
     try:
         import pulumi
         import pulumi.dynamic.dynamic as dynamic

@@ -39,7 +39,7 @@ class ProviderRegistry:
         self._spare = self._new_host()
 
     def _new_host(self) -> ChildProcess:
-        return ChildProcess.script("providers/dynamic_host.py", self.project)
+        return ChildProcess.script("program/dynamic_host.py", self.project)
 
     def set_address(self, address: str) -> None:
         """Set where the engine listens for messages of providers; call this before the first `get`."""
