@@ -14,7 +14,6 @@ from typing import Any
 from localcloud import processes
 from localcloud.database import open_database
 from localcloud.home import Home
-from localcloud.salad.supervisor import kill_orphans
 
 POLL_SECONDS = 0.02
 START_SECONDS = 120.0  # a home with many objects takes a while to check
@@ -100,6 +99,8 @@ def stop(home: Home) -> bool:
 
     Nodes that a killed daemon left behind are killed too.
     """
+    from localcloud.salad.supervisor import kill_orphans  # `start` and `status` are faster without it
+
     if not home.path.exists():
         return False
     with processes.waiting_lock(home.start_lock):
