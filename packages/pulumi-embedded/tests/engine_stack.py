@@ -31,10 +31,12 @@ PASSPHRASE = "fixture"
 WITHOUT_PROGRAM = ("config", "stack")
 
 
-def run_process(folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> tuple[int, str]:
+def run_process(
+    python: str, folder: Path, environment: dict[str, str], arguments: Sequence[str]
+) -> tuple[int, str]:
     """Run the engine as a process: its exit status, and what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pulumi_embedded", *arguments],
+        [python, "-m", "pulumi_embedded", *arguments],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -64,10 +66,11 @@ def run_here(folder: Path, environment: dict[str, str], arguments: Sequence[str]
 
 @dataclass
 class EngineStack:
-    """One project with the stack `dev`."""
+    """One project with the stack `dev`. `python` is the interpreter that `run` uses."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def spec(self, things: dict[str, Any] | None = None, **more: Any) -> None:
@@ -79,8 +82,11 @@ class EngineStack:
 
     def run(self, *arguments: str, code: int | None = 0, **environment: str) -> str:
         """Run the engine; what it printed.  `code`: the exit status it must have."""
-        run = run_here if arguments[0] in WITHOUT_PROGRAM else run_process
-        ended, output = run(self.folder, {**self.environment, **environment}, arguments)
+        environment = {**self.environment, **environment}
+        if arguments[0] in WITHOUT_PROGRAM:
+            ended, output = run_here(self.folder, environment, arguments)
+        else:
+            ended, output = run_process(self.python, self.folder, environment, arguments)
         assert code is None or ended == code, output
         assert "Traceback" not in output or "Program failed" in output, output
         return output
@@ -168,11 +174,17 @@ def thing(text: Any = "a", **more: Any) -> dict[str, Any]:
     return {"text": text, **more}
 
 
-def new_stack(tmp_path: Path, **more: str) -> EngineStack:
-    """A new stack `dev` of the project `test`; `more`: its environment."""
+def new_stack(tmp_path: Path, virtualenv: Path | None = None, **more: str) -> EngineStack:
+    """A new stack `dev` of the project `test`; `more`: its environment.
+
+    Everything but what `start` starts is run by the interpreter of `virtualenv`, otherwise by this one.
+    """
     folder = tmp_path / "project"
     shutil.copytree(HERE / "program", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "Pulumi.yaml").write_text("name: test\nruntime: python\nbackend:\n  url: file://.\n")
+    runtime = {"name": "python", "options": {"virtualenv": str(virtualenv)}} if virtualenv else "python"
+    (folder / "Pulumi.yaml").write_text(
+        f"name: test\nruntime: {json.dumps(runtime)}\nbackend:\n  url: file://.\n"
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")}
     environment |= {
         "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
@@ -181,7 +193,7 @@ def new_stack(tmp_path: Path, **more: str) -> EngineStack:
         "PYTHONDONTWRITEBYTECODE": "",  # compiled once, not by each of hundreds of processes
         **more,
     }
-    made = EngineStack(folder, environment)
+    made = EngineStack(folder, environment, str(virtualenv / "bin/python") if virtualenv else sys.executable)
     made.spec()
     shutil.copy(HERE / "data" / "Pulumi.dev.yaml", folder / "Pulumi.dev.yaml")
     text = (folder / "Pulumi.dev.yaml").read_text().replace("fixture:", "test:")

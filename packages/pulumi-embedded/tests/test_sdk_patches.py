@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-from engine_stack import PACKAGE_FOLDER, EngineStack, thing
+from engine_stack import PACKAGE_FOLDER, EngineStack, new_stack, thing
 
 DEBUG_LOG = """
 import pulumi
@@ -71,7 +72,8 @@ def test_outputs_are_awaited_together(stack: EngineStack) -> None:
     assert "waited 10 times" not in stack.run("preview")
 
 
-def test_automation_is_imported_at_its_first_use(stack: EngineStack) -> None:
+def test_automation_is_imported_at_its_first_use(tmp_path: Path) -> None:
+    stack = new_stack(tmp_path)
     (stack.folder / "__main__.py").write_text(AUTOMATION)
     assert "loaded by the SDK: False - usable: LocalWorkspace" in stack.run("preview")
 
