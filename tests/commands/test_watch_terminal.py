@@ -155,6 +155,7 @@ def test_a_failed_job_makes_the_exit_code_1_and_can_be_retried(trained: Checkout
         done.write_bytes(kept)
 
 
+@pytest.mark.long
 def test_cancel_and_retry_edit_the_stack_file_once(trained: Checkout) -> None:
     path = trained.root / "Pulumi.dev.yaml"
     before = path.read_bytes()
@@ -187,6 +188,7 @@ def test_logs_show_only_lines_of_the_job(trained: Checkout) -> None:
     assert pipe(trained, "logs", "owl").code == 1
 
 
+@pytest.mark.long
 def test_fetch_copies_to_another_folder_and_keeps_changed_files(trained: Checkout, tmp_path: Path) -> None:
     assert pipe(trained, "fetch", "cat", "--to", str(tmp_path)).code == 0
     config = next(tmp_path.glob("cat/*/train.yml"))

@@ -342,6 +342,7 @@ def serving(
         assert process.wait(20) == 0
 
 
+@pytest.mark.long
 def test_each_change_causes_one_notice_also_after_a_restart(tmp_path: Path) -> None:
     slack = SlackServer()
     with new_checkout(tmp_path / "checkout") as checkout:

@@ -1,5 +1,6 @@
 """A copy of this project with its own local cloud, used through `make` as people do."""
 
+import gzip
 import json
 import os
 import shutil
@@ -102,13 +103,24 @@ class Checkout:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def state(self) -> list[dict[str, Any]]:
+        """All resources in the state file."""
+        (path,) = (
+            path
+            for path in (self.root / ".pulumi/stacks").rglob("dev.json*")
+            if path.suffix in (".json", ".gz")
+        )
+        content = path.read_bytes()
+        text = gzip.decompress(content) if path.suffix == ".gz" else content
+        return json.loads(text)["checkpoint"]["latest"].get("resources") or []
+
     def outputs(self) -> dict[str, Any]:
-        return json.loads(self.engine("stack", "output", "--json"))
+        stacks = [resource for resource in self.state() if resource["type"] == "pulumi:pulumi:Stack"]
+        return stacks[0].get("outputs", {}) if stacks else {}
 
     def resources(self) -> list[dict[str, Any]]:
         """The state's resources, without the stack and the providers."""
-        state = json.loads(self.engine("stack", "export"))
-        found = state["deployment"].get("resources") or []
+        found = self.state()
         return [
             resource
             for resource in found

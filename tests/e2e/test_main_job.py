@@ -173,6 +173,7 @@ def test_destroy_leaves_the_results_and_up_adopts_them(trained: Checkout) -> Non
     assert dataset_urn("flux-training/dev", "cat") in urns
 
 
+@pytest.mark.long
 def test_a_resumed_run_continues_from_the_newest_checkpoint_of_the_previous_one(trained: Checkout) -> None:
     train_yml = make_job(trained.root / "jobs", "owl", seed=3) / "train.yml"
     trained.declare(owl={})
@@ -205,14 +206,8 @@ def _training(checkout: Checkout) -> bool:
     return any(checkout.bucket.glob("runs/*/*/output/progress.json"))
 
 
-MOMENTS = [
-    _posted,
-    pytest.param(_uploading, marks=pytest.mark.long),
-    pytest.param(_training, marks=pytest.mark.long),
-]
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.long
+@pytest.mark.parametrize("moment", [_uploading, _posted, _training], ids=lambda moment: moment.__name__)
 def test_killed_and_run_again_it_queues_each_run_once(
     checkout: Checkout, moment: Callable[[Checkout], bool]
 ) -> None:

@@ -12,7 +12,7 @@ from tests.faults.story import Story, play, problems
 from tests.support.contracts import unaccepted
 from tests.support.seeds import seeds
 
-SEEDS = seeds(int(os.environ.get("FLUX_TEST_FAULT_SEEDS", "4")), short=1, first=1)
+SEEDS = seeds(int(os.environ.get("FLUX_TEST_FAULT_SEEDS", "4")), short=0, first=1)
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,7 @@ def test_a_warning_while_runs_outlast_the_keys(cloud: Path, tmp_path: Path) -> N
     assert "the nodes' keys expire at" not in stack.run("preview")
 
 
+@pytest.mark.long
 def test_a_key_changed_by_hand_is_restored(cloud: Path, tmp_path: Path, engine: str) -> None:
     stack = new_stack(tmp_path / "a", cloud, "drift", {"cat": 1}, engine)
     stack.configure({"cat": {}}, storage_settings(stack))
@@ -164,6 +165,7 @@ def old_keys_of(stack: Stack, credentials: str) -> tuple[ContainerGroup, dict[st
     return group_of(stack), storage_settings(stack, credentials=credentials, rotate=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("credentials", ["token", pytest.param("temporary", marks=pytest.mark.long)])
 def test_new_keys_while_jobs_run_lose_and_duplicate_no_job(
     credentials: str, busy_cloud: Path, tmp_path: Path, engine: str

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from localcloud.testing import wait_until
 
 from flux_training.clients.storage import Storage
@@ -100,6 +101,7 @@ def silent_since(cloud: Path, job: str, hours: int) -> None:
         )
 
 
+@pytest.mark.long
 def test_a_job_without_heartbeats_is_stalled_and_replaced_by_a_new_attempt(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ def test_a_job_without_heartbeats_is_stalled_and_replaced_by_a_new_attempt(
     assert stack.connection.kelpie().get_job(job.id).status == "canceled"
 
 
+@pytest.mark.long
 def test_a_job_posted_by_a_killed_up_is_canceled_once_it_is_not_declared(
     engine: str, cloud: Path, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_checkpoints_and_images_expire_but_results_do_not(stack: Stack, cloud: P
     assert {output + name for name in kept} | {f"{run['folder']}model/cat.safetensors"} <= left
 
 
+@pytest.mark.long
 def test_lifecycle_rules_of_others_stay(stack: Stack) -> None:
     name = f"{stack.place}-b"
     bucket = bucket_of(stack, name)
@@ -189,6 +190,7 @@ def test_a_dev_group_takes_no_jobs_and_is_deleted_when_disabled(stack: Stack) ->
     assert "dev" not in stack.outputs()
 
 
+@pytest.mark.long
 def test_an_r2_bucket_is_created_in_its_location(stack: Stack) -> None:
     name = f"{stack.place}-b"
     storage = {"kind": "r2", "bucket": name, "prefix": stack.place, "location": "apac"}

@@ -13,7 +13,7 @@ import pytest
 from tests.life.stacks import Stack, kill_with_children, new_stack
 from tests.support.seeds import seeds
 
-KILLS = seeds(int(os.environ.get("FLUX_TEST_KILLS", "25")), short=3)
+KILLS = seeds(int(os.environ.get("FLUX_TEST_KILLS", "25")), short=2)
 PAIRS = seeds(int(os.environ.get("FLUX_TEST_PAIRS", "4")), short=1)
 # Longer than an `up` takes here, so that some seeds kill nothing.
 LONGEST_SECONDS = {"embedded": 2.5, "cli": 8.0}

@@ -180,7 +180,7 @@ class StackMachine(RuleBasedStateMachine):
 # The first story that hypothesis generates is always the simplest one, so there are at least two.
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("stories", "steps"), [(2, 5), pytest.param(MODELS, 8, marks=pytest.mark.long)], ids=["short", "long"]
+    ("stories", "steps"), [(2, 4), pytest.param(MODELS, 8, marks=pytest.mark.long)], ids=["short", "long"]
 )
 def test_model_and_cloud_agree(stories: int, steps: int, engine: str, cloud: Path, tmp_path: Path) -> None:
     machine = type(

@@ -146,6 +146,7 @@ def test_a_node_is_taken_away_on_demand(home: Path, busy: dict[str, Any], how: t
     assert after["machine_id"] != before["machine_id"]
 
 
+@pytest.mark.long
 def test_nodes_are_taken_away_at_a_rate(home: Path, busy: dict[str, Any]) -> None:
     chaos(home, "interrupt", "--per-hour", "36000")
     [first] = nodes(busy)

@@ -95,6 +95,7 @@ def test_a_run_is_trained_and_its_results_are_uploaded(cloud: dict[str, Any]) ->
         )
 
 
+@pytest.mark.long
 def test_a_killed_node_loses_only_the_steps_since_the_last_checkpoint(cloud: dict[str, Any]) -> None:
     bucket = NodeBucket(cloud)
     with running_group(cloud, "killed", STEP_SECONDS="0.05") as group:

@@ -73,6 +73,7 @@ async def play(load: Load, url: str, headers: dict[str, str]) -> None:
             tasks.create_task(with_client(load.worker, number))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)  # it takes as long as the jobs
 def test_many_clients_and_many_jobs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (

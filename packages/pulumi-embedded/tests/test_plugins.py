@@ -41,7 +41,7 @@ def install(folder: Path) -> None:
     plugin.chmod(0o755)
 
 
-@pytest.mark.parametrize("place", ["path", "home"])
+@pytest.mark.parametrize("place", ["home", pytest.param("path", marks=pytest.mark.long)])
 def test_a_plugin_is_found_and_used(stack: EngineStack, tmp_path: Path, place: str) -> None:
     if place == "path":
         install(tmp_path / "bin")

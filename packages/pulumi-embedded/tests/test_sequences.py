@@ -135,6 +135,7 @@ def test_a_sequence_alternating_with_the_cli(tmp_path: Path, seed: int) -> None:
     assert ours == alone
 
 
+@pytest.mark.long
 def test_a_sequence_by_the_engine_alone(tmp_path: Path) -> None:
     """The same play without the CLI: each new process sees no change to the work of the one before."""
     done, state = play(tmp_path / "alone", 3, [engine, engine])
