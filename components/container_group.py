@@ -24,6 +24,9 @@ from flux_training.training.settings import RESERVED_VARIABLES
 
 # Marks a group that existed before the stack: `destroy` does not delete it.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
+# Settings of the Kelpie worker that apply unless `cluster.environment` has others (docs/decisions/0031-node.md). With the first, a worker
+# that finds no work for so many seconds asks for another machine: Kelpie gives a machine no job that it has failed.
+WORKER_SETTINGS = {"MAX_TIME_WITH_NO_WORK_S": "300"}
 # Issued keys are compared separately from the rest of the environment.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"
 # By the name with which the resource that issues the nodes' keys stores each.
@@ -130,6 +133,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
     def environment(self, args: ContainerGroupArgs) -> dict[str, str | SecretStr]:
         """The variables of its containers, without the owner's mark."""
         return {
+            **WORKER_SETTINGS,
             **secret_values(self.cluster_environment),
             **node_environment(self.connection),
             **(issued_keys(args.keys) if args.keys else given_keys(self.connection)),
@@ -206,7 +210,7 @@ def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGr
         "memory": resources.memory // MB_PER_GB,
         "priority": group.priority or state.priority,
         "owner": group.environment_value(OWNER_VARIABLE) or "",
-        "credentials": _fingerprint_of(group, keys_are_issued=bool(state.keys)),
+        "credentials": _fingerprint_of(group, state),
         "gpu_class": _gpu_class(group),
     }
     if state.keys:
@@ -220,10 +224,12 @@ def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGr
     return replace(state, **found)
 
 
-def _fingerprint_of(group: ContainerGroup, keys_are_issued: bool) -> str:
+def _fingerprint_of(group: ContainerGroup, state: ContainerGroupState) -> str:
     """Of the variables that components/pipeline.py fingerprints: issued keys are compared by themselves."""
-    keys = KEY_VARIABLES.values() if keys_are_issued else ()
-    others = {OWNER_VARIABLE, ADOPTED_VARIABLE, KEYS_END_VARIABLE, *keys}
+    keys = KEY_VARIABLES.values() if state.keys else ()
+    # Older groups lack them. They are set with the next change.
+    settings = WORKER_SETTINGS.keys() - set(state.variables.split(", "))
+    others = {OWNER_VARIABLE, ADOPTED_VARIABLE, KEYS_END_VARIABLE, *keys, *settings}
     variables = group.container.environment_variables.items()
     return fingerprint({name: value for name, value in variables if name not in others})
 
@@ -252,7 +258,8 @@ def release(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> 
     """Stop a group that existed before the stack, and remove our mark, keys and `variables`, which may be secret."""
     salad.stop_group(group.name)
     present = group.container.environment_variables
-    gone = {name: None for name in present if name.startswith(RESERVED_VARIABLES) or name in variables}
+    ours = {*variables, *WORKER_SETTINGS}
+    gone = {name: None for name in present if name.startswith(RESERVED_VARIABLES) or name in ours}
     salad.patch_group(group.name, {"container": {"environment_variables": gone}}, tuple(present.values()))
     inform(
         f"container group {group.name} existed before this stack and is not deleted: it is stopped, and keeps this stack's image but not its environment"

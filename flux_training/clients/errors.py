@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import httpx
@@ -27,6 +28,13 @@ from flux_training.training.errors import FluxError
 MAX_TEXT_LENGTH = 400
 MIN_SECRET_LENGTH = 4
 EXISTS = re.compile(r"already (exists|in use|taken)|UNIQUE constraint|name[_ ]conflict", re.IGNORECASE)
+
+
+class TemporaryRefusal(StrEnum):
+    """Why an answer that looks like a refusal may pass: shown if it stays."""
+
+    OUTAGE = "it could not check the key, which may be right"
+    UNCLEAR = "temporary failures look like this, and so do wrong keys"
 
 
 class ServiceError(FluxError):
@@ -101,12 +109,12 @@ def to_error(
     outcome: httpx.Response | httpx.HTTPError,
     *,
     repeatable: bool,
-    transient: bool = False,
+    transient: TemporaryRefusal | None = None,
 ) -> ServiceError:
     """The error for a failed request.
 
     `outcome`: an answer that is not 2xx, or httpx's exception. `repeatable`: the request may be sent twice. `transient`: the
-    answer is a temporary failure, whatever its status.
+    answer may be a temporary failure, whatever its status.
     """
     what = f"{request.method} {request.url.path} at {service.name} ({service.host})"
     if isinstance(outcome, httpx.Response):
@@ -129,7 +137,12 @@ def surely_not_sent(failure: Exception) -> bool:
 
 
 def _error_for_answer(
-    service: Service, what: str, answer: httpx.Response, *, repeatable: bool, transient: bool
+    service: Service,
+    what: str,
+    answer: httpx.Response,
+    *,
+    repeatable: bool,
+    transient: TemporaryRefusal | None,
 ) -> ServiceError:
     words = service.clean(words_of(answer))
     error = error_for_status(service, answer.status_code, what, words, transient=transient)
@@ -142,14 +155,13 @@ def _error_for_answer(
 
 
 def error_for_status(
-    service: Service, status: int, what: str, words: str, *, transient: bool = False
+    service: Service, status: int, what: str, words: str, *, transient: TemporaryRefusal | None = None
 ) -> ServiceError:
     """The error for an HTTP status. `what`: the request; `words`: the service's cleaned message."""
     said = f"{what} was answered {status}" + (f": {words}" if words else "")
     if transient:
-        return Unavailable(
-            said, "temporary failures look like this, and so do wrong keys", service.if_refused
-        )
+        is_outage = transient is TemporaryRefusal.OUTAGE
+        return Unavailable(said, transient, service.if_down if is_outage else service.if_refused)
     if status in (409, 412) or (status >= 400 and EXISTS.search(words)):
         return Conflict(said)
     if status in (401, 403):

@@ -21,6 +21,7 @@ from flux_training.clients.errors import (
     NotFound,
     Service,
     ServiceError,
+    TemporaryRefusal,
     UncertainOutcome,
     surely_not_sent,
     to_error,
@@ -129,7 +130,7 @@ class Http:
         *,
         transport: httpx.BaseTransport | None = None,
         limiter: RateLimiter | None = None,
-        transient: Callable[[httpx.Response], bool] = lambda _: False,
+        transient: Callable[[httpx.Response], TemporaryRefusal | None] = lambda _: None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         self.service = service

@@ -14,6 +14,7 @@ from flux_training.clients.errors import (
     Conflict,
     Service,
     ServiceError,
+    TemporaryRefusal,
     UncertainOutcome,
     words_of,
 )
@@ -27,7 +28,11 @@ MAX_IDLE_SECONDS = 3600
 FIRST_PAGE_SIZE = 1000
 MAX_CANCELS = 3
 MAX_RULE_POSTS = 3
-TRANSIENT_403 = ("invalid project", "network connection lost")
+TRANSIENT_403 = {
+    "error accessing authentication service": TemporaryRefusal.OUTAGE,
+    "network connection lost": TemporaryRefusal.OUTAGE,
+    "invalid project": TemporaryRefusal.UNCLEAR,
+}
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -159,7 +164,7 @@ class Kelpie:
             Service("Kelpie", url, if_refused=refused, if_down=if_down, secrets=(api_key,)),
             headers,
             transport=transport,
-            transient=_is_transient,
+            transient=_temporary_refusal,
             retry_policy=retry_policy,
         )
 
@@ -270,6 +275,9 @@ def rule_findings(min_replicas: int, max_replicas: int, idle_threshold_seconds: 
     return findings
 
 
-def _is_transient(answer: httpx.Response) -> bool:
+def _temporary_refusal(answer: httpx.Response) -> TemporaryRefusal | None:
     """Kelpie asks SaladCloud about every key, and reports a failure there as a 403 with one of these texts."""
-    return answer.status_code == 403 and any(text in words_of(answer).lower() for text in TRANSIENT_403)
+    if answer.status_code != 403:
+        return None
+    words = words_of(answer).lower()
+    return next((why for text, why in TRANSIENT_403.items() if text in words), None)

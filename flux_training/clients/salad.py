@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
@@ -13,7 +14,7 @@ import httpx
 import tenacity
 from pydantic import BaseModel, Field, SecretStr
 
-from flux_training.clients.errors import Service, Unavailable
+from flux_training.clients.errors import NotFound, Service, Unavailable
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.http import Answer, Http, RetryPolicy, shared_limiter
 from flux_training.training.errors import BadInput
@@ -391,6 +392,12 @@ class Salad:
     def instances(self, name: str) -> list[Instance]:
         """The current replicas of the group. Raises NotFound."""
         return self._http.get(_Instances, self._group(name) + "/instances").instances
+
+    def reallocate(self, name: str, instance_id: str) -> None:
+        """Replace an instance by one on another machine. An unknown instance is ignored."""
+        with suppress(NotFound):
+            path = f"{self._group(name)}/instances/{quote(instance_id, safe='')}/reallocate"
+            self._http.request("POST", path, repeatable=True)
 
     def _wait_for(self, poll: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
         """Call `poll` until it returns a value, at growing intervals. Raises Unavailable."""

@@ -19,7 +19,11 @@ REQUEST = httpx.Request(
 
 
 def error_for(
-    status: int, body: object = "", *, repeatable: bool = True, transient: bool = False
+    status: int,
+    body: object = "",
+    *,
+    repeatable: bool = True,
+    transient: errors.TemporaryRefusal | None = None,
 ) -> FluxError:
     text = body if isinstance(body, str) else json.dumps(body)
     answer = httpx.Response(status, text=text, request=REQUEST)
@@ -102,7 +106,7 @@ def test_a_post_that_may_have_worked_is_uncertain() -> None:
 
 
 def test_a_transient_answer_names_what_may_be_wrong() -> None:
-    error = error_for(403, "Invalid Project", repeatable=False, transient=True)
+    error = error_for(403, "Invalid Project", repeatable=False, transient=errors.TemporaryRefusal.UNCLEAR)
     assert type(error) is errors.Unavailable
     assert "check the key" in str(error)
 

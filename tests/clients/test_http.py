@@ -19,6 +19,7 @@ from flux_training.clients.errors import (
     RateLimited,
     Service,
     ServiceError,
+    TemporaryRefusal,
     Unavailable,
     UncertainOutcome,
 )
@@ -55,7 +56,7 @@ class Script(httpx.BaseTransport):
 def client(
     script: Script,
     waits: list[float] | None = None,
-    transient: Callable[[httpx.Response], bool] | None = None,
+    transient: Callable[[httpx.Response], TemporaryRefusal | None] | None = None,
 ) -> Http:
     sleep = (waits if waits is not None else []).append
     return Http(
@@ -63,7 +64,7 @@ def client(
         {"Salad-Api-Key": SecretStr(KEY)},
         transport=script,
         retry_policy=RetryPolicy(sleep=sleep),
-        transient=transient or (lambda _: False),
+        transient=transient or (lambda _: None),
     )
 
 
@@ -102,7 +103,9 @@ def test_a_post_that_may_have_worked_is_sent_once(reply: Reply) -> None:
 )
 def test_a_post_without_effect_is_retried(reply: Reply) -> None:
     script = Script(reply, reply, OK)
-    http = client(script, transient=lambda answer: answer.status_code == 403)
+    http = client(
+        script, transient=lambda answer: TemporaryRefusal.OUTAGE if answer.status_code == 403 else None
+    )
     assert http.request("POST", "jobs", body={"a": 1}).json() == {"id": "1"}
     assert [request.content for request in script.requests] == [b'{"a":1}'] * 3
 

@@ -35,7 +35,10 @@ def job_request(**changes: object) -> JobRequest:
     return JobRequest.model_validate(fields)
 
 
-@pytest.mark.parametrize("words", ["Invalid Project some-project", "Network connection lost."])
+@pytest.mark.parametrize(
+    "words",
+    ["Invalid Project some-project", "Network connection lost.", "Error Accessing Authentication Service"],
+)
 def test_a_transient_403_is_retried_even_for_a_post(words: str) -> None:
     """A SaladCloud fault comes back as such a 403, before Kelpie has done anything."""
     calls = 0
@@ -60,6 +63,18 @@ def test_a_lasting_transient_403_says_what_may_be_wrong() -> None:
     for word in ("key", "organization org", "project proj", "Invalid Project proj"):
         assert word in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_a_lasting_outage_behind_kelpie_is_not_reported_as_a_wrong_key() -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(
+            403, text='{"error": "Forbidden", "message": "Error Accessing Authentication Service"}'
+        )
+
+    with pytest.raises(Unavailable) as caught:
+        kelpie(handler).list_jobs()
+    assert "it could not check the key, which may be right" in str(caught.value)
+    assert "check the SaladCloud API key" not in str(caught.value)
 
 
 def test_another_403_is_not_retried() -> None:

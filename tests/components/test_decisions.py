@@ -304,6 +304,18 @@ def test_an_unchanged_group_has_no_drift() -> None:
     assert with_drift(stored, group(environment=environment | marks)) == stored
 
 
+def test_a_group_without_worker_settings_has_no_drift_and_one_with_other_settings_has() -> None:
+    """Older groups lack the settings; a user's own value counts like every other variable."""
+    environment = {"FLUX_OWNER": "p/s", "MAX_TIME_WITH_NO_WORK_S": "300"}
+    plain = state(credentials=fingerprint({}))
+    assert with_drift(plain, group(environment=environment)) == plain
+    assert with_drift(plain, group(environment={"FLUX_OWNER": "p/s"})) == plain
+    own = state(
+        variables="MAX_TIME_WITH_NO_WORK_S", credentials=fingerprint({"MAX_TIME_WITH_NO_WORK_S": "60"})
+    )
+    assert with_drift(own, group(environment=environment)) != own
+
+
 def test_issued_keys_are_compared_separately() -> None:
     keys = {"accessKeyId": "k", "secretAccessKey": "s", "sessionToken": "t"}
     environment = {

@@ -128,7 +128,7 @@ class InterruptedJob:
         queue = LocalQueue(self.root / "queue.db", f"machine-{number}", heartbeat_seconds=0.3)
         transfers = WatchedTransfers(home, self.bucket, self.journal)
         worker = kelpie_worker.KelpieWorker(home, queue, 0.05, 0.1, transfers)  # type: ignore[arg-type]  # asked like Kelpie
-        os._exit(kelpie_worker.run(worker))
+        os._exit(kelpie_worker.run_worker(worker))
 
     @property
     def status(self) -> str:

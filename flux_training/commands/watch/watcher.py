@@ -127,16 +127,26 @@ class Watcher:
 
     def queue_again(self, status: JobStatus) -> str:
         """Queue the run of a job whose launcher is silent again; what was done, empty if nothing. Raises ServiceError, FluxError."""
-        job, group = status.queue_job, self._connection.salad().get_group(self._group_name)
-        if job is None or group is None or group.id != job.container_group_id:
+        job, salad = status.queue_job, self._connection.salad()
+        group = salad.get_group(self._group_name)
+        if (
+            job is None
+            or group is None
+            or group.id != job.container_group_id
+            or not self._place(status.job).is_own(job)
+        ):
             return ""
+        # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
+        for instance in salad.instances(group.name):
+            if instance.machine_id == job.machine_id:
+                salad.reallocate(group.name, instance.id)
         owner = group.environment_value(OWNER_VARIABLE) or ""
         claims = ClaimFile(self.storage, status.job.keys, owner)
         posted = queue_again(Queue(self._connection.kelpie(), group.id), self._place(status.job), job, claims)
         if posted is None:
             return ""
         return (
-            f"{status.job.name}: the launcher never reported from its node; the job is canceled and the run is queued again "
+            f"{status.job.name}: the launcher never reported from its node; the node is replaced, the job is canceled, and the run is queued again "
             f"({requeues(posted.environment)} of {MAX_REQUEUES})"
         )
 

@@ -24,6 +24,7 @@ EXIT_NOT_RUNNING = 3
 SETTINGS = (
     ("autoscaler-seconds", float, "period of Kelpie's autoscaler (real: 300; default 2)"),
     ("heartbeat-seconds", float, "upper limit for the jobs' heartbeat intervals; 0: no limit (default)"),
+    ("idle-seconds", float, "upper limit for MAX_TIME_WITH_NO_WORK_S of nodes; 0: no limit (default 10)"),
     ("step-seconds", float, "minimum duration of a training step (default 0)"),
     ("boot-seconds", float, "time to allocate a machine and download the image (default 0.5)"),
     ("poll-seconds", float, "how often a node asks for work (default 1)"),
@@ -35,7 +36,7 @@ SETTINGS = (
     ("work-race-seconds", float, "time window in which one job can be handed to two nodes (default 0)"),
 )
 SWITCHES = (
-    ("ban-machines", "like Kelpie, never give a job to a machine again that failed it (default no)"),
+    ("ban-machines", "like Kelpie, never give a job to a machine again that failed it (default yes)"),
     ("kelpie-invited", "Kelpie's user is in the organization, which its autoscaler needs (default yes)"),
 )
 
@@ -91,8 +92,9 @@ def start(home: Home, changes: dict[str, Any]) -> int:
     for name, value in changes.items():
         if value < 0:
             return fail(f"--{name.replace('_', '-')} is {value}; it must not be negative", 2)
-    if changes.get("heartbeat_seconds") == 0:
-        changes["heartbeat_seconds"] = None
+    for name in ("heartbeat_seconds", "idle_seconds"):
+        if changes.get(name) == 0:
+            changes[name] = None
     connection, started = lifecycle.start(home, changes)
     state = "running" if started else "already running"
     print(f"local cloud {state}: {connection['page']} (pid {connection['pid']}, home {home.path})")

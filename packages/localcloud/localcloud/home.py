@@ -24,6 +24,8 @@ from typing import Any
 DEFAULT_PORT = 8650
 EXIT_FAILED = 1
 EXIT_PORT = 4
+# Of a node that asks SaladCloud for another machine. (The real worker asks the instance metadata service.)
+EXIT_REALLOCATE = 75
 # The names in the recorded Kelpie transcript, so that it can be played against any new local cloud.
 ORGANIZATION = "org"
 PROJECT = "proj"
@@ -53,7 +55,8 @@ class CloudSettings:
     stop_grace_seconds: float = 10.0
     work_race_seconds: float = 0.0
     kelpie_invited: bool = True
-    ban_machines: bool = False
+    ban_machines: bool = True
+    idle_seconds: float | None = 10.0
     node_command: tuple[str, ...] | None = None
 
 

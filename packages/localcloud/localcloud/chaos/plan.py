@@ -11,7 +11,11 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 HTML = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><center><h1>502 Bad Gateway</h1></center></body>\r\n</html>\r\n"
-TRANSIENT_TEXTS = ("Invalid Project '{project}': fetch failed", "Network connection lost.")
+TRANSIENT_TEXTS = (
+    "Invalid Project '{project}': fetch failed",
+    "Network connection lost.",
+    "Error Accessing Authentication Service",
+)
 
 # How a request fails: drop breaks the connection and 500 answers with an error, each before or after the server has handled
 # the request; cut ends the answer in the middle; 403 is Kelpie's answer when SaladCloud fails.

@@ -13,8 +13,6 @@ from localcloud.kelpie.validation import LEGACY, database_error
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
 # A banned machine is told that there is no work after so many jobs that it may not do (Kelpie's MAX_FAILURES_PER_WORKER).
 MAX_TRIES = 5
-# The hosted database's limit is unknown; clients must handle one.
-MAX_BATCH_JOBS = 100
 
 
 class JobTable:
@@ -36,14 +34,7 @@ class JobTable:
         return self.get(identity) or {}
 
     def create_batch(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Queue the jobs; the answers are sorted by id, not in the order of the request.
-
-        Raises RefusedRequestError after MAX_BATCH_JOBS jobs. These stay queued, since Kelpie uses no transaction.
-        """
-        if len(jobs) > MAX_BATCH_JOBS:
-            for job in jobs[:MAX_BATCH_JOBS]:
-                self.create(job)
-            raise database_error("too many SQL variables: SQLITE_ERROR")
+        """Queue the jobs; the answers are sorted by id, not in the order of the request."""
         return sorted((self.create(job) for job in jobs), key=lambda job: str(job["id"]))
 
     def get(self, identity: str) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
 """A node of the local cloud: a folder in place of a container, and in it the Kelpie worker: `python -m localcloud.node --home DIR`.
 
 Settings come from the environment: KELPIE_API_URL, NODE_TOKEN, SALAD_MACHINE_ID, SALAD_CONTAINER_GROUP_ID, SALAD_PROJECT_NAME (or
-SALAD_PROJECT), AWS_* for the bucket, POLL_SECONDS, HEARTBEAT_SECONDS (upper limit for the jobs' intervals). Logs go to stdout.
+SALAD_PROJECT), AWS_* for the bucket, POLL_SECONDS, HEARTBEAT_SECONDS (upper limit for the jobs' intervals), MAX_TIME_WITH_NO_WORK_S and
+its upper limit IDLE_SECONDS. Logs go to stdout.
 
 SIGTERM: SaladCloud takes the node away; the command gets SIGTERM and three seconds, and nothing is reported.
 SIGINT: end after the current job.
-Exit codes: 0 ended; 1 too many failed jobs, or Kelpie was unreachable at the end of a job; 2 settings are missing, or the folder is not a
+Exit codes: 0 ended; 1 Kelpie was unreachable at the end of a job; 75 the node wants another machine; 2 settings are missing, or the folder is not a
 node's.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from localcloud.chaos import conditions
 from localcloud.node.kelpie_api import WorkerApi
-from localcloud.node.worker import KelpieWorker, run
+from localcloud.node.worker import KelpieWorker, run_worker
 
 TRAINER = Path(__file__).parents[1] / "trainer"
 MARKER = ".node"  # marks a folder as a node's, which may be wiped
@@ -39,7 +40,8 @@ def main() -> None:
         max_heartbeat = os.environ.get("HEARTBEAT_SECONDS")
         poll_seconds = float(os.environ.get("POLL_SECONDS") or 10)
         api = WorkerApi(os.environ)
-        worker = KelpieWorker(home, api, poll_seconds, float(max_heartbeat) if max_heartbeat else None)
+        heartbeat = float(max_heartbeat) if max_heartbeat else None
+        worker = KelpieWorker(home, api, poll_seconds, heartbeat, max_idle_seconds=max_idle_seconds())
     except KeyError as error:
         name = error.args[0]
         sys.stderr.write(f"{name} is not set in the environment; SaladCloud sets it on every node\n")
@@ -48,9 +50,15 @@ def main() -> None:
         sys.stderr.write(f"this node cannot start: {error}\n")
         sys.exit(2)
     os.chdir(home)
-    code = run(worker)
+    code = run_worker(worker)
     sys.stdout.flush()
     os._exit(code)  # without waiting for uploads in other threads
+
+
+def max_idle_seconds() -> float:
+    """How long the worker may be without work, as the group's environment says and IDLE_SECONDS limits; 0: for ever."""
+    wanted = float(os.environ.get("MAX_TIME_WITH_NO_WORK_S") or 0)
+    return min(wanted, float(os.environ.get("IDLE_SECONDS") or wanted))
 
 
 def prepare(home: Path) -> None:

@@ -87,6 +87,9 @@ class Heartbeat:
                 return
             time.sleep(self._seconds)
 
+    def wait_for_cancel(self) -> None:
+        self._thread.join()
+
     def stop(self) -> None:
         """Stop. Like the worker, wait for the pause after the last one, so that `completed` is reported up to one interval late."""
         self._active = False

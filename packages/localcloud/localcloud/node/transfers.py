@@ -20,12 +20,20 @@ from typing import Any
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+from urllib3.exceptions import ProtocolError
 
 log = logging.getLogger(__name__)
 
 CONCURRENT_FILES = 20
+NEVER_SECONDS = 10**6  # the worker's client has no read time-out
 MAX_ATTEMPTS = 3  # the default of the worker's client, @aws-sdk/client-s3
+BROKEN_BODY = (IncompleteReadError, ResponseStreamingError, ProtocolError)
 PARTS = TransferConfig(multipart_threshold=10 << 20, multipart_chunksize=10 << 20, max_concurrency=8)
+
+
+class CutBodyError(Exception):
+    """A download ended before its body was complete. The real worker then waits for ever."""
 
 
 class OutsideError(Exception):
@@ -53,12 +61,16 @@ class Transfers:
             user_agent_extra="kelpie-node",
             max_pool_connections=2 * CONCURRENT_FILES,
             connect_timeout=10,
+            read_timeout=NEVER_SECONDS,
             retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
         )
         return boto3.client("s3", region_name=region, config=config)
 
     def download(self, entry: dict[str, Any], *, compressed: bool) -> None:
-        """Download all objects below a prefix, 20 at a time, in the order of the listing. The pattern is matched against the key."""
+        """Download all objects below a prefix, 20 at a time, in the order of the listing. The pattern is matched against the key.
+
+        Answers with an error are logged and ignored. Raises CutBodyError.
+        """
         bucket, prefix = entry["bucket"], entry["prefix"]
         try:
             keys = list(self._list(bucket, prefix))
@@ -67,9 +79,16 @@ class Transfers:
             log.info("%d files to download from %s/%s", len(keys), bucket, prefix)
             for start in range(0, len(keys), CONCURRENT_FILES):
                 with ThreadPoolExecutor(CONCURRENT_FILES) as pool:
+                    downloads = []
                     for key in keys[start : start + CONCURRENT_FILES]:
                         local = os.path.join(entry["local_path"], key.replace(prefix, "", 1))  # noqa: PTH118 (keeps a trailing /, unlike pathlib)
-                        pool.submit(self._download_one, bucket, key, local, compressed=compressed)
+                        downloads.append(
+                            pool.submit(self._download_one, bucket, key, local, compressed=compressed)
+                        )
+                for download in downloads:
+                    download.result()
+        except CutBodyError:
+            raise
         except Exception as error:  # noqa: BLE001 (the worker ignores all errors)
             log.error("error downloading files: %s", error)
 
@@ -85,6 +104,8 @@ class Transfers:
             body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
             with path.open("wb") as file:  # in place, so an interrupted download leaves a partial file
                 shutil.copyfileobj(gzip.GzipFile(fileobj=io.BufferedReader(body)) if zipped else body, file)
+        except BROKEN_BODY as error:
+            raise CutBodyError(key) from error
         except Exception as error:  # noqa: BLE001 (the worker ignores all errors)
             log.error("download failed for %s: %s", key, error)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from localcloud.home import EXIT_REALLOCATE
 from localcloud.node.folder_watch import FolderWatch
 from localcloud.node.kelpie_api import Heartbeat, KelpieError, WorkerApi
-from localcloud.node.transfers import OutsideError, Transfers, inside, purge
+from localcloud.node.transfers import CutBodyError, OutsideError, Transfers, inside, purge
 
 log = logging.getLogger("node")
 
@@ -70,15 +71,21 @@ class KelpieWorker:
         poll_seconds: float,
         max_heartbeat: float | None,
         transfers: Transfers | None = None,
+        max_idle_seconds: float = 0.0,
     ) -> None:
-        self._home, self._api = home, api
+        """`max_idle_seconds`: without work for so long, the node asks for another machine; 0: never."""
+        self._home, self._api, self._max_idle = home, api, max_idle_seconds
         self._poll, self._max_heartbeat = poll_seconds, max_heartbeat
         self._transfers, self._process = transfers or Transfers(home), JobProcess(home)
         self._failures = 0
         self.stopping = False
 
     def run(self) -> None:
-        """Work until `stopping`, or until the node's folder was removed. Raises SystemExit(1) after MAX_FAILURES failed jobs."""
+        """Work until `stopping`, or until the node's folder was removed.
+
+        Raises SystemExit: EXIT_REALLOCATE after MAX_FAILURES failed jobs or without work for too long, 0 after a cut download.
+        """
+        last_work = time.monotonic()
         while not self.stopping and self._home.exists():
             try:
                 job = self._api.work()
@@ -86,8 +93,12 @@ class KelpieWorker:
                 log.error("no work: %s", error)
                 job = None
             if job is None:
+                if 0 < self._max_idle < time.monotonic() - last_work and not finalizing():
+                    log.info("no work for %g s: asking for another machine", self._max_idle)
+                    sys.exit(EXIT_REALLOCATE)
                 time.sleep(self._poll)
                 continue
+            last_work = time.monotonic()
             log.info("received job %s", job["id"])
             self.do(job)
 
@@ -109,8 +120,16 @@ class KelpieWorker:
             self._process.interrupt()
 
         heartbeat = Heartbeat(self._api, job["id"], self._heartbeat_seconds(job), on_cancel)
-        for entry in sync.get("before") or []:
-            self._transfers.download(entry, compressed=bool(job.get("compression")))
+        try:
+            for entry in sync.get("before") or []:
+                self._transfers.download(entry, compressed=bool(job.get("compression")))
+        except CutBodyError as error:
+            # The real worker logs nothing.
+            log.info(
+                "the download of %s was cut: hanging, like the real worker, until the job is canceled", error
+            )
+            heartbeat.wait_for_cancel()
+            sys.exit(0)
         watches += self._start_watches(sync.get("during") or [], job)
         try:
             code = self._execute(job)
@@ -193,11 +212,16 @@ class KelpieWorker:
         self._api.failed(job["id"])
         self._failures += 1
         if self._failures >= MAX_FAILURES:
-            log.error("%d jobs failed on this node; it ends", self._failures)
-            sys.exit(1)
+            log.error("%d jobs failed on this node: asking for another machine", self._failures)
+            sys.exit(EXIT_REALLOCATE)
 
 
-def run(worker: KelpieWorker) -> int:
+def finalizing() -> list[threading.Thread]:
+    """The threads that still upload the results of a job."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("finalize-")]
+
+
+def run_worker(worker: KelpieWorker) -> int:
     """Run the worker until it ends; return the exit code."""
 
     def on_taken_away(_number: int, _frame: FrameType | None) -> None:
@@ -213,12 +237,11 @@ def run(worker: KelpieWorker) -> int:
     signal.signal(signal.SIGINT, on_interrupt)
     try:
         worker.run()
-        for thread in threading.enumerate():
-            if thread.name.startswith("finalize-"):
-                thread.join()
+        for thread in finalizing():
+            thread.join()
     except KelpieError as error:
         log.error("%s", error)
         return 1
-    except SystemExit:
-        return 1
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0

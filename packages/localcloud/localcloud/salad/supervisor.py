@@ -1,7 +1,7 @@
 """Runs as many node processes as the started groups ask for.
 
 An instance is allocating, downloading, creating, running and then stopping, before it is removed. When a node process dies, its machine
-is lost and an instance with another machine id replaces it. Replicas beyond the number of machines (`nodes`) wait in allocating.
+is lost and an instance with another machine id replaces it, unless the process ended by itself. Replicas beyond the number of machines (`nodes`) wait in allocating.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from localcloud import processes
 from localcloud.chaos import conditions
 from localcloud.chaos.settings import Chaos
 from localcloud.database import CloudDatabase, now
-from localcloud.home import CloudSettings, Home, HomeState
+from localcloud.home import EXIT_REALLOCATE, CloudSettings, Home, HomeState
 from localcloud.salad.billing import Billing
 from localcloud.salad.groups import DELETION_SECONDS
 
@@ -55,6 +55,7 @@ class Supervisor:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._quick_deaths: Counter[str] = Counter()
         self._terminated: set[str] = set()
+        self._taken_away: set[str] = set()
         self._closing = False
         self.wake = asyncio.Event()
 
@@ -135,13 +136,16 @@ class Supervisor:
         return sorted(instances, key=order)
 
     def _add(self, group: sqlite3.Row, version: int) -> None:
-        delay = min(2.0 ** self._quick_deaths[group["id"]] - 1, MAX_DELAY_SECONDS)
+        delay = self._restart_delay(group["id"])
         ids = (str(uuid.uuid4()), group["id"], str(uuid.uuid4()), secrets.token_urlsafe(32))
         self._db.execute(
             "INSERT INTO instances (id, group_id, machine_id, token, state, version, created, state_since, not_before)"
             " VALUES (?, ?, ?, ?, 'allocating', ?, ?, ?, ?)",
             (*ids, version, now(), now(), now() + delay),
         )
+
+    def _restart_delay(self, group_id: str) -> float:
+        return float(min(2.0 ** self._quick_deaths[group_id] - 1, MAX_DELAY_SECONDS))
 
     # ---- starting
 
@@ -224,8 +228,8 @@ class Supervisor:
             "POLL_SECONDS": str(settings.poll_seconds),
             "STEP_SECONDS": str(settings.step_seconds),
         }
-        if settings.heartbeat_seconds is not None:
-            salad["HEARTBEAT_SECONDS"] = str(settings.heartbeat_seconds)
+        limits = {"HEARTBEAT_SECONDS": settings.heartbeat_seconds, "IDLE_SECONDS": settings.idle_seconds}
+        salad |= {name: str(seconds) for name, seconds in limits.items() if seconds is not None}
         if faults := self._chaos.conditions():
             salad[conditions.VARIABLE] = faults
         return system | declared | salad
@@ -238,19 +242,35 @@ class Supervisor:
             del self._interruptions[identity]
             for instance in self._instances("id = ? AND state = 'running'", identity):
                 if self._is_alive(instance):
+                    self._taken_away.add(identity)
                     log.info("chaos: node %s is taken away", identity)
                     processes.send(instance["pid"], signal.SIGTERM)
 
     def _replace_dead(self) -> None:
-        """Remove instances whose process has ended; `_scale` replaces them."""
+        """A container that ended by itself is started again on its machine; any other is lost with its machine, and `_scale` replaces it."""
         for instance in self._instances("state = 'running'"):
             if self._is_alive(instance):
                 continue
-            seconds, group_id = now() - instance["state_since"], instance["group_id"]
+            identity, seconds, group_id = (
+                instance["id"],
+                now() - instance["state_since"],
+                instance["group_id"],
+            )
             was_quick = seconds < QUICK_DEATH_SECONDS
             self._quick_deaths[group_id] = self._quick_deaths[group_id] + 1 if was_quick else 0
-            log.warning("node %s (pid %s) died after %.1f s", instance["id"], instance["pid"], seconds)
-            self._remove(instance)
+            log.warning("node %s (pid %s) died after %.1f s", identity, instance["pid"], seconds)
+            if self._ended_by_itself(instance):
+                later = now() + self._restart_delay(group_id)
+                self._db.execute("UPDATE instances SET not_before = ? WHERE id = ?", (later, identity))
+                self._set_state(identity, "creating")
+            else:
+                self._remove(instance)
+
+    def _ended_by_itself(self, instance: sqlite3.Row) -> bool:
+        child = self._children.get(instance["pid"])
+        if child is None or child.returncode is None or instance["id"] in self._taken_away:
+            return False
+        return child.returncode >= 0 and child.returncode != EXIT_REALLOCATE
 
     def _stop(self, instance: sqlite3.Row) -> None:
         """One step of stopping an instance: SIGTERM once, SIGKILL after the grace period; remove it when it has ended."""
@@ -273,6 +293,7 @@ class Supervisor:
         self._billing.close(instance["id"])
         self._db.execute("DELETE FROM instances WHERE id = ?", (instance["id"],))
         self._terminated.discard(instance["id"])
+        self._taken_away.discard(instance["id"])
         self._interruptions.pop(instance["id"], None)
         folder = self._home.nodes / instance["id"]
         # In a thread, since a dataset can have many files. The event loop waits for it before it ends.
