@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("__main__.py", "Pulumi.yaml")
 FOLDERS = ("components", "flux_training")
 CLI = "cli"
+# The virtual environment of new stacks; conftest.py has one whose processes start faster.
+virtualenv = Path(sys.prefix)
 PASSPHRASE = "local-cloud"
 
 
@@ -141,7 +143,7 @@ def new_stack(
         shutil.copy2(ROOT / part, root / part)
     for part in FOLDERS:
         (root / part).symlink_to(ROOT / part)
-    (root / ".venv").symlink_to(sys.prefix)
+    (root / ".venv").symlink_to(virtualenv)
     for name, seed in jobs.items():
         make_job(root / "jobs", name, images=2, seed=seed)
     stack = Stack(root, cloud, f"{engine}-{place}", engine)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from localcloud.storage.lifecycle_rules import SECONDS_A_DAY, sweep
+from localcloud.storage.lifecycle_rules import SECONDS_A_DAY, delete_expired
 from localcloud.storage.objects import ObjectStorage
 
 from flux_training.clients.salad import ContainerGroup, GroupSpec
@@ -119,12 +119,13 @@ def test_checkpoints_and_images_expire_but_results_do_not(stack: Stack, cloud: P
     before = {item.key for item in bucket.list("")}
     objects = ObjectStorage((cloud / "s3").resolve())
     gone = {
-        key.removeprefix(f"{storage['bucket']}/") for key in sweep(objects, time.time() + 15 * SECONDS_A_DAY)
+        key.removeprefix(f"{storage['bucket']}/")
+        for key in delete_expired(objects, time.time() + 15 * SECONDS_A_DAY)
     }
     assert gone == {output + name for name in expiring}
     gone |= {
         key.removeprefix(f"{storage['bucket']}/")
-        for key in sweep(objects, time.time() + 9000 * SECONDS_A_DAY)
+        for key in delete_expired(objects, time.time() + 9000 * SECONDS_A_DAY)
     }
     left = {item.key for item in bucket.list("")}
     assert before - left == gone

@@ -50,10 +50,10 @@ os._exit(int(status) if status else 1)
 
 
 @contextmanager
-def warm_python(folder: Path, modules: Sequence[str] = MODULES) -> Iterator[Path]:
+def warm_python(folder: Path, modules: Sequence[str] = MODULES, source: Path | None = None) -> Iterator[Path]:
     """Serve until the end of the context; the virtual environment's folder.
 
-    `folder` has to be short: the path of a Unix socket fits in 107 bytes.
+    `folder` has to be short: the path of a Unix socket fits in 107 bytes. `source` holds modules that are not installed.
     """
     (folder / "bin").mkdir(parents=True)
     address = str(folder / "socket")
@@ -61,7 +61,10 @@ def warm_python(folder: Path, modules: Sequence[str] = MODULES) -> Iterator[Path
     client.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
     client.chmod(0o755)
     command = [sys.executable, __file__, address, *modules]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+    environment = {**os.environ, "PYTHONPATH": str(source or "")}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         yield folder
