@@ -14,6 +14,7 @@ from components.pipeline import PipelineContext, TrainingPipeline, cluster_size
 from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
 from components.provider import home
+from components.repair import repair_datasets
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
@@ -49,12 +50,13 @@ def main() -> None:
         existing = check_existing(stack, survey, owner)
         if not pulumi.runtime.is_dry_run():
             migrate(stack, owner)
+        repaired = repair_datasets(stack, survey, pulumi.runtime.is_dry_run())
     except FluxError as error:
         refuse(error)
 
     connection = stack.connection
     notes = [announce(bill, local=connection.cloud == "local"), *changes_in_words(survey), *existing.notes]
-    for warning in existing.warnings:
+    for warning in (*existing.warnings, *repaired):
         pulumi.log.warn(warning)
     for note in filter(None, notes):
         pulumi.log.info(note)

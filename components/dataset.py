@@ -1,6 +1,6 @@
 """One immutable set of images in the bucket, uploaded once for all jobs that train on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -9,15 +9,27 @@ from components.messages import TransferProgress, inform, progress
 from components.properties import Properties, carry_over, is_known
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.bulk import Outgoing
-from flux_training.clients.datasets import ImageIndex, is_complete, missing
+from flux_training.clients.datasets import (
+    ImageIndex,
+    StoredImage,
+    dataset_record,
+    differing,
+    is_complete,
+    read_dataset,
+    sound_etags,
+    stored_images,
+)
 from flux_training.clients.storage import Storage
-from flux_training.training.dataset.manifest import dataset_index
+from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet, read_images
 from flux_training.training.runs.run import Layout
+from flux_training.training.words import counted
 
 # The type of the component that contains all datasets.
 PIPELINE = "flux:index:TrainingPipeline"
+# Names in a message.
+MAX_NAMES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +77,9 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
             if image_set.digest != args.digest:
                 raise FluxError(f"{args.folder} changed while the update was running", "", "run it again")
             urn = dataset_urn(args.owner, args.name)
-            upload(storage, layout, image_set, lambda text: progress(text, urn))
+            names = upload(storage, layout, image_set, lambda text: progress(text, urn))
+            if names:
+                inform(sent_again(args.name, names))
         return args.digest, carry_over(DatasetState, args)
 
     def find(self, id_: str, state: DatasetState) -> DatasetState | None:
@@ -96,35 +110,80 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         )
 
 
-def upload(storage: Storage, layout: Layout, image_set: ImageSet, on_progress: Callable[[str], None]) -> None:
-    """Bring every missing image into the bucket, copied inside it from another dataset where possible.
+def upload(
+    storage: Storage, layout: Layout, image_set: ImageSet, on_progress: Callable[[str], None]
+) -> list[str]:
+    """Bring every image into the bucket that is not there yet, copied inside it from another dataset where possible.
 
-    The index is written last, once all images are seen in the bucket.
+    The record is written last, once all images are seen in the bucket. Returns the names of the images that had been recorded before,
+    but were missing or had been replaced.
     """
-    folder, images = layout.dataset(image_set.digest), image_set.images
-    index = image_index_of(storage, layout)
-    wanted = missing(storage, layout, image_set.digest, images)
-    sources = {name: index.key_of(images[name]) for name in wanted}
-    copies = [(key, folder + name) for name, key in sources.items() if key and key != folder + name]
-    left = wanted
-    if copies:
-        storage.copy_many(copies, TransferProgress("copying", len(copies), 0, on_progress).add)
-        # Images that were not where their index says are uploaded after all.
-        left = missing(storage, layout, image_set.digest, images)
-    files = [
-        Outgoing(image_set.folder / name, folder + name, images[name].size, images[name].sha256)
-        for name in left
-    ]
-    size = sum(file.size for file in files)
-    storage.send_files(files, TransferProgress("uploading", len(files), size, on_progress).add)
-    if wanted and (absent := missing(storage, layout, image_set.digest, images)):
+    digest, images, folder = image_set.digest, image_set.images, image_set.folder
+    record = read_dataset(storage, layout, digest) or {}
+    known = {name: record.get(name, StoredImage(image)) for name, image in images.items()}
+    present = stored_images(storage, layout, digest)
+    etags = sound_etags(folder, known, present)
+    wanted = {name: image for name, image in images.items() if name not in etags}
+    if wanted:
+        etags |= _copy(storage, layout, image_set, wanted, on_progress)
+        left = {name: image for name, image in wanted.items() if name not in etags}
+        etags |= _send(storage, layout, image_set, left, on_progress)
+        present = stored_images(storage, layout, digest)
+    expected = {name: StoredImage(image, etags[name]) for name, image in images.items()}
+    if absent := differing(expected, present):
         raise FluxError(
-            f"the bucket lacks {', '.join(absent)} after the upload",
+            f"the bucket lacks {', '.join(absent)} after the upload, or has something else in their place",
             "a dataset is used only if it is complete",
             "run it again",
         )
-    storage.put_bytes(layout.dataset_index(image_set.digest), dataset_index(images))
-    index.add(image_set.digest, images)
+    finished = {name: StoredImage(image, present[name].etag) for name, image in images.items()}
+    storage.put_bytes(layout.dataset_index(digest), dataset_record(finished))
+    image_index_of(storage, layout).add(digest, finished)
+    return sorted(wanted.keys() & record.keys())
+
+
+def _copy(
+    storage: Storage,
+    layout: Layout,
+    image_set: ImageSet,
+    wanted: Mapping[str, Image],
+    on_progress: Callable[[str], None],
+) -> dict[str, str]:
+    """The ETags of the images that could be copied: what their sources really are shows only then."""
+    index, folder = image_index_of(storage, layout), layout.dataset(image_set.digest)
+    found = {name: index.source_of(image) for name, image in wanted.items()}
+    sources = {name: source for name, source in found.items() if source and source.key != folder + name}
+    if not sources:
+        return {}
+    pairs = [(source.key, folder + name) for name, source in sources.items()]
+    storage.copy_many(pairs, TransferProgress("copying", len(pairs), 0, on_progress).add)
+    expected = {name: StoredImage(wanted[name], source.etag) for name, source in sources.items()}
+    return sound_etags(image_set.folder, expected, stored_images(storage, layout, image_set.digest))
+
+
+def _send(
+    storage: Storage,
+    layout: Layout,
+    image_set: ImageSet,
+    images: Mapping[str, Image],
+    on_progress: Callable[[str], None],
+) -> dict[str, str]:
+    folder = layout.dataset(image_set.digest)
+    files = [
+        Outgoing(image_set.folder / name, folder + name, image.size, image.sha256)
+        for name, image in images.items()
+    ]
+    size = sum(file.size for file in files)
+    sent = storage.send_files(files, TransferProgress("uploading", len(files), size, on_progress).add)
+    return {key.removeprefix(folder): etag for key, etag in sent.items()}
+
+
+def sent_again(job: str, names: Sequence[str]) -> str:
+    """For the user. `job` has the images; empty if there is nothing to say."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:MAX_NAMES]) + " …" * (len(names) > MAX_NAMES)
+    return f"{job}: {counted(len(names), 'image')} in the bucket missing or not what was uploaded; uploading again: {shown}"
 
 
 _indexes: dict[tuple[str, str, str], ImageIndex] = {}

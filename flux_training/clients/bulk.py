@@ -96,12 +96,19 @@ class Bulk:
         self._room = threading.Condition()
         self._bytes_in_flight = 0
 
-    def send(self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress) -> None:
-        """Upload; `on_progress(1, bytes)` after each file.
+    def send(self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress) -> dict[str, str]:
+        """Upload; `on_progress(1, bytes)` after each file. Returns the ETag of each key, empty if the storage gave none.
 
         Raises ServiceError, and BadInput naming all files that are no longer what was hashed.
         """
-        self._each(files, self._send_one, on_progress)
+        etags: dict[str, str] = {}
+
+        def send_one(file: Outgoing) -> int:
+            etags[file.key] = self._send_one(file)
+            return file.size
+
+        self._each(files, send_one, on_progress)
+        return etags
 
     def fetch(self, objects: Sequence[Incoming], on_progress: OnProgress = ignore_progress) -> None:
         """Download each object into its file, which appears only when complete. Raises NotFound, ServiceError, and OSError for a file."""
@@ -158,7 +165,7 @@ class Bulk:
         if findings:
             raise BadInput(sorted(findings))
 
-    def _send_one(self, file: Outgoing) -> int:
+    def _send_one(self, file: Outgoing) -> str:
         import obstore
 
         store = self._store(sends=True)
@@ -168,7 +175,7 @@ class Bulk:
             self._errors("put_object", file.key),
         ):
             if in_parts:
-                obstore.put(
+                result = obstore.put(
                     store,
                     file.key,
                     _verified_parts(file),
@@ -177,8 +184,8 @@ class Bulk:
                     max_concurrency=PARTS_AT_ONCE,
                 )
             else:
-                obstore.put(store, file.key, _read(file), use_multipart=False)
-        return file.size
+                result = obstore.put(store, file.key, _read(file), use_multipart=False)
+        return (result["e_tag"] or "").strip('"')
 
     def _fetch_one(self, wanted: Incoming) -> int:
         part = wanted.path.with_name(f".{wanted.path.name}.{uuid4().hex[:8]}")

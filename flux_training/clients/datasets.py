@@ -1,70 +1,161 @@
-"""Which images are in the bucket: those of one dataset, and those of all."""
+"""Which images are in the bucket: those of one dataset, and those of all.
 
+Nodes can write datasets/ but not the records in `.flux/datasets/`. A record has the ETag of each object as the storage gave it when
+the image was uploaded, so that a listing shows whether an object was replaced (docs/services.md says what ETags are worth).
+"""
+
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
-from flux_training.clients.storage import Storage
-from flux_training.training.dataset.manifest import Image, parse_dataset_index
+from flux_training.clients.records import read_bounded
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.training.dataset.manifest import INVALID, Image, canonical_json, dataset_digest
 from flux_training.training.runs.run import Layout
+from flux_training.training.untrusted import MAX_MANIFEST_BYTES
 
 PARALLEL_READS = 16
+MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as its dataset's record has it. `etag` is empty in records of versions that did not record it."""
+
+    image: Image
+    etag: str = ""
+
+    def is_unchanged(self, found: ObjectInfo | None) -> bool:
+        return found is not None and found.size == self.image.size and self.etag in ("", found.etag)
+
+
+def dataset_record(images: Mapping[str, StoredImage]) -> bytes:
+    """`.flux/datasets/<digest>.json`, which is written once every image is in the bucket."""
+    entries = {
+        name: {"size": one.image.size, "sha256": one.image.sha256, "etag": one.etag}
+        for name, one in images.items()
+    }
+    return canonical_json({"version": 2, "images": entries})
+
+
+def read_dataset(storage: Storage, layout: Layout, digest: str) -> dict[str, StoredImage] | None:
+    """The dataset's record; None if there is none, or if it describes other images. Raises ServiceError."""
+    raw = read_bounded(storage, layout.dataset_index(digest), MAX_MANIFEST_BYTES)
+    found = parse_dataset_record(raw or b"")
+    is_right = dataset_digest({name: one.image for name, one in found.items()}) == digest
+    return found if is_right else None
+
+
+def parse_dataset_record(raw: bytes) -> dict[str, StoredImage]:
+    """Empty if it is not a record."""
+    try:
+        entries = json.loads(raw)["images"]
+        return {
+            name: StoredImage(
+                Image(name, int(entry["size"]), str(entry["sha256"])), str(entry.get("etag") or "")
+            )
+            for name, entry in entries.items()
+        }
+    except INVALID:
+        return {}
+
+
+def stored_images(storage: Storage, layout: Layout, digest: str) -> dict[str, ObjectInfo]:
+    """The objects of the dataset by name. Raises ServiceError."""
+    folder = layout.dataset(digest)
+    return {item.key.removeprefix(folder): item for item in storage.list(folder)}
 
 
 def is_complete(storage: Storage, layout: Layout, digest: str) -> bool:
-    """Whether the dataset's index exists, and every image in it is in the bucket with its size."""
-    raw = storage.get_bytes(layout.dataset_index(digest))
-    if raw is None:
+    """Whether the dataset has a record, and every object is as recorded. Raises ServiceError."""
+    record = read_dataset(storage, layout, digest)
+    return record is not None and not differing(record, stored_images(storage, layout, digest))
+
+
+def differing(record: Mapping[str, StoredImage], present: Mapping[str, ObjectInfo]) -> list[str]:
+    """The names of the images that are missing or not as recorded."""
+    return [name for name, one in sorted(record.items()) if not one.is_unchanged(present.get(name))]
+
+
+def sound_etags(
+    folder: Path, wanted: Mapping[str, StoredImage], present: Mapping[str, ObjectInfo]
+) -> dict[str, str]:
+    """The ETags of the images whose object is known to have the right bytes, by name.
+
+    Without a recorded ETag the object's own has to be the MD5 of the file in `folder`.
+    """
+    sound = {}
+    for name, one in wanted.items():
+        found = present.get(name)
+        if (
+            found is not None
+            and one.is_unchanged(found)
+            and (one.etag or _is_md5_of(found.etag, folder / name))
+        ):
+            sound[name] = found.etag
+    return sound
+
+
+def _is_md5_of(etag: str, path: Path) -> bool:
+    if not MD5.fullmatch(etag):
         return False
     try:
-        images = parse_dataset_index(raw)
-    except ValueError:
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == etag
+    except OSError:
         return False
-    return not missing(storage, layout, digest, images)
 
 
-def missing(storage: Storage, layout: Layout, digest: str, images: Mapping[str, Image]) -> list[str]:
-    """The names of the images that are not in the bucket, or have another size there."""
-    folder = layout.dataset(digest)
-    present = {item.key.removeprefix(folder): item.size for item in storage.list(folder)}
-    return [name for name, image in sorted(images.items()) if present.get(name) != image.size]
+@dataclass(frozen=True)
+class ImageSource:
+    """An object that should be the wanted image. `etag` is empty if it was not recorded."""
+
+    key: str
+    etag: str
 
 
 class ImageIndex:
-    """The images of all datasets in a bucket, read from their indexes at the first use. Thread-safe.
+    """The images of all datasets in a bucket, read from their records at the first use. Thread-safe.
 
-    An index says only what was uploaded once: the object may have been deleted since.
+    A record says only what was uploaded once: the object may have been deleted or replaced since.
     """
 
     def __init__(self, storage: Storage, layout: Layout) -> None:
         self._storage, self._layout = storage, layout
         self._lock = Lock()
-        self._keys: dict[tuple[str, int], str] | None = None
+        self._sources: dict[tuple[str, int], ImageSource] | None = None
 
-    def key_of(self, image: Image) -> str | None:
-        """The key below which the bucket should have the image."""
+    def source_of(self, image: Image) -> ImageSource | None:
+        """Where the bucket should have the image."""
         with self._lock:
-            if self._keys is None:
-                self._keys = self._read()
-            return self._keys.get((image.sha256, image.size))
+            if self._sources is None:
+                self._sources = self._read()
+            return self._sources.get((image.sha256, image.size))
 
-    def add(self, digest: str, images: Mapping[str, Image]) -> None:
+    def add(self, digest: str, images: Mapping[str, StoredImage]) -> None:
         with self._lock:
-            if self._keys is not None:
-                self._keys |= self._keys_of(digest, images)
+            if self._sources is not None:
+                self._sources |= self._sources_of(digest, images)
 
-    def _read(self) -> dict[tuple[str, int], str]:
-        indexes = [item.key for item in self._storage.list(self._layout.dataset_indexes)]
+    def _read(self) -> dict[tuple[str, int], ImageSource]:
+        records = [item.key for item in self._storage.list(self._layout.dataset_indexes)]
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            raw = list(pool.map(self._storage.get_bytes, indexes))
-        found: dict[tuple[str, int], str] = {}
-        for key, content in zip(indexes, raw, strict=True):
+            raw = list(pool.map(lambda key: read_bounded(self._storage, key, MAX_MANIFEST_BYTES), records))
+        found: dict[tuple[str, int], ImageSource] = {}
+        for key, content in zip(records, raw, strict=True):
             digest = key.removeprefix(self._layout.dataset_indexes).removesuffix(".json")
-            with suppress(ValueError):
-                found |= self._keys_of(digest, parse_dataset_index(content or b"{}"))
+            found |= self._sources_of(digest, parse_dataset_record(content or b""))
         return found
 
-    def _keys_of(self, digest: str, images: Mapping[str, Image]) -> dict[tuple[str, int], str]:
+    def _sources_of(
+        self, digest: str, images: Mapping[str, StoredImage]
+    ) -> dict[tuple[str, int], ImageSource]:
         folder = self._layout.dataset(digest)
-        return {(image.sha256, image.size): folder + name for name, image in images.items()}
+        return {
+            (one.image.sha256, one.image.size): ImageSource(folder + name, one.etag)
+            for name, one in images.items()
+        }

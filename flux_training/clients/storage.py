@@ -183,9 +183,11 @@ class Storage:
                 raise
             return found.etag
 
-    def send_files(self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress) -> None:
-        """Upload many files at once, each checked against its `sha256`; see Bulk.send."""
-        self._bulk.send(files, on_progress)
+    def send_files(
+        self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress
+    ) -> Mapping[str, str]:
+        """Upload many files at once, each checked against its `sha256`. Returns their ETags by key; see Bulk.send."""
+        return self._bulk.send(files, on_progress)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Fetch one object; see `fetch_files`."""

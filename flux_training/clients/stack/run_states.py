@@ -18,10 +18,14 @@ from flux_training.training.runs.run_state import Evidence, RunState, run_state
 
 @dataclass(frozen=True)
 class RunStates:
-    """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the group's queue."""
+    """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the group's queue.
+
+    `failing`: those of them that have failed on a node.
+    """
 
     by_job: Mapping[str, RunState]
     unfinished: frozenset[str] = frozenset()
+    failing: frozenset[str] = frozenset()
 
 
 def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
@@ -56,8 +60,9 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
 
     known = dict.fromkeys(finished, RunState.COMPLETED)
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
-    runs = (job.environment.get(RUN_ID_VARIABLE, "") for job in queued if job.unfinished)
-    return RunStates(states, frozenset(runs))
+    runs = {job.id: job.environment.get(RUN_ID_VARIABLE, "") for job in queued if job.unfinished}
+    failing = frozenset(runs[job.id] for job in queued if job.id in runs and job.num_failures)
+    return RunStates(states, frozenset(runs.values()), failing)
 
 
 def group_jobs(stack: StackServices) -> list[Job]:

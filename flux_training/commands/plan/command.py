@@ -9,7 +9,7 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.clients.datasets import ImageIndex, missing
+from flux_training.clients.datasets import ImageIndex, StoredImage, differing, read_dataset, stored_images
 from flux_training.clients.stack.run_states import state_of_run
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
@@ -182,7 +182,7 @@ class Comparison:
         size = images = copied = 0
         for image_set in sets:
             for image in self._missing(image_set):
-                if self.survey.bucket_exists and index.key_of(image):
+                if self.survey.bucket_exists and index.source_of(image):
                     copied += 1
                 else:
                     images, size = images + 1, size + image.size
@@ -191,5 +191,7 @@ class Comparison:
     def _missing(self, image_set: ImageSet) -> list[Image]:
         if not self.survey.bucket_exists:
             return list(image_set.images.values())
-        names = missing(self.stack.storage, self.stack.layout, image_set.digest, image_set.images)
-        return [image_set.images[name] for name in names]
+        storage, layout, digest = self.stack.storage, self.stack.layout, image_set.digest
+        expected = {name: StoredImage(image) for name, image in image_set.images.items()}
+        record = read_dataset(storage, layout, digest) or expected
+        return [image_set.images[name] for name in differing(record, stored_images(storage, layout, digest))]

@@ -36,17 +36,9 @@ def dataset_digest(images: Mapping[str, Image]) -> str:
 
 
 def dataset_index(images: Mapping[str, Image]) -> bytes:
-    """`.flux/datasets/<digest>.json`, which is written once every image is in the bucket."""
+    """The bytes whose SHA-256 identifies the dataset."""
     entries = {name: {"size": image.size, "sha256": image.sha256} for name, image in images.items()}
     return canonical_json({"version": 1, "images": entries})
-
-
-def parse_dataset_index(raw: bytes) -> dict[str, Image]:
-    """The images of an index; raises ValueError if it is invalid."""
-    try:
-        return _images(json.loads(raw)["images"])
-    except INVALID as error:
-        raise ValueError("not a dataset index") from error
 
 
 def manifest(images: Mapping[str, Image], captions: Mapping[str, str]) -> bytes:

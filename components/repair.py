@@ -1,0 +1,43 @@
+"""Uploads images again that were replaced in the bucket, before a job that needs them is queued or handed out again."""
+
+from collections.abc import Iterator
+
+from components.dataset import sent_again, upload
+from flux_training.clients.datasets import differing, read_dataset, stored_images
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import Survey
+from flux_training.clients.waiting import in_parallel
+from flux_training.training.jobs.declare import DeclaredJob
+
+
+def repair_datasets(stack: StackServices, survey: Survey, dry_run: bool) -> list[str]:
+    """What was repaired, or with `dry_run` would be, one sentence for each dataset. Raises BadInput, ServiceError.
+
+    Two requests for each dataset of a job that is to be queued or whose node has failed; none for the others.
+    """
+    if not survey.bucket_exists:
+        return []
+    storage, layout = stack.storage, stack.layout
+
+    def repair(job: DeclaredJob) -> str:
+        record = read_dataset(storage, layout, job.image_set.digest)
+        if record is None:
+            return ""  # its resource is going to upload it
+        names = differing(record, stored_images(storage, layout, job.image_set.digest))
+        has_etags = all(one.etag for one in record.values())
+        if not dry_run and (names or not has_etags):
+            names = upload(storage, layout, job.image_set, lambda _text: None)
+        return sent_again(job.dataset_of, names)
+
+    return [found for found in in_parallel(repair, list(_at_risk(survey))) if found]
+
+
+def _at_risk(survey: Survey) -> Iterator[DeclaredJob]:
+    """One job for each dataset that a node is going to download."""
+    seen = set[str]()
+    for job in survey.jobs:
+        state, digest = survey.states[job.name], job.image_set.digest
+        waits_for_node = state.needs_gpu and (not state.is_queued or job.run_id in survey.failing)
+        if waits_for_node and digest not in seen:
+            seen.add(digest)
+            yield job
