@@ -142,7 +142,7 @@ def test_images_are_repaired_before_a_node_downloads_them(
     job = SimpleNamespace(name="cat", run_id="r", image_set=images, dataset_of="cat")
     failing_runs = frozenset({"r"} if failing else ())
     survey = Survey(
-        LintReport(()), [cast(Any, job)], {"cat": state}, failing=failing_runs, bucket_exists=True
+        LintReport((), ()), [cast(Any, job)], {"cat": state}, failing=failing_runs, bucket_exists=True
     )
     for dry_run in (True, False):
         told = repair_datasets(StackServices(connection, settings), survey, dry_run)
