@@ -133,12 +133,15 @@ def test_a_compressed_job(run: Run, bucket: NodeBucket) -> None:
     assert gzip.decompress(bucket.get("out6/b.txt.gz")) == b"hellohello"
 
 
-def test_exit_codes_count_as_failures_and_signals_do_not(run: Run, tmp_path: Path) -> None:
+def test_exit_codes_count_as_failures_and_signals_do_not(cloud: dict[str, Any], tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     program = f"import os, pathlib; mark = pathlib.Path({str(mark)!r}); lives = mark.read_text() if mark.exists() else ''\n"
     program += "mark.write_text(lives + 'x')\n"
     program += "os.kill(os.getpid(), 9) if len(lives) == 0 else exit(len(lives) == 1)"
-    job = run(program, sync={"before": sync("in7/", "m7/", "download")})
+    syncs = {"before": sync("in7/", "m7/", "download")}
+    # The machine that failed the job must be replaced.
+    with running_group(cloud, "failing", MAX_TIME_WITH_NO_WORK_S="1") as group:
+        job = ended(cloud, submit(cloud, group, ["python", "-c", program], sync=syncs))
     assert (job["status"], job["num_failures"], mark.read_text()) == ("completed", 1, "xxx")
 
 

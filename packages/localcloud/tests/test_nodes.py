@@ -104,6 +104,7 @@ def test_a_group_has_a_node_for_each_replica_with_its_environment(cloud: CloudCl
             "SALAD_PROJECT_NAME": "proj",
             "KELPIE_API_URL": cloud.connection["kelpie"]["url"],
             "HEARTBEAT_SECONDS": "20",
+            "IDLE_SECONDS": "10.0",
         }
         assert wanted.items() <= seen.items()
         # Nothing is inherited from the environment of the cloud, which may hold secrets.

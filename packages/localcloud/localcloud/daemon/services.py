@@ -18,7 +18,7 @@ from localcloud.chaos.settings import Chaos
 from localcloud.cloudflare.access_keys import AccessKeys
 from localcloud.cloudflare.routes import CloudflareRoutes
 from localcloud.daemon.ports import ADDRESS
-from localcloud.database import iso_time, open_database
+from localcloud.database import open_database, sql_time
 from localcloud.home import Home, HomeState, read_json
 from localcloud.kelpie.autoscaler import run_autoscaler
 from localcloud.kelpie.jobs import JobTable
@@ -100,7 +100,7 @@ class LocalServices:
     def api(self) -> ASGIApp:
         """The web page, SaladCloud, Kelpie and Cloudflare."""
         state, chaos = self.state, self.chaos
-        created = iso_time(self.home.state.stat().st_mtime)
+        created = sql_time(self.home.state.stat().st_mtime)
         salad = SaladRoutes(self.groups, state, self.settings.requests_per_minute).app()
         kelpie = KelpieRoutes(state, created, self.jobs, self.rules, self.groups, self.webhooks).app()
         keys = AccessKeys(self.database, [state.s3_access_key_id])

@@ -8,11 +8,12 @@ from typing import Any
 
 from localcloud.database import CloudDatabase, iso_time, now
 from localcloud.home import CloudSettings
-from localcloud.kelpie.validation import LEGACY, database_error
+from localcloud.kelpie.validation import LEGACY, database_error, shown_number
 
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
 # A banned machine is told that there is no work after so many jobs that it may not do (Kelpie's MAX_FAILURES_PER_WORKER).
 MAX_TRIES = 5
+MAX_STORED = 2**63  # SQLite stores larger integers as doubles
 
 
 class JobTable:
@@ -26,6 +27,8 @@ class JobTable:
         identity = str(uuid.uuid4())
         columns = ("heartbeat_interval", "max_failures", "webhook", "container_group_id")
         body = {name: value for name, value in job.items() if name not in columns}
+        numbers = {name: job[name] for name in ("heartbeat_interval", "max_failures")}
+        job |= {name: float(value) for name, value in numbers.items() if value >= MAX_STORED}
         self._db.execute(
             f"INSERT INTO jobs (id, user_id, created, body, {', '.join(columns)})"  # noqa: S608 (constant names)
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -43,7 +46,7 @@ class JobTable:
         return None if row is None else _shown(row)
 
     def page(
-        self, status: str | None, group: str | None, page_size: int, page: int, ascending: bool
+        self, status: str | None, group: str | None, page_size: float, page: float, ascending: bool
     ) -> list[dict[str, Any]]:
         """One page, sorted by `created` in whole seconds and by nothing else."""
         where, values = "user_id = ?", [self._user]
@@ -53,10 +56,10 @@ class JobTable:
                 values.append(value)
         order = "ASC" if ascending else "DESC"
         query = f"SELECT * FROM jobs WHERE {where} ORDER BY created {order} LIMIT ? OFFSET ?"  # noqa: S608 (constant names)
-        try:
-            rows = self._db.execute(query, (*values, page_size, (page - 1) * page_size))
-        except OverflowError:
-            raise database_error("datatype mismatch: SQLITE_MISMATCH") from None
+        limit = (page_size, (page - 1) * page_size)
+        if not all(number.is_integer() and abs(number) < MAX_STORED for number in limit):
+            raise database_error("datatype mismatch: SQLITE_MISMATCH")
+        rows = self._db.execute(query, (*values, *map(int, limit)))
         return [_shown(row) for row in rows]
 
     def cancel(self, identity: str) -> None:
@@ -166,7 +169,8 @@ def _shown(row: sqlite3.Row) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(stored.pop("body"))
     job = {name: value for name, value in stored.items() if name not in TIMES}
     job["created"] = iso_time(row["created"])
-    job |= {name: iso_time(int(row[name])) for name in TIMES if row[name] is not None}
-    if "sync" in body:
+    numbers = {name: shown_number(row[name]) for name in ("heartbeat_interval", "max_failures")}
+    job |= numbers | {name: iso_time(int(row[name])) for name in TIMES if row[name] is not None}
+    if body.get("sync") is not None:
         body = {name: value for name, value in body.items() if name not in LEGACY}
     return job | body

@@ -1,31 +1,38 @@
 """Kelpie's HTTP API, as its OpenAPI document, the recorded transcript and docs/services.md describe it."""
 
 import json
+import re
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
-from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localcloud.home import HomeState
 from localcloud.kelpie.jobs import JobTable
 from localcloud.kelpie.rules import RuleTable
 from localcloud.kelpie.validation import (
-    MISSING,
+    UNKNOWN_QUERY,
     InvalidRequestError,
     JobBatch,
     JobSubmission,
     Machine,
     NewRule,
+    QueryValues,
     RefusedRequestError,
     RuleChanges,
+    UncaughtError,
     filter_and_page,
+    parse_body,
+    query_values,
     stored_job,
     validated,
+    with_surrogates,
 )
 from localcloud.kelpie.webhooks import Webhooks
 from localcloud.salad.groups import GroupTable
-from localcloud.web.request_bodies import parse_json
 from localcloud.web.routing import Handler, guarded_app
 
 T = TypeVar("T")
@@ -46,7 +53,7 @@ class KelpieRoutes:
         self.state, self.created, self.jobs, self.rules = state, created, jobs, rules
         self.groups, self.webhooks = groups, webhooks
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The routes. Unknown paths are 404 for authenticated callers only."""
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/jobs", self.create_job),
@@ -71,8 +78,13 @@ class KelpieRoutes:
             ("DELETE", "/users", self.admin_only),
             ("POST", "/users/{id}/token", self.admin_only),
         ]
-        on_error: dict[Any, Any] = {InvalidRequestError: invalid, RefusedRequestError: refused}
-        return guarded_app(table, self.not_found, self.check_caller, on_error)
+        on_error: dict[Any, Any] = {
+            InvalidRequestError: invalid,
+            RefusedRequestError: refused,
+            UncaughtError: uncaught,
+        }
+        app = guarded_app(table, self.not_found, self.check_caller, on_error)
+        return KelpiePaths(app)
 
     def check_caller(self, request: Request) -> None:
         """Raises RefusedRequestError for an unauthenticated caller."""
@@ -84,115 +96,129 @@ class KelpieRoutes:
             raise RefusedRequestError(400, "Bad Request", message)
         if bearer and not project:
             raise RefusedRequestError(400, "Bad Request", "Bearer Token requires Salad-Project header")
+        if headers.get("x-kelpie-key"):
+            raise forbidden("Invalid API Key")  # of the older kind, which no account here has
         if key:
             if key != state.salad_api_key:
                 raise forbidden("Invalid API Key")
             if organization != state.organization:
                 raise forbidden("Invalid Organization Name")
         elif bearer and bearer.startswith("Bearer "):
-            if not self.groups.is_node_token(bearer.removeprefix("Bearer ")):
-                raise forbidden("signature verification failed")
+            token = bearer.removeprefix("Bearer ")
+            if not self.groups.is_node_token(token):
+                raise forbidden("signature verification failed" if token.count(".") == 2 else "Invalid JWT")
         else:
             raise RefusedRequestError(401, "Unauthorized", "API Key or Bearer Token Required")
         if project != state.project:
-            raise forbidden(f"Invalid Project '{project}': Failed to list container groups: 404")
+            place = f"{state.organization}/{project}"
+            raise forbidden(
+                f"Invalid Project '{project}': Failed to fetch container groups in project {place}: 404: "
+            )
 
     # ---- jobs
 
     async def create_job(self, request: Request) -> Response:
-        job = validated(JobSubmission, await body_of(request))
-        return JSONResponse(self.jobs.create(stored_job(job)), 202)
+        job = await validated_body(JobSubmission, request)
+        return JsonAnswer(self.jobs.create(stored_job(job)), 202)
 
     async def create_batch(self, request: Request) -> Response:
-        batch: list[JobSubmission] = validated(JobBatch, await body_of(request))
+        batch: list[JobSubmission] = await validated_body(JobBatch, request)
         jobs = [stored_job(job, index=index) for index, job in enumerate(batch)]
-        return JSONResponse(self.jobs.create_batch(jobs), 202)
+        return JsonAnswer(self.jobs.create_batch(jobs), 202)
 
     async def list_jobs(self, request: Request) -> Response:
-        jobs = self.jobs.page(**filter_and_page(dict(request.query_params)))
-        return JSONResponse({"_count": len(jobs), "jobs": jobs})
+        jobs = self.jobs.page(**filter_and_page(asked(request)))
+        return JsonAnswer({"_count": len(jobs), "jobs": jobs})
 
     async def get_job(self, request: Request) -> Response:
-        return JSONResponse(existing(self.jobs.get(request.path_params["id"])))
+        refuse_query(request)
+        return JsonAnswer(existing(self.jobs.get(request.path_params["id"])))
 
     async def cancel_job(self, request: Request) -> Response:
+        refuse_query(request)
         self.jobs.cancel(request.path_params["id"])
-        return JSONResponse({"message": "Job canceled"}, 202)
+        return JsonAnswer({"message": "Job canceled"}, 202)
 
     async def purge_jobs(self, request: Request) -> Response:
-        return JSONResponse({"count": self.jobs.purge(request.path_params["group"])})
+        refuse_query(request)
+        return JsonAnswer({"count": self.jobs.purge(request.path_params["group"])})
 
     # ---- nodes
 
     async def get_work(self, request: Request) -> Response:
-        node = validated(Machine, dict(request.query_params), "query")
+        node = validated(Machine, query_values(request.query_params.multi_items()), "query")
         job = await self.jobs.hand_out(node.machine_id, node.container_group_id)
         self.webhooks.fire(job, node, "running")
-        return JSONResponse([] if job is None else [job])
+        return JsonAnswer([] if job is None else [job])
 
     async def heartbeat(self, request: Request) -> Response:
-        node = validated(Machine, await body_of(request))
+        node = await validated_body(Machine, request)
         status = self.jobs.heartbeat(request.path_params["id"], node.machine_id)
-        return JSONResponse({"status": existing(status)})
+        return JsonAnswer({"status": existing(status)})
 
     async def report_failed(self, request: Request) -> Response:
-        node = validated(Machine, await body_of(request))
+        node = await validated_body(Machine, request)
         identity = request.path_params["id"]
         if existing(self.jobs.fail(identity, node.machine_id)) == "failed":
             self.webhooks.fire(self.jobs.get(identity), node, "failed")
-        return JSONResponse({"message": "Failure reported"}, 202)
+        return JsonAnswer({"message": "Failure reported"}, 202)
 
     async def report_completed(self, request: Request) -> Response:
-        node = validated(Machine, await body_of(request))
+        node = await validated_body(Machine, request)
         identity = request.path_params["id"]
         self.jobs.complete(identity, node.machine_id)
         self.webhooks.fire(self.jobs.get(identity), node, "completed")
-        return JSONResponse({"message": "Completed reported"})
+        return JsonAnswer({"message": "Completed reported"})
 
     # ---- scaling rules
 
     async def create_rule(self, request: Request) -> Response:
-        fields = validated(NewRule, await body_of(request)).model_dump()
+        fields = (await validated_body(NewRule, request)).model_dump()
         name = self.groups.group_name(fields["container_group_id"])
         if name is None:
             raise RefusedRequestError(400, "Container Group Not Found", "No container group found for ID")
         rule = self.rules.create(fields, self.state.organization, self.state.project, name)
-        return JSONResponse(rule, 201)
+        return JsonAnswer(rule, 201)
 
-    async def list_rules(self, _request: Request) -> Response:
+    async def list_rules(self, request: Request) -> Response:
+        refuse_query(request)
         rules = self.rules.all()
-        return JSONResponse({"_count": len(rules), "rules": rules})
+        return JsonAnswer({"_count": len(rules), "rules": rules})
 
     async def get_rule(self, request: Request) -> Response:
+        refuse_query(request)
         return found_rule(self.rules.get(request.path_params["id"]))
 
     async def update_rule(self, request: Request) -> Response:
-        changes = validated(RuleChanges, await body_of(request))
+        changes = await validated_body(RuleChanges, request)
         # The id in the path is used.
         fields = changes.model_dump(exclude_unset=True, exclude={"container_group_id"})
         if not fields:
-            raise RefusedRequestError(500, "Internal server error", "No fields to update")
+            raise UncaughtError("No fields to update")
         return found_rule(self.rules.update(request.path_params["id"], fields))
 
     async def delete_rule(self, request: Request) -> Response:
+        refuse_query(request)
         self.rules.delete(request.path_params["id"])
         return Response(status_code=204)
 
     # ---- the rest
 
-    async def get_user(self, _request: Request) -> Response:
+    async def get_user(self, request: Request) -> Response:
+        refuse_query(request)
         state = self.state
-        return JSONResponse({"id": state.user_id, "username": state.organization, "created": self.created})
+        return JsonAnswer({"id": state.user_id, "username": state.organization, "created": self.created})
 
     async def admin_only(self, _request: Request) -> Response:
         raise forbidden("Admin Only")
 
-    async def not_found(self, _request: Request) -> Response:
+    async def not_found(self, request: Request) -> Response:
+        refuse_query(request)
         raise RefusedRequestError(404, "Route Not Found")
 
 
 def invalid(_request: Request, error: InvalidRequestError) -> Response:
-    return JSONResponse({"errors": error.issues, "success": False, "result": {}}, 400)
+    return JsonAnswer({"errors": error.issues, "success": False, "result": {}}, 400)
 
 
 def refused(_request: Request, error: RefusedRequestError) -> Response:
@@ -215,13 +241,56 @@ def found_rule(rule: dict[str, Any] | None) -> Response:
     if rule is None:
         message = "No scaling rule found for container group ID"
         raise RefusedRequestError(404, "Scaling Rule Not Found", message)
-    return JSONResponse(rule)
+    return JsonAnswer(rule)
 
 
-async def body_of(request: Request) -> Any:
-    """The request's JSON, whatever its content type. An empty or invalid body is `undefined` to the validator."""
-    raw = await request.body()
-    try:
-        return parse_json(raw) if raw else MISSING
-    except ValueError:
-        return MISSING
+def uncaught(_request: Request, error: UncaughtError) -> Response:
+    return Response(f"Error: {error}", 500, media_type="text/plain")
+
+
+def asked(request: Request) -> QueryValues:
+    """The query. Raises UncaughtError for a name at which Kelpie crashes."""
+    query = query_values(request.query_params.multi_items())
+    if "__proto__" in query:
+        raise UncaughtError("Cannot read properties of undefined (reading 'typeName')")
+    return query
+
+
+def refuse_query(request: Request) -> None:
+    """Raises InvalidRequestError for a query at a path that has none."""
+    if request.url.query:
+        raise InvalidRequestError([UNKNOWN_QUERY])
+
+
+async def validated_body(schema: type[T], request: Request) -> T:
+    """The request's JSON, whatever its content type. Raises InvalidRequestError."""
+    further = [UNKNOWN_QUERY] if request.url.query else []
+    return validated(schema, parse_body(await request.body()), further=further)
+
+
+class JsonAnswer(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return with_surrogates(super().render(content).decode()).encode()
+
+
+class KelpiePaths:
+    """Kelpie's reading of paths: slashes at the end do not count, `%2F` is part of an id, HEAD finds nothing, OPTIONS everything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            is_browser = Headers(scope=scope).get("access-control-request-method")
+            await Response(media_type="application/json" if is_browser else None)(scope, receive, send)
+            return
+        raw = scope.get("raw_path") or scope["path"].encode()
+        path = unquote(re.sub(b"(?i)%2f", b"%252F", raw.partition(b"?")[0]).decode("latin-1"))
+        root = scope.get("root_path", "")
+        below = path.removeprefix(root).rstrip("/") or "/"
+        if scope["method"] == "HEAD":
+            below = "/no route"
+        await self._app({**scope, "path": root + below}, receive, send)

@@ -1,8 +1,10 @@
 """Validation of requests to Kelpie. Refusals have the words of Kelpie's validator, zod, as the recorded transcript has them."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
-from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -19,11 +21,19 @@ STATUSES = ("pending", "running", "completed", "canceled", "failed")
 LEGACY = tuple(
     f"{kind}_{part}" for kind in ("input", "checkpoint", "output") for part in ("bucket", "prefix")
 )
-# JavaScript's limit; Kelpie is not known to have a lower one.
-MAX_INTEGER = 2**53 - 1
 # Phase of `sync`: the direction that its entries must have.
 DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 MISSING = object()
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+# Numbers in a query, as JavaScript reads them.
+DECIMAL = re.compile(r"[+-]?(Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)")
+HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]+")
+# JavaScript has only doubles: it shows larger integers rounded to 17 digits, and from the second limit on with an exponent.
+MAX_EXACT, MAX_PLAIN = 2**53, 10**21
+# Lone surrogates cannot be stored or sent as UTF-8. Inside the local cloud, private characters from this one on stand for them.
+FIRST_SURROGATE, STAND_IN = 0xD800, 0xF0000
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE_STAND_IN = re.compile(f"[{chr(STAND_IN)}-{chr(STAND_IN + 0x7FF)}]")
 JSON_TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
 # The type that Kelpie's validator (zod) names as expected, by pydantic's type of error.
 EXPECTED = {
@@ -54,6 +64,10 @@ class InvalidRequestError(Exception):
         self.issues = issues
 
 
+class UncaughtError(Exception):
+    """Kelpie crashes at the request. Its host then answers with 500 and a page that is not JSON."""
+
+
 class RefusedRequestError(Exception):
     """The request is refused by Kelpie's own code. `more` are further members of the answer's body."""
 
@@ -68,15 +82,26 @@ def database_error(message: str) -> RefusedRequestError:
     return RefusedRequestError(500, "Internal server error", f"D1_ERROR: {message}")
 
 
-def _without_fraction(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _js_number(value: Any) -> Any:
+    """An integer as JavaScript knows it. Other values are returned unchanged."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) == float("inf"):
+        return value
+    if isinstance(value, float) and not value.is_integer():
+        return value
+    return (
+        int(value) if abs(value) <= MAX_EXACT or abs(value) >= MAX_PLAIN else int(Decimal(repr(float(value))))
+    )
+
+
+def shown_number(value: float) -> float:
+    """A stored number as JavaScript writes it in JSON."""
+    number = _js_number(value)
+    return number if number < MAX_PLAIN else float(number)
 
 
 def _check_uuid(text: str) -> str:
-    try:
-        UUID(text)
-    except ValueError:
-        raise PydanticCustomError("uuid", "Invalid uuid") from None
+    if not UUID.fullmatch(text):
+        raise PydanticCustomError("uuid", "Invalid uuid")
     return text
 
 
@@ -84,10 +109,18 @@ def _check_uuid(text: str) -> str:
 REQUIRED: Any = Field(default_factory=lambda: MISSING, validate_default=True)
 # A field that may be omitted, although null is not accepted.
 OPTIONAL: Any = None
-Number = Annotated[int, BeforeValidator(_without_fraction)]
-Count = Annotated[Number, Field(ge=1, le=MAX_INTEGER)]
+Number = Annotated[int, BeforeValidator(_js_number)]
+Count = Annotated[Number, Field(ge=1)]
 Replicas = Annotated[Number, Field(ge=0, le=500)]
 Seconds = Annotated[Number, Field(ge=0, le=3600)]
+# Limits of the same numbers, which zod also checks for a fraction; pydantic does not.
+LIMITS: dict[str, tuple[int, int | None]] = {
+    "max_failures": (1, None),
+    "heartbeat_interval": (1, None),
+    "min_replicas": (0, 500),
+    "max_replicas": (0, 500),
+    "idle_threshold_seconds": (0, 3600),
+}
 GroupId = Annotated[str, AfterValidator(_check_uuid)]
 
 
@@ -154,12 +187,16 @@ class Machine(RequestBody):
 JobBatch = Annotated[list[JobSubmission], Field(min_length=1, max_length=1000)]
 
 
-def validated(schema: type[T], value: Any, where: str = "body") -> T:
-    """The value as an instance of `schema`. Raises InvalidRequestError."""
+def validated(schema: type[T], value: Any, where: str = "body", further: Sequence[Issue] = ()) -> T:
+    """The value as an instance of `schema`. Raises InvalidRequestError, also for `further` issues of the request."""
     try:
-        return TypeAdapter(schema).validate_python(value)
+        found = TypeAdapter(schema).validate_python(value)
     except ValidationError as error:
-        raise InvalidRequestError([_issue(one, where) for one in error.errors()]) from None
+        issues = [issue for one in error.errors() for issue in _issues(one, where)]
+        raise InvalidRequestError([*issues, *further]) from None
+    if further:
+        raise InvalidRequestError([*further])
+    return found
 
 
 def stored_job(submission: JobSubmission, **index: int) -> dict[str, Any]:
@@ -168,13 +205,16 @@ def stored_job(submission: JobSubmission, **index: int) -> dict[str, Any]:
     `index` is the place in a batch.
     """
     job = submission.model_dump(exclude={"sync"})
+    # In a column of text, each of its three bytes becomes a replacement character. JSON columns keep it.
+    job["command"] = SURROGATE_STAND_IN.sub("\ufffd" * 3, job["command"])
     legacy = [name for name in LEGACY if job[name]]
     if submission.sync is None:
         if len(legacy) < len(LEGACY):
             raise RefusedRequestError(
                 400, "Invalid request", "Must use either sync or bucket/prefix", **index
             )
-        return job | {name: _with_slash(job[name]) for name in legacy if name.endswith("_prefix")}
+        prefixes = {name: _with_slash(job[name]) for name in legacy if name.endswith("_prefix")}
+        return job | prefixes | {"sync": None}
     if legacy:
         raise RefusedRequestError(400, "Invalid request", "Cannot use both sync and bucket/prefix", **index)
     sync: dict[str, list[dict[str, Any]]] = submission.sync.model_dump(exclude_unset=True)
@@ -191,22 +231,71 @@ def _with_slash(prefix: str) -> str:
     return prefix if prefix.endswith("/") else f"{prefix}/"
 
 
-def filter_and_page(query: dict[str, str]) -> dict[str, Any]:
+UNKNOWN_QUERY: Issue = {
+    "code": "unrecognized_keys",
+    "keys": ["query"],
+    "path": [],
+    "message": "Unrecognized key(s) in object: 'query'",
+}
+QueryValues = Mapping[str, str | list[str] | None]
+
+
+def query_values(pairs: Sequence[tuple[str, str]]) -> QueryValues:
+    """Kelpie's view of a query: an empty value is null, a repeated one is a list."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] or None for name, values in found.items()}
+
+
+def filter_and_page(query: QueryValues) -> dict[str, Any]:
     """The filter and the page of GET /jobs, with defaults. Raises InvalidRequestError."""
     issues: list[Issue] = []
-    status = query.get("status")
-    if status is not None and status not in STATUSES:
+    group, status = query.get("container_group_id"), query.get("status")
+    if "container_group_id" in query and not isinstance(group, str):
+        issues.append(_wrong_type("string", _type_name(group), ["query", "container_group_id"]))
+    if "status" in query and not isinstance(status, str):
+        issues.append(_wrong_type(_joined(STATUSES), _type_name(status), ["query", "status"]))
+    elif isinstance(status, str) and status not in STATUSES:
         issues.append(_bad_option(status, STATUSES, ["query", "status"]))
-    numbers = {"page_size": 100, "page": 1}
+    numbers = {"page_size": 100.0, "page": 1.0}
     for name in [one for one in numbers if one in query]:
-        try:
-            numbers[name] = int(float(query[name]))
-        except (ValueError, OverflowError):
-            issues.append(_wrong_type("number", "nan", ["query", name]))
+        number = _query_number(query[name], ["query", name])
+        if isinstance(number, float):
+            numbers[name] = number
+        else:
+            issues.append(number)
+    ascending = query.get("asc", "false")
+    shown = ",".join(ascending) if isinstance(ascending, list) else ascending or "null"
+    if shown.lower() not in ("true", "false"):
+        issues.append(_bad_option(shown, ("true", "false"), ["query", "asc"]))
     if issues:
         raise InvalidRequestError(issues)
-    ascending = query.get("asc", "false").lower() == "true"
-    return {"status": status, "group": query.get("container_group_id"), **numbers, "ascending": ascending}
+    return {"status": status, "group": group, **numbers, "ascending": shown.lower() == "true"}
+
+
+def _query_number(value: str | list[str] | None, path: Sequence[str | int]) -> float | Issue:
+    if not isinstance(value, str):
+        kinds = [[_wrong_type(kind, _type_name(value), path)] for kind in ("number", "string")]
+        errors = [{"issues": issues, "name": "ZodError"} for issues in kinds]
+        return {"code": "invalid_union", "unionErrors": errors, "path": path, "message": "Invalid input"}
+    text = value.strip()
+    if HEXADECIMAL.fullmatch(text):
+        return float(int(text, 16))
+    return float(text) if DECIMAL.fullmatch(text) else _wrong_type("number", "nan", path)
+
+
+def _issues(error: ErrorDetails, where: str) -> list[Issue]:
+    """An error of pydantic as zod reports it. A fraction out of bounds is two errors."""
+    value, name, path = error["input"], str(error["loc"][-1]) if error["loc"] else "", [where, *error["loc"]]
+    if error["type"] != "int_type" or not isinstance(value, float):
+        return [_issue(error, where)]
+    (lowest, highest), issues = LIMITS[name], [_wrong_type("integer", "float", path)]
+    if value < lowest:
+        issues.append(_out_of_bounds("greater_than_equal", {"ge": lowest}, path))
+    if highest is not None and value > highest:
+        issues.append(_out_of_bounds("less_than_equal", {"le": highest}, path))
+    return issues
 
 
 def _issue(error: ErrorDetails, where: str) -> Issue:
@@ -223,8 +312,6 @@ def _issue(error: ErrorDetails, where: str) -> Issue:
             if value is MISSING
             else _bad_option(value, options, path)
         )
-    if kind == "int_type" and isinstance(value, float):
-        return _wrong_type("integer", "float", path)
     return _wrong_type(EXPECTED[kind], _type_name(value), path)
 
 
@@ -260,3 +347,35 @@ def _bad_option(value: Any, options: Sequence[str], path: Sequence[str | int]) -
 
 def _joined(options: Sequence[str]) -> str:
     return " | ".join(f"'{option}'" for option in options)
+
+
+def parse_body(raw: bytes) -> Any:
+    """The body as Kelpie sees it: an object without members if it is not JSON. No key is `__proto__`, as in JavaScript.
+
+    Lone surrogates are replaced by characters from STAND_IN on; `with_surrogates` replaces them back.
+    """
+    try:
+        return _as_stored(json.loads(raw, parse_constant=_refuse_constant))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def with_surrogates(document: str) -> str:
+    """JSON text with escapes in place of the stand-ins for lone surrogates."""
+    return SURROGATE_STAND_IN.sub(
+        lambda found: f"\\u{ord(found[0]) - STAND_IN + FIRST_SURROGATE:04x}", document
+    )
+
+
+def _as_stored(value: Any) -> Any:
+    if isinstance(value, str):
+        return LONE_SURROGATE.sub(lambda found: chr(ord(found[0]) - FIRST_SURROGATE + STAND_IN), value)
+    if isinstance(value, list):
+        return [_as_stored(one) for one in value]
+    if isinstance(value, dict):
+        return {_as_stored(name): _as_stored(below) for name, below in value.items() if name != "__proto__"}
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
