@@ -28,13 +28,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
 class BucketStack:
     """A stack in a bucket of its own."""
 
-    def __init__(self, folder: Path, server: NanioServer) -> None:
+    def __init__(self, folder: Path, server: NanioServer, virtualenv: Path) -> None:
         self.s3 = server.client()
         self.bucket = f"state-{uuid.uuid4().hex[:12]}"
         self.s3.create_bucket(Bucket=self.bucket)
         query = {"endpoint": server.url, "region": server.region, "s3ForcePathStyle": "true"}
         self.stack = new_stack(
             folder,
+            virtualenv,
             PULUMI_BACKEND_URL=f"s3://{self.bucket}/states?{urlencode(query)}",
             AWS_ACCESS_KEY_ID=server.access_key,
             AWS_SECRET_ACCESS_KEY=server.secret_key,
@@ -58,8 +59,8 @@ class BucketStack:
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, server: NanioServer) -> Iterator[BucketStack]:
-    made = BucketStack(tmp_path, server)
+def bucket(tmp_path: Path, server: NanioServer, virtualenv: Path) -> Iterator[BucketStack]:
+    made = BucketStack(tmp_path, server, virtualenv)
     yield made
     made.stack.clean_up()
 

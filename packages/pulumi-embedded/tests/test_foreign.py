@@ -5,6 +5,7 @@ By the engine, by the real CLI where it is on the PATH, and by both in turns on 
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -25,9 +26,13 @@ NEEDS_CLI = pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulum
 class ForeignProgram:
     """One program in a folder of its own, driven by one tool or by two in turns."""
 
-    def __init__(self, folder: Path, name: str, hands: str) -> None:
+    def __init__(self, folder: Path, name: str, hands: str, virtualenv: Path) -> None:
         self.folder = folder / name
         shutil.copytree(FOREIGN / name, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
+        if hands == "engine":
+            project = self.folder / "Pulumi.yaml"
+            runtime = f"runtime: {{name: python, options: {{virtualenv: '{virtualenv}'}}}}\n"
+            project.write_text(re.sub(r"runtime:\s+(name: )?python\n", runtime, project.read_text()))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")}
         environment |= {
             "PULUMI_CONFIG_PASSPHRASE": "foreign",
@@ -38,7 +43,7 @@ class ForeignProgram:
             # The CLI takes the Python of the PATH where a project names none: it must have the SDK.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        self.stack = EngineStack(self.folder, environment)
+        self.stack = EngineStack(self.folder, environment, str(virtualenv / "bin/python"))
         self.hands = {"engine": [self.engine], "cli": [self.cli], "both": [self.engine, self.cli]}[hands]
         self.count = 0
 
@@ -71,8 +76,8 @@ def hands(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_pets_and_files(tmp_path: Path, hands: str) -> None:
-    life = ForeignProgram(tmp_path, "pet_files", hands)
+def test_pets_and_files(tmp_path: Path, hands: str, virtualenv: Path) -> None:
+    life = ForeignProgram(tmp_path, "pet_files", hands, virtualenv)
     life.run("stack", "init", "dev")
     life.run("config", "set", "--secret", "signature", "hush-hush")
     assert "9 created" in life.up()
@@ -110,8 +115,8 @@ def rows(life: ForeignProgram, table: str) -> list[tuple[Any, ...]]:
         return sorted(connection.execute(f"SELECT * FROM {table}"))  # noqa: S608 - the test's own names
 
 
-def test_tables_and_rows(tmp_path: Path, hands: str) -> None:
-    life = ForeignProgram(tmp_path, "sqlite_tables", hands)
+def test_tables_and_rows(tmp_path: Path, hands: str, virtualenv: Path) -> None:
+    life = ForeignProgram(tmp_path, "sqlite_tables", hands, virtualenv)
     life.run("stack", "init", "dev")
     life.run("config", "set", "--secret", "card", "c-1234")
     life.run("config", "set", "pageSize", "8192")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,21 +32,21 @@ def write(stack: EngineStack, body: str) -> None:
     (stack.folder / "__main__.py").write_text(PROGRAM.format(body=body))
 
 
-def install(folder: Path) -> None:
-    """The plugin as a program in this folder."""
+def install(folder: Path, python: str) -> None:
+    """The plugin as a program in this folder, run by this interpreter."""
     folder.mkdir(parents=True)
     plugin = folder / "pulumi-resource-shelf"
-    plugin.write_text(f"#!{sys.executable}\n" + (HERE / "shelf_plugin.py").read_text())
+    plugin.write_text(f"#!{python}\n" + (HERE / "shelf_plugin.py").read_text())
     plugin.chmod(0o755)
 
 
 @pytest.mark.parametrize("place", ["home", pytest.param("path", marks=pytest.mark.long)])
 def test_a_plugin_is_found_and_used(stack: EngineStack, tmp_path: Path, place: str) -> None:
     if place == "path":
-        install(tmp_path / "bin")
+        install(tmp_path / "bin", stack.python)
         stack.environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     else:
-        install(tmp_path / "home/plugins/resource-shelf-v1.2.3")
+        install(tmp_path / "home/plugins/resource-shelf-v1.2.3", stack.python)
     stack.run("config", "set", "shelf:prefix", "hello")
     write(stack, SHELF.replace("LABEL", "x"))
     assert "4 created" in stack.up()
@@ -74,7 +73,7 @@ CRACKED = SHELF.partition("timeouts = ")[0] + 'Jar("one", label="LABEL", hidden=
 
 def test_a_partially_created_resource_is_kept_and_updated(stack: EngineStack, tmp_path: Path) -> None:
     for_both(stack)
-    install(tmp_path / "bin")
+    install(tmp_path / "bin", stack.python)
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     stack.environment["PATH"] = path
     write(stack, CRACKED.replace("LABEL", "cracked"))
