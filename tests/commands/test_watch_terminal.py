@@ -46,9 +46,9 @@ SHORT = {"status", "logs --follow", "doctor", "plan"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+def trained(tmp_path_factory: pytest.TempPathFactory, virtualenv: Path) -> Iterator[Checkout]:
     """A checkout whose two jobs were trained with `make up`."""
-    with new_checkout(tmp_path_factory.mktemp("watch") / "checkout") as checkout:
+    with new_checkout(tmp_path_factory.mktemp("watch") / "checkout", virtualenv=virtualenv) as checkout:
         (checkout.root / "up.txt").write_text(checkout.make("up"), encoding="utf-8")
         yield checkout
 

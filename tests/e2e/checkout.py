@@ -74,11 +74,13 @@ class Checkout:
             start_new_session=True,
         )
 
-    def run_module(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run_module(
+        self, module: str, *arguments: str, python: str = sys.executable
+    ) -> subprocess.CompletedProcess[str]:
         """`python -m MODULE …` without make around it."""
         environment = {**self.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"}
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [python, "-m", module, *arguments],
             cwd=self.root,
             env=environment,
             capture_output=True,
@@ -91,9 +93,13 @@ class Checkout:
         """The embedded engine on stack dev, without what `flux` does around it."""
         return self.run_module("pulumi_embedded", *arguments, "--stack", "dev")
 
+    def run_flux(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of `flux` without make around it."""
+        return self.run_module("flux_training.commands", *arguments, python=".venv/bin/python")
+
     def flux(self, *arguments: str) -> str:
         """Run a command of `flux`; what it printed."""
-        done = self.run_module("flux_training.commands", *arguments)
+        done = self.run_flux(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -162,10 +168,12 @@ def asked(entries: list[dict[str, Any]], service: str, method: str, part: str = 
 
 
 @contextmanager
-def new_checkout(folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded") -> Iterator[Checkout]:
+def new_checkout(
+    folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded", virtualenv: Path = Path(sys.prefix)
+) -> Iterator[Checkout]:
     """A checkout in `folder` with two small jobs, `cat` and `dog`; its cloud is stopped at the end.
 
-    `engine` is `embedded` (then no `pulumi` is on its PATH) or `cli`.
+    `engine` is `embedded` (then no `pulumi` is on its PATH) or `cli`. `virtualenv` runs `flux` and the program.
     """
     folder.mkdir()
     for part in PARTS:
@@ -184,7 +192,7 @@ def new_checkout(folder: Path, cloud: str = FAST_CLOUD, engine: str = "embedded"
         *folder.glob("packages/*/pyproject.toml"),
     ):
         os.utime(path, (0, 0))
-    (folder / ".venv").symlink_to(Path(sys.prefix))
+    (folder / ".venv").symlink_to(virtualenv)
     (folder / "jobs").mkdir()
     make_job(folder / "jobs", "cat", seed=1)
     make_job(folder / "jobs", "dog", seed=2)

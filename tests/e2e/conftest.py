@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,18 +21,23 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, engine: str) -> Iterator[Checkout]:
+def checkout(tmp_path: Path, engine: str, virtualenv: Path) -> Iterator[Checkout]:
     """A checkout of the test's own, with nothing trained."""
-    with new_checkout(tmp_path / "checkout", engine=engine) as fresh:
+    with new_checkout(tmp_path / "checkout", engine=engine, virtualenv=virtualenv) as fresh:
         yield fresh
 
 
 @pytest.fixture(scope="session")
-def first_up(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[tuple[Checkout, str]]:
+def first_up(
+    tmp_path_factory: pytest.TempPathFactory, engine: str, virtualenv: Path
+) -> Iterator[tuple[Checkout, str]]:
     """A checkout whose two jobs `make up` has trained, and what that printed."""
-    with new_checkout(tmp_path_factory.mktemp("trained") / "checkout", engine=engine) as checkout:
+    folder = tmp_path_factory.mktemp("trained")
+    with new_checkout(folder / "checkout", engine=engine, virtualenv=virtualenv) as checkout:
         shutil.copytree(checkout.root / "jobs", checkout.root.parent / "jobs")
-        yield checkout, checkout.make("up")
+        printed = checkout.make("up")
+        (folder / "state.json").write_text(json.dumps(checkout.state()), encoding="utf-8")
+        yield checkout, printed
 
 
 @pytest.fixture
@@ -41,5 +47,6 @@ def trained(first_up: tuple[Checkout, str]) -> Checkout:
     shutil.rmtree(checkout.root / "jobs")
     shutil.copytree(checkout.root.parent / "jobs", checkout.root / "jobs")
     checkout.declare(cat={}, dog={})
-    checkout.engine("up", "--yes", "--skip-preview")
+    if checkout.state() != json.loads((checkout.root.parent / "state.json").read_text(encoding="utf-8")):
+        checkout.engine("up", "--yes", "--skip-preview")
     return checkout

@@ -13,9 +13,9 @@ CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Checkout]:
+def checkout(tmp_path: Path, virtualenv: Path) -> Iterator[Checkout]:
     """Its cloud has no nodes, so queued jobs stay unfinished."""
-    with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0") as fresh:
+    with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0", virtualenv=virtualenv) as fresh:
         yield fresh
 
 

@@ -21,8 +21,8 @@ EDITS = {
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    with new_checkout(tmp_path / "checkout") as fresh:
+def checkout(tmp_path: Path, virtualenv: Path) -> Iterator[Checkout]:
+    with new_checkout(tmp_path / "checkout", virtualenv=virtualenv) as fresh:
         yield fresh
 
 

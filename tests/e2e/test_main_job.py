@@ -255,10 +255,10 @@ def test_all_mistakes_are_listed_and_nothing_is_created(checkout: Checkout) -> N
     assert checkout.resources() == []
 
 
-def test_an_occupied_port_is_reported_with_a_fix(tmp_path: Path) -> None:
+def test_an_occupied_port_is_reported_with_a_fix(tmp_path: Path, virtualenv: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with new_checkout(tmp_path / "checkout", cloud=f"--port {port}") as checkout:
+        with new_checkout(tmp_path / "checkout", cloud=f"--port {port}", virtualenv=virtualenv) as checkout:
             printed = checkout.make("up", code=2)
     assert str(port) in printed
     assert "--port" in printed

@@ -9,12 +9,14 @@ from tests.training.job_folders import make_job, write_image
 
 
 def plan(checkout: Checkout, *options: str) -> subprocess.CompletedProcess[str]:
-    return checkout.run_module("flux_training.commands", "plan", *options)
+    return checkout.run_flux("plan", *options)
 
 
-def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(tmp_path: Path, engine: str) -> None:
+def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(
+    tmp_path: Path, engine: str, virtualenv: Path
+) -> None:
     """No node runs: what is queued has not been trained, and its images are in the bucket."""
-    with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0", engine=engine) as checkout:
+    with new_checkout(tmp_path / "checkout", f"{FAST_CLOUD} --nodes 0", engine, virtualenv) as checkout:
         make_job(checkout.root / "jobs", "owl", seed=3)
         checkout.flux("up", "--no-wait")
         cat = checkout.root / "jobs/cat"

@@ -55,8 +55,10 @@ class FinishedCommand:
     output: str
 
 
-def line_of(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "flux_training.commands", *arguments]
+def line_of(arguments: Sequence[str], checkout: Path | None = None) -> list[str]:
+    own = checkout / ".venv/bin/python" if checkout else Path(sys.executable)
+    python = own if own.exists() else sys.executable
+    return [str(python), "-m", "flux_training.commands", *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -67,8 +69,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> FinishedCommand:
+    """Run `flux` by the checkout's virtual environment, if it has one."""
     done = subprocess.run(
-        line_of(arguments),
+        line_of(arguments, checkout),
         cwd=checkout,
         env=dict(env or environment()),
         stdout=subprocess.PIPE,
@@ -81,10 +84,10 @@ def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = Non
 
 
 def in_terminal(checkout: Path, *arguments: str, env: Mapping[str, str] | None = None) -> FinishedCommand:
-    """Run `flux` with a pseudo-terminal as standard input, output and error."""
+    """The same with a pseudo-terminal as standard input, output and error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        line_of(arguments),
+        line_of(arguments, checkout),
         cwd=checkout,
         env=dict(env or environment()),
         stdin=theirs,
