@@ -1,13 +1,10 @@
 """JSON schemas, which let editors complete and check a stack's configuration and train.yml."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-from flux_training.training import train_yml
 from flux_training.training.lint.rules import RULES
 from flux_training.training.settings import StackSettings
-from flux_training.training.train_yml.known_keys import KNOWN_KEYS
+from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS, KeySpec, KeyType, section_below
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 PROJECT = "flux-training"
@@ -19,23 +16,37 @@ ENCRYPTED = {
 }
 
 Schema = dict[str, Any]
-
-# The schemas of the keys that people edit, by section of KNOWN_KEYS; other keys have only a name.
-KEY_SCHEMAS: dict[str, dict[str, Schema]] = json.loads(
-    Path(train_yml.__file__).with_name("key_schemas.json").read_text(encoding="utf-8")
-)
+WHOLE: Schema = {"type": "integer"}
+JSON_TYPES: dict[KeyType, Schema] = {
+    KeyType.FLAG: {"type": ["boolean", "null"]},
+    KeyType.INTEGER: WHOLE,
+    # Editors read YAML 1.2, in which 1e-4 is a number; plain YAML 1.1 has a text there.
+    KeyType.NUMBER: {"type": ["number", "string"]},
+    KeyType.NUMERIC: {"type": ["number", "string"]},
+    KeyType.TEXT: {"type": "string"},
+    KeyType.TEXT_OR_FLAG: {"type": ["string", "boolean"]},
+    KeyType.LIST: {"type": "array"},
+    KeyType.NUMBER_OR_LIST: {"type": ["number", "array"]},
+    KeyType.RESOLUTION: {"anyOf": [WHOLE, {"type": "array", "items": WHOLE, "minItems": 1}]},
+    KeyType.MAPPING: {"type": "object"},
+}
 
 
 def train_schema() -> Schema:
     """For jobs/*/train.yml."""
     config = _section("config")
-    config["properties"]["process"] = {"type": "array", "minItems": 1, "maxItems": 1, "items": _section("")}
+    config["properties"]["process"] = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 1,
+        "items": _section("process"),
+    }
     config["required"] = ["name", "process"]
     return {
         "$schema": DIALECT,
         "title": "train.yml of a job folder, for ai-toolkit",
         "type": "object",
-        "properties": {"job": {"enum": ["extension", "train"]}, "config": config, "meta": {"type": "object"}},
+        "properties": {"job": {"const": "extension"}, "config": config, "meta": {"type": "object"}},
         "required": ["job", "config"],
     }
 
@@ -73,15 +84,29 @@ def stack_schema() -> Schema:
 def _section(name: str) -> Schema:
     """The schema of a section of train.yml, with the sections below it. ai-toolkit ignores unknown keys."""
     properties: dict[str, Schema] = {}
-    for key in sorted(KNOWN_KEYS[name]):
-        below = f"{name}.{key}".lstrip(".")
-        if below in KNOWN_KEYS:
+    for key, spec in TRAINER_KEYS[name].items():
+        below = section_below(name, key)
+        if below in TRAINER_KEYS:
             properties[key] = _section(below)
-        elif f"{below}[]" in KNOWN_KEYS:
+        elif f"{below}[]" in TRAINER_KEYS:
             properties[key] = {"type": "array", "items": _section(f"{below}[]")}
         else:
-            properties[key] = KEY_SCHEMAS.get(name or "process", {}).get(key, {})
+            properties[key] = _key_schema(spec)
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _key_schema(spec: KeySpec) -> Schema:
+    """What an editor offers for a key. Stricter than ai-toolkit where it would take any text for true."""
+    limits = {"minimum": spec.min, "maximum": spec.max, "exclusiveMinimum": spec.over}
+    schema: Schema = dict(JSON_TYPES.get(spec.type, {}))
+    schema |= {key: limit for key, limit in limits.items() if limit is not None}
+    if spec.choices and spec.type == KeyType.CHOICE:
+        is_open = spec.ignore_case or spec.adapter or spec.prefixes
+        names = {"enum": list(spec.choices)}
+        schema = {"anyOf": [names, {"type": "string"}]} if is_open else names
+    if spec.null and schema:
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    return schema | ({"description": spec.about} if spec.about else {})
 
 
 def _silence() -> Schema:

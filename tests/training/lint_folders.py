@@ -286,13 +286,30 @@ MISTAKES: dict[str, Spoil] = {
     "model-path": edit("/model", "black-forest-labs/FLUX.1-dev"),
     "saves-kept": edit("max_step_saves_to_keep: 20", "max_step_saves_to_keep: 4"),
     "config-processes": edit("meta:\n", "    - type: sd_trainer\nmeta:\n"),
+    "job-type": edit("job: extension", "job: train"),
     "process-type": edit("sd_trainer", "sd_trainre"),
     "caption-ext": edit("caption_ext: txt", "caption_ext: caption"),
-    "key-unknown": edit("batch_size: 1", "batchsize: 1"),
-    "key-repeated": edit("batch_size: 1", "batch_size: 1\n        batch_size: 2"),
     "config-variable": edit("meta:", "meta:\n  token: ${HF_TOKEN}"),
     "push-to-hub": edit("push_to_hub: false", "push_to_hub: true"),
     "device": edit("cuda:0", "cuda:1"),
+    "key-unknown": edit("batch_size: 1", "batchsize: 1"),
+    "key-repeated": edit("batch_size: 1", "batch_size: 1\n        batch_size: 2"),
+    "value-type": edit("batch_size: 1", 'batch_size: "1"'),
+    "value-range": edit("max_step_saves_to_keep: 20", "max_step_saves_to_keep: -3"),
+    "value-choice": edit("optimizer: adamw8bit", "optimizer: adamw9bit"),
+    "value-misread": edit("quantize: true", 'quantize: "false"'),
+    "node-path": edit("caption_ext: txt", "caption_ext: txt\n          control_path: /control"),
+    "config-conflict": edit(
+        "lr: 1e-4", "lr: 1e-4\n        gradient_accumulation: 2\n        gradient_accumulation_steps: 2"
+    ),
+    "prompt-flag": edit("tr1gger in the rain", "tr1gger in the rain --w wide"),
+    "control-image": do(
+        lambda folder: (
+            edit("is_flux: true", "arch: flux_kontext")(folder),
+            edit("in the rain", "in the rain --ctrl_img /rain.jpg")(folder),
+        )
+    ),
+    "result-not-lora": edit("      network:", "      embedding: {trigger: tr1gger}\n      network:"),
     "model-not-flux": edit("is_flux: true", "is_flux: false"),
     "network-missing": edit(
         "      network:\n        type: lora\n        linear: 16\n        linear_alpha: 16\n", ""

@@ -3,9 +3,11 @@
 from flux_training.training.lint.registry import Rule
 from flux_training.training.lint.rules import (
     captions,
+    conflicts,
     file_names,
     git,
     images,
+    keys,
     options,
     recipe,
     secrets,
@@ -19,6 +21,8 @@ AREAS = (
     images.AREA,
     captions.AREA,
     recipe.AREA,
+    keys.AREA,
+    conflicts.AREA,
     options.AREA,
     options.GPU_AREA,
     secrets.AREA,

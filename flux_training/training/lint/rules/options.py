@@ -23,17 +23,31 @@ MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 # These optimizers find the rate themselves, as a factor of lr.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
 FLOWMATCH = "flowmatch"
+FLUX_ARCHS = ("flux", "flex1", "flux_kontext")
+# What loads the LoRA types that ai-toolkit can train, besides ai-toolkit itself.
+PROGRAMS = {
+    "lora": "every program that knows FLUX",
+    "dora": "ComfyUI; diffusers and most web services refuse it",
+    "lokr": "ComfyUI and programs with LyCORIS; diffusers and most web services refuse it",
+    "locon": "ComfyUI and programs with LyCORIS; diffusers and most web services refuse it",
+    "lycoris": "ComfyUI and programs with LyCORIS; diffusers and most web services refuse it",
+    "fullrank": "ai-toolkit only",
+}
 
 
 @AREA.error(
     "model-not-flux",
-    "ai-toolkit loads other models as Stable Diffusion 1, which fails",
-    "set model.is_flux: true (or arch: flux)",
+    "only FLUX.1 can be trained here; ai-toolkit takes a model without arch and is_flux for Stable Diffusion 1, and arch counts more than is_flux",
+    f"set model.is_flux: true without arch, or arch: {FLUX_ARCHS[0]}",
 )
 def models_other_than_flux(job: Subject) -> Iterator[Problem]:
+    if not job.trains:
+        return
     model = job.section("model")
-    is_flux = model.get("is_flux") or str(model.get("arch")).split(":")[0] in ("flux", "flex1")
-    if job.trains and not is_flux:
+    if (arch := model.get("arch")) is not None:
+        if str(arch).split(":")[0] not in FLUX_ARCHS:
+            yield job.in_config(f"model.arch is {arch!r}", "model", "arch")
+    elif not model.get("is_flux"):
         yield job.in_config("neither model.is_flux nor model.arch says FLUX", "model")
 
 
@@ -47,21 +61,20 @@ def missing_network(job: Subject) -> Iterator[Problem]:
         yield job.in_config("there is no network", "network")
 
 
-AREA.setting(
-    "warning",
-    "network-type",
-    "network.type",
-    lambda value: value != "lora",
-    "not every program can read other kinds of LoRA",
-    "set network.type: lora",
-    default="lora",
-)
+@AREA.warning("network-type", "not every program can load other kinds of LoRA", "set network.type: lora")
+def uncommon_network_types(job: Subject) -> Iterator[Problem]:
+    kind = str(job.section("network").get("type", "lora")).lower()
+    if kind != "lora" and kind in PROGRAMS:
+        yield job.in_config(f"network.type is {kind}, which is loaded by {PROGRAMS[kind]}", "network", "type")
 
 
 @AREA.error("rank-invalid", "the rank is a whole number", "use 4 to 64, such as 16")
 def invalid_ranks(job: Subject) -> Iterator[Problem]:
+    network = job.section("network")
+    if str(network.get("type")).lower() == "lokr" and network.get("lokr_full_rank", True):
+        return  # ai-toolkit replaces the rank
     for key in ("linear", "rank"):
-        value = job.section("network").get(key)
+        value = network.get(key)
         if value is not None and positive_int(value) is None:
             yield job.in_config(f"network.{key} is {value!r}", "network", key)
 

@@ -1,19 +1,17 @@
 """Rules about train.yml: whether it can be read, and whether it fits how jobs run here."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.train_yml.known_keys import COMMIT, KNOWN_KEYS
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER, positive_int
 from flux_training.training.words import nearest
 
 AREA = Area("train.yml")
 MODEL_FOLDER = "/model"
-# `sd_trainer` and the two types that ai-toolkit's user interface writes (extensions_built_in/sd_trainer/__init__.py).
-TRAINERS = ("sd_trainer", "ui_trainer", "diffusion_trainer")
+# `ui_trainer` is left out: it needs the database of ai-toolkit's own web page.
+TRAINERS = ("sd_trainer", "diffusion_trainer", "textual_inversion_trainer")
 # ai-toolkit's default.
 DEFAULT_SAVES_KEPT = 5
 VARIABLE = re.compile(r"\$\{([^}]+)\}")
@@ -44,6 +42,9 @@ def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
     if name != job.name:
         value = f"`{name}`" if isinstance(name, str) else repr(name)
         yield job.in_file(f"config.name is {value}, but the folder is `{job.name}`", "config", "name")
+    name = job.process.get("name")
+    if name is not None and name != job.name:
+        yield job.in_config(f"the process is named {name!r}, but the folder is `{job.name}`", "name")
 
 
 @AREA.error(
@@ -82,10 +83,11 @@ def wrong_dataset_folders(job: Subject) -> Iterator[Problem]:
         yield job.in_config("datasets[0] is missing", "datasets")
         return
     for number, entry in enumerate(datasets):
-        folder = entry.get("folder_path") if isinstance(entry, dict) else None
-        if not _is_dataset_folder(folder):
-            message = f"datasets[{number}].folder_path is {folder!r}"
-            yield job.in_config(message, "datasets", str(number), "folder_path")
+        known = entry if isinstance(entry, dict) else {}
+        key = "folder_path" if known.get("dataset_path") is None else "dataset_path"
+        if not _is_dataset_folder(known.get(key)):
+            message = f"datasets[{number}].{key} is {known.get(key)!r}"
+            yield job.in_config(message, "datasets", str(number), key)
 
 
 def is_not_a_positive_number(value: object) -> bool:
@@ -150,8 +152,18 @@ def more_than_one_process(job: Subject) -> Iterator[Problem]:
 
 
 @AREA.error(
+    "job-type",
+    "ai-toolkit runs this training only as an extension",
+    "set job: extension",
+)
+def unknown_job_type(job: Subject) -> Iterator[Problem]:
+    if job.config and job.trains and job.config.document.get("job") != "extension":
+        yield job.in_file(f"job is {job.config.document.get('job')!r}", "job")
+
+
+@AREA.error(
     "process-type",
-    "ai-toolkit's other processes extract, merge or generate, and leave no LoRA",
+    "ai-toolkit's other processes extract, merge or generate, or need the database of its own web page",
     f"set type: {TRAINERS[0]}",
 )
 def unknown_process_type(job: Subject) -> Iterator[Problem]:
@@ -162,38 +174,18 @@ def unknown_process_type(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "caption-ext",
-    "captions reach the node as .txt",
-    "set caption_ext: txt",
+    "captions reach the node as .txt; without them ai-toolkit trains with empty ones",
+    "set caption_ext: txt, and delete caption_type",
 )
 def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         value = entry.get("caption_ext", "txt")
         if str(value).lstrip(".") != "txt":
             yield job.in_config(f"caption_ext is {value!r}", "datasets", str(number), "caption_ext")
-
-
-@AREA.error(
-    "key-unknown",
-    f"ai-toolkit (commit {COMMIT[:8]}) silently ignores it and uses its default",
-    "correct the name, or delete it; silence this if your own image has a newer ai-toolkit",
-)
-def unknown_keys(job: Subject) -> Iterator[Problem]:
-    if not job.config or job.config.fault:
-        return
-    config = job.config.document["config"]
-    for key in config.keys() - KNOWN_KEYS["config"]:
-        yield job.in_file(f"unknown key config.{key}{nearest(key, KNOWN_KEYS['config'])}", "config", key)
-    processes = config.get("process")
-    for number, process in enumerate(processes if isinstance(processes, list) else []):
-        for place, key, near in _unknown(process, (), ""):
-            message = f"unknown key {'.'.join((*place, key))}{near}"
-            yield job.in_file(message, "config", "process", str(number), *place, key)
-
-
-@AREA.error("key-repeated", "only the last of several equal keys is used", "delete one of them")
-def repeated_keys(job: Subject) -> Iterator[Problem]:
-    for key, line in job.config.repeated if job.config else ():
-        yield Problem(str(job.config.path) if job.config else "", f"{key} occurs a second time", line)
+        # The older name of this key, without which ai-toolkit adds no dot.
+        older = entry.get("caption_type")
+        if older and older != ".txt":
+            yield job.in_config(f"caption_type is {older!r}", "datasets", str(number), "caption_type")
 
 
 @AREA.error(
@@ -237,20 +229,3 @@ def _is_dataset_folder(folder: object) -> bool:
         and not folder.startswith("/")
         and folder.strip("/").removeprefix("./") == DATASET_FOLDER
     )
-
-
-def _unknown(found: Any, place: tuple[str, ...], section: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """(place, key, nearest known key) of each unknown key in a section and in the sections below it."""
-    if not isinstance(found, Mapping):
-        return
-    known = KNOWN_KEYS[section]
-    for key, value in found.items():
-        if key not in known:
-            yield place, key, nearest(key, known)
-            continue
-        below = f"{section}.{key}".lstrip(".")
-        if below in KNOWN_KEYS:
-            yield from _unknown(value, (*place, key), below)
-        elif f"{below}[]" in KNOWN_KEYS and isinstance(value, list):
-            for number, entry in enumerate(value):
-                yield from _unknown(entry, (*place, key, str(number)), f"{below}[]")

@@ -1,0 +1,293 @@
+"""Rules about keys of train.yml that are fine alone but fail together, and about trainings that leave no LoRA."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flux_training.training.finding import Problem
+from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.rules.options import prompts
+from flux_training.training.train_yml.key_values import is_on_node
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.values import mapping
+from flux_training.training.words import nearest
+
+AREA = Area("combinations")
+Conflict = tuple[str, tuple[str, ...]]  # the message, and the key at which it is shown
+Conflicts = Callable[[Subject], Iterator[Conflict]]
+# Keys that ai-toolkit passes on by name, beside those that it sets itself (toolkit/scheduler.py).
+SCHEDULER_PARAMETERS = {
+    "constant": ("factor", "total_iters", "last_epoch"),
+    "linear": ("start_factor", "end_factor", "total_iters", "last_epoch"),
+    "cosine": ("T_max", "total_iters", "eta_min", "last_epoch"),
+    "cosine_with_restarts": ("T_0", "T_mult", "total_iters", "eta_min", "last_epoch"),
+    "constant_with_warmup": ("num_warmup_steps", "total_iters", "last_epoch"),
+}
+SWAPPING_OPTIMIZERS = ("adafactor", "automagic")
+MISSING_PACKAGES = {"lion": "lion-pytorch", "dadaptation.*": "dadaptation"}
+# ai-toolkit sets these itself, so a second value is one too many (toolkit/optimizer.py).
+SET_BY_TRAINER = ("params", "lr")
+WITH_EPS = ("adam", "adamw", "adam8", "adamw8", "adam8bit", "adamw8bit", "ademamix8bit")
+INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
+NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
+CONTROL_MODELS = ("flux_kontext",)
+
+
+def _datasets(job: Subject) -> list[Mapping[str, Any]]:
+    return list(job.config.datasets) if job.config else []
+
+
+def _number(value: object, default: float) -> float:
+    return value if isinstance(value, int | float) else default
+
+
+def _only_flux(job: Subject) -> Iterator[Conflict]:
+    """Both are checked before `arch` is looked at."""
+    model = job.section("model")
+    for key in ("attn_masking", "split_model_over_gpus"):
+        if model.get(key) and not model.get("is_flux"):
+            yield f"model.{key} needs model.is_flux: true, even with arch: flux", ("model", key)
+
+
+def _two_accumulations(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    if (
+        _number(train.get("gradient_accumulation"), 1) > 1
+        and train.get("gradient_accumulation_steps", 1) != 1
+    ):
+        message = "gradient_accumulation and gradient_accumulation_steps are both set; keep one"
+        yield message, ("train", "gradient_accumulation")
+
+
+def _guidance(job: Subject) -> Iterator[Conflict]:
+    train, model = job.section("train"), job.section("model")
+    bypasses = train.get("bypass_guidance_embedding") or model.get("use_flux_cfg")
+    if bypasses and train.get("do_guidance_loss"):
+        message = "do_guidance_loss cannot be used with bypass_guidance_embedding or model.use_flux_cfg"
+        yield message, ("train", "do_guidance_loss")
+
+
+def _adapters_of_the_model(job: Subject) -> Iterator[Conflict]:
+    model = job.section("model")
+    recovers = model.get("accuracy_recovery_adapter") or "|" in str(model.get("qtype"))
+    assistant, inference = model.get("assistant_lora_path"), model.get("inference_lora_path")
+    if assistant and recovers:
+        yield (
+            "assistant_lora_path and an accuracy recovery adapter exclude each other",
+            (
+                "model",
+                "assistant_lora_path",
+            ),
+        )
+    if assistant and inference:
+        yield (
+            "assistant_lora_path and inference_lora_path exclude each other",
+            (
+                "model",
+                "inference_lora_path",
+            ),
+        )
+    if (assistant or inference) and model.get("lora_path"):
+        yield "lora_path excludes assistant_lora_path and inference_lora_path", ("model", "lora_path")
+
+
+def _preservation(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    if not train.get("diff_output_preservation"):
+        return
+    place = ("train", "diff_output_preservation")
+    if train.get("blank_prompt_preservation"):
+        yield "diff_output_preservation and blank_prompt_preservation exclude each other", place
+    if train.get("train_text_encoder"):
+        yield "diff_output_preservation cannot be used with train_text_encoder", place
+    if job.config and job.process.get("trigger_word") is None and not job.config.trigger:
+        yield "diff_output_preservation needs a trigger_word", place
+
+
+def _text_embeddings(job: Subject) -> Iterator[Conflict]:
+    train, datasets = job.section("train"), _datasets(job)
+    caching = [
+        bool(train.get("cache_text_embeddings") or entry.get("cache_text_embeddings")) for entry in datasets
+    ]
+    if any(caching) and not all(caching):
+        yield "cache_text_embeddings must be set for all datasets or for none", ("datasets",)
+    if train.get("train_text_encoder") and (any(caching) or train.get("unload_text_encoder")):
+        message = "a text encoder that is unloaded or cached cannot be trained"
+        yield message, ("train", "train_text_encoder")
+
+
+def _buckets(job: Subject) -> Iterator[Conflict]:
+    datasets = _datasets(job)
+    having = [bool(entry.get("buckets", True)) for entry in datasets]
+    if any(having) and not all(having):
+        yield "buckets must be on for all datasets or for none", ("datasets",)
+    for number, entry in enumerate(datasets):
+        if not any(having) and entry.get("batch_size") is not None:
+            message = f"datasets[{number}].batch_size needs buckets"
+            yield message, ("datasets", str(number), "batch_size")
+
+
+def _only_regularization(job: Subject) -> Iterator[Conflict]:
+    datasets = _datasets(job)
+    if datasets and all(entry.get("is_reg") for entry in datasets):
+        yield "all datasets are regularization images (is_reg), so there is nothing to learn", ("datasets",)
+
+
+def _triggers(job: Subject) -> Iterator[Conflict]:
+    for number, entry in enumerate(_datasets(job)):
+        triggers, most = entry.get("random_triggers"), entry.get("random_triggers_max", 1)
+        if isinstance(triggers, list) and triggers and _number(most, 0) > len(triggers):
+            message = f"random_triggers_max is {most}, but there are {len(triggers)} random_triggers"
+            yield message, ("datasets", str(number), "random_triggers_max")
+
+
+def _deprecated(job: Subject) -> Iterator[Conflict]:
+    for number, entry in enumerate(_datasets(job)):
+        if entry.get("poi") is not None:
+            yield "ai-toolkit no longer supports poi and stops", ("datasets", str(number), "poi")
+
+
+def _optimizer(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    name, place = str(train.get("optimizer", "adamw")).lower(), ("train", "optimizer")
+    package = next((package for start, package in MISSING_PACKAGES.items() if re.fullmatch(start, name)), "")
+    if package:
+        yield f"optimizer {name} needs the package {package}, which ai-toolkit does not install", place
+    if train.get("do_paramiter_swapping") and not name.startswith(SWAPPING_OPTIMIZERS):
+        yield f"optimizer {name} cannot swap parameters", ("train", "do_paramiter_swapping")
+    taken = {*SET_BY_TRAINER, *(("eps",) if name in WITH_EPS or name.startswith("prodigy") else ())}
+    for key in mapping(train.get("optimizer_params")):
+        if key in taken:
+            message = f"ai-toolkit sets {key} of optimizer {name} itself, and stops at a second value"
+            yield message, ("train", "optimizer_params", key)
+
+
+def _scheduler(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    name = train.get("lr_scheduler", "constant")
+    known = SCHEDULER_PARAMETERS.get(name) if isinstance(name, str) else None
+    for key in mapping(train.get("lr_scheduler_params")) if known else ():
+        if known and key not in known:
+            message = f"lr_scheduler {name} has no parameter {key}{nearest(key, known)}"
+            yield message, ("train", "lr_scheduler_params", key)
+
+
+def _denoising_steps(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    low, high = _number(train.get("min_denoising_steps"), 0), _number(train.get("max_denoising_steps"), 999)
+    if low > min(high, _number(train.get("num_train_timesteps"), 1000) - 1):
+        yield (
+            f"min_denoising_steps {low} is above max_denoising_steps {high}",
+            ("train", "min_denoising_steps"),
+        )
+
+
+def _start_step(job: Subject) -> Iterator[Conflict]:
+    start, steps = job.section("train").get("start_step"), job.config.steps if job.config else None
+    if steps and _number(start, 0) >= steps:
+        yield f"start_step {start} leaves none of the {steps} steps to train", ("train", "start_step")
+
+
+def _wandb(job: Subject) -> Iterator[Conflict]:
+    if job.section("logging").get("use_wandb") and "WANDB_API_KEY" not in job.variables:
+        message = "use_wandb needs WANDB_API_KEY under cluster.environment in the stack's configuration"
+        yield message, ("logging", "use_wandb")
+
+
+CONFLICTS: tuple[Conflicts, ...] = (
+    _only_flux,
+    _two_accumulations,
+    _guidance,
+    _adapters_of_the_model,
+    _preservation,
+    _text_embeddings,
+    _buckets,
+    _only_regularization,
+    _triggers,
+    _deprecated,
+    _optimizer,
+    _scheduler,
+    _denoising_steps,
+    _start_step,
+    _wandb,
+)
+
+
+@AREA.error(
+    "config-conflict",
+    "ai-toolkit stops when it reads such a combination, or in the middle of the run",
+    "change or delete one of the keys",
+)
+def conflicting_keys(job: Subject) -> Iterator[Problem]:
+    for conflicts in CONFLICTS if job.trains else ():
+        for message, place in conflicts(job):
+            yield job.in_config(message, *place)
+
+
+@AREA.error(
+    "prompt-flag",
+    "ai-toolkit reads `--w 512` and the like in a prompt as settings, and stops at the first sample if one is no number",
+    "correct the number after the flag, or write the prompt without `--`",
+)
+def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:
+    for place, prompt in prompts(job):
+        for flag, content in _flags(prompt):
+            if not _is_flag_value(flag, content):
+                yield job.in_config(f"--{flag} {content}".rstrip() + " in a prompt", *place)
+
+
+def _flags(prompt: str) -> Iterator[tuple[str, str]]:
+    """(flag, value) of each setting in a prompt."""
+    for part in prompt.strip().split("--")[1:]:
+        flag = part.split(" ")[0]
+        yield flag.strip(), part[len(flag) :].strip()
+
+
+def _is_flag_value(flag: str, content: str) -> bool:
+    kind = int if flag in INTEGER_FLAGS else float if flag in NUMBER_FLAGS else str
+    try:
+        kind(content)
+    except ValueError:
+        return False
+    return True
+
+
+@AREA.error(
+    "control-image",
+    "the model opens it for the first sample, and the run ends if it is not there",
+    f"use an image in `{DATASET_FOLDER}`, or delete it",
+)
+def missing_control_images(job: Subject) -> Iterator[Problem]:
+    if _arch(job) not in CONTROL_MODELS:
+        return
+    for place, path in _control_images(job):
+        if not is_on_node(path):
+            yield job.in_config(f"the control image {path} is not on the node", *place)
+
+
+def _control_images(job: Subject) -> Iterator[tuple[tuple[str, ...], str]]:
+    for place, prompt in prompts(job):
+        yield from ((place, path) for flag, path in _flags(prompt) if flag == "ctrl_img")
+    samples = job.section("sample").get("samples")
+    for number, sample in enumerate(samples if isinstance(samples, list) else []):
+        for key, path in mapping(sample).items():
+            if re.fullmatch(r"ctrl_img(_[123])?", key) and path:
+                yield ("sample", "samples", str(number), key), str(path)
+
+
+def _arch(job: Subject) -> str:
+    return str(job.section("model").get("arch")).split(":")[0]
+
+
+@AREA.error(
+    "result-not-lora",
+    "the launcher waits for one file with a LoRA; other results would be lost after the run was paid for",
+    "delete the key",
+)
+def other_results(job: Subject) -> Iterator[Problem]:
+    for key in ("embedding", "adapter", "decorator"):
+        if job.process.get(key) is not None:
+            yield job.in_config(f"{key} trains something else beside or instead of the LoRA", key)
+    if job.section("train").get("merge_network_on_save"):
+        message = "train.merge_network_on_save saves the whole model instead of the LoRA"
+        yield job.in_config(message, "train", "merge_network_on_save")

@@ -1,0 +1,89 @@
+"""Rules about single keys of train.yml, from the table of what ai-toolkit reads (train_yml/trainer_keys.json)."""
+
+from collections.abc import Callable, Iterator
+
+from flux_training.training.finding import Problem
+from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.train_yml.key_values import FaultKind, value_fault
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.train_yml.trainer_keys import COMMIT, TRAINER_KEYS, KeyEntry, entries
+from flux_training.training.words import nearest
+
+AREA = Area("keys")
+
+
+@AREA.error(
+    "key-unknown",
+    f"ai-toolkit (commit {COMMIT[:8]}) silently ignores it and uses its default",
+    "correct the name, or delete it; silence this if your own image has a newer ai-toolkit",
+)
+def unknown_keys(job: Subject) -> Iterator[Problem]:
+    if not job.config or job.config.fault:
+        return
+    config = job.config.document["config"]
+    known = TRAINER_KEYS["config"]
+    for key in config.keys() - known.keys():
+        yield job.in_file(f"unknown key config.{key}{nearest(key, known)}", "config", key)
+    processes = config.get("process")
+    for number, process in enumerate(processes if isinstance(processes, list) else []):
+        for entry in entries(process):
+            if entry.spec is None:
+                near = nearest(entry.place[-1], TRAINER_KEYS[entry.section_name])
+                message = f"unknown key {'.'.join(entry.place)}{near}"
+                yield job.in_file(message, "config", "process", str(number), *entry.place)
+
+
+@AREA.error("key-repeated", "only the last of several equal keys is used", "delete one of them")
+def repeated_keys(job: Subject) -> Iterator[Problem]:
+    for key, line in job.config.repeated if job.config else ():
+        yield Problem(str(job.config.path) if job.config else "", f"{key} occurs a second time", line)
+
+
+def _checked(job: Subject) -> Iterator[KeyEntry]:
+    """The keys whose values have no rule of their own, as far as ai-toolkit uses them."""
+    for entry in entries(job.process):
+        if entry.spec and not entry.spec.rule and entry.spec.is_used(entry.section):
+            yield entry
+
+
+def _value_rule(code: str, kind: FaultKind, why: str, fix: str) -> None:
+    def check(job: Subject) -> Iterator[Problem]:
+        for entry in _checked(job):
+            fault = entry.spec and value_fault(entry.spec, entry.value)
+            if fault and fault.kind == kind:
+                yield job.in_config(f"{entry.name} is {entry.value!r}: {fault.rule}", *entry.place)
+
+    register: Callable[[Callable[[Subject], Iterator[Problem]]], object] = AREA.error(code, why, fix)
+    register(check)
+
+
+_value_rule(
+    "value-type",
+    FaultKind.TYPE,
+    "ai-toolkit stops when it uses the value, often only after the model has been loaded and paid for",
+    "write the value as the message says; numbers and true/false have no quotes",
+)
+_value_rule(
+    "value-range",
+    FaultKind.RANGE,
+    "ai-toolkit or PyTorch stops at such a value",
+    "choose a value in the range",
+)
+_value_rule(
+    "value-choice",
+    FaultKind.CHOICE,
+    f"ai-toolkit (commit {COMMIT[:8]}) knows no such choice and stops",
+    "write one of the known choices; silence this if your own image knows more",
+)
+_value_rule(
+    "value-misread",
+    FaultKind.MISREAD,
+    "ai-toolkit trains without an error, but not with what is written here",
+    "write the value as the message says; true and false have no quotes",
+)
+_value_rule(
+    "node-path",
+    FaultKind.PATH,
+    "a node has only the model and the job's images; ai-toolkit stops or silently trains without the file",
+    f"delete the key, or use a file in `{DATASET_FOLDER}`; silence this if your own image has the file",
+)

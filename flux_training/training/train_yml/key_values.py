@@ -1,0 +1,185 @@
+"""Whether ai-toolkit can use the value of a key. Pure."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.train_yml.trainer_keys import KeySpec, KeyType
+from flux_training.training.words import nearest
+
+# Texts that people write for "no". ai-toolkit takes any text but an empty one for "yes".
+NO_WORDS = ("false", "no", "off", "n", "f", "0", "none", "null")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./-]+)?")
+RULES_OF_TYPE = {
+    KeyType.INTEGER: "a whole number without quotes",
+    KeyType.NUMBER: "a number without quotes",
+    KeyType.NUMERIC: "a number",
+    KeyType.TEXT: "a text",
+    KeyType.TEXT_OR_FLAG: "a text",
+    KeyType.LIST: "a list",
+    KeyType.MAPPING: "a section with keys of its own",
+    KeyType.RESOLUTION: "a number of pixels or a list of them, such as [512, 768, 1024]",
+    KeyType.NUMBER_OR_LIST: "a number or a list of numbers",
+}
+
+
+class FaultKind(StrEnum):
+    """What is wrong with a value."""
+
+    TYPE = "type"
+    RANGE = "range"
+    CHOICE = "choice"
+    MISREAD = "misread"  # the trainer runs, but not with what was written
+    PATH = "path"
+
+
+@dataclass(frozen=True)
+class ValueFault:
+    """`rule` completes "must be …" or says what the trainer does."""
+
+    kind: FaultKind
+    rule: str
+
+
+def value_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    """What is wrong with a value, or None. An absent key is always fine."""
+    match spec.type:
+        case KeyType.ANY | KeyType.CONTROL:
+            return None
+        case KeyType.FLAG:
+            return _flag_fault(value)
+        case KeyType.PATH:
+            return _path_fault(spec, value)
+        case _ if value is None:
+            return None if spec.null else ValueFault(FaultKind.TYPE, f"must be {_expected(spec)}, not empty")
+        case KeyType.CHOICE:
+            return _choice_fault(spec, value)
+        case _:
+            return _type_fault(spec, value) or _range_fault(spec, value)
+
+
+def _flag_fault(value: Any) -> ValueFault | None:
+    if isinstance(value, str) and value.strip().lower() in NO_WORDS:
+        return ValueFault(
+            FaultKind.MISREAD, "the quotes make it a text, and ai-toolkit takes any text for true"
+        )
+    return None
+
+
+def _path_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    if not value or is_on_node(value):
+        return None
+    if spec.hub and isinstance(value, str) and HUB_ID.fullmatch(value):
+        return None
+    return ValueFault(FaultKind.PATH, f"only the folder `{DATASET_FOLDER}` exists on a node")
+
+
+def is_on_node(path: object) -> bool:
+    """Whether it is the folder with the images, or something in it."""
+    if isinstance(path, list):
+        return all(is_on_node(one) for one in path)
+    parts = path.removeprefix("./").split("/") if isinstance(path, str) else []
+    return bool(parts) and parts[0] == DATASET_FOLDER and ".." not in parts
+
+
+def _choice_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    shown = ", ".join(spec.choices) if len(spec.choices) <= 12 else "one of those that ai-toolkit knows"
+    if not isinstance(value, str):
+        return ValueFault(FaultKind.TYPE, f"must be {shown}")
+    name = value.lower() if spec.ignore_case else value
+    name = name.split("|")[0] if spec.adapter else name
+    if name in spec.choices or name.startswith(spec.prefixes or ("\0",)):
+        return None
+    rule = f"must be {shown}{nearest(value, spec.choices)}"
+    if spec.misread:
+        return ValueFault(FaultKind.MISREAD, f"ai-toolkit silently uses {spec.misread}; it {rule}")
+    return ValueFault(FaultKind.CHOICE, rule)
+
+
+def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    if isinstance(value, str) and spec.type == KeyType.LIST and spec.of == KeyType.TEXT and not spec.or_text:
+        return ValueFault(FaultKind.MISREAD, "must be a list: ai-toolkit takes each character for an entry")
+    if not _has_type(spec, value):
+        return ValueFault(FaultKind.TYPE, f"must be {_expected(spec)}")
+    if spec.type == KeyType.LIST and spec.choices and isinstance(value, list):
+        unknown = next((one for one in value if one not in spec.choices), None)
+        if unknown is not None:
+            return ValueFault(FaultKind.CHOICE, f"{unknown!r} is not one of {', '.join(spec.choices)}")
+    return None
+
+
+def _has_type(spec: KeySpec, value: Any) -> bool:
+    match spec.type:
+        case KeyType.INTEGER:
+            return isinstance(value, int)
+        case KeyType.NUMBER:
+            return _is_number(value)
+        case KeyType.NUMERIC:
+            return _is_numeric(value)
+        case KeyType.TEXT:
+            return isinstance(value, str)
+        case KeyType.TEXT_OR_FLAG:
+            return isinstance(value, str | bool)
+        case KeyType.MAPPING:
+            return isinstance(value, Mapping)
+        case KeyType.LIST:
+            return _is_list_of(spec, value)
+        case KeyType.RESOLUTION:
+            sides = value if isinstance(value, list) else [value]
+            return bool(sides) and all(isinstance(side, int) for side in sides)
+        case _:
+            return _is_numeric(value[0]) if isinstance(value, list) and value else _is_number(value)
+
+
+def _is_list_of(spec: KeySpec, value: Any) -> bool:
+    if spec.or_text and isinstance(value, str):
+        return True
+    if not isinstance(value, list):
+        return False
+    match spec.of:
+        case KeyType.TEXT:
+            return all(one is None or isinstance(one, str) for one in value)
+        case KeyType.MAPPING:
+            return all(isinstance(one, Mapping) for one in value)
+        case KeyType.NUMBER:
+            return all(_is_number(one) for one in value)
+        case _:
+            return True
+
+
+def _range_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    if isinstance(value, str | list | Mapping):
+        return None
+    if spec.over is not None and not value > spec.over:
+        return ValueFault(FaultKind.RANGE, f"must be above {spec.over:g}")
+    if spec.min is not None and value < spec.min:
+        return ValueFault(FaultKind.RANGE, f"must be at least {spec.min:g}")
+    if spec.max is not None and value > spec.max:
+        return ValueFault(FaultKind.RANGE, f"must be at most {spec.max:g}")
+    return None
+
+
+def _expected(spec: KeySpec) -> str:
+    if spec.type == KeyType.CHOICE:
+        return f"a text such as {spec.choices[0]}"
+    if spec.type == KeyType.LIST and spec.of != KeyType.ANY:
+        return f"a list of {spec.of.value}s" if spec.of != KeyType.MAPPING else "a list of sections"
+    return RULES_OF_TYPE[spec.type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_numeric(value: object) -> bool:
+    if not isinstance(value, str):
+        return _is_number(value)
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

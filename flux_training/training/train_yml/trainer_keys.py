@@ -1,0 +1,117 @@
+"""The keys of train.yml that ai-toolkit reads, with the values it can use (trainer_keys.json). It ignores all other keys.
+
+Sections are named by their path below `config.process[0]`; `[]` stands for each entry of a list, `process` for the process itself.
+Sections that are missing here (`optimizer_params`, `network_kwargs`, …) may have any key. The table was made by reading
+toolkit/config_modules.py, the process classes and what they call in https://github.com/ostris/ai-toolkit at COMMIT, and by
+training a tiny FLUX.1 with wrong values (docs/trainer.md). `since` is the date of the commit that added a key.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+Place = tuple[str, ...]
+
+
+class KeyType(StrEnum):
+    """What ai-toolkit does with a value."""
+
+    ANY = "any"  # passes it on unread, or does not use it for FLUX
+    FLAG = "flag"  # tests whether it is truthy, so the text "false" means true
+    INTEGER = "integer"
+    NUMBER = "number"
+    NUMERIC = "numeric"  # calls float() on it
+    TEXT = "text"
+    TEXT_OR_FLAG = "text_or_flag"
+    CHOICE = "choice"
+    LIST = "list"
+    NUMBER_OR_LIST = "number_or_list"
+    RESOLUTION = "resolution"
+    MAPPING = "mapping"
+    PATH = "path"  # opens the file, or silently goes on without it
+    CONTROL = "control"  # like PATH, only for models that take control images
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """One key. `when`: other keys of its section (`key` or `key=value`), one of which must be set for it to be used.
+
+    `rule`: the lint rule that reports a bad value, if it is not one of the rules about values. `misread`: what an unknown
+    choice silently becomes. `hub`: a path may also be `owner/name` on Hugging Face.
+    """
+
+    type: KeyType
+    choices: tuple[str, ...] = ()
+    null: bool = False
+    min: float | None = None
+    max: float | None = None
+    over: float | None = None
+    when: tuple[str, ...] = ()
+    rule: str = ""
+    misread: str = ""
+    about: str = ""
+    since: str = ""
+    of: KeyType = KeyType.ANY
+    or_text: bool = False
+    ignore_case: bool = False
+    prefixes: tuple[str, ...] = ()
+    adapter: bool = False
+    hub: bool = False
+
+    def is_used(self, section: Mapping[str, Any]) -> bool:
+        return not self.when or any(_holds(condition, section) for condition in self.when)
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """A known key in a train.yml. `section` is the mapping that holds it, `spec` is None for an unknown key."""
+
+    place: Place
+    section_name: str
+    section: Mapping[str, Any]
+    value: Any
+    spec: KeySpec | None
+
+    @property
+    def name(self) -> str:
+        """Such as `datasets[0].resolution`."""
+        return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in self.place).lstrip(".")
+
+
+def _holds(condition: str, section: Mapping[str, Any]) -> bool:
+    key, equals, value = condition.partition("=")
+    found = section.get(key)
+    return str(found).lower() == value if equals else bool(found)
+
+
+_CONTENT = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+COMMIT: str = _CONTENT["commit"]
+VERSION: str = _CONTENT["version"]
+DATE: str = _CONTENT["date"]
+TRAINER_KEYS = TypeAdapter(dict[str, dict[str, KeySpec]]).validate_python(_CONTENT["sections"])
+for _name in ("sample", "sample.samples[]"):
+    TRAINER_KEYS[_name.replace("sample", "first_sample", 1)] = TRAINER_KEYS[_name]
+
+
+def entries(process: object, section_name: str = "process", place: Place = ()) -> Iterator[KeyEntry]:
+    """Every key of a process, and of the sections below it that the table knows."""
+    if not isinstance(process, Mapping):
+        return
+    known = TRAINER_KEYS[section_name]
+    for key, value in process.items():
+        yield KeyEntry((*place, key), section_name, process, value, known.get(key))
+        below = section_below(section_name, key)
+        if key in known and below in TRAINER_KEYS:
+            yield from entries(value, below, (*place, key))
+        elif key in known and f"{below}[]" in TRAINER_KEYS and isinstance(value, list):
+            for number, entry in enumerate(value):
+                yield from entries(entry, f"{below}[]", (*place, key, str(number)))
+
+
+def section_below(section_name: str, key: str) -> str:
+    return key if section_name == "process" else f"{section_name}.{key}"
