@@ -30,6 +30,7 @@ SET_BY_TRAINER = ("params", "lr")
 WITH_EPS = ("adam", "adamw", "adam8", "adamw8", "adam8bit", "adamw8bit", "ademamix8bit")
 INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
+MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
 CONTROL_MODELS = ("flux_kontext",)
 
 
@@ -47,6 +48,17 @@ def _only_flux(job: Subject) -> Iterator[Conflict]:
     for key in ("attn_masking", "split_model_over_gpus"):
         if model.get(key) and not model.get("is_flux"):
             yield f"model.{key} needs model.is_flux: true, even with arch: flux", ("model", key)
+
+
+def _not_for_flux(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    for key in ("min_snr_gamma", "snr_gamma", "learnable_snr_gos", "standardize_latents"):
+        value = train.get(key)
+        if value is True or (isinstance(value, int | float) and value > MIN_SNR_GAMMA):
+            yield f"train.{key} works only for models like Stable Diffusion, not for FLUX", ("train", key)
+    kind = str(job.section("network").get("type", "lora")).lower()
+    if kind in ("locon", "lycoris"):
+        yield f"ai-toolkit finds no layer of FLUX for a {kind} network, and stops", ("network", "type")
 
 
 def _two_accumulations(job: Subject) -> Iterator[Conflict]:
@@ -196,6 +208,7 @@ def _wandb(job: Subject) -> Iterator[Conflict]:
 
 CONFLICTS: tuple[Conflicts, ...] = (
     _only_flux,
+    _not_for_flux,
     _two_accumulations,
     _guidance,
     _adapters_of_the_model,
