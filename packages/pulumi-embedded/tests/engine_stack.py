@@ -91,8 +91,8 @@ class EngineStack:
         assert "Traceback" not in output or "Program failed" in output, output
         return output
 
-    def up(self, *arguments: str, code: int | None = 0) -> str:
-        return self.run("up", "--yes", "--skip-preview", *arguments, code=code)
+    def up(self, *arguments: str, code: int | None = 0, **environment: str) -> str:
+        return self.run("up", "--yes", "--skip-preview", *arguments, code=code, **environment)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the engine and return."""
@@ -107,6 +107,19 @@ class EngineStack:
         )
         self.running.append(process)
         return process
+
+    def start_up(self, *arguments: str) -> subprocess.Popen[str]:
+        return self.start("up", "--yes", "--skip-preview", *arguments)
+
+    def kill_up_at(self, gate: str) -> None:
+        """Kill an update while the provider waits at the gate."""
+        process = self.start_up()
+        self.until_called(f"wait {gate}")
+        process.kill()
+        process.wait()
+
+    def destroy(self, *arguments: str, code: int | None = 0, **environment: str) -> str:
+        return self.run("destroy", "--yes", "--skip-preview", *arguments, code=code, **environment)
 
     @property
     def cloud(self) -> Path:

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import shutil
-import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +81,7 @@ def test_a_stack_in_a_bucket_from_creation_to_removal(bucket: BucketStack) -> No
     assert "stacks/test/dev.json.bak" in bucket.list_keys("stacks")
     assert bucket.list_keys("locks") == bucket.list_keys("journals") == []
     assert not (stack.folder / ".pulumi").exists()
-    assert "3 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+    assert "3 deleted" in stack.destroy()
     stack.run("stack", "rm", "--yes")
     assert bucket.list_keys("stacks") == ["stacks/test/dev.json.bak"]
 
@@ -90,7 +89,7 @@ def test_a_stack_in_a_bucket_from_creation_to_removal(bucket: BucketStack) -> No
 def test_a_compressed_state_in_a_bucket(bucket: BucketStack) -> None:
     stack = bucket.stack
     stack.spec(things())
-    stack.run("up", "--yes", "--skip-preview", PULUMI_DIY_BACKEND_GZIP="true")
+    stack.up(PULUMI_DIY_BACKEND_GZIP="true")
     assert set(bucket.list_keys("stacks")) == {"stacks/test/dev.json.bak", "stacks/test/dev.json.gz"}
     assert "3 unchanged" in stack.run("preview", "--expect-no-changes")
     stack.spec(things("bb"))
@@ -125,10 +124,7 @@ def kill_in_create(bucket: BucketStack) -> None:
     """A finished step and one without an outcome."""
     stack = bucket.stack
     stack.spec({"one": {"text": "a"}, "slow": {"text": "a", "gate": "go", "of": {"$ref": ["one", "length"]}}})
-    process = stack.start("up", "--yes", "--skip-preview")
-    stack.until_called("wait go")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    stack.kill_up_at("go")
     stack.open("go")
     stack.until(lambda: (stack.cloud / "slow.json").exists())
     stack.calls()
@@ -145,7 +141,7 @@ def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: BucketStack, t
         assert "currently locked" in cli(stack, "up", "--yes", "--skip-preview", code=1)
     # The journal is where the state is: who has nothing else of the run that was killed finds it.
     stack.environment["PULUMI_HOME"] = str(tmp_path / "another home")
-    output = stack.run("up", "--yes", "--skip-preview", "--stack", "dev")
+    output = stack.up("--stack", "dev")
     assert "took over the lock" in output
     assert stack.calls() == ["wait go", "adopt slow"]
     assert bucket.list_keys("locks") == bucket.list_keys("journals") == []

@@ -34,16 +34,16 @@ def test_only_an_empty_stack_is_removed_after_destroy(stack: EngineStack) -> Non
     stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
     stack.up()
     target = stack.resources()["one"]["urn"]
-    shown = stack.run("destroy", "--yes", "--skip-preview", "--remove", "--target", target)
+    shown = stack.destroy("--remove", "--target", target)
     assert "The stack was not removed" in shown
     assert "two" in stack.resources()
     stack.spec({"one": {"text": "die"}})
     stack.up("--target", target, code=1)
-    refused = stack.run("destroy", "--yes", "--skip-preview", "--remove", code=1)
+    refused = stack.destroy("--remove", code=1)
     assert f"while it was creating {target}, which may therefore exist" in refused
     assert stack.latest()["pending_operations"]
     stack.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
-    stack.run("destroy", "--yes", "--skip-preview", "--remove")
+    stack.destroy("--remove")
     assert not stack.state_file.exists()
     assert not (stack.folder / "Pulumi.dev.yaml").exists()
 
@@ -198,7 +198,7 @@ def test_each_update_is_recorded_in_the_history(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "bb"}, "two": {"text": "refuse"}})
     stack.up("--continue-on-error", code=1)
     stack.run("refresh", "--yes", "--skip-preview")
-    stack.run("destroy", "--yes", "--skip-preview")
+    stack.destroy()
     folder = stack.folder / ".pulumi/history/test/dev"
     texts = [path.read_text() for path in sorted(folder.glob("dev-*.history.json"))]
     found = [json.loads(text) for text in texts]

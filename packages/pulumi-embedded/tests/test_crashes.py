@@ -22,7 +22,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes by /proc")
 def test_a_killed_engine_loses_nothing_and_leaves_no_process_behind(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait go")
     own = children(process.pid)
     assert len(own) == 2
@@ -49,7 +49,7 @@ def test_a_killed_engine_loses_nothing_and_leaves_no_process_behind(stack: Engin
 
 def test_one_interrupt_finishes_the_running_steps(stack: EngineStack) -> None:
     stack.spec({"slow": thing(gate="go"), "after": thing(of={"$ref": ["slow", "length"]})})
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait go")
     process.send_signal(signal.SIGINT)
     stack.open("go")
@@ -65,7 +65,7 @@ def test_one_interrupt_finishes_the_running_steps(stack: EngineStack) -> None:
 @pytest.mark.parametrize("lines", [1, 3])
 def test_an_update_ends_when_its_output_is_closed(stack: EngineStack, lines: int) -> None:
     stack.spec({f"t{i}": thing() for i in range(6)})
-    process = stack.start("up", "--yes", "--skip-preview", "--parallel", "1")
+    process = stack.start_up("--parallel", "1")
     assert process.stdout is not None
     for _ in range(lines):
         process.stdout.readline()
@@ -84,7 +84,7 @@ def test_an_update_ends_when_its_output_is_closed(stack: EngineStack, lines: int
 
 def test_two_interrupts_stop_at_once(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait go")
     assert process.stdout is not None
     process.send_signal(signal.SIGINT)
@@ -166,7 +166,7 @@ def test_cancel_keeps_the_journal_of_a_running_update(stack: EngineStack) -> Non
             "last": thing(gate="second", of={"$ref": ["slow", "length"]}),
         }
     )
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait first")
     assert f"Process {process.pid} is still working on the stack" in stack.run("cancel")
     stack.open("first")

@@ -81,23 +81,52 @@ def test_dependents_are_deleted_first_for_any_order_of_rows(depends: list[list[i
         assert all(steps.done.index(name) < steps.done.index(one) for one in needs)
 
 
-def test_a_failed_deletion_keeps_its_dependencies() -> None:
-    steps = FakeSteps("b")
-    rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x"), resource("y", "x")]
-    assert not delete(steps, *rows, parallel=1, on_error=True)
-    # What b needs stays with it; what has nothing to do with b goes.
-    assert sorted(steps.done) == ["c", "x", "y"]
+BASE = [resource("bad"), resource("base"), resource("user", "base")]
+CHAINS = [resource("a"), resource("bad", "a"), resource("c", "bad"), resource("x"), resource("y", "x")]
 
 
-def test_no_deletion_starts_after_a_failure() -> None:
-    steps = FakeSteps("c")
-    assert not delete(steps, resource("a"), resource("b", "a"), resource("c", "b"))
+@pytest.mark.parametrize(
+    ("rows", "on_error", "deleted"),
+    [
+        # What `bad` needs stays with it. What has nothing to do with it is deleted.
+        (CHAINS, True, ["c", "y", "x"]),
+        ([resource("a"), resource("b", "a"), resource("bad", "b")], False, []),
+        ([resource("bad")], False, []),
+        ([resource("bad"), resource("b")], True, ["b"]),
+        # One at a time: the failure is there before `user`, which was begun with it, has ended.
+        (BASE, False, ["user"]),
+        (BASE, True, ["user", "base"]),
+    ],
+)
+def test_what_is_deleted_although_a_deletion_fails(
+    rows: list[Resource], on_error: bool, deleted: list[str]
+) -> None:
+    steps = FakeSteps("bad")
+    assert not delete(steps, *rows, parallel=1, on_error=on_error)
+    assert steps.done == deleted
+
+
+@pytest.mark.parametrize(
+    ("rows", "aliases", "deleted"),
+    [
+        ([resource("a", delete=True), resource("a"), resource("b", "a")], {}, ["b", "a", "a"]),
+        ([resource("is"), resource("user", "was")], {urn("was"): urn("is")}, ["user", "is"]),
+        ([resource("was"), resource("user", "is")], {urn("was"): urn("is")}, ["user", "was"]),
+    ],
+)
+def test_dependents_are_found_by_urn_and_former_urn(
+    rows: list[Resource], aliases: dict[str, str], deleted: list[str]
+) -> None:
+    steps = FakeSteps()
+    assert delete(steps, *rows, parallel=1, aliases=aliases)
+    assert steps.done == deleted
+
+
+def test_nothing_is_deleted_when_stopped() -> None:
+    steps = FakeSteps()
+    assert not delete(steps, resource("a"), stopped=True)
     assert steps.done == []
-
-
-def test_run_returns_false_if_something_is_left() -> None:
-    assert not delete(FakeSteps("a"), resource("a"))
-    assert not delete(FakeSteps("a"), resource("a"), resource("b"), on_error=True)
+    assert delete(steps, stopped=True)
 
 
 class SlowSteps(FakeSteps):
@@ -140,25 +169,9 @@ def test_a_slow_deletion_does_not_delay_independent_ones() -> None:
     assert steps.done == ["a", "b", "slow"]
 
 
-@pytest.mark.parametrize(("on_error", "done"), [(False, ["user"]), (True, ["user", "base"])])
-def test_deletions_continue_after_a_failure_only_if_requested(on_error: bool, done: list[str]) -> None:
-    # One at a time: the failure is there before `user`, which was begun with it, has ended.
-    steps = FakeSteps("bad")
-    rows = [resource("bad"), resource("base"), resource("user", "base")]
-    assert not delete(steps, *rows, parallel=1, on_error=on_error)
-    assert steps.done == done
-
-
 def test_unexpected_exceptions_are_raised() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         delete(FakeSteps("a", error=RuntimeError("a bug")), resource("a"))
-
-
-def test_nothing_is_deleted_when_stopped() -> None:
-    steps = FakeSteps()
-    assert not delete(steps, resource("a"), stopped=True)
-    assert steps.done == []
-    assert delete(steps, stopped=True)
 
 
 def test_originals_of_replacements_have_their_own_operation() -> None:
@@ -175,24 +188,6 @@ def test_deleted_with_ignores_originals_of_replacements() -> None:
     steps = FakeSteps()
     assert delete(steps, resource("host", delete=True), resource("guest", deleted_with=urn("host")))
     assert steps.how["guest"] == (events.DELETE, False)
-
-
-def test_both_rows_of_a_urn_wait_for_dependents() -> None:
-    steps = FakeSteps()
-    rows = [resource("a", delete=True), resource("a"), resource("b", "a")]
-    assert delete(steps, *rows, parallel=1)
-    assert steps.done == ["b", "a", "a"]
-
-
-def test_renamed_dependencies_are_followed() -> None:
-    steps = FakeSteps()
-    rows = [resource("is"), resource("user", "was")]
-    assert delete(steps, *rows, parallel=1, aliases={urn("was"): urn("is")})
-    assert steps.done == ["user", "is"]
-    rows = [resource("was"), resource("user", "is")]
-    steps = FakeSteps()
-    assert delete(steps, *rows, parallel=1, aliases={urn("was"): urn("is")})
-    assert steps.done == ["user", "was"]
 
 
 def test_a_protected_resource_prevents_all_deletions() -> None:

@@ -34,7 +34,7 @@ def test_no_step_starts_after_a_failure(stack: EngineStack) -> None:
             "after": thing(of={"$ref": ["slow", "length"]}),
         }
     )
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait go")
     stack.open("fail")
     stack.until(lambda: any("failed" in line for line in iter(process.stdout.readline, "")))
@@ -102,7 +102,7 @@ def test_a_failed_delete_keeps_its_dependencies(stack: EngineStack) -> None:
     stack.spec({"one": thing(), "two": thing(sticky=True, of={"$ref": ["one", "length"]}), "free": thing()})
     stack.up()
     stack.calls()
-    assert "it sticks" in stack.run("destroy", "--yes", "--skip-preview", "--continue-on-error", code=1)
+    assert "it sticks" in stack.destroy("--continue-on-error", code=1)
     assert {"one", "two"} <= set(stack.resources())
     assert "free" not in stack.resources()
     assert "delete one" not in stack.calls()
@@ -128,4 +128,4 @@ def test_timeouts_are_stored_and_configuration_is_checked(stack: EngineStack) ->
     project = stack.folder / "Pulumi.yaml"
     project.write_text(project.read_text() + "config:\n  need: {type: string}\n")
     assert "Stack 'dev' is missing configuration value 'need'" in stack.run("preview", code=1)
-    stack.run("destroy", "--yes", "--skip-preview")  # as in the CLI, only the program needs it
+    stack.destroy()  # as in the CLI, only the program needs it

@@ -6,6 +6,7 @@ Where the CLI is not on the PATH, the states that it wrote before stand in for i
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,12 @@ from engine_cli import cli, engine, essence, for_both
 from engine_stack import HERE, EngineStack, thing
 
 DATA = HERE / "data"
+STATE = ".pulumi/stacks/fixture/dev.json"
+
+
+def latest_in(file: Path) -> Any:
+    """The deployment in a state file."""
+    return json.loads(file.read_text())["checkpoint"]["latest"]
 
 
 def hand_over(stack: EngineStack, name: str) -> None:
@@ -20,7 +27,7 @@ def hand_over(stack: EngineStack, name: str) -> None:
     shutil.copytree(DATA / "program", stack.folder, dirs_exist_ok=True)
     (stack.folder / "Pulumi.yaml").write_text("name: fixture\nruntime: python\nbackend: {url: 'file://.'}\n")
     shutil.copy(DATA / "Pulumi.dev.yaml", stack.folder)
-    state = stack.folder / ".pulumi/stacks/fixture/dev.json"
+    state = stack.folder / STATE
     state.parent.mkdir(parents=True)
     shutil.copy(DATA / f"{name}.json", state)
 
@@ -44,21 +51,19 @@ def test_a_state_of_the_cli_is_used(stack: EngineStack, name: str, step: str, ex
 
 def test_an_update_leaves_the_same_state_as_the_cli(stack: EngineStack) -> None:
     hand_over(stack, "1-created")
-    stack.run("up", "--yes", "--skip-preview", "--stack", "dev", STEP="2")
-    ours = json.loads((stack.folder / ".pulumi/stacks/fixture/dev.json").read_text())
-    theirs = json.loads((DATA / "2-updated-and-replaced.json").read_text())
-    assert essence(ours["checkpoint"]["latest"]) == essence(theirs["checkpoint"]["latest"])
+    stack.up("--stack", "dev", STEP="2")
+    assert essence(latest_in(stack.folder / STATE)) == essence(
+        latest_in(DATA / "2-updated-and-replaced.json")
+    )
 
 
 def test_a_pending_create_of_the_cli_is_settled(stack: EngineStack) -> None:
     hand_over(stack, "4-killed-in-create")
     program = stack.folder / "__main__.py"
     program.write_text(program.read_text().replace('"refuse"', '"now it works"'))
-    output = stack.run("up", "--yes", "--skip-preview", "--stack", "dev", STEP="3")
+    output = stack.up("--stack", "dev", STEP="3")
     assert output.count("ended while it was creating") == 1
-    latest = json.loads((stack.folder / ".pulumi/stacks/fixture/dev.json").read_text())["checkpoint"][
-        "latest"
-    ]
+    latest = latest_in(stack.folder / STATE)
     assert "pending_operations" not in latest
     assert any(item["urn"].endswith("::bad") for item in latest["resources"])
 

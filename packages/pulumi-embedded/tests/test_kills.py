@@ -58,7 +58,7 @@ class Killed:
             left = len(NAMES) - begun
             # Also while the state goes from one form to the other.
             self.stack.environment["PULUMI_DIY_BACKEND_GZIP"] = self.random.choice(["true", "false"])
-            process = self.stack.start("up", "--yes", "--skip-preview")
+            process = self.stack.start_up()
             after = begun + self.random.randrange(max(left, 1))
             self.stack.until(
                 lambda process=process, after=after: (

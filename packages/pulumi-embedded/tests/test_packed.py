@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,9 @@ def packed(stack: EngineStack) -> dict[str, Any]:
     return latest
 
 
-def up(stack: EngineStack, environment: dict[str, str]) -> str:
-    return stack.run("up", "--yes", "--skip-preview", **environment)
-
-
 def test_a_compressed_stack_from_creation_to_removal(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
-    up(stack, PACK)
+    stack.up(**PACK)
     assert "dev.json" not in files(stack)
     assert any(item["urn"].endswith("::one") for item in packed(stack)["resources"])
     for way in (PACK, OFF):
@@ -48,7 +43,7 @@ def test_a_compressed_stack_from_creation_to_removal(stack: EngineStack) -> None
     )
     assert history == ["checkpoint.json.gz", "history.json.gz"]
     assert [path.name[-8:] for path in (stack.folder / ".pulumi/backups/test/dev").iterdir()] == [".json.gz"]
-    stack.run("destroy", "--yes", "--skip-preview", **PACK)
+    stack.destroy(**PACK)
     stack.run("stack", "rm", "--yes", **PACK)
     assert "dev.json.gz.bak" in files(stack)
     assert not {"dev.json", "dev.json.gz"} & files(stack)
@@ -56,14 +51,14 @@ def test_a_compressed_stack_from_creation_to_removal(stack: EngineStack) -> None
 
 def test_a_stack_changes_between_plain_and_compressed(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
-    up(stack, OFF)
+    stack.up(**OFF)
     assert "dev.json" in files(stack)
     stack.spec({"one": thing(), "two": thing()})
-    assert "1 created" in up(stack, PACK)
+    assert "1 created" in stack.up(**PACK)
     assert {"dev.json.gz", "dev.json.bak"} <= files(stack)
     assert "dev.json" not in files(stack)
     stack.spec({"one": thing()})
-    assert "1 deleted" in up(stack, OFF)
+    assert "1 deleted" in stack.up(**OFF)
     assert {"dev.json", "dev.json.gz.bak"} <= files(stack)
     assert "dev.json.gz" not in files(stack)
 
@@ -71,27 +66,24 @@ def test_a_stack_changes_between_plain_and_compressed(stack: EngineStack) -> Non
 @pytest.mark.parametrize(("later", "there"), [("dev.json", "2 unchanged"), ("dev.json.gz", "1 to create")])
 def test_the_newer_of_two_checkpoints_is_used(stack: EngineStack, later: str, there: str) -> None:
     stack.spec({})
-    up(stack, PACK)
+    stack.up(**PACK)
     without = (folder_of(stack) / "dev.json.gz").read_bytes()
     stack.spec({"one": thing()})
-    up(stack, OFF)
+    stack.up(**OFF)
     (folder_of(stack) / "dev.json.gz").write_bytes(without)
     for name in ("dev.json", "dev.json.gz"):
         moment = 2_000_000_000 if name == later else 1_900_000_000
         os.utime(folder_of(stack) / name, (moment, moment))
     assert there in stack.run("preview", **OFF)
-    up(stack, PACK)
+    stack.up(**PACK)
     assert "dev.json" not in files(stack)
 
 
 def test_a_journal_is_added_to_a_compressed_state(stack: EngineStack) -> None:
-    up(stack, PACK)
+    stack.up(**PACK)
     stack.environment.update(PACK)
     stack.spec({"one": thing(), "slow": thing(gate="go", of={"$ref": ["one", "length"]})})
-    process = stack.start("up", "--yes", "--skip-preview")
-    stack.until_called("wait go")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    stack.kill_up_at("go")
     stack.open("go")
     stack.environment.update(OFF)
     stack.up()
@@ -102,7 +94,7 @@ def test_a_journal_is_added_to_a_compressed_state(stack: EngineStack) -> None:
 
 def test_a_truncated_compressed_state_is_reported(stack: EngineStack) -> None:
     stack.spec({"one": thing()})
-    up(stack, PACK)
+    stack.up(**PACK)
     file = folder_of(stack) / "dev.json.gz"
     file.write_bytes(file.read_bytes()[:-20])
     assert "the state file is damaged" in stack.run("preview", code=None, **PACK)
@@ -112,7 +104,7 @@ def test_zstd_is_refused_by_name(stack: EngineStack) -> None:
     stack.spec({})
     told = stack.run("preview", code=None, PULUMI_DIY_BACKEND_ZSTD="1")
     assert "PULUMI_DIY_BACKEND_ZSTD needs the Pulumi CLI" in told
-    up(stack, OFF)
+    stack.up(**OFF)
     (folder_of(stack) / "dev.json").rename(folder_of(stack) / "dev.json.zst")
     assert "the compressed state stacks/test/dev.json.zst needs the Pulumi CLI" in stack.run(
         "preview", code=None
@@ -124,7 +116,7 @@ def test_zstd_is_refused_by_name(stack: EngineStack) -> None:
 def test_alternating_with_the_cli(stack: EngineStack, ours: dict[str, str], theirs: dict[str, str]) -> None:
     for_both(stack)
     stack.spec({"one": thing()})
-    up(stack, ours)
+    stack.up(**ours)
     before = essence(packed(stack) if ours is PACK else stack.latest())
     shown = cli(stack, "up", "--yes", "--skip-preview", "--expect-no-changes", **theirs)
     assert "unchanged" in shown
@@ -132,5 +124,5 @@ def test_alternating_with_the_cli(stack: EngineStack, ours: dict[str, str], thei
     stack.spec({"one": thing("bb"), "two": thing()})
     cli(stack, "up", "--yes", "--skip-preview", **theirs)
     stack.run("preview", "--expect-no-changes", **ours)
-    assert "unchanged" in stack.run("up", "--yes", "--skip-preview", "--expect-no-changes", **ours)
+    assert "unchanged" in stack.up("--expect-no-changes", **ours)
     assert len(cli(stack, "stack", "history", **theirs).split("Updated")) >= 3

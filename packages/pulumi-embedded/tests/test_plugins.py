@@ -65,7 +65,7 @@ def test_a_plugin_is_found_and_used(stack: EngineStack, tmp_path: Path, place: s
     assert '~ label: "x" => "yyy"' in shown
     assert "~ label: 1 => 3" in shown  # the plugin foresees its outputs in a preview
     assert "4 unchanged" in stack.run("refresh", "--yes", "--skip-preview") + stack.up()
-    assert "4 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+    assert "4 deleted" in stack.destroy()
 
 
 CRACKED = SHELF.partition("timeouts = ")[0] + 'Jar("one", label="LABEL", hidden=pulumi.Output.secret("hush"))'
@@ -140,7 +140,7 @@ def test_get_reads_resources_that_are_not_managed(stack: EngineStack) -> None:
     assert "length: 3" in stack.up()
     assert stack.resources()["x"]["external"] is True
     assert "hush-hush" not in stack.state_file.read_text()
-    assert "1 deleted" in stack.run("destroy", "--yes", "--skip-preview")
+    assert "1 deleted" in stack.destroy()
     assert (stack.cloud / "x.json").exists()
 
 
@@ -168,8 +168,8 @@ def test_only_targets_are_changed(stack: EngineStack) -> None:
     stack.up("--target", urn + "one")
     assert stack.calls() == ["update one"]
     assert "could not be found in the stack" in stack.up("--target", urn + "nope", code=1)
-    refused = stack.run("destroy", "--yes", "--skip-preview", "--target", urn + "one", code=1)
+    refused = stack.destroy("--target", urn + "one", code=1)
     assert f"'{urn}two' will be destroyed but was not specified" in refused
-    stack.run("destroy", "--yes", "--skip-preview", "--target", urn + "one", "--target-dependents")
+    stack.destroy("--target", urn + "one", "--target-dependents")
     assert stack.calls() == ["delete two", "delete one"]
     assert set(stack.resources()) == {"test-dev", "default", "three"}

@@ -15,7 +15,7 @@ def test_every_operation_works_behind_a_dead_proxy(stack: EngineStack) -> None:
     stack.run("preview")
     stack.up()
     stack.run("refresh", "--yes", "--skip-preview")
-    stack.run("destroy", "--yes", "--skip-preview")
+    stack.destroy()
     assert stack.calls()
 
 

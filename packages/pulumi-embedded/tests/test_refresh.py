@@ -77,7 +77,7 @@ def test_only_targets_are_refreshed(stack: EngineStack) -> None:
     assert stack.resources()["one"]["inputs"]["text"] == "drifted"
     assert "two" in stack.resources()
     stack.calls()
-    stack.run("destroy", "--yes", "--skip-preview", "--refresh")
+    stack.destroy("--refresh")
     assert stack.calls() == ["delete one"]
 
 

@@ -81,7 +81,7 @@ def test_automation_is_imported_at_its_first_use(tmp_path: Path) -> None:
 def test_dynamic_providers_serve_as_many_requests_as_the_engine_runs(stack: EngineStack) -> None:
     names = [f"t{i}" for i in range(6)]  # the SDK's own server would serve four
     stack.spec({name: thing(gate=f"gate-{name}") for name in names})
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     for name in names:
         stack.until_called(f"wait gate-{name}")
     for name in names:

@@ -42,6 +42,10 @@ def names(backend: Backend) -> list[str]:
     return [item["urn"][-1] for item in latest.get("resources", [])] + pending
 
 
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend) -> None:
     """The run renames what it has in memory itself, and compares it with what was there."""
 
@@ -104,9 +108,6 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
     shot.write(put=[resource("c")])
     before = backend.read(STACK)
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patched:
         patched.setattr("pulumi_embedded.state.stores.replace_file", full)
         with pytest.raises(EngineError, match="No space left"):
@@ -119,9 +120,6 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
 
 def test_no_operation_begins_after_a_failed_write(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     shot = opened(backend)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr("pulumi_embedded.state.stores.os.fsync", full)

@@ -103,7 +103,7 @@ def test_a_resource_is_recreated_only_after_its_cascade(stack: EngineStack) -> N
             "dependent": thing(of={"$ref": ["beside", "length"]}, **gates),
         }
     )
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait delete")
     stack.open("make")
     stack.until_called("create beside")
@@ -128,7 +128,7 @@ def test_a_resource_in_two_cascades_is_deleted_once(stack: EngineStack) -> None:
     stack.up()
     stack.calls()
     spec("b")
-    process = stack.start("up", "--yes", "--skip-preview")
+    process = stack.start_up()
     stack.until_called("wait delete")
     time.sleep(0.5)  # time for the second
     stack.open("delete")
@@ -236,7 +236,7 @@ def test_deleted_with(stack: EngineStack) -> None:
     stack.spec({"house": thing(), "room": thing(options={"deleted_with": "house"})})
     stack.up()
     stack.calls()
-    stack.run("destroy", "--yes", "--skip-preview")
+    stack.destroy()
     assert stack.calls() == ["delete house"]
     assert stack.resources() == {}
 

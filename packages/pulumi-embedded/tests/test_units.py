@@ -15,7 +15,7 @@ from pulumi_embedded.program.monitor import goal_of
 from pulumi_embedded.project import config_schema
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter
-from pulumi_embedded.properties import urns, values
+from pulumi_embedded.properties import values
 from pulumi_embedded.properties.diffs import compare
 from pulumi_embedded.properties.values import UNKNOWN, Secret
 from pulumi_embedded.state import journal, serialization
@@ -100,6 +100,7 @@ def test_a_wrong_passphrase_and_a_damaged_secret_are_reported(crypter: Crypter) 
 @pytest.mark.parametrize("name", STATES)
 def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> None:
     latest = json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"]
+    assert serialization.find_flaw(latest.get("resources", [])) == ""
     loaded = serialization.load(latest, crypter)
     found = latest.get("resources", []) + [item["resource"] for item in latest.get("pending_operations", [])]
     resources = loaded.resources + [pending.resource for pending in loaded.pending]
@@ -148,16 +149,6 @@ def test_scalars_are_read_as_the_cli_reads_them(tmp_path: Path, crypter: Crypter
     assert {key for key, value in found.items() if value.secret} == {"p:secret", "p:deep"}
 
 
-def test_urns_nest() -> None:
-    stack = urns.make("dev", "p", "", urns.STACK_TYPE, "p-dev")
-    group = urns.make("dev", "p", stack, "a:b:Group", "g")
-    child = urns.make("dev", "p", group, "x:y:Z", "c::d")
-    assert group == "urn:pulumi:dev::p::a:b:Group::g"
-    assert child == "urn:pulumi:dev::p::a:b:Group$x:y:Z::c::d"
-    assert urns.type_of(child) == "x:y:Z"
-    assert urns.name_of(child) == "c::d"
-
-
 @pytest.mark.parametrize(
     ("items", "said"),
     [
@@ -182,16 +173,6 @@ def test_flaws_that_the_cli_would_reject(items: list[dict[str, Any]], said: str)
     assert serialization.find_flaw(items) == said
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_states_of_the_cli_have_no_flaw(name: str) -> None:
-    assert (
-        serialization.find_flaw(
-            json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"].get("resources", [])
-        )
-        == ""
-    )
-
-
 @pytest.mark.parametrize(
     ("pattern", "matches"),
     [
@@ -208,24 +189,24 @@ def test_targets_match_like_in_the_cli(pattern: str, matches: bool) -> None:
     assert Targets((pattern,)).has("urn:pulumi:dev::p::t::a[1]") is matches
 
 
+def timeouts_of(**timeouts: str) -> dict[str, float]:
+    """The time-outs of a registration, in seconds."""
+    timeouts_ = resource_pb2.RegisterResourceRequest.CustomTimeouts(**timeouts)
+    return goal_of(resource_pb2.RegisterResourceRequest(customTimeouts=timeouts_), "/").custom_timeouts
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("100us", 0.0001), ("1.5s", 1.5), ("0", None)],
 )
 def test_timeouts_are_read_as_go_reads_them(text: str, seconds: float | None) -> None:
-    request = resource_pb2.RegisterResourceRequest(
-        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(create=text)
-    )
-    assert goal_of(request, "/").custom_timeouts == ({} if seconds is None else {"create": seconds})
+    assert timeouts_of(create=text) == ({} if seconds is None else {"create": seconds})
 
 
 @pytest.mark.parametrize("text", ["5", "m", "5 m", "5x", "1.2.3s"])
 def test_an_invalid_timeout_is_reported(text: str) -> None:
-    request = resource_pb2.RegisterResourceRequest(
-        customTimeouts=resource_pb2.RegisterResourceRequest.CustomTimeouts(delete=text)
-    )
     with pytest.raises(EngineError, match="unable to parse customTimeout Value"):
-        goal_of(request, "/")
+        timeouts_of(delete=text)
 
 
 DECLARED = {

@@ -18,6 +18,11 @@ def test_an_invalid_urn_is_refused(text: str) -> None:
 
 def test_the_parts_of_a_urn() -> None:
     assert urns.parse("urn:pulumi:s::p::a:b:C$d:e:F::n::m") == Urn("s", "p", "a:b:C$d:e:F", "n::m")
+    group = urns.make("s", "p", urns.make("s", "p", "", urns.STACK_TYPE, "p-s"), "a:b:C", "g")
+    assert group == "urn:pulumi:s::p::a:b:C::g"
+    child = urns.make("s", "p", group, "d:e:F", "n::m")
+    assert child == "urn:pulumi:s::p::a:b:C$d:e:F::n::m"
+    assert (urns.type_of(child), urns.name_of(child)) == ("d:e:F", "n::m")
     assert urns.is_provider("pulumi:providers:aws")
     assert not urns.is_provider("aws:s3:Bucket")
     assert urns.provider_urn("urn:pulumi:s::p::t::n::id") == "urn:pulumi:s::p::t::n"
