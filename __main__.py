@@ -10,6 +10,7 @@ from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 from components.aws import check_package
 from components.container_group import fingerprint, given_keys, node_environment, secret_values
 from components.migration import migrate
+from components.pinning import pin_finished
 from components.pipeline import PipelineContext, TrainingPipeline, cluster_size
 from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
@@ -50,6 +51,7 @@ def main() -> None:
         existing = check_existing(stack, survey, owner)
         if not pulumi.runtime.is_dry_run():
             migrate(stack, owner)
+            pin_finished(stack, survey)
         repaired = repair_datasets(stack, survey, pulumi.runtime.is_dry_run())
     except FluxError as error:
         refuse(error)

@@ -24,6 +24,7 @@ from flux_training.training.runs.node_rights import (
     end_warning,
     parse_time,
     seconds_needed,
+    shared_keys_warning,
     show_time,
 )
 from flux_training.training.runs.progress import RunProgress
@@ -48,7 +49,9 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     storage, layout, bucket_exists = stack.storage, stack.layout, survey.bucket_exists
     group = connection.salad().get_group(settings.cluster.name)
     notes = check_foreign(stack, group, owner)
-    end, warnings = "", shared_keys_warning(connection, settings)
+    end, warnings = "", tuple[str, ...]()
+    if stack.nodes_reach_records:
+        warnings = (shared_keys_warning(settings.storage.kind),)
     if settings.storage.kind == "r2" and settings.storage.credentials == "temporary":
         to_train = [job for job in survey.jobs if survey.states[job.name].needs_gpu]
         runs = remaining(storage, layout, to_train, bucket_exists)
@@ -56,20 +59,6 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     past = past_run_ids(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
     declared = [(job.name, job.run_id) for job in survey.jobs]
     return Existing(end, expiring(settings.keep, layout, [*declared, *past]), warnings, notes)
-
-
-def shared_keys_warning(connection: Connection, settings: StackSettings) -> tuple[str, ...]:
-    """For a stack whose nodes get the keys of the stack itself."""
-    if (
-        settings.storage.kind != "s3"
-        or connection.cloud != "salad"
-        or connection.node_access_key_id is not None
-    ):
-        return ()
-    return (
-        "the nodes get the stack's own keys for the bucket, which may allow more than they need: set FLUX_NODE_ACCESS_KEY_ID and "
-        "FLUX_NODE_SECRET_ACCESS_KEY, or use storage.kind r2 or aws",
-    )
 
 
 def prepared_run(job: DeclaredJob, bill: Bill) -> PreparedRun:

@@ -19,12 +19,20 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Sync
+from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
 from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.records import read_record
-from flux_training.clients.results import inspect_run, newest_sound, posted_id, read_json, run_status
+from flux_training.clients.results import (
+    RunResults,
+    inspect_run,
+    newest_sound,
+    posted_id,
+    read_json,
+    run_status,
+)
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
 from flux_training.node.job import LIMITS_FILE, NodeJob, changed_limits, launch_limits
@@ -32,12 +40,13 @@ from flux_training.node.launcher.settings import LaunchLimits, config_digest
 from flux_training.training.bill import cost_of
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
+from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import LAUNCHER_CONTRACT, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 
-IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes")
+IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes", "weights")
 
 # Answers about groups and datasets are shared for so long: short enough that a change made during a long update is noticed.
 MAX_ANSWER_AGE_SECONDS = 30.0
@@ -91,12 +100,16 @@ class TrainingJobArgs(RunProperties):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJobState(RunProperties):
-    """`status` is as last seen: `refresh` updates it. `reason` is empty unless the run failed."""
+    """`status` is as last seen: `refresh` updates it. `reason` is empty unless the run failed.
+
+    `weights`: sha256, size and step of those that were verified first.
+    """
 
     kelpie_id: str = ""
     status: RunState = RunState.UNKNOWN
     reason: str = ""
     cost: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] | None = None
 
 
 class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
@@ -114,7 +127,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
     def make(self, args: TrainingJobArgs) -> tuple[str, TrainingJobState]:
         storage, queue = self.connection.storage(args.bucket), queue_of(self.connection, args.group_id)
-        if inspect_run(storage, args.keys, args.steps).finished:
+        if inspect_run(storage, args.keys, args.steps, queue.find(args.place)).finished:
             inform(
                 f"{args.job}: run {args.run_id} is already finished; its results are adopted and nothing is trained"
             )
@@ -142,7 +155,8 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             return None
         status = run_status(storage, state.keys, state.steps, job, state.stall_minutes)
         if status.state is RunState.LOST:
-            return None
+            # Weights that were verified once and are gone are reported, and not paid for again.
+            return state if state.weights else None
         final = state.status is status.state and status.state.has_ended
         return carry_over(
             TrainingJobState,
@@ -151,6 +165,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             status=status.state,
             reason=status.reason,
             cost=state.cost if final and state.cost else _cost(storage, state.keys),
+            weights=_pinned(storage, state, status.results, state.weights),
         )
 
     def change(self, _id: str, old: TrainingJobState, new: TrainingJobArgs) -> TrainingJobState:
@@ -167,6 +182,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             status=old.status,
             reason=old.reason,
             cost=old.cost,
+            weights=old.weights,
         )
 
     def remove(self, _id: str, state: TrainingJobState) -> None:
@@ -309,7 +325,20 @@ def _observed(storage: Storage, args: TrainingJobArgs, job: Job | None) -> Train
         status=status.state,
         reason=status.reason,
         cost=_cost(storage, args.keys),
+        weights=_pinned(storage, args, status.results),
     )
+
+
+def _pinned(
+    storage: Storage, run: RunProperties, results: RunResults, stored: Mapping[str, Any] | None = None
+) -> Mapping[str, Any] | None:
+    """The weights that were verified first, recorded now if they were not before. `stored`: what the state has, which nodes cannot write."""
+    pin = results.pin
+    if pin is None and stored is None and results.finished and results.weights is not None:
+        pin = pin_weights(storage, run.keys, results.weights, run.steps)
+    if stored and (pin is None or pin.contradicts(PinnedWeights.model_validate(stored))):
+        return stored
+    return pin.in_state if pin else None
 
 
 def _cost(storage: Storage, keys: RunKeys) -> dict[str, Any]:
@@ -323,6 +352,7 @@ class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJo
 
     provider_class = TrainingJobProvider
     cost: pulumi.Output[dict[str, Any]]
+    weights: pulumi.Output[dict[str, Any] | None]
 
     @property
     def summary(self) -> pulumi.Output[dict[str, Any]]:

@@ -104,7 +104,7 @@ HEADERS = [
 
 @pytest.mark.parametrize("weights", HEADERS)
 def test_invalid_weights_are_a_problem_not_an_exception(weights: bytes) -> None:
-    found = inspect_run(storage({KEYS.done: b"{}", KEYS.weights: weights}), KEYS, 20)
+    found = inspect_run(storage({KEYS.done: b"{}", KEYS.weights: weights}), KEYS, 20).evidence
     assert found.done
     assert found.problems
     assert newest_sound(storage({f"{KEYS.output}cat_000000010.safetensors": weights}), KEYS) is None

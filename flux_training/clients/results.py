@@ -1,20 +1,23 @@
 """A run's objects in the bucket, read with few requests. Nodes can write most of them: all are read with limits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
+from flux_training.clients.pins import read_pin
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.handout import HandOut, HandOutState, judge
 from flux_training.training.runs.lineage import PastRun
+from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
-from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run import CONFIG_VARIABLE, Layout, RunKeys, config_digest
 from flux_training.training.runs.run_state import (
     NO_REPORT,
     Evidence,
@@ -37,13 +40,32 @@ MAX_CONFIG_BYTES = 256 * 1024
 MAX_LISTED = 1000
 # FLUX has 500 layers with two matrices each, described by 140 bytes.
 USUAL_HEADER_BYTES = 160 * 1024
+CHANGED_CONFIG = (
+    "train.yml or manifest.json in config/ are not those that the job was queued with: somebody changed them"
+)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run's weights. `pin`: those that were verified first, if that was recorded; `weights`: the object that is there now."""
+
+    evidence: Evidence
+    pin: PinnedWeights | None = None
+    weights: ObjectInfo | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.evidence.finished
+
+
+NO_RESULTS = RunResults(Evidence(done=False))
 
 
 @dataclass(frozen=True)
 class RunStatus:
     """The status of a run now. `reason` is empty unless it failed; `findings` says what is wrong with its progress.json.
 
-    `hand_out` is None unless the queue says that the job is running.
+    `hand_out` is None unless the queue says that the job is running. `results`: the weights.
     """
 
     state: RunState
@@ -51,13 +73,15 @@ class RunStatus:
     progress: RunProgress
     findings: tuple[str, ...] = ()
     hand_out: HandOutState | None = None
+    results: RunResults = NO_RESULTS
 
 
 def run_status(
     storage: Storage, keys: RunKeys, steps: int, job: Job | None, stall_minutes: float
 ) -> RunStatus:
     """The status of a run, from the queue and the bucket. Raises ServiceError."""
-    evidence = inspect_run(storage, keys, steps)
+    results = inspect_run(storage, keys, steps, job)
+    evidence = results.evidence
     waiting = job is not None and job.status == RunState.PENDING
     found = Parsed[RunProgress]() if waiting else read_record(storage, keys.progress, RunProgress)
     progress = found.value or RunProgress()
@@ -68,7 +92,8 @@ def run_status(
     state = run_state(job.status if job else None, evidence, stalled)
     is_stale = handed_out is not None and not handed_out.has_reported
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
-    return RunStatus(state, explain(state, evidence, message, stalled), progress, found.faults, hand_out)
+    reason = explain(state, evidence, message, stalled)
+    return RunStatus(state, reason, progress, found.faults, hand_out, results)
 
 
 def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
@@ -87,11 +112,43 @@ def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) ->
     )
 
 
-def inspect_run(
-    storage: Storage, keys: RunKeys, steps: int, verified: Verified = NOTHING_VERIFIED
-) -> Evidence:
-    """One request, and for a finished run one more unless its weights are `verified`. Raises ServiceError."""
+def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
+    """The run's weights, compared with those that were verified first. `job`: the run's in the queue. Raises ServiceError.
+
+    Weights that nobody has verified before are only believed if train.yml and manifest.json are still those of the job.
+    """
     there = _in_model_folder(storage, keys)
+    weights = there.get(keys.weights)
+    if keys.done not in there and job is not None and job.unfinished:
+        return NO_RESULTS
+    pin = read_pin(storage, keys)
+    if pin is not None:
+        changed = pin.difference(weights.size if weights else None, weights.etag if weights else "")
+        return RunResults(Evidence(done=True, changed=changed), pin, weights)
+    expected = job.environment.get(CONFIG_VARIABLE) if job else None
+    evidence = _inspect(storage, keys, steps, there, NOTHING_VERIFIED, expected)
+    return RunResults(evidence, None, weights)
+
+
+def inspect_weights(
+    storage: Storage, keys: RunKeys, steps: int, verified: Verified, config: str
+) -> RunResults:
+    """The same for a run that is known to have no record of verified weights. `config`: its digest of train.yml and manifest.json.
+
+    One request, and for a finished run three more unless its weights are `verified`. Raises ServiceError.
+    """
+    there = _in_model_folder(storage, keys)
+    return RunResults(_inspect(storage, keys, steps, there, verified, config), None, there.get(keys.weights))
+
+
+def _inspect(
+    storage: Storage,
+    keys: RunKeys,
+    steps: int,
+    there: Mapping[str, ObjectInfo],
+    verified: Verified,
+    config: str | None,
+) -> Evidence:
     if keys.done not in there:
         return Evidence(done=False)
     weights = there.get(keys.weights)
@@ -99,10 +156,19 @@ def inspect_run(
         return Evidence(done=True, problems=(f"{keys.weights} is missing",))
     if verified.knows(storage, weights, steps):
         return Evidence(done=True)
-    found = _weights_problems(storage, weights, steps)
+    found = weights_problems(storage, weights, steps)
+    if not found and config and not _has_config(storage, keys, config):
+        found = [CHANGED_CONFIG]
     if not found:
         verified.add(storage, weights, steps)
     return Evidence(done=True, problems=tuple(found))
+
+
+def _has_config(storage: Storage, keys: RunKeys, expected: str) -> bool:
+    """Whether the files in config/ have this digest. Missing ones cannot mislead anyone."""
+    manifest = read_bounded(storage, f"{keys.config}manifest.json", MAX_MANIFEST_BYTES)
+    raw_config = read_bounded(storage, f"{keys.config}train.yml", MAX_MANIFEST_BYTES)
+    return manifest is None or raw_config is None or config_digest(manifest, raw_config) == expected
 
 
 def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
@@ -125,7 +191,8 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
+def weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
+    """Why the object is not the result of so many steps; empty if it is. Raises ServiceError."""
     try:
         header = weights_header(storage, weights.key)
     except NotFound:

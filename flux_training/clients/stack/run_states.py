@@ -4,15 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.pins import pinned_keys
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
 from flux_training.clients.queue.own_jobs import RunPlace, choose_job, own_job
-from flux_training.clients.results import inspect_run, posted_id
+from flux_training.clients.results import inspect_run, inspect_weights, posted_id
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.verified import Verified
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.jobs.declare import DeclaredJob
-from flux_training.training.runs.run import RUN_ID_VARIABLE, RunKeys
+from flux_training.training.runs.run import RUN_ID_VARIABLE, RunKeys, config_digest
 from flux_training.training.runs.run_state import Evidence, RunState, run_state
 
 
@@ -20,28 +21,32 @@ from flux_training.training.runs.run_state import Evidence, RunState, run_state
 class RunStates:
     """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the group's queue.
 
-    `failing`: those of them that have failed on a node.
+    `failing`: those of them that have failed on a node. `pinned`: the keys of the records of verified weights.
     """
 
     by_job: Mapping[str, RunState]
     unfinished: frozenset[str] = frozenset()
     failing: frozenset[str] = frozenset()
+    pinned: frozenset[str] = frozenset()
 
 
 def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
     """The states of the declared runs. Raises ServiceError.
 
-    Takes one request for each run, one to list the group's queue, and up to two more for a run that neither has.
+    One listing shows which runs have verified weights. Takes one request for each other run, one to list the group's queue, and
+    up to two more for a run that neither has.
     """
     storage, layout = stack.storage, stack.layout
     kelpie = stack.connection.kelpie()
     if not stack.bucket_exists:
         return RunStates({job.name: RunState.NEW for job in jobs})
     verified = Verified.load()
+    # Where nodes can write the records too, a record alone proves nothing.
+    pinned = frozenset[str]() if stack.nodes_reach_records else pinned_keys(storage, layout)
 
     def is_finished(job: DeclaredJob) -> bool:
         keys = layout.run(job.name, job.run_id)
-        return inspect_run(storage, keys, job.folder.steps, verified).finished
+        return keys.results in pinned or _has_sound_results(storage, keys, job, verified)
 
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
     verified.save()
@@ -62,7 +67,12 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
     runs = {job.id: job.environment.get(RUN_ID_VARIABLE, "") for job in queued if job.unfinished}
     failing = frozenset(runs[job.id] for job in queued if job.id in runs and job.num_failures)
-    return RunStates(states, frozenset(runs.values()), failing)
+    return RunStates(states, frozenset(runs.values()), failing, pinned)
+
+
+def _has_sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: Verified) -> bool:
+    config = config_digest(job.image_set.manifest, job.folder.raw_config)
+    return inspect_weights(storage, keys, job.folder.steps, verified, config).finished
 
 
 def group_jobs(stack: StackServices) -> list[Job]:

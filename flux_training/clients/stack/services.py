@@ -6,6 +6,7 @@ from functools import cached_property
 from flux_training.clients.connection import Connection
 from flux_training.clients.stack.owner import OwnerMark, read_mark
 from flux_training.clients.storage import Storage
+from flux_training.training.runs.node_rights import nodes_reach_records
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings
 
@@ -28,6 +29,13 @@ class StackServices:
     @cached_property
     def bucket_exists(self) -> bool:
         return self.storage.exists()
+
+    @property
+    def nodes_reach_records(self) -> bool:
+        """Whether the nodes' keys are valid for the whole bucket."""
+        connection = self.connection
+        has_own_keys = connection.node_access_key_id is not None
+        return nodes_reach_records(self.settings.storage, connection.cloud, has_own_keys)
 
     @cached_property
     def mark(self) -> OwnerMark | None:

@@ -50,6 +50,7 @@ class Survey:
     changes: Mapping[str, JobChanges] = field(default_factory=dict)
     unfinished: frozenset[str] = frozenset()
     failing: frozenset[str] = frozenset()
+    pinned: frozenset[str] = frozenset()
     bucket_exists: bool = False
 
 
@@ -63,7 +64,9 @@ def survey_stack(
     bill = price_stack(stack, jobs, states)
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
     found = _changes_of(stack, new) if with_changes else {}
-    return Survey(lint, jobs, states, bill, found, runs.unfinished, runs.failing, stack.bucket_exists), bill
+    return Survey(
+        lint, jobs, states, bill, found, runs.unfinished, runs.failing, runs.pinned, stack.bucket_exists
+    ), bill
 
 
 def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:

@@ -45,6 +45,12 @@ from flux_training.training.words import make_command, nearest
     help="Target folder. [default: outputs/]",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that differ from those in the bucket.")
+@click.option(
+    "--accept-changed-weights",
+    "accept_changed",
+    is_flag=True,
+    help="Fetch the weights of JOB although they are not those that were verified first, and record these instead.",
+)
 @stack_option
 def fetch_command(
     job: str | None,
@@ -53,6 +59,7 @@ def fetch_command(
     checkpoints: bool,
     folder: Path | None,
     force: bool,
+    accept_changed: bool,
     stack: str,
 ) -> None:
     """Copy the results of JOB, or of all jobs, to outputs/<job>/<run id>/.
@@ -61,6 +68,8 @@ def fetch_command(
     """
     if run_id and (all_runs or not job):
         raise click.UsageError("--run needs a JOB and cannot be combined with --all-runs")
+    if accept_changed and (all_runs or not job):
+        raise click.UsageError("--accept-changed-weights needs a JOB and cannot be combined with --all-runs")
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     connection = connection_of(engine, stack)
@@ -71,7 +80,7 @@ def fetch_command(
     results = []
     for run in runs:
         with _progress_bar(f"{run.name} {run.run_id}") as (on_total, on_bytes):
-            options = FetchOptions(force, checkpoints, on_total, on_bytes)
+            options = FetchOptions(force, accept_changed, checkpoints, on_total, on_bytes)
             status, result = _fetch_run(run, connection, storage, folder or Path(OUTPUTS), price, options)
         say(f"{run.name}: {result.folder} ({status}; files fetched: {result.new}, up to date: {result.kept})")
         print_problems(result)

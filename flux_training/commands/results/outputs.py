@@ -15,11 +15,12 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results.download import download, sha256_of
+from flux_training.commands.results.trusted_weights import choose_weights
 from flux_training.commands.watch.job_status import JobStatus
 from flux_training.training.bill import cost_of
 from flux_training.training.files import write_atomically
 from flux_training.training.names import IMAGE_SUFFIXES, path_below
-from flux_training.training.runs.records import DoneRecord, EstimateRecord, RunRecord
+from flux_training.training.runs.records import EstimateRecord, RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
@@ -44,11 +45,15 @@ Index = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object and its file name here. `sha256` is known for the weights, from done.json."""
+    """An object and its file name here. `sha256` is known for the weights."""
 
     info: ObjectInfo
     name: str
     sha256: str | None = None
+
+    @property
+    def is_weights(self) -> bool:
+        return "/" not in self.name and self.name.endswith(".safetensors")
 
 
 @dataclass
@@ -58,6 +63,12 @@ class RemoteFiles:
     files: list[RemoteFile] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     sample_bytes: int = 0
+
+    def refuse_weights(self, why: str) -> None:
+        """Do not fetch the weights, nor done.json, which describes them."""
+        for file in [one for one in self.files if one.is_weights or one.name == "done.json"]:
+            self.files.remove(file)
+        self.refused["weights"] = why
 
     def add(self, file: RemoteFile) -> None:
         """Accept or refuse a file by its name and size."""
@@ -91,9 +102,13 @@ class Decision(Enum):
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """`force` overwrites files that the user changed. `on_total` gets the bytes to download, `on_bytes` those that arrived."""
+    """`force` overwrites files that the user changed. `on_total` gets the bytes to download, `on_bytes` those that arrived.
+
+    `accept_changed`: take the weights that are in the bucket now in place of those that were verified first.
+    """
 
     force: bool = False
+    accept_changed: bool = False
     checkpoints: bool = False
     on_total: Callable[[int], None] = lambda _: None
     on_bytes: Callable[[int], None] = lambda _: None
@@ -124,19 +139,27 @@ def fetch(
     options = options or FetchOptions()
     keys = status.job.keys
     folder = outputs / status.job.name / status.job.run_id
-    done = read_record(storage, keys.done, DoneRecord).value or DoneRecord()
-    remote = _remote_files(storage, keys, done.sha256, options.checkpoints)
+    trusted = choose_weights(status, storage, options.accept_changed)
+    remote = _remote_files(storage, keys, trusted.sha256, options.checkpoints)
+    if trusted.problem:
+        remote.refuse_weights(trusted.problem)
     index = _read_index(folder)
     decisions = {file.name: decide(file, folder / file.name, index.get(file.name)) for file in remote.files}
-    chosen = {Decision.FETCH, Decision.DIFFERS} if options.force else {Decision.FETCH}
-    wanted = [file for file in remote.files if decisions[file.name] in chosen]
+    differing = [
+        file.name
+        for file in remote.files
+        if decisions[file.name] == Decision.DIFFERS
+        and not (options.force or (options.accept_changed and file.is_weights))
+    ]
+    wanted = [
+        file for file in remote.files if decisions[file.name] != Decision.KEEP and file.name not in differing
+    ]
     options.on_total(sum(file.info.size for file in wanted))
     errors = _download_all(storage, wanted, folder, options)
     current = [file for file in remote.files if decisions[file.name] == Decision.KEEP or file in wanted]
     _write_index(folder, index, [file for file in current if file.name not in errors])
     record = read_record(storage, keys.record, RunRecord).value or RunRecord()
     write_record(folder / RECORD, record, status, price)
-    differing = [] if options.force else [n for n, found in decisions.items() if found == Decision.DIFFERS]
     failed = [f"{one_line(name)}: {error}" for name, error in (errors | remote.refused).items()]
     kept = len(remote.files) - len(wanted) - len(differing)
     return FetchResult(folder, len(wanted) - len(errors), kept, differing, _first(failed))
@@ -155,11 +178,13 @@ def decide(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Dec
         return Decision.DIFFERS
     local = sha256_of(path)
     is_unchanged = known is not None and known.get("sha256") == local
-    if is_unchanged and known is not None and known.get("etag") == file.info.etag:
-        return Decision.KEEP if file.sha256 in (None, local) else Decision.FETCH
+    is_same_object = is_unchanged and known is not None and known.get("etag") == file.info.etag
+    if is_same_object and file.sha256 in (None, local):
+        return Decision.KEEP
     if path.stat().st_size == file.info.size and _matches(file, path, local):
         return Decision.KEEP
-    may_replace = is_unchanged or (known is None and file.name in GENERATED)
+    # Fetched weights were verified: others never replace them silently.
+    may_replace = (is_unchanged and not file.is_weights) or (known is None and file.name in GENERATED)
     return Decision.FETCH if may_replace else Decision.DIFFERS
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.requeue import job_of_run
-from flux_training.clients.results import run_status
+from flux_training.clients.results import NO_RESULTS, RunResults, run_status
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.handout import HandOutState
+from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
@@ -43,6 +44,7 @@ class StackJob:
     steps: int
     keys: RunKeys
     stall_minutes: float = 30.0
+    weights: PinnedWeights | None = None
 
     def in_queue(self, kelpie: Kelpie, bucket: str) -> Job | None:
         """Its job in the queue, if it is really this run's. Raises ServiceError."""
@@ -63,6 +65,21 @@ class JobStatus:
     queue_job: Job | None = None
     findings: tuple[str, ...] = ()
     hand_out: HandOutState | None = None
+    results: RunResults = NO_RESULTS
+
+    @property
+    def pin(self) -> PinnedWeights | None:
+        """The weights that were verified first. What the stack's state says counts more than what is in the bucket."""
+        stored, recorded = self.job.weights, self.results.pin
+        return recorded if recorded and not (stored and recorded.contradicts(stored)) else stored
+
+    @property
+    def changed_weights(self) -> str:
+        """How the weights in the bucket differ from those that were verified first; empty if they do not."""
+        if self.pin is None:
+            return ""
+        found = self.results.weights
+        return self.pin.difference(found.size if found else None, found.etag if found else "")
 
     @property
     def phase(self) -> str:
@@ -100,6 +117,7 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
             int(entry["steps"]),
             RunKeys(entry["folder"], name),
             float(entry.get("stallMinutes") or StackJob.stall_minutes),
+            PinnedWeights.model_validate(entry["weights"]) if entry.get("weights") else None,
         )
         for name, entry in sorted((outputs.get("jobs") or {}).items())
     ]
@@ -116,6 +134,15 @@ def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobSta
         queue_job,
         found.findings,
         found.hand_out,
+        found.results,
+    )
+
+
+def accept_hint(job: str) -> str:
+    """What to do about weights that are not those that were verified first."""
+    return (
+        f"if you trust them, `./flux fetch {job} --accept-changed-weights` verifies and accepts what is there now; `./flux retry {job} --force` "
+        "trains it again"
     )
 
 
@@ -149,6 +176,8 @@ def find_problems(statuses: Sequence[JobStatus], now: datetime) -> dict[str, str
 
 
 def _problem(status: JobStatus, now: datetime, is_busy: bool) -> str:
+    if status.changed_weights:
+        return f"{status.changed_weights}; {accept_hint(status.job.name)}"
     if status.has_ended and status.state != RunState.COMPLETED:
         return f"{status.state}: {status.reason}" if status.reason else status.state
     if status.hand_out == HandOutState.RETRYING:

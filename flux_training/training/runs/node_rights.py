@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flux_training.training.runs.run import Layout
+from flux_training.training.settings import StorageSettings
 from flux_training.training.words import make_command
 
 # For a run without a time estimate and without `maxHours`: an assumption.
@@ -23,6 +24,27 @@ MARGIN_HOURS = 1.0
 def node_prefixes(layout: Layout) -> list[str]:
     """The prefixes of all keys that a node needs. `.flux/` with the owner record is not among them."""
     return [layout.datasets, layout.runs]
+
+
+def nodes_reach_records(storage: StorageSettings, cloud: str, has_own_keys: bool) -> bool:
+    """Whether nodes can write `.flux/`. `has_own_keys`: they get the keys given for them. Those of the local cloud are processes of this machine."""
+    if storage.kind == "r2":
+        return storage.credentials == "token"
+    return storage.kind == "s3" and cloud == "salad" and not has_own_keys
+
+
+def shared_keys_warning(kind: str) -> str:
+    """For a stack with nodes that can write `.flux/`."""
+    fix = (
+        "remove `storage.credentials: token`"
+        if kind == "r2"
+        else "set FLUX_NODE_ACCESS_KEY_ID and FLUX_NODE_SECRET_ACCESS_KEY to keys that reach only runs/ and datasets/, or use "
+        "storage.kind r2 or aws"
+    )
+    return (
+        "the nodes' keys are valid for the whole bucket, so a node could change the records in .flux/, such as which weights were "
+        f"verified; {fix}"
+    )
 
 
 def node_policy(bucket: str, layout: Layout) -> dict[str, Any]:

@@ -10,6 +10,7 @@ LAUNCHER_CONTRACT = 1
 RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
+CONFIG_VARIABLE = "FLUX_CONFIG_SHA256"
 # Of a container group: the stack that it belongs to, as `<project>/<stack>`.
 OWNER_VARIABLE = "FLUX_OWNER"
 
@@ -27,6 +28,14 @@ def run_id(manifest: bytes, raw_config: bytes, attempt: int = 1, parent: str | N
         # The length comes first, so that different parts cannot give the same bytes.
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()[:12]
+
+
+def config_digest(manifest: bytes, raw_config: bytes) -> str:
+    """64 hex digits that a queued job carries for its launcher, which computes the same (flux_training/node/launcher/settings.py)."""
+    digest = hashlib.sha256()
+    for part in (manifest, raw_config):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,14 @@ ENDED = frozenset(
 
 @dataclass(frozen=True)
 class Evidence:
-    """The contents of a run's model/ folder. The weights are checked, and `problems` found, only once done.json exists."""
+    """The contents of a run's model/ folder. The weights are checked, and `problems` found, only once done.json exists.
+
+    `changed`: how the weights differ from those that were verified first. Such a run stays finished: it is not paid for again.
+    """
 
     done: bool
     problems: tuple[str, ...] = ()
+    changed: str = ""
 
     @property
     def finished(self) -> bool:

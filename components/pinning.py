@@ -1,0 +1,28 @@
+"""Records which weights finished runs have, so that later updates need not look at them, and notice when they are replaced."""
+
+from flux_training.clients.pins import pin_weights
+from flux_training.clients.results import inspect_run
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import Survey
+from flux_training.clients.waiting import in_parallel
+from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.runs.run_state import RunState
+
+
+def pin_finished(stack: StackServices, survey: Survey) -> None:
+    """Record the weights of the declared runs that have finished, unless that was done before. Raises ServiceError."""
+    storage, layout = stack.storage, stack.layout
+
+    def pin(job: DeclaredJob) -> None:
+        keys, steps = layout.run(job.name, job.run_id), job.folder.steps
+        found = inspect_run(storage, keys, steps)
+        if found.pin is None and found.finished and found.weights is not None:
+            pin_weights(storage, keys, found.weights, steps)
+
+    new = [
+        job
+        for job in survey.jobs
+        if survey.states[job.name] is RunState.COMPLETED
+        and layout.run(job.name, job.run_id).results not in survey.pinned
+    ]
+    in_parallel(pin, new)

@@ -1,0 +1,42 @@
+"""Records the weights of a run that were verified first, in `.flux/runs/<job>/<run id>/results.json`."""
+
+from flux_training.clients.errors import Conflict
+from flux_training.clients.records import read_record
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.training.dataset.manifest import canonical_json
+from flux_training.training.runs.pins import PinnedWeights
+from flux_training.training.runs.records import DoneRecord
+from flux_training.training.runs.run import Layout, RunKeys
+
+
+def read_pin(storage: Storage, keys: RunKeys) -> PinnedWeights | None:
+    """None if the run has no record. Raises ServiceError."""
+    return read_record(storage, keys.results, PinnedWeights).value
+
+
+def pinned_keys(storage: Storage, layout: Layout) -> frozenset[str]:
+    """The keys of all `results.json`, by one listing. Raises ServiceError."""
+    listed = (item.key for item in storage.list(layout.run_records))
+    return frozenset(key for key in listed if key.endswith("/results.json"))
+
+
+def pin_weights(
+    storage: Storage, keys: RunKeys, weights: ObjectInfo, steps: int, replaces: str | None = None
+) -> PinnedWeights | None:
+    """Record these weights, which were verified, with the digest of done.json. Returns the record: another process may have been first.
+
+    None if done.json has no digest. `replaces`: the SHA-256 of the weights that the present record names. Raises ServiceError.
+    """
+    done = read_record(storage, keys.done, DoneRecord).value
+    if done is None or done.sha256 is None:
+        return None
+    pin = PinnedWeights(
+        sha256=done.sha256, size=weights.size, step=steps, etag=weights.etag, replaces=replaces
+    )
+    try:
+        storage.put_bytes(
+            keys.results, canonical_json({"version": 1, **pin.model_dump()}), if_none_match=replaces is None
+        )
+    except Conflict:
+        return read_pin(storage, keys)
+    return pin

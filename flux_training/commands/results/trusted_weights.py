@@ -1,0 +1,35 @@
+"""Which weights are fetched: those that were verified first, or others only if the user accepts them."""
+
+from dataclasses import dataclass
+
+from flux_training.clients.pins import pin_weights
+from flux_training.clients.records import read_record
+from flux_training.clients.results import weights_problems
+from flux_training.clients.storage import Storage
+from flux_training.commands.watch.job_status import JobStatus, accept_hint
+from flux_training.training.runs.records import DoneRecord
+
+
+@dataclass(frozen=True)
+class TrustedWeights:
+    """The SHA-256 that the downloaded weights must have, None if it is not known; or why they are not downloaded."""
+
+    sha256: str | None = None
+    problem: str = ""
+
+
+def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool) -> TrustedWeights:
+    """Records the weights if they have not been verified before, or if the user accepts others. Raises ServiceError."""
+    found, pin, steps = status.results.weights, status.pin, status.job.steps
+    if pin is not None and status.changed_weights:
+        if not accept_changed or found is None:
+            return TrustedWeights(problem=f"{status.changed_weights}; {accept_hint(status.job.name)}")
+        if problems := weights_problems(storage, found, steps):
+            return TrustedWeights(problem=f"the weights in the bucket are not valid: {'; '.join(problems)}")
+        pin = pin_weights(storage, status.job.keys, found, steps, replaces=pin.sha256)
+    elif pin is None and status.results.finished and found is not None:
+        pin = pin_weights(storage, status.job.keys, found, steps)
+    if pin is not None:
+        return TrustedWeights(pin.sha256)
+    done = read_record(storage, status.job.keys.done, DoneRecord).value
+    return TrustedWeights(done.sha256 if done else None)

@@ -1,0 +1,42 @@
+"""The weights of a run that were verified first. Other ones later are not believed: nodes can write every run's folder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from flux_training.training.untrusted import Bytes, Sha256, Steps, UntrustedRecord
+
+
+class PinnedWeights(UntrustedRecord):
+    """results.json below `.flux/`, and `weights` in the stack's output `jobs`. `size` in bytes.
+
+    `replaces`: the SHA-256 of earlier weights in whose place the user has accepted these.
+    """
+
+    sha256: Sha256
+    size: Bytes
+    step: Steps
+    etag: Annotated[str, Field(max_length=200)] = ""
+    replaces: Sha256 | None = None
+
+    @property
+    def in_state(self) -> dict[str, Any]:
+        """What a stack's state stores of it."""
+        return self.model_dump(include={"sha256", "size", "step"})
+
+    def contradicts(self, stored: PinnedWeights) -> bool:
+        """Whether the record was changed since the stack's state stored it, and the user has not accepted that."""
+        return stored.sha256 not in (self.sha256, self.replaces)
+
+    def difference(self, size: int | None, etag: str) -> str:
+        """What is wrong with the object that is there now; empty if nothing. `size` is None if there is none."""
+        if size is None:
+            return f"the weights that were verified first ({self}) are no longer in the bucket"
+        if size != self.size or (self.etag and etag != self.etag):
+            return f"the weights in the bucket are not those that were verified first ({self}): somebody replaced them"
+        return ""
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.size} bytes, SHA-256 {self.sha256[:12]}…"
