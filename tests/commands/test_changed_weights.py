@@ -1,0 +1,208 @@
+"""Weights that somebody replaced after they were verified, with the keys of a node, against a real S3 server."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from localcloud.testing import running_cloud
+
+from flux_training.clients.connection import connect
+from flux_training.clients.kelpie import Job
+from flux_training.clients.pins import pin_weights, pinned_keys, read_pin
+from flux_training.clients.results import CHANGED_CONFIG, inspect_run
+from flux_training.clients.storage import Storage
+from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch
+from flux_training.commands.watch.job_status import StackJob, find_problems, job_status
+from flux_training.training.runs.pins import PinnedWeights
+from flux_training.training.runs.run import Layout, RunKeys, config_digest
+from flux_training.training.runs.run_state import RunState
+
+LAYOUT = Layout("p/")
+STEPS = 20
+MANIFEST, CONFIG = b"{}", b"job: extension\n"
+DIGEST = config_digest(MANIFEST, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    home = tmp_path_factory.mktemp("cloud")
+    with running_cloud(home, nodes=0):
+        storage = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(home / "connection.json")}).storage("pins")
+        storage.ensure()
+        yield storage
+
+
+def weights(content: bytes, step: int = STEPS) -> bytes:
+    """A safetensors file with four bytes of data."""
+    header = {
+        "__metadata__": {"training_info": json.dumps({"step": step, "epoch": 1})},
+        "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + content
+
+
+GOOD, OTHERS = weights(b"good"), weights(b"evil")
+
+
+class TrainedRun:
+    """A run whose node has uploaded its weights; `node_writes` uses only keys that nodes may write."""
+
+    def __init__(self, storage: Storage, name: str, outputs: Path) -> None:
+        self.storage, self.outputs = storage, outputs
+        self.keys = LAYOUT.run("cat", name)
+        self.node_writes(GOOD)
+        storage.put_bytes(f"{self.keys.config}manifest.json", MANIFEST)
+        storage.put_bytes(f"{self.keys.config}train.yml", CONFIG)
+
+    def node_writes(self, data: bytes) -> None:
+        self.storage.put_bytes(self.keys.weights, data)
+        done = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        self.storage.put_bytes(self.keys.done, json.dumps(done).encode())
+
+    def problem(self, stored: PinnedWeights | None = None) -> str:
+        job = StackJob("cat", self.keys.run, "", STEPS, self.keys, weights=stored)
+        found = job_status(job, None, self.storage)
+        assert found.state is RunState.COMPLETED  # never trained and paid for again
+        return find_problems([found], datetime.now(UTC)).get("cat", "")
+
+    def fetch(
+        self, stored: PinnedWeights | None = None, accept: bool = False, force: bool = False
+    ) -> FetchResult:
+        job = StackJob("cat", self.keys.run, "", STEPS, self.keys, weights=stored)
+        options = FetchOptions(force=force, accept_changed=accept)
+        return fetch(job_status(job, None, self.storage), self.storage, self.outputs, options=options)
+
+    @property
+    def local(self) -> bytes:
+        return (self.outputs / "cat" / self.keys.run / "cat.safetensors").read_bytes()
+
+
+@pytest.fixture
+def run(bucket: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> TrainedRun:
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    return TrainedRun(bucket, name, tmp_path)
+
+
+def test_the_first_fetch_records_the_weights(run: TrainedRun) -> None:
+    assert read_pin(run.storage, run.keys) is None
+    run.fetch()
+    pin = read_pin(run.storage, run.keys)
+    assert pin is not None
+    assert (pin.sha256, pin.size, pin.step) == (hashlib.sha256(GOOD).hexdigest(), len(GOOD), STEPS)
+    assert run.keys.results in pinned_keys(run.storage, LAYOUT)
+    assert run.problem() == ""
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_replaced_weights_are_reported_and_not_fetched(run: TrainedRun, force: bool) -> None:
+    run.fetch()
+    run.node_writes(OTHERS)
+    assert "somebody replaced them" in run.problem()
+    result = run.fetch(force=force)
+    assert run.local == GOOD
+    assert len(result.failed) == 1
+    assert "--accept-changed-weights" in result.failed[0]
+
+
+def test_replaced_weights_are_not_fetched_to_another_machine(run: TrainedRun, tmp_path: Path) -> None:
+    run.fetch()
+    run.node_writes(OTHERS)
+    run.outputs = tmp_path / "another"
+    assert run.fetch().failed
+    assert not list(run.outputs.rglob("*.safetensors"))
+
+
+def test_deleted_weights_are_reported_and_not_trained_again(run: TrainedRun) -> None:
+    run.fetch()
+    run.storage.delete_many([run.keys.weights, run.keys.done])
+    assert "no longer in the bucket" in run.problem()
+    assert run.fetch().failed
+    assert run.local == GOOD
+
+
+def test_accepted_weights_are_fetched_and_recorded(run: TrainedRun) -> None:
+    run.fetch()
+    stored = read_pin(run.storage, run.keys)
+    run.node_writes(OTHERS)
+    result = run.fetch(accept=True)
+    assert (result.failed, result.differing, run.local) == ([], [], OTHERS)
+    # Also for a stack whose state still has the first ones.
+    assert run.problem(stored) == ""
+    assert run.fetch(stored).failed == []
+
+
+def test_accepting_keeps_other_files_that_the_user_changed(run: TrainedRun) -> None:
+    folder = run.fetch().folder
+    (folder / "train.yml").write_bytes(b"mine")
+    run.node_writes(OTHERS)
+    assert run.fetch(accept=True).differing == ["train.yml"]
+    assert (folder / "train.yml").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("data", [weights(b"evil", step=STEPS - 1), b"no weights", weights(b"too long")])
+def test_invalid_weights_cannot_be_accepted(run: TrainedRun, data: bytes) -> None:
+    run.fetch()
+    run.node_writes(data)
+    assert "are not valid" in run.fetch(accept=True).failed[0]
+    assert run.local == GOOD
+
+
+def test_without_a_record_verified_weights_are_not_replaced_either(run: TrainedRun) -> None:
+    """As for runs that an older version has fetched."""
+    run.fetch()
+    run.storage.delete_many([run.keys.results])
+    run.node_writes(OTHERS)
+    assert run.fetch().differing == ["cat.safetensors"]
+    assert run.local == GOOD
+
+
+def test_a_record_that_contradicts_the_state_is_not_believed(run: TrainedRun) -> None:
+    """With keys for the whole bucket a node can replace the record too."""
+    run.fetch()
+    stored = read_pin(run.storage, run.keys)
+    longer = weights(b"evil") + b" "
+    run.node_writes(longer)
+    run.storage.delete_many([run.keys.results])
+    found = next(run.storage.list(run.keys.weights))
+    pin_weights(run.storage, run.keys, found, STEPS)
+    assert "somebody replaced them" in run.problem(stored)
+    assert run.fetch(stored).failed
+    assert run.local == GOOD
+
+
+def queued(config: str) -> Job:
+    return Job(id="1", container_group_id="g", status="completed", environment={"FLUX_CONFIG_SHA256": config})
+
+
+def test_results_of_a_run_with_changed_files_are_not_believed(run: TrainedRun) -> None:
+    assert inspect_run(run.storage, run.keys, STEPS, queued(DIGEST)).finished
+    run.storage.put_bytes(f"{run.keys.config}train.yml", CONFIG + b"#")
+    found = inspect_run(run.storage, run.keys, STEPS, queued(DIGEST))
+    assert found.evidence.problems == (CHANGED_CONFIG,)
+
+
+@pytest.mark.parametrize(
+    ("size", "etag", "words"),
+    [
+        (7, "e", ""),
+        (7, "f", "somebody replaced them"),
+        (8, "e", "somebody replaced them"),
+        (None, "", "no longer in the bucket"),
+    ],
+)
+def test_how_weights_differ(size: int | None, etag: str, words: str) -> None:
+    pin = PinnedWeights(sha256="a" * 64, size=7, step=STEPS, etag="e")
+    found = pin.difference(size, etag)
+    assert (words in found) if words else (found == "")
+    assert pin.model_copy(update={"etag": ""}).difference(7, "anything") == ""
+
+
+def test_the_launcher_and_we_compute_the_same_digest() -> None:
+    from flux_training.node.launcher import settings
+
+    assert settings.config_digest(MANIFEST, CONFIG) == DIGEST
+    assert RunKeys("runs/cat/1/", "cat").results == ".flux/runs/cat/1/results.json"
