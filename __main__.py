@@ -19,7 +19,7 @@ from components.repair import repair_datasets
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
-from flux_training.training.bill import announce, over_budget
+from flux_training.training.bill import describe_bill, over_budget
 from flux_training.training.cost import Bill
 from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.errors import BadInput, FluxError
@@ -57,7 +57,11 @@ def main() -> None:
         refuse(error)
 
     connection = stack.connection
-    notes = [announce(bill, local=connection.cloud == "local"), *changes_in_words(survey), *existing.notes]
+    notes = [
+        describe_bill(bill, local=connection.cloud == "local"),
+        *changes_in_words(survey),
+        *existing.notes,
+    ]
     for warning in (*existing.warnings, *repaired):
         pulumi.log.warn(warning)
     for note in filter(None, notes):

@@ -122,7 +122,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
             # Already released, by an attempt that was killed or by the stack that adopted it last.
             inform(f"container group {group.name} is not deleted: it no longer carries this stack's mark")
         elif group.environment_value(ADOPTED_VARIABLE):
-            release(salad, group, state.variables.split(", "))
+            release_group(salad, group, state.variables.split(", "))
         else:
             salad.delete_group(state.name)
 
@@ -254,7 +254,7 @@ def as_adopted(spec: GroupSpec) -> GroupSpec:
     return spec.model_copy(update={"environment": {**spec.environment, ADOPTED_VARIABLE: "yes"}})
 
 
-def release(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> None:
+def release_group(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> None:
     """Stop a group that existed before the stack, and remove our mark, keys and `variables`, which may be secret."""
     salad.stop_group(group.name)
     present = group.container.environment_variables

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from components.messages import TransferProgress, inform, progress
+from components.messages import TransferProgress, inform, show_progress
 from components.properties import Properties, carry_over, is_known
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.bulk import Outgoing
@@ -77,7 +77,7 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
             if image_set.digest != args.digest:
                 raise FluxError(f"{args.folder} changed while the update was running", "", "run it again")
             urn = dataset_urn(args.owner, args.name)
-            names = upload(storage, layout, image_set, lambda text: progress(text, urn))
+            names = upload_images(storage, layout, image_set, lambda text: show_progress(text, urn))
             if names:
                 inform(sent_again(args.name, names))
         return args.digest, carry_over(DatasetState, args)
@@ -110,7 +110,7 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         )
 
 
-def upload(
+def upload_images(
     storage: Storage, layout: Layout, image_set: ImageSet, on_progress: Callable[[str], None]
 ) -> list[str]:
     """Bring every image into the bucket that is not there yet, copied inside it from another dataset where possible.

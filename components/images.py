@@ -44,8 +44,8 @@ class TrainerImages(pulumi.ComponentResource):
             logging=local.Logging.STDERR,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        self.worker = command.stdout.apply(lambda text: reference(text, "worker"))
-        self.dev = command.stdout.apply(lambda text: reference(text, "dev")) if with_dev else None
+        self.worker = command.stdout.apply(lambda text: built_image(text, "worker"))
+        self.dev = command.stdout.apply(lambda text: built_image(text, "dev")) if with_dev else None
         self.register_outputs({})
 
 
@@ -72,7 +72,7 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def reference(output: str, target: str) -> str:
+def built_image(output: str, target: str) -> str:
     """One image from the output of docker/build.sh (lines like `worker=repository@sha256:…`). Raises FluxError."""
     found = re.search(rf"^{target}=(\S+@sha256:[0-9a-f]{{64}})$", output, re.MULTILINE)
     if found is None:

@@ -20,7 +20,7 @@ _started = time.monotonic()
 _last_shown: dict[str, float] = {}
 
 
-def progress(text: str, urn: str) -> None:
+def show_progress(text: str, urn: str) -> None:
     """Show a passing message in the resource's row.
 
     At most every two seconds, and not in the first two: without a terminal each message takes a line.

@@ -15,7 +15,7 @@ from components.declared_runs import DeclaredRuns, DeclaredRunsArgs
 from components.dev_group import DevGroup, dev_environment, tunnel_name
 from components.images import TrainerImages
 from components.node_keys import NodeKeys, NodeKeysArgs
-from components.properties import output
+from components.properties import as_field
 from components.scaling_rule import ScalingRule, ScalingRuleArgs
 from components.training_job import TrainingJob, TrainingJobArgs
 from flux_training.training.jobs.declare import DeclaredJob
@@ -189,7 +189,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         args = replace(
             cluster,
             name=self._settings.dev_name,
-            image=dev.image or (output(built) if built else ""),
+            image=dev.image or (as_field(built) if built else ""),
             gpu=dev.gpu or cluster.gpu,
             replicas=1,
             autoscale=False,
@@ -208,7 +208,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         return ContainerGroupArgs(
             home=context.home,
             name=cluster.name,
-            image=output(self.images.worker) if self.images else cluster.image,
+            image=as_field(self.images.worker) if self.images else cluster.image,
             gpu=cluster.gpu,
             priority=cluster.priority,
             cpu=cluster.cpu,
@@ -218,8 +218,8 @@ class TrainingPipeline(pulumi.ComponentResource):
             autoscale=cluster.autoscale,
             variables=", ".join(sorted(cluster.environment)),
             # Secret: someone who knows the rest of the environment could test short passwords against it.
-            credentials=output(pulumi.Output.secret(context.credentials)),
-            keys=output(keys) if keys else None,
+            credentials=as_field(pulumi.Output.secret(context.credentials)),
+            keys=as_field(keys) if keys else None,
             keys_end=context.keys_end or None,
             owner=context.owner,
             adopt=self._settings.adopt,
@@ -228,7 +228,7 @@ class TrainingPipeline(pulumi.ComponentResource):
     def _declared_runs(self, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
         args = DeclaredRunsArgs(
             home=self._context.home,
-            group_id=output(self.group.id),
+            group_id=as_field(self.group.id),
             bucket=self._settings.storage.bucket,
             prefix=self._layout.prefix,
             runs={job.name: job.run_id for job in jobs},
@@ -248,13 +248,13 @@ class TrainingPipeline(pulumi.ComponentResource):
             attempt=job.settings.attempt,
             parent=job.parent,
             steps=job.folder.steps,
-            group_id=output(self.group.id),
+            group_id=as_field(self.group.id),
             group_name=self._settings.cluster.name,
             bucket=self._settings.storage.bucket,
             prefix=self._layout.prefix,
             max_hours=job.settings.max_hours,
             stall_minutes=job.settings.stall_minutes,
-            webhook=output(pulumi.Output.secret(webhook)) if webhook else None,
+            webhook=as_field(pulumi.Output.secret(webhook)) if webhook else None,
             owner=self._context.owner,
         )
         return TrainingJob(job.name, args, self._options(*needs))
@@ -264,7 +264,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         smallest, largest = cluster_size(cluster, declared)
         args = ScalingRuleArgs(
             home=self._context.home,
-            group_id=output(self.group.id),
+            group_id=as_field(self.group.id),
             group_name=cluster.name,
             owner=self._context.owner,
             min_replicas=smallest,

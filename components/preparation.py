@@ -28,7 +28,7 @@ from flux_training.training.runs.node_rights import (
     show_time,
 )
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.runs.retention import expiring
+from flux_training.training.runs.retention import expiring_prefixes
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings
 
@@ -54,11 +54,11 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
         warnings = (shared_keys_warning(settings.storage.kind),)
     if settings.storage.kind == "r2" and settings.storage.credentials == "temporary":
         to_train = [job for job in survey.jobs if survey.states[job.name].needs_gpu]
-        runs = remaining(storage, layout, to_train, bucket_exists)
+        runs = remaining_times(storage, layout, to_train, bucket_exists)
         end, warnings = keys_end(settings, group, runs, owner.rpartition("/")[2])
     past = past_run_ids(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
     declared = [(job.name, job.run_id) for job in survey.jobs]
-    return Existing(end, expiring(settings.keep, layout, [*declared, *past]), warnings, notes)
+    return Existing(end, expiring_prefixes(settings.keep, layout, [*declared, *past]), warnings, notes)
 
 
 def prepared_run(job: DeclaredJob, bill: Bill) -> PreparedRun:
@@ -114,7 +114,7 @@ def keys_end(
     return show_time(end), (warning,) if warning else ()
 
 
-def remaining(
+def remaining_times(
     storage: Storage, layout: Layout, to_train: Sequence[DeclaredJob], bucket_exists: bool
 ) -> list[Remaining]:
     """The time that the runs still need, as their launchers report."""

@@ -28,7 +28,7 @@ P = TypeVar("P", bound=Properties)
 UNKNOWN: Any = Unknown()  # type: ignore[no-untyped-call,unused-ignore]  # see above
 
 
-def output(value: pulumi.Output[T]) -> T:
+def as_field(value: pulumi.Output[T]) -> T:
     """An output as the value of a field: the provider receives what it resolves to."""
     return cast(T, value)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from components.dataset import sent_again, upload
+from components.dataset import sent_again, upload_images
 from flux_training.clients.datasets import differing, read_dataset, stored_images
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
@@ -26,7 +26,7 @@ def repair_datasets(stack: StackServices, survey: Survey, dry_run: bool) -> list
         names = differing(record, stored_images(storage, layout, job.image_set.digest))
         has_etags = all(one.etag for one in record.values())
         if not dry_run and (names or not has_etags):
-            names = upload(storage, layout, job.image_set, lambda _text: None)
+            names = upload_images(storage, layout, job.image_set, lambda _text: None)
         return sent_again(job.dataset_of, names)
 
     return [found for found in in_parallel(repair, list(_at_risk(survey))) if found]

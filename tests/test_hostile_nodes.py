@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.pipeline import total_cost
-from components.preparation import remaining
+from components.preparation import remaining_times
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
@@ -162,7 +162,7 @@ def test_odd_remaining_times_raise_nothing(odd: Any) -> None:
         ),
     )
     objects = {KEYS.progress: json.dumps({"eta_seconds": odd}).encode()}
-    seconds_needed(remaining(storage(objects), Layout(""), [job], bucket_exists=True), 1)
+    seconds_needed(remaining_times(storage(objects), Layout(""), [job], bucket_exists=True), 1)
 
 
 NUMBERS = st.one_of(

@@ -29,8 +29,8 @@ from flux_training.training.runs.weights import (
     LENGTH_BYTES,
     WeightsHeader,
     header_length,
+    header_problems,
     parse_header,
-    problems,
 )
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Parsed, parse_object
 
@@ -199,7 +199,7 @@ def weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[
         return [f"{weights.key} is missing"]
     except ValueError as error:
         return [str(error)]
-    return problems(header, weights.size, steps)
+    return header_problems(header, weights.size, steps)
 
 
 def weights_header(storage: Storage, key: str) -> WeightsHeader:

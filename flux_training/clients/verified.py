@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.training.dataset.image_cache import CACHE_FOLDER, is_off, keep
+from flux_training.training.dataset.image_cache import CACHE_FOLDER, is_cache_off, write_cache_file
 from flux_training.training.runs import weights
 
 CACHE_FILE = "weights.json"
@@ -33,7 +33,7 @@ class Verified:
     @staticmethod
     def load() -> Verified:
         """From the current directory (the checkout), unless the cache is off."""
-        if is_off():
+        if is_cache_off():
             return Verified(None, {})
         place = Path(CACHE_FOLDER) / CACHE_FILE
         try:
@@ -61,7 +61,7 @@ class Verified:
             return
         newest = dict(list(self._entries.items())[-MAX_ENTRIES:])
         text = json.dumps({"version": VERSION, "etags": newest}, separators=(",", ":"))
-        self._changed = not keep(self._place, text.encode())
+        self._changed = not write_cache_file(self._place, text.encode())
 
 
 NOTHING_VERIFIED = Verified(None, {})

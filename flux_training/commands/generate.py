@@ -21,7 +21,7 @@ def generated_files() -> dict[str, str]:
     }
 
 
-def write(root: Path) -> None:
+def write_generated_files(root: Path) -> None:
     for name, content in generated_files().items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,4 +29,4 @@ def write(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(project_root())
+    write_generated_files(project_root())

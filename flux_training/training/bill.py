@@ -11,47 +11,52 @@ FREE = "The local cloud is free: its prices are examples."
 CHEAPER = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
 
-def hours(seconds: float) -> str:
+def show_hours(seconds: float) -> str:
     """`1.0 h`, `12 min`, `45 s`."""
     if seconds >= 5400:
         return f"{seconds / HOUR_SECONDS:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def dollars(usd: float | None) -> str:
+def show_dollars(usd: float | None) -> str:
     """`$0.45`; with more digits for less than ten cents, so that small costs do not look like zero."""
     if usd is None:
         return "unknown"
     return f"${usd:.2f}" if usd >= 0.095 or usd == 0 else f"${usd:.4f}"
 
 
-def heading(bill: Bill) -> str:
+def bill_heading(bill: Bill) -> str:
     """`RTX 5090 (32 GB) at priority high, $0.450 an hour`."""
     price = bill.rate.usd_an_hour
     each = f"${price:.3f} an hour" if price is not None else f"price unknown: {bill.rate.trouble}"
     return f"{bill.rate.gpu} at priority {bill.rate.priority}, {each}"
 
 
-def rows(bill: Bill) -> list[tuple[str, str, str, str]]:
+def bill_rows(bill: Bill) -> list[tuple[str, str, str, str]]:
     """(job, what, time, dollars) for each line, then the idle time and the total."""
     found = [_row(line) for line in bill.lines]
     if bill.idle_seconds:
         replicas = "1 replica" if bill.replicas == 1 else f"{bill.replicas} replicas"
         what = f"{replicas} until scaled down"
-        found.append(("idle", what, hours(bill.idle_seconds), dollars(bill.idle_usd)))
+        found.append(("idle", what, show_hours(bill.idle_seconds), show_dollars(bill.idle_usd)))
     known = [line.seconds for line in bill.lines if line.seconds is not None]
-    time = hours(sum(known) + bill.idle_seconds) if len(known) == len(bill.lines) else "unknown"
-    return [*found, ("total", "", time, dollars(bill.usd))]
+    time = show_hours(sum(known) + bill.idle_seconds) if len(known) == len(bill.lines) else "unknown"
+    return [*found, ("total", "", time, show_dollars(bill.usd))]
 
 
 def _row(line: Line) -> tuple[str, str, str, str]:
     what = f"{line.steps:,} steps" + (", already queued" if line.state == "queued" else "")
-    return (line.job, what, "unknown" if line.seconds is None else hours(line.seconds), dollars(line.usd))
+    return (
+        line.job,
+        what,
+        "unknown" if line.seconds is None else show_hours(line.seconds),
+        show_dollars(line.usd),
+    )
 
 
-def table(bill: Bill) -> str:
+def bill_table(bill: Bill) -> str:
     """The rows in columns, each indented by two."""
-    content = rows(bill)
+    content = bill_rows(bill)
     widths = [max(len(row[column]) for row in content) for column in range(4)]
     return "\n".join(
         f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}"
@@ -59,17 +64,17 @@ def table(bill: Bill) -> str:
     )
 
 
-def bases(bill: Bill) -> list[str]:
+def sources_of_times(bill: Bill) -> list[str]:
     """The sources of the times, without duplicates."""
     return list(dict.fromkeys(line.basis for line in bill.lines))
 
 
-def announce(bill: Bill, local: bool) -> str:
+def describe_bill(bill: Bill, local: bool) -> str:
     """What a preview says about the cost; empty if nothing is trained and no replica stays."""
     parts = []
     if bill.lines:
-        closing = f"Times from {'; '.join(bases(bill))}." + (f" {FREE}" if local else "")
-        parts = [f"Estimated cost on {heading(bill)}:", table(bill), closing]
+        closing = f"Times from {'; '.join(sources_of_times(bill))}." + (f" {FREE}" if local else "")
+        parts = [f"Estimated cost on {bill_heading(bill)}:", bill_table(bill), closing]
     return "\n".join(filter(None, [*parts, standing_charge(bill)]))
 
 
@@ -86,7 +91,7 @@ def standing_charge(bill: Bill) -> str:
 
 
 def _per_day(rate: Rate, replicas: int) -> str:
-    return "" if rate.usd_an_hour is None else f": {dollars(24 * rate.usd_an_hour * replicas)} a day"
+    return "" if rate.usd_an_hour is None else f": {show_dollars(24 * rate.usd_an_hour * replicas)} a day"
 
 
 def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
@@ -103,13 +108,13 @@ def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
     for line in bill.lines:
         if limit is not None and line.usd is not None and line.usd > limit:
             findings.append(
-                f"budget.maxUsdPerJob is {dollars(limit)}, but {line.job} would cost about {dollars(line.usd)} "
-                f"({line.steps:,} steps, {hours(line.seconds or 0)}); {CHEAPER}"
+                f"budget.maxUsdPerJob is {show_dollars(limit)}, but {line.job} would cost about {show_dollars(line.usd)} "
+                f"({line.steps:,} steps, {show_hours(line.seconds or 0)}); {CHEAPER}"
             )
     if budget.max_usd is not None and bill.usd > budget.max_usd:
         findings.append(
-            f"budget.maxUsd is {dollars(budget.max_usd)}, but this would cost about {dollars(bill.usd)} on {heading(bill)}:\n"
-            f"{table(bill)}\n{CHEAPER}"
+            f"budget.maxUsd is {show_dollars(budget.max_usd)}, but this would cost about {show_dollars(bill.usd)} on {bill_heading(bill)}:\n"
+            f"{bill_table(bill)}\n{CHEAPER}"
         )
     return findings
 
@@ -154,8 +159,8 @@ def actual_cost(cost: Mapping[str, Any]) -> str:
     actual, time, estimate = cost.get("actualUsd"), cost.get("actualHours"), cost.get("estimateUsd")
     if actual is None or time is None:
         return ""
-    estimated = f" (estimated {dollars(estimate)})" if estimate is not None else ""
-    return f"about {dollars(actual)} for {hours(time * HOUR_SECONDS)} of GPU{estimated}"
+    estimated = f" (estimated {show_dollars(estimate)})" if estimate is not None else ""
+    return f"about {show_dollars(actual)} for {show_hours(time * HOUR_SECONDS)} of GPU{estimated}"
 
 
 def _in_hours(seconds: float | None) -> float | None:

@@ -24,7 +24,7 @@ from flux_training.training.gpu import model_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
 from flux_training.training.train_yml.trainer_config import document_of
-from flux_training.training.values import mapping, whole
+from flux_training.training.values import mapping, whole_number
 
 TEXT_TOKENS = 512
 PIXELS_PER_TOKEN = 16
@@ -51,7 +51,7 @@ def shape_of(document: Mapping[str, Any]) -> Shape:
     """The shape of a train.yml, with ai-toolkit's defaults for missing or invalid values."""
     process = first_process(document)
     train = mapping(process.get("train"))
-    images = whole(train.get("batch_size"), 1) * whole(train.get("gradient_accumulation"), 1)
+    images = whole_number(train.get("batch_size"), 1) * whole_number(train.get("gradient_accumulation"), 1)
     return Shape(rank_of(process), images, tuple(sorted(resolutions_of(process))))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flux_training.training.errors import BadInput
 from flux_training.training.train_yml.document import first_process, resolutions_of
-from flux_training.training.values import mapping, whole
+from flux_training.training.values import mapping, whole_number
 
 CHEAPEST = "cheapest"
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
@@ -107,7 +107,7 @@ def memory_needed(document: Mapping[str, Any]) -> int:
     model, train = mapping(process.get("model")), mapping(process.get("train"))
     if model.get("quantize") is not True:
         return GB_UNQUANTIZED
-    batch = whole(train.get("batch_size"), 1)
+    batch = whole_number(train.get("batch_size"), 1)
     megapixels = batch * (max(resolutions_of(process)) / 1024) ** 2
     return GB_QUANTIZED + (GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0)
 

@@ -14,7 +14,7 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def whole(value: object, default: int) -> int:
+def whole_number(value: object, default: int) -> int:
     """The value if it is an integer from 1 to MAX_NUMBER, otherwise the default."""
     if isinstance(value, bool) or not isinstance(value, int):
         return default

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_training.commands.jobs.cancel_retry import check_failed
-from flux_training.commands.stack.edit import diff, edit_job
+from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.jobs.declare import choose
+from flux_training.training.jobs.declare import choose_jobs
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
@@ -37,7 +37,7 @@ config:
 
 def changed(before: str, after: str) -> list[str]:
     """The lines that a diff removes and adds."""
-    lines = diff(before, after, "x").splitlines()[2:]
+    lines = unified_diff(before, after, "x").splitlines()[2:]
     return [line for line in lines if line.startswith(("+", "-"))]
 
 
@@ -95,7 +95,7 @@ def test_comments_and_other_entries_are_kept(jobs: dict[str, str], data: st.Data
 
 def test_a_glob_does_not_select_a_skipped_job() -> None:
     declared = {"cat": JobSettings(), "sweep-*": JobSettings(), "sweep-2": JobSettings(skip=True)}
-    chosen, findings = choose(declared, ["cat", "sweep-1", "sweep-2"], "jobs")
+    chosen, findings = choose_jobs(declared, ["cat", "sweep-1", "sweep-2"], "jobs")
     assert (sorted(chosen), findings) == (["cat", "sweep-1"], [])
 
 

@@ -14,7 +14,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import pin_weights, pinned_keys, read_pin
 from flux_training.clients.results import CHANGED_CONFIG, inspect_run
 from flux_training.clients.storage import Storage
-from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch
+from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.watch.job_status import StackJob, find_problems, job_status
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout, RunKeys, config_digest
@@ -69,12 +69,12 @@ class TrainedRun:
         assert found.state is RunState.COMPLETED  # never trained and paid for again
         return find_problems([found], datetime.now(UTC)).get("cat", "")
 
-    def fetch(
+    def fetch_results(
         self, stored: PinnedWeights | None = None, accept: bool = False, force: bool = False
     ) -> FetchResult:
         job = StackJob("cat", self.keys.run, "", STEPS, self.keys, weights=stored)
         options = FetchOptions(force=force, accept_changed=accept)
-        return fetch(job_status(job, None, self.storage), self.storage, self.outputs, options=options)
+        return fetch_results(job_status(job, None, self.storage), self.storage, self.outputs, options=options)
 
     @property
     def local(self) -> bytes:

@@ -24,8 +24,8 @@ from flux_training.commands.results.outputs import (
     Decision,
     FetchOptions,
     RemoteFile,
-    decide,
-    fetch,
+    decide_download,
+    fetch_results,
     write_record,
 )
 from flux_training.commands.watch.job_status import JobStatus, StackJob
@@ -87,7 +87,7 @@ def names(folder: Path) -> set[str]:
 def test_a_run_is_fetched_completely_and_only_once(
     bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    first = fetch(status, bucket, tmp_path)
+    first = fetch_results(status, bucket, tmp_path)
     assert names(first.folder) == {
         "cat.safetensors",
         "done.json",
@@ -100,20 +100,20 @@ def test_a_run_is_fetched_completely_and_only_once(
         INDEX,
     }
     assert (first.folder / "cat.safetensors").read_bytes() == WEIGHTS
-    second = fetch(status, bucket, tmp_path)
+    second = fetch_results(status, bucket, tmp_path)
     assert (second.new, second.kept, second.differing, second.failed) == (0, first.new, [], [])
 
 
 def test_checkpoints_are_fetched_on_request(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
-    place = fetch(status, bucket, tmp_path, options=FetchOptions(checkpoints=True)).folder
+    place = fetch_results(status, bucket, tmp_path, options=FetchOptions(checkpoints=True)).folder
     assert (place / "checkpoints/cat_000000010.safetensors").read_bytes() == b"between"
 
 
 def test_the_cost_is_kept_when_the_price_is_no_longer_known(
     bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    place = fetch(status, bucket, tmp_path, 0.45).folder
-    fetch(status, bucket, tmp_path)
+    place = fetch_results(status, bucket, tmp_path, 0.45).folder
+    fetch_results(status, bucket, tmp_path)
     assert json.loads((place / RECORD).read_text())["cost"]["actualUsd"] == 0.45
 
 
@@ -121,12 +121,12 @@ def test_the_cost_is_kept_when_the_price_is_no_longer_known(
 def test_a_changed_file_is_kept_unless_forced(
     bucket: Storage, status: JobStatus, tmp_path: Path, name: str
 ) -> None:
-    place = fetch(status, bucket, tmp_path).folder
+    place = fetch_results(status, bucket, tmp_path).folder
     before = (place / name).read_bytes()
     (place / name).write_bytes(b"mine")
-    again = fetch(status, bucket, tmp_path)
+    again = fetch_results(status, bucket, tmp_path)
     assert (again.differing, (place / name).read_bytes()) == ([name], b"mine")
-    forced = fetch(status, bucket, tmp_path, options=FetchOptions(force=True))
+    forced = fetch_results(status, bucket, tmp_path, options=FetchOptions(force=True))
     assert (forced.differing, (place / name).read_bytes()) == ([], before)
 
 
@@ -136,15 +136,15 @@ def test_weights_of_the_same_size_are_compared_by_content(
     target = tmp_path / "cat" / status.job.run_id
     target.mkdir(parents=True)
     (target / "cat.safetensors").write_bytes(bytes(len(WEIGHTS)))
-    assert fetch(status, bucket, tmp_path).differing == ["cat.safetensors"]
+    assert fetch_results(status, bucket, tmp_path).differing == ["cat.safetensors"]
 
 
 def test_a_file_that_has_grown_in_the_bucket_is_fetched_again(
     bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
-    place = fetch(status, bucket, tmp_path).folder
+    place = fetch_results(status, bucket, tmp_path).folder
     bucket.put_bytes(f"{status.job.keys.output}loss.csv", b"step,loss\n1,0.5\n2,0.4\n")
-    result = fetch(status, bucket, tmp_path)
+    result = fetch_results(status, bucket, tmp_path)
     assert (result.new, (place / "loss.csv").read_text()) == (1, "step,loss\n1,0.5\n2,0.4\n")
 
 
@@ -152,12 +152,12 @@ def test_damaged_weights_are_reported_and_not_kept(
     bucket: Storage, status: JobStatus, tmp_path: Path
 ) -> None:
     bucket.put_bytes(status.job.keys.weights, WEIGHTS[:-1] + b"x")
-    result = fetch(status, bucket, tmp_path)
+    result = fetch_results(status, bucket, tmp_path)
     assert [fault.split(":")[0] for fault in result.failed] == ["cat.safetensors"]
     assert "is not what was written there" in result.failed[0]
     assert not (result.folder / "cat.safetensors").exists()
     assert not list(result.folder.glob(".*.part"))
-    assert fetch(status, bucket, tmp_path).failed
+    assert fetch_results(status, bucket, tmp_path).failed
 
 
 class FailingStorage(Storage):
@@ -234,14 +234,14 @@ def test_a_name_that_leaves_the_folder_is_reported(
 
     made: Any = Listing.__new__(Listing)
     made.__dict__.update(bucket.__dict__)
-    found = fetch(status, made, tmp_path)
+    found = fetch_results(status, made, tmp_path)
     assert found.failed == ["samples/../../../../out.jpg: not the name of a sample; it is not fetched"]
     assert list(tmp_path.rglob("out.jpg")) == []
 
 
 def test_a_folder_in_place_of_a_file_is_reported(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
     (tmp_path / "cat" / status.job.run_id / "train.yml").mkdir(parents=True)
-    assert fetch(status, bucket, tmp_path).differing == ["train.yml"]
+    assert fetch_results(status, bucket, tmp_path).differing == ["train.yml"]
 
 
 def test_an_existing_file_is_kept_replaced_or_reported(tmp_path: Path) -> None:
@@ -249,18 +249,22 @@ def test_an_existing_file_is_kept_replaced_or_reported(tmp_path: Path) -> None:
     etag = hashlib.md5(b"abc", usedforsecurity=False).hexdigest()
     file = RemoteFile(ObjectInfo("k", 3, etag), "loss.csv")
     other = replace(file, name="train.yml")
-    assert decide(file, path, None) == Decision.FETCH
+    assert decide_download(file, path, None) == Decision.FETCH
     path.write_bytes(b"abc")
-    assert decide(file, path, None) == Decision.KEEP
+    assert decide_download(file, path, None) == Decision.KEEP
     path.write_bytes(b"xyz")
     mine = {"sha256": hashlib.sha256(b"xyz").hexdigest(), "etag": "older"}
     # Generated files are replaced, files that a user wrote are not, and files that a fetch wrote are.
-    assert [decide(file, path, None), decide(other, path, None), decide(other, path, mine)] == [
+    assert [
+        decide_download(file, path, None),
+        decide_download(other, path, None),
+        decide_download(other, path, mine),
+    ] == [
         Decision.FETCH,
         Decision.DIFFERS,
         Decision.FETCH,
     ]
-    assert decide(file, path, {"sha256": "of something else"}) == Decision.DIFFERS
+    assert decide_download(file, path, {"sha256": "of something else"}) == Decision.DIFFERS
 
 
 def test_run_names_that_a_node_made_up_are_ignored(bucket: Storage) -> None:

@@ -13,7 +13,7 @@ import rich_click as click
 from flux_training.commands.jobs.new import new
 from flux_training.commands.jobs.rename import rename
 from flux_training.commands.jobs.sweep import sweep
-from flux_training.commands.stack.edit import declare, declared_jobs
+from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.renaming import JOURNAL
 from flux_training.training.errors import BadInput, FluxError
@@ -168,7 +168,7 @@ def test_the_job_is_declared_and_the_rest_of_the_stack_file_is_kept(
     text = (checkout / "Pulumi.dev.yaml").read_text(encoding="utf-8")
     assert text == STACK_FILE.replace("   # the first one\n", "   # the first one\n    cat: {}\n")
     assert "cat is declared now" in printed
-    assert declare(Path(), "dev", {"cat": {}}) == []
+    assert declare_jobs_in_file(Path(), "dev", {"cat": {}}) == []
 
 
 def test_an_unknown_stack_is_reported_before_anything_is_made(

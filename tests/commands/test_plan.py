@@ -17,9 +17,9 @@ from flux_training.commands.plan.markdown import (
     MAX_LENGTH,
     as_comment,
     as_markdown,
-    difference,
+    caption_difference,
+    comment_marker,
     escaped,
-    marker,
 )
 from flux_training.commands.plan.page import as_page
 from flux_training.commands.plan.pictures import InRepository, Pictures, thumbnail
@@ -68,7 +68,7 @@ def rendered(markdown: str) -> str:
 
 def test_the_comment_has_actions_reasons_and_costs() -> None:
     text = as_comment(PLAN, GITHUB)
-    assert text.startswith(marker("prod"))
+    assert text.startswith(comment_marker("prod"))
     assert "**1 trained again, 1 removed, 1 unchanged.** Estimated cost **$0.51**" in text
     assert (
         "| **again** | `cat` | 1 caption changed; learning rate 1e-4 → 2e-4 | 2,000 | 60 min | $0.45 |"
@@ -130,7 +130,7 @@ def test_texts_from_others_are_escaped(words: str) -> None:
 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_a_caption_cannot_end_its_cell(before: str, after: str) -> None:
-    html = rendered(f"| a |\n|---|\n| {difference(Edited('1.jpg', before, after))} |")
+    html = rendered(f"| a |\n|---|\n| {caption_difference(Edited('1.jpg', before, after))} |")
     assert set(re.findall(r"<(\w+)", html)) <= {"table", "thead", "tbody", "tr", "th", "td", "del", "ins"}
     assert html.count("<td>") <= 1
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flux_training.commands.report.chart import charts
 from flux_training.commands.report.command import report, write_comparison, write_report
-from flux_training.commands.report.inline_images import embed
+from flux_training.commands.report.inline_images import embed_image
 from flux_training.commands.report.page import compare_page, run_page
 from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
 from flux_training.training.errors import BadInput
@@ -152,13 +152,13 @@ def test_an_image_is_encoded_again_and_reduced(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.new("RGB", (900, 300)).save(path, comment=b"<script>")
     path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
-    picture = embed(path, 300)
+    picture = embed_image(path, 300)
     assert picture is not None
     raw = base64.b64decode(picture.uri.partition(",")[2])
     assert (picture.width, picture.height, b"script" in raw) == (300, 100, False)
-    assert embed(tmp_path / "none.jpg", 300) is None
+    assert embed_image(tmp_path / "none.jpg", 300) is None
     Image.new("RGB", (90, 60)).save(tmp_path / "damaged.png", exif=DAMAGED_EXIF)
-    assert embed(tmp_path / "damaged.png", 300) is None
+    assert embed_image(tmp_path / "damaged.png", 300) is None
 
 
 def test_only_images_with_the_trained_bytes_are_shown(outputs: Path) -> None:

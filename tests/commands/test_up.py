@@ -39,8 +39,8 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         monkeypatch.setattr(stack, "connection_of", lambda *_: None)
         monkeypatch.setattr(stack, "Watcher", lambda *_: SimpleNamespace(storage=None, local=True))
         monkeypatch.setattr(stack, "follow", lambda _: StackStatus(rows))
-        monkeypatch.setattr(stack, "fetch", fetch)
-        monkeypatch.setattr(stack, "read_json", lambda *_: {})
+        monkeypatch.setattr(stack, "fetch_results", fetch)
+        monkeypatch.setattr(stack, "read_record", lambda *_: SimpleNamespace(value=None))
         monkeypatch.setattr(stack, "write_report", lambda *_: tmp_path / "report.html")
         try:
             stack.up.main(["--stack", stack_name], standalone_mode=False)

@@ -185,6 +185,7 @@ def test_a_group_is_created() -> None:
         "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
         "SALAD_PROJECT": "p",
         "SALAD_PROJECT_NAME": "p",
+        "MAX_TIME_WITH_NO_WORK_S": "300",
     }
 
 
@@ -274,7 +275,7 @@ def test_a_group_that_is_gone_is_not_updated() -> None:
         with pytest.raises(FluxError) as caught:
             cloud.connect(ContainerGroupProvider()).update(id_, PROPS, PROPS)
         assert str(caught.value) == (
-            "container group name was deleted or replaced outside this stack; run `make refresh`"
+            "container group name was deleted or replaced outside this stack; run `make refresh STACK=s`"
         )
         assert cloud.changes == []
     cloud = FakeServices(marked(OURS))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from components.dataset import sent_again, upload
+from components.dataset import sent_again, upload_images
 from components.repair import repair_datasets
 from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete, read_dataset
@@ -35,7 +35,7 @@ def storage(connection: Connection) -> Storage:
 
 
 def send(storage: Storage, images: ImageSet) -> list[str]:
-    return upload(storage, LAYOUT, images, lambda _text: None)
+    return upload_images(storage, LAYOUT, images, lambda _text: None)
 
 
 def key_of(images: ImageSet, name: str = VICTIM) -> str:

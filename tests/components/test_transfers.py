@@ -9,7 +9,7 @@ import pytest
 from localcloud.testing import logged_requests, wait_until
 from pulumi.dynamic import dynamic
 
-from components.dataset import DatasetProvider, upload
+from components.dataset import DatasetProvider, upload_images
 from components.messages import TransferProgress
 from components.training_job import TrainingJobProvider, refuse_without_dataset
 from flux_training.clients.bulk import Outgoing
@@ -57,7 +57,7 @@ def test_only_changed_images_are_uploaded_and_others_copied(
 ) -> None:
     layout = Layout("")
     first = image_set(tmp_path / "one")
-    upload(storage, layout, first, lambda _text: None)
+    upload_images(storage, layout, first, lambda _text: None)
     assert is_complete(storage, layout, first.digest)
 
     other_captions = image_set(tmp_path / "one", salt=", another word")
@@ -70,7 +70,7 @@ def test_only_changed_images_are_uploaded_and_others_copied(
     second = image_set(tmp_path / "two", changed=frozenset({7}))
     before = len(logged_requests(cloud))
     shown: list[str] = []
-    upload(storage, layout, second, shown.append)
+    upload_images(storage, layout, second, shown.append)
     puts = cost(cloud, before)["PUT", "image"]
     assert puts == IMAGES
     assert sum(text.startswith("uploading") for text in shown) == 1
@@ -87,7 +87,7 @@ def test_an_interrupted_upload_continues(cloud: dict[str, Any], storage: Storage
         for name, image in list(images.images.items())[:40]
     ]
     storage.send_files(sent)
-    upload(storage, layout, images, lambda _text: None)
+    upload_images(storage, layout, images, lambda _text: None)
     # Counted from the beginning: an answer comes before its line in the log.
     wait_until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)
     assert cost(cloud, begin)["PUT", "image"] == IMAGES
@@ -96,10 +96,10 @@ def test_an_interrupted_upload_continues(cloud: dict[str, Any], storage: Storage
 
 def test_images_missing_despite_their_index_are_uploaded(storage: Storage, tmp_path: Path) -> None:
     layout, first = Layout("p/"), image_set(tmp_path / "one")
-    upload(storage, layout, first, lambda _text: None)
+    upload_images(storage, layout, first, lambda _text: None)
     storage.delete_many([item.key for item in storage.list(layout.dataset(first.digest))])
     second = image_set(tmp_path / "two", changed=frozenset({1}))
-    upload(storage, layout, second, lambda _text: None)
+    upload_images(storage, layout, second, lambda _text: None)
     assert is_complete(storage, layout, second.digest)
 
 
@@ -118,7 +118,7 @@ def test_jobs_of_one_dataset_ask_once_whether_it_is_complete(
     layout, images = Layout(""), image_set(tmp_path / "one")
     with pytest.raises(FluxError, match="are missing in the bucket"):
         refuse_without_dataset(storage, layout, images.digest, "`make refresh`", 0)
-    upload(storage, layout, images, lambda _text: None)
+    upload_images(storage, layout, images, lambda _text: None)
     before = len(logged_requests(cloud))
     for now in (0, 0, 1):
         refuse_without_dataset(storage, layout, images.digest, "`make refresh`", now)

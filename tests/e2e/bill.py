@@ -20,7 +20,7 @@ from flux_training.clients.connection import connect
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
-from flux_training.training.bill import table
+from flux_training.training.bill import bill_table
 from flux_training.training.cost import Bill
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings, parse_stack_settings
@@ -53,7 +53,7 @@ class BillComparison:
 
     def __str__(self) -> str:
         return (
-            f"{table(self.estimate)}\nestimated ${self.estimate.usd:.5f}, billed ${self.billed:.5f}: "
+            f"{bill_table(self.estimate)}\nestimated ${self.estimate.usd:.5f}, billed ${self.billed:.5f}: "
             f"{self.error:+.1%}"
         )
 

@@ -6,15 +6,15 @@ import pytest
 
 from flux_training.training.bill import (
     actual_cost,
-    announce,
+    bill_heading,
+    bill_rows,
+    bill_table,
     cost_of,
-    dollars,
+    describe_bill,
     estimate_record,
-    heading,
     over_budget,
-    rows,
+    show_dollars,
     standing_charge,
-    table,
 )
 from flux_training.training.cost import Bill, Line, Rate
 from flux_training.training.runs.records import EstimateRecord
@@ -41,19 +41,19 @@ FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or pri
     ],
 )
 def test_small_costs_are_not_shown_as_zero(usd: float | None, text: str) -> None:
-    assert dollars(usd) == text
+    assert show_dollars(usd) == text
 
 
 def test_an_unknown_price_is_explained() -> None:
-    assert heading(Bill(RATE, ())) == "RTX 5090 (32 GB) at priority high, $0.360 an hour"
-    assert heading(Bill(NO_PRICE, ())) == (
+    assert bill_heading(Bill(RATE, ())) == "RTX 5090 (32 GB) at priority high, $0.360 an hour"
+    assert bill_heading(Bill(NO_PRICE, ())) == (
         "RTX 5090 (32 GB) at priority batch, price unknown: no price at priority batch"
     )
 
 
 def test_preview_text_is_exact() -> None:
     bill = Bill(RATE, (CAT, DOG), idle_seconds=900.0, replicas=2, always=1)
-    assert announce(bill, local=True).splitlines() == [
+    assert describe_bill(bill, local=True).splitlines() == [
         "Estimated cost on RTX 5090 (32 GB) at priority high, $0.360 an hour:",
         "  cat          2,000 steps                   60 min    $0.36",
         "  a-large-dog  12 steps, already queued       2 min  $0.0090",
@@ -65,14 +65,14 @@ def test_preview_text_is_exact() -> None:
         ),
         "cluster.minReplicas keeps 1 rented even without work; no total includes that: $8.64 a day.",
     ]
-    assert announce(Bill(RATE, (CAT, CAT)), local=False).splitlines()[-1] == (
+    assert describe_bill(Bill(RATE, (CAT, CAT)), local=False).splitlines()[-1] == (
         "Times from the recipe's figure."
     )
 
 
 def test_columns_fit_their_content() -> None:
     lines = (Line("j", "new", 1, 1.0, None, ""), Line("j", "new", 1, 36000.0, 100.0, ""))
-    assert table(Bill(RATE, lines)) == "\n".join(
+    assert bill_table(Bill(RATE, lines)) == "\n".join(
         [
             "  j      1 steps     1 s  unknown",
             "  j      1 steps  10.0 h  $100.00",
@@ -83,19 +83,19 @@ def test_columns_fit_their_content() -> None:
 
 def test_an_unknown_cost_makes_the_total_unknown() -> None:
     bill = Bill(RATE, (CAT, UNKNOWN), idle_seconds=480.0, replicas=1)
-    assert rows(bill) == [
+    assert bill_rows(bill) == [
         ("cat", "2,000 steps", "60 min", "$0.36"),
         ("bird", "5 steps", "unknown", "unknown"),
         ("idle", "1 replica until scaled down", "8 min", "$0.0480"),
         ("total", "", "unknown", "unknown"),
     ]
-    assert rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("total", "", "68 min", "$0.41")
+    assert bill_rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("total", "", "68 min", "$0.41")
 
 
 def test_standing_charge_is_shown_without_a_price() -> None:
-    assert announce(Bill(RATE, ()), local=False) == ""
+    assert describe_bill(Bill(RATE, ()), local=False) == ""
     assert standing_charge(Bill(RATE, (CAT,))) == ""
-    assert announce(Bill(RATE, (CAT,)), local=False).endswith("figure.")
+    assert describe_bill(Bill(RATE, (CAT,)), local=False).endswith("figure.")
     assert standing_charge(Bill(NO_PRICE, (), always=3)) == (
         "cluster.minReplicas keeps 3 rented even without work; no total includes that."
     )
@@ -110,7 +110,7 @@ def test_costs_above_the_budget_are_reported() -> None:
     )
     assert total == (
         "budget.maxUsd is $0.35, but this would cost about $0.37 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
-        f"{table(bill)}\n{FIX}"
+        f"{bill_table(bill)}\n{FIX}"
     )
     assert over_budget(limits(maxUsd=0.36), Bill(RATE, (CAT,))) == []
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_training.training.bill import announce, hours, over_budget
+from flux_training.training.bill import describe_bill, over_budget, show_hours
 from flux_training.training.cost import (
     CLOUDS,
     GUIDE_RUN,
@@ -217,10 +217,10 @@ def test_replicas_rented_all_day_are_shown_with_their_daily_cost() -> None:
     dev = Rate("RTX 3090 (24 GB)", "high", 0.25)
     minimum = "cluster.minReplicas keeps 1 rented even without work; no total includes that: $10.80 a day."
     found = bill_for([], RATE, [], TFLOPS, SALAD, max_replicas=2, idle_threshold=300, always=1)
-    assert announce(found, local=False) == minimum
+    assert describe_bill(found, local=False) == minimum
     dev_text = "dev.enabled keeps another replica (RTX 3090 (24 GB)) rented all day; no total includes that: $6.00 a day."
-    assert announce(replace(found, always=0, dev=dev), local=False) == dev_text
-    assert announce(replace(found, dev=dev), local=False) == f"{minimum} {dev_text}"
+    assert describe_bill(replace(found, always=0, dev=dev), local=False) == dev_text
+    assert describe_bill(replace(found, dev=dev), local=False) == f"{minimum} {dev_text}"
 
 
 def test_a_budget_that_cannot_be_checked_counts_as_exceeded() -> None:
@@ -248,7 +248,7 @@ def test_nothing_to_train_exceeds_no_budget() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")])
 def test_durations_are_short(seconds: float, text: str) -> None:
-    assert hours(seconds) == text
+    assert show_hours(seconds) == text
 
 
 shapes = st.builds(

@@ -14,7 +14,7 @@ from flux_training.training.gpu import (
     names_a_class,
 )
 from flux_training.training.train_yml.document import rank_of
-from flux_training.training.values import whole
+from flux_training.training.values import whole_number
 
 OFFERS = [
     Offer("a", "RTX 5090 (32 GB)", 32, 0.45),
@@ -156,7 +156,7 @@ def test_memory_needed_by_a_train_yml(document: dict[str, Any], memory: int) -> 
     [(1, 1), (10**9, 10**9), (0, 7), (-1, 7), (10**9 + 1, 7), (True, 7), (1.0, 7), ("1", 7), (None, 7)],
 )
 def test_invalid_whole_numbers_become_the_default(value: object, read: int) -> None:
-    assert whole(value, 7) == read
+    assert whole_number(value, 7) == read
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from flux_training.clients.waiting import in_parallel
 from flux_training.training.cost import Bill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob
-from flux_training.training.runs.changes import Changes, Inputs, changes
+from flux_training.training.runs.changes import Changes, Inputs, find_changes
 from flux_training.training.runs.lineage import choose_parent, made_before
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
@@ -126,7 +126,7 @@ def changes_since(stack: StackServices, job: DeclaredJob, run: str) -> JobChange
     if before is None:
         return None
     after = Inputs(job.image_set.manifest, job.folder.raw_config, job.settings.attempt, job.parent)
-    return JobChanges(run, changes(before, after))
+    return JobChanges(run, find_changes(before, after))
 
 
 def write_survey(survey: Survey) -> None:

@@ -9,13 +9,13 @@ from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.edit import diff, edit_job
+from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_path, stack_settings
 from flux_training.commands.watch.job_status import JobStatus, describe, job_status, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
-from flux_training.training.jobs.declare import choose, folder_names
+from flux_training.training.jobs.declare import choose_jobs, folder_names
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
@@ -77,7 +77,7 @@ def _declaration(stack: str, job: str) -> JobSettings:
     settings = stack_settings(project_root(), stack)
     folder = project_root() / settings.jobs_folder
     entries = {name: entry.model_copy(update={"skip": False}) for name, entry in settings.jobs.items()}
-    declared, _ = choose(entries, folder_names(folder), settings.jobs_folder)
+    declared, _ = choose_jobs(entries, folder_names(folder), settings.jobs_folder)
     if job not in declared:
         known = f"{nearest(job, declared)}; it has {', '.join(sorted(declared))}"
         raise BadInput([f"{job}: Pulumi.{stack}.yaml declares no such job{known}"])
@@ -126,7 +126,7 @@ def _edit(stack: str, job: str, message: str, dry_run: bool, **settings: Any) ->
         before = file.read()
     after = edit_job(before, job, **settings)
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    for line in diff(before, after, path.name).splitlines():
+    for line in unified_diff(before, after, path.name).splitlines():
         console.print(line, style=colours.get(line[:1], ""), highlight=False, markup=False)
     if dry_run:
         say("\nNothing was written (--dry-run).")

@@ -17,7 +17,7 @@ from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABL
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
-from flux_training.training.bill import dollars
+from flux_training.training.bill import show_dollars
 from flux_training.training.dataset.captions import (
     INSTRUCTION,
     MAX_SIDE,
@@ -28,11 +28,11 @@ from flux_training.training.dataset.captions import (
     TRIGGER,
     Price,
     caption_from,
-    estimate,
+    estimate_caption_cost,
     place_trigger,
     uncaptioned,
 )
-from flux_training.training.dataset.images import fitted, jpeg, read_image, reduce, size_of
+from flux_training.training.dataset.images import encode_jpeg, fitted_size, read_image, reduce_image, size_of
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.names import CAPTION_SUFFIX
@@ -190,8 +190,8 @@ def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -
         say(f"{dataset}: every image has a caption")
         return
     say(f"{dataset}: {counted(len(missing), 'image')} without a caption")
-    sizes = [fitted(*size, options.max_side) for image in missing if (size := size_of(image))]
-    cost = estimate(sizes, options.model, options.instruction, options.price)
+    sizes = [fitted_size(*size, options.max_side) for image in missing if (size := size_of(image))]
+    cost = estimate_caption_cost(sizes, options.model, options.instruction, options.price)
     service = f"{options.model} at {host_of(options.base_url)}"
     if cost is None or options.price is None:
         say(f"{service}: unknown cost (give the price with --price 0.10,0.40)")
@@ -199,7 +199,7 @@ def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -
     price = (
         f"${options.price.tokens_in:.2f} and ${options.price.tokens_out:.2f} for a million tokens in and out"
     )
-    say(f"{service}: about {dollars(cost)} at {price} (--price, if this has changed)")
+    say(f"{service}: about {show_dollars(cost)} at {price} (--price, if this has changed)")
 
 
 def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) -> None:
@@ -237,7 +237,7 @@ def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> 
     from flux_training.clients.captions import Refused, Stopped
 
     try:
-        picture = jpeg(reduce(read_image(image).image, options.max_side), JPEG_QUALITY)
+        picture = encode_jpeg(reduce_image(read_image(image).image, options.max_side), JPEG_QUALITY)
         answer = captioner.ask(picture)
     except Stopped:
         return None
@@ -296,7 +296,7 @@ def _print_total(outcomes: Sequence[CaptionOutcome], price: Price | None) -> Non
         return
     tokens_in = sum(outcome.tokens_in for outcome in outcomes)
     tokens_out = sum(outcome.tokens_out for outcome in outcomes)
-    cost = f": {dollars(price.of(tokens_in, tokens_out))}" if price else ""
+    cost = f": {show_dollars(price.of(tokens_in, tokens_out))}" if price else ""
     written = sum(bool(outcome.caption) for outcome in outcomes)
     say(f"{written} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
 

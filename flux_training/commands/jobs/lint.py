@@ -66,7 +66,7 @@ def lint(
             for target in targets
         ]
     if as_json:
-        print(json.dumps(as_document(merge(reports)), indent=2))
+        print(json.dumps(as_document(merge_reports(reports)), indent=2))
     else:
         for target, report in zip(targets, reports, strict=True):
             _print_report(target, report, heading=len(targets) > 1)
@@ -130,7 +130,7 @@ def _job_of(path: Path, jobs_folder: Path) -> str:
         return ""
 
 
-def merge(reports: Sequence[LintReport]) -> LintReport:
+def merge_reports(reports: Sequence[LintReport]) -> LintReport:
     """One report, with each finding once."""
     jobs = {job for report in reports for job in report.jobs}
     findings = dict.fromkeys(finding for report in reports for finding in report.findings)

@@ -13,7 +13,7 @@ from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, runs_of
 from flux_training.commands.stack.edit import declared_jobs, entry_for
-from flux_training.training.bill import dollars
+from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import folder_names
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, read_trainer_file
@@ -106,7 +106,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
             _state(run),
             f"{run.progress.step or 0}/{run.progress.steps or 0}",
             NOTHING if loss is None else f"{loss:.4f}",
-            NOTHING if cost is None else dollars(cost),
+            NOTHING if cost is None else show_dollars(cost),
         )
     screen.print(table)
     say(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")

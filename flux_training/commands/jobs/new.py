@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flux_training.commands.cli import UserPath, console, say
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, staging_folder
-from flux_training.commands.stack.edit import declare, declared_jobs, entry_for
+from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, entry_for
 from flux_training.training.dataset.images import Fingerprint
 from flux_training.training.dataset.intake import (
     IMPORTED_SUFFIX,
@@ -15,9 +15,9 @@ from flux_training.training.dataset.intake import (
     NUMBERED,
     Intake,
     fingerprints_in,
+    import_images,
     list_sources,
     next_number,
-    take_in,
 )
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, only_one_in, write_atomically
@@ -99,7 +99,7 @@ def new(
         intake, numbers = _make(job, source, text, max_side)
     _print_intake(job, intake, numbers)
     if stack is not None:
-        added = declare(HERE, stack, {name: {}})
+        added = declare_jobs_in_file(HERE, stack, {name: {}})
         say(f"\nPulumi.{stack}.yaml: {name} {'is declared now' if added else 'was declared already'}")
     _print_next_steps(job, stack or DEFAULT_STACK)
 
@@ -162,7 +162,7 @@ def _convert(source: Path, staging: Path, known: list[tuple[str, Fingerprint]], 
     columns = (TextColumn("Reading the photos"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(sources.images))
-        return take_in(sources, staging, known, max_side, lambda: progress.advance(task))
+        return import_images(sources, staging, known, max_side, lambda: progress.advance(task))
 
 
 def _move(intake: Intake, dataset: Path, first: int) -> list[int]:

@@ -98,7 +98,7 @@ def fault_of(image: Path) -> str:
     return f"{file.name}: {fault.message}"
 
 
-def page(server: ReviewServer) -> str:
+def review_page(server: ReviewServer) -> str:
     """The page's HTML. Jinja2 escapes everything from files and captions."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -137,7 +137,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
         if path is None:
             return
         if path == "":
-            self._answer(200, "text/html; charset=utf-8", page(self.server).encode())
+            self._answer(200, "text/html; charset=utf-8", review_page(self.server).encode())
         elif path in STATIC:
             self._answer(200, STATIC[path], (PAGE / path).read_bytes())
         elif path.startswith("image/") and (image := self.server.image(path.removeprefix("image/"))):

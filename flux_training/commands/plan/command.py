@@ -35,8 +35,8 @@ from flux_training.training.runs.plan import (
     ResourceChange,
     Upload,
     cluster_lines,
+    diagnostics_of,
     in_order,
-    messages,
     plan_job,
     read_steps,
 )
@@ -107,7 +107,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     services = StackServices(connection_of(engine, stack), stack_settings(project_root(), stack))
     preview, error, survey = surveyed_preview(engine)
     found = Plan(stack, lint=survey.lint if survey else None, local=services.connection.cloud == "local")
-    problems = messages(preview, "error")
+    problems = diagnostics_of(preview, "error")
     if problems or error or survey is None or survey.bill is None:
         return replace(found, problems=problems or (error,)), services
     steps = with_unchanged_jobs(read_steps(preview), survey)

@@ -11,9 +11,17 @@ from dataclasses import replace
 
 from flux_training.commands.plan.pictures import SIDE, Pictures
 from flux_training.commands.plan.text import upload_words
-from flux_training.training.bill import FREE, bases, dollars, heading, hours, rows, standing_charge
+from flux_training.training.bill import (
+    FREE,
+    bill_heading,
+    bill_rows,
+    show_dollars,
+    show_hours,
+    sources_of_times,
+    standing_charge,
+)
 from flux_training.training.runs.changes import Edited
-from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, headline
+from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, plan_headline
 from flux_training.training.words import counted, flux_command
 
 # GitHub refuses comments of more than 65,536 characters.
@@ -37,19 +45,19 @@ def as_comment(plan: Plan, pictures: Pictures) -> str:
     return f"{short[:MAX_LENGTH]}\nShortened to fit into a comment: {command} shows what changed in each job, and what lint found.\n"
 
 
-def marker(stack: str) -> str:
+def comment_marker(stack: str) -> str:
     """The first line, by which a workflow finds the comment to update."""
     return f"<!-- flux-plan: {escaped(stack)} -->"
 
 
 def as_markdown(plan: Plan, pictures: Pictures, detailed: int = MAX_DETAILED) -> str:
     """The plan, with what changed in the first `detailed` jobs."""
-    parts = [marker(plan.stack), f"## Training plan for `{_code(plan.stack)}`"]
+    parts = [comment_marker(plan.stack), f"## Training plan for `{_code(plan.stack)}`"]
     if plan.problems:
         parts.append("**`up` would be refused and would change nothing:**")
         parts += [f"```text\n{text.replace('```', '')}\n```" for text in plan.problems]
     else:
-        parts += [f"**{headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
+        parts += [f"**{plan_headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
         parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster_lines(plan)]
     parts.append(_findings(plan))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -62,7 +70,7 @@ def _money(plan: Plan) -> str:
     charge = escaped(standing_charge(bill))
     if not bill.lines:
         return charge or "This costs nothing."
-    return f"Estimated cost **{dollars(bill.usd)}** on {escaped(heading(bill))}. {charge}".rstrip()
+    return f"Estimated cost **{show_dollars(bill.usd)}** on {escaped(bill_heading(bill))}. {charge}".rstrip()
 
 
 def _table(plan: Plan) -> str:
@@ -76,10 +84,10 @@ def _table(plan: Plan) -> str:
         lines.append(f"| | | and {len(jobs) - MAX_ROWS} more | | | |")
     if bill is None or not bill.lines:
         return "\n".join(lines)
-    idle, total = [row for row in rows(bill) if row[0] == "idle"], rows(bill)[-1]
+    idle, total = [row for row in bill_rows(bill) if row[0] == "idle"], bill_rows(bill)[-1]
     lines += [f"| | *idle* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd in idle]
     lines.append(f"| | **total** | | | **{total[2]}** | **{total[3]}** |")
-    note = f"<sub>Times from {escaped('; '.join(bases(bill)))}.{' ' + FREE if plan.local else ''}</sub>"
+    note = f"<sub>Times from {escaped('; '.join(sources_of_times(bill)))}.{' ' + FREE if plan.local else ''}</sub>"
     return "\n".join(lines) + f"\n\n{note}"
 
 
@@ -90,7 +98,7 @@ def _row(job: JobPlan) -> str:
         why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None
     figures = (
-        f"{line.steps:,} | {hours(line.seconds or 0) if known else 'unknown'} | {dollars(line.usd)}"
+        f"{line.steps:,} | {show_hours(line.seconds or 0) if known else 'unknown'} | {show_dollars(line.usd)}"
         if line
         else " | | "
     )
@@ -119,7 +127,7 @@ def _captions(job: JobPlan, pictures: Pictures) -> str:
     lines = [f"{counted(len(edited), 'caption')} changed:", "", "| image | caption |", "|---|---|"]
     for one in edited[:MAX_CAPTIONS]:
         address = pictures.now(job, one.image)
-        lines.append(f"| {_picture(one.image, address)} | {difference(one)} |")
+        lines.append(f"| {_picture(one.image, address)} | {caption_difference(one)} |")
     if len(edited) > MAX_CAPTIONS:
         lines.append(f"| | and {len(edited) - MAX_CAPTIONS} more |")
     return "\n".join(lines)
@@ -159,7 +167,7 @@ def _picture(name: str, address: str | None) -> str:
     return f"{shown}`{_code(name)}`"
 
 
-def difference(edited: Edited) -> str:
+def caption_difference(edited: Edited) -> str:
     """The caption with removed words struck out and added words underlined."""
     old, new = edited.before.split(), edited.after.split()
     pieces = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flux_training.clients.storage import Storage
-from flux_training.commands.report.inline_images import embed
+from flux_training.commands.report.inline_images import embed_image
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
@@ -73,5 +73,5 @@ def thumbnail(read: Callable[[], bytes]) -> str | None:
         raw = read()
     except OSError:
         return None
-    picture = embed(io.BytesIO(raw), 2 * SIDE)
+    picture = embed_image(io.BytesIO(raw), 2 * SIDE)
     return picture.uri if picture else None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flux_training.training.runs.loss_curve import Point, round_ticks, smooth, thin_out
+from flux_training.training.runs.loss_curve import Point, round_ticks, smooth_losses, thin_out_points
 
 # Close to the width in CSS pixels, so that text in the chart has the size of the page's text.
 SIZES = {"wide": (960, 320), "narrow": (380, 260)}
@@ -59,11 +59,11 @@ def _chart(shape: str, named: Sequence[tuple[str, Sequence[Point]]], points: Seq
         return TOP + (height - TOP - BOTTOM) * (1 - (inside - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
 
     def path(curve: Sequence[Point]) -> str:
-        thinned = thin_out(curve, MAX_POINTS[shape])
+        thinned = thin_out_points(curve, MAX_POINTS[shape])
         return " ".join(f"{x(point.step):.1f},{y(point.loss):.1f}" for point in thinned)
 
     curves = [
-        Curve(label, number, path(curve), path(smooth(curve)))
+        Curve(label, number, path(curve), path(smooth_losses(curve)))
         for number, (label, curve) in enumerate(named)
         if curve
     ]
@@ -79,7 +79,7 @@ def _chart(shape: str, named: Sequence[tuple[str, Sequence[Point]]], points: Seq
 
 def _range(named: Sequence[tuple[str, Sequence[Point]]]) -> tuple[float, float]:
     """The range of the y axis: all smoothed curves and 98 % of the points, so that outliers do not flatten the curves."""
-    smoothed = [point.loss for _, curve in named for point in smooth(curve)]
+    smoothed = [point.loss for _, curve in named for point in smooth_losses(curve)]
     losses = sorted(point.loss for _, curve in named for point in curve)
     edge = len(losses) // 100
     return min([*smoothed, losses[edge]]), max([*smoothed, losses[-1 - edge]])

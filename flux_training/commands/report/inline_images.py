@@ -21,7 +21,7 @@ class InlineImage:
     height: int
 
 
-def embed(source: Path | BinaryIO, longest_side: int) -> InlineImage | None:
+def embed_image(source: Path | BinaryIO, longest_side: int) -> InlineImage | None:
     """The image, reduced to `longest_side`; None if it cannot be read."""
     from PIL import Image, ImageOps
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flux_training.commands.report.chart import charts
-from flux_training.commands.report.inline_images import InlineImage, embed
+from flux_training.commands.report.inline_images import InlineImage, embed_image
 from flux_training.commands.report.runs import ReportedRun, find_images, parent_of
-from flux_training.training.bill import dollars
+from flux_training.training.bill import show_dollars
 from flux_training.training.runs.run_state import RunState, in_words
-from flux_training.training.runs.samples import spread
-from flux_training.training.train_yml.diff import caption_changes, differing, setting_changes
+from flux_training.training.runs.samples import spread_evenly
+from flux_training.training.train_yml.diff import caption_changes, differing_settings, setting_changes
 from flux_training.training.values import mapping, number, read_time
 from flux_training.training.words import one_line, printable
 
@@ -89,7 +89,7 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
             for run, label in zip(runs, labels, strict=True)
         ],
         figures=[(name, [one.get(name, "") for one in figures]) for name in names],
-        settings=differing([run.config for run in runs]),
+        settings=differing_settings([run.config for run in runs]),
         charts=charts([(label, run.losses) for label, run in zip(labels, runs, strict=True)]),
         strips=_strips_of_all(runs, labels),
     )
@@ -150,7 +150,7 @@ def _figures(run: ReportedRun) -> Facts:
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
     if cost is not None:
-        found.append(("Cost", dollars(cost)))
+        found.append(("Cost", show_dollars(cost)))
     found.append(("Images", str(len(run.images))))
     if progress.restarts is not None:
         found.append(("Restarts", str(progress.restarts)))
@@ -190,7 +190,7 @@ def _strips(run: ReportedRun) -> list[ImageStrip]:
         heading = run.prompts[prompt] if prompt < len(run.prompts) else f"prompt {prompt + 1}"
         shots = [
             _sample(run, by_step[step].name, f"step {step}", f"{heading}, step {step}")
-            for step in spread(sorted(by_step), MAX_STEPS)
+            for step in spread_evenly(sorted(by_step), MAX_STEPS)
         ]
         strips.append(ImageStrip(heading, shots))
     return strips
@@ -215,8 +215,8 @@ def _strips_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[I
 
 
 def _sample(run: ReportedRun, name: str, words: str, alt: str) -> PageImage:
-    return PageImage(embed(run.folder / "samples" / name, SAMPLE_SIDE), words, alt)
+    return PageImage(embed_image(run.folder / "samples" / name, SAMPLE_SIDE), words, alt)
 
 
 def _dataset_image(name: str, caption: str, path: Path | None) -> PageImage:
-    return PageImage(embed(path, THUMBNAIL_SIDE) if path else None, caption, name)
+    return PageImage(embed_image(path, THUMBNAIL_SIDE) if path else None, caption, name)

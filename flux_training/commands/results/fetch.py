@@ -15,7 +15,7 @@ from flux_training.clients.results import past_runs, posted_id
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import OUTPUTS, UserPath, say, screen, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch
+from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
@@ -108,7 +108,7 @@ def _fetch_run(
     options: FetchOptions,
 ) -> tuple[str, FetchResult]:
     status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
-    return status.state, fetch(status, storage, folder, price, options)
+    return status.state, fetch_results(status, storage, folder, price, options)
 
 
 def results_location(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:

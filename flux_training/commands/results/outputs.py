@@ -125,7 +125,7 @@ class FetchResult:
     failed: list[str]
 
 
-def fetch(
+def fetch_results(
     status: JobStatus,
     storage: Storage,
     outputs: Path,
@@ -144,7 +144,9 @@ def fetch(
     if trusted.problem:
         remote.refuse_weights(trusted.problem)
     index = _read_index(folder)
-    decisions = {file.name: decide(file, folder / file.name, index.get(file.name)) for file in remote.files}
+    decisions = {
+        file.name: decide_download(file, folder / file.name, index.get(file.name)) for file in remote.files
+    }
     differing = [
         file.name
         for file in remote.files
@@ -170,7 +172,7 @@ def _first(messages: list[str]) -> list[str]:
     return [*messages[:MAX_MESSAGES], f"{left_out} more files"] if left_out > 0 else messages
 
 
-def decide(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Decision:
+def decide_download(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Decision:
     """`known` is the file's entry in the index."""
     if not path.exists():
         return Decision.FETCH

@@ -17,7 +17,7 @@ def prepare_engine(stack: str, output: TextIO | None = None) -> Engine:
     local = uses_local_cloud(project_root(), stack)
     engine = find_engine(stack, local)
     if local:
-        local_cloud.start(output=output)
+        local_cloud.start_local_cloud(output=output)
     engine.select()
     engine.release()
     return engine

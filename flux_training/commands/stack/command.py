@@ -13,7 +13,7 @@ from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_opti
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.results.fetch import print_problems
-from flux_training.commands.results.outputs import fetch
+from flux_training.commands.results.outputs import fetch_results
 from flux_training.commands.stack import local_cloud
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine, project_root
@@ -21,7 +21,7 @@ from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import Watcher
-from flux_training.training.bill import FREE, actual_cost, cost_of, dollars
+from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
@@ -85,13 +85,13 @@ def destroy(stack: str) -> None:
 @click.command(name="cloud")
 def start_cloud() -> None:
     """Start the local cloud."""
-    local_cloud.start()
+    local_cloud.start_local_cloud()
 
 
 @click.command()
 def down() -> None:
     """Stop the local cloud. Its files stay in .localcloud/."""
-    local_cloud.stop()
+    local_cloud.stop_local_cloud()
 
 
 def _refresh(engine: Engine, *options: str) -> None:
@@ -117,7 +117,7 @@ def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
     costs, unfetched, images = {}, [], images_folder(stack)
     for row in rows:
         status = row.status
-        result = fetch(status, watcher.storage, Path(OUTPUTS), row.price)
+        result = fetch_results(status, watcher.storage, Path(OUTPUTS), row.price)
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
         costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")
@@ -182,7 +182,7 @@ def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
         actual, estimated = (
             sum(cost.get(key, 0.0) for cost in costs.values()) for key in ("actualUsd", "estimateUsd")
         )
-        rows["total"] = f"about {dollars(actual)} (estimated {dollars(estimated)})"
+        rows["total"] = f"about {show_dollars(actual)} (estimated {show_dollars(estimated)})"
     width = max(map(len, rows))
     lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
     note = f" {FREE}" if local else ""

@@ -13,7 +13,7 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import GLOB_CHARACTERS
 from flux_training.training.settings import NO_SETTINGS
-from flux_training.training.train_yml.yaml_text import add_entry, flow, remove_entry, set_value
+from flux_training.training.train_yml.yaml_text import add_entry, flow_yaml, remove_entry, set_value
 
 JOBS = f"{PROJECT}:jobs"
 
@@ -36,7 +36,7 @@ def entry_for(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, An
     return next((declared[glob] for glob in reversed(globs) if fnmatch.fnmatch(name, glob)), None)
 
 
-def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def declare_jobs_in_file(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Add the jobs to Pulumi.<stack>.yaml that are not declared yet; their names.
 
     Raises FluxError, with the lines to add by hand, if the file cannot be edited.
@@ -51,7 +51,7 @@ def declare(root: Path, stack: str, entries: Mapping[str, Mapping[str, Any]]) ->
         try:
             text = add_entry(text, ("config", JOBS), name, entry)
         except (ValueError, yaml.YAMLError) as error:
-            lines = "\n".join(f"    {key}: {flow(value)}" for key, value in entries.items())
+            lines = "\n".join(f"    {key}: {flow_yaml(value)}" for key, value in entries.items())
             what = f"{path.name} cannot be edited ({error})"
             raise FluxError(what, "", f"add this below {JOBS} yourself:\n{lines}") from error
         added.append(name)
@@ -97,7 +97,7 @@ def edit_job(text: str, name: str, **settings: object) -> str:
             if value is None:
                 text = remove_entry(text, (*place, name), key) if is_set else text
             elif is_set:
-                text = set_value(text, (*place, name, key), flow(value))
+                text = set_value(text, (*place, name, key), flow_yaml(value))
             else:
                 text = add_entry(text, (*place, name), key, value)
         return text
@@ -108,7 +108,7 @@ def edit_job(text: str, name: str, **settings: object) -> str:
         ) from error
 
 
-def diff(before: str, after: str, name: str) -> str:
+def unified_diff(before: str, after: str, name: str) -> str:
     """A unified diff like `git diff`; empty if nothing changes."""
     lines = difflib.unified_diff(
         before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="", n=2

@@ -14,22 +14,22 @@ OPTIONS_VARIABLE = "LOCALCLOUD"
 DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
 
 
-def start(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
+def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
     """Start it unless it is running. Raises FluxError; the local cloud itself has printed the reason."""
     options = environ.get(OPTIONS_VARIABLE, "").split()
-    if not is_running():
+    if not is_local_cloud_running():
         _call("start", *DEFAULT_OPTIONS, *options, output=output)
     elif options:
         # Prints that a running cloud ignores options.
         _call("start", *options, output=output)
 
 
-def is_running() -> bool:
+def is_local_cloud_running() -> bool:
     line = [sys.executable, "-m", "localcloud", "status"]
     return subprocess.run(line, capture_output=True, check=False).returncode == 0  # noqa: S603 - a fixed command
 
 
-def stop() -> None:
+def stop_local_cloud() -> None:
     """Stop it; its files stay. Raises FluxError."""
     _call("stop")
 

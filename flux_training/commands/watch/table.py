@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flux_training.commands.watch.watcher import JobRow, StackStatus
-from flux_training.training.bill import FREE, dollars
+from flux_training.training.bill import FREE, show_dollars
 from flux_training.training.runs.run_state import RunState, in_words
 
 # A narrower terminal gets no bar; a still narrower one no columns that matter only when something is wrong.
@@ -40,7 +40,7 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     if stack.spent is not None:
         so_far = "" if stack.has_ended else " so far"
         note = f" {FREE}" if local else ""
-        parts.append(Text(f"Total {dollars(stack.spent)}{so_far}.{note}", style="dim"))
+        parts.append(Text(f"Total {show_dollars(stack.spent)}{so_far}.{note}", style="dim"))
     return Group(*parts)
 
 
@@ -60,7 +60,7 @@ def _columns(width: int, bar: bool) -> dict[str, Cell]:
         "Steps": lambda row: f"{steps_done(row)}/{row.status.job.steps}",
         "Loss": _loss,
         "Left": _time_left,
-        "Cost": lambda row: dollars(row.spent) if row.spent is not None else NOTHING,
+        "Cost": lambda row: show_dollars(row.spent) if row.spent is not None else NOTHING,
     }
     if width >= MIN_WIDTH_WITH_NODE:
         columns["Node"] = lambda row: (row.instance or row.machine)[:SHORT_ID] or NOTHING

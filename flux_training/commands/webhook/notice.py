@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job
 from flux_training.commands.watch.job_status import JobStatus, StackJob
-from flux_training.training.bill import dollars
+from flux_training.training.bill import show_dollars
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
@@ -80,7 +80,7 @@ def notice_of(status: JobStatus, bucket: str, price: float | None) -> Notice | N
         steps=f"{progress.step} steps" if progress.step else "",
         loss=f"loss {progress.loss_first:.4f} to {progress.loss_last:.4f}" if has_losses else "",
         gpu_time=in_words(progress.gpu_seconds) if progress.gpu_seconds is not None else "",
-        cost=dollars(spent) if spent is not None else "",
+        cost=show_dollars(spent) if spent is not None else "",
         results=f"s3://{bucket}/{status.job.keys.model}",
     )
 

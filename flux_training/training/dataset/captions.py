@@ -133,7 +133,9 @@ def image_tokens(width: int, height: int, model: str) -> float | None:
     return min(MAX_PATCHES, math.ceil(width / PATCH) * math.ceil(height / PATCH)) * factor
 
 
-def estimate(sizes: list[tuple[int, int]], model: str, instruction: str, price: Price | None) -> float | None:
+def estimate_caption_cost(
+    sizes: list[tuple[int, int]], model: str, instruction: str, price: Price | None
+) -> float | None:
     """The approximate cost in USD of captions for images of these sizes; None if unknown."""
     tokens = [image_tokens(width, height, model) for width, height in sizes]
     known = [count for count in tokens if count is not None]

@@ -33,7 +33,7 @@ SETTLED_SECONDS = 2.5
 Stamp = tuple[int, int, int, int]
 
 
-def is_off(environ: Mapping[str, str] = os.environ) -> bool:
+def is_cache_off(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the user switched the cache off. `FLUX_NO_CACHE=0` leaves it on."""
     return environ.get(NO_CACHE_VARIABLE, "") not in ("", "0")
 
@@ -52,7 +52,7 @@ def is_settled(stamp: Stamp) -> bool:
     return max(stamp[1:3]) < time.time_ns() - int(SETTLED_SECONDS * 1e9)
 
 
-def keep(path: Path, data: bytes) -> bool:
+def write_cache_file(path: Path, data: bytes) -> bool:
     """Write a cache file atomically; False when that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class ImageCache:
     @staticmethod
     def of(root: Path = Path()) -> ImageCache | None:
         """The cache of a checkout; None when the user switched it off."""
-        return None if is_off() else ImageCache(root)
+        return None if is_cache_off() else ImageCache(root)
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, Any]]:
@@ -103,7 +103,7 @@ class ImageCache:
     def save(self) -> None:
         if self._changed:
             text = json.dumps({"version": VERSION, "folders": self._folders}, separators=(",", ":"))
-            self._changed = not keep(self._path, text.encode())
+            self._changed = not write_cache_file(self._path, text.encode())
 
 
 def _key(folder: Path) -> str:

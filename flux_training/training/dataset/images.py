@@ -93,20 +93,20 @@ def size_of(file: Path) -> tuple[int, int] | None:
         return None
 
 
-def reduce(image: Pillow.Image, max_side: int) -> Pillow.Image:
+def reduce_image(image: Pillow.Image, max_side: int) -> Pillow.Image:
     """The image with its longer side at most `max_side` pixels (0: as it is, within JPEG's limit); never enlarged."""
     longest = min(max_side, MAX_JPEG_SIDE) if max_side > 0 else MAX_JPEG_SIDE
-    size = fitted(*image.size, longest)
+    size = fitted_size(*image.size, longest)
     return image if size == image.size else image.resize(size, Pillow.Resampling.LANCZOS)
 
 
-def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
+def fitted_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     """The size of an image with its longer side at most `max_side` pixels (0: as it is); no side becomes 0."""
     scale = min(1.0, max_side / max(width, height)) if max_side > 0 else 1.0
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:
+def encode_jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:
     """A JPEG with full colour resolution and without metadata, because nodes are other people's PCs."""
     out = io.BytesIO()
     # Without `comment` Pillow would copy the original's.

@@ -11,11 +11,11 @@ from pathlib import Path
 from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import (
     Fingerprint,
+    encode_jpeg,
     fingerprint_of,
     is_same,
-    jpeg,
     read_image,
-    reduce,
+    reduce_image,
 )
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
@@ -102,7 +102,7 @@ def list_sources(folder: Path) -> Sources:
     return Sources(images, captions, strangers)
 
 
-def take_in(
+def import_images(
     sources: Sources,
     staging: Path,
     known: Sequence[tuple[str, Fingerprint]] = (),
@@ -123,10 +123,10 @@ def take_in(
         else:
             intake.notes += picture.notes
             fingerprint = fingerprint_of(picture.image)
-            image = reduce(picture.image, max_side)
+            image = reduce_image(picture.image, max_side)
             intake.reduced += image.size != picture.image.size
             file = staging / f"{index}{IMPORTED_SUFFIX}"
-            file.write_bytes(jpeg(image))
+            file.write_bytes(encode_jpeg(image))
             kept.append(
                 ImportedImage(source.name, file, _caption(sources, source, intake.findings), fingerprint)
             )

@@ -41,7 +41,7 @@ def dataset_index(images: Mapping[str, Image]) -> bytes:
     return canonical_json({"version": 1, "images": entries})
 
 
-def manifest(images: Mapping[str, Image], captions: Mapping[str, str]) -> bytes:
+def manifest_json(images: Mapping[str, Image], captions: Mapping[str, str]) -> bytes:
     """`manifest.json` as the launcher reads it; `captions` is keyed by image name."""
     entries = {
         name: {"size": image.size, "sha256": image.sha256, "caption": captions[name]}

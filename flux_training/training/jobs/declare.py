@@ -9,7 +9,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, Problem
 from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
-from flux_training.training.lint.rules.stack import rule_of
+from flux_training.training.lint.rules.stack import stack_rule
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import JobSettings, StackSettings
 from flux_training.training.words import nearest
@@ -88,7 +88,7 @@ def gather_jobs(
     """The declared jobs and the job folders `names`; without `declared` only the latter, and no findings about the list of jobs."""
     jobs_folder = root / settings.jobs_folder
     folders = folder_names(jobs_folder)
-    chosen, findings = choose(settings.jobs, folders, str(jobs_folder))
+    chosen, findings = choose_jobs(settings.jobs, folders, str(jobs_folder))
     named = {name: chosen.get(name, JobSettings()) for name in names}
     chosen, findings = (chosen | named, findings) if declared else (named, [])
     datasets = {name: jobs_folder / (entry.dataset or name) for name, entry in sorted(chosen.items())}
@@ -121,7 +121,7 @@ def folder_names(jobs_folder: Path) -> list[str]:
     )
 
 
-def choose(
+def choose_jobs(
     declared: dict[str, JobSettings], folders: list[str], where: str
 ) -> tuple[dict[str, JobSettings], list[Finding]]:
     """The job folders that names and patterns select, and findings about them.
@@ -148,4 +148,4 @@ def choose(
 
 
 def _finding(code: str, message: str, job: str = "") -> Finding:
-    return rule_of(code).finding(Problem(JOBS_SETTING, message), job)
+    return stack_rule(code).finding(Problem(JOBS_SETTING, message), job)

@@ -10,7 +10,7 @@ from flux_training.training.dataset.facts import DatasetReader, OnProgress
 from flux_training.training.dataset.image_cache import ImageCache
 from flux_training.training.finding import Finding
 from flux_training.training.jobs.folder import ImageSet, JobFolder, image_set, job_folder
-from flux_training.training.lint.check import check
+from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.lint.rules import RULES
 from flux_training.training.train_yml.trainer_config import read_trainer_file
@@ -65,7 +65,7 @@ class Examiner:
         file = read_trainer_file(place.folder)
         facts = self._datasets.dataset(place.dataset) if place.dataset else None
         subject = Subject(place.name, place.folder, file, facts, place.gpu, place.variables)
-        examined = Examined(place.name, place.folder, tuple(check(subject)))
+        examined = Examined(place.name, place.folder, tuple(check_rules(subject)))
         if facts is None or examined.needed:
             return examined
         made = (job_folder(place.folder, file), image_set(facts))

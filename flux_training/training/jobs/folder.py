@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flux_training.training.dataset.facts import DatasetFacts, DatasetReader, caption_name
 from flux_training.training.dataset.image_cache import ImageCache
-from flux_training.training.dataset.manifest import Image, dataset_digest, manifest, parse_manifest
+from flux_training.training.dataset.manifest import Image, dataset_digest, manifest_json, parse_manifest
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
 from flux_training.training.text_files import normalized
@@ -40,8 +40,8 @@ class ImageSet:
         own_captions: dict[str, str] | None = None,
     ) -> ImageSet:
         size = sum(image.size for image in images.values())
-        made = manifest(images, captions)
-        own = manifest(images, own_captions) if own_captions and own_captions != captions else made
+        made = manifest_json(images, captions)
+        own = manifest_json(images, own_captions) if own_captions and own_captions != captions else made
         return ImageSet(folder, made, dataset_digest(images), len(images), size, own)
 
     @property

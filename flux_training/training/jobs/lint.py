@@ -7,7 +7,7 @@ from flux_training.training.finding import Finding, LintReport, Problem, Silence
 from flux_training.training.jobs.declare import JOBS_SETTING, ChosenJobs, gather_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.lint.check import split_silenced
-from flux_training.training.lint.rules.stack import rule_of, same_but_for_case, unused_silences
+from flux_training.training.lint.rules.stack import same_but_for_case, stack_rule, unused_silences
 from flux_training.training.settings import StackSettings
 
 
@@ -41,7 +41,7 @@ def lint_jobs(
 
 def _same_names(chosen: ChosenJobs) -> list[Finding]:
     folders = {job.name: str(job.folder) for job in chosen.jobs}
-    rule = rule_of("job-case")
+    rule = stack_rule("job-case")
     return [
         rule.finding(Problem(folders[name], f"differs from {earlier} only in case"), name)
         for name, earlier in same_but_for_case(list(folders))

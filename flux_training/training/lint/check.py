@@ -8,7 +8,7 @@ from flux_training.training.lint.registry import Rule, Subject
 from flux_training.training.lint.rules import NEEDED, RULES
 
 
-def check(job: Subject, rules: Iterable[Rule] | None = None) -> list[Finding]:
+def check_rules(job: Subject, rules: Iterable[Rule] | None = None) -> list[Finding]:
     """What the rules (by default all of them) find in one job, by path and line."""
     chosen = RULES.values() if rules is None else rules
     found = [rule.finding(problem, job.name) for rule in chosen for problem in rule.check(job)]
@@ -17,7 +17,7 @@ def check(job: Subject, rules: Iterable[Rule] | None = None) -> list[Finding]:
 
 def refuse_unusable(job: Subject) -> None:
     """Raises BadInput if the job breaks a needed rule."""
-    findings = check(job, NEEDED)
+    findings = check_rules(job, NEEDED)
     if findings:
         raise BadInput([str(finding) for finding in findings])
 

@@ -127,7 +127,7 @@ class Area:
 
     def fault(self, code: str, why: str, fix: str) -> None:
         """A rule that is checked when a file is read: the facts carry its problems."""
-        self.error(code, why, fix, needed=True)(lambda job: faults(job, code))
+        self.error(code, why, fix, needed=True)(lambda job: faults_of_rule(job, code))
 
     def stack(self, code: str, why: str, fix: str) -> None:
         """A rule about the stack's list of jobs, checked where the jobs are chosen."""
@@ -184,7 +184,7 @@ def _short(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 3]}..."
 
 
-def faults(job: Subject, code: str) -> list[Problem]:
+def faults_of_rule(job: Subject, code: str) -> list[Problem]:
     """The problems of one rule that reading the job's files found."""
     found: list[Problem | None] = [job.config.fault if job.config else None]
     if job.dataset:

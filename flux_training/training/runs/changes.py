@@ -4,7 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from flux_training.training.train_yml.diff import MISSING, different, is_secret, label, shown
+from flux_training.training.train_yml.diff import (
+    MISSING,
+    differing_values,
+    is_secret,
+    setting_label,
+    show_value,
+)
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
@@ -78,7 +84,7 @@ class Changes:
         return [group for group in groups if group[0]]
 
 
-def changes(before: Inputs, after: Inputs) -> Changes:
+def find_changes(before: Inputs, after: Inputs) -> Changes:
     """The differences that make `after` another run than `before`."""
     old, new = _images(before.manifest), _images(after.manifest)
     gone, come = old.keys() - new.keys(), new.keys() - old.keys()
@@ -104,7 +110,7 @@ def changes(before: Inputs, after: Inputs) -> Changes:
 def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
     if before.raw_config != after.raw_config:
         old, new = (document_of(one.raw_config) for one in (before, after))
-        found = [_difference(*one) for one in different(old, new)]
+        found = [_difference(*one) for one in differing_values(old, new)]
         yield from found or ["train.yml differs only in comments or layout"]
     if before.attempt != after.attempt:
         yield f"attempt {before.attempt} → {after.attempt}"
@@ -122,7 +128,7 @@ def _images(manifest: bytes) -> dict[str, dict[str, str]]:
 
 
 def _difference(path: str, old: object, new: object) -> str:
-    name, shown_old, shown_new = label(path), shown(old), shown(new)
+    name, shown_old, shown_new = setting_label(path), show_value(old), show_value(new)
     if (
         is_secret(path)
         or len(shown_old) > MAX_VALUE_LENGTH

@@ -35,7 +35,7 @@ def parse_losses(text: str) -> list[Point]:
     return [Point(step, found[step]) for step in sorted(found)]
 
 
-def smooth(points: Sequence[Point]) -> list[Point]:
+def smooth_losses(points: Sequence[Point]) -> list[Point]:
     """Replaces each point by the mean of its neighbourhood: a tenth of the curve, half as much at its ends."""
     half = max(1, len(points) // 20)
     sums = [0.0]
@@ -48,7 +48,7 @@ def smooth(points: Sequence[Point]) -> list[Point]:
     return smoothed
 
 
-def thin_out(points: Sequence[Point], limit: int) -> list[Point]:
+def thin_out_points(points: Sequence[Point], limit: int) -> list[Point]:
     """At most about `limit` points with the same outline: the minimum and maximum of each stretch, and both ends."""
     if len(points) <= limit or limit < 4:
         return list(points)

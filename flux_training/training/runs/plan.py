@@ -134,7 +134,7 @@ def _properties(state: Any) -> dict[str, Any]:
     return {**mapping(mapping(state).get("outputs")), **mapping(mapping(state).get("inputs"))}
 
 
-def messages(preview: Mapping[str, Any], severity: str) -> tuple[str, ...]:
+def diagnostics_of(preview: Mapping[str, Any], severity: str) -> tuple[str, ...]:
     """The diagnostics of one severity, without duplicates."""
     found = [mapping(entry) for entry in preview.get("diagnostics") or []]
     texts = [str(entry.get("message", "")).strip() for entry in found if entry.get("severity") == severity]
@@ -214,7 +214,7 @@ def cluster_lines(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def headline(plan: Plan) -> str:
+def plan_headline(plan: Plan) -> str:
     """`1 job trained for the first time, 2 trained again, 3 unchanged`."""
     phrases: list[tuple[tuple[PlannedAction, ...], Callable[[int], str]]] = [
         ((PlannedAction.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),

@@ -17,7 +17,7 @@ MAX_RUNS = 400
 ABORT_DAYS = 7
 
 
-def expiring(keep: KeepSettings, layout: Layout, runs: Iterable[tuple[str, str]]) -> dict[str, int]:
+def expiring_prefixes(keep: KeepSettings, layout: Layout, runs: Iterable[tuple[str, str]]) -> dict[str, int]:
     """Key prefixes that expire → days. `runs` are (job, run id), most important first; those beyond MAX_RUNS are left out."""
     rules: dict[str, int] = {}
     if keep.datasets_days is not None:

@@ -42,7 +42,7 @@ def sample_grid(names: Iterable[str]) -> dict[int, dict[int, Sample]]:
     return grid
 
 
-def spread(steps: Sequence[int], limit: int) -> list[int]:
+def spread_evenly(steps: Sequence[int], limit: int) -> list[int]:
     """At most `limit` of the steps, evenly spaced, including the first and the last."""
     if len(steps) <= limit:
         return list(steps)

@@ -56,7 +56,7 @@ def parse_header(raw: bytes) -> WeightsHeader:
     return WeightsHeader(len(ends), LENGTH_BYTES + length + max(ends, default=0), _step(metadata))
 
 
-def problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
+def header_problems(header: WeightsHeader, size: int, steps: int) -> list[str]:
     """Why these weights are not the complete result of `steps` steps; empty if they are."""
     found = []
     if header.tensors == 0:

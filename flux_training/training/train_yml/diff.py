@@ -34,21 +34,21 @@ class Change:
     after: str
 
 
-def leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat_values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, value) of every value; a list is one value unless it contains mappings. `config.process.0.` is left out of paths."""
     if isinstance(document, Mapping):
         for key, below in document.items():
-            yield from leaves(below, f"{path}{key}.")
+            yield from flat_values(below, f"{path}{key}.")
     elif isinstance(document, list) and any(isinstance(entry, Mapping) for entry in document):
         for number, below in enumerate(document):
-            yield from leaves(below, f"{path}{number}.")
+            yield from flat_values(below, f"{path}{number}.")
     else:
         yield path.rstrip(".").removeprefix(PROCESS), document
 
 
-def different(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+def differing_values(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
     """(path, before, after) of every difference, by path; a side that lacks the value is MISSING."""
-    old, new = dict(leaves(before)), dict(leaves(after))
+    old, new = dict(flat_values(before)), dict(flat_values(after))
     return [
         (path, old.get(path, MISSING), new.get(path, MISSING))
         for path in sorted(old.keys() | new.keys())
@@ -58,21 +58,23 @@ def different(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
 
 def setting_changes(before: Any, after: Any) -> list[Change]:
     return [
-        Change(label(path), shown_of(path, old), shown_of(path, new))
-        for path, old, new in different(before, after)
+        Change(setting_label(path), show_setting(path, old), show_setting(path, new))
+        for path, old, new in differing_values(before, after)
     ]
 
 
-def differing(documents: Sequence[Any]) -> dict[str, list[str]]:
+def differing_settings(documents: Sequence[Any]) -> dict[str, list[str]]:
     """The settings that differ between the documents, each with its value in every document."""
-    flat = [dict(leaves(document)) for document in documents]
+    flat = [dict(flat_values(document)) for document in documents]
     paths = sorted(set().union(*flat)) if flat else []
     values = {path: [one.get(path, MISSING) for one in flat] for path in paths}
     found: dict[str, list[str]] = {}
     for path, row in values.items():
         if any(value != row[0] for value in row):
             # Two paths can have the same name: `rank` is `network.linear` or `network.rank`.
-            found[path if label(path) in found else label(path)] = [shown_of(path, value) for value in row]
+            found[path if setting_label(path) in found else setting_label(path)] = [
+                show_setting(path, value) for value in row
+            ]
     return found
 
 
@@ -85,7 +87,7 @@ def caption_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list
     ]
 
 
-def label(path: str) -> str:
+def setting_label(path: str) -> str:
     """`learning rate` for `train.lr`."""
     return LABELS.get(path, path)
 
@@ -94,14 +96,14 @@ def is_secret(path: str) -> bool:
     return any(word in path.rsplit(".", 1)[-1].lower() for word in SECRET_WORDS)
 
 
-def shown_of(path: str, value: object) -> str:
+def show_setting(path: str, value: object) -> str:
     """A setting's value for a table: HIDDEN for a secret, ABSENT for MISSING."""
     if value is MISSING:
         return ABSENT
-    return HIDDEN if is_secret(path) else shown(value)
+    return HIDDEN if is_secret(path) else show_value(value)
 
 
-def shown(value: object) -> str:
+def show_value(value: object) -> str:
     """A value in common notation: `1e-4`, `512, 768`, `true`."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
@@ -111,5 +113,5 @@ def shown(value: object) -> str:
         short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{short}e{int(exponent)}" if exponent else short
     if isinstance(value, list):
-        return ", ".join(shown(entry) for entry in value)
+        return ", ".join(show_value(entry) for entry in value)
     return str(value)

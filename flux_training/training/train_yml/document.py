@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flux_training.training.values import mapping, whole
+from flux_training.training.values import mapping, whole_number
 
 # ai-toolkit's defaults: NetworkConfig and DatasetConfig in toolkit/config_modules.py.
 DEFAULT_RANK = 4
@@ -18,7 +18,7 @@ def first_process(document: Mapping[str, Any]) -> Mapping[str, Any]:
 def rank_of(process: Mapping[str, Any]) -> int:
     """The LoRA's rank: `network.rank` or `network.linear`."""
     network = mapping(process.get("network"))
-    return whole(network.get("rank") or network.get("linear"), DEFAULT_RANK)
+    return whole_number(network.get("rank") or network.get("linear"), DEFAULT_RANK)
 
 
 def resolutions_of(process: Mapping[str, Any]) -> tuple[int, ...]:
@@ -27,5 +27,7 @@ def resolutions_of(process: Mapping[str, Any]) -> tuple[int, ...]:
     found: list[int] = []
     for entry in datasets if isinstance(datasets, list) else []:
         value = mapping(entry).get("resolution", DEFAULT_RESOLUTION)
-        found += [whole(one, DEFAULT_RESOLUTION) for one in (value if isinstance(value, list) else [value])]
+        found += [
+            whole_number(one, DEFAULT_RESOLUTION) for one in (value if isinstance(value, list) else [value])
+        ]
     return tuple(found) or (DEFAULT_RESOLUTION,)

@@ -40,7 +40,7 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
     Raises ValueError if that would change anything else.
     """
     node = node_at(text, path)
-    entry = f"{quote(key)}: {flow(value)}"
+    entry = f"{quote_yaml(key)}: {flow_yaml(value)}"
     if isinstance(node, yaml.MappingNode) and node.flow_style:
         head = text[: node.end_mark.index - 1].rstrip()
         changed = f"{head}{', ' if node.value else ''}{entry}{text[len(head) :]}"
@@ -54,7 +54,7 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
         indent = parent.value[0][0].start_mark.column
         below = f"{' ' * (indent + 2)}{entry}"
         if node is None:
-            made = [f"{' ' * indent}{quote(str(path[-1]))}:", below]
+            made = [f"{' ' * indent}{quote_yaml(str(path[-1]))}:", below]
             changed = _insert_lines(text, _content_end(parent), made)
         else:
             changed = _insert_lines(text, node.start_mark.index, [below])
@@ -62,7 +62,7 @@ def add_entry(text: str, path: Path, key: str, value: object) -> str:
         raise ValueError(f"its `{path[-1]}` is not a mapping")
     before = _plain(text)
     known = _at(before, path) if node is not None and not _is_empty(node) else {}
-    _check_content(changed, _with(before, path, {**known, key: _plain(flow(value))}))
+    _check_content(changed, _with(before, path, {**known, key: _plain(flow_yaml(value))}))
     return changed
 
 
@@ -104,7 +104,7 @@ def node_at(text: str, path: Path) -> yaml.Node | None:
     return node
 
 
-def quote(text: str) -> str:
+def quote_yaml(text: str) -> str:
     """The text as a YAML scalar, without quotes where that is safe in every YAML version."""
     try:
         plain = yaml.safe_load(text) == text and yaml.safe_load(f"{{{text}: [{text}]}}") == {text: [text]}
@@ -116,14 +116,16 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def flow(value: object) -> str:
+def flow_yaml(value: object) -> str:
     """A value as YAML on one line."""
     if isinstance(value, str):
-        return quote(value)
+        return quote_yaml(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{quote(str(key))}: {flow(item)}" for key, item in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{quote_yaml(str(key))}: {flow_yaml(item)}" for key, item in value.items()) + "}"
+        )
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(flow, value)) + "]"
+        return "[" + ", ".join(map(flow_yaml, value)) + "]"
     return json.dumps(value)
 
 

@@ -9,7 +9,7 @@ from flux_training.training.dataset.captions import (
     ModelResponse,
     Price,
     caption_from,
-    estimate,
+    estimate_caption_cost,
     has_caption,
     image_tokens,
     place_trigger,
@@ -80,12 +80,14 @@ def test_image_tokens_are_counted_by_patches(
 
 def test_estimate_scales_with_the_images_and_is_none_without_a_price() -> None:
     price = Price(1.0, 2.0)
-    one, two = (estimate([(512, 512)] * count, "gpt-4.1-nano", "x" * 40, price) for count in (1, 2))
+    one, two = (
+        estimate_caption_cost([(512, 512)] * count, "gpt-4.1-nano", "x" * 40, price) for count in (1, 2)
+    )
     assert one is not None
     assert two == pytest.approx(2 * one)
     assert one == pytest.approx((256 * 2.46 + 35 + 10 + 105 * 2) / 1e6)
-    assert estimate([(512, 512)], "llava", "x", price) is None
-    assert estimate([(512, 512)], "gpt-4.1-nano", "x", None) is None
+    assert estimate_caption_cost([(512, 512)], "llava", "x", price) is None
+    assert estimate_caption_cost([(512, 512)], "gpt-4.1-nano", "x", None) is None
 
 
 def test_prices_are_per_million_tokens() -> None:

@@ -25,8 +25,8 @@ from flux_training.training.dataset.image_cache import (
     ImageCache,
     Stamp,
     is_settled,
-    keep,
     stamp_of,
+    write_cache_file,
 )
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.jobs.folder import read_images
@@ -214,9 +214,9 @@ def test_images_decoded_before_an_interrupt_are_cached(job: Path, decoded: list[
 def test_a_cache_file_is_written_without_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
     monkeypatch.setattr(os, "fsync", waits.append)
-    assert keep(tmp_path / "new/folder/it", b"facts")
+    assert write_cache_file(tmp_path / "new/folder/it", b"facts")
     assert (tmp_path / "new/folder/it").read_bytes() == b"facts"
-    assert not keep(tmp_path / "new/folder/it/below", b"facts")
+    assert not write_cache_file(tmp_path / "new/folder/it/below", b"facts")
     assert waits == []
 
 

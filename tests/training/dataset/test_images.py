@@ -13,12 +13,12 @@ from flux_training.training.dataset.images import (
     MAX_THUMB_DIFFERENCE,
     THUMB_SIDE,
     Fingerprint,
+    encode_jpeg,
     fingerprint_of,
-    fitted,
+    fitted_size,
     is_same,
-    jpeg,
     read_image,
-    reduce,
+    reduce_image,
     size_of,
 )
 from flux_training.training.dataset.perceptual_hash import NEAR
@@ -198,7 +198,7 @@ def test_an_mpo_gain_map_is_not_reported_as_a_frame(tmp_path: Path) -> None:
 
 def test_exif_and_profiles_are_removed(tmp_path: Path) -> None:
     turned(photo(9), tmp_path / "it.jpg")
-    raw = jpeg(read_image(tmp_path / "it.jpg").image)
+    raw = encode_jpeg(read_image(tmp_path / "it.jpg").image)
     with Image.open(io.BytesIO(raw)) as made:
         assert not made.getexif()
         assert {"exif", "icc_profile", "comment", "xmp"} & made.info.keys() == set()
@@ -313,20 +313,20 @@ def test_fingerprint_holds_a_thumbnail_and_the_pixel_count() -> None:
 def test_reducing_never_enlarges_and_keeps_at_least_one_pixel(
     size: tuple[int, int], max_side: int, reduced: tuple[int, int]
 ) -> None:
-    assert fitted(*size, max_side) == reduced
-    assert reduce(Image.new("RGB", size), max_side).size == reduced
+    assert fitted_size(*size, max_side) == reduced
+    assert reduce_image(Image.new("RGB", size), max_side).size == reduced
 
 
 def test_images_too_long_for_jpeg_are_reduced() -> None:
-    image = reduce(Image.new("RGB", (70_000, 7)), 0)
+    image = reduce_image(Image.new("RGB", (70_000, 7)), 0)
     assert image.size == (65_500, 7)
-    assert jpeg(image)
+    assert encode_jpeg(image)
 
 
 def test_reducing_keeps_fine_detail() -> None:
     stripes = Image.new("L", (600, 8))
     stripes.putdata([(0, 0, 255, 255, 255)[x % 5] for _ in range(8) for x in range(600)])
-    seen = set(reduce(stripes, 300).crop((20, 0, 280, 4)).tobytes())
+    seen = set(reduce_image(stripes, 300).crop((20, 0, 280, 4)).tobytes())
     assert max(seen) - min(seen) > 230
 
 
@@ -334,11 +334,11 @@ def test_jpeg_keeps_full_colour_resolution() -> None:
     # Halving the colour resolution would turn red and blue stripes into violet.
     stripes = Image.new("RGB", (64, 64))
     stripes.putdata([((200, 30, 30), (30, 30, 200))[x % 2] for _ in range(64) for x in range(64)])
-    assert difference(Image.open(io.BytesIO(jpeg(stripes))), stripes) <= 3
+    assert difference(Image.open(io.BytesIO(encode_jpeg(stripes))), stripes) <= 3
 
 
 def test_jpeg_size_grows_with_quality_and_is_optimized() -> None:
-    sizes = [len(jpeg(photo(1), quality)) for quality in (30, 80, 95)]
+    sizes = [len(encode_jpeg(photo(1), quality)) for quality in (30, 80, 95)]
     assert sizes == sorted(set(sizes))
     plain = io.BytesIO()
     photo(1).save(plain, "JPEG", quality=95, subsampling=0)
@@ -366,7 +366,7 @@ def test_comments_in_a_photo_are_removed(tmp_path: Path, kind: str) -> None:
     words.add_text("comment", note)
     photo(1).save(tmp_path / "it", kind, **({"pnginfo": words} if kind == "PNG" else {"comment": note}))
     assert note.encode() in (tmp_path / "it").read_bytes()
-    assert note.encode() not in jpeg(read_image(tmp_path / "it").image)
+    assert note.encode() not in encode_jpeg(read_image(tmp_path / "it").image)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

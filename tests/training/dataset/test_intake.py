@@ -11,9 +11,9 @@ from flux_training.training.dataset.intake import (
     Duplicate,
     Intake,
     fingerprints_in,
+    import_images,
     list_sources,
     next_number,
-    take_in,
 )
 from flux_training.training.errors import BadInput
 from tests.support.photos import mixed_folder, photo
@@ -21,7 +21,7 @@ from tests.support.photos import mixed_folder, photo
 
 def taken_from(folder: Path, staging: Path, known: tuple[str, ...] = (), max_side: int = 0) -> Intake:
     staging.mkdir(exist_ok=True)
-    return take_in(
+    return import_images(
         list_sources(folder), staging, fingerprints_in(folder, [folder / name for name in known]), max_side
     )
 

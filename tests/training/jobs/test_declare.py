@@ -11,10 +11,10 @@ from flux_training.training.dataset.manifest import (
     canonical_json,
     dataset_digest,
     dataset_index,
-    manifest,
+    manifest_json,
     parse_manifest,
 )
-from flux_training.training.jobs.declare import choose, folder_names, gather_jobs
+from flux_training.training.jobs.declare import choose_jobs, folder_names, gather_jobs
 from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.settings import JobSettings, StackSettings
 
@@ -41,11 +41,11 @@ ONE, TWO, SKIP = JobSettings(attempt=2), JobSettings(attempt=3), JobSettings(ski
 def test_names_and_globs_select_folders(
     declared: dict[str, JobSettings], chosen: dict[str, JobSettings]
 ) -> None:
-    assert choose(declared, FOLDERS, "jobs") == (chosen, [])
+    assert choose_jobs(declared, FOLDERS, "jobs") == (chosen, [])
 
 
 def test_names_and_globs_without_a_folder_are_reported() -> None:
-    chosen, findings = choose({"dgo": ONE, "x*": ONE, "none-such": ONE, "cat": ONE}, FOLDERS, "jobs")
+    chosen, findings = choose_jobs({"dgo": ONE, "x*": ONE, "none-such": ONE, "cat": ONE}, FOLDERS, "jobs")
     assert chosen == {"cat": ONE}
     assert [(one.code, one.job, one.place, one.message) for one in findings] == [
         ("glob-empty", "", "jobs", "`x*` matches no folder in jobs"),
@@ -59,7 +59,7 @@ IMAGES = {"b.jpg": Image("b.jpg", 2, "b" * 64), "a.jpg": Image("a.jpg", 1, "a" *
 
 def test_manifest_bytes_are_stable() -> None:
     # If these bytes changed, every existing stack would upload and train everything again.
-    raw = manifest(IMAGES, {"a.jpg": "ä", "b.jpg": "b"})
+    raw = manifest_json(IMAGES, {"a.jpg": "ä", "b.jpg": "b"})
     a = f'"a.jpg":{{"caption":"ä","sha256":"{"a" * 64}","size":1}}'
     b = f'"b.jpg":{{"caption":"b","sha256":"{"b" * 64}","size":2}}'
     assert raw.decode() == f'{{"images":{{{a},{b}}},"version":1}}'

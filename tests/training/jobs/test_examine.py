@@ -27,13 +27,13 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The jobs that were checked."""
     names: list[str] = []
-    check = examine.check
+    check = examine.check_rules
 
     def noted(job: Subject) -> list[Finding]:
         names.append(job.name)
         return check(job)
 
-    monkeypatch.setattr(examine, "check", noted)
+    monkeypatch.setattr(examine, "check_rules", noted)
     return names
 
 

@@ -15,11 +15,11 @@ from flux_training.training.dataset.manifest import (
     Image,
     dataset_digest,
     dataset_index,
-    manifest,
+    manifest_json,
 )
 from flux_training.training.runs.run import run_id
 from flux_training.training.runs.run_state import Evidence, LastContact, RunState, explain, run_state, stall
-from flux_training.training.runs.weights import header_length, parse_header, problems
+from flux_training.training.runs.weights import header_length, header_problems, parse_header
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 
 names = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20)
@@ -46,8 +46,8 @@ def test_dataset_digest_depends_on_each_image(images: dict[str, Image], sha256: 
 
 @given(image_sets, st.text(max_size=20))
 def test_a_caption_changes_the_manifest_but_not_the_dataset(images: dict[str, Image], caption: str) -> None:
-    before = manifest(images, dict.fromkeys(images, "a cat"))
-    after = manifest(images, dict.fromkeys(images, "a cat") | {next(iter(images)): caption})
+    before = manifest_json(images, dict.fromkeys(images, "a cat"))
+    after = manifest_json(images, dict.fromkeys(images, "a cat") | {next(iter(images)): caption})
     assert (before == after) == (caption == "a cat")
 
 
@@ -102,7 +102,7 @@ def safetensors(step: int | None, size: int = 16) -> bytes:
     ],
 )
 def test_weights_must_be_complete_and_from_the_last_step(raw: bytes, words: list[str]) -> None:
-    found = problems(parse_header(raw), len(raw), 20)
+    found = header_problems(parse_header(raw), len(raw), 20)
     assert len(found) == len(words)
     assert all(word in text for word, text in zip(words, found, strict=True))
 

@@ -14,12 +14,12 @@ from flux_training.training.finding import Problem
 from flux_training.training.jobs.folder import read_config, read_images
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.lint import document
-from flux_training.training.lint.check import check
+from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.document import lint_document
 from flux_training.training.lint.registry import Area, Rule, Subject
 from flux_training.training.lint.rules import RULES
 from flux_training.training.lint.rules.captions import t5_tokens
-from flux_training.training.lint.rules.options import prompts
+from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.lint.secret_patterns import find_secrets, names_a_secret, without_secrets
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 from tests.training.job_folders import make_job
@@ -85,7 +85,7 @@ def test_findings_are_sorted_by_path_and_line() -> None:
         rule_saying("a", Problem("x", "m", 1), Problem("x", "m", 2)),
         rule_saying("b", Problem("x", "m"), Problem("w", "m", 3)),
     ]
-    found = check(Subject("cat", FOLDER, None, None), rules)
+    found = check_rules(Subject("cat", FOLDER, None, None), rules)
     assert [(finding.path, finding.line, finding.code) for finding in found] == [
         ("w", 3, "b"),
         ("x", None, "b"),
@@ -95,8 +95,8 @@ def test_findings_are_sorted_by_path_and_line() -> None:
 
 
 def test_rules_ignore_parts_that_could_not_be_read() -> None:
-    assert check(Subject("cat", FOLDER, None, None)) == []
-    assert [finding.code for finding in check(captioned("a cat"))] == ["image-few"]
+    assert check_rules(Subject("cat", FOLDER, None, None)) == []
+    assert [finding.code for finding in check_rules(captioned("a cat"))] == ["image-few"]
 
 
 def test_rule_texts_are_escaped_in_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +128,12 @@ def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
 
 def test_prompts_are_read_from_both_keys() -> None:
     sample = {"prompts": ["a", 3, {"prompt": "b"}], "samples": [{"prompt": "c", "seed": 1}, {"seed": 2}]}
-    assert prompts(configured({"sample": sample})) == [
+    assert sample_prompts(configured({"sample": sample})) == [
         (("sample", "prompts", "0"), "a"),
         (("sample", "prompts", "2"), "b"),
         (("sample", "samples", "0"), "c"),
     ]
-    assert prompts(configured({"sample": {"prompts": "a"}})) == []
+    assert sample_prompts(configured({"sample": {"prompts": "a"}})) == []
 
 
 @pytest.mark.parametrize(

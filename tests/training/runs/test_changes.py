@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_training.training.dataset.manifest import Image, manifest
-from flux_training.training.runs.changes import Changes, Edited, Inputs, changes
+from flux_training.training.dataset.manifest import Image, manifest_json
+from flux_training.training.runs.changes import Changes, Edited, Inputs, find_changes
 from flux_training.training.runs.run import run_id
-from flux_training.training.train_yml.diff import shown
+from flux_training.training.train_yml.diff import show_value
 
 CONFIG = b"job: extension\nconfig: {process: [{network: {linear: 16}, train: {lr: 1e-4, steps: 2000}}]}\n"
 
@@ -16,7 +16,7 @@ def made_of(images: dict[str, tuple[str, str]], raw_config: bytes = CONFIG, atte
     """`images`: name → (content, caption)."""
     entries = {name: Image(name, len(content), content) for name, (content, _) in images.items()}
     return Inputs(
-        manifest(entries, {name: caption for name, (_, caption) in images.items()}), raw_config, attempt
+        manifest_json(entries, {name: caption for name, (_, caption) in images.items()}), raw_config, attempt
     )
 
 
@@ -36,7 +36,7 @@ BEFORE = {"1.jpg": ("a", "one"), "2.jpg": ("b", "two"), "3.jpg": ("c", "three")}
     ],
 )
 def test_images_and_captions_are_counted(after: dict[str, tuple[str, str]], reasons: tuple[str, ...]) -> None:
-    assert changes(made_of(BEFORE), made_of(after)).reasons == reasons
+    assert find_changes(made_of(BEFORE), made_of(after)).reasons == reasons
 
 
 @pytest.mark.parametrize(
@@ -69,24 +69,24 @@ def test_images_and_captions_are_counted(after: dict[str, tuple[str, str]], reas
     ],
 )
 def test_changed_settings_have_readable_names(old: bytes, new: bytes, reasons: tuple[str, ...]) -> None:
-    found = changes(made_of(BEFORE), made_of(BEFORE, CONFIG.replace(old, new)))
+    found = find_changes(made_of(BEFORE), made_of(BEFORE, CONFIG.replace(old, new)))
     assert found.reasons == reasons
 
 
 def test_attempt_and_parent_are_reasons() -> None:
     first, resumed = made_of(BEFORE), Inputs(made_of(BEFORE).manifest, CONFIG, 2, "abc")
-    assert changes(first, resumed).reasons == ("attempt 1 → 2", "continues from run abc")
-    assert changes(resumed, first).reasons == ("attempt 2 → 1", "starts from scratch")
+    assert find_changes(first, resumed).reasons == ("attempt 1 → 2", "continues from run abc")
+    assert find_changes(resumed, first).reasons == ("attempt 2 → 1", "starts from scratch")
 
 
 def test_values_of_forty_characters_are_shown() -> None:
     before = made_of(BEFORE, CONFIG.replace(b"job: extension", b"job: " + b"y" * 40))
-    assert changes(before, made_of(BEFORE)).reasons == (f"job {'y' * 40} → extension",)
+    assert find_changes(before, made_of(BEFORE)).reasons == (f"job {'y' * 40} → extension",)
 
 
 def test_added_removed_replaced_and_renamed_images_are_listed() -> None:
     after = {"b.jpg": ("b", "two"), "3.jpg": ("z", "three"), "n2.jpg": ("n2", ""), "n1.jpg": ("n1", "")}
-    found = changes(made_of(BEFORE | {"4.jpg": ("d", "four")}), made_of(after))
+    found = find_changes(made_of(BEFORE | {"4.jpg": ("d", "four")}), made_of(after))
     assert found == Changes(
         added=("n1.jpg", "n2.jpg"),
         removed=("1.jpg", "4.jpg"),
@@ -99,15 +99,15 @@ def test_added_removed_replaced_and_renamed_images_are_listed() -> None:
 def test_a_manifest_without_captions_has_empty_ones() -> None:
     bare = Inputs(b'{"images": {"1.jpg": {"sha256": "a"}, "2.jpg": {}}}', CONFIG, 1)
     captioned = Inputs(b'{"images": {"1.jpg": {"sha256": "a", "caption": "x"}, "2.jpg": {}}}', CONFIG, 1)
-    assert changes(bare, captioned).captions == (Edited("1.jpg", "", "x"),)
-    assert changes(captioned, bare).captions == (Edited("1.jpg", "x", ""),)
+    assert find_changes(bare, captioned).captions == (Edited("1.jpg", "", "x"),)
+    assert find_changes(captioned, bare).captions == (Edited("1.jpg", "x", ""),)
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"[]", b"[" * 100_000, b'{"images": 3}', b'{"images": {"a": 3}}', b"\xff"]
 )
 def test_an_invalid_manifest_counts_as_empty(raw: bytes) -> None:
-    assert changes(Inputs(raw, CONFIG, 1), made_of({"1.jpg": ("a", "one")})).settings == ()
+    assert find_changes(Inputs(raw, CONFIG, 1), made_of({"1.jpg": ("a", "one")})).settings == ()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_an_invalid_manifest_counts_as_empty(raw: bytes) -> None:
     ],
 )
 def test_values_are_formatted_for_reading(value: object, text: str) -> None:
-    assert shown(value) == text
+    assert show_value(value) == text
 
 
 contents = st.dictionaries(
@@ -152,6 +152,6 @@ inputs = st.builds(
 @given(inputs, inputs)
 def test_reasons_exist_exactly_when_the_run_id_changes(before: Inputs, after: Inputs) -> None:
     ids = [run_id(one.manifest, one.raw_config, one.attempt) for one in (before, after)]
-    found = changes(before, after)
+    found = find_changes(before, after)
     assert bool(found.reasons) == (ids[0] != ids[1])
     assert (found == Changes()) == (ids[0] == ids[1])

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from flux_training.training.runs.loss_curve import Point, round_ticks, smooth, thin_out
-from flux_training.training.runs.samples import spread
+from flux_training.training.runs.loss_curve import Point, round_ticks, smooth_losses, thin_out_points
+from flux_training.training.runs.samples import spread_evenly
 
 
 def curve(*losses: float) -> list[Point]:
@@ -17,18 +17,18 @@ def losses(points: Sequence[Point]) -> list[float]:
 
 
 def test_each_point_is_averaged_with_its_neighbours() -> None:
-    assert smooth(curve(3.0, 6.0, 0.0, 3.0)) == curve(4.5, 3.0, 3.0, 1.5)
-    assert smooth([]) == []
-    assert smooth(curve(2.5)) == curve(2.5)
+    assert smooth_losses(curve(3.0, 6.0, 0.0, 3.0)) == curve(4.5, 3.0, 3.0, 1.5)
+    assert smooth_losses([]) == []
+    assert smooth_losses(curve(2.5)) == curve(2.5)
 
 
 def test_smoothing_window_is_a_tenth_of_the_points() -> None:
     points = curve(*(float(n) for n in range(60)))
-    smoothed = losses(smooth(points))
+    smoothed = losses(smooth_losses(points))
     assert smoothed[0] == pytest.approx(1.5)  # of the points 0 to 3
     assert smoothed[30] == pytest.approx(30.0)
     assert smoothed[-1] == pytest.approx(57.5)
-    spike = losses(smooth(curve(*(7.0 if n == 30 else 0.0 for n in range(60)))))
+    spike = losses(smooth_losses(curve(*(7.0 if n == 30 else 0.0 for n in range(60)))))
     assert [n for n, loss in enumerate(spike) if loss > 0.5] == list(range(27, 34))
     assert spike[30] == pytest.approx(1.0)
 
@@ -48,7 +48,7 @@ def test_smoothing_window_is_a_tenth_of_the_points() -> None:
 def test_thinning_keeps_the_ends_and_the_extremes_of_each_stretch(
     points: list[Point], most: int, kept: list[float]
 ) -> None:
-    thinned = thin_out(points, most)
+    thinned = thin_out_points(points, most)
     assert losses(thinned) == kept
     assert thinned[0] == points[0]
     assert thinned[-1] == points[-1]
@@ -89,4 +89,4 @@ def test_axis_ticks_are_round(low: float, high: float, about: int, ticks: list[f
     ],
 )
 def test_steps_are_spread_evenly(steps: list[int], most: int, shown: list[int]) -> None:
-    assert spread(steps, most) == shown
+    assert spread_evenly(steps, most) == shown

@@ -16,7 +16,7 @@ from flux_training.training.runs.node_rights import (
     seconds_needed,
     show_time,
 )
-from flux_training.training.runs.retention import MAX_RUNS, expiring, our_rules, with_our_rules
+from flux_training.training.runs.retention import MAX_RUNS, expiring_prefixes, our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import KeepSettings
 
@@ -186,8 +186,8 @@ def keep(**days: int) -> KeepSettings:
 
 def test_checkpoints_and_images_expire() -> None:
     runs = [("cat", "0a"), ("cat", "0a"), ("cat-2", "0b")]
-    assert expiring(keep(), Layout("p/"), runs) == {}
-    assert expiring(keep(checkpointsDays=3, datasetsDays=9), Layout("p/"), runs) == {
+    assert expiring_prefixes(keep(), Layout("p/"), runs) == {}
+    assert expiring_prefixes(keep(checkpointsDays=3, datasetsDays=9), Layout("p/"), runs) == {
         "p/datasets/": 9,
         "p/runs/cat/0a/output/cat_": 3,
         "p/runs/cat/0a/output/optimizer.pt": 3,
@@ -206,14 +206,14 @@ def test_results_do_not_expire(job: str, run: str) -> None:
     results = [keys.weights, keys.done, keys.progress, keys.record, keys.claim, layout.owner]
     results += [f"{keys.output}{name}" for name in ("loss.csv", "samples/1.jpg", f"{job}.safetensors")]
     results += [f"{keys.config}train.yml"]
-    rules = expiring(keep(checkpointsDays=1, datasetsDays=1), layout, [(job, run)])
+    rules = expiring_prefixes(keep(checkpointsDays=1, datasetsDays=1), layout, [(job, run)])
     assert [key for key in results if key.startswith(tuple(rules))] == []
     assert f"{keys.output}{job}_000000010.safetensors".startswith(tuple(rules))
 
 
 def test_expiry_rules_leave_room_for_rules_of_others() -> None:
     runs = [("cat", f"{number:012}") for number in range(2000)]
-    rules = expiring(keep(checkpointsDays=3), Layout(""), runs)
+    rules = expiring_prefixes(keep(checkpointsDays=3), Layout(""), runs)
     assert len(rules) == 2 * MAX_RUNS < 1000
     assert "runs/cat/000000000000/output/cat_" in rules
 

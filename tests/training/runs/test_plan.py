@@ -12,9 +12,9 @@ from flux_training.training.runs.plan import (
     PlannedAction,
     ResourceChange,
     cluster_lines,
-    headline,
+    diagnostics_of,
     in_order,
-    messages,
+    plan_headline,
     plan_job,
     read_steps,
 )
@@ -175,8 +175,8 @@ def test_changes_of_other_resources_are_listed() -> None:
 
 def test_diagnostics_are_listed_once_and_by_severity() -> None:
     said = [{"severity": "error", "message": "no\n"}, {"severity": "info", "message": "hm"}, {"severity": "error", "message": "no"}]  # fmt: skip
-    assert messages({"diagnostics": said}, "error") == ("no",)
-    assert messages({}, "error") == ()
+    assert diagnostics_of({"diagnostics": said}, "error") == ("no",)
+    assert diagnostics_of({}, "error") == ()
 
 
 def test_the_headline_counts_jobs_and_changes_come_first() -> None:
@@ -190,8 +190,8 @@ def test_the_headline_counts_jobs_and_changes_come_first() -> None:
     jobs = in_order(JobPlan(name, what) for name, what in whats.items())
     assert [job.name for job in jobs] == ["b", "c", "a", "e", "d"]
     text = "2 jobs trained for the first time, 1 trained again, 1 removed, 1 unchanged"
-    assert headline(Plan("dev", jobs)) == text
-    assert headline(Plan("dev")) == "no job is declared"
+    assert plan_headline(Plan("dev", jobs)) == text
+    assert plan_headline(Plan("dev")) == "no job is declared"
 
 
 def test_job_plan_has_all_fields() -> None:
@@ -260,9 +260,9 @@ def test_malformed_preview_output_is_tolerated() -> None:
     said = {
         "diagnostics": [{"severity": "error"}, 7, {"severity": "error", "message": " "}, {"message": "x"}]
     }
-    assert messages(said, "error") == ()
+    assert diagnostics_of(said, "error") == ()
     assert read_steps({"steps": None}) == []
-    assert messages({"diagnostics": None}, "error") == ()
+    assert diagnostics_of({"diagnostics": None}, "error") == ()
 
 
 def test_resource_types_have_readable_names() -> None:
@@ -292,7 +292,7 @@ def test_the_headline_names_each_action_in_order() -> None:
         for what in PlannedAction
         for number in range(2 if what is PlannedAction.KEPT else 1)
     )
-    assert headline(Plan("dev", jobs)) == (
+    assert plan_headline(Plan("dev", jobs)) == (
         "1 job trained for the first time, 1 trained again, 1 canceled, 1 removed, 1 adopted, 1 failed before, "
         "1 already in the queue, 2 unchanged"
     )

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_training.training.runs.loss_curve import Point, parse_losses, round_ticks, smooth, thin_out
+from flux_training.training.runs.loss_curve import (
+    Point,
+    parse_losses,
+    round_ticks,
+    smooth_losses,
+    thin_out_points,
+)
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.runs.samples import Sample, prompts_of, sample_grid, spread
+from flux_training.training.runs.samples import Sample, prompts_of, sample_grid, spread_evenly
 from flux_training.training.untrusted import MAX_STEPS, parse_record
 from flux_training.training.values import read_time
 from flux_training.training.words import one_line, printable, with_escapes
@@ -156,7 +162,7 @@ POINTS = st.lists(st.floats(-1e6, 1e6), max_size=400).map(
 @settings(deadline=None)
 @given(POINTS)
 def test_smoothing_keeps_every_step_and_stays_in_range(points: list[Point]) -> None:
-    smoothed = smooth(points)
+    smoothed = smooth_losses(points)
     assert [point.step for point in smoothed] == [point.step for point in points]
     losses = [point.loss for point in points]
     assert all(min(losses) - 1e-3 <= point.loss <= max(losses) + 1e-3 for point in smoothed)
@@ -165,7 +171,7 @@ def test_smoothing_keeps_every_step_and_stays_in_range(points: list[Point]) -> N
 @settings(deadline=None)
 @given(POINTS, st.integers(4, 100))
 def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int) -> None:
-    thinned = thin_out(points, most)
+    thinned = thin_out_points(points, most)
     assert len(thinned) <= max(most + 2, 4)
     if points:
         assert (thinned[0], thinned[-1]) == (points[0], points[-1])
@@ -203,7 +209,7 @@ def test_samples_are_grouped_by_prompt_and_step() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), unique=True).map(sorted), st.integers(2, 12))
 def test_some_of_many_steps_are_shown_including_the_ends(steps: list[int], most: int) -> None:
-    shown = spread(steps, most)
+    shown = spread_evenly(steps, most)
     assert len(shown) == min(most, len(steps))
     assert shown == sorted(set(shown))
     if steps:

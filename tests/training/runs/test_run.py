@@ -23,8 +23,8 @@ from flux_training.training.runs.weights import (
     MAX_TENSOR_BYTES,
     WeightsHeader,
     header_length,
+    header_problems,
     parse_header,
-    problems,
 )
 
 DEEP = b"[" * 100_000
@@ -185,11 +185,13 @@ def test_the_header_is_parsed_and_checked() -> None:
     assert parse_header(raw) == WeightsHeader(2, len(raw), 7)
     empty = weights({})
     assert parse_header(empty) == WeightsHeader(0, len(empty), None)
-    assert problems(parse_header(empty), len(empty), 7) == [
+    assert header_problems(parse_header(empty), len(empty), 7) == [
         "they contain no tensor",
         "they are from step None, not from the last step (7)",
     ]
-    assert problems(WeightsHeader(1, 10, 7), 9, 7) == ["they are 9 bytes long, but their header says 10"]
+    assert header_problems(WeightsHeader(1, 10, 7), 9, 7) == [
+        "they are 9 bytes long, but their header says 10"
+    ]
 
 
 @pytest.mark.parametrize("end", [0, MAX_TENSOR_BYTES])

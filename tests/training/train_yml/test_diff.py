@@ -8,12 +8,12 @@ from flux_training.training.train_yml.diff import (
     MISSING,
     Change,
     caption_changes,
-    different,
-    differing,
+    differing_settings,
+    differing_values,
+    flat_values,
     is_secret,
-    leaves,
     setting_changes,
-    shown_of,
+    show_setting,
 )
 
 
@@ -32,14 +32,14 @@ from flux_training.training.train_yml.diff import (
     ],
 )
 def test_leaves_lists_each_value_by_path(document: Any, flat: dict[str, Any]) -> None:
-    assert dict(leaves(document)) == flat
+    assert dict(flat_values(document)) == flat
 
 
 def test_different_lists_changed_added_and_removed_values() -> None:
     before, after = {"b": 1, "a": 1, "same": 1}, {"c": 2, "a": 3, "same": 1}
-    assert different(before, after) == [("a", 1, 3), ("b", 1, MISSING), ("c", MISSING, 2)]
-    assert different({"a": 1}, {"a": 1.0}) == []
-    assert different({"a": None}, {}) == [("a", None, MISSING)]
+    assert differing_values(before, after) == [("a", 1, 3), ("b", 1, MISSING), ("c", MISSING, 2)]
+    assert differing_values({"a": 1}, {"a": 1.0}) == []
+    assert differing_values({"a": None}, {}) == [("a", None, MISSING)]
 
 
 def test_setting_changes_have_readable_names() -> None:
@@ -54,12 +54,12 @@ def test_setting_changes_have_readable_names() -> None:
 
 
 def test_differing_lists_values_that_are_not_equal_everywhere() -> None:
-    assert differing([{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"b": 1, "c": 3}]) == {
+    assert differing_settings([{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"b": 1, "c": 3}]) == {
         "a": ["1", "2", "—"],
         "c": ["—", "—", "3"],
     }
-    assert differing([{"a": 1}]) == {}
-    assert differing([]) == {}
+    assert differing_settings([{"a": 1}]) == {}
+    assert differing_settings([]) == {}
 
 
 def test_settings_with_the_same_label_are_kept_apart_and_secrets_hidden() -> None:
@@ -71,7 +71,7 @@ def test_settings_with_the_same_label_are_kept_apart_and_secrets_hidden() -> Non
         }
         for rank in (8, 16)
     ]
-    assert differing(runs) == {
+    assert differing_settings(runs) == {
         "model.hf_token": ["hidden", "hidden"],
         "rank": ["8", "16"],
         "network.rank": ["8", "16"],
@@ -84,8 +84,8 @@ def test_settings_with_the_same_label_are_kept_apart_and_secrets_hidden() -> Non
 )
 def test_secret_settings_are_hidden(path: str, secret: bool) -> None:
     assert is_secret(path) is secret
-    assert shown_of(path, 0.5) == ("hidden" if secret else "0.5")
-    assert shown_of(path, MISSING) == "—"
+    assert show_setting(path, 0.5) == ("hidden" if secret else "0.5")
+    assert show_setting(path, MISSING) == "—"
 
 
 def test_caption_changes_are_listed_by_image() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_training.training.finding import Problem
-from flux_training.training.lint.check import check
+from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.train_yml import trainer_config
 from flux_training.training.train_yml.edit import PROMPTS, TEMPLATE, new_train_yml
@@ -98,7 +98,7 @@ def test_default_prompts_have_the_trigger_word(prompt: str) -> None:
 def test_a_new_train_yml_has_no_finding(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/train.yml").write_text(new_train_yml("cat", "word"), encoding="utf-8")
-    assert check(Subject("cat", tmp_path / "cat", read_trainer_file(tmp_path / "cat"), None)) == []
+    assert check_rules(Subject("cat", tmp_path / "cat", read_trainer_file(tmp_path / "cat"), None)) == []
 
 
 @pytest.mark.parametrize("raw", [b"a: " + b"[" * 100_000, b"- " * 100_000, b"? " * 100_000])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.train_yml.yaml_text import (
     add_entry,
-    flow,
+    flow_yaml,
     node_at,
-    quote,
+    quote_yaml,
     remove_entry,
     set_value,
 )
@@ -188,14 +188,14 @@ def test_an_entry_that_cannot_be_removed_separately_is_reported(text: str, error
     ],
 )
 def test_a_text_is_quoted_where_yaml_would_read_something_else(text: str, quoted: str) -> None:
-    assert quote(text) == quoted
+    assert quote_yaml(text) == quoted
 
 
 @given(st.text(max_size=30))
 def test_quoted_texts_survive_a_round_trip(text: str) -> None:
     if not text.isprintable():
         return
-    quoted = quote(text)
+    quoted = quote_yaml(text)
     assert yaml.safe_load(quoted) == text
     assert document_of(f"{{job: x, config: {{v: {quoted}}}}}".encode())["config"]["v"] == text
     assert yaml.safe_load(f"{{{quoted}: [{quoted}]}}") == {text: [text]}
@@ -223,7 +223,7 @@ def test_adding_an_entry_changes_nothing_else(
 
 def test_flow_values_survive_a_round_trip() -> None:
     value = {"dataset": "1e-4", "maxHours": 2.5, "resume": True, "list": ["a, b", None]}
-    assert yaml.safe_load(flow(value)) == value
+    assert yaml.safe_load(flow_yaml(value)) == value
 
 
 def test_node_at_returns_none_for_a_missing_path() -> None:

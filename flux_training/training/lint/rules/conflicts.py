@@ -6,7 +6,7 @@ from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.options import prompts
+from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.values import mapping
@@ -243,7 +243,7 @@ def conflicting_keys(job: Subject) -> Iterator[Problem]:
     "correct the number after the flag, or write the prompt without `--`",
 )
 def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:
-    for place, prompt in prompts(job):
+    for place, prompt in sample_prompts(job):
         for flag, content in _flags(prompt):
             if not _is_flag_value(flag, content):
                 yield job.in_config(f"--{flag} {content}".rstrip() + " in a prompt", *place)
@@ -279,7 +279,7 @@ def missing_control_images(job: Subject) -> Iterator[Problem]:
 
 
 def _control_images(job: Subject) -> Iterator[tuple[tuple[str, ...], str]]:
-    for place, prompt in prompts(job):
+    for place, prompt in sample_prompts(job):
         yield from ((place, path) for flag, path in _flags(prompt) if flag == "ctrl_img")
     samples = job.section("sample").get("samples")
     for number, sample in enumerate(samples if isinstance(samples, list) else []):

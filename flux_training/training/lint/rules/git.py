@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
-from flux_training.training.lint.registry import Area, Subject, faults
+from flux_training.training.lint.registry import Area, Subject, faults_of_rule
 from flux_training.training.text_files import CONFLICT_FIX, LFS_FIX
 
 AREA = Area("git")
@@ -18,7 +18,7 @@ AREA.fault("git-conflict", "git stopped a merge here and left both versions in t
     needed=True,
 )
 def git_lfs(job: Subject) -> Iterator[Problem]:
-    yield from faults(job, "git-lfs")
+    yield from faults_of_rule(job, "git-lfs")
     for image in job.images.values():
         if image.lfs_pointer:
             yield job.in_dataset(image.name, f"is {image.damage}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flux_training.training.dataset.facts import caption_name
 from flux_training.training.dataset.image_facts import ImageFacts
-from flux_training.training.dataset.manifest import MAX_MANIFEST_BYTES, Image, manifest
+from flux_training.training.dataset.manifest import MAX_MANIFEST_BYTES, Image, manifest_json
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
@@ -73,7 +73,7 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
         images[name] = Image(name, image.size, image.sha256)
         caption = captions.get(caption_name(image.name))
         texts[name] = caption.text if caption else ""
-    size = len(manifest(images, texts))
+    size = len(manifest_json(images, texts))
     if size > MAX_MANIFEST_BYTES:
         yield job.in_dataset("", f"names and captions of {len(images)} images are {size / 1024**2:.1f} MiB")
 

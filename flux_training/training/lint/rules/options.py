@@ -182,7 +182,7 @@ AREA.setting(
 )
 def samplers_other_than_flowmatch(job: Subject) -> Iterator[Problem]:
     value = job.section("sample").get("sampler")
-    if prompts(job) and value != FLOWMATCH:
+    if sample_prompts(job) and value != FLOWMATCH:
         yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
 
 
@@ -240,7 +240,7 @@ def unusual_resolutions(job: Subject) -> Iterator[Problem]:
     "add two or three under sample.prompts",
 )
 def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
-    if job.trains and not prompts(job) and not job.section("train").get("disable_sampling"):
+    if job.trains and not sample_prompts(job) and not job.section("train").get("disable_sampling"):
         yield job.in_config("there are no sample prompts", "sample", "prompts")
 
 
@@ -251,7 +251,7 @@ def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
 )
 def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
-    for place, prompt in prompts(job) if trigger else ():
+    for place, prompt in sample_prompts(job) if trigger else ():
         if trigger not in prompt and not has_placeholder(prompt):
             yield job.in_config(f"`{_short(prompt)}` does not contain the trigger word `{trigger}`", *place)
 
@@ -262,7 +262,7 @@ def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     "set trigger_word, or write the word itself",
 )
 def prompts_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Problem]:
-    for place, prompt in prompts(job) if job.config and not job.config.trigger else ():
+    for place, prompt in sample_prompts(job) if job.config and not job.config.trigger else ():
         if has_placeholder(prompt):
             yield job.in_config(f"[trigger] in `{_short(prompt)}` has no meaning", *place)
 
@@ -276,7 +276,7 @@ def too_many_samples(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
     every = positive_int(job.section("sample").get("sample_every", 100))
     if steps and every and not job.section("train").get("disable_sampling"):
-        count = (steps // every + 1) * len(prompts(job))
+        count = (steps // every + 1) * len(sample_prompts(job))
         if count > MAX_SAMPLES:
             yield job.in_config(f"{count} samples in one run", "sample", "sample_every")
 
@@ -355,7 +355,7 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
         yield job.in_config(message, "train", "batch_size")
 
 
-def prompts(job: Subject) -> list[tuple[tuple[str, ...], str]]:
+def sample_prompts(job: Subject) -> list[tuple[tuple[str, ...], str]]:
     """(place, prompt) of each sample prompt, from `prompts` or `samples`."""
     sample = job.section("sample")
     found: list[tuple[tuple[str, ...], str]] = []

@@ -27,7 +27,7 @@ AREA.warning(
 )(lambda _job: ())
 
 
-def rule_of(code: str) -> Rule:
+def stack_rule(code: str) -> Rule:
     return next(rule for rule in AREA.rules if rule.code == code)
 
 
@@ -41,7 +41,7 @@ def same_but_for_case(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def unused_silences(where: str, job: str, silence: Mapping[str, str], used: set[str]) -> list[Finding]:
-    rule = rule_of("silence-unused")
+    rule = stack_rule("silence-unused")
     return [
         rule.finding(Problem(where, f"jobs.{job}.lint.silence.{code} silences nothing"), job)
         for code in silence
