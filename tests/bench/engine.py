@@ -7,7 +7,6 @@ ratio, shown as its median and range over the turns.  Where there is no `pulumi`
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from flux_training.commands.stack.engine import find_cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -94,7 +95,7 @@ class Tool:
 def tools(folder: Path) -> list[Tool]:
     """The engine, and the CLI where there is one, each with the program in its folder."""
     found = [Tool("engine", [sys.executable, "-m", "pulumi_embedded"], folder / "engine")]
-    pulumi = shutil.which("pulumi")
+    pulumi = find_cli()
     if pulumi:
         found.append(Tool("CLI", [pulumi], folder / "cli"))
     for tool in found:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from flux_training.commands.stack.engine import find_cli
 from tests.e2e.checkout import Checkout, new_checkout
 
 NO_CLI = pytest.mark.skipif(
-    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
+    find_cli() is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
 )
 ENGINES: list[Any] = ["embedded", pytest.param("cli", marks=NO_CLI)]
 

@@ -1,4 +1,3 @@
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +6,7 @@ import pytest
 from localcloud.testing import running_cloud
 from warm_python import MODULES, warm_python
 
+from flux_training.commands.stack.engine import find_cli
 from tests.life import stacks
 
 # What the program imports, and with it nearly all that it needs.
@@ -34,7 +34,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 NO_CLI = pytest.mark.skipif(
-    shutil.which("pulumi") is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
+    find_cli() is None, reason="no `pulumi` on the PATH: only the embedded engine is tried"
 )
 
 

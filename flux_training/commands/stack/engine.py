@@ -16,6 +16,8 @@ from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
 ENGINE_VARIABLE = "ENGINE"
+# At the start of the embedded engine's own script `pulumi`.
+EMBEDDED_MARK, SCRIPT_BYTES = b"pulumi_embedded", 4096
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 # Pulumi Cloud encrypts a stack's secrets itself.
 ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
@@ -133,6 +135,20 @@ def choose_command(wanted: str, cli: str | None) -> tuple[str, ...]:
     return (cli,)
 
 
+def find_cli(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The Pulumi CLI on the PATH. The `pulumi` of a virtual environment may be the embedded engine's script."""
+    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
+        found = shutil.which("pulumi", path=folder or ".")
+        if found and not _is_embedded_script(Path(found)):
+            return found
+    return None
+
+
+def _is_embedded_script(path: Path) -> bool:
+    with path.open("rb") as file:
+        return EMBEDDED_MARK in file.read(SCRIPT_BYTES)
+
+
 def project_root() -> Path:
     """The checkout, which contains Pulumi.yaml."""
     return Path(__file__).resolve().parents[3]
@@ -143,9 +159,7 @@ def find_engine(
 ) -> Engine:
     """The engine for a stack; `local` if it uses the local cloud. Raises FluxError."""
     environment = dict(environ)
-    command = choose_command(
-        environ.get(ENGINE_VARIABLE, ""), shutil.which("pulumi", path=environ.get("PATH"))
-    )
+    command = choose_command(environ.get(ENGINE_VARIABLE, ""), find_cli(environ))
     if not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
             what = f"stack {stack} needs the passphrase its secrets are encrypted with"

@@ -29,10 +29,10 @@ class Session:
     def open(cls, folder: Path, stack: str | None) -> Session:
         """The session for the project in `folder` or a folder above it. Raises EngineError."""
         project = find_project(folder.resolve())
-        url = os.environ.get("PULUMI_BACKEND_URL") or project.backend_url
+        url = os.environ.get("PULUMI_BACKEND_URL") or project.backend_url or selection.current_backend()
         if not url:
             raise EngineError(
-                "no backend is configured: set `backend: {url: file://.}` in Pulumi.yaml, or PULUMI_BACKEND_URL"
+                "no backend is configured: set `backend: {url: file://.}` in Pulumi.yaml, or `pulumi login file://FOLDER`"
             )
         return cls(project, Backend.open(url, folder.resolve()), stack)
 

@@ -8,6 +8,10 @@ import sys
 from typing import Any
 
 from engine_stack import EngineStack
+from pulumi_embedded.launcher import find_cli
+
+# The real CLI, if it is on the PATH.
+CLI = find_cli(os.environ)
 
 
 def for_both(stack: EngineStack) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from engine_cli import cli, essence, for_both
+from engine_cli import CLI, cli, essence, for_both
 from engine_stack import new_stack
 from s3_server import NanioServer, running_s3_server
 
@@ -135,7 +134,7 @@ def test_a_kill_loses_no_finished_step_and_keeps_the_lock(bucket: BucketStack, t
     stack = bucket.stack
     assert len(bucket.list_keys("locks")) == 1
     assert bucket.list_keys("journals")
-    if shutil.which("pulumi"):
+    if CLI:
         for_both(stack)
         # The CLI knows nothing of the journal: the lock keeps it off a checkpoint that lacks steps.
         assert "currently locked" in cli(stack, "up", "--yes", "--skip-preview", code=1)
@@ -155,7 +154,7 @@ def test_cancel_adds_the_steps_of_a_killed_update(bucket: BucketStack) -> None:
     assert "one" in bucket.names()
 
 
-@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+@pytest.mark.skipif(CLI is None, reason="the Pulumi CLI is not on the PATH")
 def test_alternating_with_the_cli_in_a_bucket(bucket: BucketStack) -> None:
     stack = bucket.stack
     for_both(stack)

@@ -158,10 +158,10 @@ def test_the_passphrase_is_required_and_checked(stack: EngineStack, give: str) -
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("login",), "`pulumi login`"),
+        (("policy", "ls"), "`pulumi policy`"),
         (("watch", "--anything"), "`pulumi watch`"),
         (("stack", "tag", "ls"), "`pulumi stack tag`"),
-        (("up", "--target-replace", "urn"), "`pulumi --target-replace urn`"),
+        (("up", "--target-replace", "urn"), "`pulumi up --target-replace urn`"),
     ],
 )
 def test_unsupported_commands_and_options_are_refused_by_name(

@@ -412,6 +412,6 @@ def test_a_protected_dependent_stops_the_replacement() -> None:
         cascade(on("user", "root", protect=True))
     assert str(caught.value) == (
         f'unable to replace resource "{urn("user")}" as part of replacing "{urn("root")}" as it is currently marked for '
-        "protection. To unprotect the resource, remove the `protect` flag from the resource in your Pulumi program and "
-        "run `up`"
+        "protection. To unprotect the resource, either remove the `protect` flag from the resource in your Pulumi program "
+        f"and run `pulumi up`, or use the command:\n`pulumi state unprotect '{urn('user')}'`"
     )

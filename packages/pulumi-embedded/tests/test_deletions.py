@@ -195,8 +195,9 @@ def test_a_protected_resource_prevents_all_deletions() -> None:
     assert not delete(steps, resource("a", protect=True), resource("b"), listener=listener)
     assert steps.done == []
     text = (
-        f'resource "{urn("a")}" cannot be deleted\nbecause it is protected. To unprotect the resource, remove the '
-        "`protect` flag from the resource in your Pulumi program and run `up`"
+        f'resource "{urn("a")}" cannot be deleted\nbecause it is protected. To unprotect the resource, either remove '
+        "the `protect` flag from the resource in your Pulumi program and run `pulumi up`, or use the command:\n"
+        f"`pulumi state unprotect '{urn('a')}'`"
     )
     assert listener.messages == [(events.ERROR, urn("a"), text)]
     # A preview shows what would go, and still says no.

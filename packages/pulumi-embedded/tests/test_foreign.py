@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cli import cli
+from engine_cli import CLI, cli
 from engine_stack import HERE, PACKAGE_FOLDER, EngineStack
 
 FOREIGN = HERE / "foreign"
 Run = Callable[..., str]
-NEEDS_CLI = pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+NEEDS_CLI = pytest.mark.skipif(CLI is None, reason="the Pulumi CLI is not on the PATH")
 
 
 class ForeignProgram:

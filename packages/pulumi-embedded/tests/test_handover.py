@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cli import cli, engine, essence, for_both
+from engine_cli import CLI, cli, engine, essence, for_both
 from engine_stack import HERE, EngineStack, thing
 
 DATA = HERE / "data"
@@ -98,7 +98,7 @@ def turns() -> list[dict[str, Any]]:
     return [first, second, third]
 
 
-@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+@pytest.mark.skipif(CLI is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize("begins", ["engine", "cli"])
 def test_alternating_with_the_cli(stack: EngineStack, begins: str) -> None:
     for_both(stack)

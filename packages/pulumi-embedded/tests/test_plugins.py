@@ -1,11 +1,10 @@
 """Provider plugins, stack references, look-ups and targets: with a home-made plugin in Python on the PATH."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from engine_cli import cli, essence, for_both
+from engine_cli import CLI, cli, essence, for_both
 from engine_stack import HERE, EngineStack
 
 PROGRAM = """
@@ -87,7 +86,7 @@ def test_a_partially_created_resource_is_kept_and_updated(stack: EngineStack, tm
         assert "ciphertext" in jar["outputs"]["hidden"]
         assert "pending_operations" not in stack.latest()
     ours = essence(stack.latest())
-    if shutil.which("pulumi"):
+    if CLI:
         cli(stack, "up", "--yes", "--skip-preview", code=1, PATH=path)
         assert essence(stack.latest()) == ours
     write(stack, CRACKED.replace("LABEL", "whole"))

@@ -8,17 +8,16 @@ import copy
 import json
 import os
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cli import cli, engine, essence, for_both
+from engine_cli import CLI, cli, engine, essence, for_both
 from engine_stack import EngineStack, new_stack
 
 FIRST = int(os.environ.get("HANDOVER_SEED", "1"))
-COUNT = int(os.environ.get("HANDOVER_SEQUENCES", "20" if shutil.which("pulumi") else "1"))
+COUNT = int(os.environ.get("HANDOVER_SEQUENCES", "20" if CLI else "1"))
 LENGTH = 4
 Hand = Callable[..., Any]
 Things = dict[str, dict[str, Any]]
@@ -124,7 +123,7 @@ def play(folder: Path, seed: int, hands: list[Hand]) -> tuple[list[str], list[st
         stack.clean_up()
 
 
-@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+@pytest.mark.skipif(CLI is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
 def test_a_sequence_alternating_with_the_cli(tmp_path: Path, seed: int) -> None:
     hands: list[Hand] = [engine, cli] if seed % 2 else [cli, engine]

@@ -1,4 +1,4 @@
-"""The commands `config`, `config set`, `config get` and `config rm`."""
+"""The commands `config`, `config set`, `config set-all`, `config get` and `config rm`."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ def show(session: Session, options: argparse.Namespace) -> int:
         for key, value in values.items()
     }
     if options.json:
-        content = {key: _as_json(text, values[key], options.show_secrets) for key, text in shown.items()}
+        content = {key: as_json(text, values[key], options.show_secrets) for key, text in shown.items()}
         print(json.dumps(content, indent=2, ensure_ascii=False))
         return 0
     names = {key: key.removeprefix(f"{session.project.name}:") for key in shown}
@@ -31,7 +31,8 @@ def show(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]:
+def as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]:
+    """A value as the CLI's `--json` prints it."""
     is_shown = show_secrets or not value.secret
     return {
         **({"value": text} if is_shown else {}),
@@ -42,7 +43,7 @@ def _as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any
 
 def get(session: Session, options: argparse.Namespace) -> int:
     config = session.config()
-    key, path = _key(session, options)
+    key, path = _key(session, options.key, options.path)
     values = config.values(session.project, _crypter(session, config))
     if key not in values:
         raise EngineError(f"configuration key '{options.key}' not found for stack '{session.stack.name}'")
@@ -57,34 +58,71 @@ def get(session: Session, options: argparse.Namespace) -> int:
 
 
 def set_(session: Session, options: argparse.Namespace) -> int:
-    if not session.exists(session.stack):
-        raise EngineError(
-            f"no stack named '{session.stack.name}' found; create it with `stack init {session.stack.name}`"
-        )
+    _check_exists(session)
     if options.secret and options.plaintext:
         raise EngineError("--secret and --plaintext cannot be used together")
     text = options.value
     if text is None:
         text = sys.stdin.readline().rstrip("\n")
     config = session.config()
-    key, path = _key(session, options)
-    stored: Any = text
-    if options.secret:
-        stored = {"secure": _crypter_for_new(session, config).encrypt(text)}
-    elif path:
-        stored = _typed(text)
-    key = _as_written(config, session, key)
-    if path:
-        config.config[key] = _set_at_path(config.config.get(key), path, stored, options.key)
-    else:
-        config.config[key] = stored
+    _store(session, config, options.key, text, secret=options.secret, is_path=options.path)
     config.save()
     return 0
 
 
+def set_all(session: Session, options: argparse.Namespace) -> int:
+    _check_exists(session)
+    config = session.config()
+    for key, value in _values_in_json(options.json) if options.json else []:
+        _store(session, config, key, value.text, secret=value.secret, is_path=False)
+    for pairs, secret in ((options.plaintext, False), (options.secret, True)):
+        for pair in pairs:
+            key, equals, text = pair.partition("=")
+            if not equals:
+                raise EngineError(f"{pair!r}: config value must be in the form KEY=VALUE")
+            _store(session, config, key, text, secret=secret, is_path=options.path)
+    config.save()
+    return 0
+
+
+def _values_in_json(text: str) -> list[tuple[str, ConfigValue]]:
+    """Keys and values in what `config --json` prints. Raises EngineError."""
+    try:
+        entries = json.loads(text)
+        return [
+            (key, ConfigValue(str(entry["value"]), bool(entry.get("secret"))))
+            for key, entry in entries.items()
+        ]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise EngineError(
+            '--json: expected {"KEY": {"value": "…", "secret": false}}, as `config --json` prints it'
+        ) from None
+
+
+def _check_exists(session: Session) -> None:
+    if not session.exists(session.stack):
+        raise EngineError(
+            f"no stack named '{session.stack.name}' found; create it with `stack init {session.stack.name}`"
+        )
+
+
+def _store(
+    session: Session, config: StackConfig, asked: str, text: str, *, secret: bool, is_path: bool
+) -> None:
+    """Put a value into the configuration, which the caller saves."""
+    key, path = _key(session, asked, is_path)
+    stored: Any = text
+    if secret:
+        stored = {"secure": _crypter_for_new(session, config).encrypt(text)}
+    elif path:
+        stored = _typed(text)
+    key = _as_written(config, session, key)
+    config.config[key] = _set_at_path(config.config.get(key), path, stored, asked) if path else stored
+
+
 def remove(session: Session, options: argparse.Namespace) -> int:
     config = session.config()
-    key, path = _key(session, options)
+    key, path = _key(session, options.key, options.path)
     parent: Any = config.config
     *above, last = [_as_written(config, session, key), *path]
     for part in above:
@@ -97,11 +135,11 @@ def remove(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _key(session: Session, options: argparse.Namespace) -> tuple[str, paths.Path]:
+def _key(session: Session, key: str, is_path: bool) -> tuple[str, paths.Path]:
     """The full key and, with --path, the path inside its value."""
-    if not options.path:
-        return full_key(session.project.name, options.key), []
-    namespace, colon, rest = options.key.partition(":")
+    if not is_path:
+        return full_key(session.project.name, key), []
+    namespace, colon, rest = key.partition(":")
     parts = paths.parse(rest if colon else namespace)
     name = f"{namespace}:{parts[0]}" if colon else str(parts[0])
     return full_key(session.project.name, name), parts[1:]

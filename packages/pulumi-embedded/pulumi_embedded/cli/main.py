@@ -25,10 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports unknown commands and options as features of the CLI."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.partition("unrecognized arguments: ")[2]
-        if unknown:
-            message = str(NeedsCliError(f"`{self.prog} {unknown}`"))
-        elif "invalid choice: " in message:
+        if "invalid choice: " in message:
             name = message.partition("invalid choice: ")[2].split("'")[1]
             message = str(NeedsCliError(f"`{self.prog} {name}`"))
         self.exit(2, f"error: {message}\n")
@@ -37,7 +34,10 @@ class _Parser(argparse.ArgumentParser):
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; the exit status."""
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        line = " ".join([getattr(options, "command_line", parser.prog), *unknown])
+        parser.exit(2, f"error: {NeedsCliError(f'`{line}`')}\n")
     if not hasattr(options, "function"):
         parser.print_help()
         return 0
@@ -72,6 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
     yes = _flag("-y", "--yes", help="has no effect: `cancel` does not ask")
     _add(commands, "cancel", "stacks.cancel", "remove the stack's locks", [_NAME, yes])
     _add(commands, "about", "stacks.about", "show versions and paths")
+    _add_state(commands)
+    _add_machine(commands)
     return parser
 
 
@@ -131,8 +133,9 @@ def _add_operations(commands: Any) -> None:
 
 
 def _add_stack(commands: Any) -> None:
-    help_ = "manage stacks: init, ls, select, output, export, import, rm"
-    parts = _add(commands, "stack", "stacks.show", help_).add_subparsers(metavar="COMMAND")
+    help_ = "manage stacks: init, ls, select, output, history, export, import, rename, rm"
+    options = [_flag("-u", "--show-urns", help="show the URN of each resource")]
+    parts = _add(commands, "stack", "stacks.show", help_, options).add_subparsers(metavar="COMMAND")
     file, force = _option("--file"), ("-f", "--force")
     no_select = _flag("--no-select", help="do not select the new stack")
     _add(parts, "init", "stacks.init", "create a stack", [_NAME, no_select])
@@ -140,6 +143,9 @@ def _add_stack(commands: Any) -> None:
     create = _flag("-c", "--create", help="create the stack if it does not exist")
     _add(parts, "select", "stacks.select", "select the stack for later commands", [_NAME, create])
     _add(parts, "output", "stacks.output", "show the stack's outputs", [_NAME, _JSON, _SHOW_SECRETS])
+    options = [_JSON, _SHOW_SECRETS, _flag("--full-dates", help="show exact times")]
+    _add(parts, "history", "stack_history.history", "show the stack's updates, the newest first", options)
+    _add(parts, "rename", "state_edits.rename_stack", "give the stack another name", [_option("name")])
     _add(parts, "export", "stacks.export", "write the state to stdout or a file", [file, _SHOW_SECRETS])
     help_ = "replace the state from stdin or a file"
     _add(parts, "import", "stacks.import_", help_, [file, _flag(*force, help="even if it has errors")])
@@ -151,7 +157,7 @@ def _add_stack(commands: Any) -> None:
 
 
 def _add_config(commands: Any) -> None:
-    help_ = "show the configuration, or manage it: set, get, rm"
+    help_ = "show the configuration, or manage it: set, set-all, get, rm"
     config = _add(commands, "config", "config_commands.show", help_, [_JSON, _SHOW_SECRETS])
     parts = config.add_subparsers(metavar="COMMAND")
     key, path = _option("key"), _flag("--path", help="the key is a path into an object")
@@ -163,9 +169,53 @@ def _add_config(commands: Any) -> None:
         path,
     ]
     _add(parts, "set", "config_commands.set_", "set a value", options)
+    options = [
+        _option("--secret", action="append", default=[], metavar="KEY=VALUE", help="store it encrypted"),
+        _option(
+            "--plaintext", action="append", default=[], metavar="KEY=VALUE", help="store it in plain text"
+        ),
+        _option("--json", default=None, metavar="JSON", help="values as `config --json` prints them"),
+        path,
+    ]
+    _add(parts, "set-all", "config_commands.set_all", "set several values", options)
     json = _flag("-j", "--json", default=argparse.SUPPRESS)  # `config --json get` has set it
     _add(parts, "get", "config_commands.get", "show a value", [key, json, path])
     _add(parts, "rm", "config_commands.remove", "remove a value", [key, path])
+
+
+def _add_state(commands: Any) -> None:
+    help_ = "edit the state: delete, rename, protect, unprotect"
+    parts = commands.add_parser("state", help=help_).add_subparsers(metavar="COMMAND", required=True)
+    urns, every = _option("urns", nargs="*", metavar="URN"), _flag("--all", help="all resources")
+    yes = _flag("-y", "--yes", help="has no effect: these commands do not ask")
+    options = [
+        *(urns, every, yes),
+        _flag("--force", help="also delete protected resources"),
+        _flag("--target-dependents", help="also delete what depends on them"),
+    ]
+    help_ = "forget resources without deleting what they stand for"
+    _add(parts, "delete", "state_edits.delete", help_, options, "remove", "rm")
+    options = [_option("urn", metavar="URN"), _option("name", metavar="NAME"), yes]
+    _add(parts, "rename", "state_edits.rename", "give a resource another name", options)
+    _add(parts, "protect", "state_edits.protect", "protect resources from deletion", [urns, every, yes])
+    help_ = "allow the deletion of protected resources"
+    _add(parts, "unprotect", "state_edits.unprotect", help_, [urns, every, yes])
+
+
+def _add_machine(commands: Any) -> None:
+    def add(where: Any, name: str, function: str, help_: str, *options: _Option) -> None:
+        _add(where, name, f"machine.{function}", help_, options).set_defaults(needs_stack=False)
+
+    add(commands, "version", "version", "show the release of the CLI that this engine follows")
+    verbose = _flag("-v", "--verbose", help="also show the backend")
+    add(commands, "whoami", "whoami", "show the user and the backend", _JSON, verbose)
+    url, local = _option("url", nargs="?"), _flag("-l", "--local", help="store states in your home folder")
+    add(commands, "login", "login", "choose the backend of projects that name none", url, local)
+    add(commands, "logout", "logout", "forget the chosen backend", url, _flag("--all"))
+    add(commands, "install", "install", "make the project's virtual environment")
+    plugins = commands.add_parser("plugin", help="show installed plugins: ls")
+    parts = plugins.add_subparsers(metavar="COMMAND", required=True)
+    add(parts, "ls", "list_plugins", "list installed plugins", _JSON)
 
 
 def _add(
@@ -175,7 +225,7 @@ def _add(
     added: argparse.ArgumentParser = where.add_parser(
         name, parents=[_shared_options()], help=help_, aliases=list(aliases), allow_abbrev=False
     )
-    added.set_defaults(function=function)
+    added.set_defaults(function=function, command_line=added.prog)
     for names, settings in options:
         added.add_argument(*names, **settings)
     return added
@@ -187,6 +237,8 @@ def _run(options: argparse.Namespace) -> int:
     if folder and not Path(folder).is_dir():
         raise EngineError(f"the folder {folder} of --cwd does not exist")
     os.chdir(folder or ".")
-    session = Session.open(Path.cwd(), getattr(options, "stack", None))
     module, name = options.function.split(".")
-    return int(getattr(import_module(f"pulumi_embedded.cli.{module}"), name)(session, options))
+    command = getattr(import_module(f"pulumi_embedded.cli.{module}"), name)
+    if not getattr(options, "needs_stack", True):
+        return int(command(options))
+    return int(command(Session.open(Path.cwd(), getattr(options, "stack", None)), options))

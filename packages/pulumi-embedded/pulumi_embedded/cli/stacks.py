@@ -23,12 +23,14 @@ from pulumi_embedded.state.backend import StackId
 from pulumi_embedded.state.serialization import Json
 
 
-def show(session: Session, _options: argparse.Namespace) -> int:
+def show(session: Session, options: argparse.Namespace) -> int:
     loaded = _state(session)
     print(f"Current stack is {session.stack.name}:")
     print(f"    {len(loaded.resources)} resources")
     for resource in loaded.resources:
         print(f"    {resource.type} {urns.name_of(resource.urn)}{' ' + resource.id if resource.id else ''}")
+        if options.show_urns:
+            print(f"        URN: {resource.urn}")
     return 0
 
 
@@ -77,7 +79,7 @@ def list_(session: Session, options: argparse.Namespace) -> int:
         return 0
     table = [("NAME", "LAST UPDATE", "RESOURCE COUNT")]
     for name, current, updated, count in rows:
-        table.append((name + "*" * current, _ago(updated), str(count)))
+        table.append((name + "*" * current, ago(updated), str(count)))
     name_width, time_width = (max(len(row[column]) for row in table) for column in (0, 1))
     for shown_name, shown_time, shown_count in table:
         print(f"{shown_name:<{name_width}}  {shown_time:<{time_width}}  {shown_count}")
@@ -113,7 +115,7 @@ _UNITS: Final = (
 )
 
 
-def _ago(moment: datetime | None) -> str:
+def ago(moment: datetime | None) -> str:
     """How long ago, as the CLI writes it."""
     if moment is None:
         return "n/a"

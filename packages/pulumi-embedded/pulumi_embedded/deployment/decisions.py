@@ -88,8 +88,9 @@ class Decisions:
             if resource.protect:
                 raise EngineError(
                     f'unable to replace resource "{resource.urn}" as part of replacing "{old.urn}" as it is currently '
-                    "marked for protection. To unprotect the resource, remove the `protect` flag from the resource in "
-                    "your Pulumi program and run `up`"
+                    "marked for protection. To unprotect the resource, either remove the `protect` flag from the "
+                    "resource in your Pulumi program and run `pulumi up`, or use the command:\n"
+                    f"`pulumi state unprotect '{resource.urn}'`"
                 )
         return [*reversed(dependents), old]
 

@@ -83,6 +83,7 @@ def _dependents(resources: list[Resource], aliases: dict[str, str]) -> dict[int,
 
 def _protected_message(resource: Resource) -> str:
     return (
-        f'resource "{resource.urn}" cannot be deleted\nbecause it is protected. To unprotect the resource, remove the '
-        "`protect` flag from the resource in your Pulumi program and run `up`"
+        f'resource "{resource.urn}" cannot be deleted\nbecause it is protected. To unprotect the resource, either remove '
+        "the `protect` flag from the resource in your Pulumi program and run `pulumi up`, or use the command:\n"
+        f"`pulumi state unprotect '{resource.urn}'`"
     )

@@ -200,7 +200,7 @@ class StackConfig:
 
     def secrets(self, crypter: Crypter | None) -> list[str]:
         """All secrets in plain text, also those inside objects."""
-        return [_decrypt(text, crypter) for text in _encrypted(self.content.get("config"))]
+        return [_decrypt(text, crypter) for text in encrypted(self.content.get("config"))]
 
     def stored(self, project: str) -> dict[str, Any]:
         """All values by full key, with secrets encrypted."""
@@ -209,7 +209,7 @@ class StackConfig:
 
     def has_secrets(self) -> bool:
         """Whether a value is encrypted."""
-        return any(_encrypted(self.content.get("config")))
+        return any(encrypted(self.content.get("config")))
 
 
 def _defaults(project: Project) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def value_of(raw: Any, crypter: Crypter | None) -> ConfigValue:
     if _is_secret(raw):
         return ConfigValue(_decrypt(raw["secure"], crypter), secret=True)
     if isinstance(raw, (dict, list)):
-        return ConfigValue(compact(_plain(raw, crypter)), secret=any(_encrypted(raw)), is_object=True)
+        return ConfigValue(compact(_plain(raw, crypter)), secret=any(encrypted(raw)), is_object=True)
     return ConfigValue(scalar_text(raw))
 
 
@@ -286,10 +286,10 @@ def _decrypt(secret: Any, crypter: Crypter | None) -> str:
     return crypter.decrypt(str(secret))
 
 
-def _encrypted(raw: Any) -> Iterator[str]:
+def encrypted(raw: Any) -> Iterator[str]:
     """All encrypted texts, also those inside objects."""
     if _is_secret(raw):
         yield str(raw["secure"])
     elif isinstance(raw, (dict, list)):
         for item in raw.values() if isinstance(raw, dict) else raw:
-            yield from _encrypted(item)
+            yield from encrypted(item)

@@ -1,6 +1,7 @@
-"""Pulumi's home folder, and the selected stack of each project, which the CLI stores in the same file:
+"""Pulumi's home folder, and what was chosen in earlier commands, in the CLI's files:
 
-`$PULUMI_HOME/workspaces/<project>-<sha1 of the project file's path>-workspace.json`
+$PULUMI_HOME/workspaces/<project>-<sha1 of the project file's path>-workspace.json   the selected stack of a project
+$PULUMI_HOME/credentials.json                                                       the backend of `pulumi login`
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from pulumi_embedded.state.stores import replace_file
 
@@ -33,9 +35,7 @@ def selected(project: str, project_file: Path, url: str) -> str | None:
 def select(project: str, project_file: Path, url: str, stack: str | None) -> None:
     """Select a stack, or deselect it with None."""
     path = _selection_file(project, project_file)
-    settings = {}
-    with contextlib.suppress(OSError, ValueError):
-        settings = json.loads(path.read_bytes())
+    settings = _read(path)
     stacks = dict(settings.get("stacks") or {})
     stacks.pop(url, None)
     settings.pop("stack", None)
@@ -43,3 +43,35 @@ def select(project: str, project_file: Path, url: str, stack: str | None) -> Non
         stacks[url] = settings["stack"] = f"organization/{project}/{stack}"
     settings["stacks"] = stacks
     replace_file(path, json.dumps(settings, indent=4).encode())
+
+
+def current_backend() -> str | None:
+    """The backend of the last `login`, if any."""
+    url = _read(_credentials()).get("current")
+    return url if isinstance(url, str) and url else None
+
+
+def set_current_backend(url: str | None) -> None:
+    """Log in to a backend, or out of the present one with None. Other entries of the file stay."""
+    content = _read(_credentials())
+    for part in ("accessTokens", "accounts"):
+        entries = {
+            key: value for key, value in content.get(part, {}).items() if key != content.get("current")
+        }
+        content[part] = entries
+    content["current"] = url or ""
+    if url:
+        content["accessTokens"][url], content["accounts"][url] = "", {}
+    replace_file(_credentials(), json.dumps(content, indent=4).encode())
+
+
+def _credentials() -> Path:
+    return home() / "credentials.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if the file is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_bytes())
+        return content if isinstance(content, dict) else {}
+    return {}

@@ -106,7 +106,7 @@ class Backend:
         # Read even if nothing was listed: only reading tells why a folder or bucket is not accessible.
         checkpoint = self.store.read(self.stack_key(stack) or plain)
         if checkpoint is not None:
-            return _unpacked(checkpoint)
+            return unpacked(checkpoint)
         zstd = f"{plain}.zst"
         if self.store.read(zstd) is not None:
             raise NeedsCliError(f"the compressed state {zstd}")
@@ -169,7 +169,7 @@ def _stack_name(key: str) -> str:
     return name.removesuffix(".json") if name.endswith(".json") else ""
 
 
-def _unpacked(content: bytes) -> bytes:
+def unpacked(content: bytes) -> bytes:
     """The content, decompressed if it is gzip. Damaged content is returned as it is; parsing it reports the damage."""
     if not content.startswith(_GZIP_MAGIC):
         return content

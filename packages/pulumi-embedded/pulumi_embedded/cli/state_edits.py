@@ -1,0 +1,186 @@
+"""The commands `state delete | rename | protect | unprotect` and `stack rename`: changes of the state alone."""
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from pulumi_embedded.errors import EngineError
+from pulumi_embedded.project import selection
+from pulumi_embedded.project.config import check_stack_name
+from pulumi_embedded.properties import urns
+from pulumi_embedded.session import Session
+from pulumi_embedded.state import locks, serialization, snapshot
+from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.serialization import Json
+from pulumi_embedded.state.snapshot import StackId
+
+
+def delete(session: Session, options: argparse.Namespace) -> int:
+    with _edited(session) as latest:
+        items = latest.get("resources") or []
+        chosen = {item["urn"] for item in _chosen(items, options)}
+        dependents = {
+            urn: [item["urn"] for item in items if item["urn"] not in chosen and urn in _depends_on(item)]
+            for urn in chosen
+        }
+        if options.target_dependents:
+            chosen = _with_dependents(items, chosen)
+        elif blocked := {urn: found for urn, found in dependents.items() if found}:
+            raise EngineError("\n".join(_why_not(urn, found) for urn, found in sorted(blocked.items())))
+        protected = [item["urn"] for item in items if item["urn"] in chosen and item.get("protect")]
+        if protected and not options.force:
+            raise EngineError(f"{', '.join(protected)} is protected; pass --force to delete it anyway")
+        latest["resources"] = [item for item in items if item["urn"] not in chosen]
+    print("Resource deleted" if len(chosen) == 1 else f"{len(chosen)} resources deleted")
+    return 0
+
+
+def rename(session: Session, options: argparse.Namespace) -> int:
+    with _edited(session) as latest:
+        items = latest.get("resources") or []
+        _find(items, options.urn)
+        new = str(replace(urns.parse(options.urn), name=options.name))
+        if any(item["urn"] == new for item in items):
+            raise EngineError(f"the state has a resource {new} already")
+        _rename_all(latest, {options.urn: new})
+    print("Resource renamed")
+    return 0
+
+
+def protect(session: Session, options: argparse.Namespace) -> int:
+    return _set_protection(session, options, is_protected=True)
+
+
+def unprotect(session: Session, options: argparse.Namespace) -> int:
+    return _set_protection(session, options, is_protected=False)
+
+
+def rename_stack(session: Session, options: argparse.Namespace) -> int:
+    """Rename the stack in its state, history and configuration file, and select it under its new name."""
+    old = session.stack
+    new = StackId(old.project, check_stack_name(options.name))
+    if session.exists(new):
+        raise EngineError(f"a stack named {new.name} already exists")
+    backend = session.backend
+    with _locked(session) as latest:
+        items = latest.get("resources") or []
+        _rename_all(latest, {item["urn"]: _in_stack(item["urn"], old.name, new.name) for item in items})
+        backend.write(new.project, new.name, snapshot.checkpoint_of(new, latest))
+        _copy_history(backend, old, new)
+        backend.remove(old.project, old.name)
+    config = session.project.stack_config_file(old.name)
+    if config.exists():
+        config.rename(session.project.stack_config_file(new.name))
+    selection.select(session.project.name, session.project.file, session.backend.url, new.name)
+    print(f"Renamed {old.name} to {new.name}")
+    return 0
+
+
+def _set_protection(session: Session, options: argparse.Namespace, *, is_protected: bool) -> int:
+    word = "protected" if is_protected else "unprotected"
+    with _edited(session) as latest:
+        chosen = _chosen(latest.get("resources") or [], options)
+        for item in chosen:
+            item.pop("protect", None)
+            if is_protected:
+                item["protect"] = True
+    print(f"All resources {word}" if options.all else f"{len(chosen)} resources {word}")
+    return 0
+
+
+def _in_stack(urn: str, old: str, new: str) -> str:
+    """The URN in the renamed stack. Its root resource is named `<project>-<stack>`."""
+    parts = urns.parse(urn)
+    is_root = parts.type == urns.STACK_TYPE and parts.name == f"{parts.project}-{old}"
+    return str(replace(parts, stack=new, name=f"{parts.project}-{new}" if is_root else parts.name))
+
+
+def _copy_history(backend: Backend, old: StackId, new: StackId) -> None:
+    target = backend.history_folder(new.project, new.name)
+    for key in backend.store.list_keys(backend.history_folder(old.project, old.name)):
+        name = key.rpartition("/")[2].removeprefix(old.name)
+        backend.store.copy(key, f"{target}/{new.name}{name}")
+
+
+@contextmanager
+def _locked(session: Session) -> Iterator[Json]:
+    """The stack's state, with the steps of a killed update, under the stack's lock."""
+    stack, backend = session.stack, session.backend
+    lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
+    try:
+        yield dict(snapshot.recover(backend, stack)[1].deployment)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _edited(session: Session) -> Iterator[Json]:
+    """The stack's state to change. It is written if the body succeeds and the result has no errors."""
+    stack = session.stack
+    with _locked(session) as latest:
+        yield latest
+        if flaw := serialization.find_flaw(latest.get("resources") or []):
+            raise EngineError(f"the state would contain errors: {flaw}")
+        session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
+
+
+def _chosen(items: list[Json], options: argparse.Namespace) -> list[Json]:
+    """The resources that the command line names. Raises EngineError if one does not exist or none is named."""
+    if options.all:
+        return items
+    if not options.urns:
+        raise EngineError("name at least one resource by its URN; `pulumi stack --show-urns` shows them")
+    return [item for urn in options.urns for item in _find(items, urn)]
+
+
+def _find(items: list[Json], urn: str) -> list[Json]:
+    """The resource, and old ones of the same URN that are still to be deleted. Raises EngineError."""
+    found = [item for item in items if item["urn"] == urn]
+    if not found:
+        known = "\n".join(f"  {item['urn']}" for item in items)
+        raise EngineError(f'no such resource "{urn}" exists in the current state, which has:\n{known}')
+    return found
+
+
+def _depends_on(item: Json) -> set[str]:
+    found = {item.get("parent"), item.get("deletedWith"), *(item.get("dependencies") or [])}
+    found.update(urn for listed in (item.get("propertyDependencies") or {}).values() for urn in listed or [])
+    found.add(str(item.get("provider") or "").rpartition("::")[0])
+    return {urn for urn in found if urn}
+
+
+def _with_dependents(items: list[Json], chosen: Iterable[str]) -> set[str]:
+    found = set(chosen)
+    for item in items:  # a state lists dependencies first
+        if found & _depends_on(item):
+            found.add(item["urn"])
+    return found
+
+
+def _why_not(urn: str, dependents: list[str]) -> str:
+    lines = "\n".join(f" * {dependent}" for dependent in dependents)
+    return (
+        f"{urn} can't be safely deleted because the following resources depend on it:\n{lines}\n"
+        "Delete those resources first or pass --target-dependents."
+    )
+
+
+def _rename_all(latest: Json, new_urns: Mapping[str, str]) -> None:
+    """Replace URNs wherever resources refer to each other."""
+
+    def renamed(urn: str) -> str:
+        return urns.rename(urn, dict(new_urns))
+
+    pending = [entry["resource"] for entry in latest.get("pending_operations") or []]
+    for item in [*(latest.get("resources") or []), *pending]:
+        for key in ("urn", "parent", "deletedWith", "provider"):
+            if item.get(key):
+                item[key] = renamed(item[key])
+        if item.get("dependencies"):
+            item["dependencies"] = [renamed(urn) for urn in item["dependencies"]]
+        if item.get("propertyDependencies"):
+            item["propertyDependencies"] = {
+                key: [renamed(urn) for urn in listed or []]
+                for key, listed in item["propertyDependencies"].items()
+            }

@@ -1,0 +1,52 @@
+"""The console script `pulumi`: runs the Pulumi CLI if one is on the PATH, otherwise this engine."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pulumi_embedded.__main__ import main as run_embedded
+
+_NAME: Final = "pulumi"
+# `embedded` or `cli`; without it, the CLI is preferred.
+_CHOICE: Final = "ENGINE"
+# In the first bytes of every console script that starts this module.
+_MARK: Final = b"pulumi_embedded"
+_SCRIPT_BYTES: Final = 4096
+
+
+def main() -> int:
+    """Run the command line of this process."""
+    choice = os.environ.get(_CHOICE, "")
+    if choice not in ("", "cli", "embedded"):
+        return _refuse(f"{_CHOICE}={choice} must be `embedded` or `cli`; use one of these or unset it")
+    cli = None if choice == "embedded" else find_cli(os.environ)
+    if cli:
+        os.execv(cli, [str(cli), *sys.argv[1:]])  # noqa: S606 - the CLI gets this command line as it is
+    if choice == "cli":
+        return _refuse(f"{_CHOICE}=cli, but the Pulumi CLI is not on the PATH; install it or unset {_CHOICE}")
+    return run_embedded()
+
+
+def find_cli(environment: Mapping[str, str]) -> Path | None:
+    """The first `pulumi` on the PATH that is not a script of this module, of whatever virtual environment."""
+    for folder in environment.get("PATH", os.defpath).split(os.pathsep):
+        path = Path(folder or ".") / _NAME
+        if path.is_file() and os.access(path, os.X_OK) and not _is_own_script(path):
+            return path
+    return None
+
+
+def _is_own_script(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            start = file.read(_SCRIPT_BYTES)
+    except OSError:
+        return False
+    return start.startswith(b"#!") and _MARK in start
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1

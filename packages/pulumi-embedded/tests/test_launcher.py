@@ -1,0 +1,55 @@
+"""The console script `pulumi`: the CLI if there is one, otherwise this engine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pulumi_embedded import CLI_VERSION
+
+SCRIPT = "#!{python}\nimport sys\nfrom pulumi_embedded.launcher import main\nsys.exit(main())\n"
+CLI = '#!/bin/sh\necho "the CLI: $*"\nexit 3\n'
+
+
+def script(folder: Path, content: str) -> Path:
+    folder.mkdir()
+    path = folder / "pulumi"
+    path.write_text(content.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def run(path: Path, *folders: Path, engine: str = "") -> tuple[int, str]:
+    """Run `pulumi version --json` with these folders as the PATH."""
+    search_path = ":".join(map(str, [*folders, "/usr/bin", "/bin"]))
+    done = subprocess.run(
+        [path, "version"],
+        env={"PATH": search_path, **({"ENGINE": engine} if engine else {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_two_environments_do_not_call_each_other(tmp_path: Path) -> None:
+    own, other = script(tmp_path / "a", SCRIPT), script(tmp_path / "b", SCRIPT)
+    assert run(own, own.parent, other.parent) == (0, f"v{CLI_VERSION}\n")
+
+
+def test_the_cli_is_preferred_wherever_it_is_on_the_path(tmp_path: Path) -> None:
+    own, other, cli = (
+        script(tmp_path / "a", SCRIPT),
+        script(tmp_path / "b", SCRIPT),
+        script(tmp_path / "c", CLI),
+    )
+    assert run(own, own.parent, other.parent, cli.parent) == (3, "the CLI: version\n")
+    assert run(own, own.parent, cli.parent, engine="embedded") == (0, f"v{CLI_VERSION}\n")
+
+
+@pytest.mark.parametrize("engine", ["cli", "other"])
+def test_a_choice_that_cannot_be_met_is_refused(tmp_path: Path, engine: str) -> None:
+    own = script(tmp_path / "a", SCRIPT)
+    code, printed = run(own, own.parent, engine=engine)
+    assert code == 1
+    assert printed.startswith(f"error: ENGINE={engine}")
