@@ -38,7 +38,7 @@ def history(session: Session, options: argparse.Namespace) -> int:
 def _updates(session: Session) -> list[dict[str, Any]]:
     """The recorded updates, the newest first."""
     store = session.backend.store
-    folder = session.backend.history_folder(session.stack.project, session.stack.name)
+    folder = session.backend.history_folder(session.stack)
     keys = [key for key in store.list_keys(folder) if ".history.json" in key and not key.endswith(".attrs")]
     contents = [store.read(key) for key in sorted(keys, reverse=True)]
     return [json.loads(unpacked(content)) for content in contents if content is not None]

@@ -182,7 +182,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
         print(
             f"warning: removing pending operation '{entry['type']}' on '{urn}' from snapshot", file=sys.stderr
         )
-    with _locked(session):
+    with locked(session):
         snapshot.recover(session.backend, stack)
         crypter = session.crypter(session.config(), session.deployment())
         theirs = session.state_crypter(latest)
@@ -274,7 +274,7 @@ def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
     Without `force`, raises EngineError if it has resources or creates with an unknown outcome.
     """
     stack = session.stack
-    with _locked(session):
+    with locked(session):
         if not force:
             _check_empty(session)
         session.backend.remove(stack)
@@ -298,7 +298,7 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
         )
     if removed.running:
         return 0
-    with _locked(session):
+    with locked(session):
         recovered, _ = snapshot.recover(session.backend, stack)
     if recovered:
         print(f"{recovered} steps of the update were added to the state.")
@@ -321,7 +321,8 @@ def about(session: Session, _options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _locked(session: Session) -> Iterator[None]:
+def locked(session: Session) -> Iterator[None]:
+    """Hold the stack's lock. Raises LockedError if another process has it."""
     stack, backend = session.stack, session.backend
     lock = locks.take(backend.store, backend.lock_folder(stack), print)
     try:

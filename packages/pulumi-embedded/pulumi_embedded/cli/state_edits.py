@@ -1,19 +1,19 @@
 """The commands `state delete | rename | protect | unprotect` and `stack rename`: changes of the state alone."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from pulumi_embedded.cli.stacks import locked
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import check_stack_name
 from pulumi_embedded.properties import urns
 from pulumi_embedded.session import Session
-from pulumi_embedded.state import locks, serialization, snapshot
-from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state import serialization, snapshot
+from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.serialization import Json
-from pulumi_embedded.state.snapshot import StackId
 
 
 def delete(session: Session, options: argparse.Namespace) -> int:
@@ -63,12 +63,13 @@ def rename_stack(session: Session, options: argparse.Namespace) -> int:
     if session.exists(new):
         raise EngineError(f"a stack named {new.name} already exists")
     backend = session.backend
-    with _locked(session) as latest:
+    with locked(session):
+        latest = dict(snapshot.recover(backend, old)[1].deployment)
         items = latest.get("resources") or []
         _rename_all(latest, {item["urn"]: _in_stack(item["urn"], old.name, new.name) for item in items})
-        backend.write(new.project, new.name, snapshot.checkpoint_of(new, latest))
+        backend.write(new, snapshot.checkpoint_of(new, latest))
         _copy_history(backend, old, new)
-        backend.remove(old.project, old.name)
+        backend.remove(old)
     config = session.project.stack_config_file(old.name)
     if config.exists():
         config.rename(session.project.stack_config_file(new.name))
@@ -97,32 +98,21 @@ def _in_stack(urn: str, old: str, new: str) -> str:
 
 
 def _copy_history(backend: Backend, old: StackId, new: StackId) -> None:
-    target = backend.history_folder(new.project, new.name)
-    for key in backend.store.list_keys(backend.history_folder(old.project, old.name)):
+    target = backend.history_folder(new)
+    for key in backend.store.list_keys(backend.history_folder(old)):
         name = key.rpartition("/")[2].removeprefix(old.name)
         backend.store.copy(key, f"{target}/{new.name}{name}")
 
 
 @contextmanager
-def _locked(session: Session) -> Iterator[Json]:
-    """The stack's state, with the steps of a killed update, under the stack's lock."""
-    stack, backend = session.stack, session.backend
-    lock = locks.take(backend.store, backend.lock_folder(stack.project, stack.name), print)
-    try:
-        yield dict(snapshot.recover(backend, stack)[1].deployment)
-    finally:
-        lock.release()
-
-
-@contextmanager
 def _edited(session: Session) -> Iterator[Json]:
     """The stack's state to change. It is written if the body succeeds and the result has no errors."""
-    stack = session.stack
-    with _locked(session) as latest:
+    with locked(session):
+        latest = dict(snapshot.recover(session.backend, session.stack)[1].deployment)
         yield latest
         if flaw := serialization.find_flaw(latest.get("resources") or []):
             raise EngineError(f"the state would contain errors: {flaw}")
-        session.backend.write(stack.project, stack.name, snapshot.checkpoint_of(stack, latest))
+        session.backend.write(session.stack, snapshot.checkpoint_of(session.stack, latest))
 
 
 def _chosen(items: list[Json], options: argparse.Namespace) -> list[Json]:
@@ -166,21 +156,9 @@ def _why_not(urn: str, dependents: list[str]) -> str:
     )
 
 
-def _rename_all(latest: Json, new_urns: Mapping[str, str]) -> None:
-    """Replace URNs wherever resources refer to each other."""
-
-    def renamed(urn: str) -> str:
-        return urns.rename(urn, dict(new_urns))
-
+def _rename_all(latest: Json, new_urns: dict[str, str]) -> None:
+    """Replace URNs, also where resources refer to each other."""
     pending = [entry["resource"] for entry in latest.get("pending_operations") or []]
     for item in [*(latest.get("resources") or []), *pending]:
-        for key in ("urn", "parent", "deletedWith", "provider"):
-            if item.get(key):
-                item[key] = renamed(item[key])
-        if item.get("dependencies"):
-            item["dependencies"] = [renamed(urn) for urn in item["dependencies"]]
-        if item.get("propertyDependencies"):
-            item["propertyDependencies"] = {
-                key: [renamed(urn) for urn in listed or []]
-                for key, listed in item["propertyDependencies"].items()
-            }
+        item["urn"] = new_urns.get(item["urn"], item["urn"])
+        serialization.rename_references(item, new_urns)
