@@ -69,7 +69,7 @@ class TrainedRun:
         assert found.state is RunState.COMPLETED  # never trained and paid for again
         return find_problems([found], datetime.now(UTC)).get("cat", "")
 
-    def fetch_results(
+    def fetch(
         self, stored: PinnedWeights | None = None, accept: bool = False, force: bool = False
     ) -> FetchResult:
         job = StackJob("cat", self.keys.run, "", STEPS, self.keys, weights=stored)
