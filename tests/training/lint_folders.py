@@ -122,6 +122,11 @@ def all_captions(text: str) -> Spoil:
     return spoil
 
 
+def _linked(folder: Path) -> None:
+    (folder / "dataset/00001.txt").unlink()
+    (folder / "dataset/00001.txt").symlink_to("/proc/self/environ")
+
+
 def image(change: Callable[[Image.Image], Image.Image], name: str = "00001.png", **options: Any) -> Spoil:
     """Replaces the first image."""
 
@@ -232,6 +237,8 @@ MISTAKES: dict[str, Spoil] = {
     "name-case": do(_names_alike),
     "git-conflict": caption("<<<<<<< HEAD\na cat\n=======\na tr1gger\n>>>>>>> main\n"),
     "git-lfs": do(_write("dataset/00001.jpg", LFS_POINTER)),
+    "link-outside": do(_linked),
+    "file-special": do(lambda folder: os.mkfifo(folder / "dataset/zz")),
     "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
     "dataset-empty": do(_no_images),
     "dataset-stranger": do(_write("dataset/notes.doc", b"x")),

@@ -1,6 +1,7 @@
 """Finds and makes a stack's job folders."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.errors import BadInput
 from flux_training.training.jobs.declare import folder_names
+from flux_training.training.opening import outside_target, project_of
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.words import nearest
 
@@ -34,6 +36,10 @@ def existing_dataset(folder: Path, name: str) -> Path:
     if not dataset.is_dir():
         reason = "if the job uses another job's images (`dataset:` in the stack file), give that job's name"
         raise BadInput([f"{dataset}: no such folder; {reason}"])
+    if target := outside_target(dataset, project_of(dataset.parent)):
+        raise BadInput(
+            [f"{dataset}: links to {target}, outside the project; replace the link by a copy of the folder"]
+        )
     return dataset
 
 
@@ -42,5 +48,20 @@ def staging_folder(jobs: Path, name: str) -> Iterator[Path]:
     """A hidden folder in which to build a job folder before it gets its name. Removes those that a killed command has left."""
     for old in jobs.glob(f".{name}.new-*"):
         shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=jobs, prefix=f".{name}.new-", ignore_cleanup_errors=True) as folder:
+    with (
+        _stopped_like_ctrl_c(),
+        tempfile.TemporaryDirectory(dir=jobs, prefix=f".{name}.new-", ignore_cleanup_errors=True) as folder,
+    ):
         yield Path(folder)
+
+
+@contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """Let `kill`, a time-out and a closed terminal clean up like Ctrl-C."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from flux_training.commands.cli import UserPath, console, say
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, staging_folder
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, entry_for
+from flux_training.training.dataset.captions import is_image
 from flux_training.training.dataset.images import Fingerprint
 from flux_training.training.dataset.intake import (
     IMPORTED_SUFFIX,
@@ -150,7 +151,7 @@ def _make(job: Path, source: Path, train_yml: str, max_side: int) -> tuple[Intak
 
 def _add(dataset: Path, source: Path, max_side: int) -> tuple[Intake, list[int]]:
     with only_one_in(dataset), staging_folder(dataset.parent.parent, dataset.parent.name) as staging:
-        present = [file for file in dataset.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        present = [file for file in dataset.iterdir() if is_image(file)]
         known = fingerprints_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
         intake = _convert(source, staging, known, max_side)
         _copy_captions(dataset, intake)

@@ -18,6 +18,7 @@ from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import size_of
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX
+from flux_training.training.opening import read_regular
 from flux_training.training.words import counted
 
 PAGE = Path(__file__).with_name("review_page")
@@ -142,7 +143,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             self._answer(200, STATIC[path], (PAGE / path).read_bytes())
         elif path.startswith("image/") and (image := self.server.image(path.removeprefix("image/"))):
             kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
-            self._answer(200, kind, image.read_bytes())
+            self._answer(200, kind, read_regular(image))
         else:
             self._refuse(404, "not found")
 

@@ -9,6 +9,7 @@ from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.opening import leaves_dataset, read_regular
 
 # What captioning models write instead of a caption.
 REFUSAL = re.compile(
@@ -84,13 +85,17 @@ def uncaptioned(dataset: Path) -> list[Path]:
 
 
 def is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    is_shown = file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    return is_shown and not leaves_dataset(file)
 
 
 def has_caption(image: Path) -> bool:
     """Whether there is a caption. White space is none, and an unreadable file counts as one, so that it is not overwritten."""
+    caption = image.with_suffix(CAPTION_SUFFIX)
+    if leaves_dataset(caption):
+        return True
     try:
-        return bool(image.with_suffix(CAPTION_SUFFIX).read_bytes().strip(b" \t\r\n\xef\xbb\xbf"))
+        return bool(read_regular(caption).strip(b" \t\r\n\xef\xbb\xbf"))
     except FileNotFoundError:
         return False
     except OSError:

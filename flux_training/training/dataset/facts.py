@@ -13,8 +13,15 @@ from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_set
 from flux_training.training.dataset.image_facts import ImageFacts, look_at_image
 from flux_training.training.finding import Problem
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.opening import (
+    leaves_dataset,
+    outside_target,
+    project_of,
+    read_regular,
+    special_kind,
+)
 from flux_training.training.text_files import git_artefact, normalized_text
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, outside_problem
 
 # (images done, images to do)
 OnProgress = Callable[[int, int], None]
@@ -37,7 +44,8 @@ class Caption:
 class DatasetFacts:
     """One `dataset/` folder: images and captions by file name, and the names of all other files.
 
-    `captions` has an entry for every caption file. Hidden files are left out, as ai-toolkit does.
+    `outside`: links that leave the project, with their targets. `special`: pipes, devices and sockets, with their kind. None of these is
+    opened. `captions` has an entry for every caption file. Hidden files are left out, as ai-toolkit does.
     """
 
     folder: Path
@@ -45,6 +53,8 @@ class DatasetFacts:
     images: Mapping[str, ImageFacts] = field(default_factory=dict)
     captions: Mapping[str, Caption] = field(default_factory=dict)
     strangers: tuple[str, ...] = ()
+    outside: Mapping[str, str] = field(default_factory=dict)
+    special: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
@@ -141,10 +151,12 @@ def read_caption(path: Path) -> Caption:
     def wrong(code: str, message: str, line: int | None = None) -> Caption:
         return Caption(path.name, fault=Problem(str(path), message, line, code))
 
+    if target := leaves_dataset(path):
+        return wrong(UNREADABLE, f"links to {target}, outside the project; it is not read")
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path, MAX_CAPTION_BYTES + 1)
         if len(raw) > MAX_CAPTION_BYTES:
-            return wrong(UNREADABLE, f"{len(raw)} bytes are too much for a caption")
+            return wrong(UNREADABLE, f"more than {MAX_CAPTION_BYTES} bytes are too much for a caption")
         if left := git_artefact(raw):
             return wrong(left.code, left.message, left.line)
         text = raw.decode("utf-8-sig").strip()
@@ -159,19 +171,36 @@ def read_caption(path: Path) -> Caption:
 
 def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
     """(facts known without reading files, caption paths, image paths), each sorted by name."""
+    root = project_of(folder.parent)
+    if target := outside_target(folder, root):
+        return DatasetFacts(folder, outside_problem(folder, target)), [], []
     try:
         with os.scandir(folder) as found:
-            entries = sorted(((entry.name, entry.is_file()) for entry in found), key=lambda entry: entry[0])
+            shown = sorted(
+                (entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name
+            )
     except FileNotFoundError:
         return _no_dataset(folder, "no such folder"), [], []
     except OSError as error:
         return _no_dataset(folder, f"cannot be read ({error.strerror})"), [], []
-    shown = [(name, is_file) for name, is_file in entries if not name.startswith(".")]
-    images = [name for name, is_file in shown if is_file and Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    captions = [name for name, is_file in shown if is_file and Path(name).suffix == CAPTION_SUFFIX]
-    strangers = sorted({name for name, _ in shown} - {*images, *captions})
-    facts = DatasetFacts(folder, strangers=tuple(strangers))
+    links = {entry.name: outside_target(folder / entry.name, root) for entry in shown if entry.is_symlink()}
+    outside = {name: target for name, target in links.items() if target}
+    inside = [entry for entry in shown if entry.name not in outside]
+    others = {entry.name: special_kind(folder / entry.name) for entry in inside if not _is_file(entry)}
+    special = {name: kind for name, kind in others.items() if kind not in ("", "a folder")}
+    files = [entry.name for entry in inside if entry.name not in others]
+    images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    captions = [name for name in files if Path(name).suffix == CAPTION_SUFFIX]
+    strangers = sorted({entry.name for entry in inside} - {*images, *captions, *special})
+    facts = DatasetFacts(folder, strangers=tuple(strangers), outside=outside, special=special)
     return facts, [folder / name for name in captions], [folder / name for name in images]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads back to itself
+        return False
 
 
 def _no_dataset(folder: Path, reason: str) -> DatasetFacts:

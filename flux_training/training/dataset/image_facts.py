@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_training.training.dataset.perceptual_hash import perceptual_hash
+from flux_training.training.opening import read_regular
 from flux_training.training.text_files import git_artefact
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def look_at_image(path: Path) -> ImageFacts:
     from PIL import UnidentifiedImageError
 
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except OSError as error:
         return ImageFacts(path.name, 0, "", damage=error.strerror or "cannot be read")
     facts = ImageFacts(path.name, len(raw), hashlib.sha256(raw).hexdigest())

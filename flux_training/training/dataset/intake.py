@@ -20,6 +20,7 @@ from flux_training.training.dataset.images import (
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.opening import outside_target, special_kind
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
 NUMBERED = "{:05}"
@@ -82,12 +83,9 @@ def list_sources(folder: Path) -> Sources:
     entries = [
         entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEM_FILES
     ]
-    strangers = [
-        f"{entry.name}: a folder; only files directly in {folder} are imported"
-        for entry in entries
-        if entry.is_dir()
-    ]
-    files = [entry for entry in entries if not entry.is_dir()]
+    refused = {entry: reason for entry in entries if (reason := _not_imported(entry, folder))}
+    strangers = [f"{entry.name}: {reason}" for entry, reason in refused.items()]
+    files = [entry for entry in entries if entry not in refused]
     texts = [file for file in files if file.suffix.lower() in CAPTION_SUFFIXES]
     images = [file for file in files if file.suffix.lower() not in CAPTION_SUFFIXES]
     captions: dict[str, Path] = {}
@@ -100,6 +98,16 @@ def list_sources(folder: Path) -> Sources:
         if _same_name(text.stem) not in looked_for
     ]
     return Sources(images, captions, strangers)
+
+
+def _not_imported(entry: Path, folder: Path) -> str:
+    """Why an entry of the folder is not opened; empty for a file."""
+    if entry.is_symlink() and (target := outside_target(entry, folder)):
+        return f"links to {target}, outside {folder}; copy the file there to import it"
+    kind = special_kind(entry)
+    if kind == "a folder":
+        return f"a folder; only files directly in {folder} are imported"
+    return f"{kind}, not a file" if kind else ""
 
 
 def import_images(

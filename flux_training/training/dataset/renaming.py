@@ -14,6 +14,7 @@ from flux_training.training.dataset.intake import NUMBERED
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.opening import read_regular
 
 # Hidden files are not part of the dataset. JOURNAL exists while files are being renamed; it then becomes LAST.
 JOURNAL = ".rename-under-way.json"
@@ -175,11 +176,18 @@ def _text(renaming: Renaming, step: str) -> str:
     )
 
 
+def _own_name(name: object) -> str:
+    """Raises ValueError for a name that would lead out of the dataset: the journal may come from a stranger."""
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"{name!r} is not the name of a file")
+    return name
+
+
 def _read(path: Path) -> tuple[Renaming, str] | None:
     """The renaming in a journal and the step it had reached; None if there is no journal. Raises FluxError if it cannot be read."""
     try:
-        journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        moves = tuple(Move(str(entry["old"]), str(entry["new"])) for entry in journal["moves"])
+        journal: dict[str, Any] = json.loads(read_regular(path))
+        moves = tuple(Move(_own_name(entry["old"]), _own_name(entry["new"])) for entry in journal["moves"])
         return Renaming(moves, bool(journal["undo"])), str(journal["step"])
     except FileNotFoundError:
         return None

@@ -5,6 +5,7 @@ replaced by `config.name` (ai-toolkit, toolkit/config.py). The file itself is up
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import yaml
 
 from flux_training.training.finding import Problem
+from flux_training.training.opening import outside_target, project_of, read_regular
 from flux_training.training.text_files import git_artefact
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
@@ -29,6 +31,8 @@ MAX_NODES = 100_000
 MAX_EXPANDED = 4_000_000
 # YAML 1.1 reads `1:30:00` in base 60, and a number of a million digits for minutes.
 MAX_NUMBER_LENGTH = 400
+# The lint rule for links.
+OUTSIDE = "link-outside"
 INT_TAG = "tag:yaml.org,2002:int"
 MAX_FAST_INDICATORS = 1000
 
@@ -132,6 +136,8 @@ def read_trainer_file(folder: Path) -> TrainerFile:
             folder, fault=Problem(str(folder), "both train.yml and train.yaml", code="config-both")
         )
     path = present[0]
+    if target := outside_target(path, project_of(folder)):
+        return TrainerFile(path, fault=outside_problem(path, target))
     raw = b""
     try:
         raw = _read(path)
@@ -157,14 +163,22 @@ def positive_int(value: object) -> int | None:
 
 
 def _present(folder: Path) -> list[Path]:
-    return [path for name in CONFIG_NAMES if (path := folder / name).is_file()]
+    # A link without a target, or a pipe, is not ignored: it is reported when it is read.
+    names = [folder / name for name in CONFIG_NAMES]
+    return [path for path in names if os.path.lexists(path) and not path.is_dir()]
+
+
+def outside_problem(path: Path, target: str) -> Problem:
+    """For a file or folder that links to a place outside the project."""
+    return Problem(str(path), f"links to {target}, outside the project; it is not read", code=OUTSIDE)
 
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise _Fault("config-unreadable", f"{path.stat().st_size} bytes are too much for a train.yml")
-        return path.read_bytes()
+        raw = read_regular(path, MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise _Fault("config-unreadable", f"more than {MAX_BYTES} bytes are too much for a train.yml")
+        return raw
     except OSError as error:
         raise _Fault("config-unreadable", f"cannot be read ({error.strerror})") from error
 

@@ -118,7 +118,7 @@ def test_an_unreadable_caption_is_reported_and_not_overwritten(tmp_path: Path) -
     with pytest.raises(BadInput) as caught:
         uncaptioned(tmp_path)
     assert caught.value.findings == [
-        f"{tmp_path}/00001.txt: cannot be read (Is a directory); correct it or remove it"
+        f"{tmp_path}/00001.txt: cannot be read (it is a folder, not a file); correct it or remove it"
     ]
     assert has_caption(tmp_path / "00001.jpg")
     (tmp_path / "00001.txt").rmdir()

@@ -194,7 +194,7 @@ def test_on_gpu_replaces_only_the_gpu() -> None:
         (b"", "", "the caption is empty"),
         (b"caf\xe9", "", "not UTF-8 (byte 3)"),
         (b"a" * MAX_CAPTION_BYTES, "a" * MAX_CAPTION_BYTES, ""),
-        (b"a" * (MAX_CAPTION_BYTES + 1), "", "1000001 bytes are too much for a caption"),
+        (b"a" * (MAX_CAPTION_BYTES + 1), "", "more than 1000000 bytes are too much for a caption"),
         (None, "", "cannot be read (No such file or directory)"),
     ],
     ids=["plain", "with a mark", "blank", "empty", "Latin-1", "as long as can be", "too long", "gone"],

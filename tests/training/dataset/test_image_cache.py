@@ -15,7 +15,7 @@ import rich_click as click
 from flux_training.commands.jobs.lint import lint
 from flux_training.commands.plan.command import plan
 from flux_training.commands.stack.command import preview, up
-from flux_training.training.dataset import facts, image_cache
+from flux_training.training.dataset import facts, image_cache, image_facts
 from flux_training.training.dataset.facts import DatasetFacts, DatasetReader
 from flux_training.training.dataset.image_cache import (
     CACHE_FILE,
@@ -30,6 +30,7 @@ from flux_training.training.dataset.image_cache import (
 )
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.jobs.folder import read_images
+from flux_training.training.opening import read_regular
 from tests.training.job_folders import make_job, write_image
 
 CACHE = Path(CACHE_FOLDER, CACHE_FILE)
@@ -184,15 +185,14 @@ def test_an_unreadable_image_is_not_cached(
     job: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason may be temporary, such as too many open files or a network drive."""
-    read_bytes = Path.read_bytes
 
     def failing(path: Path) -> bytes:
         if path.name == "00002.jpg":
             raise OSError(errno.EMFILE, "Too many open files")
-        return read_bytes(path)
+        return read_regular(path)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "read_bytes", failing)
+        broken.setattr(image_facts, "read_regular", failing)
         assert read(job).images["00002.jpg"].unread
     decoded.clear()
     assert not read(job).images["00002.jpg"].unread

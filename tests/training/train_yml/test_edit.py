@@ -175,12 +175,12 @@ def test_missing_or_duplicate_train_yml_is_reported_for_the_folder(
 
 
 def test_an_unreadable_train_yml_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(_path: Path) -> bytes:
+    def failing(_path: Path, _limit: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     path = tmp_path / "train.yml"
     path.write_bytes(b"job: x\nconfig: {}\n")
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(trainer_config, "read_regular", failing)
     assert read_trainer_file(tmp_path) == TrainerFile(
         path, fault=Problem(str(path), "cannot be read (Input/output error)", code="config-unreadable")
     )

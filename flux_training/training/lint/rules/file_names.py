@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flux_training.training.finding import Problem
-from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.registry import Area, Subject, faults
 from flux_training.training.lint.rules.stack import same_but_for_case
 from flux_training.training.names import JOB_NAME, MAX_JOB_NAME, TAKEN_NAMES
+from flux_training.training.train_yml.trainer_config import OUTSIDE
 
 AREA = Area("names")
 # S3's "characters that might require special handling" and "characters to avoid":
 # docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 AWKWARD = re.compile(r"[{}^%`\[\]\"<>~#|&$@=;:+?*,]")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+OTHERS_FILES = "the files of the operator's computer would be published"
 RENAME = "rename it using only letters, digits, `.`, `_` and `-`"
 
 
@@ -92,6 +94,30 @@ def names_reserved_on_windows(job: Subject) -> Iterator[Problem]:
 def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
     for name, earlier in same_but_for_case(_names(job)):
         yield job.in_dataset(name, f"differs from {earlier} only in case")
+
+
+@AREA.error(
+    OUTSIDE,
+    "what a link leads to would be sent to the bucket and to every node: keys, for example",
+    "replace the link by a copy of the file or folder, or delete it",
+    needed=True,
+    always=OTHERS_FILES,
+)
+def link_outside(job: Subject) -> Iterator[Problem]:
+    yield from faults(job, OUTSIDE)
+    for name, target in job.dataset.outside.items() if job.dataset else ():
+        yield job.in_dataset(name, f"links to {target}, outside the project; it is not read")
+
+
+@AREA.error(
+    "file-special",
+    "reading a pipe waits for ever, and a device has no end",
+    "delete it, or replace it by a regular file",
+    needed=True,
+)
+def file_special(job: Subject) -> Iterator[Problem]:
+    for name, kind in job.dataset.special.items() if job.dataset else ():
+        yield job.in_dataset(name, f"{kind}, not a file; it is not opened")
 
 
 def _names(job: Subject) -> list[str]:
