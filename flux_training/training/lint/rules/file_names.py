@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flux_training.training.finding import Problem
-from flux_training.training.lint.registry import Area, Subject, faults
+from flux_training.training.lint.registry import Area, Subject, faults_of_rule
 from flux_training.training.lint.rules.stack import same_but_for_case
 from flux_training.training.names import JOB_NAME, MAX_JOB_NAME, TAKEN_NAMES
 from flux_training.training.train_yml.trainer_config import OUTSIDE
@@ -104,7 +104,7 @@ def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
     always=OTHERS_FILES,
 )
 def link_outside(job: Subject) -> Iterator[Problem]:
-    yield from faults(job, OUTSIDE)
+    yield from faults_of_rule(job, OUTSIDE)
     for name, target in job.dataset.outside.items() if job.dataset else ():
         yield job.in_dataset(name, f"links to {target}, outside the project; it is not read")
 
