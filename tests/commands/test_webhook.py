@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -50,7 +49,7 @@ from flux_training.commands.webhook.notifiers import (
 from flux_training.commands.webhook.server import Inbox, Receiver, job_id_of
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.run_state import RunState
-from tests.e2e.checkout import Checkout, new_checkout
+from tests.e2e.checkout import Checkout, asked, new_checkout
 
 EVIL = "$(touch evil); `id` <!channel> & \x1b[2J"
 NOTICE = Notice(
@@ -342,6 +341,14 @@ def serving(
         assert process.wait(20) == 0
 
 
+@contextmanager
+def job_is_read(checkout: Checkout, job_id: str) -> Iterator[None]:
+    """Wait at the end until the queue has been asked for the job since the beginning."""
+    before = len(checkout.requests())
+    yield
+    wait_until(lambda: asked(checkout.requests()[before:], "kelpie", "GET", f"/jobs/{job_id}"))
+
+
 @pytest.mark.long
 def test_each_change_causes_one_notice_also_after_a_restart(tmp_path: Path) -> None:
     slack = SlackServer()
@@ -356,15 +363,17 @@ def test_each_change_causes_one_notice_also_after_a_restart(tmp_path: Path) -> N
             wait_until(lambda: any("finished" in text for text in slack.posted))
             job_id = checkout.outputs()["jobs"]["cat"]["kelpieId"]
             # False calls: the job did not fail, and one job does not exist.
-            for body in [{"job_id": job_id, "status": "failed"}] * 20 + [{"job_id": "unknown"}]:
-                assert httpx.post(url, json=body, trust_env=False).status_code == 202
-            time.sleep(0.5)
+            with job_is_read(checkout, job_id), job_is_read(checkout, "unknown"):
+                for body in [{"job_id": job_id, "status": "failed"}] * 20 + [{"job_id": "unknown"}]:
+                    assert httpx.post(url, json=body, trust_env=False).status_code == 202
         assert [text.split(":")[0] for text in slack.posted] == ["cat", "cat"]
         assert "training has started" in slack.posted[0]
         assert (checkout.root / "told.txt").read_text().split() == ["running", "completed"]
-        with serving(checkout, "--port", "0", FLUX_NOTIFY_URL=slack.url) as (url, _):
+        with (
+            serving(checkout, "--port", "0", FLUX_NOTIFY_URL=slack.url) as (url, _),
+            job_is_read(checkout, job_id),
+        ):
             assert httpx.post(url, json={"job_id": job_id}, trust_env=False).status_code == 202
-            time.sleep(1)
         assert len(slack.posted) == 2
     slack.close()
 

@@ -107,6 +107,8 @@ def test_an_up_without_a_change_issues_no_keys(cloud: Path, tmp_path: Path) -> N
     stack = new_stack(tmp_path / "a", cloud, "calm", {"cat": 1})
     stack.configure({"cat": {}}, storage_settings(stack))
     stack.up()
+    # The autoscaler's first replica is a new version of the group.
+    wait_until(lambda: group_of(stack).replicas == 1)
     before = group_of(stack)
     printed = stack.up()
     stack.refresh()
