@@ -1,0 +1,58 @@
+"""How many requests an `up` sends when all runs have finished: the records of verified weights are listed, and no run is looked at."""
+
+import hashlib
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.runs.run import RunKeys
+from tests.life.stacks import Stack, new_stack
+
+MAX_REQUESTS = 30
+
+
+def weights(steps: int) -> bytes:
+    header = {
+        "__metadata__": {"training_info": json.dumps({"step": steps, "epoch": 1})},
+        "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + b"data"
+
+
+def finish_all(stack: Stack) -> None:
+    """As nodes would: upload the weights of each run."""
+    storage = stack.connection.storage("life")
+
+    def finish(item: tuple[str, dict[str, object]]) -> None:
+        name, job = item
+        keys, data = RunKeys(str(job["folder"]), name), weights(int(str(job["steps"])))
+        done = {"sha256": hashlib.sha256(data).hexdigest()}
+        storage.put_bytes(keys.weights, data)
+        storage.put_bytes(keys.done, json.dumps(done).encode())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(finish, stack.outputs()["jobs"].items()))
+
+
+def requests(stack: Stack) -> list[str]:
+    return (stack.cloud / "requests.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("jobs", [8, pytest.param(1000, marks=pytest.mark.long)])
+def test_a_no_op_asks_about_no_finished_run(jobs: int, engine: str, cloud: Path, tmp_path: Path) -> None:
+    names = {f"job-{number:04}": number for number in range(jobs)}
+    stack = new_stack(tmp_path / "stack", cloud, f"requests{jobs}", names, engine)
+    stack.up()
+    finish_all(stack)
+    stack.up()  # records the weights
+    before = len(requests(stack))
+    assert "unchanged" in stack.up()
+    sent = [json.loads(line) for line in requests(stack)[before:]]
+    kinds = Counter((one["service"], one["method"], one["path"].partition("?")[0]) for one in sent)
+    assert len(sent) <= MAX_REQUESTS, kinds
+    # A listing has a thousand objects: a claim, a posted job and the weights of each run.
+    assert len(sent) <= 10 + 3 * jobs / 1000, kinds
