@@ -15,6 +15,7 @@ from flux_training.clients.connection import Connection, connect
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job, KelpieRule
 from flux_training.clients.salad import ContainerGroup, GroupSpec
+from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.commands.doctor.machine import (
     check_aws_package,
@@ -32,10 +33,15 @@ from flux_training.commands.doctor.services import (
     check_gpu,
     check_invitation,
     check_kelpie,
+    check_node_keys,
     check_quota,
     check_reachable,
+    check_results,
 )
+from flux_training.commands.watch.job_status import StackJob
 from flux_training.training.errors import BadInput
+from flux_training.training.runs.pins import PinnedWeights
+from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -167,6 +173,31 @@ def test_cloudflares_token_is_checked(connection: Connection, credentials: str, 
     assert told.verdict == "bad"
     assert "Cloudflare API token" in told.message + told.fix
     assert "canary-77" not in repr(told)
+
+
+@pytest.mark.parametrize(("credentials", "verdict"), [("temporary", "ok"), ("token", "note")])
+def test_keys_for_the_whole_bucket_are_told(connection: Connection, credentials: str, verdict: str) -> None:
+    storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
+    wanted = StackSettings.model_validate({"cloud": "salad", "storage": storage, "jobs": {}})
+    real = connection.model_copy(update={"cloud": "salad"})
+    assert verdicts(check_node_keys(StackServices(real, wanted))) == [verdict]
+    assert check_node_keys(StackServices(connection, wanted)) == []
+
+
+def test_replaced_weights_are_bad(connection: Connection) -> None:
+    storage = connection.storage("flux-doctor-results")
+    storage.ensure()
+    keys = Layout("").run("cat", "0123456789ab")
+    pin = PinnedWeights(sha256="a" * 64, size=5, step=20)
+    storage.put_bytes(keys.weights, b"first")
+    deployed = StackJob("cat", "0123456789ab", "", 20, keys, weights=pin)
+    assert verdicts(check_results(storage, [deployed])) == ["ok"]
+    storage.put_bytes(keys.weights, b"others")
+    (found,) = check_results(storage, [deployed])
+    assert found.verdict == "bad"
+    assert "somebody replaced them" in found.message
+    assert "--accept-changed-weights" in found.fix
+    assert check_results(storage, []) == []
 
 
 def test_a_missing_bucket_is_only_a_note(connection: Connection) -> None:

@@ -66,6 +66,14 @@ def rendered(markdown: str) -> str:
     return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
 
+def test_replaced_weights_and_shared_keys_are_told_in_every_form() -> None:
+    plan = replace(PLAN, alarms=("owl: the weights are *others*",), warnings=("the nodes' keys",))
+    assert "Error: owl: the weights are *others*.\n\nWarning: the nodes' keys." in as_text(plan)
+    assert r"**Error:** owl: the weights are \*others\*." in as_comment(plan, GITHUB)
+    document = json.loads(as_json(plan))
+    assert (document["alarms"], document["warnings"]) == (list(plan.alarms), list(plan.warnings))
+
+
 def test_the_comment_has_actions_reasons_and_costs() -> None:
     text = as_comment(PLAN, GITHUB)
     assert text.startswith(comment_marker("prod"))

@@ -13,6 +13,7 @@ from components.container_group import fingerprint, given_keys, node_environment
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
+from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from tests.life.stacks import Stack, as_real, new_stack
 
@@ -62,6 +63,8 @@ def test_a_nodes_keys_open_only_its_own_folders(cloud: Path, tmp_path: Path) -> 
     other.put_bytes(f"{stack.place}/runs/x", b"x")
 
     node, elsewhere = as_node(stack), as_node(stack, "another-bucket")
+    layout = Layout(f"{stack.place}/")
+    keys = layout.run("cat", stack.declared_runs()[0])
     attempts: dict[str, Callable[[], object]] = {
         "read its images": lambda: list(node.list(f"{stack.place}/datasets/")),
         "write a result": lambda: node.put_bytes(f"{stack.place}/runs/cat/r/output/a", b"1"),
@@ -75,6 +78,12 @@ def test_a_nodes_keys_open_only_its_own_folders(cloud: Path, tmp_path: Path) -> 
             [("beside/runs/x", f"{stack.place}/runs/cat/r/output/b")]
         ),
         "write whose the bucket is": lambda: node.put_bytes(f"{stack.place}/.flux/owner.json", b"{}"),
+        "write who may queue a run": lambda: node.put_bytes(keys.claim, b"{}"),
+        "write which job was queued": lambda: node.put_bytes(keys.posted, b"{}"),
+        "write which weights are right": lambda: node.put_bytes(keys.results, b"{}"),
+        "copy over which weights are right": lambda: node.copy_many([(keys.done, keys.results)]),
+        "write what a dataset has": lambda: node.put_bytes(layout.dataset_index("d"), b"{}"),
+        "read the records": lambda: list(node.list(layout.own)),
         "read another bucket": lambda: elsewhere.get_bytes(f"{stack.place}/runs/x"),
         "write another bucket": lambda: elsewhere.put_bytes(f"{stack.place}/runs/y", b"1"),
         "make a bucket": as_node(stack, "a-third-bucket").create_bucket,

@@ -9,12 +9,14 @@ import rich_click as click
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
+from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, ok, run_check
-from flux_training.commands.stack.access import connection_of, read_only_engine
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
+from flux_training.commands.watch.job_status import stack_jobs
 from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings
@@ -91,13 +93,18 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
     connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
     if connection and settings:
         needs = [memory_needed(document_of(job.folder.raw_config)) for job in jobs or ()]
-        _check_services(checkup, connection, settings, max(needs, default=0), make_command("up", stack))
+        up = make_command("up", stack)
+        if _check_services(checkup, connection, settings, max(needs, default=0), up):
+            storage = connection.storage(settings.storage.bucket)
+            checkup.check(
+                "Results", lambda: services.check_results(storage, stack_jobs(deployed_outputs(engine)))
+            )
 
 
 def _check_services(
     checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: int, up: str
-) -> None:
-    """`memory_gb`: GPU memory that the declared jobs need. `up`: the command that deploys the stack."""
+) -> bool:
+    """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs need. `up`: the command that deploys the stack."""
     clients = services.CheckClients(connection)
     is_reachable = {
         title: checkup.check(title, partial(services.check_reachable, title, url))
@@ -116,9 +123,12 @@ def _check_services(
                 checkup.check("Kelpie's key", lambda: services.check_kelpie(clients, settings.cluster, up))
     if settings.storage.kind == "r2":
         checkup.check("Cloudflare's token", lambda: services.check_cloudflare(clients, settings, up))
-    if is_reachable["Storage"]:
-        storage = clients.storage(settings.storage.bucket)
-        checkup.check("Bucket", lambda: services.check_bucket(storage, settings, up))
+    stack = StackServices(connection, settings)
+    checkup.check("Nodes' keys", lambda: services.check_node_keys(stack))
+    if not is_reachable["Storage"]:
+        return False
+    storage = clients.storage(settings.storage.bucket)
+    return checkup.check("Bucket", lambda: services.check_bucket(storage, settings, up))
 
 
 def _print(result: CheckResult) -> None:

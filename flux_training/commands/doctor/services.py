@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -17,11 +17,18 @@ from flux_training.clients.http import LOOPBACK, RetryPolicy
 from flux_training.clients.kelpie import Job, Kelpie, KelpieRule
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.stack.pricing import offer_of
+from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import AWS_URL, Storage
 from flux_training.commands.doctor.result import CheckResult, bad, note, ok
-from flux_training.commands.watch.job_status import MAX_PENDING_SECONDS, seconds_since
+from flux_training.commands.watch.job_status import (
+    MAX_PENDING_SECONDS,
+    StackJob,
+    replaced_weights,
+    seconds_since,
+)
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import choose_gpu, names_a_class
+from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import ClusterSettings, StackSettings
@@ -210,6 +217,25 @@ def check_bucket(storage: Storage, settings: StackSettings, up: str) -> list[Che
         fix = f"give the storage key read, write and delete rights on bucket {storage.bucket}"
         return [bad("Bucket", f"{storage.bucket}: {problem}", fix) for problem in problems]
     return [ok("Bucket", f"{storage.bucket}: writing, reading, listing, claiming and deleting work")]
+
+
+def check_results(storage: Storage, jobs: Sequence[StackJob]) -> list[CheckResult]:
+    """That the finished jobs still have the weights that were verified first."""
+    if not jobs:
+        return []
+    replaced = replaced_weights(jobs, storage)
+    if replaced:
+        return [bad("Results", *text.split("; ", 1)) for text in replaced]
+    return [ok("Results", f"{len(jobs)} deployed jobs checked: no weights were replaced")]
+
+
+def check_node_keys(stack: StackServices) -> list[CheckResult]:
+    """That nodes cannot write the stack's own records. Nodes of the local cloud are processes of this machine."""
+    if stack.connection.cloud == "local":
+        return []
+    if stack.nodes_reach_records:
+        return [note("Nodes' keys", *shared_keys_warning(stack.settings.storage.kind).split("; ", 1))]
+    return [ok("Nodes' keys", "cannot change the records in .flux/")]
 
 
 def _delete(storage: Storage, key: str) -> bool:

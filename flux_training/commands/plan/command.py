@@ -22,10 +22,12 @@ from flux_training.commands.plan.text import as_text
 from flux_training.commands.stack.access import connection_of, prepare_engine
 from flux_training.commands.stack.engine import Engine, project_root
 from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.watch.job_status import StackJob, replaced_weights, stored_weights
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.jobs.folder import ImageSet
 from flux_training.training.runs.changes import Changes
+from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.plan import (
     DATASET_TYPE,
     JOB_TYPE,
@@ -86,7 +88,7 @@ def plan(
 ) -> None:
     """Show which jobs `up` would train, why, and for how many dollars. Changes nothing.
 
-    Exits with 1 if `up` would be refused.
+    Exits with 1 if `up` would be refused, or if weights in the bucket were replaced.
     """
     found, services = make_plan(prepare_engine(stack, output=sys.stderr), stack)
     if page:
@@ -98,7 +100,7 @@ def plan(
         print(as_json(found))
     else:
         say(as_text(found))
-    if found.problems:
+    if found.problems or found.alarms:
         sys.exit(1)
 
 
@@ -114,11 +116,33 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     comparison = Comparison(services, survey)
     return replace(
         found,
+        alarms=alarms(services, survey, steps),
+        warnings=(shared_keys_warning(services.settings.storage.kind),)
+        if services.nodes_reach_records
+        else (),
         jobs=in_order(comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE),
         cluster=cluster_lines(steps),
         bill=survey.bill,
         upload=comparison.upload(steps),
     ), services
+
+
+def alarms(stack: StackServices, survey: Survey, steps: Sequence[ResourceChange]) -> tuple[str, ...]:
+    """Which finished jobs have other weights than those that were verified first. Raises ServiceError."""
+    stored = {step.name: step.old.get("weights") for step in steps if step.kind == JOB_TYPE}
+    finished = [
+        StackJob(
+            job.name,
+            job.run_id,
+            "",
+            job.folder.steps,
+            stack.layout.run(job.name, job.run_id),
+            weights=stored_weights(stored.get(job.name)),
+        )
+        for job in survey.jobs
+        if survey.states[job.name] is RunState.COMPLETED
+    ]
+    return tuple(replaced_weights(finished, stack.storage))
 
 
 def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list[ResourceChange]:

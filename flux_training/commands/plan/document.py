@@ -17,6 +17,8 @@ def as_json(plan: Plan) -> str:
         "version": VERSION,
         "stack": plan.stack,
         "problems": plan.problems,
+        "alarms": plan.alarms,
+        "warnings": plan.warnings,
         "jobs": {job.name: _job(job) for job in plan.jobs},
         "cluster": plan.cluster,
         "upload": asdict(plan.upload),

@@ -57,6 +57,8 @@ def as_markdown(plan: Plan, pictures: Pictures, detailed: int = MAX_DETAILED) ->
         parts.append("**`up` would be refused and would change nothing:**")
         parts += [f"```text\n{text.replace('```', '')}\n```" for text in plan.problems]
     else:
+        parts += [f"**Error:** {escaped(text)}." for text in plan.alarms]
+        parts += [f"**Warning:** {escaped(text)}." for text in plan.warnings]
         parts += [f"**{plan_headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
         parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster_lines(plan)]
     parts.append(_findings(plan))

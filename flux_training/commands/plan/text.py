@@ -12,6 +12,7 @@ MAX_FINDINGS = 20
 def as_text(plan: Plan) -> str:
     """The whole plan; or only the problems, if `up` would be refused."""
     parts = [_problems(plan), f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else ""]
+    parts += [*(f"Error: {text}." for text in plan.alarms), *(f"Warning: {text}." for text in plan.warnings)]
     parts += [_jobs(plan.changed), upload_words(plan.upload)]
     parts.append("\n".join(f"The {line}." for line in plan.cluster))
     parts += [describe_bill(plan.bill, plan.local) if plan.bill else "", _findings(plan)]

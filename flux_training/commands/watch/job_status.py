@@ -8,8 +8,9 @@ from typing import Any
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.requeue import job_of_run
-from flux_training.clients.results import NO_RESULTS, RunResults, run_status
+from flux_training.clients.results import NO_RESULTS, RunResults, inspect_run, run_status
 from flux_training.clients.storage import Storage
+from flux_training.clients.waiting import in_parallel
 from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
@@ -117,10 +118,15 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
             int(entry["steps"]),
             RunKeys(entry["folder"], name),
             float(entry.get("stallMinutes") or StackJob.stall_minutes),
-            PinnedWeights.model_validate(entry["weights"]) if entry.get("weights") else None,
+            stored_weights(entry.get("weights")),
         )
         for name, entry in sorted((outputs.get("jobs") or {}).items())
     ]
+
+
+def stored_weights(value: object) -> PinnedWeights | None:
+    """What the stack's state has of a run's weights: nothing before they were verified."""
+    return PinnedWeights.model_validate(value) if value and isinstance(value, Mapping) else None
 
 
 def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobStatus:
@@ -136,6 +142,17 @@ def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobSta
         found.hand_out,
         found.results,
     )
+
+
+def replaced_weights(jobs: Sequence[StackJob], storage: Storage) -> list[str]:
+    """A sentence for each finished job whose weights are not those that were verified first. Two requests a job. Raises ServiceError."""
+
+    def check(job: StackJob) -> str:
+        results = inspect_run(storage, job.keys, job.steps)
+        changed = JobStatus(job, RunState.COMPLETED, results=results).changed_weights
+        return f"{job.name}: {changed}; {accept_hint(job.name)}" if changed else ""
+
+    return [found for found in in_parallel(check, jobs) if found]
 
 
 def accept_hint(job: str) -> str:

@@ -86,7 +86,10 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`problems`: why `up` would fail before anything is created; the plan then has only these and lint's findings."""
+    """`problems`: why `up` would fail before anything is created; the plan then has only these and lint's findings.
+
+    `alarms`: what somebody changed in the bucket. `warnings`: about the stack's settings.
+    """
 
     stack: str
     jobs: tuple[JobPlan, ...] = ()
@@ -95,6 +98,8 @@ class Plan:
     upload: Upload = Upload()
     lint: LintReport | None = None
     problems: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     local: bool = False
 
     def of(self, *kinds: PlannedAction) -> list[JobPlan]:

@@ -1,5 +1,6 @@
 """When the nodes' keys expire and are issued again, what they allow, and what expires in the bucket."""
 
+import fnmatch
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -12,13 +13,14 @@ from flux_training.training.runs.node_rights import (
     end_warning,
     node_policy,
     node_prefixes,
+    nodes_reach_records,
     parse_time,
     seconds_needed,
     show_time,
 )
 from flux_training.training.runs.retention import MAX_RUNS, expiring_prefixes, our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
-from flux_training.training.settings import KeepSettings
+from flux_training.training.settings import KeepSettings, StorageSettings
 
 NOW = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)
 HOUR = 3600.0
@@ -216,6 +218,40 @@ def test_expiry_rules_leave_room_for_rules_of_others() -> None:
     rules = expiring_prefixes(keep(checkpointsDays=3), Layout(""), runs)
     assert len(rules) == 2 * MAX_RUNS < 1000
     assert "runs/cat/000000000000/output/cat_" in rules
+
+
+@pytest.mark.parametrize(
+    ("storage", "cloud", "has_own_keys", "reach"),
+    [
+        ({"kind": "r2"}, "salad", False, False),
+        ({"kind": "r2", "credentials": "token"}, "salad", False, True),
+        ({"kind": "aws"}, "salad", False, False),
+        ({"kind": "s3"}, "salad", False, True),
+        ({"kind": "s3"}, "salad", True, False),
+        ({"kind": "s3"}, "local", False, False),
+        ({"kind": "r2", "credentials": "token"}, "local", False, True),
+    ],
+)
+def test_which_nodes_can_write_the_records(
+    storage: dict[str, str], cloud: str, has_own_keys: bool, reach: bool
+) -> None:
+    settings = StorageSettings.model_validate({"bucket": "b-b", **storage})
+    assert nodes_reach_records(settings, cloud, has_own_keys) == reach
+
+
+def test_the_records_are_out_of_reach_of_keys_made_for_nodes() -> None:
+    layout = Layout("p/")
+    keys = layout.run("cat", "0123456789ab")
+    records = [keys.claim, keys.posted, keys.results, layout.owner, layout.dataset_index("d")]
+    assert [key for key in records if key.startswith(tuple(node_prefixes(layout)))] == []
+    resources = [
+        resource
+        for statement in node_policy("b", layout)["Statement"]
+        if statement["Action"] != "s3:ListBucket"
+        for resource in statement["Resource"]
+    ]
+    for pattern in resources:
+        assert not any(fnmatch.fnmatchcase(f"arn:aws:s3:::b/{key}", pattern) for key in records)
 
 
 THEIRS = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
