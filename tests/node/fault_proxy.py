@@ -111,9 +111,16 @@ class _FaultHandler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._serve()
 
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
         proxy, self.close_connection = self.server.proxy, True
         path = urlsplit(self.path).path
+        self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = proxy.fault_for(proxy.note(self.command, path, self.headers.get("Range", "")))
         if fault == DownloadFault.SILENT:
             proxy.closing.wait()
@@ -132,8 +139,9 @@ class _FaultHandler(BaseHTTPRequestHandler):
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                connection.putheader(name, value)
-            connection.endheaders()
+                if name.lower() != "expect":  # the handler has answered it
+                    connection.putheader(name, value)
+            connection.endheaders(self._body)
             answer = connection.getresponse()
             return answer.status, answer.getheaders(), answer.read()
         finally:

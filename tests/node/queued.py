@@ -32,7 +32,8 @@ class LocalQueue:
     @property
     def _jobs(self) -> JobTable:
         if not hasattr(self._local, "jobs"):
-            settings = CloudSettings(heartbeat_seconds=self._cap)
+            # The one machine here stands for all machines.
+            settings = CloudSettings(heartbeat_seconds=self._cap, ban_machines=False)
             self._local.jobs = JobTable(open_database(self._path), USER, settings)
         jobs: JobTable = self._local.jobs
         return jobs

@@ -1,0 +1,123 @@
+"""Trainings with faults on nodes, unattended: against the local cloud, or the real Kelpie API and worker (conftest.py)."""
+
+from collections.abc import Callable
+
+import pytest
+
+from flux_training.commands.watch.watcher import Watcher
+from flux_training.training.runs.handout import HandOutState
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
+from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest
+from tests.node.runs import RUN_ID
+from tests.real.training import NodeServices, training
+
+BREAKS = {"cut": DownloadFault.CUT, "stall": DownloadFault.STALL, "reset": DownloadFault.RESET}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(services: NodeServices) -> float:
+    """GPU seconds of a training without faults."""
+    with training(services, "undisturbed") as run:
+        job = run.wait_for_report()
+        assert (job.num_failures, run.requeued) == (0, [])
+        keys = [item.key for item in services.storage.list(Layout("").run("undisturbed", RUN_ID).base)]
+        assert [key.rpartition("/")[2] for key in keys if "/model/" in key] == [
+            "done.json",
+            "undisturbed.safetensors",
+        ]
+        return run.gpu_seconds
+
+
+@pytest.fixture
+def say_lost(undisturbed: float, capsys: pytest.CaptureFixture[str]) -> Callable[[str, float], None]:
+    def say(what: str, seconds: float) -> None:
+        with capsys.disabled():
+            print(f"\n  {what}: {seconds - undisturbed:.0f} GPU seconds lost of {seconds:.0f}")
+
+    return say
+
+
+def once(part: str, fault: DownloadFault) -> Callable[[ProxiedRequest], DownloadFault | None]:
+    """The fault for the first download of a key that contains `part`."""
+    return lambda request: (
+        fault if request.method == "GET" and part in request.path and request.number == 1 else None
+    )
+
+
+def test_a_training_without_faults(undisturbed: float) -> None:
+    assert undisturbed > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_broken_download_of_an_image_is_resumed(
+    services: NodeServices, kind: str, say_lost: Callable[[str, float], None]
+) -> None:
+    with (
+        FaultProxy(services.connection["s3"]["url"], once("00001.jpg", BREAKS[kind])) as proxy,
+        training(services, f"image-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
+    ):
+        assert run.wait_for_report().num_failures == 0
+        assert run.requeued == []
+        say_lost(f"image, {kind}", run.gpu_seconds)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_broken_download_of_a_checkpoint_is_resumed(
+    services: NodeServices, kind: str, say_lost: Callable[[str, float], None]
+) -> None:
+    with (
+        FaultProxy(services.connection["s3"]["url"], once("_000000008.safetensors", BREAKS[kind])) as proxy,
+        training(services, f"checkpoint-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
+    ):
+        run.wait(lambda _: run.has_checkpoint())
+        run.kill_node()
+        assert run.wait_for_report().num_failures == 0
+        assert any("_000000008.safetensors" in request.path for request in proxy.requests)
+        say_lost(f"checkpoint, {kind}, with a killed node", run.gpu_seconds)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_worker_that_hangs_before_the_launcher_is_noticed_and_replaced(
+    services: NodeServices, kind: str, say_lost: Callable[[str, float], None]
+) -> None:
+    with (
+        FaultProxy(services.connection["s3"]["url"], once("train.yml", BREAKS[kind])) as proxy,
+        training(services, f"hung-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
+    ):
+        run.wait_for_report()
+        assert len(run.requeued) == 1
+        states = sorted(job.status for job in services.client.kelpie().list_jobs(run.group))
+        assert states == ["canceled", "completed"]
+        say_lost(f"the worker's own download, {kind}", run.gpu_seconds)
+
+
+@pytest.mark.long
+def test_a_killed_node_is_replaced_and_the_run_resumed(
+    services: NodeServices, say_lost: Callable[[str, float], None]
+) -> None:
+    with training(services, "killed") as run:
+        run.wait(lambda _: run.has_checkpoint())
+        run.kill_node()
+        row = run.wait()
+        assert (run.wait_for_report().num_failures, row.status.progress.restarts) == (0, 1)
+        say_lost("killed node", run.gpu_seconds)
+
+
+@pytest.mark.long
+def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
+    services: NodeServices, say_lost: Callable[[str, float], None]
+) -> None:
+    """Kelpie bars the machine from the job. The worker finds no work, and asks for another machine."""
+    storage, key = services.storage, f"{Layout('').dataset('barred')}00002.jpg"
+    with training(services, "barred", without="00002.jpg") as run:
+        row = run.wait(lambda row: row.status.hand_out == HandOutState.RETRYING)
+        assert "retrying, waiting for another machine: attempt 1 of 3 failed" in row.problem
+        assert not Watcher(services.client, run.outputs).read().is_well
+        storage.put_bytes(key, storage.get_bytes(f"{Layout('').dataset('undisturbed')}00002.jpg") or b"")
+        assert run.wait_for_report().num_failures == 1
+        assert run.phases[-1] == RunState.COMPLETED
+        say_lost("failed on the only machine", run.gpu_seconds)

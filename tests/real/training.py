@@ -1,0 +1,184 @@
+"""Small trainings on nodes, queued by the product's code and watched as `flux status --watch` does."""
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from localcloud.testing import wait_until
+from node_jobs import running_group
+
+from flux_training.clients.connection import Connection, connect
+from flux_training.clients.kelpie import Job, JobRequest, Sync
+from flux_training.clients.queue.claims import ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
+from flux_training.clients.storage import Storage
+from flux_training.commands.watch.follow import queue_silent_again
+from flux_training.commands.watch.watcher import JobRow, Watcher
+from flux_training.node.bundle import PROGRAM, launcher_bundle
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
+from tests.node.runs import RUN_ID, StoredRun
+
+OWNER = "project/stack"
+BUCKET = "real-tests"
+HEARTBEAT_SECONDS = 2
+# A launcher that has not reported after so many minutes is silent.
+STALL_MINUTES = 0.25
+MAX_SECONDS = 240
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class NodeServices:
+    """`connection` is the content of connection.json in `home`; with `is_real`, Kelpie's API and workers are the real programs."""
+
+    home: Path
+    connection: dict[str, Any]
+    is_real: bool
+
+    @property
+    def client(self) -> Connection:
+        return connect("local", {}, {"FLUX_LOCAL_CLOUD": str(self.home / "connection.json")})
+
+    @property
+    def storage(self) -> Storage:
+        storage = self.client.storage(BUCKET)
+        storage.ensure()
+        return storage
+
+
+@dataclass
+class Training:
+    """One run in a group with one replica. `phases`: what `flux status` showed, without repetitions."""
+
+    services: NodeServices
+    group: str
+    group_name: str
+    job: str
+    first: Job
+    phases: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    requeued: list[str] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What the stack's outputs would be: the id of the first job stays there."""
+        folder = Layout("").run(self.job, RUN_ID).base
+        entry = {"runId": RUN_ID, "kelpieId": self.first.id, "steps": 20, "folder": folder}
+        return {
+            "jobs": {self.job: entry | {"stallMinutes": STALL_MINUTES}},
+            "bucket": BUCKET,
+            "prefix": "",
+            "containerGroup": {"id": self.group, "name": self.group_name},
+        }
+
+    def look(self) -> JobRow:
+        """One reading, which acts as `flux status --watch` does."""
+        # A new watcher each time: one alone would not read a stalled job again.
+        watcher = Watcher(self.services.client, self.outputs)
+        found = watcher.read()
+        self.requeued += queue_silent_again(watcher, found)
+        row = found.rows[0]
+        if not self.phases or self.phases[-1] != row.status.phase:
+            self.phases.append(row.status.phase)
+            self.problems.append(row.problem)
+        return row
+
+    def wait(
+        self, until: Callable[[JobRow], object] = lambda row: row.status.state == RunState.COMPLETED
+    ) -> JobRow:
+        deadline = time.monotonic() + MAX_SECONDS
+        while not until(row := self.look()):
+            assert time.monotonic() < deadline, (self.phases, self.problems, self.requeued)
+            time.sleep(POLL_SECONDS)
+        return row
+
+    def wait_for_report(self) -> Job:
+        """Until the worker has reported the job as completed; the job."""
+        row = self.wait(lambda row: row.status.state == RunState.COMPLETED and row.status.has_ended)
+        assert row.status.queue_job is not None
+        return row.status.queue_job
+
+    @property
+    def gpu_seconds(self) -> float:
+        """From the first hand-out of any of its jobs to the report: what is paid for, except for the start of machines."""
+        jobs = [job for job in self.services.client.kelpie().list_jobs(self.group) if job.started]
+        ends = [job.completed for job in jobs if job.completed]
+        return (ends[0] - min(job.started for job in jobs if job.started)).total_seconds()
+
+    def has_checkpoint(self, step: int = 8) -> bool:
+        key = f"{Layout('').run(self.job, RUN_ID).output}{self.job}_{step:09}.safetensors"
+        return self.services.storage.head(key) is not None
+
+    def kill_node(self) -> None:
+        """A power cut: SIGKILL to all processes of the node that has the run's files."""
+        folders = [path.parent.parent for path in self.services.home.glob(f"nodes/*/output/{self.job}")]
+        assert folders
+        for folder in folders:
+            for pid in processes_in(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            wait_until(lambda there=folder: not processes_in(there))
+
+
+def processes_in(folder: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if (process / "cwd").readlink() == folder:
+                found.append(int(process.name))
+    return found
+
+
+@contextlib.contextmanager
+def training(
+    services: NodeServices, job: str, *, steps: int = 20, without: str = "", **environment: str
+) -> Iterator[Training]:
+    """A queued training of 20 steps with a checkpoint after each 8. `without`: an image that is missing in the bucket.
+
+    `environment`: of its container group, over those for the bucket.
+    """
+    variables = {
+        "FLUX_OWNER": OWNER,
+        "HEARTBEAT_INTERVAL_S": "1",
+        "MAX_TIME_WITH_NO_WORK_S": "5",
+    } | environment
+    storage = services.storage
+    request, place = upload(storage, job, steps, without)
+    with running_group(services.connection, job, **variables) as group:
+        queue = Queue(services.client.kelpie(), group)
+        claims = ClaimFile(storage, Layout("").run(job, RUN_ID), OWNER)
+        first = queue.post_once(place, request.model_copy(update={"container_group_id": group}), claims)
+        yield Training(services, group, job, job, first)
+        for unfinished in [one for one in queue.jobs(fresh=True) if one.unfinished]:
+            queue.kelpie.cancel_job(unfinished.id)
+
+
+def upload(storage: Storage, job: str, steps: int, without: str) -> tuple[JobRequest, RunPlace]:
+    """Store the run's files; its request, without the group, and its place."""
+    keys, dataset = Layout("").run(job, RUN_ID), Layout("").dataset(job)
+    with tempfile.TemporaryDirectory() as folder:
+        run = StoredRun(Path(folder) / BUCKET, job=job, steps=steps, settle_seconds=3, read_seconds=2)
+        places = {run.config: keys.config, run.output: keys.output, run.dataset: dataset}
+        for local, prefix in places.items():
+            for path in local.iterdir():
+                if path.name != without:
+                    storage.put_bytes(prefix + path.name, path.read_bytes())
+    node_job = replace(run.job, run_prefix=keys.base, dataset_prefix=dataset)
+    bundle = launcher_bundle()
+    request = JobRequest(
+        container_group_id="",
+        command=PROGRAM,
+        arguments=bundle.arguments,
+        environment=node_job.environment,
+        sync=Sync.model_validate(node_job.sync(bundle)),
+        heartbeat_interval=HEARTBEAT_SECONDS,
+    )
+    return request, RunPlace.of(storage.bucket, Layout(""), job, RUN_ID)
