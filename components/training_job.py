@@ -175,6 +175,11 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             key = f"{new.keys.config}{LIMITS_FILE}"
             present = read_json(storage, key) or {}
             storage.put_bytes(key, changed_limits(present, new.max_hours, new.stall_minutes))
+            if old.max_hours is not None and (new.max_hours is None or new.max_hours > old.max_hours):
+                inform(
+                    f"{new.job}: a queued job keeps its maxHours as the upper limit: more hours apply to its next attempt "
+                    f"(`attempt: {new.attempt + 1}`)"
+                )
         return carry_over(
             TrainingJobState,
             new,
@@ -311,6 +316,7 @@ def as_node_job(args: TrainingJobArgs, run: PreparedRun) -> NodeJob:
         dataset_prefix=Layout(args.prefix).dataset(args.digest),
         config_sha256=config_digest(run.manifest, run.raw_config),
         parent_prefix=parent.base if parent else None,
+        max_hours=args.max_hours,
     )
 
 

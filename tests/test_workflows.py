@@ -11,7 +11,7 @@ from flux_training.clients.connection import SECRET_SETTINGS, VARIABLES
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".github/workflows"
 # Each changes a stack or asks how it is, so each needs every service.
-CONNECTED = ("deploy", "destroy", "drift", "preview")
+CONNECTED = ("deploy", "destroy", "drift", "preview", "watch")
 
 
 def workflow(name: str) -> dict[Any, Any]:
@@ -40,10 +40,12 @@ def test_the_document_names_every_variable_and_secret() -> None:
     assert [variable for variable in VARIABLES if f"`{variable}`" not in text] == []
 
 
-def test_the_daily_drift_check_cannot_displace_a_deployment() -> None:
+def test_scheduled_checks_cannot_displace_a_deployment() -> None:
     """GitHub keeps one waiting run a group: a newer one cancels it, so a look at 05:17 could drop a merge."""
-    groups = {name: workflow(name)["concurrency"]["group"] for name in ("deploy", "destroy", "drift")}
-    assert groups["drift"] not in (groups["deploy"], groups["destroy"])
+    groups = {
+        name: workflow(name)["concurrency"]["group"] for name in ("deploy", "destroy", "drift", "watch")
+    }
+    assert not {groups["drift"], groups["watch"]} & {groups["deploy"], groups["destroy"]}
     assert groups["deploy"] == groups["destroy"]
 
 

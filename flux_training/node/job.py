@@ -29,6 +29,7 @@ class NodeJob:
     dataset_prefix: str
     config_sha256: str
     parent_prefix: str | None = None
+    max_hours: float | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -44,7 +45,11 @@ class NodeJob:
             "FLUX_DATASET_PREFIX": self.dataset_prefix,
             "FLUX_CONFIG_SHA256": self.config_sha256,
         }
-        return environment | ({"FLUX_PARENT_PREFIX": self.parent_prefix} if self.parent_prefix else {})
+        if self.parent_prefix:
+            environment["FLUX_PARENT_PREFIX"] = self.parent_prefix
+        if self.max_hours is not None:
+            environment["FLUX_MAX_HOURS"] = f"{min(self.max_hours, LIMIT_RANGES['max_hours'].highest):.6f}"
+        return environment
 
     def sync(self, bundle: LauncherBundle) -> dict[str, list[dict[str, str]]]:
         """Kelpie's sync rules.

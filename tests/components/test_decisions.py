@@ -515,6 +515,17 @@ def test_a_resumed_job_names_the_run_that_it_continues() -> None:
     assert environment["FLUX_PARENT_PREFIX"] == "team/runs/cat/0b/"
 
 
+@pytest.mark.parametrize(("max_hours", "text"), [(2.5, "2.500000"), (1e6, "10000.000000"), (None, None)])
+def test_nodes_cannot_raise_the_hours_of_a_queued_job(max_hours: float | None, text: str | None) -> None:
+    """They can write launch.json, but not the job's environment."""
+    assert (
+        job_request(job(**({} if max_hours is None else {"maxHours": max_hours})), RUN).environment.get(
+            "FLUX_MAX_HOURS"
+        )
+        == text
+    )
+
+
 @pytest.mark.parametrize(
     ("max_hours", "stall_minutes", "expected"),
     [

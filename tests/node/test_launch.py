@@ -194,6 +194,37 @@ def test_a_clock_that_jumps_back_is_a_fault_of_its_own(tmp_path: Path) -> None:
 
 def test_lint_and_the_launcher_agree_on_the_largest_manifest() -> None:
     assert settings.MAX_JSON_BYTES == manifest.MAX_MANIFEST_BYTES
+    assert settings.MAX_IMAGES == manifest.MAX_IMAGES
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_environment", "used"),
+    [(None, None, None), (2.0, None, 2.0), (None, "1.5", 1.5), (2.0, "1.5", 1.5), (0.5, "1.500000", 0.5)],
+)
+def test_the_hours_in_launch_json_cannot_exceed_those_the_job_was_queued_with(
+    in_file: float | None,
+    in_environment: str | None,
+    used: float | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("training-config").mkdir()
+    Path("training-config/launch.json").write_text(json.dumps({"max_hours": in_file}))
+    environment = {} if in_environment is None else {"FLUX_MAX_HOURS": in_environment}
+    assert settings.read_limits(environment).max_hours == used
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1e9", "1,5", "123456"])
+def test_unusable_hours_in_the_environment_end_the_start(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("training-config").mkdir()
+    Path("training-config/launch.json").write_text("{}")
+    with pytest.raises(RunEndedError) as caught:
+        settings.read_limits({"FLUX_MAX_HOURS": text})
+    assert caught.value.code == ExitCode.CONFIG_UNUSABLE
 
 
 def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

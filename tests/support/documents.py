@@ -36,6 +36,7 @@ NEEDS = {
     "time": "minutes to hours",
     "an empty environment": "a new virtual environment, activated",
     "a running training": "a job that is being trained",
+    "the real Kelpie": "the real Kelpie API and worker on this machine",
 }
 # Other programs that a block may call, and the need that it must then declare.
 PROGRAMS = {

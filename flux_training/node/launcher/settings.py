@@ -164,7 +164,8 @@ def _read_object(name: str) -> dict[str, Any]:
 # ---- limits
 
 
-def read_limits() -> LaunchLimits:
+def read_limits(environ: Mapping[str, str] = os.environ) -> LaunchLimits:
+    """The limits in launch.json. Nodes can write that file, but not the job's environment, whose FLUX_MAX_HOURS is the upper limit."""
     raw = _read_object("launch.json")
     values = {field.name: raw.get(field.name, field.default) for field in fields(LaunchLimits)}
     for name, value in values.items():
@@ -175,6 +176,10 @@ def read_limits() -> LaunchLimits:
             path = CONFIG_FOLDER / "launch.json"
             rule = f"it must be a number from {lowest:g} to {highest:g}"
             raise RunEndedError(ExitCode.CONFIG_UNUSABLE, f"{path}: {name} is {value!r:.100}; {rule}")
+    queued_with = environ.get("FLUX_MAX_HOURS")
+    if queued_with is not None:
+        most = float(_text(environ, "FLUX_MAX_HOURS", r"[0-9]{1,5}(\.[0-9]{1,12})?"))
+        values["max_hours"] = most if values["max_hours"] is None else min(most, values["max_hours"])
     return LaunchLimits(**values)
 
 
@@ -201,7 +206,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> RunSettings:
         parent_prefix=_text(environ, "FLUX_PARENT_PREFIX", r"[^/].{0,900}/")
         if environ.get("FLUX_PARENT_PREFIX")
         else None,
-        limits=read_limits(),
+        limits=read_limits(environ),
     )
 
 

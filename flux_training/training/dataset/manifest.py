@@ -12,6 +12,7 @@ from typing import Any
 
 # The launcher reads so many bytes of `manifest.json` (MAX_JSON_BYTES in flux_training/node/launcher/settings.py).
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MAX_IMAGES = 20_000  # the launcher refuses more
 # What reading untrusted JSON of an unexpected form can raise.
 INVALID = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 

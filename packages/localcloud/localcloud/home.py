@@ -24,7 +24,7 @@ from typing import Any
 DEFAULT_PORT = 8650
 EXIT_FAILED = 1
 EXIT_PORT = 4
-# Of a node that asks SaladCloud for another machine. (The real worker asks the instance metadata service.)
+# Of a node that loses its machine, or wants another one. (The real worker asks the instance metadata service.)
 EXIT_REALLOCATE = 75
 # The names in the recorded Kelpie transcript, so that it can be played against any new local cloud.
 ORGANIZATION = "org"

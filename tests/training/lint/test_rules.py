@@ -10,7 +10,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.lint import lint_jobs
-from flux_training.training.lint.rules import NEEDED, RULES
+from flux_training.training.lint.rules import NEEDED, RULES, images
 from flux_training.training.settings import StackSettings, parse_stack_settings
 from tests.training.lint_folders import MISTAKES, TOKEN, make_clean_job, stack
 
@@ -84,6 +84,15 @@ def test_a_finding_in_train_yml_names_its_line(code: str, text: str, clean: Path
 def test_a_similar_known_key_is_suggested(clean: Path, tmp_path: Path) -> None:
     report, _ = lint_with("key-unknown", clean, tmp_path)
     assert "unknown key train.batchsize (did you mean `batch_size`?)" in report.findings[0].message
+
+
+def test_more_images_than_the_launcher_reads_are_reported(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_IMAGES", 7)
+    shutil.copytree(clean, tmp_path / "jobs/cat")
+    (found,) = lint_jobs(stack(cat={}), tmp_path).findings
+    assert (found.code, "8 images; a job can have 7" in found.message) == ("dataset-large", True)
 
 
 def test_clean_folders_have_no_finding(tmp_path: Path) -> None:

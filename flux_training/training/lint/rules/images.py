@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flux_training.training.dataset.facts import caption_name
 from flux_training.training.dataset.image_facts import ImageFacts
-from flux_training.training.dataset.manifest import MAX_MANIFEST_BYTES, Image, manifest_json
+from flux_training.training.dataset.manifest import MAX_IMAGES, MAX_MANIFEST_BYTES, Image, manifest_json
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
@@ -60,6 +60,9 @@ def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
+    if len(job.images) > MAX_IMAGES:
+        yield job.in_dataset("", f"{len(job.images):,} images; a job can have {MAX_IMAGES:,}")
+        return
     captions = job.dataset.captions if job.dataset else {}
     # This upper bound is quick, and enough for most datasets.
     caption_bytes = 6 * sum(len(caption.text) for caption in captions.values())

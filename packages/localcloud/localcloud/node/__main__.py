@@ -6,7 +6,7 @@ its upper limit IDLE_SECONDS. Logs go to stdout.
 
 SIGTERM: SaladCloud takes the node away; the command gets SIGTERM and three seconds, and nothing is reported.
 SIGINT: end after the current job.
-Exit codes: 0 ended; 1 Kelpie was unreachable at the end of a job; 75 the node wants another machine; 2 settings are missing, or the folder is not a
+Exit codes: 0 ended; 1 Kelpie was unreachable at the end of a job; 75 the machine was taken away, or the node wants another; 2 settings are missing, or the folder is not a
 node's.
 """
 

@@ -228,7 +228,7 @@ def run_worker(worker: KelpieWorker) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.write(1, b"taken away\n")  # not by the logger, which may be interrupted in the middle of a line
         worker.end()
-        os._exit(0)  # without waiting for transfers
+        os._exit(EXIT_REALLOCATE)  # without waiting for transfers
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         worker.stopping = True

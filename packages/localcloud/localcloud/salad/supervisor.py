@@ -55,7 +55,6 @@ class Supervisor:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._quick_deaths: Counter[str] = Counter()
         self._terminated: set[str] = set()
-        self._taken_away: set[str] = set()
         self._closing = False
         self.wake = asyncio.Event()
 
@@ -242,7 +241,6 @@ class Supervisor:
             del self._interruptions[identity]
             for instance in self._instances("id = ? AND state = 'running'", identity):
                 if self._is_alive(instance):
-                    self._taken_away.add(identity)
                     log.info("chaos: node %s is taken away", identity)
                     processes.send(instance["pid"], signal.SIGTERM)
 
@@ -268,9 +266,8 @@ class Supervisor:
 
     def _ended_by_itself(self, instance: sqlite3.Row) -> bool:
         child = self._children.get(instance["pid"])
-        if child is None or child.returncode is None or instance["id"] in self._taken_away:
-            return False
-        return child.returncode >= 0 and child.returncode != EXIT_REALLOCATE
+        code = child.returncode if child else None
+        return code is not None and code >= 0 and code != EXIT_REALLOCATE
 
     def _stop(self, instance: sqlite3.Row) -> None:
         """One step of stopping an instance: SIGTERM once, SIGKILL after the grace period; remove it when it has ended."""
@@ -293,7 +290,6 @@ class Supervisor:
         self._billing.close(instance["id"])
         self._db.execute("DELETE FROM instances WHERE id = ?", (instance["id"],))
         self._terminated.discard(instance["id"])
-        self._taken_away.discard(instance["id"])
         self._interruptions.pop(instance["id"], None)
         folder = self._home.nodes / instance["id"]
         # In a thread, since a dataset can have many files. The event loop waits for it before it ends.
