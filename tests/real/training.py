@@ -55,7 +55,7 @@ class NodeServices:
 
 
 @dataclass
-class Training:
+class NodeTraining:
     """One run in a group with one replica. `phases`: what `flux status` showed, without repetitions."""
 
     services: NodeServices
@@ -108,10 +108,10 @@ class Training:
 
     @property
     def gpu_seconds(self) -> float:
-        """From the first hand-out of any of its jobs to the report: what is paid for, except for the start of machines."""
-        jobs = [job for job in self.services.client.kelpie().list_jobs(self.group) if job.started]
+        """From queueing to the report: what is paid for, with the start of the first machine, which takes no time here."""
+        jobs = self.services.client.kelpie().list_jobs(self.group)
         ends = [job.completed for job in jobs if job.completed]
-        return (ends[0] - min(job.started for job in jobs if job.started)).total_seconds()
+        return (ends[0] - min(job.created for job in jobs if job.created)).total_seconds()
 
     def has_checkpoint(self, step: int = 8) -> bool:
         key = f"{Layout('').run(self.job, RUN_ID).output}{self.job}_{step:09}.safetensors"
@@ -140,7 +140,7 @@ def processes_in(folder: Path) -> list[int]:
 @contextlib.contextmanager
 def training(
     services: NodeServices, job: str, *, steps: int = 20, without: str = "", **environment: str
-) -> Iterator[Training]:
+) -> Iterator[NodeTraining]:
     """A queued training of 20 steps with a checkpoint after each 8. `without`: an image that is missing in the bucket.
 
     `environment`: of its container group, over those for the bucket.
@@ -156,7 +156,7 @@ def training(
         queue = Queue(services.client.kelpie(), group)
         claims = ClaimFile(storage, Layout("").run(job, RUN_ID), OWNER)
         first = queue.post_once(place, request.model_copy(update={"container_group_id": group}), claims)
-        yield Training(services, group, job, job, first)
+        yield NodeTraining(services, group, job, job, first)
         for unfinished in [one for one in queue.jobs(fresh=True) if one.unfinished]:
             queue.kelpie.cancel_job(unfinished.id)
 
