@@ -16,7 +16,8 @@ from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
 from components.provider import home
 from components.repair import repair_datasets
-from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection, connect
+from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection
+from flux_training.clients.local_cloud import connect_started
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
 from flux_training.training.bill import describe_bill, over_budget
@@ -92,8 +93,7 @@ def survey_of(settings: StackSettings, keys: dict[str, str | None]) -> tuple[Sur
     write_survey(Survey(lint))
     report_mistakes(lint)
     jobs = declare_jobs(settings, examiner=examiner)
-    connection = connect(settings.cloud, keys, os.environ, settings.storage.kind)
-    connection.check_alive()
+    connection = connect_started(settings.cloud, keys, os.environ, settings.storage.kind)
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     write_survey(survey)

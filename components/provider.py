@@ -28,7 +28,8 @@ from components.properties import (
     keys_of,
     to_props,
 )
-from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
+from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, storage_kind
+from flux_training.clients.local_cloud import connect_started
 from flux_training.training.errors import FluxError
 
 A = TypeVar("A", bound=Properties)
@@ -87,7 +88,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
         kind = storage_kind(req.config.get("storage"))
-        self.connection = connect(req.config.get("cloud"), settings, os.environ, kind)
+        self.connection = connect_started(req.config.get("cloud"), settings, os.environ, kind)
         # Not an input: the values may be secrets, and the state keeps inputs in plain text.
         cluster = json.loads(req.config.get("cluster") or "{}")
         self.cluster_environment = dict(cluster.get("environment") or {})

@@ -4,8 +4,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from flux_training.clients import local_cloud
 from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind
-from flux_training.commands.stack import local_cloud
 from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine, project_root
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.training.errors import FluxError

@@ -7,6 +7,7 @@ from typing import Any
 
 import rich_click as click
 
+from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
 from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_option
@@ -14,7 +15,6 @@ from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.results.fetch import print_problems
 from flux_training.commands.results.outputs import fetch_results
-from flux_training.commands.stack import local_cloud
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine, project_root
 from flux_training.commands.stack.file import uses_local_cloud

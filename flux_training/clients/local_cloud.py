@@ -6,12 +6,32 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from flux_training.clients.connection import LOCAL_FILE_VARIABLE, Connection, Setting, connect
+from flux_training.clients.errors import Unavailable
 from flux_training.training.errors import FluxError
 
 # Options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
 OPTIONS_VARIABLE = "LOCALCLOUD"
 # A worker reports the end of a job with its next heartbeat. The usual 30 seconds are too long for jobs of a minute.
 DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
+
+
+def connect_started(
+    cloud: str | None, settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str
+) -> Connection:
+    """Like `connect`, with the local cloud of this folder running. One that FLUX_LOCAL_CLOUD names has to run already.
+
+    So `pulumi up`, `refresh` and `destroy` of a local stack need no command before them. Raises FluxError.
+    """
+    try:
+        connection = connect(cloud, settings, environ, kind)
+        connection.check_alive()
+    except Unavailable:
+        if cloud != "local" or LOCAL_FILE_VARIABLE in environ:
+            raise
+        start_local_cloud(environ, output=sys.stderr)
+        connection = connect(cloud, settings, environ, kind)
+    return connection
 
 
 def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
