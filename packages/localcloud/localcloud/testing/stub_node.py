@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from localcloud.home import EXIT_REALLOCATE
 from localcloud.node.kelpie_api import KelpieError, WorkerApi
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_REALLOCATE))
     home = Path(sys.argv[sys.argv.index("--home") + 1])
     (home / "env.json").write_text(json.dumps(dict(os.environ)))
     api = WorkerApi(os.environ)
