@@ -40,6 +40,7 @@ NEEDS = {
 }
 # Other programs that a block may call, and the need that it must then declare.
 PROGRAMS = {
+    ".": "",
     "cp": "",
     "cd": "",
     "pip": "an empty environment",
@@ -116,6 +117,8 @@ def fault(words: Sequence[str], needs: Sequence[str]) -> str:
         return _fault_of_flux(rest)
     if program in ("localcloud", "pulumi-embedded"):
         return _fault_of_module(program.replace("-", "_"), rest)
+    if program in ("pulumi", ".venv/bin/pulumi"):
+        return _fault_of_module("pulumi_embedded", rest)
     if program == ".venv/bin/python" and rest[:1] == ["-m"]:
         return _fault_of_module(rest[1], rest[2:])
     if program not in PROGRAMS:
