@@ -130,7 +130,7 @@ def _has_type(spec: KeySpec, value: Any) -> bool:
             return _is_list_of(spec, value)
         case KeyType.RESOLUTION:
             sides = value if isinstance(value, list) else [value]
-            return bool(sides) and all(isinstance(side, int) for side in sides)
+            return bool(sides) and all(_is_number(side) for side in sides)
         case _:
             return _is_numeric(value[0]) if isinstance(value, list) and value else _is_number(value)
 

@@ -59,6 +59,8 @@ def _not_for_flux(job: Subject) -> Iterator[Conflict]:
     kind = str(job.section("network").get("type", "lora")).lower()
     if kind in ("locon", "lycoris"):
         yield f"ai-toolkit finds no layer of FLUX for a {kind} network, and stops", ("network", "type")
+    if kind == "lorm":
+        yield "network.type lorm replaces layers of the model and leaves no LoRA", ("network", "type")
 
 
 def _two_accumulations(job: Subject) -> Iterator[Conflict]:
@@ -184,6 +186,12 @@ def _scheduler(job: Subject) -> Iterator[Conflict]:
             yield message, ("train", "lr_scheduler_params", key)
 
 
+def _differential_noise(job: Subject) -> Iterator[Conflict]:
+    augmented = any(entry.get("augmentations") for entry in _datasets(job))
+    if job.section("train").get("loss_target") == "differential_noise" and not augmented:
+        yield "loss_target differential_noise needs augmentations in a dataset", ("train", "loss_target")
+
+
 def _denoising_steps(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     low, high = _number(train.get("min_denoising_steps"), 0), _number(train.get("max_denoising_steps"), 999)
@@ -220,6 +228,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _deprecated,
     _optimizer,
     _scheduler,
+    _differential_noise,
     _denoising_steps,
     _start_step,
     _wandb,

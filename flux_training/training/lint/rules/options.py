@@ -24,6 +24,18 @@ MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
 FLOWMATCH = "flowmatch"
 FLUX_ARCHS = ("flux", "flex1", "flux_kontext")
+# ai-toolkit looks at these before it looks at is_flux.
+OTHER_MODELS = (
+    "is_v2",
+    "is_v3",
+    "is_xl",
+    "is_pixart",
+    "is_pixart_sigma",
+    "is_auraflow",
+    "is_lumina2",
+    "is_ssd",
+    "is_vega",
+)
 # What loads the LoRA types that ai-toolkit can train, besides ai-toolkit itself.
 PROGRAMS = {
     "lora": "every program that knows FLUX",
@@ -44,6 +56,9 @@ def models_other_than_flux(job: Subject) -> Iterator[Problem]:
     if not job.trains:
         return
     model = job.section("model")
+    for key in OTHER_MODELS:
+        if model.get(key):
+            yield job.in_config(f"model.{key} is {model[key]!r}", "model", key)
     if (arch := model.get("arch")) is not None:
         if str(arch).split(":")[0] not in FLUX_ARCHS:
             yield job.in_config(f"model.arch is {arch!r}", "model", "arch")
@@ -177,12 +192,14 @@ AREA.setting(
 )
 
 
-@AREA.warning(
-    "sampler", "samples are noise unless the sampler matches the scheduler", "set sample.sampler: flowmatch"
+@AREA.error(
+    "sampler",
+    "FLUX is sampled by flow matching, and ai-toolkit stops at the first sample with any other sampler; its default is ddpm",
+    "set sample.sampler: flowmatch",
 )
-def samplers_other_than_flowmatch(job: Subject) -> Iterator[Problem]:
+def sampler_other_than_flowmatch(job: Subject) -> Iterator[Problem]:
     value = job.section("sample").get("sampler")
-    if sample_prompts(job) and value != FLOWMATCH:
+    if sample_prompts(job) and value != FLOWMATCH and not job.section("train").get("disable_sampling"):
         yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
 
 

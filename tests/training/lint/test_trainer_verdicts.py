@@ -1,0 +1,45 @@
+"""Lint agrees with the real trainer: what it refuses or fails on is an error, what it trains with is none."""
+
+import pytest
+
+from tests.training.lint.trainer_cases import TrainerCase, base_document, changed, lint_errors, trainer_cases
+
+CASES = [case for case in trainer_cases() if "raw" not in case.change]
+# The trainer runs, but not with what is written, or its results would not reach the bucket.
+MISREAD = {
+    "clipimg": "trains without the images, because the folder is not there",
+    "control": "trains without the control images, because the folder is not there",
+    "captionext-json": "trains with empty captions, because only .txt files are sent",
+    "isflux-str": "takes the text `false` for true",
+    "keep-neg": "deletes the newest checkpoints",
+    "loss-bad": "trains with the mean squared error",
+    "mask": "trains without the masks, because the folder is not there",
+    "net-bad": "trains a LoRA",
+    "net-pretrained": "trains from the start, because the file is not there",
+    "x-clip": "like clipimg",
+    "x-inp": "trains without the masks, because the folder is not there",
+    "y-captype": "trains with empty captions, because no file is named `00001txt`",
+    "proc-dict": "writes into a folder that is not uploaded",
+    "sampleprompts-str": "draws one image for each character",
+}
+
+
+def name_of(case: TrainerCase) -> str:
+    return case.name
+
+
+def test_the_base_has_no_errors() -> None:
+    assert lint_errors(base_document()) == []
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.verdict in ("refused", "failed")], ids=name_of
+)
+def test_what_the_trainer_fails_on_is_an_error(case: TrainerCase) -> None:
+    assert lint_errors(changed(base_document(), case.change)) != [], case.error
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.verdict in ("ran", "slow")], ids=name_of)
+def test_what_the_trainer_trains_with_is_no_error(case: TrainerCase) -> None:
+    errors = lint_errors(changed(base_document(), case.change))
+    assert bool(errors) == (case.name in MISREAD), errors
