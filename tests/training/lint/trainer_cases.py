@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_training.training.lint.check import check
+from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
 
@@ -54,7 +54,7 @@ def lint_errors(document: Mapping[str, Any]) -> list[str]:
     raw = json.dumps(document).encode()
     config = TrainerFile(Path("train.yml"), raw, dict(document))
     job = Subject("chelsea-cat", Path("jobs/chelsea-cat"), config, None, gpu="RTX 5090")
-    return sorted({finding.code for finding in check(job) if finding.severity == "error"})
+    return sorted({finding.code for finding in check_rules(job) if finding.severity == "error"})
 
 
 def _full(place: str) -> list[str | int]:
