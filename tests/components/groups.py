@@ -30,24 +30,24 @@ def provider_of(kind: type[P], connection: Connection) -> P:
     return made
 
 
+GROUP: Props = {
+    "image": "some/image:1",
+    "gpu": "RTX 5090",
+    "priority": "batch",
+    "cpu": 2,
+    "memory": 8,
+    "storage": 10,
+    "replicas": 0,
+    "autoscale": True,
+    "variables": "",
+    "credentials": "",
+    "owner": OWNER,
+    "adopt": False,
+}
+
+
 def group_props(connection: Connection, **changes: Any) -> Props:
-    values: Props = {
-        "home": home(connection),
-        "name": new_name(),
-        "image": "some/image:1",
-        "gpu": "RTX 5090",
-        "priority": "batch",
-        "cpu": 2,
-        "memory": 8,
-        "storage": 10,
-        "replicas": 0,
-        "autoscale": True,
-        "variables": "",
-        "credentials": "",
-        "owner": OWNER,
-        "adopt": False,
-    }
-    return values | changes
+    return GROUP | {"home": home(connection), "name": new_name()} | changes
 
 
 def bucket_props(connection: Connection, bucket: str, **changes: Any) -> Props:

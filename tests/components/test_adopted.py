@@ -45,32 +45,22 @@ class AdoptedGroup:
         self.groups.delete(self.made.id, outputs)
 
 
-def test_destroy_leaves_a_group_that_another_stack_adopted(connection: Connection) -> None:
-    adopted_group = AdoptedGroup(connection)
-    before = adopted_group.now()
-    adopted_group.destroy(A, adopted_group.made.outs)
-    assert adopted_group.now() == before
-    assert connection.kelpie().get_rule(adopted_group.made.id) is not None
-
-
-def test_refresh_drops_a_group_that_another_stack_adopted(connection: Connection) -> None:
-    adopted_group = AdoptedGroup(connection)
-    assert adopted_group.groups.read(adopted_group.made.id, adopted_group.made.outs).id == ""
-    assert (
-        adopted_group.groups.read(adopted_group.made.id, adopted_group.adopted.outs).id
-        == adopted_group.made.id
-    )
-
-
-def test_a_released_group_is_kept_when_its_first_stack_is_destroyed(connection: Connection) -> None:
-    adopted_group = AdoptedGroup(connection)
-    adopted_group.destroy(B, adopted_group.adopted.outs)
-    released = adopted_group.now()
+def test_a_group_that_another_stack_adopted_is_kept(connection: Connection) -> None:
+    group = AdoptedGroup(connection)
+    made, adopted = group.made, group.adopted
+    assert group.groups.read(made.id, made.outs).id == ""
+    assert group.groups.read(made.id, adopted.outs).id == made.id
+    before = group.now()
+    group.destroy(A, made.outs)
+    assert group.now() == before
+    assert connection.kelpie().get_rule(made.id) is not None
+    group.destroy(B, adopted.outs)
+    released = group.now()
     assert released is not None
     assert released.environment_value("FLUX_OWNER") is None
-    adopted_group.destroy(A, adopted_group.made.outs)
-    assert adopted_group.now() == released
-    assert connection.kelpie().get_rule(adopted_group.made.id) is None
+    group.destroy(A, made.outs)
+    assert group.now() == released
+    assert connection.kelpie().get_rule(made.id) is None
 
 
 def test_a_released_group_loses_the_stacks_environment(connection: Connection) -> None:

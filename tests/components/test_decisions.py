@@ -53,7 +53,7 @@ from flux_training.node.launcher.settings import config_digest
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings
-from tests.components.groups import group, spec
+from tests.components.groups import GROUP, group, spec
 from tests.components.in_memory import PLACE
 from tests.components.in_memory import job as queued_job
 
@@ -172,10 +172,9 @@ def test_known_costs_are_added_up(jobs: dict[str, Any], sums: dict[str, Any]) ->
     assert total_cost(jobs) == sums
 
 
-PROPS: dict[str, Any] = {
+PROPS = GROUP | {
     "name": "name",
     "image": "image",
-    "gpu": "RTX 5090",
     "gpuClass": "gpu",
     "priority": "high",
     "cpu": 4.0,
@@ -183,10 +182,7 @@ PROPS: dict[str, Any] = {
     "storage": 50.0,
     "replicas": 2.0,
     "autoscale": False,
-    "variables": "",
-    "credentials": "",
     "owner": "p/s",
-    "adopt": False,
 }
 
 

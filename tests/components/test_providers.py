@@ -19,7 +19,7 @@ from flux_training.clients.errors import Conflict, Unavailable, UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.training.errors import FluxError
-from tests.components.groups import group
+from tests.components.groups import GROUP, group
 
 HOME = "the cloud on this machine"
 OURS, THEIRS = "p/s", "x/y"
@@ -130,21 +130,16 @@ def marked(owner: str, **more: str) -> ContainerGroup:
     return made({"FLUX_OWNER": owner, **more})
 
 
-PROPS: dict[str, Any] = {
+PROPS = GROUP | {
     "home": HOME,
     "name": "name",
     "image": "image",
-    "gpu": "RTX 5090",
     "priority": "high",
     "cpu": 4,
     "memory": 30,
     "storage": 50,
-    "replicas": 0,
-    "autoscale": True,
     "variables": "MINE, YOURS",
-    "credentials": "",
     "owner": OURS,
-    "adopt": False,
     "gpuClass": None,
 }
 

@@ -1,5 +1,6 @@
 """The exact text of cost estimates and budget errors."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,6 +121,11 @@ def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
         "the budget cannot be checked: the speed of it is unknown; "
         "set another cluster.gpu or priority, or remove `budget`"
     ]
+    unpriced = Bill(NO_PRICE, (replace(CAT, usd=None),))
+    (finding,) = over_budget(limits(maxUsd=1000.0), unpriced)
+    assert finding.startswith("the budget cannot be checked: no price at priority batch")
+    assert over_budget(limits(), unpriced) == []
+    assert over_budget(limits(maxUsd=0, maxUsdPerJob=0), Bill(NO_PRICE, ())) == []
 
 
 def test_estimate_record_for_run_json() -> None:
