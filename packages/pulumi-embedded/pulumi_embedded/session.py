@@ -9,7 +9,7 @@ from pathlib import Path
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, check_stack_name, find_project
-from pulumi_embedded.project.secrets import Crypter, passphrase
+from pulumi_embedded.project.secrets import Crypter, read_passphrase
 from pulumi_embedded.properties.values import Properties, Secret
 from pulumi_embedded.state import serialization, snapshot
 from pulumi_embedded.state.backend import Backend, StackId
@@ -40,7 +40,7 @@ class Session:
     def stack(self) -> StackId:
         """The stack of `--stack`, or the selected one. Raises EngineError if there is neither."""
         name = self.requested or os.environ.get("PULUMI_STACK")
-        name = name or selection.selected(self.project.name, self.project.file, self.backend.url)
+        name = name or selection.selected_stack(self.project.name, self.project.file, self.backend.url)
         if not name:
             raise EngineError("no stack selected: use --stack NAME or `stack select NAME`")
         return StackId(self.project.name, check_stack_name(name))
@@ -54,12 +54,12 @@ class Session:
     def crypter_for(self, salt: str) -> Crypter:
         """The crypter for a salt. Its key is derived once."""
         if salt not in self._crypters:
-            self._crypters[salt] = Crypter(salt, passphrase())
+            self._crypters[salt] = Crypter(salt, read_passphrase())
         return self._crypters[salt]
 
     def deployment(self) -> Json:
         """The stack's stored state."""
-        return snapshot.current(self.backend, self.stack)
+        return snapshot.current_deployment(self.backend, self.stack)
 
     def state_crypter(self, deployment: Json) -> Crypter | None:
         """The crypter for the secrets in the state."""
@@ -77,11 +77,11 @@ class Session:
         other = StackId(project, check_stack_name(name))
         if not self.exists(other):
             return None
-        return self.load(snapshot.current(self.backend, other)).outputs
+        return self.load(snapshot.current_deployment(self.backend, other)).outputs
 
     def load(self, deployment: Json) -> StackState:
         """The state in a deployment, with secrets decrypted."""
-        return serialization.load(deployment, self.state_crypter(deployment))
+        return serialization.load_state(deployment, self.state_crypter(deployment))
 
 
 def provider_config(values: dict[str, ConfigValue]) -> Properties:
@@ -98,7 +98,7 @@ def create_stack(session: Session, name: str) -> None:
     if config.salt:
         session.crypter_for(config.salt).check()
     else:
-        crypter = Crypter.new(passphrase())
+        crypter = Crypter.new(read_passphrase())
         config.salt = crypter.salt
         config.save()
     salt = config.salt or ""

@@ -224,4 +224,4 @@ def put_stack(stack: EngineStack) -> None:
     checkpoint = checkpoint_of(StackId("test", "dev"), new_deployment(salt))
     Backend.open("file://.", stack.folder).write(StackId("test", "dev"), checkpoint)
     with patch.dict(os.environ, {"PULUMI_HOME": stack.environment["PULUMI_HOME"]}):
-        selection.select("test", (stack.folder / "Pulumi.yaml").resolve(), "file://.", "dev")
+        selection.select_stack("test", (stack.folder / "Pulumi.yaml").resolve(), "file://.", "dev")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pulumi_embedded.deployment.goals import Goal
-from pulumi_embedded.properties.urns import make
+from pulumi_embedded.properties.urns import make_urn
 from pulumi_embedded.state.serialization import Resource
 
 TYPE = "t:i:T"
@@ -11,7 +11,7 @@ PROVIDER = "urn:pulumi:dev::p::pulumi:providers:t::default::1"
 
 
 def urn(name: str) -> str:
-    return make("dev", "p", "", TYPE, name)
+    return make_urn("dev", "p", "", TYPE, name)
 
 
 def resource(name: str, *on: str, **more: Any) -> Resource:

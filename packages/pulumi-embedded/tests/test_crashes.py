@@ -105,7 +105,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 def put_lock(store: FolderStore, folder: str = "locks", **changes: object) -> None:
     """A lock of a process that runs here, this one, but for the changes; None leaves a key out."""
-    own = locking.take(store, folder, print)
+    own = locking.take_lock(store, folder, print)
     content = {**json.loads(store.read(own.key) or b""), **changes}
     own.release()
     kept = {key: value for key, value in content.items() if value is not None}
@@ -137,12 +137,12 @@ def test_which_locks_are_taken_over(store: FolderStore, who: str, is_local: bool
     store.is_local = is_local
     told: list[str] = []
     if in_folder if is_local else in_bucket:
-        locking.take(store, "locks", told.append).release()
+        locking.take_lock(store, "locks", told.append).release()
         assert "took over the lock" in told[0]
         assert store.list_keys("locks") == []
     else:
         with pytest.raises(LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"):
-            locking.take(store, "locks", told.append)
+            locking.take_lock(store, "locks", told.append)
 
 
 def test_cancel_removes_a_lock(stack: EngineStack) -> None:

@@ -211,7 +211,7 @@ class FakeProviders:
         self.asked.append((urns.name_of(old.urn), old.inputs, new, ignore))
         if not self._replaces_on:
             return Diff(False, by_engine=True)
-        changed = [key for key in self._replaces_on if not values.same(old.inputs.get(key), new.get(key))]
+        changed = [key for key in self._replaces_on if not values.is_same(old.inputs.get(key), new.get(key))]
         return Diff(bool(changed), changed)
 
 

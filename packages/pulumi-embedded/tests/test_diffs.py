@@ -33,11 +33,11 @@ from pulumi_embedded.providers.provider import Diff
 def test_changes_are_found_leaf_by_leaf(
     old: dict[str, Any], new: dict[str, Any], changes: dict[str, str]
 ) -> None:
-    assert diffs.compare(old, new) == changes
+    assert diffs.compare_properties(old, new) == changes
 
 
 def test_changes_are_sorted_by_key() -> None:
-    assert list(diffs.compare({"c": 1, "a": 1}, {"b": 1, "a": 2})) == ["a", "b", "c"]
+    assert list(diffs.compare_properties({"c": 1, "a": 1}, {"b": 1, "a": 2})) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_changes_are_sorted_by_key() -> None:
 )
 def test_a_providers_diff_is_completed(said: Diff, replace_on: list[str], expected: Diff) -> None:
     said = replace(said, replaces=[*said.replaces], detailed={**said.detailed})  # it is changed in place
-    assert diffs.complete(said, {"a": 1, "b": {}}, {"a": 2, "b": {"c": 1}}, replace_on) == expected
+    assert diffs.complete_diff(said, {"a": 1, "b": {}}, {"a": 2, "b": {"c": 1}}, replace_on) == expected
 
 
 def test_without_a_change_nothing_is_replaced() -> None:
     said = Diff(False, by_engine=True)
-    assert diffs.complete(said, {"a": 1}, {"a": 1}, ["a"]) == Diff(False, by_engine=True)
+    assert diffs.complete_diff(said, {"a": 1}, {"a": 1}, ["a"]) == Diff(False, by_engine=True)
 
 
 def test_kinds_mark_replacing_changes() -> None:
     said = Diff(True, ["a", "b"], detailed={"a.x": "update", "b": "add-replace", "c": "delete"})
-    assert diffs.kinds(said) == {"a.x": "update-replace", "b": "add-replace", "c": "delete"}
+    assert diffs.kinds_by_path(said) == {"a.x": "update-replace", "b": "add-replace", "c": "delete"}
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,19 @@ def test_kinds_mark_replacing_changes() -> None:
     ],
 )
 def test_a_path_is_parsed(text: str, path: paths.Path) -> None:
-    assert paths.parse(text) == path
+    assert paths.parse_path(text) == path
 
 
 @pytest.mark.parametrize("text", ["a[", "a]", '"', "a[-1]", "a[x]", 'a["b]'])
 def test_an_invalid_path_is_refused(text: str) -> None:
     with pytest.raises(EngineError, match="is not a property path") as caught:
-        paths.parse(text)
+        paths.parse_path(text)
     assert repr(text) in str(caught.value)
 
 
 @given(st.lists(st.text(min_size=1).filter(lambda part: part != "*") | st.integers(0, 99), min_size=1))
 def test_a_path_survives_formatting_and_parsing(path: paths.Path) -> None:
-    assert paths.parse(paths.text_of(path)) == path
+    assert paths.parse_path(paths.format_path(path)) == path
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_path_survives_formatting_and_parsing(path: paths.Path) -> None:
     ],
 )
 def test_which_paths_contain_others(outer: paths.Path, inner: paths.Path, within: bool) -> None:
-    assert paths.contains(outer, inner) == within
+    assert paths.contains_path(outer, inner) == within
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,13 @@ def test_which_paths_contain_others(outer: paths.Path, inner: paths.Path, within
 def test_ignored_changes_keep_the_old_value(
     new: dict[str, Any], old: dict[str, Any], ignore: list[str], left: dict[str, Any]
 ) -> None:
-    assert paths.reset(new, old, ignore) == left
+    assert paths.keep_old_values(new, old, ignore) == left
 
 
 def test_ignored_changes_inside_a_secret_stay_secret() -> None:
-    left = paths.reset({"a": Secret({"b": 2, "c": 2})}, {"a": Secret({"b": Secret(1), "c": 1})}, ["a.b"])
-    assert values.same(left, {"a": Secret({"b": 1, "c": 2})})
-    left = paths.reset({"a": {"b": 2}}, {"a": Secret({"b": 1})}, ["a.b"])
+    left = paths.keep_old_values(
+        {"a": Secret({"b": 2, "c": 2})}, {"a": Secret({"b": Secret(1), "c": 1})}, ["a.b"]
+    )
+    assert values.is_same(left, {"a": Secret({"b": 1, "c": 2})})
+    left = paths.keep_old_values({"a": {"b": 2}}, {"a": Secret({"b": 1})}, ["a.b"])
     assert left == {"a": {"b": 1}}

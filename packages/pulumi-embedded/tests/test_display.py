@@ -12,7 +12,7 @@ from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import ResourceStep
 from pulumi_embedded.display import property_lines
 from pulumi_embedded.display.lines import Display
-from pulumi_embedded.display.lines import as_json as display_json
+from pulumi_embedded.display.lines import report_as_json as display_json
 from pulumi_embedded.display.property_lines import DiffView
 from pulumi_embedded.properties.values import UNKNOWN, Secret
 from pulumi_embedded.state.serialization import Resource
@@ -85,14 +85,16 @@ SHOWN = """\
 
 
 def test_outputs_leaf_by_leaf() -> None:
-    assert "\n".join(property_lines.top(OLD, NEW, 1, DiffView(preview=True), sames=False)) == SHOWN
+    assert (
+        "\n".join(property_lines.lines_of_outputs(OLD, NEW, 1, DiffView(preview=True), sames=False)) == SHOWN
+    )
 
 
 def test_unchanged_outputs_are_shown_after_an_update_only() -> None:
-    lines = property_lines.top(OLD, OLD, 1, DiffView(), sames=True)
+    lines = property_lines.lines_of_outputs(OLD, OLD, 1, DiffView(), sames=True)
     assert lines[:2] == ["    jobs : {", "        cat: {"]
     assert "    sec  : [secret]" in lines
-    assert property_lines.top(OLD, OLD, 1, DiffView(preview=True), sames=False) == []
+    assert property_lines.lines_of_outputs(OLD, OLD, 1, DiffView(preview=True), sames=False) == []
 
 
 def test_a_detailed_difference_has_only_what_differs() -> None:
@@ -103,7 +105,7 @@ def test_a_detailed_difference_has_only_what_differs() -> None:
         "s": Secret("b"),
         "keep": 1,
     }
-    assert property_lines.changed(old, new, 1, DiffView(sames=False, secrets=True)) == [
+    assert property_lines.lines_of_changes(old, new, 1, DiffView(sames=False, secrets=True)) == [
         "  ~ of  : 1 => [unknown]",
         "  ~ s   : [secret] => [secret]",
         "  ~ tags: {",
@@ -124,7 +126,7 @@ def test_a_detailed_difference_has_only_what_differs() -> None:
 
 
 def test_long_texts_are_cut_and_yaml_is_shown_as_an_object() -> None:
-    lines = property_lines.whole(
+    lines = property_lines.lines_of(
         {"long": "x" * 200, "many": "a b\nc d\ne f\ng h", "yaml": "k: 1\nl: [2]\n"}, 1
     )
     assert lines[0] == f'    long: "{"x" * 150}..."'

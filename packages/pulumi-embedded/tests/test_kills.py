@@ -80,7 +80,7 @@ class Killed:
         return kills
 
     def _deployment(self) -> dict[str, Any]:
-        return snapshot.current(self.backend, StackId("test", "dev"))
+        return snapshot.current_deployment(self.backend, StackId("test", "dev"))
 
     def _check_state(self) -> None:
         """Readable; what exists is known or pending, and what is known exists or is being deleted."""

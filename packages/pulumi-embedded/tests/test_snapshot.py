@@ -32,12 +32,12 @@ def backend(tmp_path: Path) -> Backend:
 
 def opened(backend: Backend) -> StateSnapshot:
     shot = StateSnapshot(backend, STACK, None, Checkpoint.read(backend, STACK))
-    shot.open(serialization.load(Checkpoint.read(backend, STACK).deployment, None))
+    shot.open(serialization.load_state(Checkpoint.read(backend, STACK).deployment, None))
     return shot
 
 
 def names(backend: Backend) -> list[str]:
-    latest = snapshot.current(backend, STACK)
+    latest = snapshot.current_deployment(backend, STACK)
     pending = [f"{op['type']} {op['resource']['urn'][-1]}" for op in latest.get("pending_operations", [])]
     return [item["urn"][-1] for item in latest.get("resources", [])] + pending
 
@@ -58,12 +58,12 @@ def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend)
     latest = {"resources": items, "pending_operations": begun, "metadata": {}}
     backend.write(STACK, checkpoint_of(STACK, latest))
     checkpoint = Checkpoint.read(backend, STACK)
-    loaded = serialization.load(checkpoint.deployment, None)
+    loaded = serialization.load_state(checkpoint.deployment, None)
     shot = StateSnapshot(backend, STACK, None, checkpoint)
     shot.open(loaded)
     shot.write(put=[resource("z")], drop=[loaded.resources[0]], alias=(urn("a"), urn("z")))
     shot.close()
-    after = snapshot.current(backend, STACK)
+    after = snapshot.current_deployment(backend, STACK)
     assert [item["urn"] for item in after["resources"]] == [urn("z"), urn("b")]
     for item in (after["resources"][1], after["pending_operations"][0]["resource"]):
         assert (item["parent"], item["dependencies"]) == (urn("z"), [urn("z")])
@@ -96,9 +96,9 @@ def test_folding_during_a_run_keeps_the_order(backend: Backend) -> None:
     assert names(backend) == ["c", "d", "a", "b", "creating e"]
     first.protect = True
     shot.write(put=[first])
-    assert snapshot.recover(backend, STACK)[0] == 2
+    assert snapshot.recover_journal(backend, STACK)[0] == 2
     assert names(backend) == ["c", "d", "a", "b", "creating e"]
-    assert snapshot.current(backend, STACK)["resources"][0]["protect"] is True
+    assert snapshot.current_deployment(backend, STACK)["resources"][0]["protect"] is True
 
 
 def test_a_full_disk_leaves_the_old_state_and_the_journal(
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
             shot.close()
     assert backend.read(STACK) == before
     assert names(backend) == ["c", "a", "b"]
-    assert snapshot.recover(backend, STACK)[0] == 1
+    assert snapshot.recover_journal(backend, STACK)[0] == 1
     assert json.loads(backend.read(STACK))["checkpoint"]["latest"]["resources"][0]["urn"] == urn("c")
 
 
@@ -134,7 +134,7 @@ def test_no_operation_begins_after_a_failed_write(backend: Backend, monkeypatch:
 def test_a_damaged_state_is_reported(backend: Backend) -> None:
     backend.store.write("stacks/p/dev.json", b'{"version": 3, "checkp')
     with pytest.raises(EngineError, match=r"damaged.*\.bak"):
-        snapshot.current(backend, STACK)
+        snapshot.current_deployment(backend, STACK)
     assert backend.store.read("stacks/p/dev.json.bak") is None
 
 

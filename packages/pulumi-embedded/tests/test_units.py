@@ -16,7 +16,7 @@ from pulumi_embedded.project import config_schema
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter
 from pulumi_embedded.properties import values
-from pulumi_embedded.properties.diffs import compare
+from pulumi_embedded.properties.diffs import compare_properties
 from pulumi_embedded.properties.values import UNKNOWN, Secret
 from pulumi_embedded.state import journal, serialization
 from pulumi_embedded.state.journal import StateRows
@@ -42,7 +42,7 @@ def crypter() -> Crypter:
 
 def plain_values() -> st.SearchStrategy[Any]:
     numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False).map(
-        values.number
+        values.int_if_whole
     )
     leaves = st.none() | st.booleans() | numbers | st.text()
     return st.recursive(
@@ -60,9 +60,9 @@ def all_values() -> st.SearchStrategy[Any]:
 @given(st.dictionaries(st.text(), all_values(), max_size=4))
 def test_values_survive_protobuf(properties: dict[str, Any]) -> None:
     there_and_back = values.from_struct(values.to_struct(properties, secrets=True))
-    assert values.same(there_and_back, properties)
+    assert values.is_same(there_and_back, properties)
     bare = values.from_struct(values.to_struct(properties, secrets=False))
-    assert values.same(bare, values.reveal(properties))
+    assert values.is_same(bare, values.reveal_secrets(properties))
     assert not values.has_secret(bare)
 
 
@@ -71,14 +71,14 @@ def test_values_survive_the_state_file(crypter: Crypter, value: Any) -> None:
     stored = json.loads(json.dumps(serialization.value_to_json(value, crypter)))
     # A secret within a secret is stored within the one text.
     found = serialization.value_from_json(stored, crypter)
-    assert values.same(values.reveal(found), values.reveal(value))
+    assert values.is_same(values.reveal_secrets(found), values.reveal_secrets(value))
     assert values.has_secret(found) == values.has_secret(value)
 
 
 @given(plain_values(), plain_values())
 def test_compare_finds_differences(old: Any, new: Any) -> None:
-    assert compare({"p": old}, {"p": old}) == {}
-    assert bool(compare({"p": old}, {"p": new})) == (not values.same(old, new))
+    assert compare_properties({"p": old}, {"p": old}) == {}
+    assert bool(compare_properties({"p": old}, {"p": new})) == (not values.is_same(old, new))
 
 
 @given(text=st.text())
@@ -101,12 +101,12 @@ def test_a_wrong_passphrase_and_a_damaged_secret_are_reported(crypter: Crypter) 
 def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> None:
     latest = json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"]
     assert serialization.find_flaw(latest.get("resources", [])) == ""
-    loaded = serialization.load(latest, crypter)
+    loaded = serialization.load_state(latest, crypter)
     found = latest.get("resources", []) + [item["resource"] for item in latest.get("pending_operations", [])]
     resources = loaded.resources + [pending.resource for pending in loaded.pending]
     for item, resource in zip(found, resources, strict=True):
         item.pop("stackTrace", None)
-        written = serialization.to_json(resource, crypter)
+        written = serialization.resource_to_json(resource, crypter)
         assert written == item  # secrets keep their text
         assert list(written) == list(item)
 
@@ -114,7 +114,7 @@ def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> 
 def test_secrets_of_the_cli_are_read(crypter: Crypter) -> None:
     latest = json.loads((DATA / "1-created.json").read_text())["checkpoint"]["latest"]
     kept = next(
-        found for found in serialization.load(latest, crypter).resources if found.urn.endswith("::kept")
+        found for found in serialization.load_state(latest, crypter).resources if found.urn.endswith("::kept")
     )
     assert kept.inputs["text"].value == TOKEN
     assert kept.outputs["length"].value == len(TOKEN)
@@ -249,12 +249,12 @@ def test_configuration_is_checked_against_its_declaration(given: dict[str, Any],
         texts[f"p:{key}"] = ConfigValue(text, isinstance(value, Secret), text.startswith("["))
     if said:
         with pytest.raises(EngineError, match=re.escape(said)):
-            config_schema.check("dev", project, texts)
+            config_schema.check_config("dev", project, texts)
     else:
-        config_schema.check("dev", project, texts)
+        config_schema.check_config("dev", project, texts)
 
 
-BEFORE, AFTER = journal.digest(b"before"), journal.digest(b"after")
+BEFORE, AFTER = journal.checkpoint_digest(b"before"), journal.checkpoint_digest(b"after")
 
 
 @pytest.fixture
@@ -273,21 +273,21 @@ def test_a_journal_is_applied_up_to_its_last_complete_line(file: Path) -> None:
     )
     with file.open("ab") as end:
         end.write(b'[["drop", 1')
-    found = journal.read(FileLog(file), BEFORE, json.loads(json.dumps(deployment)))
+    found = journal.read_leftover(FileLog(file), BEFORE, json.loads(json.dumps(deployment)))
     assert found is not None
     assert [item["urn"] for item in found.rows.resources()] == ["c", "b"]
     assert found.rows.old[1]["dependencies"] == ["c"]
     assert found.rows.pending == {}
     with pytest.raises(ValueError, match="changed"):
-        journal.read(FileLog(file), journal.digest(b"another"), deployment)
+        journal.read_leftover(FileLog(file), journal.checkpoint_digest(b"another"), deployment)
 
 
 def test_a_folded_journal_adds_nothing(file: Path) -> None:
     log = journal.Journal(FileLog(file), BEFORE, StateRows())
     log.append([["put", 1, {"urn": "c"}]])
     log.fold_into(AFTER)
-    assert journal.read(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
-    found = journal.read(FileLog(file), BEFORE, {})
+    assert journal.read_leftover(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
+    found = journal.read_leftover(FileLog(file), BEFORE, {})
     assert found is not None
     assert found.steps == 1
 
@@ -303,7 +303,7 @@ def test_steps_after_a_fold_that_was_reported_as_failed_are_kept(file: Path) -> 
         "resources": [{"urn": "c", "type": "t"}, {"urn": "b", "type": "t"}],
         "pending_operations": [{"resource": {"urn": "d"}, "type": "creating"}],
     }
-    found = journal.read(FileLog(file), AFTER, deployment)
+    found = journal.read_leftover(FileLog(file), AFTER, deployment)
     assert found is not None
     assert [item["urn"] for item in found.rows.resources()] == ["c", "d", "b"]
     assert (found.steps, found.rows.pending) == (1, {})
@@ -327,7 +327,7 @@ def test_a_line_that_failed_is_written_again(file: Path) -> None:
     with pytest.raises(OSError, match="time-out"):
         log.flush(first)
     log.flush(second)
-    found = journal.read(FileLog(file), BEFORE, {})
+    found = journal.read_leftover(FileLog(file), BEFORE, {})
     assert found is not None
     assert sorted(found.rows.pending) == [1, 2]
 
@@ -341,7 +341,7 @@ def test_a_journal_damaged_before_its_end_is_reported(file: Path, place: int) ->
     lines[place] = b"\0" * len(lines[place])
     file.write_bytes(b"\n".join(lines))
     with pytest.raises(ValueError, match="damaged"):
-        journal.read(FileLog(file), BEFORE, {})
+        journal.read_leftover(FileLog(file), BEFORE, {})
 
 
 def test_a_fold_after_a_truncated_line_counts(file: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_fold_after_a_truncated_line_counts(file: Path) -> None:
     with file.open("ab") as end:
         end.write(b'[["put", 2')
     journal.note_fold(FileLog(file), AFTER)
-    assert journal.read(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
+    assert journal.read_leftover(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
 
 
 def test_paths_of_a_project(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from pulumi_embedded.properties.values import UNKNOWN, ResourceRef, Secret
 @pytest.mark.parametrize("text", ["", "urn:pulumi:a::b::c", "urn:other:a::b::c::d", "a::b::c::d"])
 def test_an_invalid_urn_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a URN \(urn:pulumi:<stack>::<project>::<type>::<name>\)"):
-        urns.parse(text)
+        urns.parse_urn(text)
 
 
 def test_the_parts_of_a_urn() -> None:
-    assert urns.parse("urn:pulumi:s::p::a:b:C$d:e:F::n::m") == Urn("s", "p", "a:b:C$d:e:F", "n::m")
-    group = urns.make("s", "p", urns.make("s", "p", "", urns.STACK_TYPE, "p-s"), "a:b:C", "g")
+    assert urns.parse_urn("urn:pulumi:s::p::a:b:C$d:e:F::n::m") == Urn("s", "p", "a:b:C$d:e:F", "n::m")
+    group = urns.make_urn("s", "p", urns.make_urn("s", "p", "", urns.STACK_TYPE, "p-s"), "a:b:C", "g")
     assert group == "urn:pulumi:s::p::a:b:C::g"
-    child = urns.make("s", "p", group, "d:e:F", "n::m")
+    child = urns.make_urn("s", "p", group, "d:e:F", "n::m")
     assert child == "urn:pulumi:s::p::a:b:C$d:e:F::n::m"
     assert (urns.type_of(child), urns.name_of(child)) == ("d:e:F", "n::m")
     assert urns.is_provider("pulumi:providers:aws")
@@ -41,7 +41,7 @@ def test_the_parts_of_a_urn() -> None:
     ],
 )
 def test_references_follow_renames(reference: str, renamed: str) -> None:
-    assert urns.rename(reference, {"urn:a": "urn:b", "urn:pulumi:s::p::t::n": "urn:new"}) == renamed
+    assert urns.rename_reference(reference, {"urn:a": "urn:b", "urn:pulumi:s::p::t::n": "urn:new"}) == renamed
 
 
 def sent(value: Any, *, secrets: bool = True, refs: bool = True) -> Any:
@@ -84,7 +84,7 @@ def signed(signature: str, **more: Any) -> dict[str, Any]:
 )
 def test_protobuf_values_are_read(message: Any, read: Any) -> None:
     found = received(message)
-    assert values.same(found, read)
+    assert values.is_same(found, read)
     assert type(found) is type(read)
 
 
@@ -152,11 +152,11 @@ def test_every_kind_of_value_is_sent() -> None:
 
 @pytest.mark.parametrize(("value", "found"), [(1e21, 1e21), (1e20, 10**20), (0.5, 0.5), (-1e21, -1e21)])
 def test_whole_numbers_are_ints_below_1e21(value: float, found: float) -> None:
-    assert (values.number(value), type(values.number(value))) == (found, type(found))
+    assert (values.int_if_whole(value), type(values.int_if_whole(value))) == (found, type(found))
 
 
 def test_mask_hides_secrets_at_any_depth() -> None:
-    shown = values.mask({"a": [Secret("x"), UNKNOWN], "b": {"c": CUSTOM}, "d": 1})
+    shown = values.mask_secrets({"a": [Secret("x"), UNKNOWN], "b": {"c": CUSTOM}, "d": 1})
     assert shown == {"a": ["[secret]", "[unknown]"], "b": {"c": "u"}, "d": 1}
     assert repr(UNKNOWN) == "UNKNOWN"
 
@@ -202,8 +202,8 @@ def test_secrets_and_unknowns_are_found_at_any_depth(value: Any, secret: bool, u
     ],
 )
 def test_which_values_are_the_same(a: Any, b: Any, same: bool) -> None:
-    assert values.same(a, b) is same
-    assert values.same(b, a) is same
+    assert values.is_same(a, b) is same
+    assert values.is_same(b, a) is same
 
 
 def test_outputs_of_secret_inputs_are_secret() -> None:
@@ -223,10 +223,10 @@ def test_outputs_of_secret_inputs_are_secret() -> None:
         "f": Secret("text"),
         "h": Secret(2),
     }
-    assert values.same(marked, expected | {"z": 1})
+    assert values.is_same(marked, expected | {"z": 1})
     assert outputs["a"] == 1
     # An input that the provider gives no output for does not end the marking.
-    assert values.same(values.mark_secrets({"b": 1}, {"a": Secret(1), "b": Secret(1)}), {"b": Secret(1)})
+    assert values.is_same(values.mark_secrets({"b": 1}, {"a": Secret(1), "b": Secret(1)}), {"b": Secret(1)})
 
 
 def test_unchanged_secrets_keep_their_ciphertext() -> None:
@@ -251,8 +251,8 @@ def test_unchanged_secrets_keep_their_ciphertext() -> None:
 
 def test_outputs_are_made_secret_by_name() -> None:
     found = values.make_secret({"a": 1, "b": 2, "c": Secret(3), "d": UNKNOWN}, ["a", "c", "d", "none"])
-    assert values.same(found, {"a": Secret(1), "b": 2, "c": Secret(3), "d": UNKNOWN})
+    assert values.is_same(found, {"a": Secret(1), "b": 2, "c": Secret(3), "d": UNKNOWN})
 
 
 def test_compact_json_is_formatted_like_pulumi() -> None:
-    assert values.compact({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}'
+    assert values.compact_json({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}'

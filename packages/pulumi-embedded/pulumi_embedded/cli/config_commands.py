@@ -7,12 +7,12 @@ from typing import Any
 
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.config import ConfigValue, StackConfig, full_key
-from pulumi_embedded.project.secrets import Crypter, passphrase
+from pulumi_embedded.project.secrets import Crypter, read_passphrase
 from pulumi_embedded.properties import paths
 from pulumi_embedded.session import Session
 
 
-def show(session: Session, options: argparse.Namespace) -> int:
+def show_config(session: Session, options: argparse.Namespace) -> int:
     config = session.config()
     values = config.values(session.project, _crypter(session, config))
     shown = {
@@ -41,7 +41,7 @@ def as_json(text: str, value: ConfigValue, show_secrets: bool) -> dict[str, Any]
     }
 
 
-def get(session: Session, options: argparse.Namespace) -> int:
+def show_value(session: Session, options: argparse.Namespace) -> int:
     config = session.config()
     key, path = _key(session, options.key, options.path)
     values = config.values(session.project, _crypter(session, config))
@@ -57,7 +57,7 @@ def get(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def set_(session: Session, options: argparse.Namespace) -> int:
+def set_value(session: Session, options: argparse.Namespace) -> int:
     _check_exists(session)
     if options.secret and options.plaintext:
         raise EngineError("--secret and --plaintext cannot be used together")
@@ -120,7 +120,7 @@ def _store(
     config.config[key] = _set_at_path(config.config.get(key), path, stored, asked) if path else stored
 
 
-def remove(session: Session, options: argparse.Namespace) -> int:
+def remove_value(session: Session, options: argparse.Namespace) -> int:
     config = session.config()
     key, path = _key(session, options.key, options.path)
     parent: Any = config.config
@@ -140,7 +140,7 @@ def _key(session: Session, key: str, is_path: bool) -> tuple[str, paths.Path]:
     if not is_path:
         return full_key(session.project.name, key), []
     namespace, colon, rest = key.partition(":")
-    parts = paths.parse(rest if colon else namespace)
+    parts = paths.parse_path(rest if colon else namespace)
     name = f"{namespace}:{parts[0]}" if colon else str(parts[0])
     return full_key(session.project.name, name), parts[1:]
 
@@ -159,7 +159,7 @@ def _crypter(session: Session, config: StackConfig) -> Crypter | None:
 def _crypter_for_new(session: Session, config: StackConfig) -> Crypter:
     if config.salt:
         return session.crypter_for(config.salt)
-    crypter = session.state_crypter(session.deployment()) or Crypter.new(passphrase())
+    crypter = session.state_crypter(session.deployment()) or Crypter.new(read_passphrase())
     config.salt = crypter.salt
     return crypter
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pulumi_embedded import CLI_VERSION
 from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.project.config import Project, find_project
-from pulumi_embedded.project.selection import current_backend, home, set_current_backend
+from pulumi_embedded.project.selection import current_backend, pulumi_home, set_current_backend
 from pulumi_embedded.state.backend import Backend
 from pulumi_embedded.state.stores import FolderStore
 
@@ -78,7 +78,7 @@ def install(_options: argparse.Namespace) -> int:
 
 
 def list_plugins(options: argparse.Namespace) -> int:
-    folder = home() / "plugins"
+    folder = pulumi_home() / "plugins"
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [match for entry in entries if entry.is_dir() and (match := _PLUGIN.fullmatch(entry.name))]
     if options.json:

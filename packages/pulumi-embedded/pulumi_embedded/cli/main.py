@@ -70,8 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_stack(commands)
     _add_config(commands)
     yes = _flag("-y", "--yes", help="has no effect: `cancel` does not ask")
-    _add(commands, "cancel", "stacks.cancel", "remove the stack's locks", [_NAME, yes])
-    _add(commands, "about", "stacks.about", "show versions and paths")
+    _add(commands, "cancel", "stacks.cancel_update", "remove the stack's locks", [_NAME, yes])
+    _add(commands, "about", "stacks.show_versions", "show versions and paths")
     _add_state(commands)
     _add_machine(commands)
     return parser
@@ -114,51 +114,51 @@ _COMMON: Final = (
 
 def _add_operations(commands: Any) -> None:
     options = [*_COMMON, _REFRESH, _NO_CHANGES, _JSON]
-    _add(commands, "preview", "operations.preview", "show what an update would do", options, "pre")
+    _add(commands, "preview", "operations.run_preview", "show what an update would do", options, "pre")
     help_ = "create, update and delete resources to match the program"
     options = [*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE, _NO_CHANGES]
-    _add(commands, "up", "operations.up", help_, options, "update")
+    _add(commands, "up", "operations.run_up", help_, options, "update")
     options = [
         *(*_COMMON, _YES, _SKIP_PREVIEW, _NO_CHANGES),
         _flag("--clear-pending-creates", help="forget creates with an unknown outcome"),
         _flag("--run-program", help="also run the program, to update the stack's outputs"),
     ]
-    _add(commands, "refresh", "operations.refresh", "update the state to match what exists", options)
+    _add(commands, "refresh", "operations.run_refresh", "update the state to match what exists", options)
     options = [
         *(*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE),
         _flag("--target-dependents", help="also delete what depends on the targets"),
         _flag("--remove", help="remove the stack afterwards"),
     ]
-    _add(commands, "destroy", "operations.destroy", "delete all resources", options, "down", "dn")
+    _add(commands, "destroy", "operations.run_destroy", "delete all resources", options, "down", "dn")
 
 
 def _add_stack(commands: Any) -> None:
     help_ = "manage stacks: init, ls, select, output, history, export, import, rename, rm"
     options = [_flag("-u", "--show-urns", help="show the URN of each resource")]
-    parts = _add(commands, "stack", "stacks.show", help_, options).add_subparsers(metavar="COMMAND")
+    parts = _add(commands, "stack", "stacks.show_stack", help_, options).add_subparsers(metavar="COMMAND")
     file, force = _option("--file"), ("-f", "--force")
     no_select = _flag("--no-select", help="do not select the new stack")
-    _add(parts, "init", "stacks.init", "create a stack", [_NAME, no_select])
-    _add(parts, "ls", "stacks.list_", "list the stacks", [_JSON])
+    _add(parts, "init", "stacks.init_stack", "create a stack", [_NAME, no_select])
+    _add(parts, "ls", "stacks.list_stacks", "list the stacks", [_JSON])
     create = _flag("-c", "--create", help="create the stack if it does not exist")
-    _add(parts, "select", "stacks.select", "select the stack for later commands", [_NAME, create])
-    _add(parts, "output", "stacks.output", "show the stack's outputs", [_NAME, _JSON, _SHOW_SECRETS])
+    _add(parts, "select", "stacks.select_stack", "select the stack for later commands", [_NAME, create])
+    _add(parts, "output", "stacks.show_outputs", "show the stack's outputs", [_NAME, _JSON, _SHOW_SECRETS])
     options = [_JSON, _SHOW_SECRETS, _flag("--full-dates", help="show exact times")]
     _add(parts, "history", "stack_history.history", "show the stack's updates, the newest first", options)
     _add(parts, "rename", "state_edits.rename_stack", "give the stack another name", [_option("name")])
-    _add(parts, "export", "stacks.export", "write the state to stdout or a file", [file, _SHOW_SECRETS])
+    _add(parts, "export", "stacks.export_stack", "write the state to stdout or a file", [file, _SHOW_SECRETS])
     help_ = "replace the state from stdin or a file"
-    _add(parts, "import", "stacks.import_", help_, [file, _flag(*force, help="even if it has errors")])
+    _add(parts, "import", "stacks.import_stack", help_, [file, _flag(*force, help="even if it has errors")])
     options = [
         *(_NAME, _flag("-y", "--yes"), _flag(*force, help="even if it still has resources")),
         _flag("--preserve-config", help="keep the configuration file"),
     ]
-    _add(parts, "rm", "stacks.remove", "remove a stack", options)
+    _add(parts, "rm", "stacks.remove_stack", "remove a stack", options)
 
 
 def _add_config(commands: Any) -> None:
     help_ = "show the configuration, or manage it: set, set-all, get, rm"
-    config = _add(commands, "config", "config_commands.show", help_, [_JSON, _SHOW_SECRETS])
+    config = _add(commands, "config", "config_commands.show_config", help_, [_JSON, _SHOW_SECRETS])
     parts = config.add_subparsers(metavar="COMMAND")
     key, path = _option("key"), _flag("--path", help="the key is a path into an object")
     options = [
@@ -168,7 +168,7 @@ def _add_config(commands: Any) -> None:
         _flag("--plaintext", help="store the value in plain text"),
         path,
     ]
-    _add(parts, "set", "config_commands.set_", "set a value", options)
+    _add(parts, "set", "config_commands.set_value", "set a value", options)
     options = [
         _option("--secret", action="append", default=[], metavar="KEY=VALUE", help="store it encrypted"),
         _option(
@@ -179,8 +179,8 @@ def _add_config(commands: Any) -> None:
     ]
     _add(parts, "set-all", "config_commands.set_all", "set several values", options)
     json = _flag("-j", "--json", default=argparse.SUPPRESS)  # `config --json get` has set it
-    _add(parts, "get", "config_commands.get", "show a value", [key, json, path])
-    _add(parts, "rm", "config_commands.remove", "remove a value", [key, path])
+    _add(parts, "get", "config_commands.show_value", "show a value", [key, json, path])
+    _add(parts, "rm", "config_commands.remove_value", "remove a value", [key, path])
 
 
 def _add_state(commands: Any) -> None:

@@ -10,39 +10,39 @@ from contextlib import contextmanager
 from pulumi_embedded.cli import stacks
 from pulumi_embedded.deployment.run import Run
 from pulumi_embedded.deployment.targets import RunOptions, Targets
-from pulumi_embedded.display.lines import Display, as_json
+from pulumi_embedded.display.lines import Display, report_as_json
 from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, UsageError
 from pulumi_embedded.session import Session
 
 
-def preview(session: Session, options: argparse.Namespace) -> int:
+def run_preview(session: Session, options: argparse.Namespace) -> int:
     with _started(session, options, program=True, quiet=options.json) as (run, display):
         display.start("Previewing update", preview=True)
         succeeded = run.preview()
         if options.json:
-            sys.stdout.write(as_json(display.report, run.shown_config(), display.masked) + "\n")
+            sys.stdout.write(report_as_json(display.report, run.shown_config(), display.masked) + "\n")
         else:
             display.finish()
         return _status(succeeded, display, options, "preview")
 
 
-def up(session: Session, options: argparse.Namespace) -> int:
+def run_up(session: Session, options: argparse.Namespace) -> int:
     return _operate(session, options, "update", Run.preview, Run.update, program=True)
 
 
-def refresh(session: Session, options: argparse.Namespace) -> int:
+def run_refresh(session: Session, options: argparse.Namespace) -> int:
     return _operate(
         session, options, "refresh", Run.preview_refresh, Run.refresh, program=options.run_program
     )
 
 
-def destroy(session: Session, options: argparse.Namespace) -> int:
+def run_destroy(session: Session, options: argparse.Namespace) -> int:
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
         if options.target:
             print("The stack was not removed, because only the targets were destroyed.")
         else:
-            stacks.forget(session, force=False, preserve_config=False)
+            stacks.delete_stack(session, force=False, preserve_config=False)
             print("The resources in the stack have been deleted, and the configuration removed.")
     return status
 

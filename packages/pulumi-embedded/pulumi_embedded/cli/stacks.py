@@ -23,7 +23,7 @@ from pulumi_embedded.state.backend import StackId
 from pulumi_embedded.state.serialization import Json
 
 
-def show(session: Session, options: argparse.Namespace) -> int:
+def show_stack(session: Session, options: argparse.Namespace) -> int:
     loaded = _state(session)
     print(f"Current stack is {session.stack.name}:")
     print(f"    {len(loaded.resources)} resources")
@@ -34,7 +34,7 @@ def show(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def init(session: Session, options: argparse.Namespace) -> int:
+def init_stack(session: Session, options: argparse.Namespace) -> int:
     name = options.name or session.requested
     if not name:
         raise EngineError("missing stack name: use `stack init NAME`")
@@ -45,7 +45,7 @@ def init(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def select(session: Session, options: argparse.Namespace) -> int:
+def select_stack(session: Session, options: argparse.Namespace) -> int:
     name = options.name or session.requested
     if not name:
         raise EngineError("missing stack name: use `stack select NAME`")
@@ -63,14 +63,14 @@ def select(session: Session, options: argparse.Namespace) -> int:
 
 def _select(session: Session, name: str) -> None:
     stack = check_stack_name(name)
-    selection.select(session.project.name, session.project.file, session.backend.url, stack)
+    selection.select_stack(session.project.name, session.project.file, session.backend.url, stack)
 
 
-def list_(session: Session, options: argparse.Namespace) -> int:
-    selected = selection.selected(session.project.name, session.project.file, session.backend.url)
+def list_stacks(session: Session, options: argparse.Namespace) -> int:
+    selected = selection.selected_stack(session.project.name, session.project.file, session.backend.url)
     rows = []
     for name in session.backend.stacks(session.project.name):
-        latest = snapshot.current(session.backend, StackId(session.project.name, name))
+        latest = snapshot.current_deployment(session.backend, StackId(session.project.name, name))
         count = len(latest.get("resources") or [])
         updated = _moment((latest.get("manifest") or {}).get("time"))
         rows.append((name, name == selected, updated, count))
@@ -127,7 +127,7 @@ def ago(moment: datetime | None) -> str:
     return "now"
 
 
-def output(session: Session, options: argparse.Namespace) -> int:
+def show_outputs(session: Session, options: argparse.Namespace) -> int:
     outputs = _state(session).outputs
     name = options.name
     if name is not None:
@@ -135,7 +135,7 @@ def output(session: Session, options: argparse.Namespace) -> int:
             raise EngineError(f"current stack does not have output property '{name}'")
         value = _shown(outputs[name], options.show_secrets)
         plain = isinstance(value, str) and not options.json
-        print(value if plain else values.compact(value))
+        print(value if plain else values.compact_json(value))
         return 0
     shown = {key: _shown(value, options.show_secrets) for key, value in sorted(outputs.items())}
     if options.json:
@@ -145,15 +145,15 @@ def output(session: Session, options: argparse.Namespace) -> int:
     width = max([6, *map(len, shown)])
     print(f"    {'OUTPUT':<{width}}  VALUE")
     for key, value in shown.items():
-        print(f"    {key:<{width}}  {value if isinstance(value, str) else values.compact(value)}")
+        print(f"    {key:<{width}}  {value if isinstance(value, str) else values.compact_json(value)}")
     return 0
 
 
 def _shown(value: values.Value, show_secrets: bool) -> Any:
-    return values.reveal(value) if show_secrets else values.mask(value)
+    return values.reveal_secrets(value) if show_secrets else values.mask_secrets(value)
 
 
-def export(session: Session, options: argparse.Namespace) -> int:
+def export_stack(session: Session, options: argparse.Namespace) -> int:
     latest = session.deployment()
     if options.show_secrets:
         latest = serialization.with_plain_secrets(latest, session.state_crypter(latest))
@@ -165,7 +165,7 @@ def export(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def import_(session: Session, options: argparse.Namespace) -> int:
+def import_stack(session: Session, options: argparse.Namespace) -> int:
     text = (
         Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
     )
@@ -183,7 +183,7 @@ def import_(session: Session, options: argparse.Namespace) -> int:
             f"warning: removing pending operation '{entry['type']}' on '{urn}' from snapshot", file=sys.stderr
         )
     with locked(session):
-        snapshot.recover(session.backend, stack)
+        snapshot.recover_journal(session.backend, stack)
         crypter = session.crypter(session.config(), session.deployment())
         theirs = session.state_crypter(latest)
         if crypter is not None and latest.get("resources"):
@@ -218,7 +218,7 @@ def _problems(items: list[Json], stack: StackId) -> list[str]:
     found = []
     for item in items:
         try:
-            urn = urns.parse(item.get("urn", ""))
+            urn = urns.parse_urn(item.get("urn", ""))
         except ValueError as error:
             raise EngineError(f"state file contains errors: {error}") from None
         if (urn.stack, urn.project) != (stack.name, stack.project):
@@ -229,7 +229,7 @@ def _problems(items: list[Json], stack: StackId) -> list[str]:
     return [*found, *([f"state file contains errors: {flaw}"] if flaw else [])]
 
 
-def remove(session: Session, options: argparse.Namespace) -> int:
+def remove_stack(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.requested = options.name
     stack = session.stack
@@ -238,7 +238,7 @@ def remove(session: Session, options: argparse.Namespace) -> int:
     asks = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
     if not options.yes and not (asks and _typed_name(stack)):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
-    forget(session, force=options.force, preserve_config=options.preserve_config)
+    delete_stack(session, force=options.force, preserve_config=options.preserve_config)
     print(f"Stack '{stack.name}' has been removed!")
     return 0
 
@@ -268,7 +268,7 @@ def _check_empty(session: Session) -> None:
         )
 
 
-def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
+def delete_stack(session: Session, *, force: bool, preserve_config: bool) -> None:
     """Remove a stack's state and configuration, and deselect it.
 
     Without `force`, raises EngineError if it has resources or creates with an unknown outcome.
@@ -280,15 +280,18 @@ def forget(session: Session, *, force: bool, preserve_config: bool) -> None:
         session.backend.remove(stack)
         if not preserve_config:
             session.project.stack_config_file(stack.name).unlink(missing_ok=True)
-    if selection.selected(session.project.name, session.project.file, session.backend.url) == stack.name:
-        selection.select(session.project.name, session.project.file, session.backend.url, None)
+    if (
+        selection.selected_stack(session.project.name, session.project.file, session.backend.url)
+        == stack.name
+    ):
+        selection.select_stack(session.project.name, session.project.file, session.backend.url, None)
 
 
-def cancel(session: Session, options: argparse.Namespace) -> int:
+def cancel_update(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.requested = options.name
     stack = session.stack
-    removed = locks.cancel(session.backend.store, session.backend.lock_folder(stack))
+    removed = locks.remove_locks(session.backend.store, session.backend.lock_folder(stack))
     print(
         f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
     )
@@ -299,13 +302,13 @@ def cancel(session: Session, options: argparse.Namespace) -> int:
     if removed.running:
         return 0
     with locked(session):
-        recovered, _ = snapshot.recover(session.backend, stack)
+        recovered, _ = snapshot.recover_journal(session.backend, stack)
     if recovered:
         print(f"{recovered} steps of the update were added to the state.")
     return 0
 
 
-def about(session: Session, _options: argparse.Namespace) -> int:
+def show_versions(session: Session, _options: argparse.Namespace) -> int:
     rows = {
         "Engine": f"{VERSION} (python -m pulumi_embedded)",
         "Pulumi SDK": metadata.version("pulumi"),
@@ -324,7 +327,7 @@ def about(session: Session, _options: argparse.Namespace) -> int:
 def locked(session: Session) -> Iterator[None]:
     """Hold the stack's lock. Raises LockedError if another process has it."""
     stack, backend = session.stack, session.backend
-    lock = locks.take(backend.store, backend.lock_folder(stack), print)
+    lock = locks.take_lock(backend.store, backend.lock_folder(stack), print)
     try:
         yield
     finally:

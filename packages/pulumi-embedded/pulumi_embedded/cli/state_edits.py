@@ -40,7 +40,7 @@ def rename(session: Session, options: argparse.Namespace) -> int:
     with _edited(session) as latest:
         items = latest.get("resources") or []
         _find(items, options.urn)
-        new = str(replace(urns.parse(options.urn), name=options.name))
+        new = str(replace(urns.parse_urn(options.urn), name=options.name))
         if any(item["urn"] == new for item in items):
             raise EngineError(f"the state has a resource {new} already")
         _rename_all(latest, {options.urn: new})
@@ -64,7 +64,7 @@ def rename_stack(session: Session, options: argparse.Namespace) -> int:
         raise EngineError(f"a stack named {new.name} already exists")
     backend = session.backend
     with locked(session):
-        latest = dict(snapshot.recover(backend, old)[1].deployment)
+        latest = dict(snapshot.recover_journal(backend, old)[1].deployment)
         items = latest.get("resources") or []
         _rename_all(latest, {item["urn"]: _in_stack(item["urn"], old.name, new.name) for item in items})
         backend.write(new, snapshot.checkpoint_of(new, latest))
@@ -73,7 +73,7 @@ def rename_stack(session: Session, options: argparse.Namespace) -> int:
     config = session.project.stack_config_file(old.name)
     if config.exists():
         config.rename(session.project.stack_config_file(new.name))
-    selection.select(session.project.name, session.project.file, session.backend.url, new.name)
+    selection.select_stack(session.project.name, session.project.file, session.backend.url, new.name)
     print(f"Renamed {old.name} to {new.name}")
     return 0
 
@@ -92,7 +92,7 @@ def _set_protection(session: Session, options: argparse.Namespace, *, is_protect
 
 def _in_stack(urn: str, old: str, new: str) -> str:
     """The URN in the renamed stack. Its root resource is named `<project>-<stack>`."""
-    parts = urns.parse(urn)
+    parts = urns.parse_urn(urn)
     is_root = parts.type == urns.STACK_TYPE and parts.name == f"{parts.project}-{old}"
     return str(replace(parts, stack=new, name=f"{parts.project}-{new}" if is_root else parts.name))
 
@@ -108,7 +108,7 @@ def _copy_history(backend: Backend, old: StackId, new: StackId) -> None:
 def _edited(session: Session) -> Iterator[Json]:
     """The stack's state to change. It is written if the body succeeds and the result has no errors."""
     with locked(session):
-        latest = dict(snapshot.recover(session.backend, session.stack)[1].deployment)
+        latest = dict(snapshot.recover_journal(session.backend, session.stack)[1].deployment)
         yield latest
         if flaw := serialization.find_flaw(latest.get("resources") or []):
             raise EngineError(f"the state would contain errors: {flaw}")

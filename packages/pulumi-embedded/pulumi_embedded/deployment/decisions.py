@@ -35,7 +35,7 @@ class Decisions:
         """Let the provider check the inputs. Raises StepError after reporting what it does not accept."""
         inputs = registered.goal.inputs
         if registered.old is not None:
-            inputs = paths.reset(inputs, registered.old.inputs, registered.goal.ignore_changes)
+            inputs = paths.keep_old_values(inputs, registered.old.inputs, registered.goal.ignore_changes)
         registered.new.inputs = inputs
         if provider is None:
             return
@@ -64,7 +64,7 @@ class Decisions:
         if new.deleted_with and new.deleted_with in self.deleted_first:
             return Diff(True, ["deletedWith"])
         if provider is None:
-            return diffs.complete(
+            return diffs.complete_diff(
                 Diff(False, by_engine=True), old.inputs, new.inputs, goal.replace_on_changes
             )
         return _provider_diff(provider, old, new.inputs, goal.ignore_changes, goal.replace_on_changes)
@@ -127,4 +127,4 @@ class Decisions:
 def _provider_diff(
     provider: Provider, old: Resource, inputs: Properties, ignore: list[str], replace_on: list[str]
 ) -> Diff:
-    return diffs.complete(provider.diff(old, inputs, ignore), old.inputs, inputs, replace_on)
+    return diffs.complete_diff(provider.diff(old, inputs, ignore), old.inputs, inputs, replace_on)

@@ -9,7 +9,7 @@ from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.steps import StepRunner
 from pulumi_embedded.deployment.targets import RunOptions
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.properties.urns import rename
+from pulumi_embedded.properties.urns import rename_reference
 from pulumi_embedded.state.serialization import Resource
 
 
@@ -71,11 +71,11 @@ def _dependents(resources: list[Resource], aliases: dict[str, str]) -> dict[int,
     """For each resource, by `id()`, the resources that must be deleted before it."""
     by_urn: dict[str, list[Resource]] = {}
     for resource in resources:
-        by_urn.setdefault(rename(resource.urn, aliases), []).append(resource)
+        by_urn.setdefault(rename_reference(resource.urn, aliases), []).append(resource)
     found: dict[int, set[int]] = {id(resource): set() for resource in resources}
     for resource in resources:
         for urn in resource.depends_on():
-            for dependency in by_urn.get(rename(urn, aliases), []):
+            for dependency in by_urn.get(rename_reference(urn, aliases), []):
                 if dependency is not resource:
                     found[id(dependency)].add(id(resource))
     return found

@@ -30,7 +30,7 @@ from pulumi_embedded.providers.plugins import package_of
 from pulumi_embedded.providers.provider import PACKAGE, CheckFailure, Diff, Provider
 from pulumi_embedded.providers.registry import ProviderRegistry, check_package
 from pulumi_embedded.state.backend import StackId
-from pulumi_embedded.state.serialization import Resource, StackState, renamed
+from pulumi_embedded.state.serialization import Resource, StackState, with_new_references
 
 _GET_RESOURCE: Final = "pulumi:pulumi:getResource"
 
@@ -139,7 +139,7 @@ class Deployment:
                 self.listener.outputs(old.outputs if old else None, outputs)
             if not self.steps.preview and values.has_unknown(outputs):
                 outputs = {**resource.outputs, **_known(outputs)}  # a resource has failed
-            if values.same(resource.outputs, outputs):
+            if values.is_same(resource.outputs, outputs):
                 return
             resource.outputs = outputs
         self.steps.outputs(resource)
@@ -158,7 +158,7 @@ class Deployment:
         old_outputs = self._index.olds[urn].outputs
         merged = {**old_outputs, **_known(self._stack_outputs)}
         self.listener.outputs(old_outputs, merged)
-        if not values.same(self._index.news[urn].outputs, merged):
+        if not values.is_same(self._index.news[urn].outputs, merged):
             self._index.news[urn].outputs = merged
             self.steps.outputs(self._index.news[urn])
 
@@ -253,7 +253,7 @@ class Deployment:
                 self._index.news.pop(new.urn)
             return Registration(new.urn, UNKNOWN_TEXT if new.custom else "", new.inputs)
         with self._lock:
-            kept = renamed(old, self._index.aliases.taken).copy(urn=new.urn, parent=new.parent)
+            kept = with_new_references(old, self._index.aliases.taken).copy(urn=new.urn, parent=new.parent)
             self._index.news[new.urn] = kept
         self.steps.same(old, kept, registered.alias)
         return _registration(kept)

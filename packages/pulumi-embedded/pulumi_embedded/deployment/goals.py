@@ -99,7 +99,7 @@ class AliasResolver:
             parent = self._old_urns.get(alias.parent, alias.parent)
         if alias.no_parent or (parent and urns.type_of(parent) == urns.STACK_TYPE):
             parent = ""
-        return urns.make(
+        return urns.make_urn(
             alias.stack or self.stack,
             alias.project or self.project,
             parent,
@@ -111,4 +111,4 @@ class AliasResolver:
         """The old URN of a child. A child whose name begins with its parent's name was renamed together with it."""
         if name.startswith(parent_name):
             name = urns.name_of(old_parent) + name.removeprefix(parent_name)
-        return urns.make(self.stack, self.project, old_parent, type_, name)
+        return urns.make_urn(self.stack, self.project, old_parent, type_, name)

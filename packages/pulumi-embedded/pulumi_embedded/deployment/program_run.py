@@ -20,7 +20,7 @@ from pulumi_embedded.providers.registry import ProviderRegistry
 
 
 @contextmanager
-def listening(
+def running_server(
     monitor: Monitor, providers: ProviderRegistry, parallel: int, on_stop: Callable[[], None]
 ) -> Iterator[str]:
     """Serve the program and the providers; the server's address."""
@@ -62,7 +62,7 @@ class ProgramRun:
         self.deployment.on_program_done = self._on_program_done
         parallel = self.deployment.options.parallel
         monitor = Monitor(self.deployment, self.deployment.listener, settings["root_directory"])
-        with listening(monitor, self.deployment.providers, parallel, self.child.kill) as address:
+        with running_server(monitor, self.deployment.providers, parallel, self.child.kill) as address:
             self.child.send({**settings, "address": address, "parallel": parallel})
             output = self.child.follow(on_line)
             waiter = threading.Thread(target=self._wait, daemon=True)

@@ -89,10 +89,10 @@ class ProviderResources:
         new.outputs = {key: value for key, value in new.inputs.items() if key != INTERNAL}
         if old is None:
             self.steps.create(new)
-        elif values.same(old.outputs, new.outputs):
+        elif values.is_same(old.outputs, new.outputs):
             self.steps.same(old, new, registered.alias)
         else:
-            diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
+            diff = diffs.complete_diff(Diff(False, by_engine=True), old.outputs, new.outputs, [])
             self.steps.update(old, new, diff, registered.alias)
         if values.has_unknown(new.inputs):
             self._unconfigured.add(f"{new.urn}::{new.id}")

@@ -13,7 +13,7 @@ from pulumi_embedded.properties import diffs, values
 from pulumi_embedded.properties.urns import STACK_TYPE, is_provider
 from pulumi_embedded.providers.provider import Diff, PartialError
 from pulumi_embedded.providers.registry import ProviderRegistry
-from pulumi_embedded.state.serialization import Resource, StackState, now, prune_references
+from pulumi_embedded.state.serialization import Resource, StackState, current_time, prune_references
 from pulumi_embedded.state.snapshot import StateSnapshot
 
 
@@ -90,8 +90,8 @@ class Refresh:
         elif _is_same(old, new):
             op, note, new = events.SAME, "", old
         else:
-            op, note, new.modified = events.UPDATE, "has drifted", now()
-            step.diff = diffs.complete(Diff(False, by_engine=True), old.outputs, new.outputs, [])
+            op, note, new.modified = events.UPDATE, "has drifted", current_time()
+            step.diff = diffs.complete_diff(Diff(False, by_engine=True), old.outputs, new.outputs, [])
             if self.snapshot:
                 self.snapshot.write(put=[new], wait=False)
         if self.options.refresh:
@@ -125,7 +125,7 @@ class Refresh:
 
 
 def _is_same(old: Resource, new: Resource) -> bool:
-    are_values_same = values.same(old.inputs, new.inputs) and values.same(old.outputs, new.outputs)
+    are_values_same = values.is_same(old.inputs, new.inputs) and values.is_same(old.outputs, new.outputs)
     return are_values_same and old.id == new.id and old.init_errors == new.init_errors
 
 

@@ -71,7 +71,7 @@ class ResourceIndex:
         return id(old) in self._matched
 
     def _urn(self, goal: Goal) -> str:
-        return urns.make(self.stack, self.project, goal.parent, goal.type, goal.name)
+        return urns.make_urn(self.stack, self.project, goal.parent, goal.type, goal.name)
 
     def _find_old(self, goal: Goal, urn: str) -> tuple[str | None, Resource | None]:
         old_urn = self.aliases.find(goal, urn, self.olds, self.news)

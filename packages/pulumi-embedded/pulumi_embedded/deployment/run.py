@@ -10,7 +10,7 @@ from pulumi_embedded.deployment.deletions import Deletions
 from pulumi_embedded.deployment.deployment import Deployment
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.interrupts import Interrupts, StopFlag
-from pulumi_embedded.deployment.program_run import NoProgram, ProgramRun, listening
+from pulumi_embedded.deployment.program_run import NoProgram, ProgramRun, running_server
 from pulumi_embedded.deployment.refresh import Refresh
 from pulumi_embedded.deployment.steps import StepRunner
 from pulumi_embedded.deployment.targets import RunOptions
@@ -64,7 +64,7 @@ class Run:
             self._crypter.check()
         if check_config:
             values = self._config.values(session.project, self._crypter)
-            config_schema.check(self.stack.name, session.project, values)
+            config_schema.check_config(self.stack.name, session.project, values)
 
     def close(self) -> None:
         """End the child processes and release the lock."""
@@ -123,8 +123,8 @@ class Run:
             kind, self._options.message, self._config.stored(self._session.project.name)
         )
         stack, backend = self.stack, self._session.backend
-        self._lock = locks.take(backend.store, backend.lock_folder(stack), self._warn)
-        recovered, checkpoint = snapshot.recover(backend, stack)
+        self._lock = locks.take_lock(backend.store, backend.lock_folder(stack), self._warn)
+        recovered, checkpoint = snapshot.recover_journal(backend, stack)
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
         key = self._session.state_crypter(checkpoint.deployment)
@@ -145,7 +145,7 @@ class Run:
     def _add_to_history(self, entry: history.HistoryEntry) -> None:
         entry.changes = self.listener.changes()
         try:
-            history.add(self._session.backend, self.stack, entry)
+            history.add_entry(self._session.backend, self.stack, entry)
         except OSError as error:
             self._warn(f"the state was saved, but the update could not be added to its history: {error}")
 
@@ -212,7 +212,7 @@ class Run:
         flag = StopFlag()
         monitor = Monitor(NoProgram(), self.listener, "")
         with (
-            listening(monitor, self._providers, 4, on_stop=lambda: None),
+            running_server(monitor, self._providers, 4, on_stop=lambda: None),
             self._interrupts.handled(flag),
         ):
             yield flag

@@ -20,7 +20,7 @@ from pulumi_embedded.properties.urns import is_provider
 from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.providers.provider import Diff, PartialError, Provider, ProviderError
 from pulumi_embedded.providers.registry import ProviderRegistry
-from pulumi_embedded.state.serialization import PendingOperation, Resource, now
+from pulumi_embedded.state.serialization import PendingOperation, Resource, current_time
 from pulumi_embedded.state.snapshot import StateSnapshot
 
 RenamedUrn = tuple[str, str] | None
@@ -72,7 +72,7 @@ class StepRunner:
         marked for deletion after everything that depends on it has been updated."""
         op = events.CREATE_REPLACEMENT if replaces else events.CREATE
         with self._running(ResourceStep(op, new.urn, new.type, replaces, new, diff)):
-            new.created = new.modified = now()
+            new.created = new.modified = current_time()
             if is_provider(new.type):
                 new.id = str(uuid.uuid4()) if self.snapshot else values.UNKNOWN_TEXT
             if self.snapshot is None:
@@ -115,7 +115,7 @@ class StepRunner:
         """Change the resource in place."""
         with self._running(ResourceStep(events.UPDATE, new.urn, new.type, old, new, diff)):
             new.id = old.id
-            new.modified = now()
+            new.modified = current_time()
             if not new.custom:
                 new.outputs = old.outputs
             ended: list[int] = []

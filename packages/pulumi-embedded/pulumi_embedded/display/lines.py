@@ -13,7 +13,7 @@ from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import ResourceStep
 from pulumi_embedded.display import details, property_lines
 from pulumi_embedded.properties import urns, values
-from pulumi_embedded.properties.paths import parse
+from pulumi_embedded.properties.paths import parse_path
 from pulumi_embedded.properties.values import Properties
 
 SYMBOLS: Final = {
@@ -148,7 +148,7 @@ class Display:
             last = self._last_shown.get(urn, 0.0)
             if time.monotonic() - last >= _EPHEMERAL_SECONDS:
                 self._last_shown[urn] = time.monotonic()
-                self.line(f"    {label(urn)} {text}")
+                self.line(f"    {label_of(urn)} {text}")
 
     def outputs(self, old: Properties | None, new: Properties) -> None:
         self.report.old_outputs, self.report.new_outputs = old, new
@@ -194,7 +194,7 @@ class Display:
 
     def _row(self, step: ResourceStep, tense: int, word: str = "") -> None:
         symbol = self._paint(SYMBOLS[step.op])
-        parts = [f" {symbol} {label(step.urn)}", word or WORDS[step.op][tense]]
+        parts = [f" {symbol} {label_of(step.urn)}", word or WORDS[step.op][tense]]
         if tense == 2 and step.seconds:
             parts.append(f"({seconds_text(step.seconds)})")
         if step.diff is not None and step.op != events.CREATE:
@@ -208,15 +208,15 @@ class Display:
             return  # shown as one replacement
         resource = step.new or step.old
         self._parents[step.urn] = resource.parent if resource else ""
-        indent = details.depth(step.urn, self._parents)
+        indent = details.depth_of(step.urn, self._parents)
         locked = " \N{LOCK}" if resource and resource.protect else ""
         word = step.op + (
             "[retain]" if resource and resource.retain_on_delete and step.op != events.SAME else ""
         )
         self.line(f"{'    ' * indent}{self._paint(SYMBOLS[step.op])}{step.type}: ({word}){locked}")
-        self._marked(details.of(step, indent))
+        self._marked(details.step_lines(step, indent))
         if not self.preview and step.type != urns.STACK_TYPE and step.op != events.REFRESH:
-            lines = details.outputs(step, indent + 1)
+            lines = details.output_lines(step, indent + 1)
             self._marked([f"{'    ' * (indent + 1)}--outputs:--", *lines] if lines else [])
 
     def _marked(self, lines: list[str]) -> None:
@@ -234,7 +234,7 @@ class Display:
         for message in self.report.messages:
             by_urn.setdefault(message.urn, []).append(message)
         for urn, messages in by_urn.items():
-            self.line(f"  {label(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}")
+            self.line(f"  {label_of(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}")
             for message in messages:
                 mark = "" if message.severity == events.INFO else f"{_SEVERITIES[message.severity]}: "
                 color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
@@ -249,9 +249,9 @@ class Display:
         if new is None or self.without_outputs:
             return
         if old is None:
-            lines = property_lines.whole(new, 1)
+            lines = property_lines.lines_of(new, 1)
         else:
-            lines = property_lines.top(
+            lines = property_lines.lines_of_outputs(
                 old, new, 1, property_lines.DiffView(preview=self.preview), sames=not self.preview
             )
         if lines:
@@ -292,16 +292,16 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     return values.convert_items(value, lambda item: _each_text(item, change))
 
 
-def as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:
+def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:
     """A preview as `--json` shows it. `masked` removes secrets from a text."""
     steps = [
         {
             "op": step.op,
             "urn": step.urn,
             **({"provider": step.new.provider} if step.new and step.new.provider else {}),
-            **({"oldState": details.as_json(step.old)} if step.old else {}),
-            **({"newState": details.as_json(step.new)} if step.new else {}),
-            **details.reasons(step),
+            **({"oldState": details.resource_as_json(step.old)} if step.old else {}),
+            **({"newState": details.resource_as_json(step.new)} if step.new else {}),
+            **details.reasons_as_json(step),
         }
         for step in report.steps
         if not step.hidden
@@ -320,11 +320,11 @@ def as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], s
     return json.dumps(_each_text(content, masked), indent=4, ensure_ascii=False)
 
 
-def label(urn: str, between: str = "") -> str:
+def label_of(urn: str, between: str = "") -> str:
     """`type name`, or the Stack if the URN is empty."""
     if not urn:
         return "pulumi:pulumi:Stack"
-    parsed = urns.parse(urn)
+    parsed = urns.parse_urn(urn)
     return f"{_short_type(parsed.type)} {between}{parsed.name}"
 
 
@@ -345,7 +345,7 @@ def changed_keys(step: ResourceStep) -> str:
     marks = {"add": "+", "delete": "-"}
     found: dict[str, str] = {}
     for path, kind in step.diff.detailed.items():
-        parts = parse(path)
+        parts = parse_path(path)
         found[str(parts[0])] = marks.get(kind.removesuffix("-replace"), "~") if len(parts) == 1 else "~"
     for key in step.diff.replaces:
         found.setdefault(key, "~")

@@ -11,7 +11,15 @@ from rich.text import Text
 
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import ResourceStep
-from pulumi_embedded.display.lines import STYLES, SYMBOLS, WORDS, Display, changed_keys, label, seconds_text
+from pulumi_embedded.display.lines import (
+    STYLES,
+    SYMBOLS,
+    WORDS,
+    Display,
+    changed_keys,
+    label_of,
+    seconds_text,
+)
 
 
 @dataclass
@@ -111,7 +119,7 @@ class LiveDisplay(Display):
         status = row.status
         if row.since is not None:
             status += f" ({time.monotonic() - row.since:.0f}s)"
-        name = Text(f" {SYMBOLS[row.op]} {'  ' * depth}", style=style) + Text(label(row.urn), style="")
+        name = Text(f" {SYMBOLS[row.op]} {'  ' * depth}", style=style) + Text(label_of(row.urn), style="")
         table.add_row(name, Text(status, style=style), Text(row.info, style="dim"))
         for child in below.get(row.urn, []):
             self._add(table, child, below, depth + 1)

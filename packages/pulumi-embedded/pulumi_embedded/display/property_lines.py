@@ -40,7 +40,7 @@ class DiffView:
     secrets: bool = False
 
 
-def whole(properties: Properties, indent: int, mark: str = NONE, width: int = 0) -> list[str]:
+def lines_of(properties: Properties, indent: int, mark: str = NONE, width: int = 0) -> list[str]:
     """All properties, in one or more lines each. Keys are padded to at least `width` columns."""
     width = max(width, _width(properties))
     lines: list[str] = []
@@ -50,7 +50,7 @@ def whole(properties: Properties, indent: int, mark: str = NONE, width: int = 0)
     return lines
 
 
-def changed(
+def lines_of_changes(
     old: Properties, new: Properties, indent: int, view: DiffView, keys: Iterable[str] | None = None
 ) -> list[str]:
     """The differences, leaf by leaf; with `keys`, only for these."""
@@ -64,7 +64,9 @@ def changed(
     return _properties(shown, old, new, indent, view)
 
 
-def top(old: Properties, new: Properties, indent: int, view: DiffView, *, sames: bool) -> list[str]:
+def lines_of_outputs(
+    old: Properties, new: Properties, indent: int, view: DiffView, *, sames: bool
+) -> list[str]:
     """A stack's outputs before and after. `sames`: include unchanged ones."""
     shown = [
         key
@@ -115,7 +117,7 @@ def _difference(title: Title, old: Value, new: Value, indent: int, view: DiffVie
         inside = [_item(_numbered(i), a, b, indent + 2, view) for i, (a, b) in items]
         return [title(indent, UPDATE) + "[", *chain(*inside), _INDENT * indent + "]"]
     if isinstance(old, dict) and isinstance(new, dict):
-        lines = changed(old, new, indent + 1, view)
+        lines = lines_of_changes(old, new, indent + 1, view)
         return [title(indent, UPDATE) + "{", *lines, _INDENT * indent + "}"]
     if _is_leaf(old) and _is_leaf(new) and _printed(old) and _printed(new):
         if isinstance(old, str) and isinstance(new, str):
@@ -171,7 +173,7 @@ def _value(value: Value, indent: int, mark: str) -> list[str]:
             lines += _under(f"{_lead(indent, mark)}    [{i}]: ", _value(item, indent + 1, mark))
         return [*lines, _INDENT * indent + "]"]
     if isinstance(value, dict) and value:
-        return ["{", *whole(value, indent + 1, mark), _INDENT * indent + "}"]
+        return ["{", *lines_of(value, indent + 1, mark), _INDENT * indent + "}"]
     found = _decoded(value) if isinstance(value, str) else None
     if found is not None:
         kind, content = found
@@ -231,12 +233,12 @@ def _by_text(value: Any) -> Any:
 
 def _same(old: Value, new: Value, view: DiffView) -> bool:
     if isinstance(old, Secret) and isinstance(new, Secret):
-        return not view.secrets or values.same(old, new)
+        return not view.secrets or values.is_same(old, new)
     if isinstance(old, dict) and isinstance(new, dict):
         return old.keys() == new.keys() and all(_same(item, new[key], view) for key, item in old.items())
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(_same(a, b, view) for a, b in zip(old, new, strict=True))
-    return values.same(old, new)
+    return values.is_same(old, new)
 
 
 def _unchanged(old: Properties, new: Properties, key: str, view: DiffView) -> bool:

@@ -43,10 +43,10 @@ class _RequestContext:
 
     def abort(self, code: Any, details: str) -> None:
         error = sys.exc_info()[1]
-        self._context.abort(code, details if error is None else describe(error))
+        self._context.abort(code, details if error is None else describe_error(error))
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The exception's message, with its type if the message needs it, and the source line if it is a bug."""
     message = str(error).strip()
     name = type(error).__name__

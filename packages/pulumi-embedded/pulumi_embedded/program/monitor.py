@@ -275,7 +275,7 @@ def _timeouts(timeouts: Any) -> dict[str, float]:
             raise EngineError(f"unable to parse customTimeout Value {text}")
         total = sum(float(count) * _SECONDS[unit] for count, unit in _PART_OF_DURATION.findall(text))
         if total:
-            found[name] = values.number(round(total, 9))
+            found[name] = values.int_if_whole(round(total, 9))
     return found
 
 

@@ -21,7 +21,7 @@ from ruamel.yaml.nodes import ScalarNode
 
 from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.project.secrets import Crypter
-from pulumi_embedded.properties.values import compact, number
+from pulumi_embedded.properties.values import compact_json, int_if_whole
 from pulumi_embedded.state.stores import replace_file
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")
@@ -240,7 +240,7 @@ def value_of(raw: Any, crypter: Crypter | None) -> ConfigValue:
     if _is_secret(raw):
         return ConfigValue(_decrypt(raw["secure"], crypter), secret=True)
     if isinstance(raw, (dict, list)):
-        return ConfigValue(compact(_plain(raw, crypter)), secret=any(encrypted(raw)), is_object=True)
+        return ConfigValue(compact_json(_plain(raw, crypter)), secret=any(encrypted(raw)), is_object=True)
     return ConfigValue(scalar_text(raw))
 
 
@@ -251,7 +251,7 @@ def scalar_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return str(number(float(value)))
+        return str(int_if_whole(float(value)))
     return str(value)
 
 
@@ -277,7 +277,7 @@ def _plain(raw: Any, crypter: Crypter | None) -> Any:
         return raw
     if isinstance(raw, int):
         return int(raw)
-    return number(float(raw)) if isinstance(raw, float) else str(raw)
+    return int_if_whole(float(raw)) if isinstance(raw, float) else str(raw)
 
 
 def _decrypt(secret: Any, crypter: Crypter | None) -> str:

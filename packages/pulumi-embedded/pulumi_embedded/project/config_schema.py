@@ -13,7 +13,7 @@ from pulumi_embedded.project.config import ConfigValue, Project, full_key, is_de
 _INTEGER: Final = re.compile(r"[+-]?\d+")
 
 
-def check(stack: str, project: Project, values: dict[str, ConfigValue]) -> None:
+def check_config(stack: str, project: Project, values: dict[str, ConfigValue]) -> None:
     """Raises EngineError if a value, or a default of the project, does not match its declaration."""
     declared = {key: found for key, found in sorted(project.config.items()) if is_declaration(found)}
     missing = [key for key in declared if full_key(project.name, key) not in values and _is_own(project, key)]

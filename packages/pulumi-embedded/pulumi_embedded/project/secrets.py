@@ -33,7 +33,7 @@ _MISSING: Final = (
 )
 
 
-def passphrase() -> str:
+def read_passphrase() -> str:
     """The passphrase from the environment or, on a terminal, from the user. Raises EngineError if there is none."""
     value = os.environ.get("PULUMI_CONFIG_PASSPHRASE")
     if value is not None:

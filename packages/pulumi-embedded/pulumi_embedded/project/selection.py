@@ -14,16 +14,16 @@ from typing import Any
 from pulumi_embedded.state.stores import replace_file
 
 
-def home() -> Path:
+def pulumi_home() -> Path:
     return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
 
 
 def _selection_file(project: str, project_file: Path) -> Path:
     path_hash = hashlib.sha1(str(project_file).encode(), usedforsecurity=False).hexdigest()
-    return home() / "workspaces" / f"{project}-{path_hash}-workspace.json"
+    return pulumi_home() / "workspaces" / f"{project}-{path_hash}-workspace.json"
 
 
-def selected(project: str, project_file: Path, url: str) -> str | None:
+def selected_stack(project: str, project_file: Path, url: str) -> str | None:
     """The selected stack of the project, if any."""
     with contextlib.suppress(OSError, ValueError):
         settings = json.loads(_selection_file(project, project_file).read_bytes())
@@ -32,7 +32,7 @@ def selected(project: str, project_file: Path, url: str) -> str | None:
     return None
 
 
-def select(project: str, project_file: Path, url: str, stack: str | None) -> None:
+def select_stack(project: str, project_file: Path, url: str, stack: str | None) -> None:
     """Select a stack, or deselect it with None."""
     path = _selection_file(project, project_file)
     settings = _read(path)
@@ -66,7 +66,7 @@ def set_current_backend(url: str | None) -> None:
 
 
 def _credentials() -> Path:
-    return home() / "credentials.json"
+    return pulumi_home() / "credentials.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _PART: Final = re.compile(r'\.?([^.\[\]"]+)|\[(\d+|\*)\]|\.?\["((?:[^"\\]|\\.)*)
 _PLAIN: Final = re.compile(r"[A-Za-z_$][\w$-]*")
 
 
-def parse(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """The parts of a path. Raises EngineError if it is invalid."""
     parts: Path = []
     rest = text
@@ -31,7 +31,7 @@ def parse(text: str) -> Path:
     return parts
 
 
-def text_of(path: Path) -> str:
+def format_path(path: Path) -> str:
     """The path in Pulumi's notation."""
     text = ""
     for part in path:
@@ -44,15 +44,15 @@ def text_of(path: Path) -> str:
     return text
 
 
-def contains(outer: Path, inner: Path) -> bool:
+def contains_path(outer: Path, inner: Path) -> bool:
     """Whether `inner` equals `outer` or is inside it."""
     return len(outer) <= len(inner) and all(a in (ANY, b) for a, b in zip(outer, inner, strict=False))
 
 
-def reset(inputs: Properties, old: Properties, ignore: list[str]) -> Properties:
+def keep_old_values(inputs: Properties, old: Properties, ignore: list[str]) -> Properties:
     """The inputs with the old values at the ignored paths."""
     for text in ignore:
-        inputs = _reset(inputs, old, parse(text))
+        inputs = _reset(inputs, old, parse_path(text))
     return inputs
 
 
@@ -60,7 +60,7 @@ def _reset(new: Value, old: Value, path: Path) -> Any:
     if not path:
         return old
     if isinstance(new, values.Secret):
-        inside = _reset(new.value, values.reveal(old), path)
+        inside = _reset(new.value, values.reveal_secrets(old), path)
         return values.Secret(inside)
     if isinstance(old, values.Secret):
         old = old.value

@@ -29,7 +29,7 @@ class Urn:
         return f"{_PREFIX}{self.stack}::{self.project}::{self.qualified_type}::{self.name}"
 
 
-def parse(urn: str) -> Urn:
+def parse_urn(urn: str) -> Urn:
     """The parts of a URN. Raises ValueError if it is invalid."""
     parts = urn.removeprefix(_PREFIX).split("::", 3)
     if not urn.startswith(_PREFIX) or len(parts) != 4:
@@ -37,22 +37,22 @@ def parse(urn: str) -> Urn:
     return Urn(*parts)
 
 
-def make(stack: str, project: str, parent: str, type_: str, name: str) -> str:
+def make_urn(stack: str, project: str, parent: str, type_: str, name: str) -> str:
     """The URN of a resource; `parent` is a URN or empty."""
     qualified = type_
     if parent:
-        parent_type = parse(parent).qualified_type
+        parent_type = parse_urn(parent).qualified_type
         if parent_type != STACK_TYPE:
             qualified = f"{parent_type}${type_}"
     return str(Urn(stack, project, qualified, name))
 
 
 def name_of(urn: str) -> str:
-    return parse(urn).name
+    return parse_urn(urn).name
 
 
 def type_of(urn: str) -> str:
-    return parse(urn).type
+    return parse_urn(urn).type
 
 
 def is_provider(type_: str) -> bool:
@@ -65,7 +65,7 @@ def provider_urn(reference: str) -> str:
     return reference.rpartition("::")[0]
 
 
-def rename(reference: str, aliases: dict[str, str]) -> str:
+def rename_reference(reference: str, aliases: dict[str, str]) -> str:
     """A URN or provider reference, with the resource's new URN if it was renamed."""
     if reference in aliases:
         return aliases[reference]

@@ -60,7 +60,7 @@ class ResourceRef:
     custom: bool = True
 
 
-def number(value: float) -> int | float:
+def int_if_whole(value: float) -> int | float:
     """An int if the number is whole: the state file has no `.0`."""
     return int(value) if value.is_integer() and abs(value) < _MAX_PLAIN else value
 
@@ -78,7 +78,7 @@ def from_proto(value: struct_pb2.Value) -> Value:
     if kind == "list_value":
         return [from_proto(item) for item in value.list_value.values]
     if kind == "number_value":
-        return number(value.number_value)
+        return int_if_whole(value.number_value)
     if kind == "string_value":
         return UNKNOWN if value.string_value == UNKNOWN_TEXT else value.string_value
     return value.bool_value if kind == "bool_value" else None
@@ -144,14 +144,14 @@ def _bare_ref(ref: ResourceRef) -> Value:
     return ref.id if ref.id not in (None, "") else UNKNOWN
 
 
-def reveal(value: Value) -> Value:
+def reveal_secrets(value: Value) -> Value:
     """The value with all secrets replaced by their plain values."""
     if isinstance(value, Secret):
-        return reveal(value.value)
-    return convert_items(value, reveal)
+        return reveal_secrets(value.value)
+    return convert_items(value, reveal_secrets)
 
 
-def mask(value: Value) -> Value:
+def mask_secrets(value: Value) -> Value:
     """The value as it may be shown, with `[secret]` and `[unknown]`."""
     if isinstance(value, Secret):
         return "[secret]"
@@ -159,7 +159,7 @@ def mask(value: Value) -> Value:
         return "[unknown]"
     if isinstance(value, ResourceRef):
         return value.urn
-    return convert_items(value, mask)
+    return convert_items(value, mask_secrets)
 
 
 def has_secret(value: Value) -> bool:
@@ -182,14 +182,14 @@ def _parts(value: Value) -> Iterator[Value]:
             yield from _parts(item)
 
 
-def same(a: Value, b: Value) -> bool:
+def is_same(a: Value, b: Value) -> bool:
     """Whether Pulumi considers the values equal: True is not 1, a secret is not its plain value, unknown equals unknown."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(item, b[key]) for key, item in a.items())
+        return a.keys() == b.keys() and all(is_same(item, b[key]) for key, item in a.items())
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(is_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, Secret) and isinstance(b, Secret):
-        return same(a.value, b.value)
+        return is_same(a.value, b.value)
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
@@ -213,7 +213,7 @@ def mark_secrets(outputs: Properties, inputs: Mapping[str, Value]) -> Properties
 def keep_ciphertexts(new: Value, old: Value) -> None:
     """Let unchanged secrets keep their ciphertext, so that a diff of two state files shows only changes."""
     if isinstance(new, Secret) and isinstance(old, Secret):
-        if new.ciphertext is None and same(new.value, old.value):
+        if new.ciphertext is None and is_same(new.value, old.value):
             new.ciphertext, new.salt = old.ciphertext, old.salt
     elif isinstance(new, dict) and isinstance(old, dict):
         for key in new.keys() & old.keys():
@@ -231,6 +231,6 @@ def make_secret(properties: Properties, keys: list[str]) -> Properties:
     }
 
 
-def compact(value: Value) -> str:
+def compact_json(value: Value) -> str:
     """JSON as Pulumi writes it inside strings: without spaces, keys sorted."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)

@@ -12,11 +12,17 @@ from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.grpc_stubs import provider_pb2
 from pulumi_embedded.program.processes import ChildProcess
 from pulumi_embedded.project.config import Project
-from pulumi_embedded.project.selection import home
+from pulumi_embedded.project.selection import pulumi_home
 from pulumi_embedded.properties import values
 from pulumi_embedded.properties.urns import PROVIDER_PREFIX, name_of, type_of
 from pulumi_embedded.properties.values import Properties
-from pulumi_embedded.providers.provider import CheckFailure, Provider, check_failures, identity, plain
+from pulumi_embedded.providers.provider import (
+    CheckFailure,
+    Provider,
+    check_failures,
+    identity_fields,
+    plain_struct,
+)
 
 _VERSION: Final = "version"
 # What the engine stores next to a provider's configuration, without sending it to the provider.
@@ -28,13 +34,13 @@ def package_of(type_: str) -> str:
     return type_.removeprefix(PROVIDER_PREFIX).split(":")[0]
 
 
-def find(package: str, version: str) -> Path | None:
+def find_plugin(package: str, version: str) -> Path | None:
     """The plugin's program: on the PATH, otherwise with this version (or the latest one) in Pulumi's home folder."""
     program = f"pulumi-resource-{package}"
     found = shutil.which(program)
     if found:
         return Path(found)
-    folders = (home() / "plugins").glob(f"resource-{package}-v*")
+    folders = (pulumi_home() / "plugins").glob(f"resource-{package}-v*")
     known = {folder.name.rpartition("-v")[2]: folder for folder in folders if (folder / program).is_file()}
     if version:
         return known[version] / program if version in known else None
@@ -49,7 +55,7 @@ def _version_key(version: str) -> list[int]:
 def check_installed(type_: str, name: str, version: str, what: str = "") -> None:
     """Raises EngineError if the plugin is missing; the message says how to install it."""
     package = package_of(type_)
-    if find(package, version) is None:
+    if find_plugin(package, version) is None:
         exact = f" v{version}" if version else ""
         raise EngineError(
             f"{what or f'resource {name!r} of type {type_}'} needs the provider plugin pulumi-resource-{package}{exact}, which is neither on "
@@ -78,9 +84,9 @@ class Plugin(Provider):
             self._handshake()
 
     def _start(self) -> ChildProcess:
-        type_, version = type_of(self._urn), str(values.reveal(self.config.get(_VERSION, "")))
+        type_, version = type_of(self._urn), str(values.reveal_secrets(self.config.get(_VERSION, "")))
         check_installed(type_, name_of(self._urn), version)
-        return ChildProcess([str(find(package_of(type_), version)), self._address], self._project)
+        return ChildProcess([str(find_plugin(package_of(type_), version)), self._address], self._project)
 
     def _handshake(self) -> None:
         folder = str(self._project.folder)
@@ -99,21 +105,23 @@ class Plugin(Provider):
 
     def _configure(self) -> None:
         request = provider_pb2.ConfigureRequest(
-            args=plain(_without_internal(self.config)),
+            args=plain_struct(_without_internal(self.config)),
             variables=self._variables(),
             id=self.id,
             acceptSecrets=True,
             acceptResources=True,
             sends_old_inputs=True,
             sends_old_inputs_to_delete=True,
-            **identity(self._urn),
+            **identity_fields(self._urn),
         )
         self.supports_preview = self._stub.Configure(request).supportsPreview
 
     def check_config(self, old: Properties, new: Properties) -> tuple[Properties, list[CheckFailure]]:
         """The provider's configuration as completed by it, and the values it does not accept."""
         request = provider_pb2.CheckRequest(
-            olds=plain(_without_internal(old)), news=plain(_without_internal(new)), **identity(self._urn)
+            olds=plain_struct(_without_internal(old)),
+            news=plain_struct(_without_internal(new)),
+            **identity_fields(self._urn),
         )
         answer = self._call_before_configure("CheckConfig", request)
         if answer is None:
@@ -125,13 +133,13 @@ class Plugin(Provider):
 
     def replaces_on(self, id_: str, old: Properties, new: Properties) -> list[str]:
         """The configuration keys whose change makes it another provider, which cannot manage the old one's resources."""
-        before = plain(_without_internal(old))
+        before = plain_struct(_without_internal(old))
         request = provider_pb2.DiffRequest(
             id=id_,
             olds=before,
-            news=plain(_without_internal(new)),
+            news=plain_struct(_without_internal(new)),
             old_inputs=before,
-            **identity(self._urn),
+            **identity_fields(self._urn),
         )
         answer = self._call_before_configure("DiffConfig", request)
         return list(answer.replaces) if answer is not None else []
@@ -150,7 +158,7 @@ class Plugin(Provider):
     def _variables(self) -> dict[str, str]:
         package = package_of(type_of(self._urn))
         return {
-            f"{package}:config:{key}": str(values.reveal(value))
+            f"{package}:config:{key}": str(values.reveal_secrets(value))
             for key, value in _without_internal(self.config).items()
             if key != _VERSION
         }

@@ -91,23 +91,23 @@ class Provider:
     def check(self, urn: str, old: Properties, new: Properties) -> tuple[Properties, list[CheckFailure]]:
         """The inputs as completed by the provider, and those it does not accept."""
         request = provider_pb2.CheckRequest(
-            olds=plain(old), news=plain(new), randomSeed=os.urandom(32), **identity(urn)
+            olds=plain_struct(old), news=plain_struct(new), randomSeed=os.urandom(32), **identity_fields(urn)
         )
         answer = self._call("Check", request)
         return values.mark_secrets(values.from_struct(answer.inputs), new), check_failures(answer)
 
     def diff(self, old: Resource, new: Properties, ignore: list[str]) -> Diff:
         """What would change if the resource had the new inputs."""
-        request = provider_pb2.DiffRequest(news=plain(new), ignoreChanges=ignore, **_old_values(old))
+        request = provider_pb2.DiffRequest(news=plain_struct(new), ignoreChanges=ignore, **_old_values(old))
         return _diff_from(self._call("Diff", request))
 
     def create(self, new: Resource, *, preview: bool = False) -> tuple[str, Properties]:
         """The new resource's id and outputs; in a preview, what is known of them."""
         request = provider_pb2.CreateRequest(
-            properties=plain(new.inputs),
+            properties=plain_struct(new.inputs),
             timeout=new.custom_timeouts.get("create", 0),
             preview=preview,
-            **identity(new.urn),
+            **identity_fields(new.urn),
         )
         answer = self._call("Create", request)
         if not answer.id and not preview:
@@ -117,7 +117,7 @@ class Provider:
     def update(self, old: Resource, new: Resource, *, preview: bool = False) -> Properties:
         """The outputs after the update."""
         request = provider_pb2.UpdateRequest(
-            news=plain(new.inputs),
+            news=plain_struct(new.inputs),
             ignoreChanges=new.ignore_changes,
             timeout=new.custom_timeouts.get("update", 0),
             preview=preview,
@@ -128,17 +128,20 @@ class Provider:
     def delete(self, old: Resource) -> None:
         request = provider_pb2.DeleteRequest(
             id=old.id,
-            properties=plain(old.outputs),
-            old_inputs=plain(old.inputs),
+            properties=plain_struct(old.outputs),
+            old_inputs=plain_struct(old.inputs),
             timeout=old.custom_timeouts.get("delete", 0),
-            **identity(old.urn),
+            **identity_fields(old.urn),
         )
         self._call("Delete", request)
 
     def read(self, old: Resource) -> tuple[str, Properties, Properties | None]:
         """The actual resource: its id ("" if it is gone), outputs, and inputs if the provider returns them."""
         request = provider_pb2.ReadRequest(
-            id=old.id, properties=plain(old.outputs), inputs=plain(old.inputs), **identity(old.urn)
+            id=old.id,
+            properties=plain_struct(old.outputs),
+            inputs=plain_struct(old.inputs),
+            **identity_fields(old.urn),
         )
         answer = self._call("Read", request)
         outputs = values.mark_secrets(values.from_struct(answer.properties), old.outputs)
@@ -151,7 +154,7 @@ class Provider:
         self, function: str, arguments: Properties, *, preview: bool
     ) -> tuple[Properties, list[CheckFailure]]:
         """What a provider function returns, and the arguments it does not accept."""
-        request = provider_pb2.InvokeRequest(tok=function, args=plain(arguments), preview=preview)
+        request = provider_pb2.InvokeRequest(tok=function, args=plain_struct(arguments), preview=preview)
         answer = self._call("Invoke", request)
         return values.from_struct(getattr(answer, "return")), check_failures(answer)
 
@@ -222,9 +225,11 @@ class DynamicProvider(Provider):
             self._connect_to(self._child)
 
     def _configure(self) -> None:
-        variables = {key: str(values.reveal(value)) for key, value in self.config.items()}
+        variables = {key: str(values.reveal_secrets(value)) for key, value in self.config.items()}
         self._stub.Configure(
-            provider_pb2.ConfigureRequest(args=plain(self.config), variables=variables, acceptSecrets=True)
+            provider_pb2.ConfigureRequest(
+                args=plain_struct(self.config), variables=variables, acceptSecrets=True
+            )
         )
 
 
@@ -259,13 +264,13 @@ def _old_values(old: Resource) -> dict[str, Any]:
     """The fields that describe the old resource in a request."""
     return {
         "id": old.id,
-        "olds": plain(old.outputs),
-        "old_inputs": plain(old.inputs),
-        **identity(old.urn),
+        "olds": plain_struct(old.outputs),
+        "old_inputs": plain_struct(old.inputs),
+        **identity_fields(old.urn),
     }
 
 
-def identity(urn: str) -> dict[str, Any]:
+def identity_fields(urn: str) -> dict[str, Any]:
     """The fields that name a resource in a request."""
     return {"urn": urn, "name": name_of(urn), "type": type_of(urn)}
 
@@ -274,6 +279,6 @@ def check_failures(answer: Any) -> list[CheckFailure]:
     return [CheckFailure(failure.property, failure.reason) for failure in answer.failures]
 
 
-def plain(properties: Mapping[str, Any]) -> Any:
+def plain_struct(properties: Mapping[str, Any]) -> Any:
     """The properties as a message for a provider that accepts neither secrets nor resource references."""
     return values.to_struct(properties, secrets=False, refs=False)

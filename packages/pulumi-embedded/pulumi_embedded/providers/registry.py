@@ -59,8 +59,8 @@ class ProviderRegistry:
         urn = provider_urn(reference)
         with self._lock:
             for other, known in self._providers.items():
-                if provider_urn(other) == urn and values.same(
-                    values.reveal(known.config), values.reveal(inputs)
+                if provider_urn(other) == urn and values.is_same(
+                    values.reveal_secrets(known.config), values.reveal_secrets(inputs)
                 ):
                     self._providers[reference] = known
                     return

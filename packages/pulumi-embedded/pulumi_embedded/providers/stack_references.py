@@ -31,7 +31,7 @@ class StackReferences(Provider):
         """The other stack's current outputs. Raises EngineError if there is no such stack."""
         if old.type != REFERENCE_TYPE:
             raise EngineError(f"unrecognized resource type '{old.type}'")
-        name = values.reveal(old.inputs.get("name") or old.outputs.get("name"))
+        name = values.reveal_secrets(old.inputs.get("name") or old.outputs.get("name"))
         outputs = self._outputs_of(*self._parts(str(name)))
         if outputs is None:
             raise EngineError(f'unknown stack "{name}"')

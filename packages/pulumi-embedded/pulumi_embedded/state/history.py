@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pulumi_embedded import VERSION
 from pulumi_embedded.state.backend import Backend, StackId
-from pulumi_embedded.state.serialization import encoded
+from pulumi_embedded.state.serialization import encode_json
 
 _NO_BACKUPS: Final = "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS"
 
@@ -51,11 +51,13 @@ class HistoryEntry:
         }
 
 
-def add(backend: Backend, stack: StackId, entry: HistoryEntry) -> None:
+def add_entry(backend: Backend, stack: StackId, entry: HistoryEntry) -> None:
     """Record an update that has ended and whose checkpoint is written. Raises OSError."""
     moment = time.time_ns()
     prefix = f"{backend.history_folder(stack)}/{stack.name}-{moment}"
-    backend.store.write(f"{prefix}.history.json{backend.suffix}", backend.packed(encoded(entry.to_json())))
+    backend.store.write(
+        f"{prefix}.history.json{backend.suffix}", backend.packed(encode_json(entry.to_json()))
+    )
     checkpoint = backend.stack_key(stack)
     if checkpoint is None:
         raise FileNotFoundError(f"the stack {stack.project}/{stack.name} was removed during the update")

@@ -19,7 +19,7 @@ from itertools import chain
 from json import loads
 from typing import Any, Final
 
-from pulumi_embedded.state.serialization import Json, encoded, rename_references
+from pulumi_embedded.state.serialization import Json, encode_json, rename_references
 from pulumi_embedded.state.stores import Log
 
 Change = list[Any]
@@ -62,7 +62,7 @@ class StateRows:
         return found
 
 
-def digest(data: bytes) -> str:
+def checkpoint_digest(data: bytes) -> str:
     """The identity of a checkpoint."""
     return hashlib.sha256(data).hexdigest()
 
@@ -121,7 +121,7 @@ def note_fold(log: Log, checkpoint: str) -> None:
 
 
 def _line(content: Any) -> bytes:
-    return encoded(content) + b"\n"
+    return encode_json(content) + b"\n"
 
 
 @dataclass
@@ -132,7 +132,7 @@ class LeftoverJournal:
     steps: int
 
 
-def read(log: Log, checkpoint: str, deployment: Json) -> LeftoverJournal | None:
+def read_leftover(log: Log, checkpoint: str, deployment: Json) -> LeftoverJournal | None:
     """The changes that a leftover journal makes to `deployment`, the content of the checkpoint with this digest.
 
     None if there is no journal, or the checkpoint has all of it. A last line that was cut off is ignored.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pulumi_embedded.errors import LockedError
-from pulumi_embedded.state.serialization import now
+from pulumi_embedded.state.serialization import current_time
 from pulumi_embedded.state.stores import Store
 
 
@@ -33,7 +33,7 @@ class Lock:
         self.store.remove(self.key)
 
 
-def take(store: Store, folder: str, on_take_over: Callable[[str], None]) -> Lock:
+def take_lock(store: Store, folder: str, on_take_over: Callable[[str], None]) -> Lock:
     """Lock the stack whose locks are in this folder. Raises LockedError if another process holds a lock."""
     for key in _lock_keys(store, folder):
         content = _read(store, key)
@@ -49,7 +49,7 @@ def take(store: Store, folder: str, on_take_over: Callable[[str], None]) -> Lock
         "pid": os.getpid(),
         "username": _user(),
         "hostname": socket.gethostname(),
-        "timestamp": now(),
+        "timestamp": current_time(),
         "place": process_namespace(),
         "started": _start_time(os.getpid()),
     }
@@ -72,7 +72,7 @@ class CancelledLocks:
     running: list[int]
 
 
-def cancel(store: Store, folder: str) -> CancelledLocks:
+def remove_locks(store: Store, folder: str) -> CancelledLocks:
     """Remove all locks."""
     keys = _lock_keys(store, folder)
     contents = [_read(store, key) for key in keys]

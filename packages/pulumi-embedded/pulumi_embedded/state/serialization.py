@@ -16,7 +16,7 @@ from typing import Any, Final
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.secrets import Crypter
 from pulumi_embedded.properties import values
-from pulumi_embedded.properties.urns import STACK_TYPE, is_provider, rename
+from pulumi_embedded.properties.urns import STACK_TYPE, is_provider, rename_reference
 from pulumi_embedded.properties.values import Properties, Value
 
 Json = dict[str, Any]
@@ -108,7 +108,7 @@ class StackState:
         return next((resource.outputs for resource in self.resources if resource.type == STACK_TYPE), {})
 
 
-def now() -> str:
+def current_time() -> str:
     """The current time as the state stores it: RFC 3339, UTC, nanoseconds."""
     ns = time_ns()
     moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
@@ -116,22 +116,22 @@ def now() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if fraction else "") + "Z"
 
 
-def encoded(content: Any) -> bytes:
+def encode_json(content: Any) -> bytes:
     """JSON without spaces, as the newest CLI writes it."""
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def load(deployment: Json, crypter: Crypter | None) -> StackState:
+def load_state(deployment: Json, crypter: Crypter | None) -> StackState:
     """The state in a deployment. Raises EngineError if it has secrets and there is no crypter for them."""
-    resources = [from_json(item, crypter) for item in deployment.get("resources") or []]
+    resources = [resource_from_json(item, crypter) for item in deployment.get("resources") or []]
     pending = [
-        PendingOperation(from_json(item["resource"], crypter), item["type"])
+        PendingOperation(resource_from_json(item["resource"], crypter), item["type"])
         for item in deployment.get("pending_operations") or []
     ]
     return StackState(resources, pending)
 
 
-def from_json(item: Json, crypter: Crypter | None) -> Resource:
+def resource_from_json(item: Json, crypter: Crypter | None) -> Resource:
     """One resource from the file."""
     known: Json = {}
     extra: Json = {}
@@ -151,7 +151,7 @@ def from_json(item: Json, crypter: Crypter | None) -> Resource:
         ) from None
 
 
-def to_json(resource: Resource, crypter: Crypter | None) -> Json:
+def resource_to_json(resource: Resource, crypter: Crypter | None) -> Json:
     """One resource for the file. Raises EngineError if it has secrets and there is no crypter."""
     item: Json = {}
     for attribute, key in _KEYS.items():
@@ -169,7 +169,7 @@ def to_json(resource: Resource, crypter: Crypter | None) -> Json:
 def value_from_json(value: Any, crypter: Crypter | None) -> Value:
     """One property value from the file."""
     if isinstance(value, float):
-        return values.number(value)
+        return values.int_if_whole(value)
     signature = value.get(values.SIGNATURE) if isinstance(value, dict) else None
     if signature == values.SECRET:
         return _secret(value, crypter)
@@ -200,7 +200,7 @@ def with_plain_secrets(stored: Any, crypter: Crypter | None) -> Any:
 
 
 def _plain_secret(secret: values.Secret) -> Json:
-    return {values.SIGNATURE: values.SECRET, "plaintext": values.compact(_inside_secret(secret.value))}
+    return {values.SIGNATURE: values.SECRET, "plaintext": values.compact_json(_inside_secret(secret.value))}
 
 
 def _convert_secrets(stored: Any, crypter: Crypter | None, convert: Callable[[values.Secret], Json]) -> Any:
@@ -215,7 +215,7 @@ def value_to_json(value: Value, crypter: Crypter | None) -> Any:
         if crypter is None:
             raise EngineError("a secret cannot be stored: this stack has no secrets provider")
         if value.ciphertext is None or value.salt != crypter.salt:
-            value.ciphertext = crypter.encrypt(values.compact(_inside_secret(value.value)))
+            value.ciphertext = crypter.encrypt(values.compact_json(_inside_secret(value.value)))
             value.salt = crypter.salt
         return {values.SIGNATURE: values.SECRET, "ciphertext": value.ciphertext}
     return _walk(value, lambda part: value_to_json(part, crypter))
@@ -247,12 +247,13 @@ def rename_references(item: Json, aliases: dict[str, str]) -> None:
     """Change the references of a resource in the file to the new URNs, but not its own URN."""
     for key in ("parent", "provider", "deletedWith"):
         if item.get(key):
-            item[key] = rename(item[key], aliases)
+            item[key] = rename_reference(item[key], aliases)
     if item.get("dependencies"):
-        item["dependencies"] = [rename(urn, aliases) for urn in item["dependencies"]]
+        item["dependencies"] = [rename_reference(urn, aliases) for urn in item["dependencies"]]
     if item.get("propertyDependencies"):  # replaced, not modified: the loaded Resource shares the old dict
         item["propertyDependencies"] = {
-            key: [rename(urn, aliases) for urn in urns] for key, urns in item["propertyDependencies"].items()
+            key: [rename_reference(urn, aliases) for urn in urns]
+            for key, urns in item["propertyDependencies"].items()
         }
 
 
@@ -303,11 +304,11 @@ def _references(item: Json) -> Iterator[tuple[str, str, str]]:
         yield deleted_with, f"{text} is missing", f"{text} comes after it"
 
 
-def renamed(resource: Resource, aliases: dict[str, str]) -> Resource:
+def with_new_references(resource: Resource, aliases: dict[str, str]) -> Resource:
     """A copy whose references use the new URNs."""
-    item = to_json(resource.copy(inputs={}, outputs={}), None)
+    item = resource_to_json(resource.copy(inputs={}, outputs={}), None)
     rename_references(item, aliases)
-    return replace(from_json(item, None), inputs=resource.inputs, outputs=resource.outputs)
+    return replace(resource_from_json(item, None), inputs=resource.inputs, outputs=resource.outputs)
 
 
 def prune_references(resources: Iterable[Resource], gone: Iterable[Resource]) -> list[Resource]:

@@ -25,10 +25,10 @@ from pulumi_embedded.state.serialization import (
     PendingOperation,
     Resource,
     StackState,
-    encoded,
-    now,
+    current_time,
+    encode_json,
     reencrypted,
-    to_json,
+    resource_to_json,
 )
 
 _FOLD_SECONDS: Final = 2.0
@@ -38,7 +38,7 @@ _MANIFEST_VERSION: Final = f"engine-{VERSION}"
 
 def checkpoint_of(stack: StackId, deployment: Json) -> bytes:
     """The content of a checkpoint file."""
-    return encoded({"version": 3, "checkpoint": {"stack": stack.full, "latest": deployment}}) + b"\n"
+    return encode_json({"version": 3, "checkpoint": {"stack": stack.full, "latest": deployment}}) + b"\n"
 
 
 def deployment_of(checkpoint: bytes) -> Json:
@@ -65,7 +65,7 @@ def new_deployment(salt: str) -> Json:
 
 def _manifest() -> Json:
     magic = hashlib.sha256(_MANIFEST_VERSION.encode()).hexdigest()
-    return {"time": now(), "magic": magic, "version": _MANIFEST_VERSION}
+    return {"time": current_time(), "magic": magic, "version": _MANIFEST_VERSION}
 
 
 def secrets_provider(salt: str) -> Json:
@@ -83,10 +83,10 @@ class Checkpoint:
     def read(cls, backend: Backend, stack: StackId) -> Checkpoint:
         """Raises EngineError if it is damaged, StackNotFoundError if there is no such stack."""
         content = backend.read(stack)
-        return cls(journal.digest(content), deployment_of(content))
+        return cls(journal.checkpoint_digest(content), deployment_of(content))
 
 
-def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
+def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
     """Write the journal of a killed run into the checkpoint; the number of its steps, and the new checkpoint.
 
     The caller holds the stack's lock. Raises EngineError if the journal does not belong to the checkpoint.
@@ -94,7 +94,7 @@ def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
     log = backend.journal(stack)
     checkpoint = Checkpoint.read(backend, stack)
     try:
-        found = journal.read(log, checkpoint.digest, checkpoint.deployment)
+        found = journal.read_leftover(log, checkpoint.digest, checkpoint.deployment)
     except (ValueError, KeyError) as error:
         aside = log.put_aside()
         raise EngineError(
@@ -104,7 +104,7 @@ def recover(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
     if found is not None:
         deployment = _with_rows(checkpoint.deployment, found.rows)
         content = checkpoint_of(stack, deployment)
-        checkpoint = Checkpoint(journal.digest(content), deployment)
+        checkpoint = Checkpoint(journal.checkpoint_digest(content), deployment)
         # For a crash between the write and the removal below.
         journal.note_fold(log, checkpoint.digest)
         backend.write(stack, content)
@@ -128,16 +128,16 @@ def change_key(
     deployment["secrets_providers"] = secrets_provider(new.salt)
     content = checkpoint_of(stack, deployment)
     backend.write(stack, content)
-    return Checkpoint(journal.digest(content), deployment)
+    return Checkpoint(journal.checkpoint_digest(content), deployment)
 
 
-def current(backend: Backend, stack: StackId) -> Json:
+def current_deployment(backend: Backend, stack: StackId) -> Json:
     """The stack's deployment, journal included. Writes nothing."""
     checkpoint = Checkpoint.read(backend, stack)
     # A journal that cannot be read is being folded by another run at this moment, or `recover` will report it.
     with contextlib.suppress(ValueError, KeyError):
         log = backend.journal(stack)
-        found = journal.read(log, checkpoint.digest, checkpoint.deployment)
+        found = journal.read_leftover(log, checkpoint.digest, checkpoint.deployment)
         if found is not None:
             return _with_rows(checkpoint.deployment, found.rows)
     return checkpoint.deployment
@@ -199,7 +199,7 @@ class StateSnapshot:
             if self._failure is not None:
                 raise self._failure
             op = self._new_id()
-            wait = self._record([["begin", op, kind, to_json(resource, self._crypter)]])
+            wait = self._record([["begin", op, kind, resource_to_json(resource, self._crypter)]])
         wait()
         return op
 
@@ -218,7 +218,7 @@ class StateSnapshot:
             for resource in put or []:
                 if resource.uid < 0:
                     resource.uid = self._new_id()
-                changes.append(["put", resource.uid, to_json(resource, self._crypter)])
+                changes.append(["put", resource.uid, resource_to_json(resource, self._crypter)])
             changes += [["drop", resource.uid] for resource in drop or [] if resource.uid >= 0]
             if alias:
                 changes.append(["alias", *alias])
@@ -274,7 +274,7 @@ class StateSnapshot:
         if self._journal is None and self._failure is None:
             return
         checkpoint = self._content()
-        digest = journal.digest(checkpoint)
+        digest = journal.checkpoint_digest(checkpoint)
         try:
             self._announce(digest)
             self._backend.write(self._stack, checkpoint)
