@@ -22,11 +22,12 @@ SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 
 
 class TensorExtent(NamedTuple):
-    """Where the bytes of a tensor are in the file."""
+    """Where the bytes of a tensor are in the file. `may_be_infinite`: the alpha of a LoKr of full rank."""
 
     begin: int
     end: int
     dtype: str
+    may_be_infinite: bool
 
 
 def weights_step(path: Path) -> int:
@@ -38,7 +39,7 @@ def weights_step(path: Path) -> int:
         with path.open("rb") as file:
             step, tensors = _read_header(file, path.stat().st_size)
             for tensor in tensors:
-                if tensor.dtype in ("F16", "BF16", "F32") and not _is_finite(file, tensor):
+                if tensor.dtype in ("F16", "BF16", "F32") and not _is_sound(file, tensor):
                     raise UnsoundFileError("it holds values that are not finite numbers")
     except (UnsoundFileError, RunEndedError):
         raise
@@ -74,20 +75,25 @@ def _metadata_step(metadata: dict[str, Any]) -> int:
 
 def _extents(header: dict[str, Any], start: int, size: int) -> Iterator[TensorExtent]:
     at = start
-    for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+    is_lokr = any(".lokr_w" in name for name in header)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
         numbers = [begin, end, *entry["shape"]]
         is_sane = len(numbers) <= MAX_DIMENSIONS + 2 and {type(number) for number in numbers} == {int}
         if not is_sane or min(numbers) < 0:
             raise UnsoundFileError("its header has impossible shapes or offsets")
-        extent = TensorExtent(at, at + SIZES[entry["dtype"]] * math.prod(entry["shape"]), entry["dtype"])
+        count, dtype = math.prod(entry["shape"]), entry["dtype"]
+        # ai-toolkit sets it to 9999999999, which is infinite in float16. Programs that load a full rank do not use it.
+        may_be_infinite = is_lokr and dtype == "F16" and count == 1 and name.endswith(".alpha")
+        extent = TensorExtent(at, at + SIZES[dtype] * count, dtype, may_be_infinite)
         if (start + begin, start + end) != extent[:2] or extent.end > size:
             raise UnsoundFileError(f"its {size} bytes are not what its header says")
         yield extent
         at = extent.end
 
 
-def _is_finite(file: BinaryIO, tensor: TensorExtent) -> bool:
+def _is_sound(file: BinaryIO, tensor: TensorExtent) -> bool:
+    """Whether all values are finite, as far as they have to be."""
     width, kind = SIZES[tensor.dtype], "e" if tensor.dtype == "F16" else "f"
     file.seek(tensor.begin)
     for at in range(tensor.begin, tensor.end, CHUNK_BYTES):
@@ -99,7 +105,8 @@ def _is_finite(file: BinaryIO, tensor: TensorExtent) -> bool:
             wide[2::4], wide[3::4] = data[::2], data[1::2]
             data = bytes(wide)
         # Only the sum of finite numbers is finite.
-        if not math.isfinite(sum(struct.unpack(f"<{count}{kind}", data))):
+        total = sum(struct.unpack(f"<{count}{kind}", data))
+        if not math.isfinite(total) and not (tensor.may_be_infinite and total == math.inf):
             return False
     return True
 

@@ -1,0 +1,59 @@
+"""Which tensors of a result may hold values that are not finite numbers."""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import pytest
+
+from flux_training.node.launcher.errors import UnsoundFileError
+from flux_training.node.launcher.weights import weights_step
+
+BLOCK = "transformer.transformer_blocks.0.attn.to_q"
+LORA = {f"{BLOCK}.lora_A.weight": [0.5, 1.0], f"{BLOCK}.lora_B.weight": [0.0, 0.25]}
+DORA = LORA | {f"{BLOCK}.magnitude": [1.0, 2.0]}
+LOKR = {f"{BLOCK}.lokr_w1": [0.5, 1.0], f"{BLOCK}.lokr_w2": [0.0, 0.25]}
+LOCON = {"lora_unet_x.lora_down.weight": [0.5, 1.0], "lora_unet_x.alpha": [16.0]}
+
+
+def safetensors_file(path: Path, tensors: dict[str, list[float]], dtype: str = "F16") -> Path:
+    """A file as ai-toolkit writes it. A tensor with one value has no dimensions."""
+    header: dict[str, object] = {"__metadata__": {"training_info": json.dumps({"step": 40})}}
+    body = b""
+    for name, values in tensors.items():
+        data = struct.pack(f"<{len(values)}{'e' if dtype == 'F16' else 'f'}", *values)
+        shape = [] if len(values) == 1 else [len(values)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    raw = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [LORA, DORA, LOKR, LOCON, LOKR | {f"{BLOCK}.alpha": [math.inf]}],
+    ids=["LoRA", "DoRA", "LoKr", "LoCon", "LoKr of full rank"],
+)
+def test_results_of_every_network_type_are_sound(tmp_path: Path, tensors: dict[str, list[float]]) -> None:
+    assert weights_step(safetensors_file(tmp_path / "cat.safetensors", tensors)) == 40
+
+
+@pytest.mark.parametrize(
+    ("tensors", "dtype"),
+    [
+        (LOKR | {f"{BLOCK}.alpha": [math.nan]}, "F16"),
+        (LOKR | {f"{BLOCK}.alpha": [-math.inf]}, "F16"),
+        (LOKR | {f"{BLOCK}.alpha": [math.inf]}, "F32"),
+        (LOKR | {f"{BLOCK}.alpha": [math.inf, 1.0]}, "F16"),
+        (LOKR | {f"{BLOCK}.lokr_w1": [math.inf]}, "F16"),
+        (LORA | {f"{BLOCK}.alpha": [math.inf]}, "F16"),
+        (DORA | {f"{BLOCK}.magnitude": [math.inf]}, "F16"),
+    ],
+)
+def test_any_other_value_that_is_not_finite_is_refused(
+    tmp_path: Path, tensors: dict[str, list[float]], dtype: str
+) -> None:
+    with pytest.raises(UnsoundFileError, match="not finite numbers"):
+        weights_step(safetensors_file(tmp_path / "cat.safetensors", tensors, dtype))
