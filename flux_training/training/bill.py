@@ -75,7 +75,15 @@ def describe_bill(bill: Bill, local: bool) -> str:
     if bill.lines:
         closing = f"Times from {'; '.join(sources_of_times(bill))}." + (f" {FREE}" if local else "")
         parts = [f"Estimated cost on {bill_heading(bill)}:", bill_table(bill), closing]
-    return "\n".join(filter(None, [*parts, standing_charge(bill)]))
+    note = "" if local else single_replica_note(bill)
+    return "\n".join(filter(None, [*parts, standing_charge(bill), note]))
+
+
+def single_replica_note(bill: Bill) -> str:
+    """What a failed attempt costs with one replica: Kelpie gives the job only to another machine."""
+    if not bill.lines or bill.replicas != 1:
+        return ""
+    return "With one replica, an attempt that fails costs up to 5 idle minutes more, until the machine is replaced."
 
 
 def standing_charge(bill: Bill) -> str:

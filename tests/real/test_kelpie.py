@@ -1,17 +1,38 @@
 """Trainings with faults on nodes, unattended: against the local cloud, or the real Kelpie API and worker (conftest.py)."""
 
-from collections.abc import Callable
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from localcloud.chaos.plan import Faults
+from localcloud.chaos.proxy import Proxy
+from localcloud.testing import salad_client
+from node_jobs import running_group
 
+from flux_training.clients.connection import connect
+from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
-from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest
+from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest, at_random
 from tests.node.runs import RUN_ID
-from tests.real.training import NodeServices, training
+from tests.real.training import (
+    NodeServices,
+    kill_node,
+    node_variables,
+    post,
+    stack_outputs,
+    training,
+    upload,
+)
 
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 BREAKS = {"cut": DownloadFault.CUT, "stall": DownloadFault.STALL, "reset": DownloadFault.RESET}
 
 
@@ -121,3 +142,59 @@ def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
         assert run.wait_for_report().num_failures == 1
         assert run.phases[-1] == RunState.COMPLETED
         say_lost("failed on the only machine", run.gpu_seconds)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_doubled_nor_lost(
+    services: NodeServices, tmp_path: Path
+) -> None:
+    """A quarter of the requests to Kelpie fails, three of a hundred downloads break, and every few seconds a node loses its power."""
+    names, dice = [f"many-{number}" for number in range(20)], random.Random(1)
+    broken = at_random(1, 0.03, (DownloadFault.CUT, DownloadFault.RESET))
+    kelpie, s3 = services.connection["kelpie"]["url"], services.connection["s3"]["url"]
+    with (
+        Proxy(kelpie, lambda _: "kelpie", Faults(0.25, seed=1)) as proxy,
+        FaultProxy(s3, lambda request: broken(request) if request.path.count("/") > 2 else None) as storage,
+        running_group(services.connection, "many", **node_variables(AWS_ENDPOINT_URL=storage.url)) as group,
+    ):
+        faulty = tmp_path / "connection.json"
+        url = proxy.url + urlsplit(kelpie).path
+        faulty.write_text(json.dumps(services.connection | {"kelpie": {"url": url}}), encoding="utf-8")
+        client = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(faulty)})
+        with salad_client(services.connection) as salad:
+            salad.patch("/containers/many", json={"replicas": 4}, headers=MERGE_PATCH).raise_for_status()
+        for name in names:
+            upload(services.storage, name)
+        with ThreadPoolExecutor(5) as pool:
+            posted = list(pool.map(lambda name: post(client, services.storage, name, group), names))
+        outputs = stack_outputs(dict(zip(names, (job.id for job in posted), strict=True)), group, "many")
+        requeued, kills = 0, 0
+        for _ in until_all_completed(services, group, names):
+            watcher = Watcher(services.client, outputs)
+            requeued += len(queue_silent_again(watcher, watcher.read()))
+            running = [folder for folder in services.home.glob("nodes/*") if (folder / "output").exists()]
+            if running and kills < 6 and dice.random() < 0.1:
+                kill_node(dice.choice(sorted(running)))
+                kills += 1
+        jobs = [job for job in services.client.kelpie().list_jobs(group) if job.status != "canceled"]
+        assert sorted(job.environment["FLUX_JOB"] for job in jobs) == sorted(names)
+        assert {job.status for job in jobs} == {"completed"}
+        assert all(services.storage.head(Layout("").run(name, RUN_ID).weights) for name in names)
+    print(
+        f"{kills} nodes killed, {requeued} runs queued again, {proxy.faults.counts if proxy.faults else {}}"
+    )
+
+
+def until_all_completed(services: NodeServices, group: str, names: list[str]) -> Iterator[None]:
+    deadline = time.monotonic() + 500
+    while True:
+        done = {
+            job.environment["FLUX_JOB"]
+            for job in services.client.kelpie().list_jobs(group, status="completed")
+        }
+        if done >= set(names):
+            return
+        assert time.monotonic() < deadline, f"not completed: {sorted(set(names) - done)}"
+        yield
+        time.sleep(1)

@@ -5,7 +5,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from flux_training.clients.storage import Storage
 from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.watcher import JobRow, Watcher
 from flux_training.node.bundle import PROGRAM, launcher_bundle
+from flux_training.node.job import NodeJob
+from flux_training.node.launcher.settings import config_digest
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from tests.node.runs import RUN_ID, StoredRun
@@ -33,6 +35,8 @@ HEARTBEAT_SECONDS = 2
 STALL_MINUTES = 0.25
 MAX_SECONDS = 240
 POLL_SECONDS = 0.3
+STEPS, SAVE_EVERY = 20, 8
+NODE_JOB = NodeJob("", RUN_ID, 1, STEPS, SAVE_EVERY, BUCKET, "", "", "")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,26 @@ class NodeServices:
         return storage
 
 
+def stack_outputs(jobs: Mapping[str, str], group: str, group_name: str) -> dict[str, Any]:
+    """What the outputs of a stack would be whose jobs were queued under these ids."""
+    entries = {
+        job: {
+            "runId": RUN_ID,
+            "kelpieId": kelpie_id,
+            "steps": STEPS,
+            "folder": Layout("").run(job, RUN_ID).base,
+            "stallMinutes": STALL_MINUTES,
+        }
+        for job, kelpie_id in jobs.items()
+    }
+    return {
+        "jobs": entries,
+        "bucket": BUCKET,
+        "prefix": "",
+        "containerGroup": {"id": group, "name": group_name},
+    }
+
+
 @dataclass
 class NodeTraining:
     """One run in a group with one replica. `phases`: what `flux status` showed, without repetitions."""
@@ -69,15 +93,7 @@ class NodeTraining:
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """What the stack's outputs would be: the id of the first job stays there."""
-        folder = Layout("").run(self.job, RUN_ID).base
-        entry = {"runId": RUN_ID, "kelpieId": self.first.id, "steps": 20, "folder": folder}
-        return {
-            "jobs": {self.job: entry | {"stallMinutes": STALL_MINUTES}},
-            "bucket": BUCKET,
-            "prefix": "",
-            "containerGroup": {"id": self.group, "name": self.group_name},
-        }
+        return stack_outputs({self.job: self.first.id}, self.group, self.group_name)
 
     def look(self) -> JobRow:
         """One reading, which acts as `flux status --watch` does."""
@@ -118,14 +134,19 @@ class NodeTraining:
         return self.services.storage.head(key) is not None
 
     def kill_node(self) -> None:
-        """A power cut: SIGKILL to all processes of the node that has the run's files."""
+        """A power cut of the node that has the run's files."""
         folders = [path.parent.parent for path in self.services.home.glob(f"nodes/*/output/{self.job}")]
         assert folders
         for folder in folders:
-            for pid in processes_in(folder):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            wait_until(lambda there=folder: not processes_in(there))
+            kill_node(folder)
+
+
+def kill_node(folder: Path) -> None:
+    """SIGKILL to all processes of a node."""
+    for pid in processes_in(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not processes_in(folder))
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -139,46 +160,64 @@ def processes_in(folder: Path) -> list[int]:
 
 @contextlib.contextmanager
 def training(
-    services: NodeServices, job: str, *, steps: int = 20, without: str = "", **environment: str
+    services: NodeServices, job: str, *, without: str = "", **environment: str
 ) -> Iterator[NodeTraining]:
     """A queued training of 20 steps with a checkpoint after each 8. `without`: an image that is missing in the bucket.
 
     `environment`: of its container group, over those for the bucket.
     """
-    variables = {
-        "FLUX_OWNER": OWNER,
-        "HEARTBEAT_INTERVAL_S": "1",
-        "MAX_TIME_WITH_NO_WORK_S": "5",
-    } | environment
-    storage = services.storage
-    request, place = upload(storage, job, steps, without)
-    with running_group(services.connection, job, **variables) as group:
-        queue = Queue(services.client.kelpie(), group)
-        claims = ClaimFile(storage, Layout("").run(job, RUN_ID), OWNER)
-        first = queue.post_once(place, request.model_copy(update={"container_group_id": group}), claims)
+    with running_group(services.connection, job, **node_variables(**environment)) as group:
+        upload(services.storage, job, without)
+        first = post(services.client, services.storage, job, group)
         yield NodeTraining(services, group, job, job, first)
-        for unfinished in [one for one in queue.jobs(fresh=True) if one.unfinished]:
-            queue.kelpie.cancel_job(unfinished.id)
+        kelpie = services.client.kelpie()
+        for unfinished in [one for one in kelpie.list_jobs(group) if one.unfinished]:
+            kelpie.cancel_job(unfinished.id)
 
 
-def upload(storage: Storage, job: str, steps: int, without: str) -> tuple[JobRequest, RunPlace]:
-    """Store the run's files; its request, without the group, and its place."""
-    keys, dataset = Layout("").run(job, RUN_ID), Layout("").dataset(job)
-    with tempfile.TemporaryDirectory() as folder:
-        run = StoredRun(Path(folder) / BUCKET, job=job, steps=steps, settle_seconds=3, read_seconds=2)
-        places = {run.config: keys.config, run.output: keys.output, run.dataset: dataset}
-        for local, prefix in places.items():
-            for path in local.iterdir():
-                if path.name != without:
-                    storage.put_bytes(prefix + path.name, path.read_bytes())
-    node_job = replace(run.job, run_prefix=keys.base, dataset_prefix=dataset)
+def node_variables(**changes: str) -> dict[str, str]:
+    """The environment of a container group, besides what running_group sets."""
+    return {"FLUX_OWNER": OWNER, "HEARTBEAT_INTERVAL_S": "1", "MAX_TIME_WITH_NO_WORK_S": "5"} | changes
+
+
+def post(client: Connection, storage: Storage, job: str, group: str) -> Job:
+    """Queue the run under its claim."""
+    keys = Layout("").run(job, RUN_ID)
+    node_job = replace(
+        NODE_JOB,
+        job=job,
+        run_prefix=keys.base,
+        dataset_prefix=Layout("").dataset(job),
+        config_sha256=config_digest(
+            *(storage.get_bytes(keys.config + name) or b"" for name in ("manifest.json", "train.yml"))
+        ),
+    )
     bundle = launcher_bundle()
     request = JobRequest(
-        container_group_id="",
+        container_group_id=group,
         command=PROGRAM,
         arguments=bundle.arguments,
         environment=node_job.environment,
         sync=Sync.model_validate(node_job.sync(bundle)),
         heartbeat_interval=HEARTBEAT_SECONDS,
     )
-    return request, RunPlace.of(storage.bucket, Layout(""), job, RUN_ID)
+    place = RunPlace.of(storage.bucket, Layout(""), job, RUN_ID)
+    return Queue(client.kelpie(), group).post_once(place, request, ClaimFile(storage, keys, OWNER))
+
+
+def upload(storage: Storage, job: str, without: str = "") -> None:
+    """Store the run's files, but not the image `without`."""
+    keys, dataset = Layout("").run(job, RUN_ID), Layout("").dataset(job)
+    with tempfile.TemporaryDirectory() as folder:
+        run = StoredRun(
+            Path(folder) / BUCKET,
+            job=job,
+            steps=STEPS,
+            save_every=SAVE_EVERY,
+            settle_seconds=3,
+            read_seconds=2,
+        )
+        for local, prefix in ((run.config, keys.config), (run.output, keys.output), (run.dataset, dataset)):
+            for path in local.iterdir():
+                if path.name != without:
+                    storage.put_bytes(prefix + path.name, path.read_bytes())

@@ -71,6 +71,14 @@ def test_preview_text_is_exact() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("replicas", "local", "said"), [(1, False, True), (1, True, False), (2, False, False)]
+)
+def test_a_single_replica_makes_retries_slower(replicas: int, local: bool, said: bool) -> None:
+    bill = Bill(RATE, (CAT,), replicas=replicas)
+    assert ("an attempt that fails costs up to 5 idle minutes more" in describe_bill(bill, local)) == said
+
+
 def test_columns_fit_their_content() -> None:
     lines = (Line("j", "new", 1, 1.0, None, ""), Line("j", "new", 1, 36000.0, 100.0, ""))
     assert bill_table(Bill(RATE, lines)) == "\n".join(

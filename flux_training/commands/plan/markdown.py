@@ -17,6 +17,7 @@ from flux_training.training.bill import (
     bill_rows,
     show_dollars,
     show_hours,
+    single_replica_note,
     sources_of_times,
     standing_charge,
 )
@@ -72,7 +73,9 @@ def _money(plan: Plan) -> str:
     charge = escaped(standing_charge(bill))
     if not bill.lines:
         return charge or "This costs nothing."
-    return f"Estimated cost **{show_dollars(bill.usd)}** on {escaped(bill_heading(bill))}. {charge}".rstrip()
+    note = "" if plan.local else single_replica_note(bill)
+    heading = f"Estimated cost **{show_dollars(bill.usd)}** on {escaped(bill_heading(bill))}."
+    return " ".join(filter(None, [heading, charge, note]))
 
 
 def _table(plan: Plan) -> str:
