@@ -402,6 +402,9 @@ class FakeQueueAndBucket:
     def get_range(self, _key: str, _start: int, _length: int) -> bytes:
         return b""
 
+    def head(self, _key: str) -> None:
+        return None
+
     def list(self, _prefix: str) -> tuple[()]:
         return ()
 

@@ -95,7 +95,7 @@ def new(
             raise click.UsageError("--add only adds photos; change other things in the job's train.yml")
         intake, numbers = _add(existing_dataset(folder, name), source, max_side)
     else:
-        word = _valid_trigger(trigger, prompts, job, stack or DEFAULT_STACK)
+        word = _valid_trigger(trigger, prompts, folder, name, stack or DEFAULT_STACK)
         text = new_train_yml(job.name, word, prompts or PROMPTS, values)
         intake, numbers = _make(job, source, text, max_side)
     _print_intake(job, intake, numbers)
@@ -105,9 +105,9 @@ def new(
     _print_next_steps(job, stack or DEFAULT_STACK)
 
 
-def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], job: Path, stack: str) -> str:
+def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], folder: Path, name: str, stack: str) -> str:
     """The trigger word. Raises BadInput with everything that is wrong with the arguments."""
-    name, findings = job.name, []
+    job, findings = folder / name, []
     try:
         refuse_unusable(Subject(name, job, None, None))
     except BadInput as bad:
