@@ -73,7 +73,7 @@ class Session:
         return self.crypter_for(config.salt) if config.salt else self.state_crypter(deployment)
 
     def outputs_of(self, project: str, name: str) -> Properties | None:
-        """Another stack's outputs; None if this backend has no such stack. Raises EngineError."""
+        """Another stack's outputs, or None if this backend has no such stack. Raises EngineError."""
         other = StackId(project, check_stack_name(name))
         if not self.exists(other):
             return None

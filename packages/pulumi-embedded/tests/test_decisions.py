@@ -15,14 +15,14 @@ from pulumi_embedded.state.serialization import Resource, StackState
 
 
 def index_of(*olds: Resource) -> ResourceIndex:
-    return ResourceIndex.of("dev", "p", StackState(list(olds)))
+    return ResourceIndex.from_state("dev", "p", StackState(list(olds)))
 
 
 def test_a_registration_finds_its_old_resource() -> None:
     old, going = resource("one", created="then", modified="later"), resource("two", delete=True)
     found = index_of(old, going)
     wanted = goal("one", inputs={"a": 1})
-    placed = found.register(wanted, PROVIDER)
+    placed = found.add_registration(wanted, PROVIDER)
     assert placed.goal is wanted
     assert (placed.old, placed.alias, placed.old_inputs) == (old, None, old.inputs)
     assert (placed.new.urn, placed.new.provider, placed.new.inputs) == (urn("one"), PROVIDER, {"a": 1})
@@ -30,27 +30,27 @@ def test_a_registration_finds_its_old_resource() -> None:
     assert found.news == {urn("one"): placed.new}
     assert (found.is_matched(old), found.is_matched(going)) == (True, False)
     # A row that is still to be deleted is nobody's old self.
-    fresh = found.register(goal("two"), "")
+    fresh = found.add_registration(goal("two"), "")
     assert (fresh.old, fresh.alias, fresh.old_inputs) == (None, None, {})
     assert (fresh.new.created, fresh.new.modified) == ("", "")
 
 
 def test_a_urn_is_registered_once_and_its_parent_must_exist() -> None:
     found = index_of()
-    parent = found.register(goal("one"), "").new
+    parent = found.add_registration(goal("one"), "").new
     with pytest.raises(EngineError, match=r"Duplicate resource URN 'urn:pulumi:dev::p::t:i:T::one'"):
-        found.register(goal("one"), "")
+        found.add_registration(goal("one"), "")
     with pytest.raises(
         EngineError, match="the parent urn:pulumi:dev::p::t:i:T::x of t:i:T 'child' has not been"
     ):
-        found.register(goal("child", parent=urn("x")), "")
-    child = found.register(goal("child", parent=parent.urn), "").new
+        found.add_registration(goal("child", parent=urn("x")), "")
+    child = found.add_registration(goal("child", parent=parent.urn), "").new
     assert child.urn == "urn:pulumi:dev::p::t:i:T$t:i:T::child"
 
 
 def test_an_alias_finds_the_old_resource() -> None:
     old = resource("was")
-    placed = index_of(old).register(goal("is", aliases=[Alias(name="was")]), "")
+    placed = index_of(old).add_registration(goal("is", aliases=[Alias(name="was")]), "")
     assert (placed.old, placed.alias) == (old, (urn("was"), urn("is")))
 
 
@@ -67,21 +67,21 @@ def test_an_alias_can_be_used_once() -> None:
     names = AliasResolver("dev", "p")
     olds = {urn("was"): object()}
     alias = [Alias(name="none"), Alias(name="was")]
-    assert names.find(goal("one", aliases=alias), urn("one"), olds) == urn("was")
+    assert names.find_old_urn(goal("one", aliases=alias), urn("one"), olds) == urn("was")
     assert names.taken == {urn("was"): urn("one")}
     with pytest.raises(EngineError) as caught:
-        names.find(goal("two", aliases=alias), urn("two"), olds)
+        names.find_old_urn(goal("two", aliases=alias), urn("two"), olds)
     assert str(caught.value) == (
         f"Duplicate resource alias '{urn('was')}' applied to resource with URN '{urn('two')}' conflicting with resource with "
         f"URN '{urn('one')}'"
     )
     with pytest.raises(EngineError) as caught:
-        names.find(goal("was"), urn("was"), olds)
+        names.find_old_urn(goal("was"), urn("was"), olds)
     assert str(caught.value) == (
         f"Duplicate resource URN '{urn('was')}' conflicting with alias on resource with URN '{urn('one')}'"
     )
-    assert names.find(goal("three"), urn("three"), {urn("three"): object()}) == urn("three")
-    assert names.find(goal("four", aliases=[Alias(name="none")]), urn("four"), olds) is None
+    assert names.find_old_urn(goal("three"), urn("three"), {urn("three"): object()}) == urn("three")
+    assert names.find_old_urn(goal("four", aliases=[Alias(name="none")]), urn("four"), olds) is None
 
 
 def test_an_alias_that_is_still_a_urn_is_refused() -> None:
@@ -90,11 +90,11 @@ def test_an_alias_that_is_still_a_urn_is_refused() -> None:
     with pytest.raises(
         EngineError, match="conflicting with resource with URN 'urn:pulumi:dev::p::t:i:T::was'"
     ):
-        names.find(goal("is", aliases=[Alias(name="was")]), urn("is"), olds, news={urn("was")})
+        names.find_old_urn(goal("is", aliases=[Alias(name="was")]), urn("is"), olds, news={urn("was")})
     found = index_of(resource("was"))
-    found.register(goal("was"), "")
+    found.add_registration(goal("was"), "")
     with pytest.raises(EngineError, match="Duplicate resource alias"):
-        found.register(goal("is", aliases=[Alias(name="was")]), "")
+        found.add_registration(goal("is", aliases=[Alias(name="was")]), "")
 
 
 @pytest.mark.parametrize(
@@ -112,27 +112,29 @@ def test_an_alias_that_is_still_a_urn_is_refused() -> None:
 )
 def test_empty_parts_of_an_alias_have_not_changed(alias: Alias, was: str) -> None:
     parent = "urn:pulumi:dev::p::g:i:G::g"
-    assert AliasResolver("dev", "p").candidates(goal("one", parent=parent, aliases=[alias])) == [was]
+    assert AliasResolver("dev", "p").possible_old_urns(goal("one", parent=parent, aliases=[alias])) == [was]
 
 
 def test_children_follow_a_renamed_parent() -> None:
     names = AliasResolver("dev", "p")
     old_parent, new_parent = urn("old"), urn("new")
-    names.find(goal("new", aliases=[Alias(name="old")]), new_parent, {old_parent: object()})
+    names.find_old_urn(goal("new", aliases=[Alias(name="old")]), new_parent, {old_parent: object()})
     below = "urn:pulumi:dev::p::t:i:T$"
-    assert names.candidates(goal("new-child", parent=new_parent)) == [f"{below}t:i:T::old-child"]
-    assert names.candidates(goal("child", parent=new_parent)) == [f"{below}t:i:T::child"]
+    assert names.possible_old_urns(goal("new-child", parent=new_parent)) == [f"{below}t:i:T::old-child"]
+    assert names.possible_old_urns(goal("child", parent=new_parent)) == [f"{below}t:i:T::child"]
     # With a name of its own and the parent's: all that it may have been called, each once.
-    assert names.candidates(goal("new-b", parent=new_parent, aliases=[Alias(name="new-a")])) == [
+    assert names.possible_old_urns(goal("new-b", parent=new_parent, aliases=[Alias(name="new-a")])) == [
         f"{below}t:i:T::new-a",
         f"{below}t:i:T::old-b",
         f"{below}t:i:T::old-a",
     ]
     # An alias that names the parent as it is now means the parent as it was.
-    assert names.candidates(goal("c", aliases=[Alias(parent=new_parent)])) == [f"{below}t:i:T::c"]
+    assert names.possible_old_urns(goal("c", aliases=[Alias(parent=new_parent)])) == [f"{below}t:i:T::c"]
     typed, was = urn("typed"), "urn:pulumi:dev::p::o:i:O::typed"
-    names.find(goal("typed", aliases=[Alias(type="o:i:O")]), typed, {was: object()})
-    assert names.candidates(goal("c", aliases=[Alias(parent=typed)])) == ["urn:pulumi:dev::p::o:i:O$t:i:T::c"]
+    names.find_old_urn(goal("typed", aliases=[Alias(type="o:i:O")]), typed, {was: object()})
+    assert names.possible_old_urns(goal("c", aliases=[Alias(parent=typed)])) == [
+        "urn:pulumi:dev::p::o:i:O$t:i:T::c"
+    ]
 
 
 def test_a_goal_becomes_the_stored_resource() -> None:
@@ -199,10 +201,10 @@ class FakeProviders:
         self.asked: list[Any] = []
         self.loaded = 0
 
-    def load(self, resources: list[Resource]) -> None:
+    def load_providers(self, resources: list[Resource]) -> None:
         self.loaded = len(resources)
 
-    def get(self, reference: str) -> Any:
+    def get_provider(self, reference: str) -> Any:
         assert self.loaded
         assert reference == PROVIDER
         return self
@@ -217,7 +219,7 @@ class FakeProviders:
 
 def decisions(*olds: Resource, providers: Any = None, on_failures: Any = None) -> Decisions:
     state = StackState(list(olds))
-    found = ResourceIndex.of("dev", "p", state)
+    found = ResourceIndex.from_state("dev", "p", state)
     return Decisions(state, found, cast(Any, providers or FakeProviders()), on_failures or (lambda *_: None))
 
 
@@ -236,7 +238,7 @@ def test_check_gets_the_old_inputs_and_ignored_changes_are_reset() -> None:
         ignore_changes=["a"],
     )
     deciding = decisions(on_failures=lambda *what: told.append(what))
-    deciding.check(one, cast(Any, provider))
+    deciding.check_inputs(one, cast(Any, provider))
     assert provider.asked == [(urn("one"), {"a": 1, "b": 1}, {"a": 1, "b": 2})]
     assert one.new.inputs == {"a": 1, "b": 2, "checked": True}
     assert told == [(one, provider.failures)]
@@ -244,7 +246,7 @@ def test_check_gets_the_old_inputs_and_ignored_changes_are_reset() -> None:
 
 def test_components_are_not_checked() -> None:
     one = placed(resource("one", inputs={"a": 1}), resource("one", inputs={"a": 2}), ignore_changes=["a"])
-    decisions().check(one, None)
+    decisions().check_inputs(one, None)
     assert one.new.inputs == {"a": 1}
     decisions().check_as_new(one, None)
     assert one.new.inputs == {"a": 1}
@@ -269,16 +271,18 @@ def test_a_resource_that_is_recreated_is_checked_as_new() -> None:
 def test_how_old_and_new_differ() -> None:
     old, new = resource("one", inputs={"a": 1}), resource("one", inputs={"a": 2})
     deciding = decisions()
-    assert deciding.diff(placed(None, new), None) is None
-    assert deciding.diff(placed(old, new), None) == Diff(True, [], False, {"a": "update"}, True)
-    assert deciding.diff(placed(old, new, replace_on_changes=["a"]), None) == Diff(
+    assert deciding.diff_resource(placed(None, new), None) is None
+    assert deciding.diff_resource(placed(old, new), None) == Diff(True, [], False, {"a": "update"}, True)
+    assert deciding.diff_resource(placed(old, new, replace_on_changes=["a"]), None) == Diff(
         True, ["a"], False, {"a": "update"}, True
     )
     provider = FakeProvider(Diff(True, ["a"], True, {"a": "update-replace"}))
-    assert deciding.diff(placed(old, new, ignore_changes=["i"]), cast(Any, provider)) == provider.said
+    assert (
+        deciding.diff_resource(placed(old, new, ignore_changes=["i"]), cast(Any, provider)) == provider.said
+    )
     assert provider.asked == [(urn("one"), {"a": 1}, {"a": 2}, ["i"])]
     leaves_it = FakeProvider()
-    assert deciding.diff(placed(old, new), cast(Any, leaves_it)) == Diff(
+    assert deciding.diff_resource(placed(old, new), cast(Any, leaves_it)) == Diff(
         True, [], False, {"a": "update"}, True
     )
 
@@ -287,7 +291,7 @@ def test_a_read_resource_cannot_become_managed() -> None:
     with pytest.raises(
         NeedsCliError, match="managing 'one', which this stack has only read until now, needs"
     ):
-        decisions().diff(placed(resource("one", external=True), resource("one")), None)
+        decisions().diff_resource(placed(resource("one", external=True), resource("one")), None)
 
 
 @pytest.mark.parametrize(
@@ -306,20 +310,22 @@ def test_a_read_resource_cannot_become_managed() -> None:
 def test_a_different_provider_replaces_the_resource(
     old: dict[str, Any], new: dict[str, Any], moved: bool
 ) -> None:
-    found = ResourceIndex.of("dev", "p", StackState([]))
+    found = ResourceIndex.from_state("dev", "p", StackState([]))
     found.aliases.taken["urn:was"] = "urn:is"
     deciding = Decisions(StackState([]), found, cast(Any, None), lambda *_: None)
-    diff = deciding.diff(placed(resource("one", **old), resource("one", **new)), None)
+    diff = deciding.diff_resource(placed(resource("one", **old), resource("one", **new)), None)
     assert diff == (Diff(True, ["provider"]) if moved else Diff(False, by_engine=True))
 
 
 def test_a_resource_is_replaced_with_the_one_it_is_deleted_with() -> None:
     deciding = decisions()
     one = placed(resource("one"), resource("one", deleted_with=urn("host")))
-    assert deciding.diff(one, None) == Diff(False, by_engine=True)
+    assert deciding.diff_resource(one, None) == Diff(False, by_engine=True)
     deciding.deleted_first[urn("host")] = Cascade([])
-    assert deciding.diff(one, None) == Diff(True, ["deletedWith"])
-    assert deciding.diff(placed(resource("two"), resource("two")), None) == Diff(False, by_engine=True)
+    assert deciding.diff_resource(one, None) == Diff(True, ["deletedWith"])
+    assert deciding.diff_resource(placed(resource("two"), resource("two")), None) == Diff(
+        False, by_engine=True
+    )
 
 
 FIRST = Diff(True, ["a"], delete_before_replace=True)
@@ -401,8 +407,8 @@ def test_a_dependents_provider_is_asked_with_unknown_inputs() -> None:
 def test_registered_dependents_are_not_deleted() -> None:
     root, user = resource("root"), on("user", "root")
     state = StackState([root, user])
-    found = ResourceIndex.of("dev", "p", state)
-    found.register(goal("user"), PROVIDER)
+    found = ResourceIndex.from_state("dev", "p", state)
+    found.add_registration(goal("user"), PROVIDER)
     deciding = Decisions(state, found, cast(Any, FakeProviders("on")), lambda *_: None)
     assert deciding.cascade_of(placed(root, resource("root")), FIRST) == [root]
 

@@ -27,7 +27,7 @@ class FakeSteps:
         self._error = error or EngineError("refused")
         self._lock = threading.Lock()
 
-    def delete(self, old: Resource, *, op: str, skip_provider: bool) -> None:
+    def delete_resource(self, old: Resource, *, op: str, skip_provider: bool) -> None:
         name = urns.name_of(old.urn)
         if name in self._refuses:
             raise self._error
@@ -40,7 +40,7 @@ class FakeListener:
     def __init__(self) -> None:
         self.messages: list[tuple[int, str, str]] = []
 
-    def message(self, severity: int, urn: str, text: str) -> None:
+    def on_message(self, severity: int, urn: str, text: str) -> None:
         self.messages.append((severity, urn, text))
 
 
@@ -58,7 +58,7 @@ def delete(
         stopping.set()
     options = RunOptions(parallel=parallel, continue_on_error=on_error)
     deletions = Deletions(cast(Any, steps), cast(Any, listener or FakeListener()), stopping, options)
-    return deletions.run(list(resources), aliases)
+    return deletions.delete_all(list(resources), aliases)
 
 
 @pytest.mark.parametrize("parallel", [0, 1, 4])
@@ -139,7 +139,7 @@ class SlowSteps(FakeSteps):
         self._waits = waits
         self._tried: dict[str, threading.Event] = {one: threading.Event() for one in waits.values()}
 
-    def delete(self, old: Resource, *, op: str, skip_provider: bool) -> None:
+    def delete_resource(self, old: Resource, *, op: str, skip_provider: bool) -> None:
         name = urns.name_of(old.urn)
         with self._lock:
             self.running += 1
@@ -148,7 +148,7 @@ class SlowSteps(FakeSteps):
             time.sleep(0.002)  # long enough for others to begin
             if name in self._waits:
                 self.in_time &= self._tried[self._waits[name]].wait(10)
-            super().delete(old, op=op, skip_provider=skip_provider)
+            super().delete_resource(old, op=op, skip_provider=skip_provider)
         finally:
             with self._lock:
                 self.running -= 1
@@ -209,7 +209,7 @@ def test_a_protected_resource_prevents_all_deletions() -> None:
 def test_without_targets_all_resources_are_selected() -> None:
     rows = [resource("a"), resource("b", "a")]
     assert not ALL
-    assert ALL.has("anything")
+    assert ALL.includes("anything")
     assert ALL.select_for_delete(rows) is rows
     ALL.check_known([])
 
@@ -217,7 +217,7 @@ def test_without_targets_all_resources_are_selected() -> None:
 def test_a_target_is_a_urn_or_a_pattern() -> None:
     targets = Targets((urn("a"), "**::b*"))
     assert targets
-    assert [name for name in ("a", "b1", "ab", "A") if targets.has(urn(name))] == ["a", "b1"]
+    assert [name for name in ("a", "b1", "ab", "A") if targets.includes(urn(name))] == ["a", "b1"]
     targets.check_known([urn("a"), urn("b2")])
     with pytest.raises(EngineError) as caught:
         targets.check_known([urn("a")])

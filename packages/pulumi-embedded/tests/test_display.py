@@ -139,7 +139,7 @@ PEM = "-----BEGIN KEY-----\nAAAA-first\n\nBBBB-second\n}\n-----END KEY-----\n"
 
 def test_secrets_are_masked_in_every_form() -> None:
     display = Display("dev")
-    display.hide(['quo"te\\d', PEM, "true", "42"])
+    display.set_secrets(['quo"te\\d', PEM, "true", "42"])
     for shown in ("it is AAAA-first", "  BBBB-second", json.dumps({"a": 'quo"te\\d'}), json.dumps(PEM)):
         assert "[secret]" in display.masked(shown)
     assert not re.search("AAAA|BBBB", display.masked(PEM) + display.masked(json.dumps(PEM)))
@@ -149,8 +149,8 @@ def test_secrets_are_masked_in_every_form() -> None:
 
 def test_masked_json_stays_json() -> None:
     display = Display("dev")
-    display.hide(["100", 'quo"te'])
-    display.message(events.ERROR, "", 'the 100 of quo"te')
+    display.set_secrets(["100", 'quo"te'])
+    display.on_message(events.ERROR, "", 'the 100 of quo"te')
     step = ResourceStep(
         events.CREATE, "urn:pulumi:dev::p::t::n", "t", None, Resource("u", "t", inputs={"n": 100100})
     )

@@ -61,7 +61,7 @@ def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend)
     loaded = serialization.load_state(checkpoint.deployment, None)
     shot = StateSnapshot(backend, STACK, None, checkpoint)
     shot.open(loaded)
-    shot.write(put=[resource("z")], drop=[loaded.resources[0]], alias=(urn("a"), urn("z")))
+    shot.record_step(put=[resource("z")], drop=[loaded.resources[0]], alias=(urn("a"), urn("z")))
     shot.close()
     after = snapshot.current_deployment(backend, STACK)
     assert [item["urn"] for item in after["resources"]] == [urn("z"), urn("b")]
@@ -75,9 +75,9 @@ def test_renaming_changes_stored_rows_and_not_loaded_resources(backend: Backend)
 
 def test_each_step_is_durable_before_and_after_it(backend: Backend) -> None:
     shot = opened(backend)
-    operation = shot.begin("creating", resource("c"))
+    operation = shot.begin_operation("creating", resource("c"))
     assert names(backend) == ["a", "b", "creating c"]
-    shot.write(put=[resource("c")], end=[operation])
+    shot.record_step(put=[resource("c")], end=[operation])
     assert names(backend) == ["c", "a", "b"]
     file = json.loads(backend.read(STACK))["checkpoint"]["latest"]
     assert len(file["resources"]) == 2  # the steps are in the journal, the checkpoint is as it was
@@ -89,13 +89,13 @@ def test_each_step_is_durable_before_and_after_it(backend: Backend) -> None:
 def test_folding_during_a_run_keeps_the_order(backend: Backend) -> None:
     shot = opened(backend)
     first = resource("c")
-    shot.write(put=[first])
-    shot.begin("creating", resource("e"))
-    shot.fold()
-    shot.write(put=[resource("d", "c")])
+    shot.record_step(put=[first])
+    shot.begin_operation("creating", resource("e"))
+    shot.write_checkpoint()
+    shot.record_step(put=[resource("d", "c")])
     assert names(backend) == ["c", "d", "a", "b", "creating e"]
     first.protect = True
-    shot.write(put=[first])
+    shot.record_step(put=[first])
     assert snapshot.recover_journal(backend, STACK)[0] == 2
     assert names(backend) == ["c", "d", "a", "b", "creating e"]
     assert snapshot.current_deployment(backend, STACK)["resources"][0]["protect"] is True
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_old_state_and_the_journal(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shot = opened(backend)
-    shot.write(put=[resource("c")])
+    shot.record_step(put=[resource("c")])
     before = backend.read(STACK)
 
     with monkeypatch.context() as patched:
@@ -124,9 +124,9 @@ def test_no_operation_begins_after_a_failed_write(backend: Backend, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr("pulumi_embedded.state.stores.os.fsync", full)
         with pytest.raises(EngineError, match="cannot be saved"):
-            shot.write(put=[resource("c")])
+            shot.record_step(put=[resource("c")])
     with pytest.raises(EngineError, match="cannot be saved"):
-        shot.begin("creating", resource("d"))
+        shot.begin_operation("creating", resource("d"))
     shot.close()
     assert names(backend) == ["c", "a", "b"]
 

@@ -186,7 +186,7 @@ def test_flaws_that_the_cli_would_reject(items: list[dict[str, Any]], said: str)
     ],
 )
 def test_targets_match_like_in_the_cli(pattern: str, matches: bool) -> None:
-    assert Targets((pattern,)).has("urn:pulumi:dev::p::t::a[1]") is matches
+    assert Targets((pattern,)).includes("urn:pulumi:dev::p::t::a[1]") is matches
 
 
 def timeouts_of(**timeouts: str) -> dict[str, float]:

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command; the exit status."""
+    """Run one command, and return its exit status."""
     parser = make_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _shared_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    unset: Any = argparse.SUPPRESS  # an option before the command must not be reset after it
+    unset: Any = argparse.SUPPRESS  # so that the command does not reset an option given before it
     shared.add_argument("-s", "--stack", default=unset, help="the stack (default: the selected one)")
     shared.add_argument("-C", "--cwd", default=unset, help="run as if started in this folder")
     shared.add_argument("--non-interactive", action="store_true", default=unset, help="never ask questions")
@@ -178,7 +178,7 @@ def _add_config(commands: Any) -> None:
         path,
     ]
     _add(parts, "set-all", "config_commands.set_all", "set several values", options)
-    json = _flag("-j", "--json", default=argparse.SUPPRESS)  # `config --json get` has set it
+    json = _flag("-j", "--json", default=argparse.SUPPRESS)  # keeps the value of `config --json get`
     _add(parts, "get", "config_commands.show_value", "show a value", [key, json, path])
     _add(parts, "rm", "config_commands.remove_value", "remove a value", [key, path])
 

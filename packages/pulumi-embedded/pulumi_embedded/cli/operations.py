@@ -17,12 +17,12 @@ from pulumi_embedded.session import Session
 
 def run_preview(session: Session, options: argparse.Namespace) -> int:
     with _started(session, options, program=True, quiet=options.json) as (run, display):
-        display.start("Previewing update", preview=True)
+        display.start_run("Previewing update", preview=True)
         succeeded = run.preview()
         if options.json:
             sys.stdout.write(report_as_json(display.report, run.shown_config(), display.masked) + "\n")
         else:
-            display.finish()
+            display.finish_run()
         return _status(succeeded, display, options, "preview")
 
 
@@ -66,20 +66,20 @@ def _operate(
         )
     with _started(session, options, program=program) as (run, display):
         if not options.skip_preview:
-            display.start(f"Previewing {what}", preview=True)
+            display.start_run(f"Previewing {what}", preview=True)
             succeeded = preview_run(run)
-            display.finish()
+            display.finish_run()
             if not succeeded:
                 return FAILED
             if program:
-                run.prepare_next()
+                run.start_next_program()
             if not options.yes and not _confirm(what):
                 return CANCELLED
-        display.start(_TITLES[what], preview=False)
+        display.start_run(_TITLES[what], preview=False)
         try:
             succeeded = change(run)
         finally:
-            display.finish()
+            display.finish_run()
         return _status(succeeded, display, options, what)
 
 
@@ -100,8 +100,8 @@ def _started(
     )
     run = Run(session, display, run_options, program=program)
     display.without_outputs = options.suppress_outputs
-    display.hide(run.secrets())
-    display.on_closed = run.cancel
+    display.set_secrets(run.secret_texts())
+    display.on_closed = run.stop_starting_steps
     try:
         yield run, display
     finally:
@@ -126,7 +126,7 @@ def _status(succeeded: bool, display: Display, options: argparse.Namespace, what
         raise BrokenPipeError
     if not succeeded:
         return FAILED
-    if not getattr(options, "expect_no_changes", False) or not display.report.changes:
+    if not getattr(options, "expect_no_changes", False) or not display.report.change_count:
         return 0
     print(f"error: no changes were expected for {what} but changes were proposed", file=sys.stderr)
     return CHANGES

@@ -69,7 +69,7 @@ def _select(session: Session, name: str) -> None:
 def list_stacks(session: Session, options: argparse.Namespace) -> int:
     selected = selection.selected_stack(session.project.name, session.project.file, session.backend.url)
     rows = []
-    for name in session.backend.stacks(session.project.name):
+    for name in session.backend.stack_names(session.project.name):
         latest = snapshot.current_deployment(session.backend, StackId(session.project.name, name))
         count = len(latest.get("resources") or [])
         updated = _moment((latest.get("manifest") or {}).get("time"))
@@ -214,7 +214,7 @@ def _exported(text: str) -> Json:
 
 
 def _problems(items: list[Json], stack: StackId) -> list[str]:
-    """Why these resources should not be imported, in the CLI's words."""
+    """The reasons, in the CLI's words, why these resources should not be imported."""
     found = []
     for item in items:
         try:
@@ -316,7 +316,7 @@ def show_versions(session: Session, _options: argparse.Namespace) -> int:
         "Program's Python": interpreter(session.project),
         "Project": session.project.name,
         "Backend": session.backend.url,
-        "Stacks": ", ".join(session.backend.stacks(session.project.name)) or "none",
+        "Stacks": ", ".join(session.backend.stack_names(session.project.name)) or "none",
     }
     for key, value in rows.items():
         print(f"{key:<17} {value}")

@@ -1,1 +1,1 @@
-"""Runs: from a program's registrations to the steps that make them true."""
+"""Turns a program's registrations into steps, and performs them."""

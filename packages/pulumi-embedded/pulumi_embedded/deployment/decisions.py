@@ -15,7 +15,7 @@ from pulumi_embedded.state.serialization import Resource, StackState
 
 @dataclass
 class Cascade:
-    """The resources to delete, in order, before a resource is replaced. `finished`: no more of them will be deleted."""
+    """The resources to delete, in order, before a resource is replaced. `finished` is set once no more of them will be deleted."""
 
     resources: list[Resource]
     finished: threading.Event = field(default_factory=threading.Event)
@@ -31,7 +31,7 @@ class Decisions:
     on_check_failures: OnCheckFailures
     deleted_first: dict[str, Cascade] = field(default_factory=dict, init=False)
 
-    def check(self, registered: RegisteredResource, provider: Provider | None) -> None:
+    def check_inputs(self, registered: RegisteredResource, provider: Provider | None) -> None:
         """Let the provider check the inputs. Raises StepError after reporting what it does not accept."""
         inputs = registered.goal.inputs
         if registered.old is not None:
@@ -48,12 +48,12 @@ class Decisions:
             return
         old, registered.old = registered.old, None
         try:
-            self.check(registered, provider)
+            self.check_inputs(registered, provider)
         finally:
             registered.old = old
 
-    def diff(self, registered: RegisteredResource, provider: Provider | None) -> Diff | None:
-        """How the old and the new resource differ; None if there is no old one."""
+    def diff_resource(self, registered: RegisteredResource, provider: Provider | None) -> Diff | None:
+        """How the old and the new resource differ, or None if there is no old one."""
         old, new, goal = registered.old, registered.new, registered.goal
         if old is None:
             return None
@@ -70,12 +70,12 @@ class Decisions:
         return _provider_diff(provider, old, new.inputs, goal.ignore_changes, goal.replace_on_changes)
 
     def _has_moved_provider(self, old: Resource, new: Resource) -> bool:
-        """Whether another provider resource manages it now, which may be configured for another account."""
+        """Whether the program now names another provider resource, which may be configured for another account."""
         before, after = urns.provider_urn(old.provider), urns.provider_urn(new.provider)
         return self.index.aliases.taken.get(before, before) != after and UNKNOWN_TEXT not in new.provider
 
     def cascade_of(self, registered: RegisteredResource, diff: Diff) -> list[Resource]:
-        """What must be deleted, in order, before the resource is created again; empty if it is created first."""
+        """What must be deleted, in order, before the resource is created again. Empty if it is created first."""
         old, goal = registered.old, registered.goal
         if old is None or not diff.changes or not diff.replaces or old.pending_replacement:
             return []
@@ -116,8 +116,8 @@ class Decisions:
         inputs = {key: values.UNKNOWN if key in changing else value for key, value in resource.inputs.items()}
         if not changing.intersection(inputs):
             return False
-        self.providers.load(self.state.resources)
-        provider = self.providers.get(resource.provider)
+        self.providers.load_providers(self.state.resources)
+        provider = self.providers.get_provider(resource.provider)
         diff = _provider_diff(
             provider, resource, inputs, resource.ignore_changes, resource.replace_on_changes
         )

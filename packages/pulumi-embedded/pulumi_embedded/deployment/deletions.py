@@ -24,11 +24,11 @@ class Deletions:
     _deleted_urns: set[str] = field(default_factory=set, init=False)
     _waits_for: dict[int, set[int]] = field(default_factory=dict, init=False)
 
-    def run(self, resources: list[Resource], aliases: dict[str, str] | None = None) -> bool:
-        """Delete them; whether all were deleted. If one is protected, none is touched."""
+    def delete_all(self, resources: list[Resource], aliases: dict[str, str] | None = None) -> bool:
+        """Delete them, and return whether all were deleted. If one is protected, none is deleted."""
         protected = [resource for resource in resources if resource.protect and not resource.delete]
         for resource in protected:
-            self.listener.message(events.ERROR, resource.urn, _protected_message(resource))
+            self.listener.on_message(events.ERROR, resource.urn, _protected_message(resource))
         if protected and not self.steps.preview:
             return False
         self._deleted_urns = {resource.urn for resource in resources if not resource.delete}
@@ -52,7 +52,7 @@ class Deletions:
         return succeeded
 
     def _settle(self, future: Future[None], resource: Resource) -> bool:
-        """Whether the deletion succeeded. If it did, the resources that waited for it may follow."""
+        """Whether the deletion succeeded. If so, the resources that waited for it can be deleted next."""
         error = future.exception()
         if error is None:
             for waiting in self._waits_for.values():
@@ -64,7 +64,7 @@ class Deletions:
 
     def _delete(self, resource: Resource) -> None:
         op = events.DELETE_REPLACED if resource.delete else events.DELETE
-        self.steps.delete(resource, op=op, skip_provider=resource.deleted_with in self._deleted_urns)
+        self.steps.delete_resource(resource, op=op, skip_provider=resource.deleted_with in self._deleted_urns)
 
 
 def _dependents(resources: list[Resource], aliases: dict[str, str]) -> dict[int, set[int]]:

@@ -58,22 +58,22 @@ class Deployment:
     on_program_done: Callable[[], None] = field(default=lambda: None, init=False)
 
     def __post_init__(self) -> None:
-        self._index = ResourceIndex.of(self.stack.name, self.stack.project, self.state)
+        self._index = ResourceIndex.from_state(self.stack.name, self.stack.project, self.state)
         self._provider_resources = ProviderResources(
             self.config, self._index, self.steps, self.providers, self._report_check_failures
         )
         self._decisions = Decisions(self.state, self._index, self.providers, self._report_check_failures)
 
-    # Called for the program.
+    # Called by the monitor, for the program.
 
-    def register(self, goal: Goal) -> Registration:
+    def register_resource(self, goal: Goal) -> Registration:
         """Create, change or keep a resource. Raises EngineError for unsupported requests."""
         if goal.custom:
             check_package(goal.type, goal.name, goal.version)
         if self.options.run_program:
             return self._keep_old(goal)
         with self._lock:
-            registered = self._provider_resources.register(goal)
+            registered = self._provider_resources.register_resource(goal)
         urn = registered.new.urn
         try:
             if self.stop.stopping.is_set() or registered.new.depends_on() & self._failed_urns:
@@ -82,14 +82,14 @@ class Deployment:
         except EngineError as error:
             return self._fail(urn, error)
 
-    def read(self, goal: Goal) -> Registration:
+    def read_resource(self, goal: Goal) -> Registration:
         """Look up a resource that exists and that the stack does not manage."""
         if goal.type != stack_references.REFERENCE_TYPE:
             check_package(goal.type, goal.name, goal.version)
         if self.options.run_program:
             return self._keep_old(goal)
         with self._lock:
-            registered = self._provider_resources.register(goal)
+            registered = self._provider_resources.register_resource(goal)
         new, old = registered.new, registered.old
         new.external, new.id = True, goal.read_id
         try:
@@ -100,12 +100,12 @@ class Deployment:
                 return Registration(new.urn, UNKNOWN_TEXT, new.inputs)
             if self.stop.stopping.is_set():
                 return self._skipped(new.urn)
-            self.steps.read(new, old, self.providers.get(new.provider))
+            self.steps.read_resource(new, old, self.providers.get_provider(new.provider))
         except EngineError as error:
             return self._fail(new.urn, error)
         return _registration(new)
 
-    def invoke(
+    def invoke_function(
         self, function: str, arguments: Properties, reference: str, version: str, url: str
     ) -> tuple[Properties, list[CheckFailure]]:
         """Call a provider function. Raises EngineError."""
@@ -116,10 +116,10 @@ class Deployment:
             raise NeedsCliError(f"the function {function}")
         check_package(function, "", version, f"the function {function}")
         with self._lock:
-            reference = reference or self._provider_resources.default(package, version, url)
+            reference = reference or self._provider_resources.default_reference(package, version, url)
         if values.has_unknown(arguments) or self._provider_resources.is_unconfigured(reference):
             return {}, []
-        return self.providers.get(reference).invoke(function, arguments, preview=self.steps.preview)
+        return self.providers.get_provider(reference).invoke(function, arguments, preview=self.steps.preview)
 
     def _resource_state(self, urn: str) -> Properties:
         resource = self._index.news.get(urn)
@@ -136,16 +136,19 @@ class Deployment:
             if resource.type == urns.STACK_TYPE:
                 old = self._index.olds.get(urn)
                 self._stack_outputs = outputs
-                self.listener.outputs(old.outputs if old else None, outputs)
+                self.listener.on_outputs(old.outputs if old else None, outputs)
             if not self.steps.preview and values.has_unknown(outputs):
-                outputs = {**resource.outputs, **_known(outputs)}  # a resource has failed
+                outputs = {
+                    **resource.outputs,
+                    **_known(outputs),
+                }  # outputs of failed resources keep their old values
             if values.is_same(resource.outputs, outputs):
                 return
             resource.outputs = outputs
-        self.steps.outputs(resource)
+        self.steps.save_outputs(resource)
 
-    def program_is_done(self) -> None:
-        """The program has registered everything; returns once the deletions are done."""
+    def end_registrations(self) -> None:
+        """Called when the program has registered everything. Returns after the deletions."""
         self.on_program_done()
 
     # Called by the run.
@@ -157,10 +160,10 @@ class Deployment:
             return
         old_outputs = self._index.olds[urn].outputs
         merged = {**old_outputs, **_known(self._stack_outputs)}
-        self.listener.outputs(old_outputs, merged)
+        self.listener.on_outputs(old_outputs, merged)
         if not values.is_same(self._index.news[urn].outputs, merged):
             self._index.news[urn].outputs = merged
-            self.steps.outputs(self._index.news[urn])
+            self.steps.save_outputs(self._index.news[urn])
 
     def delete_undeclared(self) -> None:
         """Delete what the program no longer declares, and the originals of replaced resources."""
@@ -170,25 +173,27 @@ class Deployment:
         undeclared = [old for old in self.state.resources if old.delete or not self._index.is_matched(old)]
         for old in undeclared:
             if old.pending_replacement:
-                self.steps.forget(old)
+                self.steps.drop_row(old)
         try:
             targets.check_known([*self._index.news, *self._index.olds])
         except EngineError as error:
-            self.listener.message(events.ERROR, "", str(error))
+            self.listener.on_message(events.ERROR, "", str(error))
             self.failed = True
             return
         to_delete = [
-            old for old in undeclared if not old.pending_replacement and (old.delete or targets.has(old.urn))
+            old
+            for old in undeclared
+            if not old.pending_replacement and (old.delete or targets.includes(old.urn))
         ]
-        self.providers.load(self.state.resources)
+        self.providers.load_providers(self.state.resources)
         deletions = Deletions(self.steps, self.listener, self.stop.stopping, self.options)
-        if not deletions.run(to_delete, self._index.aliases.taken):
+        if not deletions.delete_all(to_delete, self._index.aliases.taken):
             self.failed = True
 
-    # One registration.
+    # Deploying one resource.
 
     def _keep_old(self, goal: Goal) -> Registration:
-        """Answer with the resource of the old state; a resource that does not exist is not created."""
+        """Answer with the resource of the old state. A resource that does not exist is not created."""
         with self._lock:
             urn, old = self._index.keep_old(goal)
         if old is None:
@@ -205,11 +210,11 @@ class Deployment:
                 "name it with --target too"
             )
         if is_provider(registered.new.type):
-            self._provider_resources.apply(registered)
+            self._provider_resources.apply_provider(registered)
             return _registration(registered.new)
         provider = self._provider_resources.provider_of(registered.new)
-        self._decisions.check(registered, provider)
-        diff = self._decisions.diff(registered, provider)
+        self._decisions.check_inputs(registered, provider)
+        diff = self._decisions.diff_resource(registered, provider)
         is_deleted, cascade = self._cascade(registered, diff)
         try:
             return self._apply(registered, provider, diff, is_deleted=is_deleted, cascade=cascade)
@@ -229,23 +234,23 @@ class Deployment:
         if self.stop.stopping.is_set():
             return self._skipped(new.urn)
         if old is None:
-            self.steps.create(new, alias=alias)
+            self.steps.create_resource(new, alias=alias)
         elif is_deleted or old.pending_replacement:
             self._decisions.check_as_new(registered, provider)
             self._recreate(registered, old, diff)
         elif diff is None or not (diff.changes or old.init_errors):
-            self.steps.same(old, new, alias)
+            self.steps.keep_resource(old, new, alias)
         elif diff.replaces:
             self._replace(registered, old, provider, diff, cascade)
         else:
-            self.steps.update(old, new, diff, alias)
+            self.steps.update_resource(old, new, diff, alias)
         return _registration(new)
 
     def _is_target(self, new: Resource) -> bool:
-        return self.options.targets.has(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
+        return self.options.targets.includes(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
 
     def _leave_unchanged(self, registered: RegisteredResource) -> Registration:
-        """Keep a resource that is not a target as it is in the old state; do not create it."""
+        """Keep a resource that is not a target as it is in the old state. If it does not exist, it is not created."""
         old, new = registered.old, registered.new
         if old is None:
             with self._lock:
@@ -255,7 +260,7 @@ class Deployment:
         with self._lock:
             kept = with_new_references(old, self._index.aliases.taken).copy(urn=new.urn, parent=new.parent)
             self._index.news[new.urn] = kept
-        self.steps.same(old, kept, registered.alias)
+        self.steps.keep_resource(old, kept, registered.alias)
         return _registration(kept)
 
     def _report_check_failures(self, registered: RegisteredResource, failures: list[CheckFailure]) -> None:
@@ -263,16 +268,16 @@ class Deployment:
         for failure in failures:
             where = f"property {failure.property} " if failure.property else ""
             text = f"{new.type} resource '{name}': {where}has a problem: {failure.reason}"
-            self.listener.message(events.ERROR, new.urn, text)
+            self.listener.on_message(events.ERROR, new.urn, text)
         if failures:
             raise StepError(f"{name} is invalid")
 
-    # Replacing.
+    # Replacing a resource.
 
     def _cascade(self, registered: RegisteredResource, diff: Diff | None) -> tuple[bool, Cascade]:
-        """Whether another cascade has deleted the old resource; if not, what to delete before it is replaced.
+        """Whether another cascade has deleted the old resource and, if not, what to delete before it is replaced.
 
-        Waits for a cascade that is deleting it at this moment.
+        If a cascade is deleting it now, this waits for the end of that cascade.
         """
         while True:
             with self._lock:
@@ -317,8 +322,8 @@ class Deployment:
             self._delete_first(cascade)
             self._recreate(registered, old, diff)
         else:
-            self.steps.create(new, replaces=old, keep_old=True, diff=diff, alias=registered.alias)
-            self.steps.replaced(old, new, diff)
+            self.steps.create_resource(new, replaces=old, keep_old=True, diff=diff, alias=registered.alias)
+            self.steps.report_replacement(old, new, diff)
 
     def _delete_first(self, cascade: Cascade) -> None:
         """Delete the resources of the cascade, or wait for another cascade that is deleting them."""
@@ -329,7 +334,7 @@ class Deployment:
             if owner is not None and owner is not cascade:
                 owner.finished.wait()
             elif owner is cascade and not resource.pending_replacement:  # not deleted by an earlier run
-                self.steps.delete(
+                self.steps.delete_resource(
                     resource,
                     op=events.DELETE_REPLACED,
                     skip_provider=resource.deleted_with in deleted_first,
@@ -342,15 +347,15 @@ class Deployment:
     def _recreate(self, registered: RegisteredResource, old: Resource, diff: Diff | None) -> None:
         """Create the replacement of a resource that has been deleted."""
         diff = diff or Diff(True)
-        self.steps.create(registered.new, replaces=old, diff=diff, alias=registered.alias)
-        self.steps.replaced(old, registered.new, diff)
+        self.steps.create_resource(registered.new, replaces=old, diff=diff, alias=registered.alias)
+        self.steps.report_replacement(old, registered.new, diff)
 
-    # Failing.
+    # Failures.
 
     def _fail(self, urn: str, error: EngineError) -> Registration:
         """Answer with a failure. In an update, no new step starts afterwards; a preview shows all failures."""
         if not isinstance(error, StepError):  # a StepError has been reported with its step
-            self.listener.message(events.ERROR, urn, str(error))
+            self.listener.on_message(events.ERROR, urn, str(error))
         self.failed = True
         with self._lock:
             self._failed_urns.add(urn)
@@ -361,7 +366,7 @@ class Deployment:
     def _skip(self, registered: RegisteredResource) -> Registration:
         """Answer without a step, but report problems with the inputs."""
         if not self.stop.cancelled and not values.has_unknown(registered.goal.inputs):
-            self._decisions.check(registered, self._provider_resources.provider_of(registered.new))
+            self._decisions.check_inputs(registered, self._provider_resources.provider_of(registered.new))
         return self._skipped(registered.new.urn)
 
     def _skipped(self, urn: str) -> Registration:

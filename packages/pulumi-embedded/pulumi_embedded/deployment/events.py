@@ -19,7 +19,7 @@ DELETE_REPLACED: Final = "delete-replaced"
 REFRESH: Final = "refresh"
 READ: Final = "read"
 
-# One of these per resource; the other operations are parts of a replacement.
+# Each resource has one of these outcomes. The other operations are parts of a replacement.
 OUTCOMES: Final = (SAME, CREATE, UPDATE, DELETE, REPLACE, READ, REFRESH)
 
 # Severities, with the numbers of Pulumi's protocol.
@@ -51,18 +51,18 @@ class ResourceStep:
 class Listener(Protocol):
     """Receives the events of a run, from any thread."""
 
-    def began(self, step: ResourceStep) -> None: ...
+    def on_step_started(self, step: ResourceStep) -> None: ...
 
-    def ended(self, step: ResourceStep) -> None:
-        """A step is done; in a preview, it would be done."""
+    def on_step_ended(self, step: ResourceStep) -> None:
+        """A step has been done or, in a preview, would be done."""
 
-    def failed(self, step: ResourceStep, message: str) -> None: ...
+    def on_step_failed(self, step: ResourceStep, message: str) -> None: ...
 
-    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+    def on_message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
         """A message about a resource, or about the stack if the URN is empty."""
 
-    def outputs(self, old: Properties | None, new: Properties) -> None:
+    def on_outputs(self, old: Properties | None, new: Properties) -> None:
         """The stack's outputs before (None if the stack is new) and after."""
 
-    def changes(self) -> dict[str, int]:
+    def outcome_counts(self) -> dict[str, int]:
         """How many resources had each outcome."""

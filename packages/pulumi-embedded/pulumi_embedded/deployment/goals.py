@@ -56,7 +56,9 @@ class AliasResolver:
     _old_urns: dict[str, str] = field(default_factory=dict, init=False)
     taken: dict[str, str] = field(default_factory=dict, init=False)
 
-    def find(self, goal: Goal, urn: str, olds: Mapping[str, Any], news: Container[str] = ()) -> str | None:
+    def find_old_urn(
+        self, goal: Goal, urn: str, olds: Mapping[str, Any], news: Container[str] = ()
+    ) -> str | None:
         """The URN of the resource in the old state: its own, or the first alias that exists there.
 
         `news`: the URNs registered so far. Raises EngineError if two resources claim the same old one.
@@ -67,7 +69,7 @@ class AliasResolver:
             )
         if urn in olds:
             return urn
-        for alias in self.candidates(goal):
+        for alias in self.possible_old_urns(goal):
             if alias not in olds:
                 continue
             other = alias if alias in news else self.taken.get(alias)
@@ -81,7 +83,7 @@ class AliasResolver:
             return alias
         return None
 
-    def candidates(self, goal: Goal) -> list[str]:
+    def possible_old_urns(self, goal: Goal) -> list[str]:
         """All URNs the resource may have had: from its aliases, and from those of its parent."""
         found = [self._old_urn(goal, alias) for alias in goal.aliases]
         old_parent = self._old_urns.get(goal.parent)

@@ -35,7 +35,7 @@ class Interrupts:
         numbers = (signal.SIGINT, signal.SIGTERM)
         old = {number: signal.signal(number, self._on_signal) for number in numbers}
         if self._is_cancelled:
-            self.cancel()
+            self.stop_starting_steps()
         try:
             yield
         finally:
@@ -43,9 +43,9 @@ class Interrupts:
                 signal.signal(number, handler)
             self._target = None
             if self._count:
-                self.listener.message(events.ERROR, "", "update canceled")
+                self.listener.on_message(events.ERROR, "", "update canceled")
 
-    def cancel(self) -> None:
+    def stop_starting_steps(self) -> None:
         """Start no more steps. Running steps are finished and saved."""
         self._is_cancelled = True
         if self._target is not None:
@@ -57,8 +57,8 @@ class Interrupts:
         if self._count > 1:
             threading.Thread(target=self.on_second).start()  # this thread may hold a lock that it needs
             return
-        self.cancel()
-        self.listener.message(
+        self.stop_starting_steps()
+        self.listener.on_message(
             events.INFO,
             "",
             "canceling: running steps are being finished and saved; press Ctrl-C again to stop at once",

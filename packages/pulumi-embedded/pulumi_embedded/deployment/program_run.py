@@ -23,7 +23,7 @@ from pulumi_embedded.providers.registry import ProviderRegistry
 def running_server(
     monitor: Monitor, providers: ProviderRegistry, parallel: int, on_stop: Callable[[], None]
 ) -> Iterator[str]:
-    """Serve the program and the providers; the server's address."""
+    """Serve the program and the providers. Yields the server's address."""
     # The SDK calls from parallel * 4 threads and each call waits for its step, so fewer threads could deadlock.
     server = grpc.server(ThreadPoolExecutor(max_workers=parallel * 4 + 64), options=GRPC_OPTIONS)
     resource_pb2_grpc.add_ResourceMonitorServicer_to_server(monitor, server)
@@ -44,7 +44,7 @@ class NoProgram:
     def _refuse(self, *_: Any) -> Any:
         raise EngineError("no program is running")
 
-    register = read = invoke = register_outputs = program_is_done = _refuse
+    register_resource = read_resource = invoke_function = register_outputs = end_registrations = _refuse
 
 
 @dataclass
@@ -57,14 +57,14 @@ class ProgramRun:
     _registered: threading.Event = field(default_factory=threading.Event, init=False)
     _status: int | None = field(default=None, init=False)
 
-    def run(self, settings: dict[str, Any], on_line: Callable[[str], None]) -> bool:
-        """Run the program to its end; whether everything succeeded."""
+    def run_program(self, settings: dict[str, Any], on_line: Callable[[str], None]) -> bool:
+        """Run the program to its end, and return whether everything succeeded."""
         self.deployment.on_program_done = self._on_program_done
         parallel = self.deployment.options.parallel
         monitor = Monitor(self.deployment, self.deployment.listener, settings["root_directory"])
         with running_server(monitor, self.deployment.providers, parallel, self.child.kill) as address:
-            self.child.send({**settings, "address": address, "parallel": parallel})
-            output = self.child.follow(on_line)
+            self.child.send_settings({**settings, "address": address, "parallel": parallel})
+            output = self.child.follow_output(on_line)
             waiter = threading.Thread(target=self._wait, daemon=True)
             waiter.start()
             self._registered.wait()
@@ -72,7 +72,7 @@ class ProgramRun:
                 self.deployment.delete_undeclared()
             self._deleted.set()
             waiter.join()
-            self.deployment.steps.drain()
+            self.deployment.steps.wait_until_idle()
             for thread in output:
                 thread.join(1)
         return self._report(monitor)
@@ -92,9 +92,9 @@ class ProgramRun:
 
     def _report(self, monitor: Monitor) -> bool:
         if monitor.failure is not None:
-            self.deployment.listener.message(events.ERROR, "", str(monitor.failure))
+            self.deployment.listener.on_message(events.ERROR, "", str(monitor.failure))
         elif self._status not in (0, ALREADY_REPORTED):
-            self.deployment.listener.message(
+            self.deployment.listener.on_message(
                 events.ERROR, "", f"Program exited with non-zero exit code: {self._status}"
             )
         failed = self.deployment.failed or self.deployment.stop.cancelled

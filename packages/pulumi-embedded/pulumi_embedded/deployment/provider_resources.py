@@ -22,7 +22,7 @@ OnCheckFailures = Callable[[RegisteredResource, list[CheckFailure]], None]
 
 @dataclass
 class ProviderResources:
-    """Use it while holding the deployment's lock."""
+    """Creates and updates them. Hold the deployment's lock while using it."""
 
     config: Properties
     index: ResourceIndex
@@ -32,16 +32,18 @@ class ProviderResources:
     _defaults: dict[str, str] = field(default_factory=dict, init=False)
     _unconfigured: set[str] = field(default_factory=set, init=False)
 
-    def register(self, goal: Goal) -> RegisteredResource:
+    def register_resource(self, goal: Goal) -> RegisteredResource:
         """Add a registration to the index, with the provider it names or the default one of its package."""
         provider = ""
         if goal.custom and is_provider(goal.type):
             goal.inputs = {**goal.inputs, **_plugin_inputs(goal.version, goal.plugin_url)}
         elif goal.custom:
-            provider = goal.provider or self.default(package_of(goal.type), goal.version, goal.plugin_url)
-        return self.index.register(goal, provider)
+            provider = goal.provider or self.default_reference(
+                package_of(goal.type), goal.version, goal.plugin_url
+            )
+        return self.index.add_registration(goal, provider)
 
-    def default(self, package: str, version: str = "", url: str = "") -> str:
+    def default_reference(self, package: str, version: str = "", url: str = "") -> str:
         """The reference of a package's default provider."""
         name = "default" + (f"_{version}" if version else "").replace(".", "_")
         key = f"{package}:{name}"
@@ -54,8 +56,8 @@ class ProviderResources:
                 version=version,
                 plugin_url=url,
             )
-            registered = self.register(goal)
-            self.apply(registered)
+            registered = self.register_resource(goal)
+            self.apply_provider(registered)
             self._defaults[key] = f"{registered.new.urn}::{registered.new.id}"
         return self._defaults[key]
 
@@ -71,16 +73,16 @@ class ProviderResources:
         }
 
     def provider_of(self, new: Resource) -> Provider | None:
-        """The provider of a resource; None for a component, or if a preview does not know its configuration."""
+        """The provider of a resource. None for a component, or if a preview does not know the provider's configuration."""
         if not new.custom or self.is_unconfigured(new.provider):
             return None
-        return self.providers.get(new.provider)
+        return self.providers.get_provider(new.provider)
 
     def is_unconfigured(self, reference: str) -> bool:
         """Whether the provider's configuration is not known yet."""
         return reference in self._unconfigured
 
-    def apply(self, registered: RegisteredResource) -> None:
+    def apply_provider(self, registered: RegisteredResource) -> None:
         """Create or update a provider resource, and make the provider available."""
         new, old = registered.new, registered.old
         is_plugin = package_of(new.type) not in (PACKAGE, stack_references.PACKAGE)
@@ -88,21 +90,21 @@ class ProviderResources:
             self._check_plugin(registered)
         new.outputs = {key: value for key, value in new.inputs.items() if key != INTERNAL}
         if old is None:
-            self.steps.create(new)
+            self.steps.create_resource(new)
         elif values.is_same(old.outputs, new.outputs):
-            self.steps.same(old, new, registered.alias)
+            self.steps.keep_resource(old, new, registered.alias)
         else:
             diff = diffs.complete_diff(Diff(False, by_engine=True), old.outputs, new.outputs, [])
-            self.steps.update(old, new, diff, registered.alias)
+            self.steps.update_resource(old, new, diff, registered.alias)
         if values.has_unknown(new.inputs):
             self._unconfigured.add(f"{new.urn}::{new.id}")
         else:
-            self.providers.register(f"{new.urn}::{new.id}", new.inputs)
+            self.providers.register_provider(f"{new.urn}::{new.id}", new.inputs)
 
     def _check_plugin(self, registered: RegisteredResource) -> None:
         """Let a plugin check its own configuration. Raises StepError after reporting what it does not accept."""
         new, old = registered.new, registered.old
-        plugin = self.providers.prepare(new.urn, new.inputs)
+        plugin = self.providers.prepare_plugin(new.urn, new.inputs)
         new.inputs, failures = plugin.check_config(registered.old_inputs, new.inputs)
         self.on_check_failures(registered, failures)
         if old is not None:

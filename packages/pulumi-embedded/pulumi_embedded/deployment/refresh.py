@@ -19,7 +19,7 @@ from pulumi_embedded.state.snapshot import StateSnapshot
 
 @dataclass
 class Refresh:
-    """One refresh of a state; without a snapshot, only of the state in memory.
+    """One refresh of a state. Without a snapshot, only the state in memory is refreshed.
 
     With `--refresh`, it precedes an update, so its findings are notes and are not counted as changes.
     """
@@ -31,8 +31,8 @@ class Refresh:
     stopping: threading.Event
     options: RunOptions
 
-    def run(self) -> bool:
-        """Read all resources; whether every read succeeded. Resources that are gone are dropped with all references.
+    def refresh_all(self) -> bool:
+        """Read all resources, and return whether every read succeeded. Resources that are gone are dropped with all references.
 
         Raises EngineError if a target does not exist.
         """
@@ -40,11 +40,11 @@ class Refresh:
         self.options.targets.check_known(
             (resource.urn for resource in resources), "no resource named '{}' found"
         )
-        self.providers.load(resources)
+        self.providers.load_providers(resources)
         readable = [
             resource
             for resource in resources
-            if _is_readable(resource) and self.options.targets.has(resource.urn)
+            if _is_readable(resource) and self.options.targets.includes(resource.urn)
         ]
         with ThreadPoolExecutor(max_workers=max(self.options.parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
@@ -54,32 +54,32 @@ class Refresh:
         )
 
     def _apply(self, results: dict[int, Resource | None]) -> None:
-        """Take over the results; None stands for a resource that is gone."""
+        """Put the results into the state. None stands for a resource that is gone."""
         gone = [old for old in self.state.resources if results.get(id(old), old) is None]
         found = [results.get(id(old), old) for old in self.state.resources]
         kept = self.state.resources = [resource for resource in found if resource is not None]
         for resource in kept:
             is_reported = resource.type == STACK_TYPE and not self.options.refresh
-            if is_reported and self.options.targets.has(resource.urn):
-                self.listener.outputs(resource.outputs, resource.outputs)
+            if is_reported and self.options.targets.includes(resource.urn):
+                self.listener.on_outputs(resource.outputs, resource.outputs)
         pruned = prune_references(kept, gone)
         if self.snapshot and gone:
-            self.snapshot.write(put=pruned, drop=gone, wait=False)
+            self.snapshot.record_step(put=pruned, drop=gone, wait=False)
 
     def _read(self, old: Resource) -> Resource | EngineError | None:
         """The actual resource, None if it is gone, or why it could not be read."""
         step = ResourceStep(events.REFRESH, old.urn, old.type, old)
         if self.stopping.is_set():
             return EngineError("canceled")
-        self.listener.began(step)
+        self.listener.on_step_started(step)
         try:
             new = self._compare(old, step)
         except EngineError as error:
-            self.listener.failed(step, str(error))
+            self.listener.on_step_failed(step, str(error))
             return error
         step.seconds = time.monotonic() - step.started
         step.new = new
-        self.listener.ended(step)
+        self.listener.on_step_ended(step)
         return new
 
     def _compare(self, old: Resource, step: ResourceStep) -> Resource | None:
@@ -93,7 +93,7 @@ class Refresh:
             op, note, new.modified = events.UPDATE, "has drifted", current_time()
             step.diff = diffs.complete_diff(Diff(False, by_engine=True), old.outputs, new.outputs, [])
             if self.snapshot:
-                self.snapshot.write(put=[new], wait=False)
+                self.snapshot.record_step(put=[new], wait=False)
         if self.options.refresh:
             step.note = note
         else:
@@ -104,13 +104,13 @@ class Refresh:
         """The resource as its provider reads it."""
         init_errors: list[str] = []
         try:
-            id_, outputs, inputs = self.providers.get(old.provider).read(old)
+            id_, outputs, inputs = self.providers.get_provider(old.provider).read(old)
         except PartialError as error:
             id_, init_errors, inputs = error.id, error.reasons, error.inputs
             outputs = values.mark_secrets(error.outputs, old.outputs)
             inputs = None if inputs is None else values.mark_secrets(inputs, old.inputs)
             listed = "".join(f"\n* {reason}" for reason in init_errors)
-            self.listener.message(
+            self.listener.on_message(
                 events.WARNING, old.urn, f"Refreshed resource is in an unhealthy state:{listed}"
             )
         if not id_:

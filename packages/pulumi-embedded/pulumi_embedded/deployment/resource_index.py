@@ -27,7 +27,7 @@ class RegisteredResource:
 
 @dataclass
 class ResourceIndex:
-    """The resources of the old state and those registered so far. Use it while holding the deployment's lock."""
+    """The resources of the old state and those registered so far. Hold the deployment's lock while using it."""
 
     stack: str
     project: str
@@ -37,12 +37,12 @@ class ResourceIndex:
     _matched: set[int] = field(default_factory=set)
 
     @classmethod
-    def of(cls, stack: str, project: str, state: StackState) -> ResourceIndex:
+    def from_state(cls, stack: str, project: str, state: StackState) -> ResourceIndex:
         """The index of a state before any registration."""
         olds = {old.urn: old for old in state.resources if not old.delete}
         return cls(stack, project, olds, AliasResolver(stack, project))
 
-    def register(self, goal: Goal, provider: str) -> RegisteredResource:
+    def add_registration(self, goal: Goal, provider: str) -> RegisteredResource:
         """Add a registration. Raises EngineError if its URN is taken or its parent is missing."""
         urn = self._urn(goal)
         if urn in self.news:
@@ -59,7 +59,7 @@ class ResourceIndex:
         return RegisteredResource(goal, new, old, (old_urn, urn) if old_urn and old_urn != urn else None)
 
     def keep_old(self, goal: Goal) -> tuple[str, Resource | None]:
-        """Add a registration that keeps the resource of the old state; its URN, and that resource."""
+        """Add a registration that keeps the resource of the old state. Returns its URN, and that resource if there is one."""
         urn = self._urn(goal)
         _, old = self._find_old(goal, urn)
         if old is not None:
@@ -74,5 +74,5 @@ class ResourceIndex:
         return urns.make_urn(self.stack, self.project, goal.parent, goal.type, goal.name)
 
     def _find_old(self, goal: Goal, urn: str) -> tuple[str | None, Resource | None]:
-        old_urn = self.aliases.find(goal, urn, self.olds, self.news)
+        old_urn = self.aliases.find_old_urn(goal, urn, self.olds, self.news)
         return old_urn, self.olds.get(old_urn) if old_urn else None

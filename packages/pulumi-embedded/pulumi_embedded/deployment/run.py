@@ -110,12 +110,12 @@ class Run:
         if self._options.run_program:
             succeeded = self._deploy(state, changing) and succeeded
         if self._options.clear_pending_creates:
-            changing.write(end=list(changing.pending))
+            changing.record_step(end=list(changing.pending))
         else:
             self._report_pending(changing)
         return succeeded
 
-    # Around a change.
+    # Locking, saving and history.
 
     def _change(self, kind: str, change: Change) -> bool:
         """Lock the stack, load its state again (the preview has changed the loaded one), change it, save it, unlock."""
@@ -143,7 +143,7 @@ class Run:
             lock.release()
 
     def _add_to_history(self, entry: history.HistoryEntry) -> None:
-        entry.changes = self.listener.changes()
+        entry.changes = self.listener.outcome_counts()
         try:
             history.add_entry(self._session.backend, self.stack, entry)
         except OSError as error:
@@ -155,16 +155,16 @@ class Run:
         for op in other:
             del changing.pending[op]
         if other:
-            changing.write(end=other)
+            changing.record_step(end=other)
         for operation in changing.pending.values():
-            self.listener.message(
+            self.listener.on_message(
                 events.WARNING,
                 operation.resource.urn,
                 "an earlier update ended while it was creating this resource, which may therefore exist. Its provider "
                 "checks that when the resource is created again; `refresh --clear-pending-creates` forgets it",
             )
 
-    # The work.
+    # Deploying, deleting and refreshing.
 
     def _deploy(self, state: StackState, changing: StateSnapshot | None) -> bool:
         config = self._config.values(self._session.project, self._crypter)
@@ -185,27 +185,27 @@ class Run:
             "dry_run": changing is None or options.run_program,
         }
         with self._interrupts.handled(deployment.stop):
-            succeeded = program.run(program_settings, self._on_output_line)
+            succeeded = program.run_program(program_settings, self._on_output_line)
         if not succeeded:
             deployment.keep_old_outputs()
         return succeeded
 
     def _delete_all(self, state: StackState, changing: StateSnapshot | None) -> bool:
         with self._without_program() as flag:
-            self._providers.load(state.resources)
+            self._providers.load_providers(state.resources)
             steps = StepRunner(self._providers, self.listener, changing, self._options.parallel)
             existing = [resource for resource in state.resources if not resource.pending_replacement]
             to_delete = self._options.targets.select_for_delete(existing)
             for resource in state.resources:
                 if resource.pending_replacement:
-                    steps.forget(resource)
-            succeeded = Deletions(steps, self.listener, flag.stopping, self._options).run(to_delete)
+                    steps.drop_row(resource)
+            succeeded = Deletions(steps, self.listener, flag.stopping, self._options).delete_all(to_delete)
         return succeeded and not flag.cancelled
 
     def _refresh(self, state: StackState, changing: StateSnapshot | None) -> bool:
         with self._without_program() as flag:
             refresh = Refresh(state, self._providers, self.listener, changing, flag.stopping, self._options)
-            return refresh.run()
+            return refresh.refresh_all()
 
     @contextmanager
     def _without_program(self) -> Iterator[StopFlag]:
@@ -222,20 +222,20 @@ class Run:
         found = self._config.values(self._session.project, self._crypter)
         return {key: "[secret]" if value.secret else value.text for key, value in found.items()}
 
-    def secrets(self) -> list[str]:
+    def secret_texts(self) -> list[str]:
         """The texts that must not be shown."""
         return self._config.secrets(self._crypter)
 
-    def cancel(self) -> None:
+    def stop_starting_steps(self) -> None:
         """Start no more steps. Running steps are finished and saved."""
-        self._interrupts.cancel()
+        self._interrupts.stop_starting_steps()
 
-    def prepare_next(self) -> None:
+    def start_next_program(self) -> None:
         """Start the next program process, which imports its modules while the user answers the question."""
         self._next_program = self._next_program or self._start_program()
 
     def _start_program(self) -> ChildProcess:
-        return ChildProcess.script("program/runner.py", self._session.project)
+        return ChildProcess.start_script("program/runner.py", self._session.project)
 
     def _take_program(self) -> ChildProcess:
         self._program, self._next_program = self._next_program or self._start_program(), None
@@ -256,10 +256,10 @@ class Run:
 
     def _on_output_line(self, line: str) -> None:
         """Show a line that the program or a provider has printed."""
-        self.listener.message(events.INFO, "", line)
+        self.listener.on_message(events.INFO, "", line)
 
     def _warn(self, text: str) -> None:
-        self.listener.message(events.WARNING, "", text)
+        self.listener.on_message(events.WARNING, "", text)
 
 
 def _check_program(session: Session) -> None:

@@ -41,7 +41,7 @@ class StepRunner:
     def __post_init__(self) -> None:
         self._slots = threading.Semaphore(self.parallel) if self.snapshot else nullcontext()
 
-    def drain(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until no step is running."""
         with self._idle:
             self._idle.wait_for(lambda: self._running_steps == 0)
@@ -50,16 +50,16 @@ class StepRunner:
     def preview(self) -> bool:
         return self.snapshot is None
 
-    def same(self, old: Resource, new: Resource, alias: RenamedUrn) -> None:
+    def keep_resource(self, old: Resource, new: Resource, alias: RenamedUrn) -> None:
         """The resource does not change, but options such as its dependencies or its protection may."""
         new.id = old.id
         new.outputs = values.make_secret(old.outputs, new.additional_secret_outputs)
         values.keep_ciphertexts(new.inputs, old.inputs)
         if self.snapshot:
-            self.snapshot.write(put=[new], drop=[old], alias=alias, wait=False)
-        self.listener.ended(ResourceStep(events.SAME, new.urn, new.type, old, new))
+            self.snapshot.record_step(put=[new], drop=[old], alias=alias, wait=False)
+        self.listener.on_step_ended(ResourceStep(events.SAME, new.urn, new.type, old, new))
 
-    def create(
+    def create_resource(
         self,
         new: Resource,
         *,
@@ -86,7 +86,7 @@ class StepRunner:
             if replaces is not None and keep_old:
                 replaces.delete = True
                 put, drop = [new, replaces], []
-            self.snapshot.write(put=put, drop=drop, end=ended, alias=alias)
+            self.snapshot.record_step(put=put, drop=drop, end=ended, alias=alias)
             if failure is not None:
                 raise failure
 
@@ -97,11 +97,11 @@ class StepRunner:
         new: Resource,
         call: Callable[[Provider], tuple[str, Properties]],
     ) -> tuple[list[int], PartialError | None]:
-        """Let the provider create or update a resource that has one; the operation that has ended, and a partial failure."""
+        """Let the provider create or update the resource. Returns the operations to end, and the failure if it is partial."""
         if not new.custom or is_provider(new.type):
             return [], None
-        provider = self.providers.get(new.provider)
-        operation = snapshot.begin(kind, new)
+        provider = self.providers.get_provider(new.provider)
+        operation = snapshot.begin_operation(kind, new)
         failure: PartialError | None = None
         try:
             new.id, outputs = self._call(operation, lambda: call(provider))
@@ -111,7 +111,7 @@ class StepRunner:
         new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
         return [operation], failure
 
-    def update(self, old: Resource, new: Resource, diff: Diff, alias: RenamedUrn) -> None:
+    def update_resource(self, old: Resource, new: Resource, diff: Diff, alias: RenamedUrn) -> None:
         """Change the resource in place."""
         with self._running(ResourceStep(events.UPDATE, new.urn, new.type, old, new, diff)):
             new.id = old.id
@@ -129,11 +129,11 @@ class StepRunner:
             values.keep_ciphertexts(new.inputs, old.inputs)
             values.keep_ciphertexts(new.outputs, old.outputs)
             if self.snapshot:
-                self.snapshot.write(put=[new], drop=[old], end=ended, alias=alias)
+                self.snapshot.record_step(put=[new], drop=[old], end=ended, alias=alias)
             if failure is not None:
                 raise failure
 
-    def delete(
+    def delete_resource(
         self, old: Resource, *, op: str, skip_provider: bool, pending_replacement: bool = False
     ) -> None:
         """Delete the resource. `pending_replacement`: its row stays in the state until its replacement exists."""
@@ -144,55 +144,57 @@ class StepRunner:
             ended: list[int] = []
             only_in_state = skip_provider or old.retain_on_delete or old.external or not old.custom
             if not only_in_state and not is_provider(old.type):
-                provider = self.providers.get(old.provider)
-                operation = self.snapshot.begin("deleting", old)
+                provider = self.providers.get_provider(old.provider)
+                operation = self.snapshot.begin_operation("deleting", old)
                 self._call(operation, lambda: provider.delete(old))
                 ended = [operation]
             if pending_replacement:
                 old.pending_replacement = True
-                self.snapshot.write(put=[old], end=ended)
+                self.snapshot.record_step(put=[old], end=ended)
             else:
-                self.snapshot.write(drop=[old], end=ended)
+                self.snapshot.record_step(drop=[old], end=ended)
 
     def _predicted_outputs(self, new: Resource, old: Resource | None) -> Properties:
         """The outputs in a preview: the inputs, or what a provider that supports previews says."""
         if not new.custom or is_provider(new.type):
             return new.outputs
-        provider = None if values.has_unknown(new.provider) else self.providers.known(new.provider)
+        provider = None if values.has_unknown(new.provider) else self.providers.find_provider(new.provider)
         if provider is None or not provider.supports_preview:
             return new.inputs
         if old is None:
             return provider.create(new, preview=True)[1]
         return provider.update(old, new, preview=True)
 
-    def read(self, new: Resource, old: Resource | None, provider: Provider) -> None:
+    def read_resource(self, new: Resource, old: Resource | None, provider: Provider) -> None:
         """Look up a resource that the stack does not manage, also in a preview."""
         with self._running(ResourceStep(events.READ, new.urn, new.type, old, new)):
             new.id, outputs, inputs = provider.read(new)
             if not new.id:
                 raise EngineError(f"resource '{new.urn}' does not exist")
-            outputs = values.mark_secrets(outputs, new.inputs)  # the request had no outputs to mark them by
+            outputs = values.mark_secrets(
+                outputs, new.inputs
+            )  # `provider.read` marks them by old outputs, which `new` does not have
             new.inputs = new.inputs if inputs is None else inputs
             new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             if old is not None:
                 values.keep_ciphertexts(new.inputs, old.inputs)
                 values.keep_ciphertexts(new.outputs, old.outputs)
             if self.snapshot:
-                self.snapshot.write(put=[new], drop=[old] if old else [], wait=False)
+                self.snapshot.record_step(put=[new], drop=[old] if old else [], wait=False)
 
-    def forget(self, old: Resource) -> None:
+    def drop_row(self, old: Resource) -> None:
         """Drop the row of a resource that was deleted by an earlier run."""
         if self.snapshot:
-            self.snapshot.write(drop=[old], wait=False)
+            self.snapshot.record_step(drop=[old], wait=False)
 
-    def outputs(self, resource: Resource) -> None:
+    def save_outputs(self, resource: Resource) -> None:
         """Save a component's outputs."""
         if self.snapshot:
-            self.snapshot.write(put=[resource])
+            self.snapshot.record_step(put=[resource])
 
-    def replaced(self, old: Resource, new: Resource, diff: Diff) -> None:
+    def report_replacement(self, old: Resource, new: Resource, diff: Diff) -> None:
         """Report the creation and the deletion together as one replacement."""
-        self.listener.ended(ResourceStep(events.REPLACE, new.urn, new.type, old, new, diff))
+        self.listener.on_step_ended(ResourceStep(events.REPLACE, new.urn, new.type, old, new, diff))
 
     def _settled_creates(self, pending: dict[int, PendingOperation], urn: str) -> list[int]:
         """Creates of this resource with an unknown outcome, which the provider's successful create has settled."""
@@ -211,18 +213,18 @@ class StepRunner:
             raise  # the operation ends when the resource's row is written
         except ProviderError as error:
             if not error.outcome_unknown:
-                self.snapshot.write(end=[operation])
+                self.snapshot.record_step(end=[operation])
             raise
 
     @contextmanager
     def _running(self, step: ResourceStep) -> Iterator[None]:
-        """Wait for a free slot, and report the step's begin, its end and its duration. Raises StepError."""
+        """Wait for a free slot, and report the step's start, end and duration. Raises StepError."""
         self._count(1)
         failure: EngineError | None = None
         try:
             with self._slots:
                 step.started = time.monotonic()
-                self.listener.began(step)
+                self.listener.on_step_started(step)
                 try:
                     yield
                 except EngineError as error:
@@ -231,9 +233,9 @@ class StepRunner:
             self._count(-1)
         step.seconds = time.monotonic() - step.started
         if failure is not None:
-            self.listener.failed(step, str(failure))
+            self.listener.on_step_failed(step, str(failure))
             raise StepError(str(failure)) from None
-        self.listener.ended(step)
+        self.listener.on_step_ended(step)
 
     def _count(self, change: int) -> None:
         with self._idle:

@@ -25,7 +25,7 @@ class Targets:
     def __bool__(self) -> bool:
         return bool(self.patterns)
 
-    def has(self, urn: str) -> bool:
+    def includes(self, urn: str) -> bool:
         return not self.patterns or any(_matches(urn, pattern) for pattern in self.patterns)
 
     def check_known(self, urns: Iterable[str], message: str = _UNKNOWN) -> None:
@@ -40,7 +40,7 @@ class Targets:
         if not self.patterns:
             return resources
         self.check_known(resource.urn for resource in resources)
-        selected = {resource.urn for resource in resources if self.has(resource.urn)}
+        selected = {resource.urn for resource in resources if self.includes(resource.urn)}
         for resource in resources:  # dependencies come first
             if resource.urn in selected or not resource.depends_on() & selected:
                 continue

@@ -27,7 +27,7 @@ SYMBOLS: Final = {
     events.REFRESH: "~ ",
     events.READ: "> ",
 }
-# Operation: planned, running, done.
+# The words for an operation that is planned, running or done.
 WORDS: Final = {
     events.CREATE: ("create", "creating", "created"),
     events.UPDATE: ("update", "updating", "updated"),
@@ -65,14 +65,14 @@ class RunReport:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def counts(self) -> Counter[str]:
+    def step_counts(self) -> Counter[str]:
         """How many steps each operation has, without hidden ones."""
         return Counter(step.op for step in self.steps if not step.hidden)
 
     @property
-    def changes(self) -> int:
+    def change_count(self) -> int:
         """How many resources change."""
-        counts = self.counts
+        counts = self.step_counts
         return sum(counts[op] for op in _COUNTED) + counts[events.DELETE_REPLACED] * (
             not counts[events.REPLACE]
         )
@@ -98,7 +98,7 @@ class Display:
         self.preview = False
         self.report = RunReport()
 
-    def hide(self, secrets: list[str]) -> None:
+    def set_secrets(self, secrets: list[str]) -> None:
         """Mask these texts: verbatim, as part of JSON, and line by line (as in key files).
 
         As in the CLI, texts of less than three characters and `true` and `false` are not masked.
@@ -108,19 +108,19 @@ class Display:
         masked = {form for form in forms if len(form) > 2 and form.lower() not in ("true", "false")}
         self._secrets = sorted(masked, key=len, reverse=True)
 
-    def start(self, title: str, *, preview: bool) -> None:
+    def start_run(self, title: str, *, preview: bool) -> None:
         self.preview = preview
         self.report = RunReport()
         self._last_shown, self._parents = {}, {}
-        self.line(f"{title} ({self._stack}):")
+        self.print_line(f"{title} ({self._stack}):")
 
     # The methods of `Listener`.
 
-    def began(self, step: ResourceStep) -> None:
+    def on_step_started(self, step: ResourceStep) -> None:
         if not self.preview and not self._details and not step.hidden and step.op != events.REFRESH:
             self._row(step, 1)
 
-    def ended(self, step: ResourceStep) -> None:
+    def on_step_ended(self, step: ResourceStep) -> None:
         with self._lock:
             self.report.steps.append(step)
             is_stack = step.type == urns.STACK_TYPE
@@ -133,11 +133,11 @@ class Display:
             else:
                 self._row(step, 0 if self.preview else 2)
 
-    def failed(self, step: ResourceStep, message: str) -> None:
+    def on_step_failed(self, step: ResourceStep, message: str) -> None:
         self._row(step, 1, "**failed**")
-        self.message(events.ERROR, step.urn, message)
+        self.on_message(events.ERROR, step.urn, message)
 
-    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+    def on_message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
         if severity == events.DEBUG:
             return
         text = text.rstrip()
@@ -148,17 +148,17 @@ class Display:
             last = self._last_shown.get(urn, 0.0)
             if time.monotonic() - last >= _EPHEMERAL_SECONDS:
                 self._last_shown[urn] = time.monotonic()
-                self.line(f"    {label_of(urn)} {text}")
+                self.print_line(f"    {label_of(urn)} {text}")
 
-    def outputs(self, old: Properties | None, new: Properties) -> None:
+    def on_outputs(self, old: Properties | None, new: Properties) -> None:
         self.report.old_outputs, self.report.new_outputs = old, new
 
-    def changes(self) -> dict[str, int]:
-        return {op: count for op, count in self.report.counts.items() if op in events.OUTCOMES}
+    def outcome_counts(self) -> dict[str, int]:
+        return {op: count for op, count in self.report.step_counts.items() if op in events.OUTCOMES}
 
     # The end of a run.
 
-    def finish(self) -> None:
+    def finish_run(self) -> None:
         """Show diagnostics, outputs, summary and duration."""
         with self._lock:
             self._diagnostics()
@@ -166,21 +166,21 @@ class Display:
             self._summary()
             seconds = time.monotonic() - self.report.started
             if not self.preview:
-                self.line("")
-                self.line(f"Duration: {_duration(seconds)}")
-            self.line("")
+                self.print_line("")
+                self.print_line(f"Duration: {_duration(seconds)}")
+            self.print_line("")
 
     def stop(self) -> None:
         """Stop showing what is running."""
 
     def masked(self, text: str) -> str:
         """The text with secrets replaced by `[secret]`."""
-        parts = text.split("[secret]")  # a secret may be part of this word
+        parts = text.split("[secret]")  # a secret may be a part of "[secret]"
         for secret in self._secrets:
             parts = [piece for part in parts for piece in part.split(secret)]
         return "[secret]".join(parts)
 
-    def line(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line, unless the reader has closed the output (`up | head -1`)."""
         with self._lock:
             if self.closed:
@@ -201,7 +201,7 @@ class Display:
             parts.append(changed_keys(step))
         if step.note:
             parts.append(f"[{step.note}]")
-        self.line(" ".join(part for part in parts if part))
+        self.print_line(" ".join(part for part in parts if part))
 
     def _show_details(self, step: ResourceStep) -> None:
         if step.op in (events.CREATE_REPLACEMENT, events.DELETE_REPLACED):
@@ -213,7 +213,7 @@ class Display:
         word = step.op + (
             "[retain]" if resource and resource.retain_on_delete and step.op != events.SAME else ""
         )
-        self.line(f"{'    ' * indent}{self._paint(SYMBOLS[step.op])}{step.type}: ({word}){locked}")
+        self.print_line(f"{'    ' * indent}{self._paint(SYMBOLS[step.op])}{step.type}: ({word}){locked}")
         self._marked(details.step_lines(step, indent))
         if not self.preview and step.type != urns.STACK_TYPE and step.op != events.REFRESH:
             lines = details.output_lines(step, indent + 1)
@@ -223,22 +223,24 @@ class Display:
         """Print lines, each with its mark in color."""
         for text in lines:
             mark = text.lstrip()[:2]
-            self.line(text.replace(mark, self._paint(mark), 1) if mark in _COLORS else text)
+            self.print_line(text.replace(mark, self._paint(mark), 1) if mark in _COLORS else text)
 
     def _diagnostics(self) -> None:
         if not self.report.messages:
             return
-        self.line("")
-        self.line("Diagnostics:")
+        self.print_line("")
+        self.print_line("Diagnostics:")
         by_urn: dict[str, list[_Message]] = {}
         for message in self.report.messages:
             by_urn.setdefault(message.urn, []).append(message)
         for urn, messages in by_urn.items():
-            self.line(f"  {label_of(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}")
+            self.print_line(
+                f"  {label_of(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}"
+            )
             for message in messages:
                 mark = "" if message.severity == events.INFO else f"{_SEVERITIES[message.severity]}: "
                 color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
-                self.line(
+                self.print_line(
                     "    "
                     + (self._ansi(mark, color) if color else mark)
                     + message.text.replace("\n", "\n    ")
@@ -255,26 +257,26 @@ class Display:
                 old, new, 1, property_lines.DiffView(preview=self.preview), sames=not self.preview
             )
         if lines:
-            self.line("    --outputs:--" if self._details else "\nOutputs:")
+            self.print_line("    --outputs:--" if self._details else "\nOutputs:")
             self._marked(lines)
 
     def _summary(self) -> None:
-        counts = self.report.counts
-        self.line("")
-        self.line("Resources:")
+        counts = self.report.step_counts
+        self.print_line("")
+        self.print_line("Resources:")
         kinds = 0
         for op in _COUNTED:
             if counts[op]:
                 kinds += 1
                 planned, _, done = WORDS[op]
-                self.line(
+                self.print_line(
                     f"    {self._paint(SYMBOLS[op])}{counts[op]} {'to ' + planned if self.preview else done}"
                 )
-        pieces = [f"{self.report.changes} changes"] if kinds > 1 else []
+        pieces = [f"{self.report.change_count} changes"] if kinds > 1 else []
         if counts[events.SAME]:
             pieces.append(f"{counts[events.SAME]} unchanged")
         if pieces or not kinds:
-            self.line("    " + (". ".join(pieces) or "0 unchanged"))
+            self.print_line("    " + (". ".join(pieces) or "0 unchanged"))
 
     def _paint(self, symbol: str) -> str:
         return self._ansi(symbol, _COLORS.get(symbol, ""))
@@ -315,7 +317,9 @@ def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[
         "steps": steps,
         **({"diagnostics": messages} if messages else {}),
         "duration": int((time.monotonic() - report.started) * 1e9),
-        "changeSummary": {op: count for op, count in report.counts.items() if op in (*_COUNTED, events.SAME)},
+        "changeSummary": {
+            op: count for op, count in report.step_counts.items() if op in (*_COUNTED, events.SAME)
+        },
     }
     return json.dumps(_each_text(content, masked), indent=4, ensure_ascii=False)
 

@@ -45,19 +45,19 @@ class LiveDisplay(Display):
         self._rows: dict[str, _TreeRow] = {}
         self._live: Live | None = None
 
-    def start(self, title: str, *, preview: bool) -> None:
-        super().start(title, preview=preview)
+    def start_run(self, title: str, *, preview: bool) -> None:
+        super().start_run(title, preview=preview)
         self._rows = {}
         self._live = Live(
             get_renderable=self._tree, console=self._console, refresh_per_second=8, transient=False
         )
         self._live.start()
 
-    def began(self, step: ResourceStep) -> None:
+    def on_step_started(self, step: ResourceStep) -> None:
         if not self.preview and not step.hidden:
             self._set(step, WORDS[step.op][1], time.monotonic())
 
-    def ended(self, step: ResourceStep) -> None:
+    def on_step_ended(self, step: ResourceStep) -> None:
         with self._lock:
             self.report.steps.append(step)
         if not step.hidden:
@@ -68,20 +68,20 @@ class LiveDisplay(Display):
                 None,
             )
 
-    def failed(self, step: ResourceStep, message: str) -> None:
+    def on_step_failed(self, step: ResourceStep, message: str) -> None:
         self._set(step, "**failed**", None)
-        self.message(events.ERROR, step.urn, message)
+        self.on_message(events.ERROR, step.urn, message)
 
-    def message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
+    def on_message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
         if urn in self._rows and severity != events.DEBUG:
             self._rows[urn].info = self.masked(text.strip().splitlines()[0] if text.strip() else "")
         if not ephemeral or urn not in self._rows:
-            super().message(severity, urn, text, ephemeral=ephemeral)
+            super().on_message(severity, urn, text, ephemeral=ephemeral)
 
-    def finish(self) -> None:
+    def finish_run(self) -> None:
         """Stop updating the tree, and show diagnostics, outputs and summary."""
         self.stop()
-        super().finish()
+        super().finish_run()
 
     def stop(self) -> None:
         """Stop updating the tree, and restore the terminal."""

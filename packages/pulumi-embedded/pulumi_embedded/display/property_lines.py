@@ -228,7 +228,7 @@ def _by_text(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-# What to show.
+# Which values to show.
 
 
 def _same(old: Value, new: Value, view: DiffView) -> bool:

@@ -54,16 +54,16 @@ class Registration:
 class Registrar(Protocol):
     """Does what the program asks for."""
 
-    def register(self, goal: Goal) -> Registration:
+    def register_resource(self, goal: Goal) -> Registration:
         """Create, change or keep a resource."""
 
     def register_outputs(self, urn: str, outputs: Properties) -> None:
         """Record a component's outputs."""
 
-    def read(self, goal: Goal) -> Registration:
+    def read_resource(self, goal: Goal) -> Registration:
         """Look up a resource that exists and that the stack does not manage."""
 
-    def invoke(
+    def invoke_function(
         self, function: str, arguments: Properties, reference: str, version: str, url: str
     ) -> tuple[Properties, list[CheckFailure]]:
         """Call a function of the provider with this reference, or of the default one for the version.
@@ -71,8 +71,8 @@ class Registrar(Protocol):
         Returns its result, and the arguments it does not accept.
         """
 
-    def program_is_done(self) -> None:
-        """The program has registered everything; returns once the deletions are done."""
+    def end_registrations(self) -> None:
+        """Called when the program has registered everything. Returns after the deletions."""
 
 
 def _aborting(call: Callable[[Any, Any], Any]) -> Any:
@@ -110,7 +110,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
 
     @_aborting
     def RegisterResource(self, request: Any) -> Any:
-        answer = self._registrar.register(goal_of(request, self._root))
+        answer = self._registrar.register_resource(goal_of(request, self._root))
         return resource_pb2.RegisterResourceResponse(
             urn=answer.urn,
             id=answer.id,
@@ -125,14 +125,14 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
 
     @_aborting
     def SignalAndWaitForShutdown(self, _request: Any) -> Any:
-        self._registrar.program_is_done()
+        self._registrar.end_registrations()
         return empty_pb2.Empty()
 
     @_aborting
     def ReadResource(self, request: Any) -> Any:
         if request.packageRef:
             raise NeedsCliError(f"a parameterized package on {request.type} {request.name!r}")
-        answer = self._registrar.read(read_goal_of(request, self._root))
+        answer = self._registrar.read_resource(read_goal_of(request, self._root))
         return resource_pb2.ReadResourceResponse(
             urn=answer.urn,
             id=answer.id,
@@ -145,7 +145,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         if request.packageRef:
             raise NeedsCliError(f"a parameterized package for the function {request.tok}")
         arguments = values.from_struct(request.args)
-        result, failures = self._registrar.invoke(
+        result, failures = self._registrar.invoke_function(
             request.tok, arguments, request.provider, request.version, request.pluginDownloadURL
         )
         return provider_pb2.InvokeResponse(
@@ -156,7 +156,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
     def Log(self, request: Any, _context: Any) -> Any:
         if self.failure is not None and str(self.failure) in request.message:
             return empty_pb2.Empty()  # the program repeats a failure that is reported at the end
-        self._listener.message(request.severity, request.urn, request.message, ephemeral=request.ephemeral)
+        self._listener.on_message(request.severity, request.urn, request.message, ephemeral=request.ephemeral)
         return empty_pb2.Empty()
 
     def GetRootResource(self, _request: Any, _context: Any) -> Any:

@@ -39,13 +39,13 @@ class ChildProcess:
     """A process that runs `runner.py`, `dynamic_host.py` or a plugin."""
 
     @classmethod
-    def script(cls, name: str, project: Project) -> ChildProcess:
+    def start_script(cls, name: str, project: Project) -> ChildProcess:
         """Start one of this package's scripts with the project's interpreter."""
         return cls([interpreter(project), "-u", str(_PACKAGE / name)], project)
 
     def __init__(self, command: list[str], project: Project) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in _SECRET_VARIABLES}
-        # gRPC prints a line of its own when the other side closes a connection first.
+        # Otherwise gRPC prints a line when the other side closes a connection first.
         environment = {"GRPC_VERBOSITY": "ERROR", **inherited, **_no_grpc_proxy(inherited)}
         self._process = subprocess.Popen(  # noqa: S603 - our own script, or a plugin found by its fixed name
             command,
@@ -57,7 +57,7 @@ class ChildProcess:
             start_new_session=True,
         )
 
-    def send(self, settings: dict[str, Any]) -> None:
+    def send_settings(self, settings: dict[str, Any]) -> None:
         """Send the child its settings, so that it starts its work."""
         assert self._process.stdin is not None  # noqa: S101 - created with a pipe
         with contextlib.suppress(BrokenPipeError):
@@ -65,7 +65,7 @@ class ChildProcess:
             self._process.stdin.flush()
 
     def first_line(self) -> str:
-        """The first line of its stdout; empty if it ended before."""
+        """The first line of its stdout. Empty if the process ended before it printed one."""
         assert self._process.stdout is not None  # noqa: S101 - created with a pipe
         return self._process.stdout.readline().decode(errors="replace").strip()
 
@@ -73,8 +73,8 @@ class ChildProcess:
         """Pass on the rest of stdout. Call this after `first_line`."""
         threading.Thread(target=_pump, args=(self._process.stdout, on_line), daemon=True).start()
 
-    def follow(self, on_line: Callable[[str], None], *, stdout: bool = True) -> list[threading.Thread]:
-        """Pass on every line that it prints; only those of stderr if `stdout` is false."""
+    def follow_output(self, on_line: Callable[[str], None], *, stdout: bool = True) -> list[threading.Thread]:
+        """Pass on every line that it prints, or only those of stderr if `stdout` is false."""
         streams = [self._process.stderr, *([self._process.stdout] if stdout else [])]
         threads = [threading.Thread(target=_pump, args=(stream, on_line), daemon=True) for stream in streams]
         for thread in threads:

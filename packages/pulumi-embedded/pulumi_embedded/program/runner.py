@@ -25,7 +25,7 @@ ALREADY_REPORTED = 32
 
 
 def main() -> int:
-    """Run the program that the settings name; the exit status."""
+    """Run the program that the settings name, and return its exit status."""
     from lazy_automation import postpone_automation  # type: ignore[import-not-found]  # beside this script
 
     sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python __main__.py` would set it

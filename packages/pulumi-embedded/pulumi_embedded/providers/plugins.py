@@ -79,7 +79,7 @@ class Plugin(Provider):
     def _connect(self) -> None:
         if self._stub is None:
             self._child = self._start()
-            self._child.follow(self._on_output_line, stdout=False)
+            self._child.follow_output(self._on_output_line, stdout=False)
             self._connect_to(self._child)
             self._handshake()
 
@@ -145,7 +145,7 @@ class Plugin(Provider):
         return list(answer.replaces) if answer is not None else []
 
     def _call_before_configure(self, method: str, request: Any) -> Any:
-        """The answer; None if the plugin does not have this call."""
+        """The answer, or None if the plugin does not have this call."""
         with self._lock:
             self._connect()
         try:

@@ -39,13 +39,13 @@ class ProviderRegistry:
         self._spare = self._new_host()
 
     def _new_host(self) -> ChildProcess:
-        return ChildProcess.script("program/dynamic_host.py", self.project)
+        return ChildProcess.start_script("program/dynamic_host.py", self.project)
 
     def set_address(self, address: str) -> None:
         """Set where the engine listens for messages of providers; call this before the first `get`."""
         self._address = address
 
-    def prepare(self, urn: str, inputs: Properties) -> Plugin:
+    def prepare_plugin(self, urn: str, inputs: Properties) -> Plugin:
         """A plugin that can check its configuration before it is configured; `register` uses it later."""
         plugin = Plugin(self.project, urn, inputs, self._address, self.on_line)
         with self._lock:
@@ -54,7 +54,7 @@ class ProviderRegistry:
             before.close()
         return plugin
 
-    def register(self, reference: str, inputs: Properties) -> None:
+    def register_provider(self, reference: str, inputs: Properties) -> None:
         """Add a provider. A process that already has this configuration, from the preview, is reused."""
         urn = provider_urn(reference)
         with self._lock:
@@ -80,7 +80,7 @@ class ProviderRegistry:
         plugin.config, plugin.id = inputs, reference.rpartition("::")[2]
         return plugin
 
-    def get(self, reference: str) -> Provider:
+    def get_provider(self, reference: str) -> Provider:
         """The provider of a resource. Raises EngineError if it is unknown."""
         with self._lock:
             if reference not in self._providers:
@@ -89,12 +89,12 @@ class ProviderRegistry:
                 raise EngineError(f"unknown provider {reference!r}: the state has no such provider resource")
             return self._providers[reference]
 
-    def known(self, reference: str) -> Provider | None:
+    def find_provider(self, reference: str) -> Provider | None:
         """The provider, if it has been registered."""
         with self._lock:
             return self._providers.get(reference)
 
-    def load(self, resources: list[Resource]) -> None:
+    def load_providers(self, resources: list[Resource]) -> None:
         """Register the state's providers that this run has not registered itself."""
         for resource in resources:
             if is_provider(resource.type):
@@ -102,7 +102,7 @@ class ProviderRegistry:
                 with self._lock:
                     if reference in self._providers:
                         continue
-                self.register(reference, resource.inputs)
+                self.register_provider(reference, resource.inputs)
 
     def close(self) -> None:
         """End all processes after their current requests."""
@@ -129,8 +129,8 @@ class ProviderRegistry:
             "PULUMI_PROJECT": self.project.name,
             "PULUMI_ROOT_DIRECTORY": str(self.project.folder),
         }
-        child.send({"address": self._address, "parallel": self.parallel, "environment": environment})
-        child.follow(self.on_line, stdout=False)
+        child.send_settings({"address": self._address, "parallel": self.parallel, "environment": environment})
+        child.follow_output(self.on_line, stdout=False)
         return child
 
 

@@ -72,7 +72,7 @@ class Backend:
             )
 
     def stack_key(self, stack: StackId) -> str | None:
-        """The key of a stack's checkpoint; None if there is no such stack."""
+        """The key of a stack's checkpoint, or None if there is no such stack."""
         return self._latest(self._checkpoint_keys(stack))
 
     def _checkpoint_keys(self, stack: StackId) -> list[str]:
@@ -94,7 +94,7 @@ class Backend:
     def history_folder(self, stack: StackId) -> str:
         return f"history/{stack.project}/{stack.name}"
 
-    def stacks(self, project: str) -> list[str]:
+    def stack_names(self, project: str) -> list[str]:
         """The names of a project's stacks."""
         return sorted(
             {name for key in self.store.list_keys(f"stacks/{project}") if (name := _stack_name(key))}
@@ -103,7 +103,7 @@ class Backend:
     def read(self, stack: StackId) -> bytes:
         """The checkpoint, decompressed. Raises StackNotFoundError if there is no such stack."""
         plain = _plain_key(stack)
-        # Read even if nothing was listed: only reading tells why a folder or bucket is not accessible.
+        # Read even if nothing was listed: only a read reports why a folder or bucket is not accessible.
         checkpoint = self.store.read(self.stack_key(stack) or plain)
         if checkpoint is not None:
             return unpacked(checkpoint)
@@ -116,25 +116,25 @@ class Backend:
         )
 
     def write(self, stack: StackId, checkpoint: bytes) -> None:
-        """Replace the checkpoint; the old one becomes `.bak`. Raises OSError; then the old one stays."""
+        """Replace the checkpoint, and keep the old one as `.bak`. If it raises OSError, the old checkpoint is unchanged."""
         keys = self._checkpoint_keys(stack)
         old = self._latest(keys)
-        new = _plain_key(stack) + self.suffix
+        new = _plain_key(stack) + self.file_suffix
         if old:
             self.store.copy(old, f"{old}.bak")
         elif self.store.read(_META) is None:
             self.check_layout()
             self.store.write(_META, b"version: 1\n")
-        self.store.write(new, self.packed(checkpoint))
+        self.store.write(new, self.compress(checkpoint))
         for key in keys:
             if key != new:
                 self.store.remove(key)
 
-    def packed(self, content: bytes) -> bytes:
+    def compress(self, content: bytes) -> bytes:
         return gzip.compress(content, compresslevel=6, mtime=0) if self.packs else content
 
     @property
-    def suffix(self) -> str:
+    def file_suffix(self) -> str:
         """What this backend appends to `.json` in the names of its files."""
         return _GZIP_SUFFIX if self.packs else ""
 
@@ -164,7 +164,7 @@ def _plain_key(stack: StackId) -> str:
 
 
 def _stack_name(key: str) -> str:
-    """The name of the stack whose checkpoint this is; empty for other files."""
+    """The name of the stack whose checkpoint this is. Empty for other files."""
     name = key.rpartition("/")[2].removesuffix(_GZIP_SUFFIX)
     return name.removesuffix(".json") if name.endswith(".json") else ""
 

@@ -56,7 +56,7 @@ def add_entry(backend: Backend, stack: StackId, entry: HistoryEntry) -> None:
     moment = time.time_ns()
     prefix = f"{backend.history_folder(stack)}/{stack.name}-{moment}"
     backend.store.write(
-        f"{prefix}.history.json{backend.suffix}", backend.packed(encode_json(entry.to_json()))
+        f"{prefix}.history.json{backend.file_suffix}", backend.compress(encode_json(entry.to_json()))
     )
     checkpoint = backend.stack_key(stack)
     if checkpoint is None:

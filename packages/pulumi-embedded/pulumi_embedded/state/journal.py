@@ -35,7 +35,7 @@ class StateRows:
     pending: dict[int, Json] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
-    def apply(self, change: Change) -> None:
+    def apply_change(self, change: Change) -> None:
         kind = change[0]
         if kind == "put":
             _, uid, resource = change
@@ -116,7 +116,7 @@ class Journal:
 
 
 def note_fold(log: Log, checkpoint: str) -> None:
-    """Record the same in the journal of a run that has ended."""
+    """Record, in the journal of a run that has ended, the digest of the checkpoint that is about to be written."""
     log.append(_line({"fold": checkpoint}))
 
 
@@ -191,11 +191,11 @@ def _filled(rows: StateRows, deployment: Json) -> StateRows:
 
 
 def _apply(rows: StateRows, lines: list[Any]) -> int:
-    """Apply the steps among these lines; how many there are."""
+    """Apply the steps among these lines, and return how many there are."""
     steps = [line for line in lines if isinstance(line, list)]
     try:
         for change in chain.from_iterable(steps):
-            rows.apply(change)
+            rows.apply_change(change)
     except (TypeError, IndexError):
         raise ValueError("it is damaged") from None
     return len(steps)

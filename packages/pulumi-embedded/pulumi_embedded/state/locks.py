@@ -119,7 +119,7 @@ def _user() -> str:
 
 
 def _is_alive(content: dict[str, Any], is_local: bool) -> bool | None:
-    """Whether the lock's process still runs; None if that cannot be known. `is_local`: the lock is in a folder."""
+    """Whether the lock's process still runs, or None if that cannot be known. `is_local`: the lock is in a folder."""
     pid, started, namespace = content.get("pid"), content.get("started"), content.get("place")
     if not isinstance(pid, int):
         return None
@@ -149,7 +149,7 @@ def _boot_id() -> str:
 
 
 def _start_time(pid: int) -> str:
-    """When the process started; empty if there is no such process or it is a zombie.
+    """When the process started. Empty if there is no such process or it is a zombie.
 
     In ticks since boot on Linux, where psutil's `create_time()` would change when the clock is set.
     """

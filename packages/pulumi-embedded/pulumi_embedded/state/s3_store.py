@@ -47,7 +47,7 @@ class BucketUrl:
         if endpoint and "://" not in endpoint:
             endpoint = f"{'http' if plain else 'https'}://{endpoint}"
         path_style = query.pop("s3ForcePathStyle", query.pop("use_path_style", "")).lower() in _TRUE
-        query.pop("awssdk", None)  # selects one of Go's SDKs
+        query.pop("awssdk", None)  # chooses between SDKs for Go
         folders = [query.pop("prefix", "").strip("/"), parts.path.strip("/")]
         folder = "".join(f"{part}/" for part in folders if part)
         region, profile = query.pop("region", None), query.pop("profile", None)

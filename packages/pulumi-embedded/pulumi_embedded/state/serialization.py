@@ -22,7 +22,7 @@ from pulumi_embedded.properties.values import Properties, Value
 Json = dict[str, Any]
 
 _ALWAYS: Final = ("urn", "custom", "type")
-# Aliases are only needed until the resource has its new URN. Stack traces are half of the size, and nothing reads them.
+# Aliases are only needed until the resource has its new URN. Stack traces would double the size of the state, and nothing reads them.
 _DROPPED: Final = ("aliases", "stackTrace")
 
 
@@ -258,7 +258,7 @@ def rename_references(item: Json, aliases: dict[str, str]) -> None:
 
 
 def find_flaw(items: list[Json]) -> str:
-    """Why the CLI would reject the state, in its words; empty if it would not."""
+    """Why the CLI would reject the state, in its words. Empty if it would not."""
     seen: set[str] = set()
     counts: Counter[str] = Counter()
     providers: set[str] = set()
@@ -312,7 +312,7 @@ def with_new_references(resource: Resource, aliases: dict[str, str]) -> Resource
 
 
 def prune_references(resources: Iterable[Resource], gone: Iterable[Resource]) -> list[Resource]:
-    """Drop references to resources that no longer exist; the resources that changed.
+    """Drop references to resources that no longer exist, and return the resources that changed.
 
     A resource whose parent is gone gets the parent's parent.
     """

@@ -87,7 +87,7 @@ class Checkpoint:
 
 
 def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
-    """Write the journal of a killed run into the checkpoint; the number of its steps, and the new checkpoint.
+    """Write the journal of a killed run into the checkpoint. Returns the number of its steps, and the new checkpoint.
 
     The caller holds the stack's lock. Raises EngineError if the journal does not belong to the checkpoint.
     """
@@ -105,7 +105,7 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
         deployment = _with_rows(checkpoint.deployment, found.rows)
         content = checkpoint_of(stack, deployment)
         checkpoint = Checkpoint(journal.checkpoint_digest(content), deployment)
-        # For a crash between the write and the removal below.
+        # Needed after a crash between the write and the removal below.
         journal.note_fold(log, checkpoint.digest)
         backend.write(stack, content)
     log.remove()
@@ -115,7 +115,7 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
 def change_key(
     backend: Backend, stack: StackId, checkpoint: Checkpoint, old: Crypter | None, new: Crypter | None
 ) -> Checkpoint:
-    """Encrypt the state's secrets with the configuration's key, which steps use for theirs; the resulting checkpoint.
+    """Encrypt the state's secrets with the configuration's key, which the steps use too. Returns the new checkpoint.
 
     The caller holds the stack's lock and has called `recover`.
     """
@@ -193,8 +193,8 @@ class StateSnapshot:
         self._journal = Journal(self._log, self._checkpoint, self._rows)
         self._folding.start()
 
-    def begin(self, kind: str, resource: Resource) -> int:
-        """Record that an operation is about to start; its id. It is durable when this returns."""
+    def begin_operation(self, kind: str, resource: Resource) -> int:
+        """Record that an operation is about to start, and return its id. The record is durable when this returns."""
         with self._lock:
             if self._failure is not None:
                 raise self._failure
@@ -203,7 +203,7 @@ class StateSnapshot:
         wait()
         return op
 
-    def write(
+    def record_step(
         self,
         *,
         put: list[Resource] | None = None,
@@ -232,12 +232,12 @@ class StateSnapshot:
         if self._folding.is_alive():
             self._folding.join()
         with self._lock:
-            self.fold(is_last=True)
+            self.write_checkpoint(is_last=True)
 
     def _record(self, changes: list[Change]) -> Callable[[], None]:
-        """Apply the changes and queue them for the journal; a function that waits until they are durable."""
+        """Apply the changes and queue them for the journal. Returns a function that waits until they are durable."""
         for change in changes:
-            self._rows.apply(change)
+            self._rows.apply_change(change)
         self._has_changes = True
         journal_ = self._journal
         if journal_ is None:
@@ -266,10 +266,10 @@ class StateSnapshot:
         while not self._stop.wait(_FOLD_SECONDS):
             with self._lock:
                 if self._has_changes:
-                    with contextlib.suppress(EngineError):  # the next step raises it
-                        self.fold()
+                    with contextlib.suppress(EngineError):  # the next step reports the failure
+                        self.write_checkpoint()
 
-    def fold(self, *, is_last: bool = False) -> None:
+    def write_checkpoint(self, *, is_last: bool = False) -> None:
         """Write the checkpoint, then start a journal that extends it; at the end, remove the journal."""
         if self._journal is None and self._failure is None:
             return

@@ -22,12 +22,12 @@ class Log(Protocol):
         """Return once the lines, each ended by a newline, are durable. Raises OSError."""
 
     def read(self) -> bytes:
-        """Everything since the last `start`; empty if there is no log."""
+        """Everything since the last `start`. Empty if there is no log."""
 
     def remove(self) -> None: ...
 
     def put_aside(self) -> str:
-        """Rename the log so that a person can inspect it; its new name."""
+        """Rename the log so that a person can inspect it, and return its new name."""
 
 
 class Store(Protocol):
@@ -50,7 +50,7 @@ class Store(Protocol):
         """Delete the file if it exists."""
 
     def list_keys(self, folder: str) -> list[str]:
-        """The sorted keys of the files directly in the folder; empty if there is no such folder."""
+        """The sorted keys of the files directly in the folder. Empty if there is no such folder."""
 
     def log(self, key: str) -> Log: ...
 
