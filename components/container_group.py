@@ -1,6 +1,6 @@
 """The SaladCloud container group: the replicas that train.
 
-With a scaling rule, Kelpie starts and stops it and sets its replicas (docs/services.md): these are then neither sent nor compared.
+With a scaling rule, Kelpie starts and stops the group and sets its replicas (docs/services.md), so replicas are neither sent nor compared.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import RESERVED_VARIABLES
 
-# Marks a group that existed before the stack: `destroy` does not delete it.
+# Set in a group that existed before the stack adopted it: `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
 # Settings of the Kelpie worker that apply unless `cluster.environment` has others (docs/decisions/0031-node.md). With the first, a worker
 # that finds no work for so many seconds asks for another machine: Kelpie gives a machine no job that it has failed.
 WORKER_SETTINGS = {"MAX_TIME_WITH_NO_WORK_S": "300"}
-# Issued keys are compared separately from the rest of the environment.
+# When the keys issued for the nodes expire. Like the keys, it is not part of the fingerprint of the environment.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"
-# By the name with which the resource that issues the nodes' keys stores each.
+# The environment variable of each key that is issued for the nodes, by its name in the state of NodeKeys or AwsStorage.
 KEY_VARIABLES = {
     "accessKeyId": "AWS_ACCESS_KEY_ID",
     "secretAccessKey": "AWS_SECRET_ACCESS_KEY",
@@ -90,7 +90,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
 
     def find(self, id_: str, state: ContainerGroupState) -> ContainerGroupState | None:
         group = self.connection.salad().get_group(state.name)
-        # A group with the same name but another id is another group: jobs queued for the old id never run there.
+        # A new group may have the same name. Its id differs, and jobs queued for the old id never run in it.
         if group is None or group.id != id_ or other_owner(group, state.owner):
             return None
         return with_drift(state, group)
@@ -114,7 +114,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
         if group is not None and (other := other_owner(group, state.owner)):
             inform(f"container group {group.name} is not deleted: {other} has adopted it")
             return
-        # Kelpie's rule acts on groups by name: left behind, it would scale the next group of this name (docs/services.md).
+        # Kelpie's rule applies to any group of this name (docs/services.md), so a rule that is left behind would scale the next one.
         self.connection.kelpie().delete_rule(id_)
         if group is None:
             return

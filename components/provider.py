@@ -39,8 +39,8 @@ S = TypeVar("S", bound=Properties)
 def serialize_each_class_once() -> None:
     """Work around a leak in the SDK's `serialize_provider` (seen in 3.260 and 3.272), with the Pulumi CLI and without it.
 
-    Each call takes 4 ms and leaves one more wrapper on the pickler it sorts with; at about the 319th dynamic resource Python
-    raises RecursionError. Our providers have no state, so that one text serves all resources of a class.
+    Each call takes 4 ms and adds another wrapper to the pickler; at about the 319th dynamic resource Python raises
+    RecursionError. Our providers have no state, so all resources of a class can share one text.
     """
     if getattr(dynamic.serialize_provider, "is_patched", False):
         return

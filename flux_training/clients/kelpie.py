@@ -233,7 +233,7 @@ class Kelpie:
             "max_replicas": max_replicas,
             "idle_threshold_seconds": idle_threshold_seconds,
         }
-        # A group has one rule: if a lost POST arrives after all, the next one is refused.
+        # A group has at most one rule. If a POST without an answer took effect, Kelpie refuses the next one, which then becomes a PATCH.
         for attempt in _attempts(MAX_RULE_POSTS, Conflict, UncertainOutcome):
             with attempt:
                 if self.get_rule(group_id) is not None:

@@ -112,7 +112,7 @@ def _parse(axes: Sequence[str]) -> list[Axis]:
 
 
 def _without_repeats(job: str, variants: Sequence[Variant], folder: Path, stack: str) -> list[Variant]:
-    """Leave out new variants that train the same as the job, if the stack trains the job. Raises BadInput if none is left."""
+    """Without the new variants that would train what the job itself trains. Raises BadInput if none is left."""
     own = entry_for(declared_jobs(HERE, stack), job)
     if own is None or own.get("skip"):
         return list(variants)
@@ -138,7 +138,7 @@ def _existing(folder: Path, variants: Sequence[Variant]) -> set[str]:
         if len(configs) != 1 or read_regular(configs[0]) != variant.text.encode():
             findings.append(
                 f"{path} exists with another train.yml and stays as it is; "
-                "rename or delete it (was train.yml of the base job changed since?)"
+                "rename or delete it (it may have been made before train.yml of the base job was changed)"
             )
     if findings:
         raise BadInput(findings)

@@ -126,7 +126,7 @@ class Area:
         return self._register(code, "warning", why, fix, False, always)
 
     def fault(self, code: str, why: str, fix: str) -> None:
-        """A rule that is checked when a file is read: the facts carry its problems."""
+        """A rule whose problems are found when a file is read, and are part of the facts."""
         self.error(code, why, fix, needed=True)(lambda job: faults_of_rule(job, code))
 
     def stack(self, code: str, why: str, fix: str) -> None:

@@ -13,7 +13,7 @@ from flux_training.training.train_yml.trainer_config import positive_int
 
 AREA = Area("training")
 GPU_AREA = Area("GPU")
-# ai-toolkit's example for FLUX calls 500 to 4000 steps a good range; these are half and twice that.
+# Half and twice the range that ai-toolkit's example for FLUX recommends (500 to 4000 steps).
 MIN_STEPS, MAX_STEPS = 250, 8000
 MIN_RATE, MAX_RATE = 1e-5, 1e-3
 MIN_RANK, MAX_RANK = 2, 128
