@@ -369,8 +369,9 @@ class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJo
 
 def _summary(outputs: dict[str, Any]) -> dict[str, Any]:
     keys = Layout(outputs["prefix"]).run(outputs["job"], outputs["runId"])
+    # `weights` is left out until they are verified.
     return {
-        **{name: outputs[name] for name in IN_SUMMARY},
+        **{name: outputs[name] for name in IN_SUMMARY if name != "weights" or outputs[name] is not None},
         "folder": keys.base,
         "results": f"s3://{outputs['bucket']}/{keys.model}",
     }
