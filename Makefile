@@ -46,8 +46,8 @@ SOURCES := pyproject.toml packages/pulumi-embedded/pyproject.toml packages/local
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
-up: $(READY) ## train the declared jobs and fetch the results to outputs/ (STACK=dev)
-	@$(FLUX) up --stack $(STACK)
+up: $(READY) ## train the declared jobs and fetch the results to outputs/ (STACK=dev; YES=1 does not ask)
+	@$(FLUX) up --stack $(STACK) $(if $(YES),--yes)
 
 preview: $(READY) ## what `make up` would do
 	@$(FLUX) preview --stack $(STACK)
@@ -59,7 +59,7 @@ refresh: $(READY) ## look how everything really is
 	@$(FLUX) refresh --stack $(STACK)
 
 destroy: $(READY) ## take everything down; trained results stay
-	@$(FLUX) destroy --stack $(STACK)
+	@$(FLUX) destroy --stack $(STACK) $(if $(YES),--yes)
 
 cloud: .venv/ready ## start the cloud on this machine
 	@$(FLUX) cloud

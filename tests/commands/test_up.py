@@ -1,10 +1,15 @@
 """The exit of `flux up` once the jobs have ended: success, or an error for each kind of problem."""
 
-from collections.abc import Callable
+import io
+import os
+import pty
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import rich_click as click
 
 from flux_training.commands.results.outputs import FetchResult
 from flux_training.commands.stack import command as stack
@@ -36,6 +41,7 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         outputs = {"jobs": dict.fromkeys(states, ENTRY)}
         engine = SimpleNamespace(outputs=lambda: outputs, run=lambda *_: 0)
         monkeypatch.setattr(stack, "prepare_engine", lambda *_: engine)
+        monkeypatch.setattr(stack, "uses_local_cloud", lambda _root, name: name == "dev")
         monkeypatch.setattr(stack, "connection_of", lambda *_: None)
         monkeypatch.setattr(stack, "Watcher", lambda *_: SimpleNamespace(storage=None, local=True))
         monkeypatch.setattr(stack, "follow", lambda _: StackStatus(rows))
@@ -43,7 +49,7 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         monkeypatch.setattr(stack, "read_record", lambda *_: SimpleNamespace(value=None))
         monkeypatch.setattr(stack, "write_report", lambda *_: tmp_path / "report.html")
         try:
-            stack.up.main(["--stack", stack_name], standalone_mode=False)
+            stack.up.main(["--stack", stack_name, "--yes"], standalone_mode=False)
         except FluxError as error:
             return str(error).splitlines()
         return []
@@ -78,3 +84,73 @@ def test_up_does_not_suggest_to_retry_a_stalled_job(up: Up) -> None:
     (error,) = up(cat="stalled", dog="completed")
     assert error.startswith("1 of the jobs make no progress (cat)")
     assert "retry" not in error
+
+
+class RecordingEngine:
+    """Notes the Pulumi commands that it is asked to run."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def run(self, *arguments: str) -> int:
+        self.ran.append(arguments[0])
+        return 0
+
+    def outputs(self) -> dict[str, object]:
+        jobs = {"cat": {"status": "running"}, "dog": {"status": "completed"}}
+        return {"jobs": jobs, "containerGroup": {"name": "flux"}}
+
+
+@pytest.fixture
+def paid_stack(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+    """A stack that is not on the local cloud."""
+    engine = RecordingEngine()
+    monkeypatch.setattr(stack, "prepare_engine", lambda *_: engine)
+    monkeypatch.setattr(stack, "uses_local_cloud", lambda *_: False)
+    return engine
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], int]]:
+    """A pseudo-terminal as standard input; call it with what the user types."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield lambda text: os.write(ours, text.encode())
+    os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("command", "before"), [(stack.up, ["preview"]), (stack.destroy, [])], ids=["up", "destroy"]
+)
+def test_without_consent_nothing_changes(
+    paid_stack: RecordingEngine, terminal: Callable[[str], int], command: click.Command, before: list[str]
+) -> None:
+    terminal("n\n")
+    with pytest.raises(FluxError, match="nothing was changed"):
+        command.main(["--stack", "prod"], standalone_mode=False)
+    assert paid_stack.ran == before
+
+
+def test_with_consent_the_stack_is_changed(
+    paid_stack: RecordingEngine, terminal: Callable[[str], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal("y\n")
+    stack.up.main(["--stack", "prod", "--no-wait"], standalone_mode=False)
+    assert paid_stack.ran == ["preview", "up"]
+    terminal("y\n")
+    stack.destroy.main(["--stack", "prod"], standalone_mode=False)
+    assert paid_stack.ran[-1] == "destroy"
+    printed = capsys.readouterr().out
+    assert "container group flux" in printed
+    assert "had not ended when the state was updated: cat." in printed
+
+
+@pytest.mark.parametrize("command", [stack.up, stack.destroy], ids=["up", "destroy"])
+def test_without_a_terminal_consent_is_an_option(
+    paid_stack: RecordingEngine, monkeypatch: pytest.MonkeyPatch, command: click.Command
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(click.UsageError, match=f"`./flux {command.name} --yes --stack prod` does not ask"):
+        command.main(["--stack", "prod"], standalone_mode=False)
+    assert paid_stack.ran == []

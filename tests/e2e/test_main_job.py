@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from localcloud import lifecycle
+from localcloud.home import Home
 from localcloud.testing import running_cloud
 from safetensors.numpy import load_file
 
@@ -265,15 +267,10 @@ def test_an_occupied_port_is_reported_with_a_fix(tmp_path: Path, virtualenv: Pat
     assert "Traceback" not in printed
 
 
-def test_a_stopped_local_cloud_is_reported_before_anything_is_tried(trained: Checkout) -> None:
+def test_the_program_starts_a_stopped_local_cloud(trained: Checkout) -> None:
     trained.make("down")
-    for command in (("preview",), ("up", "--yes", "--skip-preview")):
-        done = trained.run_engine(*command)
-        assert done.returncode == 1
-        assert "the local cloud" in done.stdout + done.stderr
-        assert "make cloud" in done.stdout + done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
-    trained.make("cloud")
+    assert "local cloud running" in trained.engine("preview")
+    assert lifecycle.status(Home(trained.root / ".localcloud"))["pid"]
 
 
 def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> None:
@@ -291,6 +288,7 @@ def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> Non
             "FLUX_S3_SECRET_ACCESS_KEY": cloud["s3"]["secret_access_key"],
             "PULUMI_CONFIG_PASSPHRASE": "correct horse",
             "STACK": "prod",
+            "YES": "1",
         }
         prod = replace(checkout, environment={**checkout.environment, **keys})
         text = (
@@ -310,6 +308,9 @@ def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> Non
         )
         assert "SALAD_API_KEY is missing" in no_key.make("up", code=2)
         assert not (prod.root / ".localcloud").exists()
+
+        no_yes = replace(prod, environment={k: v for k, v in prod.environment.items() if k != "YES"})
+        assert "`./flux up --yes --stack prod` does not ask" in no_yes.make("up", code=2)
 
         printed = prod.make("up")
         for job in ("cat", "dog"):

@@ -1,6 +1,7 @@
 """`flux up`, `preview`, `refresh` and `destroy`; and `cloud` and `down` for the local cloud."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,31 @@ from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import flux_command, make_command
 
+yes_option = click.option(
+    "--yes",
+    "-y",
+    is_flag=True,
+    help="Do not ask. Stacks on the local cloud, where nothing costs money, never ask.",
+)
+
 
 @click.command()
 @stack_option
 @no_cache_option
+@yes_option
 @click.option(
     "--no-wait", is_flag=True, help="Exit once the jobs are queued. A later `flux up` fetches their results."
 )
-def up(stack: str, no_wait: bool) -> None:
-    """Deploy the configuration, wait for the jobs, fetch their results."""
+def up(stack: str, yes: bool, no_wait: bool) -> None:
+    """Deploy the configuration, wait for the jobs, fetch their results.
+
+    First shows what changes and what it costs, and asks.
+    """
+    must_ask = _must_ask(stack, yes, "up")
     engine = prepare_engine(stack)
+    if must_ask:
+        run_or_exit(engine, "preview", "--suppress-outputs")
+        _confirm(f"Update stack {stack} as shown above?")
     if no_wait:
         run_or_exit(engine, "up", "--yes", "--skip-preview")
         return
@@ -74,10 +90,15 @@ def refresh(stack: str) -> None:
 
 @click.command()
 @stack_option
-def destroy(stack: str) -> None:
+@yes_option
+def destroy(stack: str, yes: bool) -> None:
     """Delete all resources of the stack. Results stay in the bucket and in outputs/."""
+    must_ask = _must_ask(stack, yes, "destroy")
     engine = prepare_engine(stack)
     outputs = engine.outputs()
+    if must_ask:
+        say(what_destroy_does(stack, outputs))
+        _confirm(f"Destroy stack {stack}?")
     run_or_exit(engine, "destroy", "--yes", "--skip-preview")
     _say_where_results_are(stack, outputs)
 
@@ -92,6 +113,37 @@ def start_cloud() -> None:
 def down() -> None:
     """Stop the local cloud. Its files stay in .localcloud/."""
     local_cloud.stop_local_cloud()
+
+
+def _must_ask(stack: str, yes: bool, command: str) -> bool:
+    """Whether to ask before the command. Raises UsageError if nobody can answer."""
+    if yes or uses_local_cloud(project_root(), stack):
+        return False
+    if not sys.stdin.isatty():
+        again = flux_command(f"{command} --yes", stack)
+        raise click.UsageError(f"this is not a terminal, so nobody can confirm; {again} does not ask")
+    return True
+
+
+def _confirm(question: str) -> None:
+    """Raises FluxError if the user declines."""
+    if not click.confirm(question):
+        raise FluxError("declined: nothing was changed")
+
+
+def what_destroy_does(stack: str, outputs: Mapping[str, Any]) -> str:
+    """In words, from the stack's outputs."""
+    jobs = outputs.get("jobs") or {}
+    unfinished = [name for name, job in jobs.items() if not RunState(job.get("status")).has_ended]
+    group = (outputs.get("containerGroup") or {}).get("name")
+    lines = [
+        f"This deletes all resources of stack {stack}{f', among them container group {group}' if group else ''}."
+    ]
+    if unfinished:
+        lines.append(
+            f"It cancels the jobs that had not ended when the state was updated: {', '.join(unfinished)}."
+        )
+    return "\n".join([*lines, "Trained weights stay in the bucket."])
 
 
 def _refresh(engine: Engine, *options: str) -> None:
