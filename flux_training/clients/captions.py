@@ -12,9 +12,13 @@ import httpx
 import tenacity
 from pydantic import SecretStr
 
+from flux_training.clients.caption_requests import RequestForm, adapted, read_answer, suggestion
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
-from flux_training.training.dataset.captions import ModelResponse, one_line
+from flux_training.clients.proxies import checked_proxies
+from flux_training.training.dataset.captions import STRICTER, ModelResponse
+from flux_training.training.dataset.model_answers import one_line
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.runs.run_state import in_words
 
 if TYPE_CHECKING:
     import openai
@@ -28,6 +32,7 @@ TIMEOUT_SECONDS = 120.0
 RETRY_POLICY = RetryPolicy(attempts=6, first=1, longest=30, total=180)
 # The account has no credit left, so retrying is pointless.
 OUT_OF_CREDIT = "insufficient_quota"
+MAX_REFUSAL_LENGTH = 10_000
 
 
 class Stopped(Exception):  # noqa: N818 - it is not an error
@@ -78,6 +83,15 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
+def _http_client(base_url: str) -> openai.DefaultHttpxClient:
+    """A client with the user's proxy, if the address is not on this machine. Raises BadInput for a proxy that cannot be used."""
+    import openai
+
+    is_local = urlsplit(base_url).hostname in LOOPBACK
+    with checked_proxies(is_local):
+        return openai.DefaultHttpxClient(trust_env=not is_local)
+
+
 class Captioner:
     """One model at one address. Thread-safe. Sends no request after `stop` is set."""
 
@@ -96,7 +110,9 @@ class Captioner:
         import openai  # takes half a second
 
         self.model, self.host = model, host_of(base_url)
-        self._instruction, self._max_tokens = instruction, max_tokens
+        self._instruction, self._max_tokens, self._base_url = instruction, max_tokens, base_url
+        # Changed for the rest of the run when the server refuses a parameter.
+        self._form = RequestForm()
         self._key, self._stop, self._retry_policy = key, stop, retry_policy
         self._limiter = RateLimiter(per_minute, sleep=self._sleep)
         self._openai = openai
@@ -105,7 +121,7 @@ class Captioner:
             base_url=base_url,
             timeout=TIMEOUT_SECONDS,
             max_retries=0,  # `ask` retries: within the rate limit, and not after `stop`
-            http_client=openai.DefaultHttpxClient(trust_env=urlsplit(base_url).hostname not in LOOPBACK),
+            http_client=_http_client(base_url),
         )
 
     def __repr__(self) -> str:
@@ -114,19 +130,26 @@ class Captioner:
     def close(self) -> None:
         self._client.close()
 
-    def ask(self, picture: bytes) -> ModelResponse:
-        """The model's answer for a JPEG. Raises Stopped, Refused, and FluxError if this image cannot be captioned."""
+    def ask(self, picture: bytes, strict: bool = False) -> ModelResponse:
+        """The model's answer for a JPEG. Raises Stopped, Refused, and FluxError if this image cannot be captioned.
+
+        `strict`: ask for the caption alone, after an answer that was none. Raises NotACompletion if no model has answered.
+        """
         error = self._openai
         retrying = self._retry_policy.retrying(
             tenacity.retry_if_exception(self._is_transient), self._wait, self._sleep
         )
         try:
-            return retrying(self._once, picture)
+            return retrying(self._in_accepted_form, picture, strict)
         except (error.AuthenticationError, error.PermissionDeniedError, error.NotFoundError) as failure:
-            raise self._refused(failure, f"check the key, --model {self.model} and --base-url") from failure
+            steps = (f"check the key, --model {self.model} and --base-url", suggestion(self._base_url))
+            raise self._refused(failure, "; or ".join(filter(None, steps))) from failure
         except error.RateLimitError as failure:
             if failure.code == OUT_OF_CREDIT:
                 raise self._refused(failure, "the account has no credit left; add some") from failure
+            if (seconds := retry_after(failure.response)) > self._retry_policy.total:
+                step = f"run the command again in {in_words(seconds)}"
+                raise self._refused(failure, step) from failure
             raise self._failed("still too many requests", failure) from failure
         except error.APITimeoutError as failure:
             raise self._failed("no answer in time", failure) from failure
@@ -134,27 +157,39 @@ class Captioner:
             raise self._refused(failure, "is it running, and is the address right?") from failure
         except error.APIError as failure:
             raise self._failed("answered with an error", failure) from failure
-        except ValueError as failure:
-            # Truncated JSON, which the SDK does not handle. Not retried, because each answer costs money.
-            raise FluxError(f"an answer that cannot be read ({type(failure).__name__})") from failure
 
-    def _once(self, picture: bytes) -> ModelResponse:
+    def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
+        """Ask, without the parameters that the server has refused by name so far."""
+        while True:
+            form = self._form
+            try:
+                return self._once(picture, strict, form)
+            except self._openai.APIStatusError as failure:
+                changed = adapted(form, self._whole_message(failure)) if failure.status_code < 500 else None
+                if changed is None:
+                    raise
+                # Other threads may have found more meanwhile.
+                if self._form == form:
+                    self._form = changed
+
+    def _once(self, picture: bytes, strict: bool, form: RequestForm) -> ModelResponse:
         self._limiter.wait()
         if self._stop.is_set():
             raise Stopped
         content: Any = [
-            {"type": "text", "text": self._instruction},
+            {"type": "text", "text": f"{self._instruction}\n\n{STRICTER}" if strict else self._instruction},
             {
                 "type": "image_url",
                 "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"},
             },
         ]
-        answer = self._client.chat.completions.create(
+        # Read by ourselves: other servers' answers are not always of OpenAI's form.
+        answer = self._client.chat.completions.with_raw_response.create(
             model=self.model,
             messages=[{"role": "user", "content": content}],
-            max_completion_tokens=self._max_tokens,
-        )
-        return _read(answer)
+            **form.parameters(self._max_tokens),
+        ).http_response
+        return read_answer(answer.content, answer.headers.get("content-type", ""), self._base_url)
 
     def _is_transient(self, failure: BaseException) -> bool:
         error = self._openai
@@ -179,6 +214,10 @@ class Captioner:
     def _failed(self, what: str, failure: openai.APIError) -> FluxError:
         return FluxError(f"{what} ({self._words(failure)})")
 
+    def _whole_message(self, failure: openai.APIStatusError) -> str:
+        """The service's message with everything that belongs to it."""
+        return failure.response.text[:MAX_REFUSAL_LENGTH]
+
     def _words(self, failure: openai.APIError) -> str:
         """The service's message, without the key, which some services repeat."""
         body: Any = failure.body
@@ -186,18 +225,3 @@ class Captioner:
         words = one_line(str(said or failure.message))
         secret = self._key.get_secret_value() if self._key else ""
         return (words.replace(secret, "***") if secret else words)[:300]
-
-
-def _read(completion: Any) -> ModelResponse:
-    """Other servers omit, or set to null, what OpenAI always sends."""
-    usage = getattr(completion, "usage", None)
-    tokens = (getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
-    choices = getattr(completion, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        return ModelResponse(None, tokens_in=tokens[0], tokens_out=tokens[1])
-    message = choices[0].message
-    text = message.content if isinstance(message.content, str) else None
-    refusal = getattr(message, "refusal", None)
-    return ModelResponse(
-        text, choices[0].finish_reason, refusal if isinstance(refusal, str) else None, *tokens
-    )

@@ -26,6 +26,7 @@ from flux_training.clients.errors import (
     surely_not_sent,
     to_error,
 )
+from flux_training.clients.proxies import checked_proxies
 from flux_training.clients.waiting import pause
 
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
@@ -139,15 +140,16 @@ class Http:
         self._retry_policy = retry_policy or RetryPolicy()
         # The user's proxy does not reach the local cloud.
         trust_env = httpx.URL(service.url).host not in LOOPBACK
-        self._client = httpx.Client(
-            base_url=service.url,
-            headers={name: _plain(value) for name, value in headers.items()},
-            timeout=TIMEOUTS,
-            limits=LIMITS,
-            transport=transport,
-            verify=trusted(trust_env),
-            trust_env=trust_env,
-        )
+        with checked_proxies(not trust_env):
+            self._client = httpx.Client(
+                base_url=service.url,
+                headers={name: _plain(value) for name, value in headers.items()},
+                timeout=TIMEOUTS,
+                limits=LIMITS,
+                transport=transport,
+                verify=trusted(trust_env),
+                trust_env=trust_env,
+            )
 
     def __repr__(self) -> str:
         return f"<Http {self.service.name} at {self.service.host}>"

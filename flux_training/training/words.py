@@ -1,7 +1,7 @@
 """Text for display: untrusted text (from nodes, services, captions) made safe, counts, and suggestions."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MAX_LINE_LENGTH = 400
 DEFAULT_STACK = "dev"
@@ -29,6 +29,12 @@ def with_escapes(text: str) -> str:
 def counted(number: int, word: str) -> str:
     """`1 image`, `3 images`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def first_of(names: Sequence[str], limit: int = 3) -> str:
+    """`a, b, c and 7 more`."""
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
 def one_line(text: str, limit: int = MAX_LINE_LENGTH) -> str:

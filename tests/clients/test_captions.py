@@ -102,7 +102,9 @@ def test_errors_never_show_the_key_even_if_the_server_repeats_it(fault: str) -> 
 def test_answers_with_missing_fields_are_read(how: str, answer: ModelResponse) -> None:
     with asking(how) as (client, server):
         assert client.ask(picture()) == answer
-        assert server.bodies == [{"model": "gpt-4.1-nano", "max_completion_tokens": 77}]
+        [body] = server.bodies
+        assert body.pop("response_format")["type"] == "json_schema"
+        assert body == {"model": "gpt-4.1-nano", "max_completion_tokens": 77}
 
 
 def test_nothing_is_sent_after_the_stop() -> None:
@@ -149,7 +151,7 @@ def test_openai_without_a_key_is_refused() -> None:
 
 def test_a_truncated_answer_is_not_retried() -> None:
     with asking("half") as (client, server):
-        with pytest.raises(FluxError, match="an answer that cannot be read") as caught:
+        with pytest.raises(FluxError, match="the answer cannot be read as JSON") as caught:
             client.ask(picture())
         assert not isinstance(caught.value, Refused)
         assert server.asked[1] == 1

@@ -276,6 +276,7 @@ MISTAKES: dict[str, Spoil] = {
     ),
     "caption-same": all_captions("tr1gger"),
     "caption-refusal": caption("tr1gger: I'm sorry, but I can't describe people"),
+    "caption-answer": caption("Sure! Here is a caption: a photo of tr1gger"),
     "caption-garbled": caption("tr1gger \ufffd"),
     "config-missing": do(lambda folder: (folder / "train.yml").unlink()),
     "config-both": do(lambda folder: shutil.copy(folder / "train.yml", folder / "train.yaml")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -37,12 +38,14 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.names import CAPTION_SUFFIX
 from flux_training.training.train_yml.trainer_config import read_trainer_file
-from flux_training.training.words import counted, flux_command
+from flux_training.training.words import counted, first_of, flux_command
 
 if TYPE_CHECKING:
     from flux_training.clients.captions import Captioner
 
 JPEG_QUALITY = 85
+# So many images are sent one by one before the others, to find out whether the model reads images at all.
+PROBES = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -64,13 +67,18 @@ class CaptionOptions:
 
 @dataclass(frozen=True)
 class CaptionOutcome:
-    """The caption of an image, or why there is none; and the tokens that the service counted."""
+    """The caption of an image, or why there is none; and the tokens that the service counted.
+
+    `removed`: what the model wrote around the caption. `hopeless`: other images would fail in the same way.
+    """
 
     image: Path
     caption: str = ""
     problem: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
+    removed: tuple[str, ...] = ()
+    hopeless: bool = False
 
 
 class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in click's stubs
@@ -151,7 +159,8 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
 def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | None, **given: Any) -> None:
     """Generate captions for the images of job NAME that have none. Existing captions are kept.
 
-    The key is read from OPENAI_API_KEY. An answer that is a refusal or cut off is not saved; the image is listed at the end.
+    The key is read from OPENAI_API_KEY. Reasoning, special tokens, introductions and the like are removed from answers. An answer without
+    a caption is asked for once more, and not saved if there is none again; the image is listed at the end.
     Ctrl-C keeps what is there; run the same command to continue.
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
@@ -224,7 +233,13 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
                 say(f"{image.name}: {outcome.caption}")
 
     try:
-        _run_parallel(caption_image, missing, options.threads, stop)
+        for number in range(min(PROBES, len(missing))):
+            _run_parallel(caption_image, missing[number : number + 1], 1, stop)
+            if not all(outcome.hopeless for outcome in outcomes):
+                break
+        else:
+            _refuse_hopeless(captioner, outcomes)
+        _run_parallel(caption_image, missing[number + 1 :], options.threads, stop)
     finally:
         captioner.close()
         _print_total(outcomes, options.price)
@@ -232,26 +247,39 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
     say(f"Next: {review} shows images and captions side by side.")
 
 
+def _refuse_hopeless(captioner: Captioner, outcomes: Sequence[CaptionOutcome]) -> None:
+    """Raises FluxError if the first images have shown that no image will get a caption."""
+    if len(outcomes) == PROBES:
+        what = f"{captioner.model} at {captioner.host} has not captioned any of the first {PROBES} images"
+        step = "choose a model that reads images with --model, and see the address in --base-url"
+        raise FluxError(f"{what}: {outcomes[-1].problem}", "no other image was sent", step)
+
+
 def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
     """Caption one image and save the caption at once; None if the user stopped before the answer."""
+    from flux_training.clients.caption_requests import NotACompletion
     from flux_training.clients.captions import Refused, Stopped
 
     try:
         picture = encode_jpeg(reduce_image(read_image(image).image, options.max_side), JPEG_QUALITY)
-        answer = captioner.ask(picture)
+        answers = [captioner.ask(picture)]
+        found = caption_from(answers[0], options.instruction)
+        if found.problem and not found.final:
+            answers.append(captioner.ask(picture, strict=True))
+            found = caption_from(answers[1], options.instruction)
     except Stopped:
         return None
     except Refused:
         raise
     except FluxError as error:
-        return CaptionOutcome(image, problem=str(error))
-    found = caption_from(answer)
+        return CaptionOutcome(image, problem=str(error), hopeless=isinstance(error, NotACompletion))
     text, problem = found.text, found.problem
     if text:
         text = place_trigger(text, options.trigger, options.position)
         if not _write(image, text):
             text, problem = "", "another program has written a caption meanwhile; it is kept"
-    return CaptionOutcome(image, text, problem, answer.tokens_in, answer.tokens_out)
+    tokens_in, tokens_out = sum(one.tokens_in for one in answers), sum(one.tokens_out for one in answers)
+    return CaptionOutcome(image, text, problem, tokens_in, tokens_out, found.removed, found.blind)
 
 
 def _write(image: Path, text: str) -> bool:
@@ -297,8 +325,14 @@ def _print_total(outcomes: Sequence[CaptionOutcome], price: Price | None) -> Non
     tokens_in = sum(outcome.tokens_in for outcome in outcomes)
     tokens_out = sum(outcome.tokens_out for outcome in outcomes)
     cost = f": {show_dollars(price.of(tokens_in, tokens_out))}" if price else ""
-    written = sum(bool(outcome.caption) for outcome in outcomes)
-    say(f"{written} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
+    written = [outcome.caption for outcome in outcomes if outcome.caption]
+    say(f"{len(written)} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
+    removed = Counter(part for outcome in outcomes if outcome.caption for part in outcome.removed)
+    if removed:
+        parts = ", ".join(f"{part} ({count})" for part, count in removed.most_common())
+        say(f"Removed from around captions: {parts}")
+    if len(written) >= PROBES and len(set(written)) == 1:
+        say(f"All {len(written)} captions are the same: the model may not see the images")
 
 
 def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -> None:
@@ -306,7 +340,8 @@ def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -
     failed = sorted((outcome.image.name, outcome.problem) for outcome in outcomes if outcome.problem)
     if failed:
         say("\nNo caption:")
-        for image, problem in failed:
-            say(f"  {image}: {problem}")
+        for problem in dict.fromkeys(problem for _, problem in failed):
+            images = [image for image, why in failed if why == problem]
+            say(f"  {first_of(images)}: {problem}")
         what = f"{len(failed)} of {count} images got no caption"
         raise FluxError(what, "", f"run it again for these, or write them by hand: {review}")

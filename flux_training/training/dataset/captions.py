@@ -1,27 +1,29 @@
 """Captions from a vision model: which images need one, how a response is judged, and what it costs. No network."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
+from flux_training.training.dataset.model_answers import CleanedAnswer, clean_answer, find_fault, one_line
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.opening import leaves_dataset, read_regular
 
-# What captioning models write instead of a caption.
-REFUSAL = re.compile(
-    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai\b|i (can(no|')t|am unable to|'m unable to)|unable to (assist|comply))",
-    re.IGNORECASE,
-)
 MODEL = "gpt-4.1-nano"
 # As in SaladCloud's recipe (generate-captions.py).
 INSTRUCTION = "Generate a short caption for this image (100 words or less) that captures composition and details about the subject"
 # As in the recipe: ai-toolkit replaces it by train.yml's trigger_word.
 TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
+# Added when the first answer was no caption.
+STRICTER = "Answer with the caption alone: one or two plain sentences, no introduction, no reasoning, no list, no Markdown, no question."
+# Values of finish_reason, of OpenAI and of other servers.
+FINISHED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
+CUT_OFF = ("length", "max_tokens", "model_length")
+FILTERED = ("content_filter", "safety", "recitation", "prohibited_content")
+LESS_REASONING = "raise --max-tokens, turn its thinking off, or use a model that does not reason"
 # A hundred words are about 130 tokens, so the recipe's limit of 128 would cut such a caption.
 MAX_TOKENS = 300
 # The longer side of the images sent, in pixels. Each patch of 32 x 32 pixels costs money.
@@ -52,21 +54,31 @@ class Price:
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """A service's response for one image. `finish` is the API's finish_reason; the tokens are the API's counts."""
+    """A service's response for one image. `finish` is the API's finish_reason; the tokens are the API's counts.
+
+    `reasoning` is the thinking that some servers send beside the answer.
+    """
 
     text: str | None
     finish: str | None = None
     refusal: str | None = None
     tokens_in: int = 0
     tokens_out: int = 0
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
 class GeneratedCaption:
-    """A caption, or the reason why there is none: one of them is empty."""
+    """A caption, or the reason why there is none: one of them is empty.
+
+    `removed`: what was around the caption. `blind`: the model says that it sees no image. `final`: asking again is pointless.
+    """
 
     text: str = ""
     problem: str = ""
+    removed: tuple[str, ...] = ()
+    blind: bool = False
+    final: bool = False
 
 
 def uncaptioned(dataset: Path) -> list[Path]:
@@ -102,25 +114,34 @@ def has_caption(image: Path) -> bool:
         return True
 
 
-def caption_from(response: ModelResponse) -> GeneratedCaption:
-    """The caption in a response, on one line, or the problem if it was cut, filtered, refused or is empty."""
+def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> GeneratedCaption:
+    """The caption in a response, on one line, or why there is none."""
+    finish = (response.finish or "").casefold()
     if response.refusal:
-        return GeneratedCaption(problem=f"refused: {one_line(response.refusal)}")
-    if response.finish == "length":
-        return GeneratedCaption(problem="the response was cut off; raise --max-tokens")
-    if response.finish == "content_filter":
-        return GeneratedCaption(problem="blocked by the service's content filter")
-    if response.finish not in (None, "stop"):
-        return GeneratedCaption(
-            problem=f"the response ended with `{one_line(response.finish)}` instead of a caption"
-        )
-    text = one_line(response.text or "").strip("\"“”'` ")
-    if not text:
+        return GeneratedCaption(problem=f"refused: {one_line(response.refusal)}", final=True)
+    if finish in FILTERED:
+        return GeneratedCaption(problem="blocked by the service's content filter", final=True)
+    answer = clean_answer(response.text or "")
+    if finish in CUT_OFF:
+        return _cut_off(response, answer)
+    if finish not in FINISHED:
+        return GeneratedCaption(problem=f"the response ended with `{one_line(finish)}` instead of a caption")
+    if not answer.text and (response.reasoning or "reasoning" in answer.removed):
+        return GeneratedCaption(problem=f"the response was only reasoning; {LESS_REASONING}")
+    if not answer.text:
         return GeneratedCaption(problem="the response was empty")
-    # Models may refuse without setting the API's refusal field.
-    if REFUSAL.match(text.replace("\u2019", "'")):
-        return GeneratedCaption(problem=f"refused: {text[:120]}")
-    return GeneratedCaption(text)
+    fault = find_fault(answer.text, instruction)
+    if fault:
+        return GeneratedCaption(problem=fault.reason, blind=fault.blind)
+    return GeneratedCaption(answer.text, removed=answer.removed)
+
+
+def _cut_off(response: ModelResponse, answer: CleanedAnswer) -> GeneratedCaption:
+    """The tokens ran out. More of them help a model that reasons, a stricter request does not."""
+    if response.reasoning or (not answer.text and "reasoning" in answer.removed):
+        problem = f"the tokens ran out while the model was reasoning; {LESS_REASONING}"
+        return GeneratedCaption(problem=problem, final=True)
+    return GeneratedCaption(problem="the response was cut off; raise --max-tokens")
 
 
 def place_trigger(caption: str, trigger: str, position: str) -> str:
@@ -148,8 +169,3 @@ def estimate_caption_cost(
         return None
     text = len(sizes) * (ASSUMED_FRAME_TOKENS + len(instruction) / 4)
     return price.of(sum(known) + text, len(sizes) * ASSUMED_ANSWER_TOKENS)
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks and control characters."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

@@ -37,8 +37,12 @@ from tests.support.openai_server import make_images
         ),
         (ModelResponse(None, "stop", "I will not."), "", "refused: I will not."),
         (ModelResponse("I'm sorry, I can't do that.", "stop"), "", "refused: I'm sorry, I can't do that."),
-        (ModelResponse("I can\u2019t help with that.", "stop"), "", "refused: I can\u2019t help with that."),
-        (ModelResponse("I'm sorry, " + "so " * 99, "stop"), "", "refused: I'm sorry, " + "so " * 36 + "s"),
+        (ModelResponse("I can\u2019t help with that.", "stop"), "", "refused: I can't help with that."),
+        (
+            ModelResponse("I'm sorry, " + "so " * 99, "stop"),
+            "",
+            "refused: I'm sorry, " + " ".join(["so"] * 23) + "…",
+        ),
         (ModelResponse(None, "stop"), "", "the response was empty"),
         (ModelResponse(' "" \n', "stop"), "", "the response was empty"),
     ],
@@ -46,7 +50,38 @@ from tests.support.openai_server import make_images
 def test_incomplete_refused_and_empty_responses_are_rejected(
     answer: ModelResponse, text: str, problem: str
 ) -> None:
-    assert caption_from(answer) == GeneratedCaption(text, problem)
+    found = caption_from(answer)
+    assert (found.text, found.problem) == (text, problem)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (
+            ModelResponse("", "length", reasoning="Let me look"),
+            "the tokens ran out while the model was reasoning",
+        ),
+        (ModelResponse("<think>Let me look", "length"), "the tokens ran out while the model was reasoning"),
+        (
+            ModelResponse(None, "MAX_TOKENS", reasoning="Hm"),
+            "the tokens ran out while the model was reasoning",
+        ),
+        (ModelResponse("", "stop", reasoning="Let me look"), "the response was only reasoning"),
+        (ModelResponse("<think>Let me look</think>", "stop"), "the response was only reasoning"),
+    ],
+)
+def test_reasoning_is_named_as_the_cause(answer: ModelResponse, problem: str) -> None:
+    found = caption_from(answer)
+    assert found.problem.startswith(problem)
+    assert "--max-tokens" in found.problem
+    assert not found.text
+
+
+@pytest.mark.parametrize("finish", [None, "", "stop", "STOP", "eos", "end_turn"])
+def test_what_servers_call_a_complete_answer_is_one(finish: str | None) -> None:
+    assert caption_from(ModelResponse("<think>Hm</think>A cat.", finish)) == GeneratedCaption(
+        "A cat.", removed=("reasoning",)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,23 @@
 """Rules about captions."""
 
 import math
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
-from flux_training.training.dataset.captions import REFUSAL
 from flux_training.training.dataset.facts import caption_name
+from flux_training.training.dataset.model_answers import clean_answer, find_fault
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 
 AREA = Area("captions")
 T5_TOKENS = 512
 PLACEHOLDERS = ("[trigger]", "[name]")
+REFUSED = re.compile(
+    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai\b|i (can(no|')t|am unable to|'m unable to)|unable to (assist|comply))",
+    re.IGNORECASE,
+)
 DESCRIBE = "write what the image shows, with the trigger word"
 
 
@@ -112,9 +117,20 @@ def identical_captions(job: Subject) -> Iterator[Problem]:
 )
 def captions_that_are_refusals(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
-        match = REFUSAL.search(caption.text)
+        match = REFUSED.search(caption.text)
         if match:
             yield job.in_dataset(caption.name, f"`{match[0]}` does not describe an image")
+
+
+@AREA.warning(
+    "caption-answer",
+    "captioning models write such words around a caption, or instead of one, and the trainer learns them",
+    "keep only the sentence that describes the image",
+)
+def caption_answer(job: Subject) -> Iterator[Problem]:
+    for caption in job.captions:
+        if not REFUSED.search(caption.text) and (words := _words_of_a_model(job, caption.text)):
+            yield job.in_dataset(caption.name, words)
 
 
 @AREA.warning(
@@ -128,6 +144,18 @@ def captions_with_garbled_characters(job: Subject) -> Iterator[Problem]:
         if bad is not None:
             line = caption.text[: caption.text.index(bad)].count("\n") + 1
             yield job.in_dataset(caption.name, f"contains the character U+{ord(bad):04X}", line)
+
+
+def _words_of_a_model(job: Subject, text: str) -> str:
+    """What a captioning model has left in a caption; empty if nothing."""
+    for trigger in (*PLACEHOLDERS, job.config.trigger if job.config else ""):
+        text = text.removeprefix(trigger).removesuffix(trigger).strip(" ,")
+    answer = clean_answer(text)
+    # A caption may be the trigger word alone.
+    fault = find_fault(text) if len(text.split()) > 1 else None
+    if fault and not answer.removed:
+        return fault.reason
+    return f"contains {' and '.join(answer.removed)} besides the caption" if answer.removed else ""
 
 
 def t5_tokens(text: str) -> int:

@@ -1,0 +1,160 @@
+"""The form of requests to captioning servers, which differ in what they accept, and the reading of what they answer. Pure."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from flux_training.training.dataset.captions import ModelResponse
+from flux_training.training.errors import FluxError
+from flux_training.training.words import one_line
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+API_PATH = "/v1"
+# OpenAI's present name for the limit of tokens, and the one that most other servers know.
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+# How servers say that they refuse a parameter.
+REFUSING = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra[_ ](?:forbidden|inputs?|fields?)|not permitted|not allowed|invalid"
+    r"|does not exist|unavailable|instead|deprecated|no such|disallowed",
+    re.IGNORECASE,
+)
+STRUCTURE = re.compile(r"response_format|json_schema|structured|guided|grammar|json mode", re.IGNORECASE)
+CAPTION_SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "caption",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"caption": {"type": "string"}},
+            "required": ["caption"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+class NotACompletion(FluxError):  # noqa: N818 - named like the other errors
+    """What came back is no answer of a model: the address or the server's settings may be wrong."""
+
+
+@dataclass(frozen=True)
+class RequestForm:
+    """`limit`: the name of the parameter for most tokens, or None to send none. `structured`: ask for JSON with one caption."""
+
+    limit: str | None = LIMIT_NAMES[0]
+    structured: bool = True
+
+    def parameters(self, max_tokens: int) -> dict[str, Any]:
+        found: dict[str, Any] = {self.limit: max_tokens} if self.limit else {}
+        return found | ({"response_format": CAPTION_SCHEMA} if self.structured else {})
+
+
+def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
+    """The form to try after a server refused a request with these words; None if they name nothing in it that can change."""
+    if form.structured and STRUCTURE.search(refusal):
+        return replace(form, structured=False)
+    if form.limit and _names(refusal, form.limit) and REFUSING.search(refusal):
+        known = LIMIT_NAMES.index(form.limit) + 1
+        return replace(form, limit=LIMIT_NAMES[known] if known < len(LIMIT_NAMES) else None)
+    return None
+
+
+def _names(refusal: str, parameter: str) -> bool:
+    return re.search(rf"(?<!\w){parameter}(?!\w)", refusal) is not None
+
+
+def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
+    """The answer in a response's body. Servers omit, or set to null, what OpenAI always sends. Raises NotACompletion."""
+    if len(raw) > MAX_ANSWER_BYTES:
+        raise NotACompletion(f"the answer has {len(raw)} bytes, which is too much for a caption")
+    text = raw.decode("utf-8", "replace").strip()
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _not_json(text, content_type, base_url) from None
+    if not isinstance(document, dict):
+        raise NotACompletion(
+            f"the answer is JSON, but no chat completion: {_start(text)}", "", _hint(base_url)
+        )
+    choices = document.get("choices")
+    if not isinstance(choices, list):
+        raise _without_choices(document, text, base_url)
+    first = choices[0] if choices and isinstance(choices[0], dict) else {}
+    return _response(first, document.get("usage"))
+
+
+def suggestion(base_url: str) -> str:
+    """What to try if a server does not know the address; empty if the address looks right."""
+    path = urlsplit(base_url).path.rstrip("/")
+    if re.search(r"/v\d+\w*(/|$)", path) or path.endswith("/openai"):
+        return ""
+    host = urlsplit(base_url).netloc.rpartition("@")[2]
+    return f"try --base-url {urlsplit(base_url).scheme}://{host}{path}{API_PATH}"
+
+
+def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
+    counts = usage if isinstance(usage, dict) else {}
+    found = choice.get("message")
+    # Completions in the older form have the text in the choice itself.
+    message = found if isinstance(found, dict) else {"content": choice.get("text")}
+    refusal, finish = message.get("refusal"), choice.get("finish_reason")
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
+    return ModelResponse(
+        _text_of(message.get("content")),
+        finish if isinstance(finish, str) else None,
+        refusal if isinstance(refusal, str) else None,
+        _count(counts.get("prompt_tokens")),
+        _count(counts.get("completion_tokens")),
+        reasoning if isinstance(reasoning, str) else "",
+    )
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a message, which may come in parts: texts, or mappings with a type and a text."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    parts = [part.get("text") if isinstance(part, dict) and _is_text(part) else part for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    return part.get("type") in (None, "text", "output_text")
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else 0
+
+
+def _without_choices(document: dict[str, Any], text: str, base_url: str) -> NotACompletion:
+    error = document.get("error") or document.get("detail") or document.get("message")
+    said = error.get("message") if isinstance(error, dict) else error
+    what = (
+        f"the server answered with an error: {_start(str(said))}"
+        if said
+        else f"the answer has no `choices`: {_start(text)}"
+    )
+    return NotACompletion(what, "", _hint(base_url))
+
+
+def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
+    if "event-stream" in content_type or text.startswith(("data:", "event:")):
+        what = "the answer is an event stream, although none was asked for"
+        return NotACompletion(what, "", "turn streaming off in the server or the gateway before it")
+    title = re.search(r"<title[^>]*>(.{0,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
+    if title or "html" in content_type or text[:200].lstrip().casefold().startswith(("<!doctype", "<html")):
+        named = f" titled “{one_line(title[1])}”" if title else ""
+        return NotACompletion(f"the answer is a web page{named}, not that of a model", "", _hint(base_url))
+    if not text:
+        return NotACompletion("the answer is empty", "", _hint(base_url))
+    return NotACompletion(f"the answer cannot be read as JSON: {_start(text)}", "", _hint(base_url))
+
+
+def _hint(base_url: str) -> str:
+    return suggestion(base_url) or "check --base-url, and what runs there"
+
+
+def _start(text: str) -> str:
+    return one_line(text, 120)

@@ -1,0 +1,249 @@
+"""What vision models write around a caption, and what they write instead of one. Pure: no network, no files.
+
+The forms come from public bug reports; docs/decisions/0032-real-inputs.md lists them.
+"""
+
+import html
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flux_training.training.dataset import answer_patterns as patterns
+
+CAPTION_KEYS = ("caption", "short_caption", "image_caption", "description", "answer", "text", "response")
+QUOTES = "\"“”„«»「」'`* "
+# Longer texts are no captions: a text encoder reads about 2,000 characters.
+MAX_CHARACTERS = 10_000
+# With reasoning.
+MAX_ANSWER = 30_000
+# A text with a smaller share of letters, among all but white space, is noise.
+MIN_LETTERS = 0.4
+MAX_REPEATED_WORDS = 40
+SHOWN = 80
+
+
+@dataclass(frozen=True)
+class CleanedAnswer:
+    """An answer on one line, and what was removed from around the caption."""
+
+    text: str
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NotACaption:
+    """Why a text is no caption. `blind`: the model says that it has not got the image."""
+
+    reason: str
+    blind: bool = False
+
+
+def clean_answer(answer: str) -> CleanedAnswer:
+    """The caption in a model's answer, which may be empty. Only what is certainly no part of it is removed."""
+    if len(answer) > MAX_ANSWER:
+        return CleanedAnswer(one_line(answer[:MAX_ANSWER]))
+    text = answer.replace("\u2019", "'").replace("\r\n", "\n").strip()
+    removed: list[str] = []
+    for name, step in STEPS:
+        cleaned = step(text).strip()
+        if cleaned != text:
+            removed.append(name)
+            text = cleaned
+    return CleanedAnswer(_without_quotes(one_line(text)), tuple(dict.fromkeys(removed)))
+
+
+def find_fault(text: str, instruction: str = "") -> NotACaption | None:
+    """Why a cleaned answer is no caption; None if it may be one. `instruction` is what the model was asked."""
+    plain = text.replace("\u2019", "'")
+    # What a picture's own writing says is no answer of the model.
+    unquoted = patterns.QUOTED.sub(" ", plain)
+    if not plain.strip():
+        return NotACaption("the answer is empty")
+    if patterns.NO_IMAGE.search(unquoted):
+        return NotACaption(f"the model says that it sees no image: {_start(plain)}", blind=True)
+    if patterns.REFUSAL.match(unquoted.lstrip()):
+        return NotACaption(f"refused: {_start(plain)}")
+    for is_wrong, reason in FAULTS:
+        if is_wrong(unquoted):
+            return NotACaption(f"{reason}: {_start(plain)}")
+    if instruction and instruction[:SHOWN].casefold() in plain.casefold():
+        return NotACaption(f"the answer repeats the prompt: {_start(plain)}")
+    return None
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def is_loop(text: str) -> bool:
+    """Whether the same words or characters come again and again: six times one word, four times two, three times a sentence."""
+    words = text.casefold().split()
+    if len(words) > 2 and len(set(words)) == 1:
+        return True
+    for size in range(1, min(MAX_REPEATED_WORDS, len(words) // 3) + 1):
+        needed = 5 if size == 1 else 3 * size if size < 4 else 2 * size
+        run = 0
+        for index in range(size, len(words)):
+            run = run + 1 if words[index] == words[index - size] else 0
+            if run >= needed:
+                return True
+    return patterns.REPEATED_CHARACTERS.search(text) is not None
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN].rstrip() + "…"
+
+
+def _without_reasoning(text: str) -> str:
+    """What follows the reasoning, or precedes it. Nothing if the reasoning has no end."""
+    if patterns.FINAL_CHANNEL.search(text):
+        return patterns.FINAL_CHANNEL.split(text)[-1]
+    ends = list(patterns.REASONING_CLOSE.finditer(text))
+    begin = patterns.REASONING_OPEN.search(text)
+    if ends and (after := text[ends[-1].end() :].strip()):
+        return after
+    return text[: begin.start()] if begin else "" if ends else text
+
+
+def _without_special_tokens(text: str) -> str:
+    text = patterns.REGIONS.sub("", text)
+    for part in patterns.END_TOKEN.split(text):
+        found = patterns.SPECIAL_TOKEN.sub("", part).strip()
+        if found and not patterns.ROLE.fullmatch(f"{found}\n"):
+            text = part
+            break
+    text = patterns.SPECIAL_TOKEN.sub("", text)
+    text = patterns.BOXED.sub(r"\1", text)
+    return patterns.ROLE.sub("", patterns.TURN.split(text)[-1])
+
+
+def _from_html(text: str) -> str:
+    return html.unescape(text) if patterns.ENTITY.search(text) else text
+
+
+def _from_json(text: str) -> str:
+    """The caption in a JSON document, perhaps in a fenced block; the text itself if it has none."""
+    fenced = patterns.FENCE.search(text)
+    inner = fenced[1].strip() if fenced else text
+    if inner[:1] in ("{", "["):
+        try:
+            found = _caption_in(json.loads(inner))
+        except (ValueError, RecursionError):
+            return text
+        return found if found is not None else text
+    return inner if fenced and not text.replace(fenced[0], "").strip() else text
+
+
+def _caption_in(document: Any) -> str | None:
+    if isinstance(document, str):
+        return document
+    if isinstance(document, list):
+        return _caption_in(document[0]) if len(document) == 1 else None
+    if not isinstance(document, dict):
+        return None
+    texts = {str(key).casefold(): value for key, value in document.items() if isinstance(value, str)}
+    named = next((texts[key] for key in CAPTION_KEYS if key in texts), None)
+    return named if named is not None or len(document) != 1 else next(iter(texts.values()), None)
+
+
+def _from_labelled_parts(text: str) -> str:
+    """The caption of an answer in parts, such as `Reasoning: …`, `Caption: …`."""
+    lines = text.splitlines()
+    labelled = [number for number, line in enumerate(lines) if patterns.ANSWER_LABEL.match(line)]
+    if len(labelled) != 1 or len(lines) == 1:
+        return text
+    first = labelled[0]
+    after = lines[first + 1 :]
+    end = next((number for number, line in enumerate(after) if patterns.LABEL_LINE.match(line)), len(after))
+    found = [patterns.ANSWER_LABEL.sub("", lines[first]), *after[:end]]
+    return "\n".join(found) if "".join(found).strip(QUOTES) else text
+
+
+def _without_introduction(text: str) -> str:
+    """Introductions may come one after another: `Sure! Here is a caption:`."""
+    for _ in range(4):
+        for pattern in patterns.INTRODUCTIONS:
+            match = pattern.match(text)
+            if match and text[match.end() :].strip(QUOTES):
+                text = text[match.end() :].lstrip()
+                break
+        else:
+            return text
+    return text
+
+
+def _without_closing(text: str) -> str:
+    for pattern in (patterns.CLOSING, patterns.CLOSING_NOTE, patterns.HASHTAGS):
+        match = pattern.search(text)
+        if match and text[: match.start()].strip(QUOTES):
+            text = text[: match.start()]
+    return patterns.SEPARATOR.sub("\n", text)
+
+
+def _without_markdown(text: str) -> str:
+    text = patterns.HEADING.sub("", text)
+    if len(patterns.LIST_ITEM.findall(text)) == 1:
+        text = patterns.LIST_ITEM.sub("", text)
+    for pattern, replacement in patterns.MARKDOWN:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _without_quotes(text: str) -> str:
+    """Without quotes around the whole text. A quote that only ends or begins it belongs to a part of it."""
+    stripped = text.strip("`* ")
+    for left, right in ('""', "“”", "„“", "«»", "「」", "''"):
+        inner = stripped[1:-1]
+        if len(stripped) > 1 and stripped[0] == left and stripped[-1] == right and left not in inner:
+            return inner.strip()
+    if stripped.count('"') == 1:
+        return stripped.strip('" ')
+    return stripped
+
+
+def _has_no_words(text: str) -> bool:
+    return sum(letter.isalpha() for letter in text) < 2
+
+
+def _is_noise(text: str) -> bool:
+    dense = "".join(text.split())
+    return "\ufffd" in text or sum(letter.isalpha() for letter in dense) < MIN_LETTERS * len(dense)
+
+
+def _is_markup(text: str) -> bool:
+    return patterns.MARKUP.match(text) is not None
+
+
+def _is_placeholder(text: str) -> bool:
+    word = text.casefold().strip(" .:!<>[]{}()\"'")
+    return word in patterns.PLACEHOLDER_WORDS or patterns.PLACEHOLDERS.fullmatch(text) is not None
+
+
+Step = Callable[[str], str]
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("reasoning", _without_reasoning),
+    ("special tokens", _without_special_tokens),
+    ("HTML", _from_html),
+    ("JSON", _from_json),
+    ("other parts", _from_labelled_parts),
+    ("an introduction", _without_introduction),
+    ("a closing remark", _without_closing),
+    ("Markdown", _without_markdown),
+    ("an introduction", _without_introduction),
+)
+FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
+    (_is_markup, "the answer is JSON or markup, not a caption"),
+    (patterns.ERROR_TEXT.match, "the answer is an error message"),
+    (_is_placeholder, "the answer is a placeholder"),
+    (_has_no_words, "the answer has no words"),
+    (is_loop, "the answer repeats itself"),
+    (_is_noise, "the answer is mostly characters that are no letters"),
+    (patterns.REASONING.search, "the answer is reasoning, not a caption"),
+    (patterns.ALTERNATIVES.search, "the answer has several alternatives"),
+    (patterns.QUESTION.search, "the answer is a question or an offer, not a caption"),
+    (re.compile(r"<\|[^|>]{1,40}\|>").search, "the answer has special tokens in it"),
+    (lambda text: len(text) > MAX_CHARACTERS, "the answer is too long for a caption"),
+)

@@ -1,0 +1,57 @@
+"""Captions are told from what models write around and instead of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_training.training.dataset.captions import INSTRUCTION
+from flux_training.training.dataset.model_answers import clean_answer, find_fault, is_loop
+from tests.support.model_answers import AROUND_A_CAPTION, CAT, GOOD_CAPTIONS, NO_CAPTION
+
+
+@pytest.mark.parametrize("kind", AROUND_A_CAPTION)
+def test_a_caption_is_found_in_an_answer(kind: str) -> None:
+    found = clean_answer(AROUND_A_CAPTION[kind])
+    assert found.text == CAT
+    assert find_fault(found.text, INSTRUCTION) is None
+    assert found.removed or kind in ("quotes", "line breaks")
+
+
+@pytest.mark.parametrize("kind", NO_CAPTION)
+def test_an_answer_without_a_caption_is_refused(kind: str) -> None:
+    fault = find_fault(clean_answer(NO_CAPTION[kind]).text, INSTRUCTION)
+    assert fault is not None
+    assert fault.blind == kind.startswith("no image")
+
+
+@pytest.mark.parametrize("text", GOOD_CAPTIONS)
+def test_a_good_caption_is_kept_as_it_is(text: str) -> None:
+    found = clean_answer(text)
+    assert found.text == text.replace("*poison*", "poison")
+    assert find_fault(found.text, INSTRUCTION) is None
+
+
+@given(st.text(max_size=300))
+def test_cleaning_never_fails_and_ends(text: str) -> None:
+    once = clean_answer(text)
+    assert "\n" not in once.text
+    find_fault(once.text, INSTRUCTION)
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("very very very very very cat", False),
+        ("very very very very very very", True),
+        ("a cat a cat a cat", False),
+        ("a cat a cat a cat a cat", True),
+        ("it looks up now it looks up now", False),
+        ("it looks up now it looks up now it looks up now", True),
+        ("one two three", False),
+        ("", False),
+        ("ha" * 11, False),
+        ("ha" * 12, True),
+    ],
+)
+def test_repetitions_are_loops_from_a_certain_number(text: str, loops: bool) -> None:
+    assert is_loop(text) == loops
