@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from flux_training.clients.captions import OPENAI_URL, Captioner, Refused, Stopped, host_of, key_for
+from flux_training.clients.captioning.captioner import (
+    OPENAI_URL,
+    Captioner,
+    Refused,
+    Stopped,
+    host_of,
+    key_for,
+)
 from flux_training.clients.http import RetryPolicy
 from flux_training.training.dataset.captions import ModelResponse
 from flux_training.training.errors import BadInput, FluxError

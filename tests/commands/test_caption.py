@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from localcloud.testing import wait_until
 
-from flux_training.clients.captions import Captioner, Refused
+from flux_training.clients.captioning.captioner import Captioner, Refused
 from flux_training.commands.jobs.caption import caption
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_yml.edit import new_train_yml

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flux_training.clients.captions import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
+from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
@@ -41,7 +41,7 @@ from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.words import counted, first_of, flux_command
 
 if TYPE_CHECKING:
-    from flux_training.clients.captions import Captioner
+    from flux_training.clients.captioning.captioner import Captioner
 
 JPEG_QUALITY = 85
 # So many images are sent one by one before the others, to find out whether the model reads images at all.
@@ -213,7 +213,7 @@ def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -
 
 def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) -> None:
     """`review` is the command that opens the review page."""
-    from flux_training.clients.captions import Captioner, key_for
+    from flux_training.clients.captioning.captioner import Captioner, key_for
 
     stop = threading.Event()
     key = key_for(options.base_url, os.environ)
@@ -257,8 +257,8 @@ def _refuse_hopeless(captioner: Captioner, outcomes: Sequence[CaptionOutcome]) -
 
 def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
     """Caption one image and save the caption at once; None if the user stopped before the answer."""
-    from flux_training.clients.caption_requests import NotACompletion
-    from flux_training.clients.captions import Refused, Stopped
+    from flux_training.clients.captioning.captioner import Refused, Stopped
+    from flux_training.clients.captioning.requests import NotACompletion
 
     try:
         picture = encode_jpeg(reduce_image(read_image(image).image, options.max_side), JPEG_QUALITY)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import httpx
 import tenacity
 
-from flux_training.clients.captions import KEY_VARIABLE
+from flux_training.clients.captioning.captioner import KEY_VARIABLE
 from flux_training.clients.connection import SECRET_SETTINGS, VARIABLES
 from flux_training.clients.http import LOOPBACK
 from flux_training.commands.stack.engine import ACCESS_TOKEN, PASSPHRASE_VARIABLES

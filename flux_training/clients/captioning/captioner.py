@@ -12,7 +12,7 @@ import httpx
 import tenacity
 from pydantic import SecretStr
 
-from flux_training.clients.caption_requests import RequestForm, adapted, read_answer, suggestion
+from flux_training.clients.captioning.requests import RequestForm, adapted, read_answer, suggestion
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
 from flux_training.clients.proxies import checked_proxies
 from flux_training.training.dataset.captions import STRICTER, ModelResponse
