@@ -1,6 +1,7 @@
 """Jobs whose node sends heartbeats and nothing else, and jobs that failed on the only machine: real queue and bucket, a node played here."""
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,27 @@ def test_several_watchers_queue_a_silent_job_again_only_once(silent: NodeAndRun)
     with ThreadPoolExecutor(len(watchers)) as pool:
         list(pool.map(queue_silent_again, watchers, seen))
     assert sorted(job.status for job in silent.jobs()) == ["canceled", "pending"]
+
+
+def test_a_watcher_that_was_killed_after_canceling_is_succeeded_by_the_next(silent: NodeAndRun) -> None:
+    silent.storage.put_bytes(silent.keys.requeue, json.dumps({"kelpie_id": silent.first.id}).encode())
+    silent.connection.kelpie().cancel_job(silent.first.id)
+    watcher = silent.watcher()
+    assert len(queue_silent_again(watcher, watcher.read())) == 1
+    assert [job.status for job in silent.jobs()] == ["canceled", "pending"]
+    found = watcher.read()
+    assert found.rows[0].status.state == RunState.PENDING
+    assert queue_silent_again(watcher, found) == []
+
+
+@pytest.mark.parametrize("intended", [None, "another-job"])
+def test_a_job_that_a_user_has_canceled_is_not_queued_again(silent: NodeAndRun, intended: str | None) -> None:
+    if intended:
+        silent.storage.put_bytes(silent.keys.requeue, json.dumps({"kelpie_id": intended}).encode())
+    silent.connection.kelpie().cancel_job(silent.first.id)
+    watcher = silent.watcher()
+    assert queue_silent_again(watcher, watcher.read()) == []
+    assert [job.status for job in silent.jobs()] == ["canceled"]
 
 
 def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRun) -> None:

@@ -174,7 +174,7 @@ def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_do
             watcher = Watcher(services.client, outputs)
             requeued += len(queue_silent_again(watcher, watcher.read()))
             running = [folder for folder in services.home.glob("nodes/*") if (folder / "output").exists()]
-            if running and kills < 6 and dice.random() < 0.1:
+            if running and kills < 6 and dice.random() < 0.3:
                 kill_node(dice.choice(sorted(running)))
                 kills += 1
         jobs = [job for job in services.client.kelpie().list_jobs(group) if job.status != "canceled"]

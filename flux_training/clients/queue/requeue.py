@@ -1,10 +1,16 @@
 """Queues a run again whose launcher never reported."""
 
+from dataclasses import dataclass
+
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace, choose_job, own_job
 from flux_training.clients.queue.posting import Queue
+from flux_training.clients.results import read_json
+from flux_training.clients.storage import Storage
+from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.runs.handout import REQUEUES_VARIABLE, may_requeue, requeues
+from flux_training.training.runs.run import RunKeys
 
 
 def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
@@ -15,15 +21,38 @@ def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
     return choose_job(kelpie.list_jobs(known.container_group_id), place) or known
 
 
-def queue_again(queue: Queue, place: RunPlace, job: Job, claims: ClaimFile) -> Job | None:
-    """Cancel the job and post the same once more. Returns the run's new job, which another watcher may have posted.
+@dataclass(frozen=True)
+class SilentRun:
+    """A run whose launcher is silent, with what is needed to queue it again."""
 
-    None if the job is not the run's, has been queued again often enough, or has ended meanwhile. Raises ServiceError, FluxError.
-    """
-    if not place.is_own(job) or not may_requeue(job.environment) or not queue.kelpie.cancel_job(job.id):
-        return None
-    queue.forget()
-    return queue.post_once(place, same_request(job), claims)
+    queue: Queue
+    storage: Storage
+    keys: RunKeys
+    place: RunPlace
+    owner: str
+
+    def queue_again(self, job: Job) -> Job | None:
+        """Cancel the job and post the same once more. Returns the run's new job, which another watcher may have posted.
+
+        None if the job is not the run's, has been queued again often enough, or has ended meanwhile. Raises ServiceError, FluxError.
+        """
+        if not self.place.is_own(job) or not may_requeue(job.environment):
+            return None
+        # If this process is killed between canceling and posting, the next watcher posts.
+        self.storage.put_bytes(self.keys.requeue, canonical_json({"version": 1, "kelpie_id": job.id}))
+        return self._post(job) if self.queue.kelpie.cancel_job(job.id) else None
+
+    def finish(self, job: Job) -> Job | None:
+        """Post the run whose job a watcher has canceled for that, if it is not done yet. None for any other canceled job."""
+        intended = (read_json(self.storage, self.keys.requeue) or {}).get("kelpie_id")
+        is_intended = intended == job.id and job.status == "canceled" and self.place.is_own(job)
+        return self._post(job) if is_intended else None
+
+    def _post(self, job: Job) -> Job:
+        self.queue.forget()
+        return self.queue.post_once(
+            self.place, same_request(job), ClaimFile(self.storage, self.keys, self.owner)
+        )
 
 
 def same_request(job: Job) -> JobRequest:

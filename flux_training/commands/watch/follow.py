@@ -52,18 +52,19 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
         else:
             is_failing = False
             on_status(stack)
-            if stack.has_ended:
-                return stack
-            for line in queue_silent_again(watcher, stack):
+            done = queue_silent_again(watcher, stack)
+            for line in done:
                 # On the console of the live table, which stays below it.
                 screen.print(line, highlight=False, markup=False, soft_wrap=True)
+            if stack.has_ended and not done:
+                return stack
         time.sleep(poll_seconds(watcher))
 
 
 def queue_silent_again(watcher: Watcher, stack: StackStatus) -> list[str]:
     """Queue each run again whose launcher never reported. Returns what to say about it."""
     said = []
-    for status in [row.status for row in stack.rows if row.status.is_silent]:
+    for status in [row.status for row in stack.rows if row.status.may_be_queued_again]:
         try:
             said.append(watcher.queue_again(status))
         except FluxError as error:

@@ -101,6 +101,11 @@ class JobStatus:
         return self.state == RunState.RUNNING and self.hand_out == HandOutState.SILENT
 
     @property
+    def may_be_queued_again(self) -> bool:
+        """Whether its launcher is silent, or another watcher may have canceled it for that."""
+        return self.is_silent or (self.state == RunState.CANCELED and self.queue_job is not None)
+
+    @property
     def has_ended(self) -> bool:
         """A stalled job counts as ended: it may never change. Verified weights do not: the worker still has to report."""
         if self.state == RunState.STALLED:
@@ -217,7 +222,9 @@ def _finding(status: JobStatus) -> str:
 
 def _retrying(status: JobStatus) -> str:
     job, message = status.queue_job, status.progress.message
-    counted = f"attempt {job.num_failures} of {job.max_failures} failed" if job else "an attempt failed"
+    counted = (
+        f"attempt {max(1, job.num_failures)} of {job.max_failures} failed" if job else "an attempt failed"
+    )
     return f"{HandOutState.RETRYING}: {counted}{f' ({message})' if message else ''}; {RETRY_RULE}"
 
 

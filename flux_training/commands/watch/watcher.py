@@ -12,10 +12,9 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
-from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.queue.requeue import job_of_run, queue_again
+from flux_training.clients.queue.requeue import SilentRun, job_of_run
 from flux_training.clients.salad import ContainerGroup, Instance
 from flux_training.commands.watch.job_status import (
     JobStatus,
@@ -126,25 +125,29 @@ class Watcher:
         return [known[job.name] for job in jobs]
 
     def queue_again(self, status: JobStatus) -> str:
-        """Queue the run of a job whose launcher is silent again; what was done, empty if nothing. Raises ServiceError, FluxError."""
+        """Queue the run of a job whose launcher is silent again, or finish what another watcher has begun.
+
+        Returns what was done, empty if nothing. Raises ServiceError, FluxError.
+        """
         job, salad = status.queue_job, self._connection.salad()
         group = salad.get_group(self._group_name)
-        if (
-            job is None
-            or group is None
-            or group.id != job.container_group_id
-            or not self._place(status.job).is_own(job)
-        ):
+        place = self._place(status.job)
+        if job is None or group is None or group.id != job.container_group_id or not place.is_own(job):
             return ""
-        # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
-        for instance in salad.instances(group.name):
-            if instance.machine_id == job.machine_id:
-                salad.reallocate(group.name, instance.id)
         owner = group.environment_value(OWNER_VARIABLE) or ""
-        claims = ClaimFile(self.storage, status.job.keys, owner)
-        posted = queue_again(Queue(self._connection.kelpie(), group.id), self._place(status.job), job, claims)
+        queue = Queue(self._connection.kelpie(), group.id)
+        run = SilentRun(queue, self.storage, status.job.keys, place, owner)
+        if status.is_silent:
+            # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
+            for instance in salad.instances(group.name):
+                if instance.machine_id == job.machine_id:
+                    salad.reallocate(group.name, instance.id)
+            posted = run.queue_again(job)
+        else:
+            posted = run.finish(job)
         if posted is None:
             return ""
+        self._ended.pop(status.job.name, None)
         return (
             f"{status.job.name}: the launcher never reported from its node; the node is replaced, the job is canceled, and the run is queued again "
             f"({requeues(posted.environment)} of {MAX_REQUEUES})"

@@ -47,7 +47,7 @@ def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOut
     """The state of a running job. A launcher is silent after SILENT_SECONDS, or after `stall_minutes` if that is shorter."""
     patience = timedelta(seconds=MISSED_HEARTBEATS * job.heartbeat_interval)
     is_abandoned = now - job.heartbeat > patience
-    if job.failures and (is_abandoned or (job.has_reported and job.has_failed)):
+    if (job.has_reported and job.has_failed) or (job.failures and is_abandoned):
         return HandOutState.RETRYING
     if job.has_reported:
         return HandOutState.REPORTED

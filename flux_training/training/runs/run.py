@@ -99,6 +99,8 @@ class RunKeys:
         self.claim = f"{own}claim.json"
         # Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key.
         self.posted = f"{own}posted.json"
+        # The job that a watcher cancels to queue the run again.
+        self.requeue = f"{own}requeue.json"
         # The weights that were verified first.
         self.results = f"{own}results.json"
         self.record = f"{self.output}run.json"

@@ -57,6 +57,7 @@ def test_a_wrong_clock_on_this_machine_makes_no_launcher_silent() -> None:
     ("failures", "heartbeat", "reported", "has_failed", "state"),
     [
         (1, 10, 9, True, HandOutState.RETRYING),  # the launcher has just reported the failure
+        (0, 10, 9, True, HandOutState.RETRYING),  # and the queue has not counted it yet
         (1, 10, 9, False, HandOutState.REPORTED),  # another machine has it already
         (1, 10, -5, True, HandOutState.STARTING),  # and its launcher has not reported yet
         (1, -200, -201, False, HandOutState.RETRYING),  # no machine sends heartbeats
