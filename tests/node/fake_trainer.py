@@ -2,6 +2,7 @@
 
 steps:A-B   ai-toolkit's progress lines from A to B of 20      save:N      the checkpoint of step N
 final:N     the final weights, of step N                       cut:N       the same, cut in the middle
+nans:A-B    the same from A to B, without a loss
 nan:N       the same, with a value that is not a number        say:TEXT    a line of output
 loss:X      one progress line with that loss                   noise       megabytes of bytes that are no text
 exit:N      ends with that code                                kill:N      dies by that signal
@@ -66,6 +67,12 @@ def act(word: str) -> None:  # noqa: C901 - one branch for each command
                     file.write(bytes([byte]))
                     file.flush()
                     time.sleep(0.005)
+        case "nans":
+            first, last = map(int, value.split("-"))
+            for step in range(first, last):
+                print("loss is nan", flush=True)
+                bar(step, "0.000e+00")
+                bar(step + 1, "0.000e+00")
         case "loss":
             bar(7, value)
         case "save":

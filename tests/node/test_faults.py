@@ -20,6 +20,8 @@ from flux_training.node.bundle import launcher_bundle
 from tests.node.fake_trainer import weights
 from tests.node.runs import RUN_ID, Node, NodeWorker, picture
 
+# ai-toolkit prints it between two lines of signs.
+SKIPPED = "say:# OOM during training step, skipping batch 1/3 #"
 GOOD = ("steps:0-20", "final:20")
 
 
@@ -424,6 +426,21 @@ FAULTS = [
         launch={"stall_minutes": 0.005},
     ),
     Fault("too long", 8, COUNTED, "max_hours", words=("steps:0-3", "sleep"), launch={"max_hours": 0.0001}),
+    Fault(
+        "most batches skipped",
+        16,
+        COUNTED,
+        "3 steps were skipped for lack of memory and 0 had no loss (NaN), more than 10% of 20: train smaller images",
+        words=("steps:0-4", SKIPPED, "steps:5-6", SKIPPED, "steps:7-8", SKIPPED, "steps:9-20", "final:20"),
+    ),
+    Fault(
+        "no loss most of the time",
+        16,
+        COUNTED,
+        "3 had no loss (NaN), more than 10% of 20: lower train.lr",
+        words=("steps:0-4", "nans:4-7", "steps:7-20", "final:20"),
+    ),
+    Fault("two batches skipped", 0, COMPLETED, words=("steps:0-4", SKIPPED, "steps:5-6", SKIPPED, *GOOD)),
     Fault("garbage and failure", 5, COUNTED, "exit code 1", words=("noise", "exit:1")),
     # ---- what does no harm
     Fault("nothing broken", 0, COMPLETED),

@@ -32,6 +32,20 @@ RECORDED = (
     "\rGenerating Images:  75%|███▎      | 3/4 [00:00<00:00,  6.65it/s, loss: 9.0e+00]\n"
     "\rjob_2:  95%|███▎      | 19/20 [00:00<00:00,  6.65it/s, lr: 1.0e-04 loss: 9.000e+00]\n"
 )
+SKIPPED = "say:# OOM during training step, skipping batch 1/3 #"
+# Recorded from ai-toolkit, whose bar moves the cursor.
+FAULTY = (
+    "\r\x1b[Ajob:   0%|          | 0/20 [00:00<?, ?it/s, lr: 1.0e-04 loss: 5.000e-01]"
+    "\rjob:   5%|█▋        | 1/20 [00:00<00:00,  6.65it/s, lr: 1.0e-04 loss: 5.000e-01]\n"
+    "################################################\n"
+    "# OOM during training step, skipping batch 1/3 #\n"
+    "################################################\n\n"
+    "\r\x1b[Ajob:  10%|███▎      | 2/20 [00:00<00:00,  6.65it/s, lr: 1.0e-04 loss: 5.000e-01]loss is nan\n"
+    "\rjob:  10%|███▎      | 2/20 [00:03<00:03,  1.50s/it, lr: 1.0e-04 loss: 0.000e+00]"
+    "\rjob:  15%|██████████| 3/20 [00:03<00:00,  6.64it/s, lr: 1.0e-04 loss: 0.000e+00]"
+    "\rjob:  15%|██████████| 3/20 [00:03<00:00,  6.64it/s, lr: 1.0e-04 loss: 2.500e-01]"
+    "\rjob:  20%|██████████| 4/20 [00:03<00:00,  6.64it/s, lr: 1.0e-04 loss: 2.500e-01]\n"
+)
 
 
 def test_progress_and_curve(tmp_path: Path) -> None:
@@ -43,7 +57,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
     assert ended.progress["loss_last"] == pytest.approx((1 / 19 + 1 / 20) / 2, rel=1e-3)
     assert set(ended.progress) - set(expected) == {
         *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at"),
-        *("begun", "start_seconds", "download_seconds"),
+        *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
     }
     assert 0 <= ended.progress["start_seconds"] <= ended.progress["gpu_seconds"] + 0.1
     rows = (tmp_path / "upload/loss.csv").read_text().splitlines()
@@ -56,6 +70,34 @@ def test_the_lines_that_ai_toolkit_prints(tmp_path: Path) -> None:
     progress = node.run().progress
     assert (progress["step"], progress["loss"], progress["loss_first"]) == (3, 0.25, 0.5)
     assert (tmp_path / "upload/loss.csv").read_text() == "step,loss\n1,0.5\n2,0.3333\n3,0.25\n"
+
+
+def test_skipped_batches_and_lost_losses_leave_gaps_in_the_curve(tmp_path: Path) -> None:
+    """The bar goes on showing the last loss after a skipped batch, and 0.0 for one that is no number."""
+    node = Node(tmp_path)
+    node.set_trainer(
+        program=f"import sys; sys.stdout.reconfigure(encoding='utf-8'); sys.stdout.write({FAULTY!r}); sys.exit(1)"
+    )
+    ended = node.run()
+    assert (ended.progress["skipped_batches"], ended.progress["nan_losses"]) == (1, 1)
+    assert (tmp_path / "upload/loss.csv").read_text() == "step,loss\n1,0.5\n4,0.25\n"
+    assert "\x1b" not in ended.out
+
+
+def test_faulty_steps_after_the_checkpoint_are_counted_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, "steps:0-3", SKIPPED, "steps:4-6", "save:5", "steps:6-8", SKIPPED, "kill:9")
+    assert node.run().progress["skipped_batches"] == 2
+    node.set_trainer("steps:5-20", "final:20")
+    ended = node.run()
+    assert (ended.progress["state"], ended.progress["skipped_batches"]) == ("finished", 1)
+
+
+@pytest.mark.parametrize(("share", "code"), [("0.05", ExitCode.TRAINING_FAULTY), ("0.5", ExitCode.FINISHED)])
+def test_the_share_of_faulty_steps_that_ends_a_run_can_be_set(
+    share: str, code: ExitCode, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, "steps:0-4", SKIPPED, "steps:5-6", SKIPPED, "steps:7-20", "final:20")
+    assert node.run(MAX_SKIPPED_SHARE=share).code == code
 
 
 def test_done_json_describes_the_weights(tmp_path: Path) -> None:

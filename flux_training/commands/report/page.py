@@ -147,6 +147,8 @@ def _figures(run: ReportedRun) -> Facts:
         found.append(("Loss", f"{progress.loss_first:.4f} → {progress.loss_last:.4f}"))
     if progress.step is not None:
         found.append(("Steps", f"{progress.step} of {progress.steps or run.record.get('steps')}"))
+    if progress.faults:
+        found.append(("Faulty steps", progress.faults))
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
     if cost is not None:

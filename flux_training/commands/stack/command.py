@@ -222,7 +222,8 @@ def _result_line(status: JobStatus, folder: Path) -> str:
     loss = ""
     if progress.loss_first is not None and progress.loss_last is not None:
         loss = f" (loss {progress.loss_first:.4f} at the start, {progress.loss_last:.4f} at the end)"
-    return f"{folder / (status.job.name + '.safetensors')}{loss}"
+    faults = f"; {progress.faults}" if progress.faults else ""
+    return f"{folder / (status.job.name + '.safetensors')}{loss}{faults}"
 
 
 def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:

@@ -37,6 +37,8 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
         table.add_row(*(cell(row) for cell in columns.values()))
     parts: list[RenderableType] = [table]
     parts += [Text(f"{row.name}: {row.problem}", style="red") for row in stack.rows if row.problem]
+    faulty = [(row.name, faults) for row in stack.rows if (faults := row.status.progress.faults)]
+    parts += [Text(f"{name}: {faults}", style="yellow") for name, faults in faulty]
     if stack.spent is not None:
         so_far = "" if stack.has_ended else " so far"
         note = f" {FREE}" if local else ""

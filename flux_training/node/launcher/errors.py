@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     NO_TRAINER = 13  # the image has no run.py of ai-toolkit
     CLOCK_JUMPED = 14  # the clock of this node jumps back
     NO_PROGRESS = 15  # MAX_RESTARTS in a row brought no new checkpoint
+    TRAINING_FAULTY = 16  # too many batches were skipped, or had a loss that is no number
     LAUNCHER_FAULT = 70  # a bug in the launcher
 
 

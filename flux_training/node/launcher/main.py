@@ -113,7 +113,7 @@ class Launch:
                 raise
             uploads.stop()
             # A crash after the final save, in the last samples for instance, costs nothing.
-            if final_fault(self.settings):
+            if end.code == ExitCode.TRAINING_FAULTY or final_fault(self.settings):
                 raise
             say(f"launch: the weights are complete, although {end}")
             return

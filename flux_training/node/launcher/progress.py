@@ -25,6 +25,7 @@ CURVE_SECONDS = 10
 MAX_MESSAGE = 4000
 MAX_RESTARTS = 10  # without a new checkpoint; the queue never counts a whole container that dies of memory
 MAX_PROGRESS_BYTES = 1 << 20
+MAX_FAULTY_STEPS = 10_000  # progress.json stays below MAX_PROGRESS_BYTES
 MAX_CURVE_BYTES = 16 << 20
 
 
@@ -73,6 +74,49 @@ class EarlierStarts:
         if isinstance(begun, list) and len(begun) == 2 and all(map(is_number, begun)):
             self.begun = begun
         self.lost_checkpoints = is_ours and raw.get("checkpoints_lost") is True
+        self.faulty = FaultySteps(raw.get("faulty_steps") if is_ours else None)
+
+
+class FaultySteps:
+    """The steps that taught nothing, by their numbers: those whose batch was skipped, and those without a loss."""
+
+    def __init__(self, raw: object) -> None:
+        known = raw if isinstance(raw, dict) else {}
+        self.skipped = _step_numbers(known.get("skipped"))
+        self.without_loss = _step_numbers(known.get("nan"))
+
+    def __contains__(self, step: int) -> bool:
+        return step in self.skipped or step in self.without_loss
+
+    def forget_after(self, step: int) -> None:
+        """These steps are trained again."""
+        self.skipped = {one for one in self.skipped if one <= step}
+        self.without_loss = {one for one in self.without_loss if one <= step}
+
+    def check(self, settings: RunSettings) -> None:
+        """Raises RunEndedError when too many steps taught nothing."""
+        share = settings.limits.max_skipped_share
+        if len(self.skipped | self.without_loss) <= share * settings.steps:
+            return
+        found = f"{len(self.skipped)} steps were skipped for lack of memory and {len(self.without_loss)} had no loss (NaN)"
+        advice = (
+            "train smaller images (datasets.resolution), smaller batches (train.batch_size) or with model.low_vram"
+            if len(self.skipped) >= len(self.without_loss)
+            else "lower train.lr, and train with dtype bf16"
+        )
+        message = f"{found}, more than {share:.0%} of {settings.steps}: {advice}"
+        raise RunEndedError(ExitCode.TRAINING_FAULTY, message)
+
+    def report(self) -> dict[str, list[int]]:
+        return {
+            "skipped": sorted(self.skipped)[:MAX_FAULTY_STEPS],
+            "nan": sorted(self.without_loss)[:MAX_FAULTY_STEPS],
+        }
+
+
+def _step_numbers(raw: object) -> set[int]:
+    found = raw[:MAX_FAULTY_STEPS] if isinstance(raw, list) else []
+    return {int(one) for one in found if is_number(one)}
 
 
 class ProgressWriter:
@@ -86,6 +130,7 @@ class ProgressWriter:
         self.losses: dict[int, float] = {}  # by the number of steps done; the last value of each counts
         self.seconds_per_step: float | None = None
         self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
+        self.faulty = self.earlier.faulty
         self.begun, self.lost_checkpoints = self.earlier.begun, self.earlier.lost_checkpoints
         self._curve = curve or b""
         self._written: tuple[object, ...] = ()
@@ -105,10 +150,12 @@ class ProgressWriter:
     def resume(self, step: int) -> None:
         """Takes over the curve of earlier starts up to the checkpoint's step. Raises RunEndedError."""
         self.step = step
+        self.faulty.forget_after(step)
         self.begun = [step, self.begun[1] + 1 if self.begun[0] == step else 1]
         if self.begun[1] > MAX_RESTARTS and step < self.settings.steps:
             message = f"{MAX_RESTARTS} starts in a row began at step {step} and brought no new checkpoint"
             raise RunEndedError(ExitCode.NO_PROGRESS, message)
+        self.faulty.check(self.settings)
         with contextlib.suppress(ValueError):
             for line in self._curve.decode("ascii").split("\n")[1:]:
                 at, _, loss = line.partition(",")
@@ -144,6 +191,9 @@ class ProgressWriter:
             "started_at": self.earlier.started_at,
             "launcher": "1",
             "begun": self.begun,
+            "skipped_batches": len(self.faulty.skipped),
+            "nan_losses": len(self.faulty.without_loss),
+            "faulty_steps": self.faulty.report(),
         }
         return report | ({"checkpoints_lost": True} if self.lost_checkpoints else {})
 

@@ -31,6 +31,7 @@ MAX_IMAGES = 20_000
 MAX_IMAGE_BYTES = 1 << 30
 MAX_STEPS = 100_000_000
 MAX_DIGITS = 19
+SHARE = r"0(\.[0-9]{1,6})?|1(\.0{1,6})?"
 # Files in the output folder that are no checkpoints. ai-toolkit loads whatever begins with the job's name
 # (get_latest_save_path), so no job may be named like the beginning of one of these.
 OTHER_OUTPUTS = ("config.yaml", "samples", "optimizer.pt", "run.json", "progress.json", "loss.csv")
@@ -52,6 +53,9 @@ class LaunchLimits:
     connect_seconds: float = 10
     read_seconds: float = 30
     settle_seconds: float = 3  # before the end: the worker sees changes up to a second late
+    max_skipped_share: float = (
+        0.1  # of all steps; MAX_SKIPPED_SHARE in the container's environment comes first
+    )
     scan_seconds: float = 1  # between two looks at what the trainer has written
     free_gib: float = 2
 
@@ -64,6 +68,7 @@ LIMIT_RANGES = {
     "connect_seconds": LimitRange(0.05, 300),
     "read_seconds": LimitRange(0.05, 300),
     "settle_seconds": LimitRange(0, 60),
+    "max_skipped_share": LimitRange(0, 1),
     "scan_seconds": LimitRange(0.02, 60),
     "free_gib": LimitRange(0, 1_000_000),
 }
@@ -168,6 +173,8 @@ def read_limits(environ: Mapping[str, str] = os.environ) -> LaunchLimits:
     """The limits in launch.json. Nodes can write that file, but not the job's environment, whose FLUX_MAX_HOURS is the upper limit."""
     raw = _read_object("launch.json")
     values = {field.name: raw.get(field.name, field.default) for field in fields(LaunchLimits)}
+    if share := environ.get("MAX_SKIPPED_SHARE"):
+        values["max_skipped_share"] = float(_text({"MAX_SKIPPED_SHARE": share}, "MAX_SKIPPED_SHARE", SHARE))
     for name, value in values.items():
         lowest, highest = LIMIT_RANGES[name]
         if value is None and name == "max_hours":

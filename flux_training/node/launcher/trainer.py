@@ -23,6 +23,9 @@ WORKER_VARIABLES = (
     "SALAD_API_KEY",
     "KELPIE_API_KEY",
 )  # the trainer has no use for them
+# BaseSDTrainProcess and SDTrainer.
+SKIPPED_BATCH, NAN_LOSS = "OOM during training step, skipping batch", "loss is nan"
+CURSOR_MOVEMENT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 MAX_LINE = 2000
 MAX_LINE_BYTES = 8192
 BAR_LOG_SECONDS = 10
@@ -58,7 +61,8 @@ class OutputReader:
         self._line(rest)
 
     def _line(self, raw: bytes, *, unfinished: bool = False) -> None:
-        line = hide_secrets(raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))[:MAX_LINE].rstrip()
+        text = CURSOR_MOVEMENT.sub("", raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))
+        line = hide_secrets(text)[:MAX_LINE].rstrip()
         if match := self._bar.match(line):
             loss = re.search(r"\bloss: ([-+.\w]+)", match[2])
             self._step(int(match[1]), loss and loss[1])
@@ -67,16 +71,29 @@ class OutputReader:
                 say(match[0])
             line = line[match.end() :].strip()  # an error is printed behind the bar, on the same line
         if line and not unfinished:
+            self._note_fault(line)
             self.tail.append(line)
             say(line)
+
+    def _note_fault(self, line: str) -> None:
+        """The bar goes on showing the loss of an earlier step, or 0.0: it does not belong into the curve."""
+        faulty, step = self.progress.faulty, min(self.progress.step + 1, self.steps)
+        if SKIPPED_BATCH in line:
+            faulty.skipped.add(step)
+        elif line == NAN_LOSS:
+            faulty.without_loss.add(step)
+        else:
+            return
+        self.progress.losses.pop(step, None)
 
     def _step(self, step: int, loss: str | None) -> None:
         progress, at = self.progress, time.monotonic()
         if progress.start_seconds is None:
             progress.start_seconds = round(at - self._started_at, 3)
-        if loss is not None:
+        done = min(step + 1, self.steps)
+        if loss is not None and done not in progress.faulty:
             with contextlib.suppress(ValueError):
-                progress.losses[min(step + 1, self.steps)] = float(loss)
+                progress.losses[done] = float(loss)
         if step != progress.step and step <= self.steps:
             progress.step, self.step_at = step, at
             self._recent.append((at, step))
@@ -150,6 +167,7 @@ def _watch(settings: RunSettings, progress: ProgressWriter, trainer: TrainerProc
         progress.trainer_seconds = time.monotonic() - start
         progress.write()
         progress.check_hours()
+        progress.faulty.check(settings)
         if time.monotonic() - trainer.output.step_at > stall_minutes * 60:
             message = f"no step for {stall_minutes:g} minutes after step {progress.step}"
             raise RunEndedError(ExitCode.STALLED, message)
@@ -176,6 +194,7 @@ def train(settings: RunSettings, progress: ProgressWriter) -> str:
     finally:
         trainer.stop(signal.SIGKILL, 0)
     story = "\n".join([f"at step {progress.step}", *trainer.output.tail])
+    progress.faulty.check(settings)
     _check_exit(trainer.process.returncode, story)
     return f"the trainer ended without an error {story}"
 

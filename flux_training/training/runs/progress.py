@@ -14,6 +14,7 @@ from flux_training.training.untrusted import (
     UntrustedRecord,
     Word,
 )
+from flux_training.training.words import counted
 
 MAX_RESTARTS = 100_000
 
@@ -44,3 +45,14 @@ class RunProgress(UntrustedRecord):
     started_at: Time | None = None
     updated_at: Time | None = None
     download_seconds: Seconds | None = None
+    skipped_batches: Steps = 0
+    nan_losses: Steps = 0
+
+    @property
+    def faults(self) -> str:
+        """The steps that taught nothing, in words; empty if there are none."""
+        counts = {
+            "skipped for lack of memory": self.skipped_batches,
+            "without a loss (NaN)": self.nan_losses,
+        }
+        return ", ".join(f"{counted(count, 'step')} {what}" for what, count in counts.items() if count)

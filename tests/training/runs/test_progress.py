@@ -66,6 +66,8 @@ def test_every_field_of_a_progress_json() -> None:
         "started_at": "2026-11-23T01:08:09",
         "updated_at": "2026-11-23T01:08:09+01:00",
         "download_seconds": 0.7,
+        "skipped_batches": 4,
+        "nan_losses": 1,
     }
     assert read_progress(raw) == RunProgress(
         state="s" * 40 + "…",
@@ -83,9 +85,23 @@ def test_every_field_of_a_progress_json() -> None:
         started_at=datetime(2026, 11, 23, 1, 8, 9, tzinfo=UTC),
         updated_at=datetime(2026, 11, 23, 0, 8, 9, tzinfo=UTC),
         download_seconds=0.7,
+        skipped_batches=4,
+        nan_losses=1,
     )
     assert read_progress({}) == RunProgress()
     assert read_progress({key: [] for key in raw}) == RunProgress()
+
+
+@pytest.mark.parametrize(
+    ("skipped", "nan", "words"),
+    [
+        (0, 0, ""),
+        (1, 0, "1 step skipped for lack of memory"),
+        (3, 2, "3 steps skipped for lack of memory, 2 steps without a loss (NaN)"),
+    ],
+)
+def test_steps_that_taught_nothing_are_named(skipped: int, nan: int, words: str) -> None:
+    assert RunProgress(skipped_batches=skipped, nan_losses=nan).faults == words
 
 
 @pytest.mark.usefixtures("tokyo_time")
