@@ -24,15 +24,25 @@ def leave_weights(storage: Storage, keys: RunKeys) -> None:
     storage.put_bytes(keys.done, b"{}")
 
 
+def begin_job(known: Connection, group_id: str) -> None:
+    """Take the next job of the queue, as a worker does."""
+    query = {"machine_id": "m", "container_group_id": group_id}
+    httpx.get(f"{known.kelpie_url}/work", params=query, headers=_headers(known)).raise_for_status()
+
+
 def report(known: Connection, job: Job, what: str) -> None:
     """Report a job as a worker does; a failure as often as the queue retries it."""
-    headers = {
+    headers = _headers(known)
+    body = {"machine_id": "m", "container_group_id": job.container_group_id}
+    for _ in range(job.max_failures if what == "failed" else 1):
+        httpx.post(f"{known.kelpie_url}/jobs/{job.id}/{what}", json=body, headers=headers).raise_for_status()
+    assert known.kelpie().get_job(job.id).status == what
+
+
+def _headers(known: Connection) -> dict[str, str]:
+    return {
         "Salad-Api-Key": known.api_key.get_secret_value(),
         "Salad-Organization": known.organization,
         "Salad-Project": known.project,
         "User-Agent": "kelpie-node",
     }
-    body = {"machine_id": "m", "container_group_id": job.container_group_id}
-    for _ in range(job.max_failures if what == "failed" else 1):
-        httpx.post(f"{known.kelpie_url}/jobs/{job.id}/{what}", json=body, headers=headers).raise_for_status()
-    assert known.kelpie().get_job(job.id).status == what

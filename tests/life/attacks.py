@@ -1,0 +1,183 @@
+"""What a hostile node can write with exactly its keys. Written from the issue, not from the code that defends.
+
+Each attack gets a `Scene` and ends in a finding about one run, or is refused by the storage. Names with `..` and control characters are
+in tests/test_hostile_buckets.py, because the S3 server of the tests does not store them.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tenacity
+
+from flux_training.clients.errors import RateLimited
+from flux_training.clients.storage import Storage
+from flux_training.training.runs.run import Layout, RunKeys
+
+DEEP = b'{"a":' * 40_000
+HUGE = b'{"a": "' + b"x" * 3_000_000 + b'"}'
+MANY = b'{"a": [' + b"[]," * 500_000 + b"[]]}"
+
+
+def put_when_allowed(storage: Storage, key: str, data: bytes) -> None:
+    """One write a second is allowed for each key, as at R2, and the test before may just have written it."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RateLimited), wait=tenacity.wait_fixed(0.3), reraise=True
+    )
+    retrying(storage.put_bytes, key, data)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`node`: the bucket with a node's keys. `keys`: the attacked run. `foreign`: the id of somebody else's running job."""
+
+    node: Storage
+    layout: Layout
+    keys: RunKeys
+    foreign: str
+
+    def put(self, key: str, content: bytes | dict[str, Any]) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        put_when_allowed(self.node, key, data)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """`shows`: part of the finding; empty if the attack has no effect at all. `refused`: the node's keys do not reach so far."""
+
+    act: Callable[[Scene], None]
+    shows: str = ""
+    refused: bool = False
+
+
+def weights_file(step: int = 20, tensor: bytes = b"evil") -> bytes:
+    """Valid weights: a LoRA of one number."""
+    header = json.dumps(
+        {
+            "__metadata__": {"training_info": json.dumps({"step": step})},
+            "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, len(tensor)]},
+        }
+    ).encode()
+    return struct.pack("<Q", len(header)) + header + tensor
+
+
+def progress(**fields: object) -> Callable[[Scene], None]:
+    """progress.json with odd values; everything else in it is fine."""
+    usual = {"state": "training", "step": 7, "steps": 20, "gpu_seconds": 60.0}
+    return lambda scene: scene.put(scene.keys.progress, {**usual, **fields})
+
+
+def raw(name: str, content: bytes) -> Callable[[Scene], None]:
+    return lambda scene: scene.put(scene.keys.base + name, content)
+
+
+def _swap_weights(scene: Scene) -> None:
+    from hashlib import sha256
+
+    evil = weights_file()
+    scene.put(scene.keys.weights, evil)
+    scene.put(scene.keys.done, {"sha256": sha256(evil).hexdigest(), "size": len(evil), "step": 20})
+
+
+def _name_foreign_job(key: Callable[[RunKeys], str]) -> Callable[[Scene], None]:
+    return lambda scene: scene.put(key(scene.keys), {"claim": "t", "kelpie_id": scene.foreign, "version": 1})
+
+
+def _old_place(name: str) -> Callable[[Scene], None]:
+    """Where claims and posted jobs were in layout 1."""
+    return lambda scene: scene.put(
+        scene.keys.base + name,
+        {
+            "version": 1, "claim": "t", "kelpie_id": scene.foreign, "owner": "x/y", "host": "h",
+            "pid": 2**31, "claimed_at": 32_503_680_000.0, "token": "t",
+        },
+    )  # fmt: skip
+
+
+def _plant_next_attempt(scene: Scene) -> None:
+    """A claim and a posted job for a run that is not declared yet."""
+    base = f"{scene.keys.runs_of_job}0123456789ab/"
+    scene.put(f"{base}claim.json", {"owner": "x", "host": "h", "pid": 1, "claimed_at": 9e9, "token": "t"})
+    scene.put(f"{base}posted.json", {"claim": "t", "kelpie_id": scene.foreign})
+
+
+def _many_samples(scene: Scene) -> None:
+    for number in range(40):
+        scene.put(f"{scene.keys.output}samples/\u202e{number}.jpg", b"x")
+
+
+NODE_WROTE = "its node wrote this"
+BAD_NAME = "not the name of a sample"
+# Attacks on a run that is in the queue.
+ON_UNFINISHED: dict[str, Attack] = {
+    "GPU time of 28 years": Attack(progress(gpu_seconds=9e8), f"gpu_seconds is not valid (900000000.0); {NODE_WROTE}"),
+    "an infinite number": Attack(raw("output/progress.json", b'{"gpu_seconds": Infinity}'), "gpu_seconds is not valid"),
+    "not a number": Attack(raw("output/progress.json", b'{"loss_smoothed": NaN}'), "loss_smoothed is not valid"),
+    "a number of 4,000 digits": Attack(
+        raw("output/progress.json", b'{"step": ' + b"9" * 4000 + b"}"), "step is not valid"
+    ),
+    "a number of 5,000 digits": Attack(
+        raw("output/progress.json", b'{"step": ' + b"9" * 5000 + b"}"), "not valid JSON"
+    ),
+    "a list for a text": Attack(progress(message=["a"], gpu=[1]), "message is not valid"),
+    "a step beyond the last": Attack(progress(step=10_000_001), "step is not valid"),
+    "the year 3000": Attack(progress(updated_at="3000-01-01T00:00:00Z"), "updated_at is not valid"),
+    "unpaired surrogates": Attack(raw("output/progress.json", b'{"message": "\\ud800", "gpu": "\\udfff"}')),
+    "control characters": Attack(progress(message="\x1b]0;owned\x07\x00\r\u202e", state="\x1b[2J")),
+    "brackets": Attack(raw("output/progress.json", DEEP), "not valid JSON, or is nested too deeply"),
+    "three megabytes": Attack(raw("output/progress.json", HUGE), "longer than"),
+    "a million values": Attack(raw("output/progress.json", MANY), "longer than"),
+    "half a million values": Attack(raw("output/progress.json", MANY[:900_000] + b"[]]}"), "more than 50000 values"),
+    "no JSON": Attack(raw("output/progress.json", b"\xff\xfe\x00"), "not valid JSON"),
+    "a list": Attack(raw("output/progress.json", b"[]"), "not a JSON object"),
+    "a run.json of nonsense": Attack(
+        raw("output/run.json", b'{"estimate": {"usd": 1e300, "usd_an_hour": [1]}, "attempt": -1, "parent": "../x", "steps": "\\ud800"}')
+    ),
+    "a done.json without weights": Attack(lambda scene: scene.put(scene.keys.done, {"sha256": [1]})),
+    "weights whose header is a bomb": Attack(
+        lambda scene: (
+            scene.put(scene.keys.weights, struct.pack("<Q", 4_000_000) + MANY[:3_999_990].ljust(3_999_992)),
+            scene.put(scene.keys.done, {}),
+        )[0]
+    ),
+    "losses of nonsense": Attack(raw("output/loss.csv", b"step,loss\n1,nan\n-5,1e999\n" + b"9" * 6000 + b",1\n")),
+    "a claim in the old place": Attack(_old_place("claim.json")),
+    "a posted job in the old place": Attack(_old_place("posted.json")),
+    "a claim for the next attempt": Attack(_plant_next_attempt),
+    "a posted job that names somebody else's": Attack(_name_foreign_job(lambda keys: keys.posted), refused=True),
+    "a claim": Attack(_name_foreign_job(lambda keys: keys.claim), refused=True),
+    "a record of verified weights": Attack(_name_foreign_job(lambda keys: keys.results), refused=True),
+    "whose the bucket is": Attack(lambda scene: scene.put(scene.layout.owner, {}), refused=True),
+    "a dataset's record": Attack(lambda scene: scene.put(scene.layout.dataset_index("0" * 64), {}), refused=True),
+}  # fmt: skip
+# Attacks on a run that has finished, and whose weights were verified and fetched.
+ON_FINISHED: dict[str, Attack] = {
+    "other weights": Attack(_swap_weights, "not those that were verified first"),
+    "weights of the same length": Attack(
+        lambda scene: scene.put(scene.keys.weights, weights_file(tensor=b"EVIL")),
+        "not those that were verified first",
+    ),
+    "no weights": Attack(lambda scene: scene.node.delete_many([scene.keys.weights]), "no longer in the bucket"),
+    "a sample below a sample": Attack(
+        lambda scene: scene.put(f"{scene.keys.output}samples/a.jpg/b.jpg", b"x"), BAD_NAME
+    ),
+    "a sample with a long name": Attack(
+        lambda scene: scene.put(f"{scene.keys.output}samples/{'n' * 220}.jpg", b"x"), BAD_NAME
+    ),
+    "names that are written backwards": Attack(_many_samples, "20 more files"),
+    "a manifest of nonsense": Attack(
+        raw("config/manifest.json", b'{"images": {"../../x": {"sha256": [1], "size": -1, "caption": {}}}}')
+    ),
+    "a train.yml that expands to gigabytes": Attack(
+        lambda scene: scene.put(
+            f"{scene.keys.config}train.yml",
+            b"job: x\nconfig:\n  name: '" + b"n" * 100_000 + b"'\n  a: '" + b"[name]" * 20_000 + b"'\n",
+        )
+    ),
+    "losses of a report": Attack(raw("output/loss.csv", b"1,1e308\n2,-1e308\n" * 10_000)),
+    "a text as a sample": Attack(lambda scene: scene.put(f"{scene.keys.output}samples/1__000000001_0.jpg", b"<script>")),
+}  # fmt: skip
