@@ -8,6 +8,7 @@ from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
 from flux_training.clients.stack.services import StackServices
+from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.cost import (
     CLOUDS,
@@ -23,6 +24,7 @@ from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, mem
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.train_yml.trainer_config import document_of
 
@@ -141,11 +143,12 @@ def _finished_runs(stack: StackServices, first: Sequence[str]) -> list[FinishedR
         return [(job, run) for run in sorted(storage.list_folders(f"{runs_folder}{job}/"))[:MAX_RUNS_PER_JOB]]
 
     runs = [run for found in in_parallel(runs_of, chosen) for run in found]
-    return [found for found in in_parallel(lambda run: _finished_run(stack, *run), runs) if found]
+    found_runs = in_parallel(lambda run: finished_run(storage, stack.layout.run(*run)), runs)
+    return [found for found in found_runs if found]
 
 
-def _finished_run(stack: StackServices, job: str, run: str) -> FinishedRun | None:
-    storage, keys = stack.storage, stack.layout.run(job, run)
+def finished_run(storage: Storage, keys: RunKeys) -> FinishedRun | None:
+    """How fast a run was; None if it has not finished or does not say. Raises ServiceError."""
     progress = read_record(storage, keys.progress, RunProgress).value
     if progress is None or progress.state != "finished":
         return None

@@ -1,0 +1,156 @@
+"""Thousands of buckets that hostile nodes have filled, in one process: a run's own findings, and no effect on any other run."""
+
+import hashlib
+import json
+import random
+import resource
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flux_training.clients.kelpie import Job
+from flux_training.clients.results import inputs_of_run, newest_sound, past_runs, run_status
+from flux_training.clients.stack.pricing import finished_run
+from flux_training.commands.report.page import run_page
+from flux_training.commands.report.runs import ReportedRun
+from flux_training.commands.results.outputs import fetch_results
+from flux_training.commands.watch.job_status import JobStatus, StackJob, describe, job_status
+from flux_training.training.bill import cost_of
+from flux_training.training.runs.changes import find_changes
+from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run_state import RunState
+from flux_training.training.untrusted import MAX_RUN_SECONDS, parse_record
+from tests.life.attacks import weights_file
+from tests.support.hostile_buckets import as_storage, spoil_run
+from tests.support.seeds import FIRST_SEED
+
+LAYOUT = Layout("p/")
+ATTACKED, OTHER = LAYOUT.run("cat", "0123456789ab"), LAYOUT.run("dog", "ba9876543210")
+GOOD = weights_file(tensor=b"good")
+MAX_MEGABYTES = 500
+REPORTS_EVERY = 25
+
+
+def sound_run(keys: RunKeys) -> dict[str, bytes]:
+    """A finished run, with its record of verified weights below .flux/."""
+    digest = hashlib.sha256(GOOD).hexdigest()
+    record = {
+        "version": 1,
+        "sha256": digest,
+        "size": len(GOOD),
+        "step": 20,
+        "etag": hashlib.md5(GOOD, usedforsecurity=False).hexdigest(),
+    }
+    return {
+        keys.weights: GOOD,
+        keys.done: json.dumps({"sha256": digest, "size": len(GOOD), "step": 20}).encode(),
+        keys.results: json.dumps(record).encode(),
+        keys.progress: b'{"state": "finished", "step": 20, "steps": 20, "gpu_seconds": 60}',
+        f"{keys.output}samples/1__000000001_0.jpg": b"sample",
+    }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where results are fetched to. Both runs were fetched when they were sound."""
+
+    outputs: Path
+
+    def status(self, objects: Mapping[str, bytes], keys: RunKeys, queue: str) -> JobStatus:
+        job = Job(id="j", container_group_id="g", status=queue)
+        return job_status(StackJob(keys.job, keys.run, "j", 20, keys), job, as_storage(dict(objects)))
+
+    def fetch(self, objects: dict[str, bytes], keys: RunKeys, queue: str = "completed") -> list[str]:
+        return fetch_results(
+            self.status(objects, keys, queue), as_storage(objects), self.outputs, 0.45
+        ).failed
+
+    def weights(self, keys: RunKeys) -> bytes:
+        return (self.outputs / keys.job / keys.run / f"{keys.job}.safetensors").read_bytes()
+
+    def files(self) -> set[str]:
+        return {str(path.relative_to(self.outputs)) for path in self.outputs.rglob("*")}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = Bench(tmp_path / "project" / "outputs")
+    for keys in (ATTACKED, OTHER):
+        assert made.fetch(sound_run(keys), keys) == []
+    return made
+
+
+def try_bucket(seed: int, bench: Bench) -> None:
+    """Everything that reads the bucket. Raises AssertionError, or what the code under test does not handle."""
+    chance = random.Random(seed)
+    objects = sound_run(ATTACKED) | sound_run(OTHER)
+    spoil_run(chance, objects, ATTACKED)
+    queue = chance.choice(["pending", "running", "completed", "failed", "canceled"])
+    storage = as_storage(objects)
+
+    status = bench.status(objects, ATTACKED, queue)
+    describe(status).encode()
+    assert status.progress.gpu_seconds is None or status.progress.gpu_seconds <= MAX_RUN_SECONDS
+    record = parse_record(objects.get(ATTACKED.record, b"{}"), RunRecord).value or RunRecord()
+    json.dumps(cost_of(record.estimate, status.progress.gpu_seconds), allow_nan=False)
+    past_runs(storage, LAYOUT, "cat")
+    newest_sound(storage, ATTACKED)
+    finished_run(storage, ATTACKED)
+    inputs = inputs_of_run(storage, ATTACKED)
+    if inputs:
+        " ".join(find_changes(inputs, inputs).details).encode("utf-8", "replace")
+    run_status(storage, ATTACKED, 20, None, 30)
+    for failure in bench.fetch(objects, ATTACKED, queue):
+        failure.encode()
+    if seed % REPORTS_EVERY == 0:
+        run = ReportedRun("cat", ATTACKED.run, bench.outputs / "cat" / ATTACKED.run)
+        run_page(run, bench.outputs, bench.outputs.parent / "jobs").encode()
+
+    other = bench.status(objects, OTHER, "completed")
+    assert (other.state, other.findings) == (RunState.COMPLETED, ())
+    assert bench.fetch(objects, OTHER) == []
+    assert bench.weights(ATTACKED) == bench.weights(OTHER) == GOOD
+
+
+def forget_samples(bench: Bench) -> None:
+    """Keep the folder small: each seed adds names."""
+    shutil.rmtree(bench.outputs / "cat" / ATTACKED.run / "samples", ignore_errors=True)
+    (bench.outputs / "cat" / ATTACKED.run / ".fetched.json").unlink(missing_ok=True)
+
+
+def assert_inside(bench: Bench) -> None:
+    allowed = {"cat", "dog", f"cat/{ATTACKED.run}", f"dog/{OTHER.run}"}
+    odd = [
+        name
+        for name in bench.files() - allowed
+        if not name.startswith((f"cat/{ATTACKED.run}/", f"dog/{OTHER.run}/")) or ".ssh" in name
+    ]
+    assert odd == []
+    assert [path.name for path in bench.outputs.parent.iterdir()] == ["outputs"]
+
+
+def try_buckets(first: int, count: int, bench: Bench) -> None:
+    for seed in range(first, first + count):
+        try:
+            try_bucket(seed, bench)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+        if seed % 20 == 0:
+            assert_inside(bench)
+            forget_samples(bench)
+    assert_inside(bench)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 < MAX_MEGABYTES
+
+
+def test_hostile_buckets_affect_only_their_own_run(bench: Bench) -> None:
+    try_buckets(FIRST_SEED, 300, bench)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_twenty_thousand_hostile_buckets(bench: Bench) -> None:
+    try_buckets(FIRST_SEED + 1000, 20_000, bench)
