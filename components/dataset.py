@@ -19,6 +19,7 @@ from flux_training.clients.datasets import (
     sound_etags,
     stored_images,
 )
+from flux_training.clients.kelpie import Job
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
@@ -102,12 +103,18 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
 
     def _is_in_use(self, bucket: str, dataset: str) -> bool:
         """By one listing of all jobs: a job that changes its status between two listings by status could be in neither."""
-        return any(
-            rule.bucket == bucket and rule.prefix.rstrip("/") == dataset.rstrip("/")
-            for job in self.connection.kelpie().list_jobs()
-            if job.unfinished
-            for rule in job.sync.before
-        )
+        jobs = self.connection.kelpie().list_jobs()
+        return any((bucket, dataset.rstrip("/")) in downloads_of(job) for job in jobs if job.unfinished)
+
+
+def downloads_of(job: Job) -> set[tuple[str, str]]:
+    """What a job's node downloads, as (bucket, prefix without its last slash).
+
+    The launcher downloads the images; jobs that were queued before 0.2.0 leave that to the worker.
+    """
+    images = job.environment.get("FLUX_BUCKET", ""), job.environment.get("FLUX_DATASET_PREFIX", "")
+    places = [images, *((rule.bucket, rule.prefix) for rule in job.sync.before)]
+    return {(bucket, prefix.rstrip("/")) for bucket, prefix in places}
 
 
 def upload_images(

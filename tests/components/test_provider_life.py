@@ -1,0 +1,322 @@
+"""Bucket, dataset and training job from creation to deletion: their providers in this process, with the services of a local cloud."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import bucket, dataset, training_job
+from components.bucket import BucketArgs, BucketProvider
+from components.dataset import DatasetArgs, DatasetProvider
+from components.prepared_runs import PreparedRun, write_prepared
+from components.properties import from_props, to_props
+from components.provider import FluxProvider, home
+from components.training_job import TrainingJobArgs, TrainingJobProvider, TrainingJobState
+from flux_training.clients.connection import Connection
+from flux_training.clients.salad import GroupSpec
+from flux_training.clients.stack.owner import OwnerMark
+from flux_training.training.errors import FluxError
+from flux_training.training.jobs.folder import read_images
+from flux_training.training.runs.run import Layout, run_id
+from flux_training.training.runs.run_state import RunState
+from tests.components.groups import new_name
+from tests.life.nodes import STEPS, leave_weights, report
+from tests.training.job_folders import make_job, write_image
+
+OWNER = "flux-training/dev"
+RAW_CONFIG, MANIFEST = b"job: extension\n", b'{"images":{}}'
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The providers' messages."""
+    messages: list[str] = []
+    for module in (bucket, dataset, training_job):
+        monkeypatch.setattr(module, "inform", messages.append)
+    return messages
+
+
+def connected(provider: FluxProvider[Any, Any], connection: Connection) -> Any:
+    provider.connection = connection
+    return provider
+
+
+# ---- the bucket
+
+
+@pytest.fixture
+def buckets(connection: Connection) -> BucketProvider:
+    made: BucketProvider = connected(BucketProvider(), connection)
+    return made
+
+
+def bucket_args(connection: Connection, **more: Any) -> BucketArgs:
+    values = {
+        "home": home(connection),
+        "kind": "s3",
+        "bucket": new_name(),
+        "prefix": "p/",
+        "owner": OWNER,
+        "adopt": False,
+        "results": "keep",
+    }
+    return BucketArgs(**(values | more))
+
+
+def test_a_bucket_is_deleted_only_once_it_holds_no_results(
+    buckets: BucketProvider, connection: Connection, told: list[str]
+) -> None:
+    args = bucket_args(connection)
+    storage = connection.storage(args.bucket)
+    props = to_props(args)
+    assert buckets.create(props).id == args.bucket
+    assert buckets.read(args.bucket, props).outs == props
+    storage.put_bytes("p/runs/cat/r/model/cat.safetensors", b"x")
+    buckets.delete(args.bucket, props)
+    assert told == [f"bucket {args.bucket} is kept, with 1 objects; results are below p/runs/"]
+    storage.delete_many(["p/runs/cat/r/model/cat.safetensors"])
+    buckets.delete(args.bucket, props)
+    assert not storage.exists()
+    buckets.delete(args.bucket, props)
+    assert buckets.read(args.bucket, props).id == ""
+
+
+def test_expiry_rules_of_others_stay_and_changes_by_hand_are_seen(
+    buckets: BucketProvider, connection: Connection
+) -> None:
+    args = bucket_args(connection, retention={"p/datasets/": 5})
+    storage = connection.storage(args.bucket)
+    storage.ensure()
+    theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
+    storage.put_lifecycle_rules([theirs])
+    buckets.make(args)
+    buckets.change("", args, args := replace(args, retention={"p/datasets/": 6}))
+    assert theirs in storage.lifecycle_rules()
+    assert buckets.find("", args) == args
+    storage.put_lifecycle_rules([theirs])
+    assert buckets.find("", args) == replace(args, retention={})
+    buckets.change("", args, replace(args, retention=None))
+    assert storage.lifecycle_rules() == [theirs]
+
+
+def test_results_are_deleted_if_the_stack_says_so_and_never_by_a_changed_prefix(
+    buckets: BucketProvider, connection: Connection
+) -> None:
+    args = bucket_args(connection, results="delete")
+    storage = connection.storage(args.bucket)
+    buckets.make(args)
+    for name in ("output/run.json", "model/cat.safetensors"):
+        storage.put_bytes(f"p/runs/cat/0123456789ab/{name}", b"x")
+    moved = replace(args, prefix="q/")
+    with pytest.raises(FluxError, match=r"a change of storage\.bucket or storage\.prefix would delete them"):
+        buckets.diff("", to_props(args), to_props(moved))
+    buckets.remove("", args)
+    assert not storage.exists()
+    assert buckets.diff("", to_props(args), to_props(moved)).replaces == ["prefix"]
+
+
+def test_a_bucket_of_others_is_neither_used_nor_deleted(
+    buckets: BucketProvider, connection: Connection, told: list[str]
+) -> None:
+    args = bucket_args(connection)
+    storage = connection.storage(args.bucket)
+    storage.ensure()
+    storage.put_bytes("p/theirs", b"x")
+    with pytest.raises(FluxError, match="holds objects that are not this project's"):
+        buckets.make(args)
+    buckets.make(replace(args, adopt=True))
+    storage.put_bytes(args.layout.owner, OwnerMark("x/y", made=False).to_json())
+    with pytest.raises(FluxError, match="belongs to x/y"):
+        buckets.make(args)
+    assert buckets.find("", args) is None
+    buckets.remove("", args)
+    assert told == [f"bucket {args.bucket} is not changed: x/y has adopted it"]
+
+
+def test_an_r2_bucket_is_created_in_its_location_and_stays_there(
+    buckets: BucketProvider, connection: Connection, told: list[str]
+) -> None:
+    args = bucket_args(connection, kind="r2", location="apac")
+    buckets.make(args)
+    made = connection.cloudflare().get_bucket(args.bucket)
+    assert made is not None
+    assert made.location == "APAC"
+    buckets.make(args)
+    buckets.change("", args, replace(args, location="weur"))
+    assert "stays where it is" in told[0]
+    buckets.remove("", args)
+    assert connection.cloudflare().get_bucket(args.bucket) is None
+
+
+# ---- datasets and runs
+
+
+class Declared:
+    """A stack with a bucket, a container group and one job folder."""
+
+    def __init__(self, folder: Path, connection: Connection) -> None:
+        self.connection = connection
+        args = bucket_args(connection)
+        self.storage = connection.storage(args.bucket)
+        connected(BucketProvider(), connection).make(args)
+        self.datasets: DatasetProvider = connected(DatasetProvider(), connection)
+        self.runs: TrainingJobProvider = connected(TrainingJobProvider(), connection)
+        self.folder = make_job(folder, "cat", images=2)
+        place = {"home": args.home, "bucket": args.bucket, "prefix": args.prefix}
+        self.dataset = DatasetArgs(
+            **place,
+            name="cat",
+            folder=str(self.folder / "dataset"),
+            digest=read_images(self.folder).digest,
+            images=2,
+            owner=OWNER,
+        )
+        salad = connection.salad()
+        spec = GroupSpec(
+            name=new_name(),
+            image="a/b:1",
+            environment={},
+            gpu_classes=[salad.gpu_class_id("RTX 5090")],
+            cpu=2,
+            autostart=False,
+        )
+        self.run = TrainingJobArgs(
+            **place,
+            job="cat",
+            folder=str(self.folder),
+            run_id="",
+            steps=STEPS,
+            group_id=salad.create_group(spec).id,
+            group_name=spec.name,
+            digest=self.dataset.digest,
+            owner=OWNER,
+        )
+
+    def prepare(self, attempt: int = 1, **more: Any) -> TrainingJobArgs:
+        """A run as the program leaves it for the provider."""
+        name = run_id(MANIFEST, RAW_CONFIG, attempt, None)
+        write_prepared(OWNER, [PreparedRun("cat", name, RAW_CONFIG, MANIFEST, 10, None)])
+        return replace(self.run, run_id=name, attempt=attempt, **more)
+
+    def queue(self, **more: Any) -> tuple[TrainingJobArgs, TrainingJobState]:
+        args = self.prepare(**more)
+        return args, from_props(TrainingJobState, self.runs.create(to_props(args)).outs)
+
+    def read(self, state: TrainingJobState) -> TrainingJobState:
+        read = self.runs.read(state.run_id, to_props(state))
+        assert read.inputs is None
+        return from_props(TrainingJobState, read.outs)
+
+    def job_of(self, state: TrainingJobState) -> Any:
+        return self.connection.kelpie().get_job(state.kelpie_id)
+
+
+@pytest.fixture
+def declared(tmp_path: Path, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Declared:
+    monkeypatch.chdir(tmp_path)
+    made = Declared(tmp_path / "jobs", connection)
+    made.datasets.make(made.dataset)
+    return made
+
+
+def test_images_are_deleted_when_no_resource_and_no_unfinished_run_needs_them(
+    declared: Declared, told: list[str]
+) -> None:
+    datasets, args, digest = declared.datasets, declared.dataset, declared.dataset.digest
+    other = replace(args, name="dog")
+    assert datasets.create(to_props(other)).id == digest
+    state = from_props(datasets.state_class, datasets.read(digest, to_props(args)).outs)
+    images = declared.storage.bucket, Layout("p/").dataset(digest)
+    datasets.remove(digest, state)
+    assert len(list(declared.storage.list(images[1]))) >= 2
+    _, run = declared.queue()
+    datasets.remove(digest, replace(state, name="dog"))
+    assert told == [f"the images of dataset {digest[:12]} are kept: an unfinished run still trains on them"]
+    declared.runs.delete(run.run_id, to_props(run))
+    assert declared.job_of(run).status == "canceled"
+    datasets.delete(digest, to_props(state))
+    assert list(declared.storage.list(images[1])) == []
+    assert datasets.read(digest, to_props(state)).id == ""
+    datasets.remove(digest, replace(state, bucket=new_name()))
+
+
+def test_changed_images_are_another_dataset(declared: Declared) -> None:
+    datasets, args = declared.datasets, declared.dataset
+    write_image(declared.folder / "dataset/00003.jpg", 77)
+    (declared.folder / "dataset/00003.txt").write_text("tr1gger, new\n", encoding="utf-8")
+    new = replace(args, digest=read_images(declared.folder).digest)
+    with pytest.raises(FluxError, match="changed while the update was running"):
+        datasets.make(replace(args, digest="0" * 64))
+    state = to_props(from_props(datasets.state_class, to_props(args)))
+    assert datasets.diff(args.digest, state, to_props(new)).replaces == ["digest"]
+    assert datasets.make(new)[0] == new.digest
+
+
+def test_a_run_that_finishes_is_recorded_and_adopted(declared: Declared, told: list[str]) -> None:
+    runs = declared.runs
+    args, state = declared.queue()
+    assert state.status is RunState.PENDING
+    assert declared.read(state) == state
+    changed = runs.change(args.run_id, state, replace(args, max_hours=2))
+    assert b'"max_hours": 2,' in (declared.storage.get_bytes(f"{args.keys.config}launch.json") or b"")
+    leave_weights(declared.storage, args.keys)
+    report(declared.connection, declared.job_of(state), "completed")
+    ended = declared.read(changed)
+    assert (ended.status, ended.reason) == (RunState.COMPLETED, "")
+
+    adopted = runs.make(args)[1]
+    assert told == [
+        f"cat: run {args.run_id} is already finished; its results are adopted and nothing is trained"
+    ]
+    assert (adopted.status, adopted.kelpie_id) == (RunState.COMPLETED, state.kelpie_id)
+    moved = replace(args, prefix="q/")
+    with pytest.raises(FluxError, match=r"copy runs/ there first, or set `attempt: 2` for the job"):
+        runs.diff(args.run_id, to_props(ended), to_props(moved))
+    runs.remove(args.run_id, ended)
+    assert declared.job_of(state).status == "completed"
+    declared.storage.delete_many([args.keys.weights, args.keys.done])
+    assert declared.read(ended).status is RunState.WITHOUT_WEIGHTS
+
+
+def test_a_failed_run_is_not_queued_again_until_its_attempt_changes(
+    declared: Declared, told: list[str]
+) -> None:
+    args, state = declared.queue()
+    report(declared.connection, declared.job_of(state), "failed")
+    failed = declared.read(state)
+    assert failed.status is RunState.FAILED
+    assert declared.runs.diff(args.run_id, to_props(failed), to_props(args)).replaces == []
+    assert "set `attempt: 2` for the job" in told[0]
+    again = declared.prepare(attempt=2)
+    assert "runId" in declared.runs.diff(args.run_id, to_props(failed), to_props(again)).replaces
+    assert declared.runs.make(again)[1].status is RunState.PENDING
+
+
+def without_group(declared: Declared) -> None:
+    declared.connection.salad().delete_group(declared.run.group_name)
+
+
+def without_images(declared: Declared) -> None:
+    declared.storage.delete_many([Layout("p/").dataset_index(declared.dataset.digest)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [(without_group, "was deleted or replaced"), (without_images, "are missing in the bucket")],
+)
+def test_no_job_is_queued_that_could_not_run(
+    declared: Declared, spoil: Callable[[Declared], None], problem: str
+) -> None:
+    spoil(declared)
+    with pytest.raises(FluxError, match=problem):
+        declared.queue()
+    assert declared.connection.kelpie().list_jobs(declared.run.group_id) == []
+
+
+def test_a_resumed_run_needs_a_checkpoint_of_its_parent(declared: Declared) -> None:
+    with pytest.raises(
+        FluxError, match="there is no valid checkpoint below p/runs/cat/0123/output/ any more"
+    ):
+        training_job.check_parent(declared.storage, declared.prepare(parent="0123"))
