@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud.chaos.plan import Faults
-from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, connection_through_proxy, s3_service
 from localcloud.testing import running_cloud, wait_until
 
 from flux_training.clients.waiting import SCALE_VARIABLE
@@ -139,7 +139,7 @@ def stage(folder: Path, faults: Faults | None, seen: Callable[[Exchange], None])
         page, s3 = connection["page"].rstrip("/"), connection["s3"]["url"]
         with Proxy(page, api_service, faults, seen) as api, Proxy(s3, s3_service, faults) as storage:
             known = folder / "connection.json"
-            known.write_text(json.dumps(rerouted(connection, api.url, storage.url)))
+            known.write_text(json.dumps(connection_through_proxy(connection, api.url, storage.url)))
             environment = {
                 **checkout.environment,
                 "FLUX_LOCAL_CLOUD": str(known),

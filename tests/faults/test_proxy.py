@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from localcloud.chaos.plan import KINDS, Faults
-from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, connection_through_proxy, s3_service
 from localcloud.testing import logged_requests, running_cloud, s3_client
 from pydantic import SecretStr
 
@@ -76,7 +76,7 @@ def test_cloudflare_fails_too_in_its_own_words(
 ) -> None:
     """With the connection that `chaos proxy` writes, and the product's client."""
     with Proxy(connection["page"].rstrip("/"), api_service, Faults(1.0, 1, kinds=(kind,))) as proxy:
-        there: Any = rerouted(connection, proxy.url, connection["s3"]["url"])["cloudflare"]
+        there: Any = connection_through_proxy(connection, proxy.url, connection["s3"]["url"])["cloudflare"]
         impatient = RetryPolicy(attempts=1)
         client = Cloudflare(
             there["url"], there["account_id"], SecretStr(there["api_token"]), retry_policy=impatient
@@ -95,12 +95,12 @@ def test_a_seed_is_a_plan_whatever_the_order() -> None:
 
     def plan(seed: int, order: list[str]) -> dict[str, object]:
         faults = Faults(0.2, seed)
-        return {path: faults.draw("kelpie", "GET", path) for path in order}
+        return {path: faults.draw_fault("kelpie", "GET", path) for path in order}
 
     assert plan(1, paths) == plan(1, paths[::-1])
     assert plan(1, paths) != plan(2, paths)
     faults = Faults(0.2, 1)
-    kinds = Counter(faults.draw("kelpie", "GET", path)[0] for path in paths)
+    kinds = Counter(faults.draw_fault("kelpie", "GET", path)[0] for path in paths)
     assert set(kinds) == {None, *KINDS}
     assert 0.1 < 1 - kinds[None] / len(paths) < 0.3
-    assert "403" not in {Faults(1.0, seed).draw("s3", "GET", "/")[0] for seed in range(100)}
+    assert "403" not in {Faults(1.0, seed).draw_fault("s3", "GET", "/")[0] for seed in range(100)}

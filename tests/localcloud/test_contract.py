@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from group_body import RTX_5090, group_body, job_body
-from localcloud.chaos.proxy import Exchange, Proxy, api_service, rerouted
+from localcloud.chaos.proxy import Exchange, Proxy, api_service, connection_through_proxy
 from localcloud.testing import STUB_NODE, kelpie_client, running_cloud, salad_client, wait_until
 
 from flux_training.clients.connection import Connection, connect
@@ -48,7 +48,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         running_cloud(folder / "cloud", **settings) as connection,
         Proxy(connection["page"].rstrip("/"), api_service, on_exchange=exchanges.append) as proxy,
     ):
-        moved: dict[str, Any] = rerouted(connection, proxy.url, connection["s3"]["url"])
+        moved: dict[str, Any] = connection_through_proxy(connection, proxy.url, connection["s3"]["url"])
         (folder / "connection.json").write_text(json.dumps(moved))
         environment = {"FLUX_LOCAL_CLOUD": str(folder / "connection.json")}
         yield Watched(moved, exchanges, connect("local", {}, environment))

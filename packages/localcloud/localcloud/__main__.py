@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("stop", help="stop the nodes and the cloud", parents=[shared])
     status = commands.add_parser("status", help="print the addresses", parents=[shared])
     status.add_argument("--json", action="store_true", help="as JSON")
-    chaos.add_to(commands, shared)
+    chaos.add_chaos_command(commands, shared)
     return top
 
 
@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
         if command == "start":
             return start(home, options)
         if command == "chaos":
-            print(chaos.run(home, options))
+            print(chaos.run_chaos_command(home, options))
             return 0
         if command == "stop":
-            print("stopped" if lifecycle.stop(home) else "not running")
+            print("stopped" if lifecycle.stop_cloud(home) else "not running")
             return 0
-        return show(lifecycle.status(home), as_json)
+        return show(lifecycle.cloud_status(home), as_json)
     except lifecycle.DaemonError as error:
         return fail(str(error), error.exit_code)
     except (HomeError, chaos.ChaosError) as error:
@@ -95,7 +95,7 @@ def start(home: Home, changes: dict[str, Any]) -> int:
     for name in ("heartbeat_seconds", "idle_seconds"):
         if changes.get(name) == 0:
             changes[name] = None
-    connection, started = lifecycle.start(home, changes)
+    connection, started = lifecycle.start_cloud(home, changes)
     state = "running" if started else "already running"
     print(f"local cloud {state}: {connection['page']} (pid {connection['pid']}, home {home.path})")
     if changes and not started:

@@ -28,7 +28,7 @@ class DaemonError(Exception):
         self.exit_code = exit_code
 
 
-def status(home: Home) -> dict[str, Any]:
+def cloud_status(home: Home) -> dict[str, Any]:
     """The content of HOME/connection.json when the daemon runs, else {"running": false, …}."""
     connection = home.load_connection()
     # A killed daemon can hold its lock for a moment longer, until its last thread has ended.
@@ -37,7 +37,7 @@ def status(home: Home) -> dict[str, Any]:
     return {"version": 1, "running": False, "home": str(home.path)}
 
 
-def start(home: Home, changes: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+def start_cloud(home: Home, changes: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """Store the changed settings, and start the daemon unless it runs. Raises DaemonError.
 
     Returns (connection, whether this call started it). When several processes call this at once, only one of them starts the daemon.
@@ -48,12 +48,12 @@ def start(home: Home, changes: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         settings = replace(stored, **changes)
         if settings != stored or not home.settings.exists():
             home.save_settings(settings)
-        current = status(home)
+        current = cloud_status(home)
         if current["running"]:
             return current, False
         _wait_for_lock_release(home)
         _spawn(home)
-        return status(home), True
+        return cloud_status(home), True
 
 
 def _wait_for_lock_release(home: Home) -> None:
@@ -94,7 +94,7 @@ def _spawn(home: Home) -> None:
         raise DaemonError(message["error"], message["exit"])
 
 
-def stop(home: Home) -> bool:
+def stop_cloud(home: Home) -> bool:
     """Stop nodes and daemon, and wait until they have ended. Returns False when no daemon ran.
 
     Nodes that a killed daemon left behind are killed too.

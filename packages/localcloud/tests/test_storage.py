@@ -403,13 +403,13 @@ def test_a_key_accepts_one_write_of_any_kind_in_a_second(tmp_path: Path) -> None
 def test_the_write_rate_is_per_key_and_refused_writes_do_not_count() -> None:
     now = [100.0]
     rate = WriteRate(1.0, lambda: now[0])
-    rate.take("a", "k")
-    rate.take("a", "other")
-    rate.take("b", "k")
+    rate.count_write("a", "k")
+    rate.count_write("a", "other")
+    rate.count_write("b", "k")
     for now[0] in (100.5, 100.99):
         with pytest.raises(TooManyRequestsError):
-            rate.take("a", "k")
+            rate.count_write("a", "k")
     now[0] = 101.0
-    rate.take("a", "k")
+    rate.count_write("a", "k")
     with pytest.raises(TooManyRequestsError):
-        rate.take("a", "k")
+        rate.count_write("a", "k")

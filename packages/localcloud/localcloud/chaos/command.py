@@ -20,7 +20,7 @@ from typing import Any
 
 from localcloud import processes
 from localcloud.chaos.plan import Faults
-from localcloud.chaos.proxy import Proxy, api_service, rerouted, s3_service
+from localcloud.chaos.proxy import Proxy, api_service, connection_through_proxy, s3_service
 from localcloud.chaos.settings import CONDITIONS, INTERRUPT, REQUESTS
 from localcloud.database import open_database
 from localcloud.home import Home, read_json, write_json
@@ -32,7 +32,7 @@ class ChaosError(Exception):
     """The command cannot be carried out; the message says why."""
 
 
-def add_to(commands: Any, shared: argparse.ArgumentParser) -> None:
+def add_chaos_command(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add `chaos` to the local cloud's commands (argparse's subparsers)."""
     chaos = commands.add_parser(
         "chaos",
@@ -69,7 +69,7 @@ def add_to(commands: Any, shared: argparse.ArgumentParser) -> None:
     proxy.add_argument("--seed", type=int, default=0)
 
 
-def run(home: Home, given: dict[str, Any]) -> str:
+def run_chaos_command(home: Home, given: dict[str, Any]) -> str:
     """Run the command; return its output. Raises ChaosError, HomeError."""
     what = given.pop("what", None)
     entries = read_json(home.chaos)
@@ -127,7 +127,7 @@ def _run_proxy(home: Home, rate: float, seed: int) -> str:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with Proxy(page, api_service, faults) as api, Proxy(connection["s3"]["url"], s3_service, faults) as s3:
-        write_json(home.rerouted, rerouted(connection, api.url, s3.url))
+        write_json(home.rerouted, connection_through_proxy(connection, api.url, s3.url))
         use = f"to use it, set FLUX_LOCAL_CLOUD={home.rerouted}"
         print(f"{rate:.0%} of the requests through this proxy fail; {use}", flush=True)
         stop.wait()

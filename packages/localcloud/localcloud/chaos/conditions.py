@@ -20,7 +20,7 @@ sys.exit(1)
 """
 
 
-def apply(home: Path) -> None:
+def apply_conditions(home: Path) -> None:
     """Apply the conditions to this process and its children. `home` is the node's folder, already prepared."""
     for condition in filter(None, os.environ.get(VARIABLE, "").split(",")):
         name, _, amount = condition.partition("=")

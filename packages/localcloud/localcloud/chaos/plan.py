@@ -43,7 +43,7 @@ class Faults:
     _requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def draw(self, service: str, method: str, path: str) -> tuple[str | None, float]:
+    def draw_fault(self, service: str, method: str, path: str) -> tuple[str | None, float]:
         """(the fault or None, seconds to wait before it)."""
         with self._lock:
             self._requests[method, path] += 1

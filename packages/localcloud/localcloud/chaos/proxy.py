@@ -107,7 +107,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         service = proxy.service_of(path)
         kind, wait = None, 0.0
         if proxy.faults and service != PAGE:
-            kind, wait = proxy.faults.draw(service, self.command, path)
+            kind, wait = proxy.faults.draw_fault(service, self.command, path)
         time.sleep(wait)
         if kind == "drop-before":
             self._hang_up()
@@ -210,7 +210,7 @@ def s3_service(_path: str) -> str:
     return "s3"
 
 
-def rerouted(connection: Mapping[str, Any], api: str, s3: str) -> dict[str, Any]:
+def connection_through_proxy(connection: Mapping[str, Any], api: str, s3: str) -> dict[str, Any]:
     """A copy of HOME/connection.json with the addresses `api` and `s3` (http://host:port)."""
     page = connection["page"].rstrip("/")
     moved = {**connection, "page": f"{api}/", "s3": {**connection["s3"], "url": s3}}

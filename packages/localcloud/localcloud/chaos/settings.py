@@ -46,7 +46,7 @@ class Chaos:
             return self._draws[what] <= int(entry["next"])
         return self._random(what, entry).random() < float(entry["rate"])
 
-    def conditions(self) -> str:
+    def draw_conditions(self) -> str:
         """The conditions of a new node, such as `bad-gpu,slow-network=50`; empty for a good one."""
         found = []
         for what, (unit, default) in CONDITIONS.items():
@@ -58,7 +58,7 @@ class Chaos:
                 found.append(f"{what}={entry.get('amount', default)}" if unit else what)
         return ",".join(found)
 
-    def lifetime(self) -> float | None:
+    def draw_lifetime(self) -> float | None:
         """Seconds until a new node is taken away, or None."""
         entry = self._entry(INTERRUPT)
         if entry is None:

@@ -133,8 +133,8 @@ class LocalServices:
         return ObjectStorage(self.home.objects.resolve())
 
     async def _page(self, _request: Request) -> HTMLResponse:
-        data = page.read(self.database, read_json(self.home.chaos))
-        content = await asyncio.to_thread(page.render, data, self.home.objects)
+        data = page.read_page_data(self.database, read_json(self.home.chaos))
+        content = await asyncio.to_thread(page.render_page, data, self.home.objects)
         return HTMLResponse(content, headers={"Content-Security-Policy": page.POLICY})
 
     async def _sample(self, request: Request) -> Response:

@@ -36,7 +36,7 @@ def main() -> None:
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # there is no such service here to ask for credentials
     try:
         prepare(home)
-        conditions.apply(home)
+        conditions.apply_conditions(home)
         max_heartbeat = os.environ.get("HEARTBEAT_SECONDS")
         poll_seconds = float(os.environ.get("POLL_SECONDS") or 10)
         api = WorkerApi(os.environ)

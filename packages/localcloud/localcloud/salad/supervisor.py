@@ -189,7 +189,7 @@ class Supervisor:
             (now(), child.pid, processes.start_time(child.pid), instance["id"]),
         )
         self._billing.open(instance, group)
-        if (lifetime := self._chaos.lifetime()) is not None:
+        if (lifetime := self._chaos.draw_lifetime()) is not None:
             self._interruptions[instance["id"]] = now() + lifetime
         log.info("node %s of group %s runs as pid %s", instance["id"], group["name"], child.pid)
 
@@ -229,7 +229,7 @@ class Supervisor:
         }
         limits = {"HEARTBEAT_SECONDS": settings.heartbeat_seconds, "IDLE_SECONDS": settings.idle_seconds}
         salad |= {name: str(seconds) for name, seconds in limits.items() if seconds is not None}
-        if faults := self._chaos.conditions():
+        if faults := self._chaos.draw_conditions():
             salad[conditions.VARIABLE] = faults
         return system | declared | salad
 

@@ -9,8 +9,8 @@ from nanio.errors import AccessDenied, InvalidAccessKeyId, S3Error
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localcloud.cloudflare.access_keys import AccessKey, AccessKeys, KeyScope
-from localcloud.storage.refusals import refusal
-from localcloud.web.request_bodies import read_body, replay
+from localcloud.storage.refusals import refusal_response
+from localcloud.web.request_bodies import read_body, replay_body
 
 MAX_DELETE_BYTES = 4 * 1024 * 1024
 READING = ("GET", "HEAD")
@@ -78,11 +78,11 @@ class AccessMiddleware:
             if request.method == "POST" and not request.key and "delete" in request.query:
                 body = await read_body(receive, MAX_DELETE_BYTES)
                 _check_deletion(key_found.scopes, request.bucket, body)
-                receive = replay(body)
+                receive = replay_body(body)
             else:
                 _check(key_found.scopes, request)
         except S3Error as error:
-            await refusal(error)(scope, receive, send)
+            await refusal_response(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -16,8 +16,8 @@ from localcloud.home import HomeState
 from localcloud.storage.access import AccessMiddleware, KeyResolver
 from localcloud.storage.lifecycle_rules import LifecycleMiddleware
 from localcloud.storage.objects import ObjectStorage, conditions
-from localcloud.storage.refusals import WriteRate, check_features, check_parts, refusal
-from localcloud.web.request_bodies import read_body, replay
+from localcloud.storage.refusals import WriteRate, check_features, check_parts, refusal_response
+from localcloud.web.request_bodies import read_body, replay_body
 
 MAX_COMPLETION_BYTES = 4 * 1024 * 1024  # nanio's own limit is lower
 # How x-amz-content-sha256 begins for a chunked body.
@@ -64,9 +64,9 @@ class R2Middleware:
                 body = await read_body(receive, MAX_COMPLETION_BYTES)
                 check_parts(self._storage.sizes_of_parts(query["uploadId"], body))
                 self._storage.begin_write(*bucket_and_key(scope))
-                receive = replay(body)
+                receive = replay_body(body)
         except S3Error as error:
-            await refusal(error)(scope, receive, send)
+            await refusal_response(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

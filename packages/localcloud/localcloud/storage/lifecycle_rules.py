@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localcloud.storage.listing import walk_keys
-from localcloud.storage.refusals import refusal
+from localcloud.storage.refusals import refusal_response
 from localcloud.web.request_bodies import read_body
 
 MAX_RULES = 1000
@@ -54,7 +54,7 @@ class LifecycleMiddleware:
         try:
             answer = await self._answer(scope["method"], scope["path"].strip("/"), receive)
         except S3Error as error:
-            answer = refusal(error)
+            answer = refusal_response(error)
         await answer(scope, receive, send)
 
     async def _answer(self, method: str, bucket: str, receive: Receive) -> Response:

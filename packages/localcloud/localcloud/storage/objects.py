@@ -65,7 +65,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
     def begin_write(self, bucket: str, key: str) -> None:
         """Check this request's conditions, then the write rate. Raises S3 errors."""
         self.check_conditions(bucket, key)
-        self._write_rate.take(bucket, key)
+        self._write_rate.count_write(bucket, key)
 
     async def put_object(
         self,

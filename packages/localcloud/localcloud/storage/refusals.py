@@ -26,7 +26,7 @@ class TooManyRequestsError(S3Error):  # type: ignore[misc]  # nanio is untyped
     http_status = 429
 
 
-def refusal(error: S3Error) -> Response:
+def refusal_response(error: S3Error) -> Response:
     """The answer for an S3 error."""
     return Response(error.to_xml(), error.http_status, media_type="application/xml")
 
@@ -83,7 +83,7 @@ class WriteRate:
         self._seconds, self._clock = seconds, clock
         self._written: dict[tuple[str, str], float] = {}  # ordered by time
 
-    def take(self, bucket: str, key: str) -> None:
+    def count_write(self, bucket: str, key: str) -> None:
         """Count a write that begins now. Raises TooManyRequestsError."""
         moment = self._clock()
         while self._written and next(iter(self._written.values())) <= moment - self._seconds:

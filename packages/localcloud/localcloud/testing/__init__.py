@@ -44,7 +44,7 @@ def running_cloud(home: Path, **settings: Any) -> Iterator[dict[str, Any]]:
     try:
         yield start_cloud(home)
     finally:
-        lifecycle.stop(Home(home))
+        lifecycle.stop_cloud(Home(home))
 
 
 def write_settings(home: Path, **settings: Any) -> None:
@@ -56,7 +56,7 @@ def write_settings(home: Path, **settings: Any) -> None:
 
 def start_cloud(home: Path) -> dict[str, Any]:
     """Start the local cloud of `home`; return the content of its connection.json."""
-    connection, _ = lifecycle.start(Home(home), {})
+    connection, _ = lifecycle.start_cloud(Home(home), {})
     return connection
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image, ImageOps
-from standin import Adam, Array, Network, embed, encode_image, load_weights, save_weights  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
+from standin import Adam, Array, Network, embed_caption, encode_image, load_weights, save_weights  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
 from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -97,10 +97,12 @@ class TrainingImages:
         if not self.latents:
             raise ValueError("no images found in the dataset")
 
-    def batch(self, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
+    def random_batch(self, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
         chosen = rng.choice(len(self.latents), size, replace=size > len(self.latents))
         kept = rng.random(size) >= np.array(self.dropout)[chosen]
-        captions = [embed(self.captions[i] if keep else "") for i, keep in zip(chosen, kept, strict=True)]
+        captions = [
+            embed_caption(self.captions[i] if keep else "") for i, keep in zip(chosen, kept, strict=True)
+        ]
         return np.stack([self.latents[i] for i in chosen]), np.stack(captions)
 
 
@@ -131,19 +133,19 @@ class Training:
         self.step = self.epoch = 0
 
     def run(self) -> None:
-        self.resume()
+        self.resume_from_checkpoint()
         data = TrainingImages(self.datasets, self.trigger)
         sampling = not self.train.get("disable_sampling", False)
         if sampling and self.step <= 1 and not self.train.get("skip_first_sample", False):
             print("Generating baseline samples before training")
-            self.sample(self.step)
-        self.loop(data, sampling)
-        self.save(None)
+            self.save_samples(self.step)
+        self.train_steps(data, sampling)
+        self.save_checkpoint(None)
         if sampling:
-            self.sample(self.step)
+            self.save_samples(self.step)
         print("")
 
-    def loop(self, data: TrainingImages, sampling: bool) -> None:
+    def train_steps(self, data: TrainingImages, sampling: bool) -> None:
         """Step s is saved as s after its update, so a resumed run repeats it."""
         save_every = self.save_settings.get("save_every", 1000)
         sample_every = self.sample_settings.get("sample_every", 100)
@@ -154,20 +156,20 @@ class Training:
             started = time.monotonic()
             self.step, self.epoch = step, step * size // len(data.latents)
             rng = np.random.default_rng([self.seed, 2, step])
-            loss = self.network.loss(*data.batch(rng, size), rng)
+            loss = self.network.loss(*data.random_batch(rng, size), rng)
             self.adam.step(self.network.lora, self.network.grads, self.lr * LEARNING_RATE_FACTOR)
             time.sleep(max(0.0, min_seconds - (time.monotonic() - started)))
             bar.set_postfix_str(f"lr: {self.lr:.1e} loss: {loss:.3e}")
             if step != first and save_every and step % save_every == 0:
                 print(f"\nSaving at step {step}")
-                self.save(step)
+                self.save_checkpoint(step)
             if step != first and sampling and sample_every and step % sample_every == 0:
-                self.sample(step)
+                self.save_samples(step)
             bar.update()
             self.step = step + 1
         bar.close()
 
-    def resume(self) -> None:
+    def resume_from_checkpoint(self) -> None:
         """get_latest_save_path: the newest file by ctime whose name begins with the job's."""
         found = list(self.folder.glob(f"{glob.escape(self.name)}*"))
         if not found:
@@ -187,7 +189,7 @@ class Training:
             except Exception as err:  # noqa: BLE001 (ai-toolkit ignores all errors)
                 print(f"Failed to load optimizer state from {optimizer}\n{err}")
 
-    def save(self, step: int | None) -> None:
+    def save_checkpoint(self, step: int | None) -> None:
         suffix = "" if step is None else f"_{step:09}"
         path = self.folder / f"{self.name}{suffix}.safetensors"
         meta: dict[str, Any] = {**(self.raw.get("meta") or {}), "ss_output_name": self.name}
@@ -206,7 +208,7 @@ class Training:
             print(f"Removing old save: {old}")
             old.unlink()
 
-    def sample(self, step: int) -> None:
+    def save_samples(self, step: int) -> None:
         """Write samples/<ms>__<step>_<i>.jpg, through a hidden folder, and thumbnails (GenerateImageConfig)."""
         settings, folder = self.sample_settings, self.folder / "samples"
         (folder / ".tmp").mkdir(parents=True, exist_ok=True)

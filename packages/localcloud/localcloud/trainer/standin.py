@@ -49,13 +49,13 @@ def encode_image(image: Image.Image) -> Array:
     return np.reshape(COSINES @ colours @ COSINES.T / 4, -1)
 
 
-def decode(latent: Array) -> Image.Image:
+def decode_latent(latent: Array) -> Image.Image:
     colours = COSINES.T @ latent.reshape(3, SIDE, SIDE) @ COSINES * 4
     pixels = np.einsum("ji,jyx->yxi", COLOURS, colours)
     return Image.fromarray(((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8), "RGB")
 
 
-def embed(caption: str) -> Array:
+def embed_caption(caption: str) -> Array:
     """A caption as the mean of a fixed random vector for each word, with a length of about 1."""
     total = np.zeros(WORDS, np.float32)
     words = re.findall(r"\w+", caption.lower())
@@ -172,9 +172,9 @@ class Network:
         z = np.random.default_rng(seed).standard_normal((1, SPREAD.size), np.float32)
         times = np.linspace(1, 0, steps + 1, dtype=np.float32)
         for t, after in itertools.pairwise(times):
-            velocity = (z - self.predict(z, np.full((1, 1), t), embed(caption)[None])) / t
+            velocity = (z - self.predict(z, np.full((1, 1), t), embed_caption(caption)[None])) / t
             z = z + (after - t) * velocity
-        return decode(z[0])
+        return decode_latent(z[0])
 
 
 class Adam:

@@ -34,7 +34,7 @@ class PageData:
     chaos: dict[str, Any]
 
 
-def read(database: CloudDatabase, chaos: dict[str, Any]) -> PageData:
+def read_page_data(database: CloudDatabase, chaos: dict[str, Any]) -> PageData:
     """Read the database, in the thread that owns the connection. `chaos` holds the active faults."""
     dollars = "SUM((billed_until - running_from) * dollars_an_hour / 3600)"
     cost = f"SELECT group_id, {dollars} FROM billing GROUP BY 1"  # noqa: S608 (a constant)
@@ -50,7 +50,7 @@ def read(database: CloudDatabase, chaos: dict[str, Any]) -> PageData:
     )
 
 
-def render(data: PageData, objects: Path) -> str:
+def render_page(data: PageData, objects: Path) -> str:
     """Render the page. Reads job outputs below `objects`, the folder of the buckets."""
     return _template().render(
         counts=", ".join(f"{data.counts[one]} {one}" for one in STATUSES if one in data.counts),

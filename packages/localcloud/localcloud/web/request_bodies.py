@@ -16,7 +16,7 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
     return body
 
 
-def replay(body: bytes) -> Receive:
+def replay_body(body: bytes) -> Receive:
     """A `receive` that delivers a body that was already read."""
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
