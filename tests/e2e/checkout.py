@@ -202,7 +202,7 @@ def new_checkout(
         yield checkout
     finally:
         # Without `make`: a test may have broken the checkout, and its cloud must not survive the test.
-        lifecycle.stop(Home(folder / ".localcloud"))
+        lifecycle.stop_cloud(Home(folder / ".localcloud"))
 
 
 def _environment(folder: Path, cloud: str, engine: str) -> dict[str, str]:

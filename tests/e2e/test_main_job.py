@@ -270,7 +270,7 @@ def test_an_occupied_port_is_reported_with_a_fix(tmp_path: Path, virtualenv: Pat
 def test_the_program_starts_a_stopped_local_cloud(trained: Checkout) -> None:
     trained.make("down")
     assert "local cloud running" in trained.engine("preview")
-    assert lifecycle.status(Home(trained.root / ".localcloud"))["pid"]
+    assert lifecycle.cloud_status(Home(trained.root / ".localcloud"))["pid"]
 
 
 def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> None:
