@@ -84,7 +84,7 @@ def test_the_same_seed_causes_the_same_faults(tmp_path: Path) -> None:
         }
         write_json(path, entries)
         made = Chaos(path)
-        return [(made.is_due("salad-html"), made.conditions(), made.lifetime()) for _ in range(40)]
+        return [(made.is_due("salad-html"), made.draw_conditions(), made.draw_lifetime()) for _ in range(40)]
 
     first = draws(1)
     assert draws(1) == first
