@@ -18,8 +18,6 @@ from flux_training.training.errors import BadInput, FluxError
 
 Cloud = Literal["local", "salad"]
 Setting = str | SecretStr | None
-# The bucket is at Cloudflare R2, AWS, or any other S3.
-Kind = Literal["r2", "aws", "s3"]
 
 LOCAL_FILE = ".localcloud/connection.json"
 LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"

@@ -129,8 +129,6 @@ class KelpieRule(Answer):
     max_replicas: int
     idle_threshold_seconds: int
     container_group_name: str = ""
-    created: Time | None = None
-    updated: Time | None = None
 
 
 class _Jobs(Answer):

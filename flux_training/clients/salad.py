@@ -82,8 +82,6 @@ class Instance(Answer):
     id: str
     machine_id: str = ""
     state: str
-    ready: bool = False
-    version: int = 1
 
 
 class GroupSpec(BaseModel, extra="forbid", frozen=True):
@@ -282,13 +280,9 @@ class Salad:
         """The available GPUs, with prices."""
         return self._http.get(_GpuClasses, f"{self._organization}/gpu-classes").items
 
-    def gpu_class(self, name_or_uuid: str) -> GpuClass:
-        """The GPU class of this name or UUID. Raises BadInput with similar names."""
-        return find_gpu_class(self.gpu_classes(), name_or_uuid)
-
     def gpu_class_id(self, name_or_uuid: str) -> str:
         """The UUID of the GPU class of this name or UUID. Raises BadInput with similar names."""
-        return self.gpu_class(name_or_uuid).id
+        return find_gpu_class(self.gpu_classes(), name_or_uuid).id
 
     def quotas(self) -> Quotas:
         """The organization's limits."""

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+# ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
+PLACEHOLDERS = ("[trigger]", "[name]")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_SUFFIX = ".txt"
 # The first 12 hex digits of a SHA-256 (flux_training/training/runs/run.py).

@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, NotFound, Unauthorized
+from flux_training.clients.gpu_classes import find_gpu_class
 from flux_training.clients.salad import ContainerGroup, GroupSpec, Salad
 
 RTX_5090 = "851399fb-7329-4195-a042-d6514b28cf33"
@@ -84,7 +85,7 @@ def test_missing_things(connection: Connection) -> None:
 
 
 def test_gpu_classes_have_names_and_prices(connection: Connection) -> None:
-    gpu = connection.salad().gpu_class("rtx 5090")
+    gpu = find_gpu_class(connection.salad().gpu_classes(), "rtx 5090")
     assert gpu.id == RTX_5090
     price = gpu.price("batch")
     assert price is not None

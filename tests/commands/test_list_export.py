@@ -34,15 +34,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.fixture
-def run(checkout: Path, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001 - it is where it runs
-    def call(command: click.Command, *arguments: object) -> str:
-        command.main([str(argument) for argument in arguments], standalone_mode=False)
-        return capsys.readouterr().out
-
-    return call
-
-
 def finished_run(checkout: Path, run_id: str = "a" * 12, **more: str) -> Path:
     """A fetched run of `first` with weights that were verified, and one checkpoint, of step 10."""
     folder = make_run(checkout / "outputs", "first", run_id, **more)

@@ -35,15 +35,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.fixture
-def run(checkout: Path, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001 - it is where it runs
-    def call(command: click.Command, *arguments: object) -> str:
-        command.main([str(argument) for argument in arguments], standalone_mode=False)
-        return capsys.readouterr().out
-
-    return call
-
-
 def tree(folder: Path) -> dict[str, str]:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -36,7 +36,6 @@ from flux_training.commands.webhook.notice import (
     has_reported_end,
     is_news,
     notice_of,
-    slack_body,
     stack_job,
 )
 from flux_training.commands.webhook.notifiers import (
@@ -228,8 +227,11 @@ def test_a_notice_is_made_from_the_status_of_the_job() -> None:
 
 def test_markup_and_shell_syntax_in_a_name_have_no_effect(tmp_path: Path) -> None:
     evil = replace(NOTICE, job=EVIL, status="failed", reason=EVIL)
-    assert "<" not in slack_body(evil)["text"]
-    assert "&lt;!channel&gt;" in slack_body(evil)["text"]
+    slack = SlackServer()
+    notify_slack(slack.url, evil)
+    slack.close()
+    assert "<" not in slack.posted[0]
+    assert "&lt;!channel&gt;" in slack.posted[0]
     script = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
     os.environ["FLUX_S3_SECRET_ACCESS_KEY"] = "s3cret"
     try:

@@ -9,7 +9,6 @@ from typing import Any
 import rich_click as click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from flux_training.clients.connection import Connection
 from flux_training.clients.records import read_record
 from flux_training.clients.results import past_runs, posted_id
 from flux_training.clients.storage import Storage
@@ -81,8 +80,11 @@ def fetch_command(
     for run in runs:
         with _progress_bar(f"{run.name} {run.run_id}") as (on_total, on_bytes):
             options = FetchOptions(force, accept_changed, checkpoints, on_total, on_bytes)
-            status, result = _fetch_run(run, connection, storage, folder or Path(OUTPUTS), price, options)
-        say(f"{run.name}: {result.folder} ({status}; files fetched: {result.new}, up to date: {result.kept})")
+            status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
+            result = fetch_results(status, storage, folder or Path(OUTPUTS), price, options)
+        say(
+            f"{run.name}: {result.folder} ({status.state}; files fetched: {result.new}, up to date: {result.kept})"
+        )
         print_problems(result)
         results.append(result)
     if any(result.differing or result.failed for result in results):
@@ -97,18 +99,6 @@ def print_problems(result: FetchResult) -> None:
         )
     for error in result.failed:
         say(f"  failed: {error}")
-
-
-def _fetch_run(
-    run: StackJob,
-    connection: Connection,
-    storage: Storage,
-    folder: Path,
-    price: float | None,
-    options: FetchOptions,
-) -> tuple[str, FetchResult]:
-    status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
-    return status.state, fetch_results(status, storage, folder, price, options)
 
 
 def results_location(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:

@@ -187,31 +187,21 @@ def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]
     failed = [
         status.job.name for status in statuses if status.state not in (RunState.COMPLETED, RunState.STALLED)
     ]
+    up, fixed = make_command("up", stack), "fix: remove the cause shown above, then"
     found = []
     if stalled:
-        found.append(
-            FluxError(
-                f"{len(stalled)} of the jobs make no progress ({', '.join(stalled)})",
-                "each is still queued, may cost money, and continues from its last checkpoint once a node trains it",
-                f"fix: do what is suggested above, then {make_command('up', stack)}, which does not queue it again; or {flux_command(f'cancel {stalled[0]}', stack)}",
-            )
-        )
+        what = f"{len(stalled)} of the jobs make no progress ({', '.join(stalled)})"
+        rule = "each is still queued, may cost money, and continues from its last checkpoint once a node trains it"
+        cancel = flux_command(f"cancel {stalled[0]}", stack)
+        fix = f"fix: do what is suggested above, then {up}, which does not queue it again; or {cancel}"
+        found.append(FluxError(what, rule, fix))
     if failed:
-        found.append(
-            FluxError(
-                f"{len(failed)} of the jobs failed ({', '.join(failed)})",
-                "a failed job is not queued again automatically, because it would be paid for again",
-                f"fix: remove the cause shown above, then {flux_command(f'retry {failed[0]}', stack)} and {make_command('up', stack)}",
-            )
-        )
+        what = f"{len(failed)} of the jobs failed ({', '.join(failed)})"
+        rule = "a failed job is not queued again automatically, because it would be paid for again"
+        found.append(FluxError(what, rule, f"{fixed} {flux_command(f'retry {failed[0]}', stack)} and {up}"))
     if unfetched:
-        found.append(
-            FluxError(
-                f"results of {len(unfetched)} of the jobs were not fetched ({', '.join(unfetched)})",
-                "they are in the bucket",
-                f"fix: remove the cause shown above, then {flux_command('fetch', stack)}",
-            )
-        )
+        what = f"results of {len(unfetched)} of the jobs were not fetched ({', '.join(unfetched)})"
+        found.append(FluxError(what, "they are in the bucket", f"{fixed} {flux_command('fetch', stack)}"))
     return found
 
 

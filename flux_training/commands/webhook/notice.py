@@ -45,12 +45,6 @@ class Notice:
         return {f"FLUX_NOTICE_{name.upper()}": one_line(value, 2000) for name, value in facts.items()}
 
 
-def slack_body(notice: Notice) -> dict[str, str]:
-    """The request body for Slack and compatible services, with their markup characters escaped."""
-    text = notice.text().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return {"text": text}
-
-
 def stack_job(job: Job, bucket: str, runs: str) -> StackJob | None:
     """The training job behind a job of the queue; None if it is not of this stack. Its steps are not known yet.
 

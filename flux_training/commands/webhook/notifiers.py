@@ -1,5 +1,6 @@
 """Sends a notice: to a Slack-compatible address, or to a command of the user's."""
 
+import html
 import os
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ from flux_training.clients.captioning.captioner import KEY_VARIABLE
 from flux_training.clients.connection import SECRET_SETTINGS, VARIABLES
 from flux_training.clients.http import LOOPBACK
 from flux_training.commands.stack.engine import ACCESS_TOKEN, PASSPHRASE_VARIABLES
-from flux_training.commands.webhook.notice import Notice, slack_body
+from flux_training.commands.webhook.notice import Notice
 from flux_training.training.errors import BadInput, FluxError
 
 MAX_ATTEMPTS = 4
@@ -52,7 +53,9 @@ def notify_slack(url: str, notice: Notice) -> None:
 )
 def _post(url: str, notice: Notice) -> httpx.Response:
     is_local = httpx.URL(url).host in LOOPBACK
-    answer = httpx.post(url, json=slack_body(notice), timeout=POST_SECONDS, trust_env=not is_local)
+    # Without markup: these three characters are special for Slack and compatible services.
+    text = html.escape(notice.text(), quote=False)
+    answer = httpx.post(url, json={"text": text}, timeout=POST_SECONDS, trust_env=not is_local)
     if answer.status_code == 429 or answer.status_code >= 500:
         raise httpx.HTTPError(f"status {answer.status_code}")
     return answer

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flux_training.training.names import PLACEHOLDERS
 from flux_training.training.train_yml.document import first_process
 
-# ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
-PLACEHOLDERS = ("[trigger]", "[name]")
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
 # A prompt of this length with such a trigger word expands to a few megabytes at most.
 MAX_PROMPT_LENGTH = 10_000

@@ -10,10 +10,10 @@ from flux_training.training.dataset.facts import caption_name
 from flux_training.training.dataset.model_answers import clean_answer, find_fault
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.names import PLACEHOLDERS
 
 AREA = Area("captions")
 T5_TOKENS = 512
-PLACEHOLDERS = ("[trigger]", "[name]")
 REFUSED = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai\b|i (can(no|')t|am unable to|'m unable to)|unable to (assist|comply))",
     re.IGNORECASE,
