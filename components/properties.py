@@ -33,6 +33,15 @@ def as_field(value: pulumi.Output[T]) -> T:
     return cast(T, value)
 
 
+def known_or_none(value: pulumi.Output[T]) -> pulumi.Output[T | None]:
+    """None instead of an unknown value. A preview does not know properties that the states of older versions lack."""
+
+    async def always() -> bool:
+        return True
+
+    return pulumi.Output(value.resources(), value.future(), always())
+
+
 def is_known(value: object) -> bool:
     """Whether the value is known: not in a preview before its resource exists, nor in a state that lacks it."""
     return not isinstance(value, Unknown)

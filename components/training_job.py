@@ -13,7 +13,7 @@ import pulumi
 
 from components.messages import inform, make_for
 from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
-from components.properties import Properties, carry_over
+from components.properties import Properties, carry_over, known_or_none
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
@@ -364,7 +364,8 @@ class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJo
     def summary(self) -> pulumi.Output[dict[str, Any]]:
         """The job's entry in the stack output `jobs`. A preview does not know it for a job that has no id yet."""
         names = {*IN_SUMMARY, "job", "bucket", "prefix"}
-        return pulumi.Output.all(**{name: getattr(self, name) for name in names}).apply(_summary)
+        values = {name: getattr(self, name) for name in names} | {"weights": known_or_none(self.weights)}
+        return pulumi.Output.all(**values).apply(_summary)
 
 
 def _summary(outputs: dict[str, Any]) -> dict[str, Any]:

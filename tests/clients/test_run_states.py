@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from flux_training.clients.stack.run_states import run_states_of, state_in
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack
 from flux_training.clients.verified import CACHE_FILE, Verified
+from flux_training.clients.waiting import in_parallel
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
@@ -220,6 +222,20 @@ def test_nothing_is_asked_of_the_queue_when_all_is_finished(ground: Ground) -> N
     found, asked = ground.look()
     assert set(found.values()) == {RunState.COMPLETED}
     assert {service for service, _, _ in asked} == {"s3"}
+
+
+@pytest.mark.long  # it writes 3,000 objects
+def test_a_thousand_finished_runs_are_known_by_listings(ground: Ground) -> None:
+    """tests/life/test_requests.py counts the requests of a whole `up`, which adds none for each run."""
+    jobs = [
+        replace(ground.job("finished"), settings=JobSettings(attempt=number)) for number in range(1, 1001)
+    ]
+    keys = [Layout("").run(job.name, job.run_id) for job in jobs]
+    written = [key for one in keys for key in (one.claim, one.posted, one.results)]
+    in_parallel(lambda key: ground.storage.put_bytes(key, b"{}"), written)
+    found, asked = ground.with_requests(lambda: run_states_of(ground.stack, jobs))
+    assert (set(found.by_job.values()), len(found.pinned)) == ({RunState.COMPLETED}, 1000)
+    assert asked == {("s3", "HEAD", "bucket"): 1, ("s3", "GET", "bucket"): 3, ("s3", "HEAD", "the-end"): 1}
 
 
 def test_weights_that_were_replaced_are_read_again(ground: Ground) -> None:
