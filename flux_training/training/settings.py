@@ -149,7 +149,8 @@ class ClusterSettings(_Strict):
     cost least, among those with that much memory or, for `cheapest`, with as much as the declared train.yml files need. The class stays
     the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
     `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
-    for, after its last job. `environment`: more variables of the containers; the owner of any node can read them.
+    for, after its last job. `trainerDate`: the day of ai-toolkit's commit in `image`, if that is your own; lint reports newer keys of
+    train.yml, which that version ignores. `environment`: more variables of the containers; the owner of any node can read them.
     """
 
     name: str = Field("flux-training", pattern=GROUP_NAME.pattern)
@@ -163,6 +164,7 @@ class ClusterSettings(_Strict):
     max_replicas: int = Field(1, ge=1, le=500)
     autoscale: bool = True
     idle_threshold_seconds: int = Field(300, ge=0, le=3600)
+    trainer_date: str | None = Field(None, pattern=r"^20\d\d-[01]\d-[0-3]\d$")
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

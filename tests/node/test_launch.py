@@ -58,6 +58,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
     assert set(ended.progress) - set(expected) == {
         *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at"),
         *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
+        "trainer",
     }
     assert 0 <= ended.progress["start_seconds"] <= ended.progress["gpu_seconds"] + 0.1
     rows = (tmp_path / "upload/loss.csv").read_text().splitlines()

@@ -221,6 +221,17 @@ LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
     b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 1843200\n"
 )
+
+
+def _on_an_older_trainer(change: Spoil) -> Spoil:
+    def spoil(folder: Path) -> StackSettings:
+        change(folder)
+        found = stack(cat={})
+        return found.model_copy(update={"cluster": ClusterSettings(trainerDate="2025-10-01")})
+
+    return spoil
+
+
 TOKEN = "hf_" + "abcDEF" * 6
 MISTAKES: dict[str, Spoil] = {
     "job-unknown": do(_nothing, cat={}, dog={}),
@@ -302,6 +313,9 @@ MISTAKES: dict[str, Spoil] = {
     "device": edit("cuda:0", "cuda:1"),
     "key-unknown": edit("batch_size: 1", "batchsize: 1"),
     "key-repeated": edit("batch_size: 1", "batch_size: 1\n        batch_size: 2"),
+    "key-new": _on_an_older_trainer(
+        edit("low_vram: false", "low_vram: false\n        layer_offloading: true")
+    ),
     "value-type": edit("batch_size: 1", 'batch_size: "1"'),
     "value-range": edit("max_step_saves_to_keep: 20", "max_step_saves_to_keep: -3"),
     "value-choice": edit("optimizer: adamw8bit", "optimizer: adamw9bit"),

@@ -103,6 +103,7 @@ def _job_document(row: JobRow) -> dict[str, Any]:
         "machine": row.machine or None,
         "instance": row.instance or None,
         "restarts": progress.restarts,
+        "trainer": progress.trainer or None,
         "skipped_batches": progress.skipped_batches,
         "nan_losses": progress.nan_losses,
     }

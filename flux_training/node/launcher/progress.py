@@ -125,7 +125,7 @@ class ProgressWriter:
     def __init__(self, settings: RunSettings, earlier: bytes | None, curve: bytes | None) -> None:
         self.settings = settings
         self.earlier = EarlierStarts(settings.run_id, earlier)
-        self.state, self.message, self.gpu = LaunchState.STARTING, "", ""
+        self.state, self.message, self.gpu, self.trainer = LaunchState.STARTING, "", "", ""
         self.step, self.trainer_seconds, self.download_seconds = 0, 0.0, 0.0
         self.losses: dict[int, float] = {}  # by the number of steps done; the last value of each counts
         self.seconds_per_step: float | None = None
@@ -190,6 +190,7 @@ class ProgressWriter:
             "restarts": self.earlier.restarts,
             "started_at": self.earlier.started_at,
             "launcher": "1",
+            "trainer": self.trainer or None,
             "begun": self.begun,
             "skipped_batches": len(self.faulty.skipped),
             "nan_losses": len(self.faulty.without_loss),

@@ -159,6 +159,24 @@ def gpu_name() -> str:
     return " ".join(out.decode("utf-8", "replace").split())[:200]
 
 
+def trainer_version() -> str:
+    """ai-toolkit's version, such as `0.12.26`, and the commit if it is a git checkout; empty if the image does not tell."""
+    try:
+        found = re.search(r"VERSION\s*=\s*[\"']([\w.-]{1,40})", Path("version.py").read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return " ".join(part for part in (found[1] if found else "", _commit()) if part)
+
+
+def _commit() -> str:
+    try:
+        head = Path(".git/HEAD").read_text("utf-8").strip()
+        text = Path(f".git/{head[5:]}").read_text("utf-8") if head.startswith("ref: ") else head
+    except (OSError, ValueError):
+        return ""
+    return text[:8] if re.match(r"[0-9a-f]{40}", text) else ""
+
+
 def _watch(settings: RunSettings, progress: ProgressWriter, trainer: TrainerProcess) -> None:
     """Until the trainer has ended. Raises RunEndedError when it has to be stopped."""
     start, stall_minutes = time.monotonic(), settings.limits.stall_minutes
@@ -179,7 +197,7 @@ def train(settings: RunSettings, progress: ProgressWriter) -> str:
 
     Raises RunEndedError when it failed or had to be stopped.
     """
-    progress.gpu = gpu_name()
+    progress.gpu, progress.trainer = gpu_name(), trainer_version()
     progress.write(LaunchState.TRAINING, "")
     trainer = TrainerProcess(OutputReader(settings, progress))
     try:

@@ -11,7 +11,8 @@ from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
-from flux_training.training.settings import JobSettings, StackSettings
+from flux_training.training.settings import PUBLIC_IMAGE, JobSettings, StackSettings
+from flux_training.training.train_yml.trainer_version import NEWEST_DATE, PINNED_DATE, PUBLIC_IMAGE_DATE
 from flux_training.training.words import nearest
 
 GLOB_CHARACTERS = frozenset("*?[")
@@ -107,10 +108,21 @@ def gather_jobs(
             folder if folder.is_dir() or not chosen[name].dataset else None,
             settings.cluster.gpu,
             variables,
+            trainer_date(settings),
         )
         for name, folder in datasets.items()
     ]
     return ChosenJobs(chosen, findings, examiner.examine(places))
+
+
+def trainer_date(settings: StackSettings) -> str:
+    """The day of ai-toolkit's commit in the stack's image; the newest that lint knows if nothing says otherwise."""
+    if settings.cluster.trainer_date:
+        return settings.cluster.trainer_date
+    if settings.image.build:
+        return PINNED_DATE
+    uses_public_image = settings.cloud == "salad" and settings.cluster.image == PUBLIC_IMAGE
+    return PUBLIC_IMAGE_DATE if uses_public_image else NEWEST_DATE
 
 
 def folder_names(jobs_folder: Path) -> list[str]:

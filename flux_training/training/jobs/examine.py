@@ -14,6 +14,7 @@ from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.lint.rules import RULES
 from flux_training.training.train_yml.trainer_config import read_trainer_file
+from flux_training.training.train_yml.trainer_version import NEWEST_DATE
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class JobPlace:
     dataset: Path | None
     gpu: str = ""
     variables: frozenset[str] = frozenset()
+    trainer_date: str = NEWEST_DATE
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Examiner:
     def _examine(self, place: JobPlace) -> Examined:
         file = read_trainer_file(place.folder)
         facts = self._datasets.dataset(place.dataset) if place.dataset else None
-        subject = Subject(place.name, place.folder, file, facts, place.gpu, place.variables)
+        subject = Subject(
+            place.name, place.folder, file, facts, place.gpu, place.variables, place.trainer_date
+        )
         examined = Examined(place.name, place.folder, tuple(check_rules(subject)))
         if facts is None or examined.needed:
             return examined

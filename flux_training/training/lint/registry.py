@@ -11,6 +11,7 @@ from flux_training.training.finding import Finding, Problem, Severity
 from flux_training.training.gpu import memory_gb
 from flux_training.training.lint.secret_patterns import without_secrets
 from flux_training.training.train_yml.trainer_config import TrainerFile
+from flux_training.training.train_yml.trainer_version import NEWEST_DATE
 from flux_training.training.words import with_escapes
 
 # A value quoted in a message may be as long as a file.
@@ -20,7 +21,7 @@ NEEDED = "without it there is nothing to queue"
 
 @dataclass(frozen=True)
 class Subject:
-    """One job as the rules see it. `gpu` and `variables` (the node's environment variables) come from the stack."""
+    """One job as the rules see it. `gpu`, `variables` (the node's environment variables) and `trainer_date` come from the stack."""
 
     name: str
     folder: Path
@@ -28,6 +29,7 @@ class Subject:
     dataset: DatasetFacts | None
     gpu: str = ""
     variables: frozenset[str] = frozenset()
+    trainer_date: str = NEWEST_DATE
 
     @property
     def images(self) -> Mapping[str, ImageFacts]:

@@ -38,6 +38,7 @@ class RunProgress(UntrustedRecord):
     seconds_per_step: Seconds | None = None
     eta_seconds: Seconds | None = None
     gpu: ShortText = ""
+    trainer: ShortText = ""
     gpu_seconds: Seconds | None = None
     start_seconds: Seconds | None = None
     restarts: Annotated[Steps, Field(le=MAX_RESTARTS)] | None = None

@@ -10,6 +10,7 @@ from flux_training.training.train_yml.trainer_keys import COMMIT, TRAINER_KEYS, 
 from flux_training.training.words import nearest
 
 AREA = Area("keys")
+DIFFUSION_TRAINER_SINCE = "2025-09-16"
 
 
 @AREA.error(
@@ -37,6 +38,21 @@ def unknown_keys(job: Subject) -> Iterator[Problem]:
 def repeated_keys(job: Subject) -> Iterator[Problem]:
     for key, line in job.config.repeated if job.config else ():
         yield Problem(str(job.config.path) if job.config else "", f"{key} occurs a second time", line)
+
+
+@AREA.error(
+    "key-new",
+    "the ai-toolkit in the stack's image is older than this, and silently ignores it",
+    "delete it, or use a newer image (docker/README.md); cluster.trainerDate tells the version in your own image",
+)
+def keys_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
+    for entry in entries(job.process):
+        if entry.spec and entry.spec.since > job.trainer_date:
+            message = f"{entry.name} exists since {entry.spec.since}, the image has ai-toolkit of {job.trainer_date}"
+            yield job.in_config(message, *entry.place)
+    if job.process.get("type") == "diffusion_trainer" and job.trainer_date < DIFFUSION_TRAINER_SINCE:
+        message = f"type diffusion_trainer exists since {DIFFUSION_TRAINER_SINCE}, the image has ai-toolkit of {job.trainer_date}"
+        yield job.in_config(message, "type")
 
 
 def _checked(job: Subject) -> Iterator[KeyEntry]:
