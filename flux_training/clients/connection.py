@@ -45,6 +45,15 @@ AWS_KEYS = {
     "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
 }
+# Services whose addresses have no path.
+WITHOUT_PATH = (
+    ".r2.cloudflarestorage.com",
+    ".amazonaws.com",
+    ".backblazeb2.com",
+    ".digitaloceanspaces.com",
+    ".wasabisys.com",
+    "storage.googleapis.com",
+)
 ALWAYS_NEEDED = (
     "SALAD_API_KEY",
     "SALAD_ORGANIZATION",
@@ -90,7 +99,9 @@ class Connection(BaseModel, extra="forbid", frozen=True):
         return client
 
     def storage(self, bucket: str) -> Storage:
-        """The client for a bucket."""
+        """The client for a bucket. Raises BadInput if the endpoint's address contains the bucket."""
+        if finding := endpoint_finding(self.s3_endpoint, bucket):
+            raise BadInput([finding])
         keys = (self.s3_access_key_id, self.s3_secret_access_key, self.s3_session_token)
         client: Storage = self._client(Storage, self.s3_endpoint, self.s3_region, *keys, bucket)
         return client
@@ -240,6 +251,27 @@ def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], ki
 
 def _secret(text: str) -> SecretStr | None:
     return SecretStr(text) if text else None
+
+
+def endpoint_finding(endpoint: str | None, bucket: str) -> str:
+    """What is wrong with an endpoint that names a bucket or a path, as some consoles show it; empty if nothing is."""
+    if not endpoint:
+        return ""
+    url = httpx.URL(endpoint)
+    path, host = url.path.strip("/"), url.host
+    if host.startswith(f"{bucket}."):
+        host = host.removeprefix(f"{bucket}.")
+    elif path.rpartition("/")[2] == bucket:
+        path = path.removesuffix(bucket).rstrip("/")
+    elif path and host.endswith(WITHOUT_PATH):
+        path = ""
+    else:
+        return ""
+    right = str(url.copy_with(host=host, path=f"/{path}", query=None)).rstrip("/")
+    return (
+        f"FLUX_S3_ENDPOINT_URL ({endpoint}) contains a bucket or a folder; it is the address of the service alone, and the bucket is "
+        f"set in storage.bucket; set it to {right}"
+    )
 
 
 def _missing(given: Mapping[str, str], kind: str) -> list[str]:

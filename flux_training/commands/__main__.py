@@ -11,6 +11,7 @@ from pathlib import Path
 import rich_click as click
 
 from flux_training.commands.stack.engine import project_root
+from flux_training.training.environment import direct_on_this_machine
 from flux_training.training.errors import FluxError
 from flux_training.training.words import nearest
 
@@ -76,6 +77,7 @@ def main(context: click.Context) -> None:
 
 def run() -> None:
     """Print expected errors as a message. Anything else is a bug and keeps its traceback."""
+    os.environ.update(direct_on_this_machine(os.environ))
     try:
         main(standalone_mode=False, prog_name="flux")
     except click.ClickException as wrong_usage:

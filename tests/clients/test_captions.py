@@ -1,6 +1,7 @@
 """Asking a server with OpenAI's interface: what is tried again, what ends everything, and that the key stays unseen."""
 
 import io
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,13 @@ from flux_training.clients.captioning.captioner import (
     host_of,
     key_for,
 )
+from flux_training.clients.captioning.requests import (
+    NotACompletion,
+    RequestForm,
+    adapted,
+    read_answer,
+    suggestion,
+)
 from flux_training.clients.http import RetryPolicy
 from flux_training.training.dataset.captions import ModelResponse
 from flux_training.training.errors import BadInput, FluxError
@@ -31,20 +39,24 @@ def picture(number: int = 1) -> bytes:
     return out.getvalue()
 
 
+def captioner_for(url: str, key: SecretStr, stop: threading.Event | None = None) -> Captioner:
+    return Captioner(
+        "gpt-4.1-nano",
+        url,
+        key,
+        "describe it",
+        max_tokens=77,
+        per_minute=1000,
+        stop=stop or threading.Event(),
+        retry_policy=RetryPolicy(attempts=4, first=0.01, longest=0.02, total=20),
+    )
+
+
 @contextmanager
 def asking(*answers: str, stop: threading.Event | None = None) -> Iterator[tuple[Captioner, CaptionServer]]:
     """A client whose n-th request is answered as the n-th word says, the last word for all after it."""
     with captioner(lambda _number, attempt: answers[min(attempt, len(answers)) - 1]) as server:
-        client = Captioner(
-            "gpt-4.1-nano",
-            server.url,
-            SecretStr(KEY),
-            "describe it",
-            max_tokens=77,
-            per_minute=1000,
-            stop=stop or threading.Event(),
-            retry_policy=RetryPolicy(attempts=4, first=0.01, longest=0.02, total=20),
-        )
+        client = captioner_for(server.url, SecretStr(KEY), stop)
         try:
             yield client, server
         finally:
@@ -190,3 +202,120 @@ def test_a_key_with_invalid_characters_is_refused_and_not_shown(key: str) -> Non
     with pytest.raises(BadInput, match="beyond ASCII") as caught:
         key_for(OPENAI_URL, {"OPENAI_API_KEY": key})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "keys"),
+    [
+        ("no max_completion_tokens", {"model", "max_tokens"}),
+        ("no limit", {"model"}),
+        ("no structure", {"model", "max_completion_tokens"}),
+        ("no structure, no limit", {"model"}),
+    ],
+)
+def test_refused_parameters_are_left_out_from_then_on(refusal: str, keys: set[str]) -> None:
+    with asking(refusal) as (client, server):
+        assert client.ask(picture()).text == "A square, number 1."
+        before = len(server.bodies)
+        assert client.ask(picture()).text == "A square, number 1."
+    assert len(server.bodies) == before + 1
+    assert server.bodies[-1].keys() - {"response_format"} == keys
+    assert ("response_format" in server.bodies[-1]) == ("no structure" not in refusal)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "limit", "structured"),
+    [
+        # Mistral (editor-code-assistant/eca#231)
+        (
+            '{"type":"extra_forbidden","loc":["body","max_completion_tokens"],"msg":"Extra inputs are not permitted"}',
+            "max_tokens",
+            True,
+        ),
+        (
+            "Unsupported parameter: 'max_completion_tokens' is not supported with this model. Use 'max_tokens' instead.",
+            "max_tokens",
+            True,
+        ),
+        ("response_format.type must be one of text, json_object", "max_completion_tokens", False),
+        ("This model does not support guided decoding", "max_completion_tokens", False),
+    ],
+)
+def test_the_form_follows_what_a_server_refuses_by_name(refusal: str, limit: str, structured: bool) -> None:
+    assert adapted(RequestForm(), refusal) == RequestForm(limit, structured)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "This model's maximum context length is 2048 tokens",
+        "max_completion_tokens is too large: 300",
+        "the image is too large",
+        "",
+    ],
+)
+def test_other_refusals_change_nothing(refusal: str) -> None:
+    assert adapted(RequestForm(structured=False), refusal) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (
+            b'{"error":"Unexpected endpoint or method. (POST /chat/completions)."}',
+            "application/json",
+            "Unexpected endpoint",
+        ),
+        (b"<!doctype html><title>LM Studio</title>", "text/html", "a web page titled \u201cLM Studio\u201d"),
+        (b"<html><body>Sign in", "text/plain", "a web page"),
+        (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "text/event-stream", "an event stream"),
+        (b"[1, 2]", "application/json", "no chat completion"),
+        (b'{"detail": "Not Found"}', "application/json", "error: Not Found"),
+        (b'{"output": "A cat."}', "application/json", "has no `choices`"),
+        (b"", "application/json", "the answer is empty"),
+        (b"A cat.", "text/plain", "cannot be read as JSON: A cat."),
+        (b"\xff" * (4 * 1024 * 1024 + 1), "application/json", "too much for a caption"),
+    ],
+)
+def test_what_is_no_answer_of_a_model_is_described_with_what_to_try(
+    body: bytes, kind: str, said: str
+) -> None:
+    with pytest.raises(NotACompletion) as caught:
+        read_answer(body, kind, "http://127.0.0.1:1234")
+    assert said in str(caught.value)
+    if "stream" not in said and "too much" not in said:
+        assert "try --base-url http://127.0.0.1:1234/v1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "A cat."}],
+        ["A cat."],
+        [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A cat."}],
+        [{"text": "A "}, {"type": "output_text", "text": "cat."}],
+    ],
+)
+def test_content_in_parts_is_joined(content: object) -> None:
+    body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+    assert read_answer(body, "text/plain", "http://127.0.0.1/v1").text == "A cat."
+
+
+@pytest.mark.parametrize(
+    ("url", "step"),
+    [
+        ("http://127.0.0.1:1234", "try --base-url http://127.0.0.1:1234/v1"),
+        ("https://me:secret@models.example/llm/", "try --base-url https://models.example/llm/v1"),
+        ("http://127.0.0.1:1234/v1/", ""),
+        ("https://models.example/v1beta/openai/", ""),
+    ],
+)
+def test_an_address_without_a_version_gets_a_suggestion(url: str, step: str) -> None:
+    assert suggestion(url) == step
+
+
+def test_a_limit_that_ends_in_hours_stops_all_images() -> None:
+    with asking("429 for hours") as (client, server):
+        with pytest.raises(Refused, match="run the command again in 7 h"):
+            client.ask(picture())
+        assert server.asked[1] == 1

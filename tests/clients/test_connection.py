@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, connect, storage_kind
+from flux_training.clients.connection import (
+    CONNECTION_SETTINGS,
+    Connection,
+    connect,
+    endpoint_finding,
+    storage_kind,
+)
 from flux_training.clients.errors import Unavailable
 from flux_training.training.errors import BadInput, FluxError
 
@@ -268,3 +274,34 @@ def test_the_settings_a_stack_can_have() -> None:
     others = {"nodeAccessKeyId", "nodeSecretAccessKey", "cloudflareAccountId", "cloudflareApiToken"}
     assert set(CONNECTION_SETTINGS) == set(SETTINGS) | others
     assert "saladApiKey" not in Connection.model_fields
+
+
+R2 = "https://account.r2.cloudflarestorage.com"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "right"),
+    [
+        (f"{R2}/flux", R2),
+        (f"{R2}/flux/", R2),
+        (f"{R2}/another", R2),
+        ("https://flux.account.r2.cloudflarestorage.com", R2),
+        ("http://127.0.0.1:9000/flux", "http://127.0.0.1:9000"),
+        ("https://x.example/storage/v1/s3/flux", "https://x.example/storage/v1/s3"),
+    ],
+)
+def test_an_endpoint_that_contains_the_bucket_is_refused_with_the_right_one(
+    endpoint: str, right: str
+) -> None:
+    finding = endpoint_finding(endpoint, "flux")
+    assert finding.endswith(f"set it to {right}")
+    connection = connect("salad", {}, {**ENVIRONMENT, "FLUX_S3_ENDPOINT_URL": endpoint})
+    with pytest.raises(BadInput, match="contains a bucket or a folder"):
+        connection.storage("flux")
+
+
+@pytest.mark.parametrize(
+    "endpoint", [None, R2, f"{R2}/", "http://127.0.0.1:9000", "https://x.example/storage/v1/s3"]
+)
+def test_an_endpoint_alone_is_accepted(endpoint: str | None) -> None:
+    assert endpoint_finding(endpoint, "flux") == ""

@@ -17,6 +17,13 @@ from typing import Any
 
 from PIL import Image
 
+# (word in a plan, parameter that is refused)
+REFUSED_PARAMETERS = (
+    ("no max_completion_tokens", "max_completion_tokens"),
+    ("no limit", "max_completion_tokens"),
+    ("no limit", "max_tokens"),
+    ("no structure", "response_format"),
+)
 FIRST_WIDTH = 64
 HEIGHT = 64
 # (number of the image, attempt from 1) → what to do with the request.
@@ -86,20 +93,35 @@ class CaptionHandler(BaseHTTPRequestHandler):
             server.max_at_once = max(server.max_at_once, server.now)
         try:
             time.sleep(server.delay)
-            self._behave(server.plan(number, attempt), number)
+            self._behave(server.plan(number, attempt), number, body)
         finally:
             with server.lock:
                 server.now -= 1
 
-    def _behave(self, how: str, number: int) -> None:
-        errors = {"500": 500, "503": 503, "429": 429, "400": 400, "401": 401, "404": 404, "quota": 429}
+    def _behave(self, how: str, number: int, body: dict[str, Any]) -> None:
+        refused = next((name for word, name in REFUSED_PARAMETERS if word in how and name in body), None)
+        if refused:
+            self._send(400, {"error": {"message": f"Unsupported parameter: {refused}"}}, {})
+            return
+        if how.startswith("no "):
+            how = "ok"
+        errors = {
+            "500": 500,
+            "503": 503,
+            "429": 429,
+            "429 for hours": 429,
+            "400": 400,
+            "401": 401,
+            "404": 404,
+            "quota": 429,
+        }
         if how == "hang up":
             self.close_connection = True
             self.connection.close()
         elif how in errors:
             code = "insufficient_quota" if how == "quota" else None
             key = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            headers = {"Retry-After": "0"} if how == "429" else {}
+            headers = {"429": {"Retry-After": "0"}, "429 for hours": {"Retry-After": "25920"}}.get(how, {})
             self._send(
                 errors[how], {"error": {"message": f"{how}, says the server to {key}", "code": code}}, headers
             )
@@ -114,6 +136,8 @@ class CaptionHandler(BaseHTTPRequestHandler):
             "content": f"A square, number {number}.",
             "refusal": None,
         }
+        if how.startswith("say "):
+            message["content"] = how.removeprefix("say ")
         finish = "stop"
         if how == "refuse":
             message |= {"content": None, "refusal": "I cannot describe this person."}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
+from flux_training.training.environment import direct_on_this_machine, with_usable_home
 from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
@@ -33,8 +34,6 @@ COMPRESSION_VARIABLES = (
     "PULUMI_SELF_MANAGED_STATE_GZIP",
     "PULUMI_DIY_BACKEND_ZSTD",
 )
-# For proxy variables: the engine, the program and the providers talk to each other on this machine.
-LOOPBACK = "127.0.0.1,localhost,::1"
 # Pulumi's placeholder for an unknown value.
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
@@ -166,13 +165,13 @@ def find_engine(
             raise FluxError(what, "", f"set {' or '.join(PASSPHRASE_VARIABLES)}")
         if local:
             environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
-    # gRPC must reach the CLI on this machine without the user's proxy. If this variable is set, it ignores no_proxy.
-    exempt = environ.get("no_grpc_proxy") or environ.get("no_proxy")
-    environment["no_grpc_proxy"] = ",".join(filter(None, (exempt, LOOPBACK)))
+    environment |= direct_on_this_machine(environ)
+    root = root or project_root()
+    environment |= with_usable_home(environ, root / ".pulumi/home")
     environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
     if not any(name in environ for name in COMPRESSION_VARIABLES):
         environment[COMPRESSION_VARIABLES[0]] = "true"
-    return Engine(command, environment, stack, root or project_root())
+    return Engine(command, environment, stack, root)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 from engine_stack import EngineStack
-from pulumi_embedded.program.processes import _no_grpc_proxy
+from pulumi_embedded.program.processes import _no_proxy
 
 DEAD = "http://127.0.0.1:9"
 VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
@@ -28,4 +28,4 @@ def test_every_operation_works_behind_a_dead_proxy(stack: EngineStack) -> None:
     ],
 )
 def test_hosts_that_the_user_exempts_stay_exempt(environment: dict[str, str], value: str) -> None:
-    assert _no_grpc_proxy(environment) == {"no_grpc_proxy": value}
+    assert _no_proxy(environment)["no_grpc_proxy"] == value

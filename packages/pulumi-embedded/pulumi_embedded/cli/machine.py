@@ -1,7 +1,6 @@
 """The commands `version`, `whoami`, `login`, `logout`, `install` and `plugin ls`, which need no stack."""
 
 import argparse
-import getpass
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.project.config import Project, find_project
 from pulumi_embedded.project.selection import current_backend, pulumi_home, set_current_backend
 from pulumi_embedded.state.backend import Backend
+from pulumi_embedded.state.locks import current_user
 from pulumi_embedded.state.stores import FolderStore
 
 HOME_BACKEND = "file://~"
@@ -27,7 +27,7 @@ def version(_options: argparse.Namespace) -> int:
 
 
 def whoami(options: argparse.Namespace) -> int:
-    url, user = _backend_url(), getpass.getuser()
+    url, user = _backend_url(), current_user()
     if options.json:
         print(json.dumps({"user": user, "url": url}, indent=2))
     elif options.verbose:
@@ -47,7 +47,7 @@ def login(options: argparse.Namespace) -> int:
         raise EngineError(f"could not log in to {url}: there is no folder {folder}; create it first")
     backend.store.list_keys("stacks")  # raises if a bucket cannot be read
     set_current_backend(url)
-    print(f"Logged in to {platform.node()} as {getpass.getuser()} ({url})")
+    print(f"Logged in to {platform.node()} as {current_user()} ({url})")
     return 0
 
 

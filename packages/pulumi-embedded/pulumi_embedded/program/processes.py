@@ -46,7 +46,7 @@ class ChildProcess:
     def __init__(self, command: list[str], project: Project) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in _SECRET_VARIABLES}
         # Otherwise gRPC prints a line when the other side closes a connection first.
-        environment = {"GRPC_VERBOSITY": "ERROR", **inherited, **_no_grpc_proxy(inherited)}
+        environment = {"GRPC_VERBOSITY": "ERROR", **inherited, **_no_proxy(inherited)}
         self._process = subprocess.Popen(  # noqa: S603 - our own script, or a plugin found by its fixed name
             command,
             cwd=project.program_folder(),
@@ -103,13 +103,17 @@ class ChildProcess:
         self._process.wait()
 
 
-def _no_grpc_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variable that lets the SDK's gRPC reach the engine on this machine without the user's proxy.
+def _no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that let the SDK's gRPC, and a program's clients, reach this machine without the user's proxy.
 
-    gRPC ignores no_proxy if this one is set (its list of environment variables).
+    Libraries read one or the other spelling of no_proxy; gRPC ignores both if no_grpc_proxy is set.
     """
-    exempt = environment.get("no_grpc_proxy") or environment.get("no_proxy")
-    return {"no_grpc_proxy": ",".join(filter(None, (exempt, _LOOPBACK)))}
+    exempt = environment.get("no_proxy") or environment.get("NO_PROXY")
+    hosts, for_grpc = (
+        ",".join(filter(None, (given, _LOOPBACK)))
+        for given in (exempt, environment.get("no_grpc_proxy") or exempt)
+    )
+    return {"no_proxy": hosts, "NO_PROXY": hosts, "no_grpc_proxy": for_grpc}
 
 
 def _pump(stream: Any, on_line: Callable[[str], None]) -> None:

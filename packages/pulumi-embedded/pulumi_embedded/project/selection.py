@@ -9,13 +9,20 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from pulumi_embedded.errors import EngineError
 from pulumi_embedded.state.stores import replace_file
+
+_NEXT_STEP: Final = "set PULUMI_HOME to a folder that can be written"
 
 
 def pulumi_home() -> Path:
-    return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    """Raises EngineError if the user has no home folder."""
+    try:
+        return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    except RuntimeError:
+        raise EngineError(f"HOME is not set, and this user has no home folder; {_NEXT_STEP}") from None
 
 
 def _selection_file(project: str, project_file: Path) -> Path:
@@ -42,7 +49,10 @@ def select_stack(project: str, project_file: Path, url: str, stack: str | None) 
     if stack is not None:
         stacks[url] = settings["stack"] = f"organization/{project}/{stack}"
     settings["stacks"] = stacks
-    replace_file(path, json.dumps(settings, indent=4).encode())
+    try:
+        replace_file(path, json.dumps(settings, indent=4).encode())
+    except OSError as error:
+        raise EngineError(f"{path} cannot be written ({error.strerror}); {_NEXT_STEP}") from None
 
 
 def current_backend() -> str | None:

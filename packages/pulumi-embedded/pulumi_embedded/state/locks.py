@@ -47,7 +47,7 @@ def take_lock(store: Store, folder: str, on_take_over: Callable[[str], None]) ->
     lock = Lock(store, f"{folder}/{uuid.uuid4()}.json")
     content = {
         "pid": os.getpid(),
-        "username": _user(),
+        "username": current_user(),
         "hostname": socket.gethostname(),
         "timestamp": current_time(),
         "place": process_namespace(),
@@ -111,7 +111,8 @@ def _read(store: Store, key: str) -> dict[str, Any]:
     return {}
 
 
-def _user() -> str:
+def current_user() -> str:
+    """The user's name, or number if there is no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without a user of this number

@@ -1,0 +1,43 @@
+"""The environment that child processes and libraries get: no proxy on this machine, and a home folder that can be written."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def direct_on_this_machine(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that keep libraries and child processes from using the user's proxy for addresses on this machine.
+
+    Libraries read one or the other spelling of no_proxy; gRPC ignores both if no_grpc_proxy is set.
+    """
+    exempt = environ.get("no_proxy") or environ.get("NO_PROXY")
+    hosts = _with_loopback(exempt)
+    return {
+        "no_proxy": hosts,
+        "NO_PROXY": hosts,
+        "no_grpc_proxy": _with_loopback(environ.get("no_grpc_proxy") or exempt),
+    }
+
+
+def _with_loopback(hosts: str | None) -> str:
+    present = [host.strip() for host in (hosts or "").split(",") if host.strip()]
+    return ",".join(dict.fromkeys((*present, *LOOPBACK)))
+
+
+def with_usable_home(environ: Mapping[str, str], fallback: Path) -> dict[str, str]:
+    """Pulumi's folder in `fallback` if the user has no home folder, or one that cannot be written; nothing otherwise.
+
+    Containers often run as a user without a passwd entry and with HOME=/ or no HOME at all.
+    """
+    if environ.get("PULUMI_HOME"):
+        return {}
+    try:
+        home = Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return {"PULUMI_HOME": str(fallback), "HOME": str(fallback)}
+    place = home / ".pulumi"
+    if os.access(place if place.exists() else home, os.W_OK | os.X_OK):
+        return {}
+    return {"PULUMI_HOME": str(fallback)}

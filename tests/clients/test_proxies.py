@@ -1,0 +1,51 @@
+"""Proxy variables that cannot be used are named, and never matter on this machine."""
+
+import pytest
+from pydantic import SecretStr
+
+from flux_training.clients.captioning.captioner import Captioner
+from flux_training.clients.errors import Service
+from flux_training.clients.http import Http
+from flux_training.clients.proxies import proxy_findings
+from flux_training.training.errors import BadInput
+from tests.clients.test_captions import KEY, captioner_for
+
+VARIABLES = ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "http_proxy")
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize(
+    "value", ["socks5://me:secret@127.0.0.1:9", "socks5h://h:1", "socks4://h:1", "SOCKS://h:1"]
+)
+def test_socks_is_refused_by_name_without_its_password(name: str, value: str) -> None:
+    [finding] = proxy_findings({name: value})
+    assert finding.startswith(f"{name} is a SOCKS proxy")
+    assert "unset it" in finding
+    assert "secret" not in finding
+
+
+@pytest.mark.parametrize(
+    "value", ["ftp://h:1", "http://", "http://h:port", "http://[::1", "://", "http://h:99999"]
+)
+def test_a_proxy_that_is_no_address_is_named(value: str) -> None:
+    [finding] = proxy_findings({"HTTPS_PROXY": value})
+    assert "correct it or unset it" in finding
+
+
+@pytest.mark.parametrize(
+    "value", ["http://proxy:3128", "proxy:3128", "https://u:p@proxy:443", "proxy", "", " "]
+)
+def test_http_proxies_are_used(value: str) -> None:
+    assert proxy_findings(dict.fromkeys(VARIABLES, value)) == []
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_the_clients_refuse_socks_without_a_traceback(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    with pytest.raises(BadInput, match=f"{name} is a SOCKS proxy"):
+        Http(Service("a service", "https://service.example", "", ""), {})
+    with pytest.raises(BadInput, match=f"{name} is a SOCKS proxy"):
+        captioner_for("https://captions.example/v1", SecretStr(KEY))
+    # This machine is reached without a proxy.
+    Http(Service("a service", "http://127.0.0.1:9", "", ""), {})
+    assert isinstance(captioner_for("http://127.0.0.1:9/v1", SecretStr(KEY)), Captioner)

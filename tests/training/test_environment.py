@@ -1,0 +1,53 @@
+"""What child processes get: no proxy on this machine, and a home folder for Pulumi."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.environment import direct_on_this_machine, with_usable_home
+
+HERE = "127.0.0.1,localhost,::1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "hosts", "for_grpc"),
+    [
+        ({}, HERE, HERE),
+        ({"no_proxy": "a.example"}, f"a.example,{HERE}", f"a.example,{HERE}"),
+        (
+            {"NO_PROXY": "a.example, localhost"},
+            "a.example,localhost,127.0.0.1,::1",
+            "a.example,localhost,127.0.0.1,::1",
+        ),
+        ({"no_grpc_proxy": "b.example", "no_proxy": "a.example"}, f"a.example,{HERE}", f"b.example,{HERE}"),
+    ],
+)
+def test_this_machine_is_reached_without_a_proxy(environ: dict[str, str], hosts: str, for_grpc: str) -> None:
+    assert direct_on_this_machine(environ) == {
+        "no_proxy": hosts,
+        "NO_PROXY": hosts,
+        "no_grpc_proxy": for_grpc,
+    }
+
+
+def test_a_home_folder_that_can_be_written_is_used(tmp_path: Path) -> None:
+    assert with_usable_home({"HOME": str(tmp_path)}, tmp_path / "other") == {}
+    assert with_usable_home({"PULUMI_HOME": "/nowhere"}, tmp_path / "other") == {}
+
+
+def test_without_a_home_folder_pulumi_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = str(tmp_path / "other")
+    assert with_usable_home({"HOME": str(tmp_path / "missing")}, tmp_path / "other") == {"PULUMI_HOME": other}
+
+    def no_entry(_cls: object = None) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_entry)
+    assert with_usable_home({}, tmp_path / "other") == {"PULUMI_HOME": other, "HOME": other}
+
+
+def test_a_read_only_home_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As root, everything can be written.
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    assert with_usable_home({"HOME": str(tmp_path)}, tmp_path / "x") == {"PULUMI_HOME": str(tmp_path / "x")}
