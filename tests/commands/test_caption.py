@@ -13,6 +13,7 @@ from flux_training.commands.jobs.caption import caption
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_yml.edit import new_train_yml
 from tests.support.flux import environment, line_of, make_checkout, with_code
+from tests.support.model_answers import AROUND_A_CAPTION, CAT, NO_CAPTION
 from tests.support.openai_server import CaptionServer, captioner, make_images
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -239,3 +240,62 @@ def test_a_password_in_an_unencrypted_address_is_not_printed(
 def test_an_invalid_address_is_refused(run: Run) -> None:
     with pytest.raises(BadInput, match="--base-url"):
         run("--dry-run", "--base-url", "http://[bad")
+
+
+def hostile(number: int, _attempt: int) -> str:
+    """The kinds of answers take turns; what holds a caption holds the image's own."""
+    kinds = list(AROUND_A_CAPTION) + list(NO_CAPTION)
+    kind = kinds[number % len(kinds)]
+    answer = AROUND_A_CAPTION.get(kind, NO_CAPTION.get(kind, ""))
+    return "say " + answer.replace(CAT, f"{CAT[:-1]}, number {number}.")
+
+
+@pytest.mark.parametrize("images", [pytest.param(300, marks=pytest.mark.long), 90])
+def test_a_hostile_server_neither_adds_nor_loses_a_caption(
+    images: int, checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = checkout / "jobs/squares/dataset"
+    keep_images(checkout)
+    make_images(dataset, images)
+    with (
+        captioner(hostile) as server,
+        pytest.raises(FluxError, match=f"of {images} images got no caption"),
+    ):
+        run(*options(server), "--trigger-position", "none")
+    kinds = list(AROUND_A_CAPTION) + list(NO_CAPTION)
+    good = [number for number in range(1, images + 1) if kinds[number % len(kinds)] in AROUND_A_CAPTION]
+    found = {number: text.strip() for number, text in captions(checkout).items()}
+    assert found.keys() == set(good)
+    assert all(text in (CAT, f"{CAT[:-1]}, number {number}.") for number, text in found.items())
+    printed = capsys.readouterr().out
+    assert "Removed from around captions: " in printed
+    assert "the model says that it sees no image" in printed
+
+
+@pytest.mark.parametrize("kind", ["no image, upload", "no image, text model"])
+def test_a_model_that_cannot_see_is_found_out_before_the_whole_folder_is_sent(
+    kind: str, checkout: Path, run: Run
+) -> None:
+    with (
+        captioner(lambda _number, _attempt: "say " + NO_CAPTION[kind]) as server,
+        pytest.raises(FluxError, match="sees no image") as caught,
+    ):
+        run(*options(server))
+    assert "choose a model that reads images" in str(caught.value)
+    assert len(server.asked) == 3
+    assert captions(checkout).keys() == set(MINE)
+
+
+def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    with captioner(lambda _n, attempt: "ok" if attempt == 2 else "say 1. A cat.\n2. A dog.") as server:
+        run(*options(server), "--trigger-position", "none")
+    assert captions(checkout)[11] == "A square, number 11.\n"
+    assert [len(prompt) for prompt in server.prompts] == sorted(len(prompt) for prompt in server.prompts)
+    assert "caption alone" in server.prompts[-1]
+
+
+def test_equal_captions_of_all_images_are_pointed_out(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11, 12, 13)
+    with captioner(lambda _number, _attempt: f"say {CAT}") as server:
+        assert "All 3 captions are the same: the model may not see the images" in run(*options(server))

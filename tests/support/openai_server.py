@@ -42,7 +42,7 @@ def make_images(dataset: Path, count: int) -> list[Path]:
 
 
 class CaptionServer(ThreadingHTTPServer):
-    """`asked`, `captioned` count by image; `keys` and `bodies` are what clients sent; `max_at_once` is the largest number of parallel requests."""
+    """`asked`, `captioned` count by image; `keys`, `prompts` and `bodies` are what clients sent; `max_at_once` is the largest number of parallel requests."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -55,6 +55,7 @@ class CaptionServer(ThreadingHTTPServer):
         self.captioned: Counter[int] = Counter()
         self.keys: set[str] = set()
         self.bodies: list[dict[str, Any]] = []
+        self.prompts: list[str] = []
         self.now = self.max_at_once = 0
 
     @property
@@ -88,6 +89,7 @@ class CaptionHandler(BaseHTTPRequestHandler):
             server.asked[number] += 1
             attempt = server.asked[number]
             server.keys.add(self.headers.get("Authorization", ""))
+            server.prompts.append(body["messages"][0]["content"][0]["text"])
             server.bodies.append({key: value for key, value in body.items() if key != "messages"})
             server.now += 1
             server.max_at_once = max(server.max_at_once, server.now)
