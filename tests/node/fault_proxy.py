@@ -156,6 +156,8 @@ class _FaultHandler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         length = next((value for name, value in headers if name.lower() == "content-length"), str(len(body)))
         self.send_header("Content-Length", length)
+        # Otherwise clients would send their next request into a closed connection.
+        self.send_header("Connection", "close")
         self.end_headers()
         if fault == DownloadFault.WRONG and body:
             body = bytes([body[0] ^ 1]) + body[1:]
