@@ -5,7 +5,6 @@ EngineError
 ├── StackNotFoundError    the stack does not exist
 ├── UsageError            the command line is invalid
 ├── LockedError           another update of the stack is running
-├── PassphraseError       the passphrase does not decrypt the stack's secrets
 └── StepError             a step on one resource failed, and that has been reported
 
 The exit codes are the CLI's (pkg/cmd/pulumi/cmd/exit_codes.go).
@@ -47,10 +46,6 @@ class UsageError(EngineError):
 
 class LockedError(EngineError):
     """Another update of the stack is running."""
-
-
-class PassphraseError(EngineError):
-    """The passphrase does not decrypt the stack's secrets."""
 
 
 class StepError(EngineError):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project import selection
-from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, check_stack_name, find_project
+from pulumi_embedded.project.config import Project, StackConfig, check_stack_name, find_project
 from pulumi_embedded.project.secrets import Crypter, read_passphrase
-from pulumi_embedded.properties.values import Properties, Secret
+from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.state import serialization, snapshot
 from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.serialization import Json, StackState
@@ -82,11 +82,6 @@ class Session:
     def load(self, deployment: Json) -> StackState:
         """The state in a deployment, with secrets decrypted."""
         return serialization.load_state(deployment, self.state_crypter(deployment))
-
-
-def provider_config(values: dict[str, ConfigValue]) -> Properties:
-    """The configuration as the inputs of a default provider."""
-    return {key: Secret(value.text) if value.secret else value.text for key, value in values.items()}
 
 
 def create_stack(session: Session, name: str) -> None:

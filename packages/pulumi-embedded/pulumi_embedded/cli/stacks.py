@@ -291,15 +291,13 @@ def cancel_update(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.requested = options.name
     stack = session.stack
-    removed = locks.remove_locks(session.backend.store, session.backend.lock_folder(stack))
-    print(
-        f"The currently running update for '{stack.name}' has been canceled! ({removed.count} lock(s) removed)"
-    )
-    for pid in removed.running:
+    count, running = locks.remove_locks(session.backend.store, session.backend.lock_folder(stack))
+    print(f"The currently running update for '{stack.name}' has been canceled! ({count} lock(s) removed)")
+    for pid in running:
         print(
             f"Process {pid} is still working on the stack, so its journal was not added to the state. End the process, then repeat this command."
         )
-    if removed.running:
+    if running:
         return 0
     with locked(session):
         recovered, _ = snapshot.recover_journal(session.backend, stack)

@@ -134,10 +134,7 @@ def _find(items: list[Json], urn: str) -> list[Json]:
 
 
 def _depends_on(item: Json) -> set[str]:
-    found = {item.get("parent"), item.get("deletedWith"), *(item.get("dependencies") or [])}
-    found.update(urn for listed in (item.get("propertyDependencies") or {}).values() for urn in listed or [])
-    found.add(str(item.get("provider") or "").rpartition("::")[0])
-    return {urn for urn in found if urn}
+    return serialization.resource_from_json({**item, "inputs": {}, "outputs": {}}, None).depends_on()
 
 
 def _with_dependents(items: list[Json], chosen: Iterable[str]) -> set[str]:

@@ -48,19 +48,14 @@ class Deletions:
                 if not running:
                     return succeeded and not left
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    succeeded = self._settle(future, running.pop(future)) and succeeded
+                    resource = running.pop(future)
+                    if isinstance(future.exception(), EngineError):
+                        succeeded = False
+                        continue
+                    future.result()  # raises other exceptions
+                    for waiting in self._waits_for.values():
+                        waiting.discard(id(resource))
         return succeeded
-
-    def _settle(self, future: Future[None], resource: Resource) -> bool:
-        """Whether the deletion succeeded. If so, the resources that waited for it can be deleted next."""
-        error = future.exception()
-        if error is None:
-            for waiting in self._waits_for.values():
-                waiting.discard(id(resource))
-            return True
-        if not isinstance(error, EngineError):
-            raise error
-        return False
 
     def _delete(self, resource: Resource) -> None:
         op = events.DELETE_REPLACED if resource.delete else events.DELETE

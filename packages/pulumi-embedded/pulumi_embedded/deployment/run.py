@@ -18,9 +18,10 @@ from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.monitor import Monitor
 from pulumi_embedded.program.processes import ChildProcess
 from pulumi_embedded.project import config_schema
+from pulumi_embedded.properties.values import Secret
 from pulumi_embedded.providers.registry import ProviderRegistry
 from pulumi_embedded.providers.stack_references import StackReferences
-from pulumi_embedded.session import Session, provider_config
+from pulumi_embedded.session import Session
 from pulumi_embedded.state import history, locks, snapshot
 from pulumi_embedded.state.locks import Lock
 from pulumi_embedded.state.serialization import StackState
@@ -40,7 +41,9 @@ class Run:
         self._options = options
         self.listener = listener
         if program:
-            _check_program(session)
+            file = session.project.program_file()
+            if not file.is_file():
+                raise EngineError(f"unable to find the program {file.name} in {file.parent}")
         self._next_program = self._start_program() if program else None
         self._program: ChildProcess | None = None
         stacks = StackReferences(session.project.name, session.outputs_of)
@@ -170,9 +173,8 @@ class Run:
         config = self._config.values(self._session.project, self._crypter)
         options = self._options
         steps = StepRunner(self._providers, self.listener, changing, options.parallel)
-        deployment = Deployment(
-            self.stack, provider_config(config), options, state, steps, self._providers, self.listener
-        )
+        inputs = {key: Secret(value.text) if value.secret else value.text for key, value in config.items()}
+        deployment = Deployment(self.stack, inputs, options, state, steps, self._providers, self.listener)
         program = ProgramRun(self._take_program(), deployment)
         program_settings: dict[str, Any] = {
             "config": {key: value.text for key, value in config.items()},
@@ -260,9 +262,3 @@ class Run:
 
     def _warn(self, text: str) -> None:
         self.listener.on_message(events.WARNING, "", text)
-
-
-def _check_program(session: Session) -> None:
-    file = session.project.program_file()
-    if not file.is_file():
-        raise EngineError(f"unable to find the program {file.name} in {file.parent}")

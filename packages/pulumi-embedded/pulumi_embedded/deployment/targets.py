@@ -26,13 +26,13 @@ class Targets:
         return bool(self.patterns)
 
     def includes(self, urn: str) -> bool:
-        return not self.patterns or any(_matches(urn, pattern) for pattern in self.patterns)
+        return not self.patterns or any(_compiled(pattern).fullmatch(urn) for pattern in self.patterns)
 
     def check_known(self, urns: Iterable[str], message: str = _UNKNOWN) -> None:
         """Raises EngineError with the message if a target matches none of these URNs."""
         known = list(urns)
         for pattern in self.patterns:
-            if not any(_matches(urn, pattern) for urn in known):
+            if not any(_compiled(pattern).fullmatch(urn) for urn in known):
                 raise EngineError(message.format(pattern))
 
     def select_for_delete(self, resources: list[Resource]) -> list[Resource]:
@@ -51,10 +51,6 @@ class Targets:
                 )
             selected.add(resource.urn)
         return [resource for resource in resources if resource.urn in selected]
-
-
-def _matches(urn: str, pattern: str) -> bool:
-    return bool(_compiled(pattern).fullmatch(urn))
 
 
 @cache

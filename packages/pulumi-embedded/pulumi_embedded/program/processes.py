@@ -69,13 +69,11 @@ class ChildProcess:
         assert self._process.stdout is not None  # noqa: S101 - created with a pipe
         return self._process.stdout.readline().decode(errors="replace").strip()
 
-    def follow_stdout(self, on_line: Callable[[str], None]) -> None:
-        """Pass on the rest of stdout. Call this after `first_line`."""
-        threading.Thread(target=_pump, args=(self._process.stdout, on_line), daemon=True).start()
-
-    def follow_output(self, on_line: Callable[[str], None], *, stdout: bool = True) -> list[threading.Thread]:
-        """Pass on every line that it prints, or only those of stderr if `stdout` is false."""
-        streams = [self._process.stderr, *([self._process.stdout] if stdout else [])]
+    def follow_output(
+        self, on_line: Callable[[str], None], *, stdout: bool = True, stderr: bool = True
+    ) -> list[threading.Thread]:
+        """Pass on every line that it prints to these streams. Follow stdout after `first_line`."""
+        streams = [*([self._process.stderr] if stderr else []), *([self._process.stdout] if stdout else [])]
         threads = [threading.Thread(target=_pump, args=(stream, on_line), daemon=True) for stream in streams]
         for thread in threads:
             thread.start()

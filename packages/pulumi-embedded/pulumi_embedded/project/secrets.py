@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
-from pulumi_embedded.errors import EngineError, PassphraseError
+from pulumi_embedded.errors import EngineError
 
 _ROUNDS: Final = 1_000_000
 _PROOF: Final = "pulumi"
@@ -74,7 +74,7 @@ class Crypter:
         return _decrypt(self._cipher.result(), secret)
 
     def check(self) -> None:
-        """Wait for the key. Raises PassphraseError, or EngineError if the salt is invalid."""
+        """Wait for the key. Raises EngineError if the passphrase is wrong or the salt invalid."""
         self._cipher.result()
 
     def _derive(self, phrase: str) -> None:
@@ -98,7 +98,7 @@ def _derive_cipher(encryption_salt: str, phrase: str) -> AESGCM:
     with contextlib.suppress(EngineError):
         if _decrypt(cipher, proof) == _PROOF:
             return cipher
-    raise PassphraseError(
+    raise EngineError(
         "incorrect passphrase: PULUMI_CONFIG_PASSPHRASE (or the file PULUMI_CONFIG_PASSPHRASE_FILE) does not "
         "decrypt this stack's secrets"
     )

@@ -64,22 +64,13 @@ def take_lock(store: Store, folder: str, on_take_over: Callable[[str], None]) ->
     return lock
 
 
-@dataclass(frozen=True)
-class CancelledLocks:
-    """How many locks were removed, and the processes among their owners that still run."""
-
-    count: int
-    running: list[int]
-
-
-def remove_locks(store: Store, folder: str) -> CancelledLocks:
-    """Remove all locks."""
+def remove_locks(store: Store, folder: str) -> tuple[int, list[int]]:
+    """Remove all locks. Returns how many there were, and which of their processes still run."""
     keys = _lock_keys(store, folder)
     contents = [_read(store, key) for key in keys]
     for key in keys:
         store.remove(key)
-    running = [content["pid"] for content in contents if _is_alive(content, store.is_local)]
-    return CancelledLocks(len(keys), running)
+    return len(keys), [content["pid"] for content in contents if _is_alive(content, store.is_local)]
 
 
 def _lock_keys(store: Store, folder: str) -> list[str]:
