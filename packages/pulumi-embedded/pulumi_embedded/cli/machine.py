@@ -21,12 +21,12 @@ HOME_BACKEND = "file://~"
 _PLUGIN = re.compile(r"(?P<kind>[a-z]+)-(?P<name>.+)-v(?P<version>\d.*)")
 
 
-def version(_options: argparse.Namespace) -> int:
+def show_version(_options: argparse.Namespace) -> int:
     print(f"v{CLI_VERSION}")
     return 0
 
 
-def whoami(options: argparse.Namespace) -> int:
+def show_user(options: argparse.Namespace) -> int:
     url, user = _backend_url(), current_user()
     if options.json:
         print(json.dumps({"user": user, "url": url}, indent=2))
@@ -37,7 +37,7 @@ def whoami(options: argparse.Namespace) -> int:
     return 0
 
 
-def login(options: argparse.Namespace) -> int:
+def log_in(options: argparse.Namespace) -> int:
     url = HOME_BACKEND if options.local else options.url or _configured_url()
     if not url:
         raise NeedsCliError("Pulumi Cloud", "give a backend of your own: `pulumi login file://FOLDER`")
@@ -51,7 +51,7 @@ def login(options: argparse.Namespace) -> int:
     return 0
 
 
-def logout(options: argparse.Namespace) -> int:
+def log_out(options: argparse.Namespace) -> int:
     url = options.url or _configured_url() or current_backend()
     if options.all or url == current_backend():
         set_current_backend(None)
@@ -59,7 +59,7 @@ def logout(options: argparse.Namespace) -> int:
     return 0
 
 
-def install(_options: argparse.Namespace) -> int:
+def install_requirements(_options: argparse.Namespace) -> int:
     """Create the project's virtual environment and install requirements.txt into it, as the CLI does."""
     project = find_project(Path.cwd())
     if not project.virtualenv:

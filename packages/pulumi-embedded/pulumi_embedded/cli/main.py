@@ -144,7 +144,9 @@ def _add_stack(commands: Any) -> None:
     _add(parts, "select", "stacks.select_stack", "select the stack for later commands", [_NAME, create])
     _add(parts, "output", "stacks.show_outputs", "show the stack's outputs", [_NAME, _JSON, _SHOW_SECRETS])
     options = [_JSON, _SHOW_SECRETS, _flag("--full-dates", help="show exact times")]
-    _add(parts, "history", "stack_history.history", "show the stack's updates, the newest first", options)
+    _add(
+        parts, "history", "stack_history.show_history", "show the stack's updates, the newest first", options
+    )
     _add(parts, "rename", "state_edits.rename_stack", "give the stack another name", [_option("name")])
     _add(parts, "export", "stacks.export_stack", "write the state to stdout or a file", [file, _SHOW_SECRETS])
     help_ = "replace the state from stdin or a file"
@@ -194,25 +196,31 @@ def _add_state(commands: Any) -> None:
         _flag("--target-dependents", help="also delete what depends on them"),
     ]
     help_ = "forget resources without deleting what they stand for"
-    _add(parts, "delete", "state_edits.delete", help_, options, "remove", "rm")
+    _add(parts, "delete", "state_edits.delete_from_state", help_, options, "remove", "rm")
     options = [_option("urn", metavar="URN"), _option("name", metavar="NAME"), yes]
-    _add(parts, "rename", "state_edits.rename", "give a resource another name", options)
-    _add(parts, "protect", "state_edits.protect", "protect resources from deletion", [urns, every, yes])
+    _add(parts, "rename", "state_edits.rename_resource", "give a resource another name", options)
+    _add(
+        parts,
+        "protect",
+        "state_edits.protect_resources",
+        "protect resources from deletion",
+        [urns, every, yes],
+    )
     help_ = "allow the deletion of protected resources"
-    _add(parts, "unprotect", "state_edits.unprotect", help_, [urns, every, yes])
+    _add(parts, "unprotect", "state_edits.unprotect_resources", help_, [urns, every, yes])
 
 
 def _add_machine(commands: Any) -> None:
     def add(where: Any, name: str, function: str, help_: str, *options: _Option) -> None:
         _add(where, name, f"machine.{function}", help_, options).set_defaults(needs_stack=False)
 
-    add(commands, "version", "version", "show the release of the CLI that this engine follows")
+    add(commands, "version", "show_version", "show the release of the CLI that this engine follows")
     verbose = _flag("-v", "--verbose", help="also show the backend")
-    add(commands, "whoami", "whoami", "show the user and the backend", _JSON, verbose)
+    add(commands, "whoami", "show_user", "show the user and the backend", _JSON, verbose)
     url, local = _option("url", nargs="?"), _flag("-l", "--local", help="store states in your home folder")
-    add(commands, "login", "login", "choose the backend of projects that name none", url, local)
-    add(commands, "logout", "logout", "forget the chosen backend", url, _flag("--all"))
-    add(commands, "install", "install", "make the project's virtual environment")
+    add(commands, "login", "log_in", "choose the backend of projects that name none", url, local)
+    add(commands, "logout", "log_out", "forget the chosen backend", url, _flag("--all"))
+    add(commands, "install", "install_requirements", "make the project's virtual environment")
     plugins = commands.add_parser("plugin", help="show installed plugins: ls")
     parts = plugins.add_subparsers(metavar="COMMAND", required=True)
     add(parts, "ls", "list_plugins", "list installed plugins", _JSON)

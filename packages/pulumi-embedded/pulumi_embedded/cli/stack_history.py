@@ -15,7 +15,7 @@ _TIME = "%Y-%m-%dT%H:%M:%S.000Z"
 _SIGNS = {"create": "+", "delete": "-", "update": "~", "same": " "}
 
 
-def history(session: Session, options: argparse.Namespace) -> int:
+def show_history(session: Session, options: argparse.Namespace) -> int:
     updates = _updates(session)
     if options.json:
         print(json.dumps([_as_json(session, update, options.show_secrets) for update in updates], indent=2))

@@ -16,7 +16,7 @@ from pulumi_embedded.state.backend import Backend, StackId
 from pulumi_embedded.state.serialization import Json
 
 
-def delete(session: Session, options: argparse.Namespace) -> int:
+def delete_from_state(session: Session, options: argparse.Namespace) -> int:
     with _edited(session) as latest:
         items = latest.get("resources") or []
         chosen = {item["urn"] for item in _chosen(items, options)}
@@ -36,7 +36,7 @@ def delete(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def rename(session: Session, options: argparse.Namespace) -> int:
+def rename_resource(session: Session, options: argparse.Namespace) -> int:
     with _edited(session) as latest:
         items = latest.get("resources") or []
         _find(items, options.urn)
@@ -48,11 +48,11 @@ def rename(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def protect(session: Session, options: argparse.Namespace) -> int:
+def protect_resources(session: Session, options: argparse.Namespace) -> int:
     return _set_protection(session, options, is_protected=True)
 
 
-def unprotect(session: Session, options: argparse.Namespace) -> int:
+def unprotect_resources(session: Session, options: argparse.Namespace) -> int:
     return _set_protection(session, options, is_protected=False)
 
 

@@ -64,7 +64,7 @@ class Resource:
     def depends_on(self) -> set[str]:
         """The URNs of everything that must exist as long as this resource does."""
         found = {self.parent, self.deleted_with, *self.dependencies}
-        found.update(urn for urns in self.property_dependencies.values() for urn in urns)
+        found.update(urn for urns in self.property_dependencies.values() for urn in urns or ())
         found.add(self.provider.rpartition("::")[0])
         found.discard("")
         return found
