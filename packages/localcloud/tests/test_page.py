@@ -12,6 +12,7 @@ import httpx
 import pytest
 from group_body import group_body, job_body
 from localcloud.testing import kelpie_client, run_localcloud, running_cloud, s3_client, salad_client
+from localcloud.web.job_outputs import read_outputs
 from PIL import Image
 
 HOSTILE = "<script>alert(1)</script>"
@@ -91,6 +92,39 @@ def test_the_page_escapes_values_and_serves_no_other_files(shown: Shown) -> None
     for name in ("note.txt", "..%2F..%2Floss.csv", "..%2fprogress.json", "none.jpg"):
         assert httpx.get(f"{shown.page}samples/{shown.job}/{name}").status_code == 404
     assert httpx.get(f"{shown.page}samples/none/1.jpg").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example"]
+)
+def test_the_page_is_not_shown_under_another_name(shown: Shown, host: str) -> None:
+    """A name of another site may be made to lead to this address: that site's pages must not read it."""
+    for path in ("", f"samples/{shown.job}/1__000000010_0.jpg"):
+        assert httpx.get(shown.page + path, headers={"Host": host}).status_code == 400
+        assert httpx.get(shown.page + path, headers={"Host": "localhost"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        b"[" * 100_000,
+        b'{"step": NaN, "steps": Infinity}',
+        b'{"step": ' + b"9" * 4000 + b', "steps": 20, "loss_smoothed": 1e308}',
+        b'{"step": 1, "steps": 20, "eta_seconds": 1e300, "message": "\\ud800"}',
+        b'{"step": 1, "steps": 20, "message": "' + b"x" * 2_000_000 + b'"}',
+        b'{"step": true, "steps": 20, "loss": [1], "message": {}}',
+        b"\xff",
+    ],
+)
+def test_the_page_survives_what_a_job_writes(progress: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "bkt" / "runs"
+    folder.mkdir(parents=True)
+    (folder / "progress.json").write_bytes(progress)
+    (folder / "loss.csv").write_bytes(b"1,1e308\n2,nan\n" + b"9" * 5000 + b",1\n\xff\n3,0.5\n4,0.25\n")
+    body = {"sync": {"during": [{"bucket": "bkt", "prefix": "runs/"}]}}
+    outputs = read_outputs(body, tmp_path)
+    assert outputs.losses == [(3, 0.5), (4, 0.25)]
+    assert all(len(str(value)) <= 1000 for value in outputs.progress.values())
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH (apt-get install chromium)")

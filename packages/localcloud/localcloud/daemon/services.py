@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -39,6 +40,10 @@ from localcloud.web.request_log import RequestLog, RequestLogMiddleware
 SALAD_PREFIX = "/salad/api/public"
 KELPIE_PREFIX = "/kelpie"
 CLOUDFLARE_PREFIX = "/cloudflare/client/v4"
+# The page needs no key. A page of another site, whose name was made to lead to this address, must not read it (DNS rebinding).
+ONLY_THIS_MACHINE = Middleware(
+    TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"], www_redirect=False
+)
 PREFIXES = {"salad": SALAD_PREFIX, "kelpie": KELPIE_PREFIX, "cloudflare": CLOUDFLARE_PREFIX}
 
 
@@ -107,8 +112,8 @@ class LocalServices:
         cloudflare = CloudflareRoutes(self.database, self._storage(), keys, state).app()
         return Starlette(
             routes=[
-                Route("/", self._page),
-                Route("/samples/{job}/{name}", self._sample),
+                Route("/", self._page, middleware=[ONLY_THIS_MACHINE]),
+                Route("/samples/{job}/{name}", self._sample, middleware=[ONLY_THIS_MACHINE]),
                 Mount(CLOUDFLARE_PREFIX, cloudflare),
                 Mount(SALAD_PREFIX, ServiceFaults(salad, chaos, "salad", state.project)),
                 Mount(KELPIE_PREFIX, ServiceFaults(kelpie, chaos, "kelpie", state.project)),

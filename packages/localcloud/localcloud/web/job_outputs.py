@@ -1,13 +1,18 @@
 """What a job has written to the bucket so far, for the web page: progress, losses, samples."""
 
-import json
-import math
+import heapq
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from localcloud.web.request_bodies import parse_json
+
 MAX_POINTS = 160
 MAX_SAMPLES = 6
+MAX_PROGRESS_BYTES = 1 << 20
+MAX_LOSS_BYTES = 4 << 20
+MAX_TEXT_LENGTH = 1000
+MAX_NUMBER = 1e9
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -46,18 +51,27 @@ def sample_path(body: dict[str, Any], objects: Path, name: str) -> Path | None:
 
 
 def _progress(folder: Path) -> dict[str, Any]:
+    """Texts and numbers only. Jobs write the file, so long texts are cut off and huge numbers left out."""
     try:
-        found = json.loads((folder / "progress.json").read_bytes())
+        found = parse_json(_beginning(folder / "progress.json", MAX_PROGRESS_BYTES))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    entries = found.items() if isinstance(found, dict) else ()
+    texts = {key: value[:MAX_TEXT_LENGTH] for key, value in entries if isinstance(value, str)}
+    numbers = {key: value for key, value in entries if isinstance(value, int | float)}
+    return texts | {key: value for key, value in numbers.items() if abs(value) <= MAX_NUMBER}
+
+
+def _beginning(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(limit)
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:
     """Read loss.csv (step,loss). Other lines and infinite losses are skipped."""
     try:
-        lines = (folder / "loss.csv").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = _beginning(folder / "loss.csv", MAX_LOSS_BYTES).decode("ascii", "replace").splitlines()
+    except OSError:
         return []
     points = []
     for line in lines:
@@ -66,7 +80,8 @@ def _losses(folder: Path) -> list[tuple[int, float]]:
             point = (int(step), float(loss))
         except ValueError:
             continue
-        if math.isfinite(point[1]):
+        # NaN fails the comparison as well.
+        if abs(point[0]) <= MAX_NUMBER and abs(point[1]) <= MAX_NUMBER:
             points.append(point)
     stride = -(-len(points) // MAX_POINTS) or 1
     # Counted from the end, so that the last point is always kept.
@@ -75,7 +90,7 @@ def _losses(folder: Path) -> list[tuple[int, float]]:
 
 def _samples(folder: Path) -> list[str]:
     try:
-        names = sorted(path.name for path in (folder / "samples").iterdir())
+        names = (path.name for path in (folder / "samples").iterdir() if path.name.endswith(IMAGE_SUFFIXES))
+        return sorted(heapq.nlargest(MAX_SAMPLES, names))
     except OSError:
         return []
-    return [name for name in names if name.endswith(IMAGE_SUFFIXES)][-MAX_SAMPLES:]
