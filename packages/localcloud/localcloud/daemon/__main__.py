@@ -55,10 +55,10 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # httpx logs every URL, and the URL of a webhook may contain a key.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return run(Home(options.home), StartReport(options.report))
+    return run_daemon(Home(options.home), StartReport(options.report))
 
 
-def run(home: Home, report: StartReport) -> int:
+def run_daemon(home: Home, report: StartReport) -> int:
     """Run the daemon of this home until it is stopped; return the exit code."""
     lock = processes.try_lock(home.daemon_lock)
     if lock is None:
@@ -74,7 +74,7 @@ def run(home: Home, report: StartReport) -> int:
             ports = [one.getsockname()[1] for one in sockets]
             state = replace(previous, api_port=ports[0], s3_port=ports[1])
             home.save_state(state)
-            asyncio.run(serve(home, state, sockets, keep_nodes=state == previous, report=report))
+            asyncio.run(serve_cloud(home, state, sockets, keep_nodes=state == previous, report=report))
         except PortError as error:
             report.send({"exit": EXIT_PORT, "error": str(error)})
             return EXIT_PORT
@@ -85,7 +85,7 @@ def run(home: Home, report: StartReport) -> int:
     return 0
 
 
-async def serve(
+async def serve_cloud(
     home: Home,
     state: HomeState,
     sockets: tuple[socket.socket, socket.socket],
