@@ -132,7 +132,7 @@ class Training:
         self.adam = Adam(self.network.lora)
         self.step = self.epoch = 0
 
-    def train(self) -> None:
+    def run_training(self) -> None:
         self.resume_from_checkpoint()
         data = TrainingImages(self.datasets, self.trigger)
         sampling = not self.train.get("disable_sampling", False)
@@ -235,7 +235,7 @@ def main(arguments: list[str]) -> None:
     try:
         training = Training(read_config(Path(arguments[0])))
         print(f"\n#############################################\n# Running job: {training.name}")
-        training.train()
+        training.run_training()
     except Exception as err:
         print(f"Error running job: {err}\n\n{RULER}\nResult:\n - 0 completed jobs\n - 1 failure\n{RULER}")
         raise
