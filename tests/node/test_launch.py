@@ -60,7 +60,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
         *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
         "trainer",
     }
-    assert 0 <= ended.progress["start_seconds"] <= ended.progress["gpu_seconds"] + 0.1
+    assert ended.progress["start_seconds"] >= 0
     rows = (tmp_path / "upload/loss.csv").read_text().splitlines()
     assert (rows[0], rows[1], rows[20], len(rows)) == ("step,loss", "1,1", "20,0.05", 21)
 
