@@ -136,3 +136,15 @@ def test_an_interrupted_deletion_of_runs_continues(below: list[str]) -> None:
     for done in range(len(wanted)):
         left = [key for key in present if key not in wanted[:done]]
         assert set(keys_of_runs(layout, left)) == set(wanted[done:])
+
+
+def test_deleted_results_leave_no_record_that_calls_them_finished(connection: Connection) -> None:
+    """Otherwise the next `up` would take the runs for finished and train nothing."""
+    storage, buckets = connection.storage(new_name()), provider_of(BucketProvider, connection)
+    props = bucket_props(connection, storage.bucket, prefix="", results="delete")
+    made = buckets.create(props)
+    keys = Layout("").run("cat", "0123456789ab")
+    for key in (keys.record, keys.weights, keys.claim, keys.posted, keys.results, "runs/theirs.txt"):
+        storage.put_bytes(key, b"{}")
+    buckets.delete(made.id, made.outs)
+    assert [item.key for item in storage.list("")] == [".flux/owner.json", "runs/theirs.txt"]

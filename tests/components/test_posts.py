@@ -11,7 +11,7 @@ from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import ClaimFile, this_host
-from flux_training.clients.queue.own_jobs import choose_job, in_order
+from flux_training.clients.queue.own_jobs import choose_job, in_order, own_job
 from flux_training.clients.queue.posting import Queue, queue_of
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
@@ -284,3 +284,28 @@ def test_a_job_is_recorded_under_its_own_claim() -> None:
     held(storage)
     claims.record("1")
     assert json.loads(storage.posted or b"")["claim"] == ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        (job("1"), True),
+        (job("1", run="another run"), False),
+        (job("1", prefix="other-stack/"), False),
+        (job("1", environment={}), False),
+        (job("1", sync=Sync()), False),
+    ],
+)
+def test_a_job_belongs_to_a_run_only_by_what_nodes_cannot_write(theirs: Job, found: bool) -> None:
+    kelpie = cast(Any, FakeKelpie(theirs))
+    assert (own_job(kelpie, "1", PLACE) is not None) == found
+    assert own_job(kelpie, "2", PLACE) is None
+
+
+def test_only_runs_that_name_themselves_are_superseded() -> None:
+    kelpie = FakeKelpie(
+        job("nameless", run="before", environment={"FLUX_JOB": "cat"}),
+        job("elsewhere", run="before", environment={"FLUX_JOB": "cat", "FLUX_RUN_ID": "other"}),
+    )
+    post_once(kelpie, FakeStorage())
+    assert kelpie.canceled == []

@@ -9,18 +9,10 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.runs.run import RunKeys
+from tests.life.attacks import weights_file
 from tests.life.stacks import Stack, new_stack
 
 MAX_REQUESTS = 30
-
-
-def weights(steps: int) -> bytes:
-    header = {
-        "__metadata__": {"training_info": json.dumps({"step": steps, "epoch": 1})},
-        "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-    }
-    raw = json.dumps(header).encode()
-    return len(raw).to_bytes(8, "little") + raw + b"data"
 
 
 def finish_all(stack: Stack) -> None:
@@ -29,7 +21,7 @@ def finish_all(stack: Stack) -> None:
 
     def finish(item: tuple[str, dict[str, object]]) -> None:
         name, job = item
-        keys, data = RunKeys(str(job["folder"]), name), weights(int(str(job["steps"])))
+        keys, data = RunKeys(str(job["folder"]), name), weights_file(tensor=b"good")
         done = {"sha256": hashlib.sha256(data).hexdigest()}
         storage.put_bytes(keys.weights, data)
         storage.put_bytes(keys.done, json.dumps(done).encode())
