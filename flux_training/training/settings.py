@@ -31,6 +31,7 @@ from pydantic_core import ErrorDetails
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import check_condition
 from flux_training.training.lint.rules import RULES
+from flux_training.training.setting_errors import in_words
 from flux_training.training.words import nearest
 
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
@@ -360,7 +361,7 @@ def _finding(project: str, details: ErrorDetails) -> str:
         return f"{where}: is missing; set it in the stack's configuration"
     value = details["input"]
     shown = f" (it is {value!r})" if isinstance(value, str | int | float) and _may_be_shown(location) else ""
-    return f"{where}: {details['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{where}: {in_words(details)}{shown}"
 
 
 def _may_be_shown(location: Sequence[str]) -> bool:

@@ -45,7 +45,7 @@ def findings(**settings: Any) -> list[str]:
         ),
         ({"cluster": {"maxReplikas": 2}}, "p:cluster.maxReplikas: unknown key (did you mean `maxReplicas`?)"),
         ({"cluster": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas (3) is above maxReplicas (2)"),
-        ({"cloud": "moon"}, "p:cloud: Input should be 'local' or 'salad' (it is 'moon')"),
+        ({"cloud": "moon"}, "p:cloud: must be 'local' or 'salad' (it is 'moon')"),
         ({"jobs": {"cat": {"attempt": 0}}}, "p:jobs.cat.attempt"),
         ({"jobs": {"cat": {"attempt": True}}}, "p:jobs.cat.attempt: must be a number (it is True)"),
         ({"jobs": {"cat": {"maxHours": True}}}, "p:jobs.cat.maxHours: must be a number"),
@@ -112,7 +112,7 @@ def test_defaults_are_stable() -> None:
             "known keys: attempt, dataset, lint, maxHours, resume, skip, stallMinutes, webhook",
         ),
         ({"storage": {}}, "p:storage.bucket: is missing; set it in the stack's configuration"),
-        ({"webhook": {"url": "x"}}, "p:webhook: Input should be a valid string"),
+        ({"webhook": {"url": "x"}}, "p:webhook: must be text, not a map; write the value on the same line"),
         (
             {"dev": {"enabled": True}},
             "p: dev.enabled needs dev.image, or image.build: true to build it",
