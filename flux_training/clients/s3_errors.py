@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from flux_training.clients.errors import (
@@ -15,6 +16,9 @@ from flux_training.clients.errors import (
 )
 
 # S3's codes for a wrong key, besides 401 and 403.
+# A signature is valid for 15 minutes.
+WRONG_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired", "AccessDeniedTimeSkew"})
+SET_CLOCK = "set the clock, such as with `sudo timedatectl set-ntp true`, and run it again"
 WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
 ALREADY_THERE = frozenset({"BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"})
 
@@ -35,8 +39,12 @@ def refused(
     said = "" if code.isdigit() or not code else f"{code}: {error.get('Message', '')}"
     words = service.clean(said)
     what = f"{operation} {'/'.join(p for p in (bucket, key) if p)} at {service.host}"
-    if code in WRONG_KEY:
-        typed: ServiceError = Unauthorized(f"{what} was answered {status}: {words}", "", service.if_refused)
+    if code in WRONG_CLOCK:
+        typed: ServiceError = Unauthorized(
+            f"{what} was answered {status}: {words}", f"this machine's clock says {_clock()}", SET_CLOCK
+        )
+    elif code in WRONG_KEY:
+        typed = Unauthorized(f"{what} was answered {status}: {words}", "", service.if_refused)
     elif code == "NoSuchBucket":
         typed = NotFound(
             f"there is no bucket {bucket} at {service.host}",
@@ -51,6 +59,10 @@ def refused(
     typed.code = code
     typed.repeated = meta.get("RetryAttempts", 0) > 0
     return typed
+
+
+def _clock() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavailable:

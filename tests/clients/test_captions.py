@@ -239,6 +239,9 @@ def test_refused_parameters_are_left_out_from_then_on(refusal: str, keys: set[st
         ),
         ("response_format.type must be one of text, json_object", "max_completion_tokens", False),
         ("This model does not support guided decoding", "max_completion_tokens", False),
+        # lmstudio-ai/lmstudio-bug-tracker#307, ggml-org/llama.cpp#11847
+        ("'response_format.type' must be 'json_schema'", "max_completion_tokens", False),
+        ('Either "json_schema" or "grammar" can be specified, but not both', "max_completion_tokens", False),
     ],
 )
 def test_the_form_follows_what_a_server_refuses_by_name(refusal: str, limit: str, structured: bool) -> None:

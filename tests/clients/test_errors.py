@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import httpx
 import pytest
@@ -9,6 +10,7 @@ from pydantic import SecretStr
 
 from flux_training.clients import errors
 from flux_training.clients.errors import Service, to_error
+from flux_training.clients.s3_errors import refused
 from flux_training.training.errors import BadInput, FluxError
 
 SECRET = "canary-6f1d9e"
@@ -137,3 +139,15 @@ def test_bad_input_shows_all_findings() -> None:
     error = BadInput(["one is wrong", "two is wrong"])
     assert str(error) == "one is wrong\ntwo is wrong"
     assert pickle.loads(pickle.dumps(error)).findings == error.findings  # noqa: S301 - our own bytes
+
+
+def test_a_signature_refused_because_of_the_clock_says_so() -> None:
+    answer = {
+        "Error": {"Code": "RequestTimeTooSkewed", "Message": "The difference is too large."},
+        "ResponseMetadata": {"HTTPStatusCode": 403},
+    }
+    error = refused(
+        Service("S3", "https://s3.example", "check the keys", ""), "flux", "PutObject", "a", answer
+    )
+    assert re.search(r"this machine's clock says \d{4}-\d\d-\d\d \d\d:\d\d UTC; set the clock", str(error))
+    assert "check the keys" not in str(error)

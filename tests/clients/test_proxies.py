@@ -49,3 +49,13 @@ def test_the_clients_refuse_socks_without_a_traceback(name: str, monkeypatch: py
     # This machine is reached without a proxy.
     Http(Service("a service", "http://127.0.0.1:9", "", ""), {})
     assert isinstance(captioner_for("http://127.0.0.1:9/v1", SecretStr(KEY)), Captioner)
+
+
+@pytest.mark.parametrize("hosts", ["fe11::/16", "localhost,[::1]", "fd07:b51a:cc66:f0::/64"])
+def test_a_no_proxy_that_cannot_be_read_is_named(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """encode/httpx#3221, basicmachines-co/basic-memory#1541, orbstack/orbstack#2456"""
+    monkeypatch.setenv("NO_PROXY", hosts)
+    monkeypatch.setenv("no_proxy", hosts)
+    with pytest.raises(BadInput, match="correct no_proxy and NO_PROXY"):
+        Http(Service("a service", "https://service.example", "", ""), {})
+    Http(Service("a service", "http://127.0.0.1:9", "", ""), {})

@@ -13,7 +13,7 @@ REASONING_OPEN = re.compile(
 REASONING_CLOSE = re.compile(
     rf"</{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_){_THOUGHT}\|>|<unused95>", _I
 )
-FINAL_CHANNEL = re.compile(r"<\|channel\|>final\s*<\|message\|>", _I)
+FINAL_CHANNEL = re.compile(r"<\|channel\|>final\s*<\|message\|>|\Aanalysis[\s\S]*?assistantfinal", _I)
 
 # What follows one of these is another turn of the conversation.
 END_TOKEN = re.compile(

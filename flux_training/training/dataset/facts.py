@@ -26,6 +26,8 @@ from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, outs
 # (images done, images to do)
 OnProgress = Callable[[int, int], None]
 MAX_CAPTION_BYTES = 1_000_000
+# The byte order marks that Windows' Notepad writes for "Unicode".
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # The lint rule for a caption that exists and cannot be read.
 UNREADABLE = "caption-unreadable"
 
@@ -161,7 +163,8 @@ def read_caption(path: Path) -> Caption:
             return wrong(left.code, left.message, left.line)
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        return wrong("caption-encoding", f"not UTF-8 (byte {error.start})")
+        kind = "UTF-16" if raw.startswith(UTF_16_MARKS) else f"not UTF-8 (byte {error.start})"
+        return wrong("caption-encoding", kind)
     except OSError as error:
         return wrong(UNREADABLE, f"cannot be read ({error.strerror})")
     if not text:

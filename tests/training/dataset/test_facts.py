@@ -193,11 +193,25 @@ def test_on_gpu_replaces_only_the_gpu() -> None:
         (b" \r\n\t", "", "the caption is empty"),
         (b"", "", "the caption is empty"),
         (b"caf\xe9", "", "not UTF-8 (byte 3)"),
+        # Windows-1252 (ostris/ai-toolkit#113, cocktailpeanut/fluxgym#436)
+        (b"the cat\x92s tail", "", "not UTF-8 (byte 7)"),
+        ("a cat".encode("utf-16"), "", "UTF-16"),
         (b"a" * MAX_CAPTION_BYTES, "a" * MAX_CAPTION_BYTES, ""),
         (b"a" * (MAX_CAPTION_BYTES + 1), "", "more than 1000000 bytes are too much for a caption"),
         (None, "", "cannot be read (No such file or directory)"),
     ],
-    ids=["plain", "with a mark", "blank", "empty", "Latin-1", "as long as can be", "too long", "gone"],
+    ids=[
+        "plain",
+        "with a mark",
+        "blank",
+        "empty",
+        "Latin-1",
+        "Windows-1252",
+        "UTF-16",
+        "as long as can be",
+        "too long",
+        "gone",
+    ],
 )
 def test_captions_are_read_and_invalid_ones_reported(
     raw: bytes | None, text: str, fault: str, tmp_path: Path
