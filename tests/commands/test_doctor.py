@@ -191,13 +191,13 @@ def test_replaced_weights_are_bad(connection: Connection) -> None:
     pin = PinnedWeights(sha256="a" * 64, size=5, step=20)
     storage.put_bytes(keys.weights, b"first")
     deployed = StackJob("cat", "0123456789ab", "", 20, keys, weights=pin)
-    assert verdicts(check_results(storage, [deployed])) == ["ok"]
+    assert verdicts(check_results(storage, [deployed], "prod")) == ["ok"]
     storage.put_bytes(keys.weights, b"others")
-    (found,) = check_results(storage, [deployed])
+    (found,) = check_results(storage, [deployed], "prod")
     assert found.verdict == "bad"
     assert "somebody replaced them" in found.message
     assert "--accept-changed-weights" in found.fix
-    assert check_results(storage, []) == []
+    assert check_results(storage, [], "prod") == []
 
 
 def test_a_missing_bucket_is_only_a_note(connection: Connection) -> None:

@@ -97,7 +97,8 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
         if _check_services(checkup, connection, settings, max(needs, default=0), up):
             storage = connection.storage(settings.storage.bucket)
             checkup.check(
-                "Results", lambda: services.check_results(storage, stack_jobs(deployed_outputs(engine)))
+                "Results",
+                lambda: services.check_results(storage, stack_jobs(deployed_outputs(engine)), stack),
             )
 
 

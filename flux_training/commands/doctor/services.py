@@ -219,11 +219,11 @@ def check_bucket(storage: Storage, settings: StackSettings, up: str) -> list[Che
     return [ok("Bucket", f"{storage.bucket}: writing, reading, listing, claiming and deleting work")]
 
 
-def check_results(storage: Storage, jobs: Sequence[StackJob]) -> list[CheckResult]:
+def check_results(storage: Storage, jobs: Sequence[StackJob], stack: str) -> list[CheckResult]:
     """That the finished jobs still have the weights that were verified first."""
     if not jobs:
         return []
-    replaced = replaced_weights(jobs, storage)
+    replaced = replaced_weights(jobs, storage, stack)
     if replaced:
         return [bad("Results", *text.split("; ", 1)) for text in replaced]
     return [ok("Results", f"{len(jobs)} deployed jobs checked: no weights were replaced")]

@@ -116,7 +116,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     comparison = Comparison(services, survey)
     return replace(
         found,
-        alarms=alarms(services, survey, steps),
+        alarms=alarms(services, survey, steps, stack),
         warnings=(shared_keys_warning(services.settings.storage.kind),)
         if services.nodes_reach_records
         else (),
@@ -127,7 +127,9 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     ), services
 
 
-def alarms(stack: StackServices, survey: Survey, steps: Sequence[ResourceChange]) -> tuple[str, ...]:
+def alarms(
+    stack: StackServices, survey: Survey, steps: Sequence[ResourceChange], name: str
+) -> tuple[str, ...]:
     """Which finished jobs have other weights than those that were verified first. Raises ServiceError."""
     stored = {step.name: step.old.get("weights") for step in steps if step.kind == JOB_TYPE}
     finished = [
@@ -142,7 +144,7 @@ def alarms(stack: StackServices, survey: Survey, steps: Sequence[ResourceChange]
         for job in survey.jobs
         if survey.states[job.name] is RunState.COMPLETED
     ]
-    return tuple(replaced_weights(finished, stack.storage))
+    return tuple(replaced_weights(finished, stack.storage, name))
 
 
 def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list[ResourceChange]:

@@ -79,7 +79,7 @@ def fetch_command(
     results = []
     for run in runs:
         with _progress_bar(f"{run.name} {run.run_id}") as (on_total, on_bytes):
-            options = FetchOptions(force, accept_changed, checkpoints, on_total, on_bytes)
+            options = FetchOptions(force, accept_changed, checkpoints, stack, on_total, on_bytes)
             status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
             result = fetch_results(status, storage, folder or Path(OUTPUTS), price, options)
         say(

@@ -24,7 +24,7 @@ from flux_training.training.runs.records import EstimateRecord, RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
-from flux_training.training.words import one_line
+from flux_training.training.words import DEFAULT_STACK, one_line
 
 RECORD = "run.json"
 # ETag, size and SHA-256 of each fetched file. A file that still matches may be replaced.
@@ -105,11 +105,13 @@ class FetchOptions:
     """`force` overwrites files that the user changed. `on_total` gets the bytes to download, `on_bytes` those that arrived.
 
     `accept_changed`: take the weights that are in the bucket now in place of those that were verified first.
+    `stack` is named in messages.
     """
 
     force: bool = False
     accept_changed: bool = False
     checkpoints: bool = False
+    stack: str = DEFAULT_STACK
     on_total: Callable[[int], None] = lambda _: None
     on_bytes: Callable[[int], None] = lambda _: None
 
@@ -139,7 +141,7 @@ def fetch_results(
     options = options or FetchOptions()
     keys = status.job.keys
     folder = outputs / status.job.name / status.job.run_id
-    trusted = choose_weights(status, storage, options.accept_changed)
+    trusted = choose_weights(status, storage, options.accept_changed, options.stack)
     remote = _remote_files(storage, keys, trusted.sha256, options.checkpoints)
     if trusted.problem:
         remote.refuse_weights(trusted.problem)

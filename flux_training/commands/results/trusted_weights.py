@@ -18,12 +18,13 @@ class TrustedWeights:
     problem: str = ""
 
 
-def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool) -> TrustedWeights:
+def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, stack: str) -> TrustedWeights:
     """Records the weights if they have not been verified before, or if the user accepts others. Raises ServiceError."""
     found, pin, steps = status.results.weights, status.pin, status.job.steps
     if pin is not None and status.changed_weights:
         if not accept_changed or found is None:
-            return TrustedWeights(problem=f"{status.changed_weights}; {accept_hint(status.job.name)}")
+            hint = accept_hint(status.job.name, stack)
+            return TrustedWeights(problem=f"{status.changed_weights}; {hint}")
         if problems := weights_problems(storage, found, steps):
             return TrustedWeights(problem=f"the weights in the bucket are not valid: {'; '.join(problems)}")
         pin = pin_weights(storage, status.job.keys, found, steps, replaces=pin.sha256)

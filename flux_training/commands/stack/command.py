@@ -15,7 +15,7 @@ from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_opti
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.results.fetch import print_problems
-from flux_training.commands.results.outputs import fetch_results
+from flux_training.commands.results.outputs import FetchOptions, fetch_results
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine, project_root
 from flux_training.commands.stack.file import uses_local_cloud
@@ -160,7 +160,7 @@ def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
     if not stack_jobs(outputs):
         say("The stack declares no job.")
         return [], []
-    watcher = Watcher(connection_of(engine, stack), outputs)
+    watcher = Watcher(connection_of(engine, stack), outputs, stack)
     say(
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
@@ -169,7 +169,7 @@ def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
     costs, unfetched, images = {}, [], images_folder(stack)
     for row in rows:
         status = row.status
-        result = fetch_results(status, watcher.storage, Path(OUTPUTS), row.price)
+        result = fetch_results(status, watcher.storage, Path(OUTPUTS), row.price, FetchOptions(stack=stack))
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
         costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")

@@ -16,20 +16,20 @@ from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
-from flux_training.training.words import printable
+from flux_training.training.words import DEFAULT_STACK, flux_command, make_command, printable
 
 # Allocating a node and downloading the image takes minutes. Waiting longer than this means that something is wrong.
 MAX_PENDING_SECONDS = 900.0
 PENDING_HINT = (
     "is Kelpie's user invited to the SaladCloud organization, is a GPU of this class available, does the container "
-    "group still exist? `./flux doctor` checks this"
+    "group still exist? {doctor} checks this"
 )
 RETRY_RULE = (
     "Kelpie never gives a job back to a machine that failed it, so with `maxReplicas: 1` the next attempt waits until the idle "
     "machine has been replaced"
 )
 SILENT = (
-    "its node sends heartbeats, but its launcher has not reported since it got the job: `./flux status --watch` and `make up` "
+    "its node sends heartbeats, but its launcher has not reported since it got the job: {watch} and {up} "
     "cancel it and queue it again"
 )
 NO_PROGRESS = RunProgress()
@@ -149,23 +149,22 @@ def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobSta
     )
 
 
-def replaced_weights(jobs: Sequence[StackJob], storage: Storage) -> list[str]:
+def replaced_weights(jobs: Sequence[StackJob], storage: Storage, stack: str) -> list[str]:
     """A sentence for each finished job whose weights are not those that were verified first. Two requests a job. Raises ServiceError."""
 
     def check(job: StackJob) -> str:
         results = inspect_run(storage, job.keys, job.steps)
         changed = JobStatus(job, RunState.COMPLETED, results=results).changed_weights
-        return f"{job.name}: {changed}; {accept_hint(job.name)}" if changed else ""
+        return f"{job.name}: {changed}; {accept_hint(job.name, stack)}" if changed else ""
 
     return [found for found in in_parallel(check, jobs) if found]
 
 
-def accept_hint(job: str) -> str:
+def accept_hint(job: str, stack: str) -> str:
     """What to do about weights that are not those that were verified first."""
-    return (
-        f"if you trust them, `./flux fetch {job} --accept-changed-weights` verifies and accepts what is there now; `./flux retry {job} --force` "
-        "trains it again"
-    )
+    accept = flux_command(f"fetch {job} --accept-changed-weights", stack)
+    retry = flux_command(f"retry {job} --force", stack)
+    return f"if you trust them, {accept} verifies and accepts what is there now; {retry} trains it again"
 
 
 def describe(status: JobStatus) -> str:
@@ -189,27 +188,29 @@ def describe(status: JobStatus) -> str:
     return ", ".join(parts)
 
 
-def find_problems(statuses: Sequence[JobStatus], now: datetime) -> dict[str, str]:
+def find_problems(statuses: Sequence[JobStatus], now: datetime, stack: str = DEFAULT_STACK) -> dict[str, str]:
     """By job name, what is wrong with the jobs that failed or make no progress."""
     # In a queue a job may wait for hours behind another that is running.
     is_busy = any(status.state == RunState.RUNNING for status in statuses)
-    found = {status.job.name: _problem(status, now, is_busy) for status in statuses}
+    found = {status.job.name: _problem(status, now, is_busy, stack) for status in statuses}
     return {name: problem for name, problem in found.items() if problem}
 
 
-def _problem(status: JobStatus, now: datetime, is_busy: bool) -> str:
+def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str:
     if status.changed_weights:
-        return f"{status.changed_weights}; {accept_hint(status.job.name)}"
+        return f"{status.changed_weights}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
         return f"{status.state}: {status.reason}" if status.reason else status.state
     if status.hand_out == HandOutState.RETRYING:
         return _retrying(status)
     if status.is_silent:
-        return SILENT
+        watch, up = flux_command("status --watch", stack), make_command("up", stack)
+        return SILENT.format(watch=watch, up=up)
     if status.state == RunState.PENDING and not is_busy:
         waited = seconds_since(status.queue_job.created if status.queue_job else None, now)
         if waited > MAX_PENDING_SECONDS:
-            return f"pending for {in_words(waited)} and no node takes it: {PENDING_HINT}"
+            hint = PENDING_HINT.format(doctor=flux_command("doctor", stack))
+            return f"pending for {in_words(waited)} and no node takes it: {hint}"
     return _finding(status)
 
 

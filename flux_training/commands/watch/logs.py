@@ -47,7 +47,7 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
         known = f"; it has {', '.join(names)}" if names else f"; {make_command('up', stack)} deploys it"
         raise BadInput([f"{job}: stack {stack} has no such job deployed{nearest(job, names)}{known}"])
     connection = connection_of(engine, stack)
-    watcher = Watcher(connection, outputs)
+    watcher = Watcher(connection, outputs, stack)
     wanted = [candidate for candidate in watcher.jobs if candidate.name == job]
     row = watcher.read(wanted).rows[0]
     _print_summary(row)

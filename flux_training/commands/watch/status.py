@@ -41,7 +41,7 @@ def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
     if not outputs.get("jobs"):
         _say_no_jobs(stack, outputs, as_json)
         return
-    watcher = Watcher(connection_of(engine, stack), outputs)
+    watcher = Watcher(connection_of(engine, stack), outputs, stack)
     found = follow(watcher) if watch else watcher.read()
     if requeue and (said := queue_silent_again(watcher, found)):
         click.echo("\n".join(said), err=as_json)

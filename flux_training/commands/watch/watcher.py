@@ -26,6 +26,7 @@ from flux_training.commands.watch.job_status import (
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.handout import MAX_REQUEUES, requeues
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
+from flux_training.training.words import DEFAULT_STACK
 
 MAX_PARALLEL_REQUESTS = 8
 # Nodes change over minutes, and SaladCloud limits the rate of requests.
@@ -96,8 +97,11 @@ def usd_an_hour(group: ContainerGroup, classes: Sequence[GpuClass]) -> float | N
 class Watcher:
     """Reads the status of a stack's jobs repeatedly. Jobs that have ended are not read again."""
 
-    def __init__(self, connection: Connection, outputs: Mapping[str, Any]) -> None:
-        """`outputs` are the stack's, with at least one job."""
+    def __init__(
+        self, connection: Connection, outputs: Mapping[str, Any], stack: str = DEFAULT_STACK
+    ) -> None:
+        """`outputs` are the stack's, with at least one job. `stack` is named in messages."""
+        self._stack = stack
         self.jobs = stack_jobs(outputs)
         self.storage = connection.storage(str(outputs["bucket"]))
         self.local = connection.cloud == "local"
@@ -112,7 +116,7 @@ class Watcher:
         """The status of `jobs`, by default of all. Raises ServiceError; if only SaladCloud fails, some fields are empty."""
         statuses = self._statuses(self.jobs if jobs is None else jobs)
         cluster = self._current_cluster(any(not status.has_ended for status in statuses))
-        problems = find_problems(statuses, datetime.now(UTC))
+        problems = find_problems(statuses, datetime.now(UTC), self._stack)
         return StackStatus([_row(status, cluster, problems.get(status.job.name, "")) for status in statuses])
 
     def _statuses(self, jobs: Sequence[StackJob]) -> list[JobStatus]:
