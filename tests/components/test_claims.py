@@ -112,7 +112,7 @@ def test_a_live_holders_job_is_waited_for(clock: FakeClock) -> None:
 
 def test_a_holder_that_never_posts_is_an_error(clock: FakeClock) -> None:
     kelpie, storage = FakeKelpie(), FakeStorage()
-    held(storage, claimed_at=1e6)
+    held(storage, claimed_at=80_000.0)
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage)
     assert str(caught.value) == (
@@ -175,6 +175,8 @@ def test_the_loser_of_a_claim_waits_for_the_winner(clock: FakeClock) -> None:
         (("there", 99, 1000.0), False),
         (("there", 7, 399.9), True),
         (("here", 7, 2000.0), False),
+        (("here", 7, 32_503_680_000.0), True),  # the year 3000
+        (("there", 7, 32_503_680_000.0), True),
     ],
 )
 def test_which_holders_count_as_dead(held_by: tuple[str, int, float], dead: bool) -> None:
@@ -194,6 +196,8 @@ def test_which_holders_count_as_dead(held_by: tuple[str, int, float], dead: bool
         b'{"owner": "o", "host": "h", "pid": 1e999, "claimed_at": 1, "token": "t"}',
         b'{"owner": "o", "host": "h", "pid": 1, "claimed_at": null, "token": "t"}',
         b'{"owner": "o", "host": "h", "pid": 1, "claimed_at": 1}',
+        b'{"owner": "o", "host": "h", "pid": -1, "claimed_at": 1, "token": "t"}',
+        b'{"owner": "o", "host": "h", "pid": 1, "claimed_at": NaN, "token": "t"}',
         b"[" * 100_000,
     ],
 )

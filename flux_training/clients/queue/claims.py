@@ -6,6 +6,7 @@ Whoever finds the claim of a job that has gone can see what became of the job, a
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -27,6 +28,7 @@ from flux_training.training.runs.run import RunKeys
 # Longer than a post with all its retries and time-outs (flux_training/clients/http.py: at worst 3.5 minutes), and than the clocks of
 # two machines differ. A holder renews its claim before each post.
 CLAIM_SECONDS = 600.0
+MAX_CLOCK_DIFFERENCE_SECONDS = 24 * 3600.0
 # R2 allows one write a second per key, and answers others with 429 (docs/services.md).
 WRITE_SECONDS = 1.0
 
@@ -52,13 +54,14 @@ class Claim:
         """None if it cannot be read: such a claim counts as free."""
         try:
             value = json.loads(raw)
-            return Claim(
+            claim = Claim(
                 str(value["owner"]),
                 str(value["host"]),
                 int(value["pid"]),
                 float(value["claimed_at"]),
                 str(value["token"]),
             )
+            return claim if claim.pid >= 0 and math.isfinite(claim.claimed_at) else None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
@@ -74,8 +77,11 @@ def this_host() -> str:
 
 
 def is_dead(claim: Claim, host: str, own_pid: int, is_alive: Callable[[int], bool], now: float) -> bool:
-    """Whether the holder of a claim without a job has ended: checked on this host, assumed elsewhere after CLAIM_SECONDS."""
-    if now - claim.claimed_at > CLAIM_SECONDS:
+    """Whether the holder of a claim without a job has ended: checked on this host, assumed elsewhere after CLAIM_SECONDS.
+
+    A claim from a far future would never end; no holder wrote it.
+    """
+    if not -MAX_CLOCK_DIFFERENCE_SECONDS <= now - claim.claimed_at <= CLAIM_SECONDS:
         return True
     return claim.host == host and (claim.pid == own_pid or not is_alive(claim.pid))
 
