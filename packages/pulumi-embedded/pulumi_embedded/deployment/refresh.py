@@ -88,9 +88,11 @@ class Refresh:
         if new is None:
             op, note = events.DELETE, "gone"
         elif _is_same(old, new):
-            op, note, new = events.SAME, "", old
+            op, note = events.SAME, ""
+            new = old
         else:
-            op, note, new.modified = events.UPDATE, "has drifted", current_time()
+            op, note = events.UPDATE, "has drifted"
+            new.modified = current_time()
             step.diff = diffs.complete_diff(Diff(False, by_engine=True), old.outputs, new.outputs, [])
             if self.snapshot:
                 self.snapshot.record_step(put=[new], wait=False)

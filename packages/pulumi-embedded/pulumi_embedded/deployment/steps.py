@@ -81,7 +81,8 @@ class StepRunner:
             ended, failure = self._call_provider(
                 self.snapshot, "creating", new, lambda provider: provider.create(new)
             )
-            ended += self._settled_creates(self.snapshot.pending, new.urn) if ended else []
+            if ended:
+                ended += self._settled_creates(self.snapshot.pending, new.urn)
             put, drop = [new], [replaces] if replaces else []
             if replaces is not None and keep_old:
                 replaces.delete = True
@@ -106,7 +107,9 @@ class StepRunner:
         try:
             new.id, outputs = self._call(operation, lambda: call(provider))
         except PartialError as error:
-            failure, new.id, new.init_errors = error, new.id or error.id, error.reasons
+            failure = error
+            new.id = new.id or error.id
+            new.init_errors = error.reasons
             outputs = values.mark_secrets(error.outputs, new.inputs)
         new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
         return [operation], failure
