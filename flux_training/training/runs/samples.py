@@ -52,12 +52,12 @@ def spread_evenly(steps: Sequence[int], limit: int) -> list[int]:
 
 
 def prompts_of(document: Mapping[str, Any]) -> list[str]:
-    """The sample prompts of a train.yml, with the trigger word filled in as the trainer does."""
+    """The sample prompts of a train.yml, with the trigger word filled in as the trainer does. `samples` counts more than `prompts`."""
     process = first_process(document)
     sample = process.get("sample")
     if not isinstance(sample, Mapping):
         return []
-    entries = sample.get("prompts") or sample.get("samples") or []
+    entries = sample.get("samples") if "samples" in sample else sample.get("prompts")
     trigger = str(process.get("trigger_word") or "")[:MAX_TRIGGER_LENGTH]
     found = []
     for entry in entries[:MAX_PROMPTS] if isinstance(entries, list) else []:

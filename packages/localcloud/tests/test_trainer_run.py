@@ -122,6 +122,10 @@ def test_files_keys_and_loss(tmp_path: Path) -> None:
     marks = metadata(output / "disc.safetensors")
     assert json.loads(marks["training_info"])["step"] == 60
     assert (marks["name"], marks["format"], marks["ss_output_name"]) == ("disc", "pt", "disc")
+    assert len(marks["sshs_model_hash"]) == 64
+    assert (output / "disc.safetensors").stat().st_mode & 0o777 == 0o600
+    assert not list(output.glob(".tmp*"))
+    assert "\x1b[A" in out
     assert json.loads(metadata(output / "disc_000000025.safetensors")["training_info"])["step"] == 25
     curve = losses(out)
     assert np.mean(curve[-20:]) < 0.8 * np.mean(curve[:20])
@@ -150,6 +154,29 @@ def test_the_result_depends_on_data_seed_and_settings_and_on_nothing_else(tmp_pa
         results[name] = (output / "disc.safetensors").read_bytes()
     assert results.pop("again") == results["first"]
     assert len(set(results.values())) == len(results)
+
+
+def test_batches_can_be_skipped_and_losses_lost(tmp_path: Path) -> None:
+    prepare(tmp_path, steps=8, sample={"prompts": []})
+    code, out = train(tmp_path, SKIPPED_STEPS="2,3,5", NAN_STEPS="6")
+    assert code == 0
+    assert re.findall(r"skipping batch \d/3", out) == [f"skipping batch {n}/3" for n in (1, 2, 1)]
+    assert out.count("loss is nan") == 1
+    prepare(tmp_path / "fails")
+    code, out = train(tmp_path / "fails", SKIPPED_STEPS="1,2,3,4")
+    assert (code, "OOM during training step 3 times in a row" in out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("sample", "count"),
+    [({"prompts": "abc"}, 3), ({"prompts": ["a", "b"], "samples": [{"prompt": "c"}]}, 1)],
+)
+def test_samples_count_more_than_prompts_and_a_text_is_a_list(
+    sample: dict[str, Any], count: int, tmp_path: Path
+) -> None:
+    output = prepare(tmp_path, steps=1, sample={**sample, "sample_every": 0})
+    assert train(tmp_path)[0] == 0
+    assert len(list((output / "samples").glob("*__000000001_*.jpg"))) == count
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bf16", "BF16"), ("float32", "F32")])

@@ -126,14 +126,14 @@ def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
     assert bool(messages("gpu-small", job)) == small
 
 
-def test_prompts_are_read_from_both_keys() -> None:
-    sample = {"prompts": ["a", 3, {"prompt": "b"}], "samples": [{"prompt": "c", "seed": 1}, {"seed": 2}]}
-    assert sample_prompts(configured({"sample": sample})) == [
+def test_samples_count_more_than_prompts() -> None:
+    prompts = {"prompts": ["a", 3, {"prompt": "b"}]}
+    samples = {"samples": [{"prompt": "c", "seed": 1}, {"seed": 2}]}
+    assert sample_prompts(configured({"sample": prompts})) == [
         (("sample", "prompts", "0"), "a"),
         (("sample", "prompts", "2"), "b"),
-        (("sample", "samples", "0"), "c"),
     ]
-    assert sample_prompts(configured({"sample": {"prompts": "a"}})) == []
+    assert sample_prompts(configured({"sample": prompts | samples})) == [(("sample", "samples", "0"), "c")]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,11 @@ def test_every_field_of_a_progress_json() -> None:
     assert read_progress({key: [] for key in raw}) == RunProgress()
 
 
+def test_samples_count_more_than_prompts() -> None:
+    sample = {"prompts": ["a"], "samples": [{"prompt": "b"}]}
+    assert prompts_of({"config": {"process": [{"sample": sample}]}}) == ["b"]
+
+
 @pytest.mark.parametrize(
     ("skipped", "nan", "words"),
     [

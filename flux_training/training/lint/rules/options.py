@@ -373,15 +373,15 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
 
 
 def sample_prompts(job: Subject) -> list[tuple[tuple[str, ...], str]]:
-    """(place, prompt) of each sample prompt, from `prompts` or `samples`."""
+    """(place, prompt) of each sample prompt. ai-toolkit ignores `prompts` beside `samples`."""
     sample = job.section("sample")
+    key = "samples" if "samples" in sample else "prompts"
+    entries = sample.get(key)
     found: list[tuple[tuple[str, ...], str]] = []
-    for key in ("prompts", "samples"):
-        entries = sample.get(key)
-        for number, entry in enumerate(entries if isinstance(entries, list) else []):
-            text = entry.get("prompt") if isinstance(entry, dict) else entry
-            if isinstance(text, str):
-                found.append((("sample", key, str(number)), text))
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        text = entry.get("prompt") if isinstance(entry, dict) else entry
+        if isinstance(text, str):
+            found.append((("sample", key, str(number)), text))
     return found
 
 

@@ -6,7 +6,8 @@ standin.py. As with the real trainer, the result depends on the images, the capt
 It uses these settings: config.name; config.process[0] training_folder, training_seed, trigger_word, network.linear,
 save.{dtype, save_every, max_step_saves_to_keep}, datasets[].{folder_path, caption_ext, caption_dropout_rate},
 train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.name_or_path, sample.{prompts, ...}.
-Environment: STEP_SECONDS (minimum duration of a step), SEED.
+Environment: STEP_SECONDS (minimum duration of a step), SEED; SKIPPED_STEPS and NAN_STEPS (such as `5,9`) are numbers of steps
+whose batch does not fit into memory, or whose loss is no number.
 """
 
 # ruff: noqa: E402 - the environment must be set before NumPy is imported
@@ -66,6 +67,10 @@ def read_config(path: Path) -> dict[str, Any]:
     return result
 
 
+def steps_of(variable: str) -> set[int]:
+    return {int(one) for one in os.environ.get(variable, "").split(",") if one}
+
+
 def with_trigger(text: str, trigger: str, *, add: bool) -> str:
     """toolkit/prompt_utils.py, inject_trigger_into_prompt"""
     for tag in ("[name]", "[trigger]"):
@@ -115,7 +120,9 @@ class Training:
     def __init__(self, config: dict[str, Any]) -> None:
         self.raw, self.name = config, str(config["config"]["name"])
         process = config["config"]["process"][0]
-        if process.get("type") not in ("sd_trainer", "diffusion_trainer", "ui_trainer"):
+        if process.get("type") == "ui_trainer":
+            raise ValueError("SQLite database not found at ./aitk_db.db")
+        if process.get("type") not in ("sd_trainer", "diffusion_trainer", "textual_inversion_trainer"):
             raise ValueError(f"config file is invalid. Unknown process type: {process.get('type')}")
         print(json.dumps(process, indent=4))
         self.train, self.save_settings = process.get("train", {}), process.get("save", {})
@@ -130,7 +137,7 @@ class Training:
         rank = int(network.get("rank") or network.get("linear") or 4)
         self.network = Network(str(process["model"]["name_or_path"]), rank, self.seed)
         self.adam = Adam(self.network.lora)
-        self.step = self.epoch = 0
+        self.step = self.epoch = self.skipped = 0
 
     def run_training(self) -> None:
         self.resume_from_checkpoint()
@@ -156,10 +163,13 @@ class Training:
             started = time.monotonic()
             self.step, self.epoch = step, step * size // len(data.latents)
             rng = np.random.default_rng([self.seed, 2, step])
-            loss = self.network.loss(*data.random_batch(rng, size), rng)
-            self.adam.step(self.network.lora, self.network.grads, self.lr * LEARNING_RATE_FACTOR)
+            if step in steps_of("SKIPPED_STEPS"):
+                self.skip_batch()
+            else:
+                self.skipped = 0
+                loss = self.train_batch(data.random_batch(rng, size), rng)
+                bar.set_postfix_str(f"lr: {self.lr:.1e} loss: {loss:.3e}")
             time.sleep(max(0.0, min_seconds - (time.monotonic() - started)))
-            bar.set_postfix_str(f"lr: {self.lr:.1e} loss: {loss:.3e}")
             if step != first and save_every and step % save_every == 0:
                 print(f"\nSaving at step {step}")
                 self.save_checkpoint(step)
@@ -168,6 +178,23 @@ class Training:
             bar.update()
             self.step = step + 1
         bar.close()
+
+    def train_batch(self, batch: tuple[Array, Array], rng: np.random.Generator) -> float:
+        """SDTrainer.train_single_accumulation: a loss that is no number becomes 0, and training goes on."""
+        if self.step in steps_of("NAN_STEPS"):
+            print("loss is nan")
+            return 0.0
+        loss = self.network.loss(*batch, rng)
+        self.adam.step(self.network.lora, self.network.grads, self.lr * LEARNING_RATE_FACTOR)
+        return float(loss)
+
+    def skip_batch(self) -> None:
+        """The bar goes on showing the loss of the last batch that was trained."""
+        self.skipped += 1
+        if self.skipped > 3:
+            raise RuntimeError("OOM during training step 3 times in a row, aborting training")
+        ruler = "#" * 48
+        print(f"\n{ruler}\n# OOM during training step, skipping batch {self.skipped}/3 #\n{ruler}\n")
 
     def resume_from_checkpoint(self) -> None:
         """get_latest_save_path: the newest file by ctime whose name begins with the job's."""
@@ -216,7 +243,9 @@ class Training:
         extension = settings.get("format", "jpg")
         shrink = min(1.0, 512 / max(int(settings.get("width", 512)), int(settings.get("height", 512))))
         size = [max(64, int(int(settings.get(side, 512)) * shrink)) for side in ("width", "height")]
-        prompts = settings.get("prompts") or [entry["prompt"] for entry in settings.get("samples", [])]
+        # SampleConfig: `samples` counts more than `prompts`, and a text is a list of its characters.
+        samples = settings.get("samples", [{"prompt": one} for one in settings.get("prompts", [])])
+        prompts = [entry["prompt"] for entry in samples if entry.get("prompt") is not None]
         for i, prompt in enumerate(prompts):
             seed = int(settings.get("seed", 0)) + (i if settings.get("walk_seed") else 0)
             caption = with_trigger(prompt.split(" --")[0], self.trigger, add=False)
@@ -226,6 +255,7 @@ class Training:
             picture.save(folder / ".tmp" / name)
             picture.resize((300, 300)).save(folder / ".thumbs" / f"{name}.jpg", quality=90)
             (folder / ".tmp" / name).replace(folder / name)
+        print("\x1b[A", end="", file=sys.stderr)  # as a bar below another bar does
 
 
 def main(arguments: list[str]) -> None:

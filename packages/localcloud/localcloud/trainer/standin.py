@@ -6,6 +6,7 @@ A fixed random network with a LoRA learns 64x64 thumbnails in the frequency doma
 import hashlib
 import itertools
 import json
+import os
 import re
 import struct
 from pathlib import Path
@@ -214,7 +215,7 @@ def to_bytes(value: Array, dtype: str) -> bytes:
 
 
 def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[str, str]) -> None:
-    """Write in place, like ai-toolkit. By hand, because NumPy has no bfloat16 for safetensors.numpy."""
+    """Write a temporary file and rename it, like ai-toolkit, so the mode is 0600. By hand, because NumPy has no bfloat16 for safetensors.numpy."""
     header: dict[str, Any] = {"__metadata__": metadata}
     parts: list[bytes] = []
     at = 0
@@ -223,9 +224,13 @@ def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[
         extent = [at, at := at + len(parts[-1])]
         entry = {"dtype": dtype, "shape": lora[name].shape, "data_offsets": extent}
         header[f"transformer.{name}.weight"] = entry
+    header["__metadata__"] = {**metadata, "sshs_model_hash": hashlib.sha256(b"".join(parts)).hexdigest()}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    temporary = path.with_name(f".tmp{os.getpid()}")
+    temporary.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    temporary.chmod(0o600)
+    temporary.replace(path)
 
 
 def load_weights(path: Path, lora: dict[str, Array]) -> dict[str, str]:

@@ -1,0 +1,155 @@
+"""The unmodified ai-toolkit under the launcher, on a CPU, with a tiny FLUX.1.
+
+FLUX_TEST_AI_TOOLKIT names a checkout of ai-toolkit, FLUX_TEST_AI_TOOLKIT_PYTHON a Python with what it needs
+(docs/trainer.md, "Tried with the real trainer"). Without them these tests are skipped. A start takes about a minute.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flux_training.node.launcher.errors import ExitCode
+from flux_training.node.launcher.weights import weights_step
+from flux_training.training.train_yml.trainer_config import document_of
+from tests.node.runs import LaunchResult, Node, train_config
+from tests.training.lint.trainer_cases import lint_errors
+
+CHECKOUT = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", ""))
+PYTHON = os.environ.get("FLUX_TEST_AI_TOOLKIT_PYTHON", "")
+KILLS = int(os.environ.get("FLUX_TEST_KILLS", "2"))
+STEPS, SAVE_EVERY = 40, 8
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not PYTHON, reason="FLUX_TEST_AI_TOOLKIT and FLUX_TEST_AI_TOOLKIT_PYTHON are not set"),
+]
+# A kernel of omnigen2 asks for a CUDA device when it is imported; without one, memory cannot be collected either.
+RUN = """\
+import runpy, sys, types
+import torch
+torch.cuda.current_device = lambda: 0
+torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(warp_size=32)
+torch.cuda.ipc_collect = lambda: None
+torch.set_num_threads(1)
+{more}
+sys.path.insert(0, {checkout!r})
+sys.argv[0] = {checkout!r} + "/run.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# Latents of 64 x 64 pixels have 16 tokens.
+LARGE_IMAGES_DO_NOT_FIT = """\
+from diffusers import FluxTransformer2DModel
+forward = FluxTransformer2DModel.forward
+def small_only(self, hidden_states, **options):
+    if hidden_states.shape[1] > 20 and torch.is_grad_enabled():
+        raise RuntimeError("CUDA out of memory")
+    return forward(self, hidden_states=hidden_states, **options)
+FluxTransformer2DModel.forward = small_only
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "flux"
+    program = Path(__file__).with_name("tiny_flux.py")
+    subprocess.run([PYTHON, str(program), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
+    """A node with the real trainer. `changes` are sections of train.yml, `more` is run before the trainer."""
+    home.mkdir(parents=True, exist_ok=True)
+    node = Node(home, steps=STEPS, save_every=SAVE_EVERY, images=3)
+    node.python = PYTHON
+    config = train_config("job", STEPS, SAVE_EVERY, **changes)
+    (process,) = config["config"]["process"]
+    process["datasets"][0] |= {"resolution": [64], "num_workers": 0, **changes.get("dataset", {})}
+    process.pop("dataset", None)
+    process["train"] |= {"optimizer": "adamw", "noise_scheduler": "flowmatch", "dtype": "fp32"}
+    process["train"] |= {"disable_sampling": True, **changes.get("train", {})}
+    process["model"] |= {"name_or_path": str(model), "quantize": False}
+    (node.run_files.config / "train.yml").write_text(yaml.safe_dump(config))
+    node.reconfigure()
+    node.set_trainer(program=RUN.format(checkout=str(CHECKOUT), more=more))
+    return node
+
+
+def final_step(node: Node) -> int:
+    return weights_step(node.home / "model/job.safetensors")
+
+
+def kill_at(node: Node, step: int) -> LaunchResult:
+    """One start that is killed, trainer and all, when it reports this step."""
+    launcher = node.start(HF_HUB_OFFLINE="1")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and launcher.poll() is None and _step(node) < step:
+        time.sleep(0.05)
+    launcher.send_signal(signal.SIGTERM)
+    return node.result(launcher)
+
+
+def _step(node: Node) -> int:
+    try:
+        return int(json.loads((node.upload / "progress.json").read_text())["step"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_killed_run_ends_with_sound_weights_at_its_last_step(
+    seed: int, model: Path, tmp_path: Path
+) -> None:
+    node = real_node(tmp_path, model)
+    kill_at(node, random.Random(seed).randrange(1, STEPS))
+    node.bring()
+    ended = node.run(HF_HUB_OFFLINE="1")
+    assert (ended.code, ended.published, ended.progress["restarts"]) == (0, True, 1), ended.out[-2000:]
+    assert final_step(node) == STEPS
+    assert ended.progress["trainer"]
+
+
+@pytest.mark.parametrize("network", [{"type": "lokr"}, {"type": "dora", "linear": 4, "linear_alpha": 4}])
+def test_results_of_other_network_types_are_accepted(
+    network: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    node = real_node(tmp_path, model, network=network)
+    ended = node.run(HF_HUB_OFFLINE="1")
+    assert (ended.code, ended.published) == (0, True), ended.out[-2000:]
+    assert final_step(node) == STEPS
+
+
+def test_a_run_whose_large_images_are_all_skipped_ends_with_advice(model: Path, tmp_path: Path) -> None:
+    node = real_node(tmp_path, model, LARGE_IMAGES_DO_NOT_FIT, dataset={"resolution": [64, 64, 64, 128]})
+    ended = node.run(HF_HUB_OFFLINE="1")
+    assert ended.code == ExitCode.TRAINING_FAULTY, ended.out[-2000:]
+    assert ended.progress["skipped_batches"] > STEPS / 10
+    assert "low_vram" in ended.progress["message"]
+
+
+def test_a_run_without_a_loss_ends_with_advice(model: Path, tmp_path: Path) -> None:
+    ended = real_node(tmp_path, model, train={"lr": 1e30}).run(HF_HUB_OFFLINE="1")
+    assert ended.code == ExitCode.TRAINING_FAULTY, ended.out[-2000:]
+    assert "lower train.lr" in ended.progress["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(CHECKOUT.glob("config/examples/train_lora_flux*.yaml")) if PYTHON else [],
+    ids=lambda path: path.stem,
+)
+def test_its_examples_for_flux_lint_without_errors(path: Path) -> None:
+    """With the changes of SaladCloud's recipe: name, folders and model."""
+    text = path.read_text(encoding="utf-8").replace("/path/to/control/folder", "dataset")
+    document = document_of(text.encode())
+    document["config"]["name"] = "chelsea-cat"
+    (process,) = document["config"]["process"]
+    process["datasets"][0]["folder_path"] = "./dataset"
+    process["model"]["name_or_path"] = "/model"
+    assert lint_errors(document) == []
