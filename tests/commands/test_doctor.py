@@ -196,7 +196,7 @@ def test_replaced_weights_are_bad(connection: Connection) -> None:
     (found,) = check_results(storage, [deployed], "prod")
     assert found.verdict == "bad"
     assert "somebody replaced them" in found.message
-    assert "--accept-changed-weights" in found.fix
+    assert "--accept-changed-weights --stack prod`" in found.fix
     assert check_results(storage, [], "prod") == []
 
 
