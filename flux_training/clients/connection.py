@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from flux_training.clients.cloudflare import CLOUDFLARE_URL, Cloudflare
 from flux_training.clients.errors import Unavailable
+from flux_training.clients.http import RetryPolicy
 from flux_training.clients.kelpie import KELPIE_URL, Kelpie
 from flux_training.clients.salad import SALAD_URL, Salad
 from flux_training.clients.storage import Storage
@@ -19,6 +20,7 @@ from flux_training.training.errors import BadInput, FluxError
 Cloud = Literal["local", "salad"]
 Setting = str | SecretStr | None
 
+FEW_RETRIES = RetryPolicy(attempts=2, first=0.2, total=20)
 LOCAL_FILE = ".localcloud/connection.json"
 LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
 LOCAL_VERSION = 1
@@ -67,7 +69,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
     """Addresses and keys of one cloud. Its repr shows no key.
 
     `s3_endpoint` None means AWS. With storage.kind s3, nodes get the `node_…` keys instead of the stack's own.
-    `page`: the local cloud's web page; None elsewhere.
+    `page`: the local cloud's web page; None elsewhere. `few_retries`: report a failing service soon instead of waiting for it.
     """
 
     cloud: Cloud
@@ -87,6 +89,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
     cloudflare_account_id: str | None = None
     cloudflare_api_token: SecretStr | None = None
     page: str | None = None
+    few_retries: bool = False
 
     def kelpie(self) -> Kelpie:
         """The client for Kelpie."""
@@ -127,11 +130,12 @@ class Connection(BaseModel, extra="forbid", frozen=True):
 
     def _client(self, client: Callable[..., Any], *args: object) -> Any:
         local = self.cloud == "local"
-        return _shared(
-            client,
-            *args,
-            if_down=START_LOCAL if local else "check the network and try again in a few minutes",
-        )
+        options: dict[str, Any] = {
+            "if_down": START_LOCAL if local else "check the network and try again in a few minutes"
+        }
+        if self.few_retries:
+            options |= {"retries": 1} if client is Storage else {"retry_policy": FEW_RETRIES}
+        return _shared(client, *args, **options)
 
 
 def connect(
@@ -322,6 +326,6 @@ def _is_address(url: str) -> bool:
 
 
 @functools.cache
-def _shared(client: Callable[..., Any], *args: object, if_down: str) -> Any:
+def _shared(client: Callable[..., Any], *args: object, **options: object) -> Any:
     """One client for each connection, shared by its threads."""
-    return client(*args, if_down=if_down)
+    return client(*args, **options)

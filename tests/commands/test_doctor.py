@@ -25,7 +25,6 @@ from flux_training.commands.doctor.machine import (
 )
 from flux_training.commands.doctor.result import CheckResult, run_check
 from flux_training.commands.doctor.services import (
-    CheckClients,
     addresses,
     check_bucket,
     check_clock,
@@ -116,11 +115,10 @@ def test_a_wrong_clock_is_detected_by_the_date_header(date: str | None, found: l
 
 
 def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
-    clients = CheckClients(connection)
     found = [result for what, url in addresses(connection).items() for result in check_reachable(what, url)]
-    found += check_gpu(clients.salad.gpu_classes(), settings().cluster, 24)
-    found += check_quota(clients.salad, settings().cluster)
-    storage = clients.storage("flux-doctor")
+    found += check_gpu(connection.salad().gpu_classes(), settings().cluster, 24)
+    found += check_quota(connection.salad(), settings().cluster)
+    storage = connection.storage("flux-doctor")
     storage.ensure()
     found += check_bucket(storage, settings(), UP)
     assert verdicts(found) == ["ok"] * 6
@@ -128,24 +126,22 @@ def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
 
 
 def test_kelpie_is_checked_with_and_without_a_group(connection: Connection) -> None:
-    clients = CheckClients(connection)
-    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster, UP)) == ["ok", "note"]
-    gpu = clients.salad.gpu_class_id("RTX 5090")
-    made = clients.salad.create_group(
+    assert verdicts(check_kelpie(connection, settings(name="flux-doctor").cluster, UP)) == ["ok", "note"]
+    gpu = connection.salad().gpu_class_id("RTX 5090")
+    made = connection.salad().create_group(
         GroupSpec(name="flux-doctor", image="i", gpu_classes=[gpu], autostart=False)
     )
-    clients.kelpie.put_rule(made.id, 0, 1, 60)
-    assert verdicts(check_kelpie(clients, settings(name="flux-doctor").cluster, UP)) == ["ok", "note"]
-    assert verdicts(check_kelpie(clients, settings(name="flux-doctor", autoscale=False).cluster, UP)) == [
+    connection.kelpie().put_rule(made.id, 0, 1, 60)
+    assert verdicts(check_kelpie(connection, settings(name="flux-doctor").cluster, UP)) == ["ok", "note"]
+    assert verdicts(check_kelpie(connection, settings(name="flux-doctor", autoscale=False).cluster, UP)) == [
         "ok",
         "ok",
     ]
 
 
 def test_too_small_a_quota_or_gpu_is_bad(connection: Connection) -> None:
-    clients = CheckClients(connection)
-    classes = clients.salad.gpu_classes()
-    assert verdicts(check_quota(clients.salad, settings(maxReplicas=6).cluster)) == ["bad"]
+    classes = connection.salad().gpu_classes()
+    assert verdicts(check_quota(connection.salad(), settings(maxReplicas=6).cluster)) == ["bad"]
     assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)) == ["bad"]
     with pytest.raises(BadInput, match="similar: RTX 4090"):
         check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
@@ -155,7 +151,7 @@ def test_too_small_a_quota_or_gpu_is_bad(connection: Connection) -> None:
 
 @pytest.mark.parametrize("wanted", ["cheapest", ">= 24 GB"])
 def test_a_gpu_condition_that_a_class_meets_is_ok(connection: Connection, wanted: str) -> None:
-    (found,) = check_gpu(CheckClients(connection).salad.gpu_classes(), settings(gpu=wanted).cluster, 24)
+    (found,) = check_gpu(connection.salad().gpu_classes(), settings(gpu=wanted).cluster, 24)
     assert found.verdict == "ok"
     assert f"`{wanted}` is available: RTX" in found.message
 
@@ -164,12 +160,12 @@ def test_a_gpu_condition_that_a_class_meets_is_ok(connection: Connection, wanted
 def test_cloudflares_token_is_checked(connection: Connection, credentials: str, lines: int) -> None:
     storage = {"kind": "r2", "bucket": "flux-doctor-r2", "credentials": credentials}
     wanted = StackSettings.model_validate({"cloud": "local", "storage": storage, "jobs": {}})
-    found = check_cloudflare(CheckClients(connection), wanted, UP)
+    found = check_cloudflare(connection, wanted, UP)
     assert verdicts(found) == ["ok"] * lines
     assert "does not exist yet" in found[0].message
 
     wrong = connection.model_copy(update={"cloudflare_api_token": SecretStr("canary-77")})
-    (told,) = run_check("Cloudflare", lambda: check_cloudflare(CheckClients(wrong), wanted, UP))
+    (told,) = run_check("Cloudflare", lambda: check_cloudflare(wrong, wanted, UP))
     assert told.verdict == "bad"
     assert "Cloudflare API token" in told.message + told.fix
     assert "canary-77" not in repr(told)
@@ -201,9 +197,7 @@ def test_replaced_weights_are_bad(connection: Connection) -> None:
 
 
 def test_a_missing_bucket_is_only_a_note(connection: Connection) -> None:
-    assert verdicts(check_bucket(CheckClients(connection).storage("flux-nowhere"), settings(), UP)) == [
-        "note"
-    ]
+    assert verdicts(check_bucket(connection.storage("flux-nowhere"), settings(), UP)) == ["note"]
 
 
 class ForbiddingStorage(Storage):
@@ -227,7 +221,7 @@ class ForbiddingStorage(Storage):
     ],
 )
 def test_a_missing_right_is_reported(connection: Connection, operation: str, words: str) -> None:
-    storage = CheckClients(connection).storage("flux-rights")
+    storage = connection.storage("flux-rights")
     storage.ensure()
     made = ForbiddingStorage.__new__(ForbiddingStorage)
     made.__dict__.update(storage.__dict__, forbidden=operation)
@@ -239,9 +233,9 @@ def test_wrong_keys_are_reported_and_not_printed(connection: Connection) -> None
     wrong = connection.model_copy(
         update={"api_key": SecretStr("not-a-salad-key"), "s3_secret_access_key": SecretStr("not-an-s3-key")}
     )
-    clients = CheckClients(wrong)
+    clients = wrong.model_copy(update={"few_retries": True})
     checks: list[Callable[[], list[CheckResult]]] = [
-        lambda: check_quota(clients.salad, settings().cluster),
+        lambda: check_quota(clients.salad(), settings().cluster),
         lambda: check_kelpie(clients, settings().cluster, UP),
         lambda: check_bucket(clients.storage("flux-doctor"), settings(), UP),
     ]

@@ -106,7 +106,7 @@ def _check_services(
     checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: int, up: str
 ) -> bool:
     """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs need. `up`: the command that deploys the stack."""
-    clients = services.CheckClients(connection)
+    connection = connection.model_copy(update={"few_retries": True})
     is_reachable = {
         title: checkup.check(title, partial(services.check_reachable, title, url))
         for title, url in services.addresses(connection).items()
@@ -114,21 +114,21 @@ def _check_services(
     if is_reachable["SaladCloud"]:
         classes = checkup.obtain(
             "SaladCloud's key",
-            clients.salad.gpu_classes,
+            connection.salad().gpu_classes,
             lambda found: f"is accepted: {len(found)} GPU classes are offered",
         )
         if classes is not None:
             checkup.check("GPU", lambda: services.check_gpu(classes, settings.cluster, memory_gb))
-            checkup.check("Quota", lambda: services.check_quota(clients.salad, settings.cluster))
+            checkup.check("Quota", lambda: services.check_quota(connection.salad(), settings.cluster))
             if is_reachable["Kelpie"]:
-                checkup.check("Kelpie's key", lambda: services.check_kelpie(clients, settings.cluster, up))
+                checkup.check("Kelpie's key", lambda: services.check_kelpie(connection, settings.cluster, up))
     if settings.storage.kind == "r2":
-        checkup.check("Cloudflare's token", lambda: services.check_cloudflare(clients, settings, up))
+        checkup.check("Cloudflare's token", lambda: services.check_cloudflare(connection, settings, up))
     stack = StackServices(connection, settings)
     checkup.check("Nodes' keys", lambda: services.check_node_keys(stack))
     if not is_reachable["Storage"]:
         return False
-    storage = clients.storage(settings.storage.bucket)
+    storage = connection.storage(settings.storage.bucket)
     return checkup.check("Bucket", lambda: services.check_bucket(storage, settings, up))
 
 

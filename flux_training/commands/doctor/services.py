@@ -8,13 +8,12 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from flux_training.clients.cloudflare import Cloudflare
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
-from flux_training.clients.http import LOOPBACK, RetryPolicy
-from flux_training.clients.kelpie import Job, Kelpie, KelpieRule
+from flux_training.clients.http import LOOPBACK
+from flux_training.clients.kelpie import Job, KelpieRule
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.stack.pricing import offer_of
 from flux_training.clients.stack.services import StackServices
@@ -26,55 +25,18 @@ from flux_training.commands.watch.job_status import (
     replaced_weights,
     seconds_since,
 )
-from flux_training.training.errors import BadInput
 from flux_training.training.gpu import choose_gpu, names_a_class
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import ClusterSettings, StackSettings
 
-# Report a failing service soon instead of waiting for it.
-FEW_RETRIES = RetryPolicy(attempts=2, first=0.2, total=20)
 REACH_SECONDS = 8.0
 # S3 refuses requests whose clock is off by 15 minutes.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
 # Any id will do to test the key.
 NO_GROUP = "00000000-0000-0000-0000-000000000000"
 MIN_GPU_GB = 24
-
-
-class CheckClients:
-    """Clients that do not retry for long."""
-
-    def __init__(self, connection: Connection) -> None:
-        account = (connection.api_key, connection.organization, connection.project)
-        self.connection = connection
-        self.salad = Salad(connection.salad_url, *account, retry_policy=FEW_RETRIES)
-        self.kelpie = Kelpie(connection.kelpie_url, *account, retry_policy=FEW_RETRIES)
-
-    def storage(self, bucket: str) -> Storage:
-        keys = self.connection
-        return Storage(
-            keys.s3_endpoint,
-            keys.s3_region,
-            keys.s3_access_key_id,
-            keys.s3_secret_access_key,
-            keys.s3_session_token,
-            bucket,
-            retries=1,
-        )
-
-    def cloudflare(self) -> Cloudflare:
-        """Raises BadInput if the stack has no Cloudflare account."""
-        keys = self.connection
-        if keys.cloudflare_account_id is None or keys.cloudflare_api_token is None:
-            raise BadInput(["storage.kind r2 needs CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; set both"])
-        return Cloudflare(
-            keys.cloudflare_url,
-            keys.cloudflare_account_id,
-            keys.cloudflare_api_token,
-            retry_policy=FEW_RETRIES,
-        )
 
 
 def addresses(connection: Connection) -> dict[str, str]:
@@ -147,14 +109,14 @@ def check_quota(salad: Salad, cluster: ClusterSettings) -> list[CheckResult]:
     return [ok("Quota", message)]
 
 
-def check_kelpie(clients: CheckClients, cluster: ClusterSettings, up: str) -> list[CheckResult]:
+def check_kelpie(connection: Connection, cluster: ClusterSettings, up: str) -> list[CheckResult]:
     """That Kelpie accepts the key, and whether its user has started the group before. `up`: the command that deploys the stack."""
-    group = clients.salad.get_group(cluster.name)
-    jobs = clients.kelpie.list_jobs(group.id if group else NO_GROUP)
+    group = connection.salad().get_group(cluster.name)
+    jobs = connection.kelpie().list_jobs(group.id if group else NO_GROUP)
     found = [ok("Kelpie's key", "Kelpie accepts the SaladCloud key")]
     if not cluster.autoscale:
         return [*found, ok("Kelpie's user", "not needed: cluster.autoscale is false")]
-    rule = clients.kelpie.get_rule(group.id) if group else None
+    rule = connection.kelpie().get_rule(group.id) if group else None
     return [*found, check_invitation(group, rule, jobs, datetime.now(UTC), up)]
 
 
@@ -178,10 +140,10 @@ def check_invitation(
     return note(title, f"{unknown} yet: no job has needed a node so far", fix)
 
 
-def check_cloudflare(clients: CheckClients, settings: StackSettings, up: str) -> list[CheckResult]:
+def check_cloudflare(connection: Connection, settings: StackSettings, up: str) -> list[CheckResult]:
     """That the token may see buckets and, if needed, the account's tokens. Its write rights are tested by `up` only."""
     title, name = "Cloudflare's token", settings.storage.bucket
-    cloudflare = clients.cloudflare()
+    cloudflare = connection.cloudflare()
     exists = cloudflare.get_bucket(name) is not None
     state = "exists" if exists else f"does not exist yet, {up} creates it"
     found = [ok(title, f"is accepted: bucket {name} {state}")]
