@@ -89,7 +89,7 @@ def _job_document(row: JobRow) -> dict[str, Any]:
     return {
         "name": job.name,
         "run_id": job.run_id,
-        "kelpie_id": job.kelpie_id,
+        "kelpie_id": row.status.queue_job.id if row.status.queue_job else job.kelpie_id,
         "state": row.status.state,
         "phase": row.status.phase,
         "ended": row.status.has_ended,
