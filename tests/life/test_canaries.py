@@ -130,6 +130,10 @@ class CanaryStack:
     watch: Watch
 
     @property
+    def home(self) -> Path:
+        return Path(self.environment["HOME"])
+
+    @property
     def engine(self) -> list[str]:
         return ENGINES[self.name]
 
@@ -211,13 +215,18 @@ def begin(tmp_path: Path, home: Path, engine: str) -> tuple[CanaryStack, Connect
             for name in ("salad_api_key", "s3_secret_access_key", "s3_access_key_id", "cloudflare_api_token")
         },
         "passphrase": canary("passphrase"),
+        "netrc": canary("netrc"),
     }
+    own_home = tmp_path / "home"
+    own_home.mkdir()
+    (own_home / ".netrc").write_text(f"machine s3 login me password {canaries['netrc']}\n", encoding="utf-8")
     encrypt_into(plain.root / "Pulumi.dev.yaml", canaries)
     shutil.rmtree(plain.root / ".pulumi")
     environment = {
         **plain.environment,
         **as_real(connection),
         **{name: canaries[name] for name in SURROUNDING},
+        "HOME": str(own_home),
         "PULUMI_CONFIG_PASSPHRASE": canaries["passphrase"],
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
@@ -256,7 +265,7 @@ def test_no_secret_is_stored_or_printed_in_plain_text(
     life, connection = begin(tmp_path, home, engine)
     watch = life.watch
     with arguments_watched(watch):
-        live(life, connection)
+        live(life, connection, thorough)
         if thorough:
             fail_in_other_ways(life)
         finish(life, connection)
@@ -270,9 +279,10 @@ def test_no_secret_is_stored_or_printed_in_plain_text(
     assert {"variable A", "variable H", "job webhook"} <= seen
 
 
-def live(life: CanaryStack, connection: Connection) -> None:
+def live(life: CanaryStack, connection: Connection, thorough: bool) -> None:
     """preview, up, new keys and a failure."""
     life.run("preview", "--diff")
+    link_to_secrets(life, thorough)
     life.run("up", "--yes", "--skip-preview")
     life.watch.canaries.update(issued(connection, 1))
     life.edit("storage", rotate=2)
@@ -281,6 +291,36 @@ def live(life: CanaryStack, connection: Connection) -> None:
     use_a_wrong_key(life, "SALAD_API_KEY")
     life.run("stack", "output", "--json")
     life.run("stack", "export")
+
+
+def link_to_secrets(life: CanaryStack, thorough: bool) -> None:
+    """Links in job folders to `.netrc` and the environment, as a pull request could bring them: nothing reads them."""
+    dataset, train_yml = life.root / "jobs/cat/dataset", life.root / "jobs/cat/train.yml"
+    netrc = life.home / ".netrc"
+    linked = {
+        dataset / "00001.txt": Path("/proc/self/environ"),
+        dataset / "00002.txt": netrc,
+        dataset / "00003.jpg": netrc,
+        train_yml: netrc,
+    }
+    kept = {path: path.read_bytes() for path in linked if path.exists()}
+    for path, target in linked.items():
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+    printed = life.run("up", "--yes", "--skip-preview", code=1)
+    assert "outside the project" in printed
+    commands = [("lint",), ("plan",), ("caption", "cat", "--dry-run"), ("rename", "cat", "--dry-run")]
+    for command in commands if thorough else commands[:1]:
+        life.flux(*command, codes=(0, 1))
+    photos = life.root.parent / "photos"
+    photos.mkdir()
+    (photos / "a.txt").symlink_to(netrc)
+    (photos / "a.jpg").symlink_to("/proc/self/environ")
+    life.flux("new", "shots", "--from", str(photos), "--trigger", "x", codes=(1,))
+    for path in linked:
+        path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
 
 
 def plan(life: CanaryStack) -> None:

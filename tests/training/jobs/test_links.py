@@ -1,13 +1,14 @@
 """Links that leave the project are not followed, and pipes, devices and sockets are not opened, whatever they are called."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flux_training.commands.jobs.folders import existing_dataset
+from flux_training.commands.jobs.folders import existing_dataset, staging_folder
 from flux_training.training.dataset.captions import is_image, uncaptioned
 from flux_training.training.dataset.intake import list_sources
 from flux_training.training.dataset.renaming import LAST, plan_undo
@@ -235,3 +236,17 @@ def test_where_a_link_leads(target: str, is_outside: bool, tmp_path: Path) -> No
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "link").symlink_to(target)
     assert bool(outside_target(tmp_path / "link", tmp_path)) == is_outside
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_interrupted_import_leaves_no_folder(number: signal.Signals, tmp_path: Path) -> None:
+    def import_photos() -> None:
+        with staging_folder(tmp_path, "shots") as staging:
+            (staging / "0.jpg").write_bytes(b"x")
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        import_photos()
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) == before
