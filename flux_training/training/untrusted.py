@@ -156,5 +156,3 @@ Bytes = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_FILE_BYTES)]
 Time = Annotated[datetime, BeforeValidator(_time), PlainSerializer(datetime.isoformat, when_used="json")]
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 RunId = Annotated[str, Field(pattern=rf"\A{RUN_ID.pattern}\z")]
-# Kelpie's ids are UUIDs; the local cloud's tests use short ones. They become part of a URL.
-KelpieId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9-]{0,63}\z")]
