@@ -56,12 +56,12 @@ class Stack:
         text = yaml.safe_dump({"encryptionsalt": salt, "config": config}, sort_keys=False)
         (self.root / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+    def begin(self, *arguments: str, python: str = sys.executable) -> subprocess.Popen[str]:
         """Start the engine with these arguments, in a process group of its own."""
         command = (
             ["pulumi", "--non-interactive"]
             if self.engine == CLI
-            else [sys.executable, "-m", "pulumi_embedded"]
+            else [python, "-m", "pulumi_embedded"]
         )
         return subprocess.Popen(
             [*command, *arguments, "--stack", "dev"],
