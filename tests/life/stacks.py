@@ -58,11 +58,7 @@ class Stack:
 
     def begin(self, *arguments: str, python: str = sys.executable) -> subprocess.Popen[str]:
         """Start the engine with these arguments, in a process group of its own."""
-        command = (
-            ["pulumi", "--non-interactive"]
-            if self.engine == CLI
-            else [python, "-m", "pulumi_embedded"]
-        )
+        command = ["pulumi", "--non-interactive"] if self.engine == CLI else [python, "-m", "pulumi_embedded"]
         return subprocess.Popen(
             [*command, *arguments, "--stack", "dev"],
             cwd=self.root,
@@ -76,7 +72,7 @@ class Stack:
     def run(self, *arguments: str, code: int = 0) -> str:
         # As `flux` does before each command: remove the lock of a CLI that was killed.
         find_engine("dev", local=True, environ=self.environment, root=self.root).release()
-        process = self.begin(*arguments)
+        process = self.begin(*arguments, python=".venv/bin/python")
         printed = process.communicate(timeout=300)[0]
         assert process.returncode == code, f"{arguments} ended with {process.returncode}:\n{printed}"
         assert "Traceback" not in printed
