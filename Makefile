@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
-.PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences lock ready aws help
+.PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences trainer-keys lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines pyproject.toml leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
@@ -115,6 +115,9 @@ format: .venv/ready-dev ## let ruff mend what it can
 
 generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
 	@$(BIN)/python -m flux_training.commands.generate
+
+trainer-keys: .venv/ready-dev ## compare the table of ai-toolkit's keys with a checkout of it (CHECKOUT=~/ai-toolkit)
+	@$(BIN)/python -m tests.real.compare_keys $(CHECKOUT)
 
 licences: .venv/ready-dev ## write docs/licences.md anew, from the installed packages
 	@$(BIN)/pip-licenses --from=mixed --format=markdown --ignore-packages flux-training pulumi-embedded localcloud --output-file=docs/licences.md

@@ -12,7 +12,15 @@ RUN_ID = re.compile(r"[0-9a-f]{12}")
 MAX_JOB_NAME = 63
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Files beside the checkpoints. ai-toolkit treats every file whose name begins with the job's name as its checkpoint.
-TAKEN_NAMES = ("run.json", "progress.json", "loss.csv", "config.yaml", "samples", "optimizer.pt")
+TAKEN_NAMES = (
+    "run.json",
+    "progress.json",
+    "loss.csv",
+    "config.yaml",
+    "samples",
+    "optimizer.pt",
+    "loss_log.db",
+)
 # Of the 255 bytes that file systems allow; the rest is for the names of temporary files.
 MAX_NAME_BYTES = 200
 

@@ -156,7 +156,7 @@ class Node:
     ) -> None:
         self.storage = storage or folder_storage()
         self.run_files = StoredRun(self.storage.root / f"node-{uuid.uuid4().hex[:20]}", **settings)
-        self.home, self.python = home, sys.executable
+        self.home, self.python, self.max_seconds = home, sys.executable, 30
         self.output, self.upload = home / "output" / "job", home / "upload"
         self.stored = self.run_files.output
         self.set_trainer(*words)
@@ -258,7 +258,7 @@ class Node:
     def result(self, process: subprocess.Popen[str]) -> LaunchResult:
         """Waits for the launcher. Raises TimeoutExpired after 30 s."""
         try:
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=self.max_seconds)
         finally:
             process.kill()
         published = (self.home / "model" / "done.json").exists()

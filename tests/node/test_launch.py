@@ -285,3 +285,21 @@ def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch
         written += [tenth] * (writer._written_at != before)
     assert len(written) > 3
     assert min(later - earlier for earlier, later in pairwise(written)) >= 20
+
+
+CACHING = """
+import sys, time
+for number in range(1, 31):
+    sys.stderr.write(f"\\rCaching latents: {number:3}%|█    | {number}/40 [00:04<00:08,  2.0it/s]")
+    sys.stderr.flush()
+    time.sleep(0.1)
+time.sleep(60)
+"""
+
+
+def test_a_phase_with_a_bar_of_its_own_is_no_stall_while_the_bar_moves(tmp_path: Path) -> None:
+    node = Node(tmp_path, stall_minutes=1 / 60)
+    node.set_trainer(program=CACHING)
+    ended = node.run()
+    assert (ended.code, ended.progress["gpu_seconds"] > 3) == (ExitCode.STALLED, True)
+    assert "Caching latents:  30%" in ended.out

@@ -20,6 +20,7 @@ from flux_training.node.launcher.errors import ExitCode
 from flux_training.node.launcher.weights import weights_step
 from flux_training.training.train_yml.trainer_config import document_of
 from tests.node.runs import LaunchResult, Node, train_config
+from tests.real.compare_keys import differences
 from tests.training.lint.trainer_cases import lint_errors
 
 CHECKOUT = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", ""))
@@ -67,7 +68,7 @@ def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
     """A node with the real trainer. `changes` are sections of train.yml, `more` is run before the trainer."""
     home.mkdir(parents=True, exist_ok=True)
     node = Node(home, steps=STEPS, save_every=SAVE_EVERY, images=3)
-    node.python = PYTHON
+    node.python, node.max_seconds = PYTHON, 600
     config = train_config("job", STEPS, SAVE_EVERY, **changes)
     (process,) = config["config"]["process"]
     process["datasets"][0] |= {"resolution": [64], "num_workers": 0, **changes.get("dataset", {})}
@@ -137,6 +138,10 @@ def test_a_run_without_a_loss_ends_with_advice(model: Path, tmp_path: Path) -> N
     ended = real_node(tmp_path, model, train={"lr": 1e30}).run(HF_HUB_OFFLINE="1")
     assert ended.code == ExitCode.TRAINING_FAULTY, ended.out[-2000:]
     assert "lower train.lr" in ended.progress["message"]
+
+
+def test_the_table_has_the_keys_of_this_checkout() -> None:
+    assert differences(CHECKOUT) == []
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,15 @@ MAX_DIGITS = 19
 SHARE = r"0(\.[0-9]{1,6})?|1(\.0{1,6})?"
 # Files in the output folder that are no checkpoints. ai-toolkit loads whatever begins with the job's name
 # (get_latest_save_path), so no job may be named like the beginning of one of these.
-OTHER_OUTPUTS = ("config.yaml", "samples", "optimizer.pt", "run.json", "progress.json", "loss.csv")
+OTHER_OUTPUTS = (
+    "config.yaml",
+    "samples",
+    "optimizer.pt",
+    "run.json",
+    "progress.json",
+    "loss.csv",
+    "loss_log.db",
+)
 
 
 class LimitRange(NamedTuple):

@@ -25,6 +25,8 @@ WORKER_VARIABLES = (
 )  # the trainer has no use for them
 # BaseSDTrainProcess and SDTrainer.
 SKIPPED_BATCH, NAN_LOSS = "OOM during training step, skipping batch", "loss is nan"
+# tqdm's bar, with or without a name: "Caching latents:  33%|███▎      | 12/36 [00:04<00:08".
+OTHER_BAR = re.compile(r"([^|%:]{0,60}?):?\s*\d{1,3}%\|[^|]*\|\s*([\d.]+[kMG]?)/([\d.]+[kMG]?) \[")
 CURSOR_MOVEMENT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 MAX_LINE = 2000
 MAX_LINE_BYTES = 8192
@@ -46,6 +48,7 @@ class OutputReader:
         # BaseSDTrainProcess and tqdm: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
         # 4.512e-01]", for each step once with the old count and once with the new one.
         name = re.escape(settings.job)
+        self._phase = ("", "")
         self._bar = re.compile(rf"{name}:\s+\d+%\|[^|]*\|\s*(\d{{1,9}})/{self.steps} \[([^\]]*)\]")
 
     def read(self, descriptor: int) -> None:
@@ -63,7 +66,10 @@ class OutputReader:
     def _line(self, raw: bytes, *, unfinished: bool = False) -> None:
         text = CURSOR_MOVEMENT.sub("", raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))
         line = hide_secrets(text)[:MAX_LINE].rstrip()
+        if phase := OTHER_BAR.match(line):
+            self._note_phase(phase[1].strip(), f"{phase[2]}/{phase[3]}")
         if match := self._bar.match(line):
+            self.progress.message = ""
             loss = re.search(r"\bloss: ([-+.\w]+)", match[2])
             self._step(int(match[1]), loss and loss[1])
             if time.monotonic() - self._bar_said_at >= BAR_LOG_SECONDS:
@@ -74,6 +80,13 @@ class OutputReader:
             self._note_fault(line)
             self.tail.append(line)
             say(line)
+
+    def _note_phase(self, name: str, count: str) -> None:
+        """Caching, quantizing, downloading and sampling have bars of their own: the trainer does not hang while one moves."""
+        if (name, count) == self._phase or name == self.progress.settings.job:
+            return
+        self._phase, self.step_at = (name, count), time.monotonic()
+        self.progress.message = f"{name or 'preparing'} {count}"
 
     def _note_fault(self, line: str) -> None:
         """The bar goes on showing the loss of an earlier step, or 0.0: it does not belong into the curve."""

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from posixpath import normpath
 from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.train_yml.key_values import is_on_node
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
 from flux_training.training.values import mapping
 from flux_training.training.words import nearest
 
@@ -208,6 +209,16 @@ def _start_step(job: Subject) -> Iterator[Conflict]:
         yield f"start_step {start} leaves none of the {steps} steps to train", ("train", "start_step")
 
 
+def _log_folder(job: Subject) -> Iterator[Conflict]:
+    """ai-toolkit takes everything in the output folder that begins with the job's name for a checkpoint, folders too."""
+    folder = job.process.get("log_dir")
+    if isinstance(folder, str) and normpath(folder) == f"{OUTPUT_FOLDER}/{job.name}":
+        yield (
+            f"log_dir {folder} is the folder of the checkpoints, and its logs would be loaded as one",
+            ("log_dir",),
+        )
+
+
 def _wandb(job: Subject) -> Iterator[Conflict]:
     if job.section("logging").get("use_wandb") and "WANDB_API_KEY" not in job.variables:
         message = "use_wandb needs WANDB_API_KEY under cluster.environment in the stack's configuration"
@@ -231,6 +242,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _differential_noise,
     _denoising_steps,
     _start_step,
+    _log_folder,
     _wandb,
 )
 
