@@ -256,7 +256,7 @@ class Node:
         return str(seen["status"])
 
     def result(self, process: subprocess.Popen[str]) -> LaunchResult:
-        """Waits for the launcher. Raises TimeoutExpired after 30 s."""
+        """Waits for the launcher. Raises TimeoutExpired after `max_seconds`."""
         try:
             out, _ = process.communicate(timeout=self.max_seconds)
         finally:
