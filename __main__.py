@@ -34,9 +34,6 @@ from flux_training.training.settings import StackSettings, on_gpu, parse_stack_s
 
 # Pulumi shows the logged errors, without a traceback, of a program that ends with this code (docs/pulumi.md).
 REFUSED = 32
-# Per rule and job, so that ten thousand findings of one rule do not hide those of the next.
-MAX_WARNINGS = 5
-MAX_ERRORS = 50
 
 
 def main() -> None:
@@ -133,10 +130,10 @@ def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
 
 def report_mistakes(report: LintReport) -> None:
     """Log lint's warnings; raise its errors together."""
-    for line in summarize(report.warnings, MAX_WARNINGS, pulumi.get_stack()):
+    for line in summarize(report.warnings, pulumi.get_stack()):
         pulumi.log.warn(line)
     if report.errors:
-        raise BadInput(summarize(report.errors, MAX_ERRORS, pulumi.get_stack()))
+        raise BadInput(summarize(report.errors, pulumi.get_stack()))
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:

@@ -54,3 +54,10 @@ def test_a_change_below_any_jobs_folder_is_deployed() -> None:
     push = workflow("deploy")[True]["push"]
     assert "paths" not in push
     assert not any(pattern.startswith("jobs") for pattern in push["paths-ignore"])
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yml")), ids=lambda path: path.stem)
+def test_workflows_check_out_images_that_are_in_git_lfs(path: Path) -> None:
+    steps = [step for job in workflow(path.stem)["jobs"].values() for step in job.get("steps", [])]
+    checkouts = [step for step in steps if str(step.get("uses", "")).startswith("actions/checkout@")]
+    assert all(step["with"]["lfs"] is True for step in checkouts)

@@ -1,11 +1,11 @@
 """What lint finds: one mistake at one place, with the rule that it breaks and how to fix it."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
-from flux_training.training.words import flux_command
+from flux_training.training.words import MAX_PLACES, first_of, flux_command
 
 Severity = Literal["error", "warning"]
 
@@ -76,17 +76,21 @@ class LintReport:
         return [finding for finding in self.findings if finding.severity == "warning"]
 
 
-def summarize(findings: Sequence[Finding], limit: int, stack: str) -> list[str]:
-    """One line per finding, at most `limit` per rule and job, then how many were left out."""
-    counts: Counter[tuple[str, str]] = Counter()
-    lines: list[str] = []
+def summarize(findings: Sequence[Finding], stack: str) -> list[str]:
+    """One line for each rule and job: the first places, how many more there are, and the first message."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
-        counts[finding.job, finding.code] += 1
-        if counts[finding.job, finding.code] <= limit:
-            lines.append(str(finding))
-    lines += [
-        f"{job or 'jobs'}: {count - limit} more of [{code}]; {flux_command('lint', stack)} shows all"
-        for (job, code), count in counts.items()
-        if count > limit
-    ]
-    return lines
+        kinds.setdefault((finding.job, finding.code), []).append(finding)
+    return [_of_one_kind(found, stack) for found in kinds.values()]
+
+
+def _of_one_kind(found: Sequence[Finding], stack: str) -> str:
+    first = found[0]
+    if len(found) == 1:
+        return str(first)
+    folder = f"{PurePath(first.path).parent}/"
+    places = first_of([first.place, *(other.place.removeprefix(folder) for other in found[1:])])
+    same = all(other.message == first.message for other in found)
+    message = first.message if same else f"{first.message} (and similar)"
+    left = f"; {flux_command('lint', stack)} shows all" if len(found) > MAX_PLACES or not same else ""
+    return f"{places}: {message}; {first.rule}; {first.fix} [{first.code}]{left}"

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 MAX_LINE_LENGTH = 400
+# Of several places with the same finding, so many are named.
+MAX_PLACES = 3
 DEFAULT_STACK = "dev"
 
 
@@ -31,7 +33,7 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def first_of(names: Sequence[str], limit: int = 3) -> str:
+def first_of(names: Sequence[str], limit: int = MAX_PLACES) -> str:
     """`a, b, c and 7 more`."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"

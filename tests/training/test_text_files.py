@@ -1,5 +1,7 @@
 """Byte order marks, line endings, merge conflicts and Git LFS pointers in captions, train.yml and images."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.text_files import BYTE_ORDER_MARK, git_artefact, normalized, normalized_text
 from tests.training.lint_folders import LFS_POINTER, make_clean_job, stack
 
+ROOT = Path(__file__).parents[2]
 CONFLICT = b"<<<<<<< HEAD\na cat [trigger]\n=======\na dog [trigger]\n>>>>>>> main\n"
 
 
@@ -154,3 +157,24 @@ def test_a_caption_on_one_line_has_one_id(cat: Path, tmp_path: Path) -> None:
     """Earlier versions removed white space at the ends of a caption, and its byte order mark."""
     (cat / "dataset/00002.txt").write_bytes(BYTE_ORDER_MARK + b"a tr1gger, view 2 of it\r\n")
     assert declared(tmp_path).with_own_line_endings is None
+
+
+def test_a_clone_with_autocrlf_has_the_same_bytes(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    files = {
+        "flux": b"#!/bin/sh\ntrue\n",
+        "train.yml": b"job: x\n",
+        "1.txt": b"a\nb\n",
+        "1.jpg": b"\xff\xd8\r\n\n",
+    }
+    for name, raw in files.items():
+        (source / name).write_bytes(raw)
+    shutil.copy(ROOT / ".gitattributes", source)
+    quiet = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.autocrlf=true"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run(["git", *quiet, *arguments], cwd=source, check=True)
+    subprocess.run(
+        ["git", "clone", "-q", "-c", "core.autocrlf=true", str(source), "clone"], cwd=tmp_path, check=True
+    )
+    assert {name: (tmp_path / "clone" / name).read_bytes() for name in files} == files

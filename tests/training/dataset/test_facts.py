@@ -1,6 +1,7 @@
 """Reading datasets: facts of images and captions, progress, and the summary of findings."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,23 +138,21 @@ def finding(job: str = "cat", code: str = "rule", line: int | None = None) -> Fi
     return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "fix", job)
 
 
-def test_summary_limits_the_findings_per_rule_and_job() -> None:
+def test_findings_of_one_kind_are_one_line_with_the_first_places() -> None:
     found = (
-        [finding(line=n) for n in range(1, 5)]
+        [finding(line=n) for n in range(1, 6)]
         + [finding("", line=n) for n in (1, 2)]
         + [finding(code="other")]
+        + [replace(finding(code="third", line=n), message=f"what {n}") for n in (1, 2)]
     )
-    assert summarize(found, 2, "dev") == [
-        "jobs/cat:1: what; why; fix [rule]",
-        "jobs/cat:2: what; why; fix [rule]",
-        "jobs/x:1: what; why; fix [rule]",
-        "jobs/x:2: what; why; fix [rule]",
+    assert summarize(found, "dev") == [
+        "jobs/cat:1, cat:2, cat:3 and 2 more: what; why; fix [rule]; `./flux lint` shows all",
+        "jobs/x:1, x:2: what; why; fix [rule]",
         "jobs/cat: what; why; fix [other]",
-        "cat: 2 more of [rule]; `./flux lint` shows all",
+        "jobs/cat:1, cat:2: what 1 (and similar); why; fix [third]; `./flux lint` shows all",
     ]
-    assert summarize([finding(""), finding("")], 1, "prod")[1:] == [
-        "jobs: 1 more of [rule]; `./flux lint --stack prod` shows all"
-    ]
+    assert summarize([finding("")] * 4, "prod")[0].endswith("`./flux lint --stack prod` shows all")
+    assert summarize([], "dev") == []
 
 
 def test_progress_is_reported_every_thousand_images() -> None:
