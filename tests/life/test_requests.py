@@ -15,8 +15,8 @@ from tests.life.stacks import Stack, new_stack
 MAX_REQUESTS = 30
 
 
-def finish_all(stack: Stack) -> None:
-    """As nodes would: upload the weights of each run."""
+def finish_all(stack: Stack, only: str = "") -> None:
+    """As nodes would: upload the weights of each run, or of the run of one job."""
     storage = stack.connection.storage("life")
 
     def finish(item: tuple[str, dict[str, object]]) -> None:
@@ -27,7 +27,8 @@ def finish_all(stack: Stack) -> None:
         storage.put_bytes(keys.done, json.dumps(done).encode())
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(finish, stack.outputs()["jobs"].items()))
+        jobs = stack.outputs()["jobs"]
+        list(threads.map(finish, ((name, jobs[name]) for name in ([only] if only else jobs))))
 
 
 def requests(stack: Stack) -> list[str]:
