@@ -67,8 +67,10 @@ def warm_python(folder: Path, modules: Sequence[str] = MODULES, source: Path | N
     ) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        yield folder
-        server.terminate()
+        try:
+            yield folder
+        finally:
+            server.terminate()
 
 
 def serve(address: str, modules: Sequence[str]) -> None:
