@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud.home import EXIT_REALLOCATE
 from localcloud.testing import kelpie_client, running_cloud, wait_until
 from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
 
@@ -227,4 +228,4 @@ def test_a_node_wipes_its_folder_and_ends_on_sigterm(tmp_path: Path) -> None:
         process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode == 0
+    assert process.returncode == EXIT_REALLOCATE
