@@ -18,12 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flux_training.clients.errors import Conflict, RateLimited
+from flux_training.clients.records import read_bounded
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.processes import is_alive
 from flux_training.training.runs.run import RunKeys
+from flux_training.training.untrusted import MAX_RECORD_BYTES
 
 # Longer than a post with all its retries and time-outs (flux_training/clients/http.py: at worst 3.5 minutes), and than the clocks of
 # two machines differ. A holder renews its claim before each post.
@@ -110,7 +112,8 @@ class ClaimFile:
         info = self._storage.head(self.key)
         if info is None:
             return "", None
-        return info.etag, Claim.from_json(self._storage.get_bytes(self.key) or b"")
+        raw = read_bounded(self._storage, self.key, MAX_RECORD_BYTES)
+        return info.etag, Claim.from_json(raw or b"")
 
     def posted(self, holder: Claim) -> str | None:
         """The id of the job that this holder posted, if it was recorded."""

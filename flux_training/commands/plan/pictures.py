@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.inline_images import embed_image
+from flux_training.training.opening import read_regular
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 
 SIDE = 96
+# A node may have replaced the image in the bucket.
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
 
 class Pictures:
@@ -60,11 +64,13 @@ class OnPage(Pictures):
 
     def now(self, job: JobPlan, image: str) -> str | None:
         path = self.root / job.folder / DATASET_FOLDER / image
-        return thumbnail(path.read_bytes) if job.folder and path.is_file() else None
+        return thumbnail(lambda: read_regular(path)) if job.folder and path.is_file() else None
 
     def before(self, job: JobPlan, image: str) -> str | None:
         key = f"{self.layout.dataset(job.dataset)}{image}"
-        return thumbnail(lambda: self.storage.get_bytes(key) or b"") if job.dataset else None
+        if not job.dataset:
+            return None
+        return thumbnail(lambda: read_bounded(self.storage, key, MAX_IMAGE_BYTES) or b"")
 
 
 def thumbnail(read: Callable[[], bytes]) -> str | None:
