@@ -90,7 +90,8 @@ def write_clip_tokenizer(folder: Path) -> int:
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [chr(256 + number) for number in range(256 - len(shown))]
     characters = [*map(chr, shown), *hidden]
-    tokens = [*characters, *(f"{one}</w>" for one in characters), "<|startoftext|>", "<|endoftext|>"]
+    ends = [f"{one}</w>" for one in characters]
+    tokens = [*characters, *ends, "th", "<|startoftext|>", "<|endoftext|>"]
     marks = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
     marks["bos_token"] = "<|startoftext|>"
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **marks}
