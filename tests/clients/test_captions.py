@@ -322,3 +322,8 @@ def test_a_limit_that_ends_in_hours_stops_all_images() -> None:
         with pytest.raises(Refused, match="run the command again in 7 h"):
             client.ask(picture())
         assert server.asked[1] == 1
+
+
+def test_a_context_that_is_too_short_is_explained() -> None:
+    with asking("context") as (client, _), pytest.raises(FluxError, match="smaller --max-side"):
+        client.ask(picture())

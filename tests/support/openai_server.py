@@ -108,6 +108,7 @@ class CaptionHandler(BaseHTTPRequestHandler):
         if how.startswith("no "):
             how = "ok"
         errors = {
+            "context": 400,
             "500": 500,
             "503": 503,
             "429": 429,

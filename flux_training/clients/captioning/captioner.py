@@ -13,6 +13,7 @@ import tenacity
 from pydantic import SecretStr
 
 from flux_training.clients.captioning.requests import RequestForm, adapted, read_answer, suggestion
+from flux_training.clients.errors import MIN_SECRET_LENGTH
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
 from flux_training.clients.proxies import checked_proxies
 from flux_training.training.dataset.captions import STRICTER, ModelResponse
@@ -33,6 +34,9 @@ RETRY_POLICY = RetryPolicy(attempts=6, first=1, longest=30, total=180)
 # The account has no credit left, so retrying is pointless.
 OUT_OF_CREDIT = "insufficient_quota"
 MAX_REFUSAL_LENGTH = 10_000
+SMALLER = (
+    "send less with a smaller --max-side, ask for less with --max-tokens, or give the model a longer context"
+)
 
 
 class Stopped(Exception):  # noqa: N818 - it is not an error
@@ -156,7 +160,8 @@ class Captioner:
         except error.APIConnectionError as failure:
             raise self._refused(failure, "is it running, and is the address right?") from failure
         except error.APIError as failure:
-            raise self._failed("answered with an error", failure) from failure
+            hint = SMALLER if "context" in self._words(failure) else ""
+            raise FluxError(f"answered with an error ({self._words(failure)})", "", hint) from failure
 
     def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
         """Ask, without the parameters that the server has refused by name so far."""
@@ -224,4 +229,4 @@ class Captioner:
         said = body.get("message") if isinstance(body, dict) else None
         words = one_line(str(said or failure.message))
         secret = self._key.get_secret_value() if self._key else ""
-        return (words.replace(secret, "***") if secret else words)[:300]
+        return (words.replace(secret, "***") if len(secret) >= MIN_SECRET_LENGTH else words)[:300]
