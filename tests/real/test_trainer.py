@@ -67,12 +67,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
     """A node with the real trainer. `changes` are sections of train.yml, `more` is run before the trainer."""
     home.mkdir(parents=True, exist_ok=True)
+    dataset = {"resolution": [64], "num_workers": 0, **changes.pop("dataset", {})}
     node = Node(home, steps=STEPS, save_every=SAVE_EVERY, images=3)
     node.python, node.max_seconds = PYTHON, 600
     config = train_config("job", STEPS, SAVE_EVERY, **changes)
     (process,) = config["config"]["process"]
-    process["datasets"][0] |= {"resolution": [64], "num_workers": 0, **changes.get("dataset", {})}
-    process.pop("dataset", None)
+    process["datasets"][0] |= dataset
     process["train"] |= {"optimizer": "adamw", "noise_scheduler": "flowmatch", "dtype": "fp32"}
     process["train"] |= {"disable_sampling": True, **changes.get("train", {})}
     process["model"] |= {"name_or_path": str(model), "quantize": False}
