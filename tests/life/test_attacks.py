@@ -6,14 +6,19 @@ of a run, verified weights stay as they are, and nobody else's job is canceled.
 
 import hashlib
 import json
+import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flux_training.clients.errors import Unauthorized
+from flux_training.clients.errors import ServiceError, Unauthorized
 from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import survey_stack
@@ -28,8 +33,10 @@ from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.runs.run import Layout, RunKeys
 from tests.life.attacks import ON_FINISHED, ON_UNFINISHED, Attack, Scene, put_when_allowed, weights_file
 from tests.life.nodes import begin_job, report
-from tests.life.stacks import Stack, new_stack
+from tests.life.stacks import ROOT, Stack, new_stack
 from tests.life.test_credentials import BUCKET, as_node, storage_settings
+from tests.support.hostile_buckets import spoil_run
+from tests.support.seeds import seeds
 
 FINISHED, UNFINISHED, OTHER = "finished", "unfinished", "other"
 
@@ -253,3 +260,61 @@ def replace_an_image(attacked: Attacked) -> str:
     image = next(iter(attacked.node.list(unfinished.environment["FLUX_DATASET_PREFIX"])))
     put_when_allowed(attacked.node, image.key, bytes(image.size))
     return image.key
+
+
+COMMANDS = (("status",), ("plan",), ("fetch",), ("report",), ("doctor",))
+
+
+def flux(stack: Stack, *arguments: str) -> str:
+    """A command of `flux` in its own process. Exit code 1 means findings."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flux_training.commands", *arguments],
+        cwd=stack.root,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode in (0, 1), printed
+    assert "Traceback" not in printed
+    return printed
+
+
+@pytest.fixture(scope="module")
+def with_commands(attacked: Attacked) -> Attacked:
+    """`flux` works in the folder that contains its code, so this is a copy and not a link."""
+    code = attacked.stack.root / "flux_training"
+    code.unlink()
+    shutil.copytree(ROOT / "flux_training", code, ignore=shutil.ignore_patterns("__pycache__"))
+    return attacked
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", seeds(100, short=0))
+def test_hostile_buckets_and_the_real_commands(seed: int, with_commands: Attacked) -> None:
+    attacked, chance = with_commands, random.Random(seed)
+    attacked.stack.configure({FINISHED: {}, UNFINISHED: {}, OTHER: {}}, storage_settings(attacked.stack))
+    verified = {name: attacked.weights_digest(name) for name in (FINISHED, OTHER)}
+    for job in (FINISHED, UNFINISHED):
+        written: dict[str, bytes] = {}
+        spoil_run(chance, written, attacked.keys(job))
+        for key, content in written.items():
+            # The S3 server of the tests refuses some names, and the node's keys others.
+            with suppress(ServiceError, UnicodeError, OSError):
+                attacked.node.put_bytes(key, content)
+    try:
+        attacked.stack.up()
+        attacked.stack.refresh()
+        for command in COMMANDS:
+            printed = flux(attacked.stack, *command)
+            assert "\x1b" not in printed
+        assert attacked.stack.connection.kelpie().get_job(attacked.foreign.id).unfinished
+        assert {name: attacked.weights_digest(name) for name in verified} == verified
+        assert_nothing_escaped(attacked)
+        shutil.rmtree(attacked.outputs_folder / OTHER)
+        flux(attacked.stack, "fetch", OTHER)
+        assert attacked.weights_digest(OTHER) == verified[OTHER]
+    finally:
+        attacked.restore()
