@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from flux_training.clients.errors import NotFound, ServiceError, Unauthorized, Unavailable, UncertainOutcome
 from flux_training.clients.http import RetryPolicy
-from flux_training.clients.kelpie import Job, JobRequest, Kelpie, KelpieRule, Sync, SyncRule
+from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from flux_training.training.errors import BadInput
 
 KEY = "canary-kelpie-77aa"
@@ -283,9 +283,9 @@ def test_answers_are_read_leniently() -> None:
     assert Job.model_validate(JOB).unfinished
 
 
-def test_times_of_rules_are_utc() -> None:
-    rule = KelpieRule.model_validate(RULE | {"created": "2026-11-22 10:00:00"})
-    assert rule.created == datetime(2026, 11, 22, 10, tzinfo=UTC)
+def test_times_of_jobs_are_utc() -> None:
+    job = Job.model_validate(JOB | {"created": "2026-11-22 10:00:00"})
+    assert job.created == datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
 def test_an_unknown_job() -> None:

@@ -146,7 +146,7 @@ def settings_with(lint: str) -> StackSettings:
         ('{"image-small": ""}', "`image-small` needs a reason"),
         ('{"caption-secret": "it is old"}', "`caption-secret` cannot be silenced"),
         ('{"image-unreadable": "x", "image-smal": "x"}', "`image-unreadable` cannot be silenced"),
-        ('["image-small"]', "dictionary"),
+        ('["image-small"]', "must be a map"),
     ],
 )
 def test_invalid_silences_are_rejected(silence: str, words: str) -> None:
