@@ -37,7 +37,7 @@ class BucketArgs(Properties):
 
 class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
     args_class = state_class = BucketArgs
-    # Not `kind`: it says how the bucket is reached, and another way to the same bucket changes nothing in it.
+    # Not `kind`: it only says how the bucket is reached; reaching the same bucket in another way does not change its contents.
     replaced_by = ("bucket", "prefix")
 
     def check_change(self, old: BucketArgs, _new: BucketArgs, replaces: list[str]) -> None:
@@ -52,7 +52,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
                 f"restore these two settings and run {make_for(old.owner, 'up')} with `results: keep`; then change them, or use another stack for the new place",
             )
 
-    def make(self, args: BucketArgs) -> tuple[str, BucketArgs]:
+    def create_or_adopt(self, args: BucketArgs) -> tuple[str, BucketArgs]:
         storage = self._storage(args)
         made = self._ensure(storage, args)
         mark_as_ours(storage, args.layout, args.owner, adopt=args.adopt, made=made)

@@ -24,8 +24,8 @@ from flux_training.training.settings import RESERVED_VARIABLES
 
 # Set in a group that existed before the stack adopted it: `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
-# Settings of the Kelpie worker that apply unless `cluster.environment` has others (docs/decisions/0031-node.md). With the first, a worker
-# that finds no work for so many seconds asks for another machine: Kelpie gives a machine no job that it has failed.
+# Default settings of the Kelpie worker; `cluster.environment` overrides them (docs/decisions/0031-node.md). After so many seconds without
+# work the worker asks for another machine, because Kelpie never gives a machine a job that has failed on it.
 WORKER_SETTINGS = {"MAX_TIME_WITH_NO_WORK_S": "300"}
 # When the keys issued for the nodes expire. Like the keys, it is not part of the fingerprint of the environment.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"
@@ -77,7 +77,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
     # PATCH has no `name` (docs/services.md). The restart policy is constant here; the autostart policy counts only at creation.
     replaced_by = ("name",)
 
-    def make(self, args: ContainerGroupArgs) -> tuple[str, ContainerGroupState]:
+    def create_or_adopt(self, args: ContainerGroupArgs) -> tuple[str, ContainerGroupState]:
         salad = self.connection.salad()
         spec = self.spec(args, salad)
         group = salad.get_group(spec.name) or _create(salad, spec)

@@ -69,7 +69,7 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         digest = ["digest"] if is_known(new.digest) and new.digest != id_ else []
         return super().changed(id_, old, new) + digest
 
-    def make(self, args: DatasetArgs) -> tuple[str, DatasetState]:
+    def create_or_adopt(self, args: DatasetArgs) -> tuple[str, DatasetState]:
         storage, layout = self.connection.storage(args.bucket), args.layout
         # Before the first image, so that an interrupted upload can be deleted.
         storage.put_bytes(_reference(layout, args.digest, args.name), b"{}")

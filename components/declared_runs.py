@@ -46,7 +46,7 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
                 "copy runs/ there first, or set another `attempt` for these jobs to train them again",
             )
 
-    def make(self, args: DeclaredRunsArgs) -> tuple[str, DeclaredRunsArgs]:
+    def create_or_adopt(self, args: DeclaredRunsArgs) -> tuple[str, DeclaredRunsArgs]:
         return args.group_id, args
 
     def change(self, _id: str, old: DeclaredRunsArgs, new: DeclaredRunsArgs) -> DeclaredRunsArgs:

@@ -36,7 +36,7 @@ def migrate(stack: StackServices, owner: str) -> None:
 def _record(storage: Storage, owner: str, keys: RunKeys, job: Job) -> None:
     """The posted job comes before the claim: a claim without its job could be taken over, and the run queued again."""
     token = hashlib.sha256(f"layout 1 {job.id}".encode()).hexdigest()[:32]
-    # Nobody holds this claim: whoever finds that its job is gone may take it over.
+    # Nobody holds this claim: whoever finds that the claim's job is gone may take it over.
     claim = Claim(owner, host="", pid=0, claimed_at=0.0, token=token)
     _write_once(storage, keys.posted, posted_record(token, job.id))
     _write_once(storage, keys.claim, claim.to_json())

@@ -47,7 +47,7 @@ class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
     replaced_by = ("bucket", "prefixes", "credentials", "end", "rotate", "parent")
     deletes_before_replacing = False
 
-    def make(self, args: NodeKeysArgs) -> tuple[str, NodeKeysState]:
+    def create_or_adopt(self, args: NodeKeysArgs) -> tuple[str, NodeKeysState]:
         if args.credentials == TOKEN:
             keys = self.connection.cloudflare().replace_tokens(token_name(args), args.bucket)
             return keys.access_key_id, _state(args, keys)

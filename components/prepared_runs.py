@@ -61,7 +61,7 @@ def load_prepared(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from error
     if run_id(manifest, raw_config, attempt, parent) != run:
-        raise _unusable(folder, f"do not belong to run {run}")
+        raise _unusable(folder, f"does not belong to run {run}")
     return PreparedRun(job, run, raw_config, manifest, save_every, estimate)
 
 
@@ -71,5 +71,7 @@ def remove_prepared(owner: str, job: str, run: str, root: Path = Path()) -> None
 
 def _unusable(folder: Path, why: str) -> FluxError:
     return FluxError(
-        f"the files in {folder} {why}", "each update writes them before it queues a run", "run it again"
+        f"the prepared run in {folder} {why}",
+        "each update writes them before it queues a run",
+        "run it again",
     )

@@ -102,7 +102,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         return DiffResult(replaces=replaces, delete_before_replace=self.deletes_before_replacing)
 
     def create(self, props: Props) -> CreateResult:
-        id_, state = self.make(from_props(self.args_class, props))
+        id_, state = self.create_or_adopt(from_props(self.args_class, props))
         return CreateResult(id_, to_props(state))
 
     def read(self, id_: str, props: Props) -> ReadResult:
@@ -130,7 +130,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
     def check_change(self, old: S, new: A, replaces: list[str]) -> None:
         """Raise FluxError for a change that must not be made, already in the preview."""
 
-    def make(self, args: A) -> tuple[str, S]:
+    def create_or_adopt(self, args: A) -> tuple[str, S]:
         """Create the resource, or adopt our own existing one: its id and state."""
         raise NotImplementedError
 

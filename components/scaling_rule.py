@@ -23,7 +23,7 @@ class ScalingRuleProvider(FluxProvider[ScalingRuleArgs, ScalingRuleArgs]):
     args_class = state_class = ScalingRuleArgs
     replaced_by = ("group_id",)
 
-    def make(self, args: ScalingRuleArgs) -> tuple[str, ScalingRuleArgs]:
+    def create_or_adopt(self, args: ScalingRuleArgs) -> tuple[str, ScalingRuleArgs]:
         self._put(args)
         return args.group_id, args
 

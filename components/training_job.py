@@ -125,7 +125,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         if not replaces and old.reason:
             inform(next_step(old))
 
-    def make(self, args: TrainingJobArgs) -> tuple[str, TrainingJobState]:
+    def create_or_adopt(self, args: TrainingJobArgs) -> tuple[str, TrainingJobState]:
         storage, queue = self.connection.storage(args.bucket), queue_of(self.connection, args.group_id)
         if inspect_run(storage, args.keys, args.steps, queue.find(args.place)).finished:
             inform(

@@ -100,7 +100,7 @@ class Cloudflare:
         """Create the bucket. Raises Conflict if it exists, UncertainOutcome (look it up)."""
         body = {"name": name} | ({"locationHint": location} if location else {})
         answer = self._http.request("POST", f"{self._account}/r2/buckets", body=body)
-        return self._http.read(_Result[R2Bucket], answer).result
+        return self._http.parse_body(_Result[R2Bucket], answer).result
 
     def delete_bucket(self, name: str) -> None:
         """Delete the bucket, if it exists. Raises Conflict if it holds objects."""
@@ -120,7 +120,7 @@ class Cloudflare:
         answer = self._http.request(
             "POST", f"{self._account}/tokens", body={"name": name, "policies": [policy]}
         )
-        made = self._http.read(_Result[_CreatedToken], answer).result
+        made = self._http.parse_body(_Result[_CreatedToken], answer).result
         digest = hashlib.sha256(made.value.get_secret_value().encode()).hexdigest()
         return Keys(access_key_id=made.id, secret_access_key=SecretStr(digest))
 
@@ -157,7 +157,7 @@ class Cloudflare:
         answer = self._http.request(
             "POST", f"{self._account}/r2/temp-access-credentials", body=body, repeatable=True
         )
-        return self._http.read(_Result[Keys], answer).result
+        return self._http.parse_body(_Result[Keys], answer).result
 
     def replace_tokens(self, name: str, bucket: str) -> Keys:
         """`create_token`, after revoking tokens of this name that a lost answer may have left."""

@@ -14,7 +14,7 @@ from flux_training.clients.waiting import pause
 WAIT_SECONDS = 1.1
 MAX_WRITES = 5
 ANOTHER_ETAG = "0" * 32
-# Answers to a header that the storage does not know.
+# How a storage that does not know a header may refuse the request.
 NOT_IMPLEMENTED = (400, 501)
 
 

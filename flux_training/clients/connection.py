@@ -42,7 +42,7 @@ VARIABLES = {
 }
 CONNECTION_SETTINGS = tuple(VARIABLES.values())
 SECRET_SETTINGS = ("saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken")
-# Read with storage.kind aws, so that keys are given once to us and to pulumi-aws.
+# AWS's own variables, read too if storage.kind is aws, so that one pair of keys serves both us and pulumi-aws.
 AWS_KEYS = {
     "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",

@@ -120,7 +120,7 @@ def to_error(
     if isinstance(outcome, httpx.Response):
         return _error_for_answer(service, what, outcome, repeatable=repeatable, transient=transient)
     reason = service.clean(str(outcome)) or type(outcome).__name__
-    if repeatable or surely_not_sent(outcome):
+    if repeatable or certainly_not_sent(outcome):
         return Unavailable(
             f"{service.name} cannot be reached at {service.host}: {reason}", "", service.if_down
         )
@@ -131,7 +131,7 @@ def to_error(
     )
 
 
-def surely_not_sent(failure: Exception) -> bool:
+def certainly_not_sent(failure: Exception) -> bool:
     """Whether a request failed before any byte was sent."""
     return isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 

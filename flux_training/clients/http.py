@@ -23,7 +23,7 @@ from flux_training.clients.errors import (
     ServiceError,
     TemporaryRefusal,
     UncertainOutcome,
-    surely_not_sent,
+    certainly_not_sent,
     to_error,
 )
 from flux_training.clients.proxies import checked_proxies
@@ -185,7 +185,7 @@ class Http:
 
     def get(self, model: type[A], path: str, params: Mapping[str, str | int] | None = None) -> A:
         """The answer to a GET. Raises NotFound."""
-        return self.read(model, self.request("GET", path, params=params))
+        return self.parse_body(model, self.request("GET", path, params=params))
 
     def find(self, model: type[A], path: str) -> A | None:
         """The answer to a GET, or None if there is nothing at `path`."""
@@ -199,7 +199,7 @@ class Http:
         with suppress(NotFound):
             self.request("DELETE", path)
 
-    def read(self, model: type[A], response: httpx.Response) -> A:
+    def parse_body(self, model: type[A], response: httpx.Response) -> A:
         """Parse the body as a `model`. Raises ServiceError, or UncertainOutcome after a POST.
 
         A null counts as a missing field. Unknown fields are ignored at every depth, also in models that are strict for requests.
@@ -223,7 +223,7 @@ class Http:
             answer = self._client.send(request)
         except httpx.RequestError as failure:
             error = to_error(service, request, failure, repeatable=safe)
-            if safe or surely_not_sent(failure):
+            if safe or certainly_not_sent(failure):
                 raise _TryAgain(error, 0) from failure
             raise error from failure
         if answer.is_success:

@@ -198,7 +198,7 @@ class Kelpie:
         job: first list the jobs and look for the run id in `environment`.
         """
         body = job.model_dump(mode="json", exclude_none=True)
-        return self._http.read(Job, self._http.request("POST", "jobs", body=body))
+        return self._http.parse_body(Job, self._http.request("POST", "jobs", body=body))
 
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a pending or running job. Returns False for any other and for an unknown job, without sending anything.
@@ -240,7 +240,7 @@ class Kelpie:
                     answer = self._http.request(
                         "POST", "scaling-rules", body=body | {"container_group_id": group_id}
                     )
-                rule = self._http.read(KelpieRule, answer)
+                rule = self._http.parse_body(KelpieRule, answer)
         return rule
 
     def delete_rule(self, group_id: str) -> None:

@@ -306,7 +306,7 @@ class Salad:
             answer = self._http.request(
                 "POST", f"{self._organization}/log-entries", body=body, repeatable=True
             )
-            page = self._http.read(_LogEntries, answer)
+            page = self._http.parse_body(_LogEntries, answer)
             found += [entry for entry in page.items if entry.is_of(of)]
             earlier = page.page_min_time
             if len(found) >= most or len(page.items) < LOG_PAGE_SIZE or earlier is None or earlier >= end:
@@ -325,7 +325,7 @@ class Salad:
     def create_group(self, spec: GroupSpec) -> ContainerGroup:
         """Create the group. Raises BadInput, Conflict (the name is taken), UncertainOutcome (look it up by name)."""
         answer = self._http.request("POST", self._groups, body=spec.create_body(), secrets=spec.secrets)
-        return self._http.read(ContainerGroup, answer)
+        return self._http.parse_body(ContainerGroup, answer)
 
     def patch_group(
         self, name: str, patch: Mapping[str, Any], secrets: Sequence[SecretStr] = ()
@@ -338,7 +338,7 @@ class Salad:
             content_type="application/merge-patch+json",
             secrets=secrets,
         )
-        return self._http.read(ContainerGroup, answer)
+        return self._http.parse_body(ContainerGroup, answer)
 
     def delete_group(self, name: str, wait_seconds: float = 300) -> None:
         """Delete the group, if it exists, and wait until it is gone.

@@ -13,7 +13,7 @@ from flux_training.training.words import DEFAULT_STACK
 
 OUTPUTS = "outputs"
 
-# For prose: a terminal wraps long lines, and in a pipe each message stays on one line.
+# For prose, which is not wrapped here: a terminal wraps long lines itself, and in a pipe each message stays on one line.
 console = Console(soft_wrap=True)
 # For tables, which have to know the width of the terminal.
 screen = Console()

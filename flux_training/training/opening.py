@@ -19,7 +19,7 @@ KINDS = (
 )
 
 
-def read_regular(path: Path, limit: int = -1) -> bytes:
+def read_regular_file(path: Path, limit: int = -1) -> bytes:
     """The file's bytes, at most `limit` of them. Raises OSError, also for anything but a regular file, without waiting."""
     # First without opening: opening a device can already have an effect.
     _refuse_special(path, path.stat().st_mode)

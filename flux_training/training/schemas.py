@@ -34,12 +34,12 @@ JSON_TYPES: dict[KeyType, Schema] = {
 
 def train_schema() -> Schema:
     """For jobs/*/train.yml."""
-    config = _section("config")
+    config = _section_schema("config")
     config["properties"]["process"] = {
         "type": "array",
         "minItems": 1,
         "maxItems": 1,
-        "items": _section("process"),
+        "items": _section_schema("process"),
     }
     config["required"] = ["name", "process"]
     return {
@@ -81,15 +81,15 @@ def stack_schema() -> Schema:
     }
 
 
-def _section(name: str) -> Schema:
+def _section_schema(name: str) -> Schema:
     """The schema of a section of train.yml, with the sections below it. ai-toolkit ignores unknown keys."""
     properties: dict[str, Schema] = {}
     for key, spec in TRAINER_KEYS[name].items():
         below = section_below(name, key)
         if below in TRAINER_KEYS:
-            properties[key] = _section(below)
+            properties[key] = _section_schema(below)
         elif f"{below}[]" in TRAINER_KEYS:
-            properties[key] = {"type": "array", "items": _section(f"{below}[]")}
+            properties[key] = {"type": "array", "items": _section_schema(f"{below}[]")}
         else:
             properties[key] = _key_schema(spec)
     return {"type": "object", "properties": properties, "additionalProperties": False}

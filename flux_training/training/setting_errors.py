@@ -49,4 +49,4 @@ def _hint(kind: str, value: Any) -> str:
         return ", not a list; write one value, without [ ] or -"
     if isinstance(value, Mapping):
         return ", not a map; write the value on the same line"
-    return "; write it in quotes" if kind == "string_type" else ""
+    return "; put it in quotes" if kind == "string_type" else ""

@@ -27,7 +27,7 @@ from flux_training.training.words import one_line, printable
 # Records have a few hundred bytes in three levels.
 MAX_RECORD_BYTES = 1024 * 1024
 MAX_RECORD_VALUES = 50_000
-# A manifest has five values for each image, and its captions may contain commas.
+# A manifest has five values for each image, and commas in its captions are counted as values too.
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_MANIFEST_VALUES = 1_000_000
 MAX_DEPTH = 20
@@ -91,7 +91,7 @@ def parse_object(
     """The JSON object in `raw`, with unpaired surrogates replaced; or else a sentence that says why there is none."""
     if len(raw) > max_bytes:
         return f"it is longer than {max_bytes} bytes"
-    # Each value may take a hundred times the memory of its text.
+    # A parsed value may take a hundred times as much memory as its text. There are at most as many values as separators.
     if sum(raw.count(separator) for separator in b",[{") > max_values:
         return f"it has more than {max_values} values"
     try:

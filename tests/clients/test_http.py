@@ -181,7 +181,7 @@ class SizedThing(Answer):
 def test_answers_are_read_leniently() -> None:
     body = {"id": "1", "size": None, "new_field": {"deep": 1}}
     http = client(Script(httpx.Response(200, json=body)))
-    assert http.read(SizedThing, http.request("GET", "x")) == SizedThing(id="1", size=3)
+    assert http.parse_body(SizedThing, http.request("GET", "x")) == SizedThing(id="1", size=3)
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"", b"[]", b'{"size": "much"}'])
@@ -189,7 +189,7 @@ def test_answers_are_read_leniently() -> None:
 def test_an_invalid_answer_is_an_error(content: bytes, method: str, kind: type[Exception]) -> None:
     http = client(Script(httpx.Response(200, content=content)))
     with pytest.raises(kind, match="no SizedThing"):
-        http.read(SizedThing, http.request(method, "x"))
+        http.parse_body(SizedThing, http.request(method, "x"))
 
 
 def test_neither_repr_nor_error_shows_the_key() -> None:

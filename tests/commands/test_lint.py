@@ -124,7 +124,7 @@ def test_a_terminal_shows_ten_findings_of_a_rule_and_a_pipe_all(checkout: Path) 
         source = dataset / f"{(number - 1) % 8 + 1:05}.jpg"
         shutil.copy(source, dataset / f"x{number}.jpg")
         (dataset / f"x{number}.txt").write_text(f"nothing {number}", encoding="utf-8")
-    assert "and 5 more (`./flux lint --json` lists all)" in lint_on_a_terminal(checkout, NO_COLOR="1")[1]
+    assert "and 5 more (`./flux lint --json` lists them all)" in lint_on_a_terminal(checkout, NO_COLOR="1")[1]
     assert lint(checkout)[1].count("it does not contain the trigger word `tr1gger`") == 15
 
 

@@ -143,5 +143,5 @@ def test_a_hostile_run_cannot_change_the_card(checkout: Path, run: Run, tmp_path
 
 
 def test_an_unknown_command_is_reported_with_the_nearest_name() -> None:
-    with pytest.raises(click.UsageError, match=r"no command 'plna' \(did you mean `plan`\?\)"):
+    with pytest.raises(click.UsageError, match=r"there is no command 'plna' \(did you mean `plan`\?\)"):
         main.main(["plna"], standalone_mode=False)

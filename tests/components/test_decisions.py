@@ -45,7 +45,7 @@ from components.training_job import (
 )
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupState
 from flux_training.node.bundle import launcher_bundle
 from flux_training.node.job import changed_limits, launch_limits
@@ -639,7 +639,7 @@ def test_which_jobs_a_new_run_supersedes(found: Job, superseded: bool) -> None:
     ],
 )
 def test_which_job_of_the_queue_a_run_adopts(jobs: list[Job], chosen: str | None) -> None:
-    found = choose_job(jobs, PLACE)
+    found = choose_own_job(jobs, PLACE)
     assert (found.id if found else None) == chosen
 
 

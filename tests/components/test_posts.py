@@ -11,7 +11,7 @@ from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import ClaimFile, this_host
-from flux_training.clients.queue.own_jobs import choose_job, in_order, own_job
+from flux_training.clients.queue.own_jobs import choose_own_job, in_order, own_job
 from flux_training.clients.queue.posting import Queue, queue_of
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
@@ -187,7 +187,7 @@ def test_jobs_are_ordered_by_time_and_id() -> None:
     jobs = [job("c", created=2), job("b", created=1), job("a", created=2), job("z")]
     assert [one.id for one in in_order(jobs)] == ["z", "b", "a", "c"]
     ended = [job("1", "completed", created=1), job("2", "failed", created=2), job("3", "canceled", created=3)]
-    chosen = choose_job(ended, PLACE)
+    chosen = choose_own_job(ended, PLACE)
     assert chosen is not None
     assert chosen.id == "2"
 

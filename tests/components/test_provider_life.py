@@ -91,7 +91,7 @@ def test_expiry_rules_of_others_stay_and_changes_by_hand_are_seen(
     storage.ensure()
     theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
     storage.put_lifecycle_rules([theirs])
-    buckets.make(args)
+    buckets.create_or_adopt(args)
     buckets.change("", args, args := replace(args, retention={"p/datasets/": 6}))
     assert theirs in storage.lifecycle_rules()
     assert buckets.find("", args) == args
@@ -106,7 +106,7 @@ def test_results_are_deleted_if_the_stack_says_so_and_never_by_a_changed_prefix(
 ) -> None:
     args = bucket_args(connection, results="delete")
     storage = connection.storage(args.bucket)
-    buckets.make(args)
+    buckets.create_or_adopt(args)
     for name in ("output/run.json", "model/cat.safetensors"):
         storage.put_bytes(f"p/runs/cat/0123456789ab/{name}", b"x")
     moved = replace(args, prefix="q/")
@@ -125,11 +125,11 @@ def test_a_bucket_of_others_is_neither_used_nor_deleted(
     storage.ensure()
     storage.put_bytes("p/theirs", b"x")
     with pytest.raises(FluxError, match="holds objects that are not this project's"):
-        buckets.make(args)
-    buckets.make(replace(args, adopt=True))
+        buckets.create_or_adopt(args)
+    buckets.create_or_adopt(replace(args, adopt=True))
     storage.put_bytes(args.layout.owner, OwnerMark("x/y", made=False).to_json())
     with pytest.raises(FluxError, match="belongs to x/y"):
-        buckets.make(args)
+        buckets.create_or_adopt(args)
     assert buckets.find("", args) is None
     buckets.remove("", args)
     assert told == [f"bucket {args.bucket} is not changed: x/y has adopted it"]
@@ -139,11 +139,11 @@ def test_an_r2_bucket_is_created_in_its_location_and_stays_there(
     buckets: BucketProvider, connection: Connection, told: list[str]
 ) -> None:
     args = bucket_args(connection, kind="r2", location="apac")
-    buckets.make(args)
+    buckets.create_or_adopt(args)
     made = connection.cloudflare().get_bucket(args.bucket)
     assert made is not None
     assert made.location == "APAC"
-    buckets.make(args)
+    buckets.create_or_adopt(args)
     buckets.change("", args, replace(args, location="weur"))
     assert "stays where it is" in told[0]
     buckets.remove("", args)
@@ -160,7 +160,7 @@ class Declared:
         self.connection = connection
         args = bucket_args(connection)
         self.storage = connection.storage(args.bucket)
-        connected(BucketProvider(), connection).make(args)
+        connected(BucketProvider(), connection).create_or_adopt(args)
         self.datasets: DatasetProvider = connected(DatasetProvider(), connection)
         self.runs: TrainingJobProvider = connected(TrainingJobProvider(), connection)
         self.folder = make_job(folder, "cat", images=2)
@@ -217,7 +217,7 @@ class Declared:
 def declared(tmp_path: Path, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Declared:
     monkeypatch.chdir(tmp_path)
     made = Declared(tmp_path / "jobs", connection)
-    made.datasets.make(made.dataset)
+    made.datasets.create_or_adopt(made.dataset)
     return made
 
 
@@ -248,10 +248,10 @@ def test_changed_images_are_another_dataset(declared: Declared) -> None:
     (declared.folder / "dataset/00003.txt").write_text("tr1gger, new\n", encoding="utf-8")
     new = replace(args, digest=read_images(declared.folder).digest)
     with pytest.raises(FluxError, match="changed while the update was running"):
-        datasets.make(replace(args, digest="0" * 64))
+        datasets.create_or_adopt(replace(args, digest="0" * 64))
     state = to_props(from_props(datasets.state_class, to_props(args)))
     assert datasets.diff(args.digest, state, to_props(new)).replaces == ["digest"]
-    assert datasets.make(new)[0] == new.digest
+    assert datasets.create_or_adopt(new)[0] == new.digest
 
 
 def test_a_run_that_finishes_is_recorded_and_adopted(declared: Declared, told: list[str]) -> None:
@@ -266,7 +266,7 @@ def test_a_run_that_finishes_is_recorded_and_adopted(declared: Declared, told: l
     ended = declared.read(changed)
     assert (ended.status, ended.reason) == (RunState.COMPLETED, "")
 
-    adopted = runs.make(args)[1]
+    adopted = runs.create_or_adopt(args)[1]
     assert told == [
         f"cat: run {args.run_id} is already finished; its results are adopted and nothing is trained"
     ]
@@ -291,7 +291,7 @@ def test_a_failed_run_is_not_queued_again_until_its_attempt_changes(
     assert "set `attempt: 2` for the job" in told[0]
     again = declared.prepare(attempt=2)
     assert "runId" in declared.runs.diff(args.run_id, to_props(failed), to_props(again)).replaces
-    assert declared.runs.make(again)[1].status is RunState.PENDING
+    assert declared.runs.create_or_adopt(again)[1].status is RunState.PENDING
 
 
 def without_group(declared: Declared) -> None:

@@ -175,7 +175,7 @@ def test_a_job_entry_must_be_a_map(entry: object) -> None:
         ({"jobs": None}, "p:jobs: must be a map, one `name: value` on each line below it, but has no value"),
         ({"jobs": ["a"]}, "p:jobs: must be a map, one `name: value` on each line below it, not a list"),
         ({"storage": "flux"}, "p:storage: must be a map"),
-        ({"storage": {"bucket": 12}}, "p:storage.bucket: must be text; write it in quotes (it is 12)"),
+        ({"storage": {"bucket": 12}}, "p:storage.bucket: must be text; put it in quotes (it is 12)"),
         ({"storage": {"bucket": None}}, "p:storage.bucket: must be text, but has no value"),
         (
             {"cluster": {"memory": "30 GB"}},
@@ -184,7 +184,7 @@ def test_a_job_entry_must_be_a_map(entry: object) -> None:
         ({"cluster": {"maxReplicas": 2.5}}, "p:cluster.maxReplicas: must be a whole number (it is 2.5)"),
         ({"cluster": {"maxReplicas": 501}}, "p:cluster.maxReplicas: must be at most 500 (it is 501)"),
         ({"cluster": {"gpu": ["RTX 5090"]}}, "p:cluster.gpu: must be text, not a list; write one value"),
-        ({"cluster": {"environment": {"A": 1}}}, "p:cluster.environment.A: must be text; write it in quotes"),
+        ({"cluster": {"environment": {"A": 1}}}, "p:cluster.environment.A: must be text; put it in quotes"),
         ({"budget": {"maxUsd": "ten"}}, "p:budget.maxUsd: must be a number, without a unit (it is 'ten')"),
         ({"cloud": ["local"]}, "p:cloud: must be 'local' or 'salad'"),
         ({"adopt": "maybe"}, "p:adopt: must be true or false (it is 'maybe')"),

@@ -146,7 +146,7 @@ def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
     title = re.search(r"<title[^>]*>(.{0,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
     if title or "html" in content_type or text[:200].lstrip().casefold().startswith(("<!doctype", "<html")):
         named = f" titled “{one_line(title[1])}”" if title else ""
-        return NotACompletion(f"the answer is a web page{named}, not that of a model", "", _hint(base_url))
+        return NotACompletion(f"the answer is a web page{named}, not a model's answer", "", _hint(base_url))
     if not text:
         return NotACompletion("the answer is empty", "", _hint(base_url))
     return NotACompletion(f"the answer cannot be read as JSON: {_start(text)}", "", _hint(base_url))

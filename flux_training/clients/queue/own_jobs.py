@@ -63,7 +63,7 @@ def own_job(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
     return job if place.is_own(job) else None
 
 
-def choose_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
+def choose_own_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
     """The run's job in the queue: an unfinished one, or else the newest that completed or failed.
 
     Canceled jobs do not count: a run that is declared again after its removal is queued again.

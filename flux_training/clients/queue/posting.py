@@ -11,7 +11,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import CLAIM_SECONDS, ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job, in_order, own_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, in_order, own_job
 from flux_training.clients.waiting import pause
 from flux_training.training.errors import FluxError
 
@@ -36,7 +36,7 @@ class Queue:
             self._jobs = None
 
     def find(self, place: RunPlace, fresh: bool = False) -> Job | None:
-        return choose_job(self.jobs(fresh), place)
+        return choose_own_job(self.jobs(fresh), place)
 
     def post_once(
         self,

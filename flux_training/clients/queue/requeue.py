@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job, own_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
@@ -18,7 +18,7 @@ def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
     known = own_job(kelpie, kelpie_id, place)
     if known is None or known.status != "canceled":
         return known
-    return choose_job(kelpie.list_jobs(known.container_group_id), place) or known
+    return choose_own_job(kelpie.list_jobs(known.container_group_id), place) or known
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.pins import pinned_keys
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
-from flux_training.clients.queue.own_jobs import RunPlace, choose_job, own_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
 from flux_training.clients.results import inspect_run, inspect_weights, posted_id
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -83,7 +83,7 @@ def group_jobs(stack: StackServices) -> list[Job]:
 
 def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:
     """The state of an unfinished run by the queue's list; None if its job is not listed or was canceled."""
-    job = choose_job(queued, place)
+    job = choose_own_job(queued, place)
     return _state(job) if job else None
 
 

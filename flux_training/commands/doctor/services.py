@@ -30,6 +30,7 @@ from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import ClusterSettings, StackSettings
+from flux_training.training.words import counted
 
 REACH_SECONDS = 8.0
 # S3 refuses requests whose clock is off by 15 minutes.
@@ -149,7 +150,7 @@ def check_cloudflare(connection: Connection, settings: StackSettings, up: str) -
     found = [ok(title, f"is accepted: bucket {name} {state}")]
     if settings.storage.credentials == "token":
         cloudflare.tokens_named("flux doctor")
-        found.append(ok(title, "may see the account's tokens; the nodes get one of them"))
+        found.append(ok(title, "may list the account's tokens, as needed to give the nodes one of their own"))
     return found
 
 
@@ -188,7 +189,12 @@ def check_results(storage: Storage, jobs: Sequence[StackJob], stack: str) -> lis
     replaced = replaced_weights(jobs, storage, stack)
     if replaced:
         return [bad("Results", *text.split("; ", 1)) for text in replaced]
-    return [ok("Results", f"{len(jobs)} deployed jobs checked: no weights were replaced")]
+    return [
+        ok(
+            "Results",
+            f"{counted(len(jobs), 'deployed job')} checked: the weights are those that were verified first",
+        )
+    ]
 
 
 def check_node_keys(stack: StackServices) -> list[CheckResult]:

@@ -98,7 +98,9 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
 @click.argument("name", shell_complete=complete_job)
 @stack_option
 @click.option(
-    "--review", is_flag=True, help="Open the images and captions in a browser to correct them. Asks no model."
+    "--review",
+    is_flag=True,
+    help="Open the images and captions in a browser to correct them. Does not use a model.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show how many images would be captioned and the cost. Send nothing."

@@ -209,5 +209,5 @@ def _print_findings(findings: list[Finding], stack: str) -> None:
             console.print(Text(f"    {finding.place}: {finding.message}"))
         if len(same) > len(shown):
             all_of_them = flux_command("lint --json", stack)
-            console.print(Text(f"    and {len(same) - len(shown)} more ({all_of_them} lists all)"))
+            console.print(Text(f"    and {len(same) - len(shown)} more ({all_of_them} lists them all)"))
         console.print(Text(f"    fix: {first.fix}", style="dim"))

@@ -120,7 +120,7 @@ def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], folder: Path, 
             "--trigger is missing: the word that stands for what is trained, such as `ch3lsea cat`"
         )
     elif not trigger.strip() or not trigger.isprintable() or "[" in trigger:
-        findings.append(f"--trigger {trigger!r}: give a word or two, without brackets and line breaks")
+        findings.append(f"--trigger {trigger!r}: give a word or two, without brackets or line breaks")
     invalid = [prompt for prompt in prompts if not prompt.isprintable() or not prompt]
     findings += [f"--prompt {prompt!r}: give one line of text" for prompt in invalid]
     if findings or trigger is None:

@@ -18,7 +18,7 @@ from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import size_of
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX
-from flux_training.training.opening import read_regular
+from flux_training.training.opening import read_regular_file
 from flux_training.training.words import counted
 
 PAGE = Path(__file__).with_name("review_page")
@@ -134,7 +134,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        path = self._path()
+        path = self._authorized_path()
         if path is None:
             return
         if path == "":
@@ -143,7 +143,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             self._answer(200, STATIC[path], (PAGE / path).read_bytes())
         elif path.startswith("image/") and (image := self.server.image(path.removeprefix("image/"))):
             kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
-            self._answer(200, kind, read_regular(image))
+            self._answer(200, kind, read_regular_file(image))
         else:
             self._refuse(404, "not found")
 
@@ -151,7 +151,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """`caption/<image>` with {"before", "caption"}: 204 saved; 409 with the conflict if the file has changed."""
-        path = self._path()
+        path = self._authorized_path()
         if path is None:
             return
         if self.headers.get("Origin") not in {f"http://{host}" for host in self.server.hosts}:
@@ -174,7 +174,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
         else:
             self._answer(409, "application/json", json.dumps(conflict).encode())
 
-    def _path(self) -> str | None:
+    def _authorized_path(self) -> str | None:
         """The path below the secret token; None if the request was refused."""
         # Protects against DNS rebinding, where a foreign host name resolves to this address.
         if self.headers.get("Host") not in self.server.hosts:

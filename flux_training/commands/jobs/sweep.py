@@ -15,7 +15,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in, write_atomically
 from flux_training.training.jobs.folder import read_config
 from flux_training.training.jobs.sweep import Axis, Variant, make_variants, parse_axis
-from flux_training.training.opening import read_regular
+from flux_training.training.opening import read_regular_file
 from flux_training.training.train_yml.trainer_config import CONFIG_NAMES
 from flux_training.training.words import counted, make_command
 
@@ -135,7 +135,7 @@ def _existing(folder: Path, variants: Sequence[Variant]) -> set[str]:
             continue
         existing.add(variant.name)
         configs = [path / name for name in CONFIG_NAMES if (path / name).is_file()]
-        if len(configs) != 1 or read_regular(configs[0]) != variant.text.encode():
+        if len(configs) != 1 or read_regular_file(configs[0]) != variant.text.encode():
             findings.append(
                 f"{path} exists with another train.yml and stays as it is; "
                 "rename or delete it (it may have been made before train.yml of the base job was changed)"

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.inline_images import embed_image
-from flux_training.training.opening import read_regular
+from flux_training.training.opening import read_regular_file
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
 from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
@@ -64,7 +64,7 @@ class OnPage(Pictures):
 
     def now(self, job: JobPlan, image: str) -> str | None:
         path = self.root / job.folder / DATASET_FOLDER / image
-        return thumbnail(lambda: read_regular(path)) if job.folder and path.is_file() else None
+        return thumbnail(lambda: read_regular_file(path)) if job.folder and path.is_file() else None
 
     def before(self, job: JobPlan, image: str) -> str | None:
         key = f"{self.layout.dataset(job.dataset)}{image}"

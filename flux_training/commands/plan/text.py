@@ -50,5 +50,5 @@ def _findings(plan: Plan) -> str:
         return ""
     shown = [f"  {finding.severity}: {finding}" for finding in lint.findings[:MAX_FINDINGS]]
     rest = len(lint.findings) - len(shown)
-    more = [f"  and {rest} more ({flux_command('lint', plan.stack)} lists all)"] if rest else []
+    more = [f"  and {rest} more ({flux_command('lint', plan.stack)} lists them all)"] if rest else []
     return "\n".join(["Lint findings:", *shown, *more])

@@ -83,7 +83,7 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
     names = list(dict.fromkeys(name for one in figures for name in one))
     return _render(
         "compare.html.j2",
-        title="Runs side by side: " + ", ".join(labels),
+        title="Comparison of runs: " + ", ".join(labels),
         runs=[
             {"run": run, "label": label, "state": _state(run)}
             for run, label in zip(runs, labels, strict=True)

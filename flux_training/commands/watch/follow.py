@@ -15,7 +15,7 @@ from flux_training.training.errors import FluxError
 LOCAL_POLL_SECONDS = 1.0
 # Each request to Kelpie causes one to SaladCloud, where the status changes within minutes.
 POLL_SECONDS = 5.0
-# Without a terminal, a running job gets about this many lines.
+# Without a terminal, print about this many progress lines for each job.
 PROGRESS_LINES = 5
 
 

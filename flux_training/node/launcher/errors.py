@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     NOT_WRITABLE = 11  # a folder or file on this node cannot be written
     NO_PYTHON = 12  # there is no `python` on this node, or it cannot be started
     NO_TRAINER = 13  # the image has no run.py of ai-toolkit
-    CLOCK_JUMPED = 14  # the clock of this node jumps back
+    CLOCK_JUMPED = 14  # the clock of this node jumped back
     NO_PROGRESS = 15  # MAX_RESTARTS in a row brought no new checkpoint
     TRAINING_FAULTY = 16  # too many batches were skipped, or had a loss that is no number
     LAUNCHER_FAULT = 70  # a bug in the launcher

@@ -156,5 +156,5 @@ def make_newest(path: Path, previous_ctime: int) -> int:
         if (ctime := path.stat().st_ctime_ns) > previous_ctime:
             return ctime
         time.sleep(0.002)
-    message = f"the clock of this node jumps back: {path} cannot be made the newest"
+    message = f"the clock of this node jumped back: {path} cannot be made the newest"
     raise RunEndedError(ExitCode.CLOCK_JUMPED, message)

@@ -45,7 +45,7 @@ class OutputReader:
         self.step_at, self._bar_said_at = time.monotonic(), -math.inf
         self._started_at = self.step_at
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)
-        # BaseSDTrainProcess and tqdm: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
+        # The progress line of BaseSDTrainProcess and tqdm: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
         # 4.512e-01]", for each step once with the old count and once with the new one.
         name = re.escape(settings.job)
         self._phase = ("", "")
@@ -216,7 +216,7 @@ def train(settings: RunSettings, progress: ProgressWriter) -> str:
     try:
         _watch(settings, progress, trainer)
     except RunEndedError as end:
-        # ai-toolkit saves on no signal, and the worker uploads nothing after an interruption: stop quickly.
+        # ai-toolkit does not save on any signal, and the worker uploads nothing after an interruption, so stop quickly.
         if end.code == -signal.SIGINT:
             trainer.stop(signal.SIGINT, CANCEL_GRACE_SECONDS)
         else:

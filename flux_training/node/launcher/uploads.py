@@ -106,7 +106,7 @@ class UploadFolder:
     def _update(self, found: dict[str, FileVersion], *, is_final: bool) -> None:
         for name in sorted(self._done.keys() - found.keys() - (set() if is_final else self._seen.keys())):
             self._remove(name)
-        # By age: a link renews the ctime, whose order is that of the steps (restore.py).
+        # Oldest first: linking a file sets its ctime to now, and ai-toolkit resumes from the newest ctime (restore.py).
         for name, version in sorted(found.items(), key=lambda item: item[1].modified_ns):
             is_settled = is_final or self._seen.get(name) == version
             if is_settled and self._done.get(name) != version and self._put(name, version):

@@ -9,7 +9,7 @@ from flux_training.training.dataset.model_answers import CleanedAnswer, clean_an
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.opening import leaves_dataset, read_regular
+from flux_training.training.opening import leaves_dataset, read_regular_file
 
 MODEL = "gpt-4.1-nano"
 # As in SaladCloud's recipe (generate-captions.py).
@@ -107,7 +107,7 @@ def has_caption(image: Path) -> bool:
     if leaves_dataset(caption):
         return True
     try:
-        return bool(read_regular(caption).strip(b" \t\r\n\xef\xbb\xbf"))
+        return bool(read_regular_file(caption).strip(b" \t\r\n\xef\xbb\xbf"))
     except FileNotFoundError:
         return False
     except OSError:

@@ -17,7 +17,7 @@ from flux_training.training.opening import (
     leaves_dataset,
     outside_target,
     project_of,
-    read_regular,
+    read_regular_file,
     special_kind,
 )
 from flux_training.training.text_files import git_artefact, normalized_text
@@ -156,7 +156,7 @@ def read_caption(path: Path) -> Caption:
     if target := leaves_dataset(path):
         return wrong(UNREADABLE, f"links to {target}, outside the project; it is not read")
     try:
-        raw = read_regular(path, MAX_CAPTION_BYTES + 1)
+        raw = read_regular_file(path, MAX_CAPTION_BYTES + 1)
         if len(raw) > MAX_CAPTION_BYTES:
             return wrong(UNREADABLE, f"more than {MAX_CAPTION_BYTES} bytes are too much for a caption")
         if left := git_artefact(raw):

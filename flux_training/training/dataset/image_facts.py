@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_training.training.dataset.perceptual_hash import perceptual_hash
-from flux_training.training.opening import read_regular
+from flux_training.training.opening import read_regular_file
 from flux_training.training.text_files import git_artefact
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
 WEBP_HEADER = 12
-# A Git LFS pointer is shorter (the specification of Git LFS).
+# A Git LFS pointer is always shorter than this (Git LFS specification).
 MAX_POINTER_BYTES = 1024
 
 
@@ -70,7 +70,7 @@ def look_at_image(path: Path) -> ImageFacts:
     from PIL import UnidentifiedImageError
 
     try:
-        raw = read_regular(path)
+        raw = read_regular_file(path)
     except OSError as error:
         return ImageFacts(path.name, 0, "", damage=error.strerror or "cannot be read")
     facts = ImageFacts(path.name, len(raw), hashlib.sha256(raw).hexdigest())

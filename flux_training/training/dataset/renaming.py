@@ -14,7 +14,7 @@ from flux_training.training.dataset.intake import NUMBERED
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.opening import read_regular
+from flux_training.training.opening import read_regular_file
 
 # Hidden files are not part of the dataset. JOURNAL exists while files are being renamed; it then becomes LAST.
 JOURNAL = ".rename-under-way.json"
@@ -186,7 +186,7 @@ def _own_name(name: object) -> str:
 def _read(path: Path) -> tuple[Renaming, str] | None:
     """The renaming in a journal and the step it had reached; None if there is no journal. Raises FluxError if it cannot be read."""
     try:
-        journal: dict[str, Any] = json.loads(read_regular(path))
+        journal: dict[str, Any] = json.loads(read_regular_file(path))
         moves = tuple(Move(_own_name(entry["old"]), _own_name(entry["new"])) for entry in journal["moves"])
         return Renaming(moves, bool(journal["undo"])), str(journal["step"])
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
 
-# A launcher reports within seconds of its start. With the watchers' polling, a silent one is noticed within ten minutes.
+# A launcher reports within seconds of its start. Given how often watchers poll, a silent one is noticed within ten minutes.
 SILENT_SECONDS = 480.0
 MAX_REQUEUES = 3
 # In the environment of a job that was queued again: how many times. Nodes cannot change it.
@@ -72,7 +72,7 @@ def judge(
 def silence(job: HandOut, environment: Mapping[str, str]) -> str:
     """What to say about a job whose launcher is silent."""
     waited = in_words((job.heartbeat - job.started).total_seconds())
-    said = f"its node has sent heartbeats for {waited}, but its launcher has never reported"
+    said = f"the node has sent heartbeats for {waited}, but its launcher has never reported"
     if may_requeue(environment):
         return f"{said}: the node cannot download the run's files, or cannot write to the bucket"
     return (

@@ -11,7 +11,7 @@ RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
 CONFIG_VARIABLE = "FLUX_CONFIG_SHA256"
-# Of a container group: the stack that it belongs to, as `<project>/<stack>`.
+# On a container group: the stack that it belongs to, as `<project>/<stack>`.
 OWNER_VARIABLE = "FLUX_OWNER"
 
 
@@ -99,7 +99,7 @@ class RunKeys:
         self.claim = f"{own}claim.json"
         # Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key.
         self.posted = f"{own}posted.json"
-        # The job that a watcher cancels to queue the run again.
+        # Names the job that a watcher cancels in order to queue the run again.
         self.requeue = f"{own}requeue.json"
         # The weights that were verified first.
         self.results = f"{own}results.json"

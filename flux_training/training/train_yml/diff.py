@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Common names of settings in config.process[0]; others are named by their path.
+# What people call common settings of config.process[0]; the others are named by their path.
 LABELS = {
     "datasets.0.resolution": "resolution",
     "network.linear": "rank",

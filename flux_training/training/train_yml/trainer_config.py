@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 
 from flux_training.training.finding import Problem
-from flux_training.training.opening import outside_target, project_of, read_regular
+from flux_training.training.opening import outside_target, project_of, read_regular_file
 from flux_training.training.text_files import git_artefact
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
@@ -175,7 +175,7 @@ def outside_problem(path: Path, target: str) -> Problem:
 
 def _read(path: Path) -> bytes:
     try:
-        raw = read_regular(path, MAX_BYTES + 1)
+        raw = read_regular_file(path, MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise _Fault("config-unreadable", f"more than {MAX_BYTES} bytes are too much for a train.yml")
         return raw
@@ -255,7 +255,7 @@ def _fill_in(text: str, name: str) -> str:
 
 
 def _no_json(value: object) -> NoReturn:
-    raise TypeError(f"{value} is a {type(value).__name__}, write it in quotes for a text")
+    raise TypeError(f"{value} is a {type(value).__name__}, put it in quotes for a text")
 
 
 def _count_nodes(node: yaml.Node, above: set[int], known: dict[int, int]) -> int:

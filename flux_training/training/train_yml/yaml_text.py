@@ -24,7 +24,7 @@ def set_value(text: str, path: Path, literal: str) -> str:
     if _is_empty(node):
         raise ValueError("it has no value; write one first")
     if not _is_replaceable(node):
-        raise ValueError("it is a block of several lines")
+        raise ValueError("it is a multi-line block")
     changed = text[: node.start_mark.index] + literal + text[node.end_mark.index :]
     try:
         value = _plain(literal)

@@ -31,7 +31,7 @@ class DaemonError(Exception):
 def cloud_status(home: Home) -> dict[str, Any]:
     """The content of HOME/connection.json when the daemon runs, else {"running": false, …}."""
     connection = home.load_connection()
-    # A killed daemon can hold its lock for a moment longer, until its last thread has ended.
+    # The lock alone proves nothing: a killed daemon can hold it a moment longer, until its last thread has ended.
     if connection and processes.start_time(connection["pid"]) and processes.is_locked(home.daemon_lock):
         return connection
     return {"version": 1, "running": False, "home": str(home.path)}

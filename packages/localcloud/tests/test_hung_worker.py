@@ -78,7 +78,7 @@ def machines(cloud: dict[str, Any], name: str) -> list[str]:
 
 
 def hang(cloud: dict[str, Any], group: str) -> str:
-    """Queue a job whose download breaks; return its id once its node has sent heartbeats for a while."""
+    """Queue a job whose download breaks; return its id once the node has sent heartbeats for a while."""
     identity = queue_download(cloud, group)
     wait_until(lambda: job_of(cloud, identity)["num_heartbeats"] > 8)
     assert (job_of(cloud, identity)["status"], job_of(cloud, identity)["num_failures"]) == ("running", 0)

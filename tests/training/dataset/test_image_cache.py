@@ -30,7 +30,7 @@ from flux_training.training.dataset.image_cache import (
 )
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.jobs.folder import read_images
-from flux_training.training.opening import read_regular
+from flux_training.training.opening import read_regular_file
 from tests.training.job_folders import make_job, write_image
 
 CACHE = Path(CACHE_FOLDER, CACHE_FILE)
@@ -189,10 +189,10 @@ def test_an_unreadable_image_is_not_cached(
     def failing(path: Path) -> bytes:
         if path.name == "00002.jpg":
             raise OSError(errno.EMFILE, "Too many open files")
-        return read_regular(path)
+        return read_regular_file(path)
 
     with monkeypatch.context() as broken:
-        broken.setattr(image_facts, "read_regular", failing)
+        broken.setattr(image_facts, "read_regular_file", failing)
         assert read(job).images["00002.jpg"].unread
     decoded.clear()
     assert not read(job).images["00002.jpg"].unread

@@ -17,7 +17,7 @@ from flux_training.training.finding import Finding
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.folder import read_config, read_images
 from flux_training.training.jobs.lint import lint_jobs
-from flux_training.training.opening import outside_target, read_regular, special_kind
+from flux_training.training.opening import outside_target, read_regular_file, special_kind
 from tests.training.job_folders import make_job
 from tests.training.lint_folders import stack
 
@@ -191,7 +191,7 @@ def test_special_files_are_reported_unopened(kind: str, name: str, project: Path
         declare_jobs(stack(cat={}), project)
     assert special_kind(path) == kind
     with pytest.raises(OSError, match="not a file"):
-        read_regular(path)
+        read_regular_file(path)
 
 
 @pytest.mark.timeout(20)

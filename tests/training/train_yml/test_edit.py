@@ -140,7 +140,7 @@ def test_a_number_like_1e_4_is_read_as_ai_toolkit_reads_it(head: str) -> None:
         ),
         (
             b"job: x\nconfig: {name: cat, made: 2026-01-02}\n",
-            "ai-toolkit cannot convert it to JSON (2026-01-02 is a date, write it in quotes for a text)",
+            "ai-toolkit cannot convert it to JSON (2026-01-02 is a date, put it in quotes for a text)",
             None,
             "config-value",
         ),
@@ -180,7 +180,7 @@ def test_an_unreadable_train_yml_is_reported(tmp_path: Path, monkeypatch: pytest
 
     path = tmp_path / "train.yml"
     path.write_bytes(b"job: x\nconfig: {}\n")
-    monkeypatch.setattr(trainer_config, "read_regular", failing)
+    monkeypatch.setattr(trainer_config, "read_regular_file", failing)
     assert read_trainer_file(tmp_path) == TrainerFile(
         path, fault=Problem(str(path), "cannot be read (Input/output error)", code="config-unreadable")
     )

@@ -54,9 +54,9 @@ def test_comments_carriage_returns_and_earlier_duplicates_are_kept() -> None:
     ("text", "path", "literal", "error"),
     [
         ("a: {c: 1}", ("a", "b"), "2", KeyError("a.b")),
-        ("a:\n  b: 1", ("a",), "2", ValueError("it is a block of several lines")),
-        ("a: |\n  b", ("a",), "2", ValueError("it is a block of several lines")),
-        ("a: >\n  b", ("a",), "2", ValueError("it is a block of several lines")),
+        ("a:\n  b: 1", ("a",), "2", ValueError("it is a multi-line block")),
+        ("a: |\n  b", ("a",), "2", ValueError("it is a multi-line block")),
+        ("a: >\n  b", ("a",), "2", ValueError("it is a multi-line block")),
         ("a:\nb: 1", ("a",), "2", ValueError("it has no value; write one first")),
         ("a: &x 1\nb: *x", ("a",), "2", ValueError("the change would change something else as well")),
         ("a: 1", ("a",), "2\nb: 3", ValueError("it is not YAML")),

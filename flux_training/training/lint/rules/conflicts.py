@@ -48,7 +48,7 @@ def _only_flux(job: Subject) -> Iterator[Conflict]:
     model = job.section("model")
     for key in ("attn_masking", "split_model_over_gpus"):
         if model.get(key) and not model.get("is_flux"):
-            yield f"model.{key} needs model.is_flux: true, even with arch: flux", ("model", key)
+            yield f"model.{key} needs model.is_flux: true, even if arch is flux", ("model", key)
 
 
 def _not_for_flux(job: Subject) -> Iterator[Conflict]:

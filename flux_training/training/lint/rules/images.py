@@ -204,7 +204,7 @@ def identical_images(job: Subject) -> Iterator[Problem]:
     for image in job.sound_images:
         earlier = first.setdefault(image.sha256, image.name)
         if earlier != image.name:
-            yield job.in_dataset(image.name, f"the same file as {earlier}")
+            yield job.in_dataset(image.name, f"identical to {earlier}")
 
 
 @AREA.warning(

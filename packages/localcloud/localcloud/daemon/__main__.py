@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud import processes
-from localcloud.daemon.ports import PortError, QuietServer, bind_both
+from localcloud.daemon.ports import PortError, QuietServer, bind_api_and_s3
 from localcloud.daemon.services import LocalServices, connection_of
 from localcloud.home import EXIT_FAILED, EXIT_PORT, Home, HomeError, HomeState, write_json
 
@@ -70,7 +70,7 @@ def run_daemon(home: Home, report: StartReport) -> int:
         lock.flush()
         try:
             previous = home.load_state()
-            sockets = bind_both(home.load_settings().port, previous)
+            sockets = bind_api_and_s3(home.load_settings().port, previous)
             ports = [one.getsockname()[1] for one in sockets]
             state = replace(previous, api_port=ports[0], s3_port=ports[1])
             home.save_state(state)

@@ -32,7 +32,7 @@ def bind(port: int, what: str) -> socket.socket:
     return listener
 
 
-def bind_both(port: int, state: HomeState) -> tuple[socket.socket, socket.socket]:
+def bind_api_and_s3(port: int, state: HomeState) -> tuple[socket.socket, socket.socket]:
     """Sockets for the APIs and for S3. With port 0, the ports of the last start are used again if they are free."""
     if port:
         first = bind(port, "the APIs")

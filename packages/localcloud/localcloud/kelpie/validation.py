@@ -107,7 +107,7 @@ def _check_uuid(text: str) -> str:
 
 # `missing` errors of pydantic lack the expected type, so a required field has a default that no type accepts.
 REQUIRED: Any = Field(default_factory=lambda: MISSING, validate_default=True)
-# A field that may be omitted, although null is not accepted.
+# A field that may be omitted but must not be null.
 OPTIONAL: Any = None
 Number = Annotated[int, BeforeValidator(_js_number)]
 Count = Annotated[Number, Field(ge=1)]

@@ -201,7 +201,7 @@ class Supervisor:
             return subprocess.Popen(  # noqa: S603 (our own program)
                 [*command, "--home", str(folder)],
                 env=self._environment(instance, group, folder),
-                # `-m localcloud.node` is found from here; the node then changes to its folder.
+                # `-m localcloud.node` is found from this folder; the node then changes to its own.
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -133,7 +133,7 @@ def _difference(title: Title, old: Value, new: Value, indent: int, view: DiffVie
 
 def _texts(title: Title, old: str, new: str, indent: int, view: DiffView) -> list[str]:
     """Two different texts: as objects if both contain one, and line by line if one has several lines."""
-    before, after = _decoded(old), _decoded(new)
+    before, after = _parsed_json_or_yaml(old), _parsed_json_or_yaml(new)
     if before is not None and after is not None and not _same(before[1], after[1], view):
         kind = before[0] if before[0] == after[0] else f"{before[0]} => {after[0]}"
         inside = _difference(lambda _indent, _mark: "", before[1], after[1], indent, view)
@@ -174,7 +174,7 @@ def _value(value: Value, indent: int, mark: str) -> list[str]:
         return [*lines, _INDENT * indent + "]"]
     if isinstance(value, dict) and value:
         return ["{", *lines_of(value, indent + 1, mark), _INDENT * indent + "}"]
-    found = _decoded(value) if isinstance(value, str) else None
+    found = _parsed_json_or_yaml(value) if isinstance(value, str) else None
     if found is not None:
         kind, content = found
         return [*_under(f"({kind}) ", _value(content, indent, mark)), ""]
@@ -199,7 +199,7 @@ def _quoted(text: str) -> str:
     return json.dumps("\n".join(cut), ensure_ascii=False)
 
 
-def _decoded(text: str) -> tuple[str, Any] | None:
+def _parsed_json_or_yaml(text: str) -> tuple[str, Any] | None:
     """The language of the text and the object or list it contains, if it is JSON or YAML."""
     stripped = text.strip()
     kind, found = "json", None
