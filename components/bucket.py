@@ -145,9 +145,6 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
     mark = OwnerMark(owner, made).to_json()
     if not adopt:
         refusal = foreign_bucket(storage, layout, owner)
-        # Another update of this stack may have marked it in the meantime.
-        if refusal is not None and owner_of(storage, layout) == owner:
-            return
         if refusal is not None:
             raise refusal
     try:
@@ -168,16 +165,18 @@ def refuse_without_conditions(storage: Storage, layout: Layout) -> None:
 
 
 def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
-    """Why a bucket without our mark must not be used; None if nothing is below the prefix."""
+    """Why a bucket must not be used; None if it has our mark or nothing is below the prefix."""
     present = owner_of(storage, layout)
     where = f"{storage.bucket}/{layout.prefix}"
-    if present is not None:
+    if present not in (None, owner):
         return FluxError(
             f"bucket {where} belongs to {present}",
             f"{owner} must not write into another stack's bucket",
             "choose another storage.bucket or storage.prefix, or set `adopt: true`",
         )
-    if next(iter(storage.list(layout.prefix)), None) is None:
+    is_empty = next(iter(storage.list(layout.prefix)), None) is None
+    # Another update of this stack may have marked and filled it since the mark was read.
+    if is_empty or owner_of(storage, layout) == owner:
         return None
     return FluxError(
         f"bucket {where} holds objects that are not this project's",

@@ -138,21 +138,21 @@ def test_status_of_a_stack_that_was_never_deployed(trained: Checkout) -> None:
     assert (facts["deployed"], facts["jobs"]) == (False, [])
 
 
-def test_a_failed_job_makes_the_exit_code_1_and_can_be_retried(trained: Checkout) -> None:
+def test_lost_weights_make_the_exit_code_1_and_can_be_trained_again(trained: Checkout) -> None:
     outputs = trained.outputs()["jobs"]["dog"]
-    done = trained.bucket / outputs["folder"] / "model" / "done.json"
-    kept = done.read_bytes()
-    done.unlink()
+    weights = trained.bucket / outputs["folder"] / "model" / "dog.safetensors"
+    kept = weights.read_bytes()
+    weights.unlink()
     try:
         printed = pipe(trained, "status")
-        assert (printed.code, "dog: completed without weights" in printed.output) == (1, True)
-        retried = pipe(trained, "retry", "dog", "--dry-run")
+        assert (printed.code, "dog: the weights that were verified first" in printed.output) == (1, True)
+        retried = pipe(trained, "retry", "dog", "--force", "--dry-run")
         assert (retried.code, "+  flux-training" in retried.output or "attempt: 2" in retried.output) == (
             0,
             True,
         )
     finally:
-        done.write_bytes(kept)
+        weights.write_bytes(kept)
 
 
 @pytest.mark.long
