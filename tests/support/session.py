@@ -1,8 +1,7 @@
 """The pytest plugin of this repository's suite: an environment that is the same everywhere, nothing left behind, and which tests run.
 
-`--long-share K/N` runs the K-th of N shares of the selected tests. `--stop-after SECONDS` begins no test after that
-time. `--expected-skips FILE` fails the run when a test is
-skipped for a reason that no line of FILE (a regular expression) matches.
+`--long-share K/N` runs the K-th of N shares of the selected tests. `--stop-after SECONDS` skips all tests after that time.
+`--expected-skips FILE` fails the run when a test is skipped for a reason that no line of FILE (a regular expression) matches.
 """
 
 import os
@@ -113,7 +112,7 @@ hypothesis.settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flux")
     group.addoption("--long-share", metavar="K/N", help="run the K-th of N shares of the selected tests")
-    group.addoption("--stop-after", metavar="SECONDS", type=float, help="begin no test after this time")
+    group.addoption("--stop-after", metavar="SECONDS", type=float, help="skip all tests after this time")
     group.addoption(
         "--expected-skips", metavar="FILE", type=Path, help="fail when the reason of a skip is not in FILE"
     )
@@ -125,10 +124,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """True keeps pytest from running the test."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
     seconds = item.config.getoption("--stop-after")
-    return True if seconds and time.monotonic() > BEGUN + seconds else None
+    if seconds and time.monotonic() > BEGUN + seconds:
+        pytest.skip("not begun within the time of --stop-after")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
