@@ -3,12 +3,11 @@
 import gzip
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cli import cli, essence, for_both
+from engine_cli import CLI, cli, essence, for_both
 from engine_stack import EngineStack, thing
 
 PACK = {"PULUMI_DIY_BACKEND_GZIP": "true"}
@@ -111,7 +110,7 @@ def test_zstd_is_refused_by_name(stack: EngineStack) -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the Pulumi CLI is not on the PATH")
+@pytest.mark.skipif(CLI is None, reason="the Pulumi CLI is not on the PATH")
 @pytest.mark.parametrize(("ours", "theirs"), [(PACK, PACK), (PACK, OFF), (OFF, PACK)])
 def test_alternating_with_the_cli(stack: EngineStack, ours: dict[str, str], theirs: dict[str, str]) -> None:
     for_both(stack)
