@@ -93,6 +93,10 @@ class NodeAndRun:
     def jobs(self) -> list[Job]:
         return self.connection.kelpie().list_jobs(self.group)
 
+    def pending(self) -> Job:
+        (job,) = (job for job in self.jobs() if job.status == "pending")
+        return job
+
     def take_job(self, machine: str = "m") -> str:
         """Get work as a node does."""
         with kelpie_client(self.cloud) as kelpie:
@@ -163,6 +167,47 @@ def test_a_job_that_a_user_has_canceled_is_not_queued_again(silent: NodeAndRun, 
     watcher = silent.watcher()
     assert queue_silent_again(watcher, watcher.read()) == []
     assert [job.status for job in silent.jobs()] == ["canceled"]
+
+
+def test_a_watcher_that_was_killed_while_queueing_the_second_time_is_succeeded_by_the_next(
+    silent: NodeAndRun,
+) -> None:
+    queue_silent_again(silent.watcher(), silent.watcher().read())
+    second = silent.pending()
+    silent.storage.put_bytes(silent.keys.requeue, json.dumps({"kelpie_id": second.id}).encode())
+    silent.connection.kelpie().cancel_job(second.id)
+    watcher = silent.watcher()
+    assert len(queue_silent_again(watcher, watcher.read())) == 1
+    assert silent.pending().environment[REQUEUES_VARIABLE] == "2"
+
+
+def test_a_run_that_a_user_cancels_after_it_was_queued_again_stays_canceled(silent: NodeAndRun) -> None:
+    """The stack's outputs still name the first job, which a watcher canceled in order to queue the run again."""
+    queue_silent_again(silent.watcher(), silent.watcher().read())
+    silent.connection.kelpie().cancel_job(silent.pending().id)
+    watcher = silent.watcher()
+    assert queue_silent_again(watcher, watcher.read()) == []
+    assert [job.status for job in silent.jobs()] == ["canceled", "canceled"]
+
+
+def test_a_job_that_went_on_after_a_failed_cancel_is_not_queued_again_when_a_user_cancels_it(
+    silent: NodeAndRun,
+) -> None:
+    silent.storage.put_bytes(silent.keys.requeue, json.dumps({"kelpie_id": silent.first.id}).encode())
+    silent.storage.put_bytes(silent.keys.progress, b'{"state": "training"}')
+    silent.connection.kelpie().cancel_job(silent.first.id)
+    watcher = silent.watcher()
+    assert queue_silent_again(watcher, watcher.read()) == []
+    assert [job.status for job in silent.jobs()] == ["canceled"]
+
+
+def test_a_launcher_that_reports_just_before_its_job_is_canceled_goes_on(silent: NodeAndRun) -> None:
+    watcher = silent.watcher()
+    found = watcher.read()
+    assert found.rows[0].status.is_silent
+    silent.storage.put_bytes(silent.keys.progress, b'{"state": "training"}')
+    assert queue_silent_again(watcher, found) == ["cat: training"]
+    assert [job.status for job in silent.jobs()] == ["running"]
 
 
 def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRun) -> None:

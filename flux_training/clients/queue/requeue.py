@@ -1,6 +1,7 @@
 """Queues a run again whose launcher never reported."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
@@ -14,11 +15,19 @@ from flux_training.training.runs.run import RunKeys
 
 
 def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
-    """The job with this id, if it is the run's, or the one that replaced it after it was canceled. Raises ServiceError."""
+    """The job with this id, if it is the run's, or the last one that replaced it after it was canceled. Raises ServiceError."""
     known = own_job(kelpie, kelpie_id, place)
     if known is None or known.status != "canceled":
         return known
-    return choose_own_job(kelpie.list_jobs(known.container_group_id), place) or known
+    jobs = kelpie.list_jobs(known.container_group_id)
+    return choose_own_job(jobs, place) or max(
+        (job for job in jobs if place.is_own(job)), key=_posted_at, default=known
+    )
+
+
+def _posted_at(job: Job) -> tuple[datetime, int]:
+    """Kelpie's times are whole seconds."""
+    return job.created or datetime.min.replace(tzinfo=UTC), requeues(job.environment)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,14 @@ class SilentRun:
         """Post the run whose job a watcher has canceled for that, if it is not done yet. None for any other canceled job."""
         intended = (read_json(self.storage, self.keys.requeue) or {}).get("kelpie_id")
         is_intended = intended == job.id and job.status == "canceled" and self.place.is_own(job)
-        return self._post(job) if is_intended else None
+        return self._post(job) if is_intended and not self._has_reported(job) else None
+
+    def _has_reported(self, job: Job) -> bool:
+        """Whether its launcher has started: then the watcher did not cancel the job, but somebody else did later."""
+        report = self.storage.head(self.keys.progress)
+        if report is None or report.modified is None or job.started is None:
+            return False
+        return report.modified >= job.started
 
     def _post(self, job: Job) -> Job:
         self.queue.forget()

@@ -19,6 +19,7 @@ from flux_training.clients.salad import ContainerGroup, Instance
 from flux_training.commands.watch.job_status import (
     JobStatus,
     StackJob,
+    describe,
     find_problems,
     job_status,
     stack_jobs,
@@ -133,6 +134,11 @@ class Watcher:
 
         Returns what was done, empty if nothing. Raises ServiceError, FluxError.
         """
+        # Since it was read, another watcher may have acted, or the launcher has reported.
+        status = job_status(status.job, self._own(status.job, {}), self.storage)
+        if not status.may_be_queued_again:
+            self._ended.pop(status.job.name, None)
+            return f"{status.job.name}: {describe(status)}"
         job, salad = status.queue_job, self._connection.salad()
         group = salad.get_group(self._group_name)
         place = self._place(status.job)
