@@ -133,6 +133,22 @@ def test_a_broken_download_is_resumed_where_it_broke(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big"]
 
 
+def test_a_download_that_breaks_after_its_last_byte_is_complete(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of nothing cannot be asked for: S3 answers 416. An answer whose last bytes come too slowly breaks like this."""
+    (bucket / "object").write_bytes(b"x" * 100)
+    write = downloads.PartialFile.write
+
+    def write_and_break(partial: downloads.PartialFile, chunk: bytes) -> None:
+        write(partial, chunk)
+        raise BucketError("only 100 bytes in 60 s", retryable=True)
+
+    monkeypatch.setattr(downloads.PartialFile, "write", write_and_break)
+    fetch(bucket, "", [Download("object", tmp_path / "object", 100)])
+    assert (tmp_path / "object").read_bytes() == b"x" * 100
+
+
 def test_an_object_that_changes_during_a_download_is_fetched_anew(bucket: Path, tmp_path: Path) -> None:
     old, new = b"a" * 100_000, b"b" * 100_000
     (bucket / "object").write_bytes(old)
