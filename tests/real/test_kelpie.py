@@ -66,6 +66,11 @@ def once(part: str, fault: DownloadFault) -> Callable[[ProxiedRequest], Download
     )
 
 
+def downloads(proxy: FaultProxy, part: str) -> int:
+    """How often an object was asked for whose key contains `part`. With a broken answer, more than once."""
+    return sum(request.method == "GET" and part in request.path for request in proxy.requests)
+
+
 def test_a_training_without_faults(undisturbed: float) -> None:
     assert undisturbed > 0
 
@@ -80,7 +85,7 @@ def test_a_broken_download_of_an_image_is_resumed(
         training(services, f"image-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
     ):
         assert run.wait_for_report().num_failures == 0
-        assert run.requeued == []
+        assert (run.requeued, downloads(proxy, "00001.jpg")) == ([], 2)
         say_lost(f"image, {kind}", run.gpu_seconds)
 
 
@@ -96,7 +101,7 @@ def test_a_broken_download_of_a_checkpoint_is_resumed(
         run.wait(lambda _: run.has_checkpoint())
         run.kill_node()
         assert run.wait_for_report().num_failures == 0
-        assert any("_000000008.safetensors" in request.path for request in proxy.requests)
+        assert downloads(proxy, "_000000008.safetensors") == 2
         say_lost(f"checkpoint, {kind}, with a killed node", run.gpu_seconds)
 
 
@@ -187,6 +192,9 @@ def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_do
         assert sorted(job.environment["FLUX_JOB"] for job in jobs) == sorted(names)
         assert {job.status for job in jobs} == {"completed"}
         assert all(services.storage.head(Layout("").run(name, RUN_ID).weights) for name in names)
+        assert kills
+        assert proxy.faults is not None
+        assert proxy.faults.counts.total() > proxy.faults.counts["none"]
     print(
         f"{kills} nodes killed, {requeued} runs queued again, {proxy.faults.counts if proxy.faults else {}}"
     )
