@@ -49,7 +49,7 @@ def test_each_update_replaces_the_runs_of_its_own_stack_only(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        (MANIFEST, b'{"images":{"a.jpg":1}}', "do not belong to run"),
+        (MANIFEST, b'{"images":{"a.jpg":1}}', "does not belong to run"),
         (MANIFEST, None, "cannot be read"),
         (DETAILS, b"{", "cannot be read"),
         (DETAILS, b"[]", "cannot be read"),
@@ -69,5 +69,5 @@ def test_files_of_another_attempt_or_parent_are_refused(
     tmp_path: Path, attempt: int, parent: str | None
 ) -> None:
     write_prepared(OWNER, [RUN], tmp_path)
-    with pytest.raises(FluxError, match="do not belong to run"):
+    with pytest.raises(FluxError, match="does not belong to run"):
         load(tmp_path, attempt, parent)
