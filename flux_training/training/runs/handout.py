@@ -8,7 +8,7 @@ from enum import StrEnum
 from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
 
 # A launcher reports within seconds of its start. Given how often watchers poll, a silent one is noticed within ten minutes.
-SILENT_SECONDS = 480.0
+SILENT_SECONDS = 300.0
 MAX_REQUEUES = 3
 # In the environment of a job that was queued again: how many times. Nodes cannot change it.
 REQUEUES_VARIABLE = "FLUX_REQUEUES"
