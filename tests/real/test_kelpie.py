@@ -36,7 +36,7 @@ MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 BREAKS = {"cut": DownloadFault.CUT, "stall": DownloadFault.STALL, "reset": DownloadFault.RESET}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(services: NodeServices) -> float:
     """GPU seconds of a training without faults."""
     with training(services, "undisturbed") as run:
