@@ -206,3 +206,29 @@ def test_the_launcher_and_we_compute_the_same_digest() -> None:
 
     assert settings.config_digest(MANIFEST, CONFIG) == DIGEST
     assert RunKeys("runs/cat/1/", "cat").results == ".flux/runs/cat/1/results.json"
+
+
+@pytest.mark.parametrize("case", ["another train.yml", "no done.json", "another step"])
+def test_weights_that_are_not_believed_are_not_fetched(case: str, run: TrainedRun) -> None:
+    """A node placed them below a run that waits or is being trained: the name would hide what they are."""
+    if case == "another train.yml":
+        run.storage.put_bytes(f"{run.keys.config}train.yml", b"job: of somebody else\n")
+    elif case == "no done.json":
+        run.storage.delete_many([run.keys.done])
+    else:
+        run.node_writes(weights(b"evil", STEPS - 1))
+    queued = Job(
+        id="j", container_group_id="g", status="running", environment={"FLUX_CONFIG_SHA256": DIGEST}
+    )
+    job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
+    result = fetch_results(job_status(job, queued, run.storage), run.storage, run.outputs)
+    assert [one.partition(":")[0] for one in result.failed] == ["weights"]
+    assert not list(run.outputs.rglob("*.safetensors"))
+    assert read_pin(run.storage, run.keys) is None
+
+
+def test_an_unfinished_run_without_weights_is_fetched_without_a_complaint(run: TrainedRun) -> None:
+    run.storage.delete_many([run.keys.weights, run.keys.done])
+    queued = Job(id="j", container_group_id="g", status="running")
+    job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
+    assert fetch_results(job_status(job, queued, run.storage), run.storage, run.outputs).failed == []

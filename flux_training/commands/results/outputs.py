@@ -143,7 +143,8 @@ def fetch_results(
     folder = outputs / status.job.name / status.job.run_id
     trusted = choose_weights(status, storage, options.accept_changed, options.stack)
     remote = _remote_files(storage, keys, trusted.sha256, options.checkpoints)
-    if trusted.problem:
+    # Weights that were verified once should be there; an unfinished run has none to refuse.
+    if trusted.problem and (status.pin or any(file.is_weights for file in remote.files)):
         remote.refuse_weights(trusted.problem)
     index = _read_index(folder)
     decisions = {

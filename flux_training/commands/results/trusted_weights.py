@@ -8,6 +8,7 @@ from flux_training.clients.results import weights_problems
 from flux_training.clients.storage import Storage
 from flux_training.commands.watch.job_status import JobStatus, accept_hint
 from flux_training.training.runs.records import DoneRecord
+from flux_training.training.runs.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,13 @@ def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, st
         pin = pin_weights(storage, status.job.keys, found, steps)
     if pin is not None:
         return TrustedWeights(pin.sha256)
+    if not status.results.finished and status.state is not RunState.COMPLETED:
+        return TrustedWeights(problem=_why_unverified(status))
     done = read_record(storage, status.job.keys.done, DoneRecord).value
     return TrustedWeights(done.sha256 if done else None)
+
+
+def _why_unverified(status: JobStatus) -> str:
+    if problems := status.results.evidence.problems:
+        return f"the weights in the bucket are not valid: {'; '.join(problems)}"
+    return "the run has not finished, so they are not verified and not fetched"
