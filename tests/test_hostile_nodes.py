@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components.pipeline import total_cost
 from components.preparation import remaining_times
-from flux_training.clients.errors import NotFound
+from flux_training.clients.errors import Invalid, NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.clients.results import (
@@ -141,6 +141,18 @@ def test_a_failed_run_without_a_readable_progress_says_why(progress: bytes | Non
     bucket = storage({KEYS.progress: progress} if progress is not None else {})
     failed = Job(id="1", container_group_id="g", status="failed")
     assert run_status(bucket, KEYS, 20, failed, 30).reason.endswith(NO_REPORT)
+
+
+def test_a_progress_that_cannot_even_be_looked_at_counts_as_none() -> None:
+    """Encrypted with a key of its writer's own: the storage answers HEAD with 400."""
+
+    class Encrypted(CountingBucket):
+        def head(self, key: str) -> ObjectInfo | None:
+            raise Invalid(f"{key}: 400")
+
+    running = Job(id="1", container_group_id="g", status="running")
+    found = run_status(cast(Storage, Encrypted({KEYS.progress: b""})), KEYS, 20, running, 30)
+    assert (found.state, len(found.findings)) == ("running", 1)
 
 
 @pytest.mark.parametrize("odd", ODD)

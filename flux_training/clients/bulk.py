@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.errors import NotFound, Service, ServiceError
 from flux_training.clients.http import LOOPBACK
-from flux_training.clients.s3_errors import from_obstore
+from flux_training.clients.s3_errors import UNREADABLE, from_obstore
 from flux_training.training.errors import BadInput
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Bulk:
     def copy(
         self, pairs: Sequence[tuple[str, str]], on_progress: OnProgress = ignore_progress
     ) -> list[tuple[str, str]]:
-        """Copy objects of up to 5 GB inside the bucket, from key to key. Returns the pairs whose source does not exist.
+        """Copy objects of up to 5 GB inside the bucket, from key to key. Returns the pairs whose source does not exist or cannot be read.
 
         Raises ServiceError.
         """
@@ -131,8 +131,9 @@ class Bulk:
             try:
                 with self._errors("copy_object", pair[0]):
                     obstore.copy(self._store(), *pair)
-            except NotFound as error:
-                if error.code == "NoSuchBucket":
+            except ServiceError as error:
+                is_missing = isinstance(error, NotFound) and error.code != "NoSuchBucket"
+                if not is_missing and error.code not in UNREADABLE:
                     raise
                 missing.append(pair)
             return 0

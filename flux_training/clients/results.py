@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flux_training.clients.errors import NotFound
+from flux_training.clients.errors import Invalid, NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import read_pin
 from flux_training.clients.records import read_bounded, read_record
@@ -100,7 +100,10 @@ def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) ->
     """The job's last hand-out by the services' clocks: the node's own may be wrong. None unless it is running or has failed."""
     if job.status not in (RunState.RUNNING, RunState.FAILED):
         return None
-    written = storage.head(keys.progress)
+    try:
+        written = storage.head(keys.progress)
+    except Invalid:
+        written = None  # its node encrypted it with a key of its own
     started = job.started or job.created or datetime.now(UTC)
     return HandOut(
         started,

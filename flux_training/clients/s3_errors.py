@@ -20,6 +20,8 @@ from flux_training.clients.errors import (
 WRONG_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired", "AccessDeniedTimeSkew"})
 SET_CLOCK = "set the clock, such as with `sudo timedatectl set-ntp true`, and run it again"
 WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
+# Whoever writes an object can choose this: an archive as its storage class, or a key of their own for its encryption.
+UNREADABLE = frozenset({"InvalidObjectState", "InvalidRequest", "ObjectNotInActiveTierError"})
 ALREADY_THERE = frozenset({"BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"})
 
 # obstore 0.12.1 has no attributes for status and body. Both are in its text, before "Debug source".

@@ -16,9 +16,9 @@ import tenacity
 from pydantic import SecretStr
 
 from flux_training.clients.bulk import Access, Bulk, Incoming, OnProgress, Outgoing, ignore_progress
-from flux_training.clients.errors import Conflict, Invalid, NotFound, Service, ServiceError
+from flux_training.clients.errors import Conflict, Invalid, NotFound, Service, ServiceError, Unauthorized
 from flux_training.clients.http import LOOPBACK
-from flux_training.clients.s3_errors import no_answer, refused
+from flux_training.clients.s3_errors import UNREADABLE, no_answer, refused
 
 AWS_URL = "https://s3.amazonaws.com"
 MAX_CONNECTIONS = 32
@@ -149,14 +149,17 @@ class Storage:
             return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start`, or fewer at the end of the object. Raises NotFound."""
+        """`length` bytes from `start`, or fewer at the end of the object. Raises NotFound.
+
+        None of an object whose writer keeps others from reading it (see UNREADABLE).
+        """
         if length <= 0:
             return b""
         try:
             return self._read("get_object", Key=key, Range=f"bytes={start}-{start + length - 1}")
-        except Invalid as error:
+        except (Invalid, Unauthorized) as error:
             # Beyond the end: 416 InvalidRange, from some storages 400 InvalidArgument.
-            if error.status == 416 or error.code == "InvalidArgument":
+            if error.status == 416 or error.code == "InvalidArgument" or error.code in UNREADABLE:
                 return b""
             raise
 

@@ -205,3 +205,14 @@ def test_aws_itself_needs_no_endpoint() -> None:
     made = Storage(None, "eu-west-1", KEY_ID, SecretStr(SECRET), None, "bucket")
     assert "s3.amazonaws.com" in repr(made)
     assert made._client().meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "InvalidObjectState"), (400, "InvalidRequest"), (403, "ObjectNotInActiveTierError")],
+)
+def test_an_object_that_its_writer_made_unreadable_is_empty(server: Server, status: int, code: str) -> None:
+    """Archived, or encrypted with a key of its writer's own: a node can do both to any object that it may write."""
+    server.reply = lambda *_: (status, refusal(code))
+    assert storage(server.url).get_range("runs/a/b/output/progress.json", 0, 10) == b""
+    assert storage(server.url).copy_many([("a", "b")]) == [("a", "b")]
