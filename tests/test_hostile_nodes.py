@@ -16,6 +16,7 @@ from flux_training.clients.results import (
     inputs_of_run,
     inspect_run,
     newest_sound,
+    past_runs,
     read_json,
     run_status,
 )
@@ -31,6 +32,7 @@ from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import NO_REPORT
 from flux_training.training.untrusted import MAX_RECORD_BYTES
+from tests.life.attacks import weights_file
 
 KEYS = RunKeys("runs/cat/0123456789ab/", "cat")
 ODD = [10**400, -(10**400), float("inf"), float("nan"), -5, "5", True, None, [], {}, {"a": 1}, "\ud800"]
@@ -55,7 +57,9 @@ class CountingBucket:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [
-            ObjectInfo(key, len(data), "e") for key, data in self.objects.items() if key.startswith(prefix)
+            ObjectInfo(key, len(data), "e")
+            for key, data in sorted(self.objects.items())
+            if key.startswith(prefix)
         ]
 
 
@@ -141,6 +145,25 @@ def test_a_failed_run_without_a_readable_progress_says_why(progress: bytes | Non
     bucket = storage({KEYS.progress: progress} if progress is not None else {})
     failed = Job(id="1", container_group_id="g", status="failed")
     assert run_status(bucket, KEYS, 20, failed, 30).reason.endswith(NO_REPORT)
+
+
+def test_thousands_of_checkpoints_cost_a_hundred_reads_and_hide_no_result() -> None:
+    made = {f"{KEYS.output}cat_{step:09}.safetensors": weights_file(step=step) for step in range(1, 3000)}
+    bucket = CountingBucket(made | {f"{KEYS.output}cat.safetensors": weights_file(step=5000)})
+    assert newest_sound(cast(Storage, bucket), KEYS) == (f"{KEYS.output}cat.safetensors", 5000)
+    assert bucket.read < 100 * 1000
+
+
+def test_a_folder_that_a_node_made_is_no_past_run() -> None:
+    class Folders(CountingBucket):
+        def list_folders(self, _prefix: str) -> list[str]:
+            return ["", "..", "0123456789ab", "0123456789ab\n", "a\x1b[2J"]
+
+    record = json.dumps({"created_at": "2026-01-01T00:00:00Z"}).encode()
+    names = ["", "..", "0123456789ab", "0123456789ab\n", "a\x1b[2J"]
+    made = {Layout("").run("cat", name).record: record for name in names}
+    found = past_runs(cast(Storage, Folders(made)), Layout(""), "cat")
+    assert [run.run_id for run in found] == ["0123456789ab"]
 
 
 def test_a_progress_that_cannot_even_be_looked_at_counts_as_none() -> None:

@@ -1,5 +1,6 @@
 """A run's objects in the bucket, read with few requests. Nodes can write most of them: all are read with limits."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from flux_training.clients.pins import read_pin
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
+from flux_training.training.names import RUN_ID
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.handout import HandOut, HandOutState, judge
 from flux_training.training.runs.lineage import PastRun
@@ -38,6 +40,8 @@ from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_RECORD_BYTE
 MAX_CONFIG_BYTES = 256 * 1024
 # One page; a model/ folder has two or three objects.
 MAX_LISTED = 1000
+MAX_CHECKPOINTS = 100
+MAX_LISTED_CHECKPOINTS = 20 * MAX_LISTED
 # FLUX has 500 layers with two matrices each, described by 140 bytes.
 USUAL_HEADER_BYTES = 160 * 1024
 CHANGED_CONFIG = (
@@ -218,10 +222,10 @@ def posted_id(storage: Storage, keys: RunKeys) -> str:
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
-    """The runs of a job in the bucket."""
+    """The runs of a job in the bucket. A node can make other folders there, which would become a parent or part of a message."""
     folder = f"{layout.runs}{job}/"
     found = []
-    for run in storage.list_folders(folder):
+    for run in filter(RUN_ID.fullmatch, storage.list_folders(folder)):
         record = read_record(storage, layout.run(job, run).record, RunRecord).value
         if record is not None:
             created = record.created_at.isoformat(timespec="seconds") if record.created_at else ""
@@ -230,14 +234,23 @@ def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
 
 
 def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
-    """(key, step) of the run's valid checkpoint with the most steps."""
-    files = [item for item in storage.list(keys.output) if "/" not in item.key.removeprefix(keys.output)]
+    """(key, step) of the run's valid checkpoint with the most steps, of the newest MAX_CHECKPOINTS by their names.
+
+    Lists only names that begin with the job's, as the trainer's do, and at most MAX_LISTED_CHECKPOINTS of them.
+    """
+    beginning = f"{keys.output}{keys.job}"
+    listed = itertools.islice(storage.list(beginning), MAX_LISTED_CHECKPOINTS)
+    files = [
+        item
+        for item in listed
+        if item.key.endswith(".safetensors") and "/" not in item.key.removeprefix(beginning)
+    ]
+    # The final weights, whose name has no step, sort before all checkpoints.
+    files.sort(key=lambda item: (item.key == f"{beginning}.safetensors", item.key))
     sound = [
         (item.key, header.step)
-        for item in files
-        if item.key.endswith(".safetensors")
-        and (header := _sound_header(storage, item)) is not None
-        and header.step is not None
+        for item in files[-MAX_CHECKPOINTS:]
+        if (header := _sound_header(storage, item)) is not None and header.step is not None
     ]
     return max(sound, key=lambda found: found[1], default=None)
 
