@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from flux_training.training.errors import BadInput
+from flux_training.training.opening import outside_target, read_regular_file
 from flux_training.training.settings import StackSettings, parse_stack_settings
 from flux_training.training.text_files import git_artefact
 from flux_training.training.words import nearest
@@ -14,6 +15,8 @@ from flux_training.training.words import nearest
 PROJECT = "flux-training"
 # Replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
+# A file of a thousand jobs has 100 KB.
+MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
 def uses_local_cloud(root: Path, stack: str) -> bool:
@@ -41,7 +44,11 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
     """The file's `config`; empty if it has none. Raises BadInput if there is no such file or it is not YAML."""
     path = stack_path(root, stack)
     try:
-        raw = path.read_bytes()
+        if target := outside_target(path, root):
+            raise BadInput(
+                [f"link-outside: {path.name} is a link that leaves the project, to {target}; it is not read"]
+            )
+        raw = read_regular_file(path, MAX_FILE_BYTES)
         if left := git_artefact(raw):
             raise BadInput([left.finding(path.name)])
         document = yaml.safe_load(raw.decode("utf-8-sig"))
@@ -53,6 +60,8 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raise BadInput(
             [f"{path.name} cannot be read: {' '.join(str(error).split())}; fix the file"]
         ) from error
+    except OSError as error:
+        raise BadInput([f"{path.name} cannot be read: {error.strerror}; fix the file"]) from error
     config = document.get("config") if isinstance(document, dict) else None
     return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
