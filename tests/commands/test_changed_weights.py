@@ -217,9 +217,7 @@ def test_weights_that_are_not_believed_are_not_fetched(case: str, run: TrainedRu
         run.storage.delete_many([run.keys.done])
     else:
         run.node_writes(weights(b"evil", STEPS - 1))
-    queued = Job(
-        id="j", container_group_id="g", status="running", environment={"FLUX_CONFIG_SHA256": DIGEST}
-    )
+    queued = Job(id="j", container_group_id="g", status="running", environment={"FLUX_CONFIG_SHA256": DIGEST})
     job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
     result = fetch_results(job_status(job, queued, run.storage), run.storage, run.outputs)
     assert [one.partition(":")[0] for one in result.failed] == ["weights"]
@@ -232,3 +230,20 @@ def test_an_unfinished_run_without_weights_is_fetched_without_a_complaint(run: T
     queued = Job(id="j", container_group_id="g", status="running")
     job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
     assert fetch_results(job_status(job, queued, run.storage), run.storage, run.outputs).failed == []
+
+
+def test_a_changed_record_is_an_error_also_for_weights_of_the_same_length(run: TrainedRun) -> None:
+    """With keys for the whole bucket a node can change both; only the stack's state has the first digest."""
+    run.fetch()
+    stored = read_pin(run.storage, run.keys)
+    run.node_writes(OTHERS)
+    run.storage.delete_many([run.keys.results])
+    job_status(StackJob("cat", run.keys.run, "", STEPS, run.keys), None, run.storage)
+    found = run.storage.head(run.keys.weights)
+    assert found is not None
+    pin_weights(run.storage, run.keys, found, STEPS)
+    assert stored is not None
+    stored = PinnedWeights.model_validate(stored.in_state)
+    assert "somebody changed the record" in run.problem(stored)
+    assert run.fetch(stored).failed
+    assert run.local == GOOD

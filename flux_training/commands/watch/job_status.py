@@ -80,7 +80,13 @@ class JobStatus:
         if self.pin is None:
             return ""
         found = self.results.weights
-        return self.pin.difference(found.size if found else None, found.etag if found else "")
+        if changed := self.pin.difference(found.size if found else None, found.etag if found else ""):
+            return changed
+        stored, recorded = self.job.weights, self.results.pin
+        if stored and recorded and recorded.contradicts(stored):
+            # The stack's state has no ETag, so it cannot tell weights of the same length.
+            return f"somebody changed the record of the weights that were verified first ({stored}); it now says {recorded}"
+        return ""
 
     @property
     def phase(self) -> str:
