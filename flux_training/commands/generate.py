@@ -1,4 +1,4 @@
-"""Generates schemas/*.json, docs/lint.md, docs/commands.md and docs/settings.md. `make generated` runs it."""
+"""Generates schemas/*.json, docs/lint.md, docs/models.md, docs/commands.md and docs/settings.md. `make generated` runs it."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from flux_training.commands.__main__ import main
 from flux_training.commands.reference import commands_document, settings_document
 from flux_training.commands.stack.engine import project_root
 from flux_training.training.lint.document import lint_document
+from flux_training.training.models.document import models_document
 from flux_training.training.schemas import stack_schema, train_schema
 
 
@@ -16,6 +17,7 @@ def generated_files() -> dict[str, str]:
         "schemas/stack.schema.json": json.dumps(stack_schema(), indent=2) + "\n",
         "schemas/train.schema.json": json.dumps(train_schema(), indent=2) + "\n",
         "docs/lint.md": lint_document(),
+        "docs/models.md": models_document(),
         "docs/commands.md": commands_document(main),
         "docs/settings.md": settings_document(),
     }

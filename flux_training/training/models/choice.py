@@ -1,0 +1,73 @@
+"""Which model a train.yml names, as ai-toolkit reads its `model` section (ModelConfig in toolkit/config_modules.py)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flux_training.training.models.table import MODELS, TrainableModel
+
+# The folder of a container image that holds its weights.
+MODEL_FOLDER = "/model"
+# ai-toolkit looks at these keys in this order if there is no `arch`.
+ARCH_OF_FLAG = {
+    "is_v2": "sd2",
+    "is_v3": "sd3",
+    "is_xl": "sdxl",
+    "is_pixart": "pixart",
+    "is_pixart_sigma": "pixart_sigma",
+    "is_auraflow": "auraflow",
+    "is_flux": "flux",
+    "is_lumina2": "lumina2",
+    "is_vega": "vega",
+    "is_ssd": "ssd",
+}
+DEFAULT_ARCH = "sd1"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """`arch`: how ai-toolkit loads it. `key`: the key that says so, empty if none does. `weights`: an id or path; empty if unknown.
+
+    `model` is the row of the weights, or the first row of the architecture for weights that the table does not know; None if there is
+    no row.
+    """
+
+    arch: str
+    key: str
+    weights: str
+    model: TrainableModel | None
+
+    @property
+    def owner(self) -> TrainableModel | None:
+        """The model whose weights these are; None if the table does not know them."""
+        return next((row for row in MODELS.values() if row.has_weights(self.weights)), None)
+
+
+def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> ModelChoice:
+    """The model of a train.yml's `model` section. `weights_in_image`: the id of what `/model` holds; empty if unknown."""
+    arch, key = _arch(section)
+    path = section.get("name_or_path")
+    path = path if isinstance(path, str) else ""
+    weights = weights_in_image if is_in_image(path) else path
+    rows = models_of(arch)
+    exact = next((row for row in rows if row.has_weights(weights)), None)
+    return ModelChoice(arch, key, weights, exact or next(iter(rows), None))
+
+
+def is_in_image(path: str) -> bool:
+    """Whether `model.name_or_path` is the image's own weights."""
+    return path.rstrip("/") == MODEL_FOLDER
+
+
+def models_of(arch: str) -> list[TrainableModel]:
+    """The models that ai-toolkit loads with this architecture."""
+    return [row for row in MODELS.values() if arch in row.archs]
+
+
+def _arch(section: Mapping[str, Any]) -> tuple[str, str]:
+    """(architecture, the key that names it). The trainer's web page adds a variant after a colon: `wan21:14b`."""
+    if (arch := section.get("arch")) is not None:
+        return str(arch).split(":")[0], "arch"
+    return next(
+        ((arch, flag) for flag, arch in ARCH_OF_FLAG.items() if section.get(flag)), (DEFAULT_ARCH, "")
+    )

@@ -1,0 +1,127 @@
+"""The table of models (models.json): what each needs, may be used for and leaves behind. docs/models.md names the sources.
+
+A model is a set of weights. Several models can share an architecture, which is what ai-toolkit calls `arch`: FLUX.1-dev and
+FLUX.1-schnell, for example. Architectures that ai-toolkit trains and that have no row here are known by name only
+(train_yml/trainer_keys.json).
+"""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+BYTES_PER_PARAMETER = 2  # BF16
+DEFAULT_MODEL = "flux1-dev"
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MemoryBasis(StrEnum):
+    """Where the figures for GPU memory come from."""
+
+    EXAMPLE = "example"  # the name of ai-toolkit's example says the quantized figure
+    RULE = "rule"  # a rule of thumb from the number of parameters (docs/models.md)
+
+
+class MemoryNeed(_Row):
+    """GB of GPU memory for batches of one image, with the settings of ai-toolkit's example."""
+
+    quantized: int
+    unquantized: int
+    basis: MemoryBasis
+
+
+class TokenShape(_Row):
+    """What one token of the transformer stands for.
+
+    `side`: pixels on each side of its square. `frames`: frames of a video. `text`: tokens of each caption. `width`: numbers in a token,
+    which is the width that a LoRA's matrices have on one side.
+    """
+
+    side: int
+    text: int
+    width: int
+    frames: int = 1
+
+
+class DatasetKinds(_Row):
+    """`control_images`: the fewest and most that belong to one image. `videos`: whether it trains on videos as well as images."""
+
+    control_images: tuple[int, int] = (0, 0)
+    videos: bool = False
+
+
+class SampleSettings(_Row):
+    """Settings that suit the model's samples. `noise`: the sampler, which is the noise scheduler of training as well.
+
+    `multiple`: images are cut to sides that this number divides, in pixels.
+    """
+
+    noise: str
+    guidance: float
+    steps: int
+    multiple: int
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the model was made to sample without guidance."""
+        return self.guidance == 1
+
+
+class TrainableModel(_Row):
+    """One row. Parameters are in billions.
+
+    `also_arch`: another name under which ai-toolkit loads the same architecture. `flag`: the older key that selects it, such as
+    `is_flux`. `weights`, `other_weights`: ids on Hugging Face. `gated`: the download needs a login that accepted the licence.
+    `billion_active`: those that take part in one step, if fewer. `training_adapter`: a distilled model needs it in training.
+    `tensor_prefix`: how the names of a LoRA's tensors begin. `result_endings`: a LoRA consists of the files `<name><ending>.safetensors`.
+    `commit` added the architecture to ai-toolkit on the day `since`.
+    """
+
+    name: str
+    arch: str
+    also_arch: str = ""
+    flag: str = ""
+    weights: str
+    other_weights: tuple[str, ...] = ()
+    licence: str
+    commercial: bool = True
+    gated: bool = False
+    billion_parameters: float
+    billion_active: float | None = None
+    billion_encoder_parameters: float
+    memory: MemoryNeed
+    tokens: TokenShape
+    datasets: DatasetKinds = DatasetKinds()
+    sampling: SampleSettings
+    training_adapter: str = ""
+    tensor_prefix: str
+    result_endings: tuple[str, ...] = ("",)
+    since: str = Field(pattern=r"^20\d\d-[01]\d-[0-3]\d$")
+    commit: str = Field(pattern=r"^[0-9a-f]{8}$")
+
+    @property
+    def download_gb(self) -> float:
+        """The size of the weights with their text encoders, in BF16."""
+        return BYTES_PER_PARAMETER * (self.billion_parameters + self.billion_encoder_parameters)
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.arch, self.also_arch)))
+
+    def has_weights(self, name: str) -> bool:
+        """Whether `name` is one of its ids on Hugging Face, in any case."""
+        return name.lower() in (known.lower() for known in (self.weights, *self.other_weights))
+
+
+def _read() -> Mapping[str, TrainableModel]:
+    document = json.loads(Path(__file__).with_name("models.json").read_text(encoding="utf-8"))
+    rows = [TrainableModel.model_validate(row) for row in document["models"]]
+    return {row.name: row for row in rows}
+
+
+MODELS = _read()
