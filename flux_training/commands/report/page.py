@@ -1,13 +1,12 @@
 """Renders runs as HTML. Jinja2 escapes everything that nodes and users wrote."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flux_training.commands.design.style import csp_hash, style_with
 from flux_training.commands.report.chart import charts
 from flux_training.commands.report.inline_images import InlineImage, embed_image
 from flux_training.commands.report.runs import ReportedRun, find_images, parent_of
@@ -107,22 +106,18 @@ def _render(template: str, **facts: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value, MAX_TEXT) if type(value) is str else value,
     )
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style = style_with(TEMPLATES / "report.css")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; script-src '{csp_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704 - a file of this folder
+        style=Markup(style),  # noqa: S704 - files of this program
         script=Markup(script),  # noqa: S704 - a file of this folder
         policy=policy,
         **facts,
     )
-
-
-def _csp_hash(text: str) -> str:
-    """The name of an inline style or script in a Content-Security-Policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _label(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
