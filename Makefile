@@ -46,7 +46,7 @@ SOURCES := pyproject.toml packages/pulumi-embedded/pyproject.toml packages/local
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
-up: $(READY) ## train the declared jobs and fetch the results to outputs/ (STACK=dev; YES=1 does not ask)
+up: $(READY) ## train the declared jobs and fetch the results to outputs/<stack>/ (STACK=dev; YES=1 does not ask)
 	@$(FLUX) up --stack $(STACK) $(if $(YES),--yes)
 
 preview: $(READY) ## what `make up` would do

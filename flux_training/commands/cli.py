@@ -11,6 +11,7 @@ from flux_training.commands.completion import complete_stack
 from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
 from flux_training.training.words import DEFAULT_STACK
 
+# Below it a folder for each stack: outputs/<stack>/<job>/<run id>/.
 OUTPUTS = "outputs"
 
 # For prose, which is not wrapped here: a terminal wraps long lines itself, and in a pipe each message stays on one line.
@@ -38,6 +39,11 @@ no_cache_option = click.option(
     callback=_disable_cache,
     help="Decode every image again, even if it looks unchanged.",
 )
+
+
+def outputs_of(stack: str) -> Path:
+    """The folder with the fetched runs of a stack, relative to the project."""
+    return Path(OUTPUTS) / stack
 
 
 class UserPath(click.Path):

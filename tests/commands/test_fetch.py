@@ -104,6 +104,64 @@ def test_a_run_is_fetched_completely_and_only_once(
     assert (second.new, second.kept, second.differing, second.failed) == (0, first.new, [], [])
 
 
+def test_two_stacks_with_the_same_run_have_two_whole_results(
+    bucket: Storage, status: JobStatus, tmp_path: Path
+) -> None:
+    dev = FetchOptions(owner="mine/dev", local=True)
+    prod = FetchOptions(owner="mine/prod", stack="prod")
+    first = fetch_results(status, bucket, tmp_path / "dev", options=dev)
+    other = hashlib.sha256(WEIGHTS[::-1]).hexdigest()
+    bucket.put_bytes(status.job.keys.weights, WEIGHTS[::-1])
+    bucket.put_bytes(status.job.keys.done, json.dumps({"sha256": other}).encode())
+    second = fetch_results(status, bucket, tmp_path / "prod", options=prod)
+    assert names(first.folder) == names(second.folder)
+    weights = [result.folder / "cat.safetensors" for result in (first, second)]
+    assert [path.read_bytes() for path in weights] == [WEIGHTS, WEIGHTS[::-1]]
+    records = [json.loads((result.folder / RECORD).read_text()) for result in (first, second)]
+    assert [record["stand_in"] for record in records] == [True, False]
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_results_of_another_stack_are_not_replaced(
+    bucket: Storage, status: JobStatus, tmp_path: Path, has_index: bool
+) -> None:
+    record = {"job": "cat", "run_id": status.job.run_id, "owner": "mine/prod"}
+    bucket.put_bytes(status.job.keys.record, json.dumps(record).encode())
+    place = fetch_results(status, bucket, tmp_path, options=FetchOptions(owner="mine/prod")).folder
+    if not has_index:
+        (place / INDEX).unlink()  # versions before this rule wrote the owner only to run.json
+    before = {name: (place / name).read_bytes() for name in names(place)}
+    bucket.put_bytes(f"{status.job.keys.output}loss.csv", b"step,loss\n9,0.1\n")
+    result = fetch_results(status, bucket, tmp_path, options=FetchOptions(owner="mine/dev", force=True))
+    assert {name: (place / name).read_bytes() for name in names(place)} == before
+    (refusal,) = result.failed
+    assert "holds results of mine/prod, and this is mine/dev" in refusal
+    assert "`./flux fetch cat --to OTHER_FOLDER`" in refusal
+
+
+def test_valid_files_of_the_old_folder_are_not_downloaded_again(
+    bucket: Storage, status: JobStatus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = fetch_results(status, bucket, tmp_path).folder
+    (old / "train.yml").write_bytes(b"mine")
+    (old / "loss.csv").unlink()
+    (old / "loss.csv").symlink_to(old / "progress.json")
+    downloaded: list[str] = []
+
+    def note(storage: Storage, info: ObjectInfo, path: Path, *rest: Any) -> None:
+        downloaded.append(path.name)
+        download(storage, info, path, *rest)
+
+    monkeypatch.setattr("flux_training.commands.results.outputs.download", note)
+    options = FetchOptions(owner="mine/dev", adopt_from=tmp_path)
+    result = fetch_results(status, bucket, tmp_path / "dev", options=options)
+    assert sorted(downloaded) == ["loss.csv", "train.yml"]
+    assert (result.new, result.kept, result.adopted, result.failed) == (2, 5, 5, [])
+    assert names(result.folder) == names(old)
+    assert (result.folder / "cat.safetensors").samefile(old / "cat.safetensors")
+    assert (old / "train.yml").read_bytes() == b"mine"
+
+
 def test_checkpoints_are_fetched_on_request(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
     place = fetch_results(status, bucket, tmp_path, options=FetchOptions(checkpoints=True)).folder
     assert (place / "checkpoints/cat_000000010.safetensors").read_bytes() == b"between"

@@ -36,7 +36,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def finished_run(checkout: Path, run_id: str = "a" * 12, **more: str) -> Path:
     """A fetched run of `first` with weights that were verified, and one checkpoint, of step 10."""
-    folder = make_run(checkout / "outputs", "first", run_id, **more)
+    folder = make_run(checkout / "outputs/dev", "first", run_id, **more)
     (folder / "first.safetensors").write_bytes(WEIGHTS)
     write_json(folder / "done.json", {"sha256": DIGEST, "size": len(WEIGHTS), "steps": 20})
     (folder / "checkpoints").mkdir()
@@ -63,7 +63,7 @@ def test_all_jobs_are_listed(checkout: Path, run: Run) -> None:
 
 
 def test_the_runs_of_a_job_are_listed(checkout: Path, run: Run) -> None:
-    assert "outputs/ has no run of it" in run(list_command, "first")
+    assert "outputs/dev/ has no run of it" in run(list_command, "first")
     finished_run(checkout)
     finished_run(checkout, "b" * 12, created="2026-11-24T00:00:00+00:00")
     rows = [line.split() for line in run(list_command, "first").splitlines()[1:3]]

@@ -70,6 +70,16 @@ def test_a_page_shows_the_facts_of_the_run(outputs: Path) -> None:
     assert all(attributes["alt"] for attributes in pictures)
 
 
+@pytest.mark.parametrize("stand_in", [True, False])
+def test_a_page_says_that_the_stand_in_trained(outputs: Path, stand_in: bool) -> None:
+    folder = make_run(outputs)
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**record, "stand_in": stand_in})
+    text = ParsedPage(page_of(folder, outputs)).text
+    for words in ("stand-in of the local cloud", "$0.43 at example prices", "an hour (an example)"):
+        assert (words in text) is stand_in
+
+
 def test_a_page_shows_the_changes_since_the_previous_run(outputs: Path) -> None:
     make_run(outputs, run_id="a" * 12)
     second = make_run(

@@ -92,5 +92,5 @@ def test_the_commands_in_the_documents_work(reader: Checkout) -> None:
         ("chelsea-cat", "coffee-cup", "my-dog"), "completed"
     )
     for name in jobs:
-        assert list((reader.root / "outputs" / name).glob(f"*/{name}.safetensors"))
+        assert list((reader.root / "outputs/dev" / name).glob(f"*/{name}.safetensors"))
     assert "All checks passed. Next: `make up`." in "".join(printed.values())

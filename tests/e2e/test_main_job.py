@@ -37,7 +37,7 @@ def queue(checkout: Checkout) -> list[Job]:
 
 
 def results(checkout: Checkout, job: str) -> Path:
-    (run,) = (checkout.root / "outputs" / job).iterdir()
+    (run,) = (checkout.root / "outputs/dev" / job).iterdir()
     return run
 
 
@@ -88,8 +88,8 @@ def test_up_trains_and_a_second_up_does_nothing(first_up: tuple[Checkout, str], 
     printed = first_up[1]
     jobs = trained.outputs()["jobs"]
     for name, job in jobs.items():
-        assert_results_are_whole(trained.root / "outputs" / name / job["runId"], name)
-        assert f"outputs/{name}/{job['runId']}" in printed
+        assert_results_are_whole(trained.root / "outputs/dev" / name / job["runId"], name)
+        assert f"outputs/dev/{name}/{job['runId']}" in printed
     assert {name: job["status"] for name, job in jobs.items()} == {"cat": "completed", "dog": "completed"}
     assert {job["kelpieId"] for job in jobs.values()} <= {job.id for job in queue(trained)}
 
@@ -145,7 +145,7 @@ def test_only_edited_jobs_are_trained_again(trained: Checkout) -> None:
     assert len(images) == 3
     for job, run in old.items():
         assert {run} < runs_in_bucket(trained, job)
-        assert (trained.root / "outputs" / job / run / f"{job}.safetensors").is_file()
+        assert (trained.root / "outputs/dev" / job / run / f"{job}.safetensors").is_file()
 
     before = len(trained.requests())
     trained.declare(cat={})
@@ -186,7 +186,7 @@ def test_a_resumed_run_continues_from_the_newest_checkpoint_of_the_previous_one(
     trained.declare(owl={"resume": True})
     assert f"continues from step 20 of run {first}" in trained.make("up")
     second = trained.outputs()["jobs"]["owl"]["runId"]
-    run = trained.root / "outputs/owl" / second
+    run = trained.root / "outputs/dev/owl" / second
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["parent"] == first
     rows = (run / "loss.csv").read_text(encoding="utf-8").splitlines()[1:]
     steps = [int(row.split(",")[0]) for row in rows]

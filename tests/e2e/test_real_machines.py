@@ -35,7 +35,7 @@ def test_the_main_job(folder: str, environment: dict[str, str], tmp_path: Path, 
         checkout = replace(plain, environment={**plain.environment, **environment})
         printed = checkout.make("up")
         assert "Traceback" not in printed
-        assert {path.name for path in (checkout.root / "outputs").iterdir()} >= {"cat", "dog"}
+        assert {path.name for path in (checkout.root / "outputs/dev").iterdir()} >= {"cat", "dog"}
 
         with_carriage_returns(checkout)
         assert "2 unchanged" in checkout.make("plan")

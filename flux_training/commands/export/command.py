@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
+from flux_training.commands.cli import UserPath, outputs_of, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
@@ -54,7 +54,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
 
     It has the weights, a model card with licence, trigger word, settings and SHA-256, and the samples.
     """
-    run = select_run(Path(OUTPUTS), job, run_id, stack)
+    run = select_run(outputs_of(stack), job, run_id, stack)
     if folder.exists():
         raise BadInput([f"--to {folder}: exists and is not overwritten; give another name or delete it"])
     weights = _final_weights(run, stack) if step is None else _checkpoint(run, step, stack)
@@ -64,6 +64,8 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
         _write(run, weights, made)
         made.rename(folder)
     say(f"{folder}: {job}{WEIGHTS} of run {run.run_id}, step {weights.step}, and {CARD}")
+    if run.is_stand_in:
+        say("The stand-in trainer of the local cloud made these weights: no image model can use them.")
     say(
         f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself)"
     )

@@ -1,4 +1,4 @@
-"""`flux list`: the job folders of a stack, and the runs in outputs/."""
+"""`flux list`: the job folders of a stack, and the runs in outputs/<stack>/."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.commands.cli import OUTPUTS, say, screen, stack_option
+from flux_training.commands.cli import outputs_of, say, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, runs_of
@@ -41,14 +41,14 @@ class ListedJob:
 @stack_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_command(job: str | None, stack: str, as_json: bool) -> None:
-    """List the job folders and their runs in outputs/; with JOB, its runs. Asks no service.
+    """List the job folders and their runs in outputs/<stack>/; with JOB, its runs. Asks no service.
 
     `flux status` shows what the deployed jobs are doing.
     """
     folder = jobs_folder(HERE, stack)
     names = [existing_job(folder, job).name] if job else folder_names(folder)
     entries = declared_jobs(HERE, stack)
-    jobs = [_read(folder / name, entry_for(entries, name)) for name in names]
+    jobs = [_read(folder / name, entry_for(entries, name), stack) for name in names]
     if as_json:
         click.echo(
             json.dumps({"version": 1, "stack": stack, "jobs": [_document(one) for one in jobs]}, indent=2)
@@ -63,7 +63,7 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
         _print_jobs(jobs)
 
 
-def _read(path: Path, entry: dict[str, Any] | None) -> ListedJob:
+def _read(path: Path, entry: dict[str, Any] | None, stack: str) -> ListedJob:
     shared = str((entry or {}).get("dataset") or "")
     dataset = (path.parent / shared if shared else path) / DATASET_FOLDER
     files = list(dataset.iterdir()) if dataset.is_dir() else []
@@ -72,7 +72,7 @@ def _read(path: Path, entry: dict[str, Any] | None) -> ListedJob:
     is_declared = entry is not None and not entry.get("skip")
     steps = read_trainer_file(path).steps
     return ListedJob(
-        path.name, is_declared, shared, len(images), captions, steps, runs_of(Path(OUTPUTS), path.name)
+        path.name, is_declared, shared, len(images), captions, steps, runs_of(outputs_of(stack), path.name)
     )
 
 
@@ -95,7 +95,9 @@ def _print_jobs(jobs: list[ListedJob]) -> None:
 
 def _print_runs(job: ListedJob, stack: str) -> None:
     if not job.runs:
-        say(f"{job.name}: outputs/ has no run of it; {make_command('up', stack)} trains it if it is declared")
+        say(
+            f"{job.name}: {outputs_of(stack)}/ has no run of it; {make_command('up', stack)} trains it if it is declared"
+        )
         return
     table = _table("Run", "Queued", "State", "Steps", "Loss", "Cost")
     for run in job.runs:
@@ -106,7 +108,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
             _state(run),
             f"{run.progress.step or 0}/{run.progress.steps or 0}",
             NOTHING if loss is None else f"{loss:.4f}",
-            NOTHING if cost is None else show_dollars(cost),
+            NOTHING if cost is None else show_dollars(cost) + (" (example)" if run.is_stand_in else ""),
         )
     screen.print(table)
     say(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")
@@ -143,6 +145,7 @@ def _document(job: ListedJob) -> dict[str, Any]:
                 "step": run.progress.step,
                 "loss": run.progress.loss_last,
                 "cost_usd": _cost(run),
+                "stand_in": run.is_stand_in,
                 "folder": str(run.folder),
             }
             for run in job.runs

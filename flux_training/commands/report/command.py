@@ -4,7 +4,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
+from flux_training.commands.cli import UserPath, outputs_of, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, newest_runs, runs_of
@@ -27,7 +27,7 @@ OutputsPath = UserPath(file_okay=False, exists=True, path_type=Path)
     "--all-runs", is_flag=True, help="A page for every fetched run, not only the newest of each job."
 )
 @click.option(
-    "--from", "folder", type=OutputsPath, help="The folder with the fetched runs. [default: outputs/]"
+    "--from", "folder", type=OutputsPath, help="The folder with the fetched runs. [default: outputs/<stack>/]"
 )
 @click.option(
     "--jobs-folder",
@@ -41,9 +41,9 @@ def report(
 ) -> None:
     """Make a page of each JOB's newest run: samples, loss, dataset, changes, cost, times.
 
-    Each page is a single file, outputs/<job>/<run>/report.html, made from what was fetched. It loads nothing from the network.
+    Each page is a single file, outputs/<stack>/<job>/<run id>/report.html, made from what was fetched. It loads nothing from the network.
     """
-    outputs = folder or Path(OUTPUTS)
+    outputs = folder or outputs_of(stack)
     if compare:
         say(str(write_comparison(_runs_to_compare(outputs, jobs, stack), outputs)))
         return

@@ -1,11 +1,10 @@
 """`flux open`: shows the page of a run in the browser."""
 
 import webbrowser
-from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import OUTPUTS, say, stack_option
+from flux_training.commands.cli import outputs_of, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.report.command import PAGE, images_folder, write_report
 from flux_training.commands.report.runs import select_run
@@ -19,10 +18,10 @@ from flux_training.commands.report.runs import select_run
 @stack_option
 def open_command(job: str, run_id: str | None, stack: str) -> None:
     """Open the page of JOB's newest fetched run in the browser; the page is made first if there is none."""
-    run = select_run(Path(OUTPUTS), job, run_id, stack)
+    run = select_run(outputs_of(stack), job, run_id, stack)
     page = run.folder / PAGE
     if not page.is_file():
-        write_report(run, Path(OUTPUTS), images_folder(stack))
+        write_report(run, outputs_of(stack), images_folder(stack))
     say(str(page))
     if not webbrowser.open(page.resolve().as_uri()):
         say("There is no browser on this machine: copy the file to one that has.")

@@ -147,8 +147,10 @@ def _figures(run: ReportedRun) -> Facts:
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
     if cost is not None:
-        found.append(("Cost", show_dollars(cost)))
+        found.append(("Cost", show_dollars(cost) + (" at example prices" if run.is_stand_in else "")))
     found.append(("Images", str(len(run.images))))
+    if run.is_stand_in:
+        found.append(("Trainer", "stand-in of the local cloud"))
     if progress.restarts is not None:
         found.append(("Restarts", str(progress.restarts)))
     return found
@@ -168,7 +170,8 @@ def _timings(run: ReportedRun) -> Facts:
         found.append(("Time per step", f"{progress.seconds_per_step:.2f} s"))
     price = number(mapping(run.record.get("cost")).get("usdAnHour"))
     if price is not None:
-        found.append(("Price of the node", f"${price:.3f} an hour"))
+        example = " (an example)" if run.is_stand_in else ""
+        found.append(("Price of the node", f"${price:.3f} an hour{example}"))
     if progress.gpu:
         found.append(("GPU", progress.gpu))
     if facts.get("machine_id"):

@@ -1,4 +1,4 @@
-"""A fetched run in outputs/<job>/<run id>/. Its files are not trusted; what is missing or invalid is left empty."""
+"""A fetched run in outputs/<stack>/<job>/<run id>/. Its files are not trusted; what is missing or invalid is left empty."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,6 +76,11 @@ class ReportedRun:
     def samples(self) -> dict[int, dict[int, Sample]]:
         folder = self.folder / "samples"
         return sample_grid(path.name for path in folder.iterdir()) if folder.is_dir() else {}
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether the stand-in trainer of the local cloud made it, at example prices."""
+        return self.record.get("stand_in") is True
 
     @property
     def created_at(self) -> str:

@@ -1,8 +1,9 @@
-"""`flux fetch`: copies weights, samples and losses of the stack's runs, current and earlier, to outputs/."""
+"""`flux fetch`: copies weights, samples and losses of the stack's runs, current and earlier, to outputs/<stack>/."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from flux_training.clients.records import read_record
 from flux_training.clients.results import past_runs, posted_id
 from flux_training.clients.storage import Storage
-from flux_training.commands.cli import OUTPUTS, UserPath, say, screen, stack_option
+from flux_training.commands.cli import OUTPUTS, UserPath, outputs_of, say, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import project_root
-from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.file import project_name, stack_settings
 from flux_training.commands.watch.job_status import StackJob, job_status, stack_jobs
 from flux_training.commands.watch.watcher import price_of
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
-from flux_training.training.words import make_command, nearest
+from flux_training.training.words import counted, make_command, nearest
 
 
 @click.command(name="fetch")
@@ -41,7 +42,7 @@ from flux_training.training.words import make_command, nearest
     "--to",
     "folder",
     type=UserPath(file_okay=False, path_type=Path),
-    help="Target folder. [default: outputs/]",
+    help="Target folder. [default: outputs/<stack>/]",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that differ from those in the bucket.")
 @click.option(
@@ -61,7 +62,7 @@ def fetch_command(
     accept_changed: bool,
     stack: str,
 ) -> None:
-    """Copy the results of JOB, or of all jobs, to outputs/<job>/<run id>/.
+    """Copy the results of JOB, or of all jobs, to outputs/<stack>/<job>/<run id>/.
 
     Continues an interrupted download, skips files that are up to date, verifies the weights, and keeps files that you changed.
     """
@@ -79,9 +80,16 @@ def fetch_command(
     results = []
     for run in runs:
         with _progress_bar(f"{run.name} {run.run_id}") as (on_total, on_bytes):
-            options = FetchOptions(force, accept_changed, checkpoints, stack, on_total, on_bytes)
+            options = replace(
+                default_options(stack, local=connection.cloud == "local"),
+                force=force,
+                accept_changed=accept_changed,
+                checkpoints=checkpoints,
+                on_total=on_total,
+                on_bytes=on_bytes,
+            )
             status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
-            result = fetch_results(status, storage, folder or Path(OUTPUTS), price, options)
+            result = fetch_results(status, storage, folder or outputs_of(stack), price, options)
         say(
             f"{run.name}: {result.folder} ({status.state}; files fetched: {result.new}, up to date: {result.kept})"
         )
@@ -91,8 +99,17 @@ def fetch_command(
         sys.exit(1)
 
 
+def default_options(stack: str, *, local: bool) -> FetchOptions:
+    """Those of `up`. `local`: the stack is on the local cloud. Raises BadInput if Pulumi.yaml cannot be read."""
+    owner = f"{project_name(project_root())}/{stack}"
+    return FetchOptions(stack=stack, owner=owner, local=local, adopt_from=Path(OUTPUTS))
+
+
 def print_problems(result: FetchResult) -> None:
-    """Print which files were not fetched, and why."""
+    """Print which files were not fetched, and why; and which were already here."""
+    if result.adopted:
+        old = Path(OUTPUTS) / result.folder.parent.name / result.folder.name
+        say(f"  taken from {old}, where earlier versions put results: {counted(result.adopted, 'file')}")
     for name in result.differing:
         say(
             f"  kept: {result.folder / name} differs from the file in the bucket; move it away, or fetch with --force"

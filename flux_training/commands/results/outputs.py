@@ -1,9 +1,11 @@
-"""Copies a run's results from the bucket to outputs/<job>/<run id>/. Skips what is up to date; keeps files that the user changed."""
+"""Copies a run's results from the bucket to outputs/<stack>/<job>/<run id>/. Skips what is up to date; keeps files that the user changed."""
 
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -24,10 +26,10 @@ from flux_training.training.runs.records import EstimateRecord, RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
-from flux_training.training.words import DEFAULT_STACK, one_line
+from flux_training.training.words import DEFAULT_STACK, flux_command, one_line
 
 RECORD = "run.json"
-# ETag, size and SHA-256 of each fetched file. A file that still matches may be replaced.
+# Whose results the folder holds; ETag, size and SHA-256 of each fetched file. A file that still matches may be replaced.
 INDEX = ".fetched.json"
 # The launcher and this command rewrite these while a run lasts; users do not edit them.
 GENERATED = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
@@ -105,26 +107,35 @@ class FetchOptions:
     """`force` overwrites files that the user changed. `on_total` gets the bytes to download, `on_bytes` those that arrived.
 
     `accept_changed`: take the weights that are in the bucket now in place of those that were verified first.
-    `stack` is named in messages.
+    `stack` is named in messages. `owner` is the stack as `<project>/<stack>`: a folder holds the results of one owner.
+    `local`: the run was trained by the stand-in trainer of the local cloud. `adopt_from` is a folder to which an earlier
+    version fetched runs as <job>/<run id>/; what is still valid there is not downloaded again.
     """
 
     force: bool = False
     accept_changed: bool = False
     checkpoints: bool = False
     stack: str = DEFAULT_STACK
+    owner: str = ""
+    local: bool = False
+    adopt_from: Path | None = None
     on_total: Callable[[int], None] = lambda _: None
     on_bytes: Callable[[int], None] = lambda _: None
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """`differing` names the files that were kept because they may hold a user's changes; `failed` has error messages."""
+    """`differing` names the files that were kept because they may hold a user's changes; `failed` has error messages.
+
+    `kept` counts the files that are up to date, `adopted` those of them that were taken from `FetchOptions.adopt_from`.
+    """
 
     folder: Path
     new: int
     kept: int
     differing: list[str]
     failed: list[str]
+    adopted: int = 0
 
 
 def fetch_results(
@@ -141,11 +152,16 @@ def fetch_results(
     options = options or FetchOptions()
     keys = status.job.keys
     folder = outputs / status.job.name / status.job.run_id
+    if refusal := _refuse_other_owner(folder, options):
+        return FetchResult(folder, 0, 0, [], [refusal])
     trusted = choose_weights(status, storage, options.accept_changed, options.stack)
     remote = _remote_files(storage, keys, trusted.sha256, options.checkpoints)
     # Weights that were verified once should be there; an unfinished run has none to refuse.
     if trusted.problem and (status.pin or any(file.is_weights for file in remote.files)):
         remote.refuse_weights(trusted.problem)
+    adopted = 0
+    if options.adopt_from is not None:
+        adopted = _adopt(remote.files, options.adopt_from / status.job.name / status.job.run_id, folder)
     index = _read_index(folder)
     decisions = {
         file.name: decide_download(file, folder / file.name, index.get(file.name)) for file in remote.files
@@ -162,12 +178,48 @@ def fetch_results(
     options.on_total(sum(file.info.size for file in wanted))
     errors = _download_all(storage, wanted, folder, options)
     current = [file for file in remote.files if decisions[file.name] == Decision.KEEP or file in wanted]
-    _write_index(folder, index, [file for file in current if file.name not in errors])
+    _write_index(folder, index, [file for file in current if file.name not in errors], options.owner)
     record = read_record(storage, keys.record, RunRecord).value or RunRecord()
-    write_record(folder / RECORD, record, status, price)
+    write_record(folder / RECORD, record, status, price, local=options.local)
     failed = [f"{one_line(name)}: {error}" for name, error in (errors | remote.refused).items()]
     kept = len(remote.files) - len(wanted) - len(differing)
-    return FetchResult(folder, len(wanted) - len(errors), kept, differing, _first(failed))
+    return FetchResult(folder, len(wanted) - len(errors), kept, differing, _first(failed), adopted)
+
+
+def _refuse_other_owner(folder: Path, options: FetchOptions) -> str:
+    """Why nothing is fetched into this folder; empty if it holds nothing of another stack."""
+    # Earlier versions noted the owner only in run.json.
+    owner = read_mapping(folder / INDEX).get("owner") or read_mapping(folder / RECORD).get("owner")
+    if not options.owner or not owner or owner == options.owner:
+        return ""
+    fix = flux_command(f"fetch {folder.parent.name} --to OTHER_FOLDER", options.stack)
+    return (
+        f"{folder} holds results of {one_line(str(owner))}, and this is {options.owner}; "
+        f"results of two stacks are not mixed; move the folder away, or {fix}"
+    )
+
+
+def _adopt(files: Sequence[RemoteFile], old: Path, folder: Path) -> int:
+    """Link the files that an earlier version fetched to `old`, if they are still what the bucket has; how many."""
+    index, adopted = _read_index(old), 0
+    for file in files:
+        source, target = old / file.name, folder / file.name
+        if target.exists() or source.is_symlink() or not source.is_file():
+            continue
+        if _is_same(file, source, sha256_of(source), index.get(file.name)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(source, target)
+            adopted += 1
+    return adopted
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        staged = target.with_name(f".{target.name}.adopted")
+        shutil.copyfile(source, staged)
+        staged.replace(target)
 
 
 def _first(messages: list[str]) -> list[str]:
@@ -182,19 +234,20 @@ def decide_download(file: RemoteFile, path: Path, known: Mapping[str, Any] | Non
     if not path.is_file():
         return Decision.DIFFERS
     local = sha256_of(path)
+    if _is_same(file, path, local, known):
+        return Decision.KEEP
+    if not _has_digest(file) and path.stat().st_size == file.info.size:
+        return Decision.KEEP
     is_unchanged = known is not None and known.get("sha256") == local
-    is_same_object = is_unchanged and known is not None and known.get("etag") == file.info.etag
-    if is_same_object and file.sha256 in (None, local):
-        return Decision.KEEP
-    if path.stat().st_size == file.info.size and _matches(file, path, local):
-        return Decision.KEEP
     # Fetched weights were verified: others never replace them silently.
     may_replace = (is_unchanged and not file.is_weights) or (known is None and file.name in GENERATED)
     return Decision.FETCH if may_replace else Decision.DIFFERS
 
 
-def write_record(path: Path, record: RunRecord, status: JobStatus, price: float | None = None) -> None:
-    """Write run.json, with what the queue knows about the job and what it cost.
+def write_record(
+    path: Path, record: RunRecord, status: JobStatus, price: float | None = None, *, local: bool = False
+) -> None:
+    """Write run.json, with what the queue knows about the job, what it cost, and whether the stand-in trained it (`local`).
 
     Keeps earlier values that are no longer available: the queue forgets jobs, and without a group there is no price.
     """
@@ -204,6 +257,7 @@ def write_record(path: Path, record: RunRecord, status: JobStatus, price: float 
         "reason": status.reason or None,
         "kelpie": _queue_facts(status.queue_job) or before.get("kelpie"),
         "cost": _cost(record, status, price) or before.get("cost"),
+        "stand_in": local,
     }
     _write_json(path, {**record.model_dump(mode="json"), **facts})
 
@@ -261,13 +315,23 @@ def _download_all(
     return {file.name: error for file, error in zip(files, errors, strict=True) if error}
 
 
-def _matches(file: RemoteFile, path: Path, local: str) -> bool:
-    """By SHA-256 if known, else by the ETag if it is an MD5 (the object was not uploaded in parts), else by size alone."""
+def _is_same(file: RemoteFile, path: Path, local: str, known: Mapping[str, Any] | None) -> bool:
+    """Whether the file at `path`, whose SHA-256 is `local`, is the object. `known` is its entry in the index."""
+    if path.stat().st_size != file.info.size:
+        return False
     if file.sha256 is not None:
         return local == file.sha256
-    if len(file.info.etag) == 32 and "-" not in file.info.etag:
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == file.info.etag
-    return True
+    if known is not None and (known.get("sha256"), known.get("etag")) == (local, file.info.etag):
+        return True
+    return (
+        _has_digest(file)
+        and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == file.info.etag
+    )
+
+
+def _has_digest(file: RemoteFile) -> bool:
+    """Whether the content is known: by a SHA-256, or because the ETag is an MD5 (the object was not uploaded in parts)."""
+    return file.sha256 is not None or (len(file.info.etag) == 32 and "-" not in file.info.etag)
 
 
 def _read_index(folder: Path) -> Index:
@@ -275,14 +339,15 @@ def _read_index(folder: Path) -> Index:
     return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
 
 
-def _write_index(folder: Path, before: Index, files: list[RemoteFile]) -> None:
+def _write_index(folder: Path, before: Index, files: list[RemoteFile], owner: str) -> None:
     current = {
         file.name: {"etag": file.info.etag, "size": file.info.size, "sha256": sha256_of(folder / file.name)}
         for file in files
         if (folder / file.name).is_file()
     }
-    if current != before:
-        _write_json(folder / INDEX, {"version": 1, "files": {**before, **current}})
+    document = {"version": 1, "owner": owner, "files": {**before, **current}}
+    if document != read_mapping(folder / INDEX):
+        _write_json(folder / INDEX, document)
 
 
 def _queue_facts(job: Job | None) -> dict[str, Any] | None:

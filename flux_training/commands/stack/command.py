@@ -11,11 +11,11 @@ import rich_click as click
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import OUTPUTS, no_cache_option, say, stack_option
+from flux_training.commands.cli import no_cache_option, outputs_of, say, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import ReportedRun
-from flux_training.commands.results.fetch import print_problems
-from flux_training.commands.results.outputs import FetchOptions, fetch_results
+from flux_training.commands.results.fetch import default_options, print_problems
+from flux_training.commands.results.outputs import fetch_results
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine, project_root
 from flux_training.commands.stack.file import uses_local_cloud
@@ -92,7 +92,7 @@ def refresh(stack: str) -> None:
 @stack_option
 @yes_option
 def destroy(stack: str, yes: bool) -> None:
-    """Delete all resources of the stack. Results stay in the bucket and in outputs/."""
+    """Delete all resources of the stack. Results stay in the bucket and in outputs/<stack>/."""
     must_ask = _must_ask(stack, yes, "destroy")
     engine = prepare_engine(stack)
     outputs = engine.outputs()
@@ -165,17 +165,18 @@ def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
     rows = follow(watcher).rows
-    say("\nResults:")
+    say("\nResults of the local cloud's stand-in trainer:" if watcher.local else "\nResults:")
     costs, unfetched, images = {}, [], images_folder(stack)
+    folder, options = outputs_of(stack), default_options(stack, local=watcher.local)
     for row in rows:
         status = row.status
-        result = fetch_results(status, watcher.storage, Path(OUTPUTS), row.price, FetchOptions(stack=stack))
+        result = fetch_results(status, watcher.storage, folder, row.price, options)
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
         costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")
         print_problems(result)
         unfetched += [row.name] if result.failed else []
-        page = write_report(ReportedRun(row.name, result.folder.name, result.folder), Path(OUTPUTS), images)
+        page = write_report(ReportedRun(row.name, result.folder.name, result.folder), folder, images)
         say(f"    {page}: samples, loss and dataset on one page")
     say(_cost_table(costs, local=watcher.local))
     return [row.status for row in rows], unfetched
@@ -237,7 +238,7 @@ def _next_steps(stack: str, statuses: Sequence[JobStatus], images: Path) -> str:
     if job is None:
         return ""
     return (
-        f"\nNext: open {OUTPUTS}/{job.name}/{job.run_id}/report.html in a browser to see the samples of each step.\n"
+        f"\nNext: open {outputs_of(stack)}/{job.name}/{job.run_id}/report.html in a browser to see the samples of each step.\n"
         f"Or edit a caption under {images}/ and run {make_command('preview', stack)}: it shows what would be trained again."
     )
 
@@ -247,7 +248,9 @@ def _say_where_results_are(stack: str, outputs: Mapping[str, Any]) -> None:
     jobs = (outputs.get("jobs") or {}).values()
     if not bucket or not any(job.get("status") == RunState.COMPLETED for job in jobs):
         return
-    say(f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {OUTPUTS}/.")
+    say(
+        f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {outputs_of(stack)}/."
+    )
     if uses_local_cloud(project_root(), stack):
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE, LOCAL_FILE)).parent
         say(

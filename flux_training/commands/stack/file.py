@@ -19,6 +19,19 @@ ENCRYPTED = "encrypted"
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
+def project_name(root: Path) -> str:
+    """The `name` in Pulumi.yaml. Raises BadInput."""
+    path = root / "Pulumi.yaml"
+    try:
+        document = yaml.safe_load(read_regular_file(path, MAX_FILE_BYTES).decode("utf-8-sig"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput([f"{path} cannot be read: {' '.join(str(error).split())}; fix the file"]) from error
+    name = document.get("name") if isinstance(document, dict) else None
+    if not isinstance(name, str) or not name:
+        raise BadInput([f"{path} has no name: a Pulumi project needs one; add a line `name: my-loras`"])
+    return name
+
+
 def uses_local_cloud(root: Path, stack: str) -> bool:
     """Raises BadInput if there is no such stack file or it is not YAML."""
     return stack_config(root, stack).get(f"{PROJECT}:cloud") == "local"
