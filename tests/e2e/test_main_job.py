@@ -36,8 +36,8 @@ def queue(checkout: Checkout) -> list[Job]:
     return connection_to(checkout).kelpie().list_jobs()
 
 
-def results(checkout: Checkout, job: str) -> Path:
-    (run,) = (checkout.root / "outputs/dev" / job).iterdir()
+def results(checkout: Checkout, job: str, stack: str = "dev") -> Path:
+    (run,) = (checkout.root / "outputs" / stack / job).iterdir()
     return run
 
 
@@ -314,7 +314,7 @@ def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> Non
 
         printed = prod.make("up")
         for job in ("cat", "dog"):
-            assert_results_are_whole(results(prod, job), job)
+            assert_results_are_whole(results(prod, job, "prod"), job)
         assert not (prod.root / ".localcloud").exists()
         files = [path for path in (prod.root / ".pulumi").rglob("*") if path.is_file()]
         for secret in (keys["SALAD_API_KEY"], keys["FLUX_S3_SECRET_ACCESS_KEY"]):
