@@ -22,7 +22,7 @@ import pytest
 import yaml
 from localcloud.home import Home, HomeState
 from localcloud.testing import running_cloud
-from pulumi_embedded.project.secrets import Crypter
+from pulumi_embedded.project.secrets import Crypter, Passphrase
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.training.runs.run import Layout
@@ -242,7 +242,7 @@ def begin(tmp_path: Path, home: Path, engine: str) -> tuple[CanaryStack, Connect
 
 def encrypt_into(path: Path, canaries: dict[str, str]) -> None:
     """Put the secrets into the stack's file, as `config set --secret --path` would."""
-    crypter = Crypter.new(canaries["passphrase"])
+    crypter = Crypter.new(Passphrase(canaries["passphrase"], "a test", "dev"))
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     document["encryptionsalt"] = crypter.salt
     for name, place in CONFIGURED.items():

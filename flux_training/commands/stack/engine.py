@@ -162,7 +162,9 @@ def find_engine(
     if not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
             what = f"stack {stack} needs the passphrase its secrets are encrypted with"
-            raise FluxError(what, "", f"set {' or '.join(PASSPHRASE_VARIABLES)}")
+            variable = PASSPHRASE_VARIABLES[0]
+            rule = f"neither {' nor '.join(PASSPHRASE_VARIABLES)} is set"
+            raise FluxError(what, rule, f"fix: `read -rs {variable} && export {variable}`")
         if local:
             environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
     environment |= direct_on_this_machine(environ)

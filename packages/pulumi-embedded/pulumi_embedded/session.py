@@ -51,22 +51,22 @@ class Session:
     def config(self) -> StackConfig:
         return StackConfig(self.project.stack_config_file(self.stack.name))
 
-    def crypter_for(self, salt: str) -> Crypter:
-        """The crypter for a salt. Its key is derived once."""
+    def crypter_for(self, salt: str, stack: str = "") -> Crypter:
+        """The crypter for a salt. Its key is derived once. `stack` is named in messages; by default this one."""
         if salt not in self._crypters:
-            self._crypters[salt] = Crypter(salt, read_passphrase())
+            self._crypters[salt] = Crypter(salt, read_passphrase(stack or self.stack.name))
         return self._crypters[salt]
 
     def deployment(self) -> Json:
         """The stack's stored state."""
         return snapshot.current_deployment(self.backend, self.stack)
 
-    def state_crypter(self, deployment: Json) -> Crypter | None:
-        """The crypter for the secrets in the state."""
+    def state_crypter(self, deployment: Json, stack: str = "") -> Crypter | None:
+        """The crypter for the secrets in the state of this or another stack."""
         provider = deployment.get("secrets_providers") or {}
         if provider.get("type") != "passphrase":
             return None
-        return self.crypter_for(str((provider.get("state") or {}).get("salt") or ""))
+        return self.crypter_for(str((provider.get("state") or {}).get("salt") or ""), stack)
 
     def crypter(self, config: StackConfig, deployment: Json) -> Crypter | None:
         """The crypter for writing: the configuration's, otherwise the state's."""
@@ -77,11 +77,11 @@ class Session:
         other = StackId(project, check_stack_name(name))
         if not self.exists(other):
             return None
-        return self.load(snapshot.current_deployment(self.backend, other)).outputs
+        return self.load(snapshot.current_deployment(self.backend, other), name).outputs
 
-    def load(self, deployment: Json) -> StackState:
-        """The state in a deployment, with secrets decrypted."""
-        return serialization.load_state(deployment, self.state_crypter(deployment))
+    def load(self, deployment: Json, stack: str = "") -> StackState:
+        """The state in a deployment of this or another stack, with secrets decrypted."""
+        return serialization.load_state(deployment, self.state_crypter(deployment, stack))
 
 
 def create_stack(session: Session, name: str) -> None:
@@ -91,9 +91,9 @@ def create_stack(session: Session, name: str) -> None:
         raise EngineError(f"stack '{name}' already exists")
     config = StackConfig(session.project.stack_config_file(stack.name))
     if config.salt:
-        session.crypter_for(config.salt).check()
+        session.crypter_for(config.salt, stack.name).check()
     else:
-        crypter = Crypter.new(read_passphrase())
+        crypter = Crypter.new(read_passphrase(stack.name))
         config.salt = crypter.salt
         config.save()
     salt = config.salt or ""

@@ -9,7 +9,7 @@ import pytest
 from engine_stack import PASSPHRASE, EngineStack
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.config import StackConfig, find_project
-from pulumi_embedded.project.secrets import Crypter
+from pulumi_embedded.project.secrets import Crypter, Passphrase
 
 
 def test_stacks_are_created_selected_listed_and_removed(stack: EngineStack) -> None:
@@ -70,7 +70,9 @@ def test_pending_operations_are_not_imported(stack: EngineStack) -> None:
     exported = stack.run("stack", "export", "--show-secrets")
     assert exported.count("hush") == 1  # only the pending one holds it
     (stack.folder / "export.json").write_text(stack.run("stack", "export"))
-    (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {Crypter.new(PASSPHRASE).salt}\n")
+    (stack.folder / "Pulumi.dev.yaml").write_text(
+        f"encryptionsalt: {Crypter.new(Passphrase(PASSPHRASE, 'a test', 'dev')).salt}\n"
+    )
     shown = stack.run("stack", "import", "--file", "export.json")
     assert "removing pending operation 'creating' on 'urn:pulumi:dev::test::" in shown
     assert "pending_operations" not in stack.latest()
@@ -136,7 +138,7 @@ def test_a_new_salt_in_the_configuration_reencrypts_the_state(stack: EngineStack
     """As where the file was copied from another stack of the same passphrase."""
     stack.spec({"one": {"text": {"$secret": "hush"}}}, exports={"text": {"$ref": ["one", "text"]}})
     stack.up()
-    salt = Crypter.new(PASSPHRASE).salt
+    salt = Crypter.new(Passphrase(PASSPHRASE, "a test", "dev")).salt
     (stack.folder / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {salt}\n")
     stack.run("refresh", "--yes", "--skip-preview")
     assert stack.latest()["secrets_providers"]["state"]["salt"] == salt
@@ -146,11 +148,17 @@ def test_a_new_salt_in_the_configuration_reencrypts_the_state(stack: EngineStack
 @pytest.mark.parametrize("give", ["variable", "file"])
 def test_the_passphrase_is_required_and_checked(stack: EngineStack, give: str) -> None:
     del stack.environment["PULUMI_CONFIG_PASSPHRASE"]
-    assert "PULUMI_CONFIG_PASSPHRASE" in stack.run("preview", code=1)
+    missing = stack.run("preview", code=1)
+    assert "stack dev needs a passphrase, but neither PULUMI_CONFIG_PASSPHRASE nor" in missing
     wrong = stack.folder / "wrong.txt"
     wrong.write_text("wrong\n")
     variable = "PULUMI_CONFIG_PASSPHRASE" if give == "variable" else "PULUMI_CONFIG_PASSPHRASE_FILE"
-    assert "incorrect passphrase" in stack.run("preview", code=1, **{variable: str(wrong)})
+    refused = stack.run("preview", code=1, **{variable: str(wrong)})
+    source = variable if give == "variable" else f"{variable} ({wrong})"
+    assert f"incorrect passphrase for stack dev: the one from {source} does not decrypt" in refused
+    assert "`read -rs PULUMI_CONFIG_PASSPHRASE && export PULUMI_CONFIG_PASSPHRASE`" in refused
+    empty = stack.run("preview", code=1, PULUMI_CONFIG_PASSPHRASE="")
+    assert "the one from PULUMI_CONFIG_PASSPHRASE (it is set, but empty)" in empty
     wrong.write_text("fixture\n")
     stack.run("preview", **{variable: "fixture" if give == "variable" else str(wrong)})
 

@@ -14,7 +14,7 @@ from pulumi_embedded.program.grpc_stubs import resource_pb2
 from pulumi_embedded.program.monitor import goal_of
 from pulumi_embedded.project import config_schema
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, find_project
-from pulumi_embedded.project.secrets import Crypter
+from pulumi_embedded.project.secrets import Crypter, Passphrase
 from pulumi_embedded.properties import values
 from pulumi_embedded.properties.diffs import compare_properties
 from pulumi_embedded.properties.values import UNKNOWN, Secret
@@ -35,7 +35,7 @@ settings.load_profile("engine")
 def crypter() -> Crypter:
     salt = StackConfig(DATA / "Pulumi.dev.yaml").salt
     assert salt is not None
-    made = Crypter(salt, "fixture")
+    made = Crypter(salt, Passphrase("fixture", "a test", "dev"))
     made.check()
     return made
 
@@ -89,10 +89,10 @@ def test_encrypted_text_can_be_decrypted(crypter: Crypter, text: str) -> None:
 
 
 def test_a_wrong_passphrase_and_a_damaged_secret_are_reported(crypter: Crypter) -> None:
-    with pytest.raises(EngineError, match="incorrect passphrase"):
-        Crypter(crypter.salt, "wrong").check()
+    with pytest.raises(EngineError, match="incorrect passphrase for stack dev: the one from a test"):
+        Crypter(crypter.salt, Passphrase("wrong", "a test", "dev")).check()
     with pytest.raises(EngineError, match="does not have the form"):
-        Crypter("v2:x", "fixture").check()
+        Crypter("v2:x", Passphrase("fixture", "a test", "dev")).check()
     with pytest.raises(EngineError, match="could not be decrypted"):
         crypter.decrypt("v1:AAAA:AAAA")
 

@@ -159,7 +159,7 @@ def _crypter(session: Session, config: StackConfig) -> Crypter | None:
 def _crypter_for_new(session: Session, config: StackConfig) -> Crypter:
     if config.salt:
         return session.crypter_for(config.salt)
-    crypter = session.state_crypter(session.deployment()) or Crypter.new(read_passphrase())
+    crypter = session.state_crypter(session.deployment()) or Crypter.new(read_passphrase(session.stack.name))
     config.salt = crypter.salt
     return crypter
 

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,41 +28,58 @@ from pulumi_embedded.errors import EngineError
 
 _ROUNDS: Final = 1_000_000
 _PROOF: Final = "pulumi"
-_MISSING: Final = (
-    "this stack needs a passphrase: set PULUMI_CONFIG_PASSPHRASE, or set PULUMI_CONFIG_PASSPHRASE_FILE to a file that "
-    "contains it"
-)
+_VARIABLE: Final = "PULUMI_CONFIG_PASSPHRASE"
+_FILE_VARIABLE: Final = "PULUMI_CONFIG_PASSPHRASE_FILE"
+# Keeps the passphrase out of the shell's history.
+_SET: Final = f"`read -rs {_VARIABLE} && export {_VARIABLE}`"
 
 
-def read_passphrase() -> str:
+@dataclass(frozen=True)
+class Passphrase:
+    """A stack's passphrase, and where it came from, in words."""
+
+    text: str = field(repr=False)
+    source: str
+    stack: str
+
+
+def read_passphrase(stack: str) -> Passphrase:
     """The passphrase from the environment or, on a terminal, from the user. Raises EngineError if there is none."""
-    value = os.environ.get("PULUMI_CONFIG_PASSPHRASE")
+    value = os.environ.get(_VARIABLE)
     if value is not None:
-        return value
-    file = os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE")
-    if not file:
-        if sys.stdin.isatty():
-            return getpass.getpass("Enter your passphrase to unlock config/secrets: ")
-        raise EngineError(_MISSING)
+        return Passphrase(value, _VARIABLE if value else f"{_VARIABLE} (it is set, but empty)", stack)
+    file = os.environ.get(_FILE_VARIABLE)
+    if file:
+        return Passphrase(_read_file(file, stack), f"{_FILE_VARIABLE} ({file})", stack)
+    if sys.stdin.isatty():
+        asked = getpass.getpass(f"Enter the passphrase of stack {stack}: ")
+        return Passphrase(asked, "the terminal", stack)
+    raise EngineError(
+        f"stack {stack} needs a passphrase, but neither {_VARIABLE} nor {_FILE_VARIABLE} is set; fix: {_SET}"
+    )
+
+
+def _read_file(file: str, stack: str) -> str:
     try:
         return Path(file).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise EngineError(f"PULUMI_CONFIG_PASSPHRASE_FILE cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"the passphrase of stack {stack} cannot be read from {_FILE_VARIABLE} ({file}): {error}"
+        raise EngineError(f"{what}; fix: name a file that contains it, or unset {_FILE_VARIABLE}") from None
 
 
 class Crypter:
     """Encrypts and decrypts with a stack's key. A thread derives the key, which takes up to a second."""
 
-    def __init__(self, salt: str, phrase: str) -> None:
+    def __init__(self, salt: str, phrase: Passphrase) -> None:
         self.salt = salt
         self._cipher: Future[AESGCM] = Future()
         threading.Thread(target=self._derive, args=(phrase,), daemon=True, name="key derivation").start()
 
     @classmethod
-    def new(cls, phrase: str) -> Crypter:
+    def new(cls, phrase: Passphrase) -> Crypter:
         """A crypter with a new salt."""
         salt = os.urandom(8)
-        cipher = AESGCM(_derive_key(phrase, salt))
+        cipher = AESGCM(_derive_key(phrase.text, salt))
         text = f"v1:{base64.b64encode(salt).decode()}:{_encrypt(cipher, _PROOF)}"
         return cls(text, phrase)
 
@@ -77,14 +95,14 @@ class Crypter:
         """Wait for the key. Raises EngineError if the passphrase is wrong or the salt invalid."""
         self._cipher.result()
 
-    def _derive(self, phrase: str) -> None:
+    def _derive(self, phrase: Passphrase) -> None:
         try:
             self._cipher.set_result(_derive_cipher(self.salt, phrase))
         except EngineError as error:
             self._cipher.set_exception(error)
 
 
-def _derive_cipher(encryption_salt: str, phrase: str) -> AESGCM:
+def _derive_cipher(encryption_salt: str, phrase: Passphrase) -> AESGCM:
     try:
         version, salt, proof = encryption_salt.split(":", 2)
         if version != "v1":
@@ -92,15 +110,15 @@ def _derive_cipher(encryption_salt: str, phrase: str) -> AESGCM:
         raw = base64.b64decode(salt, validate=True)
     except (ValueError, binascii.Error):
         raise EngineError(
-            f"the stack's encryptionsalt {encryption_salt!r} does not have the form v1:salt:proof"
+            f"the encryptionsalt of stack {phrase.stack}, {encryption_salt!r}, does not have the form v1:salt:proof"
         ) from None
-    cipher = AESGCM(_derive_key(phrase, raw))
+    cipher = AESGCM(_derive_key(phrase.text, raw))
     with contextlib.suppress(EngineError):
         if _decrypt(cipher, proof) == _PROOF:
             return cipher
     raise EngineError(
-        "incorrect passphrase: PULUMI_CONFIG_PASSPHRASE (or the file PULUMI_CONFIG_PASSPHRASE_FILE) does not "
-        "decrypt this stack's secrets"
+        f"incorrect passphrase for stack {phrase.stack}: the one from {phrase.source} does not decrypt its secrets; "
+        f"fix: {_SET} with the passphrase that the stack was created with, or unset the variable if it belongs to another stack"
     )
 
 
