@@ -31,6 +31,7 @@ COMMANDS = {
     "list": "flux_training.commands.jobs.list:list_command",
     "status": "flux_training.commands.watch.status:status",
     "logs": "flux_training.commands.watch.logs:logs",
+    "ui": "flux_training.commands.ui.command:ui",
     "cancel": "flux_training.commands.jobs.cancel_retry:cancel",
     "retry": "flux_training.commands.jobs.cancel_retry:retry",
     "fetch": "flux_training.commands.results.fetch:fetch_command",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.commands.jobs.review import HEADERS, ReviewServer
+from flux_training.commands.design.private_server import HEADERS
+from flux_training.commands.jobs.review import ReviewServer
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, BrowserPage, page_in_chromium
 from tests.support.photos import photo
 

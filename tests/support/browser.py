@@ -65,8 +65,10 @@ class BrowserPage:
 
 
 @contextmanager
-def page_in_chromium(url: str, dark: bool = False, phone: bool = False) -> Iterator[BrowserPage]:
-    """The page at `url`, loaded to its end."""
+def page_in_chromium(
+    url: str, dark: bool = False, phone: bool = False, wait_until: str = "networkidle"
+) -> Iterator[BrowserPage]:
+    """The page at `url`, loaded to its end. A page that keeps a stream open never becomes idle: `wait_until="load"`."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -79,7 +81,7 @@ def page_in_chromium(url: str, dark: bool = False, phone: bool = False) -> Itera
             shown.page.on("console", lambda message: _note(shown, message))
             shown.page.on("pageerror", lambda error: shown.console_errors.append(str(error)))
             shown.page.on("request", lambda request: shown.hosts.add(urlsplit(request.url).netloc))
-            shown.page.goto(url, wait_until="networkidle")
+            shown.page.goto(url, wait_until=wait_until)
             yield shown
         finally:
             browser.close()

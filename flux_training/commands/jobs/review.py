@@ -1,18 +1,16 @@
 """The review page: a job's images and captions side by side in a browser, to correct the captions.
 
-Only this machine can reach it, at a secret address. Other pages in the browser can neither read it nor write captions:
-Host and Origin are checked, and the page cannot be framed or send anything elsewhere.
+Only this machine can reach it, and no other page in the browser can write captions: see private_server.py.
 """
 
 import json
 import mimetypes
-import secrets
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from flux_training.commands.cli import say
+from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
 from flux_training.training.dataset.captions import has_caption, is_image
 from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import size_of
@@ -30,28 +28,14 @@ STATIC = {
 # Lint's code for an empty caption, which may be overwritten.
 EMPTY = "caption-empty"
 MAX_BODY_BYTES = 64 * 1024
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
-class ReviewServer(ThreadingHTTPServer):
+class ReviewServer(PrivateServer):
     """Serves one dataset folder at `address`. `changed` holds the names of images whose captions were changed."""
 
-    daemon_threads = True
-
     def __init__(self, dataset: Path, trigger: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), ReviewHandler)
+        super().__init__(ReviewHandler)
         self.dataset, self.trigger = dataset, trigger
-        self.token = secrets.token_urlsafe(24)
-        self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
-        self.address = f"http://127.0.0.1:{self.server_port}/{self.token}/"
         self.changed: set[str] = set()
 
     def images(self) -> list[Path]:
@@ -126,95 +110,62 @@ def _card(image: Path) -> dict[str, Any]:
     }
 
 
-class ReviewHandler(BaseHTTPRequestHandler):
+class ReviewHandler(PrivateHandler):
     server: ReviewServer
-    protocol_version = "HTTP/1.1"
-    server_version = "flux-review"
-    sys_version = ""
-    timeout = 30
 
-    def do_GET(self) -> None:
-        path = self._authorized_path()
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        path = self.authorized_path()
         if path is None:
             return
         if path == "":
-            self._answer(200, "text/html; charset=utf-8", review_page(self.server).encode())
+            self.answer(200, "text/html; charset=utf-8", review_page(self.server).encode())
         elif path in STATIC:
-            self._answer(200, STATIC[path], (PAGE / path).read_bytes())
+            self.answer(200, STATIC[path], (PAGE / path).read_bytes())
         elif path.startswith("image/") and (image := self.server.image(path.removeprefix("image/"))):
             kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
-            self._answer(200, kind, read_regular_file(image))
+            self.answer(200, kind, read_regular_file(image))
         else:
-            self._refuse(404, "not found")
+            self.refuse(404, "not found")
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
-    def do_PUT(self) -> None:
+    def do_PUT(self) -> None:  # noqa: N802 - the name that http.server calls
         """`caption/<image>` with {"before", "caption"}: 204 saved; 409 with the conflict if the file has changed."""
-        path = self._authorized_path()
+        path = self.authorized_path()
         if path is None:
             return
-        if self.headers.get("Origin") not in {f"http://{host}" for host in self.server.hosts}:
-            self._refuse(403, "only the review page may write")
+        if not self.is_own_origin:
+            self.refuse(403, "only the review page may write")
             return
         image = self.server.image(path.removeprefix("caption/")) if path.startswith("caption/") else None
         if image is None:
-            self._refuse(404, "no such image")
+            self.refuse(404, "no such image")
             return
         change = self._body()
         if change is None:
             return
         caption = change["caption"].strip()
         if not caption:
-            self._refuse(400, "an empty caption is not saved: the trainer would use an empty prompt")
+            self.refuse(400, "an empty caption is not saved: the trainer would use an empty prompt")
             return
         conflict = self.server.save(image, change["before"].strip(), caption)
         if conflict is None:
-            self._answer(204, "text/plain", b"")
+            self.answer(204, "text/plain", b"")
         else:
-            self._answer(409, "application/json", json.dumps(conflict).encode())
-
-    def _authorized_path(self) -> str | None:
-        """The path below the secret token; None if the request was refused."""
-        # Protects against DNS rebinding, where a foreign host name resolves to this address.
-        if self.headers.get("Host") not in self.server.hosts:
-            self._refuse(403, "this page is for this machine only")
-            return None
-        token, slash, path = self.path.split("?", 1)[0].removeprefix("/").partition("/")
-        if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
-            self._refuse(404, "not found")
-            return None
-        return unquote(path, errors="surrogateescape")
+            self.answer(409, "application/json", json.dumps(conflict).encode())
 
     def _body(self) -> dict[str, str] | None:
         """The request's JSON; None if the request was refused."""
         length = self.headers.get("Content-Length", "")
         if self.headers.get_content_type() != "application/json" or not length.isdigit():
-            self._refuse(415, "send JSON")
+            self.refuse(415, "send JSON")
             return None
         if int(length) > MAX_BODY_BYTES:
-            self._refuse(413, f"a caption has at most {MAX_BODY_BYTES} bytes")
+            self.refuse(413, f"a caption has at most {MAX_BODY_BYTES} bytes")
             return None
         try:
             change: Any = json.loads(self.rfile.read(int(length)))
             return {"before": str(change["before"]), "caption": str(change["caption"])}
         except (ValueError, KeyError, TypeError):
-            self._refuse(400, "send the caption and what it was before")
+            self.refuse(400, "send the caption and what it was before")
             return None
-
-    def _refuse(self, status: int, reason: str) -> None:
-        # The rest of the request is not read, so the connection cannot be used again.
-        self.close_connection = True
-        self._answer(status, "text/plain; charset=utf-8", f"{reason}\n".encode())
-
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        headers = {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}
-        for header, value in headers.items():
-            self.send_header(header, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing: the requests contain the secret token."""

@@ -21,15 +21,35 @@ class InlineImage:
     height: int
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """`data` is a WebP of `width` x `height` pixels."""
+
+    data: bytes
+    width: int
+    height: int
+
+
 def embed_image(source: Path | BinaryIO, longest_side: int) -> InlineImage | None:
     """The image, reduced to `longest_side`; None if it cannot be read."""
+    image = encode_image(source, longest_side)
+    if image is None:
+        return None
+    encoded = base64.b64encode(image.data).decode("ascii")
+    return InlineImage(f"data:image/webp;base64,{encoded}", image.width, image.height)
+
+
+def encode_image(
+    source: Path | BinaryIO, longest_side: int, max_pixels: int = MAX_PIXELS
+) -> EncodedImage | None:
+    """The image, reduced to `longest_side`; None if it cannot be read or has more than `max_pixels`."""
     from PIL import Image, ImageOps
 
     from flux_training.training.dataset.images import UNREADABLE
 
     try:
         with Image.open(source, formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
+            if opened.width * opened.height > max_pixels:
                 return None
             opened.draft("RGB", (longest_side, longest_side))
             upright = ImageOps.exif_transpose(opened)
@@ -38,5 +58,4 @@ def embed_image(source: Path | BinaryIO, longest_side: int) -> InlineImage | Non
             upright.convert("RGB").save(buffer, "WEBP", quality=QUALITY)
     except UNREADABLE:
         return None
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return InlineImage(f"data:image/webp;base64,{encoded}", upright.width, upright.height)
+    return EncodedImage(buffer.getvalue(), upright.width, upright.height)

@@ -79,12 +79,12 @@ def _stack_document(stack: str, found: StackStatus) -> dict[str, Any]:
         "deployed": True,
         "well": found.is_well,
         "ended": found.has_ended,
-        "spent_usd": _usd(found.spent),
-        "jobs": [_job_document(row) for row in found.rows],
+        "spent_usd": rounded_usd(found.spent),
+        "jobs": [job_document(row) for row in found.rows],
     }
 
 
-def _job_document(row: JobRow) -> dict[str, Any]:
+def job_document(row: JobRow) -> dict[str, Any]:
     job, progress = row.status.job, row.status.progress
     return {
         "name": job.name,
@@ -99,7 +99,7 @@ def _job_document(row: JobRow) -> dict[str, Any]:
         "loss": progress.loss,
         "eta_seconds": progress.eta_seconds if not row.status.has_ended else None,
         "gpu_seconds": progress.gpu_seconds,
-        "spent_usd": _usd(row.spent),
+        "spent_usd": rounded_usd(row.spent),
         "machine": row.machine or None,
         "instance": row.instance or None,
         "restarts": progress.restarts,
@@ -109,5 +109,5 @@ def _job_document(row: JobRow) -> dict[str, Any]:
     }
 
 
-def _usd(amount: float | None) -> float | None:
+def rounded_usd(amount: float | None) -> float | None:
     return None if amount is None else round(float(amount), 4)

@@ -1,0 +1,262 @@
+// Shows what the server sends. Everything is inserted as text, never as HTML: nodes wrote parts of it.
+"use strict";
+
+const main = document.getElementById("main");
+let stack = null;
+let shown = "";
+
+/** An element. Strings among the children become text. */
+function make(tag, attributes = {}, ...children) {
+  const element = tag === "svg" || SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+const SVG = new Set(["line", "text", "polyline"]);
+const dollars = (amount) => (amount === null ? "" : `$${amount.toFixed(amount < 1 ? 3 : 2)}`);
+const setText = (id, text) => {
+  const element = document.getElementById(id);
+  if (element.textContent !== text) element.textContent = text;
+};
+
+function minutes(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  const all = Math.round(seconds / 60);
+  return all <= 90 ? `${all} min` : `${Math.floor(all / 60)} h ${all % 60} min`;
+}
+
+function cost(spent, expected) {
+  if (spent === null) return "";
+  return expected !== null && expected > spent ? `${dollars(spent)} of about ${dollars(expected)}` : dollars(spent);
+}
+
+// The overview.
+
+function jobCard(job) {
+  const numbers = [`step ${job.step} of ${job.steps}`];
+  if (job.loss !== null) numbers.push(`loss ${job.loss.toFixed(4)}`);
+  if (job.eta_seconds !== null) numbers.push(`about ${minutes(job.eta_seconds)} left`);
+  const money = cost(job.spent_usd, job.expected_usd);
+  if (money) numbers.push(money);
+  const node = [];
+  if (job.instance || job.machine) node.push(`node ${(job.instance || job.machine).slice(0, 8)}`);
+  if (job.restarts) node.push(`${job.restarts} restart${job.restarts === 1 ? "" : "s"}`);
+  const card = make("li", { class: "card", id: `job-${job.name}` },
+    make("h2", {}, make("a", { href: `#run/${job.name}/${job.run_id}` }, job.name), make("span", { class: `state ${job.style}` }, job.phase)),
+    make("progress", { max: job.steps || 1, value: job.step, "aria-label": `Steps of ${job.name}` }),
+    make("p", { class: "numbers" }, numbers.join(" · ")));
+  if (node.length) card.append(make("p", { class: "soft small" }, node.join(" · ")));
+  if (job.problem) card.append(make("p", { class: "alarm small" }, job.problem));
+  card.dataset.content = JSON.stringify(job);
+  return card;
+}
+
+/** Replaces only the cards that changed, so that the focus stays where it is. */
+function showJobs() {
+  let list = main.querySelector(".jobs");
+  if (!list) {
+    list = make("ul", { class: "jobs", "aria-label": "Jobs" });
+    main.replaceChildren(list);
+  }
+  const cards = new Map([...list.children].map((card) => [card.id, card]));
+  for (const job of stack.jobs) {
+    const old = cards.get(`job-${job.name}`);
+    cards.delete(`job-${job.name}`);
+    if (!old) list.append(jobCard(job));
+    else if (old.dataset.content !== JSON.stringify(job)) replaceCard(old, jobCard(job));
+  }
+  for (const gone of cards.values()) gone.remove();
+}
+
+function replaceCard(old, card) {
+  const hadFocus = old.contains(document.activeElement);
+  old.replaceWith(card);
+  if (hadFocus) card.querySelector("a").focus();
+}
+
+// One run.
+
+function section(name, title) {
+  return make("section", { "aria-labelledby": `${name}-title` }, make("h2", { id: `${name}-title` }, title), make("div", { id: name }));
+}
+
+function openRun(job, run) {
+  main.replaceChildren(
+    make("dl", { class: "figures", id: "facts" }),
+    make("p", { id: "run-problem", class: "alarm", hidden: "" }),
+    make("p", { id: "message", class: "soft" }),
+    section("samples", "Samples"),
+    section("loss", "Loss"),
+    section("node", "Node and times"),
+    section("findings", "Findings"),
+    make("section", { "aria-labelledby": "log-title" }, make("h2", { id: "log-title" }, "Log of the node"), logButton(job, run)));
+}
+
+async function updateRun(job, run) {
+  const row = stack && stack.jobs.find((one) => one.name === job && one.run_id === run);
+  const problem = document.getElementById("run-problem");
+  problem.textContent = row?.problem || "";
+  problem.hidden = !problem.textContent;
+  const found = await ask(`run/${job}/${run}`);
+  if (shown !== `run/${job}/${run}`) return;
+  if (found.failure) {
+    problem.textContent = found.failure;
+    problem.hidden = false;
+    return;
+  }
+  const own = row ? [["State", row.phase], ["Cost", cost(row.spent_usd, row.expected_usd)]] : [];
+  const node = row ? [["Machine", row.machine || ""], ["Instance", row.instance || ""]] : [];
+  document.getElementById("facts").replaceChildren(...facts([...own, ...found.figures]));
+  document.getElementById("node").replaceChildren(make("dl", { class: "facts card" }, ...facts([["Run", run], ...found.times, ...node])));
+  setText("message", found.message);
+  showSamples(job, run, found.prompts);
+  showLoss(found);
+  showFindings(found.findings);
+}
+
+function facts(pairs) {
+  return pairs.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+}
+
+/** Adds the samples that are new, so that a row stays where it was scrolled to. */
+function showSamples(job, run, prompts) {
+  const place = document.getElementById("samples");
+  if (!prompts.length) place.replaceChildren(make("p", { class: "soft" }, "There are no samples yet."));
+  else if (!place.querySelector(".strip")) place.replaceChildren();
+  prompts.forEach((one, index) => {
+    let strip = document.getElementById(`strip-${index}`);
+    if (!strip) {
+      strip = make("article", { class: "strip", id: `strip-${index}` }, make("h3", { dir: "auto" }, one.prompt),
+        make("div", { class: "row", role: "group", "aria-label": one.prompt, tabindex: "0" }));
+      place.append(strip);
+    }
+    addShots(strip.querySelector(".row"), one, `image/${job}/${run}/`);
+  });
+}
+
+function addShots(row, one, folder) {
+  const known = new Map([...row.children].map((figure) => [figure.dataset.name, figure]));
+  const figures = one.samples.map((sample) => known.get(sample.name) ?? shot(sample, one.prompt, folder));
+  const isSame = figures.length === row.children.length && figures.every((figure, index) => figure === row.children[index]);
+  if (isSame) return;
+  const wasAtEnd = row.scrollLeft + row.clientWidth >= row.scrollWidth - 8;
+  row.replaceChildren(...figures);
+  if (wasAtEnd) row.scrollLeft = row.scrollWidth;
+}
+
+function shot(sample, prompt, folder) {
+  const address = folder + encodeURIComponent(sample.name);
+  const image = make("img", { src: address, alt: `${prompt}, step ${sample.step}`, width: 512, height: 512, loading: "lazy" });
+  image.addEventListener("error", () => image.closest("a").replaceWith(make("div", { class: "missing" }, "this image cannot be read")));
+  const figure = make("figure", {}, make("a", { class: "shot", href: address, target: "_blank", rel: "noreferrer" }, image), make("figcaption", {}, `step ${sample.step}`));
+  figure.dataset.name = sample.name;
+  return figure;
+}
+
+function showLoss(found) {
+  const place = document.getElementById("loss");
+  if (place.dataset.points === String(found.points)) return;
+  place.dataset.points = found.points;
+  if (!found.charts.length) place.replaceChildren(make("p", { class: "soft" }, "No loss was recorded yet."));
+  else place.replaceChildren(make("div", { class: "card" }, ...found.charts.map(drawChart)));
+}
+
+function drawChart(chart) {
+  const right = chart.width - chart.right;
+  const svg = make("svg", { class: `chart ${chart.shape}`, viewBox: `0 0 ${chart.width} ${chart.height}`, role: "img", "aria-label": "The loss by step, raw and smoothed" });
+  for (const [y, label] of chart.y_ticks) {
+    svg.append(make("line", { class: "grid", x1: chart.left, x2: right, y1: y, y2: y }), make("text", { x: chart.left - 8, y: y + 4, "text-anchor": "end" }, label));
+  }
+  chart.x_ticks.forEach(([x, label], index) => {
+    const anchor = index === chart.x_ticks.length - 1 ? "end" : "middle";
+    svg.append(make("text", { x, y: chart.height - chart.bottom + 18, "text-anchor": anchor }, label));
+  });
+  svg.append(make("text", { x: (chart.left + right) / 2, y: chart.height - 4, "text-anchor": "middle" }, "steps"));
+  for (const curve of chart.curves) {
+    svg.append(make("polyline", { class: "raw c0", points: curve.raw }), make("polyline", { class: "smooth c0", points: curve.smooth }));
+  }
+  return svg;
+}
+
+function showFindings(findings) {
+  const place = document.getElementById("findings");
+  if (!findings.length) place.replaceChildren(make("p", { class: "soft" }, "Everything that the node wrote is valid."));
+  else place.replaceChildren(make("ul", { class: "findings" }, ...findings.map((finding) => make("li", {}, finding))));
+}
+
+function logButton(job, run) {
+  const place = make("div", {});
+  const button = make("button", { type: "button" }, "Show the last lines");
+  button.addEventListener("click", async () => {
+    const current = stack && stack.jobs.some((one) => one.name === job && one.run_id === run);
+    const found = current ? await ask(`log/${job}`) : { failure: "Only the log of a deployed run can be read." };
+    const text = found.failure || found.missing || found.lines.join("\n") || "The log has no lines yet.";
+    place.querySelector("pre")?.remove();
+    const log = make("pre", { id: "log", tabindex: "0", class: "card" }, text);
+    place.append(log);
+    log.scrollTop = log.scrollHeight;
+    button.textContent = "Show the last lines again";
+  });
+  place.append(button);
+  return place;
+}
+
+// Requests, and what is shown.
+
+/** The server's JSON, or {failure}. */
+async function ask(address) {
+  try {
+    const answer = await fetch(address);
+    return answer.ok ? await answer.json() : { failure: await answer.text() };
+  } catch {
+    return { failure: "The server of this page has ended: start `./flux ui` again." };
+  }
+}
+
+function show() {
+  const wanted = location.hash.slice(1);
+  const [kind, job, run] = wanted.split("/");
+  const title = kind === "run" ? job : stack ? `Jobs of ${stack.stack}` : "Jobs";
+  setText("title", title);
+  document.title = stack && kind !== "run" ? overviewTitle() : title;
+  const isNew = wanted !== shown;
+  shown = wanted;
+  if (isNew && kind === "run") openRun(job, run);
+  else if (isNew) main.replaceChildren();
+  if (kind === "run") updateRun(job, run);
+  else if (stack) showJobs();
+}
+
+function overviewTitle() {
+  const running = stack.jobs.filter((job) => job.state === "running").length;
+  return running ? `${running} running, ${stack.stack}` : `Jobs of ${stack.stack}`;
+}
+
+function summary() {
+  const money = cost(stack.spent_usd, stack.expected_usd);
+  const ended = stack.jobs.filter((job) => job.ended).length;
+  const jobs = stack.jobs.length ? `${ended} of ${stack.jobs.length} jobs have ended.` : "";
+  return [jobs, money && `Cost ${money}.`, stack.note].filter(Boolean).join(" ");
+}
+
+function connection(text, style) {
+  setText("connection", text);
+  document.getElementById("connection").className = `state ${style}`;
+}
+
+const events = new EventSource("events");
+events.addEventListener("open", () => connection("live", "good"));
+events.addEventListener("error", () => connection("not connected: start `./flux ui` again", "bad"));
+events.addEventListener("message", (event) => {
+  stack = JSON.parse(event.data);
+  setText("summary", summary());
+  const error = document.getElementById("error");
+  error.textContent = stack.error;
+  error.hidden = !stack.error;
+  show();
+});
+addEventListener("hashchange", () => {
+  show();
+  document.getElementById("title").focus();
+});

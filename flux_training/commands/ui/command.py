@@ -1,0 +1,56 @@
+"""`flux ui`: serves the live page of a stack."""
+
+import threading
+
+import rich_click as click
+
+from flux_training.commands.cli import say, stack_option
+from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.ui.live import DeployedStack, LiveStack
+from flux_training.commands.ui.server import UiServer
+from flux_training.commands.watch.watcher import Watcher
+from flux_training.training.errors import BadInput
+from flux_training.training.runs.run import Layout
+
+MAX_PORT = 65535
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, MAX_PORT),
+    default=0,
+    help="Serve on this port, for example to forward it with SSH. [default: any free port]",
+)
+@stack_option
+def ui(port: int, stack: str) -> None:
+    """Serve a live page of the jobs on this machine: states, losses, samples, costs.
+
+    The page only reads, and only this machine can open it. Requests to the services are made while the page is open.
+    """
+    read_only_engine(stack)
+    live = LiveStack(stack, lambda: find_deployed(stack))
+    try:
+        server = UiServer(live, port)
+    except OSError as error:
+        raise BadInput([f"--port {port}: {error.strerror}; without --port any free port is used"]) from None
+    with server:
+        threading.Thread(target=live.run, daemon=True).start()
+        say(f"Open {server.address}\nCtrl-C ends the page. The jobs go on.")
+        try:
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt:
+            say("\nended")
+        finally:
+            live.close()
+
+
+def find_deployed(stack: str) -> DeployedStack | None:
+    """What the last `up` deployed; None without a job. Raises FluxError."""
+    engine = read_only_engine(stack)
+    outputs = deployed_outputs(engine)
+    if not outputs.get("jobs"):
+        return None
+    connection = connection_of(engine, stack)
+    layout = Layout(str(outputs.get("prefix") or ""))
+    return DeployedStack(Watcher(connection, outputs, stack), connection, layout)

@@ -1,0 +1,60 @@
+"""What the page shows, as JSON. Pure: texts that nodes wrote have been shortened, and the page inserts them as text only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flux_training.commands.watch.job_status import JobStatus, describe
+from flux_training.commands.watch.status import job_document, rounded_usd
+from flux_training.commands.watch.watcher import JobRow, StackStatus
+from flux_training.training.bill import FREE
+from flux_training.training.runs.run_state import RunState
+from flux_training.training.words import make_command
+
+BAD = (RunState.FAILED, RunState.WITHOUT_WEIGHTS, RunState.STALLED, RunState.LOST)
+
+
+def stack_document(stack: str, found: StackStatus | None, local: bool, error: str) -> dict[str, Any]:
+    """`error`: why the services could not be read; the rows are then those read before."""
+    rows = found.rows if found else ()
+    nothing = (
+        f"Nothing is deployed in stack {stack}: {make_command('up', stack)} trains the jobs that it declares."
+    )
+    return {
+        "stack": stack,
+        "error": error,
+        "note": nothing if found is None and not error else FREE if local else "",
+        "ended": found is not None and found.has_ended,
+        "spent_usd": rounded_usd(found.spent) if found else None,
+        "expected_usd": rounded_usd(_expected_of_all(rows)),
+        "jobs": [_row_document(row) for row in rows],
+    }
+
+
+def _row_document(row: JobRow) -> dict[str, Any]:
+    return {
+        **job_document(row),
+        "style": style_of(row.status, bool(row.problem)),
+        "text": describe(row.status),
+        "expected_usd": rounded_usd(expected_usd(row)),
+    }
+
+
+def style_of(status: JobStatus, has_problem: bool) -> str:
+    """How to colour the state."""
+    if has_problem or status.state in BAD:
+        return "bad"
+    return "good" if status.state == RunState.COMPLETED else "other"
+
+
+def expected_usd(row: JobRow) -> float | None:
+    """What the whole run will have cost: what it has cost, and its remaining time at the price of its node. None if unknown."""
+    if row.spent is None or row.status.has_ended:
+        return row.spent
+    eta = row.status.progress.eta_seconds
+    return None if eta is None or row.price is None else row.spent + eta / 3600 * row.price
+
+
+def _expected_of_all(rows: Sequence[JobRow]) -> float | None:
+    """None unless the cost of every run is known."""
+    costs = [cost for row in rows if (cost := expected_usd(row)) is not None]
+    return sum(costs) if costs and len(costs) == len(rows) else None

@@ -1,0 +1,104 @@
+"""One run as the page shows it: losses, samples, times and findings. Everything is read from the bucket with limits."""
+
+import io
+import itertools
+from dataclasses import asdict
+from typing import Any
+
+from flux_training.clients.records import read_bounded, read_record
+from flux_training.clients.results import MAX_CONFIG_BYTES
+from flux_training.clients.storage import Storage
+from flux_training.commands.report.chart import charts
+from flux_training.commands.report.inline_images import encode_image
+from flux_training.training.runs.loss_curve import parse_losses
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run_state import in_words
+from flux_training.training.runs.samples import NAME, prompts_of, sample_grid, spread_evenly
+from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.words import printable
+
+# 100,000 steps of 20 bytes.
+MAX_LOSS_BYTES = 2 * 1024 * 1024
+MAX_SAMPLES = 5000
+MAX_PROMPTS, MAX_STEPS = 24, 40
+MAX_PROMPT_LENGTH = 500
+# Trainers write JPEGs of one or two million pixels.
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_IMAGE_PIXELS = 4096 * 4096
+IMAGE_SIDE = 1024
+
+
+def read_run(storage: Storage, keys: RunKeys) -> dict[str, Any]:
+    """Five reads, however many samples there are. Raises ServiceError."""
+    progress = read_record(storage, keys.progress, RunProgress)
+    record = read_record(storage, keys.record, RunRecord)
+    csv = read_bounded(storage, f"{keys.output}loss.csv", MAX_LOSS_BYTES) or b""
+    raw_config = read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES) or b""
+    reported = progress.value or RunProgress()
+    points = parse_losses(csv.decode("utf-8", "replace"))
+    return {
+        "job": keys.job,
+        "run_id": keys.run,
+        "figures": _figures(reported),
+        "times": _times(reported, record.value or RunRecord()),
+        "findings": [*progress.faults, *record.faults],
+        "message": reported.message,
+        "charts": [asdict(chart) for chart in charts([(keys.job, points)])],
+        "points": len(points),
+        "prompts": _prompts(storage, keys, raw_config),
+    }
+
+
+def read_image(storage: Storage, keys: RunKeys, name: str) -> bytes | None:
+    """A sample as WebP, decoded and encoded again; None if there is none that can be read. Raises ServiceError."""
+    if not NAME.fullmatch(name):
+        return None
+    raw = read_bounded(storage, f"{keys.output}samples/{name}", MAX_IMAGE_BYTES)
+    image = encode_image(io.BytesIO(raw), IMAGE_SIDE, MAX_IMAGE_PIXELS) if raw else None
+    return image.data if image else None
+
+
+def _figures(progress: RunProgress) -> list[tuple[str, str]]:
+    """The numbers at the top of the page. Unknown ones are empty."""
+    return [
+        ("Steps", f"{progress.step} of {progress.steps}" if progress.step is not None else ""),
+        ("Loss", f"{progress.loss:.4f}" if progress.loss is not None else ""),
+        ("GPU time", in_words(progress.gpu_seconds) if progress.gpu_seconds is not None else ""),
+        ("Restarts", str(progress.restarts) if progress.restarts is not None else ""),
+    ]
+
+
+def _times(progress: RunProgress, record: RunRecord) -> list[tuple[str, str]]:
+    estimate = record.estimate
+    return [
+        ("Queued", f"{record.created_at:%Y-%m-%d %H:%M} UTC" if record.created_at else ""),
+        ("Last report", f"{progress.updated_at:%Y-%m-%d %H:%M:%S} UTC" if progress.updated_at else ""),
+        ("Launcher", progress.state),
+        ("Time per step", f"{progress.seconds_per_step:.2f} s" if progress.seconds_per_step else ""),
+        ("Cost estimated before", f"${estimate.usd:.2f}" if estimate and estimate.usd is not None else ""),
+        ("Faulty steps", progress.faults),
+        ("Continues run", record.parent or ""),
+        ("GPU", progress.gpu),
+    ]
+
+
+def _prompts(storage: Storage, keys: RunKeys, raw_config: bytes) -> list[dict[str, Any]]:
+    """For each prompt, the names of its samples by step."""
+    folder = f"{keys.output}samples/"
+    listed = itertools.islice(storage.list(folder), MAX_SAMPLES)
+    grid = sample_grid(item.key.removeprefix(folder) for item in listed)
+    words = prompts_of(document_of(raw_config))
+    return [
+        {
+            "prompt": printable(
+                words[prompt] if prompt < len(words) else f"prompt {prompt + 1}", MAX_PROMPT_LENGTH
+            ),
+            "samples": [
+                {"step": step, "name": by_step[step].name}
+                for step in spread_evenly(sorted(by_step), MAX_STEPS)
+            ],
+        }
+        for prompt, by_step in list(grid.items())[:MAX_PROMPTS]
+    ]

@@ -1,0 +1,296 @@
+"""The live page: who may read it, what a hostile node can put into it, and how often the services are asked."""
+
+import http.client
+import io
+import json
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.errors import ServiceError
+from flux_training.clients.kelpie import Job
+from flux_training.commands.design.private_server import HEADERS
+from flux_training.commands.ui.documents import expected_usd, stack_document
+from flux_training.commands.ui.live import DeployedStack, LiveStack
+from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_image, read_run
+from flux_training.commands.ui.server import UiServer
+from flux_training.commands.watch.job_status import JobStatus, StackJob
+from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import RunState
+from tests.commands.runs_folder import HOSTILE
+from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
+from tests.support.hostile_buckets import as_storage, spoil_run
+from tests.training.job_folders import TRAIN_YML
+
+LAYOUT = Layout("p/")
+KEYS = LAYOUT.run("cat", "0123456789ab")
+SAMPLE = "1795392457384__000000010_0.jpg"
+
+
+def row(name: str = "cat", state: RunState = RunState.RUNNING, step: int = 3, problem: str = "") -> JobRow:
+    progress = RunProgress(state="training", step=step, loss=0.5, eta_seconds=1800, gpu_seconds=3600)
+    job = StackJob(name, KEYS.run, "j", 20, LAYOUT.run(name, KEYS.run))
+    return JobRow(JobStatus(job, state, progress=progress, queue_job=Job(id="j", container_group_id="g", status="running")),
+                  0.4, 0.4, "machine", "", problem)  # fmt: skip
+
+
+def jpeg(width: int = 64, height: int = 64) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 20, 120)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def sound_run() -> dict[str, bytes]:
+    return {
+        KEYS.progress: b'{"state": "training", "step": 10, "steps": 20, "loss_smoothed": 0.5, "restarts": 1}',
+        KEYS.record: b'{"run_id": "0123456789ab", "created_at": "2026-11-23T00:00:00Z", "estimate": {"usd": 0.3}}',
+        f"{KEYS.output}loss.csv": b"step,loss\n1,1.0\n2,0.5\n",
+        f"{KEYS.config}train.yml": TRAIN_YML.format(name="cat", steps=20, save_every=10).encode(),
+        f"{KEYS.output}samples/{SAMPLE}": jpeg(),
+        f"{KEYS.output}samples/notes.txt": b"not a sample",
+    }
+
+
+class CountedWatcher:
+    """In place of a Watcher: each read waits for a permit of the test and makes one step."""
+
+    local = True
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.storage = as_storage(objects)
+        self.jobs = [row().status.job]
+        self.reads = 0
+        self.permits = threading.Semaphore(0)
+        self.problem = ""
+
+    def read(self) -> StackStatus:
+        self.permits.acquire()
+        self.reads += 1
+        if self.problem == "down":
+            raise ServiceError("Kelpie does not answer")
+        return StackStatus([row(step=self.reads, problem=self.problem)])
+
+
+def live_with(watcher: CountedWatcher) -> LiveStack:
+    deployed = DeployedStack(cast(Watcher, watcher), cast(Connection, SimpleNamespace(cloud="local")), LAYOUT)
+    return LiveStack("dev", lambda: deployed)
+
+
+@contextmanager
+def serving(watcher: CountedWatcher) -> Iterator[UiServer]:
+    live = live_with(watcher)
+    with UiServer(live) as server:
+        threads = [
+            threading.Thread(target=server.serve_forever, args=(0.02,)),
+            threading.Thread(target=live.run),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield server
+        finally:
+            live.close()
+            watcher.permits.release()
+            server.shutdown()
+            for thread in threads:
+                thread.join(10)
+
+
+@pytest.fixture
+def watcher() -> CountedWatcher:
+    return CountedWatcher(sound_run())
+
+
+@pytest.fixture
+def server(watcher: CountedWatcher) -> Iterator[UiServer]:
+    """One survey has been made."""
+    watcher.permits.release()
+    with serving(watcher) as made:
+        made.live.read()
+        yield made
+
+
+def ask(
+    server: UiServer, path: str, method: str = "GET", headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes, Mapping[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.putrequest(method, path, skip_host=True)
+    for name, value in ({"Host": f"127.0.0.1:{server.server_port}"} | dict(headers or {})).items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body, dict(answer.getheaders())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+@pytest.mark.parametrize("path", ["", "events", "run/cat/0123456789ab"])
+def test_another_site_cannot_read(server: UiServer, headers: dict[str, str], path: str) -> None:
+    """DNS rebinding sends a foreign Host, a script of another site its Origin."""
+    status, body, _ = ask(server, f"/{server.token}/{path}", headers=headers)
+    assert (status, b"cat" in body) == (403, False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/x/",
+        "/x/events",
+        "/TOKEN",
+        "/TOKEN/ui.py",
+        "/TOKEN/../server.py",
+        "/TOKEN/run/cat",
+        "/TOKEN/run/cat/..",
+        "/TOKEN/run/..%2fdog/0123456789ab",
+        "/TOKEN/run/cat/0123456789ab/x",
+        "/TOKEN/image/cat/0123456789ab/notes.txt",
+        "/TOKEN/image/cat/0123456789ab/..%2f..%2frun.json",
+        f"/TOKEN/image/cat/0123456789ab/{SAMPLE}/x",
+        "/TOKEN/log/dog",
+    ],
+)
+def test_nothing_else_can_be_read(server: UiServer, path: str) -> None:
+    assert ask(server, path.replace("TOKEN", server.token))[0] == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_the_page_only_reads(server: UiServer, method: str) -> None:
+    assert ask(server, f"/{server.token}/", method)[0] == 501
+
+
+def test_every_answer_has_the_security_headers(server: UiServer) -> None:
+    kept = HEADERS.items() - {("Cache-Control", "no-store")}
+    for path in ("", "ui.js", "ui.css", "icon.svg", f"image/cat/{KEYS.run}/{SAMPLE}", "nothing"):
+        _, _, headers = ask(server, f"/{server.token}/{path}")
+        assert kept <= headers.items(), path
+
+
+def test_a_sample_is_encoded_again(server: UiServer) -> None:
+    """No byte that a node wrote reaches the browser."""
+    status, body, headers = ask(server, f"/{server.token}/image/cat/{KEYS.run}/{SAMPLE}")
+    assert (status, headers["Content-Type"], body[8:12]) == (200, "image/webp", b"WEBP")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"<script>alert(1)</script>", b"\xff\xd8\xff\xe0JFIF", jpeg(5000, 4000)]
+)
+def test_what_is_no_usual_image_is_not_served(data: bytes) -> None:
+    assert read_image(as_storage({f"{KEYS.output}samples/{SAMPLE}": data}), KEYS, SAMPLE) is None
+
+
+def test_a_run_is_read_from_the_bucket() -> None:
+    found = read_run(as_storage(sound_run()), KEYS)
+    assert found["prompts"][0] == {"prompt": "a photo of tr1gger", "samples": [{"step": 10, "name": SAMPLE}]}
+    assert dict(found["figures"]) == {"Steps": "10 of 20", "Loss": "0.5000", "GPU time": "", "Restarts": "1"}
+    assert dict(found["times"])["Cost estimated before"] == "$0.30"
+    assert (found["points"], len(found["charts"]), found["findings"]) == (2, 2, [])
+
+
+def test_a_hostile_run_stays_small_and_readable() -> None:
+    for seed in range(60):
+        objects = sound_run()
+        spoil_run(random.Random(seed), objects, KEYS)
+        text = json.dumps(read_run(as_storage(objects), KEYS), allow_nan=False)
+        assert len(text) < 200_000, f"seed {seed}"
+
+
+def test_a_flood_of_samples_is_thinned_out() -> None:
+    names = (f"1__{step:09}_{prompt}.jpg" for step in range(100) for prompt in range(60))
+    objects = {f"{KEYS.output}samples/{name}": b"x" for name in names}
+    prompts = read_run(as_storage(objects), KEYS)["prompts"]
+    assert (len(prompts), max(len(one["samples"]) for one in prompts)) == (MAX_PROMPTS, MAX_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [(RunState.RUNNING, 0.6), (RunState.STALLED, 0.4)], ids=["running", "ended"]
+)
+def test_the_expected_cost_includes_the_time_left(state: RunState, expected: float) -> None:
+    assert expected_usd(row(state=state)) == pytest.approx(expected)
+
+
+def test_the_document_names_the_next_step_when_nothing_is_deployed() -> None:
+    assert "`make up`" in stack_document("dev", None, True, "")["note"]
+
+
+def events(server: UiServer) -> Iterator[dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request("GET", f"/{server.token}/events", headers={"Host": f"127.0.0.1:{server.server_port}"})
+    answer = connection.getresponse()
+    assert answer.getheader("Content-Type") == "text/event-stream"
+    while line := answer.readline():
+        if line.startswith(b"data: "):
+            yield json.loads(line.removeprefix(b"data: "))
+    connection.close()
+
+
+def test_all_open_pages_share_one_survey(watcher: CountedWatcher) -> None:
+    """As many requests as one `flux status --watch`, however many pages are open."""
+    with serving(watcher) as server:
+        streams = [events(server) for _ in range(3)]
+        readers = [threading.Thread(target=next, args=(stream,)) for stream in streams]
+        for reader in readers:
+            reader.start()
+        watcher.permits.release()
+        for reader in readers:
+            reader.join(10)
+        for step in (2, 3):
+            watcher.permits.release()
+            assert [next(stream)["jobs"][0]["step"] for stream in streams] == [step] * 3
+        assert watcher.reads == 3
+
+
+def test_a_service_that_does_not_answer_is_named_and_the_jobs_stay(watcher: CountedWatcher) -> None:
+    live = live_with(watcher)
+    watcher.permits.release(2)
+    live.read()
+    watcher.problem = "down"
+    live.read()
+    newest = live.newer(0, 0)
+    assert newest is not None
+    assert (newest[1]["error"], newest[1]["jobs"][0]["step"]) == ("Kelpie does not answer", 1)
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize(("dark", "phone"), THEMES)
+def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
+    """With texts of a hostile node in every place that shows one."""
+    from playwright.sync_api import expect
+
+    objects = sound_run()
+    objects[KEYS.progress] = json.dumps(
+        {"state": HOSTILE, "message": HOSTILE, "gpu": HOSTILE, "step": HOSTILE}
+    ).encode()
+    watcher = CountedWatcher(objects)
+    watcher.problem = HOSTILE
+    watcher.permits.release()
+    with serving(watcher) as server, page_in_chromium(server.address, dark, phone, "load") as seen:
+        page = seen.page
+        expect(page.locator("#job-cat .alarm")).to_have_text(HOSTILE)
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        page.locator("#job-cat a").press("Enter")
+        expect(page.locator("#message")).to_have_text(HOSTILE)
+        expect(page.locator("#findings")).to_contain_text("step is not valid")
+        expect(page.locator("#samples img").first).to_be_visible()
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        assert page.locator("script").count() == 1
+    assert seen.console_errors == []
+    assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
