@@ -43,7 +43,7 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
             raise FluxError(
                 f"{', '.join(left)}: the results are in s3://{old.bucket}/{Layout(old.prefix).runs}",
                 "in another bucket or prefix they would be trained again",
-                "copy runs/ there first, or set another `attempt` for these jobs to train them again",
+                "copy runs/ and .flux/runs/ there first, or set another `attempt` for these jobs to train them again",
             )
 
     def create_or_adopt(self, args: DeclaredRunsArgs) -> tuple[str, DeclaredRunsArgs]:

@@ -1,7 +1,7 @@
 """Records which weights finished runs have, so that later updates need not look at them, and notice when they are replaced."""
 
 from flux_training.clients.pins import pin_weights
-from flux_training.clients.results import inspect_run
+from flux_training.clients.results import stored_results
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.waiting import in_parallel
@@ -15,7 +15,7 @@ def pin_finished(stack: StackServices, survey: Survey) -> None:
 
     def pin(job: DeclaredJob) -> None:
         keys, steps = layout.run(job.name, job.run_id), job.folder.steps
-        found = inspect_run(storage, keys, steps)
+        found = stored_results(storage, keys, steps)  # the survey has found who trained it
         if found.pin is None and found.finished and found.weights is not None:
             pin_weights(storage, keys, found.weights, steps)
 

@@ -28,7 +28,7 @@ from components.properties import (
     keys_of,
     to_props,
 )
-from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, storage_kind
+from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, storage_kind, with_node_rights
 from flux_training.clients.local_cloud import connect_started
 from flux_training.training.errors import FluxError
 
@@ -87,8 +87,9 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         # Our errors need no traceback. With this limit the SDK shows only `Type: message`.
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
-        kind = storage_kind(req.config.get("storage"))
-        self.connection = connect_started(req.config.get("cloud"), settings, os.environ, kind)
+        storage = req.config.get("storage")
+        found = connect_started(req.config.get("cloud"), settings, os.environ, storage_kind(storage))
+        self.connection = with_node_rights(found, storage)
         # Not an input: the values may be secrets, and the state keeps inputs in plain text.
         cluster = json.loads(req.config.get("cluster") or "{}")
         self.cluster_environment = dict(cluster.get("environment") or {})

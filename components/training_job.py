@@ -27,11 +27,13 @@ from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.records import read_record
 from flux_training.clients.results import (
     RunResults,
+    believed,
     inspect_run,
     newest_sound,
     posted_id,
     read_json,
     run_status,
+    stored_results,
 )
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
@@ -127,11 +129,11 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
     def create_or_adopt(self, args: TrainingJobArgs) -> tuple[str, TrainingJobState]:
         storage, queue = self.connection.storage(args.bucket), queue_of(self.connection, args.group_id)
-        if inspect_run(storage, args.keys, args.steps, queue.find(args.place)).finished:
+        if self._is_finished(storage, args, queue.find(args.place)):
             inform(
                 f"{args.job}: run {args.run_id} is already finished; its results are adopted and nothing is trained"
             )
-            return args.run_id, _observed(storage, args, queue.find(args.place))
+            return args.run_id, _observed(storage, args, queue_of(self.connection, None).find(args.place))
         refresh, now = make_for(args.owner, "refresh"), int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
         with _asking:
             refuse_without_group(self.connection, args.group_name, args.group_id, refresh, now)
@@ -165,7 +167,9 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             status=status.state,
             reason=status.reason,
             cost=state.cost if final and state.cost else _cost(storage, state.keys),
-            weights=_pinned(storage, state, status.results, state.weights),
+            weights=_pinned(
+                storage, state, status.results, state.weights, self.connection.nodes_reach_records
+            ),
         )
 
     def change(self, _id: str, old: TrainingJobState, new: TrainingJobArgs) -> TrainingJobState:
@@ -197,17 +201,26 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         if job is not None and kelpie.cancel_job(job.id):
             queue_of(self.connection, state.group_id).forget()
 
+    def _is_finished(self, storage: Storage, args: TrainingJobArgs, job: Job | None = None) -> bool:
+        """Whether the run has weights that a node can have made for it. No state says so yet."""
+        found = stored_results(storage, args.keys, args.steps, job)
+        if not found.finished or (found.pin is not None and not self.connection.nodes_reach_records):
+            return found.finished
+        own = queue_of(self.connection, None).own_jobs(args.place)
+        is_posted = not self.connection.nodes_reach_records and storage.head(args.keys.posted) is not None
+        return believed(found, own, is_posted).finished
+
     def _refuse_to_train_again(self, old: TrainingJobState, new: TrainingJobArgs) -> None:
         """In another bucket or prefix a finished run is unknown, and would be trained and paid for again."""
         if old.status is not RunState.COMPLETED or old.run_id != new.run_id:
             return
         storage = self.connection.storage(new.bucket)
-        if storage.exists() and inspect_run(storage, new.keys, new.steps).finished:
+        if storage.exists() and self._is_finished(storage, new):
             return
         raise FluxError(
             f"{old.job}: its results are in {old.results}",
             "in another bucket or prefix it would be trained again",
-            f"copy runs/ there first, or set `attempt: {old.attempt + 1}` for the job to train it again",
+            f"copy runs/ and .flux/runs/ there first, or set `attempt: {old.attempt + 1}` for the job to train it again",
         )
 
 
@@ -336,13 +349,17 @@ def _observed(storage: Storage, args: TrainingJobArgs, job: Job | None) -> Train
 
 
 def _pinned(
-    storage: Storage, run: RunProperties, results: RunResults, stored: Mapping[str, Any] | None = None
+    storage: Storage,
+    run: RunProperties,
+    results: RunResults,
+    stored: Mapping[str, Any] | None = None,
+    nodes_reach_records: bool = False,
 ) -> Mapping[str, Any] | None:
     """The weights that were verified first, recorded now if they were not before. `stored`: what the state has, which nodes cannot write."""
     pin = results.pin
     if pin is None and stored is None and results.finished and results.weights is not None:
         pin = pin_weights(storage, run.keys, results.weights, run.steps)
-    if stored and (pin is None or pin.contradicts(PinnedWeights.model_validate(stored))):
+    if stored and (pin is None or pin.contradicts(PinnedWeights.model_validate(stored), nodes_reach_records)):
         return stored
     return pin.in_state if pin else None
 

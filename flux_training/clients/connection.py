@@ -16,6 +16,8 @@ from flux_training.clients.kelpie import KELPIE_URL, Kelpie
 from flux_training.clients.salad import SALAD_URL, Salad
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.runs.node_rights import nodes_reach_records
+from flux_training.training.settings import StorageSettings
 
 Cloud = Literal["local", "salad"]
 Setting = str | SecretStr | None
@@ -70,6 +72,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
 
     `s3_endpoint` None means AWS. With storage.kind s3, nodes get the `node_…` keys instead of the stack's own.
     `page`: the local cloud's web page; None elsewhere. `few_retries`: report a failing service soon instead of waiting for it.
+    `nodes_reach_records`: whether the stack's nodes can write the records below .flux/.
     """
 
     cloud: Cloud
@@ -90,6 +93,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
     cloudflare_api_token: SecretStr | None = None
     page: str | None = None
     few_retries: bool = False
+    nodes_reach_records: bool = False
 
     def kelpie(self) -> Kelpie:
         """The client for Kelpie."""
@@ -205,6 +209,18 @@ def storage_kind(setting: str | None) -> str:
     except ValueError:
         return "s3"
     return str(found.get("kind", "s3")) if isinstance(found, Mapping) else "s3"
+
+
+def with_node_rights(connection: Connection, storage: str | None) -> Connection:
+    """`storage`: the stack's setting as Pulumi passes it. Of an invalid one, which is reported elsewhere, the worst is assumed."""
+    try:
+        settings = StorageSettings.model_validate_json(storage or "{}")
+        reach = nodes_reach_records(
+            settings, connection.cloud, has_own_keys=connection.node_access_key_id is not None
+        )
+    except ValidationError:
+        reach = True
+    return connection.model_copy(update={"nodes_reach_records": reach})
 
 
 def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str) -> Connection:

@@ -1,7 +1,7 @@
 """A run's objects in the bucket, read with few requests. Nodes can write most of them: all are read with limits."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from flux_training.clients.errors import Invalid, NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import read_pin
+from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
@@ -58,6 +59,11 @@ class RunResults:
     weights: ObjectInfo | None = None
 
     @property
+    def are_unproven(self) -> bool:
+        """Whether they are sound, but nobody has verified them before: is there a node that can have written them?"""
+        return self.finished and self.pin is None
+
+    @property
     def finished(self) -> bool:
         return self.evidence.finished
 
@@ -97,7 +103,8 @@ def run_status(
     is_stale = handed_out is not None and not handed_out.has_reported
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
     reason = explain(state, evidence, message, stalled)
-    return RunStatus(state, reason, progress, found.faults, hand_out, results)
+    early = (f"{keys.model}: {TOO_EARLY}",) if TOO_EARLY in evidence.problems else ()
+    return RunStatus(state, reason, progress, (*found.faults, *early), hand_out, results)
 
 
 def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
@@ -122,8 +129,25 @@ def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) ->
 def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
     """The run's weights, compared with those that were verified first. `job`: the run's in the queue. Raises ServiceError.
 
-    Weights that nobody has verified before are only believed if train.yml and manifest.json are still those of the job.
+    Weights that nobody has verified before are only believed if train.yml and manifest.json are still those of the job, and
+    if a node can have trained the run.
     """
+    found = stored_results(storage, keys, steps, job)
+    if not found.are_unproven:
+        return found
+    is_posted = job is None and storage.head(keys.posted) is not None
+    return believed(found, [job] if job else [], is_posted)
+
+
+def believed(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunResults:
+    """The results, or why no node can have written these weights for this run. `jobs`, `is_posted`: see can_be_from."""
+    if can_be_from(jobs, results.weights, is_posted):
+        return results
+    return RunResults(Evidence(done=True, problems=(TOO_EARLY,)), results.pin, results.weights)
+
+
+def stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
+    """What the bucket has, also weights that no node can have written for this run. Raises ServiceError."""
     there = _in_model_folder(storage, keys)
     weights = there.get(keys.weights)
     if keys.done not in there and job is not None and job.unfinished:

@@ -210,7 +210,7 @@ class Storage:
         """Every object whose key begins with `prefix`, sorted by key."""
         for page in self._pages(Prefix=prefix):
             for item in page.get("Contents", []):
-                yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'))
+                yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), item.get("LastModified"))
 
     def list_folders(self, prefix: str = "") -> Sequence[str]:
         """The names of the folders directly below `prefix`, which is empty or ends with a slash."""

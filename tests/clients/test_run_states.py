@@ -83,6 +83,8 @@ class Ground:
         keys = Layout("").run(name, self.job(name).run_id)
         self.storage.put_bytes(keys.weights, data or weights(STEPS))
         self.storage.put_bytes(keys.done, b"{}")
+        if self.storage.head(keys.posted) is None:  # the queue has forgotten its job
+            self.storage.put_bytes(keys.posted, json.dumps({"kelpie_id": "forgotten"}).encode())
 
     def look(self) -> tuple[dict[str, RunState], Counter[tuple[str, str, str]]]:
         """The states, and the requests: service, method, and what it was about."""
@@ -159,7 +161,8 @@ def test_each_standing_is_told_with_one_request_a_run_and_one_listing(ground: Gr
         "new": RunState.NEW,
         "queued": RunState.PENDING,
     }
-    assert asked["kelpie", "GET", "jobs"] == 1
+    # That of all groups tells which node can have trained `finished`.
+    assert asked["kelpie", "GET", "jobs"] == 2
     # Those that the listing does not have: canceled, new, and moved, of which two were posted.
     assert (asked["s3", "GET", "posted.json"], asked["kelpie", "GET", "/jobs/"]) == (3, 2)
     assert asked["s3", "GET", ".safetensors"] == 2
@@ -181,7 +184,8 @@ def test_a_second_look_asks_once_for_each_run_that_is_queued_or_finished(ground:
         ("s3", "HEAD", "bucket"): 1,
         ("s3", "GET", "bucket"): len(NAMES) + 1,  # and the records of verified weights
         ("s3", "GET", "else"): 1,  # owner.json
-        ("kelpie", "GET", "jobs"): 1,
+        ("s3", "HEAD", "posted.json"): 1,
+        ("kelpie", "GET", "jobs"): 2,
         ("salad", "GET", "/containers"): 1,
         ("s3", "HEAD", "the-end"): 1,
     }
@@ -216,12 +220,23 @@ def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
     assert asked["s3", "HEAD", ".safetensors"] == 1
 
 
-def test_nothing_is_asked_of_the_queue_when_all_is_finished(ground: Ground) -> None:
+def test_the_queue_is_listed_once_for_weights_that_nobody_has_verified(ground: Ground) -> None:
     for name in NAMES:
         ground.finish(name)
     found, asked = ground.look()
     assert set(found.values()) == {RunState.COMPLETED}
-    assert {service for service, _, _ in asked} == {"s3"}
+    assert sum(count for (service, _, _), count in asked.items() if service != "s3") == 1
+
+
+@pytest.mark.parametrize("is_posted", [False, True])
+def test_weights_below_a_run_that_no_node_has_got_do_not_count(ground: Ground, is_posted: bool) -> None:
+    """A node places them below a pending run, or below a run that is not declared yet."""
+    ground.finish("queued")
+    keys = Layout("").run("queued", ground.job("queued").run_id)
+    ground.storage.delete_many([keys.posted])
+    if is_posted:
+        ground.post("queued", ground.group(ground.settings.cluster.name))
+    assert ground.look()[0]["queued"] is (RunState.PENDING if is_posted else RunState.NEW)
 
 
 @pytest.mark.long  # it writes 3,000 objects

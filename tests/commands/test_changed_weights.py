@@ -55,6 +55,7 @@ class TrainedRun:
         self.storage, self.outputs = storage, outputs
         self.keys = LAYOUT.run("cat", name)
         self.node_writes(GOOD)
+        storage.put_bytes(self.keys.posted, b'{"kelpie_id": "forgotten by the queue"}')
         storage.put_bytes(f"{self.keys.config}manifest.json", MANIFEST)
         storage.put_bytes(f"{self.keys.config}train.yml", CONFIG)
 
@@ -247,3 +248,26 @@ def test_a_changed_record_is_an_error_also_for_weights_of_the_same_length(run: T
     assert "somebody changed the record" in run.problem(stored)
     assert run.fetch(stored).failed
     assert run.local == GOOD
+
+
+@pytest.mark.parametrize("nodes_reach_records", [False, True])
+def test_a_forged_acceptance_counts_only_where_nodes_cannot_write_it(
+    run: TrainedRun, nodes_reach_records: bool
+) -> None:
+    run.fetch()
+    stored = read_pin(run.storage, run.keys)
+    assert stored is not None
+    run.node_writes(OTHERS)
+    found = run.storage.head(run.keys.weights)
+    assert found is not None
+    pin_weights(run.storage, run.keys, found, STEPS, replaces=stored.sha256)
+    job = StackJob(
+        "cat", run.keys.run, "", STEPS, run.keys, weights=stored, nodes_reach_records=nodes_reach_records
+    )
+    status = job_status(job, None, run.storage)
+    assert bool(status.changed_weights) == nodes_reach_records
+    kept = fetch_results(status, run.storage, run.outputs)
+    assert (bool(kept.failed), run.local) == (nodes_reach_records, GOOD)
+    accepted = FetchOptions(force=True, accept_changed=True)
+    assert fetch_results(status, run.storage, run.outputs, options=accepted).failed == []
+    assert run.local == OTHERS

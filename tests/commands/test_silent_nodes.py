@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from localcloud.testing import kelpie_client, running_cloud
@@ -18,8 +18,11 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.salad import GroupSpec
+from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
-from flux_training.commands.watch.watcher import JobRow, Watcher
+from flux_training.commands.watch.job_status import JobStatus, StackJob
+from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.training.errors import FluxError
 from flux_training.training.runs.handout import MAX_REQUEUES, REQUEUES_VARIABLE, SILENT_SECONDS
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
@@ -255,3 +258,30 @@ def test_a_failed_attempt_on_the_only_machine_is_a_problem_until_another_has_the
     assert "attempt 1 of 3 failed (CUDA error)" in row.problem
     assert "maxReplicas: 1" in row.problem
     assert not row.status.has_ended
+
+
+class Refusing:
+    """A watcher of one canceled job that can never be queued again."""
+
+    local = True
+
+    def __init__(self) -> None:
+        job = StackJob("cat", "0123456789ab", "j", 20, Layout("").run("cat", "0123456789ab"))
+        queued = Job(id="j", container_group_id="g", status="canceled")
+        status = JobStatus(job, RunState.CANCELED, "the job was canceled", queue_job=queued)
+        self.row = JobRow(status, None, None, "", "", "canceled")
+
+    def read(self) -> StackStatus:
+        return StackStatus([self.row])
+
+    def queue_again(self, _status: JobStatus) -> str:
+        raise FluxError("claim.json is held by another update")
+
+
+def test_an_error_that_lasts_is_said_once_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(follow_module, "LOCAL_POLL_SECONDS", 0.0)
+    assert follow_module.follow(cast(Watcher, Refusing())).has_ended
+    printed = "".join(capsys.readouterr())
+    assert printed.count("could not be queued again: claim.json is held") == 1

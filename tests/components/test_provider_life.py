@@ -262,6 +262,7 @@ def test_a_run_that_finishes_is_recorded_and_adopted(declared: Declared, told: l
     changed = runs.change(args.run_id, state, replace(args, max_hours=2))
     assert b'"max_hours": 2,' in (declared.storage.get_bytes(f"{args.keys.config}launch.json") or b"")
     leave_weights(declared.storage, args.keys)
+    assert declared.read(state).status is RunState.PENDING  # no node has got it: somebody else put them there
     report(declared.connection, declared.job_of(state), "completed")
     ended = declared.read(changed)
     assert (ended.status, ended.reason) == (RunState.COMPLETED, "")
@@ -272,7 +273,9 @@ def test_a_run_that_finishes_is_recorded_and_adopted(declared: Declared, told: l
     ]
     assert (adopted.status, adopted.kelpie_id) == (RunState.COMPLETED, state.kelpie_id)
     moved = replace(args, prefix="q/")
-    with pytest.raises(FluxError, match=r"copy runs/ there first, or set `attempt: 2` for the job"):
+    with pytest.raises(
+        FluxError, match=r"copy runs/ and .flux/runs/ there first, or set `attempt: 2` for the job"
+    ):
         runs.diff(args.run_id, to_props(ended), to_props(moved))
     runs.remove(args.run_id, ended)
     assert declared.job_of(state).status == "completed"

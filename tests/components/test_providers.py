@@ -537,7 +537,7 @@ def test_finished_runs_are_not_trained_again_in_another_place(
         provider.diff("g", olds, news)
     assert str(caught.value) == (
         f"{left}: the results are in s3://b/p/runs/; in another bucket or prefix they would be trained again; "
-        "copy runs/ there first, or set another `attempt` for these jobs to train them again"
+        "copy runs/ and .flux/runs/ there first, or set another `attempt` for these jobs to train them again"
     )
     # Another group does not move the results.
     assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]

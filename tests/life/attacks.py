@@ -110,7 +110,7 @@ def _many_samples(scene: Scene) -> None:
         scene.put(f"{scene.keys.output}samples/\u202e{number}.jpg", b"x")
 
 
-NODE_WROTE = "its node wrote this"
+NODE_WROTE = "a node wrote this"
 BAD_NAME = "not the name of a sample"
 # Attacks on a run that is in the queue.
 ON_UNFINISHED: dict[str, Attack] = {

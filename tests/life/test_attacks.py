@@ -230,6 +230,8 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
         claim = {"owner": "x/y", "host": "h", "pid": 2**31, "claimed_at": 32_503_680_000.0, "token": "t"}
         attacked.node.put_bytes(f"{base}posted.json", json.dumps(posted).encode())
         attacked.node.put_bytes(f"{base}claim.json", json.dumps(claim).encode())
+    attacked.node.put_bytes(planted.weights, weights_file(tensor=b"evil"))
+    attacked.node.put_bytes(planted.done, b"{}")
     spoil_configuration(attacked, attacked.keys(UNFINISHED))
     ON_FINISHED["other weights"].act(attacked.scene(FINISHED))
     ON_UNFINISHED["GPU time of 28 years"].act(attacked.scene(UNFINISHED))

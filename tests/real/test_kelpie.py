@@ -139,7 +139,7 @@ def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
 ) -> None:
     """Kelpie bars the machine from the job. The worker finds no work, and asks for another machine."""
     storage, key = services.storage, f"{Layout('').dataset('barred')}00002.jpg"
-    with training(services, "barred", without="00002.jpg") as run:
+    with training(services, "barred", without="00002.jpg", MAX_TIME_WITH_NO_WORK_S="15") as run:
         row = run.wait(lambda row: row.status.hand_out == HandOutState.RETRYING)
         assert "retrying, waiting for another machine: attempt 1 of 3 failed" in row.problem
         assert not Watcher(services.client, run.outputs).read().is_well

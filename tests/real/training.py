@@ -177,7 +177,8 @@ def training(
 
 def node_variables(**changes: str) -> dict[str, str]:
     """The environment of a container group, besides what running_group sets."""
-    return {"FLUX_OWNER": OWNER, "HEARTBEAT_INTERVAL_S": "1", "MAX_TIME_WITH_NO_WORK_S": "5"} | changes
+    # The worker counts from when it got its last job: a shorter limit ends it before it has reported that job (docs/services.md).
+    return {"FLUX_OWNER": OWNER, "HEARTBEAT_INTERVAL_S": "1", "MAX_TIME_WITH_NO_WORK_S": "60"} | changes
 
 
 def post(client: Connection, storage: Storage, job: str, group: str) -> Job:

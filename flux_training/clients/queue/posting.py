@@ -22,9 +22,9 @@ MAX_POSTS = 3
 
 
 class Queue:
-    """One container group's queue, listed once and again only when something is uncertain. Thread-safe."""
+    """One container group's queue, or that of all groups (None), listed once and again only when something is uncertain. Thread-safe."""
 
-    def __init__(self, kelpie: Kelpie, group_id: str) -> None:
+    def __init__(self, kelpie: Kelpie, group_id: str | None) -> None:
         self.kelpie = kelpie
         self.group_id = group_id
         self._lock = Lock()
@@ -37,6 +37,10 @@ class Queue:
 
     def find(self, place: RunPlace, fresh: bool = False) -> Job | None:
         return choose_own_job(self.jobs(fresh), place)
+
+    def own_jobs(self, place: RunPlace, fresh: bool = False) -> list[Job]:
+        """All jobs of the run, also canceled ones."""
+        return [job for job in self.jobs(fresh) if place.is_own(job)]
 
     def post_once(
         self,
@@ -144,11 +148,11 @@ class Queue:
         return unfinished[0] if unfinished else job
 
 
-_queues: dict[tuple[str, str], Queue] = {}
+_queues: dict[tuple[str, str | None], Queue] = {}
 _queues_lock = Lock()
 
 
-def queue_of(connection: Connection, group_id: str) -> Queue:
-    """The queue that all jobs of a group in this process share, with its listing."""
+def queue_of(connection: Connection, group_id: str | None) -> Queue:
+    """The queue that all jobs of a group, or of all groups, in this process share, with its listing."""
     with _queues_lock:
         return _queues.setdefault((connection.kelpie_url, group_id), Queue(connection.kelpie(), group_id))

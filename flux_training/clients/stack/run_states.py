@@ -7,7 +7,8 @@ from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.pins import pinned_keys
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
-from flux_training.clients.results import inspect_run, inspect_weights, posted_id
+from flux_training.clients.queue.posting import Queue
+from flux_training.clients.results import RunResults, believed, inspect_run, inspect_weights, posted_id
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.verified import Verified
@@ -33,7 +34,7 @@ class RunStates:
 def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
     """The states of the declared runs. Raises ServiceError.
 
-    One listing shows which runs have verified weights. Takes one request for each other run, one to list the group's queue, and
+    One listing shows which runs have verified weights. Takes one request for each other run, two to list the queue, and
     up to two more for a run that neither has.
     """
     storage, layout = stack.storage, stack.layout
@@ -44,9 +45,18 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     # Where nodes can write the records too, a record alone proves nothing.
     pinned = frozenset[str]() if stack.nodes_reach_records else pinned_keys(storage, layout)
 
-    def is_finished(job: DeclaredJob) -> bool:
+    everywhere = Queue(kelpie, None)
+
+    def is_finished(job: DeclaredJob, fresh: bool = False) -> bool:
         keys = layout.run(job.name, job.run_id)
-        return keys.results in pinned or _has_sound_results(storage, keys, job, verified)
+        if keys.results in pinned:
+            return True
+        found = _sound_results(storage, keys, job, verified)
+        if not found.finished:
+            return False
+        own = everywhere.own_jobs(RunPlace.at(storage.bucket, keys), fresh)
+        is_posted = not stack.nodes_reach_records and storage.head(keys.posted) is not None
+        return believed(found, own, is_posted).finished
 
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
     verified.save()
@@ -57,7 +67,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
 
     def state_of(job: DeclaredJob) -> RunState:
         listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
-        if listed and listed.has_ended and is_finished(job):
+        if listed and listed.has_ended and is_finished(job, fresh=True):
             # It finished after the bucket was read and before the queue was listed.
             return RunState.COMPLETED
         keys = layout.run(job.name, job.run_id)
@@ -70,9 +80,9 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     return RunStates(states, frozenset(runs.values()), failing, pinned)
 
 
-def _has_sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: Verified) -> bool:
+def _sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: Verified) -> RunResults:
     config = config_digest(job.image_set.manifest, job.folder.raw_config)
-    return inspect_weights(storage, keys, job.folder.steps, verified, config).finished
+    return inspect_weights(storage, keys, job.folder.steps, verified, config)
 
 
 def group_jobs(stack: StackServices) -> list[Job]:
@@ -89,9 +99,10 @@ def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:
 
 def state_of_run(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> RunState:
     """The state of one run, whatever container group it was queued for."""
-    if inspect_run(storage, keys, steps).finished:
+    job = own_job(kelpie, posted_id(storage, keys), RunPlace.at(storage.bucket, keys))
+    if inspect_run(storage, keys, steps, job).finished:
         return RunState.COMPLETED
-    return state_as_posted(storage, kelpie, keys)
+    return _state(job) if job else RunState.NEW
 
 
 def state_as_posted(storage: Storage, kelpie: Kelpie, keys: RunKeys) -> RunState:

@@ -98,7 +98,9 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
             storage = connection.storage(settings.storage.bucket)
             checkup.check(
                 "Results",
-                lambda: services.check_results(storage, stack_jobs(deployed_outputs(engine)), stack),
+                lambda: services.check_results(
+                    storage, stack_jobs(deployed_outputs(engine), connection.nodes_reach_records), stack
+                ),
             )
 
 

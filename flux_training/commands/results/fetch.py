@@ -75,7 +75,8 @@ def fetch_command(
     connection = connection_of(engine, stack)
     bucket, prefix = results_location(outputs, stack)
     storage = connection.storage(bucket)
-    runs = select_runs(storage, Layout(prefix), stack_jobs(outputs), job, run_id, stack, all_runs=all_runs)
+    deployed = stack_jobs(outputs, connection.nodes_reach_records)
+    runs = select_runs(storage, Layout(prefix), deployed, job, run_id, stack, all_runs=all_runs)
     price = price_of(connection, outputs)
     results = []
     for run in runs:

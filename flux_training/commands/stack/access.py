@@ -5,7 +5,7 @@ import sys
 from typing import Any, TextIO
 
 from flux_training.clients import local_cloud
-from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind
+from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind, with_node_rights
 from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine, project_root
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.training.errors import FluxError
@@ -47,12 +47,13 @@ def run_or_exit(engine: Engine, *arguments: str) -> None:
 
 def connection_of(engine: Engine, stack: str) -> Connection:
     """The services of a stack, with keys from its configuration or the environment. Raises FluxError."""
+    storage = engine.setting("storage")
     if uses_local_cloud(project_root(), stack):
-        return connect("local", {}, os.environ)
+        return with_node_rights(connect("local", {}, os.environ), storage)
     # GitHub passes an unset secret as an empty variable.
     settings: dict[str, Any] = {
         key: engine.setting(key)
         for variable, key in VARIABLES.items()
         if not os.environ.get(variable, "").strip()
     }
-    return connect("salad", settings, os.environ, storage_kind(engine.setting("storage")))
+    return with_node_rights(connect("salad", settings, os.environ, storage_kind(storage)), storage)

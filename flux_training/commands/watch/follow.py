@@ -40,7 +40,7 @@ def follow(watcher: Watcher) -> StackStatus:
 
 
 def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackStatus:
-    is_failing = False
+    is_failing, said = False, set[str]()
     while True:
         try:
             stack = watcher.read()
@@ -52,11 +52,13 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
         else:
             is_failing = False
             on_status(stack)
-            done = queue_silent_again(watcher, stack)
-            for line in done:
+            # An error that lasts is said once, and is nothing to wait for.
+            new = [line for line in queue_silent_again(watcher, stack) if line not in said]
+            said.update(new)
+            for line in new:
                 # On the console of the live table, which stays below it.
                 screen.print(line, highlight=False, markup=False, soft_wrap=True)
-            if stack.has_ended and not done:
+            if stack.has_ended and not new:
                 return stack
         time.sleep(poll_seconds(watcher))
 

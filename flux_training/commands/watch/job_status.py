@@ -37,7 +37,7 @@ NO_PROGRESS = RunProgress()
 
 @dataclass(frozen=True)
 class StackJob:
-    """One entry of the stack output `jobs`."""
+    """One entry of the stack output `jobs`. `nodes_reach_records`: whether nodes can write the records below .flux/."""
 
     name: str
     run_id: str
@@ -46,6 +46,7 @@ class StackJob:
     keys: RunKeys
     stall_minutes: float = 30.0
     weights: PinnedWeights | None = None
+    nodes_reach_records: bool = False
 
     def in_queue(self, kelpie: Kelpie, bucket: str) -> Job | None:
         """Its job in the queue, if it is really this run's. Raises ServiceError."""
@@ -71,8 +72,13 @@ class JobStatus:
     @property
     def pin(self) -> PinnedWeights | None:
         """The weights that were verified first. What the stack's state says counts more than what is in the bucket."""
+        return self.job.weights if self.is_record_changed else self.results.pin or self.job.weights
+
+    @property
+    def is_record_changed(self) -> bool:
+        """Whether the record in the bucket contradicts the stack's state."""
         stored, recorded = self.job.weights, self.results.pin
-        return recorded if recorded and not (stored and recorded.contradicts(stored)) else stored
+        return bool(stored and recorded and recorded.contradicts(stored, self.job.nodes_reach_records))
 
     @property
     def changed_weights(self) -> str:
@@ -82,10 +88,12 @@ class JobStatus:
         found = self.results.weights
         if changed := self.pin.difference(found.size if found else None, found.etag if found else ""):
             return changed
-        stored, recorded = self.job.weights, self.results.pin
-        if stored and recorded and recorded.contradicts(stored):
+        if self.is_record_changed:
             # The stack's state has no ETag, so it cannot tell weights of the same length.
-            return f"somebody changed the record of the weights that were verified first ({stored}); it now says {recorded}"
+            return (
+                f"somebody changed the record of the weights that were verified first ({self.job.weights}); "
+                f"it now says {self.results.pin}"
+            )
         return ""
 
     @property
@@ -119,8 +127,8 @@ class JobStatus:
         return self.state.has_ended and not (self.queue_job and self.queue_job.unfinished)
 
 
-def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
-    """The jobs in a stack's outputs, sorted by name."""
+def stack_jobs(outputs: Mapping[str, Any], nodes_reach_records: bool = False) -> list[StackJob]:
+    """The jobs in a stack's outputs, sorted by name. `nodes_reach_records`: see StackJob."""
     return [
         StackJob(
             name,
@@ -130,6 +138,7 @@ def stack_jobs(outputs: Mapping[str, Any]) -> list[StackJob]:
             RunKeys(entry["folder"], name),
             float(entry.get("stallMinutes") or StackJob.stall_minutes),
             stored_weights(entry.get("weights")),
+            nodes_reach_records,
         )
         for name, entry in sorted((outputs.get("jobs") or {}).items())
     ]
@@ -224,7 +233,7 @@ def _finding(status: JobStatus) -> str:
     """What the run's node wrote in its place in the bucket is not what a launcher writes."""
     first, *others = status.findings or ("",)
     more = f" (and {len(others)} more)" if others else ""
-    return f"{first}{more}; its node wrote this, and it is not counted" if first else ""
+    return f"{first}{more}; a node wrote this, and it is not counted" if first else ""
 
 
 def _retrying(status: JobStatus) -> str:

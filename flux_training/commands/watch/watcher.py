@@ -103,7 +103,7 @@ class Watcher:
     ) -> None:
         """`outputs` are the stack's, with at least one job. `stack` is named in messages."""
         self._stack = stack
-        self.jobs = stack_jobs(outputs)
+        self.jobs = stack_jobs(outputs, connection.nodes_reach_records)
         self.storage = connection.storage(str(outputs["bucket"]))
         self.local = connection.cloud == "local"
         self._connection = connection

@@ -26,9 +26,12 @@ class PinnedWeights(UntrustedRecord):
         """What a stack's state stores of it."""
         return self.model_dump(include={"sha256", "size", "step"})
 
-    def contradicts(self, stored: PinnedWeights) -> bool:
-        """Whether the record was changed since the stack's state stored it, and the user has not accepted that."""
-        return stored.sha256 not in (self.sha256, self.replaces)
+    def contradicts(self, stored: PinnedWeights, nodes_reach_records: bool) -> bool:
+        """Whether the record was changed since the stack's state stored it, and the user has not accepted that.
+
+        Where nodes can write the record, that it `replaces` others proves nothing.
+        """
+        return stored.sha256 not in (self.sha256, None if nodes_reach_records else self.replaces)
 
     def difference(self, size: int | None, etag: str) -> str:
         """What is wrong with the object that is there now; empty if nothing. `size` is None if there is none."""
