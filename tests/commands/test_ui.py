@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.commands.design.private_server import HEADERS
 from flux_training.commands.ui.documents import expected_usd, stack_document
 from flux_training.commands.ui.live import DeployedStack, LiveStack
+from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_image, read_run
 from flux_training.commands.ui.server import UiServer
 from flux_training.commands.watch.job_status import JobStatus, StackJob
@@ -26,7 +28,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
-from tests.commands.runs_folder import HOSTILE
+from tests.commands.runs_folder import HOSTILE, make_run
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
 from tests.support.hostile_buckets import as_storage, spoil_run
 from tests.training.job_folders import TRAIN_YML
@@ -66,6 +68,7 @@ class CountedWatcher:
     local = True
 
     def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = objects
         self.storage = as_storage(objects)
         self.jobs = [row().status.job]
         self.reads = 0
@@ -294,3 +297,47 @@ def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
         assert page.locator("script").count() == 1
     assert seen.console_errors == []
     assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
+
+
+def test_past_runs_are_listed_newest_first(tmp_path: Path) -> None:
+    """Those that were fetched have a date; a node's other folders are left out."""
+    outputs = tmp_path / "outputs"
+    make_run(outputs, run_id="a" * 12, created="2026-11-20T08:00:00+00:00")
+    make_run(outputs, run_id="b" * 12, created="2026-11-21T08:00:00+00:00", state=HOSTILE)
+    runs = [
+        "cat/" + "a" * 12,
+        "cat/" + "b" * 12,
+        "dog/" + "c" * 12,
+        "cat/..",
+        "<b>/" + "d" * 12,
+        "cat/x" + "e" * 12,
+    ]
+    found = list_runs(as_storage({f"p/runs/{run}/output/run.json": b"{}" for run in runs}), LAYOUT, outputs)
+    assert [(run["run_id"][0], run["created"], run["fetched"]) for run in found] == [
+        ("b", "2026-11-21 08:00", True),
+        ("a", "2026-11-20 08:00", True),
+        ("c", "", False),
+    ]
+    assert (found[1]["state"], found[1]["loss"], found[1]["spent_usd"]) == ("completed", 0.05, 0.4275)
+
+
+@NEEDS_CHROMIUM
+def test_a_thousand_past_runs_can_be_filtered_and_opened(
+    watcher: CountedWatcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    monkeypatch.chdir(tmp_path)
+    watcher.objects |= {
+        f"p/runs/job-{number % 12}/{number:012x}/output/run.json": b"{}" for number in range(1000)
+    }
+    watcher.permits.release()
+    with serving(watcher) as server, page_in_chromium(f"{server.address}#past", wait_until="load") as seen:
+        expect(seen.page.get_by_role("status").last).to_have_text("1001 of 1001 runs")
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        seen.page.get_by_label("Job, run or state").fill("job-11")
+        expect(seen.page.get_by_role("status").last).to_have_text("83 of 1001 runs")
+        seen.page.locator("tbody tr:visible a").first.click()
+        expect(seen.page.locator("h1")).to_have_text("job-11")
+        expect(seen.page.locator("#samples")).to_have_text("There are no samples yet.")
+    assert seen.console_errors == []

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from flux_training.clients.errors import ServiceError
+from flux_training.commands.cli import outputs_of
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
 from flux_training.commands.design.style import style_with
 from flux_training.commands.ui.live import LiveStack
+from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import read_image, read_run
 from flux_training.commands.watch.logs import LogReader
 from flux_training.training.names import JOB_NAME, RUN_ID
@@ -67,6 +69,8 @@ class UiHandler(PrivateHandler):
             self.answer(200, "text/css; charset=utf-8", style_with(ASSETS / "ui.css").encode())
         elif path == "events":
             self._stream()
+        elif path == "past":
+            self._answer_past_runs()
         else:
             self._route_run(*path.split("/"))
 
@@ -83,6 +87,11 @@ class UiHandler(PrivateHandler):
             self._answer_log(job)
         else:
             self.refuse(404, "not found")
+
+    def _answer_past_runs(self) -> None:
+        deployed, outputs = self.server.live.deployed, outputs_of(self.server.live.stack)
+        runs = list_runs(deployed.watcher.storage, deployed.layout, outputs) if deployed else []
+        self._answer_json({"runs": runs})
 
     def _answer_image(self, keys: RunKeys, name: str) -> None:
         deployed = self.server.live.deployed

@@ -202,6 +202,43 @@ function logButton(job, run) {
   return place;
 }
 
+// Past runs.
+
+async function openPast() {
+  const found = await ask("past");
+  if (shown !== "past") return;
+  if (found.failure) {
+    main.replaceChildren(make("p", { class: "alarm" }, found.failure));
+    return;
+  }
+  const rows = found.runs.map(pastRow);
+  const count = make("span", { class: "soft", role: "status" });
+  const field = make("input", { type: "search", id: "filter", autocomplete: "off" });
+  const filter = () => {
+    const words = field.value.toLowerCase();
+    for (const row of rows) row.hidden = !row.dataset.words.includes(words);
+    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} runs`;
+  };
+  field.addEventListener("input", filter);
+  filter();
+  const head = ["Run", "Job", "Queued", "State", "Loss", "Cost"].map((title) => make("th", { scope: "col" }, title));
+  const table = make("table", { class: "past" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
+  main.replaceChildren(
+    make("p", { class: "filter" }, make("label", { for: "filter" }, "Job, run or state"), field, count),
+    make("div", { class: "scroll", role: "group", "aria-label": "Past runs", tabindex: "0" }, table));
+  if (found.runs.some((run) => !run.fetched)) {
+    main.append(make("p", { class: "soft" }, "Only fetched runs show when they were queued and how they ended: ", make("code", {}, "./flux fetch --all-runs"), " gets the others."));
+  }
+}
+
+function pastRow(run) {
+  const loss = run.loss === null ? "" : run.loss.toFixed(4);
+  const texts = [run.job, run.created, run.state, loss, dollars(run.spent_usd)];
+  const row = make("tr", {}, make("td", {}, make("a", { href: `#run/${run.job}/${run.run_id}` }, run.run_id)), ...texts.map((text) => make("td", {}, text)));
+  row.dataset.words = `${run.job} ${run.run_id} ${run.state}`.toLowerCase();
+  return row;
+}
+
 // Requests, and what is shown.
 
 /** The server's JSON, or {failure}. */
@@ -217,15 +254,17 @@ async function ask(address) {
 function show() {
   const wanted = location.hash.slice(1);
   const [kind, job, run] = wanted.split("/");
-  const title = kind === "run" ? job : stack ? `Jobs of ${stack.stack}` : "Jobs";
+  const title = kind === "run" ? job : kind === "past" ? "Past runs" : stack ? `Jobs of ${stack.stack}` : "Jobs";
   setText("title", title);
-  document.title = stack && kind !== "run" ? overviewTitle() : title;
+  document.title = stack && !kind ? overviewTitle() : title;
   const isNew = wanted !== shown;
   shown = wanted;
   if (isNew && kind === "run") openRun(job, run);
   else if (isNew) main.replaceChildren();
   if (kind === "run") updateRun(job, run);
-  else if (stack) showJobs();
+  else if (kind === "past") {
+    if (isNew) openPast();
+  } else if (stack) showJobs();
 }
 
 function overviewTitle() {
