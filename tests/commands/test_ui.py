@@ -17,6 +17,7 @@ from PIL import Image
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job
+from flux_training.clients.salad import Instance
 from flux_training.commands.design.private_server import HEADERS
 from flux_training.commands.ui.documents import expected_usd, stack_document
 from flux_training.commands.ui.live import DeployedStack, LiveStack
@@ -24,7 +25,7 @@ from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_image, read_run
 from flux_training.commands.ui.server import UiServer
 from flux_training.commands.watch.job_status import JobStatus, StackJob
-from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, Watcher
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
@@ -66,6 +67,7 @@ class CountedWatcher:
     """In place of a Watcher: each read waits for a permit of the test and makes one step."""
 
     local = True
+    clusters: Mapping[str, ClusterInfo] = {}
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
@@ -231,7 +233,18 @@ def test_the_expected_cost_includes_the_time_left(state: RunState, expected: flo
 
 
 def test_the_document_names_the_next_step_when_nothing_is_deployed() -> None:
-    assert "`make up`" in stack_document("dev", None, True, "")["note"]
+    assert "`make up`" in stack_document("dev", None, {}, True, "")["note"]
+
+
+def test_the_document_counts_the_nodes_of_each_cluster() -> None:
+    nodes = {
+        name: Instance(id=name, state=state)
+        for name, state in (("a", "running"), ("b", "running"), ("c", "creating"))
+    }
+    document = stack_document("dev", StackStatus([row()]), {"group": ClusterInfo(nodes, 0.25)}, False, "")
+    assert document["clusters"] == [
+        {"name": "group", "nodes": {"running": 2, "creating": 1}, "usd_an_hour": 0.25}
+    ]
 
 
 def events(server: UiServer) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`flux ui` in a browser while two jobs train on the local cloud: step, sample and end arrive without a reload."""
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ def served(checkout: Checkout) -> Iterator[str]:
         process.wait(timeout=10)
 
 
+def requests_for_status(checkout: Checkout) -> int:
+    """How many Kelpie and SaladCloud have answered to anyone but the nodes."""
+    lines = (checkout.root / ".localcloud/requests.jsonl").read_text(encoding="utf-8").splitlines()
+    sent = [json.loads(line) for line in lines]
+    return sum(one["service"] in ("kelpie", "salad") and one["client"] != "node" for one in sent)
+
+
 @NEEDS_CHROMIUM
 def test_a_training_is_followed_without_a_reload(checkout: Checkout) -> None:
     from playwright.sync_api import expect
@@ -45,8 +53,13 @@ def test_a_training_is_followed_without_a_reload(checkout: Checkout) -> None:
             expect(page.locator("#job-cat .state")).to_have_text("completed", timeout=120_000)
             expect(page.locator("#job-dog .state")).to_have_text("completed", timeout=120_000)
             assert page.evaluate("window.isSamePage") is True
+            assert training.wait(timeout=60) == 0
+            before = requests_for_status(checkout)
+            page.reload()
+            page.locator("#job-cat a").click()
+            expect(page.locator("#samples img").last).to_be_visible()
+            assert requests_for_status(checkout) == before > 0
         assert seen.console_errors == []
-        assert training.wait(timeout=60) == 0
     finally:
         training.kill()
         training.communicate()

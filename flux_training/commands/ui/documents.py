@@ -1,11 +1,12 @@
 """What the page shows, as JSON. Pure: texts that nodes wrote have been shortened, and the page inserts them as text only."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flux_training.commands.watch.job_status import JobStatus, describe
 from flux_training.commands.watch.status import job_document, rounded_usd
-from flux_training.commands.watch.watcher import JobRow, StackStatus
+from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus
 from flux_training.training.bill import FREE
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import make_command
@@ -13,8 +14,14 @@ from flux_training.training.words import make_command
 BAD = (RunState.FAILED, RunState.WITHOUT_WEIGHTS, RunState.STALLED, RunState.LOST)
 
 
-def stack_document(stack: str, found: StackStatus | None, local: bool, error: str) -> dict[str, Any]:
-    """`error`: why the services could not be read; the rows are then those read before."""
+def stack_document(
+    stack: str,
+    found: StackStatus | None,
+    clusters: Mapping[str, ClusterInfo],
+    local: bool,
+    error: str,
+) -> dict[str, Any]:
+    """`error`: why the services could not be read; the rows are then those read before. `clusters`: by group name."""
     rows = found.rows if found else ()
     nothing = (
         f"Nothing is deployed in stack {stack}: {make_command('up', stack)} trains the jobs that it declares."
@@ -27,6 +34,14 @@ def stack_document(stack: str, found: StackStatus | None, local: bool, error: st
         "spent_usd": rounded_usd(found.spent) if found else None,
         "expected_usd": rounded_usd(_expected_of_all(rows)),
         "jobs": [_row_document(row) for row in rows],
+        "clusters": [
+            {
+                "name": name,
+                "nodes": dict(Counter(node.state for node in cluster.instances.values())),
+                "usd_an_hour": cluster.price,
+            }
+            for name, cluster in clusters.items()
+        ],
     }
 
 

@@ -93,8 +93,10 @@ class LiveStack:
                 self.status = self.deployed.watcher.read()
         except FluxError as failure:
             error = str(failure)
-        local = self.deployed is not None and self.deployed.watcher.local
-        self._publish(stack_document(self.stack, self.status, local, error))
+        watcher = self.deployed.watcher if self.deployed else None
+        clusters = watcher.clusters if watcher else {}
+        local = watcher is not None and watcher.local
+        self._publish(stack_document(self.stack, self.status, clusters, local, error))
 
     def _look_up(self) -> None:
         """Find what is deployed; again while nothing is, and once all runs have ended."""

@@ -120,6 +120,11 @@ class Watcher:
         problems = find_problems(statuses, datetime.now(UTC), self._stack)
         return StackStatus([_row(status, cluster, problems.get(status.job.name, "")) for status in statuses])
 
+    @property
+    def clusters(self) -> Mapping[str, ClusterInfo]:
+        """What was last read of each container group, by its name. Makes no request."""
+        return {self._group_name: self._cluster} if self._group_name else {}
+
     def _statuses(self, jobs: Sequence[StackJob]) -> list[JobStatus]:
         unfinished = [job for job in jobs if job.name not in self._ended]
         queue = self._queue_jobs(unfinished)

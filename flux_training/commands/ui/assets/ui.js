@@ -14,7 +14,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const SVG = new Set(["line", "text", "polyline"]);
-const dollars = (amount) => (amount === null ? "" : `$${amount.toFixed(amount < 1 ? 3 : 2)}`);
+const dollars = (amount) => (amount === null ? "" : `$${amount.toFixed(amount < 0.1 ? 3 : 2)}`);
 const setText = (id, text) => {
   const element = document.getElementById(id);
   if (element.textContent !== text) element.textContent = text;
@@ -57,8 +57,9 @@ function showJobs() {
   let list = main.querySelector(".jobs");
   if (!list) {
     list = make("ul", { class: "jobs", "aria-label": "Jobs" });
-    main.replaceChildren(list);
+    main.replaceChildren(list, section("clusters", "Clusters"));
   }
+  showClusters();
   const cards = new Map([...list.children].map((card) => [card.id, card]));
   for (const job of stack.jobs) {
     const old = cards.get(`job-${job.name}`);
@@ -67,6 +68,21 @@ function showJobs() {
     else if (old.dataset.content !== JSON.stringify(job)) replaceCard(old, jobCard(job));
   }
   for (const gone of cards.values()) gone.remove();
+}
+
+function showClusters() {
+  const place = document.getElementById("clusters");
+  const content = JSON.stringify(stack.clusters);
+  if (place.dataset.content === content) return;
+  place.dataset.content = content;
+  if (!stack.clusters.length) place.replaceChildren(make("p", { class: "soft" }, "There is no container group."));
+  else place.replaceChildren(make("dl", { class: "facts card" }, ...facts(stack.clusters.map((one) => [one.name, clusterWords(one)]))));
+}
+
+function clusterWords(cluster) {
+  const nodes = Object.entries(cluster.nodes).map(([state, count]) => `${count} ${state}`);
+  const price = cluster.usd_an_hour === null ? [] : [`$${cluster.usd_an_hour.toFixed(3)} an hour for a node`];
+  return [...(nodes.length ? nodes : ["no node"]), ...price].join(", ");
 }
 
 function replaceCard(old, card) {
