@@ -24,6 +24,7 @@ from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet, read_images
+from flux_training.training.names import below_job
 from flux_training.training.runs.run import Layout
 from flux_training.training.words import counted
 
@@ -74,7 +75,8 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         # Before the first image, so that an interrupted upload can be deleted.
         storage.put_bytes(_reference(layout, args.digest, args.name), b"{}")
         if not is_complete(storage, layout, args.digest):
-            image_set = read_images(Path(args.folder).parent)
+            images = Path(args.folder).parent
+            image_set = read_images(images, images.parent / args.name)
             if image_set.digest != args.digest:
                 raise FluxError(f"{args.folder} changed while the update was running", "", "run it again")
             urn = dataset_urn(args.owner, args.name)
@@ -177,7 +179,7 @@ def _send(
 ) -> dict[str, str]:
     folder = layout.dataset(image_set.digest)
     files = [
-        Outgoing(image_set.folder / name, folder + name, image.size, image.sha256)
+        Outgoing(image_set.folder.parent / below_job(name), folder + name, image.size, image.sha256)
         for name, image in images.items()
     ]
     size = sum(file.size for file in files)

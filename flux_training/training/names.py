@@ -1,12 +1,18 @@
 """The names that job folders and their files may have."""
 
 import re
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
 # ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
 PLACEHOLDERS = ("[trigger]", "[name]")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_SUFFIX = ".txt"
+DATASET_FOLDER = "dataset"
+# The folders of a dataset lie beside ai-toolkit's own ones on the node (flux_training/node/launcher/settings.py). None of those begins like this.
+FOLDER_STARTS = (DATASET_FOLDER, "control", "mask", "reg")
+START_WORDS = ", ".join(f"`{start}`" for start in FOLDER_STARTS)
+FOLDER_NAME = re.compile(rf"({'|'.join(FOLDER_STARTS)})[a-z0-9_-]{{0,40}}")
 # The first 12 hex digits of a SHA-256 (flux_training/training/runs/run.py).
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 MAX_JOB_NAME = 63
@@ -33,6 +39,29 @@ def is_plain_name(name: str) -> bool:
         and not any(separator in name for separator in "/\\:")
         and 0 < len(name.encode()) <= MAX_NAME_BYTES
     )
+
+
+@lru_cache(100_000)  # a dozen lint rules ask it for each image
+def caption_name(image: str) -> str:
+    """The caption of `00001.jpg` is `00001.txt`, that of `reg/00001.jpg` is `reg/00001.txt`."""
+    return image.removesuffix(PurePosixPath(image).suffix) + CAPTION_SUFFIX
+
+
+def folder_of(name: str) -> str:
+    """The folder of a dataset's file: `control` for `control/00001.png`, `dataset` for `00001.jpg`."""
+    folder, slash, _ = name.partition("/")
+    return folder if slash else DATASET_FOLDER
+
+
+def below_job(name: str) -> str:
+    """The path of a dataset's file below its job folder: `dataset/00001.jpg` for `00001.jpg`."""
+    return name if "/" in name else f"{DATASET_FOLDER}/{name}"
+
+
+def dataset_path(job_folder: Path, name: str) -> Path | None:
+    """The file of a name in a manifest that someone else wrote; None if it is not a file of a dataset."""
+    folder, _, file = below_job(name).partition("/")
+    return path_below(job_folder / folder, file) if FOLDER_NAME.fullmatch(folder) else None
 
 
 def path_below(folder: Path, *names: str) -> Path | None:

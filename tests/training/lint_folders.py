@@ -89,6 +89,14 @@ def stack(gpu: str = "RTX 5090", **jobs: dict[str, Any]) -> StackSettings:
     )
 
 
+def add_controls(folder: Path, control: str = "control", images: int = 8) -> None:
+    """A control image for each image, named in train.yml."""
+    (folder / control).mkdir()
+    for number in range(1, images + 1):
+        picture(5000 + number).save(folder / f"{control}/{number:05}.png")
+    edit("caption_ext: txt", f"caption_ext: txt\n          control_path: {control}")(folder)
+
+
 # Changes the clean folder `cat`. Returns the stack to lint; None stands for a stack that declares only `cat`.
 Spoil = Callable[[Path], StackSettings | None]
 
@@ -104,6 +112,21 @@ def edit(old: str, new: str, gpu: str = "RTX 5090") -> Spoil:
         return stack(gpu, cat={})
 
     return spoil
+
+
+def with_controls(spoil: Callable[[Path], object]) -> Spoil:
+    """A mistake in a job that has control images."""
+
+    def spoil_them(folder: Path) -> None:
+        add_controls(folder)
+        spoil(folder)
+
+    return spoil_them
+
+
+def _empty_controls(folder: Path) -> None:
+    shutil.rmtree(folder / "control")
+    (folder / "control").mkdir()
 
 
 def caption(text: str | bytes, number: int = 1) -> Spoil:
@@ -289,6 +312,25 @@ MISTAKES: dict[str, Spoil] = {
     "caption-refusal": caption("tr1gger: I'm sorry, but I can't describe people"),
     "caption-answer": caption("Sure! Here is a caption: a photo of tr1gger"),
     "caption-garbled": caption("tr1gger \ufffd"),
+    "pair-folder": with_controls(edit("control_path: control", "control_path: control/1")),
+    "pair-missing": with_controls(lambda folder: (folder / "control/00003.png").unlink()),
+    "pair-empty": with_controls(_empty_controls),
+    "pair-orphan": with_controls(lambda folder: picture(1).save(folder / "control/00099.png")),
+    "pair-shared": with_controls(lambda folder: picture(1).save(folder / "control/00001.webp")),
+    "pair-suffix": with_controls(
+        lambda folder: (folder / "control/00001.png").rename(folder / "control/00001.PNG")
+    ),
+    "folder-unused": with_controls(edit("          control_path: control\n", "")),
+    "control-forgotten": edit("is_flux: true", "arch: flux_kontext"),
+    "control-ignored": with_controls(
+        edit("control_path: control", "control_path: control\n          control_path_1: control")
+    ),
+    "mask-shape": with_controls(
+        lambda folder: (
+            edit("control_path", "mask_path")(folder),
+            picture(1, 200).resize((200, 100)).save(folder / "control/00001.png"),
+        )
+    ),
     "config-missing": do(lambda folder: (folder / "train.yml").unlink()),
     "config-both": do(lambda folder: shutil.copy(folder / "train.yml", folder / "train.yaml")),
     "config-unreadable": do(_write("train.yml", b"#" * 1_000_001)),

@@ -121,7 +121,7 @@ def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
         sha256=weights.sha256,
         trigger=one_line(run.trigger),
         config=run.config,
-        images=len(run.images),
+        images=len(run.captions),
         samples=samples,
     )
     (folder / CARD).write_text(card_text(card), encoding="utf-8")

@@ -10,8 +10,8 @@ from pathlib import Path
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.errors import BadInput
 from flux_training.training.jobs.declare import folder_names
+from flux_training.training.names import DATASET_FOLDER
 from flux_training.training.opening import outside_target, project_of
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.words import nearest
 
 # `flux` changes to the checkout before it runs a command.

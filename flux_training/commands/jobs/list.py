@@ -15,8 +15,8 @@ from flux_training.commands.report.runs import ReportedRun, runs_of
 from flux_training.commands.stack.edit import declared_jobs, entry_for
 from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import folder_names
-from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, read_trainer_file
+from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
+from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.values import mapping, number
 from flux_training.training.words import flux_command, make_command
 

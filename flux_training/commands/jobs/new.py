@@ -25,9 +25,8 @@ from flux_training.training.files import natural_key, only_one_in, write_atomica
 from flux_training.training.jobs.folder import read_config
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
-from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
 from flux_training.training.train_yml.edit import PROMPTS, new_train_yml, training_values
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command
 
 

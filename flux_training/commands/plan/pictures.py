@@ -13,10 +13,10 @@ from urllib.parse import quote
 from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.inline_images import embed_image
+from flux_training.training.names import below_job
 from flux_training.training.opening import read_regular_file
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 
 SIDE = 96
 # A node may have replaced the image in the bucket.
@@ -50,7 +50,7 @@ class InRepository(Pictures):
     def _link(self, commit: str, job: JobPlan, image: str) -> str | None:
         if not job.folder:
             return None
-        path = quote(f"{job.folder}/{DATASET_FOLDER}/{image}")
+        path = quote(f"{job.folder}/{below_job(image)}")
         return f"{self.repository.rstrip('/')}/blob/{quote(commit, safe='')}/{path}?raw=true"
 
 
@@ -63,7 +63,7 @@ class OnPage(Pictures):
     layout: Layout
 
     def now(self, job: JobPlan, image: str) -> str | None:
-        path = self.root / job.folder / DATASET_FOLDER / image
+        path = self.root / job.folder / below_job(image)
         return thumbnail(lambda: read_regular_file(path)) if job.folder and path.is_file() else None
 
     def before(self, job: JobPlan, image: str) -> str | None:

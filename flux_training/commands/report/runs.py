@@ -9,12 +9,12 @@ from typing import Any
 from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
-from flux_training.training.names import path_below
+from flux_training.training.names import dataset_path
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
 from flux_training.training.train_yml.document import first_process
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, document_of
+from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.untrusted import parse_record
 from flux_training.training.values import mapping
 from flux_training.training.words import flux_command, make_command, nearest
@@ -70,7 +70,10 @@ class ReportedRun:
 
     @cached_property
     def captions(self) -> dict[str, str]:
-        return {name: str(entry.get("caption") or "") for name, entry in self.images.items()}
+        """Of the trained images: control images and masks have none."""
+        return {
+            name: str(entry.get("caption") or "") for name, entry in self.images.items() if "caption" in entry
+        }
 
     @cached_property
     def samples(self) -> dict[int, dict[int, Sample]]:
@@ -153,6 +156,6 @@ def find_images(run: ReportedRun, jobs_folder: Path) -> dict[str, Path]:
 def _candidates(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:
     folders = sorted(jobs_folder.iterdir()) if jobs_folder.is_dir() else []
     for folder in (jobs_folder / job, *folders):
-        path = path_below(folder / DATASET_FOLDER, name)
+        path = dataset_path(folder, name)
         if path is not None and path.is_file():
             yield path

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flux_training.node.launcher import process
 from flux_training.node.launcher.bucket import BucketClient, BucketError, Timeouts, bucket_from_environment
-from flux_training.node.launcher.dataset import bring_dataset
+from flux_training.node.launcher.dataset import bring_dataset, dataset_folders
 from flux_training.node.launcher.downloads import Download, DownloadBatch, DownloadProgress
 from flux_training.node.launcher.errors import (
     ExitCode,
@@ -179,7 +179,7 @@ def publish(settings: RunSettings) -> None:
 
 def prepare(settings: RunSettings) -> None:
     """Removes what an earlier job left. An empty model/ would pass for a result; the worker only clears its own folders."""
-    for folder in (MODEL_FOLDER, DATASET_FOLDER, OUTPUT_FOLDER, STAGING_FOLDER):
+    for folder in (MODEL_FOLDER, OUTPUT_FOLDER, STAGING_FOLDER, *dataset_folders()):
         if folder.is_symlink():
             folder.unlink()
         elif folder.exists():
@@ -225,7 +225,7 @@ def launch() -> int:
 
 def clean() -> None:
     """Leaves neither images nor weights on a stranger's disk. The worker removes the folders that it made."""
-    for folder in (DATASET_FOLDER, OUTPUT_FOLDER, STAGING_FOLDER):
+    for folder in (OUTPUT_FOLDER, STAGING_FOLDER, *dataset_folders()):
         shutil.rmtree(folder, ignore_errors=True)
 
 

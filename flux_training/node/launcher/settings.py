@@ -19,6 +19,8 @@ from flux_training.node.launcher.errors import ExitCode, RunEndedError
 # Folders below the working directory, which is the trainer's.
 CONFIG_FOLDER = Path("training-config")
 DATASET_FOLDER = Path("dataset")
+# Further folders of a dataset, with control images for instance. None of the trainer's own folders begins like this.
+DATASET_FOLDERS = re.compile("(dataset|control|mask|reg)[a-z0-9_-]{0,40}")
 OUTPUT_FOLDER = Path("output")
 UPLOAD_FOLDER = Path("upload")  # the worker uploads what changes here
 MODEL_FOLDER = Path("model")
@@ -118,11 +120,11 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """An image as manifest.json describes it."""
+    """An image as manifest.json describes it. Images that are not trained themselves, such as control images, have no caption."""
 
     size: int
     sha256: str
-    caption: str
+    caption: str | None
 
 
 def is_plain_name(name: object) -> bool:
@@ -282,22 +284,32 @@ def parse_manifest(data: bytes) -> dict[str, ImageEntry]:
 
 
 def _image_entry(name: str, raw: object) -> ImageEntry:
-    if not is_plain_name(name) or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-        raise ValueError(f"{name!r:.100} is not the plain name of a file of {', '.join(IMAGE_SUFFIXES)}")
+    folder, _, file = name.rpartition("/")
+    is_in_dataset = not folder or DATASET_FOLDERS.fullmatch(folder)
+    if not is_in_dataset or not is_plain_name(file) or Path(file).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"{name!r:.100} is not the name of a file of {', '.join(IMAGE_SUFFIXES)} in a dataset"
+        )
+    caption = raw.get("caption") if isinstance(raw, dict) else None
     match raw:
-        case {"size": int(size), "sha256": str(digest), "caption": str(caption)}:
+        case {"size": int(size), "sha256": str(digest)} if caption is None or isinstance(caption, str):
             is_size = not isinstance(size, bool) and 0 <= size <= MAX_IMAGE_BYTES
             if is_size and re.fullmatch("[0-9a-f]{64}", digest):
                 return ImageEntry(size, digest, caption)
     raise ValueError(f"{name!r:.100} has no usable size, sha256 or caption")
 
 
-def caption_name(image: str) -> str:
-    return f"{Path(image).stem}.txt"
+def image_path(name: str) -> Path:
+    """Where the trainer looks for an image: names of files in `dataset/` are without the folder."""
+    return Path(name) if "/" in name else DATASET_FOLDER / name
+
+
+def caption_path(image: str) -> Path:
+    return image_path(image).with_suffix(".txt")
 
 
 def _check_captions(entries: Mapping[str, ImageEntry]) -> None:
-    captions: dict[str, str] = {}
+    captions: dict[Path, str | None] = {}
     for name, entry in entries.items():
-        if captions.setdefault(caption_name(name), entry.caption) != entry.caption:
+        if captions.setdefault(caption_path(name), entry.caption) != entry.caption:
             raise ValueError(f"{name!r:.100} shares its caption file with an image that has another caption")

@@ -1,4 +1,4 @@
-"""What lies in a job's `dataset/` folder: each image decoded once, each caption read."""
+"""What lies in the folders of a job's dataset: each image decoded once, each caption read."""
 
 import os
 import warnings
@@ -6,13 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_settled, stamp_of
 from flux_training.training.dataset.image_facts import ImageFacts, look_at_image
 from flux_training.training.finding import Problem
-from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.names import (
+    CAPTION_SUFFIX,
+    DATASET_FOLDER,
+    FOLDER_NAME,
+    IMAGE_SUFFIXES,
+    below_job,
+    folder_of,
+)
 from flux_training.training.opening import (
     leaves_dataset,
     outside_target,
@@ -21,7 +29,13 @@ from flux_training.training.opening import (
     special_kind,
 )
 from flux_training.training.text_files import git_artefact, normalized_text
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, outside_problem
+from flux_training.training.train_yml.dataset_folders import (
+    DATASET_ALONE,
+    TRAINED_KINDS,
+    FolderKind,
+    FolderUse,
+)
+from flux_training.training.train_yml.trainer_config import outside_problem
 
 # (images done, images to do)
 OnProgress = Callable[[int, int], None]
@@ -44,22 +58,35 @@ class Caption:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One `dataset/` folder: images and captions by file name, and the names of all other files.
+    """One job's dataset: images and captions by name, and the names of all other files.
 
-    `outside`: links that leave the project, with their targets. `special`: pipes, devices and sockets, with their kind. None of these is
+    `folder` is `dataset/`, and names are relative to it; a file of another folder has that in its name, as in `control/00001.png`.
+    `uses` says what each folder is for; `unused` are folders named like those of a dataset that train.yml does not use. `faults` say which
+    folders cannot be read. `outside`: links that leave the project, with their targets. `special`: pipes, devices and sockets, with their kind. None of these is
     opened. `captions` has an entry for every caption file. Hidden files are left out, as ai-toolkit does.
     """
 
     folder: Path
-    fault: Problem | None = None
+    faults: tuple[Problem, ...] = ()
+    uses: tuple[FolderUse, ...] = DATASET_ALONE
+    unused: tuple[str, ...] = ()
     images: Mapping[str, ImageFacts] = field(default_factory=dict)
     captions: Mapping[str, Caption] = field(default_factory=dict)
     strangers: tuple[str, ...] = ()
     outside: Mapping[str, str] = field(default_factory=dict)
     special: Mapping[str, str] = field(default_factory=dict)
 
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
+    def path(self, name: str) -> Path:
+        return self.folder.parent / below_job(name)
+
+    def folders_of(self, *kinds: FolderKind) -> frozenset[str]:
+        return frozenset(use.folder for use in self.uses if use.kind in kinds)
+
+    @cached_property
+    def trained(self) -> Mapping[str, ImageFacts]:
+        """The images that are trained: those that have captions."""
+        folders = self.folders_of(*TRAINED_KINDS)
+        return {name: image for name, image in self.images.items() if folder_of(name) in folders}
 
 
 def each_thousand(say: Callable[[str], None]) -> OnProgress:
@@ -75,10 +102,11 @@ def each_thousand(say: Callable[[str], None]) -> OnProgress:
     return on_progress
 
 
-@lru_cache(100_000)  # a dozen rules ask it for each image
-def caption_name(image: str) -> str:
-    """The caption of `00001.jpg` is `00001.txt`."""
-    return Path(image).stem + CAPTION_SUFFIX
+class DatasetPlace(NamedTuple):
+    """Where a dataset is, and which folders belong to it."""
+
+    job_folder: Path
+    uses: tuple[FolderUse, ...] = DATASET_ALONE
 
 
 class DatasetReader:
@@ -89,19 +117,26 @@ class DatasetReader:
     ) -> None:
         self._cache = cache
         self._on_progress = on_progress
-        self._datasets: dict[Path, DatasetFacts] = {}
+        self._folders: dict[Path, DatasetFacts] = {}
+        self._datasets: dict[DatasetPlace, DatasetFacts] = {}
 
-    def dataset(self, job_folder: Path) -> DatasetFacts:
-        self.prepare([job_folder])
-        return self._datasets[job_folder]
+    def dataset(self, job_folder: Path, uses: tuple[FolderUse, ...] = DATASET_ALONE) -> DatasetFacts:
+        place = DatasetPlace(job_folder, uses)
+        self.prepare([place])
+        return self._datasets[place]
 
-    def prepare(self, job_folders: Iterable[Path]) -> None:
-        """Read the datasets of several job folders together, on all cores."""
-        new = [folder for folder in dict.fromkeys(job_folders) if folder not in self._datasets]
-        listed = {folder: _list(folder / DATASET_FOLDER) for folder in new}
+    def prepare(self, places: Iterable[DatasetPlace]) -> None:
+        """Read several datasets together, on all cores."""
+        new = [place for place in dict.fromkeys(places) if place not in self._datasets]
+        self._read(folder for place in new for folder in _folders_of(place))
+        for place in new:
+            self._datasets[place] = _combined(place, [self._folders[one] for one in _folders_of(place)])
+
+    def _read(self, folders: Iterable[Path]) -> None:
+        listed = {folder: _list(folder) for folder in dict.fromkeys(folders) if folder not in self._folders}
         images = self._images([path for _, _, paths in listed.values() for path in paths])
         for folder, (facts, captions, paths) in listed.items():
-            self._datasets[folder] = replace(
+            self._folders[folder] = replace(
                 facts,
                 images={path.name: images[path] for path in paths},
                 captions={path.name: read_caption(path) for path in captions},
@@ -172,11 +207,55 @@ def read_caption(path: Path) -> Caption:
     return Caption(path.name, normalized_text(text), own_text=text)
 
 
+def _folders_of(place: DatasetPlace) -> list[Path]:
+    """The folders to read: `dataset/` first."""
+    used = sorted({use.folder for use in place.uses} - {DATASET_FOLDER})
+    return [place.job_folder / name for name in (DATASET_FOLDER, *used)]
+
+
+def _combined(place: DatasetPlace, folders: Sequence[DatasetFacts]) -> DatasetFacts:
+    """The facts of several folders as one dataset. The first is `dataset/`."""
+    main = folders[0]
+    parts = [main, *(_with_prefix(one, f"{one.folder.name}/") for one in folders[1:])]
+    return DatasetFacts(
+        main.folder,
+        faults=tuple(fault for part in parts for fault in part.faults),
+        uses=place.uses,
+        unused=tuple(sorted(_dataset_folders(place.job_folder) - {one.folder.name for one in folders})),
+        images={name: image for part in parts for name, image in part.images.items()},
+        captions={name: caption for part in parts for name, caption in part.captions.items()},
+        strangers=tuple(name for part in parts for name in part.strangers),
+        outside={name: target for part in parts for name, target in part.outside.items()},
+        special={name: kind for part in parts for name, kind in part.special.items()},
+    )
+
+
+def _with_prefix(facts: DatasetFacts, prefix: str) -> DatasetFacts:
+    """The facts of one folder, with its name before that of each file."""
+    return replace(
+        facts,
+        images={prefix + name: replace(one, name=prefix + name) for name, one in facts.images.items()},
+        captions={prefix + name: replace(one, name=prefix + name) for name, one in facts.captions.items()},
+        strangers=tuple(prefix + name for name in facts.strangers),
+        outside={prefix + name: target for name, target in facts.outside.items()},
+        special={prefix + name: kind for name, kind in facts.special.items()},
+    )
+
+
+def _dataset_folders(job_folder: Path) -> set[str]:
+    """The folders of a job that have the name of a dataset's folder."""
+    try:
+        with os.scandir(job_folder) as found:
+            return {entry.name for entry in found if FOLDER_NAME.fullmatch(entry.name) and entry.is_dir()}
+    except OSError:
+        return set()
+
+
 def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
     """(facts known without reading files, caption paths, image paths), each sorted by name."""
     root = project_of(folder.parent)
     if target := outside_target(folder, root):
-        return DatasetFacts(folder, outside_problem(folder, target)), [], []
+        return DatasetFacts(folder, (outside_problem(folder, target),)), [], []
     try:
         with os.scandir(folder) as found:
             shown = sorted(
@@ -207,4 +286,4 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _no_dataset(folder: Path, reason: str) -> DatasetFacts:
-    return DatasetFacts(folder, Problem(str(folder), reason, code="dataset-missing"))
+    return DatasetFacts(folder, (Problem(str(folder), reason, code="dataset-missing"),))

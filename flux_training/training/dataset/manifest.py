@@ -19,7 +19,10 @@ INVALID = (ValueError, KeyError, TypeError, AttributeError, OverflowError, Recur
 
 @dataclass(frozen=True)
 class Image:
-    """One image. `size` in bytes, `sha256` as 64 hex digits."""
+    """One image. `name` is that of the file in `dataset/`, or has another folder, as in `control/00001.png`.
+
+    `size` in bytes, `sha256` as 64 hex digits.
+    """
 
     name: str
     size: int
@@ -43,9 +46,10 @@ def dataset_index(images: Mapping[str, Image]) -> bytes:
 
 
 def manifest_json(images: Mapping[str, Image], captions: Mapping[str, str]) -> bytes:
-    """`manifest.json` as the launcher reads it; `captions` is keyed by image name."""
+    """`manifest.json` as the launcher reads it; `captions` is keyed by image name. Images that are not trained have none."""
     entries = {
-        name: {"size": image.size, "sha256": image.sha256, "caption": captions[name]}
+        name: {"size": image.size, "sha256": image.sha256}
+        | ({"caption": captions[name]} if name in captions else {})
         for name, image in images.items()
     }
     return canonical_json({"version": 1, "images": entries})
@@ -55,7 +59,8 @@ def parse_manifest(raw: bytes) -> tuple[dict[str, Image], dict[str, str]]:
     """The images and captions of a manifest, by image name; raises ValueError if it is invalid."""
     try:
         entries = json.loads(raw)["images"]
-        return _images(entries), {name: str(entry["caption"]) for name, entry in entries.items()}
+        captions = {name: str(entry["caption"]) for name, entry in entries.items() if "caption" in entry}
+        return _images(entries), captions
     except INVALID as error:
         raise ValueError("not a manifest") from error
 

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_training.training.dataset.facts import DatasetReader, OnProgress
+from flux_training.training.dataset.facts import DatasetPlace, DatasetReader, OnProgress
 from flux_training.training.dataset.image_cache import ImageCache
 from flux_training.training.finding import Finding
 from flux_training.training.jobs.folder import ImageSet, JobFolder, image_set, job_folder
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.lint.rules import RULES
-from flux_training.training.train_yml.trainer_config import read_trainer_file
+from flux_training.training.train_yml.dataset_folders import folder_uses
+from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE
 
 
@@ -59,13 +60,18 @@ class Examiner:
     def examine(self, places: Sequence[JobPlace]) -> list[Examined]:
         """Bad input becomes findings: raises nothing for it."""
         new = [place for place in dict.fromkeys(places) if place not in self._examined]
-        self._datasets.prepare(place.dataset for place in new if place.dataset)
-        self._examined |= {place: self._examine(place) for place in new}
+        files = {place: read_trainer_file(place.folder) for place in new}
+        self._datasets.prepare(
+            DatasetPlace(place.dataset, folder_uses(file.process))
+            for place, file in files.items()
+            if place.dataset
+        )
+        self._examined |= {place: self._examine(place, file) for place, file in files.items()}
         return [self._examined[place] for place in places]
 
-    def _examine(self, place: JobPlace) -> Examined:
-        file = read_trainer_file(place.folder)
-        facts = self._datasets.dataset(place.dataset) if place.dataset else None
+    def _examine(self, place: JobPlace, file: TrainerFile) -> Examined:
+        uses = folder_uses(file.process)
+        facts = self._datasets.dataset(place.dataset, uses) if place.dataset else None
         subject = Subject(
             place.name, place.folder, file, facts, place.gpu, place.variables, place.trainer_date
         )

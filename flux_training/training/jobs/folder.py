@@ -1,4 +1,4 @@
-"""A job folder on disk: `dataset/` with images and a caption each, and `train.yml`.
+"""A job folder on disk: `dataset/` with images and a caption each, further folders that train.yml names, and `train.yml`.
 
 The needed rules of `training.lint` decide whether a folder is usable. BadInput holds all findings at once.
 """
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from flux_training.training.dataset.facts import DatasetFacts, DatasetReader, caption_name
+from flux_training.training.dataset.facts import DatasetFacts, DatasetReader
 from flux_training.training.dataset.image_cache import ImageCache
 from flux_training.training.dataset.manifest import Image, dataset_digest, manifest_json, parse_manifest
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
+from flux_training.training.names import caption_name
 from flux_training.training.text_files import normalized
+from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images and captions of one `dataset/` folder. `size` is the total in bytes; `digest` covers the images only.
+    """The images and captions of a job's dataset. `folder` is `dataset/`; images of other folders have the folder in their names.
+
+    Only trained images have captions. `size` is the total in bytes; `digest` covers the images only.
 
     `own_manifest` has the captions with their files' own line endings, as earlier versions hashed them.
     """
@@ -80,9 +84,13 @@ def read_config(path: Path) -> JobFolder:
     return job_folder(path, file)
 
 
-def read_images(path: Path) -> ImageSet:
-    """The images and captions of a job folder's `dataset/`; raises BadInput with every finding."""
-    facts = DatasetReader(ImageCache.of()).dataset(path)
+def read_images(path: Path, job: Path | None = None) -> ImageSet:
+    """The images and captions of a job folder; raises BadInput with every finding.
+
+    `job` is the folder whose train.yml says which folders belong to the dataset: jobs may train on the images of another one.
+    """
+    uses = folder_uses(read_trainer_file(job or path).process)
+    facts = DatasetReader(ImageCache.of()).dataset(path, uses)
     refuse_unusable(Subject(path.name, path, None, facts))
     return image_set(facts)
 
@@ -98,6 +106,6 @@ def job_folder(path: Path, file: TrainerFile) -> JobFolder:
 def image_set(facts: DatasetFacts) -> ImageSet:
     """Of a dataset that breaks no needed rule."""
     images = {name: Image(name, image.size, image.sha256) for name, image in facts.images.items()}
-    captions = {name: facts.captions[caption_name(name)].text for name in images}
-    own = {name: facts.captions[caption_name(name)].own_text for name in images}
+    captions = {name: facts.captions[caption_name(name)].text for name in facts.trained}
+    own = {name: facts.captions[caption_name(name)].own_text for name in facts.trained}
     return ImageSet.of(facts.folder, images, captions, own)

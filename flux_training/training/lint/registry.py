@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flux_training.training.dataset.facts import Caption, DatasetFacts, caption_name
+from flux_training.training.dataset.facts import Caption, DatasetFacts
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Finding, Problem, Severity
 from flux_training.training.gpu import memory_gb
 from flux_training.training.lint.secret_patterns import without_secrets
+from flux_training.training.names import caption_name
 from flux_training.training.train_yml.trainer_config import TrainerFile
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE
 from flux_training.training.words import with_escapes
@@ -33,6 +34,12 @@ class Subject:
 
     @property
     def images(self) -> Mapping[str, ImageFacts]:
+        """The images that are trained."""
+        return self.dataset.trained if self.dataset else {}
+
+    @property
+    def all_images(self) -> Mapping[str, ImageFacts]:
+        """The images that are trained, and those that belong to them: control images, masks and the like."""
         return self.dataset.images if self.dataset else {}
 
     @property
@@ -67,9 +74,14 @@ class Subject:
         return bool(self.process)
 
     def in_dataset(self, name: str, message: str, line: int | None = None) -> Problem:
-        """A problem of a file in `dataset/`, or of the folder if the name is empty."""
+        """A problem of a file of the dataset, or of the folder `dataset/` if the name is empty."""
         folder = self.dataset.folder if self.dataset else self.folder
-        return Problem(str(folder / name) if name else str(folder), message, line)
+        path = self.dataset.path(name) if self.dataset and name else folder
+        return Problem(str(path), message, line)
+
+    def in_folder(self, name: str, message: str) -> Problem:
+        """A problem of a folder of the dataset."""
+        return Problem(str(self.dataset.folder.parent / name if self.dataset else self.folder), message)
 
     def in_config(self, message: str, *place: str) -> Problem:
         """A problem at a key below the process of train.yml."""
@@ -190,7 +202,7 @@ def faults_of_rule(job: Subject, code: str) -> list[Problem]:
     """The problems of one rule that reading the job's files found."""
     found: list[Problem | None] = [job.config.fault if job.config else None]
     if job.dataset:
-        found.append(job.dataset.fault)
+        found += job.dataset.faults
         expected = {caption_name(image) for image in job.images}
         found += [caption.fault for caption in job.dataset.captions.values() if caption.name in expected]
     return [problem for problem in found if problem and problem.code == code]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
+from flux_training.training.names import caption_name
 from flux_training.training.train_yml.diff import (
     MISSING,
     differing_values,
@@ -79,7 +79,7 @@ class Changes:
             (self.removed, "image", "removed"),
             (self.replaced, "image", "replaced"),
             ([f"{before} → {after}" for before, after in self.renamed], "image", "renamed"),
-            ([PurePath(edited.image).stem + ".txt" for edited in self.captions], "caption", "changed"),
+            ([caption_name(edited.image) for edited in self.captions], "caption", "changed"),
         ]
         return [group for group in groups if group[0]]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
+from flux_training.training.names import FOLDER_NAME, START_WORDS
 from flux_training.training.train_yml.trainer_keys import KeySpec, KeyType
 from flux_training.training.words import nearest
 
@@ -75,15 +75,18 @@ def _path_fault(spec: KeySpec, value: Any) -> ValueFault | None:
         return None
     if spec.hub and isinstance(value, str) and HUB_ID.fullmatch(value):
         return None
-    return ValueFault(FaultKind.PATH, f"only the folder `{DATASET_FOLDER}` exists on a node")
+    return ValueFault(
+        FaultKind.PATH,
+        f"only the folders of the dataset exist on a node; their names begin with {START_WORDS}",
+    )
 
 
 def is_on_node(path: object) -> bool:
-    """Whether it is the folder with the images, or something in it."""
+    """Whether it is a folder of the dataset, or something in it."""
     if isinstance(path, list):
         return all(is_on_node(one) for one in path)
     parts = path.removeprefix("./").split("/") if isinstance(path, str) else []
-    return bool(parts) and parts[0] == DATASET_FOLDER and ".." not in parts
+    return bool(parts) and bool(FOLDER_NAME.fullmatch(parts[0])) and ".." not in parts
 
 
 def _choice_fault(spec: KeySpec, value: Any) -> ValueFault | None:

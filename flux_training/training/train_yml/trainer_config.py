@@ -23,7 +23,6 @@ from flux_training.training.values import mapping
 
 CONFIG_NAMES = ("train.yml", "train.yaml")
 OUTPUT_FOLDER = "output"
-DATASET_FOLDER = "dataset"
 # A train.yml has about a hundred lines. A larger one is another file or has aliases that expand endlessly.
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000

@@ -242,7 +242,7 @@ def test_a_missing_dataset_folder_is_reported(exists: bool, message: str, tmp_pa
         (tmp_path / "dataset").touch()
     dataset = DatasetReader().dataset(tmp_path)
     assert (dataset.captions, dataset.images) == ({}, {})
-    assert dataset.fault == Problem(str(tmp_path / "dataset"), message, code="dataset-missing")
+    assert dataset.faults == (Problem(str(tmp_path / "dataset"), message, code="dataset-missing"),)
 
 
 def test_postscript_files_are_not_opened(tmp_path: Path) -> None:

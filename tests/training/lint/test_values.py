@@ -155,7 +155,7 @@ def test_spellings_of_the_dataset_folder_are_accepted(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["/dataset", "/dataset/", "dataset1", "datasetX", " dataset ", "../dataset", "", None, 7]
+    "folder", ["/dataset", "/dataset/", "images", "datasetX", " dataset ", "../dataset", "", None, 7]
 )
 def test_other_dataset_folders_are_reported(folder: object) -> None:
     job = configured({"datasets": [{"folder_path": "dataset"}, {"folder_path": folder}]})
@@ -259,7 +259,7 @@ def test_a_missing_dataset_is_reported_with_a_fix(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_images(tmp_path / "cat")
     assert str(caught.value) == (
-        f"{tmp_path / 'cat/dataset'}: no such folder; a job's images are in its folder `dataset`; create it, with the images and their captions [dataset-missing]"
+        f"{tmp_path / 'cat/dataset'}: no such folder; a job's images are in its folder `dataset`, and in those that train.yml names besides; create it, with the images and their captions, or correct its name in train.yml [dataset-missing]"
     )
 
 

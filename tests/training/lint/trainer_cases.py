@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flux_training.training.dataset.facts import DatasetReader
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
+from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
 
 ABSENT = "<absent>"
-BASE = Path(__file__).resolve().parents[3] / "jobs/chelsea-cat/train.yml"
+JOB = Path(__file__).resolve().parents[3] / "jobs/chelsea-cat"
+BASE = JOB / "train.yml"
+IMAGES = DatasetReader()
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,11 @@ def changed(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str,
 
 
 def lint_errors(document: Mapping[str, Any]) -> list[str]:
-    """The codes of all errors in a train.yml, without images, on the GPU that the recipe recommends."""
+    """The codes of all errors in a train.yml for the images of chelsea-cat, on the GPU that the recipe recommends."""
     raw = json.dumps(document).encode()
     config = TrainerFile(Path("train.yml"), raw, dict(document))
-    job = Subject("chelsea-cat", Path("jobs/chelsea-cat"), config, None, gpu="RTX 5090")
+    images = IMAGES.dataset(JOB, folder_uses(config.process))
+    job = Subject("chelsea-cat", JOB, config, images, gpu="RTX 5090")
     return sorted({finding.code for finding in check_rules(job) if finding.severity == "error"})
 
 

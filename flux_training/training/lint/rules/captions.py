@@ -6,11 +6,11 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
-from flux_training.training.dataset.facts import caption_name
 from flux_training.training.dataset.model_answers import clean_answer, find_fault
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.names import PLACEHOLDERS
+from flux_training.training.names import PLACEHOLDERS, caption_name, folder_of
+from flux_training.training.train_yml.dataset_folders import FolderKind
 
 AREA = Area("captions")
 T5_TOKENS = 512
@@ -36,15 +36,22 @@ AREA.fault("caption-unreadable", "a caption is a short text file", "make it a re
 
 @AREA.error(
     "caption-orphan",
-    "each caption belongs to the image of the same name",
+    "each caption belongs to the trained image of the same name; the trainer reads none in folders of control images or masks",
     "add the image, or delete the caption",
     needed=True,
 )
 def captions_without_image(job: Subject) -> Iterator[Problem]:
     expected = {caption_name(image) for image in job.images}
+    of_other_images = {caption_name(image) for image in job.all_images}
     for name in job.dataset.captions if job.dataset else {}:
         if name not in expected:
-            yield job.in_dataset(name, "a caption without an image")
+            is_paired = name in of_other_images
+            message = (
+                "a caption of an image that is not trained itself"
+                if is_paired
+                else "a caption without an image"
+            )
+            yield job.in_dataset(name, message)
 
 
 @AREA.error(
@@ -81,8 +88,14 @@ def captions_over_the_token_limit(job: Subject) -> Iterator[Problem]:
 )
 def captions_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
+    folders = job.dataset.folders_of(FolderKind.TRAINING) if job.dataset else frozenset()
     for caption in job.captions if trigger else ():
-        if trigger not in caption.text and not has_placeholder(caption.text):
+        # ai-toolkit does not insert it into the captions of regularization images.
+        if (
+            folder_of(caption.name) in folders
+            and trigger not in caption.text
+            and not has_placeholder(caption.text)
+        ):
             yield job.in_dataset(caption.name, f"it does not contain the trigger word `{trigger}`")
 
 

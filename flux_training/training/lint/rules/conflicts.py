@@ -8,8 +8,10 @@ from typing import Any
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import sample_prompts
+from flux_training.training.names import below_job
+from flux_training.training.train_yml.dataset_folders import sample_controls
 from flux_training.training.train_yml.key_values import is_on_node
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER
+from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER
 from flux_training.training.values import mapping
 from flux_training.training.words import nearest
 
@@ -289,24 +291,17 @@ def _is_flag_value(flag: str, content: str) -> bool:
 @AREA.error(
     "control-image",
     "the model opens it for the first sample, and the run ends if it is not there",
-    f"use an image in `{DATASET_FOLDER}`, or delete it",
+    "name an image of the job, such as `control/00001.png`, or delete it",
 )
 def missing_control_images(job: Subject) -> Iterator[Problem]:
     if _arch(job) not in CONTROL_MODELS:
         return
-    for place, path in _control_images(job):
+    known = {below_job(name) for name in job.all_images}
+    for place, path in sample_controls(job.process):
         if not is_on_node(path):
             yield job.in_config(f"the control image {path} is not on the node", *place)
-
-
-def _control_images(job: Subject) -> Iterator[tuple[tuple[str, ...], str]]:
-    for place, prompt in sample_prompts(job):
-        yield from ((place, path) for flag, path in _flags(prompt) if flag == "ctrl_img")
-    samples = job.section("sample").get("samples")
-    for number, sample in enumerate(samples if isinstance(samples, list) else []):
-        for key, path in mapping(sample).items():
-            if re.fullmatch(r"ctrl_img(_[123])?", key) and path:
-                yield ("sample", "samples", str(number), key), str(path)
+        elif job.dataset and path.removeprefix("./") not in known:
+            yield job.in_config(f"the control image {path} does not exist", *place)
 
 
 def _arch(job: Subject) -> str:

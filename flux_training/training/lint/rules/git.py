@@ -19,6 +19,6 @@ AREA.fault("git-conflict", "git stopped a merge here and left both versions in t
 )
 def git_lfs(job: Subject) -> Iterator[Problem]:
     yield from faults_of_rule(job, "git-lfs")
-    for image in job.images.values():
+    for image in job.all_images.values():
         if image.lfs_pointer:
             yield job.in_dataset(image.name, f"is {image.damage}")

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from flux_training.training.dataset.facts import caption_name
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.dataset.manifest import MAX_IMAGES, MAX_MANIFEST_BYTES, Image, manifest_json
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.names import IMAGE_SUFFIXES
+from flux_training.training.names import IMAGE_SUFFIXES, caption_name
 from flux_training.training.train_yml.document import resolutions_of
 
 AREA = Area("images")
@@ -26,8 +25,8 @@ SUFFIXES = ", ".join(IMAGE_SUFFIXES)
 
 AREA.fault(
     "dataset-missing",
-    "a job's images are in its folder `dataset`",
-    "create it, with the images and their captions",
+    "a job's images are in its folder `dataset`, and in those that train.yml names besides",
+    "create it, with the images and their captions, or correct its name in train.yml",
 )
 
 
@@ -38,7 +37,7 @@ AREA.fault(
     needed=True,
 )
 def dataset_without_images(job: Subject) -> Iterator[Problem]:
-    if job.dataset and not job.dataset.fault and not job.images:
+    if job.dataset and not job.dataset.faults and not job.images:
         yield job.in_dataset("", "no image")
 
 
@@ -60,17 +59,17 @@ def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
-    if len(job.images) > MAX_IMAGES:
-        yield job.in_dataset("", f"{len(job.images):,} images; a job can have {MAX_IMAGES:,}")
+    if len(job.all_images) > MAX_IMAGES:
+        yield job.in_dataset("", f"{len(job.all_images):,} images; a job can have {MAX_IMAGES:,}")
         return
     captions = job.dataset.captions if job.dataset else {}
     # This upper bound is quick, and enough for most datasets.
     caption_bytes = 6 * sum(len(caption.text) for caption in captions.values())
-    if MAX_ENTRY_BYTES * len(job.images) + caption_bytes < MAX_MANIFEST_BYTES:
+    if MAX_ENTRY_BYTES * len(job.all_images) + caption_bytes < MAX_MANIFEST_BYTES:
         return
     images: dict[str, Image] = {}
     texts: dict[str, str] = {}
-    for image in job.images.values():
+    for image in job.all_images.values():
         # The rule name-unsafe reports names that are not UTF-8.
         name = image.name.encode("utf-8", "replace").decode()
         images[name] = Image(name, image.size, image.sha256)
@@ -88,7 +87,7 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
-    for image in job.images.values():
+    for image in job.all_images.values():
         if image.damage and not image.truncated and not image.lfs_pointer:
             yield job.in_dataset(image.name, f"cannot be read as an image ({image.damage})")
 
@@ -100,7 +99,7 @@ def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
-    for image in job.images.values():
+    for image in job.all_images.values():
         if image.truncated:
             message = f"cannot be read as an image: the file ends too early ({image.damage})"
             yield job.in_dataset(image.name, message)

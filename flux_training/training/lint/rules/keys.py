@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.names import START_WORDS
 from flux_training.training.train_yml.key_values import FaultKind, value_fault
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER
 from flux_training.training.train_yml.trainer_keys import COMMIT, TRAINER_KEYS, KeyEntry, entries
 from flux_training.training.words import nearest
 
@@ -101,5 +101,5 @@ _value_rule(
     "node-path",
     FaultKind.PATH,
     "a node has only the model and the job's images; ai-toolkit stops or silently trains without the file",
-    f"delete the key, or use a file in `{DATASET_FOLDER}`; silence this if your own image has the file",
+    f"delete the key, or use a folder of the job whose name begins with {START_WORDS}; silence this if your own image has the file",
 )

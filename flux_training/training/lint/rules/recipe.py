@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.train_yml.trainer_config import DATASET_FOLDER, OUTPUT_FOLDER, positive_int
+from flux_training.training.names import DATASET_FOLDER, START_WORDS
+from flux_training.training.train_yml.dataset_folders import folder_name, folder_uses
+from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, positive_int
 from flux_training.training.words import nearest
 
 AREA = Area("train.yml")
@@ -71,8 +73,8 @@ AREA.setting(
 
 @AREA.error(
     "folder-path",
-    f"the images are in `{DATASET_FOLDER}` on the node",
-    f"set datasets: [{{folder_path: {DATASET_FOLDER}}}]",
+    f"the images are in the job's folder `{DATASET_FOLDER}`; those of further datasets are in folders whose names begin with {START_WORDS}",
+    f"set datasets: [{{folder_path: {DATASET_FOLDER}}}], and rename the folders of further datasets",
     needed=True,
 )
 def wrong_dataset_folders(job: Subject) -> Iterator[Problem]:
@@ -85,9 +87,12 @@ def wrong_dataset_folders(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(datasets):
         known = entry if isinstance(entry, dict) else {}
         key = "folder_path" if known.get("dataset_path") is None else "dataset_path"
-        if not _is_dataset_folder(known.get(key)):
+        if not folder_name(known.get(key)):
             message = f"datasets[{number}].{key} is {known.get(key)!r}"
             yield job.in_config(message, "datasets", str(number), key)
+    used = folder_uses(job.process)
+    if not any(use.is_trained and use.folder == DATASET_FOLDER for use in used):
+        yield job.in_config(f"no dataset has the folder `{DATASET_FOLDER}`", "datasets")
 
 
 def is_not_a_positive_number(value: object) -> bool:
@@ -221,11 +226,3 @@ AREA.setting(
     "set device: cuda:0",
     default="cuda:0",
 )
-
-
-def _is_dataset_folder(folder: object) -> bool:
-    return (
-        isinstance(folder, str)
-        and not folder.startswith("/")
-        and folder.strip("/").removeprefix("./") == DATASET_FOLDER
-    )

@@ -4,7 +4,8 @@ Command line, file names, output and faults are ai-toolkit's; comments name the 
 standin.py. As with the real trainer, the result depends on the images, the captions, the seed and the settings.
 
 It uses these settings: config.name; config.process[0] training_folder, training_seed, trigger_word, network.linear,
-save.{dtype, save_every, max_step_saves_to_keep}, datasets[].{folder_path, caption_ext, caption_dropout_rate},
+save.{dtype, save_every, max_step_saves_to_keep}, datasets[].{folder_path, caption_ext,
+caption_dropout_rate, is_reg, num_repeats, control_path, control_path_1 to _3},
 train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.name_or_path, sample.{prompts, ...}.
 Environment: STEP_SECONDS (minimum duration of a step), SEED; SKIPPED_STEPS and NAN_STEPS (such as `5,9`) are numbers of steps
 whose batch does not fit into memory, or whose loss is no number.
@@ -27,7 +28,16 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image, ImageOps
-from standin import Adam, Array, Network, embed_caption, encode_image, load_weights, save_weights  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
+from standin import (  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
+    Adam,
+    Array,
+    Network,
+    embed_caption,
+    embed_latent,
+    encode_image,
+    load_weights,
+    save_weights,
+)
 from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -81,23 +91,39 @@ def with_trigger(text: str, trigger: str, *, add: bool) -> str:
 # ------------------------------------------------------------------------- the dataset (toolkit/data_loader.py)
 
 
+def control_images(path: Path, entry: dict[str, Any]) -> list[Path]:
+    """toolkit/dataloader_mixins.py, ControlFileItemDTOMixin: by name; one that is not there is left out without a message."""
+    numbered = [
+        entry[key] for key in ("control_path_1", "control_path_2", "control_path_3") if entry.get(key)
+    ]
+    folders = numbered or entry.get("control_path") or []
+    found = []
+    for folder in folders if isinstance(folders, list) else [folders]:
+        named = [Path(folder) / f"{path.stem}{suffix}" for suffix in IMAGE_SUFFIXES]
+        found += [control for control in named if control.exists()][:1]
+    return found
+
+
 class TrainingImages:
     """Images and captions. An image without a caption file gets an empty caption, without a message."""
 
     def __init__(self, settings: list[dict[str, Any]], trigger: str) -> None:
         self.latents, self.captions, self.dropout = [], [], []
+        self.controls: list[Array | None] = []
         for entry in settings:
             suffix = "." + str(entry.get("caption_ext", "txt")).lstrip(".")
             root = Path(entry["folder_path"])
             paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
             paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+            paths *= int(entry.get("num_repeats", 1))
             print(f"Dataset: {root}\n  -  Found {len(paths)} images")
             for path in paths:
                 with Image.open(path) as image:
                     self.latents.append(encode_image(ImageOps.exif_transpose(image)))
                 text = path.with_suffix(suffix)
                 caption = text.read_text("utf-8").strip() if text.exists() else ""
-                self.captions.append(with_trigger(caption, trigger, add=True))
+                self.captions.append(with_trigger(caption, trigger, add=not entry.get("is_reg")))
+                self.controls.append(embed_controls(control_images(path, entry)))
                 self.dropout.append(float(entry.get("caption_dropout_rate", 0)))
         if not self.latents:
             raise ValueError("no images found in the dataset")
@@ -105,10 +131,21 @@ class TrainingImages:
     def random_batch(self, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
         chosen = rng.choice(len(self.latents), size, replace=size > len(self.latents))
         kept = rng.random(size) >= np.array(self.dropout)[chosen]
-        captions = [
-            embed_caption(self.captions[i] if keep else "") for i, keep in zip(chosen, kept, strict=True)
-        ]
-        return np.stack([self.latents[i] for i in chosen]), np.stack(captions)
+        inputs = [self._input_of(i, with_caption=keep) for i, keep in zip(chosen, kept, strict=True)]
+        return np.stack([self.latents[i] for i in chosen]), np.stack(inputs)
+
+    def _input_of(self, index: int, *, with_caption: bool) -> Array:
+        """What the model sees of an image besides its noise: the caption, and the control images if there are any."""
+        caption, control = embed_caption(self.captions[index] if with_caption else ""), self.controls[index]
+        return caption if control is None else caption + control
+
+
+def embed_controls(paths: list[Path]) -> Array | None:
+    found = []
+    for path in paths:
+        with Image.open(path) as image:
+            found.append(embed_latent(encode_image(ImageOps.exif_transpose(image))))
+    return np.sum(found, axis=0) if found else None
 
 
 # ------------------------------------------------------------------------- the training process

@@ -66,6 +66,14 @@ def embed_caption(caption: str) -> Array:
     return total / np.float32(np.sqrt(max(1, len(words)) * WORDS))
 
 
+def embed_latent(latent: Array) -> Array:
+    """A control image's latent in the space of captions, by a fixed random projection, with a length of about 1."""
+    projection = np.random.default_rng(latent.size).standard_normal((WORDS, latent.size), np.float32)
+    seen = projection @ latent
+    unit: Array = seen / np.linalg.norm(seen).clip(1e-6)
+    return unit
+
+
 # ------------------------------------------------------------------------- the network
 
 

@@ -1,0 +1,195 @@
+"""Rules about control images, masks and the like: images that belong to a trained image of the same name.
+
+ai-toolkit (toolkit/dataloader_mixins.py) looks for each of them by name, and trains without a message if there is none.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from flux_training.training.dataset.image_facts import ImageFacts
+from flux_training.training.finding import Problem
+from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.rules.conflicts import CONTROL_MODELS
+from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
+from flux_training.training.train_yml.dataset_folders import (
+    NUMBERED_CONTROLS,
+    PAIRED_KEYS,
+    FolderKind,
+    FolderUse,
+    folder_name,
+    paired_paths,
+)
+from flux_training.training.train_yml.key_values import is_on_node
+
+AREA = Area("control images and masks")
+# Both are scaled to the same size, so that a mask of another shape is stretched.
+MAX_STRETCH = 1.02
+
+
+@AREA.error(
+    "pair-folder",
+    "on a node they are in folders of the job, such as `control`",
+    "name a folder of the job without any path, such as `control_path: control`",
+    needed=True,
+)
+def paths_below_a_folder(job: Subject) -> Iterator[Problem]:
+    for number, entry in enumerate(job.config.datasets if job.config else ()):
+        for key, path in paired_paths(entry):
+            # The rule node-path reports a path that leads elsewhere.
+            if is_on_node(path) and not folder_name(path):
+                yield job.in_config(f"datasets[{number}].{key} is {path!r}", "datasets", str(number), key)
+
+
+@AREA.error(
+    "pair-missing",
+    "ai-toolkit trains an image without its control image or mask, and says nothing",
+    "add the file, or take the image out of the dataset",
+    needed=True,
+)
+def images_without_a_partner(job: Subject) -> Iterator[Problem]:
+    for use in _paired(job):
+        partners = _by_stem(job, use.folder)
+        for name in _in_folder(job, use.images) if partners else ():
+            if _stem(name) not in partners:
+                path = f"{use.folder}/{_stem(name)}.png"
+                yield job.in_dataset(path, f"no {use.kind} for {below_job(name)}")
+
+
+@AREA.error(
+    "pair-empty",
+    "ai-toolkit trains without them, and says nothing",
+    f"add one image ({', '.join(IMAGE_SUFFIXES)}) for each trained image, or delete the key in train.yml",
+    needed=True,
+)
+def empty_folders(job: Subject) -> Iterator[Problem]:
+    missing = {fault.path for fault in job.dataset.faults} if job.dataset else set()
+    for folder, kind in dict.fromkeys((use.folder, use.kind) for use in _paired(job)):
+        problem = job.in_folder(folder, f"no {kind}")
+        if not _in_folder(job, folder) and problem.path not in missing:
+            yield problem
+
+
+@AREA.error(
+    "pair-orphan",
+    "each belongs to the trained image of the same name",
+    "add the image to the dataset, or delete this file",
+    needed=True,
+)
+def files_without_an_image(job: Subject) -> Iterator[Problem]:
+    for folder in dict.fromkeys(use.folder for use in _paired(job)):
+        uses = [use for use in job.dataset.uses if use.folder == folder] if job.dataset else []
+        # A folder may be used in several ways, also by samples, which name their images themselves.
+        if any(not use.is_paired for use in uses):
+            continue
+        known = {_stem(name) for use in uses for name in _in_folder(job, use.images)}
+        for name in _in_folder(job, folder):
+            if _stem(name) not in known:
+                images = " or ".join(dict.fromkeys(f"{use.images}/" for use in uses))
+                yield job.in_dataset(name, f"{images} has no image of this name")
+
+
+@AREA.error(
+    "pair-shared",
+    "ai-toolkit takes only one of them",
+    "delete or rename the others",
+    needed=True,
+)
+def several_partners_of_one_image(job: Subject) -> Iterator[Problem]:
+    for folder in dict.fromkeys(use.folder for use in _paired(job)):
+        for names in _by_stem(job, folder).values():
+            if len(names) > 1:
+                others = " and ".join(below_job(name) for name in names[1:])
+                yield job.in_dataset(names[0], f"has the same name as {others}, but for the suffix")
+
+
+@AREA.error(
+    "pair-suffix",
+    "ai-toolkit looks for control images and masks with a suffix in lower case, and trains without others",
+    f"rename it ({', '.join(IMAGE_SUFFIXES)})",
+    needed=True,
+)
+def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
+    for folder in dict.fromkeys(use.folder for use in _paired(job)):
+        for name in _in_folder(job, folder):
+            if PurePath(name).suffix not in IMAGE_SUFFIXES:
+                yield job.in_dataset(name, f"the suffix is {PurePath(name).suffix}")
+
+
+@AREA.error(
+    "folder-unused",
+    "its files are neither uploaded nor trained",
+    "name it in train.yml (`control_path`, `mask_path`, or `folder_path` of a dataset), or delete the folder",
+)
+def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
+    for folder in job.dataset.unused if job.dataset and job.trains else ():
+        yield job.in_folder(folder, "train.yml does not use this folder")
+
+
+@AREA.error(
+    "control-forgotten",
+    "this model learns how a control image becomes the trained image; without control images it learns nothing of that",
+    "put them into a folder `control`, and set control_path: control",
+)
+def edit_models_without_control_images(job: Subject) -> Iterator[Problem]:
+    arch = str(job.section("model").get("arch")).split(":")[0]
+    if arch not in CONTROL_MODELS or job.config is None:
+        return
+    for number, entry in enumerate(job.config.datasets):
+        kinds = {PAIRED_KEYS[key] for key, _ in paired_paths(entry)}
+        if FolderKind.CONTROL not in kinds and not entry.get("control_from_same_folder"):
+            message = f"datasets[{number}] has no control_path, which {arch} needs"
+            yield job.in_config(message, "datasets", str(number))
+
+
+@AREA.error(
+    "control-ignored",
+    f"ai-toolkit ignores control_path beside {NUMBERED_CONTROLS[0]}, {NUMBERED_CONTROLS[1]} and {NUMBERED_CONTROLS[2]}",
+    "use either control_path (a folder, or a list of folders) or the numbered keys",
+)
+def ignored_control_paths(job: Subject) -> Iterator[Problem]:
+    for number, entry in enumerate(job.config.datasets if job.config else ()):
+        if entry.get("control_path") and any(entry.get(key) for key in NUMBERED_CONTROLS):
+            message = f"datasets[{number}] has both control_path and numbered control paths"
+            yield job.in_config(message, "datasets", str(number), "control_path")
+
+
+@AREA.warning(
+    "mask-shape",
+    "ai-toolkit stretches the mask to the shape of its image",
+    "export the mask in the same size as the image",
+)
+def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
+    for use in _paired(job):
+        masks = _by_stem(job, use.folder) if use.kind is FolderKind.MASK else {}
+        for name in _in_folder(job, use.images):
+            for mask in masks.get(_stem(name), ()):
+                image, found = job.all_images[name], job.all_images[mask]
+                if image.sound and found.sound and _stretch(image, found) > MAX_STRETCH:
+                    sizes = f"{found.width} x {found.height} pixels, but {below_job(name)} is {image.width} x {image.height}"
+                    yield job.in_dataset(mask, sizes)
+
+
+def _paired(job: Subject) -> list[FolderUse]:
+    return [use for use in job.dataset.uses if use.is_paired] if job.dataset else []
+
+
+def _in_folder(job: Subject, folder: str) -> list[str]:
+    return [name for name in job.all_images if folder_of(name) == folder]
+
+
+def _by_stem(job: Subject, folder: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in _in_folder(job, folder):
+        found[_stem(name)].append(name)
+    return found
+
+
+def _stem(name: str) -> str:
+    return PurePath(name).stem
+
+
+def _stretch(one: ImageFacts, other: ImageFacts) -> float:
+    """How many times wider one of the two is than the other, at the same height."""
+    ratio = (one.width * other.height) / (one.height * other.width)
+    return max(ratio, 1 / ratio)
