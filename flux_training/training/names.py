@@ -58,6 +58,11 @@ def below_job(name: str) -> str:
     return name if "/" in name else f"{DATASET_FOLDER}/{name}"
 
 
+def in_dataset(folder: Path, name: str) -> Path:
+    """A dataset's file. `folder` is `dataset/`, beside which the other folders are."""
+    return (folder.parent if "/" in name else folder) / name
+
+
 def dataset_path(job_folder: Path, name: str) -> Path | None:
     """The file of a name in a manifest that someone else wrote; None if it is not a file of a dataset."""
     folder, _, file = below_job(name).partition("/")

@@ -18,8 +18,8 @@ from flux_training.training.names import (
     DATASET_FOLDER,
     FOLDER_NAME,
     IMAGE_SUFFIXES,
-    below_job,
     folder_of,
+    in_dataset,
 )
 from flux_training.training.opening import (
     leaves_dataset,
@@ -77,7 +77,7 @@ class DatasetFacts:
     special: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        return self.folder.parent / below_job(name)
+        return in_dataset(self.folder, name)
 
     def folders_of(self, *kinds: FolderKind) -> frozenset[str]:
         return frozenset(use.folder for use in self.uses if use.kind in kinds)
