@@ -194,8 +194,9 @@ class Fuzz:
     def of_manifest(self, chance: random.Random) -> None:
         images = settings.parse_manifest(mutate_document(self.manifest, chance))
         for name, image in images.items():
-            assert Path("dataset", name).parent == Path("dataset")
-            assert Path("dataset", settings.caption_name(name)).parent == Path("dataset")
+            for path in (settings.image_path(name), settings.caption_path(name)):
+                (folder,) = path.parents[:-1]
+                assert settings.DATASET_FOLDERS.fullmatch(folder.name)
             assert 0 <= image.size <= settings.MAX_IMAGE_BYTES
             image.caption.encode("utf-8", "replace")
 

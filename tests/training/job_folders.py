@@ -48,6 +48,27 @@ def make_job(
     return folder
 
 
+def add_folders(folder: Path) -> None:
+    """Two control images for each image, and a second dataset of regularization images, all named in train.yml."""
+    for name, shade in (("control", 21), ("control-depth", 31), ("reg", 41)):
+        (folder / name).mkdir()
+        for image in sorted((folder / "dataset").glob("*.jpg")):
+            write_image(folder / name / f"{image.stem}.png", shade + int(image.stem))
+    for image in (folder / "reg").glob("*.png"):
+        image.with_suffix(".txt").write_text(f"a gradient, picture {int(image.stem)}\n", encoding="utf-8")
+    train_yml = folder / "train.yml"
+    text = train_yml.read_text(encoding="utf-8")
+    entry = "        - {folder_path: dataset, caption_ext: txt, resolution: [512]}\n"
+    assert text.count(entry) == 1
+    controls = "control_path: [control, control-depth], "
+    second = (
+        "        - {folder_path: reg, is_reg: true, num_repeats: 2, caption_ext: txt, resolution: [512]}\n"
+    )
+    train_yml.write_text(
+        text.replace(entry, entry.replace("caption_ext", controls + "caption_ext") + second), encoding="utf-8"
+    )
+
+
 def write_image(path: Path, shade: int) -> None:
     """A 64 x 64 gradient that no other `shade` has."""
     picture = Image.new("RGB", (64, 64))

@@ -1,6 +1,6 @@
 """Renders runs as HTML. Jinja2 escapes everything that nodes and users wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -62,8 +62,9 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
         strips=_strips(run),
         charts=charts([(run.job, run.losses)]),
         dataset=[
-            _dataset_image(name, caption, images.get(name))
-            for name, caption in list(run.captions.items())[:MAX_IMAGES]
+            shown
+            for name in list(run.captions)[:MAX_IMAGES]
+            for shown in _image_with_partners(run, name, images)
         ],
         left_out=max(0, len(run.captions) - MAX_IMAGES),
         parent=parent,
@@ -218,5 +219,11 @@ def _sample(run: ReportedRun, name: str, words: str, alt: str) -> PageImage:
     return PageImage(embed_image(run.folder / "samples" / name, SAMPLE_SIDE), words, alt)
 
 
-def _dataset_image(name: str, caption: str, path: Path | None) -> PageImage:
-    return PageImage(embed_image(path, THUMBNAIL_SIDE) if path else None, caption, name)
+def _image_with_partners(run: ReportedRun, name: str, found: Mapping[str, Path]) -> list[PageImage]:
+    """A trained image with its caption, then the control images and masks that belong to it."""
+    partners = run.partners.get(name, [])
+    shown = [(name, run.captions[name]), *((partner, f"{partner} of {name}") for partner in partners)]
+    return [
+        PageImage(embed_image(found[one], THUMBNAIL_SIDE) if one in found else None, words, one)
+        for one, words in shown
+    ]

@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
-from flux_training.training.names import dataset_path
+from flux_training.training.names import dataset_path, folder_of
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
+from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.untrusted import parse_record
@@ -74,6 +75,18 @@ class ReportedRun:
         return {
             name: str(entry.get("caption") or "") for name, entry in self.images.items() if "caption" in entry
         }
+
+    @cached_property
+    def partners(self) -> dict[str, list[str]]:
+        """The control images and masks of each trained image, as its train.yml pairs them."""
+        uses = folder_uses(first_process(self.config))
+        names = {(folder_of(name), PurePath(name).stem): name for name in self.images}
+        found: dict[str, list[str]] = {}
+        for image in self.captions:
+            folders = [use.folder for use in uses if use.is_paired and use.images == folder_of(image)]
+            places = [(folder, PurePath(image).stem) for folder in dict.fromkeys(folders)]
+            found[image] = [names[place] for place in places if place in names]
+        return found
 
     @cached_property
     def samples(self) -> dict[int, dict[int, Sample]]:
