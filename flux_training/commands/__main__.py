@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.project import project_root
 from flux_training.training.environment import direct_on_this_machine
 from flux_training.training.errors import FluxError
 from flux_training.training.words import nearest
@@ -70,8 +70,17 @@ class LazyGroup(click.RichGroup):
     cls=LazyGroup, name="flux", help=__doc__, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(package_name="flux-training", prog_name="flux", message="%(prog)s %(version)s")
+@click.option(
+    "-C",
+    "--cwd",
+    "folder",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Act as if called in this folder. The project is the one around it, or the one that FLUX_PROJECT names.",
+)
 @click.pass_context
-def main(context: click.Context) -> None:
+def main(context: click.Context, folder: Path | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
     context.obj = Path.cwd()
     os.chdir(project_root())
 

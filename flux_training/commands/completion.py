@@ -6,8 +6,8 @@ from pathlib import Path
 import rich_click as click
 from click.shell_completion import get_completion_class
 
-from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_names, stack_settings
+from flux_training.commands.stack.project import project_root
 from flux_training.training.errors import BadInput
 from flux_training.training.jobs.declare import folder_names
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flux_training.commands.__main__ import main
 from flux_training.commands.reference import commands_document, settings_document
-from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.project import project_root
 from flux_training.training.lint.document import lint_document
 from flux_training.training.models.document import models_document
 from flux_training.training.schemas import stack_schema, train_schema

@@ -17,6 +17,7 @@ from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
 
+JOBS = "flux-training:jobs"
 STACK = """\
 # What trains.
 encryptionsalt: v1:abc=:v1:x+y
@@ -55,24 +56,24 @@ def changed(before: str, after: str) -> list[str]:
     ],
 )
 def test_only_the_lines_of_the_job_change(name: str, settings: dict[str, object], lines: list[str]) -> None:
-    assert changed(STACK, edit_job(STACK, name, **settings)) == lines
+    assert changed(STACK, edit_job(STACK, JOBS, name, **settings)) == lines
 
 
 def test_skip_can_be_set_and_removed_again() -> None:
-    out = edit_job(STACK, "dog", skip=True)
-    assert edit_job(out, "dog", skip=None) == STACK
+    out = edit_job(STACK, JOBS, "dog", skip=True)
+    assert edit_job(out, JOBS, "dog", skip=None) == STACK
 
 
 def test_windows_line_endings_are_kept() -> None:
     text = STACK.replace("\n", "\r\n")
-    edited = edit_job(text, "cat", attempt=2)
+    edited = edit_job(text, JOBS, "cat", attempt=2)
     assert edited.count("\r\n") == edited.count("\n") == text.count("\n")
 
 
 @pytest.mark.parametrize("text", ["", "config: {}", "config:\n  flux-training:jobs: [a]\n", "config: ["])
 def test_a_file_without_jobs_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
-        edit_job(text, "cat", attempt=2)
+        edit_job(text, JOBS, "cat", attempt=2)
 
 
 # The prefix avoids words such as `null` and `yes`, which YAML does not read as text.
@@ -86,7 +87,7 @@ def test_comments_and_other_entries_are_kept(jobs: dict[str, str], data: st.Data
     entries = "".join(f"    {name}: {{maxHours: 1}}{comment}\n" for name, comment in jobs.items())
     text = f"config:\n  # jobs\n  flux-training:jobs:\n{entries}  # end\n  flux-training:cloud: local\n"
     name = data.draw(st.sampled_from(sorted(jobs)))
-    edited = edit_job(text, name, attempt=7)
+    edited = edit_job(text, JOBS, name, attempt=7)
     assert re.findall(r"#.*", edited) == re.findall(r"#.*", text)
     before, after = (yaml.safe_load(one)["config"] for one in (text, edited))
     before["flux-training:jobs"][name]["attempt"] = 7

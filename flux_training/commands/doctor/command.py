@@ -14,8 +14,8 @@ from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, ok, run_check
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
+from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import stack_jobs
 from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import declare_jobs

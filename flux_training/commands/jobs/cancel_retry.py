@@ -9,9 +9,9 @@ from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.edit import edit_job, unified_diff
-from flux_training.commands.stack.engine import project_root
+from flux_training.commands.stack.edit import edit_job, jobs_key, unified_diff
 from flux_training.commands.stack.file import stack_path, stack_settings
+from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import JobStatus, describe, job_status, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
@@ -124,7 +124,7 @@ def _edit(stack: str, job: str, message: str, dry_run: bool, **settings: Any) ->
     path = stack_path(project_root(), stack)
     with path.open(encoding="utf-8", newline="") as file:
         before = file.read()
-    after = edit_job(before, job, **settings)
+    after = edit_job(before, jobs_key(project_root()), job, **settings)
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for line in unified_diff(before, after, path.name).splitlines():
         console.print(line, style=colours.get(line[:1], ""), highlight=False, markup=False)

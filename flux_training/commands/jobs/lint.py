@@ -14,8 +14,8 @@ from rich.text import Text
 
 from flux_training.commands.cli import console, no_cache_option, say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.stack.engine import project_root
 from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_root
 from flux_training.training.dataset.facts import OnProgress, each_thousand
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, LintReport

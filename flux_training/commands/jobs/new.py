@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flux_training.commands.cli import UserPath, console, say
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, staging_folder
-from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, entry_for
+from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, entry_for, jobs_key
 from flux_training.training.dataset.captions import is_image
 from flux_training.training.dataset.images import Fingerprint
 from flux_training.training.dataset.intake import (
@@ -213,8 +213,6 @@ def _print_next_steps(job: Path, stack: str) -> None:
     width = max(map(len, steps)) + 1
     say("\nNext:")
     if entry_for(declared_jobs(HERE, stack), job.name) is None:
-        say(
-            f"  declare it in Pulumi.{stack}.yaml, below flux-training:jobs, with the line `{job.name}: {{}}`"
-        )
+        say(f"  declare it in Pulumi.{stack}.yaml, below {jobs_key(HERE)}, with the line `{job.name}: {{}}`")
     for command, effect in steps.items():
         say(f"  {command:<{width}}{effect}")

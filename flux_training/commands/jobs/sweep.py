@@ -10,7 +10,13 @@ import rich_click as click
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder, staging_folder
-from flux_training.commands.stack.edit import JOBS, declare_jobs_in_file, declared_jobs, entry_for, undeclare
+from flux_training.commands.stack.edit import (
+    declare_jobs_in_file,
+    declared_jobs,
+    entry_for,
+    jobs_key,
+    undeclare,
+)
 from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in, write_atomically
 from flux_training.training.jobs.folder import read_config
@@ -68,7 +74,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         entry = {"dataset": job} | {key: own[key] for key in SHARED_SETTINGS if key in own}
         added = declare_jobs_in_file(HERE, stack, {variant.name: entry for variant in variants})
     made_jobs = f"{counted(len(new), 'job')} made below {folder}"
-    say(f"\n{made_jobs}, {len(added)} declared in Pulumi.{stack}.yaml below {JOBS}")
+    say(f"\n{made_jobs}, {len(added)} declared in Pulumi.{stack}.yaml below {jobs_key(HERE)}")
     say(f"Next: {make_command('preview', stack)} shows what would be trained")
     say("The same command with --undo deletes these jobs again")
 

@@ -20,8 +20,9 @@ from flux_training.commands.plan.page import as_page
 from flux_training.commands.plan.pictures import InRepository, OnPage, Pictures
 from flux_training.commands.plan.text import as_text
 from flux_training.commands.stack.access import connection_of, prepare_engine
-from flux_training.commands.stack.engine import Engine, project_root
+from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import StackJob, replaced_weights, stored_weights
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.jobs.declare import DeclaredJob

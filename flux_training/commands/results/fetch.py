@@ -17,8 +17,8 @@ from flux_training.commands.cli import OUTPUTS, UserPath, outputs_of, say, scree
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.engine import project_root
-from flux_training.commands.stack.file import project_name, stack_settings
+from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.job_status import StackJob, job_status, stack_jobs
 from flux_training.commands.watch.watcher import price_of
 from flux_training.training.errors import BadInput

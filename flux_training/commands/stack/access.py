@@ -6,8 +6,9 @@ from typing import Any, TextIO
 
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind, with_node_rights
-from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine, project_root
+from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine
 from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.project import project_root
 from flux_training.training.errors import FluxError
 
 

@@ -17,8 +17,9 @@ from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
 from flux_training.commands.results.outputs import fetch_results
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
-from flux_training.commands.stack.engine import Engine, project_root
+from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import Watcher

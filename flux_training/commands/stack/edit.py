@@ -8,23 +8,28 @@ from typing import Any
 
 import yaml
 
-from flux_training.commands.stack.file import PROJECT, stack_config, stack_path
+from flux_training.commands.stack.file import stack_config, stack_path
+from flux_training.commands.stack.project import project_name
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import GLOB_CHARACTERS
 from flux_training.training.settings import NO_SETTINGS
 from flux_training.training.train_yml.yaml_text import add_entry, flow_yaml, remove_entry, set_value
 
-JOBS = f"{PROJECT}:jobs"
+
+def jobs_key(root: Path) -> str:
+    """The setting with the declared jobs, such as `flux-training:jobs`. Raises BadInput."""
+    return f"{project_name(root)}:jobs"
 
 
 def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
     """The entries of the stack's `jobs`: names and globs with their settings. Raises BadInput if an entry is not a mapping."""
-    jobs = stack_config(root, stack).get(JOBS)
+    key = jobs_key(root)
+    jobs = stack_config(root, stack).get(key)
     entries = jobs if isinstance(jobs, dict) else {}
     wrong = [name for name, entry in entries.items() if not isinstance(entry, dict | None)]
     if wrong:
-        raise BadInput([f"{JOBS}.{name}: {NO_SETTINGS}" for name in wrong])
+        raise BadInput([f"{key}.{name}: {NO_SETTINGS}" for name in wrong])
     return {str(name): {} if entry is None else entry for name, entry in entries.items()}
 
 
@@ -41,7 +46,7 @@ def declare_jobs_in_file(root: Path, stack: str, entries: Mapping[str, Mapping[s
 
     Raises FluxError, with the lines to add by hand, if the file cannot be edited.
     """
-    path = stack_path(root, stack)
+    path, jobs = stack_path(root, stack), jobs_key(root)
     declared = declared_jobs(root, stack)
     text = path.read_bytes().decode()
     added = []
@@ -49,11 +54,11 @@ def declare_jobs_in_file(root: Path, stack: str, entries: Mapping[str, Mapping[s
         if name in declared or entry_for(declared, name) == entry:
             continue
         try:
-            text = add_entry(text, ("config", JOBS), name, entry)
+            text = add_entry(text, ("config", jobs), name, entry)
         except (ValueError, yaml.YAMLError) as error:
             lines = "\n".join(f"    {key}: {flow_yaml(value)}" for key, value in entries.items())
             what = f"{path.name} cannot be edited ({error})"
-            raise FluxError(what, "", f"add this below {JOBS} yourself:\n{lines}") from error
+            raise FluxError(what, "", f"add this below {jobs} yourself:\n{lines}") from error
         added.append(name)
     if added:
         write_atomically(path, text)
@@ -65,30 +70,30 @@ def undeclare(root: Path, stack: str, names: Iterable[str]) -> list[str]:
 
     Raises FluxError if the file cannot be edited.
     """
-    path = stack_path(root, stack)
+    path, jobs = stack_path(root, stack), jobs_key(root)
     declared = declared_jobs(root, stack)
     removed = [name for name in names if name in declared]
     text = path.read_bytes().decode()
     try:
         for name in removed:
-            text = remove_entry(text, ("config", JOBS), name)
+            text = remove_entry(text, ("config", jobs), name)
     except (KeyError, ValueError, yaml.YAMLError) as error:
         what = f"{path.name} cannot be edited ({error})"
-        raise FluxError(what, "", f"remove these below {JOBS} yourself: {', '.join(removed)}") from error
+        raise FluxError(what, "", f"remove these below {jobs} yourself: {', '.join(removed)}") from error
     if removed:
         write_atomically(path, text)
     return removed
 
 
-def edit_job(text: str, name: str, **settings: object) -> str:
-    """The file's text with these settings in the job's own entry; None removes a setting.
+def edit_job(text: str, jobs_key: str, name: str, **settings: object) -> str:
+    """The file's text with these settings in the job's own entry below `jobs_key`; None removes a setting.
 
     A job that only a glob matches gets its own entry, which replaces the glob's and so starts with its settings.
     Raises BadInput if the file has no `jobs` mapping or cannot be edited.
     """
-    place = ("config", JOBS)
+    place = ("config", jobs_key)
     try:
-        jobs = _jobs(yaml.safe_load(text))
+        jobs = _jobs(yaml.safe_load(text), jobs_key)
         if name not in jobs:
             inherited = {**(entry_for(jobs, name) or {}), **settings}
             return add_entry(text, place, name, {k: v for k, v in inherited.items() if v is not None})
@@ -116,9 +121,9 @@ def unified_diff(before: str, after: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def _jobs(document: Any) -> dict[str, Any]:
+def _jobs(document: Any, key: str) -> dict[str, Any]:
     config = document.get("config") if isinstance(document, dict) else None
-    jobs = config.get(JOBS) if isinstance(config, dict) else None
+    jobs = config.get(key) if isinstance(config, dict) else None
     if not isinstance(jobs, dict):
-        raise BadInput([f"the stack file has no `{JOBS}` below `config`; declare the jobs there"])
+        raise BadInput([f"the stack file has no `{key}` below `config`; declare the jobs there"])
     return jobs

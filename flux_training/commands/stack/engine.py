@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
+from flux_training.commands.stack.project import project_root
 from flux_training.training.environment import direct_on_this_machine, with_usable_home
 from flux_training.training.errors import FluxError
 
@@ -146,11 +147,6 @@ def find_cli(environ: Mapping[str, str] = os.environ) -> str | None:
 def _is_embedded_script(path: Path) -> bool:
     with path.open("rb") as file:
         return EMBEDDED_MARK in file.read(SCRIPT_BYTES)
-
-
-def project_root() -> Path:
-    """The checkout, which contains Pulumi.yaml."""
-    return Path(__file__).resolve().parents[3]
 
 
 def find_engine(

@@ -6,41 +6,28 @@ from typing import Any
 
 import yaml
 
+from flux_training.commands.stack.project import project_name
 from flux_training.training.errors import BadInput
 from flux_training.training.opening import outside_target, read_regular_file
 from flux_training.training.settings import StackSettings, parse_stack_settings
 from flux_training.training.text_files import git_artefact
 from flux_training.training.words import nearest
 
-PROJECT = "flux-training"
 # Replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
 # A file of a thousand jobs has 100 KB.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
-def project_name(root: Path) -> str:
-    """The `name` in Pulumi.yaml. Raises BadInput."""
-    path = root / "Pulumi.yaml"
-    try:
-        document = yaml.safe_load(read_regular_file(path, MAX_FILE_BYTES).decode("utf-8-sig"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput([f"{path} cannot be read: {' '.join(str(error).split())}; fix the file"]) from error
-    name = document.get("name") if isinstance(document, dict) else None
-    if not isinstance(name, str) or not name:
-        raise BadInput([f"{path} has no name: a Pulumi project needs one; add a line `name: my-loras`"])
-    return name
-
-
 def uses_local_cloud(root: Path, stack: str) -> bool:
     """Raises BadInput if there is no such stack file or it is not YAML."""
-    return stack_config(root, stack).get(f"{PROJECT}:cloud") == "local"
+    return stack_config(root, stack).get(f"{project_name(root)}:cloud") == "local"
 
 
 def stack_settings(root: Path, stack: str) -> StackSettings:
     """The stack's settings without its secrets. Raises BadInput with every finding."""
     return parse_stack_settings(
-        PROJECT, {key: _as_text(value) for key, value in stack_config(root, stack).items()}
+        project_name(root), {key: _as_text(value) for key, value in stack_config(root, stack).items()}
     )
 
 

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.stack.file import PROJECT
+from flux_training.commands.stack.project import project_name
 from flux_training.training.processes import is_alive
 from flux_training.training.values import read_time
 
@@ -15,14 +15,14 @@ def is_locked_by_dead_process(root: Path, stack: str) -> bool:
 
     Sees the locks of the file backend in the checkout only.
     """
-    folder = root / ".pulumi" / "locks" / "organization" / PROJECT / stack
+    folder = root / ".pulumi" / "locks" / "organization" / project_name(root) / stack
     locks = [_read(path) for path in folder.glob("*.json")] if folder.is_dir() else []
     return bool(locks) and all(_is_dead(lock) for lock in locks)
 
 
 def has_journal(root: Path, stack: str) -> bool:
     """Whether the embedded engine has left steps that are not in the state file yet."""
-    return (root / ".pulumi" / "journals" / PROJECT / f"{stack}.jsonl").exists()
+    return (root / ".pulumi" / "journals" / project_name(root) / f"{stack}.jsonl").exists()
 
 
 def _is_dead(lock: dict[str, Any]) -> bool:

@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--home", type=Path, help="folder of the local cloud (default .localcloud)")
     shared.add_argument(
-        "--port", type=int, help=f"port of the APIs; S3 uses the next one; 0: any (default {DEFAULT_PORT})"
+        "--port",
+        type=int,
+        help=f"port of the APIs; S3 uses the next one; 0: any (default {DEFAULT_PORT}, or any if it is used)",
     )
     top = argparse.ArgumentParser(prog="localcloud", description="A cloud on this machine.", parents=[shared])
     commands = top.add_subparsers(dest="command", required=True)

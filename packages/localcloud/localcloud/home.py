@@ -42,7 +42,7 @@ class CloudSettings:
     `node_command` replaces the program that runs on each node.
     """
 
-    port: int = DEFAULT_PORT
+    port: int | None = None
     autoscaler_seconds: float = 2.0
     heartbeat_seconds: float | None = None
     step_seconds: float = 0.0

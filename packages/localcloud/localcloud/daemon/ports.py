@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from localcloud.home import HomeState
+from localcloud.home import DEFAULT_PORT, HomeState
 
 ADDRESS = "127.0.0.1"
 
@@ -32,8 +32,14 @@ def bind(port: int, what: str) -> socket.socket:
     return listener
 
 
-def bind_api_and_s3(port: int, state: HomeState) -> tuple[socket.socket, socket.socket]:
-    """Sockets for the APIs and for S3. With port 0, the ports of the last start are used again if they are free."""
+def bind_api_and_s3(port: int | None, state: HomeState) -> tuple[socket.socket, socket.socket]:
+    """Sockets for the APIs and for S3. With port 0, the ports of the last start are used again if they are free.
+
+    Without a port (None), those of the last start or the default ones are used if they are free, otherwise any.
+    """
+    if port is None:
+        api, s3 = state.api_port or DEFAULT_PORT, state.s3_port or DEFAULT_PORT + 1
+        return _bind_or_any(api, "the APIs"), _bind_or_any(s3, "S3")
     if port:
         first = bind(port, "the APIs")
         try:

@@ -1,0 +1,60 @@
+"""Which project a command works on: the one around the current folder, as git finds it."""
+
+from pathlib import Path
+
+import pytest
+
+from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
+from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.project import project_name, project_root, tool_root
+from flux_training.training.errors import BadInput
+from tests.support.flux import STACK_FILE, in_pipe, with_code
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A project of one's own, with the tool's code in flux-training/, and a folder inside."""
+    root = tmp_path / "my-loras"
+    (root / "jobs/deep").mkdir(parents=True)
+    (root / "Pulumi.yaml").write_text("name: my-loras\nruntime: python\n", encoding="utf-8")
+    (root / "Pulumi.dev.yaml").write_text(STACK_FILE.replace("flux-training:", "my-loras:"), encoding="utf-8")
+    (root / "flux-training").mkdir()
+    with_code(root / "flux-training")
+    return root
+
+
+def test_the_project_is_found_upward(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own / "jobs/deep")
+    assert project_root({}) == own
+    assert project_name(own) == "my-loras"
+
+
+def test_another_pulumi_project_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: web\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert project_root({}) == tool_root()
+
+
+def test_a_variable_names_the_project(own: Path) -> None:
+    assert project_root({"FLUX_PROJECT": str(own)}) == own
+    with pytest.raises(BadInput, match=r"is no project: it has no Pulumi\.yaml; set FLUX_PROJECT"):
+        project_root({"FLUX_PROJECT": str(own / "jobs")})
+
+
+def test_settings_have_the_name_of_the_project(own: Path) -> None:
+    assert uses_local_cloud(own, "dev")
+    declare_jobs_in_file(own, "dev", {"second": {}})
+    assert sorted(declared_jobs(own, "dev")) == ["first", "second"]
+    assert "    second: {}" in (own / "Pulumi.dev.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["", "name: [1]", "name: {"])
+def test_an_unusable_name_is_reported(tmp_path: Path, name: str) -> None:
+    (tmp_path / "Pulumi.yaml").write_text(name, encoding="utf-8")
+    with pytest.raises(BadInput, match=r"Pulumi\.yaml (has no name|cannot be read)"):
+        project_name(tmp_path)
+
+
+def test_cwd_is_where_the_command_acts(own: Path, tmp_path: Path) -> None:
+    listed = in_pipe(tmp_path, "--cwd", str(own / "jobs"), "list")
+    assert (listed.code, "deep" in listed.output) == (0, True)
