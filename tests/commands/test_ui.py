@@ -85,9 +85,12 @@ class CountedWatcher:
         return StackStatus([row(step=self.reads, problem=self.problem)])
 
 
+def deployed_with(watcher: CountedWatcher) -> DeployedStack:
+    return DeployedStack(cast(Watcher, watcher), cast(Connection, SimpleNamespace(cloud="local")), LAYOUT)
+
+
 def live_with(watcher: CountedWatcher) -> LiveStack:
-    deployed = DeployedStack(cast(Watcher, watcher), cast(Connection, SimpleNamespace(cloud="local")), LAYOUT)
-    return LiveStack("dev", lambda: deployed)
+    return LiveStack("dev", lambda: deployed_with(watcher))
 
 
 @contextmanager
@@ -234,6 +237,19 @@ def test_the_expected_cost_includes_the_time_left(state: RunState, expected: flo
 
 def test_the_document_names_the_next_step_when_nothing_is_deployed() -> None:
     assert "`make up`" in stack_document("dev", None, {}, True, "")["note"]
+
+
+def test_a_cloud_that_moved_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `make down` and `make cloud` it may listen on other ports."""
+    monkeypatch.setattr("flux_training.commands.ui.live.OUTPUTS_SECONDS", 0)
+    before, after = CountedWatcher({}), CountedWatcher({})
+    before.problem = "down"
+    found = iter([before, after])
+    live = LiveStack("dev", lambda: deployed_with(next(found)))
+    for watcher in (before, after):
+        watcher.permits.release()
+        live.read()
+    assert (before.reads, after.reads, live.status is not None) == (1, 1, True)
 
 
 def test_the_document_counts_the_nodes_of_each_cluster() -> None:

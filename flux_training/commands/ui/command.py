@@ -12,18 +12,18 @@ from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.run import Layout
 
-MAX_PORT = 65535
+# Lower ports need special rights, and browsers leave out port 80 where this server expects it.
+MIN_PORT, MAX_PORT = 1024, 65535
 
 
 @click.command()
 @click.option(
     "--port",
-    type=click.IntRange(0, MAX_PORT),
-    default=0,
+    type=click.IntRange(MIN_PORT, MAX_PORT),
     help="Serve on this port, for example to forward it with SSH. [default: any free port]",
 )
 @stack_option
-def ui(port: int, stack: str) -> None:
+def ui(port: int | None, stack: str) -> None:
     """Serve a live page of the jobs on this machine: states, losses, samples, costs.
 
     The page only reads, and only this machine can open it. Requests to the services are made while the page is open.
@@ -31,16 +31,16 @@ def ui(port: int, stack: str) -> None:
     read_only_engine(stack)
     live = LiveStack(stack, lambda: find_deployed(stack))
     try:
-        server = UiServer(live, port)
+        server = UiServer(live, port or 0)
     except OSError as error:
         raise BadInput([f"--port {port}: {error.strerror}; without --port any free port is used"]) from None
     with server:
         threading.Thread(target=live.run, daemon=True).start()
-        say(f"Open {server.address}\nCtrl-C ends the page. The jobs go on.")
+        say(f"Open {server.address}\nCtrl-C stops the page, not the jobs.")
         try:
             server.serve_forever(poll_interval=0.1)
         except KeyboardInterrupt:
-            say("\nended")
+            say("\nstopped")
         finally:
             live.close()
 

@@ -42,7 +42,7 @@ class LiveStack:
         self.deployed: DeployedStack | None = None
         self.status: StackStatus | None = None
         self._find_deployed = find_deployed
-        self._looked_up = float("-inf")
+        self._looked_up, self._has_failed = float("-inf"), False
         self._changed = threading.Condition()
         self._readers, self._version = 0, 0
         self._document: dict[str, Any] = {}
@@ -93,20 +93,22 @@ class LiveStack:
                 self.status = self.deployed.watcher.read()
         except FluxError as failure:
             error = str(failure)
+        self._has_failed = bool(error)
         watcher = self.deployed.watcher if self.deployed else None
         clusters = watcher.clusters if watcher else {}
         local = watcher is not None and watcher.local
         self._publish(stack_document(self.stack, self.status, clusters, local, error))
 
     def _look_up(self) -> None:
-        """Find what is deployed; again while nothing is, and once all runs have ended."""
-        is_settled = self.status is not None and not self.status.has_ended
+        """Find what is deployed; again while nothing is, once all runs have ended, and after a failure, which may be due to a cloud that moved."""
+        is_settled = self.status is not None and not self.status.has_ended and not self._has_failed
         if is_settled or time.monotonic() - self._looked_up < OUTPUTS_SECONDS:
             return
         found = self._find_deployed()
         self._looked_up = time.monotonic()
         if found is None or self.deployed is None or found.runs != self.deployed.runs:
-            self.deployed, self.status = found, None
+            self.status = None
+        self.deployed = found
 
     def _publish(self, document: dict[str, Any]) -> None:
         with self._changed:
