@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from flux_training.training.cost import Bill, Line, Rate
 from flux_training.training.finding import Finding, LintReport
 from flux_training.training.runs.changes import Changes, Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload
+from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
 from tests.support.photos import DAMAGED_EXIF
 
 AGAIN = JobPlan(
@@ -150,9 +152,19 @@ def test_mentions_are_disabled() -> None:
 def test_the_page_has_all_tables() -> None:
     html = as_page(PLAN, GITHUB)
     assert "<h2>" in html
-    assert html.count("<table>") == 4
+    assert html.count("<table ") == 4
     assert "<del>red</del>" in html
     assert "\\(" not in html
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize(("dark", "phone"), THEMES)
+def test_the_page_fits_every_screen(tmp_path: Path, dark: bool, phone: bool) -> None:
+    page = tmp_path / "plan.html"
+    page.write_text(as_page(PLAN, GITHUB), encoding="utf-8")
+    with page_in_chromium(page.as_uri(), dark, phone) as seen:
+        assert not seen.overflows()
+        assert seen.accessibility_violations() == []
 
 
 def test_thumbnails_are_small_and_made_only_of_intact_photos() -> None:

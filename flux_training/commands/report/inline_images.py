@@ -32,16 +32,14 @@ class EncodedImage:
 
 def embed_image(source: Path | BinaryIO, longest_side: int) -> InlineImage | None:
     """The image, reduced to `longest_side`; None if it cannot be read."""
-    image = encode_image(source, longest_side)
+    image = encode_image(source, longest_side, MAX_PIXELS)
     if image is None:
         return None
     encoded = base64.b64encode(image.data).decode("ascii")
     return InlineImage(f"data:image/webp;base64,{encoded}", image.width, image.height)
 
 
-def encode_image(
-    source: Path | BinaryIO, longest_side: int, max_pixels: int = MAX_PIXELS
-) -> EncodedImage | None:
+def encode_image(source: Path | BinaryIO, longest_side: int, max_pixels: int) -> EncodedImage | None:
     """The image, reduced to `longest_side`; None if it cannot be read or has more than `max_pixels`."""
     from PIL import Image, ImageOps
 
