@@ -11,7 +11,7 @@ from components.aws import check_package
 from components.container_group import fingerprint, given_keys, node_environment, secret_values
 from components.migration import migrate
 from components.pinning import pin_finished
-from components.pipeline import PipelineContext, TrainingPipeline, cluster_size
+from components.pipeline import PipelineContext, TrainingPipeline
 from components.preparation import check_existing, parent_mark, prepared_run
 from components.prepared_runs import write_prepared
 from components.provider import home
@@ -20,8 +20,7 @@ from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTING
 from flux_training.clients.local_cloud import connect_started
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
-from flux_training.training.bill import describe_bill, over_budget
-from flux_training.training.cost import Bill
+from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.finding import LintReport, summarize
@@ -30,7 +29,8 @@ from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import StackSettings, on_gpu, parse_stack_settings
+from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_gpu, parse_stack_settings
+from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
 
 # Pulumi shows the logged errors, without a traceback, of a program that ends with this code (docs/pulumi.md).
 REFUSED = 32
@@ -56,7 +56,7 @@ def main() -> None:
 
     connection = stack.connection
     notes = [
-        describe_bill(bill, local=connection.cloud == "local"),
+        describe_stack_bill(bill, local=connection.cloud == "local"),
         *changes_in_words(survey),
         *existing.notes,
     ]
@@ -67,13 +67,18 @@ def main() -> None:
     if not pulumi.runtime.is_dry_run():
         unfinished = [job for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
         write_prepared(owner, (prepared_run(job, bill) for job in unfinished))
-    if not names_a_class(settings.cluster.gpu):
-        settings = on_gpu(settings, bill.rate.gpu)
+    conditions = {
+        name: bill.clusters[name].rate.gpu
+        for name, cluster in settings.all_clusters.items()
+        if not names_a_class(cluster.gpu)
+    }
+    if conditions:
+        settings = on_gpu(settings, conditions)
     context = PipelineContext(
         owner=owner,
         home=home(connection),
         credentials=credentials_of(connection, settings),
-        unfinished=sum(state.needs_gpu for state in survey.states.values()),
+        unfinished=survey.unfinished_by_cluster(settings.all_clusters),
         region=connection.s3_region,
         keys_end=existing.keys_end,
         parent=parent_mark(connection),
@@ -82,7 +87,9 @@ def main() -> None:
     export(TrainingPipeline("pipeline", settings, survey.jobs, context), settings)
 
 
-def survey_of(settings: StackSettings, keys: dict[str, str | None]) -> tuple[Survey, Bill, StackServices]:
+def survey_of(
+    settings: StackSettings, keys: dict[str, str | None]
+) -> tuple[Survey, StackBill, StackServices]:
     """The declared jobs, checked and priced. Raises BadInput for mistakes and an exceeded budget, ServiceError."""
     # Printed, because Pulumi shows log messages only when the program has ended.
     examiner = Examiner.of(on_progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
@@ -94,7 +101,7 @@ def survey_of(settings: StackSettings, keys: dict[str, str | None]) -> tuple[Sur
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     write_survey(survey)
-    if findings := over_budget(settings.budget, bill):
+    if findings := over_stack_budget(settings.budget, bill):
         raise BadInput(findings)
     return survey, bill, stack
 
@@ -108,24 +115,30 @@ def changes_in_words(survey: Survey) -> list[str]:
     ]
 
 
-def credentials_of(connection: Connection, settings: StackSettings) -> str:
+def credentials_of(connection: Connection, settings: StackSettings) -> dict[str, str]:
+    """A fingerprint of the nodes' environment for each cluster."""
     given = given_keys(connection) if settings.storage.kind == "s3" else {}
-    return fingerprint(
-        {**secret_values(settings.cluster.environment), **node_environment(connection), **given}
-    )
+    shared = {**node_environment(connection), **given}
+    return {
+        name: fingerprint({**secret_values(cluster.environment), **shared})
+        for name, cluster in settings.all_clusters.items()
+    }
 
 
 def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
-    smallest, largest = cluster_size(settings.cluster, len(pipeline.jobs))
     pulumi.export("jobs", pipeline.summary())
     pulumi.export("cost", pipeline.cost())
     pulumi.export("bucket", settings.storage.bucket)
     pulumi.export("prefix", settings.storage.key_prefix)
-    pulumi.export("containerGroup", {"id": pipeline.group.id, "name": settings.cluster.name})
+    clusters = {name: cluster.summary for name, cluster in pipeline.clusters.items()}
+    if SINGLE_CLUSTER in clusters:
+        single = clusters[SINGLE_CLUSTER]
+        pulumi.export("containerGroup", {"id": single["id"], "name": single["name"]})
+        pulumi.export("clusterSize", single["size"])
+    else:
+        pulumi.export("clusters", clusters)
     if pipeline.dev is not None:
         pulumi.export("dev", pipeline.dev_summary())
-    size = {"min": smallest, "max": largest, "autoscale": settings.cluster.autoscale}
-    pulumi.export("clusterSize", size)
 
 
 def report_mistakes(report: LintReport) -> None:

@@ -20,13 +20,15 @@ from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import OWNER_VARIABLE
-from flux_training.training.settings import RESERVED_VARIABLES
+from flux_training.training.settings import RESERVED_VARIABLES, SINGLE_CLUSTER
 
 # Set in a group that existed before the stack adopted it: `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
 # Default settings of the Kelpie worker; `cluster.environment` overrides them (docs/decisions/0031-node.md). After so many seconds without
 # work the worker asks for another machine, because Kelpie never gives a machine a job that has failed on it.
 WORKER_SETTINGS = {"MAX_TIME_WITH_NO_WORK_S": "300"}
+# The cluster that a group is, if the stack has several: its resource has the same name.
+CLUSTER_VARIABLE = "FLUX_CLUSTER"
 # When the keys issued for the nodes expire. Like the keys, it is not part of the fingerprint of the environment.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"
 # The environment variable of each key that is issued for the nodes, by its name in the state of NodeKeys or AwsStorage.
@@ -43,7 +45,7 @@ class ContainerGroupArgs(Properties):
     """`variables` are the names of the user's environment variables and `credentials` is a fingerprint of their values.
 
     `cpu` in cores, `memory` and `storage` in GB. `keys` are the bucket's keys issued for the nodes, `keys_end` is when they end.
-    `tunnel` is set only for a dev group.
+    `tunnel` is set only for a dev group, `cluster` only in a stack with several clusters.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ContainerGroupArgs(Properties):
     keys: Mapping[str, str] | None = None
     keys_end: str | None = None
     tunnel: str | None = None
+    cluster: str | None = None
     owner: str
     adopt: bool
 
@@ -134,10 +137,11 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
         """The variables of its containers, without the owner's mark."""
         return {
             **WORKER_SETTINGS,
-            **secret_values(self.cluster_environment),
+            **secret_values(self.cluster_environments.get(args.cluster or SINGLE_CLUSTER, {})),
             **node_environment(self.connection),
             **(issued_keys(args.keys) if args.keys else given_keys(self.connection)),
             **({KEYS_END_VARIABLE: args.keys_end} if args.keys_end else {}),
+            **({CLUSTER_VARIABLE: args.cluster} if args.cluster else {}),
         }
 
 
@@ -229,7 +233,7 @@ def _fingerprint_of(group: ContainerGroup, state: ContainerGroupState) -> str:
     keys = KEY_VARIABLES.values() if state.keys else ()
     # Older groups lack them. They are set with the next change.
     settings = WORKER_SETTINGS.keys() - set(state.variables.split(", "))
-    others = {OWNER_VARIABLE, ADOPTED_VARIABLE, KEYS_END_VARIABLE, *keys, *settings}
+    others = {OWNER_VARIABLE, ADOPTED_VARIABLE, KEYS_END_VARIABLE, CLUSTER_VARIABLE, *keys, *settings}
     variables = group.container.environment_variables.items()
     return fingerprint({name: value for name, value in variables if name not in others})
 
@@ -293,6 +297,12 @@ def foreign_group(group: ContainerGroup, owner: str) -> FluxError:
         f"{owner} must not change a group that belongs to others",
         "choose another cluster.name, delete that group, or set `adopt: true`",
     )
+
+
+def other_cluster(group: ContainerGroup, cluster: str) -> str | None:
+    """The other cluster of the same stack that the group is; None if it is this one."""
+    marked = group.environment_value(CLUSTER_VARIABLE) or SINGLE_CLUSTER
+    return marked if marked != cluster else None
 
 
 def node_environment(connection: Connection) -> dict[str, str | SecretStr]:

@@ -26,9 +26,9 @@ from flux_training.training.settings import ClusterSettings, StackSettings
 
 @dataclass(frozen=True)
 class PipelineContext:
-    """What the pipeline needs besides the settings.
+    """What the pipeline needs besides the settings. `credentials` and `unfinished` are by cluster.
 
-    `owner` is `<project>/<stack>`; `home` is where its resources live. `credentials` is a fingerprint of the nodes' environment, so
+    `owner` is `<project>/<stack>`; `home` is where its resources live. `credentials` are fingerprints of the nodes' environment, so
     that a new key shows as a change. `unfinished` counts the declared runs without verified weights; it matters only without
     autoscaling. `keys_end` is when the nodes' temporary keys should end, empty if they have no end, and `parent` identifies the keys
     that they are derived from. `retention`: days by key prefix.
@@ -36,8 +36,8 @@ class PipelineContext:
 
     owner: str
     home: str
-    credentials: str
-    unfinished: int
+    credentials: Mapping[str, str]
+    unfinished: Mapping[str, int]
     region: str = ""
     keys_end: str = ""
     parent: str = ""
@@ -50,6 +50,16 @@ def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
     return min(cluster.min_replicas, largest), largest
 
 
+def resource_name(name: str, cluster: str) -> str:
+    """The Pulumi name of a cluster's resource: with a single cluster, that of stacks before there were several."""
+    return f"{name}-{cluster}" if cluster else name
+
+
+def in_cluster(summary: pulumi.Output[dict[str, Any]], cluster: str) -> pulumi.Output[dict[str, Any]]:
+    """A job's summary with the name of its cluster, if that has one."""
+    return summary.apply(lambda found: {**found, "cluster": cluster}) if cluster else summary
+
+
 def total_cost(jobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
     """The jobs' costs and their totals, as far as they are known."""
     known = {name: dict(cost) for name, cost in jobs.items() if cost}
@@ -59,6 +69,22 @@ def total_cost(jobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
         if any(key in cost for cost in known.values())
     }
     return {**totals, "jobs": known}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster of the stack. `declared` is the number of its jobs."""
+
+    name: str
+    settings: ClusterSettings
+    declared: int
+    group: TrainingGroup
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        smallest, largest = cluster_size(self.settings, self.declared)
+        size = {"min": smallest, "max": largest, "autoscale": self.settings.autoscale}
+        return {"id": self.group.id, "name": self.settings.name, "size": size}
 
 
 class TrainingPipeline(pulumi.ComponentResource):
@@ -79,18 +105,21 @@ class TrainingPipeline(pulumi.ComponentResource):
         self.bucket = self._bucket()
         datasets = {job.name: self._dataset(job) for job in jobs if job.dataset_of == job.name}
         self.images = self._images()
-        cluster = self._group_args(len(jobs), self._node_keys())
-        self.group = TrainingGroup("cluster", cluster, self._options())
-        self.dev = self._dev(cluster)
-        declared = self._declared_runs(jobs)
-        self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], declared]) for job in jobs}
-        if settings.cluster.autoscale:
-            self._rule(len(jobs))
+        keys = self._node_keys()
+        by_cluster = {name: [job for job in jobs if job.cluster == name] for name in settings.all_clusters}
+        self.clusters = {name: self._cluster(name, len(own), keys) for name, own in by_cluster.items()}
+        self.dev = self._dev(keys)
+        runs = {name: self._declared_runs(name, own) for name, own in by_cluster.items()}
+        self.jobs = {job.name: self._job(job, [datasets[job.dataset_of], runs[job.cluster]]) for job in jobs}
+        for name, own in by_cluster.items():
+            if settings.all_clusters[name].autoscale:
+                self._rule(name, [self.jobs[job.name] for job in own])
+        self._places = {job.name: job.cluster for job in jobs}
         self.register_outputs({})
 
     def summary(self) -> dict[str, pulumi.Output[dict[str, Any]]]:
         """The stack output `jobs`: from the resources alone, because the folders may have changed since."""
-        return {name: job.summary for name, job in self.jobs.items()}
+        return {name: in_cluster(job.summary, self._places[name]) for name, job in self.jobs.items()}
 
     def cost(self) -> pulumi.Output[dict[str, Any]]:
         """The stack output `cost`, in dollars and hours: each job's estimate when it was queued, and its use so far."""
@@ -179,11 +208,17 @@ class TrainingPipeline(pulumi.ComponentResource):
         )
         return NodeKeys("node-keys", args, self._options(self.bucket)).keys
 
-    def _dev(self, cluster: ContainerGroupArgs) -> DevGroup | None:
+    def _cluster(self, name: str, declared: int, keys: pulumi.Output[dict[str, str]] | None) -> Cluster:
+        args = self._group_args(name, declared, keys)
+        group = TrainingGroup(resource_name("cluster", name), args, self._options())
+        return Cluster(name, self._settings.all_clusters[name], declared, group)
+
+    def _dev(self, keys: pulumi.Output[dict[str, str]] | None) -> DevGroup | None:
         """On the machine of the cluster's replicas, but with an image, GPU and environment of its own."""
         dev = self._settings.dev
         if not dev.enabled:
             return None
+        cluster = self._group_args(self._settings.dev_cluster, 0, keys)
         tunnel = tunnel_name(self._settings.dev_name, dev.tunnel)
         built = self.images.dev if self.images else None
         args = replace(
@@ -198,43 +233,48 @@ class TrainingPipeline(pulumi.ComponentResource):
             keys=None,
             keys_end=None,
             tunnel=tunnel,
+            cluster=None,
             adopt=False,
         )
         return DevGroup("dev", args, self._options())
 
-    def _group_args(self, declared: int, keys: pulumi.Output[dict[str, str]] | None) -> ContainerGroupArgs:
-        cluster, context = self._settings.cluster, self._context
+    def _group_args(
+        self, name: str, declared: int, keys: pulumi.Output[dict[str, str]] | None
+    ) -> ContainerGroupArgs:
+        cluster, context = self._settings.all_clusters[name], self._context
         smallest, largest = cluster_size(cluster, declared)
+        built = self.images.worker if self.images and self._settings.is_built(name) else None
         return ContainerGroupArgs(
             home=context.home,
             name=cluster.name,
-            image=as_field(self.images.worker) if self.images else cluster.image,
+            image=as_field(built) if built else cluster.image,
             gpu=cluster.gpu,
             priority=cluster.priority,
             cpu=cluster.cpu,
             memory=cluster.memory,
             storage=cluster.storage,
-            replicas=smallest if cluster.autoscale else min(largest, context.unfinished),
+            replicas=smallest if cluster.autoscale else min(largest, context.unfinished[name]),
             autoscale=cluster.autoscale,
             variables=", ".join(sorted(cluster.environment)),
             # Secret: someone who knows the rest of the environment could test short passwords against it.
-            credentials=as_field(pulumi.Output.secret(context.credentials)),
+            credentials=as_field(pulumi.Output.secret(context.credentials[name])),
             keys=as_field(keys) if keys else None,
             keys_end=context.keys_end or None,
+            cluster=name or None,
             owner=context.owner,
             adopt=self._settings.adopt,
         )
 
-    def _declared_runs(self, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
+    def _declared_runs(self, cluster: str, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
         args = DeclaredRunsArgs(
             home=self._context.home,
-            group_id=as_field(self.group.id),
+            group_id=as_field(self.clusters[cluster].group.id),
             bucket=self._settings.storage.bucket,
             prefix=self._layout.prefix,
             runs={job.name: job.run_id for job in jobs},
         )
         # After the bucket: if that refuses to move, no job must be canceled.
-        return DeclaredRuns("runs", args, self._options(self.bucket))
+        return DeclaredRuns(resource_name("runs", cluster), args, self._options(self.bucket))
 
     def _job(self, job: DeclaredJob, needs: list[Resource]) -> TrainingJob:
         webhook = job.settings.webhook or self._settings.webhook
@@ -248,8 +288,8 @@ class TrainingPipeline(pulumi.ComponentResource):
             attempt=job.settings.attempt,
             parent=job.parent,
             steps=job.folder.steps,
-            group_id=as_field(self.group.id),
-            group_name=self._settings.cluster.name,
+            group_id=as_field(self.clusters[job.cluster].group.id),
+            group_name=self.clusters[job.cluster].settings.name,
             bucket=self._settings.storage.bucket,
             prefix=self._layout.prefix,
             max_hours=job.settings.max_hours,
@@ -259,12 +299,12 @@ class TrainingPipeline(pulumi.ComponentResource):
         )
         return TrainingJob(job.name, args, self._options(*needs))
 
-    def _rule(self, declared: int) -> ScalingRule:
-        cluster = self._settings.cluster
-        smallest, largest = cluster_size(cluster, declared)
+    def _rule(self, name: str, jobs: Sequence[TrainingJob]) -> ScalingRule:
+        cluster = self._settings.all_clusters[name]
+        smallest, largest = cluster_size(cluster, len(jobs))
         args = ScalingRuleArgs(
             home=self._context.home,
-            group_id=as_field(self.group.id),
+            group_id=as_field(self.clusters[name].group.id),
             group_name=cluster.name,
             owner=self._context.owner,
             min_replicas=smallest,
@@ -272,4 +312,4 @@ class TrainingPipeline(pulumi.ComponentResource):
             idle_threshold_seconds=cluster.idle_threshold_seconds,
         )
         # After the jobs, so that it is deleted before them: a job canceled under a rule counts as active and would start a GPU.
-        return ScalingRule("scaling", args, self._options(*self.jobs.values()))
+        return ScalingRule(resource_name("scaling", name), args, self._options(*jobs))

@@ -1,12 +1,12 @@
 """Checks of what exists already, before any resource is registered. Only reads, so that a preview shows all problems."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from components.bucket import foreign_bucket
-from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign
+from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign, other_cluster
 from components.prepared_runs import PreparedRun
 from flux_training.clients.connection import Connection
 from flux_training.clients.records import read_record
@@ -15,7 +15,7 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import estimate_record
-from flux_training.training.cost import Bill
+from flux_training.training.cost import StackBill
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.node_rights import (
@@ -44,37 +44,69 @@ class Existing:
 
 
 def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing:
-    """Look at the bucket, the container group and the runs. Raises BadInput for foreign ones, ServiceError."""
+    """Look at the bucket, the container groups and the runs. Raises BadInput for foreign ones, ServiceError."""
     connection, settings = stack.connection, stack.settings
     storage, layout, bucket_exists = stack.storage, stack.layout, survey.bucket_exists
-    group = connection.salad().get_group(settings.cluster.name)
-    notes = check_foreign(stack, group, owner)
+    salad = connection.salad()
+    groups = {name: salad.get_group(cluster.name) for name, cluster in settings.all_clusters.items()}
+    present = {name: group for name, group in groups.items() if group is not None}
+    refuse_renamed(present, owner)
+    notes = check_foreign(stack, present, owner)
     end, warnings = "", tuple[str, ...]()
     if stack.nodes_reach_records:
         warnings = (shared_keys_warning(settings.storage.kind),)
     if settings.storage.kind == "r2" and settings.storage.credentials == "temporary":
         to_train = [job for job in survey.jobs if survey.states[job.name].needs_gpu]
-        runs = remaining_times(storage, layout, to_train, bucket_exists)
-        end, warnings = keys_end(settings, group, runs, owner.rpartition("/")[2])
+        needed = max(
+            seconds_needed(
+                remaining_times(
+                    storage, layout, [job for job in to_train if job.cluster == name], bucket_exists
+                ),
+                cluster.max_replicas,
+            )
+            for name, cluster in settings.all_clusters.items()
+        )
+        end, warnings = keys_end(settings, present.values(), needed, owner.rpartition("/")[2])
     past = past_run_ids(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
     declared = [(job.name, job.run_id) for job in survey.jobs]
     return Existing(end, expiring_prefixes(settings.keep, layout, [*declared, *past]), warnings, notes)
 
 
-def prepared_run(job: DeclaredJob, bill: Bill) -> PreparedRun:
-    folder, estimate = job.folder, estimate_record(bill, job.name)
+def prepared_run(job: DeclaredJob, bill: StackBill) -> PreparedRun:
+    folder, estimate = job.folder, estimate_record(bill.clusters[job.cluster], job.name)
     return PreparedRun(
         job.name, job.run_id, folder.raw_config, job.image_set.manifest, folder.save_every, estimate
     )
 
 
-def check_foreign(stack: StackServices, group: ContainerGroup | None, owner: str) -> tuple[str, ...]:
+def refuse_renamed(groups: Mapping[str, ContainerGroup], owner: str) -> None:
+    """Raise BadInput for a group that another cluster of this stack has: the update would delete it with that cluster.
+
+    `groups` are by cluster.
+    """
+    found = []
+    for name, group in groups.items():
+        other = other_cluster(group, name)
+        if other is None or is_foreign(group, owner):
+            continue
+        has = f"this stack's cluster `{other}`" if other else "this stack's single `cluster`"
+        own = f"clusters.{name}.name" if name else "cluster.name"
+        found.append(
+            f"container group {group.name} belongs to {has}; a cluster under another name is a new one, and needs a group of "
+            f"its own; set another {own}: the jobs that have not ended then move to the new group"
+        )
+    if found:
+        raise BadInput(found)
+
+
+def check_foreign(stack: StackServices, groups: Mapping[str, ContainerGroup], owner: str) -> tuple[str, ...]:
     """Raise BadInput for a bucket or group of others; with `adopt: true`, return notes on what adopting them changes."""
     found: list[FluxError] = []
     notes: list[str] = []
-    if group is not None and is_foreign(group, owner):
-        found.append(foreign_group(group, owner))
-        notes += adoption_notes(group, stack.settings)
+    for name, group in groups.items():
+        if is_foreign(group, owner):
+            found.append(foreign_group(group, owner))
+            notes += adoption_notes(group, stack.settings, name)
     if stack.bucket_exists and (stack.mark is None or stack.mark.owner != owner):
         error = foreign_bucket(stack.storage, stack.layout, owner)
         if error is not None:
@@ -85,10 +117,10 @@ def check_foreign(stack: StackServices, group: ContainerGroup | None, owner: str
     return tuple(notes)
 
 
-def adoption_notes(group: ContainerGroup, settings: StackSettings) -> list[str]:
+def adoption_notes(group: ContainerGroup, settings: StackSettings, name: str) -> list[str]:
     """What adopting a container group changes, by the names of its settings. Values of its environment are never shown."""
-    cluster, resources = settings.cluster, group.container.resources
-    image = "one built from docker/" if settings.image.build else cluster.image
+    cluster, resources = settings.all_clusters[name], group.container.resources
+    image = "one built from docker/" if settings.is_built(name) else cluster.image
     changes = {
         "image": (group.container.image, image),
         "cpu": (resources.cpu, cluster.cpu),
@@ -103,12 +135,15 @@ def adoption_notes(group: ContainerGroup, settings: StackSettings) -> list[str]:
 
 
 def keys_end(
-    settings: StackSettings, group: ContainerGroup | None, runs: Sequence[Remaining], stack: str
+    settings: StackSettings, groups: Iterable[ContainerGroup], needed: float, stack: str
 ) -> tuple[str, tuple[str, ...]]:
-    """When the nodes' temporary keys should end, and a warning if that is too soon. The group's environment has the end of those in use."""
+    """When the nodes' temporary keys should end, and a warning if that is too soon. `needed`: for how many seconds.
+
+    The groups' environment has the end of the keys in use. All groups have the same keys.
+    """
     now = datetime.now(UTC)
-    present = parse_time(group.environment_value(KEYS_END_VARIABLE)) if group else None
-    needed = seconds_needed(runs, settings.cluster.max_replicas)
+    ends = [parse_time(group.environment_value(KEYS_END_VARIABLE)) for group in groups]
+    present = min((end for end in ends if end is not None), default=None)
     end = choose_end(now, present, settings.storage.credential_hours, needed)
     warning = end_warning(now, end, needed, stack)
     return show_time(end), (warning,) if warning else ()

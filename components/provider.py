@@ -31,6 +31,7 @@ from components.properties import (
 from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, storage_kind, with_node_rights
 from flux_training.clients.local_cloud import connect_started
 from flux_training.training.errors import FluxError
+from flux_training.training.settings import SINGLE_CLUSTER
 
 A = TypeVar("A", bound=Properties)
 S = TypeVar("S", bound=Properties)
@@ -78,7 +79,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
     # Whether `read` also updates the inputs, so that the next preview shows drift and `up` repairs it.
     reads_inputs = True
     connection: Connection
-    cluster_environment: dict[str, str]
+    cluster_environments: dict[str, dict[str, str]]
 
     def __getstate__(self) -> None:
         return None
@@ -91,8 +92,11 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         found = connect_started(req.config.get("cloud"), settings, os.environ, storage_kind(storage))
         self.connection = with_node_rights(found, storage)
         # Not an input: the values may be secrets, and the state keeps inputs in plain text.
-        cluster = json.loads(req.config.get("cluster") or "{}")
-        self.cluster_environment = dict(cluster.get("environment") or {})
+        clusters = json.loads(req.config.get("clusters") or "{}")
+        clusters = clusters or {SINGLE_CLUSTER: json.loads(req.config.get("cluster") or "{}")}
+        self.cluster_environments = {
+            name: dict(cluster.get("environment") or {}) for name, cluster in clusters.items()
+        }
 
     def diff(self, id_: str, olds: Props, news: Props) -> DiffResult:
         old, new = from_props(self.state_class, olds), from_props(self.args_class, news)

@@ -14,7 +14,7 @@ SaladCloud bills by the second of running. Allocating a node and downloading the
 (docs/services.md).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import median
@@ -210,9 +210,38 @@ class Bill:
     @property
     def usd(self) -> float | None:
         """The total; None if a part of it is unknown."""
-        parts = [*(line.usd for line in self.lines), self.idle_usd if self.lines else 0.0]
-        known = [part for part in parts if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+        return _sum_if_known([*(line.usd for line in self.lines), self.idle_usd if self.lines else 0.0])
+
+
+@dataclass(frozen=True)
+class StackBill:
+    """The estimate for a stack: one bill for each cluster, by its name."""
+
+    clusters: Mapping[str, Bill]
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(line for bill in self.clusters.values() for line in bill.lines)
+
+    @property
+    def usd(self) -> float | None:
+        """The total; None if a part of it is unknown."""
+        return _sum_if_known(bill.usd for bill in self.clusters.values())
+
+    @property
+    def idle_usd(self) -> float | None:
+        return _sum_if_known(bill.idle_usd for bill in self.clusters.values())
+
+    @property
+    def only(self) -> Bill | None:
+        """The bill of a stack with one cluster; None if there are several."""
+        return next(iter(self.clusters.values())) if len(self.clusters) == 1 else None
+
+
+def _sum_if_known(parts: Iterable[float | None]) -> float | None:
+    found = list(parts)
+    known = [part for part in found if part is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def line_for(work: Work, rate: Rate, speed: Speed | None, cloud: CloudTimes) -> Line:

@@ -34,6 +34,7 @@ from flux_training.training.lint.rules import RULES
 from flux_training.training.setting_errors import in_words
 from flux_training.training.words import nearest
 
+DEFAULT_GROUP = "flux-training"
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
 # Prefixes of the variables that this project sets in the containers.
 RESERVED_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
@@ -42,6 +43,10 @@ MAX_VALUE_LENGTH = 1000
 LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
+# Part of the names of container groups and Pulumi resources.
+CLUSTER_NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")
+# The name of the cluster of a stack with `cluster` instead of `clusters`.
+SINGLE_CLUSTER = ""
 
 # registry/path without a tag: the built image is identified by its digest.
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
@@ -83,7 +88,8 @@ class JobSettings(_Strict):
     `skip`: leave the job out, even if a pattern matches it (`flux cancel` sets it). `attempt`: raise it to train again although
     nothing has changed (`flux retry` does). `resume`: a new run continues from the newest valid checkpoint of the job's last run
     instead of starting over. `dataset` names another job folder whose images and captions are used. `maxHours` limits the GPU time
-    of a run; `stallMinutes` is how long a run may go without a step. `webhook`: Kelpie calls it when the job starts or ends.
+    of a run; `stallMinutes` is how long a run may go without a step. `webhook`: Kelpie calls it when the job starts or ends. `cluster`: the
+    name of the one of the stack's `clusters` that trains the job; not needed if there is only one.
     """
 
     skip: bool = False
@@ -93,6 +99,7 @@ class JobSettings(_Strict):
     max_hours: float | None = Field(None, gt=0)
     stall_minutes: float = Field(30, gt=0)
     webhook: str | None = Field(None, repr=False)
+    cluster: str | None = None
     lint: LintSettings = LintSettings()
 
     @model_validator(mode="before")
@@ -146,7 +153,7 @@ class StorageSettings(_Strict):
 class ClusterSettings(_Strict):
     """The container group. Memory and storage are in GB; the defaults are those of SaladCloud's recipe.
 
-    `gpu`: a name (`RTX 5090`), a minimum of GPU memory (`>= 24 GB`) or `cheapest`. The latter two choose the GPU class on which the runs
+    `name`: of the group; below `clusters` the default is `flux-training-` and the cluster's name. `gpu`: a name (`RTX 5090`), a minimum of GPU memory (`>= 24 GB`) or `cheapest`. The latter two choose the GPU class on which the runs
     cost least, among those with that much memory or, for `cheapest`, with as much as the declared train.yml files need. The class stays
     the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
     `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
@@ -154,7 +161,7 @@ class ClusterSettings(_Strict):
     train.yml, which that version ignores. `environment`: more variables of the containers; the owner of any node can read them.
     """
 
-    name: str = Field("flux-training", pattern=GROUP_NAME.pattern)
+    name: str = Field(DEFAULT_GROUP, pattern=GROUP_NAME.pattern)
     image: str = PUBLIC_IMAGE
     gpu: str = "RTX 5090"
     priority: Literal["high", "medium", "low", "batch"] = "high"
@@ -242,10 +249,11 @@ class DevSettings(_Strict):
     """One replica with a VS Code tunnel, to try things on a real GPU. You pay for it as long as `enabled` is true.
 
     `image` is required unless `image.build` builds it. `gpu` is the cluster's by default. With `tunnel: my-gpu` the page is
-    https://vscode.dev/tunnel/my-gpu.
+    https://vscode.dev/tunnel/my-gpu. `cluster`: with several `clusters`, the one whose name, machine and priority it takes.
     """
 
     enabled: bool = False
+    cluster: str | None = None
     image: str | None = None
     gpu: str | None = None
     tunnel: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{1,18}[a-z0-9]$")
@@ -255,7 +263,9 @@ class StackSettings(_Strict):
     """The whole stack. The services' keys may be set here as secrets; environment variables take precedence.
 
     `results`: what `destroy` does with trained weights and samples, as of the last `up`. `adopt`: take over a container group or bucket
-    that exists and is not this stack's; `destroy` does not delete these. `webhook`: for all jobs without their own.
+    that exists and is not this stack's; `destroy` does not delete these. `webhook`: for all jobs without their own. `clusters`: several
+    clusters by name, such as `{flux: {}, video: {gpu: "H100", image: …}}`, instead of `cluster`; each is a container group with its own
+    scaling rule.
     """
 
     cloud: Literal["local", "salad"]
@@ -263,6 +273,7 @@ class StackSettings(_Strict):
     jobs: dict[str, JobSettings]
     jobs_folder: str = "jobs"
     cluster: ClusterSettings = ClusterSettings()
+    clusters: dict[str, ClusterSettings] = Field(default_factory=dict)
     budget: BudgetSettings = BudgetSettings()
     keep: KeepSettings = KeepSettings()
     image: ImageSettings = ImageSettings()
@@ -283,19 +294,51 @@ class StackSettings(_Strict):
     cloudflare_api_token: SecretStr | None = None
 
     @model_validator(mode="after")
+    def _check_clusters(self) -> StackSettings:
+        fields = self.model_fields_set
+        if "clusters" in fields and not self.clusters:
+            raise ValueError("clusters names no cluster; add one, such as `flux: {}`, or remove `clusters`")
+        if {"cluster", "clusters"} <= fields:
+            names = ", ".join(self.clusters)
+            raise ValueError(
+                f"cluster and clusters ({names}) are both set; move the settings of `cluster` into an entry of `clusters`, such as "
+                "`main: {…}`, or remove one of the two"
+            )
+        by_group: dict[str, list[str]] = {}
+        for name, cluster in self.all_clusters.items():
+            by_group.setdefault(cluster.name, []).append(name)
+        shared = [
+            f"the clusters {' and '.join(names)} have the same container group {group}; give each another `name`"
+            for group, names in by_group.items()
+            if len(names) > 1
+        ]
+        misnamed = [
+            f"clusters: `{name}` must be 2 to 32 lower-case letters, digits and hyphens, beginning with a letter"
+            for name in self.clusters
+            if not CLUSTER_NAME.fullmatch(name)
+        ]
+        findings = [*misnamed, *shared, *filter(None, [self._wrong_dev_cluster])]
+        if findings:
+            raise ValueError("; ".join(findings))
+        return self
+
+    @model_validator(mode="after")
     def _check_combinations(self) -> StackSettings:
         built_dev = self.dev.enabled and self.dev.image is None
+        with_image = [
+            f"{_place_of(name)}.image" for name, one in self.all_clusters.items() if _has_own_image(one)
+        ]
         wrong = {
             "storage.kind aws: the local cloud does not emulate AWS; use s3 or r2": self.cloud == "local"
             and self.storage.kind == "aws",
-            "cluster.image and image.build: true are incompatible; remove one": self.image.build
-            and "image" in self.cluster.model_fields_set,
+            f"{' and '.join(with_image)} and image.build: true are incompatible; remove one": self.image.build
+            and len(with_image) == len(self.all_clusters),
             "dev.enabled needs dev.image, or image.build: true to build it": built_dev
             and not self.image.build,
             "dev.enabled with image.build: true needs image.vscodeSha256": built_dev
             and self.image.build
             and self.image.vscode_sha256 is None,
-            f"cluster.name gives the dev group the name {self.dev_name}, which is too long; shorten it": self.dev.enabled
+            f"{_place_of(self.dev_cluster)}.name gives the dev group the name {self.dev_name}, which is too long; shorten it": self.dev.enabled
             and not GROUP_NAME.fullmatch(self.dev_name),
         }
         findings = [finding for finding, holds in wrong.items() if holds]
@@ -304,14 +347,61 @@ class StackSettings(_Strict):
         return self
 
     @property
+    def _wrong_dev_cluster(self) -> str:
+        """Empty if `dev.cluster` may be as it is."""
+        given, names = self.dev.cluster, ", ".join(self.clusters)
+        if given is not None and not self.clusters:
+            return f"dev.cluster is `{given}`, but this stack has no `clusters`; remove it"
+        if given is not None and given not in self.clusters:
+            return f"dev.cluster: `{given}` is not one of the clusters{nearest(given, self.clusters)}; there are: {names}"
+        if self.dev.enabled and given is None and len(self.clusters) > 1:
+            return f"dev.enabled with several clusters needs dev.cluster; choose one of: {names}"
+        return ""
+
+    @property
+    def all_clusters(self) -> dict[str, ClusterSettings]:
+        """The stack's clusters by name, each with the name of its container group; with `cluster`, that one as SINGLE_CLUSTER."""
+        if not self.clusters:
+            return {SINGLE_CLUSTER: self.cluster}
+        return {name: _with_group_name(name, cluster) for name, cluster in self.clusters.items()}
+
+    @property
+    def dev_cluster(self) -> str:
+        """The name of the cluster whose machine the dev group takes."""
+        return self.dev.cluster or next(iter(self.all_clusters))
+
+    @property
     def dev_name(self) -> str:
-        return f"{self.cluster.name}-dev"
+        return f"{self.all_clusters[self.dev_cluster].name}-dev"
+
+    def is_built(self, cluster: str) -> bool:
+        """Whether the cluster uses the image that `image.build` builds."""
+        return self.image.build and not _has_own_image(self.all_clusters[cluster])
 
 
-def on_gpu(settings: StackSettings, name: str) -> StackSettings:
-    """The settings with the GPU class that a condition was resolved to."""
-    cluster = settings.cluster.model_copy(update={"gpu": name})
-    return settings.model_copy(update={"cluster": cluster})
+def _place_of(cluster: str) -> str:
+    """The key of a cluster's settings."""
+    return f"clusters.{cluster}" if cluster else "cluster"
+
+
+def _has_own_image(cluster: ClusterSettings) -> bool:
+    return "image" in cluster.model_fields_set
+
+
+def _with_group_name(cluster: str, settings: ClusterSettings) -> ClusterSettings:
+    if "name" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"name": f"{DEFAULT_GROUP}-{cluster}"})
+
+
+def on_gpu(settings: StackSettings, classes: Mapping[str, str]) -> StackSettings:
+    """The settings with the GPU classes that conditions were resolved to, by cluster."""
+    found = {
+        name: cluster.model_copy(update={"gpu": classes.get(name, cluster.gpu)})
+        for name, cluster in settings.all_clusters.items()
+    }
+    several = SINGLE_CLUSTER not in found
+    return settings.model_copy(update={"clusters": found} if several else {"cluster": found[SINGLE_CLUSTER]})
 
 
 def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:

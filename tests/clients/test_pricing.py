@@ -43,7 +43,7 @@ def dev_rate(**dev: Any) -> Rate | None:
         cluster=ClusterSettings(gpu="RTX 5090"),
         dev=DevSettings(**dev),
     )
-    return price_stack(StackServices(cast(Connection, Services()), settings), [], {}).dev
+    return price_stack(StackServices(cast(Connection, Services()), settings), [], {}).clusters[""].dev
 
 
 def test_the_bill_has_what_the_dev_group_rents() -> None:

@@ -117,7 +117,7 @@ def test_a_wrong_clock_is_detected_by_the_date_header(date: str | None, found: l
 def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
     found = [result for what, url in addresses(connection).items() for result in check_reachable(what, url)]
     found += check_gpu(connection.salad().gpu_classes(), settings().cluster, 24)
-    found += check_quota(connection.salad(), settings().cluster)
+    found += check_quota(connection.salad(), [settings().cluster])
     storage = connection.storage("flux-doctor")
     storage.ensure()
     found += check_bucket(storage, settings(), UP)
@@ -141,7 +141,7 @@ def test_kelpie_is_checked_with_and_without_a_group(connection: Connection) -> N
 
 def test_too_small_a_quota_or_gpu_is_bad(connection: Connection) -> None:
     classes = connection.salad().gpu_classes()
-    assert verdicts(check_quota(connection.salad(), settings(maxReplicas=6).cluster)) == ["bad"]
+    assert verdicts(check_quota(connection.salad(), [settings(maxReplicas=6).cluster])) == ["bad"]
     assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)) == ["bad"]
     with pytest.raises(BadInput, match="similar: RTX 4090"):
         check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
@@ -235,7 +235,7 @@ def test_wrong_keys_are_reported_and_not_printed(connection: Connection) -> None
     )
     clients = wrong.model_copy(update={"few_retries": True})
     checks: list[Callable[[], list[CheckResult]]] = [
-        lambda: check_quota(clients.salad(), settings().cluster),
+        lambda: check_quota(clients.salad(), [settings().cluster]),
         lambda: check_kelpie(clients, settings().cluster, UP),
         lambda: check_bucket(clients.storage("flux-doctor"), settings(), UP),
     ]

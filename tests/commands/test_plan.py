@@ -25,7 +25,7 @@ from flux_training.commands.plan.markdown import (
 from flux_training.commands.plan.page import as_page
 from flux_training.commands.plan.pictures import InRepository, Pictures, thumbnail
 from flux_training.commands.plan.text import as_text, megabytes
-from flux_training.training.cost import Bill, Line, Rate
+from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.finding import Finding, LintReport
 from flux_training.training.runs.changes import Changes, Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload
@@ -57,7 +57,9 @@ PLAN = Plan(
         JobPlan("owl", PlannedAction.KEPT),
     ),
     cluster=("container group is changed: gpu",),
-    bill=Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), 450.0, 1),
+    bill=StackBill(
+        {"": Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), 450.0, 1)}
+    ),
     upload=Upload(3_400_000, 1, 8),
     lint=LINT,
 )
@@ -201,7 +203,7 @@ def test_a_thumbnail_has_no_metadata_of_the_photo() -> None:
 
 def test_a_permanently_rented_gpu_is_a_cost() -> None:
     rate = Rate("RTX 5090 (32 GB)", "high", 0.45)
-    text = as_comment(Plan("prod", bill=Bill(rate, (), dev=rate)), Pictures())
+    text = as_comment(Plan("prod", bill=StackBill({"": Bill(rate, (), dev=rate)})), Pictures())
     assert "This costs nothing" not in text
     assert "rented all day" in text
     assert "10.80 a day" in text

@@ -26,7 +26,7 @@ def new_name() -> str:
 def provider_of(kind: type[P], connection: Connection) -> P:
     made = kind()
     made.connection = connection
-    made.cluster_environment = {}
+    made.cluster_environments = {}
     return made
 
 

@@ -68,7 +68,7 @@ def test_a_released_group_loses_the_stacks_environment(connection: Connection) -
     gpu = salad.gpu_class_id("RTX 5090")
     salad.create_group(GroupSpec(name=name, image="theirs:1", gpu_classes=[gpu], autostart=False))
     groups = provider_of(ContainerGroupProvider, connection)
-    groups.cluster_environment = {"HF_HOME": "/x", "HF_TOKEN": "canary-hf-77d0"}
+    groups.cluster_environments = {"": {"HF_HOME": "/x", "HF_TOKEN": "canary-hf-77d0"}}
     props = group_props(connection, owner=A, name=name, adopt=True, variables="HF_HOME, HF_TOKEN")
     adopted = groups.create(props)
     assert adopted.id is not None

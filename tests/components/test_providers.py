@@ -56,7 +56,7 @@ class FakeServices:
                 node_secret_access_key=None,
             ),
         )
-        provider.cluster_environment = {"MINE": "1"}
+        provider.cluster_environments = {"": {"MINE": "1"}}
         return provider
 
     def gpu_class_id(self, name: str) -> str:

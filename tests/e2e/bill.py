@@ -20,10 +20,10 @@ from flux_training.clients.connection import connect
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
-from flux_training.training.bill import bill_table
-from flux_training.training.cost import Bill
+from flux_training.training.cost import StackBill
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings, parse_stack_settings
+from flux_training.training.stack_bill import describe_stack_bill
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.training.job_folders import make_job
 
@@ -42,7 +42,7 @@ BILLED = "SELECT COALESCE(SUM((billed_until - running_from) * dollars_an_hour / 
 class BillComparison:
     """In dollars."""
 
-    estimate: Bill
+    estimate: StackBill
     billed: float
 
     @property
@@ -53,7 +53,7 @@ class BillComparison:
 
     def __str__(self) -> str:
         return (
-            f"{bill_table(self.estimate)}\nestimated ${self.estimate.usd:.5f}, billed ${self.billed:.5f}: "
+            f"{describe_stack_bill(self.estimate, local=True)}\nestimated ${self.estimate.usd:.5f}, billed ${self.billed:.5f}: "
             f"{self.error:+.1%}"
         )
 
@@ -76,7 +76,7 @@ def compare(folder: Path, steps: Sequence[int]) -> BillComparison:
         return BillComparison(estimate, bill_of(checkout) - before)
 
 
-def estimate_of(checkout: Checkout) -> Bill:
+def estimate_of(checkout: Checkout) -> StackBill:
     """The estimate that the program would make."""
     with chdir(checkout.root):
         connection = connect("local", {}, os.environ)

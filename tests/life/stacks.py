@@ -42,14 +42,19 @@ class Stack:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def configure(
-        self, jobs: Mapping[str, object], settings: Mapping[str, object] | None = None, **cluster: object
+        self,
+        jobs: Mapping[str, object],
+        settings: Mapping[str, object] | None = None,
+        single: bool = True,
+        **cluster: object,
     ) -> None:
-        """Write the stack file. `settings` add to the settings here or replace them."""
+        """Write the stack file. `settings` add to the settings here or replace them. `single`: with the setting `cluster`."""
+        one = {"flux-training:cluster": {"name": self.place, "maxReplicas": 2, **cluster}}
         config = {
             "flux-training:cloud": "local",
             "flux-training:storage": {"bucket": "life", "prefix": self.place},
             "flux-training:jobs": dict(jobs),
-            "flux-training:cluster": {"name": self.place, "maxReplicas": 2, **cluster},
+            **(one if single else {}),
             **{f"flux-training:{key}": value for key, value in (settings or {}).items()},
         }
         salt = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["encryptionsalt"]

@@ -255,11 +255,18 @@ def _on_an_older_trainer(change: Spoil) -> Spoil:
     return spoil
 
 
+def _with_two_clusters(_folder: Path) -> StackSettings:
+    clusters = {"flux": ClusterSettings(), "video": ClusterSettings()}
+    return stack(cat={}).model_copy(update={"clusters": clusters})
+
+
 TOKEN = "hf_" + "abcDEF" * 6
 MISTAKES: dict[str, Spoil] = {
     "job-unknown": do(_nothing, cat={}, dog={}),
     "glob-empty": do(_nothing, cat={}, **{"dog-*": {}}),
     "dataset-unknown": do(_nothing, cat={"dataset": "dog"}),
+    "cluster-unknown": do(_nothing, cat={"cluster": "video"}),
+    "cluster-missing": _with_two_clusters,
     "job-case": do(lambda folder: make_clean_job(folder.parent, "Cat", seed=5), cat={}, Cat={}),
     "silence-unused": do(_nothing, cat={"lint": {"silence": {"image-few": "a test"}}}),
     "job-name": another_job("my cat"),

@@ -1,7 +1,7 @@
 """What a stack's training costs, by SaladCloud's prices and the speeds of finished runs in the bucket."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
@@ -15,6 +15,7 @@ from flux_training.training.cost import (
     Bill,
     FinishedRun,
     Rate,
+    StackBill,
     Work,
     bill_for,
     finished_run_of,
@@ -26,6 +27,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.settings import ClusterSettings
 from flux_training.training.train_yml.trainer_config import document_of
 
 # How many jobs, and runs of each, are read for their speed.
@@ -33,30 +35,100 @@ MAX_JOBS = 16
 MAX_RUNS_PER_JOB = 3
 
 
-def price_stack(stack: StackServices, jobs: Sequence[DeclaredJob], states: Mapping[str, RunState]) -> Bill:
-    """The estimate for the declared runs that are not finished, on the GPU class that `cluster.gpu` selects.
+def price_stack(
+    stack: StackServices, jobs: Sequence[DeclaredJob], states: Mapping[str, RunState]
+) -> StackBill:
+    """The estimate for the declared runs that are not finished, on the GPU class that each cluster's `gpu` selects.
 
     Raises BadInput if it selects none, ServiceError if a budget or a condition needs prices that are not available.
     """
-    paid = [job for job in jobs if states[job.name].needs_gpu]
-    cluster, cloud = stack.settings.cluster, CLOUDS[stack.settings.cloud]
-    finished = _finished_runs(stack, [job.name for job in paid]) if paid else []
-    works = [_work(stack, job, states[job.name]) for job in paid]
+    paid = [job.name for job in jobs if states[job.name].needs_gpu]
+    finished = _finished_runs(stack, paid) if paid else []
+    bills = {}
+    for name in stack.settings.all_clusters:
+        own = [job for job in jobs if job.cluster == name]
+        bills[name] = ClusterPricing(stack, name, own, states).bill(finished)
+    return StackBill(bills)
 
-    def bill_at(rate: Rate) -> Bill:
-        return bill_for(
-            works,
-            rate,
-            finished,
-            TFLOPS,
-            cloud,
-            max_replicas=cluster.max_replicas,
-            idle_threshold=cluster.idle_threshold_seconds if cluster.autoscale else None,
-            always=min(cluster.min_replicas, len(jobs)),
-        )
 
-    bill = bill_at(_cluster_rate(stack, jobs, states, bill_at))
-    return replace(bill, dev=_dev_rate(stack, bill.rate))
+@dataclass(frozen=True)
+class ClusterPricing:
+    """The estimate for one cluster. `jobs` are those that it trains."""
+
+    stack: StackServices
+    name: str
+    jobs: Sequence[DeclaredJob]
+    states: Mapping[str, RunState]
+
+    @property
+    def cluster(self) -> ClusterSettings:
+        return self.stack.settings.all_clusters[self.name]
+
+    def bill(self, finished: Sequence[FinishedRun]) -> Bill:
+        """Raises BadInput, ServiceError."""
+        paid = [job for job in self.jobs if self.states[job.name].needs_gpu]
+        works = [_work(self.stack, job, self.states[job.name]) for job in paid]
+        cluster = self.cluster
+
+        def bill_at(rate: Rate) -> Bill:
+            return bill_for(
+                works,
+                rate,
+                finished,
+                TFLOPS,
+                CLOUDS[self.stack.settings.cloud],
+                max_replicas=cluster.max_replicas,
+                idle_threshold=cluster.idle_threshold_seconds if cluster.autoscale else None,
+                always=min(cluster.min_replicas, len(self.jobs)),
+            )
+
+        bill = bill_at(self._rate(bill_at))
+        is_dev = self.name == self.stack.settings.dev_cluster
+        return replace(bill, dev=self._dev_rate(bill.rate)) if is_dev else bill
+
+    def _rate(self, bill_at: Callable[[Rate], Bill]) -> Rate:
+        """The class that the cluster's `gpu` selects, and its current price."""
+        cluster, budget = self.cluster, self.stack.settings.budget
+        if names_a_class(cluster.gpu):
+            may_be_unknown = budget.max_usd is None and budget.max_usd_per_job is None
+            return self._rate_of_class(cluster.gpu, may_be_unknown)
+        classes = self.stack.connection.salad().gpu_classes()
+        offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
+
+        def hours_on(offer: Offer) -> float | None:
+            bill = bill_at(_rate(offer, cluster.priority))
+            seconds = [line.seconds for line in bill.lines]
+            return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
+
+        need = max((memory_needed(document_of(job.folder.raw_config)) for job in self.jobs), default=0)
+        return _rate(choose_gpu(cluster.gpu, need, offers, hours_on, self._kept_class()), cluster.priority)
+
+    def _dev_rate(self, own: Rate) -> Rate | None:
+        """The price of the dev group; None if there is none. Raises BadInput for an unknown class."""
+        dev = self.stack.settings.dev
+        if not dev.enabled or dev.gpu is None:
+            return own if dev.enabled else None
+        return self._rate_of_class(dev.gpu, may_be_unknown=True)
+
+    def _rate_of_class(self, gpu: str, may_be_unknown: bool) -> Rate:
+        """The current price of the class with this name or id. Raises BadInput for an unknown class."""
+        priority = self.cluster.priority
+        try:
+            classes = self.stack.connection.salad().gpu_classes()
+        except ServiceError as error:
+            if not may_be_unknown:
+                raise
+            return Rate(gpu, priority, None, str(error))
+        return _rate(offer_of(find_gpu_class(classes, gpu), priority), priority)
+
+    def _kept_class(self) -> str | None:
+        """The existing group's class, if changing it would disturb runs or be useless."""
+        found = [self.states[job.name] for job in self.jobs]
+        if not any(state.is_queued for state in found) and any(state.needs_gpu for state in found):
+            return None
+        group = self.stack.connection.salad().get_group(self.cluster.name)
+        classes = group.container.resources.gpu_classes if group else []
+        return classes[0] if len(classes) == 1 else None
 
 
 def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
@@ -65,60 +137,6 @@ def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     steps = max(0, job.folder.steps - (checkpoint[1] if checkpoint else 0))
     shape = shape_of(document_of(job.folder.raw_config))
     return Work(job.name, steps, shape, job.image_set.size, "queued" if state.is_queued else "new")
-
-
-def _cluster_rate(
-    stack: StackServices,
-    jobs: Sequence[DeclaredJob],
-    states: Mapping[str, RunState],
-    bill_at: Callable[[Rate], Bill],
-) -> Rate:
-    """The class that `cluster.gpu` selects, and its current price."""
-    cluster, budget = stack.settings.cluster, stack.settings.budget
-    if names_a_class(cluster.gpu):
-        may_be_unknown = budget.max_usd is None and budget.max_usd_per_job is None
-        return _rate_of_class(stack, cluster.gpu, may_be_unknown)
-    classes = stack.connection.salad().gpu_classes()
-    offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
-
-    def hours_on(offer: Offer) -> float | None:
-        bill = bill_at(_rate(offer, cluster.priority))
-        seconds = [line.seconds for line in bill.lines]
-        return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
-
-    need = max((memory_needed(document_of(job.folder.raw_config)) for job in jobs), default=0)
-    kept = _kept_class(stack, states.values())
-    return _rate(choose_gpu(cluster.gpu, need, offers, hours_on, kept), cluster.priority)
-
-
-def _dev_rate(stack: StackServices, cluster: Rate) -> Rate | None:
-    """The price of the dev group; None if there is none. Raises BadInput for an unknown class."""
-    dev = stack.settings.dev
-    if not dev.enabled or dev.gpu is None:
-        return cluster if dev.enabled else None
-    return _rate_of_class(stack, dev.gpu, may_be_unknown=True)
-
-
-def _rate_of_class(stack: StackServices, gpu: str, may_be_unknown: bool) -> Rate:
-    """The current price of the class with this name or id. Raises BadInput for an unknown class."""
-    priority = stack.settings.cluster.priority
-    try:
-        classes = stack.connection.salad().gpu_classes()
-    except ServiceError as error:
-        if not may_be_unknown:
-            raise
-        return Rate(gpu, priority, None, str(error))
-    return _rate(offer_of(find_gpu_class(classes, gpu), priority), priority)
-
-
-def _kept_class(stack: StackServices, states: Iterable[RunState]) -> str | None:
-    """The existing group's class, if changing it would disturb runs or be useless."""
-    found = list(states)
-    if not any(state.is_queued for state in found) and any(state.needs_gpu for state in found):
-        return None
-    group = stack.connection.salad().get_group(stack.settings.cluster.name)
-    classes = group.container.resources.gpu_classes if group else []
-    return classes[0] if len(classes) == 1 else None
 
 
 def offer_of(gpu: GpuClass, priority: str) -> Offer:

@@ -20,7 +20,7 @@ from flux_training.training.runs.run_state import Evidence, RunState, run_state
 
 @dataclass(frozen=True)
 class RunStates:
-    """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the group's queue.
+    """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the queues of the stack's groups.
 
     `failing`: those of them that have failed on a node. `pinned`: the keys of the records of verified weights.
     """
@@ -34,7 +34,7 @@ class RunStates:
 def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
     """The states of the declared runs. Raises ServiceError.
 
-    One listing shows which runs have verified weights. Takes one request for each other run, two to list the queue, and
+    One listing shows which runs have verified weights. Takes one request for each other run, two to list each group's queue, and
     up to two more for a run that neither has.
     """
     storage, layout = stack.storage, stack.layout
@@ -86,9 +86,10 @@ def _sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: 
 
 
 def group_jobs(stack: StackServices) -> list[Job]:
-    """The queue's jobs for the stack's container group; none if there is no such group."""
-    group = stack.connection.salad().get_group(stack.settings.cluster.name)
-    return stack.connection.kelpie().list_jobs(container_group_id=group.id) if group else []
+    """The queue's jobs for the stack's container groups; none for those that do not exist."""
+    salad, kelpie = stack.connection.salad(), stack.connection.kelpie()
+    groups = [salad.get_group(cluster.name) for cluster in stack.settings.all_clusters.values()]
+    return [job for group in groups if group for job in kelpie.list_jobs(container_group_id=group.id)]
 
 
 def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:

@@ -6,7 +6,7 @@ need not ask the services again.
 
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
-from flux_training.training.cost import Bill
+from flux_training.training.cost import StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.changes import Changes, Inputs, find_changes
@@ -40,23 +40,28 @@ class JobChanges:
 class Survey:
     """`states` and `changes` are by job name; `changes` has only jobs that will be queued and have an earlier run.
 
-    `unfinished`: ids of all unfinished runs in the queue of the stack's container group.
+    `unfinished`: ids of all unfinished runs in the queues of the stack's container groups.
     """
 
     lint: LintReport
     jobs: Sequence[DeclaredJob] = ()
     states: Mapping[str, RunState] = field(default_factory=dict)
-    bill: Bill | None = None
+    bill: StackBill | None = None
     changes: Mapping[str, JobChanges] = field(default_factory=dict)
     unfinished: frozenset[str] = frozenset()
     failing: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
     bucket_exists: bool = False
 
+    def unfinished_by_cluster(self, clusters: Iterable[str]) -> dict[str, int]:
+        """How many of the declared runs of each cluster have no verified weights."""
+        left = [job.cluster for job in self.jobs if self.states[job.name].needs_gpu]
+        return {cluster: left.count(cluster) for cluster in clusters}
+
 
 def survey_stack(
     stack: StackServices, declared: Sequence[DeclaredJob], lint: LintReport, with_changes: bool
-) -> tuple[Survey, Bill]:
+) -> tuple[Survey, StackBill]:
     """Raises BadInput, ServiceError."""
     jobs = in_parallel(lambda job: _as_trained_before(stack, job) or _with_parent(stack, job), declared)
     runs = run_states_of(stack, jobs)

@@ -1,7 +1,7 @@
 """Runs the checks one after the other and prints each result at once."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -12,13 +12,13 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.doctor import machine, services
-from flux_training.commands.doctor.result import CheckResult, ok, run_check
+from flux_training.commands.doctor.result import CheckResult, check_cluster, ok, run_check
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import stack_jobs
 from flux_training.training.gpu import memory_needed
-from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import flux_command, make_command
@@ -92,9 +92,12 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
     checkup.check("Engine", lambda: machine.check_engine(engine))
     connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
     if connection and settings:
-        needs = [memory_needed(document_of(job.folder.raw_config)) for job in jobs or ()]
+        needs = {
+            name: _memory_needed(job for job in jobs or () if job.cluster == name)
+            for name in settings.all_clusters
+        }
         up = make_command("up", stack)
-        if _check_services(checkup, connection, settings, max(needs, default=0), up):
+        if _check_services(checkup, connection, settings, needs, up):
             storage = connection.storage(settings.storage.bucket)
             checkup.check(
                 "Results",
@@ -104,10 +107,15 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
             )
 
 
+def _memory_needed(jobs: Iterable[DeclaredJob]) -> int:
+    """GB of GPU memory that all of these jobs need."""
+    return max((memory_needed(document_of(job.folder.raw_config)) for job in jobs), default=0)
+
+
 def _check_services(
-    checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: int, up: str
+    checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: Mapping[str, int], up: str
 ) -> bool:
-    """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs need. `up`: the command that deploys the stack."""
+    """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs of each cluster need. `up`: the command that deploys the stack."""
     connection = connection.model_copy(update={"few_retries": True})
     is_reachable = {
         title: checkup.check(title, partial(services.check_reachable, title, url))
@@ -120,10 +128,14 @@ def _check_services(
             lambda found: f"is accepted: {len(found)} GPU classes are offered",
         )
         if classes is not None:
-            checkup.check("GPU", lambda: services.check_gpu(classes, settings.cluster, memory_gb))
-            checkup.check("Quota", lambda: services.check_quota(connection.salad(), settings.cluster))
-            if is_reachable["Kelpie"]:
-                checkup.check("Kelpie's key", lambda: services.check_kelpie(connection, settings.cluster, up))
+            clusters = settings.all_clusters
+            for name, cluster in clusters.items():
+                check = partial(services.check_gpu, classes, cluster, memory_gb[name])
+                checkup.check("GPU", partial(check_cluster, name, "GPU", check))
+            checkup.check("Quota", lambda: services.check_quota(connection.salad(), clusters.values()))
+            for name, cluster in clusters.items() if is_reachable["Kelpie"] else ():
+                check = partial(services.check_kelpie, connection, cluster, up)
+                checkup.check("Kelpie's key", partial(check_cluster, name, "Kelpie's key", check))
     if settings.storage.kind == "r2":
         checkup.check("Cloudflare's token", lambda: services.check_cloudflare(connection, settings, up))
     stack = StackServices(connection, settings)

@@ -1,7 +1,7 @@
 """The result of a check. No check can stop the others."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flux_training.training.errors import BadInput, FluxError
@@ -30,6 +30,12 @@ def note(title: str, message: str, fix: str = "") -> CheckResult:
 
 def bad(title: str, message: str, fix: str) -> CheckResult:
     return CheckResult("bad", title, message, fix)
+
+
+def check_cluster(cluster: str, title: str, check: Callable[[], list[CheckResult]]) -> list[CheckResult]:
+    """The check's results, each with the name of the cluster, if that has one."""
+    results = run_check(title, check)
+    return [replace(one, message=f"{cluster}: {one.message}") for one in results] if cluster else results
 
 
 def run_check(title: str, check: Callable[[], list[CheckResult]]) -> list[CheckResult]:

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -97,15 +97,16 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
     return [ok("GPU", message)]
 
 
-def check_quota(salad: Salad, cluster: ClusterSettings) -> list[CheckResult]:
-    quotas = salad.quotas()
-    group = salad.get_group(cluster.name)
-    others = quotas.used - (group.replicas if group else 0)
-    usage = f"{others} used by other groups, this stack may use {cluster.max_replicas}"
+def check_quota(salad: Salad, clusters: Iterable[ClusterSettings]) -> list[CheckResult]:
+    quotas, own = salad.quotas(), list(clusters)
+    groups = [salad.get_group(cluster.name) for cluster in own]
+    others = quotas.used - sum(group.replicas for group in groups if group)
+    wanted = sum(cluster.max_replicas for cluster in own)
+    usage = f"{others} used by other groups, this stack may use {wanted}"
     message = f"{quotas.quota} replicas, {usage}"
-    if quotas.quota < cluster.max_replicas:
+    if quotas.quota < wanted:
         return [bad("Quota", message, "lower cluster.maxReplicas, or ask SaladCloud for more")]
-    if quotas.quota - others < cluster.max_replicas:
+    if quotas.quota - others < wanted:
         return [note("Quota", message, "fewer nodes than cluster.maxReplicas can start now")]
     return [ok("Quota", message)]
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from flux_training.training.cost import Bill
+from flux_training.training.cost import Bill, StackBill
 from flux_training.training.runs.plan import JobPlan, Plan
 
 VERSION = 2
@@ -22,7 +22,7 @@ def as_json(plan: Plan) -> str:
         "jobs": {job.name: _job(job) for job in plan.jobs},
         "cluster": plan.cluster,
         "upload": asdict(plan.upload),
-        "cost": _cost(plan.bill) if plan.bill else None,
+        "cost": _stack_cost(plan.bill) if plan.bill else None,
         "findings": [finding.as_json() for finding in lint.findings] if lint else [],
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
@@ -44,6 +44,15 @@ def _job(job: JobPlan) -> dict[str, Any]:
         "seconds": line.seconds if line else None,
         "steps": line.steps if line else None,
     }
+
+
+def _stack_cost(bill: StackBill) -> dict[str, Any]:
+    """With several clusters, only the dollars are of all; the rest is in `clusters`."""
+    if bill.only:
+        return _cost(bill.only)
+    single = dict.fromkeys(("gpu", "priority", "usdAnHour", "trouble"))
+    clusters = {name: _cost(one) for name, one in bill.clusters.items()}
+    return {"usd": bill.usd, "idleUsd": bill.idle_usd, **single, "clusters": clusters}
 
 
 def _cost(bill: Bill) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from flux_training.training.bill import (
     sources_of_times,
     standing_charge,
 )
+from flux_training.training.cost import Bill
 from flux_training.training.runs.changes import Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, plan_headline
 from flux_training.training.words import counted, flux_command
@@ -70,12 +71,18 @@ def _money(plan: Plan) -> str:
     bill = plan.bill
     if bill is None:
         return ""
-    charge = escaped(standing_charge(bill))
+    each = bill.clusters.values()
+    charge = escaped(" ".join(filter(None, map(standing_charge, each))))
     if not bill.lines:
         return charge or "This costs nothing."
-    note = "" if plan.local else single_replica_note(bill)
-    heading = f"Estimated cost **{show_dollars(bill.usd)}** on {escaped(bill_heading(bill))}."
+    note = "" if plan.local else next(filter(None, map(single_replica_note, each)), "")
+    where = " and ".join(_heading(name, one) for name, one in bill.clusters.items() if one.lines)
+    heading = f"Estimated cost **{show_dollars(bill.usd)}** on {escaped(where)}."
     return " ".join(filter(None, [heading, charge, note]))
+
+
+def _heading(cluster: str, bill: Bill) -> str:
+    return f"{cluster}: {bill_heading(bill)}" if cluster else bill_heading(bill)
 
 
 def _table(plan: Plan) -> str:
@@ -89,11 +96,20 @@ def _table(plan: Plan) -> str:
         lines.append(f"| | | and {len(jobs) - MAX_ROWS} more | | | |")
     if bill is None or not bill.lines:
         return "\n".join(lines)
-    idle, total = [row for row in bill_rows(bill) if row[0] == "idle"], bill_rows(bill)[-1]
-    lines += [f"| | *idle* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd in idle]
-    lines.append(f"| | **total** | | | **{total[2]}** | **{total[3]}** |")
-    note = f"<sub>Times from {escaped('; '.join(sources_of_times(bill)))}.{' ' + FREE if plan.local else ''}</sub>"
+    for cluster, one in bill.clusters.items():
+        of = f" of {cluster}" if cluster else ""
+        idle = [row for row in bill_rows(one) if row[0] == "idle"]
+        lines += [f"| | *idle{of}* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd in idle]
+        lines += _total(f"total{of}", bill_rows(one)[-1]) if one.lines else []
+    if bill.only is None:
+        lines += _total("all clusters", ("", "", "", show_dollars(bill.usd)))
+    sources = list(dict.fromkeys(text for one in bill.clusters.values() for text in sources_of_times(one)))
+    note = f"<sub>Times from {escaped('; '.join(sources))}.{' ' + FREE if plan.local else ''}</sub>"
     return "\n".join(lines) + f"\n\n{note}"
+
+
+def _total(title: str, row: tuple[str, str, str, str]) -> list[str]:
+    return [f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}** |"]
 
 
 def _row(job: JobPlan) -> str:

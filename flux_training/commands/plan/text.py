@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from flux_training.training.bill import describe_bill
-from flux_training.training.runs.plan import JobPlan, Plan, Upload, plan_headline
+from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload, plan_headline
+from flux_training.training.stack_bill import describe_stack_bill
 from flux_training.training.words import counted, flux_command
 
 MAX_FINDINGS = 20
@@ -13,9 +13,10 @@ def as_text(plan: Plan) -> str:
     """The whole plan; or only the problems, if `up` would be refused."""
     parts = [_problems(plan), f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else ""]
     parts += [*(f"Error: {text}." for text in plan.alarms), *(f"Warning: {text}." for text in plan.warnings)]
-    parts += [_jobs(plan.changed), upload_words(plan.upload)]
+    moved = [job for job in plan.of(PlannedAction.RUNNING) if job.reasons]
+    parts += [_jobs([*plan.changed, *moved]), upload_words(plan.upload)]
     parts.append("\n".join(f"The {line}." for line in plan.cluster))
-    parts += [describe_bill(plan.bill, plan.local) if plan.bill else "", _findings(plan)]
+    parts += [describe_stack_bill(plan.bill, plan.local) if plan.bill else "", _findings(plan)]
     return "\n\n".join(part for part in parts if part)
 
 

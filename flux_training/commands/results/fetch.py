@@ -19,8 +19,8 @@ from flux_training.commands.results.outputs import FetchOptions, FetchResult, fe
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_name, project_root
+from flux_training.commands.watch.groups import prices_of
 from flux_training.commands.watch.job_status import StackJob, job_status, stack_jobs
-from flux_training.commands.watch.watcher import price_of
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.records import RunRecord
@@ -77,7 +77,7 @@ def fetch_command(
     storage = connection.storage(bucket)
     deployed = stack_jobs(outputs, connection.nodes_reach_records)
     runs = select_runs(storage, Layout(prefix), deployed, job, run_id, stack, all_runs=all_runs)
-    price = price_of(connection, outputs)
+    prices = prices_of(connection, outputs)
     results = []
     for run in runs:
         with _progress_bar(f"{run.name} {run.run_id}") as (on_total, on_bytes):
@@ -90,7 +90,9 @@ def fetch_command(
                 on_bytes=on_bytes,
             )
             status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
-            result = fetch_results(status, storage, folder or outputs_of(stack), price, options)
+            result = fetch_results(
+                status, storage, folder or outputs_of(stack), prices.get(run.cluster), options
+            )
         say(
             f"{run.name}: {result.folder} ({status.state}; files fetched: {result.new}, up to date: {result.kept})"
         )

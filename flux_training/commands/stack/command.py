@@ -21,6 +21,7 @@ from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.follow import follow
+from flux_training.commands.watch.groups import stack_groups
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
@@ -60,10 +61,8 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
     # The outputs would fill forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     statuses, unfetched = _collect(engine, stack)
-    if engine.outputs().get("clusterSize", {}).get("autoscale") is False:
-        say(
-            "\nThis cluster does not scale (autoscale: false). Updating again to stop its replicas, which now have no work:"
-        )
+    if fixed := fixed_clusters(engine.outputs()):
+        say(f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:")
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
@@ -132,13 +131,22 @@ def _confirm(question: str) -> None:
         raise FluxError("declined: nothing was changed")
 
 
+def fixed_clusters(outputs: Mapping[str, Any]) -> str:
+    """Which clusters do not scale, as the start of a sentence; empty if all do."""
+    if (outputs.get("clusterSize") or {}).get("autoscale") is False:
+        return "This cluster does not scale"
+    clusters = outputs.get("clusters") or {}
+    fixed = [name for name, one in clusters.items() if one["size"]["autoscale"] is False]
+    return f"Cluster {', '.join(fixed)} does not scale" if fixed else ""
+
+
 def what_destroy_does(stack: str, outputs: Mapping[str, Any]) -> str:
     """In words, from the stack's outputs."""
     jobs = outputs.get("jobs") or {}
     unfinished = [name for name, job in jobs.items() if not RunState(job.get("status")).has_ended]
-    group = (outputs.get("containerGroup") or {}).get("name")
+    groups = ", ".join(group.name for group in stack_groups(outputs).values())
     lines = [
-        f"This deletes all resources of stack {stack}{f', among them container group {group}' if group else ''}."
+        f"This deletes all resources of stack {stack}{f', among them container group {groups}' if groups else ''}."
     ]
     if unfinished:
         lines.append(

@@ -16,6 +16,7 @@ from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.words import DEFAULT_STACK, flux_command, make_command, printable
 
 # Allocating a node and downloading the image takes minutes. Waiting longer than this means that something is wrong.
@@ -37,7 +38,10 @@ NO_PROGRESS = RunProgress()
 
 @dataclass(frozen=True)
 class StackJob:
-    """One entry of the stack output `jobs`. `nodes_reach_records`: whether nodes can write the records below .flux/."""
+    """One entry of the stack output `jobs`. `nodes_reach_records`: whether nodes can write the records below .flux/.
+
+    `cluster`: the name of its cluster, SINGLE_CLUSTER if the stack has a single one.
+    """
 
     name: str
     run_id: str
@@ -47,6 +51,7 @@ class StackJob:
     stall_minutes: float = 30.0
     weights: PinnedWeights | None = None
     nodes_reach_records: bool = False
+    cluster: str = SINGLE_CLUSTER
 
     def in_queue(self, kelpie: Kelpie, bucket: str) -> Job | None:
         """Its job in the queue, if it is really this run's. Raises ServiceError."""
@@ -139,6 +144,7 @@ def stack_jobs(outputs: Mapping[str, Any], nodes_reach_records: bool = False) ->
             float(entry.get("stallMinutes") or StackJob.stall_minutes),
             stored_weights(entry.get("weights")),
             nodes_reach_records,
+            str(entry.get("cluster") or SINGLE_CLUSTER),
         )
         for name, entry in sorted((outputs.get("jobs") or {}).items())
     ]

@@ -4,18 +4,18 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
-from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun, job_of_run
-from flux_training.clients.salad import ContainerGroup, Instance
+from flux_training.clients.salad import Instance
+from flux_training.commands.watch.groups import StackGroup, stack_groups, usd_an_hour
 from flux_training.commands.watch.job_status import (
     JobStatus,
     StackJob,
@@ -40,6 +40,14 @@ class ClusterInfo:
 
     instances: Mapping[str, Instance] = field(default_factory=dict)
     price: float | None = None
+
+
+@dataclass(frozen=True)
+class LastRead:
+    """What was read of a cluster, and when by the monotonic clock."""
+
+    info: ClusterInfo = field(default_factory=ClusterInfo)
+    at: float = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -79,22 +87,6 @@ class StackStatus:
         return sum(known) if known else None
 
 
-def price_of(connection: Connection, outputs: Mapping[str, Any]) -> float | None:
-    """Dollars an hour for one of the stack's nodes; None if SaladCloud does not answer or there is no group."""
-    name = str((outputs.get("containerGroup") or {}).get("name") or "")
-    with suppress(ServiceError):
-        group = connection.salad().get_group(name) if name else None
-        return usd_an_hour(group, connection.salad().gpu_classes()) if group else None
-    return None
-
-
-def usd_an_hour(group: ContainerGroup, classes: Sequence[GpuClass]) -> float | None:
-    """The price of one replica, by the most expensive of its GPU classes. None if no price is known."""
-    wanted = group.container.resources.gpu_classes
-    prices = [gpu.price(group.priority or "high") for gpu in classes if gpu.id in wanted]
-    return max((float(price) for price in prices if price is not None), default=None)
-
-
 class Watcher:
     """Reads the status of a stack's jobs repeatedly. Jobs that have ended are not read again."""
 
@@ -108,22 +100,32 @@ class Watcher:
         self.local = connection.cloud == "local"
         self._connection = connection
         self._layout = Layout(str(outputs.get("prefix") or ""))
-        group = outputs.get("containerGroup") or {}
-        self._group_id, self._group_name = str(group.get("id") or ""), str(group.get("name") or "")
+        self._groups = stack_groups(outputs)
         self._ended: dict[str, JobStatus] = {}
-        self._cluster, self._cluster_time = ClusterInfo(), float("-inf")
+        self._clusters = {name: LastRead() for name in self._groups}
 
     def read(self, jobs: Sequence[StackJob] | None = None) -> StackStatus:
         """The status of `jobs`, by default of all. Raises ServiceError; if only SaladCloud fails, some fields are empty."""
         statuses = self._statuses(self.jobs if jobs is None else jobs)
-        cluster = self._current_cluster(any(not status.has_ended for status in statuses))
+        busy = {status.job.cluster for status in statuses if not status.has_ended}
+        clusters = {name: self._current_cluster(name, name in busy) for name in self._groups}
         problems = find_problems(statuses, datetime.now(UTC), self._stack)
-        return StackStatus([_row(status, cluster, problems.get(status.job.name, "")) for status in statuses])
+        return StackStatus(
+            [
+                _row(
+                    status,
+                    clusters.get(status.job.cluster, ClusterInfo()),
+                    problems.get(status.job.name, ""),
+                )
+                for status in statuses
+            ]
+        )
 
     @property
     def clusters(self) -> Mapping[str, ClusterInfo]:
         """What was last read of each container group, by its name. Makes no request."""
-        return {self._group_name: self._cluster} if self._group_name else {}
+        named = {group.name: self._clusters[name].info for name, group in self._groups.items()}
+        return {name: info for name, info in named.items() if name}
 
     def _statuses(self, jobs: Sequence[StackJob]) -> list[JobStatus]:
         unfinished = [job for job in jobs if job.name not in self._ended]
@@ -145,7 +147,8 @@ class Watcher:
             self._ended.pop(status.job.name, None)
             return f"{status.job.name}: {describe(status)}"
         job, salad = status.queue_job, self._connection.salad()
-        group = salad.get_group(self._group_name)
+        known = self._groups.get(status.job.cluster)
+        group = salad.get_group(known.name) if known else None
         place = self._place(status.job)
         if job is None or group is None or group.id != job.container_group_id or not place.is_own(job):
             return ""
@@ -172,15 +175,20 @@ class Watcher:
         return RunPlace.of(self.storage.bucket, self._layout, job.name, job.run_id)
 
     def _queue_jobs(self, jobs: Sequence[StackJob]) -> dict[str, Job]:
-        """The runs' jobs by name: from one listing if there are several."""
+        """The runs' jobs by name: from one listing for each cluster with several."""
         wanted = {job.kelpie_id for job in jobs if job.kelpie_id}
-        listed = (
-            self._connection.kelpie().list_jobs(self._group_id) if len(wanted) > 1 and self._group_id else []
-        )
+        listed = [job for group in self._groups_with_several(jobs) for job in self._list(group)]
         # A canceled job may have a successor, and the listing of a new group lacks the jobs of the group that it replaced.
         by_id = {job.id: job for job in listed if job.id in wanted and job.status != "canceled"}
         found = {job.name: self._own(job, by_id) for job in jobs}
         return {name: job for name, job in found.items() if job is not None}
+
+    def _groups_with_several(self, jobs: Sequence[StackJob]) -> list[StackGroup]:
+        clusters = [job.cluster for job in jobs if job.kelpie_id]
+        return [group for name, group in self._groups.items() if group.id and clusters.count(name) > 1]
+
+    def _list(self, group: StackGroup) -> list[Job]:
+        return self._connection.kelpie().list_jobs(group.id)
 
     def _own(self, job: StackJob, listed: Mapping[str, Job]) -> Job | None:
         """The job of the run; `listed` are jobs by id."""
@@ -189,23 +197,25 @@ class Watcher:
             return found
         return job_of_run(self._connection.kelpie(), job.kelpie_id, place)
 
-    def _current_cluster(self, is_busy: bool) -> ClusterInfo:
+    def _current_cluster(self, name: str, is_busy: bool) -> ClusterInfo:
         """The price is read once; the nodes again after CLUSTER_SECONDS while a job may run on one of them."""
-        age = time.monotonic() - self._cluster_time
-        if age < CLUSTER_SECONDS or (self._cluster.price is not None and not is_busy):
-            return self._cluster
-        self._cluster_time = time.monotonic()
+        last, group_name = self._clusters[name], self._groups[name].name
+        age = time.monotonic() - last.at
+        if age < CLUSTER_SECONDS or (last.info.price is not None and not is_busy):
+            return last.info
+        self._clusters[name] = replace(last, at=time.monotonic())
         with suppress(ServiceError):
             salad = self._connection.salad()
-            group = salad.get_group(self._group_name) if self._group_name else None
+            group = salad.get_group(group_name) if group_name else None
             if group is None:
-                return self._cluster
-            price = self._cluster.price
+                return last.info
+            price = last.info.price
             if price is None:
                 price = usd_an_hour(group, salad.gpu_classes())
-            nodes = salad.instances(self._group_name) if is_busy else []
-            self._cluster = ClusterInfo({node.machine_id: node for node in nodes}, price)
-        return self._cluster
+            nodes = salad.instances(group_name) if is_busy else []
+            info = ClusterInfo({node.machine_id: node for node in nodes}, price)
+            self._clusters[name] = LastRead(info, time.monotonic())
+        return self._clusters[name].info
 
 
 def _row(status: JobStatus, cluster: ClusterInfo, problem: str) -> JobRow:

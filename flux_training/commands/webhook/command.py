@@ -19,8 +19,8 @@ from flux_training.clients.records import read_record
 from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import Engine
+from flux_training.commands.watch.groups import prices_of, stack_groups
 from flux_training.commands.watch.job_status import job_status
-from flux_training.commands.watch.watcher import price_of
 from flux_training.commands.webhook.history import NoticeHistory
 from flux_training.commands.webhook.notice import Notice, has_reported_end, is_news, notice_of, stack_job
 from flux_training.commands.webhook.notifiers import (
@@ -145,7 +145,7 @@ class JobMonitor:
             return
 
     def check_all(self) -> None:
-        """Read all jobs of the stack's group. Without a history, only record their status. Raises FluxError."""
+        """Read all jobs of the stack's groups. Without a history, only record their status. Raises FluxError."""
         self._read_outputs()
         jobs = self._jobs()
         if self._history.is_new:
@@ -155,8 +155,8 @@ class JobMonitor:
                 self._report(job)
 
     def _jobs(self) -> list[Job]:
-        group = str((self._outputs.get("containerGroup") or {}).get("id") or "")
-        return self._connection.kelpie().list_jobs(group) if group else []
+        groups = [group.id for group in stack_groups(self._outputs).values() if group.id]
+        return [job for group in groups for job in self._connection.kelpie().list_jobs(group)]
 
     def _start_history(self, jobs: Sequence[Job]) -> None:
         self._history.record_baseline({job.id: job.status for job in jobs if job.status != RunState.PENDING})
@@ -169,7 +169,7 @@ class JobMonitor:
         storage = self._connection.storage(bucket)
         record = read_record(storage, known.keys.record, RunRecord).value or RunRecord()
         status = job_status(replace(known, steps=record.steps), job, storage)
-        notice = notice_of(status, bucket, self._price)
+        notice = notice_of(status, bucket, self._prices.get(job.container_group_id))
         if notice is None or not is_news(notice, self._history.statuses):
             return
         self._history.add(notice.kelpie_id, notice.status)
@@ -182,7 +182,8 @@ class JobMonitor:
 
     def _read_outputs(self) -> None:
         self._outputs = deployed_outputs(self._engine)
-        self._price = price_of(self._connection, self._outputs)
+        prices = prices_of(self._connection, self._outputs)
+        self._prices = {group.id: prices[name] for name, group in stack_groups(self._outputs).items()}
 
     def _attempt(self, check: Callable[..., None], *arguments: str) -> None:
         """Keep running if a service fails or the disk is full; the next check tries again."""

@@ -1,7 +1,7 @@
 """The jobs that a stack declares, from its configuration and the job folders."""
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,13 @@ from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
-from flux_training.training.settings import PUBLIC_IMAGE, JobSettings, StackSettings
+from flux_training.training.settings import (
+    PUBLIC_IMAGE,
+    SINGLE_CLUSTER,
+    ClusterSettings,
+    JobSettings,
+    StackSettings,
+)
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE, PINNED_DATE, PUBLIC_IMAGE_DATE
 from flux_training.training.words import nearest
 
@@ -24,13 +30,17 @@ NODE_VARIABLES = frozenset([RUN_ID_VARIABLE, ATTEMPT_VARIABLE, JOB_VARIABLE])
 
 @dataclass(frozen=True)
 class DeclaredJob:
-    """A job folder with its settings. `dataset_of` is the first declared job with the same images, `parent` the run to continue."""
+    """A job folder with its settings. `dataset_of` is the first declared job with the same images, `parent` the run to continue.
+
+    `cluster`: the name of the cluster that trains it.
+    """
 
     folder: JobFolder
     image_set: ImageSet
     settings: JobSettings
     dataset_of: str
     parent: str | None = None
+    cluster: str = SINGLE_CLUSTER
 
     @property
     def name(self) -> str:
@@ -54,9 +64,10 @@ class DeclaredJob:
 
 @dataclass(frozen=True)
 class ChosenJobs:
-    """The settings of the selected jobs by name, findings about the list itself, and the examined job folders."""
+    """The settings and clusters of the selected jobs by name, findings about the list itself, and the examined job folders."""
 
     settings: dict[str, JobSettings] = field(default_factory=dict)
+    clusters: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     jobs: list[Examined] = field(default_factory=list)
 
@@ -75,7 +86,8 @@ def declare_jobs(
         assert job.made is not None  # noqa: S101 - without findings, every job was made
         folder, images = job.made
         dataset_of = first_with.setdefault(images.digest, job.name)
-        jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of))
+        cluster = chosen.clusters[job.name]
+        jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of, cluster=cluster))
     return jobs
 
 
@@ -91,6 +103,8 @@ def gather_jobs(
     folders = folder_names(jobs_folder)
     chosen, findings = choose_jobs(settings.jobs, folders, str(jobs_folder))
     named = {name: chosen.get(name, JobSettings()) for name in names}
+    clusters, misplaced = place_jobs(chosen | named, settings.all_clusters)
+    findings += [finding for finding in misplaced if finding.job in chosen]
     chosen, findings = (chosen | named, findings) if declared else (named, [])
     datasets = {name: jobs_folder / (entry.dataset or name) for name, entry in sorted(chosen.items())}
     for name, folder in datasets.items():
@@ -100,28 +114,58 @@ def gather_jobs(
                 f"job `{name}`: dataset `{other}` is not a folder in {jobs_folder}{nearest(other, folders)}"
             )
             findings.append(_finding("dataset-unknown", message, name))
-    variables = frozenset(settings.cluster.environment) | NODE_VARIABLES
     places = [
-        JobPlace(
-            name,
-            jobs_folder / name,
-            folder if folder.is_dir() or not chosen[name].dataset else None,
-            settings.cluster.gpu,
-            variables,
-            trainer_date(settings),
+        _on_cluster(
+            JobPlace(
+                name, jobs_folder / name, folder if folder.is_dir() or not chosen[name].dataset else None
+            ),
+            settings,
+            clusters.get(name),
         )
         for name, folder in datasets.items()
     ]
-    return ChosenJobs(chosen, findings, examiner.examine(places))
+    return ChosenJobs(chosen, clusters, findings, examiner.examine(places))
 
 
-def trainer_date(settings: StackSettings) -> str:
-    """The day of ai-toolkit's commit in the stack's image; the newest that lint knows if nothing says otherwise."""
-    if settings.cluster.trainer_date:
-        return settings.cluster.trainer_date
-    if settings.image.build:
+def place_jobs(
+    jobs: Mapping[str, JobSettings], clusters: Mapping[str, ClusterSettings]
+) -> tuple[dict[str, str], list[Finding]]:
+    """The cluster of each job, and findings about the jobs that have none."""
+    found, findings = dict[str, str](), list[Finding]()
+    names, has_names = ", ".join(clusters), SINGLE_CLUSTER not in clusters
+    for job, settings in jobs.items():
+        wanted = settings.cluster
+        if wanted is None and len(clusters) == 1:
+            found[job] = next(iter(clusters))
+        elif wanted is None:
+            message = f"job `{job}` names none of the clusters: {names}"
+            findings.append(_finding("cluster-missing", message, job))
+        elif has_names and wanted in clusters:
+            found[job] = wanted
+        else:
+            there = f"there are: {names}" if has_names else "this stack has a single `cluster` without a name"
+            message = f"job `{job}`: `{wanted}` is not a cluster{nearest(wanted, clusters)}; {there}"
+            findings.append(_finding("cluster-unknown", message, job))
+    return found, findings
+
+
+def _on_cluster(place: JobPlace, settings: StackSettings, name: str | None) -> JobPlace:
+    """The place with what its cluster says. A folder without a cluster can be linted as well."""
+    if name is None:
+        return replace(place, variables=NODE_VARIABLES)
+    cluster = settings.all_clusters[name]
+    variables = frozenset(cluster.environment) | NODE_VARIABLES
+    return replace(place, gpu=cluster.gpu, variables=variables, trainer_date=trainer_date(settings, name))
+
+
+def trainer_date(settings: StackSettings, cluster: str) -> str:
+    """The day of ai-toolkit's commit in the cluster's image; the newest that lint knows if nothing says otherwise."""
+    found = settings.all_clusters[cluster]
+    if found.trainer_date:
+        return found.trainer_date
+    if settings.is_built(cluster):
         return PINNED_DATE
-    uses_public_image = settings.cloud == "salad" and settings.cluster.image == PUBLIC_IMAGE
+    uses_public_image = settings.cloud == "salad" and found.image == PUBLIC_IMAGE
     return PUBLIC_IMAGE_DATE if uses_public_image else NEWEST_DATE
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from flux_training.training.cost import Bill, Line
+from flux_training.training.cost import Line, StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.run_state import RunState
@@ -28,6 +28,8 @@ KINDS = {
     "NodeKeys": "key of the nodes",
     DATASET_TYPE: "dataset",
 }
+# With several clusters, their names end with the cluster's (components/pipeline.py).
+OF_CLUSTERS = {"ContainerGroup", "ScalingRule"}
 # Components and providers: their parts are listed. DeclaredRuns repeats the jobs.
 HIDDEN_TYPES = ("pulumi:", "flux:index:")
 BOOKKEEPING = {"DeclaredRuns"}
@@ -94,7 +96,7 @@ class Plan:
     stack: str
     jobs: tuple[JobPlan, ...] = ()
     cluster: tuple[str, ...] = ()
-    bill: Bill | None = None
+    bill: StackBill | None = None
     upload: Upload = Upload()
     lint: LintReport | None = None
     problems: tuple[str, ...] = ()
@@ -192,13 +194,15 @@ def _action(
             return PlannedAction.FAILED, (
                 f"{why}; it is not queued again automatically: raise `attempt` to retry",
             )
-        return (PlannedAction.RUNNING, ()) if state and state.is_queued else (PlannedAction.KEPT, ())
+        return (PlannedAction.RUNNING, _move(step)) if state and state.is_queued else (PlannedAction.KEPT, ())
     if state is RunState.COMPLETED:
         return PlannedAction.ADOPTED, (
             "this run has already finished: its results are adopted, nothing is trained",
         )
     if state and state.is_queued and step.op == "create":
         return PlannedAction.RUNNING, ("its run is already in the queue",)
+    if move := _move(step):
+        return PlannedAction.AGAIN, (*(past.reasons if past else ()), *move)
     if state and not state.needs_gpu:
         return PlannedAction.FAILED, (
             "this run failed before and is not queued again automatically: raise `attempt` to retry",
@@ -208,6 +212,17 @@ def _action(
     return PlannedAction.AGAIN, past.reasons or ("its container group is replaced, so it is queued again",)
 
 
+def _move(step: ResourceChange) -> tuple[str, ...]:
+    """That an unfinished run moves to another container group; empty if it does not."""
+    old, new = step.old.get("groupName"), step.new.get("groupName")
+    if not (old and new) or old == new or step.old.get("runId") != step.new.get("runId"):
+        return ()
+    return (
+        f"it moves from container group {old} to {new}: its job is canceled, also if it is running, and queued there, "
+        "where it continues from its last checkpoint",
+    )
+
+
 def cluster_lines(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
     """One line per resource that is neither a job nor a dataset: `container group is changed: gpu`."""
     found = []
@@ -215,7 +230,11 @@ def cluster_lines(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
         if step.kind in (JOB_TYPE, DATASET_TYPE) or step.op not in OPS:
             continue
         what = f": {', '.join(step.changed)}" if step.changed and step.op != "create" else ""
-        found.append(f"{KINDS.get(step.kind, f'{step.kind} {step.name}')} {OPS[step.op]}{what}")
+        cluster = step.name.partition("-")[2] if step.kind in OF_CLUSTERS else ""
+        kind = KINDS.get(step.kind, f"{step.kind} {step.name}") + (
+            f" of cluster {cluster}" if cluster else ""
+        )
+        found.append(f"{kind} {OPS[step.op]}{what}")
     return tuple(found)
 
 

@@ -178,7 +178,7 @@ def test_progress_callback_is_called_for_each_new_image(tmp_path: Path) -> None:
 
 def test_on_gpu_replaces_only_the_gpu() -> None:
     settings = stack(gpu="32 GB or more", cat={})
-    chosen = on_gpu(settings, "RTX 5090 (32 GB)")
+    chosen = on_gpu(settings, {"": "RTX 5090 (32 GB)"})
     assert chosen.cluster.gpu == "RTX 5090 (32 GB)"
     assert chosen.model_copy(update={"cluster": settings.cluster}) == settings
     assert chosen.cluster.model_copy(update={"gpu": settings.cluster.gpu}) == settings.cluster

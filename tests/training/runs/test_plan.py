@@ -173,6 +173,39 @@ def test_changes_of_other_resources_are_listed() -> None:
     )
 
 
+def test_resources_of_named_clusters_are_told_apart() -> None:
+    steps = [
+        entry("create", "ContainerGroup", "cluster-video"),
+        entry("delete", "ScalingRule", "scaling-flux"),
+    ]
+    assert cluster_lines(read_steps({"steps": steps})) == (
+        "container group of cluster video is created",
+        "scaling rule of cluster flux is deleted",
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "state", "what"),
+    [
+        ("update", RunState.RUNNING, PlannedAction.RUNNING),
+        ("replace", RunState.PENDING, PlannedAction.AGAIN),
+        ("replace", RunState.COMPLETED, PlannedAction.ADOPTED),
+    ],
+)
+def test_a_job_that_moves_to_another_cluster_is_announced(
+    op: str, state: RunState, what: PlannedAction
+) -> None:
+    before, after = {"runId": "r", "groupName": "a"}, {"runId": "r", "groupName": "b"}
+    found = plan_job(ResourceChange("TrainingJob", "cat", op, before, after), state, None, LINE, False)
+    assert found.what is what
+    move = (
+        "it moves from container group a to b: its job is canceled, also if it is running, and queued there"
+    )
+    assert any(reason.startswith(move) for reason in found.reasons) == (state is not RunState.COMPLETED)
+    stays = plan_job(ResourceChange("TrainingJob", "cat", op, before, before), state, None, LINE, False)
+    assert not any("moves" in reason for reason in stays.reasons)
+
+
 def test_diagnostics_are_listed_once_and_by_severity() -> None:
     said = [{"severity": "error", "message": "no\n"}, {"severity": "info", "message": "hm"}, {"severity": "error", "message": "no"}]  # fmt: skip
     assert diagnostics_of({"diagnostics": said}, "error") == ("no",)

@@ -51,7 +51,7 @@ def test_the_stacks_image_tells_the_trainers_date(
         image=ImageSettings.model_construct(build=builds),
         storage=StorageSettings(bucket="bucket"),
     )
-    assert trainer_date(settings) == expected
+    assert trainer_date(settings, "") == expected
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,14 @@ AREA = Area("stack")
 AREA.stack("job-unknown", "each entry of `jobs` is a job folder", "add the folder, or remove the entry")
 AREA.stack("glob-empty", "a pattern without a match trains nothing", "correct the pattern, or add the folder")
 AREA.stack("dataset-unknown", "`dataset` names a job folder", "correct the name, or add the folder")
+AREA.stack(
+    "cluster-unknown", "`cluster` names one of the stack's `clusters`", "correct the name, or add the cluster"
+)
+AREA.stack(
+    "cluster-missing",
+    "with several clusters, a job has to name the one that trains it",
+    "add `cluster:` to the job's entry in `jobs`, or to the entry of its pattern",
+)
 
 
 AREA.error(

@@ -1,0 +1,126 @@
+"""Which cluster trains a job, and the settings of several clusters."""
+
+import json
+from typing import Any
+
+import pytest
+
+from flux_training.training.errors import BadInput
+from flux_training.training.jobs.declare import place_jobs
+from flux_training.training.settings import (
+    SINGLE_CLUSTER,
+    JobSettings,
+    StackSettings,
+    on_gpu,
+    parse_stack_settings,
+)
+
+TWO: dict[str, Any] = {"flux": {}, "video": {"name": "mine", "gpu": "cheapest"}}
+
+
+def settings(**values: Any) -> StackSettings:
+    base = {"cloud": "local", "storage": {"bucket": "weights"}, "jobs": {}}
+    texts = {
+        f"p:{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in (base | values).items()
+    }
+    return parse_stack_settings("p", texts)
+
+
+def test_groups_are_named_after_their_clusters() -> None:
+    assert {name: one.name for name, one in settings(clusters=TWO).all_clusters.items()} == {
+        "flux": "flux-training-flux",
+        "video": "mine",
+    }
+    assert {name: one.name for name, one in settings().all_clusters.items()} == {
+        SINGLE_CLUSTER: "flux-training"
+    }
+
+
+def test_a_condition_is_resolved_for_its_cluster_only() -> None:
+    found = on_gpu(settings(clusters=TWO), {"video": "RTX 4090 (24 GB)"}).all_clusters
+    assert {name: (one.name, one.gpu) for name, one in found.items()} == {
+        "flux": ("flux-training-flux", "RTX 5090"),
+        "video": ("mine", "RTX 4090 (24 GB)"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "finding"),
+    [
+        (
+            {"cluster": {}, "clusters": TWO},
+            "p: cluster and clusters (flux, video) are both set; move the settings of `cluster` into an entry of `clusters`, such as "
+            "`main: {…}`, or remove one of the two",
+        ),
+        (
+            {"clusters": {"Video": {}}},
+            "p: clusters: `Video` must be 2 to 32 lower-case letters, digits and hyphens, beginning with a letter",
+        ),
+        ({"clusters": {}}, "p: clusters names no cluster; add one, such as `flux: {}`, or remove `clusters`"),
+        (
+            {"clusters": {"aa": {"name": "one"}, "bb": {"name": "one"}}},
+            "p: the clusters aa and bb have the same container group one; give each another `name`",
+        ),
+        (
+            {"clusters": {"aa": {"gpus": 1}}},
+            "p:clusters.aa.gpus: unknown key (did you mean `gpu`?); known keys: ",
+        ),
+        (
+            {"clusters": TWO, "dev": {"enabled": True, "image": "i"}},
+            "p: dev.enabled with several clusters needs dev.cluster; choose one of: flux, video",
+        ),
+        (
+            {"clusters": TWO, "dev": {"cluster": "vidoe"}},
+            "p: dev.cluster: `vidoe` is not one of the clusters (did you mean `video`?); there are: flux, video",
+        ),
+        (
+            {"dev": {"cluster": "video"}},
+            "p: dev.cluster is `video`, but this stack has no `clusters`; remove it",
+        ),
+    ],
+)
+def test_mistakes_in_clusters_are_named(values: dict[str, Any], finding: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        settings(**values)
+    (found,) = caught.value.findings
+    assert found.startswith(finding)
+
+
+def test_only_clusters_without_an_image_get_the_built_one() -> None:
+    image = {"build": True, "repository": "me/trainer", "kelpieSha256": "0" * 64}
+    found = settings(clusters={"flux": {}, "video": {"image": "my/wan:1"}}, image=image)
+    assert {name: found.is_built(name) for name in found.all_clusters} == {"flux": True, "video": False}
+    with pytest.raises(BadInput, match=r"clusters\.aa\.image and clusters\.bb\.image and image\.build: true"):
+        settings(clusters={"aa": {"image": "i"}, "bb": {"image": "i"}}, image=image)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "wanted", "cluster", "message"),
+    [
+        (None, None, SINGLE_CLUSTER, ""),
+        (
+            None,
+            "flux",
+            None,
+            "job `cat`: `flux` is not a cluster; this stack has a single `cluster` without a name",
+        ),
+        ({"flux": {}}, None, "flux", ""),
+        (TWO, "video", "video", ""),
+        (TWO, None, None, "job `cat` names none of the clusters: flux, video"),
+        (
+            TWO,
+            "vid",
+            None,
+            "job `cat`: `vid` is not a cluster (did you mean `video`?); there are: flux, video",
+        ),
+        (TWO, "", None, "job `cat`: `` is not a cluster; there are: flux, video"),
+    ],
+)
+def test_each_job_gets_its_cluster(
+    clusters: dict[str, Any] | None, wanted: str | None, cluster: str | None, message: str
+) -> None:
+    stack = settings(clusters=clusters) if clusters else settings()
+    found, findings = place_jobs({"cat": JobSettings(cluster=wanted)}, stack.all_clusters)
+    assert found.get("cat") == cluster
+    assert [finding.message for finding in findings] == ([message] if message else [])
