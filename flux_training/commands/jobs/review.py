@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from flux_training.commands.cli import say
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
+from flux_training.commands.design.style import style_with
 from flux_training.training.dataset.captions import has_caption, is_image
 from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import size_of
@@ -20,8 +21,8 @@ from flux_training.training.opening import read_regular_file
 from flux_training.training.words import counted
 
 PAGE = Path(__file__).with_name("review_page")
+STYLE = "review.css"
 STATIC = {
-    "review.css": "text/css; charset=utf-8",
     "review.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
@@ -119,6 +120,8 @@ class ReviewHandler(PrivateHandler):
             return
         if path == "":
             self.answer(200, "text/html; charset=utf-8", review_page(self.server).encode())
+        elif path == STYLE:
+            self.answer(200, "text/css; charset=utf-8", style_with(PAGE / STYLE).encode())
         elif path in STATIC:
             self.answer(200, STATIC[path], (PAGE / path).read_bytes())
         elif path.startswith("image/") and (image := self.server.image(path.removeprefix("image/"))):

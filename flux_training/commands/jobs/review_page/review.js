@@ -11,7 +11,7 @@ const hasTrigger = (text) => text.includes("[trigger]") || (trigger !== "" && te
 function say(field, text, kind = "") {
   const state = document.getElementById(field.getAttribute("aria-describedby"));
   state.textContent = text;
-  state.className = `state ${kind}`;
+  state.className = `note ${kind}`;
 }
 
 const faulty = (fault) => `${fault}. It is not changed. Fix it in an editor (save as UTF-8), then reload this page.`;
