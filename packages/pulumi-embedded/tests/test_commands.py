@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from engine_stack import PASSPHRASE, EngineStack
+from engine_stack import PASSPHRASE, EngineStack, thing
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.config import StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter, Passphrase
@@ -185,6 +185,32 @@ def test_other_backends_and_runtimes_are_refused(stack: EngineStack) -> None:
     )
     (stack.folder / "Pulumi.yaml").write_text("name: test\nruntime: nodejs\nbackend: {url: 'file://.'}\n")
     assert "the runtime 'nodejs'" in stack.run("preview", code=1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("size", "5", "--plaintext"), ("size", "--plaintext", "5"), ("--plaintext", "size", "--", "5")],
+)
+def test_a_value_may_come_after_options(stack: EngineStack, arguments: tuple[str, ...]) -> None:
+    stack.run("config", "set", *arguments)
+    assert stack.run("config", "get", "size") == "5\n"
+
+
+def test_history_has_pages(stack: EngineStack) -> None:
+    for message in ("first", "second", "third"):
+        stack.up("--message", message)
+    shown = json.loads(stack.run("stack", "history", "--json", "--page-size", "2", "--page", "2"))
+    assert [update["message"] for update in shown] == ["first"]
+
+
+def test_events_are_logged_in_a_file(stack: EngineStack) -> None:
+    stack.spec({"one": thing()})
+    stack.up("--event-log", "events.jsonl")
+    events = [json.loads(line) for line in (stack.folder / "events.jsonl").read_text().splitlines()]
+    assert [event["sequence"] for event in events] == list(range(len(events)))
+    assert "preludeEvent" in events[0]
+    assert "cancelEvent" in events[-1]
+    assert "No such file" in stack.up("--event-log", "missing/events.jsonl", code=1)
 
 
 def test_up_needs_confirmation(stack: EngineStack) -> None:

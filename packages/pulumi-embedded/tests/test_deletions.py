@@ -241,3 +241,23 @@ def test_dependents_of_a_target_must_be_targets() -> None:
     )
     with pytest.raises(EngineError, match="Target 'urn:none' could not be found in the stack"):
         Targets(("urn:none",)).select_for_delete(rows)
+
+
+def test_what_depends_on_a_target_can_be_a_target_too() -> None:
+    rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x")]
+    assert Targets((urn("a"),)).select(rows) == rows[:1]
+    assert Targets((urn("a"),), dependents=True).select(rows) == rows[:3]
+    assert Targets(("**::b", "**::x"), dependents=True).select(rows) == rows[1:]
+
+
+def test_excluded_resources_are_not_targets() -> None:
+    rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x")]
+    assert Targets(excluded=(urn("b"),))
+    assert Targets(excluded=(urn("b"),)).select(rows) == [rows[0], rows[2], rows[3]]
+    assert Targets(excluded=(urn("b"),), dependents=True).select(rows) == [rows[0], rows[3]]
+
+
+def test_what_an_excluded_resource_depends_on_is_not_deleted() -> None:
+    rows = [resource("a"), resource("b", "a"), resource("c", "b"), resource("x")]
+    assert Targets(excluded=(urn("b"),)).select_for_delete(rows) == rows[2:]
+    assert Targets(excluded=(urn("c"),)).select_for_delete(rows) == rows[3:]

@@ -55,7 +55,7 @@ def test_changes_are_sorted_by_key() -> None:
         # A provider's word is kept; what it left open is filled in.
         (Diff(False, ["a"], False, {"a": "update"}), ["a"], Diff(False)),
         (Diff(True), [], Diff(True, [], False, {"a": "update", "b.c": "add"})),
-        (Diff(True, ["x"]), ["b"], Diff(True, ["x", "b"], False, {"a": "update", "b.c": "add"})),
+        (Diff(True, ["x"]), ["b"], Diff(True, ["x"], False, {"a": "update", "b.c": "add"})),
         (Diff(True, ["b"]), ["b.c"], Diff(True, ["b"], False, {"a": "update", "b.c": "add"})),
         (Diff(True, [], True, {"q": "add"}), ["a"], Diff(True, [], True, {"q": "add"})),
         (Diff(True, [], True, {"q": "add"}), ["q.r"], Diff(True, [], True, {"q": "add"})),

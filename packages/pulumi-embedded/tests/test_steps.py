@@ -204,6 +204,28 @@ def test_ignore_changes_and_replace_on_changes(stack: EngineStack) -> None:
     assert stack.resources()["one"]["inputs"]["deep"] == {"a": 2, "b": 2}
 
 
+def test_a_resource_is_replaced_on_request(stack: EngineStack) -> None:
+    stack.spec({"one": thing(), "two": thing()})
+    stack.up()
+    shown = stack.up("--replace", "**::one", "--json")
+    last = [json.loads(line) for line in shown.splitlines()][-2]
+    assert last["summaryEvent"]["resourceChanges"] == {"same": 2, "replace": 1}
+
+
+def test_dependents_of_targets_and_excluded_resources(stack: EngineStack) -> None:
+    def declare(text: str) -> None:
+        user = thing({"$ref": ["one", "text"]})
+        stack.spec({"one": thing(text), "user": user, "other": thing(text)})
+
+    declare("a")
+    stack.up()
+    declare("b")
+    assert "~ 2 to update" in stack.run("preview", "--target", "**::one", "--target-dependents")
+    assert "~ 2 to update" in stack.run("preview", "--exclude", "**::other")
+    assert "~ 1 to update" in stack.run("preview", "--exclude", "**::one", "--exclude-dependents")
+    assert "cannot be used together" in stack.run("preview", "--target", "a", "--exclude", "b", code=2)
+
+
 def test_protect_and_retain(stack: EngineStack) -> None:
     stack.spec(
         {

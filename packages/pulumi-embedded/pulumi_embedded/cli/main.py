@@ -35,6 +35,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command, and return its exit status."""
     parser = make_parser()
     options, unknown = parser.parse_known_args(arguments)
+    unknown = _without_late_value(options, unknown)
     if unknown:
         line = " ".join([getattr(options, "command_line", parser.prog), *unknown])
         parser.exit(2, f"error: {NeedsCliError(f'`{line}`')}\n")
@@ -55,6 +56,18 @@ def run_command(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _without_late_value(options: argparse.Namespace, unknown: list[str]) -> list[str]:
+    """What is left of the arguments without the value in `config set KEY --secret -- VALUE`.
+
+    argparse ends the positional arguments at the first option.
+    """
+    late = unknown[1:] if unknown[:1] == ["--"] else [text for text in unknown if not text.startswith("-")]
+    if getattr(options, "value", "") is not None or len(late) != 1 or unknown[-1:] != late:
+        return unknown
+    options.value = late[0]
+    return unknown[:-1] if unknown[0] != "--" else []
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -103,30 +116,45 @@ _REFRESH: Final = _flag("-r", "--refresh", help="refresh the state first")
 _SKIP_PREVIEW: Final = _flag("-f", "--skip-preview", help="do not show a preview first")
 _CONTINUE: Final = _flag("--continue-on-error", help="continue after a failure")
 _NO_CHANGES: Final = _flag("--expect-no-changes", help="fail if anything would change or has changed")
+_PREVIEW_ONLY: Final = _flag("--preview-only", help="only show a preview")
+_REPLACE: Final = (
+    _option(
+        "--replace", action="append", default=[], metavar="URN", help="replace it even if it is unchanged"
+    ),
+    _flag("--exclude-dependents", help="exclude also what depends on excluded resources"),
+)
 _COMMON: Final = (
     _option("-p", "--parallel", type=int, default=DEFAULT_PARALLEL, help="how many steps run at a time"),
     _option("-t", "--target", action="append", default=[], help="only this URN (** matches anything)"),
+    _option("-x", "--exclude", action="append", default=[], metavar="URN", help="all but this URN"),
+    _flag("--target-dependents", help="also what depends on the targets"),
     _flag("--diff", help="show changes property by property"),
     _option("-m", "--message", default="", help="a message for the stack's history"),
+    _JSON,
     _flag("--suppress-outputs", help=argparse.SUPPRESS),
+    # For the Automation API.
+    _flag("--suppress-progress", help=argparse.SUPPRESS),
+    _option("--event-log", default="", help=argparse.SUPPRESS),
+    _option("--exec-kind", default="cli", help=argparse.SUPPRESS),
+    _option("--client", default="", help=argparse.SUPPRESS),
 )
 
 
 def _add_operations(commands: Any) -> None:
-    options = [*_COMMON, _REFRESH, _NO_CHANGES, _JSON]
+    options = [*_COMMON, *_REPLACE, _REFRESH, _NO_CHANGES]
     _add(commands, "preview", "operations.run_preview", "show what an update would do", options, "pre")
     help_ = "create, update and delete resources to match the program"
-    options = [*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE, _NO_CHANGES]
+    options = [*_COMMON, *_REPLACE, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE, _NO_CHANGES]
     _add(commands, "up", "operations.run_up", help_, options, "update")
     options = [
-        *(*_COMMON, _YES, _SKIP_PREVIEW, _NO_CHANGES),
+        *(*_COMMON, _YES, _SKIP_PREVIEW, _PREVIEW_ONLY, _NO_CHANGES),
+        _flag("--exclude-dependents", help="exclude also what depends on excluded resources"),
         _flag("--clear-pending-creates", help="forget creates with an unknown outcome"),
         _flag("--run-program", help="also run the program, to update the stack's outputs"),
     ]
     _add(commands, "refresh", "operations.run_refresh", "update the state to match what exists", options)
     options = [
-        *(*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _CONTINUE),
-        _flag("--target-dependents", help="also delete what depends on the targets"),
+        *(*_COMMON, _REFRESH, _YES, _SKIP_PREVIEW, _PREVIEW_ONLY, _CONTINUE),
         _flag("--remove", help="remove the stack afterwards"),
     ]
     _add(commands, "destroy", "operations.run_destroy", "delete all resources", options, "down", "dn")
@@ -143,7 +171,11 @@ def _add_stack(commands: Any) -> None:
     create = _flag("-c", "--create", help="create the stack if it does not exist")
     _add(parts, "select", "stacks.select_stack", "select the stack for later commands", [_NAME, create])
     _add(parts, "output", "stacks.show_outputs", "show the stack's outputs", [_NAME, _JSON, _SHOW_SECRETS])
-    options = [_JSON, _SHOW_SECRETS, _flag("--full-dates", help="show exact times")]
+    options = [
+        *(_JSON, _SHOW_SECRETS, _flag("--full-dates", help="show exact times")),
+        _option("--page-size", type=int, default=0, help="how many updates a page has (default: all)"),
+        _option("--page", type=int, default=1, help="which page to show"),
+    ]
     _add(
         parts, "history", "stack_history.show_history", "show the stack's updates, the newest first", options
     )

@@ -5,25 +5,23 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from pulumi_embedded.cli import stacks
+from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.run import Run
 from pulumi_embedded.deployment.targets import RunOptions, Targets
+from pulumi_embedded.display.event_stream import EventStream, opened_event_log
 from pulumi_embedded.display.lines import Display, report_as_json
-from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, UsageError
+from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, NeedsCliError, UsageError
 from pulumi_embedded.session import Session
 
 
 def run_preview(session: Session, options: argparse.Namespace) -> int:
-    with _started(session, options, program=True, quiet=options.json) as (run, display):
-        display.start_run("Previewing update", preview=True)
-        succeeded = run.preview()
-        if options.json:
-            sys.stdout.write(report_as_json(display.report, run.shown_config(), display.masked) + "\n")
-        else:
-            display.finish_run()
-        return _status(succeeded, display, options, "preview")
+    with _started(session, options, program=True) as running:
+        succeeded = running.preview("update", running.run.preview)
+        return _status(succeeded, running.display, options, "preview")
 
 
 def run_up(session: Session, options: argparse.Namespace) -> int:
@@ -39,8 +37,8 @@ def run_refresh(session: Session, options: argparse.Namespace) -> int:
 def run_destroy(session: Session, options: argparse.Namespace) -> int:
     status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
-        if options.target:
-            print("The stack was not removed, because only the targets were destroyed.")
+        if options.target or options.exclude:
+            print("The stack was not removed, because it still has resources.")
         else:
             stacks.delete_stack(session, force=False, preserve_config=False)
             print("The resources in the stack have been deleted, and the configuration removed.")
@@ -59,65 +57,114 @@ def _operate(
     *,
     program: bool,
 ) -> int:
+    preview_only = getattr(options, "preview_only", False)
     interactive = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
-    if not interactive and not options.yes and not options.skip_preview:
+    if not (interactive or options.yes or options.skip_preview or preview_only):
         raise UsageError(
             "--yes or --skip-preview must be passed in to proceed when running in non-interactive mode"
         )
-    with _started(session, options, program=program) as (run, display):
-        if not options.skip_preview:
-            display.start_run(f"Previewing {what}", preview=True)
-            succeeded = preview_run(run)
-            display.finish_run()
-            if not succeeded:
-                return FAILED
+    with _started(session, options, program=program) as running:
+        if preview_only or not options.skip_preview:
+            succeeded = running.preview(what, lambda: preview_run(running.run))
+            if preview_only or not succeeded:
+                return _status(succeeded, running.display, options, what)
             if program:
-                run.start_next_program()
+                running.run.start_next_program()
             if not options.yes and not _confirm(what):
                 return CANCELLED
-        display.start_run(_TITLES[what], preview=False)
+        succeeded = running.change(_TITLES[what], lambda: change(running.run))
+        return _status(succeeded, running.display, options, what)
+
+
+@dataclass
+class _Running:
+    """The run of a command, its display, and its event streams: `--event-log` and, for `--json`, stdout."""
+
+    run: Run
+    display: Display
+    logged: EventStream | None
+    printed: EventStream | None
+
+    def preview(self, what: str, run: Callable[[], bool]) -> bool:
+        """Preview a change, and show it. Returns whether that succeeded."""
+        streams = [self.logged] if self.logged else []
+        succeeded = self._show(f"Previewing {what}", run, streams, preview=True)
+        if self.printed is not None:
+            report = report_as_json(self.display.report, self.run.shown_config(), self.display.masked)
+            sys.stdout.write(report + "\n")
+        return succeeded
+
+    def change(self, title: str, run: Callable[[], bool]) -> bool:
+        """Make a change, and show it. Returns whether that succeeded."""
+        streams = [stream for stream in (self.logged, self.printed) if stream]
+        return self._show(title, run, streams, preview=False)
+
+    def _show(
+        self, title: str, run: Callable[[], bool], streams: list[EventStream], *, preview: bool
+    ) -> bool:
+        self.display.start_run(title, preview=preview)
+        for stream in streams:
+            stream.start_run(self.run.shown_config(), preview=preview)
+        succeeded = False
         try:
-            succeeded = change(run)
+            succeeded = run()
         finally:
-            display.finish_run()
-        return _status(succeeded, display, options, what)
+            self.display.finish_run()
+            for stream in streams:
+                stream.finish_run(succeeded=succeeded)
+        return succeeded
 
 
 @contextmanager
-def _started(
-    session: Session, options: argparse.Namespace, *, program: bool, quiet: bool = False
-) -> Iterator[tuple[Run, Display]]:
+def _started(session: Session, options: argparse.Namespace, *, program: bool) -> Iterator[_Running]:
     """The run of a command and its display, both closed at the end."""
-    display = _display(session, options, quiet=quiet)
+    if options.client:
+        raise NeedsCliError("an inline program of the Automation API")
+    display = _display(session, options)
     run_options = RunOptions(
         refresh=getattr(options, "refresh", False),
         continue_on_error=getattr(options, "continue_on_error", False),
         parallel=max(options.parallel, 1),
         clear_pending_creates=getattr(options, "clear_pending_creates", False),
         run_program=getattr(options, "run_program", False),
-        targets=Targets(tuple(options.target), getattr(options, "target_dependents", False)),
+        targets=_targets(options),
         message=options.message,
+        exec_kind=options.exec_kind,
     )
-    run = Run(session, display, run_options, program=program)
-    display.without_outputs = options.suppress_outputs
-    display.set_secrets(run.secret_texts())
-    display.on_closed = run.stop_starting_steps
-    try:
-        yield run, display
-    finally:
-        display.stop()
-        run.close()
+    with ExitStack() as opened:
+        listener: Listener = display
+        printed = logged = None
+        if options.json:
+            listener = printed = EventStream(listener, display.masked, lambda line: print(line, flush=True))
+        if options.event_log:
+            write_line = opened.enter_context(opened_event_log(options.event_log))
+            listener = logged = EventStream(listener, display.masked, write_line)
+        run = Run(session, listener, run_options, program=program)
+        opened.callback(run.close)
+        opened.callback(display.stop)
+        display.without_outputs = options.suppress_outputs
+        display.set_secrets(run.secret_texts())
+        display.on_closed = run.stop_starting_steps
+        yield _Running(run, display, logged, printed)
 
 
-def _display(session: Session, options: argparse.Namespace, *, quiet: bool = False) -> Display:
+def _targets(options: argparse.Namespace) -> Targets:
+    if options.target and options.exclude:
+        raise UsageError("--target and --exclude cannot be used together")
+    dependents = options.target_dependents or getattr(options, "exclude_dependents", False)
+    replaced = tuple(getattr(options, "replace", ()))
+    return Targets(tuple(options.target), tuple(options.exclude), dependents, replaced)
+
+
+def _display(session: Session, options: argparse.Namespace) -> Display:
     choice = getattr(options, "color", "auto")
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     color = choice in ("always", "raw") or (choice == "auto" and terminal)
-    if terminal and not quiet and not options.diff and not getattr(options, "non_interactive", False):
+    if terminal and not options.json and not options.diff and not getattr(options, "non_interactive", False):
         from pulumi_embedded.display.live import LiveDisplay  # rich is slow to import
 
         return LiveDisplay(session.stack.name, color=color)
-    stream = io.StringIO() if quiet else sys.stdout
+    stream = io.StringIO() if options.json else sys.stdout
     return Display(session.stack.name, color=color, details=options.diff, stream=stream)
 
 

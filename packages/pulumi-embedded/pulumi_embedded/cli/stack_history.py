@@ -16,7 +16,7 @@ _SIGNS = {"create": "+", "delete": "-", "update": "~", "same": " "}
 
 
 def show_history(session: Session, options: argparse.Namespace) -> int:
-    updates = _updates(session)
+    updates = _page(_updates(session), options.page_size, options.page)
     if options.json:
         print(json.dumps([_as_json(session, update, options.show_secrets) for update in updates], indent=2))
         return 0
@@ -33,6 +33,14 @@ def show_history(session: Session, options: argparse.Namespace) -> int:
         print(f"Message: {update.get('message', '')}")
         print(f"{counts} {changes.get('same', 0)} Updated {when} took {(ended - started).seconds}s\n")
     return 0
+
+
+def _page(updates: list[dict[str, Any]], size: int, page: int) -> list[dict[str, Any]]:
+    """One page of the updates, counted from 1, or all without a page size."""
+    if size < 1:
+        return updates
+    start = (max(page, 1) - 1) * size
+    return updates[start : start + size]
 
 
 def _updates(session: Session) -> list[dict[str, Any]]:

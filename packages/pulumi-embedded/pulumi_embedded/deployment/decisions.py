@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pulumi_embedded.deployment.provider_resources import OnCheckFailures
 from pulumi_embedded.deployment.resource_index import RegisteredResource, ResourceIndex
+from pulumi_embedded.deployment.targets import ALL, Targets
 from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.properties import diffs, paths, urns, values
 from pulumi_embedded.properties.values import UNKNOWN_TEXT, Properties
@@ -29,6 +30,7 @@ class Decisions:
     index: ResourceIndex
     providers: ProviderRegistry
     on_check_failures: OnCheckFailures
+    targets: Targets = ALL
     deleted_first: dict[str, Cascade] = field(default_factory=dict, init=False)
 
     def check_inputs(self, registered: RegisteredResource, provider: Provider | None) -> None:
@@ -59,6 +61,8 @@ class Decisions:
             return None
         if old.external:
             raise NeedsCliError(f"managing {goal.name!r}, which this stack has only read until now,")
+        if self.targets.is_replaced(new.urn):
+            return Diff(True, ["id"])
         if old.custom != new.custom or (new.custom and self._has_moved_provider(old, new)):
             return Diff(True, ["provider"])
         if new.deleted_with and new.deleted_with in self.deleted_first:

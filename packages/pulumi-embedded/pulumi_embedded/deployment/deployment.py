@@ -51,6 +51,8 @@ class Deployment:
     _provider_resources: ProviderResources = field(init=False)
     _decisions: Decisions = field(init=False)
     _failed_urns: set[str] = field(default_factory=set, init=False)
+    _targeted: set[str] = field(default_factory=set, init=False)
+    _left_out: set[str] = field(default_factory=set, init=False)
     _uncreated: set[str] = field(default_factory=set, init=False)
     _stack_outputs: Properties | None = field(default=None, init=False)
     failed: bool = field(default=False, init=False)
@@ -62,7 +64,9 @@ class Deployment:
         self._provider_resources = ProviderResources(
             self.config, self._index, self.steps, self.providers, self._report_check_failures
         )
-        self._decisions = Decisions(self.state, self._index, self.providers, self._report_check_failures)
+        self._decisions = Decisions(
+            self.state, self._index, self.providers, self._report_check_failures, self.options.targets
+        )
 
     # Called by the monitor, for the program.
 
@@ -180,10 +184,9 @@ class Deployment:
             self.listener.on_message(events.ERROR, "", str(error))
             self.failed = True
             return
+        targeted = {old.urn for old in targets.select(self.state.resources)}
         to_delete = [
-            old
-            for old in undeclared
-            if not old.pending_replacement and (old.delete or targets.includes(old.urn))
+            old for old in undeclared if not old.pending_replacement and (old.delete or old.urn in targeted)
         ]
         self.providers.load_providers(self.state.resources)
         deletions = Deletions(self.steps, self.listener, self.stop.stopping, self.options)
@@ -207,7 +210,7 @@ class Deployment:
         if missing:
             raise EngineError(
                 f"Resource '{registered.new.urn}' depends on '{min(missing)}', which does not exist yet and is not a target: "
-                "name it with --target too"
+                "name it with --target too, or do not exclude it"
             )
         if is_provider(registered.new.type):
             self._provider_resources.apply_provider(registered)
@@ -247,7 +250,14 @@ class Deployment:
         return _registration(new)
 
     def _is_target(self, new: Resource) -> bool:
-        return self.options.targets.includes(new.urn) or is_provider(new.type) or new.type == urns.STACK_TYPE
+        if is_provider(new.type) or new.type == urns.STACK_TYPE:
+            return True
+        with self._lock:
+            is_target = self.options.targets.includes_dependent(
+                new.urn, new.depends_on(), self._targeted, self._left_out
+            )
+            (self._targeted if is_target else self._left_out).add(new.urn)
+        return is_target
 
     def _leave_unchanged(self, registered: RegisteredResource) -> Registration:
         """Keep a resource that is not a target as it is in the old state. If it does not exist, it is not created."""

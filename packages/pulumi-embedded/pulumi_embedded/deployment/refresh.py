@@ -41,11 +41,7 @@ class Refresh:
             (resource.urn for resource in resources), "no resource named '{}' found"
         )
         self.providers.load_providers(resources)
-        readable = [
-            resource
-            for resource in resources
-            if _is_readable(resource) and self.options.targets.includes(resource.urn)
-        ]
+        readable = [resource for resource in self.options.targets.select(resources) if _is_readable(resource)]
         with ThreadPoolExecutor(max_workers=max(self.options.parallel, 1)) as pool:
             results = dict(zip(map(id, readable), pool.map(self._read, readable), strict=True))
         self._apply({key: found for key, found in results.items() if not isinstance(found, EngineError)})

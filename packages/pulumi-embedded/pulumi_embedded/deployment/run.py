@@ -122,9 +122,9 @@ class Run:
 
     def _change(self, kind: str, change: Change) -> bool:
         """Lock the stack, load its state again (the preview has changed the loaded one), change it, save it, unlock."""
-        entry = history.HistoryEntry(
-            kind, self._options.message, self._config.stored(self._session.project.name)
-        )
+        options = self._options
+        config = self._config.stored(self._session.project.name)
+        entry = history.HistoryEntry(kind, options.message, options.exec_kind, config)
         stack, backend = self.stack, self._session.backend
         self._lock = locks.take_lock(backend.store, backend.lock_folder(stack), self._warn)
         recovered, checkpoint = snapshot.recover_journal(backend, stack)

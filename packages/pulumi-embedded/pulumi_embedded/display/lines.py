@@ -41,7 +41,7 @@ WORDS: Final = {
 }
 _COLORS: Final = {"+ ": "32", "~ ": "33", "- ": "31", "+-": "35", "++": "32", "--": "31"}
 STYLES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "+-": "magenta", "++": "green", "--": "red"}
-_SEVERITIES: Final = ("debug", "info", "warning", "error")
+SEVERITIES: Final = ("debug", "info", "warning", "error")
 # The CLI counts a replacement once, under `replace`.
 _COUNTED: Final = (events.CREATE, events.UPDATE, events.REPLACE, events.DELETE)
 _EPHEMERAL_SECONDS: Final = 5.0
@@ -238,7 +238,7 @@ class Display:
                 f"  {label_of(urn, '(') + '):' if urn else f'pulumi:pulumi:Stack ({self._stack}):'}"
             )
             for message in messages:
-                mark = "" if message.severity == events.INFO else f"{_SEVERITIES[message.severity]}: "
+                mark = "" if message.severity == events.INFO else f"{SEVERITIES[message.severity]}: "
                 color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
                 self.print_line(
                     "    "
@@ -285,13 +285,13 @@ class Display:
         return f"\033[{code}m{text}\033[0m" if self._color and code and text.strip() else text
 
 
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+def change_texts(value: Any, change: Callable[[str], str]) -> Any:
     """The value with all its texts changed, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
         value = {change(key): item for key, item in value.items()}
-    return values.convert_items(value, lambda item: _each_text(item, change))
+    return values.convert_items(value, lambda item: change_texts(item, change))
 
 
 def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:
@@ -309,7 +309,7 @@ def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[
         if not step.hidden
     ]
     messages = [
-        {"urn": message.urn, "message": message.text + "\n", "severity": _SEVERITIES[message.severity]}
+        {"urn": message.urn, "message": message.text + "\n", "severity": SEVERITIES[message.severity]}
         for message in report.messages
     ]
     content = {
@@ -321,7 +321,7 @@ def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[
             op: count for op, count in report.step_counts.items() if op in (*_COUNTED, events.SAME)
         },
     }
-    return json.dumps(_each_text(content, masked), indent=4, ensure_ascii=False)
+    return json.dumps(change_texts(content, masked), indent=4, ensure_ascii=False)
 
 
 def label_of(urn: str, between: str = "") -> str:

@@ -28,6 +28,8 @@ _register_empty_packages()
 from pulumi.runtime.proto import (  # noqa: E402 - needs the packages registered above
     engine_pb2,
     engine_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
     provider_pb2,
     provider_pb2_grpc,
     resource_pb2,
@@ -38,6 +40,8 @@ from pulumi.runtime.proto import (  # noqa: E402 - needs the packages registered
 __all__ = [
     "engine_pb2",
     "engine_pb2_grpc",
+    "events_pb2",
+    "events_pb2_grpc",
     "provider_pb2",
     "provider_pb2_grpc",
     "resource_pb2",

@@ -35,7 +35,10 @@ def _compare(path: Path, old: Value, new: Value, found: dict[str, str]) -> None:
 
 
 def complete_diff(diff: Diff, old: Properties, new: Properties, replace_on: list[str]) -> Diff:
-    """The provider's diff, completed by the engine's comparison where needed, and with `replaceOnChanges` applied."""
+    """The provider's diff, completed by the engine's comparison where needed, and with `replaceOnChanges` applied.
+
+    As in the CLI, `replaceOnChanges` has no effect if the provider says that something changes, but not what.
+    """
     if diff.by_engine:
         diff.detailed = compare_properties(old, new)
         diff.changes = bool(diff.detailed)
@@ -44,6 +47,7 @@ def complete_diff(diff: Diff, old: Properties, new: Properties, replace_on: list
         return diff
     if not diff.detailed:
         diff.detailed = compare_properties(old, new)
+        return diff
     for replaced in map(parse_path, replace_on):
         for text in diff.detailed:
             path = parse_path(text)

@@ -27,6 +27,7 @@ class HistoryEntry:
 
     kind: str
     message: str = ""
+    exec_kind: str = "cli"
     config: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, int] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
@@ -38,7 +39,7 @@ class HistoryEntry:
             "startTime": self.started,
             "message": self.message,
             "environment": {
-                "exec.kind": "cli",
+                "exec.kind": self.exec_kind,
                 "exec.agent": f"python-engine/{VERSION}",
                 "pulumi.os": platform.system().lower(),
                 "runtime.name": "python",
