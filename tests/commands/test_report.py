@@ -63,6 +63,7 @@ def test_a_page_shows_the_facts_of_the_run(outputs: Path) -> None:
         "Waited for a node",
         "3 min",
         "0" * 64,
+        "seed 42",
     ):
         assert words in elements.text
     pictures = [attributes for tag, attributes in elements.found if tag == "img" and attributes.get("src")]
@@ -252,6 +253,41 @@ def test_the_page_is_accessible_and_makes_no_requests(
         seen.page.keyboard.press("Escape")
         assert (seen.console_errors, seen.hosts, seen.overflows()) == ([], {""}, False)
         assert seen.accessibility_violations() == []
+
+
+@NEEDS_CHROMIUM
+def test_the_page_opens_at_the_last_step_beside_the_first(pages: dict[str, Path]) -> None:
+    with page_in_chromium(pages["run"].as_uri()) as seen:
+        first_row = seen.page.locator(".row").first
+        shown = first_row.locator("figcaption:visible")
+        assert shown.all_inner_texts() == ["step 0", "step 20"]
+        seen.page.locator("#step").focus()
+        seen.page.keyboard.press("ArrowLeft")
+        assert shown.all_inner_texts() == ["step 0", "step 10"]
+        assert seen.page.locator(".steps output").inner_text() == "step 10"
+        seen.page.locator("#all-steps").check()
+        assert shown.all_inner_texts() == ["step 0", "step 10", "step 20"]
+        seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        seen.page.get_by_label("Copy the prompt").first.click()
+        seen.page.get_by_text("Copied").wait_for()
+        assert seen.page.evaluate("navigator.clipboard.readText()") == "a photo of tr1gger"
+        assert seen.console_errors == []
+
+
+def test_a_page_links_the_weights_and_the_pages_of_neighbouring_runs(outputs: Path) -> None:
+    first = make_run(outputs, run_id="a" * 12)
+    second = make_run(outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00")
+
+    def links(folder: Path) -> list[str | None]:
+        elements = ParsedPage(page_of(folder, outputs)).found
+        return [attributes["href"] for tag, attributes in elements if tag == "a"]
+
+    assert links(second) == []
+    (first / "report.html").touch()
+    (second / "cat.safetensors").touch()
+    assert links(second) == [f"../{'a' * 12}/report.html", "./cat.safetensors"]
+    (second / "report.html").touch()
+    assert links(first) == [f"../{'b' * 12}/report.html"]
 
 
 def test_images_are_found_in_the_jobs_folder_of_the_stack(

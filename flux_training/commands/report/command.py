@@ -7,13 +7,12 @@ import rich_click as click
 from flux_training.commands.cli import UserPath, outputs_of, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, jobs_folder
-from flux_training.commands.report.runs import ReportedRun, newest_runs, runs_of
+from flux_training.commands.report.runs import PAGE, ReportedRun, newest_runs, runs_of
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
 from flux_training.training.words import flux_command
 
 DEFAULT_JOBS_FOLDER = "jobs"
-PAGE = "report.html"
 COMPARISON = "compare.html"
 OutputsPath = UserPath(file_okay=False, exists=True, path_type=Path)
 

@@ -6,8 +6,8 @@ import rich_click as click
 
 from flux_training.commands.cli import outputs_of, say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.report.command import PAGE, images_folder, write_report
-from flux_training.commands.report.runs import select_run
+from flux_training.commands.report.command import images_folder, write_report
+from flux_training.commands.report.runs import PAGE, select_run
 
 
 @click.command(name="open")

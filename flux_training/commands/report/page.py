@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flux_training.commands.design.style import csp_hash, style_with
 from flux_training.commands.report.chart import charts
 from flux_training.commands.report.inline_images import InlineImage, embed_image
-from flux_training.commands.report.runs import ReportedRun, find_images, parent_of
+from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
 from flux_training.training.bill import show_dollars
 from flux_training.training.runs.run_state import RunState, in_words
-from flux_training.training.runs.samples import spread_evenly
+from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
 from flux_training.training.train_yml.diff import caption_changes, differing_settings, setting_changes
 from flux_training.training.values import mapping, number, read_time
 from flux_training.training.words import one_line, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
-SAMPLE_SIDE, THUMBNAIL_SIDE = 768, 256
+# The samples before and after the training are shown side by side; those between them are smaller to keep the file small.
+LARGE_SIDE, SAMPLE_SIDE, THUMBNAIL_SIDE = 1024, 768, 256
 MAX_STEPS, MAX_PROMPTS, MAX_IMAGES = 12, 24, 200
 MAX_TEXT = 200_000
 # The timestamps of a Kelpie job, and their labels.
@@ -39,18 +41,28 @@ class PageImage:
     picture: InlineImage | None
     words: str
     alt: str
+    step: int | None = None
 
 
 @dataclass(frozen=True)
 class ImageStrip:
-    """The samples of a prompt."""
+    """The samples of a prompt. `settings`: its seed and guidance, in words."""
 
     heading: str
     shots: list[PageImage]
+    settings: str = ""
+
+
+@dataclass(frozen=True)
+class PageLink:
+    """A link to a file beside the page or in a neighbouring folder."""
+
+    words: str
+    href: str
 
 
 def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
-    """The page of one run."""
+    """The page of one run. It links the previous and the next run of the job if they have a page already."""
     parent, description = parent_of(run, outputs)
     images = find_images(run, jobs_folder)
     return _render(
@@ -73,6 +85,8 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=_timings(run),
         weights=run.done,
+        weights_link=_weights_link(run),
+        neighbours=_neighbour_links(run, runs_of(outputs, run.job)),
     )
 
 
@@ -184,17 +198,46 @@ def _duration(start: datetime, end: datetime) -> str:
     return in_words((end - start).total_seconds())
 
 
+def _weights_link(run: ReportedRun) -> PageLink | None:
+    name = f"{run.job}.safetensors"
+    return PageLink(name, f"./{quote(name)}") if (run.folder / name).is_file() else None
+
+
+def _neighbour_links(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[PageLink]:
+    ids = [one.run_id for one in runs]
+    if run.run_id not in ids:
+        return []
+    index = ids.index(run.run_id)
+    before, after = runs[max(0, index - 1) : index], runs[index + 1 : index + 2]
+    return [
+        PageLink(f"{words} run, {one.run_id}", f"../{quote(one.run_id)}/{PAGE}")
+        for words, found in (("Previous", before), ("Next", after))
+        for one in found
+        if (one.folder / PAGE).is_file()
+    ]
+
+
 def _strips(run: ReportedRun) -> list[ImageStrip]:
     """For each prompt, its samples by step."""
+    settings = sample_settings(run.config)
     strips = []
     for prompt, by_step in list(run.samples.items())[:MAX_PROMPTS]:
         heading = run.prompts[prompt] if prompt < len(run.prompts) else f"prompt {prompt + 1}"
-        shots = [
-            _sample(run, by_step[step].name, f"step {step}", f"{heading}, step {step}")
-            for step in spread_evenly(sorted(by_step), MAX_STEPS)
-        ]
-        strips.append(ImageStrip(heading, shots))
+        details = settings[prompt] if prompt < len(settings) else ""
+        steps = spread_evenly(sorted(by_step), MAX_STEPS)
+        shots = [_sample_at_step(run, by_step[step], heading, details, steps) for step in steps]
+        strips.append(ImageStrip(heading, shots, details))
     return strips
+
+
+def _sample_at_step(
+    run: ReportedRun, sample: Sample, heading: str, details: str, steps: Sequence[int]
+) -> PageImage:
+    words = f"step {sample.step}"
+    alt = ", ".join(filter(None, (heading, words, details)))
+    side = LARGE_SIDE if sample.step in (steps[0], steps[-1]) else SAMPLE_SIDE
+    picture = embed_image(run.folder / "samples" / sample.name, side)
+    return PageImage(picture, words, alt, sample.step)
 
 
 def _strips_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[ImageStrip]:

@@ -20,6 +20,8 @@ from flux_training.training.untrusted import parse_record
 from flux_training.training.values import mapping
 from flux_training.training.words import flux_command, make_command, nearest
 
+PAGE = "report.html"
+
 
 @dataclass(frozen=True)
 class ReportedRun:

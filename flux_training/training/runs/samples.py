@@ -7,6 +7,7 @@ from typing import Any
 
 from flux_training.training.names import PLACEHOLDERS
 from flux_training.training.train_yml.document import first_process
+from flux_training.training.values import count, number
 
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
 # A prompt of this length with such a trigger word expands to a few megabytes at most.
@@ -53,14 +54,9 @@ def spread_evenly(steps: Sequence[int], limit: int) -> list[int]:
 
 def prompts_of(document: Mapping[str, Any]) -> list[str]:
     """The sample prompts of a train.yml, with the trigger word filled in as the trainer does. `samples` counts more than `prompts`."""
-    process = first_process(document)
-    sample = process.get("sample")
-    if not isinstance(sample, Mapping):
-        return []
-    entries = sample.get("samples") if "samples" in sample else sample.get("prompts")
-    trigger = str(process.get("trigger_word") or "")[:MAX_TRIGGER_LENGTH]
+    trigger = str(first_process(document).get("trigger_word") or "")[:MAX_TRIGGER_LENGTH]
     found = []
-    for entry in entries[:MAX_PROMPTS] if isinstance(entries, list) else []:
+    for entry in _entries(_sample_section(document)):
         text = entry.get("prompt", "") if isinstance(entry, Mapping) else entry
         text = str(text)[:MAX_PROMPT_LENGTH]
         # Without a trigger word the trainer leaves the placeholders as they are.
@@ -68,3 +64,33 @@ def prompts_of(document: Mapping[str, Any]) -> list[str]:
             text = text.replace(placeholder, trigger)
         found.append(text)
     return found
+
+
+def sample_settings(document: Mapping[str, Any]) -> list[str]:
+    """The seed and guidance of each prompt as far as train.yml sets them, such as `seed 42, guidance 4`."""
+    section = _sample_section(document)
+    found = []
+    for index, entry in enumerate(_entries(section)):
+        own = entry if isinstance(entry, Mapping) else {}
+        seed = own["seed"] if "seed" in own else _walked_seed(section, index)
+        values = {"seed": seed, "guidance": own.get("guidance_scale", section.get("guidance_scale"))}
+        found.append(
+            ", ".join(f"{name} {value}" for name, value in values.items() if number(value) is not None)
+        )
+    return found
+
+
+def _walked_seed(section: Mapping[str, Any], index: int) -> object:
+    """With `walk_seed`, each prompt has the seed after that of the prompt before it."""
+    seed = count(section.get("seed"))
+    return seed + index if seed is not None and section.get("walk_seed") is True else seed
+
+
+def _sample_section(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = first_process(document).get("sample")
+    return section if isinstance(section, Mapping) else {}
+
+
+def _entries(section: Mapping[str, Any]) -> list[Any]:
+    entries = section.get("samples") if "samples" in section else section.get("prompts")
+    return entries[:MAX_PROMPTS] if isinstance(entries, list) else []

@@ -17,7 +17,13 @@ from flux_training.training.runs.loss_curve import (
     thin_out_points,
 )
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.runs.samples import Sample, prompts_of, sample_grid, spread_evenly
+from flux_training.training.runs.samples import (
+    Sample,
+    prompts_of,
+    sample_grid,
+    sample_settings,
+    spread_evenly,
+)
 from flux_training.training.untrusted import MAX_STEPS, parse_record
 from flux_training.training.values import read_time
 from flux_training.training.words import one_line, printable, with_escapes
@@ -249,3 +255,22 @@ def test_the_trigger_word_is_inserted_into_prompts() -> None:
     assert prompts_of({"config": {"process": [{"sample": {"samples": [{"prompt": "a"}]}}]}}) == ["a"]
     assert prompts_of({"config": {"process": [{"sample": {"prompts": "at sea"}}]}}) == []
     assert prompts_of({}) == []
+
+
+@pytest.mark.parametrize(
+    ("sample", "settings"),
+    [
+        ({"prompts": ["a", "b"], "seed": 42, "guidance_scale": 4}, ["seed 42, guidance 4"] * 2),
+        ({"prompts": ["a", "b"], "seed": 42, "walk_seed": True}, ["seed 42", "seed 43"]),
+        (
+            {"samples": [{"prompt": "a", "seed": 7, "guidance_scale": 3.5}], "seed": 42},
+            ["seed 7, guidance 3.5"],
+        ),
+        ({"prompts": ["a"], "seed": "<b>", "guidance_scale": 10**5000}, [""]),
+        ({"prompts": ["a"], "seed": True, "walk_seed": True}, [""]),
+        ({"prompts": "a"}, []),
+        ("a", []),
+    ],
+)
+def test_seed_and_guidance_of_each_prompt_are_named(sample: object, settings: list[str]) -> None:
+    assert sample_settings({"config": {"process": [{"sample": sample}]}}) == settings

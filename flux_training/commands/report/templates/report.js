@@ -5,6 +5,7 @@ const words = large.querySelector("figcaption");
 const turn = { before: document.getElementById("before"), after: document.getElementById("after") };
 let shots = [];
 let at = 0;
+let opener = null;
 
 function show(index) {
   at = index;
@@ -23,13 +24,14 @@ function step(by) {
 for (const shot of document.querySelectorAll(".shot")) {
   shot.addEventListener("click", () => {
     shots = [...shot.closest(".row").querySelectorAll(".shot")];
+    opener = shot;
     show(shots.indexOf(shot));
     large.showModal();
   });
 }
 turn.before.addEventListener("click", () => step(-1));
 turn.after.addEventListener("click", () => step(1));
-large.addEventListener("close", () => shots[at].focus());
+large.addEventListener("close", () => (shots[at].closest("[hidden]") ? opener : shots[at]).focus());
 large.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
@@ -40,3 +42,41 @@ large.addEventListener("touchend", (event) => {
   const moved = event.changedTouches[0].clientX - from;
   if (Math.abs(moved) > 40) step(moved < 0 ? 1 : -1);
 });
+
+// The first sample of each prompt beside the one at the chosen step. Without this script all steps are shown.
+const slider = document.getElementById("step");
+if (slider) {
+  const all = document.getElementById("all-steps");
+  const rows = [...document.querySelectorAll(".row")].map((row) => ({ row, figures: [...row.querySelectorAll("[data-step]")] }));
+  const stepOf = (figure) => Number(figure.dataset.step);
+  const steps = [...new Set(rows.flatMap(({ figures }) => figures.map(stepOf)))].sort((a, b) => a - b);
+  const showStep = () => {
+    const chosen = steps[slider.value];
+    slider.disabled = all.checked;
+    slider.setAttribute("aria-valuetext", `step ${chosen}`);
+    document.querySelector(".steps output").textContent = all.checked ? "all steps" : `step ${chosen}`;
+    for (const { row, figures } of rows) {
+      const latest = figures.filter((figure) => stepOf(figure) <= chosen).at(-1);
+      row.classList.toggle("before-after", !all.checked);
+      for (const figure of figures) figure.hidden = !all.checked && figure !== figures[0] && figure !== latest;
+    }
+  };
+  slider.max = steps.length - 1;
+  slider.value = slider.max;
+  slider.addEventListener("input", showStep);
+  all.addEventListener("change", showStep);
+  document.querySelector(".steps").hidden = false;
+  showStep();
+}
+
+for (const button of navigator.clipboard ? document.querySelectorAll(".copy") : []) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not allowed by the browser";
+    }
+  });
+}
