@@ -19,6 +19,7 @@ def test_a_failed_create_saves_the_other_resources(stack: EngineStack) -> None:
     output = stack.up("--continue-on-error", code=1)
     assert "error: the cloud said no" in output
     assert output.count("the cloud said no") == 1
+    assert "    1 errored\n" in output
     assert stack.resources()["one"]["inputs"]["text"] == "bb"
     assert "after" not in stack.resources()
     assert "pending_operations" not in stack.latest()

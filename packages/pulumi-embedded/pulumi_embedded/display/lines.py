@@ -60,6 +60,7 @@ class RunReport:
 
     steps: list[ResourceStep] = field(default_factory=list)
     messages: list[_Message] = field(default_factory=list)
+    failed_urns: set[str] = field(default_factory=set)
     old_outputs: Properties | None = None
     new_outputs: Properties | None = None
     started: float = field(default_factory=time.monotonic)
@@ -134,6 +135,7 @@ class Display:
                 self._row(step, 0 if self.preview else 2)
 
     def on_step_failed(self, step: ResourceStep, message: str) -> None:
+        self.report.failed_urns.add(step.urn)
         self._row(step, 1, "**failed**")
         self.on_message(events.ERROR, step.urn, message)
 
@@ -277,6 +279,8 @@ class Display:
             pieces.append(f"{counts[events.SAME]} unchanged")
         if pieces or not kinds:
             self.print_line("    " + (". ".join(pieces) or "0 unchanged"))
+        if self.report.failed_urns:
+            self.print_line(f"    {len(self.report.failed_urns)} errored")
 
     def _paint(self, symbol: str) -> str:
         return self._ansi(symbol, _COLORS.get(symbol, ""))

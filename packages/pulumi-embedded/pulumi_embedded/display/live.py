@@ -69,6 +69,7 @@ class LiveDisplay(Display):
             )
 
     def on_step_failed(self, step: ResourceStep, message: str) -> None:
+        self.report.failed_urns.add(step.urn)
         self._set(step, "**failed**", None)
         self.on_message(events.ERROR, step.urn, message)
 
