@@ -123,7 +123,8 @@ class TrainingPipeline(pulumi.ComponentResource):
 
     def cost(self) -> pulumi.Output[dict[str, Any]]:
         """The stack output `cost`, in dollars and hours: each job's estimate when it was queued, and its use so far."""
-        return pulumi.Output.all(**{name: job.cost for name, job in self.jobs.items()}).apply(total_cost)
+        costs: dict[str, Any] = {name: job.cost for name, job in self.jobs.items()}
+        return pulumi.Output.from_input(costs).apply(total_cost)
 
     def dev_summary(self) -> dict[str, Any] | None:
         """The stack output `dev`: where to open the dev container group in a browser, after signing in from its log."""

@@ -18,6 +18,7 @@ from flux_training.training.words import nearest
 EXIT_INTERRUPTED = 130
 # Imported only when needed, so that no command waits for another's libraries.
 COMMANDS = {
+    "init": "flux_training.commands.init.command:init",
     "new": "flux_training.commands.jobs.new:new",
     "caption": "flux_training.commands.jobs.caption:caption",
     "rename": "flux_training.commands.jobs.rename:rename",

@@ -1,0 +1,4 @@
+"""A project of your own: `init`.
+
+Code that writes the files of a new project belongs here.
+"""

@@ -1,0 +1,141 @@
+"""`flux init`: makes a project of your own, with the tool in it as a git submodule."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import rich_click as click
+import yaml
+
+from flux_training.commands.cli import UserPath, say
+from flux_training.commands.stack.file import stack_path
+from flux_training.commands.stack.project import TOOL_FOLDER, tool_root
+from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.words import DEFAULT_STACK
+
+TEMPLATES = Path(__file__).parent / "templates"
+# The name of a template, where it differs from that of the file: linters, git and the test of links would read these.
+RENAMED = {"README.template": "README.md", "__main__.py.txt": "__main__.py", "gitignore": ".gitignore"}
+EXECUTABLE = "flux"
+# Pulumi allows more, but the name is also the namespace of the settings.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}", re.ASCII)
+# In a checkout of the tool, workflows need no submodule; in the project they do.
+CHECKOUT_OPTION, WITH_TOOL = "persist-credentials: false\n", "submodules: true\n"
+
+
+@click.command()
+@click.argument("folder", type=UserPath(path_type=Path))
+@click.option(
+    "--name", help="The project's name: the namespace of its settings. [default: the folder's name]"
+)
+def init(folder: Path, name: str | None) -> None:
+    """Make a project of your own in FOLDER: a git repository for your photos, jobs and stacks, with this tool as a submodule.
+
+    The tool gets its own virtual environment there at the first command.
+    """
+    name = name or folder.resolve().name
+    _refuse_unusable(folder, name)
+    tool = tool_root()
+    commit = _git(tool, "rev-parse", "HEAD")
+    if (tool / ".git").exists() and _git(tool, "status", "--porcelain"):
+        say(f"note: the changes in {tool} that are not committed are not in the new project")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_project(folder, name, tool)
+    _git(folder, "init", "--quiet")
+    _add_tool(folder, tool, commit)
+    _git(folder, "add", "--all")
+    say(
+        f"{folder}: the project {name}, a git repository with the tool at commit {commit[:12]} in {TOOL_FOLDER}/"
+    )
+    say(
+        f"Next:\n  cd {folder}\n"
+        '  ./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack dev\n'
+        "  make up\n"
+        '  git add --all && git commit -m "First job"'
+    )
+
+
+def write_project(folder: Path, name: str, tool: Path) -> None:
+    """Write the files of the project. Raises FluxError if the tool's stack file cannot be read."""
+    values = {"name": name, "salt": _salt(tool)}
+    for template in sorted(TEMPLATES.iterdir()):
+        path = folder / RENAMED.get(template.name, template.name)
+        path.write_text(fill_in(template.read_text(encoding="utf-8"), values), encoding="utf-8")
+    (folder / EXECUTABLE).chmod(0o755)
+    shutil.copyfile(tool / ".gitattributes", folder / ".gitattributes")
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / ".gitkeep").touch()
+    workflows = folder / ".github" / "workflows"
+    workflows.mkdir(parents=True)
+    for workflow in sorted((tool / ".github" / "workflows").glob("*.yml")):
+        text = workflow.read_text(encoding="utf-8")
+        (workflows / workflow.name).write_text(with_submodules(text), encoding="utf-8")
+
+
+def fill_in(text: str, values: Mapping[str, str]) -> str:
+    """Replace `{{name}}` by the value of `name`, and so on."""
+    for key, value in values.items():
+        text = text.replace("{{" + key + "}}", value)
+    return text
+
+
+def with_submodules(workflow: str) -> str:
+    """The workflow, with the tool's submodule checked out too."""
+    indent = r"(?m)^( *)" + re.escape(CHECKOUT_OPTION)
+    return re.sub(indent, lambda match: match[0] + match[1] + WITH_TOOL, workflow)
+
+
+def _refuse_unusable(folder: Path, name: str) -> None:
+    """Raises BadInput with every finding."""
+    findings = []
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        findings.append(f"{folder}: exists and is not empty; give the name of a new folder")
+    if not NAME.fullmatch(name):
+        findings.append(
+            f"{name!r} is no name of a project: it begins with a letter and has up to 50 letters, digits, hyphens and "
+            "underscores; choose one with `--name my-loras`"
+        )
+    if findings:
+        raise BadInput(findings)
+
+
+def _salt(tool: Path) -> str:
+    """The salt of the local stack, which has no secret."""
+    document = yaml.safe_load(stack_path(tool, DEFAULT_STACK).read_text(encoding="utf-8"))
+    return str(document["encryptionsalt"])
+
+
+def _add_tool(folder: Path, tool: Path, commit: str) -> None:
+    """Clone the tool from this checkout, without the network, and record where it came from as a submodule."""
+    place = folder / TOOL_FOLDER
+    _git(folder, "clone", "--quiet", "--no-checkout", str(tool), TOOL_FOLDER)
+    _git(place, "checkout", "--quiet", "--detach", commit)
+    source = _git(tool, "config", "--default", str(tool), "remote.origin.url")
+    _git(place, "remote", "set-url", "origin", source)
+    _git(folder, "submodule", "--quiet", "add", "--", source, TOOL_FOLDER)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints. Raises FluxError."""
+    try:
+        done = subprocess.run(  # noqa: S603 - arguments of our own
+            ["git", *arguments],  # noqa: S607 - the git on the PATH
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise FluxError(
+            "there is no `git` on the PATH", "a project is a git repository", "install git"
+        ) from None
+    if done.returncode != 0:
+        what = f"`git {' '.join(arguments)}` failed in {folder}: {done.stderr.strip()}"
+        raise FluxError(
+            what,
+            "the tool is taken from a git checkout",
+            "fix the cause and delete the new folder, then try again",
+        )
+    return done.stdout.strip()
