@@ -18,6 +18,7 @@ from flux_training.training.bill import estimate_record
 from flux_training.training.cost import StackBill
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.node_rights import (
     Remaining,
     choose_end,
@@ -166,8 +167,8 @@ def past_run_ids(storage: Storage, layout: Layout) -> list[tuple[str, str]]:
     """(job, run id) of every run in the bucket, also of jobs that are no longer declared."""
     return [
         (job, run)
-        for job in storage.list_folders(layout.runs)
-        for run in storage.list_folders(f"{layout.runs}{job}/")
+        for job in filter(JOB_NAME.fullmatch, storage.list_folders(layout.runs))
+        for run in filter(RUN_ID.fullmatch, storage.list_folders(f"{layout.runs}{job}/"))
     ]
 
 

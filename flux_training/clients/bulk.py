@@ -65,11 +65,12 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Incoming:
-    """An object to download. `sha256`: what its bytes must have, if known."""
+    """An object to download. `sha256`: what its bytes must have, if known; `size`: in bytes, as listed."""
 
     key: str
     path: Path
     sha256: str | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Bulk:
         expected = wanted.sha256
         try:
             with self._errors("get_object", wanted.key):
-                found, size = self._fetch_to(wanted.key, part, expected is not None)
+                found, size = self._fetch_to(wanted, part)
             if expected is not None and found != expected:
                 raise ServiceError(
                     f"{wanted.key} in bucket {self._access.bucket} is not what was written there (SHA-256 {found[:12]}…)",
@@ -206,17 +207,20 @@ class Bulk:
             raise
         return size
 
-    def _fetch_to(self, key: str, part: Path, hashed: bool) -> tuple[str, int]:
-        """Write the object to `part`. Returns its SHA-256, if `hashed`, and its size."""
+    def _fetch_to(self, wanted: Incoming, part: Path) -> tuple[str, int]:
+        """Write the object to `part`. Returns its SHA-256, if one is wanted, and its size."""
         import obstore
 
         digest, size = hashlib.sha256(), 0
-        answer = obstore.get(self._store(), key)
+        answer = obstore.get(self._store(), wanted.key)
+        if wanted.size not in (None, answer.meta["size"]):
+            # Whoever replaced it may have made it as large as the disk.
+            raise OSError(f"it was listed with {wanted.size} bytes and has {answer.meta['size']}")
         # Streaming doubles the time that a small object takes.
         small = answer.meta["size"] <= CHUNK_BYTES
         with part.open("wb") as file:
             for chunk in [answer.bytes()] if small else answer.stream(min_chunk_size=CHUNK_BYTES):
-                if hashed:
+                if wanted.sha256 is not None:
                     digest.update(chunk)
                 size += file.write(chunk)
         if size != answer.meta["size"]:

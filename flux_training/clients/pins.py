@@ -1,5 +1,7 @@
 """Records the weights of a run that were verified first, in `.flux/runs/<job>/<run id>/results.json`."""
 
+import hashlib
+
 from flux_training.clients.errors import Conflict
 from flux_training.clients.records import read_record
 from flux_training.clients.storage import ObjectInfo, Storage
@@ -7,6 +9,8 @@ from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.records import DoneRecord
 from flux_training.training.runs.run import Layout, RunKeys
+
+PART_BYTES = 16 * 1024 * 1024
 
 
 def read_pin(storage: Storage, keys: RunKeys) -> PinnedWeights | None:
@@ -23,16 +27,15 @@ def pinned_keys(storage: Storage, layout: Layout) -> frozenset[str]:
 def pin_weights(
     storage: Storage, keys: RunKeys, weights: ObjectInfo, steps: int, replaces: str | None = None
 ) -> PinnedWeights | None:
-    """Record these weights, which were verified, with the digest of done.json. Returns the record: another process may have been first.
+    """Record these weights, which were verified. Returns the record: another process may have been first.
 
-    None if done.json has no digest. `replaces`: the SHA-256 of the weights that the present record names. Raises ServiceError.
+    The digest is that of done.json, which a download is compared with, or else is computed. None if they change meanwhile. `replaces`: the SHA-256 of the weights that the present record names. Raises ServiceError.
     """
     done = read_record(storage, keys.done, DoneRecord).value
-    if done is None or done.sha256 is None:
+    sha256 = done.sha256 if done and done.sha256 else _digest(storage, weights)
+    if sha256 is None:
         return None
-    pin = PinnedWeights(
-        sha256=done.sha256, size=weights.size, step=steps, etag=weights.etag, replaces=replaces
-    )
+    pin = PinnedWeights(sha256=sha256, size=weights.size, step=steps, etag=weights.etag, replaces=replaces)
     try:
         storage.put_bytes(
             keys.results, canonical_json({"version": 1, **pin.model_dump()}), if_none_match=replaces is None
@@ -40,3 +43,12 @@ def pin_weights(
     except Conflict:
         return read_pin(storage, keys)
     return pin
+
+
+def _digest(storage: Storage, weights: ObjectInfo) -> str | None:
+    """The SHA-256 of the object; None if it is no longer the same at the end."""
+    digest = hashlib.sha256()
+    for start in range(0, weights.size, PART_BYTES):
+        digest.update(storage.get_range(weights.key, start, PART_BYTES))
+    now = storage.head(weights.key)
+    return digest.hexdigest() if now and (now.size, now.etag) == (weights.size, weights.etag) else None

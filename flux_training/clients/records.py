@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from flux_training.clients.errors import NotFound
-from flux_training.clients.storage import Storage
+from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.untrusted import MAX_RECORD_BYTES, Parsed, UntrustedRecord, parse_record
 
 R = TypeVar("R", bound=UntrustedRecord)
@@ -16,6 +16,12 @@ def read_record(storage: Storage, key: str, kind: type[R]) -> Parsed[R]:
         return Parsed()
     found = parse_record(raw, kind)
     return Parsed(found.value, tuple(f"{key}: {fault}" for fault in found.faults))
+
+
+def listed(storage: Storage, key: str) -> ObjectInfo | None:
+    """The object, found by a listing; None if it does not exist. Works for one that its writer made unreadable. Raises ServiceError."""
+    first = next(iter(storage.list(key)), None)
+    return first if first and first.key == key else None
 
 
 def read_bounded(storage: Storage, key: str, limit: int) -> bytes | None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flux_training.clients.errors import Invalid, NotFound
+from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import read_pin
 from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from
-from flux_training.clients.records import read_bounded, read_record
+from flux_training.clients.records import listed, read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
 from flux_training.training.names import RUN_ID
@@ -111,10 +111,7 @@ def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) ->
     """The job's last hand-out by the services' clocks: the node's own may be wrong. None unless it is running or has failed."""
     if job.status not in (RunState.RUNNING, RunState.FAILED):
         return None
-    try:
-        written = storage.head(keys.progress)
-    except Invalid:
-        written = None  # its node encrypted it with a key of its own
+    written = listed(storage, keys.progress)
     started = job.started or job.created or datetime.now(UTC)
     return HandOut(
         started,
@@ -135,7 +132,7 @@ def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = N
     found = stored_results(storage, keys, steps, job)
     if not found.are_unproven:
         return found
-    is_posted = job is None and storage.head(keys.posted) is not None
+    is_posted = job is None and listed(storage, keys.posted) is not None
     return believed(found, [job] if job else [], is_posted)
 
 
@@ -208,7 +205,7 @@ def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
     there: dict[str, ObjectInfo] = {}
     for number, item in enumerate(storage.list(keys.model)):
         if number == MAX_LISTED:
-            return {key: found for key in wanted if (found := storage.head(key))}
+            return {key: found for key in wanted if (found := listed(storage, key))}
         if item.key in wanted:
             there[item.key] = item
         if item.key >= max(wanted):

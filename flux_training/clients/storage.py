@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +26,10 @@ AWS_URL = "https://s3.amazonaws.com"
 MAX_CONNECTIONS = 32
 MAX_KEYS_PER_DELETE = 1000
 MAX_READS = 3
+# Nodes can make folders. More than jobs in a stack, and than runs of a job.
+MAX_FOLDERS = 10_000
+# XML 1.0 has no notation for these characters, so such keys cannot stand in a list of keys to delete.
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 REGIONS_WITHOUT_LOCATION = frozenset({"auto", "us-east-1"})
 
 
@@ -192,9 +198,9 @@ class Storage:
         """Upload many files at once, each checked against its `sha256`. Returns their ETags by key; see Bulk.send."""
         return self._bulk.send(files, on_progress)
 
-    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+    def download(self, key: str, path: Path, sha256: str | None = None, *, size: int | None = None) -> None:
         """Fetch one object; see `fetch_files`."""
-        self.fetch_files([Incoming(key, path, sha256)])
+        self.fetch_files([Incoming(key, path, sha256, size)])
 
     def fetch_files(self, objects: Sequence[Incoming], on_progress: OnProgress = ignore_progress) -> None:
         """Download many objects at once, each checked against its `sha256` if that is given; see Bulk.fetch."""
@@ -213,18 +219,22 @@ class Storage:
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), item.get("LastModified"))
 
     def list_folders(self, prefix: str = "") -> Sequence[str]:
-        """The names of the folders directly below `prefix`, which is empty or ends with a slash."""
-        folders = [
+        """The first MAX_FOLDERS names of folders directly below `prefix`, which is empty or ends with a slash."""
+        folders = (
             entry["Prefix"]
             for page in self._pages(Prefix=prefix, Delimiter="/")
             for entry in page.get("CommonPrefixes", [])
-        ]
-        return sorted(folder.removeprefix(prefix).rstrip("/") for folder in folders)
+        )
+        first = itertools.islice(folders, MAX_FOLDERS)
+        return sorted(folder.removeprefix(prefix).rstrip("/") for folder in first)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; missing ones are ignored. Raises ServiceError naming an object that was not deleted."""
-        for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
-            batch = keys[start : start + MAX_KEYS_PER_DELETE]
+        for key in filter(NOT_IN_XML.search, keys):
+            self._call("delete_object", Key=key)
+        listable = [key for key in keys if not NOT_IN_XML.search(key)]
+        for start in range(0, len(listable), MAX_KEYS_PER_DELETE):
+            batch = listable[start : start + MAX_KEYS_PER_DELETE]
             answer = self._call(
                 "delete_objects", Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
             )

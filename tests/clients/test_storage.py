@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from flux_training.clients import storage as storage_module
 from flux_training.clients.errors import Conflict, Invalid, NotFound, ServiceError, Unauthorized, Unavailable
 from flux_training.clients.storage import Storage
 from tests.support.s3_server import Reply, Server
@@ -109,6 +110,29 @@ def test_a_wrong_download_keeps_the_old_file(server: Server, tmp_path: Path) -> 
         storage(server.url).download("a", tmp_path / "a", sha256="0" * 64)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_an_object_that_grew_since_it_was_listed_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda *_: (200, b"x" * 1000)
+    with pytest.raises(ServiceError, match="it was listed with 4 bytes and has 1000"):
+        storage(server.url).download("a", tmp_path / "a", size=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_beyond_the_limit_are_not_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "MAX_FOLDERS", 2)
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+    folders = "".join(f"<CommonPrefixes><Prefix>x/{name}/</Prefix></CommonPrefixes>" for name in "abc")
+    server.reply = lambda *_: (200, f"<ListBucketResult>{folders}{more}</ListBucketResult>".encode())
+    assert storage(server.url).list_folders("x/") == ["a", "b"]
+    assert len(server.seen) == 1
+
+
+def test_a_key_that_xml_cannot_hold_is_deleted_alone(server: Server) -> None:
+    server.reply = lambda method, *_: (204, b"") if method == "DELETE" else (200, b"<DeleteResult/>")
+    storage(server.url).delete_many(["a", "b\x01", "c"])
+    assert sorted(method for method, _ in server.seen) == ["DELETE", "POST"]
+    assert [path for method, path in server.seen if method == "DELETE"] == ["/bucket/b%01"]
 
 
 def test_all_pages_of_a_listing_are_read(server: Server) -> None:

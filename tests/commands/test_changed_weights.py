@@ -271,3 +271,14 @@ def test_a_forged_acceptance_counts_only_where_nodes_cannot_write_it(
     accepted = FetchOptions(force=True, accept_changed=True)
     assert fetch_results(status, run.storage, run.outputs, options=accepted).failed == []
     assert run.local == OTHERS
+
+
+@pytest.mark.parametrize("done", [b"{}", b'{"sha256": [1]}'])
+def test_weights_without_a_digest_in_done_json_are_recorded_too(run: TrainedRun, done: bytes) -> None:
+    run.storage.put_bytes(run.keys.done, done)
+    run.fetch()
+    pin = read_pin(run.storage, run.keys)
+    assert pin is not None
+    assert pin.sha256 == hashlib.sha256(GOOD).hexdigest()
+    run.node_writes(OTHERS)
+    assert "somebody replaced them" in run.problem()

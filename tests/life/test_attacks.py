@@ -73,7 +73,7 @@ class Attacked:
 
     @property
     def outputs_folder(self) -> Path:
-        return self.stack.root / "outputs"
+        return self.stack.root / "outputs" / "dev"
 
     def keys(self, job: str) -> RunKeys:
         return self.layout.run(job, self.stack.outputs()["jobs"][job]["runId"])
@@ -164,6 +164,8 @@ def check(attacked: Attacked, job: str, attack: Attack) -> None:
         attack.act(scene)
     seen = attacked.look(job)
     assert attack.shows in seen.text
+    if not attack.shows:
+        assert [text for text in seen.texts if text.startswith(f"{job}:")] == []
     # Only the attacked run has a finding.
     assert [text for text in seen.texts if text.startswith(f"{OTHER}:")] == []
     assert seen.failed[OTHER] == []

@@ -7,6 +7,7 @@ from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
 from flux_training.clients.queue.posting import Queue
+from flux_training.clients.records import listed
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
@@ -59,7 +60,7 @@ class SilentRun:
 
     def _has_reported(self, job: Job) -> bool:
         """Whether its launcher has started: then the watcher did not cancel the job, but somebody else did later."""
-        report = self.storage.head(self.keys.progress)
+        report = listed(self.storage, self.keys.progress)
         if report is None or report.modified is None or job.started is None:
             return False
         return report.modified >= job.started

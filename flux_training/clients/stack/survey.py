@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from flux_training.clients.records import listed
 from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
@@ -82,7 +83,7 @@ def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | 
     if own.settings.resume:
         made, parent = made_before(_run_of(own), past_runs(stack.storage, stack.layout, own.name))
         return replace(own, parent=parent) if made else None
-    return own if stack.storage.head(stack.layout.run(own.name, own.run_id).record) else None
+    return own if listed(stack.storage, stack.layout.run(own.name, own.run_id).record) else None
 
 
 def _with_parent(stack: StackServices, job: DeclaredJob) -> DeclaredJob:

@@ -24,7 +24,7 @@ def download(storage: Storage, info: ObjectInfo, path: Path, sha256: str | None,
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if info.size <= CHUNK_BYTES:
-        storage.download(info.key, path, sha256)
+        storage.download(info.key, path, sha256, size=info.size)
         on_bytes(info.size)
         return
     part = part_path(path, info)
