@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_training.training.errors import BadInput
+from flux_training.training.models.choice import choose_model
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS
 from flux_training.training.train_yml.document import first_process, resolutions_of
 from flux_training.training.values import mapping, whole_number
 
@@ -25,10 +27,7 @@ TFLOPS = {
     "RTX 3060": 12.7,
 }
 
-# GB of GPU memory for training FLUX.1-dev: rules of thumb, which lint uses as well. ai-toolkit's example for 24 GB is quantized and has
-# one image per step; the 12 billion weights alone take 24 GB in BF16.
-GB_QUANTIZED = 24
-GB_UNQUANTIZED = 48
+# GB of GPU memory for one more megapixel in a batch: a rule of thumb.
 GB_EACH_MORE_MEGAPIXEL = 8
 # GB of GPU memory by model, from NVIDIA's data sheets. Laptop GPUs have less.
 MEMORY_GB = {
@@ -102,14 +101,16 @@ def check_condition(wanted: str) -> None:
 
 
 def memory_needed(document: Mapping[str, Any]) -> int:
-    """GB of GPU memory that a train.yml needs: a rule of thumb."""
+    """GB of GPU memory that a train.yml needs: a rule of thumb. Models that the table lacks count as the default model."""
     process = first_process(document)
     model, train = mapping(process.get("model")), mapping(process.get("train"))
+    choice = choose_model(model)
+    memory = ((choice.model if choice.key else None) or MODELS[DEFAULT_MODEL]).memory
     if model.get("quantize") is not True:
-        return GB_UNQUANTIZED
+        return memory.unquantized
     batch = whole_number(train.get("batch_size"), 1)
     megapixels = batch * (max(resolutions_of(process)) / 1024) ** 2
-    return GB_QUANTIZED + (GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0)
+    return memory.quantized + (GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0)
 
 
 def choose_gpu(

@@ -82,6 +82,12 @@ class LintSettings(_Strict):
         return silence
 
 
+class ModelSettings(_Strict):
+    """`unchecked`: train an architecture that docs/models.md lacks, with your own image. Lint then knows nothing about its memory or settings."""
+
+    unchecked: bool = False
+
+
 class JobSettings(_Strict):
     """One entry of `jobs`: a folder below `jobsFolder`, or a pattern such as `cat-*`.
 
@@ -101,6 +107,7 @@ class JobSettings(_Strict):
     webhook: str | None = Field(None, repr=False)
     cluster: str | None = None
     lint: LintSettings = LintSettings()
+    model: ModelSettings = ModelSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -265,7 +272,8 @@ class StackSettings(_Strict):
     `results`: what `destroy` does with trained weights and samples, as of the last `up`. `adopt`: take over a container group or bucket
     that exists and is not this stack's; `destroy` does not delete these. `webhook`: for all jobs without their own. `clusters`: several
     clusters by name, such as `{flux: {}, video: {gpu: "H100", image: …}}`, instead of `cluster`; each is a container group with its own
-    scaling rule.
+    scaling rule. `commercial`: models whose licence forbids commercial
+    use are errors.
     """
 
     cloud: Literal["local", "salad"]
@@ -279,6 +287,7 @@ class StackSettings(_Strict):
     image: ImageSettings = ImageSettings()
     dev: DevSettings = DevSettings()
     adopt: bool = False
+    commercial: bool = False
     webhook: str | None = Field(None, repr=False)
     results: Literal["keep", "delete"] = "keep"
     salad_api_key: SecretStr | None = None

@@ -260,6 +260,10 @@ def _with_two_clusters(_folder: Path) -> StackSettings:
     return stack(cat={}).model_copy(update={"clusters": clusters})
 
 
+def do_commercial(_folder: Path) -> StackSettings:
+    return stack(cat={}).model_copy(update={"commercial": True})
+
+
 TOKEN = "hf_" + "abcDEF" * 6
 MISTAKES: dict[str, Spoil] = {
     "job-unknown": do(_nothing, cat={}, dog={}),
@@ -381,7 +385,20 @@ MISTAKES: dict[str, Spoil] = {
         )
     ),
     "result-not-lora": edit("      network:", "      embedding: {trigger: tr1gger}\n      network:"),
-    "model-not-flux": edit("is_flux: true", "is_flux: false"),
+    "model-unknown": edit("is_flux: true", "arch: fluxx"),
+    "model-unchecked": do(edit("is_flux: true", "arch: krea2"), cat={"model": {"unchecked": True}}),
+    "model-mismatch": edit("is_flux: true", "arch: zimage"),
+    "weights-downloaded": do(
+        lambda folder: (
+            edit("is_flux: true", "arch: qwen_image")(folder),
+            edit("/model", "Qwen/Qwen-Image")(folder),
+        )
+    ),
+    "model-newer": _on_an_older_trainer(edit("is_flux: true", "arch: flux2")),
+    "licence-commercial": do_commercial,
+    "training-adapter": edit("/model", "black-forest-labs/FLUX.1-schnell"),
+    "sample-guidance": edit("sample_every: 250", "sample_every: 250\n        guidance_scale: 1"),
+    "sample-size": edit("sample_every: 250", "sample_every: 250\n        width: 1000"),
     "network-missing": edit(
         "      network:\n        type: lora\n        linear: 16\n        linear_alpha: 16\n", ""
     ),

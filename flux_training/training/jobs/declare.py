@@ -10,6 +10,8 @@ from flux_training.training.finding import Finding, Problem
 from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
+from flux_training.training.models.choice import ModelPolicy
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import (
     PUBLIC_IMAGE,
@@ -117,7 +119,10 @@ def gather_jobs(
     places = [
         _on_cluster(
             JobPlace(
-                name, jobs_folder / name, folder if folder.is_dir() or not chosen[name].dataset else None
+                name,
+                jobs_folder / name,
+                folder if folder.is_dir() or not chosen[name].dataset else None,
+                policy=ModelPolicy(unchecked=chosen[name].model.unchecked, commercial=settings.commercial),
             ),
             settings,
             clusters.get(name),
@@ -155,7 +160,13 @@ def _on_cluster(place: JobPlace, settings: StackSettings, name: str | None) -> J
         return replace(place, variables=NODE_VARIABLES)
     cluster = settings.all_clusters[name]
     variables = frozenset(cluster.environment) | NODE_VARIABLES
-    return replace(place, gpu=cluster.gpu, variables=variables, trainer_date=trainer_date(settings, name))
+    return replace(
+        place,
+        gpu=cluster.gpu,
+        variables=variables,
+        trainer_date=trainer_date(settings, name),
+        policy=replace(place.policy, weights_in_image=weights_in_image(settings, name)),
+    )
 
 
 def trainer_date(settings: StackSettings, cluster: str) -> str:
@@ -167,6 +178,13 @@ def trainer_date(settings: StackSettings, cluster: str) -> str:
         return PINNED_DATE
     uses_public_image = settings.cloud == "salad" and found.image == PUBLIC_IMAGE
     return PUBLIC_IMAGE_DATE if uses_public_image else NEWEST_DATE
+
+
+def weights_in_image(settings: StackSettings, cluster: str) -> str:
+    """The id on Hugging Face of the weights in the image's `/model`; empty for an image whose content is not known."""
+    if settings.is_built(cluster):
+        return settings.image.model
+    return MODELS[DEFAULT_MODEL].weights if settings.all_clusters[cluster].image == PUBLIC_IMAGE else ""
 
 
 def folder_names(jobs_folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from flux_training.training.jobs.folder import ImageSet, JobFolder, image_set, j
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.lint.rules import RULES
+from flux_training.training.models.choice import DEFAULT_POLICY, ModelPolicy
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE
@@ -28,6 +29,7 @@ class JobPlace:
     gpu: str = ""
     variables: frozenset[str] = frozenset()
     trainer_date: str = NEWEST_DATE
+    policy: ModelPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,8 @@ class Examiner:
     def _examine(self, place: JobPlace, file: TrainerFile) -> Examined:
         uses = folder_uses(file.process)
         facts = self._datasets.dataset(place.dataset, uses) if place.dataset else None
-        subject = Subject(
-            place.name, place.folder, file, facts, place.gpu, place.variables, place.trainer_date
-        )
+        stack = (place.gpu, place.variables, place.trainer_date, place.policy)
+        subject = Subject(place.name, place.folder, file, facts, *stack)
         examined = Examined(place.name, place.folder, tuple(check_rules(subject)))
         if facts is None or examined.needed:
             return examined

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Finding, Problem, Severity
 from flux_training.training.gpu import memory_gb
 from flux_training.training.lint.secret_patterns import without_secrets
+from flux_training.training.models.choice import DEFAULT_POLICY, ModelChoice, ModelPolicy, choose_model
+from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import caption_name
 from flux_training.training.train_yml.trainer_config import TrainerFile
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE
@@ -22,7 +25,7 @@ NEEDED = "without it there is nothing to queue"
 
 @dataclass(frozen=True)
 class Subject:
-    """One job as the rules see it. `gpu`, `variables` (the node's environment variables) and `trainer_date` come from the stack."""
+    """One job as the rules see it. `gpu`, `variables` (the node's environment variables), `trainer_date` and `policy` come from the stack."""
 
     name: str
     folder: Path
@@ -31,6 +34,17 @@ class Subject:
     gpu: str = ""
     variables: frozenset[str] = frozenset()
     trainer_date: str = NEWEST_DATE
+    policy: ModelPolicy = DEFAULT_POLICY
+
+    @cached_property
+    def choice(self) -> ModelChoice:
+        """What train.yml's `model` section means to ai-toolkit."""
+        return choose_model(self.section("model"), self.policy.weights_in_image)
+
+    @property
+    def model(self) -> TrainableModel | None:
+        """The model that is trained; None if there is no training, or the table lacks its architecture."""
+        return self.choice.model if self.trains else None
 
     @property
     def images(self) -> Mapping[str, ImageFacts]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_training.training.models.table import MODELS, TrainableModel
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 
 # The folder of a container image that holds its weights.
 MODEL_FOLDER = "/model"
@@ -22,6 +22,21 @@ ARCH_OF_FLAG = {
     "is_ssd": "ssd",
 }
 DEFAULT_ARCH = "sd1"
+
+
+@dataclass(frozen=True)
+class ModelPolicy:
+    """What a stack says about models. `weights_in_image`: the id of what `/model` holds; empty if unknown.
+
+    `unchecked`: the job may train an architecture that the table lacks. `commercial`: only models that may be used commercially.
+    """
+
+    weights_in_image: str = MODELS[DEFAULT_MODEL].weights
+    unchecked: bool = False
+    commercial: bool = False
+
+
+DEFAULT_POLICY = ModelPolicy()
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ class MemoryBasis(StrEnum):
 
 
 class MemoryNeed(_Row):
-    """GB of GPU memory for batches of one image, with the settings of ai-toolkit's example."""
+    """GB of GPU memory for batches of one image, with the settings of ai-toolkit's example. `low_vram`: one of these settings."""
 
     quantized: int
     unquantized: int
     basis: MemoryBasis
+    low_vram: bool = False
 
 
 class TokenShape(_Row):

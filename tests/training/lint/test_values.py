@@ -122,7 +122,7 @@ def test_rank_is_read_from_both_keys(network: Mapping[str, int], said: list[str]
 
 @pytest.mark.parametrize(("gpu", "small"), [("X (23 GB)", True), ("X (24 GB)", False), ("X (25 GB)", False)])
 def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
-    job = replace(configured({"type": "sd_trainer"}), gpu=gpu)
+    job = replace(configured({"model": {"is_flux": True}}), gpu=gpu)
     assert bool(messages("gpu-small", job)) == small
 
 

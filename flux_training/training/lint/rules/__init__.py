@@ -8,6 +8,8 @@ from flux_training.training.lint.rules import (
     git,
     images,
     keys,
+    memory,
+    models,
     options,
     pairs,
     recipe,
@@ -25,8 +27,9 @@ AREAS = (
     recipe.AREA,
     keys.AREA,
     conflicts.AREA,
+    models.AREA,
     options.AREA,
-    options.GPU_AREA,
+    memory.AREA,
     secrets.AREA,
 )
 RULES: dict[str, Rule] = {rule.code: rule for area in AREAS for rule in area.rules}

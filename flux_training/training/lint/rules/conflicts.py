@@ -7,6 +7,7 @@ from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.rules.models import FLOWMATCH
 from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.names import below_job
 from flux_training.training.train_yml.dataset_folders import sample_controls
@@ -34,7 +35,6 @@ WITH_EPS = ("adam", "adamw", "adam8", "adamw8", "adam8bit", "adamw8bit", "ademam
 INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
-CONTROL_MODELS = ("flux_kontext",)
 
 
 def _datasets(job: Subject) -> list[Mapping[str, Any]]:
@@ -53,15 +53,20 @@ def _only_flux(job: Subject) -> Iterator[Conflict]:
             yield f"model.{key} needs model.is_flux: true, even if arch is flux", ("model", key)
 
 
-def _not_for_flux(job: Subject) -> Iterator[Conflict]:
+def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
+    if job.model and job.model.sampling.noise != FLOWMATCH:
+        return
     train = job.section("train")
     for key in ("min_snr_gamma", "snr_gamma", "learnable_snr_gos", "standardize_latents"):
         value = train.get(key)
         if value is True or (isinstance(value, int | float) and value > MIN_SNR_GAMMA):
-            yield f"train.{key} works only for models like Stable Diffusion, not for FLUX", ("train", key)
+            yield (
+                f"train.{key} works only for models like Stable Diffusion, not for those that match flows",
+                ("train", key),
+            )
     kind = str(job.section("network").get("type", "lora")).lower()
     if kind in ("locon", "lycoris"):
-        yield f"ai-toolkit finds no layer of FLUX for a {kind} network, and stops", ("network", "type")
+        yield f"ai-toolkit finds no layer of the model for a {kind} network, and stops", ("network", "type")
     if kind == "lorm":
         yield "network.type lorm replaces layers of the model and leaves no LoRA", ("network", "type")
 
@@ -229,7 +234,7 @@ def _wandb(job: Subject) -> Iterator[Conflict]:
 
 CONFLICTS: tuple[Conflicts, ...] = (
     _only_flux,
-    _not_for_flux,
+    _not_for_flow_matching,
     _two_accumulations,
     _guidance,
     _adapters_of_the_model,
@@ -294,7 +299,7 @@ def _is_flag_value(flag: str, content: str) -> bool:
     "name an image of the job, such as `control/00001.png`, or delete it",
 )
 def missing_control_images(job: Subject) -> Iterator[Problem]:
-    if _arch(job) not in CONTROL_MODELS:
+    if job.model is None or not job.model.datasets.control_images[1]:
         return
     known = {below_job(name) for name in job.all_images}
     for place, path in sample_controls(job.process):
@@ -304,16 +309,15 @@ def missing_control_images(job: Subject) -> Iterator[Problem]:
             yield job.in_config(f"the control image {path} does not exist", *place)
 
 
-def _arch(job: Subject) -> str:
-    return str(job.section("model").get("arch")).split(":")[0]
-
-
 @AREA.error(
     "result-not-lora",
     "the launcher waits for one file with a LoRA; other results would be lost after the run was paid for",
-    "delete the key",
+    "delete the key, or choose another model",
 )
 def other_results(job: Subject) -> Iterator[Problem]:
+    if job.model and len(job.model.result_endings) > 1:
+        endings = " and ".join(f"{ending}.safetensors" for ending in job.model.result_endings)
+        yield job.in_config(f"{job.model.name} ends with two files, {endings}", "model", "arch")
     for key in ("embedding", "adapter", "decorator"):
         if job.process.get(key) is not None:
             yield job.in_config(f"{key} trains something else beside or instead of the LoRA", key)

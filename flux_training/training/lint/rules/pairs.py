@@ -10,7 +10,6 @@ from pathlib import PurePath
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.conflicts import CONTROL_MODELS
 from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
 from flux_training.training.train_yml.dataset_folders import (
     NUMBERED_CONTROLS,
@@ -132,13 +131,12 @@ def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
     "put them into a folder `control`, and set control_path: control",
 )
 def edit_models_without_control_images(job: Subject) -> Iterator[Problem]:
-    arch = str(job.section("model").get("arch")).split(":")[0]
-    if arch not in CONTROL_MODELS or job.config is None:
+    if job.model is None or not job.model.datasets.control_images[0] or job.config is None:
         return
     for number, entry in enumerate(job.config.datasets):
         kinds = {PAIRED_KEYS[key] for key, _ in paired_paths(entry)}
         if FolderKind.CONTROL not in kinds and not entry.get("control_from_same_folder"):
-            message = f"datasets[{number}] has no control_path, which {arch} needs"
+            message = f"datasets[{number}] has no control_path, which {job.model.name} needs"
             yield job.in_config(message, "datasets", str(number))
 
 

@@ -11,7 +11,6 @@ from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, posit
 from flux_training.training.words import nearest
 
 AREA = Area("train.yml")
-MODEL_FOLDER = "/model"
 # `ui_trainer` is left out: it needs the database of ai-toolkit's own web page.
 TRAINERS = ("sd_trainer", "diffusion_trainer", "textual_inversion_trainer")
 # ai-toolkit's default.
@@ -116,14 +115,6 @@ AREA.setting(
     "an interrupted run continues from its last checkpoint",
     "set it to a whole number above 0, such as 250",
     needed=True,
-)
-AREA.setting(
-    "error",
-    "model-path",
-    "model.name_or_path",
-    lambda value: not isinstance(value, str) or value.rstrip("/") != MODEL_FOLDER,
-    f"the container image has the weights of FLUX.1-dev in `{MODEL_FOLDER}`; the node would have to download any other, and has no login for that",
-    f"set name_or_path: {MODEL_FOLDER}, or silence this if your own image has the weights elsewhere",
 )
 
 

@@ -1,0 +1,220 @@
+"""Rules about the model: which one it is, where its weights come from, and the settings that it needs."""
+
+from collections.abc import Iterator
+
+from flux_training.training.finding import Problem
+from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.rules.options import is_number, sample_prompts
+from flux_training.training.models.choice import MODEL_FOLDER, is_in_image
+from flux_training.training.train_yml.document import resolutions_of
+from flux_training.training.train_yml.key_values import HUB_ID
+from flux_training.training.train_yml.trainer_config import positive_int
+from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
+from flux_training.training.words import nearest
+
+AREA = Area("model")
+FLOWMATCH = "flowmatch"
+# ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
+DEFAULT_SAMPLER = "ddpm"
+DEFAULT_MULTIPLE = 16
+MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
+MAX_DISTILLED_GUIDANCE = 2
+HUB_LOGIN = "HF_TOKEN"
+
+
+@AREA.error(
+    "model-unknown",
+    "nothing is known about the memory, the settings and the results of other architectures",
+    "set model.arch to one from docs/models.md; to try another with your own image, set model: {unchecked: true} for the job in the stack's configuration",
+)
+def unknown_architectures(job: Subject) -> Iterator[Problem]:
+    choice = job.choice
+    if not job.trains or job.policy.unchecked:
+        return
+    if not choice.key and choice.owner is not job.model:
+        message = "no key names the architecture, so ai-toolkit would load Stable Diffusion 1.5"
+        owner = f"; set arch: {choice.owner.arch}" if choice.owner else ""
+        yield job.in_config(message + owner, "model")
+    elif job.model is None:
+        yield job.in_config(f"model.{choice.key} selects {_unknown(choice.arch)}", "model", choice.key)
+
+
+def _unknown(arch: str) -> str:
+    known = TRAINER_KEYS["model"]["arch"].choices
+    if arch in known:
+        return f"{arch}, which docs/models.md does not describe"
+    return f"{arch!r}, which ai-toolkit does not know{nearest(arch, known)}"
+
+
+@AREA.warning(
+    "model-unchecked",
+    "the job's settings say `unchecked`: neither its memory, its settings nor the names of its results are checked",
+    "watch the first run; use a model from docs/models.md if there is one",
+)
+def unchecked_architectures(job: Subject) -> Iterator[Problem]:
+    if job.trains and job.policy.unchecked and job.model is None:
+        yield job.in_config(f"{job.choice.arch} is trained unchecked", "model", job.choice.key)
+
+
+@AREA.error(
+    "model-mismatch",
+    "ai-toolkit loads the weights as that architecture, which fails or trains something else than you meant",
+    "set model.arch and model.name_or_path to what one row of docs/models.md says",
+)
+def weights_of_another_architecture(job: Subject) -> Iterator[Problem]:
+    choice, owner = job.choice, job.choice.owner
+    if not job.trains or not choice.key or owner is None or choice.arch in owner.archs:
+        return
+    path = job.section("model").get("name_or_path")
+    where = f"the image's {MODEL_FOLDER} has the weights of" if is_in_image(str(path)) else "name_or_path is"
+    message = (
+        f"{where} {choice.weights}, whose arch is {owner.arch}, but model.{choice.key} selects {choice.arch}"
+    )
+    yield job.in_config(message, "model", choice.key)
+
+
+@AREA.error(
+    "model-path",
+    f"a node has only the weights in its image's `{MODEL_FOLDER}`; ai-toolkit downloads others from Hugging Face, where gated ones need a login",
+    f"set name_or_path: {MODEL_FOLDER} for the image's weights, or an id from docs/models.md; for a gated one set {HUB_LOGIN} under cluster.environment in the stack's configuration",
+)
+def unavailable_weights(job: Subject) -> Iterator[Problem]:
+    path = job.section("model").get("name_or_path")
+    if not job.trains or (isinstance(path, str) and is_in_image(path)):
+        return
+    if not isinstance(path, str) or not HUB_ID.fullmatch(path):
+        yield job.in_config(f"model.name_or_path is {path!r}", "model", "name_or_path")
+        return
+    if _needs_login(job):
+        message = f"{path} is gated, and the node has no {HUB_LOGIN}"
+        yield job.in_config(message, "model", "name_or_path")
+
+
+@AREA.warning(
+    "weights-downloaded",
+    "each new node downloads the weights again, and that time is paid for; the owner of a node can read a token",
+    f"build an image that holds the weights (image.model in the stack's configuration), and set name_or_path: {MODEL_FOLDER}",
+)
+def downloaded_weights(job: Subject) -> Iterator[Problem]:
+    path = job.section("model").get("name_or_path")
+    if not job.trains or not isinstance(path, str) or not HUB_ID.fullmatch(path) or _needs_login(job):
+        return
+    size = f"{job.model.download_gb:.0f} GB" if job.model else "the weights"
+    token = f", with the {HUB_LOGIN} in the nodes' environment" if HUB_LOGIN in job.variables else ""
+    yield job.in_config(f"each node downloads {size} of {path}{token}", "model", "name_or_path")
+
+
+@AREA.error(
+    "model-newer",
+    "an older ai-toolkit loads an unknown arch as Stable Diffusion 1, and fails",
+    "use an image with a newer ai-toolkit (image.build, or your own with cluster.trainerDate)",
+)
+def architectures_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
+    model, choice = job.model, job.choice
+    if model and choice.key == "arch" and choice.arch == model.arch and job.trainer_date < model.since:
+        message = (
+            f"arch {model.arch} came on {model.since}, and the image's ai-toolkit is from {job.trainer_date}"
+        )
+        yield job.in_config(message, "model", "arch")
+
+
+@AREA.error(
+    "licence-commercial",
+    "the stack's configuration says `commercial: true`, and the model's licence forbids that use",
+    "choose a model that docs/models.md marks for commercial use, or remove `commercial`",
+)
+def licences_without_commercial_use(job: Subject) -> Iterator[Problem]:
+    if job.policy.commercial and job.model and not job.model.commercial:
+        message = f"{job.model.name} has the {job.model.licence}"
+        yield job.in_config(message, "model", "name_or_path")
+
+
+@AREA.error(
+    "training-adapter",
+    "a distilled model loses its distillation in training without its adapter, and the LoRA is useless without it",
+    "set model.assistant_lora_path to the adapter from docs/models.md",
+)
+def missing_training_adapter(job: Subject) -> Iterator[Problem]:
+    model = job.model
+    if model is None or not model.training_adapter or not model.has_weights(job.choice.weights):
+        return
+    section = job.section("model")
+    if not section.get("assistant_lora_path") and not section.get("inference_lora_path"):
+        yield job.in_config(f"{model.name} is trained with {model.training_adapter}", "model")
+
+
+@AREA.error(
+    "scheduler",
+    "a flow-matching model cannot be trained with any other noise, nor another model with that of flow matching",
+    "set train.noise_scheduler as docs/models.md says for the model, such as flowmatch",
+)
+def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
+    value = job.section("train").get("noise_scheduler")
+    if job.model and _is_unsuitable(job, value):
+        yield job.in_config(f"train.noise_scheduler is {value!r}", "train", "noise_scheduler")
+
+
+@AREA.error(
+    "sampler",
+    f"ai-toolkit stops at the first sample of a flow-matching model with any other sampler; its default is {DEFAULT_SAMPLER}",
+    "set sample.sampler as docs/models.md says for the model, such as flowmatch",
+)
+def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
+    value = job.section("sample").get("sampler")
+    if job.model and _draws_samples(job) and _is_unsuitable(job, value):
+        yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
+
+
+@AREA.warning(
+    "sample-guidance",
+    "a distilled model draws distorted samples with guidance, and other models ignore the prompt without it",
+    "set sample.guidance_scale as docs/models.md says for the model",
+)
+def unsuitable_guidance(job: Subject) -> Iterator[Problem]:
+    value = job.section("sample").get("guidance_scale")
+    if job.model is None or not _draws_samples(job) or not is_number(value):
+        return
+    sampling = job.model.sampling
+    wrong = value > MAX_DISTILLED_GUIDANCE if sampling.is_distilled else value <= 1
+    if wrong:
+        message = f"sample.guidance_scale is {value:g}; {sampling.guidance:g} suits {job.model.name}"
+        yield job.in_config(message, "sample", "guidance_scale")
+
+
+@AREA.warning(
+    "sample-size",
+    "the model draws in blocks of that many pixels, so the samples get another size or fail",
+    "choose multiples of the number that docs/models.md has for the model",
+)
+def sample_sizes_that_do_not_divide(job: Subject) -> Iterator[Problem]:
+    for key in ("width", "height"):
+        side = positive_int(job.section("sample").get(key))
+        if job.model and side and side % job.model.sampling.multiple:
+            message = f"sample.{key} {side} is not a multiple of {job.model.sampling.multiple}"
+            yield job.in_config(message, "sample", key)
+
+
+@AREA.warning(
+    "resolution-unusual",
+    f"models train on {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, in steps of the multiple in docs/models.md",
+    "[512, 768, 1024] is common",
+)
+def unusual_resolutions(job: Subject) -> Iterator[Problem]:
+    multiple = job.model.sampling.multiple if job.model else DEFAULT_MULTIPLE
+    for side in dict.fromkeys(resolutions_of(job.process)):
+        if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % multiple:
+            yield job.in_config(f"resolution {side}", "datasets", "0", "resolution")
+
+
+def _needs_login(job: Subject) -> bool:
+    owner = job.choice.owner
+    return owner is not None and owner.gated and HUB_LOGIN not in job.variables
+
+
+def _is_unsuitable(job: Subject, value: object) -> bool:
+    is_flow = job.model is not None and job.model.sampling.noise == FLOWMATCH
+    return (value == FLOWMATCH) != is_flow
+
+
+def _draws_samples(job: Subject) -> bool:
+    return bool(sample_prompts(job)) and not job.section("train").get("disable_sampling")

@@ -1,0 +1,212 @@
+"""Lint of train.yml for every model of the table: a suitable one has no errors, and each mistake is found."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_training.training.lint.check import check_rules
+from flux_training.training.lint.registry import Subject
+from flux_training.training.models.choice import ModelPolicy
+from flux_training.training.models.table import MODELS, TrainableModel
+from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
+from tests.training.lint.trainer_cases import base_document, changed
+
+EXAMPLES = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", "")) / "config/examples"
+LOGIN = frozenset({"HF_TOKEN"})
+# Each ends with two files, which the launcher does not collect.
+TWO_FILES = ("wan22-14b", "wan22-i2v")
+TRAINABLE = [model for model in MODELS.values() if model.name not in TWO_FILES]
+EDITING = [model for model in TRAINABLE if model.datasets.control_images[0]]
+FLOWING = [model for model in TRAINABLE if model.sampling.noise == "flowmatch"]
+OTHERS = [model for model in TRAINABLE if "flux" not in model.archs]
+
+
+def suitable(model: TrainableModel) -> dict[str, Any]:
+    """The recipe's train.yml, changed for a model as docs/models.md says."""
+    sampling, is_edit = model.sampling, model.datasets.control_images[0] > 0
+    return changed(
+        base_document(),
+        {
+            "model.is_flux": "<absent>",
+            "model.arch": model.arch,
+            "model.name_or_path": model.weights,
+            "model.quantize": True,
+            "train.noise_scheduler": sampling.noise,
+            "sample.sampler": sampling.noise,
+            "sample.guidance_scale": sampling.guidance,
+            "sample.sample_steps": sampling.steps,
+        }
+        | ({"model.assistant_lora_path": model.training_adapter} if model.training_adapter else {})
+        | ({"datasets[0].control_path": "control"} if is_edit else {}),
+    )
+
+
+def subject(document: Mapping[str, Any], gpu: str) -> Subject:
+    config = TrainerFile(Path("train.yml"), json.dumps(document).encode(), dict(document))
+    name = str(document["config"]["name"])
+    return Subject(name, Path("jobs") / name, config, None, gpu, LOGIN)
+
+
+def for_model(model: TrainableModel, change: Mapping[str, Any] | None = None) -> Subject:
+    """A suitable job on a GPU that just fits, with a change."""
+    return subject(changed(suitable(model), change or {}), f"X ({model.memory.quantized} GB)")
+
+
+def codes(job: Subject, severity: str = "error") -> set[str]:
+    return {finding.code for finding in check_rules(job) if finding.severity == severity}
+
+
+def name_of(model: TrainableModel) -> str:
+    return model.name
+
+
+@pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
+def test_a_suitable_job_has_no_errors(model: TrainableModel) -> None:
+    assert codes(for_model(model)) == set()
+
+
+@pytest.mark.parametrize("name", TWO_FILES)
+def test_two_result_files_are_an_error(name: str) -> None:
+    assert codes(for_model(MODELS[name])) == {"result-not-lora"}
+
+
+@pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"train.noise_scheduler": "<wrong>"}, "scheduler"),
+        ({"sample.sampler": "<wrong>"}, "sampler"),
+        ({"model.arch": "zimgae"}, "model-unknown"),
+        ({"model.name_or_path": "/weights"}, "model-path"),
+        ({"datasets[0].folder_path": "images"}, "folder-path"),
+        ({"model.quantize": False, "model.low_vram": True}, "quantize-needed"),
+        ({"datasets[0].resolution": [500]}, "resolution-unusual"),
+        ({"sample.width": 1001}, "sample-size"),
+        ({"sample.guidance_scale": "<wrong>"}, "sample-guidance"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_in_train_yml_is_found(model: TrainableModel, change: Mapping[str, Any], code: str) -> None:
+    sampling = model.sampling
+    wrong = {
+        "sample.guidance_scale": 7 if sampling.is_distilled else 1,
+        "train.noise_scheduler": "ddpm" if sampling.noise == "flowmatch" else "flowmatch",
+        "sample.sampler": "ddpm" if sampling.noise == "flowmatch" else "flowmatch",
+    }
+    job = for_model(
+        model, {place: wrong[place] if value == "<wrong>" else value for place, value in change.items()}
+    )
+    if code == "quantize-needed":
+        job = replace(job, gpu=f"X ({model.memory.unquantized - 1} GB)")
+    assert code in codes(job) | codes(job, "warning")
+
+
+@pytest.mark.parametrize("model", OTHERS, ids=name_of)
+def test_weights_that_the_image_lacks_are_found(model: TrainableModel) -> None:
+    assert "model-mismatch" in codes(for_model(model, {"model.name_or_path": "/model"}))
+
+
+@pytest.mark.parametrize("model", OTHERS, ids=name_of)
+def test_weights_in_the_image_are_accepted(model: TrainableModel) -> None:
+    job = for_model(model, {"model.name_or_path": "/model"})
+    job = replace(job, policy=ModelPolicy(weights_in_image=model.weights), variables=frozenset())
+    assert codes(job) == set()
+    assert "weights-downloaded" not in codes(job, "warning")
+
+
+@pytest.mark.parametrize("model", OTHERS, ids=name_of)
+def test_the_wrong_flag_is_a_mismatch(model: TrainableModel) -> None:
+    """It would train something else, such as Kontext without its control images."""
+    assert "model-mismatch" in codes(for_model(model, {"model.arch": "<absent>", "model.is_flux": True}))
+
+
+@pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
+def test_too_little_memory_is_found(model: TrainableModel) -> None:
+    job = replace(for_model(model), gpu=f"X ({model.memory.quantized - 1} GB)")
+    assert "gpu-small" in codes(job, "warning")
+    assert "low-vram-needed" in codes(job)
+
+
+@pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
+def test_only_gated_weights_need_a_login(model: TrainableModel) -> None:
+    job = replace(for_model(model), variables=frozenset())
+    assert codes(job) == ({"model-path"} if model.gated else set())
+
+
+@pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
+def test_only_some_licences_allow_commercial_use(model: TrainableModel) -> None:
+    job = replace(for_model(model), policy=ModelPolicy(commercial=True))
+    assert codes(job) == (set() if model.commercial else {"licence-commercial"})
+
+
+@pytest.mark.parametrize("model", FLOWING, ids=name_of)
+def test_an_older_trainer_lacks_the_architecture(model: TrainableModel) -> None:
+    assert "model-newer" in codes(replace(for_model(model), trainer_date="2024-01-01"))
+
+
+@pytest.mark.parametrize("model", EDITING, ids=name_of)
+def test_forgotten_control_images_are_found(model: TrainableModel) -> None:
+    assert codes(for_model(model, {"datasets[0].control_path": "<absent>"})) == {"control-forgotten"}
+
+
+def test_the_message_names_the_architecture_of_the_weights() -> None:
+    kontext = MODELS["flux1-kontext"]
+    job = for_model(kontext, {"model.arch": "<absent>", "model.is_flux": True})
+    (found,) = [finding for finding in check_rules(job) if finding.code == "model-mismatch"]
+    assert found.message == (
+        "name_or_path is black-forest-labs/FLUX.1-Kontext-dev, whose arch is flux_kontext, but model.is_flux selects flux"
+    )
+    job = for_model(kontext, {"model.arch": "<absent>"})
+    (found,) = [finding for finding in check_rules(job) if finding.code == "model-unknown"]
+    assert found.message.endswith("would load Stable Diffusion 1.5; set arch: flux_kontext")
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [
+        ("zimgae", "model.arch selects 'zimgae', which ai-toolkit does not know (did you mean `zimage`?)"),
+        ("krea2", "model.arch selects krea2, which docs/models.md does not describe"),
+    ],
+)
+def test_unknown_architectures_are_told_apart(arch: str, said: str) -> None:
+    job = for_model(MODELS["z-image"], {"model.arch": arch})
+    assert said in [finding.message for finding in check_rules(job)]
+
+
+def test_an_unchecked_architecture_is_only_a_warning() -> None:
+    job = for_model(MODELS["z-image"], {"model.arch": "krea2", "model.name_or_path": "krea/Krea-2-Raw"})
+    job = replace(job, policy=ModelPolicy(unchecked=True))
+    assert codes(job) == set()
+    assert "model-unchecked" in codes(job, "warning")
+
+
+def example(path: Path) -> dict[str, Any]:
+    """An example of ai-toolkit with the changes that every job needs here."""
+    raw = path.read_bytes().replace(b'"OmniGen2/OmniGen2\n', b'"OmniGen2/OmniGen2"\n')
+    text = re.sub("/path/to/(control/)?(folder/)?", "control/", json.dumps(document_of(raw)))
+    document: dict[str, Any] = json.loads(text)
+    document["config"]["name"] = "cat"
+    for entry in document["config"]["process"][0]["datasets"]:
+        entry["folder_path"] = "dataset"
+        if paths := entry.get("control_path"):
+            several = [f"control_{number}" for number, _ in enumerate(paths)]
+            entry["control_path"] = several if isinstance(paths, list) else "control"
+    return document
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="FLUX_TEST_AI_TOOLKIT is not set")
+def test_the_trainers_examples_have_no_errors() -> None:
+    found = {
+        path.stem: codes(subject(example(path), "A6000 (48 GB)" if "_48" in path.stem else "RTX 5090"))
+        for path in EXAMPLES.glob("train_lora_*.yaml")
+    }
+    assert len(found) > 10
+    assert {name: errors for name, errors in found.items() if errors} == {
+        "train_lora_wan22_14b_24gb": {"result-not-lora"}
+    }
