@@ -217,7 +217,7 @@ def test_a_node_that_fills_its_folder_costs_one_page_and_hides_nothing(
     ground.finish("finished")
     found, asked = ground.look()
     assert found["finished"] is RunState.COMPLETED
-    # The records, and for each run its folder; then the two objects of the full one.
+    # Objects are found by listings: a node can make one that refuses HEAD.
     assert asked["s3", "HEAD", ".safetensors"] == 0
 
 
