@@ -7,6 +7,7 @@ FLUX_TEST_AI_TOOLKIT names a checkout of ai-toolkit, FLUX_TEST_AI_TOOLKIT_PYTHON
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -20,7 +21,9 @@ from flux_training.node.launcher.errors import ExitCode
 from flux_training.node.launcher.weights import weights_step
 from flux_training.training.train_yml.trainer_config import document_of
 from tests.node.runs import LaunchResult, Node, train_config
+from tests.node.test_dataset import lay_out
 from tests.real.compare_keys import differences
+from tests.training.job_folders import add_folders, make_job
 from tests.training.lint.trainer_cases import lint_errors
 
 CHECKOUT = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", ""))
@@ -158,3 +161,22 @@ def test_its_examples_for_flux_lint_without_errors(path: Path) -> None:
     process["datasets"][0]["folder_path"] = "./dataset"
     process["model"]["name_or_path"] = "/model"
     assert lint_errors(document) == []
+
+
+def test_its_dataset_class_reads_the_folders_of_a_job_as_lint_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, node = make_job(tmp_path / "jobs", "edit"), tmp_path / "node"
+    add_folders(job)
+    (node / "training-config").mkdir(parents=True)
+    shutil.copy(job / "train.yml", node / "training-config")
+    monkeypatch.chdir(node)
+    lay_out(job, node)
+    program = Path(__file__).with_name("read_dataset.py")
+    done = subprocess.run([PYTHON, str(program), str(CHECKOUT)], capture_output=True, text=True, check=True)
+    main, second = json.loads(done.stdout)
+    assert (main["count"], main["is_reg"]) == (3, False)
+    assert main["captions"]["00002.jpg"] == "tr1gger, picture 2"
+    assert main["controls"]["00002.jpg"] == ["control/00002.png", "control-depth/00002.png"]
+    assert (second["count"], second["is_reg"]) == (6, True)
+    assert second["captions"]["00002.png"] == "a gradient, picture 2"

@@ -287,6 +287,7 @@ MISTAKES: dict[str, Spoil] = {
     "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
     "dataset-empty": do(_no_images),
     "dataset-stranger": do(_write("dataset/notes.doc", b"x")),
+    "dataset-video": do(_write("dataset/00001.MP4", b"x")),
     "dataset-large": do(_huge_captions),
     "image-unreadable": do(_write("dataset/00001.jpg", b"hello")),
     "image-truncated": do(_cut("dataset/00001.jpg")),

@@ -21,6 +21,8 @@ CLOSE_ENOUGH = 0.9
 SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",)}
 DEEP_MODES = ("I", "F")
 SUFFIXES = ", ".join(IMAGE_SUFFIXES)
+# video_extensions in ai-toolkit's toolkit/data_loader.py.
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")
 
 
 AREA.fault(
@@ -49,7 +51,24 @@ def dataset_without_images(job: Subject) -> Iterator[Problem]:
 )
 def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
-        yield job.in_dataset(name, f"neither an image ({SUFFIXES}) nor a caption (.txt)")
+        if not _is_video(name):
+            yield job.in_dataset(name, f"neither an image ({SUFFIXES}) nor a caption (.txt)")
+
+
+@AREA.error(
+    "dataset-video",
+    "jobs train on images only; videos are not supported yet",
+    f"take it out of the dataset, or export single frames of it as images ({SUFFIXES})",
+    needed=True,
+)
+def videos_in_a_dataset(job: Subject) -> Iterator[Problem]:
+    for name in job.dataset.strangers if job.dataset else ():
+        if _is_video(name):
+            yield job.in_dataset(name, "a video")
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES)
 
 
 @AREA.error(

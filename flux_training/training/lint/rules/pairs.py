@@ -10,6 +10,7 @@ from pathlib import PurePath
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.models.choice import choose_model
 from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
 from flux_training.training.train_yml.dataset_folders import (
     NUMBERED_CONTROLS,
@@ -131,12 +132,13 @@ def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
     "put them into a folder `control`, and set control_path: control",
 )
 def edit_models_without_control_images(job: Subject) -> Iterator[Problem]:
-    if job.model is None or not job.model.datasets.control_images[0] or job.config is None:
+    model = choose_model(job.section("model")).model
+    if job.config is None or model is None or not model.datasets.control_images[0]:
         return
     for number, entry in enumerate(job.config.datasets):
         kinds = {PAIRED_KEYS[key] for key, _ in paired_paths(entry)}
         if FolderKind.CONTROL not in kinds and not entry.get("control_from_same_folder"):
-            message = f"datasets[{number}] has no control_path, which {job.model.name} needs"
+            message = f"datasets[{number}] has no control_path, which {model.name} needs"
             yield job.in_config(message, "datasets", str(number))
 
 

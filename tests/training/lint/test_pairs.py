@@ -1,0 +1,125 @@
+"""Seeded mistakes in jobs with control images, masks and several datasets: each is found, with the name of the file."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flux_training.training.jobs.lint import lint_jobs
+from tests.training.job_folders import add_folders, make_job
+from tests.training.lint_folders import edit, picture, stack
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job folder with two control images for each image, and regularization images."""
+    folder = make_job(tmp_path_factory.mktemp("sound"), "cat")
+    add_folders(folder)
+    return folder
+
+
+def findings(root: Path) -> list[str]:
+    """`path: message [rule]` of each error, below the job folder."""
+    report = lint_jobs(stack(cat={}), root)
+    return [
+        f"{Path(found.path).relative_to(root / 'jobs/cat')}: {found.message} [{found.code}]"
+        for found in report.findings
+        if found.severity == "error"
+    ]
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def remove_folder(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def rename(name: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename(folder / new)
+
+    return change
+
+
+def change_path(path: str) -> Callable[[Path], object]:
+    return edit("control_path: [control, control-depth]", f"control_path: {path}")
+
+
+MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
+    (
+        remove("control/00002.png"),
+        ["control/00002.png: no control image for dataset/00002.jpg [pair-missing]"],
+    ),
+    (remove_folder("control-depth"), ["control-depth: no such folder [dataset-missing]"]),
+    (remove_folder("reg"), ["reg: no such folder [dataset-missing]"]),
+    (remove("reg/00003.txt"), ["reg/00003.txt: no caption for this image [caption-missing]"]),
+    (
+        lambda folder: (folder / "control/00001.txt").write_text("x"),
+        ["control/00001.txt: a caption of an image that is not trained itself [caption-orphan]"],
+    ),
+    (
+        lambda folder: picture(3).save(folder / "control/00009.png"),
+        ["control/00009.png: dataset/ has no image of this name [pair-orphan]"],
+    ),
+    (
+        lambda folder: picture(3).save(folder / "control/00001.jpg"),
+        ["control/00001.jpg: has the same name as control/00001.png, but for the suffix [pair-shared]"],
+    ),
+    (
+        rename("control/00001.png", "control/00001.PNG"),
+        ["control/00001.PNG: the suffix is .PNG [pair-suffix]"],
+    ),
+    (
+        lambda folder: (folder / "control/00001.png").write_bytes(b"x"),
+        ["control/00001.png: cannot be read as an image (not an image) [image-unreadable]"],
+    ),
+    (change_path("control"), ["control-depth: train.yml does not use this folder [folder-unused]"]),
+    (
+        rename("reg", "control-depth/x"),
+        [
+            "control-depth/x: neither an image (.jpg, .jpeg, .png, .webp) nor a caption (.txt) [dataset-stranger]",
+            "reg: no such folder [dataset-missing]",
+        ],
+    ),
+    (
+        lambda folder: (folder / "dataset/00004.mp4").write_bytes(b"x"),
+        ["dataset/00004.mp4: a video [dataset-video]"],
+    ),
+]
+
+
+def test_a_sound_job_has_no_errors(sound: Path, tmp_path: Path) -> None:
+    shutil.copytree(sound, tmp_path / "jobs/cat")
+    assert findings(tmp_path) == []
+
+
+@pytest.mark.parametrize(("spoil", "expected"), MISTAKES, ids=[expected[0] for _, expected in MISTAKES])
+def test_a_mistake_is_found_with_the_name_of_the_file(
+    spoil: Callable[[Path], object], expected: list[str], sound: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sound, tmp_path / "jobs/cat")
+    spoil(tmp_path / "jobs/cat")
+    assert findings(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        ("/path/to/control", "node-path"),
+        ("before", "node-path"),
+        ("../control", "node-path"),
+        ("dataset/control", "pair-folder"),
+    ],
+)
+def test_a_path_that_is_no_folder_of_the_job_is_found_in_its_line(
+    path: str, rule: str, sound: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sound, tmp_path / "jobs/cat")
+    change_path(path)(tmp_path / "jobs/cat")
+    (found,) = (one for one in lint_jobs(stack(cat={}), tmp_path).findings if one.code == rule)
+    assert found.path.endswith("jobs/cat/train.yml")
+    assert found.line is not None
+    assert repr(path) in found.message
