@@ -33,7 +33,7 @@ def lay_out(job: Path, node: Path) -> None:
 
 def test_each_folder_is_laid_out_as_in_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, node = make_job(tmp_path, "edit"), tmp_path / "node"
-    add_folders(job)
+    add_folders(job, "control", "control-depth")
     node.mkdir()
     monkeypatch.chdir(node)
     lay_out(job, node)

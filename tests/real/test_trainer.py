@@ -155,6 +155,7 @@ def test_the_table_has_the_keys_of_this_checkout() -> None:
 def test_its_examples_for_flux_lint_without_errors(path: Path) -> None:
     """With the changes of SaladCloud's recipe: name, folders and model."""
     text = path.read_text(encoding="utf-8").replace("/path/to/control/folder", "dataset")
+    text = text.replace("person1.jpg", "00001.jpg")
     document = document_of(text.encode())
     document["config"]["name"] = "chelsea-cat"
     (process,) = document["config"]["process"]
@@ -167,7 +168,7 @@ def test_its_dataset_class_reads_the_folders_of_a_job_as_lint_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, node = make_job(tmp_path / "jobs", "edit"), tmp_path / "node"
-    add_folders(job)
+    add_folders(job, "control", "control-depth")
     (node / "training-config").mkdir(parents=True)
     shutil.copy(job / "train.yml", node / "training-config")
     monkeypatch.chdir(node)
@@ -178,5 +179,6 @@ def test_its_dataset_class_reads_the_folders_of_a_job_as_lint_does(
     assert (main["count"], main["is_reg"]) == (3, False)
     assert main["captions"]["00002.jpg"] == "tr1gger, picture 2"
     assert main["controls"]["00002.jpg"] == ["control/00002.png", "control-depth/00002.png"]
+    assert main["masks"]["00002.jpg"] == "mask/00002.png"
     assert (second["count"], second["is_reg"]) == (6, True)
     assert second["captions"]["00002.png"] == "a gradient, picture 2"

@@ -1,5 +1,6 @@
 """Small valid job folders for tests; all images and captions are different."""
 
+import json
 from pathlib import Path
 
 from PIL import Image
@@ -48,25 +49,26 @@ def make_job(
     return folder
 
 
-def add_folders(folder: Path) -> None:
-    """Two control images for each image, and a second dataset of regularization images, all named in train.yml."""
-    for name, shade in (("control", 21), ("control-depth", 31), ("reg", 41)):
+def add_folders(folder: Path, *controls: str) -> None:
+    """Makes it a job of an edit model, with `controls` (by default one folder), masks, and a second dataset of regularization images."""
+    controls = controls or ("control",)
+    for shade, name in enumerate((*controls, "mask", "reg"), 2):
         (folder / name).mkdir()
         for image in sorted((folder / "dataset").glob("*.jpg")):
-            write_image(folder / name / f"{image.stem}.png", shade + int(image.stem))
+            write_image(folder / name / f"{image.stem}.png", 10 * shade + int(image.stem))
     for image in (folder / "reg").glob("*.png"):
         image.with_suffix(".txt").write_text(f"a gradient, picture {int(image.stem)}\n", encoding="utf-8")
-    train_yml = folder / "train.yml"
-    text = train_yml.read_text(encoding="utf-8")
-    entry = "        - {folder_path: dataset, caption_ext: txt, resolution: [512]}\n"
-    assert text.count(entry) == 1
-    controls = "control_path: [control, control-depth], "
-    second = (
-        "        - {folder_path: reg, is_reg: true, num_repeats: 2, caption_ext: txt, resolution: [512]}\n"
-    )
-    train_yml.write_text(
-        text.replace(entry, entry.replace("caption_ext", controls + "caption_ext") + second), encoding="utf-8"
-    )
+    named = f"control_path: {json.dumps(controls)}"
+    second = "{folder_path: reg, is_reg: true, num_repeats: 2, control_path: control, resolution: [512]}"
+    text = (folder / "train.yml").read_text(encoding="utf-8")
+    for old, new in (
+        ("{folder_path: dataset,", f"{{folder_path: dataset, {named}, mask_path: mask,"),
+        ("      train: {", f"        - {second}\n      train: {{"),
+        ("is_flux: true", "arch: flux_kontext"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (folder / "train.yml").write_text(text, encoding="utf-8")
 
 
 def write_image(path: Path, shade: int) -> None:

@@ -333,7 +333,7 @@ MISTAKES: dict[str, Spoil] = {
         lambda folder: (folder / "control/00001.png").rename(folder / "control/00001.PNG")
     ),
     "folder-unused": with_controls(edit("          control_path: control\n", "")),
-    "control-forgotten": edit("is_flux: true", "arch: flux_kontext"),
+    "control-count": edit("is_flux: true", "arch: flux_kontext"),
     "control-ignored": with_controls(
         edit("control_path: control", "control_path: control\n          control_path_1: control")
     ),

@@ -13,7 +13,7 @@ from tests.training.lint_folders import edit, picture, stack
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job folder with two control images for each image, and regularization images."""
+    """A job folder with a control image and a mask for each image, and regularization images."""
     folder = make_job(tmp_path_factory.mktemp("sound"), "cat")
     add_folders(folder)
     return folder
@@ -45,15 +45,18 @@ def rename(name: str, new: str) -> Callable[[Path], None]:
 
 
 def change_path(path: str) -> Callable[[Path], object]:
-    return edit("control_path: [control, control-depth]", f"control_path: {path}")
+    return edit('control_path: ["control"]', f"control_path: {path}")
 
 
 MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
     (
         remove("control/00002.png"),
-        ["control/00002.png: no control image for dataset/00002.jpg [pair-missing]"],
+        [
+            "control/00002.png: no control image for dataset/00002.jpg [pair-missing]",
+            "control/00002.png: no control image for reg/00002.png [pair-missing]",
+        ],
     ),
-    (remove_folder("control-depth"), ["control-depth: no such folder [dataset-missing]"]),
+    (remove_folder("mask"), ["mask: no such folder [dataset-missing]"]),
     (remove_folder("reg"), ["reg: no such folder [dataset-missing]"]),
     (remove("reg/00003.txt"), ["reg/00003.txt: no caption for this image [caption-missing]"]),
     (
@@ -62,7 +65,7 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
     ),
     (
         lambda folder: picture(3).save(folder / "control/00009.png"),
-        ["control/00009.png: dataset/ has no image of this name [pair-orphan]"],
+        ["control/00009.png: dataset/ or reg/ has no image of this name [pair-orphan]"],
     ),
     (
         lambda folder: picture(3).save(folder / "control/00001.jpg"),
@@ -76,11 +79,29 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
         lambda folder: (folder / "control/00001.png").write_bytes(b"x"),
         ["control/00001.png: cannot be read as an image (not an image) [image-unreadable]"],
     ),
-    (change_path("control"), ["control-depth: train.yml does not use this folder [folder-unused]"]),
     (
-        rename("reg", "control-depth/x"),
+        edit(", mask_path: mask", ""),
+        ["mask: train.yml does not use this folder [folder-unused]"],
+    ),
+    (
+        edit('control_path: ["control"], ', ""),
+        ["train.yml: datasets[0] has 0 folders of control images; flux1-kontext takes 1 [control-count]"],
+    ),
+    (
+        change_path("[control, mask]"),
+        ["train.yml: datasets[0] has 2 folders of control images; flux1-kontext takes 1 [control-count]"],
+    ),
+    (
+        edit("arch: flux_kontext", "is_flux: true"),
         [
-            "control-depth/x: neither an image (.jpg, .jpeg, .png, .webp) nor a caption (.txt) [dataset-stranger]",
+            "train.yml: datasets[0] has 1 folder of control images; flux1-dev takes 0 [control-count]",
+            "train.yml: datasets[1] has 1 folder of control images; flux1-dev takes 0 [control-count]",
+        ],
+    ),
+    (
+        rename("reg", "mask/x"),
+        [
+            "mask/x: neither an image (.jpg, .jpeg, .png, .webp) nor a caption (.txt) [dataset-stranger]",
             "reg: no such folder [dataset-missing]",
         ],
     ),

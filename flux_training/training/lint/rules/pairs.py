@@ -21,6 +21,7 @@ from flux_training.training.train_yml.dataset_folders import (
     paired_paths,
 )
 from flux_training.training.train_yml.key_values import is_on_node
+from flux_training.training.words import counted
 
 AREA = Area("control images and masks")
 # Both are scaled to the same size, so that a mask of another shape is stretched.
@@ -127,18 +128,20 @@ def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
 
 
 @AREA.error(
-    "control-forgotten",
-    "this model learns how a control image becomes the trained image; without control images it learns nothing of that",
-    "put them into a folder `control`, and set control_path: control",
+    "control-count",
+    "the table of models (docs/models.md) says how many control images belong to one image; with another number ai-toolkit trains without them, or stops",
+    "name one folder for each in control_path, or choose the model that takes them (model.arch)",
 )
-def edit_models_without_control_images(job: Subject) -> Iterator[Problem]:
+def control_images_of_another_number(job: Subject) -> Iterator[Problem]:
     model = choose_model(job.section("model")).model
-    if job.config is None or model is None or not model.datasets.control_images[0]:
+    if job.config is None or model is None:
         return
+    fewest, most = model.datasets.control_images
     for number, entry in enumerate(job.config.datasets):
-        kinds = {PAIRED_KEYS[key] for key, _ in paired_paths(entry)}
-        if FolderKind.CONTROL not in kinds and not entry.get("control_from_same_folder"):
-            message = f"datasets[{number}] has no control_path, which {model.name} needs"
+        given = sum(PAIRED_KEYS[key] is FolderKind.CONTROL for key, _ in paired_paths(entry))
+        if not fewest <= given <= most and not entry.get("control_from_same_folder"):
+            takes = f"{fewest} to {most}" if fewest < most else str(most)
+            message = f"datasets[{number}] has {counted(given, 'folder')} of control images; {model.name} takes {takes}"
             yield job.in_config(message, "datasets", str(number))
 
 
