@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tests.e2e.checkout import asked, new_checkout
 from tests.e2e.test_main_job import assert_results_are_whole, results
-from tests.training.job_folders import add_folders, make_job
+from tests.training.job_folders import OTHER_WEIGHTS, add_folders, make_job
 
 
 def test_a_job_with_control_images_is_trained_and_reported(tmp_path: Path) -> None:
     with new_checkout(tmp_path / "checkout") as checkout:
         job = make_job(checkout.root / "jobs", "edit")
         add_folders(job)
-        checkout.declare(edit={})
+        checkout.declare(edit=OTHER_WEIGHTS)
 
         control = job / "control/00002.png"
         control.rename(tmp_path / "kept.png")

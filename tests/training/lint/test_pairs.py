@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.jobs.lint import lint_jobs
-from tests.training.job_folders import add_folders, make_job
+from tests.training.job_folders import OTHER_WEIGHTS, add_folders, make_job
 from tests.training.lint_folders import edit, picture, stack
 
 
@@ -21,7 +21,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def findings(root: Path) -> list[str]:
     """`path: message [rule]` of each error, below the job folder."""
-    report = lint_jobs(stack(cat={}), root)
+    report = lint_jobs(stack(cat=OTHER_WEIGHTS), root)
     return [
         f"{Path(found.path).relative_to(root / 'jobs/cat')}: {found.message} [{found.code}]"
         for found in report.findings
@@ -140,7 +140,7 @@ def test_a_path_that_is_no_folder_of_the_job_is_found_in_its_line(
 ) -> None:
     shutil.copytree(sound, tmp_path / "jobs/cat")
     change_path(path)(tmp_path / "jobs/cat")
-    (found,) = (one for one in lint_jobs(stack(cat={}), tmp_path).findings if one.code == rule)
+    (found,) = (one for one in lint_jobs(stack(cat=OTHER_WEIGHTS), tmp_path).findings if one.code == rule)
     assert found.path.endswith("jobs/cat/train.yml")
     assert found.line is not None
     assert repr(path) in found.message

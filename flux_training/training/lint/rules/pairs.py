@@ -10,7 +10,6 @@ from pathlib import PurePath
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.models.choice import choose_model
 from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
 from flux_training.training.train_yml.dataset_folders import (
     NUMBERED_CONTROLS,
@@ -133,7 +132,7 @@ def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
     "name one folder for each in control_path, or choose the model that takes them (model.arch)",
 )
 def control_images_of_another_number(job: Subject) -> Iterator[Problem]:
-    model = choose_model(job.section("model")).model
+    model = job.model
     if job.config is None or model is None:
         return
     fewest, most = model.datasets.control_images
