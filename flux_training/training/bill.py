@@ -1,9 +1,10 @@
 """An estimate as text: for the preview, for an exceeded budget, and next to what a run really took."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, usd_of
+from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, cost_range, usd_of
+from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.runs.records import EstimateRecord
 from flux_training.training.settings import BudgetSettings
 
@@ -25,6 +26,19 @@ def show_dollars(usd: float | None) -> str:
     return f"${usd:.2f}" if usd >= 0.095 or usd == 0 else f"${usd:.4f}"
 
 
+def show_dollar_range(cost: Range | None) -> str:
+    """`$0.38 to $0.83`; empty if it is unknown or exact."""
+    if cost is None or show_dollars(cost.low) == show_dollars(cost.high):
+        return ""
+    return f"{show_dollars(cost.low)} to {show_dollars(cost.high)}"
+
+
+def show_time_range(time: Range) -> str:
+    """`45 min to 1.6 h`, or the time if it is exact."""
+    low, high = show_hours(time.low), show_hours(time.high)
+    return low if low == high else f"{low} to {high}"
+
+
 def bill_heading(bill: Bill) -> str:
     """`RTX 5090 (32 GB) at priority high, $0.450 an hour`."""
     price = bill.rate.usd_an_hour
@@ -32,25 +46,27 @@ def bill_heading(bill: Bill) -> str:
     return f"{bill.rate.gpu} at priority {bill.rate.priority}, {each}"
 
 
-def bill_rows(bill: Bill) -> list[tuple[str, str, str, str]]:
-    """(job, what, time, dollars) for each line, then the idle time and the total."""
+def bill_rows(bill: Bill) -> list[tuple[str, str, str, str, str]]:
+    """(job, what, likely time, likely dollars, range of dollars) for each line, then the idle time and the total."""
     found = [_row(line) for line in bill.lines]
     if bill.idle_seconds:
         replicas = "1 replica" if bill.replicas == 1 else f"{bill.replicas} replicas"
         what = f"{replicas} until scaled down"
-        found.append(("idle", what, show_hours(bill.idle_seconds), show_dollars(bill.idle_usd)))
+        cost = show_dollar_range(cost_range(bill.idle, bill.rate.usd_an_hour))
+        found.append(("idle", what, show_hours(bill.idle_seconds), show_dollars(bill.idle_usd), cost))
     known = [line.seconds for line in bill.lines if line.seconds is not None]
     time = show_hours(sum(known) + bill.idle_seconds) if len(known) == len(bill.lines) else "unknown"
-    return [*found, ("total", "", time, show_dollars(bill.usd))]
+    return [*found, ("total", "", time, show_dollars(bill.usd), show_dollar_range(bill.cost))]
 
 
-def _row(line: Line) -> tuple[str, str, str, str]:
+def _row(line: Line) -> tuple[str, str, str, str, str]:
     what = f"{line.steps:,} steps" + (", already queued" if line.state == "queued" else "")
     return (
         line.job,
         what,
         "unknown" if line.seconds is None else show_hours(line.seconds),
         show_dollars(line.usd),
+        show_dollar_range(line.cost),
     )
 
 
@@ -59,9 +75,28 @@ def bill_table(bill: Bill) -> str:
     content = bill_rows(bill)
     widths = [max(len(row[column]) for row in content) for column in range(4)]
     return "\n".join(
-        f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}"
+        f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
         for row in content
     )
+
+
+def explain_lines(lines: Sequence[Line]) -> str:
+    """The parts of each job's estimate, in columns; empty if nothing is trained or nothing is known."""
+    return "\n".join(_explained(line) for line in lines if line.parts)
+
+
+def _explained(line: Line) -> str:
+    rows = [
+        (part.name.value, part.what, show_hours(part.seconds.likely), show_time_range(part.seconds))
+        for part in line.parts
+    ]
+    sum_of_parts = total(part.seconds for part in line.parts)
+    rows.append(("total", "", show_hours(sum_of_parts.likely), show_time_range(sum_of_parts)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}" for row in rows
+    ]
+    return "\n".join([f"{line.job}, from {line.basis}:", *lines])
 
 
 def sources_of_times(bill: Bill) -> list[str]:
@@ -106,7 +141,7 @@ def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
     """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
     if not bill.lines or (budget.max_usd is None and budget.max_usd_per_job is None):
         return []
-    if bill.usd is None:
+    if bill.cost is None:
         why = bill.rate.trouble or next(line.basis for line in bill.lines if line.usd is None)
         return [
             f"the budget cannot be checked: {why}; set another cluster.gpu or priority, or remove `budget`"
@@ -114,14 +149,14 @@ def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
     findings = []
     limit = budget.max_usd_per_job
     for line in bill.lines:
-        if limit is not None and line.usd is not None and line.usd > limit:
+        if limit is not None and line.cost is not None and line.time is not None and line.cost.high > limit:
             findings.append(
-                f"budget.maxUsdPerJob is {show_dollars(limit)}, but {line.job} would cost about {show_dollars(line.usd)} "
-                f"({line.steps:,} steps, {show_hours(line.seconds or 0)}); {CHEAPER}"
+                f"budget.maxUsdPerJob is {show_dollars(limit)}, but {line.job} would cost up to {show_dollars(line.cost.high)} "
+                f"({line.steps:,} steps, {show_time_range(line.time)}); {CHEAPER}"
             )
-    if budget.max_usd is not None and bill.usd > budget.max_usd:
+    if budget.max_usd is not None and bill.cost.high > budget.max_usd:
         findings.append(
-            f"budget.maxUsd is {show_dollars(budget.max_usd)}, but this would cost about {show_dollars(bill.usd)} on {bill_heading(bill)}:\n"
+            f"budget.maxUsd is {show_dollars(budget.max_usd)}, but this would cost up to {show_dollars(bill.cost.high)} on {bill_heading(bill)}:\n"
             f"{bill_table(bill)}\n{CHEAPER}"
         )
     return findings
@@ -135,6 +170,8 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
     return {
         "usd": None if line.usd is None else round(line.usd, 4),
         "seconds": None if line.seconds is None else round(line.seconds, 1),
+        "usd_low": None if line.cost is None else round(line.cost.low, 4),
+        "usd_high": None if line.cost is None else round(line.cost.high, 4),
         "gpu": bill.rate.gpu,
         "priority": bill.rate.priority,
         "usd_an_hour": bill.rate.usd_an_hour,

@@ -1,68 +1,30 @@
-"""Estimates what training costs: seconds per step, hours, dollars, from finished runs where there are some. Pure.
+"""Estimates what training costs: the parts of each job's time, hours, dollars. Pure.
 
-The first calibration is SaladCloud's FLUX LoRA guide: just under an hour for 2,000 steps on an RTX 5090, with ai-toolkit's example for
-24 GB (rank 16, one image per step, 512/768/1024 pixels). Four assumptions, none of them measured, scale it to other jobs and GPUs:
-
-1. The time of a step is proportional to its tokens: (pixels / 16)² for the image and 512 for the text (FLUX.1's architecture),
-2. and to its images. In ai-toolkit's issue 145, an A40 took 6.5 s per step with one image and 22 s with four.
-3. A LoRA of rank r adds r / 1536 of the base model's work (2 r / 3072: two thin matrices beside one of FLUX's width).
-4. GPUs differ by the ratio of their peak TFLOPS (flux_training/training/gpu.py).
-
-Finished runs on the same GPU replace all that: unscaled if rank, images and pixels are the same, otherwise scaled by 1 to 3.
-
+The parts and their assumptions stand in flux_training/training/estimates; finished runs of the same model and mode correct them.
 SaladCloud bills by the second of running. Allocating a node and downloading the image are free; the worker's downloads are not
 (docs/services.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from statistics import median
-from typing import Any
 
+from flux_training.training.estimates.calibration import (
+    Correction,
+    FinishedRun,
+    corrected,
+    correction_from,
+)
+from flux_training.training.estimates.model_work import model_work
+from flux_training.training.estimates.parts import Part, PartName, TrainerTimes, saves_between, trainer_times
+from flux_training.training.estimates.ranges import Range, total
+from flux_training.training.estimates.workload import Workload
 from flux_training.training.gpu import model_of
-from flux_training.training.runs.progress import RunProgress
-from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
-from flux_training.training.train_yml.trainer_config import document_of
-from flux_training.training.values import mapping, whole_number
+from flux_training.training.words import counted
 
-TEXT_TOKENS = 512
-PIXELS_PER_TOKEN = 16
-FLUX_WIDTH = 3072
 HOUR_SECONDS = 3600.0
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What one step works on. `images` is the batch size times `gradient_accumulation`; `resolutions` are sides in pixels."""
-
-    rank: int = 16
-    images: int = 1
-    resolutions: tuple[int, ...] = (512, 768, 1024)
-
-    @property
-    def work(self) -> float:
-        """The work of a step, in arbitrary units. Each resolution is trained equally often."""
-        tokens = sum((side / PIXELS_PER_TOKEN) ** 2 for side in self.resolutions) / len(self.resolutions)
-        return (tokens + TEXT_TOKENS) * self.images * (1 + 2 * self.rank / FLUX_WIDTH)
-
-
-def shape_of(document: Mapping[str, Any]) -> Shape:
-    """The shape of a train.yml, with ai-toolkit's defaults for missing or invalid values."""
-    process = first_process(document)
-    train = mapping(process.get("train"))
-    images = whole_number(train.get("batch_size"), 1) * whole_number(train.get("gradient_accumulation"), 1)
-    return Shape(rank_of(process), images, tuple(sorted(resolutions_of(process))))
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """The speed of a finished run. `gpu` is the model (`gpu.model_of`), empty for the stand-in trainer, which uses the CPU."""
-
-    gpu: str
-    shape: Shape
-    start_seconds: float
-    seconds_per_step: float
+# A factor for whatever depends on a home connection.
+CONNECTION_SPREAD = Range(0.4, 1.0, 2.5)
+NONE = Range.exactly(0.0)
 
 
 @dataclass(frozen=True)
@@ -71,105 +33,69 @@ class CloudTimes:
 
     `autoscaler_seconds`: how often Kelpie evaluates its rules. `download`: the node's bytes per second. `around_seconds`: what a job
     takes on its node besides download and training: the launcher's checks, its last 3 s, and the upload of the weights. `stand_in`: the
-    stand-in trainer is equally fast on every GPU class.
+    stand-in trainer is equally fast on every GPU class. `interruptions`: how often a node leaves in an hour of training, by priority.
     """
 
     autoscaler_seconds: float
     download: float
     around_seconds: float
     stand_in: bool = False
+    interruptions: Mapping[str, float] | None = None
 
 
+# SaladCloud publishes no rates of interruption: these are assumptions.
+SALAD_INTERRUPTIONS = {"high": 0.02, "medium": 0.05, "low": 0.1, "batch": 0.2}
+MAX_INTERRUPTIONS_FACTOR = 3.0
 # Kelpie's 5 minutes are measured (docs/services.md). 40 Mbit/s down and a minute for 170 MB up are assumptions about home connections.
 # The local cloud's values are measured.
-CLOUDS = {"salad": CloudTimes(300.0, 5e6, 60.0), "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True)}
-
-# Loading and quantizing FLUX and drawing the first samples: an assumption. The guide's hour is taken as the whole job.
-START_SECONDS = 180.0
-GUIDE_SECONDS = HOUR_SECONDS - START_SECONDS - CLOUDS["salad"].around_seconds
-GUIDE_RUN = FinishedRun("RTX 5090", Shape(), START_SECONDS, GUIDE_SECONDS / 2000)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast a shape trains on a GPU. `basis` names the source of the figures."""
-
-    start_seconds: float
-    seconds_per_step: float
-    basis: str
-
-    def seconds(self, steps: int) -> float:
-        return self.start_seconds + steps * self.seconds_per_step
-
-
-def finished_run_of(progress: RunProgress, raw_config: bytes) -> FinishedRun | None:
-    """The speed of a run from its progress.json and train.yml; None if it has not finished or lacks a value.
-
-    Samples, checkpoints and steps lost in an interruption count as part of the steps, because they are billed as well.
-    """
-    gpu_seconds, start, restarts = progress.gpu_seconds, progress.start_seconds, progress.restarts
-    before = progress.begun[0] if progress.begun and not restarts else 0
-    if progress.state != "finished" or gpu_seconds is None or start is None:
-        return None
-    if progress.steps is None or restarts is None:
-        return None
-    trained = progress.steps - before
-    training_seconds = gpu_seconds - start * (1 + restarts)
-    if trained <= 0 or training_seconds <= 0:
-        return None
-    return FinishedRun(
-        model_of(progress.gpu), shape_of(document_of(raw_config)), start, training_seconds / trained
-    )
-
-
-def speed_of(
-    shape: Shape, gpu: str, finished: Sequence[FinishedRun], tflops: Mapping[str, float], cloud: CloudTimes
-) -> Speed | None:
-    """How fast `shape` trains on the GPU class `gpu`; None if nothing is known about that GPU."""
-    model = model_of(gpu)
-    there = [run for run in finished if run.gpu == model or (cloud.stand_in and not run.gpu)]
-    same = [run for run in there if run.shape == shape]
-    if same:
-        return Speed(_start(same), median(run.seconds_per_step for run in same), f"{_runs(same)} like it")
-    if there:
-        scaled = median(run.seconds_per_step * shape.work / run.shape.work for run in there)
-        return Speed(_start(there), scaled, f"{_runs(there)} with other settings, scaled")
-    if model not in tflops:
-        return None
-    factor = tflops[GUIDE_RUN.gpu] / tflops[model] * shape.work / GUIDE_RUN.shape.work
-    scaling = "" if model == GUIDE_RUN.gpu else f", scaled to {model} by TFLOPS"
-    return Speed(START_SECONDS, GUIDE_RUN.seconds_per_step * factor, f"the recipe's figure{scaling}")
-
-
-def _start(runs: Sequence[FinishedRun]) -> float:
-    return median(run.start_seconds for run in runs)
-
-
-def _runs(runs: Sequence[FinishedRun]) -> str:
-    return "1 finished run" if len(runs) == 1 else f"{len(runs)} finished runs"
+CLOUDS = {
+    "salad": CloudTimes(300.0, 5e6, 60.0, interruptions=SALAD_INTERRUPTIONS),
+    "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True),
+}
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run that will be billed: `state` is `new` or `queued`, `steps` are those left to train, `bytes` is the dataset's size."""
+    """A run that will be billed: `state` is `new` or `queued`. It trains from step `begun` to the end of `steps`.
+
+    `bytes`: the size of its dataset, of `images` images.
+    """
 
     job: str
     steps: int
-    shape: Shape
+    workload: Workload
     bytes: int
     state: str = "new"
+    begun: int = 0
+    images: int = 0
+
+    @property
+    def steps_left(self) -> int:
+        return max(0, self.steps - self.begun)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One job's estimate. `seconds` of a running replica; `usd` is None if speed or price is unknown."""
+    """One job's estimate. `time`, in seconds of a running replica, is the sum of `parts`; None if the speed is unknown.
+
+    `cost` in dollars is None if speed or price is unknown. `steps` are those left to train.
+    """
 
     job: str
     state: str
     steps: int
-    seconds: float | None
-    usd: float | None
+    time: Range | None
+    cost: Range | None
     basis: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        return self.time.likely if self.time else None
+
+    @property
+    def usd(self) -> float | None:
+        return self.cost.likely if self.cost else None
 
 
 @dataclass(frozen=True)
@@ -187,6 +113,10 @@ def usd_of(seconds: float | None, usd_an_hour: float | None) -> float | None:
     return None if seconds is None or usd_an_hour is None else seconds / HOUR_SECONDS * usd_an_hour
 
 
+def cost_range(time: Range | None, usd_an_hour: float | None) -> Range | None:
+    return None if time is None or usd_an_hour is None else time.times(usd_an_hour / HOUR_SECONDS)
+
+
 @dataclass(frozen=True)
 class Bill:
     """The estimate for all new and unfinished runs, which the budget limits.
@@ -198,19 +128,31 @@ class Bill:
 
     rate: Rate
     lines: tuple[Line, ...]
-    idle_seconds: float = 0.0
+    idle: Range = NONE
     replicas: int = 0
     always: int = 0
     dev: Rate | None = None
+
+    @property
+    def idle_seconds(self) -> float:
+        return self.idle.likely
 
     @property
     def idle_usd(self) -> float | None:
         return usd_of(self.idle_seconds, self.rate.usd_an_hour)
 
     @property
+    def cost(self) -> Range | None:
+        """The total in dollars; None if a part of it is unknown."""
+        return _sum_if_known([*(line.cost for line in self.lines), self._idle_cost if self.lines else NONE])
+
+    @property
+    def _idle_cost(self) -> Range | None:
+        return cost_range(self.idle, self.rate.usd_an_hour)
+
+    @property
     def usd(self) -> float | None:
-        """The total; None if a part of it is unknown."""
-        return _sum_if_known([*(line.usd for line in self.lines), self.idle_usd if self.lines else 0.0])
+        return self.cost.likely if self.cost else None
 
 
 @dataclass(frozen=True)
@@ -224,13 +166,19 @@ class StackBill:
         return tuple(line for bill in self.clusters.values() for line in bill.lines)
 
     @property
+    def cost(self) -> Range | None:
+        """The total in dollars; None if a part of it is unknown."""
+        return _sum_if_known(bill.cost for bill in self.clusters.values())
+
+    @property
     def usd(self) -> float | None:
-        """The total; None if a part of it is unknown."""
-        return _sum_if_known(bill.usd for bill in self.clusters.values())
+        return self.cost.likely if self.cost else None
 
     @property
     def idle_usd(self) -> float | None:
-        return _sum_if_known(bill.idle_usd for bill in self.clusters.values())
+        idle = [bill.idle_usd for bill in self.clusters.values()]
+        known = [usd for usd in idle if usd is not None]
+        return sum(known) if len(known) == len(idle) else None
 
     @property
     def only(self) -> Bill | None:
@@ -238,22 +186,10 @@ class StackBill:
         return next(iter(self.clusters.values())) if len(self.clusters) == 1 else None
 
 
-def _sum_if_known(parts: Iterable[float | None]) -> float | None:
+def _sum_if_known(parts: Iterable[Range | None]) -> Range | None:
     found = list(parts)
     known = [part for part in found if part is not None]
-    return sum(known) if len(known) == len(found) else None
-
-
-def line_for(work: Work, rate: Rate, speed: Speed | None, cloud: CloudTimes) -> Line:
-    """One job's estimate: downloading its images, starting, training, and what comes around that."""
-    if speed is None:
-        basis = f"the speed of {rate.gpu} is unknown"
-        return Line(work.job, work.state, work.steps, None, None, basis)
-    seconds = work.bytes / cloud.download + speed.seconds(work.steps) + cloud.around_seconds
-    if not isfinite(seconds):
-        basis = f"{speed.basis} gives no finite time"
-        return Line(work.job, work.state, work.steps, None, None, basis)
-    return Line(work.job, work.state, work.steps, seconds, usd_of(seconds, rate.usd_an_hour), speed.basis)
+    return total(known) if len(known) == len(found) else None
 
 
 def bill_for(
@@ -268,10 +204,91 @@ def bill_for(
     always: int = 0,
 ) -> Bill:
     """The estimate for `works`. `idle_threshold` in seconds; None if nothing scales the cluster and `up` itself stops it."""
-    lines = tuple(
-        line_for(work, rate, speed_of(work.shape, rate.gpu, finished, tflops, cloud), cloud) for work in works
-    )
+    lines = tuple(line_for(work, rate, finished, tflops, cloud) for work in works)
     replicas = min(max_replicas, len(works))
     # On average, Kelpie's next evaluation is half a period away.
-    tail = 0.0 if idle_threshold is None else idle_threshold + cloud.autoscaler_seconds / 2
-    return Bill(rate, lines, replicas * tail, replicas, always)
+    period = cloud.autoscaler_seconds
+    tail = (
+        NONE
+        if idle_threshold is None
+        else Range(idle_threshold, idle_threshold + period / 2, idle_threshold + period)
+    )
+    return Bill(rate, lines, tail.times(replicas), replicas, always)
+
+
+def line_for(
+    work: Work,
+    rate: Rate,
+    finished: Sequence[FinishedRun],
+    tflops: Mapping[str, float],
+    cloud: CloudTimes,
+) -> Line:
+    """One job's estimate."""
+    gpu = model_of(rate.gpu)
+    peak = tflops.get(gpu)
+    if peak is None and cloud.stand_in:
+        # Any rate does: finished runs of the stand-in correct it.
+        peak = max(tflops.values())
+    if peak is None:
+        return _unknown(work, f"the speed of {rate.gpu} is unknown")
+    correction = correction_from(work.workload, gpu, finished, peak, cloud.stand_in)
+    times = trainer_times(work.workload, work.begun, work.steps, work.images, peak)
+    parts = _parts(work, corrected(times, correction), rate, cloud)
+    time = total(part.seconds for part in parts)
+    basis = _basis(work.workload, correction)
+    if not time.is_finite:
+        return _unknown(work, f"{basis} gives no finite time")
+    return Line(work.job, work.state, work.steps_left, time, cost_range(time, rate.usd_an_hour), basis, parts)
+
+
+def _unknown(work: Work, basis: str) -> Line:
+    return Line(work.job, work.state, work.steps_left, None, None, basis)
+
+
+def _basis(workload: Workload, correction: Correction | None) -> str:
+    if correction:
+        return correction.basis
+    name = workload.mode.model
+    if not model_work(name).known:
+        return f"FLUX.1's size, because the size of {name or 'its model'} is unknown"
+    return "the model's size and public figures"
+
+
+def _parts(work: Work, times: TrainerTimes, rate: Rate, cloud: CloudTimes) -> tuple[Part, ...]:
+    workload = work.workload
+    drawn = workload.sampling.count_after(work.begun, work.steps) + (
+        workload.sampling.images if workload.sampling.before_training else 0
+    )
+    spread = Range.exactly(1.0) if cloud.stand_in else CONNECTION_SPREAD
+    found = [
+        Part(PartName.DOWNLOAD, f"{work.bytes / 1e6:,.1f} MB", spread.times(work.bytes / cloud.download)),
+        Part(PartName.LOADING, _loading_words(workload), times.loading),
+        Part(PartName.CACHING, counted(work.images, "image"), times.caching),
+        Part(PartName.STEPS, f"{work.steps_left:,} steps", times.steps),
+        Part(PartName.SAMPLES, counted(drawn, "image"), times.first_samples + times.samples),
+        Part(
+            PartName.SAVES,
+            counted(saves_between(workload, work.begun, work.steps), "checkpoint"),
+            times.saves,
+        ),
+        Part(PartName.UPLOAD, "checks and final weights", spread.times(cloud.around_seconds)),
+    ]
+    rate_an_hour = (cloud.interruptions or {}).get(rate.priority, 0.0)
+    lost = _interruptions(work, times, rate_an_hour)
+    return (*found, Part(PartName.INTERRUPTIONS, f"assumed {rate_an_hour:g} an hour", lost))
+
+
+def _loading_words(workload: Workload) -> str:
+    model = workload.mode.model or "model"
+    return f"{model}, quantized" if workload.mode.quantized else model
+
+
+def _interruptions(work: Work, times: TrainerTimes, an_hour: float) -> Range:
+    """Each one repeats the start and, on average, half of the steps between two checkpoints."""
+    if not work.steps_left:
+        return NONE
+    share = min(1.0, work.workload.save_every / work.steps_left) / 2
+    training, start = times.training, times.start
+    likely = an_hour * training.likely / HOUR_SECONDS * (share * training.likely + start.likely)
+    most = an_hour * MAX_INTERRUPTIONS_FACTOR * training.high / HOUR_SECONDS
+    return Range(0.0, likely, most * (share * training.high + start.high))

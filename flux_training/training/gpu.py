@@ -16,15 +16,30 @@ CHEAPEST = "cheapest"
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
 MODEL = re.compile(r"\b(RTX|GTX)\s?(A?\d{4})((?:\s(?:Ti|Super|Laptop))*)", re.IGNORECASE)
 
-# Peak FP32 TFLOPS as published by NVIDIA. The BF16 rate is twice that for each of these, so the ratios are the same. That training
-# time is proportional to them is an assumption; finished runs replace it (flux_training/training/cost.py).
+# From NVIDIA's data sheets: half of the peak BF16 TFLOPS (dense, FP32 accumulation) of a GeForce GPU, which is its FP32 rate, and a
+# quarter of it for the others. Public figures of training times are proportional to these (docs/costs.md).
 TFLOPS = {
     "RTX 5090": 104.8,
+    "RTX 5080": 56.3,
+    "RTX 5070 Ti": 43.9,
+    "RTX 5070": 30.9,
     "RTX 4090": 82.6,
+    "RTX 4080 Super": 52.2,
     "RTX 4080": 48.7,
+    "RTX 4070 Ti Super": 44.1,
+    "RTX 4070 Ti": 40.1,
+    "RTX 4070": 29.1,
     "RTX 3090 Ti": 40.0,
     "RTX 3090": 35.6,
+    "RTX 3080 Ti": 34.1,
+    "RTX 3080": 29.8,
     "RTX 3060": 12.7,
+    "RTX A6000": 38.7,
+    "RTX A5000": 27.8,
+    "A40": 37.4,
+    "L40S": 90.5,
+    "A100": 78.0,
+    "H100": 247.0,
 }
 
 # GB of GPU memory for one more megapixel in a batch: a rule of thumb.

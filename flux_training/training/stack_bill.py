@@ -1,6 +1,6 @@
 """The estimate of a stack as text: its only cluster's, or each cluster's with the total."""
 
-from flux_training.training.bill import CHEAPER, describe_bill, over_budget, show_dollars
+from flux_training.training.bill import CHEAPER, describe_bill, over_budget, show_dollar_range, show_dollars
 from flux_training.training.cost import StackBill
 from flux_training.training.settings import BudgetSettings
 
@@ -12,7 +12,10 @@ def describe_stack_bill(bill: StackBill, local: bool) -> str:
     texts = {name: describe_bill(one, local) for name, one in bill.clusters.items()}
     parts = [f"Cluster {name}: {text}" for name, text in texts.items() if text]
     if sum(bool(one.lines) for one in bill.clusters.values()) > 1:
-        parts.append(f"All clusters together: {show_dollars(bill.usd)}.")
+        possible = show_dollar_range(bill.cost)
+        parts.append(
+            f"All clusters together: {show_dollars(bill.usd)}{f' ({possible})' if possible else ''}."
+        )
     return "\n".join(parts)
 
 
@@ -24,16 +27,18 @@ def over_stack_budget(budget: BudgetSettings, bill: StackBill) -> list[str]:
     found = [text for one in bill.clusters.values() for text in over_budget(per_job, one)]
     if budget.max_usd is None or not bill.lines:
         return found
-    if bill.usd is None:
+    if bill.cost is None:
         unknown = [
             text for one in bill.clusters.values() if one.usd is None for text in over_budget(budget, one)
         ]
         return list(dict.fromkeys([*found, *unknown]))
-    if bill.usd > budget.max_usd:
+    if bill.cost.high > budget.max_usd:
         shares = ", ".join(
-            f"{name} {show_dollars(one.usd)}" for name, one in bill.clusters.items() if one.lines
+            f"{name} {show_dollars(one.cost.high)}"
+            for name, one in bill.clusters.items()
+            if one.lines and one.cost
         )
         found.append(
-            f"budget.maxUsd is {show_dollars(budget.max_usd)}, but this would cost about {show_dollars(bill.usd)} ({shares}); {CHEAPER}"
+            f"budget.maxUsd is {show_dollars(budget.max_usd)}, but this would cost up to {show_dollars(bill.cost.high)} ({shares}); {CHEAPER}"
         )
     return found

@@ -26,6 +26,7 @@ from flux_training.commands.plan.page import as_page
 from flux_training.commands.plan.pictures import InRepository, Pictures, thumbnail
 from flux_training.commands.plan.text import as_text, megabytes
 from flux_training.training.cost import Bill, Line, Rate, StackBill
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.finding import Finding, LintReport
 from flux_training.training.runs.changes import Changes, Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload
@@ -41,7 +42,7 @@ AGAIN = JobPlan(
     changes=Changes(
         added=("10.jpg",), removed=("a b.png",), captions=(Edited("1.jpg", "a red cat", "a blue cat"),)
     ),
-    line=Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure"),
+    line=Line("cat", "new", 2000, Range.exactly(3600.0), Range.exactly(0.45), "the recipe's figure"),
     previous="old1",
     dataset="d1",
     folder="jobs/cat",
@@ -58,7 +59,7 @@ PLAN = Plan(
     ),
     cluster=("container group is changed: gpu",),
     bill=StackBill(
-        {"": Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), 450.0, 1)}
+        {"": Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), Range.exactly(450.0), 1)}
     ),
     upload=Upload(3_400_000, 1, 8),
     lint=LINT,

@@ -24,11 +24,11 @@ def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
     for target in ("preview", "up"):
         printed = checkout.make(target, code=2)
         assert re.search(
-            r"error: budget\.maxUsdPerJob is \$0\.0200, but cat would cost about \$0\.\d+ \(20 steps, ",
+            r"error: budget\.maxUsdPerJob is \$0\.0200, but cat would cost up to \$0\.\d+ \(20 steps, ",
             printed,
         )
         assert re.search(
-            r"error: budget\.maxUsd is \$0\.0500, but this would cost about \$0\.\d+ on RTX 5090 \(32 GB\)",
+            r"error: budget\.maxUsd is \$0\.0500, but this would cost up to \$0\.\d+ on RTX 5090 \(32 GB\)",
             printed,
         )
         assert "Traceback" not in printed

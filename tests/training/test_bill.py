@@ -18,13 +18,15 @@ from flux_training.training.bill import (
     standing_charge,
 )
 from flux_training.training.cost import Bill, Line, Rate
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.records import EstimateRecord
 from flux_training.training.settings import BudgetSettings
 
+exact = Range.exactly
 RATE = Rate("RTX 5090 (32 GB)", "high", 0.36)
 NO_PRICE = Rate("RTX 5090 (32 GB)", "batch", None, "no price at priority batch")
-CAT = Line("cat", "new", 2000, 3600.0, 0.36, "the recipe's figure")
-DOG = Line("a-large-dog", "queued", 12, 90.0, 0.009, "1 finished run like it")
+CAT = Line("cat", "new", 2000, exact(3600.0), exact(0.36), "the recipe's figure")
+DOG = Line("a-large-dog", "queued", 12, exact(90.0), exact(0.009), "1 finished run like it")
 UNKNOWN = Line("bird", "new", 5, None, None, "the speed of it is unknown")
 FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
@@ -53,7 +55,7 @@ def test_an_unknown_price_is_explained() -> None:
 
 
 def test_preview_text_is_exact() -> None:
-    bill = Bill(RATE, (CAT, DOG), idle_seconds=900.0, replicas=2, always=1)
+    bill = Bill(RATE, (CAT, DOG), idle=exact(900.0), replicas=2, always=1)
     assert describe_bill(bill, local=True).splitlines() == [
         "Estimated cost on RTX 5090 (32 GB) at priority high, $0.360 an hour:",
         "  cat          2,000 steps                   60 min    $0.36",
@@ -80,7 +82,7 @@ def test_a_single_replica_makes_retries_slower(replicas: int, local: bool, said:
 
 
 def test_columns_fit_their_content() -> None:
-    lines = (Line("j", "new", 1, 1.0, None, ""), Line("j", "new", 1, 36000.0, 100.0, ""))
+    lines = (Line("j", "new", 1, exact(1.0), None, ""), Line("j", "new", 1, exact(36000.0), exact(100.0), ""))
     assert bill_table(Bill(RATE, lines)) == "\n".join(
         [
             "  j      1 steps     1 s  unknown",
@@ -91,14 +93,14 @@ def test_columns_fit_their_content() -> None:
 
 
 def test_an_unknown_cost_makes_the_total_unknown() -> None:
-    bill = Bill(RATE, (CAT, UNKNOWN), idle_seconds=480.0, replicas=1)
+    bill = Bill(RATE, (CAT, UNKNOWN), idle=exact(480.0), replicas=1)
     assert bill_rows(bill) == [
-        ("cat", "2,000 steps", "60 min", "$0.36"),
-        ("bird", "5 steps", "unknown", "unknown"),
-        ("idle", "1 replica until scaled down", "8 min", "$0.0480"),
-        ("total", "", "unknown", "unknown"),
+        ("cat", "2,000 steps", "60 min", "$0.36", ""),
+        ("bird", "5 steps", "unknown", "unknown", ""),
+        ("idle", "1 replica until scaled down", "8 min", "$0.0480", ""),
+        ("total", "", "unknown", "unknown", ""),
     ]
-    assert bill_rows(Bill(RATE, (CAT,), 480.0, 1))[-1] == ("total", "", "68 min", "$0.41")
+    assert bill_rows(Bill(RATE, (CAT,), exact(480.0), 1))[-1] == ("total", "", "68 min", "$0.41", "")
 
 
 def test_standing_charge_is_shown_without_a_price() -> None:
@@ -115,13 +117,25 @@ def test_costs_above_the_budget_are_reported() -> None:
     assert over_budget(limits(maxUsd=0.37, maxUsdPerJob=0.36), bill) == []
     per_job, total = over_budget(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
     assert per_job == (
-        f"budget.maxUsdPerJob is $0.35, but cat would cost about $0.36 (2,000 steps, 60 min); {FIX}"
+        f"budget.maxUsdPerJob is $0.35, but cat would cost up to $0.36 (2,000 steps, 60 min); {FIX}"
     )
     assert total == (
-        "budget.maxUsd is $0.35, but this would cost about $0.37 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
+        "budget.maxUsd is $0.35, but this would cost up to $0.37 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
         f"{bill_table(bill)}\n{FIX}"
     )
     assert over_budget(limits(maxUsd=0.36), Bill(RATE, (CAT,))) == []
+
+
+def test_a_budget_is_compared_with_the_high_end() -> None:
+    wide = replace(CAT, time=Range(3000.0, 3600.0, 7200.0), cost=Range(0.3, 0.36, 0.72))
+    bill = Bill(RATE, (wide,))
+    assert over_budget(limits(maxUsd=0.72, maxUsdPerJob=0.72), bill) == []
+    per_job, total = over_budget(limits(maxUsd=0.71, maxUsdPerJob=0.71), bill)
+    assert per_job.startswith(
+        "budget.maxUsdPerJob is $0.71, but cat would cost up to $0.72 (2,000 steps, 50 min to 2.0 h)"
+    )
+    assert total.startswith("budget.maxUsd is $0.71, but this would cost up to $0.72 on")
+    assert bill_table(bill).splitlines()[0] == "  cat    2,000 steps  60 min  $0.36  $0.30 to $0.72"
 
 
 def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
@@ -129,7 +143,7 @@ def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
         "the budget cannot be checked: the speed of it is unknown; "
         "set another cluster.gpu or priority, or remove `budget`"
     ]
-    unpriced = Bill(NO_PRICE, (replace(CAT, usd=None),))
+    unpriced = Bill(NO_PRICE, (replace(CAT, cost=None),))
     (finding,) = over_budget(limits(maxUsd=1000.0), unpriced)
     assert finding.startswith("the budget cannot be checked: no price at priority batch")
     assert over_budget(limits(), unpriced) == []
@@ -137,16 +151,25 @@ def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
 
 
 def test_estimate_record_for_run_json() -> None:
-    exact = Line("exact", "new", 7, 1234.5678, 0.1234567, "somewhere")
-    bill = Bill(RATE, (CAT, exact, UNKNOWN))
+    known = Line("exact", "new", 7, exact(1234.5678), Range(0.1, 0.1234567, 0.2), "somewhere")
+    bill = Bill(RATE, (CAT, known, UNKNOWN))
     of_gpu = {"gpu": "RTX 5090 (32 GB)", "priority": "high", "usd_an_hour": 0.36}
     assert estimate_record(bill, "exact") == {
         "usd": 0.1235,
         "seconds": 1234.6,
+        "usd_low": 0.1,
+        "usd_high": 0.2,
         **of_gpu,
         "basis": "somewhere",
     }
-    assert estimate_record(bill, "bird") == {"usd": None, "seconds": None, **of_gpu, "basis": UNKNOWN.basis}
+    assert estimate_record(bill, "bird") == {
+        "usd": None,
+        "seconds": None,
+        "usd_low": None,
+        "usd_high": None,
+        **of_gpu,
+        "basis": UNKNOWN.basis,
+    }
     assert estimate_record(bill, "not there") is None
 
 

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 
 from flux_training.training.cost import Bill, Line, Rate, StackBill
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.settings import BudgetSettings
 from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
 
 FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
-CAT = Line("cat", "new", 2000, 3600.0, 0.36, "the recipe's figure")
-CLIP = Line("clip", "new", 500, 1800.0, 1.0, "the recipe's figure")
+CAT = Line("cat", "new", 2000, Range.exactly(3600.0), Range.exactly(0.36), "the recipe's figure")
+CLIP = Line("clip", "new", 500, Range.exactly(1800.0), Range.exactly(1.0), "the recipe's figure")
 FLUX = Bill(Rate("RTX 5090 (32 GB)", "high", 0.36), (CAT,))
 VIDEO = Bill(Rate("H100", "high", 2.0), (CLIP,))
 BOTH = StackBill({"flux": FLUX, "video": VIDEO})
-UNKNOWN = Bill(Rate("H100", "batch", None, "no price at priority batch"), (replace(CLIP, usd=None),))
+UNKNOWN = Bill(Rate("H100", "batch", None, "no price at priority batch"), (replace(CLIP, cost=None),))
 
 
 def test_each_cluster_is_shown_with_the_total() -> None:
@@ -39,14 +40,14 @@ def test_clusters_without_work_are_not_shown() -> None:
             {"maxUsd": 1.35},
             BOTH,
             [
-                f"budget.maxUsd is $1.35, but this would cost about $1.36 (flux $0.36, video $1.00); {FIX}",
+                f"budget.maxUsd is $1.35, but this would cost up to $1.36 (flux $0.36, video $1.00); {FIX}",
             ],
         ),
         (
             {"maxUsd": 9.0, "maxUsdPerJob": 0.5},
             BOTH,
             [
-                f"budget.maxUsdPerJob is $0.50, but clip would cost about $1.00 (500 steps, 30 min); {FIX}",
+                f"budget.maxUsdPerJob is $0.50, but clip would cost up to $1.00 (500 steps, 30 min); {FIX}",
             ],
         ),
         (

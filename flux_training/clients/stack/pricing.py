@@ -13,14 +13,13 @@ from flux_training.clients.waiting import in_parallel
 from flux_training.training.cost import (
     CLOUDS,
     Bill,
-    FinishedRun,
     Rate,
     StackBill,
     Work,
     bill_for,
-    finished_run_of,
-    shape_of,
 )
+from flux_training.training.estimates.calibration import FinishedRun, finished_run_of
+from flux_training.training.estimates.workload import workload_of
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.progress import RunProgress
@@ -134,9 +133,15 @@ class ClusterPricing:
 def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     """The work of a run; a resumed one has only the steps after its parent's newest valid checkpoint."""
     checkpoint = newest_sound(stack.storage, stack.layout.run(job.name, job.parent)) if job.parent else None
-    steps = max(0, job.folder.steps - (checkpoint[1] if checkpoint else 0))
-    shape = shape_of(document_of(job.folder.raw_config))
-    return Work(job.name, steps, shape, job.image_set.size, "queued" if state.is_queued else "new")
+    return Work(
+        job.name,
+        job.folder.steps,
+        workload_of(document_of(job.folder.raw_config)),
+        job.image_set.size,
+        "queued" if state.is_queued else "new",
+        begun=checkpoint[1] if checkpoint else 0,
+        images=len(job.image_set.images),
+    )
 
 
 def offer_of(gpu: GpuClass, priority: str) -> Offer:

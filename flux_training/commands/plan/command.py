@@ -53,6 +53,7 @@ PREFIX = "FLUX_PLAN_"
 @no_cache_option
 @click.option("--markdown", is_flag=True, help="Print Markdown for a comment on a pull request.")
 @click.option("--json", "as_document", is_flag=True, help="Print one JSON object.")
+@click.option("--explain", is_flag=True, help="Show the parts of each job's estimate.")
 @click.option(
     "--html",
     "page",
@@ -82,6 +83,7 @@ def plan(
     stack: str,
     markdown: bool,
     as_document: bool,
+    explain: bool,
     page: str | None,
     repository: str | None,
     commit: str,
@@ -100,7 +102,7 @@ def plan(
     elif as_document:
         print(as_json(found))
     else:
-        say(as_text(found))
+        say(as_text(found, explain))
     if found.problems or found.alarms:
         sys.exit(1)
 

@@ -41,8 +41,11 @@ def _job(job: JobPlan) -> dict[str, Any]:
         "imagesReplaced": job.changes.replaced,
         "captions": [asdict(edited) for edited in job.changes.captions],
         "usd": line.usd if line else None,
+        "usdLow": line.cost.low if line and line.cost else None,
+        "usdHigh": line.cost.high if line and line.cost else None,
         "seconds": line.seconds if line else None,
         "steps": line.steps if line else None,
+        "parts": {part.name: asdict(part.seconds) for part in line.parts} if line else {},
     }
 
 
@@ -52,12 +55,20 @@ def _stack_cost(bill: StackBill) -> dict[str, Any]:
         return _cost(bill.only)
     single = dict.fromkeys(("gpu", "priority", "usdAnHour", "trouble"))
     clusters = {name: _cost(one) for name, one in bill.clusters.items()}
-    return {"usd": bill.usd, "idleUsd": bill.idle_usd, **single, "clusters": clusters}
+    dollars = {
+        "usd": bill.usd,
+        "usdLow": bill.cost.low if bill.cost else None,
+        "usdHigh": bill.cost.high if bill.cost else None,
+        "idleUsd": bill.idle_usd,
+    }
+    return {**dollars, **single, "clusters": clusters}
 
 
 def _cost(bill: Bill) -> dict[str, Any]:
     return {
         "usd": bill.usd,
+        "usdLow": bill.cost.low if bill.cost else None,
+        "usdHigh": bill.cost.high if bill.cost else None,
         "idleUsd": bill.idle_usd,
         "gpu": bill.rate.gpu,
         "priority": bill.rate.priority,

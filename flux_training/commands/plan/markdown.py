@@ -15,6 +15,7 @@ from flux_training.training.bill import (
     FREE,
     bill_heading,
     bill_rows,
+    show_dollar_range,
     show_dollars,
     show_hours,
     single_replica_note,
@@ -77,7 +78,7 @@ def _money(plan: Plan) -> str:
         return charge or "This costs nothing."
     note = "" if plan.local else next(filter(None, map(single_replica_note, each)), "")
     where = " and ".join(_heading(name, one) for name, one in bill.clusters.items() if one.lines)
-    heading = f"Estimated cost **{show_dollars(bill.usd)}** on {escaped(where)}."
+    heading = f"Estimated cost **{show_dollars(bill.usd)}**{_in_brackets(show_dollar_range(bill.cost))} on {escaped(where)}."
     return " ".join(filter(None, [heading, charge, note]))
 
 
@@ -99,17 +100,17 @@ def _table(plan: Plan) -> str:
     for cluster, one in bill.clusters.items():
         of = f" of {cluster}" if cluster else ""
         idle = [row for row in bill_rows(one) if row[0] == "idle"]
-        lines += [f"| | *idle{of}* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd in idle]
+        lines += [f"| | *idle{of}* | {escaped(what)} | | {time} | {usd} |" for _, what, time, usd, _ in idle]
         lines += _total(f"total{of}", bill_rows(one)[-1]) if one.lines else []
     if bill.only is None:
-        lines += _total("all clusters", ("", "", "", show_dollars(bill.usd)))
+        lines += _total("all clusters", ("", "", "", show_dollars(bill.usd), show_dollar_range(bill.cost)))
     sources = list(dict.fromkeys(text for one in bill.clusters.values() for text in sources_of_times(one)))
     note = f"<sub>Times from {escaped('; '.join(sources))}.{' ' + FREE if plan.local else ''}</sub>"
     return "\n".join(lines) + f"\n\n{note}"
 
 
-def _total(title: str, row: tuple[str, str, str, str]) -> list[str]:
-    return [f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}** |"]
+def _total(title: str, row: tuple[str, str, str, str, str]) -> list[str]:
+    return [f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}**{_in_brackets(row[4])} |"]
 
 
 def _row(job: JobPlan) -> str:
@@ -119,11 +120,15 @@ def _row(job: JobPlan) -> str:
         why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None
     figures = (
-        f"{line.steps:,} | {show_hours(line.seconds or 0) if known else 'unknown'} | {show_dollars(line.usd)}"
+        f"{line.steps:,} | {show_hours(line.seconds or 0) if known else 'unknown'} | {show_dollars(line.usd)}{_in_brackets(show_dollar_range(line.cost))}"
         if line
         else " | | "
     )
     return f"| **{job.what}** | `{_code(job.name)}` | {escaped(why)} | {figures} |"
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({escaped(text)})" if text else ""
 
 
 def _unchanged(plan: Plan) -> str:

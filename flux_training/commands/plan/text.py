@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from flux_training.training.bill import explain_lines
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload, plan_headline
 from flux_training.training.stack_bill import describe_stack_bill
 from flux_training.training.words import counted, flux_command
@@ -9,14 +10,15 @@ from flux_training.training.words import counted, flux_command
 MAX_FINDINGS = 20
 
 
-def as_text(plan: Plan) -> str:
-    """The whole plan; or only the problems, if `up` would be refused."""
+def as_text(plan: Plan, explain: bool = False) -> str:
+    """The whole plan; or only the problems, if `up` would be refused. `explain`: with the parts of each estimate."""
     parts = [_problems(plan), f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else ""]
     parts += [*(f"Error: {text}." for text in plan.alarms), *(f"Warning: {text}." for text in plan.warnings)]
     moved = [job for job in plan.of(PlannedAction.RUNNING) if job.reasons]
     parts += [_jobs([*plan.changed, *moved]), upload_words(plan.upload)]
     parts.append("\n".join(f"The {line}." for line in plan.cluster))
-    parts += [describe_stack_bill(plan.bill, plan.local) if plan.bill else "", _findings(plan)]
+    parts += [describe_stack_bill(plan.bill, plan.local) if plan.bill else ""]
+    parts += [explain_lines(plan.bill.lines) if plan.bill and explain else "", _findings(plan)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -14,9 +14,11 @@ from flux_training.training.untrusted import (
 
 
 class EstimateRecord(UntrustedRecord):
-    """What the run was expected to take when it was queued. `usd_an_hour`: the price of one replica."""
+    """What the run was expected to take when it was queued. `usd` is the likely cost. `usd_an_hour`: the price of one replica."""
 
     usd: Usd | None = None
+    usd_low: Usd | None = None
+    usd_high: Usd | None = None
     seconds: Seconds | None = None
     gpu: ShortText = ""
     priority: ShortText = ""

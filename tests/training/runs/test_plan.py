@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from flux_training.training.cost import Line
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.plan import (
     JobPlan,
@@ -22,7 +23,7 @@ from flux_training.training.runs.run_state import RunState
 
 PARENT = "urn:pulumi:dev::flux-training::flux:index:TrainingPipeline$"
 HEAD = f"{PARENT}pulumi-python:dynamic/flux:"
-LINE = Line("cat", "new", 2000, 3600.0, 0.45, "the recipe's figure")
+LINE = Line("cat", "new", 2000, Range.exactly(3600.0), Range.exactly(0.45), "the recipe's figure")
 CAPTIONS = Changes(settings=("learning rate 1e-4 → 2e-4",))
 
 
