@@ -59,7 +59,14 @@ PLAN = Plan(
     ),
     cluster=("container group is changed: gpu",),
     bill=StackBill(
-        {"": Bill(Rate("RTX 5090 (32 GB)", "high", 0.45), (AGAIN.line,) if AGAIN.line else (), Range.exactly(450.0), 1)}
+        {
+            "": Bill(
+                Rate("RTX 5090 (32 GB)", "high", 0.45),
+                (AGAIN.line,) if AGAIN.line else (),
+                Range.exactly(450.0),
+                1,
+            )
+        }
     ),
     upload=Upload(3_400_000, 1, 8),
     lint=LINT,

@@ -121,8 +121,8 @@ def test_explanations_list_the_parts_and_their_ranges() -> None:
         "  samples        30 images                  7 min  5 min to 10 min",
         "  saves          2 checkpoints                8 s  2 s to 20 s",
         "  upload         checks and final weights    60 s  24 s to 2 min",
-        "  interruptions  assumed 0.02 an hour         1 s  0 s to 13 s",
-        "  total                                    19 min  13 min to 29 min",
+        "  interruptions  assumed 0.02 an hour         3 s  0 s to 18 s",
+        "  total                                    19 min  13 min to 30 min",
     ]
 
 

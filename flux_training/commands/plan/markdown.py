@@ -110,7 +110,9 @@ def _table(plan: Plan) -> str:
 
 
 def _total(title: str, row: tuple[str, str, str, str, str]) -> list[str]:
-    return [f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}**{_in_brackets(row[4])} |"]
+    return [
+        f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}**{_in_brackets(row[4])} |"
+    ]
 
 
 def _row(job: JobPlan) -> str:

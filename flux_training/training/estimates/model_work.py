@@ -11,7 +11,7 @@ from flux_training.training.estimates.workload import Workload
 
 MATRICES_PER_BLOCK = 12
 # A second image in the same step costs less than the first: batches of 4 take 3.4 times as long as single images (ai-toolkit issue
-# 145, A40), and of 8 six times (SimpleTuner's KREA2.md). 4 ** 0.9 is 3.5, and 8 ** 0.9 is 6.5.
+# 145, A40), and of 8 six times (SimpleTuner's page on Krea 2). 4 ** 0.9 is 3.5, and 8 ** 0.9 is 6.5.
 BATCH_EXPONENT = 0.9
 # LoKr builds whole matrices in each step. No public figure is known: this is an assumption.
 LOKR_WORK = 1.1
