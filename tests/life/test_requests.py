@@ -10,14 +10,17 @@ import pytest
 
 from flux_training.training.runs.run import RunKeys
 from tests.life.attacks import weights_file
+from tests.life.nodes import begin_job, report
 from tests.life.stacks import Stack, new_stack
 
 MAX_REQUESTS = 30
 
 
 def finish_all(stack: Stack, only: str = "") -> None:
-    """As nodes would: upload the weights of each run, or of the run of one job."""
-    storage = stack.connection.storage("life")
+    """As nodes would: take all jobs, and upload the weights of each run, or of the run of one job."""
+    storage, queued = stack.connection.storage("life"), stack.jobs()
+    for job in queued:
+        begin_job(stack.connection, job.container_group_id)
 
     def finish(item: tuple[str, dict[str, object]]) -> None:
         name, job = item
@@ -28,7 +31,11 @@ def finish_all(stack: Stack, only: str = "") -> None:
 
     with ThreadPoolExecutor(8) as threads:
         jobs = stack.outputs()["jobs"]
-        list(threads.map(finish, ((name, jobs[name]) for name in ([only] if only else jobs))))
+        names = [only] if only else list(jobs)
+        list(threads.map(finish, ((name, jobs[name]) for name in names)))
+    for job in queued:
+        if job.environment["FLUX_RUN_ID"] in [jobs[name]["runId"] for name in names]:
+            report(stack.connection, job, "completed")
 
 
 def requests(stack: Stack) -> list[str]:
