@@ -40,13 +40,15 @@ class TokenShape(_Row):
     """What one token of the transformer stands for.
 
     `side`: pixels on each side of its square. `frames`: frames of a video. `text`: tokens of each caption. `width`: numbers in a token,
-    which is the width that a LoRA's matrices have on one side.
+    which is the width that a LoRA's matrices have on one side. `blocks`: transformer blocks that a token passes, where estimates know them;
+    double blocks count as one, because a token passes only the matrices of its own stream.
     """
 
     side: int
     text: int
     width: int
     frames: int = 1
+    blocks: int | None = None
 
 
 class DatasetKinds(_Row):
@@ -59,13 +61,15 @@ class DatasetKinds(_Row):
 class SampleSettings(_Row):
     """Settings that suit the model's samples. `noise`: the sampler, which is the noise scheduler of training as well.
 
-    `multiple`: images are cut to sides that this number divides, in pixels.
+    `multiple`: images are cut to sides that this number divides, in pixels. `passes`: forward passes in each sampler step, 2 with
+    classifier-free guidance.
     """
 
     noise: str
     guidance: float
     steps: int
     multiple: int
+    passes: int = 1
 
     @property
     def is_distilled(self) -> bool:

@@ -36,7 +36,7 @@ def figure_of(row: dict[str, str]) -> PublicFigure:
     model = model_work(row["model"])
     forward = sum(model.forward(size[0], size[-1]) for size in sizes) / len(sizes)
     images = workload.batch**0.9
-    adapter = 1 + 2 * workload.rank / model.width
+    adapter = 1 + 2 * workload.rank / model.tokens.width
     peak = forward * PASSES * adapter * images / float(row["tflops"])
     return PublicFigure(row["gpu"], float(row["seconds"]), peak, row["source"])
 
