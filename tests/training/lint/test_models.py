@@ -152,7 +152,7 @@ def test_an_older_trainer_lacks_the_architecture(model: TrainableModel) -> None:
 
 @pytest.mark.parametrize("model", EDITING, ids=name_of)
 def test_forgotten_control_images_are_found(model: TrainableModel) -> None:
-    assert codes(for_model(model, {"datasets[0].control_path": "<absent>"})) == {"control-forgotten"}
+    assert codes(for_model(model, {"datasets[0].control_path": "<absent>"})) == {"control-count"}
 
 
 def test_the_message_names_the_architecture_of_the_weights() -> None:
