@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 
@@ -69,6 +70,24 @@ def test_a_page_shows_the_facts_of_the_run(outputs: Path) -> None:
     pictures = [attributes for tag, attributes in elements.found if tag == "img" and attributes.get("src")]
     assert len(pictures) == 7
     assert all(attributes["alt"] for attributes in pictures)
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("{name_or_path: /model, is_flux: true}", "LoRA of FLUX.1-dev (FLUX Non-Commercial License)"),
+        ("{name_or_path: Qwen/Qwen-Image, arch: qwen_image}", "LoRA of Qwen-Image (Apache-2.0)"),
+        ("{name_or_path: me/mine, arch: flux}", "LoRA of mine, trigger"),
+        ("{name_or_path: <b>, arch: 7}", "LoRA of <b>"),
+        ("3", "LoRA of an unknown model"),
+    ],
+)
+def test_a_page_names_the_model_and_its_licence(outputs: Path, model: str, shown: str) -> None:
+    folder = make_run(outputs)
+    config = yaml.safe_load((folder / "train.yml").read_text())
+    config["config"]["process"][0]["model"] = yaml.safe_load(model)
+    (folder / "train.yml").write_text(yaml.safe_dump(config))
+    assert shown in ParsedPage(page_of(folder, outputs)).text
 
 
 @pytest.mark.parametrize("stand_in", [True, False])

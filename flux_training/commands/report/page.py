@@ -98,6 +98,7 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
     return _render(
         "compare.html.j2",
         title="Comparison of runs: " + ", ".join(labels),
+        models=dict.fromkeys(run.base_model for run in runs),
         runs=[
             {"run": run, "label": label, "state": _state(run)}
             for run, label in zip(runs, labels, strict=True)

@@ -9,6 +9,8 @@ from typing import Any
 from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
+from flux_training.training.models.choice import choose_model
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS
 from flux_training.training.names import dataset_path, folder_of
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
@@ -21,6 +23,7 @@ from flux_training.training.values import mapping
 from flux_training.training.words import flux_command, make_command, nearest
 
 PAGE = "report.html"
+MAX_MODEL_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class ReportedRun:
     def config(self) -> Mapping[str, Any]:
         """train.yml as the trainer reads it; empty if it cannot be read."""
         return document_of(self.config_text.encode())
+
+    @cached_property
+    def base_model(self) -> str:
+        """The model that was trained, with its licence where the table of models knows it."""
+        section = mapping(first_process(self.config).get("model"))
+        choice = choose_model(section, weights_in_image=MODELS[DEFAULT_MODEL].weights)
+        name = choice.weights.rpartition("/")[2][:MAX_MODEL_NAME] or "an unknown model"
+        return f"{name} ({choice.owner.licence})" if choice.owner else name
 
     @cached_property
     def prompts(self) -> list[str]:
