@@ -78,6 +78,14 @@ def rendered(markdown: str) -> str:
     return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
 
+def test_the_models_are_named_with_their_licences() -> None:
+    plan = replace(PLAN, models=("FLUX.1-dev (FLUX Non-Commercial License)", "Qwen-Image (Apache-2.0)"))
+    assert "Model: FLUX.1-dev (FLUX Non-Commercial License).\nModel: Qwen-Image (Apache-2.0)." in as_text(
+        plan
+    )
+    assert r"Model: Qwen-Image \(Apache-2.0\)." in as_comment(plan, Pictures())
+
+
 def test_replaced_weights_and_shared_keys_are_told_in_every_form() -> None:
     plan = replace(PLAN, alarms=("owl: the weights are *others*",), warnings=("the nodes' keys",))
     assert "Error: owl: the weights are *others*.\n\nWarning: the nodes' keys." in as_text(plan)

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import StackJob, replaced_weights, stored_weights
 from flux_training.training.dataset.manifest import Image
-from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.jobs.folder import ImageSet
+from flux_training.training.models.choice import model_words
 from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.plan import (
@@ -44,6 +45,9 @@ from flux_training.training.runs.plan import (
     read_steps,
 )
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.settings import StackSettings
+from flux_training.training.train_yml.document import first_process
+from flux_training.training.train_yml.trainer_config import document_of
 
 PREFIX = "FLUX_PLAN_"
 
@@ -117,17 +121,30 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
         return replace(found, problems=problems or (error,)), services
     steps = with_unchanged_jobs(read_steps(preview), survey)
     comparison = Comparison(services, survey)
+    jobs = in_order(comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE)
     return replace(
         found,
         alarms=alarms(services, survey, steps, stack),
         warnings=(shared_keys_warning(services.settings.storage.kind),)
         if services.nodes_reach_records
         else (),
-        jobs=in_order(comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE),
+        jobs=jobs,
+        models=_models({job.name for job in jobs if job.line}, survey, services.settings),
         cluster=cluster_lines(steps),
         bill=survey.bill,
         upload=comparison.upload(steps),
     ), services
+
+
+def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[str, ...]:
+    """The models of these jobs, with their licences."""
+    jobs = [job for job in survey.jobs if job.name in names]
+    sections = [first_process(document_of(job.folder.raw_config)).get("model") for job in jobs]
+    words = [
+        model_words(section, weights_in_image(settings, job.cluster))
+        for job, section in zip(jobs, sections, strict=True)
+    ]
+    return tuple(dict.fromkeys(words))
 
 
 def alarms(

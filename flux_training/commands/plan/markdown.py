@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from flux_training.commands.plan.pictures import SIDE, Pictures
-from flux_training.commands.plan.text import upload_words
+from flux_training.commands.plan.text import model_lines, upload_words
 from flux_training.training.bill import (
     FREE,
     bill_heading,
@@ -62,7 +62,8 @@ def as_markdown(plan: Plan, pictures: Pictures, detailed: int = MAX_DETAILED) ->
     else:
         parts += [f"**Error:** {escaped(text)}." for text in plan.alarms]
         parts += [f"**Warning:** {escaped(text)}." for text in plan.warnings]
-        parts += [f"**{plan_headline(plan)}.** {_money(plan)}", _table(plan), upload_words(plan.upload)]
+        parts += [f"**{plan_headline(plan)}.** {_money(plan)}", _table(plan)]
+        parts += [escaped(model_lines(plan)), upload_words(plan.upload)]
         parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster_lines(plan)]
     parts.append(_findings(plan))
     return "\n\n".join(part for part in parts if part) + "\n"

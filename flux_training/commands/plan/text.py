@@ -15,7 +15,7 @@ def as_text(plan: Plan, explain: bool = False) -> str:
     parts = [_problems(plan), f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else ""]
     parts += [*(f"Error: {text}." for text in plan.alarms), *(f"Warning: {text}." for text in plan.warnings)]
     moved = [job for job in plan.of(PlannedAction.RUNNING) if job.reasons]
-    parts += [_jobs([*plan.changed, *moved]), upload_words(plan.upload)]
+    parts += [_jobs([*plan.changed, *moved]), model_lines(plan), upload_words(plan.upload)]
     parts.append("\n".join(f"The {line}." for line in plan.cluster))
     parts += [describe_stack_bill(plan.bill, plan.local) if plan.bill else ""]
     parts += [explain_lines(plan.bill.lines) if plan.bill and explain else "", _findings(plan)]
@@ -33,6 +33,11 @@ def _jobs(jobs: Iterable[JobPlan]) -> str:
     rows = [(job.what.value, job.name, "; ".join(job.reasons)) for job in jobs]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     return "\n".join(f"  {what:<{widths[0]}}  {name:<{widths[1]}}  {why}" for what, name, why in rows)
+
+
+def model_lines(plan: Plan) -> str:
+    """`Model: FLUX.1-dev (FLUX Non-Commercial License).`; empty if nothing is trained."""
+    return "\n".join(f"Model: {words}." for words in plan.models)
 
 
 def upload_words(upload: Upload) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
-from flux_training.training.models.choice import choose_model
-from flux_training.training.models.table import DEFAULT_MODEL, MODELS
+from flux_training.training.models.choice import model_words
 from flux_training.training.names import dataset_path, folder_of
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
@@ -23,7 +22,6 @@ from flux_training.training.values import mapping
 from flux_training.training.words import flux_command, make_command, nearest
 
 PAGE = "report.html"
-MAX_MODEL_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,7 @@ class ReportedRun:
     @cached_property
     def base_model(self) -> str:
         """The model that was trained, with its licence where the table of models knows it."""
-        section = mapping(first_process(self.config).get("model"))
-        choice = choose_model(section, weights_in_image=MODELS[DEFAULT_MODEL].weights)
-        name = choice.weights.rpartition("/")[2][:MAX_MODEL_NAME] or "an unknown model"
-        return f"{name} ({choice.owner.licence})" if choice.owner else name
+        return model_words(first_process(self.config).get("model"))
 
     @cached_property
     def prompts(self) -> list[str]:

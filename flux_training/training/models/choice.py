@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
+from flux_training.training.values import mapping
 
 # The folder of a container image that holds its weights.
 MODEL_FOLDER = "/model"
@@ -22,6 +23,7 @@ ARCH_OF_FLAG = {
     "is_ssd": "ssd",
 }
 DEFAULT_ARCH = "sd1"
+MAX_MODEL_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> Mode
     rows = models_of(arch)
     exact = next((row for row in rows if row.has_weights(weights)), None)
     return ModelChoice(arch, key, weights, exact or next(iter(rows), None))
+
+
+def model_words(section: Any, weights_in_image: str = MODELS[DEFAULT_MODEL].weights) -> str:
+    """`FLUX.1-dev (FLUX Non-Commercial License)`: the model of a `model` section, with its licence where the table knows it."""
+    choice = choose_model(mapping(section), weights_in_image)
+    name = choice.weights.rpartition("/")[2][:MAX_MODEL_NAME] or "an unknown model"
+    return f"{name} ({choice.owner.licence})" if choice.owner else name
 
 
 def is_in_image(path: str) -> bool:

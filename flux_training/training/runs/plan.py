@@ -90,7 +90,7 @@ class JobPlan:
 class Plan:
     """`problems`: why `up` would fail before anything is created; the plan then has only these and lint's findings.
 
-    `alarms`: what somebody changed in the bucket. `warnings`: about the stack's settings.
+    `alarms`: what somebody changed in the bucket. `warnings`: about the stack's settings. `models`: what is trained, with licences.
     """
 
     stack: str
@@ -102,6 +102,7 @@ class Plan:
     problems: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     local: bool = False
 
     def of(self, *kinds: PlannedAction) -> list[JobPlan]:
