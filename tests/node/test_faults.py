@@ -18,6 +18,8 @@ import pytest
 
 from flux_training.node.bundle import launcher_bundle
 from tests.node.fake_trainer import weights
+from tests.node.fault_proxy import FaultProxy, at_random
+from tests.node.interruptions import FAULTS as PASSING_FAULTS
 from tests.node.runs import RUN_ID, Node, NodeWorker, picture
 
 # ai-toolkit prints it between two lines of signs.
@@ -511,10 +513,23 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_fault(fault: Fault, tmp_path: Path) -> None:
-    node = Node(tmp_path, *fault.words, **fault.launch)
+    check_fault(fault, Node(tmp_path, *fault.words, **fault.launch))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_fault_with_faulty_downloads(fault: Fault, tmp_path: Path) -> None:
+    limits = {"read_seconds": 0.3, "download_attempts": 8}
+    node = Node(tmp_path, *fault.words, **limits | fault.launch)
+    with FaultProxy(node.storage.url, at_random(FAULTS.index(fault), 0.1, PASSING_FAULTS)) as proxy:
+        check_fault(fault, node, AWS_ENDPOINT_URL=proxy.url)
+
+
+def check_fault(fault: Fault, node: Node, **environment: str) -> None:
+    """Hand the job out once, and compare what happens with the row."""
     fault.breaks(node)
     job = node.submit()
-    result = node.handed_out(job, fault.while_it_sleeps, **fault.environment)
+    result = node.handed_out(job, fault.while_it_sleeps, **environment | fault.environment)
     assert (result.code, node.queue_state(job)) == (fault.code, fault.queue), result.out
     assert result.published == (fault.code == 0)
     assert "launcher/" not in result.out  # a traceback of the launcher's own
