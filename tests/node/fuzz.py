@@ -198,7 +198,7 @@ class Fuzz:
                 (folder,) = path.parents[:-1]
                 assert settings.DATASET_FOLDERS.fullmatch(folder.name)
             assert 0 <= image.size <= settings.MAX_IMAGE_BYTES
-            image.caption.encode("utf-8", "replace")
+            (image.caption or "").encode("utf-8", "replace")  # control images have none
 
     def of_limits(self, chance: random.Random) -> None:
         Path("training-config/launch.json").write_bytes(mutate_document(self.limits, chance))
