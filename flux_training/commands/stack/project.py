@@ -44,7 +44,7 @@ def project_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def is_project(folder: Path) -> bool:
-    """Whether the folder has a Pulumi.yaml and the tool. Other Pulumi projects are none of ours."""
+    """Whether the folder has a Pulumi.yaml and the tool. Other Pulumi projects do not count."""
     return (folder / PROJECT_FILE).is_file() and (
         (folder / PACKAGE).is_dir() or (folder / TOOL_FOLDER / PACKAGE).is_dir()
     )

@@ -7,6 +7,7 @@ fields are those that `pulumi.automation.events` reads. Debug messages are left 
 
 import json
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from pulumi_embedded.state.serialization import Resource
 WriteLine = Callable[[str], None]
 
 _GRPC: Final = "tcp://"
-# The Automation API prints one warning for each event that it cannot read, and answers only at the end.
+# How long the server may take to read the last events. It answers when it has read them all.
 _GRPC_SECONDS: Final = 10.0
 _SHOWN_KEYS: Final = (
     "type",
@@ -205,4 +206,5 @@ def _connected(address: str) -> Iterator[WriteLine]:
                 answer.result(timeout=_GRPC_SECONDS)
             except (grpc.RpcError, grpc.FutureTimeoutError):
                 answer.cancel()
-                print(f"warning: not all events reached the server at {_GRPC}{address} of --event-log")
+                message = f"warning: not all events reached the server at {_GRPC}{address} of --event-log"
+                print(message, file=sys.stderr)
