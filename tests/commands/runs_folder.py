@@ -62,7 +62,8 @@ def make_run(
         "step": 20,
         "steps": 20,
         "loss_first": 1.0,
-        "loss_last": 0.05,
+        "loss_smoothed": 0.05,
+        "loss_steps": 2,
         "gpu_seconds": 3420,
         "restarts": 1,
     }

@@ -71,8 +71,8 @@ def test_durations_are_rounded(seconds: float, text: str) -> None:
     [
         ("pending", "", {}, "pending"),
         ("running", "", {}, "running"),
-        ("running", "", {"state": "training", "step": 120, "steps": 300, "loss_smoothed": 0.41, "eta_seconds": 61},
-         "training, step 120 of 300, loss 0.4100, about 61 s left"),
+        ("running", "", {"state": "training", "step": 120, "steps": 300, "loss_smoothed": 0.41, "loss_steps": 30, "eta_seconds": 61},
+         "training, step 120 of 300, loss (mean of 30 steps) 0.4100, about 61 s left"),
         ("running", "", {"state": "starting", "step": None, "loss_smoothed": None, "eta_seconds": "?"}, "starting"),
         ("running", "", {"state": "starting", "download_seconds": 12.3}, "starting, downloading for 12 s"),
         ("failed", "the trainer ended with 1", {"step": 3}, "failed: the trainer ended with 1"),

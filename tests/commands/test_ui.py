@@ -54,7 +54,7 @@ def jpeg(width: int = 64, height: int = 64) -> bytes:
 
 def sound_run() -> dict[str, bytes]:
     return {
-        KEYS.progress: b'{"state": "training", "step": 10, "steps": 20, "loss_smoothed": 0.5, "restarts": 1}',
+        KEYS.progress: b'{"state": "training", "step": 10, "steps": 20, "loss_first": 0.9, "loss_smoothed": 0.5, "restarts": 1}',
         KEYS.record: b'{"run_id": "0123456789ab", "created_at": "2026-11-23T00:00:00Z", "estimate": {"usd": 0.3}}',
         f"{KEYS.output}loss.csv": b"step,loss\n1,1.0\n2,0.5\n",
         f"{KEYS.config}train.yml": TRAIN_YML.format(name="cat", steps=20, save_every=10).encode(),
@@ -208,7 +208,12 @@ def test_what_is_no_usual_image_is_not_served(data: bytes) -> None:
 def test_a_run_is_read_from_the_bucket() -> None:
     found = read_run(as_storage(sound_run()), KEYS)
     assert found["prompts"][0] == {"prompt": "a photo of tr1gger", "samples": [{"step": 10, "name": SAMPLE}]}
-    assert dict(found["figures"]) == {"Steps": "10 of 20", "Loss": "0.5000", "GPU time": "", "Restarts": "1"}
+    assert dict(found["figures"]) == {
+        "Steps": "10 of 20",
+        "Loss": "0.9000 → 0.5000",
+        "GPU time": "",
+        "Restarts": "1",
+    }
     assert dict(found["times"])["Cost estimated before"] == "$0.30"
     assert (found["points"], len(found["charts"]), found["findings"]) == (2, 2, [])
 

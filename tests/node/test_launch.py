@@ -54,9 +54,20 @@ def test_progress_and_curve(tmp_path: Path) -> None:
     expected |= {"step": 20, "steps": 20, "loss": 0.05, "loss_first": 0.75, "launcher": "1"}
     expected |= {"restarts": 0, "message": None, "eta_seconds": None}
     assert {key: ended.progress[key] for key in expected} == expected
-    assert ended.progress["loss_last"] == pytest.approx((1 / 19 + 1 / 20) / 2, rel=1e-3)
+    assert ended.progress["loss_smoothed"] == pytest.approx((1 / 19 + 1 / 20) / 2, rel=1e-3)
+    assert ended.progress["loss_last"] == ended.progress["loss_smoothed"]
+    assert ended.progress["loss_steps"] == 2
     assert set(ended.progress) - set(expected) == {
-        *("loss_smoothed", "loss_last", "seconds_per_step", "gpu", "gpu_seconds", "started_at", "updated_at"),
+        *(
+            "loss_smoothed",
+            "loss_last",
+            "loss_steps",
+            "seconds_per_step",
+            "gpu",
+            "gpu_seconds",
+            "started_at",
+            "updated_at",
+        ),
         *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
         "trainer",
     }
@@ -69,7 +80,7 @@ def test_the_lines_that_ai_toolkit_prints(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.set_trainer(program=f"import sys; sys.stderr.write({RECORDED!r}); sys.exit(1)")
     progress = node.run().progress
-    assert (progress["step"], progress["loss"], progress["loss_first"]) == (3, 0.25, 0.5)
+    assert (progress["step"], progress["loss"], progress["loss_first"]) == (3, 0.25, 0.41665)
     assert (tmp_path / "upload/loss.csv").read_text() == "step,loss\n1,0.5\n2,0.3333\n3,0.25\n"
 
 
@@ -127,7 +138,7 @@ def test_a_restart_adds_up(tmp_path: Path) -> None:
     assert (second["restarts"], second["state"]) == (1, "finished")
     assert second["started_at"] == first["started_at"]
     assert second["gpu_seconds"] >= first["gpu_seconds"]
-    assert (first["loss_first"], second["loss_first"]) == (1.0, 0.75)
+    assert first["loss_first"] == second["loss_first"] == 0.75
     assert (tmp_path / "upload/loss.csv").read_text().count("\n") == 21
 
 

@@ -39,8 +39,8 @@ NAMES = [
     "1795392457384__000000000_0.jpg", "9" * 40 + "__1_0.jpg", "con.jpg", "run.json", "-rf.jpg", "\x1b[2J.webp", "~.jpg", "%2e%2e/a.jpg",
 ]  # fmt: skip
 FIELDS = [
-    "state", "message", "step", "steps", "loss_smoothed", "loss_first", "gpu", "gpu_seconds", "start_seconds", "restarts", "begun",
-    "eta_seconds", "updated_at", "started_at", "sha256", "size", "created_at", "estimate", "attempt", "parent", "job", "run_id",
+    "state", "message", "step", "steps", "loss_smoothed", "loss_first", "loss_steps", "gpu", "gpu_seconds", "start_seconds", "restarts",
+    "begun", "eta_seconds", "updated_at", "started_at", "sha256", "size", "created_at", "estimate", "attempt", "parent", "job", "run_id",
     "kelpie_id", "claim", "images", "usd", "usd_an_hour", "seconds", "caption", "version", "config", "manifest", "etag", "layout",
 ]  # fmt: skip
 BROKEN = [

@@ -16,6 +16,7 @@ from flux_training.commands.stack.edit import declared_jobs, entry_for
 from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import folder_names
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
+from flux_training.training.runs.progress import loss_note
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.values import mapping, number
 from flux_training.training.words import flux_command, make_command
@@ -101,7 +102,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
         return
     table = _table("Run", "Queued", "State", "Steps", "Loss", "Cost")
     for run in job.runs:
-        loss, cost = run.progress.loss_last, _cost(run)
+        loss, cost = run.progress.loss, _cost(run)
         table.add_row(
             run.run_id,
             run.created_at[:16].replace("T", " "),
@@ -111,6 +112,8 @@ def _print_runs(job: ListedJob, stack: str) -> None:
             NOTHING if cost is None else show_dollars(cost) + (" (example)" if run.is_stand_in else ""),
         )
     screen.print(table)
+    if note := loss_note(run.progress for run in job.runs):
+        say(note)
     say(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")
 
 
@@ -143,7 +146,7 @@ def _document(job: ListedJob) -> dict[str, Any]:
                 "created_at": run.created_at,
                 "state": _state(run),
                 "step": run.progress.step,
-                "loss": run.progress.loss_last,
+                "loss": run.progress.loss,
                 "cost_usd": _cost(run),
                 "stand_in": run.is_stand_in,
                 "folder": str(run.folder),

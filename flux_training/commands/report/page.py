@@ -154,8 +154,8 @@ def _figures(run: ReportedRun) -> Facts:
     """The most important numbers, as far as they are known."""
     progress, cost = run.progress, number(mapping(run.record.get("cost")).get("actualUsd"))
     found = []
-    if progress.loss_first is not None and progress.loss_last is not None:
-        found.append(("Loss", f"{progress.loss_first:.4f} → {progress.loss_last:.4f}"))
+    if progress.loss_change:
+        found.append((progress.loss_name.capitalize(), progress.loss_change))
     if progress.step is not None:
         found.append(("Steps", f"{progress.step} of {progress.steps or run.record.get('steps')}"))
     if progress.faults:

@@ -219,9 +219,7 @@ def _result_line(status: JobStatus, folder: Path) -> str:
     if status.state != RunState.COMPLETED:
         return f"{status.state}: {status.reason}; its files are in {folder}"
     progress = status.progress
-    loss = ""
-    if progress.loss_first is not None and progress.loss_last is not None:
-        loss = f" (loss {progress.loss_first:.4f} at the start, {progress.loss_last:.4f} at the end)"
+    loss = f"; {progress.loss_name} {progress.loss_change}" if progress.loss_change else ""
     faults = f"; {progress.faults}" if progress.faults else ""
     return f"{folder / (status.job.name + '.safetensors')}{loss}{faults}"
 

@@ -50,6 +50,7 @@ def _row_document(row: JobRow) -> dict[str, Any]:
         **job_document(row),
         "style": style_of(row.status, bool(row.problem)),
         "text": describe(row.status),
+        "loss_name": row.status.progress.loss_name,
         "expected_usd": rounded_usd(expected_usd(row)),
     }
 

@@ -39,5 +39,6 @@ def _facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     yield "fetched", bool(record)
     yield "created", run.created_at[:MAX_DATE_LENGTH].replace("T", " ")
     yield "state", one_line(str(record.get("state") or ""), MAX_STATE_LENGTH)
-    yield "loss", run.progress.loss_last if record else None
+    yield "loss", run.progress.loss if record else None
+    yield "loss_name", run.progress.loss_name
     yield "spent_usd", number(mapping(record.get("cost")).get("actualUsd"))

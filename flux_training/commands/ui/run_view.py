@@ -64,7 +64,7 @@ def _figures(progress: RunProgress) -> list[tuple[str, str]]:
     """The numbers at the top of the page. Unknown ones are empty."""
     return [
         ("Steps", f"{progress.step} of {progress.steps}" if progress.step is not None else ""),
-        ("Loss", f"{progress.loss:.4f}" if progress.loss is not None else ""),
+        (progress.loss_name.capitalize(), progress.loss_change),
         ("GPU time", in_words(progress.gpu_seconds) if progress.gpu_seconds is not None else ""),
         ("Restarts", str(progress.restarts) if progress.restarts is not None else ""),
     ]

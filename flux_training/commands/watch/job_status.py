@@ -203,7 +203,7 @@ def describe(status: JobStatus) -> str:
     if progress.step:
         parts.append(f"step {min(progress.step, status.job.steps)} of {status.job.steps}")
     if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.4f}")
+        parts.append(f"{progress.loss_name} {progress.loss:.4f}")
     if progress.eta_seconds is not None:
         parts.append(f"about {in_words(progress.eta_seconds)} left")
     return ", ".join(parts)

@@ -97,6 +97,8 @@ def job_document(row: JobRow) -> dict[str, Any]:
         "step": steps_done(row),
         "steps": job.steps,
         "loss": progress.loss,
+        "loss_first": progress.loss_first,
+        "loss_steps": progress.loss_steps,
         "eta_seconds": progress.eta_seconds if not row.status.has_ended else None,
         "gpu_seconds": progress.gpu_seconds,
         "spent_usd": rounded_usd(row.spent),

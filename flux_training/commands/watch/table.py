@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.bill import FREE, show_dollars
+from flux_training.training.runs.progress import loss_note
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.train_yml.trainer_version import version_warning
 
@@ -42,6 +43,8 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     parts += [Text(warning, style="yellow") for warning in sorted(versions)]
     faulty = [(row.name, faults) for row in stack.rows if (faults := row.status.progress.faults)]
     parts += [Text(f"{name}: {faults}", style="yellow") for name, faults in faulty]
+    if note := loss_note(row.status.progress for row in stack.rows):
+        parts.append(Text(note, style="dim"))
     if stack.spent is not None:
         so_far = "" if stack.has_ended else " so far"
         note = f" {FREE}" if local else ""

@@ -64,7 +64,6 @@ def notice_of(status: JobStatus, bucket: str, price: float | None) -> Notice | N
         return None
     progress = status.progress
     spent = usd_of(progress.gpu_seconds, price)
-    has_losses = progress.loss_first is not None and progress.loss_last is not None
     return Notice(
         job=one_line(status.job.name, 80),
         run_id=one_line(status.job.run_id, 40),
@@ -72,7 +71,7 @@ def notice_of(status: JobStatus, bucket: str, price: float | None) -> Notice | N
         status=status.state,
         reason=one_line(status.reason),
         steps=f"{progress.step} steps" if progress.step else "",
-        loss=f"loss {progress.loss_first:.4f} to {progress.loss_last:.4f}" if has_losses else "",
+        loss=f"{progress.loss_name} {progress.loss_change}" if progress.loss_change else "",
         gpu_time=in_words(progress.gpu_seconds) if progress.gpu_seconds is not None else "",
         cost=show_dollars(spent) if spent is not None else "",
         results=f"s3://{bucket}/{status.job.keys.model}",

@@ -1,9 +1,9 @@
 """progress.json and loss.csv, summed over all restarts of a run.
 
-progress.json: `state` is starting, training, verifying, finished, failed, canceled or interrupted. `loss…` are means;
-`seconds_per_step` and `eta_seconds` are null until they are known; `gpu_seconds` is the time of trainers over all
-restarts, `download_seconds` that of downloads of this one; `begun` is [the step that the last start began with, how many
-starts in a row began with it].
+progress.json: `state` is starting, training, verifying, finished, failed, canceled or interrupted. `loss_first` and
+`loss_smoothed` are means of `loss_steps` steps at the start and at the end; `seconds_per_step` and `eta_seconds` are null
+until they are known; `gpu_seconds` is the time of trainers over all restarts, `download_seconds` that of downloads of this
+one; `begun` is [the step that the last start began with, how many starts in a row began with it].
 """
 
 import contextlib
@@ -27,6 +27,7 @@ MAX_RESTARTS = 10  # without a new checkpoint; the queue never counts a whole co
 MAX_PROGRESS_BYTES = 1 << 20
 MAX_FAULTY_STEPS = 10_000  # progress.json stays below MAX_PROGRESS_BYTES
 MAX_CURVE_BYTES = 16 << 20
+MAX_LOSS_STEPS = 50  # in the mean losses; a tenth of a shorter run
 
 
 class LaunchState(str, Enum):
@@ -164,7 +165,7 @@ class ProgressWriter:
 
     def report(self) -> dict[str, Any]:
         settings, losses = self.settings, [self.losses[n] for n in sorted(self.losses) if n <= self.step]
-        tenth = max(1, len(losses) // 10)
+        window = min(len(losses), MAX_LOSS_STEPS, max(1, settings.steps // 10))
         is_training = self.seconds_per_step is not None and self.state == LaunchState.TRAINING
         left = (self.seconds_per_step or 0) * (settings.steps - self.step) if is_training else None
         report = {
@@ -178,9 +179,10 @@ class ProgressWriter:
             "step": self.step,
             "steps": settings.steps,
             "loss": mean(losses[-1:]),
-            "loss_smoothed": mean(losses[-50:]),
-            "loss_first": mean(losses[:tenth]),
-            "loss_last": mean(losses[-tenth:]),
+            "loss_first": mean(losses[:window]),
+            "loss_smoothed": mean(losses[-window:]),
+            "loss_last": mean(losses[-window:]),  # the name that flux 0.2 reads
+            "loss_steps": window,
             "seconds_per_step": self.seconds_per_step,
             "eta_seconds": None if left is None else round(left, 1),
             "gpu": self.gpu or None,

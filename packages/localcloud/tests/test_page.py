@@ -53,7 +53,14 @@ def traced_job(group: str, name: str, prefix: str) -> dict[str, Any]:
 def fill_bucket(connection: dict[str, Any]) -> None:
     s3 = s3_client(connection)
     s3.create_bucket(Bucket="bkt")
-    progress = {"state": "training", "step": 30, "steps": 300, "loss": 0.5, "loss_smoothed": 0.75}
+    progress = {
+        "state": "training",
+        "step": 30,
+        "steps": 300,
+        "loss": 0.5,
+        "loss_smoothed": 0.75,
+        "loss_steps": 30,
+    }
     losses = (
         "step,loss\n" + "".join(f"{step},{1 / step}\n" for step in range(1, 1001)) + "1001,nan\nnonsense\n"
     )
@@ -73,7 +80,14 @@ def test_the_page_shows_groups_nodes_queue_cost_loss_and_samples(shown: Shown) -
     page = httpx.get(shown.page).text
     for text in ("on-the-page", "RTX 5090", "stopped", "Cost so far", "$0.0000", "Nodes", "Queue"):
         assert text in page
-    for text in ("cat", "0123456789ab", "step 30 of 300", "loss 0.7500", "(step 1000)", "2 pending"):
+    for text in (
+        "cat",
+        "0123456789ab",
+        "step 30 of 300",
+        "loss (mean of 30 steps) 0.7500",
+        "to 1000",
+        "2 pending",
+    ):
         assert text in page
     assert "<polyline" in page
     assert "Active faults: bad-gpu" in page
@@ -112,7 +126,7 @@ def test_the_page_is_not_shown_under_another_name(shown: Shown, host: str) -> No
         b'{"step": ' + b"9" * 4000 + b', "steps": 20, "loss_smoothed": 1e308}',
         b'{"step": 1, "steps": 20, "eta_seconds": 1e300, "message": "\\ud800"}',
         b'{"step": 1, "steps": 20, "message": "' + b"x" * 2_000_000 + b'"}',
-        b'{"step": true, "steps": 20, "loss": [1], "message": {}}',
+        b'{"step": true, "steps": 20, "loss_smoothed": [1], "loss_steps": "2", "message": {}}',
         b"\xff",
     ],
 )

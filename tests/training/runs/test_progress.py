@@ -16,7 +16,7 @@ from flux_training.training.runs.loss_curve import (
     smooth_losses,
     thin_out_points,
 )
-from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.progress import RunProgress, loss_note
 from flux_training.training.runs.samples import (
     Sample,
     prompts_of,
@@ -63,7 +63,7 @@ def test_every_field_of_a_progress_json() -> None:
         "loss": 9.0,
         "loss_smoothed": 0.1,
         "loss_first": 0.2,
-        "loss_last": 0.3,
+        "loss_steps": 50,
         "seconds_per_step": 0.4,
         "eta_seconds": 0.5,
         "gpu": "g" * 101,
@@ -83,7 +83,7 @@ def test_every_field_of_a_progress_json() -> None:
         steps=2,
         loss=0.1,
         loss_first=0.2,
-        loss_last=0.3,
+        loss_steps=50,
         seconds_per_step=0.4,
         eta_seconds=0.5,
         gpu="g" * 100 + "…",
@@ -98,6 +98,37 @@ def test_every_field_of_a_progress_json() -> None:
     )
     assert read_progress({}) == RunProgress()
     assert read_progress({key: [] for key in raw}) == RunProgress()
+
+
+@pytest.mark.parametrize(
+    ("raw", "name", "change"),
+    [
+        ({"loss_first": 0.75, "loss_smoothed": 0.05, "loss_steps": 50}, "loss (mean of 50 steps)", "0.7500 → 0.0500"),
+        ({"loss_first": 0.75, "loss_smoothed": 0.05, "loss_steps": 1}, "loss (mean of 1 step)", "0.7500 → 0.0500"),
+        ({"loss_first": 0.75, "loss_smoothed": 0.05}, "loss", "0.7500 → 0.0500"),
+        ({"loss_smoothed": 0.05, "loss_steps": "?"}, "loss", ""),
+        ({"loss_first": 0.75}, "loss", ""),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_loss_says_how_many_steps_it_is_a_mean_of(
+    raw: dict[str, Any], name: str, change: str
+) -> None:
+    progress = read_progress(raw)
+    assert (progress.loss_name, progress.loss_change) == (name, change)
+
+
+@pytest.mark.parametrize(
+    ("steps", "note"),
+    [
+        ([], ""),
+        ([None], ""),
+        ([50, 50, None], "Loss: mean of 50 steps."),
+        ([50, 3, 20], "Loss: mean of 3 to 50 steps."),
+    ],
+)
+def test_a_column_of_losses_is_explained(steps: list[int | None], note: str) -> None:
+    assert loss_note(RunProgress(loss=0.5, loss_steps=one) for one in steps) == note
+    assert loss_note(RunProgress(loss_steps=one) for one in steps) == ""
 
 
 def test_samples_count_more_than_prompts() -> None:

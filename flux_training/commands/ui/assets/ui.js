@@ -35,7 +35,7 @@ function cost(spent, expected) {
 
 function jobCard(job) {
   const numbers = [`step ${job.step} of ${job.steps}`];
-  if (job.loss !== null) numbers.push(`loss ${job.loss.toFixed(4)}`);
+  if (job.loss !== null) numbers.push(`${job.loss_name} ${job.loss.toFixed(4)}`);
   if (job.eta_seconds !== null) numbers.push(`about ${minutes(job.eta_seconds)} left`);
   const money = cost(job.spent_usd, job.expected_usd);
   if (money) numbers.push(money);
@@ -249,8 +249,9 @@ async function openPast() {
 
 function pastRow(run) {
   const loss = run.loss === null ? "" : run.loss.toFixed(4);
-  const texts = [run.job, run.created, run.state, loss, dollars(run.spent_usd)];
-  const row = make("tr", {}, make("td", {}, make("a", { href: `#run/${run.job}/${run.run_id}` }, run.run_id)), ...texts.map((text) => make("td", {}, text)));
+  const cells = [run.job, run.created, run.state].map((text) => make("td", {}, text));
+  cells.push(make("td", { title: run.loss_name }, loss), make("td", {}, dollars(run.spent_usd)));
+  const row = make("tr", {}, make("td", {}, make("a", { href: `#run/${run.job}/${run.run_id}` }, run.run_id)), ...cells);
   row.dataset.words = `${run.job} ${run.run_id} ${run.state}`.toLowerCase();
   return row;
 }

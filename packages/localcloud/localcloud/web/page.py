@@ -116,9 +116,10 @@ def _progress(progress: dict[str, Any], status: str) -> dict[str, Any] | None:
     if not isinstance(step, int) or not isinstance(steps, int) or not steps:
         return None
     parts = [str(progress.get("state", "")), f"step {step} of {steps}"]
-    loss, eta = progress.get("loss_smoothed") or progress.get("loss"), progress.get("eta_seconds")
+    loss, mean_of, eta = (progress.get(key) for key in ("loss_smoothed", "loss_steps", "eta_seconds"))
     if isinstance(loss, int | float):
-        parts.append(f"loss {loss:.4f}")
+        name = f"loss (mean of {mean_of} steps)" if isinstance(mean_of, int) else "loss"
+        parts.append(f"{name} {loss:.4f}")
     if isinstance(eta, int | float) and eta > 0 and status == "running":
         parts.append(f"{_duration(eta)} left")
     if progress.get("message"):
@@ -142,7 +143,7 @@ def _curve(losses: list[tuple[int, float]]) -> dict[str, str] | None:
         )
 
     mean = [sum(values[max(0, at - 9) : at + 1]) / min(at + 1, 10) for at in range(len(values))]
-    title = f"loss from {mean[0]:.4f} (step {first}) to {mean[-1]:.4f} (step {last})"
+    title = f"loss of steps {first} to {last}: each step, and the mean of ten points"
     return {"title": title, "losses": points(values), "mean": points(mean)}
 
 
