@@ -23,7 +23,7 @@ from flux_training.clients.stack.survey import Survey, survey_stack, write_surve
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.finding import LintReport, summarize
+from flux_training.training.finding import LintReport, group_findings
 from flux_training.training.gpu import names_a_class
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
@@ -143,10 +143,10 @@ def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
 
 def report_mistakes(report: LintReport) -> None:
     """Log lint's warnings; raise its errors together."""
-    for line in summarize(report.warnings, pulumi.get_stack()):
-        pulumi.log.warn(line)
+    for group in group_findings(report.warnings, pulumi.get_stack()):
+        pulumi.log.warn(str(group))
     if report.errors:
-        raise BadInput(summarize(report.errors, pulumi.get_stack()))
+        raise BadInput([str(group) for group in group_findings(report.errors, pulumi.get_stack())])
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:

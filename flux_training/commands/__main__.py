@@ -5,6 +5,7 @@ Exit codes: 0 success; 1 failure, with a message; 2 wrong usage; 130 stopped by 
 
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import rich_click as click
 from flux_training.commands.stack.project import project_root
 from flux_training.training.environment import direct_on_this_machine
 from flux_training.training.errors import FluxError
-from flux_training.training.words import nearest
+from flux_training.training.words import nearest, wrapped
 
 EXIT_INTERRUPTED = 130
 # Imported only when needed, so that no command waits for another's libraries.
@@ -95,7 +96,9 @@ def run() -> None:
         wrong_usage.show()
         sys.exit(wrong_usage.exit_code)
     except FluxError as error:
-        click.echo(f"error: {error}", err=True)
+        message = f"error: {error}"
+        width = shutil.get_terminal_size().columns
+        click.echo(wrapped(message, width) if sys.stderr.isatty() else message, err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nstopped; nothing is lost: run the same command to continue", err=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flux_training.commands.completion import complete_stack
 from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
-from flux_training.training.words import DEFAULT_STACK
+from flux_training.training.words import DEFAULT_STACK, wrapped
 
 # Below it a folder for each stack: outputs/<stack>/<job>/<run id>/.
 OUTPUTS = "outputs"
@@ -56,3 +56,8 @@ class UserPath(click.Path):
 
 def say(text: str) -> None:
     console.print(text, highlight=False, markup=False)
+
+
+def say_wrapped(text: str) -> None:
+    """Prints sentences: on a terminal broken at words, in a pipe each on one line."""
+    say(wrapped(text, console.width) if console.is_terminal else text)

@@ -76,21 +76,41 @@ class LintReport:
         return [finding for finding in self.findings if finding.severity == "warning"]
 
 
-def summarize(findings: Sequence[Finding], stack: str) -> list[str]:
-    """One line for each rule and job: the first places, how many more there are, and the first message."""
-    kinds: dict[tuple[str, str], list[Finding]] = {}
+@dataclass(frozen=True)
+class FindingGroup:
+    """All findings of one rule; never empty. `str()` is one line: the first places, how many more there are, and the first message."""
+
+    findings: Sequence[Finding]
+    stack: str
+
+    @property
+    def severity(self) -> Severity:
+        return self.findings[0].severity
+
+    @property
+    def places(self) -> str:
+        """`jobs/cat/dataset/00001.txt, 00002.txt, 00003.txt and 7 more`; with the number of jobs if there are several."""
+        folder = f"{PurePath(self.findings[0].path).parent}/"
+        first, *others = (finding.place for finding in self.findings)
+        named = first_of([first, *(place.removeprefix(folder) for place in others)])
+        jobs = len({finding.job for finding in self.findings})
+        return f"{named} (in {jobs:,} jobs)" if jobs > 1 else named
+
+    def __str__(self) -> str:
+        first = self.findings[0]
+        if len(self.findings) == 1:
+            return str(first)
+        same = all(other.message == first.message for other in self.findings)
+        message = first.message if same else f"{first.message} (and similar)"
+        is_complete = same and len(self.findings) <= MAX_PLACES
+        rest = "" if is_complete else f"; {flux_command('lint --each', self.stack)} shows all"
+        return f"{self.places}: {message}; {first.rule}; {first.fix} [{first.code}]{rest}"
+
+
+def group_findings(findings: Sequence[Finding], stack: str) -> list[FindingGroup]:
+    """One group for each rule, errors first."""
+    by_code: dict[str, list[Finding]] = {}
     for finding in findings:
-        kinds.setdefault((finding.job, finding.code), []).append(finding)
-    return [_of_one_kind(found, stack) for found in kinds.values()]
-
-
-def _of_one_kind(found: Sequence[Finding], stack: str) -> str:
-    first = found[0]
-    if len(found) == 1:
-        return str(first)
-    folder = f"{PurePath(first.path).parent}/"
-    places = first_of([first.place, *(other.place.removeprefix(folder) for other in found[1:])])
-    same = all(other.message == first.message for other in found)
-    message = first.message if same else f"{first.message} (and similar)"
-    left = f"; {flux_command('lint', stack)} shows all" if len(found) > MAX_PLACES or not same else ""
-    return f"{places}: {message}; {first.rule}; {first.fix} [{first.code}]{left}"
+        by_code.setdefault(finding.code, []).append(finding)
+    groups = [FindingGroup(found, stack) for found in by_code.values()]
+    return sorted(groups, key=lambda group: group.severity)

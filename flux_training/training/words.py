@@ -1,6 +1,8 @@
 """Text for display: untrusted text (from nodes, services, captions) made safe, counts, and suggestions."""
 
 import difflib
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 MAX_LINE_LENGTH = 400
@@ -42,6 +44,21 @@ def first_of(names: Sequence[str], limit: int = MAX_PLACES) -> str:
 def one_line(text: str, limit: int = MAX_LINE_LENGTH) -> str:
     """Like `printable`, on one line with single spaces."""
     return printable(" ".join(text.split()), limit)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Breaks long lines at spaces, with a hanging indent. Commands in backticks stay on one line."""
+    return "\n".join(_wrapped_line(line, width) for line in text.split("\n"))
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    # textwrap does not break at no-break spaces.
+    whole = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), line)
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    lines = textwrap.wrap(
+        whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

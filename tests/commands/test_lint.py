@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
 import subprocess
@@ -93,7 +94,7 @@ def test_findings_are_grouped_by_job_with_file_and_line(checkout: Path) -> None:
     MISTAKES["model-path"](checkout / "jobs/cat")
     MISTAKES["caption-trigger"](checkout / "jobs/cat")
     MISTAKES["caption-trigger"](checkout / "jobs/dog")
-    code, printed = lint(checkout, "--all")
+    code, printed = lint(checkout, "--all", "--each")
     assert code == 1
     head, cat, dog = printed.partition("cat\n")[0], *printed.partition("cat\n")[2].split("\ndog\n")
     assert head == ""
@@ -111,20 +112,30 @@ def test_output_is_coloured_only_on_a_terminal_without_no_color(checkout: Path) 
     MISTAKES["model-path"](checkout / "jobs/cat")
     code, printed = lint_on_a_terminal(checkout)
     assert code == 1
-    assert "\x1b[1;31merror\x1b[0m model-path" in printed
+    assert "\x1b[1;31merror\x1b[0m: jobs/cat/train.yml" in printed
     code, printed = lint_on_a_terminal(checkout, NO_COLOR="1")
     assert "model-path" in printed
     assert "31m" not in printed
 
 
-def test_a_terminal_shows_ten_findings_of_a_rule_and_a_pipe_all(checkout: Path) -> None:
+def test_findings_of_one_rule_are_one_line_wrapped_to_the_terminal(checkout: Path) -> None:
     dataset = checkout / "jobs/cat/dataset"
     for number in range(1, 16):
         source = dataset / f"{(number - 1) % 8 + 1:05}.jpg"
         shutil.copy(source, dataset / f"x{number}.jpg")
         (dataset / f"x{number}.txt").write_text(f"nothing {number}", encoding="utf-8")
-    assert "and 5 more (`./flux lint --json` lists them all)" in lint_on_a_terminal(checkout, NO_COLOR="1")[1]
-    assert lint(checkout)[1].count("it does not contain the trigger word `tr1gger`") == 15
+    in_a_pipe = lint(checkout)[1].splitlines()
+    [line] = [line for line in in_a_pipe if "caption-trigger" in line]
+    assert line.startswith(
+        "warning: jobs/cat/dataset/x1.txt, x10.txt, x11.txt and 12 more: it does not contain"
+    )
+    assert line.endswith("[caption-trigger]; `./flux lint --each` shows all")
+    printed = lint_on_a_terminal(checkout, NO_COLOR="1", COLUMNS="70")[1]
+    shown = re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", printed[printed.index("warning: ") :])
+    assert max(map(len, shown.splitlines())) <= 70
+    # Nothing is left out; the lines after the first are indented.
+    assert shown.split() == " ".join(in_a_pipe).split()
+    assert lint(checkout, "--each")[1].count("it does not contain the trigger word `tr1gger`") == 15
 
 
 def test_warnings_fail_only_with_strict(checkout: Path) -> None:

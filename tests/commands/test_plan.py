@@ -225,6 +225,15 @@ def test_a_permanently_rented_gpu_is_a_cost() -> None:
     assert "10.80 a day" in text
 
 
+def test_an_error_that_refuses_up_is_shown_once_with_the_warnings() -> None:
+    error = Finding("broken", "error", "jobs/cat/train.yml", 3, "no [steps]", "why", "fix", "cat")
+    lint = LintReport(["cat"], [*LINT.findings, error])
+    refused = Plan("prod", lint=lint, problems=(str(error),))
+    for shown in (as_text(refused), as_comment(refused, Pictures())):
+        assert shown.count("jobs/cat/train.yml:3: no ") == 1
+        assert shown.count(LINT.findings[0].message) == 1
+
+
 def test_json_has_numbers() -> None:
     found = json.loads(as_json(PLAN))
     assert found["jobs"]["cat"]["what"] == "again"

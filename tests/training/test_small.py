@@ -8,6 +8,7 @@ import pytest
 from flux_training.training.errors import FluxError
 from flux_training.training.files import natural_key, only_one_in, write_atomically, write_new
 from flux_training.training.gpu import memory_gb
+from flux_training.training.words import wrapped
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,15 @@ def test_a_folder_is_locked_for_one_command(tmp_path: Path) -> None:
 )
 def test_names_are_sorted_in_natural_order(names: str, in_order: str) -> None:
     assert sorted(names.split(), key=natural_key) == in_order.split()
+
+
+def test_wrapped_lines_have_a_hanging_indent_and_whole_commands() -> None:
+    text = "one two `make up STACK=prod` three\n  four five six seven eight"
+    assert wrapped(text, 20).split("\n") == [
+        "one two",
+        "  `make up STACK=prod`",
+        "  three",
+        "  four five six",
+        "    seven eight",
+    ]
+    assert wrapped("", 20) == ""

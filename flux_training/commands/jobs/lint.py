@@ -12,21 +12,19 @@ import rich_click as click
 from rich.console import Console
 from rich.text import Text
 
-from flux_training.commands.cli import console, no_cache_option, say, stack_option
+from flux_training.commands.cli import console, no_cache_option, say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.dataset.facts import OnProgress, each_thousand
 from flux_training.training.errors import BadInput
-from flux_training.training.finding import Finding, LintReport
+from flux_training.training.finding import Finding, LintReport, group_findings
 from flux_training.training.jobs.declare import folder_names
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import StackSettings
-from flux_training.training.words import counted, flux_command, nearest
+from flux_training.training.words import counted, flux_command, nearest, wrapped
 
-# Of one rule in one job, on a terminal.
-MAX_SHOWN = 10
 COLOURS = {"error": "bold red", "warning": "yellow"}
 
 
@@ -44,15 +42,24 @@ class LintTarget:
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
 @click.option("--all", "every", is_flag=True, help="All job folders, not only those that the stack declares.")
+@click.option("--each", is_flag=True, help="Print every finding on a line of its own, by job.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @no_cache_option
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
 @stack_option
 @click.pass_context
 def lint(
-    ctx: click.Context, jobs: tuple[str, ...], every: bool, as_json: bool, strict: bool, stack: str
+    ctx: click.Context,
+    jobs: tuple[str, ...],
+    every: bool,
+    each: bool,
+    as_json: bool,
+    strict: bool,
+    stack: str,
 ) -> None:
     """Find mistakes in job folders. Needs no service and no key.
+
+    Prints one line for each broken rule, with the first places.
 
     JOB is a job's name, its folder or a file in it. Without JOB, all jobs that the stack declares are checked. A
     Pulumi.STACK.yaml stands for all jobs of that stack. All rules: docs/lint.md.
@@ -69,7 +76,15 @@ def lint(
         print(json.dumps(as_document(merge_reports(reports)), indent=2))
     else:
         for target, report in zip(targets, reports, strict=True):
-            _print_report(target, report, heading=len(targets) > 1)
+            if len(targets) > 1:
+                console.print(Text(f"Stack {target.stack}", style="bold underline"))
+            if each:
+                _print_each(report)
+            else:
+                _print_groups(report, target.stack)
+            _print_summary(target, report)
+            if len(targets) > 1:
+                console.print()
     if any(report.errors or (strict and report.warnings) for report in reports):
         sys.exit(1)
 
@@ -168,16 +183,28 @@ def _progress() -> Iterator[OnProgress]:
         status.stop()
 
 
-def _print_report(target: LintTarget, report: LintReport, heading: bool) -> None:
-    if heading:
-        console.print(Text(f"Stack {target.stack}", style="bold underline"))
+def _print_groups(report: LintReport, stack: str) -> None:
+    """One line for each rule, as `up` and `plan` print it."""
+    for group in group_findings(report.findings, stack):
+        line = f"{group.severity}: {group}"
+        text = Text(wrapped(line, console.width) if console.is_terminal else line)
+        text.stylize(COLOURS[group.severity], 0, len(group.severity))
+        console.print(text)
+    if report.findings:
+        console.print()
+
+
+def _print_each(report: LintReport) -> None:
     by_job: dict[str, list[Finding]] = {}
     for finding in report.findings:
         by_job.setdefault(finding.job, []).append(finding)
     for job, findings in by_job.items():
         console.print(Text(job or "jobs of the stack", style="bold"))
-        _print_findings(findings, target.stack)
+        _print_findings(findings)
         console.print()
+
+
+def _print_summary(target: LintTarget, report: LintReport) -> None:
     counts = [
         counted(len(report.jobs), "job"),
         counted(len(report.errors), "error"),
@@ -189,12 +216,12 @@ def _print_report(target: LintTarget, report: LintReport, heading: bool) -> None
     others = [name for name in target.folders if name not in used]
     if target.declared and others:
         check = flux_command("lint --all", target.stack)
-        say(f"Not checked, because stack {target.stack} does not declare them: {', '.join(others)} ({check})")
-    if heading:
-        console.print()
+        say_wrapped(
+            f"Not checked, because stack {target.stack} does not declare them: {', '.join(others)} ({check})"
+        )
 
 
-def _print_findings(findings: list[Finding], stack: str) -> None:
+def _print_findings(findings: list[Finding]) -> None:
     """By rule, errors first: the rule, its findings, and how to fix them."""
     by_code: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.severity):
@@ -204,10 +231,6 @@ def _print_findings(findings: list[Finding], stack: str) -> None:
         console.print(
             Text.assemble("  ", (first.severity, COLOURS[first.severity]), f" {code}: {first.rule}")
         )
-        shown = same[:MAX_SHOWN] if console.is_terminal else same
-        for finding in shown:
+        for finding in same:
             console.print(Text(f"    {finding.place}: {finding.message}"))
-        if len(same) > len(shown):
-            all_of_them = flux_command("lint --json", stack)
-            console.print(Text(f"    and {len(same) - len(shown)} more ({all_of_them} lists them all)"))
         console.print(Text(f"    fix: {first.fix}", style="dim"))

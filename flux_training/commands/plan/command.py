@@ -13,7 +13,7 @@ from flux_training.clients.datasets import ImageIndex, StoredImage, differing, r
 from flux_training.clients.stack.run_states import state_of_run
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
-from flux_training.commands.cli import UserPath, no_cache_option, say, stack_option
+from flux_training.commands.cli import UserPath, no_cache_option, say_wrapped, stack_option
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import as_comment
 from flux_training.commands.plan.page import as_page
@@ -106,7 +106,7 @@ def plan(
     elif as_document:
         print(as_json(found))
     else:
-        say(as_text(found, explain))
+        say_wrapped(as_text(found, explain))
     if found.problems or found.alarms:
         sys.exit(1)
 

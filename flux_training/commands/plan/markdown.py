@@ -6,11 +6,12 @@ Names and captions come from others: they are escaped, so that they cannot end a
 import difflib
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from flux_training.commands.plan.pictures import SIDE, Pictures
-from flux_training.commands.plan.text import model_lines, upload_words
+from flux_training.commands.plan.text import model_lines, unreported_findings, upload_words
 from flux_training.training.bill import (
     FREE,
     bill_heading,
@@ -34,7 +35,6 @@ PICTURES_PER_ROW = 6
 MAX_CAPTIONS = 20
 MAX_DETAILED = 20
 MAX_ROWS = 100
-MAX_FINDINGS = 30
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$])")
 
 
@@ -215,19 +215,12 @@ def _cluster_lines(plan: Plan) -> str:
 
 
 def _findings(plan: Plan) -> str:
-    lint = plan.lint
-    if lint is None or not lint.findings:
-        return ""
-    parts = [(len(lint.errors), "error"), (len(lint.warnings), "warning")]
-    title = ", ".join(counted(number, word) for number, word in parts if number)
-    lines = [
-        f"- **{one.severity}** `{_code(one.place)}`: {escaped(one.message)}; {escaped(one.rule)}; *{escaped(one.fix)}* (`{_code(one.code)}`)"
-        for one in lint.findings[:MAX_FINDINGS]
-    ]
-    rest = len(lint.findings) - len(lines)
-    lines += [f"- and {rest} more: {flux_command('lint', plan.stack)} lists all"] if rest else []
-    summary = f"<details{' open' if lint.errors else ''}><summary>Lint: {title}</summary>"
-    return "\n".join([summary, "", *lines, "", "</details>"])
+    groups = unreported_findings(plan)
+    counts = Counter(finding.severity for group in groups for finding in group.findings)
+    title = ", ".join(counted(number, severity) for severity, number in counts.items())
+    lines = [f"- **{group.severity}** {escaped(str(group))}" for group in groups]
+    summary = f"<details{' open' if counts['error'] else ''}><summary>Lint: {title}</summary>"
+    return "\n".join([summary, "", *lines, "", "</details>"]) if lines else ""
 
 
 def escaped(text: str) -> str:

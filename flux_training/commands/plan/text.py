@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 
 from flux_training.training.bill import explain_lines
+from flux_training.training.finding import FindingGroup, group_findings
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload, plan_headline
 from flux_training.training.stack_bill import describe_stack_bill
-from flux_training.training.words import counted, flux_command
-
-MAX_FINDINGS = 20
+from flux_training.training.words import counted
 
 
 def as_text(plan: Plan, explain: bool = False) -> str:
@@ -53,10 +52,12 @@ def megabytes(size: int) -> str:
 
 
 def _findings(plan: Plan) -> str:
-    lint = plan.lint
-    if lint is None or not lint.findings or plan.problems:
-        return ""
-    shown = [f"  {finding.severity}: {finding}" for finding in lint.findings[:MAX_FINDINGS]]
-    rest = len(lint.findings) - len(shown)
-    more = [f"  and {rest} more ({flux_command('lint', plan.stack)} lists them all)"] if rest else []
-    return "\n".join(["Lint findings:", *shown, *more])
+    groups = unreported_findings(plan)
+    lines = [f"  {group.severity}: {group}" for group in groups]
+    return "\n".join(["Lint findings:", *lines]) if lines else ""
+
+
+def unreported_findings(plan: Plan) -> list[FindingGroup]:
+    """What lint found, without the errors that are already among the plan's problems."""
+    groups = group_findings(plan.lint.findings, plan.stack) if plan.lint else []
+    return [group for group in groups if str(group) not in plan.problems]

@@ -1,6 +1,7 @@
 """What is shown of outputs and changes: nested, line by line, as the CLI shows them (its own words were looked up by running it)."""
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -145,6 +146,26 @@ def test_secrets_are_masked_in_every_form() -> None:
     assert not re.search("AAAA|BBBB", display.masked(PEM) + display.masked(json.dumps(PEM)))
     assert "quo" not in display.masked(json.dumps('quo"te\\d'))
     assert display.masked('{ "it is": true, "and": 42 }') == '{ "it is": true, "and": 42 }'
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_diagnostics_are_wrapped_on_a_terminal_after_secrets_are_masked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown, piped = Terminal(), io.StringIO()
+    for stream in (shown, piped):
+        display = Display("dev", stream=stream)
+        display.set_secrets(["a b c d e f"])
+        display.on_message(events.WARNING, "", f"{'word ' * 5}a b c d e f {'word ' * 9}".strip())
+        display.finish_run()
+    assert max(map(len, shown.getvalue().splitlines())) <= 40
+    assert shown.getvalue().split() == piped.getvalue().split()
+    assert "[secret]" in shown.getvalue()
 
 
 def test_masked_json_stays_json() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from flux_training.training.dataset.facts import MAX_CAPTION_BYTES, DatasetReader, each_thousand, read_caption
 from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
 from flux_training.training.dataset.perceptual_hash import distance, perceptual_hash
-from flux_training.training.finding import Finding, Problem, summarize
+from flux_training.training.finding import Finding, Problem, group_findings
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import on_gpu
@@ -138,21 +138,28 @@ def finding(job: str = "cat", code: str = "rule", line: int | None = None) -> Fi
     return Finding(code, "warning", f"jobs/{job or 'x'}", line, "what", "why", "fix", job)
 
 
-def test_findings_of_one_kind_are_one_line_with_the_first_places() -> None:
+def test_findings_of_one_rule_are_one_line_with_the_first_places() -> None:
     found = (
         [finding(line=n) for n in range(1, 6)]
-        + [finding("", line=n) for n in (1, 2)]
-        + [finding(code="other")]
+        + [finding("dog", line=2)]
+        + [finding(code="other"), replace(finding("", "fatal"), severity="error")]
+        + [finding(code="two", line=n) for n in (1, 2)]
         + [replace(finding(code="third", line=n), message=f"what {n}") for n in (1, 2)]
     )
-    assert summarize(found, "dev") == [
-        "jobs/cat:1, cat:2, cat:3 and 2 more: what; why; fix [rule]; `./flux lint` shows all",
-        "jobs/x:1, x:2: what; why; fix [rule]",
-        "jobs/cat: what; why; fix [other]",
-        "jobs/cat:1, cat:2: what 1 (and similar); why; fix [third]; `./flux lint` shows all",
+    assert [(group.severity, str(group)) for group in group_findings(found, "prod")] == [
+        ("error", "jobs/x: what; why; fix [fatal]"),
+        (
+            "warning",
+            "jobs/cat:1, cat:2, cat:3 and 3 more (in 2 jobs): what; why; fix [rule]; `./flux lint --each --stack prod` shows all",
+        ),
+        ("warning", "jobs/cat: what; why; fix [other]"),
+        ("warning", "jobs/cat:1, cat:2: what; why; fix [two]"),
+        (
+            "warning",
+            "jobs/cat:1, cat:2: what 1 (and similar); why; fix [third]; `./flux lint --each --stack prod` shows all",
+        ),
     ]
-    assert summarize([finding("")] * 4, "prod")[0].endswith("`./flux lint --stack prod` shows all")
-    assert summarize([], "dev") == []
+    assert group_findings([], "dev") == []
 
 
 def test_progress_is_reported_every_thousand_images() -> None:

@@ -1,7 +1,9 @@
 """Shows a run as lines, in the order and the words of the CLI: steps, diagnostics, outputs, summary, duration."""
 
 import json
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -242,11 +244,21 @@ class Display:
             for message in messages:
                 mark = "" if message.severity == events.INFO else f"{SEVERITIES[message.severity]}: "
                 color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
-                self.print_line(
-                    "    "
-                    + (self._ansi(mark, color) if color else mark)
-                    + message.text.replace("\n", "\n    ")
-                )
+                # Masked first: a secret that is broken into two lines would not be found.
+                text = self._wrapped(self.masked(mark + message.text))
+                if color:
+                    text = text.replace(mark.rstrip(), self._ansi(mark.rstrip(), color), 1)
+                self.print_line("    " + text.replace("\n", "\n    "))
+
+    def _wrapped(self, text: str) -> str:
+        """On a terminal, lines broken at spaces, with room for the indent of diagnostics."""
+        if not self._stream.isatty():
+            return text
+        width = max(shutil.get_terminal_size().columns - 4, 1)
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+            for line in text.split("\n")
+        )
 
     def _outputs(self) -> None:
         old, new = self.report.old_outputs, self.report.new_outputs
