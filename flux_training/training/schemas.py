@@ -51,16 +51,16 @@ def train_schema() -> Schema:
     }
 
 
-def stack_schema() -> Schema:
-    """For Pulumi.<stack>.yaml."""
+def stack_schema(project: str = PROJECT) -> Schema:
+    """For Pulumi.<stack>.yaml of the project with this name."""
     found = StackSettings.model_json_schema()
     definitions: dict[str, Schema] = found.pop("$defs")
     definitions["LintSettings"]["properties"]["silence"] = _silence()
     definitions["ClusterSettings"]["properties"]["environment"]["additionalProperties"] = {
         "anyOf": [{"type": "string"}, ENCRYPTED]
     }
-    settings = {f"{PROJECT}:{key}": _may_be_encrypted(value) for key, value in found["properties"].items()}
-    jobs = settings[f"{PROJECT}:jobs"]
+    settings = {f"{project}:{key}": _may_be_encrypted(value) for key, value in found["properties"].items()}
+    jobs = settings[f"{project}:jobs"]
     jobs["additionalProperties"] = {"anyOf": [jobs["additionalProperties"], {"type": "null"}]}
     known = "|".join(sorted(found["properties"]))
     return {
@@ -71,9 +71,9 @@ def stack_schema() -> Schema:
             "config": {
                 "type": "object",
                 "properties": settings,
-                "required": [f"{PROJECT}:{key}" for key in found["required"]],
+                "required": [f"{project}:{key}" for key in found["required"]],
                 # Other providers may have settings here as well.
-                "patternProperties": {f"^{PROJECT}:(?!({known})$)": False},
+                "patternProperties": {f"^{project}:(?!({known})$)": False},
             }
         },
         "required": ["config"],

@@ -1,5 +1,6 @@
 """`flux init`: makes a project of your own, with the tool in it as a git submodule."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,11 +11,15 @@ import rich_click as click
 import yaml
 
 from flux_training.commands.cli import UserPath, say
+from flux_training.commands.init.existing import existing_setup
 from flux_training.commands.stack.file import stack_path
 from flux_training.commands.stack.project import TOOL_FOLDER, tool_root
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.schemas import stack_schema, train_schema
 from flux_training.training.words import DEFAULT_STACK
 
+# What users change in a clone is no change of the tool.
+TOOL_FILES = (".", ":!jobs", ":!Pulumi*.yaml")
 TEMPLATES = Path(__file__).parent / "templates"
 # The name of a template, where it differs from that of the file: linters, git and the test of links would read these.
 RENAMED = {"README.template": "README.md", "__main__.py.txt": "__main__.py", "gitignore": ".gitignore"}
@@ -28,27 +33,50 @@ CHECKOUT_OPTION, WITH_TOOL = "persist-credentials: false\n", "submodules: true\n
 @click.command()
 @click.argument("folder", type=UserPath(path_type=Path))
 @click.option(
-    "--name", help="The project's name: the namespace of its settings. [default: the folder's name]"
+    "--name",
+    help="The project's name: the namespace of its settings. [default: the folder's name, or that of CLONE]",
 )
-def init(folder: Path, name: str | None) -> None:
+@click.option(
+    "--from",
+    "clone",
+    metavar="CLONE",
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
+    help="Move the setup of this clone to the new project: copy its stack files and job folders, move its state, local cloud "
+    "and results. Nothing is trained again.",
+)
+def init(folder: Path, name: str | None, clone: Path | None) -> None:
     """Make a project of your own in FOLDER: a git repository for your photos, jobs and stacks, with this tool as a submodule.
 
     The tool gets its own virtual environment there at the first command.
     """
-    name = name or folder.resolve().name
+    folder = folder.resolve()
+    setup = existing_setup(clone, name) if clone else None
+    name = setup.renaming.new if setup else name or folder.name
     _refuse_unusable(folder, name)
+    if setup:
+        setup.check()
     tool = tool_root()
     commit = _git(tool, "rev-parse", "HEAD")
-    if (tool / ".git").exists() and _git(tool, "status", "--porcelain"):
+    if (tool / ".git").exists() and _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
         say(f"note: the changes in {tool} that are not committed are not in the new project")
     folder.mkdir(parents=True, exist_ok=True)
     write_project(folder, name, tool)
+    if setup:
+        setup.copy_to(folder)
     _git(folder, "init", "--quiet")
     _add_tool(folder, tool, commit)
+    moved = setup.move_to(folder) if setup else []
     _git(folder, "add", "--all")
     say(
         f"{folder}: the project {name}, a git repository with the tool at commit {commit[:12]} in {TOOL_FOLDER}/"
     )
+    if setup:
+        say(
+            f"Moved here from {setup.root}: {', '.join(moved) or 'nothing, it had no state'}. Its stack files and jobs are copies: "
+            "do not run `make up` there any more."
+        )
+        say(f'Next:\n  cd {folder}\n  make plan\n  git commit -m "Moved from a clone"')
+        return
     say(
         f"Next:\n  cd {folder}\n"
         '  ./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack dev\n'
@@ -64,6 +92,10 @@ def write_project(folder: Path, name: str, tool: Path) -> None:
         path = folder / RENAMED.get(template.name, template.name)
         path.write_text(fill_in(template.read_text(encoding="utf-8"), values), encoding="utf-8")
     (folder / EXECUTABLE).chmod(0o755)
+    for schema, content in (("stack", stack_schema(name)), ("train", train_schema())):
+        path = folder / "schemas" / f"{schema}.schema.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(tool / ".gitattributes", folder / ".gitattributes")
     (folder / "jobs").mkdir()
     (folder / "jobs" / ".gitkeep").touch()

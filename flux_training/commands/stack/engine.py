@@ -89,6 +89,20 @@ class Engine:
             raise FluxError(f"the preview of stack {self.stack} failed: {message}")
         return found, done.stderr.strip() if done.returncode != 0 else ""
 
+    def export(self) -> dict[str, Any] | None:
+        """The state, as `stack export` prints it; None if there is no such stack. Raises FluxError."""
+        try:
+            state: dict[str, Any] = json.loads(self._capture("stack", "export"))
+        except FluxError as error:
+            if NO_STACK in str(error):
+                return None
+            raise
+        return state
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Replace the state. Raises FluxError."""
+        self._capture("stack", "import", given=json.dumps(state))
+
     def setting(self, key: str) -> str | None:
         """One value of the stack's configuration, decrypted; None if it is not set. Raises FluxError."""
         try:
@@ -98,18 +112,19 @@ class Engine:
                 return None
             raise
 
-    def _capture(self, *arguments: str) -> str:
-        done = self._completed(*arguments)
+    def _capture(self, *arguments: str, given: str = "") -> str:
+        done = self._completed(*arguments, given=given)
         if done.returncode != 0:
             message = (done.stderr or done.stdout).strip()
             raise FluxError(f"`{' '.join(arguments)}` failed for stack {self.stack}: {message}")
         return done.stdout
 
-    def _completed(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _completed(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - fixed commands
             self._line(arguments),
             env=dict(self.environment),
             cwd=self.root,
+            input=given,
             capture_output=True,
             text=True,
             check=False,

@@ -15,14 +15,22 @@ def is_locked_by_dead_process(root: Path, stack: str) -> bool:
 
     Sees the locks of the file backend in the checkout only.
     """
-    folder = root / ".pulumi" / "locks" / "organization" / project_name(root) / stack
-    locks = [_read(path) for path in folder.glob("*.json")] if folder.is_dir() else []
+    locks = [_read(path) for path in _lock_files(root, stack)]
     return bool(locks) and all(_is_dead(lock) for lock in locks)
+
+
+def is_locked(root: Path, stack: str) -> bool:
+    """Whether the stack is locked, also by a process that has ended. Sees the locks of the file backend only."""
+    return bool(_lock_files(root, stack))
 
 
 def has_journal(root: Path, stack: str) -> bool:
     """Whether the embedded engine has left steps that are not in the state file yet."""
     return (root / ".pulumi" / "journals" / project_name(root) / f"{stack}.jsonl").exists()
+
+
+def _lock_files(root: Path, stack: str) -> list[Path]:
+    return list((root / ".pulumi/locks/organization" / project_name(root) / stack).glob("*.json"))
 
 
 def _is_dead(lock: dict[str, Any]) -> bool:
