@@ -65,6 +65,34 @@ def test_two_projects_of_ones_own(own_projects: tuple[Path, Path], tmp_path: Pat
     assert json.loads((run / ".fetched.json").read_text())["owner"] == "my-loras/dev"
     assert git(one / "flux-training", "status", "--porcelain") == ""
     assert not (other / "outputs").exists()
+    moves_under_another_name(one, tmp_path / "moved")
+
+
+def moves_under_another_name(one: Path, moved: Path) -> None:
+    arguments = [str(moved), "--from", str(one), "--name", "renamed"]
+    with pytest.raises(BadInput, match=r"local cloud of .* is running"):
+        init.main(arguments, standalone_mode=False)
+    flux(one, "down")
+    lock = one / ".pulumi/locks/organization/my-loras/dev/0.json"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    with pytest.raises(BadInput, match="stack dev is in the middle of an update"):
+        init.main(arguments, standalone_mode=False)
+    lock.unlink()
+    assert not moved.exists()
+    init.main(arguments, standalone_mode=False)
+    try:
+        assert not (one / ".pulumi").exists()
+        preview = flux(moved, "preview")
+        assert re.search(r"Resources:\n +\d+ unchanged\n", preview), preview
+        assert "files fetched: 0" in flux(moved, "fetch")
+        assert (
+            json.loads(next(moved.glob("outputs/dev/cat/*/.fetched.json")).read_text())["owner"]
+            == "renamed/dev"
+        )
+        flux(moved, "destroy", "--yes")
+    finally:
+        in_pipe(moved, "down")
 
 
 def test_init_names_everything_that_is_wrong(tmp_path: Path) -> None:

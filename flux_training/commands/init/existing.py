@@ -16,7 +16,7 @@ import yaml
 from flux_training.clients import local_cloud
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import OUTPUTS
-from flux_training.commands.init.renaming import Renaming, group_names, rename_marks, rename_results
+from flux_training.commands.init.renaming import ProjectRename, group_names, rename_marks, rename_results
 from flux_training.commands.stack.access import connection_of
 from flux_training.commands.stack.engine import find_engine
 from flux_training.commands.stack.file import stack_names, stack_path, stack_settings, uses_local_cloud
@@ -43,7 +43,7 @@ class ExistingSetup:
     """A clone, or another project. `states` has what `pulumi stack export` prints, by stack; only a renaming needs it."""
 
     root: Path
-    renaming: Renaming
+    renaming: ProjectRename
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -161,4 +161,4 @@ def existing_setup(clone: Path, name: str | None) -> ExistingSetup:
     """`name`: of the new project; by default that of the clone. Raises BadInput."""
     root = clone.resolve()
     old = project_name(root)
-    return ExistingSetup(root, Renaming(old, name or old))
+    return ExistingSetup(root, ProjectRename(old, name or old))

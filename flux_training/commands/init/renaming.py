@@ -22,7 +22,7 @@ GROUP_TYPES = ("flux:ContainerGroup", "flux:DevGroup")
 
 
 @dataclass(frozen=True)
-class Renaming:
+class ProjectRename:
     """`old` and `new` are names of projects."""
 
     old: str
@@ -79,7 +79,7 @@ class Renaming:
         }
 
 
-def rename_results(outputs: Path, renaming: Renaming) -> None:
+def rename_results(outputs: Path, renaming: ProjectRename) -> None:
     """In the index of each fetched run, which says whose results its folder has."""
     for index in outputs.glob(f"*/*/*/{INDEX}"):
         found = json.loads(index.read_text(encoding="utf-8"))
