@@ -97,7 +97,7 @@ def survey_of(
     write_survey(Survey(lint))
     report_mistakes(lint)
     jobs = declare_jobs(settings, examiner=examiner)
-    connection = connect_started(settings.cloud, keys, os.environ, settings.storage.kind)
+    connection = connect_started(settings.cloud, keys, os.environ, settings.storage.kind, pulumi.get_stack())
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     write_survey(survey)

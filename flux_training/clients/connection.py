@@ -15,6 +15,7 @@ from flux_training.clients.http import RetryPolicy
 from flux_training.clients.kelpie import KELPIE_URL, Kelpie
 from flux_training.clients.salad import SALAD_URL, Salad
 from flux_training.clients.storage import Storage
+from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.node_rights import nodes_reach_records
 from flux_training.training.settings import StorageSettings
@@ -26,6 +27,8 @@ FEW_RETRIES = RetryPolicy(attempts=2, first=0.2, total=20)
 LOCAL_FILE = ".localcloud/connection.json"
 LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
 LOCAL_VERSION = 1
+# In docs/Pulumi.prod.yaml.example, where a user's own value has to be.
+PLACEHOLDER = "…"
 START_LOCAL = "start it with `make cloud`"
 
 # Environment variable → setting of the stack. The environment takes precedence.
@@ -143,9 +146,13 @@ class Connection(BaseModel, extra="forbid", frozen=True):
 
 
 def connect(
-    cloud: str | None, settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str = "s3"
+    cloud: str | None,
+    settings: Mapping[str, Setting],
+    environ: Mapping[str, str],
+    kind: str = "s3",
+    stack: str = "",
 ) -> Connection:
-    """The connection for a stack's `cloud` and its `storage.kind`.
+    """The connection for a stack's `cloud` and its `storage.kind`. `stack` is named in messages, if it is known.
 
     local: read from the file that the local cloud writes (FLUX_LOCAL_CLOUD, or .localcloud/connection.json in the current
     folder). Keys in `environ` are ignored, so that an experiment costs nothing. salad: VARIABLES from `environ`, or else
@@ -154,9 +161,10 @@ def connect(
     if cloud == "local":
         return _local(Path(environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE))
     if cloud == "salad":
-        return _salad_cloud(settings, environ, kind)
+        return _salad_cloud(settings, environ, kind, stack)
     known = " or ".join(get_args(Cloud))
-    raise BadInput([f"cloud ({cloud}) must be {known}; set it with `pulumi config set cloud …`"])
+    fix = pulumi_command(f"config set cloud {get_args(Cloud)[0]}", stack)
+    raise BadInput([f"cloud ({cloud}) must be {known}; set it with {fix}"])
 
 
 def _local(path: Path) -> Connection:
@@ -223,8 +231,12 @@ def with_node_rights(connection: Connection, storage: str | None) -> Connection:
     return connection.model_copy(update={"nodes_reach_records": reach})
 
 
-def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str) -> Connection:
+def _salad_cloud(
+    settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str, stack: str
+) -> Connection:
     given = {name: _text(environ.get(name)) or _text(settings.get(key)) for name, key in VARIABLES.items()}
+    if findings := _placeholders(given, stack):
+        raise BadInput(findings + _missing(given, kind, stack))
     session = ""
     if kind == "aws":
         given["FLUX_S3_REGION"] = given["FLUX_S3_REGION"] or _text(environ.get("AWS_REGION"))
@@ -241,7 +253,7 @@ def _salad_cloud(settings: Mapping[str, Setting], environ: Mapping[str, str], ki
         "CLOUDFLARE_API_URL": _text(environ.get("CLOUDFLARE_API_URL")) or CLOUDFLARE_URL,
         "FLUX_S3_ENDPOINT_URL": given["FLUX_S3_ENDPOINT_URL"],
     }
-    findings = _missing(given, kind) + _unsendable(given)
+    findings = _missing(given, kind, stack) + _unsendable(given)
     findings += [
         f"{name} ({url}) must begin with https:// or http:// and a host; correct it"
         for name, url in addresses.items()
@@ -294,7 +306,18 @@ def endpoint_finding(endpoint: str | None, bucket: str) -> str:
     )
 
 
-def _missing(given: Mapping[str, str], kind: str) -> list[str]:
+def _placeholders(given: Mapping[str, str], stack: str) -> list[str]:
+    """One finding for each value that was left as the example has it."""
+    file = f"Pulumi.{stack}.yaml" if stack else "the stack file"
+    return [
+        f"{VARIABLES[name]} is still the placeholder {PLACEHOLDER}; write your own value into {file} "
+        f"(docs/production.md says where it is shown), or `export {name}=…`"
+        for name, value in given.items()
+        if PLACEHOLDER in value
+    ]
+
+
+def _missing(given: Mapping[str, str], kind: str, stack: str) -> list[str]:
     """One finding for each missing setting. AWS needs a region instead of an endpoint."""
     needed = list(ALWAYS_NEEDED)
     if kind == "r2":
@@ -308,15 +331,21 @@ def _missing(given: Mapping[str, str], kind: str) -> list[str]:
         needed += pair
     # In the documented order.
     return [
-        _is_missing(name, key)
+        _is_missing(name, key, stack)
         for name, key in VARIABLES.items()
         if name in needed and (not given[name] or given[name] == "auto")
     ]
 
 
-def _is_missing(name: str, key: str) -> str:
-    secret = "--secret " if key in SECRET_SETTINGS else ""
-    return f"{name} is missing; set it, or run `pulumi config set {secret}{key} …`"
+def _is_missing(name: str, key: str, stack: str) -> str:
+    if key in SECRET_SETTINGS:
+        # Neither command leaves the key in the shell's history.
+        fix, store = (
+            f"`read -rs {name} && export {name}`",
+            pulumi_command(f"config set --secret {key}", stack),
+        )
+        return f"{name} is missing; set it with {fix}, or store it encrypted with {store}, which asks for it"
+    return f"{name} is missing; `export {name}=…`, or run {pulumi_command(f'config set {key} …', stack)}"
 
 
 def _unsendable(given: Mapping[str, str]) -> list[str]:

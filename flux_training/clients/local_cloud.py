@@ -17,20 +17,24 @@ DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
 
 
 def connect_started(
-    cloud: str | None, settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str
+    cloud: str | None,
+    settings: Mapping[str, Setting],
+    environ: Mapping[str, str],
+    kind: str,
+    stack: str = "",
 ) -> Connection:
     """Like `connect`, with the local cloud of this folder running. One that FLUX_LOCAL_CLOUD names has to run already.
 
     So `pulumi up`, `refresh` and `destroy` of a local stack need no command before them. Raises FluxError.
     """
     try:
-        connection = connect(cloud, settings, environ, kind)
+        connection = connect(cloud, settings, environ, kind, stack)
         connection.check_alive()
     except Unavailable:
         if cloud != "local" or LOCAL_FILE_VARIABLE in environ:
             raise
         start_local_cloud(environ, output=sys.stderr)
-        connection = connect(cloud, settings, environ, kind)
+        connection = connect(cloud, settings, environ, kind, stack)
     return connection
 
 

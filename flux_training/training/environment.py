@@ -1,10 +1,26 @@
-"""The environment that child processes and libraries get: no proxy on this machine, and a home folder that can be written."""
+"""The environment that child processes and libraries get, and the name of the program `pulumi` in it."""
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+PULUMI = "pulumi"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def pulumi_command(arguments: str, stack: str = "") -> str:
+    """The command as a user can type it: with the CLI on the PATH, or else with the `pulumi` beside this Python.
+
+    Without `stack`, it is about the stack that is selected.
+    """
+    found, script = shutil.which(PULUMI), Path(sys.executable).with_name(PULUMI)
+    program = PULUMI
+    if script.is_file() and (found is None or Path(found) == script):
+        here = Path.cwd()
+        program = str(script.relative_to(here) if script.is_relative_to(here) else script)
+    return f"`{program} {arguments}{f' --stack {stack}' if stack else ''}`"
 
 
 def direct_on_this_machine(environ: Mapping[str, str]) -> dict[str, str]:

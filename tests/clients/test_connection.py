@@ -15,6 +15,7 @@ from flux_training.clients.connection import (
     storage_kind,
 )
 from flux_training.clients.errors import Unavailable
+from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 
 CANARY = "canary-conn-e4b7"
@@ -221,6 +222,36 @@ def test_a_key_with_invalid_characters_is_reported_and_not_shown(odd: str) -> No
     with pytest.raises(BadInput, match="SALAD_API_KEY holds") as caught:
         connect("salad", {}, ENVIRONMENT | {"SALAD_API_KEY": odd})
     assert CANARY not in str(caught.value)
+
+
+def test_values_left_as_in_the_example_are_called_placeholders() -> None:
+    left = {"saladOrganization": "…", "cloudflareAccountId": "…"}
+    given = {name: value for name, value in ENVIRONMENT.items() if name != "SALAD_ORGANIZATION"}
+    with pytest.raises(BadInput) as caught:
+        connect("salad", left, given, "r2", "prod")
+    organization, account, token = caught.value.findings
+    assert organization == (
+        "saladOrganization is still the placeholder …; write your own value into Pulumi.prod.yaml "
+        "(docs/production.md says where it is shown), or `export SALAD_ORGANIZATION=…`"
+    )
+    assert account.startswith("cloudflareAccountId is still the placeholder …")
+    assert "config set --secret cloudflareApiToken --stack prod`, which asks for it" in token
+
+
+def test_commands_in_messages_begin_with_a_program_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "cli"))
+    for folder in (".venv/bin", "cli"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "pulumi").touch(mode=0o755)
+        expected = ".venv/bin/pulumi" if folder == ".venv/bin" else "pulumi"
+        assert pulumi_command("refresh", "prod") == f"`{expected} refresh --stack prod`"
+    (tmp_path / "cli/pulumi").unlink()
+    monkeypatch.chdir(tmp_path / "cli")
+    assert pulumi_command("refresh") == f"`{tmp_path}/.venv/bin/pulumi refresh`"
 
 
 @pytest.mark.parametrize("cloud", [None, "", "aws"])

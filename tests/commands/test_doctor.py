@@ -1,5 +1,7 @@
 """`flux doctor` against the local cloud: its results, and that a failing check does not stop the others."""
 
+import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from localcloud.testing import running_cloud
 from pydantic import SecretStr
+from rich.console import Console
 
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.errors import ServiceError
@@ -17,13 +20,14 @@ from flux_training.clients.kelpie import Job, KelpieRule
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
+from flux_training.commands.doctor import command as doctor
 from flux_training.commands.doctor.machine import (
     check_aws_package,
     check_disk,
     check_packages,
     check_python,
 )
-from flux_training.commands.doctor.result import CheckResult, run_check
+from flux_training.commands.doctor.result import CheckResult, bad, run_check
 from flux_training.commands.doctor.services import (
     addresses,
     check_bucket,
@@ -38,7 +42,7 @@ from flux_training.commands.doctor.services import (
     check_results,
 )
 from flux_training.commands.watch.job_status import StackJob
-from flux_training.training.errors import BadInput
+from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
@@ -287,3 +291,24 @@ def test_the_package_for_aws_is_required_only_on_aws(tmp_path: Path, monkeypatch
 
 def test_the_settings_of_these_tests_are_the_defaults() -> None:
     assert settings().cluster == ClusterSettings()
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_a_terminal_no_word_is_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"word{number}" for number in range(40)]
+    terminal = Console(force_terminal=True, no_color=True, width=width, file=io.StringIO())
+    monkeypatch.setattr(doctor, "console", terminal)
+    monkeypatch.setattr(doctor, "screen", terminal)
+    doctor.Checkup().check("Keys", lambda: [bad("Keys", " ".join(words), "run the next")])
+    assert isinstance(terminal.file, io.StringIO)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.file.getvalue()).splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(lines).split() == ["bad", "Keys", *words, "fix:", "run", "the", "next"]
+    assert {line[:23].strip() for line in lines[1:]} == {""}
+
+
+def test_a_fix_is_introduced_once() -> None:
+    def fail() -> list[CheckResult]:
+        raise FluxError("no passphrase", "", "fix: set it")
+
+    assert run_check("Passphrase", fail)[0].fix == "set it"

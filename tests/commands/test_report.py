@@ -222,6 +222,14 @@ def test_a_job_without_runs_is_reported_with_the_nearest_name(outputs: Path) -> 
     assert [run.run_id for run in runs_of(outputs, "cat")] == ["a" * 12]
 
 
+def test_commands_on_a_page_name_the_stack(outputs: Path) -> None:
+    folder = make_run(outputs, "cat", parent="b" * 12)
+    (folder / "manifest.json").unlink()
+    page = run_page(ReportedRun("cat", folder.name, folder), outputs, outputs.parent / "jobs", "prod")
+    assert f"<code>./flux fetch cat --run {'b' * 12} --stack prod</code>" in page
+    assert "<code>./flux fetch cat --stack prod</code>" in page
+
+
 @pytest.mark.parametrize("losses", [[], [0.5], [0.5, 0.5], [-1.0, 1e9], [0.1] * 5000])
 def test_curves_stay_inside_the_chart(losses: list[float]) -> None:
     drawn = charts([("a", [Point(step, loss) for step, loss in enumerate(losses, 1)]), ("b", [])])

@@ -22,7 +22,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hou
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -83,6 +83,17 @@ def test_a_status_is_described_in_one_line(
     state: str, reason: str, progress: dict[str, object], text: str
 ) -> None:
     assert describe(status("cat", state, reason=reason, **progress)) == text
+
+
+def test_problems_end_with_commands_for_their_job_and_stack() -> None:
+    unreadable = status("cat", "failed", reason=f"the job failed: {NO_REPORT}")
+    stalled = status("dog", "stalled", reason="no node has reported it")
+    found = find_problems([unreadable, stalled], NOW, "prod")
+    assert found["cat"].endswith("cannot be read; `./flux logs cat --stack prod` shows its output")
+    assert found["dog"].endswith(
+        "`./flux doctor --stack prod` checks the nodes' keys, `./flux logs dog --stack prod` shows the node's output; the job "
+        "is still queued and may cost money until `./flux cancel dog --stack prod` and `make up STACK=prod`"
+    )
 
 
 def test_a_stalled_job_has_ended_although_the_queue_calls_it_running() -> None:

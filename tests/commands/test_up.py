@@ -30,12 +30,22 @@ def row(name: str, state: str) -> JobRow:
 
 @pytest.fixture
 def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
-    """The errors of `flux up` when the jobs end in the given states and the results of `unfetched` cannot be fetched."""
+    """The errors of `flux up` when the jobs end in the given states and the results of `unfetched` cannot be fetched.
 
-    def run(unfetched: tuple[str, ...] = (), stack_name: str = "dev", **states: str) -> list[str]:
+    Those of `fetched` were fetched by an earlier `up`.
+    """
+
+    def run(
+        unfetched: tuple[str, ...] = (),
+        stack_name: str = "dev",
+        fetched: tuple[str, ...] = (),
+        **states: str,
+    ) -> list[str]:
         def fetch(status: JobStatus, *_rest: object) -> FetchResult:
             failed = ["cat.safetensors: No space left on device"] if status.job.name in unfetched else []
-            return FetchResult(tmp_path, 1, 0, [], failed)
+            return FetchResult(tmp_path, 0 if status.job.name in fetched else 1, 0, [], failed)
+
+        (tmp_path / "report.html").touch()
 
         rows = [row(name, state) for name, state in states.items()]
         outputs = {"jobs": dict.fromkeys(states, ENTRY)}
@@ -77,6 +87,21 @@ def test_up_names_the_failed_jobs_and_how_to_train_them_again(up: Up) -> None:
 def test_commands_in_an_error_name_the_stack(up: Up) -> None:
     (failed,) = up(stack_name="prod", cat="failed")
     assert "`./flux retry cat --stack prod` and `make up STACK=prod`" in failed
+
+
+def test_results_that_were_fetched_before_are_not_listed_again(
+    up: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert up(fetched=("cat",), stack_name="prod", cat="completed", dog="completed") == []
+    shown = capsys.readouterr().out
+    assert "cat: " not in shown
+    assert "dog: " in shown
+    assert "The results of 1 other job were fetched before; `./flux list --stack prod` names them" in shown
+    assert "Next: open outputs/prod/dog/0123456789ab/report.html in a browser" in shown
+    assert up(fetched=("cat",), cat="completed") == []
+    shown = capsys.readouterr().out
+    assert "The results of all jobs were fetched before; `./flux list` names them" in shown
+    assert "Next" not in shown
 
 
 def test_up_does_not_suggest_to_retry_a_stalled_job(up: Up) -> None:

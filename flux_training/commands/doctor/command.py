@@ -6,11 +6,12 @@ from functools import partial
 from typing import TypeVar
 
 import rich_click as click
+from rich.table import Table
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
 from flux_training.clients.stack.services import StackServices
-from flux_training.commands.cli import console, say, stack_option
+from flux_training.commands.cli import console, say, screen, stack_option
 from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, check_cluster, ok, run_check
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
@@ -147,8 +148,21 @@ def _check_services(
 
 
 def _print(result: CheckResult) -> None:
-    verdict = (f"{result.verdict:<5}", STYLES[result.verdict])
-    console.print(Text.assemble(verdict, f"{result.title:<{TITLE_WIDTH}}", result.message), highlight=False)
-    if result.fix:
-        indent = " " * (5 + TITLE_WIDTH)
-        console.print(Text(f"{indent}fix: {result.fix}", style="dim"), highlight=False)
+    """In columns on a terminal; elsewhere each text stays on one line."""
+    fix = Text(f"fix: {result.fix}" if result.fix else "", style="dim")
+    verdict = Text(result.verdict, style=STYLES[result.verdict])
+    if not console.is_terminal:
+        console.print(
+            f"{result.verdict:<5}{result.title:<{TITLE_WIDTH}}{result.message}", highlight=False, markup=False
+        )
+        if fix:
+            console.print(" " * (5 + TITLE_WIDTH) + fix.plain, highlight=False, markup=False)
+        return
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=4, no_wrap=True)
+    table.add_column(width=TITLE_WIDTH - 1, no_wrap=True)
+    table.add_column()
+    table.add_row(verdict, result.title, Text(result.message))
+    if fix:
+        table.add_row("", "", fix)
+    screen.print(table)

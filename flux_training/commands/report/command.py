@@ -10,7 +10,7 @@ from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import PAGE, ReportedRun, newest_runs, runs_of
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
-from flux_training.training.words import flux_command
+from flux_training.training.words import DEFAULT_STACK, flux_command
 
 DEFAULT_JOBS_FOLDER = "jobs"
 COMPARISON = "compare.html"
@@ -48,7 +48,7 @@ def report(
         return
     for newest in newest_runs(outputs, jobs, stack):
         for run in runs_of(outputs, newest.job) if all_runs else [newest]:
-            say(str(write_report(run, outputs, images or images_folder(stack))))
+            say(str(write_report(run, outputs, images or images_folder(stack), stack)))
 
 
 def images_folder(stack: str) -> Path:
@@ -59,12 +59,12 @@ def images_folder(stack: str) -> Path:
         return Path(DEFAULT_JOBS_FOLDER)
 
 
-def write_report(run: ReportedRun, outputs: Path, images: Path) -> Path:
+def write_report(run: ReportedRun, outputs: Path, images: Path, stack: str = DEFAULT_STACK) -> Path:
     """Write the run's page; its path."""
     from flux_training.commands.report.page import run_page
 
     path = run.folder / PAGE
-    write_atomically(path, run_page(run, outputs, images))
+    write_atomically(path, run_page(run, outputs, images, stack))
     return path
 
 

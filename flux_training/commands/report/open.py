@@ -21,7 +21,7 @@ def open_command(job: str, run_id: str | None, stack: str) -> None:
     run = select_run(outputs_of(stack), job, run_id, stack)
     page = run.folder / PAGE
     if not page.is_file():
-        write_report(run, outputs_of(stack), images_folder(stack))
+        write_report(run, outputs_of(stack), images_folder(stack), stack)
     say(str(page))
     if not webbrowser.open(page.resolve().as_uri()):
         say("There is no browser on this machine: copy the file to one that has.")

@@ -16,7 +16,7 @@ from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
 from flux_training.training.train_yml.diff import caption_changes, differing_settings, setting_changes
 from flux_training.training.values import mapping, number, read_time
-from flux_training.training.words import one_line, printable
+from flux_training.training.words import DEFAULT_STACK, flux_command, one_line, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The samples before and after the training are shown side by side; those between them are smaller to keep the file small.
@@ -61,8 +61,8 @@ class PageLink:
     href: str
 
 
-def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
-    """The page of one run. It links the previous and the next run of the job if they have a page already."""
+def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DEFAULT_STACK) -> str:
+    """The page of one run of this stack. It links the previous and the next run of the job if they have a page already."""
     parent, description = parent_of(run, outputs)
     images = find_images(run, jobs_folder)
     return _render(
@@ -81,6 +81,8 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path) -> str:
         left_out=max(0, len(run.captions) - MAX_IMAGES),
         parent=parent,
         parent_called=description,
+        fetch_parent=_typed(f"fetch {run.job} --run {run.record.get('parent')}", stack),
+        fetch=_typed(f"fetch {run.job}", stack),
         config_changes=setting_changes(parent.config, run.config) if parent else [],
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=_timings(run),
@@ -134,6 +136,10 @@ def _render(template: str, **facts: Any) -> str:
         policy=policy,
         **facts,
     )
+
+
+def _typed(arguments: str, stack: str) -> str:
+    return flux_command(arguments, stack).strip("`")
 
 
 def _label(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:

@@ -57,4 +57,4 @@ def connection_of(engine: Engine, stack: str) -> Connection:
         for variable, key in VARIABLES.items()
         if not os.environ.get(variable, "").strip()
     }
-    return with_node_rights(connect("salad", settings, os.environ, storage_kind(storage)), storage)
+    return with_node_rights(connect("salad", settings, os.environ, storage_kind(storage), stack), storage)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
 from flux_training.commands.cli import no_cache_option, outputs_of, say, stack_option
 from flux_training.commands.report.command import images_folder, write_report
-from flux_training.commands.report.runs import ReportedRun
+from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
-from flux_training.commands.results.outputs import fetch_results
+from flux_training.commands.results.outputs import FetchResult, fetch_results
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import uses_local_cloud
@@ -28,7 +29,7 @@ from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.words import flux_command, make_command
+from flux_training.training.words import counted, flux_command, make_command
 
 yes_option = click.option(
     "--yes",
@@ -60,15 +61,15 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
         return
     # The outputs would fill forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
-    statuses, unfetched = _collect(engine, stack)
+    collected = _collect(engine, stack)
     if fixed := fixed_clusters(engine.outputs()):
         say(f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:")
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
-    if statuses:
-        say(_next_steps(stack, statuses, images_folder(stack)))
-    errors = failures(stack, statuses, unfetched)
+    if collected.statuses:
+        say(_next_steps(stack, collected, images_folder(stack)))
+    errors = failures(stack, collected.statuses, collected.unfetched)
     if errors:
         raise FluxError("\n".join(map(str, errors)))
 
@@ -163,32 +164,55 @@ def _refresh(engine: Engine, *options: str) -> None:
     )
 
 
-def _collect(engine: Engine, stack: str) -> tuple[list[JobStatus], list[str]]:
-    """Wait for the jobs and fetch their results: how each ended, and the jobs whose results could not all be fetched."""
+@dataclass
+class Collected:
+    """How each job ended. `unfetched` names those whose results could not all be fetched; `new` those that this `up` fetched."""
+
+    statuses: list[JobStatus] = field(default_factory=list)
+    unfetched: list[str] = field(default_factory=list)
+    new: list[JobStatus] = field(default_factory=list)
+
+
+def _collect(engine: Engine, stack: str) -> Collected:
+    """Wait for the jobs and fetch their results. Those that an earlier `up` fetched are not printed again."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
         say("The stack declares no job.")
-        return [], []
+        return Collected()
     watcher = Watcher(connection_of(engine, stack), outputs, stack)
     say(
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
     rows = follow(watcher).rows
     say("\nResults of the local cloud's stand-in trainer:" if watcher.local else "\nResults:")
-    costs, unfetched, images = {}, [], images_folder(stack)
+    costs, images = {}, images_folder(stack)
+    collected = Collected([row.status for row in rows])
     folder, options = outputs_of(stack), default_options(stack, local=watcher.local)
     for row in rows:
         status = row.status
         result = fetch_results(status, watcher.storage, folder, row.price, options)
+        if _was_fetched_before(status, result):
+            continue
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
         costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")
         print_problems(result)
-        unfetched += [row.name] if result.failed else []
-        page = write_report(ReportedRun(row.name, result.folder.name, result.folder), folder, images)
+        collected.unfetched += [row.name] if result.failed else []
+        page = write_report(ReportedRun(row.name, result.folder.name, result.folder), folder, images, stack)
         say(f"    {page}: samples, loss and dataset on one page")
+        collected.new.append(status)
+    if before := len(rows) - len(collected.new):
+        what = "The results of " + (
+            "all jobs were" if before == len(rows) else f"{counted(before, 'other job')} were"
+        )
+        say(f"  {what} fetched before; {flux_command('list', stack)} names them")
     say(_cost_table(costs, local=watcher.local))
-    return [row.status for row in rows], unfetched
+    return collected
+
+
+def _was_fetched_before(status: JobStatus, result: FetchResult) -> bool:
+    is_up_to_date = not (result.new or result.adopted or result.differing or result.failed)
+    return status.state == RunState.COMPLETED and is_up_to_date and (result.folder / PAGE).is_file()
 
 
 def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]) -> list[FluxError]:
@@ -240,12 +264,13 @@ def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     return f"\nCost of GPU time, without downloads and idle replicas.{note}\n" + "\n".join(lines)
 
 
-def _next_steps(stack: str, statuses: Sequence[JobStatus], images: Path) -> str:
-    job = next((status.job for status in statuses if status.state == RunState.COMPLETED), None)
+def _next_steps(stack: str, collected: Collected, images: Path) -> str:
+    job = next((status.job for status in collected.new if status.state == RunState.COMPLETED), None)
     if job is None:
         return ""
     return (
-        f"\nNext: open {outputs_of(stack)}/{job.name}/{job.run_id}/report.html in a browser to see the samples of each step.\n"
+        f"\nNext: open {outputs_of(stack)}/{job.name}/{job.run_id}/{PAGE} in a browser to see the samples of each step.\n"
+        f"{flux_command(f'export {job.name} --to {job.name}-lora', stack)} makes a folder to use or publish.\n"
         f"Or edit a caption under {images}/ and run {make_command('preview', stack)}: it shows what would be trained again."
     )
 

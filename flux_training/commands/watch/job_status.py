@@ -15,7 +15,7 @@ from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
 from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.words import DEFAULT_STACK, flux_command, make_command, printable
 
@@ -221,7 +221,7 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str
     if status.changed_weights:
         return f"{status.changed_weights}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
-        return f"{status.state}: {status.reason}" if status.reason else status.state
+        return _failure(status, stack)
     if status.hand_out == HandOutState.RETRYING:
         return _retrying(status)
     if status.is_silent:
@@ -233,6 +233,20 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str
             hint = PENDING_HINT.format(doctor=flux_command("doctor", stack))
             return f"pending for {in_words(waited)} and no node takes it: {hint}"
     return _finding(status)
+
+
+def _failure(status: JobStatus, stack: str) -> str:
+    job, failure = status.job.name, f"{status.state}: {status.reason}" if status.reason else status.state
+    logs = flux_command(f"logs {job}", stack)
+    if NO_REPORT in status.reason:
+        return f"{failure}; {logs} shows its output"
+    if status.state == RunState.STALLED:
+        cancel = f"{flux_command(f'cancel {job}', stack)} and {make_command('up', stack)}"
+        return (
+            f"{failure}; {flux_command('doctor', stack)} checks the nodes' keys, {logs} shows the node's output; the job is "
+            f"still queued and may cost money until {cancel}"
+        )
+    return failure
 
 
 def _finding(status: JobStatus) -> str:

@@ -75,11 +75,7 @@ def silence(job: HandOut, environment: Mapping[str, str]) -> str:
     said = f"the node has sent heartbeats for {waited}, but its launcher has never reported"
     if may_requeue(environment):
         return f"{said}: the node cannot download the run's files, or cannot write to the bucket"
-    return (
-        f"{said}, and neither did those of the {MAX_REQUEUES} nodes before it: check the nodes' keys for the bucket with "
-        "`./flux doctor` and read `./flux logs` with the job's name; it is still queued and costs money until "
-        "`./flux cancel` with the job's name and `make up`"
-    )
+    return f"{said}, and neither did those of the {MAX_REQUEUES} nodes before it: the nodes' keys for the bucket may not work"
 
 
 def requeues(environment: Mapping[str, str]) -> int:

@@ -13,7 +13,7 @@ STALL_PERIODS = 2
 # For a failed run without a readable progress.json. The launcher then writes none: it would reset the hours that were used.
 NO_REPORT = (
     "there is no readable progress.json from its launcher, which refuses to start if files in config/ were changed, or if "
-    "progress.json or the bucket cannot be read; `./flux logs` with the job's name shows its output"
+    "progress.json or the bucket cannot be read"
 )
 
 

@@ -88,11 +88,8 @@ def test_a_silent_job_is_stalled_once_it_was_queued_again_often_enough() -> None
     for count in range(MAX_REQUEUES):
         assert judge(job, {REQUEUES_VARIABLE: str(count)}, at(7200), 30) == (HandOutState.SILENT, "")
     state, reason = judge(job, {REQUEUES_VARIABLE: str(MAX_REQUEUES)}, at(482), 30)
-    assert (state, "`./flux doctor`" in reason, "`./flux cancel`" in reason) == (
-        HandOutState.SILENT,
-        True,
-        True,
-    )
+    assert state is HandOutState.SILENT
+    assert reason.endswith("the nodes' keys for the bucket may not work")
 
 
 def test_a_launcher_that_stopped_reporting_is_stalled() -> None:

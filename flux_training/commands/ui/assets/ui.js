@@ -31,6 +31,8 @@ function cost(spent, expected) {
   return expected !== null && expected > spent ? `${dollars(spent)} of about ${dollars(expected)}` : dollars(spent);
 }
 
+const onStack = () => (stack && stack.stack !== "dev" ? ` --stack ${stack.stack}` : "");
+
 // The overview.
 
 function jobCard(job) {
@@ -243,7 +245,7 @@ async function openPast() {
     make("p", { class: "filter" }, make("label", { for: "filter" }, "Job, run or state"), field, count),
     make("div", { class: "scroll", role: "group", "aria-label": "Past runs", tabindex: "0" }, table));
   if (found.runs.some((run) => !run.fetched)) {
-    main.append(make("p", { class: "soft" }, "Only fetched runs show when they were queued and how they ended: ", make("code", {}, "./flux fetch --all-runs"), " gets the others."));
+    main.append(make("p", { class: "soft" }, "Only fetched runs show when they were queued and how they ended: ", make("code", {}, `./flux fetch --all-runs${onStack()}`), " gets the others."));
   }
 }
 
@@ -264,7 +266,7 @@ async function ask(address) {
     const answer = await fetch(address);
     return answer.ok ? await answer.json() : { failure: await answer.text() };
   } catch {
-    return { failure: "The server of this page has ended: start `./flux ui` again." };
+    return { failure: `The server of this page has ended: start \`./flux ui${onStack()}\` again.` };
   }
 }
 
@@ -303,7 +305,7 @@ function connection(text, style) {
 
 const events = new EventSource("events");
 events.addEventListener("open", () => connection("live", "good"));
-events.addEventListener("error", () => connection("not connected: start `./flux ui` again", "bad"));
+events.addEventListener("error", () => connection(`not connected: start \`./flux ui${onStack()}\` again`, "bad"));
 events.addEventListener("message", (event) => {
   stack = JSON.parse(event.data);
   setText("summary", summary());
