@@ -95,13 +95,12 @@ def test_a_broken_download_of_a_checkpoint_is_resumed(
     services: NodeServices, kind: str, say_lost: Callable[[str, float], None]
 ) -> None:
     with (
-        FaultProxy(services.connection["s3"]["url"], once("_000000008.safetensors", BREAKS[kind])) as proxy,
+        FaultProxy(services.connection["s3"]["url"], once("_0000000", BREAKS[kind])) as proxy,
         training(services, f"checkpoint-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
     ):
-        run.wait(lambda _: run.has_checkpoint())
-        run.kill_node()
+        run.kill_node_with_checkpoint()
         assert run.wait_for_report().num_failures == 0
-        assert downloads(proxy, "_000000008.safetensors") == 2
+        assert downloads(proxy, "_0000000") == 2
         say_lost(f"checkpoint, {kind}, with a killed node", run.gpu_seconds)
 
 
@@ -126,8 +125,7 @@ def test_a_killed_node_is_replaced_and_the_run_resumed(
     services: NodeServices, say_lost: Callable[[str, float], None]
 ) -> None:
     with training(services, "killed") as run:
-        run.wait(lambda _: run.has_checkpoint())
-        run.kill_node()
+        run.kill_node_with_checkpoint()
         row = run.wait()
         assert (run.wait_for_report().num_failures, row.status.progress.restarts) == (0, 1)
         say_lost("killed node", run.gpu_seconds)

@@ -129,12 +129,12 @@ class NodeTraining:
         ends = [job.completed for job in jobs if job.completed]
         return (ends[0] - min(job.created for job in jobs if job.created)).total_seconds()
 
-    def has_checkpoint(self, step: int = 8) -> bool:
-        key = f"{Layout('').run(self.job, RUN_ID).output}{self.job}_{step:09}.safetensors"
-        return self.services.storage.head(key) is not None
-
-    def kill_node(self) -> None:
-        """A power cut of the node that has the run's files."""
+    def kill_node_with_checkpoint(self) -> None:
+        """A power cut of the node that has the run's files, once the first checkpoint is in the bucket."""
+        storage = self.services.storage
+        checkpoint = f"{Layout('').run(self.job, RUN_ID).output}{self.job}_{SAVE_EVERY:09}.safetensors"
+        # The rest of the training takes seconds: the queue, which may be slow, is not asked meanwhile.
+        wait_until(lambda: storage.head(checkpoint), seconds=MAX_SECONDS)
         folders = [path.parent.parent for path in self.services.home.glob(f"nodes/*/output/{self.job}")]
         assert folders
         for folder in folders:
