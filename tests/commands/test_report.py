@@ -100,6 +100,15 @@ def test_a_page_says_that_the_stand_in_trained(outputs: Path, stand_in: bool) ->
         assert (words in text) is stand_in
 
 
+def test_a_page_counts_the_steps_that_taught_nothing(outputs: Path) -> None:
+    folder = make_run(outputs)
+    progress = json.loads((folder / "progress.json").read_text())
+    assert "Faulty steps" not in ParsedPage(page_of(folder, outputs)).text
+    write_json(folder / "progress.json", {**progress, "skipped_batches": 2, "nan_losses": 1})
+    text = ParsedPage(page_of(folder, outputs)).text
+    assert "2 steps skipped for lack of memory, 1 step without a loss (NaN)" in text
+
+
 def test_a_page_shows_the_changes_since_the_previous_run(outputs: Path) -> None:
     make_run(outputs, run_id="a" * 12)
     second = make_run(

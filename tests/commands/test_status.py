@@ -149,6 +149,15 @@ def test_problems_are_below_the_table_and_markup_in_them_is_plain_text() -> None
     assert "cat: failed: [bold]x[/bold]" in rendered(stack, 100)
 
 
+def test_steps_that_taught_nothing_and_an_unknown_trainer_are_named_below_the_table() -> None:
+    found = status(
+        "cat", "running", state="training", step=9, skipped_batches=3, nan_losses=1, trainer="0.5.1"
+    )
+    text = " ".join(rendered(StackStatus([row(found), row(TRAINING)]), 200).split())
+    assert "cat: 3 steps skipped for lack of memory, 1 step without a loss (NaN)" in text
+    assert "the node has ai-toolkit 0.5.1, but lint knows" in text
+
+
 def test_a_node_cannot_print_control_characters() -> None:
     assert "\x1b" not in rendered(
         StackStatus([row(status("cat", "running", state="tra\x1b[2Jin\ring"))]), 100
@@ -177,3 +186,11 @@ def test_a_job_gets_its_own_lines_of_a_nodes_log() -> None:
     lines = ["boot", "1 node received job a", "x", "2 node received job b", "y", "3 node received job a", "z"]
     assert lines_of_job(lines, "a") == ["1 node received job a", "x", "3 node received job a", "z"]
     assert lines_of_job(lines, "c") == []
+
+
+def test_only_transfers_that_failed_are_shown_between_the_trainers_lines() -> None:
+    transfers = "2026-11-30 07:50:56,552 localcloud.node.transfers "
+    lines = ["1 node received job a", "cat:  10%", "error uploading x"]
+    done = [f"{transfers}uploaded runs/cat/loss.csv", f"{transfers}4 files to download from bucket/runs"]
+    failed = f"{transfers}error uploading runs/cat/loss.csv: 503"
+    assert lines_of_job([*lines[:2], *done, failed, lines[2]], "a") == [*lines[:2], failed, lines[2]]

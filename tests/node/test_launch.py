@@ -14,6 +14,7 @@ import pytest
 
 from flux_training.node.launcher import progress, restore, settings
 from flux_training.node.launcher.errors import ExitCode, RunEndedError
+from flux_training.node.launcher.trainer import OutputReader
 from flux_training.training.dataset import manifest
 from tests.node.fake_trainer import weights
 from tests.node.runs import LAUNCHER_WORDS, Node, until_gone
@@ -314,3 +315,26 @@ def test_a_phase_with_a_bar_of_its_own_is_no_stall_while_the_bar_moves(tmp_path:
     ended = node.run()
     assert (ended.code, ended.progress["gpu_seconds"] > 3) == (ExitCode.STALLED, True)
     assert "Caching latents:  30%" in ended.out
+    assert "after step 0, in: Caching latents 30/40" in ended.progress["message"]
+
+
+@pytest.mark.parametrize(
+    ("bar", "message"),
+    [
+        ("Caching latents:  30%|█   | 12/40 [00:04<00:08,  2.0it/s]", "Caching latents 12/40"),
+        ("model.safetensors:  5%|█   | 1.2G/23.8G [00:04<08:08, 46MB/s]", "model.safetensors 1.2G/23.8G"),
+        ("  3%|█   | 2/57 [00:04<00:08,  2.0it/s]", "quantizing 57 transformer blocks 2/57"),
+    ],
+)
+def test_a_phase_is_named_after_its_bar_or_the_line_above(
+    bar: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    of_run = settings.read_settings(node.environment)
+    writer = progress.ProgressWriter(of_run, None, None)
+    output = tmp_path / "output.txt"
+    output.write_text(f" - quantizing 57 transformer blocks\n\x1b[A\r{bar}\r{bar}\n")
+    with output.open("rb") as file:
+        OutputReader(of_run, writer).read(file.fileno())
+    assert writer.message == message

@@ -406,7 +406,12 @@ MISTAKES: dict[str, Spoil] = {
     "network-type": edit("type: lora", "type: lokr"),
     "rank-invalid": edit("linear: 16", "linear: big"),
     "rank-unusual": edit("linear: 16\n        linear_alpha: 16", "linear: 512\n        linear_alpha: 512"),
-    "rank-alpha": edit("        linear_alpha: 16\n", ""),
+    "rank-alpha": do(
+        lambda folder: (
+            edit("is_flux: true", "arch: sdxl")(folder),
+            edit("        linear_alpha: 16\n", "")(folder),
+        )
+    ),
     "learning-rate-invalid": edit("lr: 1e-4", "lr: fast"),
     "learning-rate": edit("lr: 1e-4", "lr: 0.1"),
     "steps-unusual": edit("steps: 2000", "steps: 100000"),

@@ -1,6 +1,7 @@
 """`flux logs JOB`: the launcher's last message from the bucket, and the log of the node."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,8 @@ from flux_training.training.words import make_command, nearest, printable
 LOCAL_NODE_LOGS = "log/node-*.log"
 # The local cloud's nodes log this line when they start a job.
 JOB_START = "received job "
+# They also log each transfer: hundreds of lines between those of the trainer.
+TRANSFER = re.compile(r"\S+ \S+ localcloud\.node\.transfers (uploaded|deleted|\d+ files to) ")
 MAX_LINES = 10_000
 
 
@@ -133,12 +136,12 @@ class LogReader:
 
 
 def lines_of_job(lines: Sequence[str], kelpie_id: str) -> list[str]:
-    """The lines that a node logged while it ran this job."""
+    """The lines that a node logged while it ran this job, without those about transfers that succeeded."""
     found: list[str] = []
     is_ours = False
     for line in lines:
         if JOB_START in line:
             is_ours = line.rstrip().endswith(JOB_START + kelpie_id)
-        if is_ours:
+        if is_ours and not TRANSFER.match(line):
             found.append(line)
     return found

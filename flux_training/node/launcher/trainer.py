@@ -29,6 +29,7 @@ SKIPPED_BATCH, NAN_LOSS = "OOM during training step, skipping batch", "loss is n
 OTHER_BAR = re.compile(r"([^|%:]{0,60}?):?\s*\d{1,3}%\|[^|]*\|\s*([\d.]+[kMG]?)/([\d.]+[kMG]?) \[")
 CURSOR_MOVEMENT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 MAX_LINE = 2000
+MAX_HEADING = 60
 MAX_LINE_BYTES = 8192
 BAR_LOG_SECONDS = 10
 TAIL_LINES = 12
@@ -48,7 +49,7 @@ class OutputReader:
         # The progress line of BaseSDTrainProcess and tqdm: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
         # 4.512e-01]", for each step once with the old count and once with the new one.
         name = re.escape(settings.job)
-        self._phase = ("", "")
+        self._phase, self._heading = ("", ""), "preparing"
         self._bar = re.compile(rf"{name}:\s+\d+%\|[^|]*\|\s*(\d{{1,9}})/{self.steps} \[([^\]]*)\]")
 
     def read(self, descriptor: int) -> None:
@@ -67,7 +68,9 @@ class OutputReader:
         text = CURSOR_MOVEMENT.sub("", raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))
         line = hide_secrets(text)[:MAX_LINE].rstrip()
         if phase := OTHER_BAR.match(line):
-            self._note_phase(phase[1].strip(), f"{phase[2]}/{phase[3]}")
+            self._note_phase(phase[1].strip() or self._heading, f"{phase[2]}/{phase[3]}")
+        elif line:
+            self._heading = line.lstrip(" -")[:MAX_HEADING]
         if match := self._bar.match(line):
             self.progress.message = ""
             loss = re.search(r"\bloss: ([-+.\w]+)", match[2])
@@ -82,11 +85,14 @@ class OutputReader:
             say(line)
 
     def _note_phase(self, name: str, count: str) -> None:
-        """Caching, quantizing, downloading and sampling have bars of their own: the trainer does not hang while one moves."""
+        """Caching, quantizing, downloading and sampling have bars of their own: the trainer does not hang while one moves.
+
+        Bars without a name belong to the line above them, such as " - quantizing 57 transformer blocks".
+        """
         if (name, count) == self._phase or name == self.progress.settings.job:
             return
         self._phase, self.step_at = (name, count), time.monotonic()
-        self.progress.message = f"{name or 'preparing'} {count}"
+        self.progress.message = f"{name} {count}"
 
     def _note_fault(self, line: str) -> None:
         """The bar goes on showing the loss of an earlier step, or 0.0: it does not belong into the curve."""
@@ -201,6 +207,7 @@ def _watch(settings: RunSettings, progress: ProgressWriter, trainer: TrainerProc
         progress.faulty.check(settings)
         if time.monotonic() - trainer.output.step_at > stall_minutes * 60:
             message = f"no step for {stall_minutes:g} minutes after step {progress.step}"
+            message += f", in: {progress.message}" if progress.message else ""
             raise RunEndedError(ExitCode.STALLED, message)
         time.sleep(0.1)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 BYTES_PER_PARAMETER = 2  # BF16
 DEFAULT_MODEL = "flux1-dev"
+FLOWMATCH = "flowmatch"  # the sampler and noise scheduler of all transformers
 
 
 class _Row(BaseModel):

@@ -120,6 +120,17 @@ def test_rank_is_read_from_both_keys(network: Mapping[str, int], said: list[str]
     assert messages("rank-unusual", configured({"network": network})) == said
 
 
+@pytest.mark.parametrize(
+    ("model", "reported"),
+    [({"is_flux": True}, False), ({"arch": "qwen_image"}, False), ({"arch": "sdxl"}, True)],
+)
+def test_an_alpha_far_from_the_rank_matters_only_where_ai_toolkit_uses_it(
+    model: Mapping[str, object], reported: bool
+) -> None:
+    job = configured({"network": {"type": "lora", "linear": 16, "linear_alpha": 1}, "model": model})
+    assert bool(messages("rank-alpha", job)) == reported
+
+
 @pytest.mark.parametrize(("gpu", "small"), [("X (23 GB)", True), ("X (24 GB)", False), ("X (25 GB)", False)])
 def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
     job = replace(configured({"model": {"is_flux": True}}), gpu=gpu)

@@ -7,8 +7,8 @@ from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.models import FLOWMATCH
 from flux_training.training.lint.rules.options import sample_prompts
+from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.names import below_job
 from flux_training.training.train_yml.dataset_folders import sample_controls
 from flux_training.training.train_yml.key_values import is_on_node

@@ -6,6 +6,7 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import is_number, sample_prompts
 from flux_training.training.models.choice import MODEL_FOLDER, is_in_image
+from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.key_values import HUB_ID
 from flux_training.training.train_yml.trainer_config import positive_int
@@ -13,7 +14,6 @@ from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from flux_training.training.words import nearest
 
 AREA = Area("model")
-FLOWMATCH = "flowmatch"
 # ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
 DEFAULT_SAMPLER = "ddpm"
 DEFAULT_MULTIPLE = 16

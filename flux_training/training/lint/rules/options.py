@@ -7,6 +7,7 @@ from typing import TypeGuard
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.captions import has_placeholder
+from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.train_yml.trainer_config import positive_int
 
 AREA = Area("training")
@@ -70,12 +71,15 @@ def unusual_rank(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "rank-alpha",
-    "alpha / rank scales the LoRA: far from 1 it learns many times slower or faster than the learning rate suggests",
+    "alpha / rank scales a LoRA of Stable Diffusion: far from 1 it learns many times slower or faster than the learning rate suggests",
     "set network.linear_alpha to the rank",
 )
 def alpha_far_from_the_rank(job: Subject) -> Iterator[Problem]:
     network = job.section("network")
     rank, alpha = _rank(job), network.get("linear_alpha", network.get("alpha", 1))
+    # For transformers, ai-toolkit replaces alpha by the rank (toolkit/lora_special.py).
+    if job.model is None or job.model.sampling.noise == FLOWMATCH:
+        return
     if not rank or network.get("type", "lora") != "lora" or not is_number(alpha):
         return
     if not 0.25 <= alpha / rank <= 4:

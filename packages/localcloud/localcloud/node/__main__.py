@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True, help="the node's folder, which is wiped")
     home = parser.parse_args().home.resolve()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("botocore", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # there is no such service here to ask for credentials
     try:
         prepare(home)
