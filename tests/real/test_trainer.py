@@ -36,7 +36,8 @@ pytestmark = [
 ]
 # A kernel of omnigen2 asks for a CUDA device when it is imported; without one, memory cannot be collected either.
 RUN = """\
-import runpy, sys, types
+import os, runpy, sys, types
+os.environ |= {{"HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_CACHE_DIR": {home!r} + "/inductor"}}
 import torch
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(warp_size=32)
@@ -63,7 +64,8 @@ FluxTransformer2DModel.forward = small_only
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "flux"
     program = Path(__file__).with_name("tiny_flux.py")
-    subprocess.run([PYTHON, str(program), str(folder)], check=True, capture_output=True)
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "inductor")}
+    subprocess.run([PYTHON, str(program), str(folder)], check=True, capture_output=True, env=environment)
     return folder
 
 
@@ -81,7 +83,7 @@ def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
     process["model"] |= {"name_or_path": str(model), "quantize": False}
     (node.run_files.config / "train.yml").write_text(yaml.safe_dump(config))
     node.reconfigure()
-    node.set_trainer(program=RUN.format(checkout=str(CHECKOUT), more=more))
+    node.set_trainer(program=RUN.format(checkout=str(CHECKOUT), home=str(home), more=more))
     return node
 
 
@@ -91,7 +93,7 @@ def final_step(node: Node) -> int:
 
 def kill_at(node: Node, step: int) -> LaunchResult:
     """One start that is killed, trainer and all, when it reports this step."""
-    launcher = node.start(HF_HUB_OFFLINE="1")
+    launcher = node.start()
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and launcher.poll() is None and _step(node) < step:
         time.sleep(0.05)
@@ -113,7 +115,7 @@ def test_a_killed_run_ends_with_sound_weights_at_its_last_step(
     node = real_node(tmp_path, model)
     kill_at(node, random.Random(seed).randrange(1, STEPS))
     node.bring()
-    ended = node.run(HF_HUB_OFFLINE="1")
+    ended = node.run()
     assert (ended.code, ended.published, ended.progress["restarts"]) == (0, True, 1), ended.out[-2000:]
     assert final_step(node) == STEPS
     assert ended.progress["trainer"]
@@ -124,21 +126,21 @@ def test_results_of_other_network_types_are_accepted(
     network: dict[str, Any], model: Path, tmp_path: Path
 ) -> None:
     node = real_node(tmp_path, model, network=network)
-    ended = node.run(HF_HUB_OFFLINE="1")
+    ended = node.run()
     assert (ended.code, ended.published) == (0, True), ended.out[-2000:]
     assert final_step(node) == STEPS
 
 
 def test_a_run_whose_large_images_are_all_skipped_ends_with_advice(model: Path, tmp_path: Path) -> None:
     node = real_node(tmp_path, model, LARGE_IMAGES_DO_NOT_FIT, dataset={"resolution": [64, 64, 64, 128]})
-    ended = node.run(HF_HUB_OFFLINE="1")
+    ended = node.run()
     assert ended.code == ExitCode.TRAINING_FAULTY, ended.out[-2000:]
     assert ended.progress["skipped_batches"] > STEPS / 10
     assert "low_vram" in ended.progress["message"]
 
 
 def test_a_run_without_a_loss_ends_with_advice(model: Path, tmp_path: Path) -> None:
-    ended = real_node(tmp_path, model, train={"lr": 1e30}).run(HF_HUB_OFFLINE="1")
+    ended = real_node(tmp_path, model, train={"lr": 1e30}).run()
     assert ended.code == ExitCode.TRAINING_FAULTY, ended.out[-2000:]
     assert "lower train.lr" in ended.progress["message"]
 
