@@ -34,6 +34,9 @@ MAX_NUMBER_LENGTH = 400
 OUTSIDE = "link-outside"
 INT_TAG = "tag:yaml.org,2002:int"
 MAX_FAST_INDICATORS = 1000
+# libyaml accepts tabs between tokens, question marks in flow collections and byte order marks inside a file, which ai-toolkit's loader
+# refuses, and reads a lone `!` as a text.
+READ_DIFFERENTLY = (b"\t", b"?", b"!", "\ufeff".encode())
 
 Place = tuple[str, ...]
 PROCESS: Place = ("config", "process", "0")
@@ -185,7 +188,8 @@ def _read(path: Path) -> bytes:
 def _parse_fast(raw: bytes) -> _Parsed:
     """Like `_parse`, six times as fast where libyaml can be used."""
     # libyaml crashes the process at about 30,000 nested collections; each level takes one of these characters.
-    if sum(raw.count(character) for character in b"[{-?:") <= MAX_FAST_INDICATORS:
+    is_flat = sum(raw.count(character) for character in b"[{-?:") <= MAX_FAST_INDICATORS
+    if is_flat and not any(sign in raw for sign in READ_DIFFERENTLY):
         try:
             return _parse(raw, _FastLoader)
         except _Fault:
