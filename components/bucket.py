@@ -8,7 +8,7 @@ from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
-from flux_training.clients.stack.owner import OwnerMark, read_mark
+from flux_training.clients.stack.owner import new_mark, read_mark
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import our_rules, with_our_rules
@@ -142,7 +142,7 @@ def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made
     present = owner_of(storage, layout)
     if present == owner:
         return
-    mark = OwnerMark(owner, made).to_json()
+    mark = new_mark(owner, made).to_json()
     if not adopt:
         refusal = foreign_bucket(storage, layout, owner)
         if refusal is not None:

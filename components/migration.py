@@ -11,7 +11,7 @@ from flux_training.clients.errors import Conflict, RateLimited
 from flux_training.clients.kelpie import Job
 from flux_training.clients.queue.claims import Claim, posted_record
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
-from flux_training.clients.stack.owner import OwnerMark
+from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
@@ -30,14 +30,14 @@ def migrate(stack: StackServices, owner: str) -> None:
     in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
     if mark is not None and mark.owner == owner:
         with suppress(RateLimited):  # another update is writing the same
-            storage.put_bytes(layout.owner, OwnerMark(owner, mark.made).to_json())
+            storage.put_bytes(layout.owner, new_mark(owner, mark.made).to_json())
 
 
 def _record(storage: Storage, owner: str, keys: RunKeys, job: Job) -> None:
     """The posted job comes before the claim: a claim without its job could be taken over, and the run queued again."""
     token = hashlib.sha256(f"layout 1 {job.id}".encode()).hexdigest()[:32]
     # Nobody holds this claim: whoever finds that the claim's job is gone may take it over.
-    claim = Claim(owner, host="", pid=0, claimed_at=0.0, token=token)
+    claim = Claim(owner=owner, host="", pid=0, claimed_at=0.0, token=token)
     _write_once(storage, keys.posted, posted_record(token, job.id))
     _write_once(storage, keys.claim, claim.to_json())
 

@@ -5,7 +5,6 @@ the image was uploaded, so that a listing shows whether an object was replaced (
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,18 @@ from threading import Lock
 
 from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.training.dataset.manifest import INVALID, Image, canonical_json, dataset_digest
+from flux_training.training.dataset.manifest import Image, canonical_json, dataset_digest
 from flux_training.training.names import in_dataset
 from flux_training.training.runs.run import Layout
-from flux_training.training.untrusted import MAX_MANIFEST_BYTES
+from flux_training.training.untrusted import (
+    MAX_MANIFEST_BYTES,
+    MAX_MANIFEST_VALUES,
+    Bytes,
+    ETag,
+    Sha256,
+    UntrustedRecord,
+    parse_record,
+)
 
 PARALLEL_READS = 16
 MD5 = re.compile(r"[0-9a-f]{32}")
@@ -52,18 +59,25 @@ def read_dataset(storage: Storage, layout: Layout, digest: str) -> dict[str, Sto
     return found if is_right else None
 
 
+class ImageRecord(UntrustedRecord):
+    """An image in a dataset's record."""
+
+    size: Bytes
+    sha256: Sha256
+    etag: ETag = ""
+
+
+class DatasetRecord(UntrustedRecord):
+    """`.flux/datasets/<digest>.json`: the images by name."""
+
+    images: dict[str, ImageRecord]
+
+
 def parse_dataset_record(raw: bytes) -> dict[str, StoredImage]:
     """Empty if it is not a record."""
-    try:
-        entries = json.loads(raw)["images"]
-        return {
-            name: StoredImage(
-                Image(name, int(entry["size"]), str(entry["sha256"])), str(entry.get("etag") or "")
-            )
-            for name, entry in entries.items()
-        }
-    except INVALID:
-        return {}
+    found = parse_record(raw, DatasetRecord, MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES).value
+    entries = found.images if found else {}
+    return {name: StoredImage(Image(name, one.size, one.sha256), one.etag) for name, one in entries.items()}
 
 
 def stored_images(storage: Storage, layout: Layout, digest: str) -> dict[str, ObjectInfo]:

@@ -19,7 +19,7 @@ from flux_training.training.runs.handout import HandOut, HandOutState, judge
 from flux_training.training.runs.lineage import PastRun
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.records import PostedRecord, RunRecord
 from flux_training.training.runs.run import CONFIG_VARIABLE, Layout, RunKeys, config_digest
 from flux_training.training.runs.run_state import (
     NO_REPORT,
@@ -239,7 +239,8 @@ def weights_header(storage: Storage, key: str) -> WeightsHeader:
 
 def posted_id(storage: Storage, keys: RunKeys) -> str:
     """The id of the job that was posted for the run; empty if there is no record. Only `own_job` tells whose job it is."""
-    return str((read_json(storage, keys.posted) or {}).get("kelpie_id") or "")
+    found = read_record(storage, keys.posted, PostedRecord).value
+    return found.kelpie_id if found else ""
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:

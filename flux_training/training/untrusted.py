@@ -70,9 +70,11 @@ class UntrustedRecord(BaseModel, frozen=True, strict=True, extra="ignore"):
             return field.get_default(call_default_factory=True)
 
 
-def parse_record(raw: bytes, kind: type[R]) -> Parsed[R]:
-    """The record in `raw`, which is one byte longer than MAX_RECORD_BYTES if the object is longer than that."""
-    document = parse_object(raw)
+def parse_record(
+    raw: bytes, kind: type[R], max_bytes: int = MAX_RECORD_BYTES, max_values: int = MAX_RECORD_VALUES
+) -> Parsed[R]:
+    """The record in `raw`, which is one byte longer than `max_bytes` if the object is longer than that."""
+    document = parse_object(raw, max_bytes, max_values)
     if isinstance(document, str):
         return Parsed(faults=(document,))
     faults: list[str] = []
@@ -155,4 +157,5 @@ Steps = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_STEPS)]
 Bytes = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_FILE_BYTES)]
 Time = Annotated[datetime, BeforeValidator(_time), PlainSerializer(datetime.isoformat, when_used="json")]
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+ETag = Annotated[str, Field(max_length=200)]
 RunId = Annotated[str, Field(pattern=rf"\A{RUN_ID.pattern}\z")]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
+from uuid import uuid4
 
 from flux_training.clients.errors import Conflict, NotFound, RateLimited, UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
@@ -169,9 +170,14 @@ def post_once(kelpie: FakeKelpie, storage: FakeStorage, **more: Any) -> Job:
     return Queue(cast(Any, kelpie), "g").post_once(PLACE, REQUEST, claims, **more)
 
 
+def claim(owner: str, host: str, pid: int, claimed_at: float, token: str = "") -> Claim:
+    """A claim with this token, or with one of its own."""
+    return Claim(owner=owner, host=host, pid=pid, claimed_at=claimed_at, token=token or uuid4().hex)
+
+
 def held(storage: FakeStorage, claimed_at: float = 1000.0, job: str | None = None) -> None:
     """Let another machine hold the claim; `job`: the one that it posted."""
-    claim = Claim("x/y", "there", 1, claimed_at)
-    storage.put_bytes(KEY, claim.to_json())
+    theirs = claim("x/y", "there", 1, claimed_at)
+    storage.put_bytes(KEY, theirs.to_json())
     if job is not None:
-        storage.put_bytes(KEYS.posted, json.dumps({"claim": claim.token, "kelpie_id": job}).encode())
+        storage.put_bytes(KEYS.posted, json.dumps({"claim": theirs.token, "kelpie_id": job}).encode())

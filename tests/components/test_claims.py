@@ -10,6 +10,7 @@ import pytest
 from flux_training.clients.kelpie import Job, Sync
 from flux_training.clients.queue.claims import Claim, ClaimFile, is_dead, this_host
 from flux_training.training.errors import FluxError
+from flux_training.training.untrusted import parse_record
 from tests.components.in_memory import (
     KEY,
     KEYS,
@@ -17,6 +18,7 @@ from tests.components.in_memory import (
     FakeClock,
     FakeKelpie,
     FakeStorage,
+    claim,
     held,
     job,
     post_once,
@@ -181,7 +183,7 @@ def test_the_loser_of_a_claim_waits_for_the_winner(clock: FakeClock) -> None:
 )
 def test_which_holders_count_as_dead(held_by: tuple[str, int, float], dead: bool) -> None:
     host, pid, at = held_by
-    assert is_dead(Claim("p/s", host, pid, at), "here", 99, lambda one: one in (7, 99), now=1000.0) == dead
+    assert is_dead(claim("p/s", host, pid, at), "here", 99, lambda one: one in (7, 99), now=1000.0) == dead
 
 
 @pytest.mark.parametrize(
@@ -202,13 +204,13 @@ def test_which_holders_count_as_dead(held_by: tuple[str, int, float], dead: bool
     ],
 )
 def test_invalid_json_is_no_claim(raw: bytes) -> None:
-    assert Claim.from_json(raw) is None
+    assert parse_record(raw, Claim).value is None
 
 
 def test_a_claim_is_read_as_it_was_written() -> None:
     raw = b'{"owner": "o", "host": "h", "pid": 7, "claimed_at": 1.5, "token": "t"}'
-    assert Claim.from_json(raw) == Claim("o", "h", 7, 1.5, "t")
-    assert Claim("o", "h", 7, 1.5).token != Claim("o", "h", 7, 1.5).token
+    written = claim("o", "h", 7, 1.5, "t")
+    assert parse_record(raw, Claim).value == parse_record(written.to_json(), Claim).value == written
 
 
 def test_a_host_is_a_machine_a_boot_and_a_pid_namespace() -> None:
@@ -236,10 +238,10 @@ def test_which_holders_are_dead_for_the_running_process() -> None:
     os.waitpid(pid, 0)
     here, now = this_host(), 1000.0
     holders = [
-        Claim("x/y", here, os.getpid(), now),
-        Claim("x/y", here, pid, now),
-        Claim("x/y", here, os.getppid(), now),
-        Claim("x/y", "there", pid, now),
+        claim("x/y", here, os.getpid(), now),
+        claim("x/y", here, pid, now),
+        claim("x/y", here, os.getppid(), now),
+        claim("x/y", "there", pid, now),
     ]
     assert [claims.holder_is_dead(one) for one in holders] == [True, True, False, False]
 

@@ -92,3 +92,20 @@ def test_a_bucket_of_an_older_version_is_ours_and_of_a_newer_one_is_refused(
     ):
         with pytest.raises(FluxError, match=r"has layout 3; .* knows layout 2; update flux-training"):
             act(props)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"layout": 0}, {"layout": "2"}, {"layout": 10**30}, {"layout": [1]}, {"made": "yes"}, {"owner": 7}, {"owner": ""}],
+    ids=str,
+)  # fmt: skip
+def test_a_mark_with_an_invalid_field_is_none_and_its_bucket_is_refused(
+    odd: dict[str, object], connection: Connection, storage: Storage
+) -> None:
+    """Only nodes with keys for the whole bucket can write it. An invalid layout must not become layout 1, whose records they write."""
+    storage.ensure()
+    mark = {"version": 1, "layout": 2, "owner": OWNER, "made": True} | odd
+    storage.put_bytes(".flux/owner.json", json.dumps(mark).encode())
+    props = bucket_props(connection, storage.bucket, prefix="", results="keep")
+    with pytest.raises(FluxError, match=r"holds objects that are not this project's.* or set `adopt: true`"):
+        provider_of(BucketProvider, connection).create(props)

@@ -16,7 +16,7 @@ from components.provider import FluxProvider, home
 from components.training_job import TrainingJobArgs, TrainingJobProvider, TrainingJobState
 from flux_training.clients.connection import Connection
 from flux_training.clients.salad import GroupSpec
-from flux_training.clients.stack.owner import OwnerMark
+from flux_training.clients.stack.owner import new_mark
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import read_images
 from flux_training.training.runs.run import Layout, run_id
@@ -127,7 +127,7 @@ def test_a_bucket_of_others_is_neither_used_nor_deleted(
     with pytest.raises(FluxError, match="holds objects that are not this project's"):
         buckets.create_or_adopt(args)
     buckets.create_or_adopt(replace(args, adopt=True))
-    storage.put_bytes(args.layout.owner, OwnerMark("x/y", made=False).to_json())
+    storage.put_bytes(args.layout.owner, new_mark("x/y", made=False).to_json())
     with pytest.raises(FluxError, match="belongs to x/y"):
         buckets.create_or_adopt(args)
     assert buckets.find("", args) is None

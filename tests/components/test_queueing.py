@@ -17,10 +17,12 @@ from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import Claim, ClaimFile, this_host
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
+from flux_training.clients.records import read_record
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import RunKeys
 from tests.components.groups import new_name, report
+from tests.components.in_memory import claim
 
 BUCKET = "queueing"
 OWNER = "project/stack"
@@ -79,17 +81,17 @@ class QueuedRun:
     def claimed_by(
         self, pid: int, kelpie_id: str | None = None, host: str | None = None, at: float | None = None
     ) -> None:
-        claim = Claim(OWNER, host or this_host(), pid, time.time() if at is None else at)
-        self.storage.put_bytes(self.keys.claim, claim.to_json())
+        theirs = claim(OWNER, host or this_host(), pid, time.time() if at is None else at)
+        self.storage.put_bytes(self.keys.claim, theirs.to_json())
         if kelpie_id is not None:
-            posted = json.dumps({"claim": claim.token, "kelpie_id": kelpie_id}).encode()
+            posted = json.dumps({"claim": theirs.token, "kelpie_id": kelpie_id}).encode()
             self.storage.put_bytes(self.keys.posted, posted)
 
     def known_job(self) -> str | None:
         """The job recorded for the current claim."""
-        claim = Claim.from_json(self.storage.get_bytes(self.keys.claim) or b"")
-        assert claim is not None
-        return ClaimFile(self.storage, self.keys, OWNER).posted(claim)
+        holder = read_record(self.storage, self.keys.claim, Claim).value
+        assert holder is not None
+        return ClaimFile(self.storage, self.keys, OWNER).posted(holder)
 
 
 @pytest.fixture

@@ -5,27 +5,27 @@ Whoever finds the claim of a job that has gone can see what became of the job, a
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import socket
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from flux_training.clients.errors import Conflict, RateLimited
-from flux_training.clients.records import read_bounded
-from flux_training.clients.results import read_json
+from flux_training.clients.records import read_record
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.processes import is_alive
+from flux_training.training.runs.records import PostedRecord, Token
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.untrusted import MAX_RECORD_BYTES
+from flux_training.training.untrusted import UntrustedRecord
 
 # Longer than a post with all its retries and time-outs (flux_training/clients/http.py: at worst 3.5 minutes), and than the clocks of
 # two machines differ. A holder renews its claim before each post.
@@ -33,39 +33,25 @@ CLAIM_SECONDS = 600.0
 MAX_CLOCK_DIFFERENCE_SECONDS = 24 * 3600.0
 # R2 allows one write a second per key, and answers others with 429 (docs/services.md).
 WRITE_SECONDS = 1.0
+# Larger ones raise OverflowError when they are looked up.
+MAX_PID = 2**31 - 1
+Name = Annotated[str, Field(max_length=500)]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """Who may post the run's job. `claimed_at` in seconds since 1970, by the holder's clock.
+class Claim(UntrustedRecord):
+    """Who may post the run's job. `claimed_at` in seconds since 1970, by the holder's clock. A claim that cannot be read counts as free.
 
     The token makes the bytes of each claim unique: a write whose answer was lost is recognised by reading it back.
     """
 
-    owner: str
-    host: str
-    pid: int
-    claimed_at: float
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    owner: Name
+    host: Name
+    pid: Annotated[int, Field(ge=0, le=MAX_PID)]
+    claimed_at: Annotated[float, Field(allow_inf_nan=False)]
+    token: Token
 
     def to_json(self) -> bytes:
-        return canonical_json({"version": 1, **self.__dict__})
-
-    @staticmethod
-    def from_json(raw: bytes) -> Claim | None:
-        """None if it cannot be read: such a claim counts as free."""
-        try:
-            value = json.loads(raw)
-            claim = Claim(
-                str(value["owner"]),
-                str(value["host"]),
-                int(value["pid"]),
-                float(value["claimed_at"]),
-                str(value["token"]),
-            )
-            return claim if claim.pid >= 0 and math.isfinite(claim.claimed_at) else None
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            return None
+        return canonical_json({"version": 1, **self.model_dump()})
 
 
 def this_host() -> str:
@@ -103,7 +89,9 @@ class ClaimFile:
         self.key = keys.claim
         self._posted_key = keys.posted
         self._storage = storage
-        self._claim = Claim(owner, this_host(), os.getpid(), _now())
+        self._claim = Claim(
+            owner=owner, host=this_host(), pid=os.getpid(), claimed_at=_now(), token=_new_token()
+        )
         self._etag = ""
         self._written_at = 0.0
 
@@ -112,19 +100,17 @@ class ClaimFile:
         info = self._storage.head(self.key)
         if info is None:
             return "", None
-        raw = read_bounded(self._storage, self.key, MAX_RECORD_BYTES)
-        return info.etag, Claim.from_json(raw or b"")
+        return info.etag, read_record(self._storage, self.key, Claim).value
 
     def posted(self, holder: Claim) -> str | None:
         """The id of the job that this holder posted, if it was recorded."""
-        found = read_json(self._storage, self._posted_key) or {}
-        is_holders = found.get("claim") == holder.token and "kelpie_id" in found
-        return str(found["kelpie_id"]) if is_holders else None
+        found = read_record(self._storage, self._posted_key, PostedRecord).value
+        return found.kelpie_id if found and found.claim == holder.token else None
 
     def take(self, etag: str | None) -> bool:
         """Write the claim if there is none (`etag` None or empty), or in place of the one with that ETag."""
         try:
-            return self._write(replace(self._claim, claimed_at=_now()), etag or "")
+            return self._write(self._claim.model_copy(update={"claimed_at": _now()}), etag or "")
         except RateLimited:
             # Several updates write at once; another one gets it.
             return False
@@ -138,7 +124,8 @@ class ClaimFile:
             info = self._storage.head(self.key)
             ours = info is not None and info.etag == self._etag
         else:
-            ours = self._write(replace(self._claim, claimed_at=_now(), token=uuid.uuid4().hex), self._etag)
+            renewed = {"claimed_at": _now(), "token": _new_token()}
+            ours = self._write(self._claim.model_copy(update=renewed), self._etag)
         if not ours:
             raise FluxError(
                 f"{self.key} was taken over by another update",
@@ -167,6 +154,10 @@ class ClaimFile:
         self._claim = claim
         self._written_at = time.monotonic()
         return True
+
+
+def _new_token() -> str:
+    return uuid.uuid4().hex
 
 
 def _now() -> float:

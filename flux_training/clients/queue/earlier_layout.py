@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.queue.own_jobs import RunPlace
-from flux_training.clients.results import read_json
+from flux_training.clients.records import read_record
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.names import JOB_NAME, RUN_ID
+from flux_training.training.runs.records import PostedRecord
 from flux_training.training.runs.run import Layout, RunKeys
 
 POSTED = re.compile(rf"({JOB_NAME.pattern})/({RUN_ID.pattern})/posted\.json")
@@ -23,11 +24,10 @@ def posted_in_layout_1(storage: Storage, layout: Layout, kelpie: Kelpie) -> Mapp
     if not runs:
         return {}
     jobs = {job.id: job for job in kelpie.list_jobs()}
-    records = in_parallel(lambda keys: read_json(storage, f"{keys.base}posted.json") or {}, runs)
-    named = (
-        (keys, jobs.get(str(record.get("kelpie_id")))) for keys, record in zip(runs, records, strict=True)
-    )
-    return {keys: job for keys, job in named if job and RunPlace.at(storage.bucket, keys).is_own(job)}
+    records = in_parallel(lambda keys: read_record(storage, f"{keys.base}posted.json", PostedRecord), runs)
+    named = ((keys, found.value) for keys, found in zip(runs, records, strict=True))
+    posted = ((keys, jobs.get(record.kelpie_id)) for keys, record in named if record)
+    return {keys: job for keys, job in posted if job and RunPlace.at(storage.bucket, keys).is_own(job)}
 
 
 def _recorded(storage: Storage, layout: Layout) -> Iterator[RunKeys]:

@@ -7,11 +7,11 @@ from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.records import listed
-from flux_training.clients.results import read_json
+from flux_training.clients.records import listed, read_record
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.runs.handout import REQUEUES_VARIABLE, may_requeue, requeues
+from flux_training.training.runs.records import RequeueRecord
 from flux_training.training.runs.run import RunKeys
 
 
@@ -54,8 +54,13 @@ class SilentRun:
 
     def finish(self, job: Job) -> Job | None:
         """Post the run whose job a watcher has canceled for that, if it is not done yet. None for any other canceled job."""
-        intended = (read_json(self.storage, self.keys.requeue) or {}).get("kelpie_id")
-        is_intended = intended == job.id and job.status == "canceled" and self.place.is_own(job)
+        intended = read_record(self.storage, self.keys.requeue, RequeueRecord).value
+        is_intended = (
+            intended is not None
+            and intended.kelpie_id == job.id
+            and job.status == "canceled"
+            and self.place.is_own(job)
+        )
         return self._post(job) if is_intended and not self._has_reported(job) else None
 
     def _has_reported(self, job: Job) -> bool:

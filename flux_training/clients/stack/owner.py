@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from flux_training.clients.results import read_json
+from pydantic import Field
+
+from flux_training.clients.records import read_record
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
+from flux_training.training.untrusted import UntrustedRecord
 
 # Raise it when older versions of this tool could no longer work in the bucket. 2: claims and posted jobs are below .flux/.
 LAYOUT_VERSION = 2
 FIRST_LAYOUT = 1
+MAX_LAYOUT = 1000
 
 
-@dataclass(frozen=True)
-class OwnerMark:
+class OwnerMark(UntrustedRecord):
     """`owner` is `<project>/<stack>`. `made`: the stack created the bucket, and deletes it once it is empty."""
 
-    owner: str
-    made: bool
-    layout: int = LAYOUT_VERSION
+    owner: Annotated[str, Field(min_length=1, max_length=500)]
+    made: bool = False
+    layout: Annotated[int, Field(ge=FIRST_LAYOUT, le=MAX_LAYOUT)] = FIRST_LAYOUT
 
     @property
     def is_current(self) -> bool:
@@ -32,15 +35,19 @@ class OwnerMark:
 
 
 def read_mark(storage: Storage, layout: Layout) -> OwnerMark | None:
-    """The mark; None if there is none. Raises FluxError if a newer version of this tool uses the bucket."""
-    found = read_json(storage, layout.owner)
-    if found is None:
+    """The mark; None if there is none, or if a field is invalid. Raises FluxError if a newer version of this tool uses the bucket."""
+    found = read_record(storage, layout.owner, OwnerMark)
+    if found.value is None or found.faults:
         return None
-    version = found.get("layout", FIRST_LAYOUT)
-    if version not in range(FIRST_LAYOUT, LAYOUT_VERSION + 1):
+    if found.value.layout > LAYOUT_VERSION:
         raise FluxError(
-            f"bucket {storage.bucket}/{layout.prefix} has layout {version}",
+            f"bucket {storage.bucket}/{layout.prefix} has layout {found.value.layout}",
             f"this version of flux-training knows layout {LAYOUT_VERSION}",
             "update flux-training: `git pull && make ready`",
         )
-    return OwnerMark(str(found.get("owner")), bool(found.get("made")), version)
+    return found.value
+
+
+def new_mark(owner: str, made: bool) -> OwnerMark:
+    """The mark of a bucket with the current layout."""
+    return OwnerMark(owner=owner, made=made, layout=LAYOUT_VERSION)

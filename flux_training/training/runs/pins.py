@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from flux_training.training.untrusted import Bytes, Sha256, Steps, UntrustedRecord
+from flux_training.training.untrusted import Bytes, ETag, Sha256, Steps, UntrustedRecord
 
 
 class PinnedWeights(UntrustedRecord):
@@ -18,7 +16,7 @@ class PinnedWeights(UntrustedRecord):
     sha256: Sha256
     size: Bytes
     step: Steps
-    etag: Annotated[str, Field(max_length=200)] = ""
+    etag: ETag = ""
     replaces: Sha256 | None = None
 
     @property

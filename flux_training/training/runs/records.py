@@ -1,4 +1,11 @@
-"""The records of a run that nodes can write: run.json and done.json. components/training_job.py and the launcher write them."""
+"""The records of a run: run.json and done.json, which nodes can write, and those of its job below `.flux/`.
+
+components/training_job.py, flux_training/clients/queue/ and the launcher write them.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
 
 from flux_training.training.untrusted import (
     Bytes,
@@ -11,6 +18,10 @@ from flux_training.training.untrusted import (
     UntrustedRecord,
     Usd,
 )
+
+# Kelpie's ids are UUIDs. An id becomes part of a URL.
+KelpieId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9-]{0,63}\z")]
+Token = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class EstimateRecord(UntrustedRecord):
@@ -50,3 +61,16 @@ class DoneRecord(UntrustedRecord):
     sha256: Sha256 | None = None
     size: Bytes | None = None
     step: Steps | None = None
+
+
+class PostedRecord(UntrustedRecord):
+    """posted.json: the job that was posted for the run. `claim` is the token of the claim under which that happened."""
+
+    kelpie_id: KelpieId
+    claim: Token | None = None
+
+
+class RequeueRecord(UntrustedRecord):
+    """requeue.json: the job that a watcher cancels in order to queue the run again."""
+
+    kelpie_id: KelpieId

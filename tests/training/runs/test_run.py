@@ -247,3 +247,11 @@ def test_invalid_manifests_are_rejected(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"^not a manifest$"):
         parse_manifest(raw)
     assert parse_dataset_record(raw) == {}
+
+
+def test_a_dataset_record_that_would_need_gigabytes_is_none() -> None:
+    """16 MB of `[],` would become a gigabyte of lists."""
+    image = json.dumps({"a.jpg": {"size": 1, "sha256": "0" * 64}}).encode()
+    assert list(parse_dataset_record(b'{"images": ' + image + b"}")) == ["a.jpg"]
+    bomb = b'{"images": ' + image + b', "x": [' + b"[]," * 5_000_000 + b"[]]}"
+    assert parse_dataset_record(bomb) == {}
