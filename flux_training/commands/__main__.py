@@ -1,4 +1,4 @@
-"""Train FLUX.1-dev LoRAs from folders of images, as declared resources.
+"""Train LoRAs (by default for FLUX.1-dev) from folders of images, as declared resources.
 
 Exit codes: 0 success; 1 failure, with a message; 2 wrong usage; 130 stopped by Ctrl-C (run the same command to continue).
 """
@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130
 COMMANDS = {
     "init": "flux_training.commands.init.command:init",
     "new": "flux_training.commands.jobs.new:new",
+    "models": "flux_training.commands.jobs.models:models",
     "caption": "flux_training.commands.jobs.caption:caption",
     "rename": "flux_training.commands.jobs.rename:rename",
     "sweep": "flux_training.commands.jobs.sweep:sweep",

@@ -115,11 +115,14 @@ def check_condition(wanted: str) -> None:
         )
 
 
-def memory_needed(document: Mapping[str, Any]) -> int:
-    """GB of GPU memory that a train.yml needs: a rule of thumb. Models that the table lacks count as the default model."""
+def memory_needed(document: Mapping[str, Any], weights_in_image: str = "") -> int:
+    """GB of GPU memory that a train.yml needs: a rule of thumb. Models that the table lacks count as the default model.
+
+    `weights_in_image`: the id of what `/model` holds; empty if unknown.
+    """
     process = first_process(document)
     model, train = mapping(process.get("model")), mapping(process.get("train"))
-    choice = choose_model(model)
+    choice = choose_model(model, weights_in_image)
     memory = ((choice.model if choice.key else None) or MODELS[DEFAULT_MODEL]).memory
     if model.get("quantize") is not True:
         return memory.unquantized

@@ -10,7 +10,9 @@ from localcloud.testing import wait_until
 
 from flux_training.clients.captioning.captioner import Captioner, Refused
 from flux_training.commands.jobs.caption import caption
+from flux_training.training.dataset.captions import EDIT_INSTRUCTION, MOTION_INSTRUCTION
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.models.table import MODELS
 from flux_training.training.train_yml.edit import new_train_yml
 from tests.support.flux import environment, line_of, make_checkout, with_code
 from tests.support.model_answers import AROUND_A_CAPTION, CAT, NO_CAPTION
@@ -299,3 +301,35 @@ def test_equal_captions_of_all_images_are_pointed_out(checkout: Path, run: Run) 
     keep_images(checkout, 11, 12, 13)
     with captioner(lambda _number, _attempt: f"say {CAT}") as server:
         assert "All 3 captions are the same: the model may not see the images" in run(*options(server))
+
+
+def test_captions_of_an_edit_model_are_instructions_and_the_control_image_is_sent(
+    checkout: Path, run: Run
+) -> None:
+    job = checkout / "jobs/squares"
+    text = new_train_yml("squares", "ohwx", model=MODELS["flux1-kontext"], controls=1)
+    (job / "train.yml").write_text(text, encoding="utf-8")
+    (control,) = make_images(job / "control", 1)
+    control.rename(job / "control/00011.jpg")
+    with captioner() as server:
+        run(*options(server))
+    assert set(server.prompts) == {EDIT_INSTRUCTION}
+    # Image 11 is 75 pixels wide, and its control image 65.
+    assert server.captioned[75 + 65 - 64] == 1
+    assert server.captioned[11] == 0
+
+
+def test_captions_of_a_video_model_describe_motion(checkout: Path, run: Run) -> None:
+    text = new_train_yml("squares", "ohwx", model=MODELS["wan21-1b"])
+    (checkout / "jobs/squares/train.yml").write_text(text, encoding="utf-8")
+    with captioner() as server:
+        run(*options(server))
+    assert set(server.prompts) == {MOTION_INSTRUCTION}
+
+
+def test_a_prompt_of_ones_own_is_used_for_any_model(checkout: Path, run: Run) -> None:
+    text = new_train_yml("squares", "ohwx", model=MODELS["wan21-1b"])
+    (checkout / "jobs/squares/train.yml").write_text(text, encoding="utf-8")
+    with captioner() as server:
+        run(*options(server), "--prompt", "What is it?")
+    assert set(server.prompts) == {"What is it?"}

@@ -122,6 +122,14 @@ def config(**process: Any) -> dict[str, Any]:
     return {"config": {"process": [process]}}
 
 
+def test_memory_needed_by_the_weights_in_the_image() -> None:
+    document = {
+        "config": {"process": [{"model": {"arch": "wan21", "name_or_path": "/model", "quantize": True}}]}
+    }
+    assert memory_needed(document) == 16
+    assert memory_needed(document, "Wan-AI/Wan2.1-T2V-14B-Diffusers") == 24
+
+
 @pytest.mark.parametrize(
     ("document", "memory"),
     [

@@ -21,7 +21,7 @@ from flux_training.training.cost import (
 from flux_training.training.estimates.calibration import FinishedRun, finished_run_of
 from flux_training.training.estimates.workload import workload_of
 from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
-from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
@@ -99,7 +99,9 @@ class ClusterPricing:
             seconds = [line.seconds for line in bill.lines]
             return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
 
-        need = max((memory_needed(document_of(job.folder.raw_config)) for job in self.jobs), default=0)
+        weights = weights_in_image(self.stack.settings, self.name)
+        documents = [document_of(job.folder.raw_config) for job in self.jobs]
+        need = max((memory_needed(document, weights) for document in documents), default=0)
         return _rate(choose_gpu(cluster.gpu, need, offers, hours_on, self._kept_class()), cluster.priority)
 
     def _dev_rate(self, own: Rate) -> Rate | None:

@@ -19,7 +19,7 @@ from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import stack_jobs
 from flux_training.training.gpu import memory_needed
-from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
+from flux_training.training.jobs.declare import DeclaredJob, declare_jobs, weights_in_image
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import flux_command, make_command
@@ -94,7 +94,9 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
     connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
     if connection and settings:
         needs = {
-            name: _memory_needed(job for job in jobs or () if job.cluster == name)
+            name: _memory_needed(
+                (job for job in jobs or () if job.cluster == name), weights_in_image(settings, name)
+            )
             for name in settings.all_clusters
         }
         up = make_command("up", stack)
@@ -108,9 +110,9 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
             )
 
 
-def _memory_needed(jobs: Iterable[DeclaredJob]) -> int:
-    """GB of GPU memory that all of these jobs need."""
-    return max((memory_needed(document_of(job.folder.raw_config)) for job in jobs), default=0)
+def _memory_needed(jobs: Iterable[DeclaredJob], weights: str) -> int:
+    """GB of GPU memory that all of these jobs need. `weights`: what their image holds."""
+    return max((memory_needed(document_of(job.folder.raw_config), weights) for job in jobs), default=0)
 
 
 def _check_services(

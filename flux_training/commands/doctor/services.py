@@ -1,6 +1,5 @@
 """Checks of the services: reachable, keys accepted, bucket usable, Kelpie able to start the group."""
 
-import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from flux_training.commands.watch.job_status import (
     seconds_since,
 )
 from flux_training.training.gpu import choose_gpu, names_a_class
+from flux_training.training.gpu import memory_gb as memory_of
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState, in_words
@@ -37,7 +37,6 @@ REACH_SECONDS = 8.0
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
 # Any id will do to test the key.
 NO_GROUP = "00000000-0000-0000-0000-000000000000"
-MIN_GPU_GB = 24
 
 
 def addresses(connection: Connection) -> dict[str, str]:
@@ -91,9 +90,9 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
         message = f"{gpu.name} is not offered at priority {cluster.priority}"
         return [bad("GPU", message, f"set cluster.priority; offered: {offered}")]
     message = f"{gpu.name}, ${price} an hour at priority {cluster.priority}"
-    memory = re.search(r"\((\d+) GB\)", gpu.name)
-    if memory and int(memory[1]) < MIN_GPU_GB:
-        return [bad("GPU", message, f"FLUX.1-dev needs {MIN_GPU_GB} GB: choose another cluster.gpu")]
+    memory = memory_of(gpu.name)
+    if memory is not None and memory < memory_gb:
+        return [bad("GPU", message, f"the jobs need {memory_gb} GB: choose another cluster.gpu")]
     return [ok("GPU", message)]
 
 

@@ -20,7 +20,6 @@ from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
 from flux_training.training.bill import show_dollars
 from flux_training.training.dataset.captions import (
-    INSTRUCTION,
     MAX_SIDE,
     MAX_TOKENS,
     MODEL,
@@ -30,13 +29,24 @@ from flux_training.training.dataset.captions import (
     Price,
     caption_from,
     estimate_caption_cost,
+    instruction_for,
+    is_image,
     place_trigger,
     uncaptioned,
 )
-from flux_training.training.dataset.images import encode_jpeg, fitted_size, read_image, reduce_image, size_of
+from flux_training.training.dataset.images import (
+    encode_jpeg,
+    fitted_size,
+    read_image,
+    reduce_image,
+    side_by_side,
+    size_of,
+)
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
-from flux_training.training.names import CAPTION_SUFFIX
+from flux_training.training.models.choice import choose_model
+from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
+from flux_training.training.train_yml.dataset_folders import FolderKind, folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.words import counted, first_of, flux_command
 
@@ -51,7 +61,7 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """The options of the command."""
+    """The options of the command. `controls`: the folders of the job's control images, which are sent beside each image."""
 
     model: str
     base_url: str
@@ -63,6 +73,7 @@ class CaptionOptions:
     max_side: int
     max_tokens: int
     price: Price | None
+    controls: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,9 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
     help="Where the trigger word goes.",
 )
 @click.option(
-    "--prompt", "instruction", default=INSTRUCTION, help="The prompt for the model, instead of the recipe's."
+    "--prompt",
+    "instruction",
+    help="The prompt for the model. [default: the recipe's; for edit and video models one that fits them]",
 )
 @click.option(
     "--concurrency",
@@ -172,7 +185,9 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
         serve(dataset, _trigger_word(dataset.parent))
         return
     known = PRICES.get(given["model"])
-    options = CaptionOptions(price=price or (Price(*known) if known else None), **given)
+    controls = _control_folders(dataset.parent)
+    given["instruction"] = given["instruction"] or _instruction(dataset.parent, bool(controls))
+    options = CaptionOptions(price=price or (Price(*known) if known else None), controls=controls, **given)
     with only_one_in(dataset):
         missing = uncaptioned(dataset)
         _check_trigger(dataset.parent, options)
@@ -186,6 +201,20 @@ def _check_trigger(job: Path, options: CaptionOptions) -> None:
     if options.position != "none" and TRIGGER in options.trigger and not _trigger_word(job):
         reason = f"train.yml has no trigger_word, so ai-toolkit would not replace {TRIGGER} in the captions"
         raise BadInput([f"{job}: {reason}; add one, or give --trigger WORD or --trigger-position none"])
+
+
+def _control_folders(job: Path) -> tuple[Path, ...]:
+    """The folders with control images of `dataset/`."""
+    uses = folder_uses(read_trainer_file(job).process)
+    return tuple(
+        job / use.folder for use in uses if use.kind is FolderKind.CONTROL and use.images == DATASET_FOLDER
+    )
+
+
+def _instruction(job: Path, has_controls: bool) -> str:
+    """The prompt that fits the model of the job's train.yml."""
+    choice = choose_model(read_trainer_file(job).section("model"))
+    return instruction_for(choice.model if choice.key else None, has_controls)
 
 
 def _trigger_word(job: Path) -> str:
@@ -263,7 +292,7 @@ def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> 
     from flux_training.clients.captioning.requests import NotACompletion
 
     try:
-        picture = encode_jpeg(reduce_image(read_image(image).image, options.max_side), JPEG_QUALITY)
+        picture = _picture(image, options)
         answers = [captioner.ask(picture)]
         found = caption_from(answers[0], options.instruction)
         if found.problem and not found.final:
@@ -282,6 +311,19 @@ def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> 
             text, problem = "", "another program has written a caption meanwhile; it is kept"
     tokens_in, tokens_out = sum(one.tokens_in for one in answers), sum(one.tokens_out for one in answers)
     return CaptionOutcome(image, text, problem, tokens_in, tokens_out, found.removed, found.blind)
+
+
+def _picture(image: Path, options: CaptionOptions) -> bytes:
+    """What is sent: the image, to the right of its control images if it has any. Raises BadInput."""
+    files = [*(file for folder in options.controls for file in _control_of(image, folder)), image]
+    images = [reduce_image(read_image(file).image, options.max_side) for file in files]
+    return encode_jpeg(reduce_image(side_by_side(images), options.max_side), JPEG_QUALITY)
+
+
+def _control_of(image: Path, folder: Path) -> list[Path]:
+    """The image of the same name in a folder of control images, as ai-toolkit looks for it; empty if there is none."""
+    named = (folder / f"{image.stem}{suffix}" for suffix in IMAGE_SUFFIXES)
+    return [file for file in named if is_image(file)][:1]
 
 
 def _write(image: Path, text: str) -> bool:

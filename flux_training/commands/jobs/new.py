@@ -1,14 +1,20 @@
 """`flux new`: makes a job folder from a folder of photos."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
+from click.shell_completion import CompletionItem
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flux_training.commands.cli import UserPath, console, say
-from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, staging_folder
+from flux_training.commands.jobs.folders import HERE, existing_dataset, staging_folder
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, entry_for, jobs_key
+from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.captions import is_image
+from flux_training.training.dataset.control_images import find_control_images, import_control_images
 from flux_training.training.dataset.images import Fingerprint
 from flux_training.training.dataset.intake import (
     IMPORTED_SUFFIX,
@@ -22,12 +28,46 @@ from flux_training.training.dataset.intake import (
 )
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, only_one_in, write_atomically
+from flux_training.training.jobs.declare import is_in_an_image
 from flux_training.training.jobs.folder import read_config
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
+from flux_training.training.models.choice import model_called
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
-from flux_training.training.train_yml.edit import PROMPTS, new_train_yml, training_values
-from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command
+from flux_training.training.train_yml.edit import new_train_yml, training_values
+from flux_training.training.train_yml.templates import control_folders
+from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, nearest
+
+
+@dataclass(frozen=True)
+class PhotoSource:
+    """What is imported: `folder` with the photos, and for edit models the folders with their control images."""
+
+    folder: Path
+    controls: tuple[Path, ...]
+    max_side: int
+
+
+class ModelType(click.ParamType):  # type: ignore[type-arg]  # generic only in click's stubs
+    """A model by its name, its architecture or its id on Hugging Face."""
+
+    name = "MODEL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TrainableModel:
+        found = value if isinstance(value, TrainableModel) else model_called(str(value))
+        if found is None:
+            self.fail(
+                f"there is no model {value!r}{nearest(str(value), MODELS)}; `./flux models` lists them",
+                param,
+                ctx,
+            )
+        return found
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in MODELS if name.startswith(incomplete)]
 
 
 @click.command()
@@ -49,6 +89,20 @@ from flux_training.training.words import DEFAULT_STACK, counted, flux_command, m
     multiple=True,
     help="The prompt of a sample, with [trigger] in it. Can be given several times.",
 )
+@click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    type=ModelType(),
+    help="The model to train; `flux models` lists them.",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
+    help="For an edit model: the folder with the images before the edit, named like the photos. Can be given up to three times.",
+)
 @click.option("--add", is_flag=True, help="Add photos to an existing job; those that it has are skipped.")
 @click.option(
     "--max-side",
@@ -58,21 +112,29 @@ from flux_training.training.words import DEFAULT_STACK, counted, flux_command, m
     help="Larger photos are reduced to this many pixels; 0 keeps their size.",
 )
 @click.option("--stack", help="Also declare the job in Pulumi.<stack>.yaml.")
-@click.option("--steps", type=click.IntRange(min=1), help="Training steps. [default: 2000]")
-@click.option("--rank", type=click.IntRange(min=1), help="The LoRA's rank and alpha: its size. [default: 16]")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Training steps. [default: the model's, such as 2000]"
+)
+@click.option(
+    "--rank",
+    type=click.IntRange(min=1),
+    help="The LoRA's rank and alpha: its size. [default: the model's, such as 16]",
+)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="The learning rate. [default: 1e-4]")
 @click.option(
     "--resolution",
     "resolutions",
     multiple=True,
     type=click.IntRange(min=64),
-    help="Train each image in this size; can be given several times. [default: 512, 768 and 1024]",
+    help="Train each image in this size; can be given several times. [default: the model's, such as 512, 768 and 1024]",
 )
 def new(
     name: str,
     source: Path,
     trigger: str | None,
     prompts: tuple[str, ...],
+    model: TrainableModel,
+    controls: tuple[Path, ...],
     add: bool,
     max_side: int,
     stack: str | None,
@@ -86,17 +148,24 @@ def new(
     Reads JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF and GIF (the first frame). Location and camera data are removed. The
     photos themselves are not changed.
     """
-    folder = jobs_folder(HERE, stack or DEFAULT_STACK)
+    settings = stack_settings(HERE, stack or DEFAULT_STACK)
+    folder = HERE / settings.jobs_folder
     job = folder / name
     values = training_values(steps, rank, lr, resolutions)
+    photos = PhotoSource(source, controls, max_side)
     if add:
-        if trigger is not None or prompts or values:
+        if trigger is not None or prompts or values or model.name != DEFAULT_MODEL:
             raise click.UsageError("--add only adds photos; change other things in the job's train.yml")
-        intake, numbers = _add(existing_dataset(folder, name), source, max_side)
+        intake, numbers = _add(existing_dataset(folder, name), photos)
     else:
-        word = _valid_trigger(trigger, prompts, folder, name, stack or DEFAULT_STACK)
-        text = new_train_yml(job.name, word, prompts or PROMPTS, values)
-        intake, numbers = _make(job, source, text, max_side)
+        word = _valid_trigger(
+            trigger, prompts, folder, name, stack or DEFAULT_STACK, _control_findings(model, controls)
+        )
+        text = new_train_yml(
+            job.name, word, prompts, values, model,
+            controls=len(controls), is_in_image=is_in_an_image(settings, model),
+        )  # fmt: skip
+        intake, numbers = _make(job, photos, text)
     _print_intake(job, intake, numbers)
     if stack is not None:
         added = declare_jobs_in_file(HERE, stack, {name: {}})
@@ -104,9 +173,31 @@ def new(
     _print_next_steps(job, stack or DEFAULT_STACK)
 
 
-def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], folder: Path, name: str, stack: str) -> str:
-    """The trigger word. Raises BadInput with everything that is wrong with the arguments."""
-    job, findings = folder / name, []
+def _control_findings(model: TrainableModel, controls: Sequence[Path]) -> list[str]:
+    fewest, most = model.datasets.control_images
+    if fewest <= len(controls) <= most:
+        return []
+    takes = (
+        counted(most, "control image") if fewest == most else f"{fewest} to {counted(most, 'control image')}"
+    )
+    step = (
+        "give a folder for each with --control FOLDER"
+        if most
+        else "leave --control out, or choose an edit model"
+    )
+    return [f"--control: {model.name} takes {takes} for each photo, {len(controls)} given; {step}"]
+
+
+def _valid_trigger(
+    trigger: str | None,
+    prompts: tuple[str, ...],
+    folder: Path,
+    name: str,
+    stack: str,
+    known: Sequence[str],
+) -> str:
+    """The trigger word. Raises BadInput with everything that is wrong with the arguments, and what is `known` to be wrong."""
+    job, findings = folder / name, list(known)
     try:
         refuse_unusable(Subject(name, job, None, None))
     except BadInput as bad:
@@ -127,16 +218,16 @@ def _valid_trigger(trigger: str | None, prompts: tuple[str, ...], folder: Path, 
     return trigger.strip()
 
 
-def _make(job: Path, source: Path, train_yml: str, max_side: int) -> tuple[Intake, list[int]]:
+def _make(job: Path, photos: PhotoSource, train_yml: str) -> tuple[Intake, list[int]]:
     """Make a new job folder; it appears only once it is complete."""
     job.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(job.parent, job.name) as staging:
-        intake = _convert(source, staging, [], max_side)
+        intake = _convert(photos, staging, [])
         if not intake.taken:
-            raise BadInput([*intake.findings, f"{source}: no usable image; nothing was made"])
+            raise BadInput([*intake.findings, f"{photos.folder}: no usable image; nothing was made"])
         made = staging / job.name
         (made / DATASET_FOLDER).mkdir(parents=True)
-        numbers = _move(intake, made / DATASET_FOLDER, 1)
+        numbers = _move(photos, intake, made / DATASET_FOLDER, 1)
         write_atomically(made / "train.yml", train_yml)
         read_config(made)
         try:
@@ -148,26 +239,33 @@ def _make(job: Path, source: Path, train_yml: str, max_side: int) -> tuple[Intak
     return intake, numbers
 
 
-def _add(dataset: Path, source: Path, max_side: int) -> tuple[Intake, list[int]]:
+def _add(dataset: Path, photos: PhotoSource) -> tuple[Intake, list[int]]:
     with only_one_in(dataset), staging_folder(dataset.parent.parent, dataset.parent.name) as staging:
         present = [file for file in dataset.iterdir() if is_image(file)]
         known = fingerprints_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
-        intake = _convert(source, staging, known, max_side)
+        intake = _convert(photos, staging, known)
         _copy_captions(dataset, intake)
-        return intake, _move(intake, dataset, next_number(dataset))
+        return intake, _move(photos, intake, dataset, next_number(dataset))
 
 
-def _convert(source: Path, staging: Path, known: list[tuple[str, Fingerprint]], max_side: int) -> Intake:
-    sources = list_sources(source)
+def _convert(photos: PhotoSource, staging: Path, known: list[tuple[str, Fingerprint]]) -> Intake:
+    sources = list_sources(photos.folder)
     columns = (TextColumn("Reading the photos"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(sources.images))
-        return import_images(sources, staging, known, max_side, lambda: progress.advance(task))
+        return import_images(sources, staging, known, photos.max_side, lambda: progress.advance(task))
 
 
-def _move(intake: Intake, dataset: Path, first: int) -> list[int]:
-    """Move the converted images into the dataset; their numbers."""
+def _move(photos: PhotoSource, intake: Intake, dataset: Path, first: int) -> list[int]:
+    """Move the converted images into the dataset, after their control images; their numbers."""
     numbers = list(range(first, first + len(intake.taken)))
+    found = find_control_images(photos.controls, [taken.source for taken in intake.taken])
+    numbered = {
+        NUMBERED.format(number): found[taken.source]
+        for number, taken in zip(numbers, intake.taken, strict=True)
+    }
+    folders = [dataset.parent / name for name in control_folders(len(photos.controls))]
+    import_control_images(numbered, folders, photos.max_side)
     for number, taken in zip(numbers, intake.taken, strict=True):
         stem = NUMBERED.format(number)
         # The image first: if this is interrupted, an image without a caption can still be captioned.

@@ -8,12 +8,16 @@ from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.dataset.model_answers import CleanedAnswer, clean_answer, find_fault, one_line
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
+from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.opening import leaves_dataset, read_regular_file
 
 MODEL = "gpt-4.1-nano"
 # As in SaladCloud's recipe (generate-captions.py).
 INSTRUCTION = "Generate a short caption for this image (100 words or less) that captures composition and details about the subject"
+# For an edit model the caption is what to do with its control images, which are beside the image.
+EDIT_INSTRUCTION = "The last of these images was made from the others by an edit. Write the instruction for that edit as a user would give it (50 words or less), such as: turn the photo into a watercolor painting. Do not describe what stays the same"
+MOTION_INSTRUCTION = "Generate a short caption for this frame of a video (100 words or less) that captures the subject, what it does and how it moves, the camera, composition and light"
 # As in the recipe: ai-toolkit replaces it by train.yml's trigger_word.
 TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
@@ -79,6 +83,13 @@ class GeneratedCaption:
     removed: tuple[str, ...] = ()
     blind: bool = False
     final: bool = False
+
+
+def instruction_for(model: TrainableModel | None, has_controls: bool) -> str:
+    """The prompt that fits what a job trains; `has_controls`: whether its images have control images."""
+    if has_controls:
+        return EDIT_INSTRUCTION
+    return MOTION_INSTRUCTION if model and model.datasets.videos else INSTRUCTION
 
 
 def uncaptioned(dataset: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def fitted_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     """The size of an image with its longer side at most `max_side` pixels (0: as it is); no side becomes 0."""
     scale = min(1.0, max_side / max(width, height)) if max_side > 0 else 1.0
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def side_by_side(images: Sequence[Pillow.Image]) -> Pillow.Image:
+    """The images from left to right, at the height of the last one."""
+    height = images[-1].height
+    scaled = [image.resize((max(1, round(image.width * height / image.height)), height)) for image in images]
+    joined = Pillow.new("RGB", (sum(image.width for image in scaled), height), "white")
+    left = 0
+    for image in scaled:
+        joined.paste(image, (left, 0))
+        left += image.width
+    return joined
 
 
 def encode_jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:

@@ -11,7 +11,7 @@ from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
 from flux_training.training.models.choice import ModelPolicy
-from flux_training.training.models.table import DEFAULT_MODEL, MODELS
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import (
     PUBLIC_IMAGE,
@@ -185,6 +185,11 @@ def weights_in_image(settings: StackSettings, cluster: str) -> str:
     if settings.is_built(cluster):
         return settings.image.model
     return MODELS[DEFAULT_MODEL].weights if settings.all_clusters[cluster].image == PUBLIC_IMAGE else ""
+
+
+def is_in_an_image(settings: StackSettings, model: TrainableModel) -> bool:
+    """Whether the image of one of the stack's clusters holds the model's weights."""
+    return any(model.has_weights(weights_in_image(settings, cluster)) for cluster in settings.all_clusters)
 
 
 def folder_names(jobs_folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import yaml
 
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, MAX_JOB_NAME
-from flux_training.training.train_yml.edit import PROCESS, quoted
+from flux_training.training.train_yml.templates import PROCESS, quoted
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.train_yml.yaml_text import node_at, set_value
 from flux_training.training.words import nearest

@@ -88,6 +88,12 @@ def models_of(arch: str) -> list[TrainableModel]:
     return [row for row in MODELS.values() if arch in row.archs]
 
 
+def model_called(name: str) -> TrainableModel | None:
+    """The model with this name in the table, or with these weights, or the first one of this architecture."""
+    by_weights = next((row for row in MODELS.values() if row.has_weights(name)), None)
+    return MODELS.get(name.lower()) or by_weights or next(iter(models_of(name.lower())), None)
+
+
 def _arch(section: Mapping[str, Any]) -> tuple[str, str]:
     """(architecture, the key that names it). The trainer's web page adds a variant after a colon: `wan21:14b`."""
     if (arch := section.get("arch")) is not None:

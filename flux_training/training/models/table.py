@@ -53,10 +53,14 @@ class TokenShape(_Row):
 
 
 class DatasetKinds(_Row):
-    """`control_images`: the fewest and most that belong to one image. `videos`: whether it trains on videos as well as images."""
+    """`control_images`: the fewest and most that belong to one image. `videos`: whether it trains on videos as well as images.
+
+    `first_frame`: it continues an image, which each sample has to name.
+    """
 
     control_images: tuple[int, int] = (0, 0)
     videos: bool = False
+    first_frame: bool = False
 
 
 class SampleSettings(_Row):

@@ -1,37 +1,47 @@
-"""Writes a new train.yml from the template."""
+"""Writes a new train.yml from a model's template."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
-from flux_training.training.train_yml.yaml_text import node_at, set_value
-
-TEMPLATE = Path(__file__).with_name("train_template.yml")
-PROCESS = ("config", "process", 0)
-NO_VALUES: Mapping[str, str] = MappingProxyType({})
-PROMPTS = (
-    "[trigger]",
-    "a photo of [trigger] outdoors in the morning sun",
-    "[trigger] in the style of an oil painting",
-    "[trigger] on a plain white background, studio light",
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
+from flux_training.training.train_yml.templates import (
+    PROCESS,
+    prompts_for,
+    quoted,
+    sample_images,
+    template_for,
+    with_samples,
 )
+from flux_training.training.train_yml.yaml_text import set_value
+
+NO_VALUES: Mapping[str, str] = MappingProxyType({})
+# The first image of a new job.
+FIRST_IMAGE = "00001.jpg"
 
 
 def new_train_yml(
-    name: str, trigger: str, prompts: Sequence[str] = PROMPTS, values: Mapping[str, str] = NO_VALUES
+    name: str,
+    trigger: str,
+    prompts: Sequence[str] = (),
+    values: Mapping[str, str] = NO_VALUES,
+    model: TrainableModel = MODELS[DEFAULT_MODEL],
+    *,
+    controls: int = 0,
+    is_in_image: bool = True,
 ) -> str:
-    """A train.yml for a new job, from ai-toolkit's example for FLUX on 24 GB with the recipe's five changes.
+    """A train.yml for a new job, with the values that ai-toolkit recommends for the model and the recipe's changes.
 
-    `values` maps keys below config.process[0], such as `train.lr`, to YAML that replaces the template's value.
+    Without `prompts`, the samples get those that suit the model. `values` maps keys below config.process[0], such as `train.lr`, to YAML
+    that replaces the template's value. `controls`: the number of folders of control images.
     """
-    text = TEMPLATE.read_text(encoding="utf-8")
+    text = template_for(model, controls, is_in_image)
     text = set_value(text, ("config", "name"), quoted(name))
     text = set_value(text, (*PROCESS, "trigger_word"), quoted(trigger))
     for key, value in values.items():
         path = (int(part) if part.isdecimal() else part for part in key.split("."))
         text = set_value(text, (*PROCESS, *path), value)
-    return _with_prompts(text, prompts)
+    images = sample_images(model, controls, FIRST_IMAGE)
+    return with_samples(text, prompts or prompts_for(model, controls), images)
 
 
 def training_values(
@@ -46,18 +56,3 @@ def training_values(
         "datasets.0.resolution": list(resolutions) or None,
     }
     return {key: str(value) for key, value in given.items() if value is not None}
-
-
-def quoted(text: str) -> str:
-    """The text in double quotes, for YAML."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _with_prompts(text: str, prompts: Sequence[str]) -> str:
-    """Replaces the template's one prompt by these, one per line."""
-    path = (*PROCESS, "sample", "prompts", 0)
-    node = node_at(text, path)
-    assert node is not None  # noqa: S101 - the template has one prompt
-    item = " " * (node.start_mark.column - 2) + "- "
-    lines = f"\n{item}".join(quoted(prompt) for prompt in prompts)
-    return text[: node.start_mark.index] + lines + text[node.end_mark.index :]

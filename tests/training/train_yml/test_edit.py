@@ -11,7 +11,8 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.train_yml import trainer_config
-from flux_training.training.train_yml.edit import PROMPTS, TEMPLATE, new_train_yml
+from flux_training.training.train_yml.edit import new_train_yml
+from flux_training.training.train_yml.templates import COMMON, PROMPTS
 from flux_training.training.train_yml.trainer_config import (
     MAX_BYTES,
     TrainerFile,
@@ -75,7 +76,7 @@ def test_non_ascii_words_are_written_unescaped() -> None:
 
 def test_every_comment_of_the_template_is_kept() -> None:
     comments = [
-        line for line in TEMPLATE.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("#")
+        line for line in COMMON.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("#")
     ]
     made = new_train_yml("cat", "word").splitlines()
     assert [line for line in made if line.lstrip().startswith("#")] == comments

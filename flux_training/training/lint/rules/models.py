@@ -17,6 +17,7 @@ AREA = Area("model")
 # ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
 DEFAULT_SAMPLER = "ddpm"
 DEFAULT_MULTIPLE = 16
+VIDEO_MULTIPLE = 8
 MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 MAX_DISTILLED_GUIDANCE = 2
 HUB_LOGIN = "HF_TOKEN"
@@ -196,11 +197,13 @@ def sample_sizes_that_do_not_divide(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "resolution-unusual",
-    f"models train on {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, in steps of the multiple in docs/models.md",
+    f"models train on {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, image models in steps of the multiple in docs/models.md",
     "[512, 768, 1024] is common",
 )
 def unusual_resolutions(job: Subject) -> Iterator[Problem]:
     multiple = job.model.sampling.multiple if job.model else DEFAULT_MULTIPLE
+    # For videos it stands for an area, such as 632 for 832 x 480 in ai-toolkit's examples.
+    multiple = VIDEO_MULTIPLE if job.model and job.model.datasets.videos else multiple
     for side in dict.fromkeys(resolutions_of(job.process)):
         if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % multiple:
             yield job.in_config(f"resolution {side}", "datasets", "0", "resolution")
