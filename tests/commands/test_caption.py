@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from localcloud.testing import wait_until
+from PIL import Image
 
 from flux_training.clients.captioning.captioner import Captioner, Refused
 from flux_training.commands.jobs.caption import caption
@@ -309,13 +310,13 @@ def test_captions_of_an_edit_model_are_instructions_and_the_control_image_is_sen
     job = checkout / "jobs/squares"
     text = new_train_yml("squares", "ohwx", model=MODELS["flux1-kontext"], controls=1)
     (job / "train.yml").write_text(text, encoding="utf-8")
-    (control,) = make_images(job / "control", 1)
-    control.rename(job / "control/00011.jpg")
+    (job / "control").mkdir()
+    Image.new("RGB", (400, 64)).save(job / "control/00011.png")
     with captioner() as server:
         run(*options(server))
     assert set(server.prompts) == {EDIT_INSTRUCTION}
-    # Image 11 is 75 pixels wide, and its control image 65.
-    assert server.captioned[75 + 65 - 64] == 1
+    # The server takes the width for the number: image 11 is 75 pixels wide.
+    assert server.captioned[75 + 400 - 64] == 1
     assert server.captioned[11] == 0
 
 
