@@ -22,9 +22,11 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import each_thousand
+from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.finding import LintReport, group_findings
 from flux_training.training.gpu import names_a_class
+from flux_training.training.jobs.cap import SUGGESTED_STEPS, describe_long_trainings
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
@@ -101,9 +103,19 @@ def survey_of(
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     write_survey(survey)
+    if settings.cloud == "local":
+        note_long_trainings(survey)
     if findings := over_stack_budget(settings.budget, bill):
         raise BadInput(findings)
     return survey, bill, stack
+
+
+def note_long_trainings(survey: Survey) -> None:
+    """Printed before anything is queued."""
+    unfinished = [job.folder for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
+    fix = pulumi_command(f"config set maxSteps {SUGGESTED_STEPS}", pulumi.get_stack())
+    if note := describe_long_trainings(unfinished, fix):
+        print(note, file=sys.stderr, flush=True)
 
 
 def changes_in_words(survey: Survey) -> list[str]:

@@ -273,7 +273,7 @@ class StackSettings(_Strict):
     that exists and is not this stack's; `destroy` does not delete these. `webhook`: for all jobs without their own. `clusters`: several
     clusters by name, such as `{flux: {}, video: {gpu: "H100", image: …}}`, instead of `cluster`; each is a container group with its own
     scaling rule. `commercial`: models whose licence forbids commercial
-    use are errors.
+    use are errors. `maxSteps`: trainings on the local cloud end after so many steps, whatever their train.yml says.
     """
 
     cloud: Literal["local", "salad"]
@@ -288,6 +288,7 @@ class StackSettings(_Strict):
     dev: DevSettings = DevSettings()
     adopt: bool = False
     commercial: bool = False
+    max_steps: int | None = Field(None, ge=1)
     webhook: str | None = Field(None, repr=False)
     results: Literal["keep", "delete"] = "keep"
     salad_api_key: SecretStr | None = None
@@ -340,6 +341,9 @@ class StackSettings(_Strict):
         wrong = {
             "storage.kind aws: the local cloud does not emulate AWS; use s3 or r2": self.cloud == "local"
             and self.storage.kind == "aws",
+            f"maxSteps ({self.max_steps}) is only for the local cloud; set train.steps in train.yml, or remove maxSteps": self.cloud
+            != "local"
+            and self.max_steps is not None,
             f"{' and '.join(with_image)} and image.build: true are incompatible; remove one": self.image.build
             and len(with_image) == len(self.all_clusters),
             "dev.enabled needs dev.image, or image.build: true to build it": built_dev

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, Problem
+from flux_training.training.jobs.cap import cap_steps
 from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
@@ -86,7 +87,7 @@ def declare_jobs(
     first_with: dict[str, str] = {}
     for job in chosen.jobs:
         assert job.made is not None  # noqa: S101 - without findings, every job was made
-        folder, images = job.made
+        folder, images = cap_steps(job.made[0], settings.max_steps), job.made[1]
         dataset_of = first_with.setdefault(images.digest, job.name)
         cluster = chosen.clusters[job.name]
         jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of, cluster=cluster))
