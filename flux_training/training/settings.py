@@ -165,7 +165,8 @@ class ClusterSettings(_Strict):
     the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
     `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
     for, after its last job. `trainerDate`: the day of ai-toolkit's commit in `image`, if that is your own; lint reports newer keys of
-    train.yml, which that version ignores. `environment`: more variables of the containers; the owner of any node can read them.
+    train.yml, which that version ignores. `model`: the id on Hugging Face of the weights in `/model` of an image of your own.
+    `environment`: more variables of the containers; the owner of any node can read them.
     """
 
     name: str = Field(DEFAULT_GROUP, pattern=GROUP_NAME.pattern)
@@ -180,13 +181,16 @@ class ClusterSettings(_Strict):
     autoscale: bool = True
     idle_threshold_seconds: int = Field(300, ge=0, le=3600)
     trainer_date: str | None = Field(None, pattern=r"^20\d\d-[01]\d-[0-3]\d$")
+    model: str | None = Field(None, pattern=MODEL.pattern)
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> ClusterSettings:
+    def _keys_in_agreement(self) -> ClusterSettings:
         # Kelpie accepts min > max (docs/services.md).
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
+        if self.model and not _has_own_image(self):
+            raise ValueError(f"model ({self.model}) says what an image of your own holds; set image as well")
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,10 @@
 """The jobs that a stack declares, from its configuration and the job folders."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, Problem
@@ -11,16 +12,16 @@ from flux_training.training.jobs.cap import cap_steps
 from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
-from flux_training.training.models.choice import ModelPolicy
+from flux_training.training.models.choice import ModelPolicy, choose_model, is_in_image, owner_of
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import (
     PUBLIC_IMAGE,
     SINGLE_CLUSTER,
-    ClusterSettings,
     JobSettings,
     StackSettings,
 )
+from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE, PINNED_DATE, PUBLIC_IMAGE_DATE
 from flux_training.training.words import nearest
 
@@ -106,7 +107,9 @@ def gather_jobs(
     folders = folder_names(jobs_folder)
     chosen, findings = choose_jobs(settings.jobs, folders, str(jobs_folder))
     named = {name: chosen.get(name, JobSettings()) for name in names}
-    clusters, misplaced = place_jobs(chosen | named, settings.all_clusters)
+    clusters, misplaced = place_jobs(
+        chosen | named, settings, lambda name: read_trainer_file(jobs_folder / name).section("model")
+    )
     findings += [finding for finding in misplaced if finding.job in chosen]
     chosen, findings = (chosen | named, findings) if declared else (named, [])
     datasets = {name: jobs_folder / (entry.dataset or name) for name, entry in sorted(chosen.items())}
@@ -134,18 +137,27 @@ def gather_jobs(
 
 
 def place_jobs(
-    jobs: Mapping[str, JobSettings], clusters: Mapping[str, ClusterSettings]
+    jobs: Mapping[str, JobSettings],
+    settings: StackSettings,
+    section_of: Callable[[str], Mapping[str, Any]],
 ) -> tuple[dict[str, str], list[Finding]]:
-    """The cluster of each job, and findings about the jobs that have none."""
+    """The cluster of each job, and findings about the jobs that have none. `section_of` returns the `model` section of a job's train.yml.
+
+    A job that names none is trained by the only cluster, or by the one whose image holds its model.
+    """
     found, findings = dict[str, str](), list[Finding]()
+    clusters = settings.all_clusters
     names, has_names = ", ".join(clusters), SINGLE_CLUSTER not in clusters
-    for job, settings in jobs.items():
-        wanted = settings.cluster
-        if wanted is None and len(clusters) == 1:
-            found[job] = next(iter(clusters))
-        elif wanted is None:
-            message = f"job `{job}` names none of the clusters: {names}"
-            findings.append(_finding("cluster-missing", message, job))
+    for job, entry in jobs.items():
+        wanted = entry.cluster
+        if wanted is None:
+            section = section_of(job) if len(clusters) > 1 else {}
+            fitting = clusters_with_model(section, settings) if section else list(clusters)
+            if len(fitting) == 1:
+                found[job] = fitting[0]
+            else:
+                message = f"job `{job}` names none of the clusters: {names}{_why_none(section, fitting)}"
+                findings.append(_finding("cluster-missing", message, job))
         elif has_names and wanted in clusters:
             found[job] = wanted
         else:
@@ -153,6 +165,27 @@ def place_jobs(
             message = f"job `{job}`: `{wanted}` is not a cluster{nearest(wanted, clusters)}; {there}"
             findings.append(_finding("cluster-unknown", message, job))
     return found, findings
+
+
+def clusters_with_model(section: Mapping[str, Any], settings: StackSettings) -> list[str]:
+    """The clusters whose image holds the model of a `model` section."""
+
+    def holds(cluster: str) -> bool:
+        weights = weights_in_image(settings, cluster)
+        choice, held = choose_model(section, weights), owner_of(weights)
+        if not is_in_image(str(section.get("name_or_path"))):
+            return held is not None and held is choice.owner
+        return held is not None and choice.arch in held.archs
+
+    return [cluster for cluster in settings.all_clusters if holds(cluster)]
+
+
+def _why_none(section: Mapping[str, Any], fitting: Sequence[str]) -> str:
+    if not section:
+        return ""
+    if fitting:
+        return f"; the images of {' and '.join(fitting)} hold its model"
+    return "; no image of theirs is known to hold its model"
 
 
 def _on_cluster(place: JobPlace, settings: StackSettings, name: str | None) -> JobPlace:
@@ -185,6 +218,8 @@ def weights_in_image(settings: StackSettings, cluster: str) -> str:
     """The id on Hugging Face of the weights in the image's `/model`; empty for an image whose content is not known."""
     if settings.is_built(cluster):
         return settings.image.model
+    if own := settings.all_clusters[cluster].model:
+        return own
     return MODELS[DEFAULT_MODEL].weights if settings.all_clusters[cluster].image == PUBLIC_IMAGE else ""
 
 

@@ -57,7 +57,7 @@ class ModelChoice:
     @property
     def owner(self) -> TrainableModel | None:
         """The model whose weights these are; None if the table does not know them."""
-        return next((row for row in MODELS.values() if row.has_weights(self.weights)), None)
+        return owner_of(self.weights)
 
 
 def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> ModelChoice:
@@ -88,10 +88,14 @@ def models_of(arch: str) -> list[TrainableModel]:
     return [row for row in MODELS.values() if arch in row.archs]
 
 
+def owner_of(weights: str) -> TrainableModel | None:
+    """The model that has these weights; None if the table does not know them."""
+    return next((row for row in MODELS.values() if row.has_weights(weights)), None)
+
+
 def model_called(name: str) -> TrainableModel | None:
     """The model with this name in the table, or with these weights, or the first one of this architecture."""
-    by_weights = next((row for row in MODELS.values() if row.has_weights(name)), None)
-    return MODELS.get(name.lower()) or by_weights or next(iter(models_of(name.lower())), None)
+    return MODELS.get(name.lower()) or owner_of(name) or next(iter(models_of(name.lower())), None)
 
 
 def _arch(section: Mapping[str, Any]) -> tuple[str, str]:

@@ -121,6 +121,59 @@ def test_each_job_gets_its_cluster(
     clusters: dict[str, Any] | None, wanted: str | None, cluster: str | None, message: str
 ) -> None:
     stack = settings(clusters=clusters) if clusters else settings()
-    found, findings = place_jobs({"cat": JobSettings(cluster=wanted)}, stack.all_clusters)
+    found, findings = place_jobs({"cat": JobSettings(cluster=wanted)}, stack, lambda _job: {})
     assert found.get("cat") == cluster
     assert [finding.message for finding in findings] == ([message] if message else [])
+
+
+WAN = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+FLUX, KONTEXT = {"is_flux": True, "name_or_path": "/model"}, "black-forest-labs/FLUX.1-Kontext-dev"
+THREE: dict[str, Any] = {
+    "flux": {},
+    "video": {"image": "my/wan:1", "model": WAN},
+    "edit": {"image": "my/kontext:1", "model": KONTEXT},
+    "unknown": {"image": "my/secret:1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "cluster", "message"),
+    [
+        (FLUX, "flux", ""),
+        ({"arch": "wan21", "name_or_path": "/model"}, "video", ""),
+        ({"arch": "wan21:14b", "name_or_path": WAN}, "video", ""),
+        ({"arch": "flux_kontext", "name_or_path": KONTEXT.lower()}, "edit", ""),
+        (
+            {"arch": "zimage", "name_or_path": "/model"},
+            None,
+            "; no image of theirs is known to hold its model",
+        ),
+        (
+            {"arch": "zimage", "name_or_path": "me/mine"},
+            None,
+            "; no image of theirs is known to hold its model",
+        ),
+        ({}, None, ""),
+    ],
+)
+def test_a_job_is_trained_where_the_image_holds_its_model(
+    section: dict[str, Any], cluster: str | None, message: str
+) -> None:
+    found, findings = place_jobs({"cat": JobSettings()}, settings(clusters=THREE), lambda _job: section)
+    assert found.get("cat") == cluster
+    expected = (
+        [] if cluster else [f"job `cat` names none of the clusters: flux, video, edit, unknown{message}"]
+    )
+    assert [finding.message for finding in findings] == expected
+
+
+def test_two_images_with_the_model_are_named() -> None:
+    clusters = {"one": {}, "two": {"gpu": "RTX 4090"}}
+    _, findings = place_jobs({"cat": JobSettings()}, settings(clusters=clusters), lambda _job: FLUX)
+    (finding,) = findings
+    assert finding.message.endswith("one, two; the images of one and two hold its model")
+
+
+def test_only_an_image_of_ones_own_says_what_it_holds() -> None:
+    with pytest.raises(BadInput, match="says what an image of your own holds; set image as well"):
+        settings(clusters={"video": {"model": WAN}})

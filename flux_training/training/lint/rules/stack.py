@@ -15,7 +15,7 @@ AREA.stack(
 )
 AREA.stack(
     "cluster-missing",
-    "with several clusters, a job has to name the one that trains it",
+    "with several clusters, a job is trained by the one whose image holds its model, or has to name one",
     "add `cluster:` to the job's entry in `jobs`, or to the entry of its pattern",
 )
 
