@@ -23,7 +23,7 @@ from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
-from flux_training.clients.queue.requeue import job_of_run
+from flux_training.clients.queue.requeue import cancel_run, job_of_run
 from flux_training.clients.records import read_record
 from flux_training.clients.results import (
     RunResults,
@@ -195,10 +195,9 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         )
 
     def remove(self, _id: str, state: TrainingJobState) -> None:
-        """Only a pending or running job is canceled: Kelpie would change a finished one, and start GPUs for it (docs/services.md)."""
-        kelpie = self.connection.kelpie()
-        job = job_of_run(kelpie, state.kelpie_id, state.place)
-        if job is not None and kelpie.cancel_job(job.id):
+        """Its job is canceled if it is pending or running; the objects stay."""
+        storage = self.connection.storage(state.bucket)
+        if cancel_run(self.connection.kelpie(), state.kelpie_id, state.place, storage, state.keys):
             queue_of(self.connection, state.group_id).forget()
 
     def _is_finished(self, storage: Storage, args: TrainingJobArgs, job: Job | None = None) -> bool:

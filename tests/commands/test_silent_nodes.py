@@ -16,7 +16,7 @@ from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.queue.requeue import job_of_run
+from flux_training.clients.queue.requeue import SilentRun, cancel_run, job_of_run
 from flux_training.clients.salad import GroupSpec
 from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
@@ -92,6 +92,10 @@ class NodeAndRun:
 
     def row(self) -> JobRow:
         return self.watcher().read().rows[0]
+
+    def remove(self) -> None:
+        """As `up` removes a job that the stack no longer declares."""
+        cancel_run(self.connection.kelpie(), self.first.id, self.place, self.storage, self.keys)
 
     def jobs(self) -> list[Job]:
         return self.connection.kelpie().list_jobs(self.group)
@@ -222,7 +226,10 @@ def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRu
     found = watcher.read()
     assert found.has_ended
     assert found.rows[0].status.state == RunState.STALLED
-    assert "`./flux doctor`" in found.rows[0].problem
+    assert "`./flux cancel cat` and `make up`" in found.rows[0].problem
+    (elsewhere,) = Watcher(silent.connection, silent.outputs, "prod").read().rows
+    assert "`./flux doctor --stack prod`" in elsewhere.problem
+    assert "`./flux cancel cat --stack prod` and `make up STACK=prod`" in elsewhere.problem
     assert queue_silent_again(watcher, found) == []
     assert [job.status for job in silent.jobs()].count("running") == 1
 
@@ -260,6 +267,54 @@ def test_a_failed_attempt_on_the_only_machine_is_a_problem_until_another_has_the
     assert not row.status.has_ended
 
 
+def remove_at(
+    run: NodeAndRun, moment: str, monkeypatch: pytest.MonkeyPatch, subject: object, method: str
+) -> list[str]:
+    """Remove the run `before` or `after` the next call of the method. Returns the calls in which it was removed."""
+    call, done = getattr(subject, method), list[str]()
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if done:
+            return call(*arguments, **named)
+        done.append(method)
+        if moment == "before":
+            run.remove()
+        found = call(*arguments, **named)
+        if moment == "after":
+            run.remove()
+        return found
+
+    monkeypatch.setattr(subject, method, called)
+    return done
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", ["head", "put_bytes", "cancel_job", "list_jobs", "post_job"])
+def test_a_run_that_is_removed_while_a_watcher_queues_it_again_is_not_trained(
+    silent: NodeAndRun, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+) -> None:
+    kelpie, storage = silent.connection.kelpie(), silent.connection.storage(BUCKET)
+    run = SilentRun(Queue(kelpie, silent.group), storage, silent.keys, silent.place, OWNER)
+    subject = kelpie if hasattr(kelpie, step) else storage
+    removals = remove_at(silent, moment, monkeypatch, subject, step)
+    assert run.queue_again(silent.jobs()[0]) is None
+    assert removals == [step]
+    assert {job.status for job in silent.jobs()} == {"canceled"}
+    watcher = silent.watcher()
+    assert queue_silent_again(watcher, watcher.read()) == []
+
+
+def test_a_removed_run_that_is_declared_again_is_queued_again_when_it_is_silent(silent: NodeAndRun) -> None:
+    silent.remove()
+    claim = ClaimFile(silent.storage, silent.keys, OWNER)
+    queue = Queue(silent.connection.kelpie(), silent.group)
+    silent.first = queue.post_once(silent.place, silent._request(), claim)
+    silent.let_pass(silent.take_job(), SILENT_SECONDS + 1)
+    watcher = silent.watcher()
+    (said,) = queue_silent_again(watcher, watcher.read())
+    assert "queued again" in said
+
+
 class Refusing:
     """A watcher of one canceled job that can never be queued again."""
 
@@ -270,18 +325,22 @@ class Refusing:
         queued = Job(id="j", container_group_id="g", status="canceled")
         status = JobStatus(job, RunState.CANCELED, "the job was canceled", queue_job=queued)
         self.row = JobRow(status, None, None, "", "", "canceled")
+        self.tries = 0
 
     def read(self) -> StackStatus:
         return StackStatus([self.row])
 
     def queue_again(self, _status: JobStatus) -> str:
-        raise FluxError("claim.json is held by another update")
+        self.tries += 1
+        raise FluxError(f"claim.json is held by another update, request {self.tries}")
 
 
 def test_an_error_that_lasts_is_said_once_and_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(follow_module, "LOCAL_POLL_SECONDS", 0.0)
-    assert follow_module.follow(cast(Watcher, Refusing())).has_ended
+    refusing = Refusing()
+    assert follow_module.follow(cast(Watcher, refusing)).has_ended
     printed = "".join(capsys.readouterr())
     assert printed.count("could not be queued again: claim.json is held") == 1
+    assert refusing.tries == 2

@@ -1,8 +1,14 @@
-"""Queues a run again whose launcher never reported."""
+"""Queues a run again whose launcher never reported, unless the run is removed from its stack meanwhile.
 
+A watcher writes requeue.json, cancels the job, posts the next one and reads requeue.json again; a removal writes it, then cancels
+what it finds. Whichever writes last sees what the other has done.
+"""
+
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flux_training.clients.errors import Conflict, ServiceError
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
@@ -44,12 +50,11 @@ class SilentRun:
     def queue_again(self, job: Job) -> Job | None:
         """Cancel the job and post the same once more. Returns the run's new job, which another watcher may have posted.
 
-        None if the job is not the run's, has been queued again often enough, or has ended meanwhile. Raises ServiceError, FluxError.
+        None if the job is not the run's, has been queued again often enough, has ended meanwhile, or is being removed. Raises
+        ServiceError, FluxError.
         """
-        if not self.place.is_own(job) or not may_requeue(job.environment):
+        if not self.place.is_own(job) or not may_requeue(job.environment) or not self._intend(job):
             return None
-        # If this process is killed between canceling and posting, the next watcher posts.
-        self.storage.put_bytes(self.keys.requeue, canonical_json({"version": 1, "kelpie_id": job.id}))
         return self._post(job) if self.queue.kelpie.cancel_job(job.id) else None
 
     def finish(self, job: Job) -> Job | None:
@@ -63,6 +68,26 @@ class SilentRun:
         )
         return self._post(job) if is_intended and not self._has_reported(job) else None
 
+    def _intend(self, job: Job) -> bool:
+        """Record that the job is about to be canceled: if this process is killed before it posts, the next watcher posts.
+
+        False if somebody else changes the record at this moment, or the job is being removed.
+        """
+        before = self.storage.head(self.keys.requeue)
+        if self._is_removed(job):
+            return False
+        record = canonical_json({"version": 1, "kelpie_id": job.id})
+        etag = before.etag if before else None
+        try:
+            self.storage.put_bytes(self.keys.requeue, record, if_none_match=before is None, if_match=etag)
+        except Conflict:
+            return False
+        return True
+
+    def _is_removed(self, *jobs: Job) -> bool:
+        removed = (read_json(self.storage, self.keys.requeue) or {}).get("removed")
+        return removed in [job.id for job in jobs]
+
     def _has_reported(self, job: Job) -> bool:
         """Whether its launcher has started: then the watcher did not cancel the job, but somebody else did later."""
         report = listed(self.storage, self.keys.progress)
@@ -70,11 +95,31 @@ class SilentRun:
             return False
         return report.modified >= job.started
 
-    def _post(self, job: Job) -> Job:
+    def _post(self, job: Job) -> Job | None:
         self.queue.forget()
-        return self.queue.post_once(
+        posted = self.queue.post_once(
             self.place, same_request(job), ClaimFile(self.storage, self.keys, self.owner)
         )
+        if not self._is_removed(job, posted):
+            return posted
+        self.queue.kelpie.cancel_job(posted.id)
+        return None
+
+
+def cancel_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace, storage: Storage, keys: RunKeys) -> bool:
+    """Cancel the run's job for good: no watcher queues it again. Returns whether there was one. Raises ServiceError.
+
+    Only a pending or running job is canceled: Kelpie would change a finished one, and start GPUs for it (docs/services.md).
+    """
+    job = job_of_run(kelpie, kelpie_id, place)
+    if job is None or job.status in ("completed", "failed"):
+        return False
+    # Without the storage no watcher can post either, because it needs the run's claim.
+    with suppress(ServiceError):
+        storage.put_bytes(keys.requeue, canonical_json({"version": 1, "removed": job.id}))
+    # A watcher may have replaced the job just before.
+    last = job_of_run(kelpie, kelpie_id, place)
+    return last is not None and kelpie.cancel_job(last.id)
 
 
 def same_request(job: Job) -> JobRequest:

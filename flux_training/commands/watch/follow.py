@@ -40,7 +40,7 @@ def follow(watcher: Watcher) -> StackStatus:
 
 
 def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackStatus:
-    is_failing, said = False, set[str]()
+    is_failing, refused = False, set[str]()
     while True:
         try:
             stack = watcher.read()
@@ -53,8 +53,7 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
             is_failing = False
             on_status(stack)
             # An error that lasts is said once, and is nothing to wait for.
-            new = [line for line in queue_silent_again(watcher, stack) if line not in said]
-            said.update(new)
+            new = queue_silent_again(watcher, stack, refused)
             for line in new:
                 # On the console of the live table, which stays below it.
                 screen.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -63,14 +62,20 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
         time.sleep(poll_seconds(watcher))
 
 
-def queue_silent_again(watcher: Watcher, stack: StackStatus) -> list[str]:
-    """Queue each run again whose launcher never reported. Returns what to say about it."""
-    said = []
+def queue_silent_again(watcher: Watcher, stack: StackStatus, refused: set[str] | None = None) -> list[str]:
+    """Queue each run again whose launcher never reported. Returns what to say about it.
+
+    `refused`: jobs for which that failed before, which is not said again, even if the error's text has changed; updated here.
+    """
+    said, refused = [], set() if refused is None else refused
     for status in [row.status for row in stack.rows if row.status.may_be_queued_again]:
+        job = status.job.name
         try:
             said.append(watcher.queue_again(status))
+            refused.discard(job)
         except FluxError as error:
-            said.append(f"{status.job.name} could not be queued again: {error}")
+            said += [] if job in refused else [f"{job} could not be queued again: {error}"]
+            refused.add(job)
     return [line for line in said if line]
 
 

@@ -63,18 +63,16 @@ def judge(
     """The state of a running job, and why it is stalled: empty if it is not. `environment` is the job's."""
     state = hand_out_state(job, now, stall_minutes)
     if state is HandOutState.SILENT:
-        return state, "" if may_requeue(environment) else silence(job, environment)
+        return state, "" if may_requeue(environment) else silence(job)
     last_report = max(job.started, job.reported or job.started)
     worker, launcher = (now - job.heartbeat).total_seconds(), (now - last_report).total_seconds()
     return state, stall(LastContact(worker, launcher, job.heartbeat_interval), stall_minutes)
 
 
-def silence(job: HandOut, environment: Mapping[str, str]) -> str:
-    """What to say about a job whose launcher is silent."""
+def silence(job: HandOut) -> str:
+    """What to say about a job whose launcher is silent and that is not queued again any more."""
     waited = in_words((job.heartbeat - job.started).total_seconds())
     said = f"the node has sent heartbeats for {waited}, but its launcher has never reported"
-    if may_requeue(environment):
-        return f"{said}: the node cannot download the run's files, or cannot write to the bucket"
     return f"{said}, and neither did those of the {MAX_REQUEUES} nodes before it: the nodes' keys for the bucket may not work"
 
 

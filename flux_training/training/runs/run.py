@@ -99,7 +99,7 @@ class RunKeys:
         self.claim = f"{own}claim.json"
         # Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key.
         self.posted = f"{own}posted.json"
-        # Names the job that a watcher cancels in order to queue the run again.
+        # Names the job that a watcher cancels in order to queue the run again, or that was removed from the stack.
         self.requeue = f"{own}requeue.json"
         # The weights that were verified first.
         self.results = f"{own}results.json"
