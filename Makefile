@@ -9,7 +9,8 @@ FLUX := $(BIN)/python -m flux_training.commands
 unexport PYTHONDONTWRITEBYTECODE
 
 # The largest package, and only stacks on AWS need it: installed when a stack file here names that kind of storage.
-AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml),.venv/ready-aws)
+# As a submodule in a project of your own, the stack files are in the folder above.
+AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml $(if $(filter flux-training,$(notdir $(CURDIR))),../Pulumi*.yaml)),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
 .PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences trainer-keys lock ready aws help

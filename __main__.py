@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pulumi
@@ -36,6 +37,7 @@ from flux_training.training.stack_bill import describe_stack_bill, over_stack_bu
 
 # Pulumi shows the logged errors, without a traceback, of a program that ends with this code (docs/pulumi.md).
 REFUSED = 32
+PACKAGES = ("components", "flux_training")
 
 
 def main() -> None:
@@ -44,6 +46,7 @@ def main() -> None:
     try:
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
+        refuse_shadows(Path(pulumi.get_root_directory()))
         if settings.storage.kind == "aws":
             check_package()
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
@@ -174,6 +177,16 @@ def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
                 f"{project}:{key} is stored in plain text; `pulumi config set --stack {pulumi.get_stack()} --secret {key}` encrypts it"
                 for key in plain
             ]
+        )
+
+
+def refuse_shadows(root: Path) -> None:
+    """In a project of your own, providers run in its folder, and would import what lies there instead of the tool's packages."""
+    tool = Path(__file__).parent.resolve()
+    found = [name for name in PACKAGES if (root / name).exists() and root.resolve() != tool]
+    if found:
+        raise BadInput(
+            [f"{root / name}: the tool has a package of this name; rename the folder" for name in found]
         )
 
 
