@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_a_wrong_passphrase_is_not_mistaken_for_a_missing_key(engine: Engine, tm
     (tmp_path / "refusal.txt").write_text("error: incorrect passphrase")
     with pytest.raises(FluxError, match="incorrect passphrase"):
         connection_of(engine, "prod")
+
+
+def test_a_wrong_passphrase_of_the_cli_is_explained(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "refusal.txt").write_text("error: getting stack secrets manager: incorrect passphrase")
+    with_phrase = replace(engine, environment={**engine.environment, "PULUMI_CONFIG_PASSPHRASE": "typo"})
+    with pytest.raises(FluxError) as raised:
+        with_phrase.setting("storage")
+    assert str(raised.value).startswith(
+        "incorrect passphrase for stack prod: the one from PULUMI_CONFIG_PASSPHRASE does not decrypt its secrets; fix: `read -rs "
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - protects nothing
 # In the messages of both engines.
 NO_STACK = "no stack named"
 NO_SETTING = "not found for stack"
+WRONG_PASSPHRASE = "incorrect passphrase"  # noqa: S105 - part of a message
 # Any of them compresses the state, which takes 4 to 7 KB per job (0.3 compressed) and is written several times in an `up`. The first
 # is set unless the user has set one.
 COMPRESSION_VARIABLES = (
@@ -85,8 +86,7 @@ class Engine:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            message = (done.stderr or done.stdout).strip()
-            raise FluxError(f"the preview of stack {self.stack} failed: {message}")
+            raise self._error("preview", done)
         return found, done.stderr.strip() if done.returncode != 0 else ""
 
     def export(self) -> dict[str, Any] | None:
@@ -115,9 +115,21 @@ class Engine:
     def _capture(self, *arguments: str, given: str = "") -> str:
         done = self._completed(*arguments, given=given)
         if done.returncode != 0:
-            message = (done.stderr or done.stdout).strip()
-            raise FluxError(f"`{' '.join(arguments)}` failed for stack {self.stack}: {message}")
+            raise self._error(" ".join(arguments), done)
         return done.stdout
+
+    def _error(self, command: str, done: subprocess.CompletedProcess[str]) -> FluxError:
+        """What the engine said. The CLI does not say which passphrase was wrong, and what to do."""
+        message = (done.stderr or done.stdout).strip()
+        variable = next((name for name in PASSPHRASE_VARIABLES if name in self.environment), None)
+        if WRONG_PASSPHRASE not in message or self.command == EMBEDDED or variable is None:
+            return FluxError(f"`{command}` failed for stack {self.stack}: {message}")
+        return FluxError(
+            f"incorrect passphrase for stack {self.stack}: the one from {variable} does not decrypt its secrets",
+            "",
+            f"fix: `read -rs {PASSPHRASE_VARIABLES[0]} && export {PASSPHRASE_VARIABLES[0]}` with the passphrase that the stack was "
+            "created with, or unset the variable if it belongs to another stack",
+        )
 
     def _completed(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - fixed commands

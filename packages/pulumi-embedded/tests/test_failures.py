@@ -1,6 +1,7 @@
 """What happens when something goes wrong: in a provider, in the program, in the inputs."""
 
 import json
+import re
 
 import pytest
 from engine_stack import EngineStack, thing
@@ -25,6 +26,25 @@ def test_a_failed_create_saves_the_other_resources(stack: EngineStack) -> None:
     assert "pending_operations" not in stack.latest()
     # What could be known is taken over, the rest stays as it was.
     assert json.loads(stack.run("stack", "output", "--json")) == {"a": 1, "b": 2}
+
+
+def test_the_stack_keeps_its_outputs_if_a_step_fails(stack: EngineStack) -> None:
+    stack.spec({"one": thing()}, exports={"a": 1})
+    stack.up()
+    stack.spec({"one": thing(), "bad": thing("refuse")}, exports={"a": 2, "b": {"$ref": ["bad", "length"]}})
+    stack.up(code=1)
+    assert json.loads(stack.run("stack", "output", "--json")) == {"a": 1}
+    stack.spec({"one": thing()}, exports={"b": 3}, **{"raise": "out of ideas"})
+    stack.up(code=1)
+    assert json.loads(stack.run("stack", "output", "--json")) == {"a": 1, "b": 3}
+
+
+def test_an_output_that_fails_in_the_sdk_says_where(stack: EngineStack) -> None:
+    stack.spec(exports={"x": {"$concat": ["w=", 1.5]}})
+    output = stack.up(code=1)
+    assert re.search(r'File ".*pulumi/output\.py", line \d+, in run\n', output)
+    assert "TypeError: sequence item 1: expected str instance, float found" in output
+    assert "runner.py" not in output
 
 
 def test_no_step_starts_after_a_failure(stack: EngineStack) -> None:

@@ -138,6 +138,9 @@ class Deployment:
             if resource is None:
                 return
             if resource.type == urns.STACK_TYPE:
+                # As with the CLI, whose monitor has ended by then, the stack keeps the outputs of its last complete update.
+                if self.failed and not self.options.continue_on_error and not self.steps.preview:
+                    return
                 old = self._index.olds.get(urn)
                 self._stack_outputs = outputs
                 self.listener.on_outputs(old.outputs if old else None, outputs)

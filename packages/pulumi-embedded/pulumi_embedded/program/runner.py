@@ -142,15 +142,16 @@ def _run(pulumi: Any, settings: dict[str, Any]) -> int:
 
 
 def _program_traceback(error: BaseException) -> str:
-    """The traceback without the frames of the interpreter, this file and the SDK."""
+    """The traceback without the frames of the interpreter, this file and the SDK.
+
+    An output that fails later, in the SDK, has no frame of the program: then the SDK's frames are shown.
+    """
     folder = os.getcwd()  # noqa: PTH109 - compared with file names in the form that Python writes
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame
-        for frame in frames
-        if frame.filename.startswith(folder) and "site-packages" not in frame.filename
-    ]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own)] if own else []
+    packages = [frame for frame in frames if "site-packages" in frame.filename]
+    own = [frame for frame in frames if frame.filename.startswith(folder) and frame not in packages]
+    shown = own or packages
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(shown)] if shown else []
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 
 

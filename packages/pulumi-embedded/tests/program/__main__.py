@@ -12,7 +12,7 @@ made: dict[str, pulumi.Resource] = {}
 
 
 def value_of(value):
-    """`{"$ref": [thing, output]}` is another's output, `{"$secret": x}` a secret, `{"$config": key}` configuration."""
+    """`{"$ref": [thing, output]}` is another's output, `{"$secret": x}` a secret, `{"$config": key}` configuration, `{"$concat": [x, y]}` both in a row."""
     if not isinstance(value, dict):
         return value
     if "$ref" in value:
@@ -22,6 +22,8 @@ def value_of(value):
         return pulumi.Output.secret(value["$secret"])
     if "$config" in value:
         return pulumi.Config().require_secret(value["$config"])
+    if "$concat" in value:
+        return pulumi.Output.concat(*value["$concat"])
     return {key: value_of(item) for key, item in value.items()}
 
 
