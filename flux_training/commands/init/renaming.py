@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from flux_training.clients.stack.owner import OwnerMark
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.results.outputs import INDEX
 from flux_training.training.errors import BadInput
@@ -100,7 +99,7 @@ def rename_marks(stack: StackServices, groups: Iterable[str], old: str, new: str
         rules = storage.lifecycle_rules()
         if days := our_rules(rules, old):
             storage.put_lifecycle_rules(with_our_rules(with_our_rules(rules, old, {}), new, days))
-        storage.put_bytes(stack.layout.owner, OwnerMark(new, mark.made, mark.layout).to_json())
+        storage.put_bytes(stack.layout.owner, mark.model_copy(update={"owner": new}).to_json())
     salad = stack.connection.salad()
     for name in groups:
         group = salad.get_group(name)
