@@ -11,6 +11,7 @@ import rich_click as click
 import yaml
 
 from flux_training.commands.__main__ import main
+from flux_training.commands.export.card import Card, card_text
 from flux_training.commands.export.command import export
 from flux_training.commands.jobs.list import list_command
 from flux_training.commands.report.open import open_command
@@ -140,6 +141,29 @@ def test_a_hostile_run_cannot_change_the_card(checkout: Path, run: Run, tmp_path
     for line in body.splitlines():
         outside_code = "".join(line.split("`")[::2])
         assert "<script" not in outside_code or line.startswith("image = pipeline(")
+
+
+@pytest.mark.parametrize(
+    ("section", "base", "licence", "task"),
+    [
+        ("{is_flux: true, name_or_path: black-forest-labs/FLUX.1-schnell}", "black-forest-labs/FLUX.1-schnell", "apache-2.0", "text-to-image"),
+        ("{arch: wan21, name_or_path: /model}", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "apache-2.0", "text-to-video"),
+        ("{arch: flux_kontext, name_or_path: /model}", "black-forest-labs/FLUX.1-Kontext-dev", "other", "image-to-image"),
+        ("{arch: sdxl, name_or_path: stabilityai/stable-diffusion-xl-base-1.0}", "stabilityai/stable-diffusion-xl-base-1.0", "openrail++", "text-to-image"),
+        ("{is_flux: true, name_or_path: me/finetune}", "me/finetune", None, "text-to-image"),
+    ],
+)  # fmt: skip
+def test_the_card_has_the_licence_of_the_model(
+    section: str, base: str, licence: str | None, task: str
+) -> None:
+    config = yaml.safe_load(f"config: {{process: [{{model: {section}}}]}}")
+    card = Card("a", "b" * 12, 10, "a.safetensors", DIGEST, "", config, 3, [])
+    metadata = metadata_of(card_text(card))
+    assert (metadata["base_model"], metadata.get("license"), metadata["pipeline_tag"]) == (
+        base,
+        licence,
+        task,
+    )
 
 
 def test_an_unknown_command_is_reported_with_the_nearest_name() -> None:

@@ -63,12 +63,15 @@ def add_folders(folder: Path, *controls: str) -> None:
     for image in (folder / "reg").glob("*.png"):
         image.with_suffix(".txt").write_text(f"a gradient, picture {int(image.stem)}\n", encoding="utf-8")
     named = f"control_path: {json.dumps(controls)}"
+    sample = f"--ctrl_img {controls[0]}/00001.png"
     second = "{folder_path: reg, is_reg: true, num_repeats: 2, control_path: control, resolution: [512]}"
     text = (folder / "train.yml").read_text(encoding="utf-8")
     for old, new in (
         ("{folder_path: dataset,", f"{{folder_path: dataset, {named}, mask_path: mask,"),
         ("      train: {", f"        - {second}\n      train: {{"),
         ("is_flux: true", "arch: flux_kontext"),
+        ("a photo of [trigger]", f"a photo of [trigger] {sample}"),
+        ("[trigger] in the rain", f"[trigger] in the rain {sample}"),
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)

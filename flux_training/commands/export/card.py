@@ -6,22 +6,22 @@ from typing import Any
 
 import yaml
 
+from flux_training.training.models.choice import ModelChoice, choose_model, is_in_image, owner_of
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS, DatasetKinds, TrainableModel
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
 from flux_training.training.words import one_line
 
-# Where the recipe's image holds FLUX.1-dev (docs/trainer.md).
-MODEL_FOLDER = "/model"
-FLUX_DEV = "black-forest-labs/FLUX.1-dev"
-# The fields of a model card for a base model's licence: https://huggingface.co/docs/hub/repositories-licenses.
-LICENCES: dict[str, dict[str, str]] = {
-    FLUX_DEV: {
-        "license": "other",
-        "license_name": "flux-1-dev-non-commercial-license",
-        "license_link": f"https://huggingface.co/{FLUX_DEV}/blob/main/LICENSE.md",
-    },
-    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+# The Hub's names of licences that it knows: https://huggingface.co/docs/hub/repositories-licenses.
+HUB_LICENCES = {
+    "Apache-2.0": "apache-2.0",
+    "MIT": "mit",
+    "OpenRAIL++-M": "openrail++",
+    "CreativeML OpenRAIL-M": "creativeml-openrail-m",
 }
+# The name on the model cards of FLUX.1-dev and Kontext. Others get the licence's own name.
+LICENCE_NAMES = dict.fromkeys(("flux1-dev", "flux1-kontext"), "flux-1-dev-non-commercial-license")
+TEXT_TO_IMAGE = "text-to-image"
 SETTINGS = {
     "Steps": ("train", "steps"),
     "Learning rate": ("train", "lr"),
@@ -57,11 +57,44 @@ class Card:
 
 
 def base_model(config: Mapping[str, Any]) -> str:
-    """The Hub's id of the model that was trained, or nothing if train.yml names a folder that is not known."""
-    name = str(mapping(first_process(config).get("model")).get("name_or_path") or "")
-    if name.rstrip("/") == MODEL_FOLDER:
-        return FLUX_DEV
+    """The Hub's id of the model that was trained, or nothing if train.yml names a folder that is not known.
+
+    For an image's own weights: FLUX.1-dev, which the public image holds, or the first model of another architecture.
+    """
+    choice = _choice(config)
+    if is_in_image(str(_model_section(config).get("name_or_path"))):
+        default = MODELS[DEFAULT_MODEL]
+        held = default if choice.arch in default.archs else choice.model
+        return held.weights if held else ""
+    name = choice.weights
     return name if name.count("/") == 1 and not name.startswith(("/", ".")) else ""
+
+
+def licence_fields(model: TrainableModel) -> dict[str, str]:
+    """The fields of a model card for the base model's licence."""
+    if known := HUB_LICENCES.get(model.licence):
+        return {"license": known}
+    return {
+        "license": "other",
+        "license_name": LICENCE_NAMES.get(model.name) or "-".join(model.licence.lower().split()),
+        "license_link": f"https://huggingface.co/{model.weights}/blob/main/LICENSE.md",
+    }
+
+
+def _choice(config: Mapping[str, Any]) -> ModelChoice:
+    return choose_model(_model_section(config), MODELS[DEFAULT_MODEL].weights)
+
+
+def _model_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping(first_process(config).get("model"))
+
+
+def _task(config: Mapping[str, Any]) -> str:
+    """The Hub's name of what the model does."""
+    kinds = (model.datasets if (model := _choice(config).model) else None) or DatasetKinds()
+    if kinds.videos:
+        return "image-to-video" if kinds.first_frame else "text-to-video"
+    return "image-to-image" if kinds.control_images[0] else TEXT_TO_IMAGE
 
 
 def card_text(card: Card) -> str:
@@ -72,10 +105,12 @@ def card_text(card: Card) -> str:
 
 def _metadata(card: Card) -> dict[str, Any]:
     model = base_model(card.config)
-    found: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    task, owner = _task(card.config), owner_of(model)
+    found: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": task}
     if model:
-        found |= {"base_model": model, "base_model_relation": "adapter", **LICENCES.get(model, {})}
-    found["tags"] = ["lora", "diffusers", "text-to-image", "template:diffusion-lora", "ai-toolkit"]
+        licence = licence_fields(owner) if owner else {}
+        found |= {"base_model": model, "base_model_relation": "adapter", **licence}
+    found["tags"] = ["lora", "diffusers", task, "template:diffusion-lora", "ai-toolkit"]
     if card.trigger:
         found["instance_prompt"] = card.trigger
     if card.samples:
@@ -128,7 +163,7 @@ def _numbered(card: Card) -> list[tuple[int, CardImage]]:
 def _use(card: Card, model: str) -> list[str]:
     prompt = card.samples[0].prompt if card.samples else card.trigger
     lines = [f"ComfyUI: put `{card.weights}` into `models/loras/`."]
-    if not model:
+    if not model or _task(card.config) != TEXT_TO_IMAGE:
         return lines
     return [
         *lines,

@@ -27,6 +27,9 @@ FLOWING = [model for model in TRAINABLE if model.sampling.noise == "flowmatch"]
 OTHERS = [model for model in TRAINABLE if "flux" not in model.archs]
 
 
+SAMPLES = [{"prompt": "[trigger]", "ctrl_img": "control/1.png"}]
+
+
 def suitable(model: TrainableModel) -> dict[str, Any]:
     """The recipe's train.yml, changed for a model as docs/models.md says."""
     sampling, is_edit = model.sampling, model.datasets.control_images[0] > 0
@@ -43,7 +46,8 @@ def suitable(model: TrainableModel) -> dict[str, Any]:
             "sample.sample_steps": sampling.steps,
         }
         | ({"model.assistant_lora_path": model.training_adapter} if model.training_adapter else {})
-        | ({"datasets[0].control_path": "control"} if is_edit else {}),
+        | ({"datasets[0].control_path": "control"} if is_edit else {})
+        | ({"sample.samples": SAMPLES} if is_edit or model.datasets.first_frame else {}),
     )
 
 
@@ -153,6 +157,13 @@ def test_an_older_trainer_lacks_the_architecture(model: TrainableModel) -> None:
 @pytest.mark.parametrize("model", EDITING, ids=name_of)
 def test_forgotten_control_images_are_found(model: TrainableModel) -> None:
     assert codes(for_model(model, {"datasets[0].control_path": "<absent>"})) == {"control-count"}
+
+
+@pytest.mark.parametrize("model", [*EDITING, MODELS["wan21-i2v"]], ids=name_of)
+def test_samples_without_their_image_are_found(model: TrainableModel) -> None:
+    change = {"sample.samples": [{"prompt": "[trigger]"}]}
+    assert codes(for_model(model, change)) == {"control-image"}
+    assert codes(for_model(model, {**change, "train.disable_sampling": True})) == set()
 
 
 def test_the_message_names_the_architecture_of_the_weights() -> None:

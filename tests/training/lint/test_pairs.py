@@ -72,8 +72,8 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
         ["control/00001.jpg: has the same name as control/00001.png, but for the suffix [pair-shared]"],
     ),
     (
-        rename("control/00001.png", "control/00001.PNG"),
-        ["control/00001.PNG: the suffix is .PNG [pair-suffix]"],
+        rename("control/00002.png", "control/00002.PNG"),
+        ["control/00002.PNG: the suffix is .PNG [pair-suffix]"],
     ),
     (
         lambda folder: (folder / "control/00001.png").write_bytes(b"x"),

@@ -296,10 +296,15 @@ def _is_flag_value(flag: str, content: str) -> bool:
 @AREA.error(
     "control-image",
     "the model opens it for the first sample, and the run ends if it is not there",
-    "name an image of the job, such as `control/00001.png`, or delete it",
+    "name an image of the job, such as `ctrl_img: control/00001.png` in an entry of sample.samples",
 )
 def missing_control_images(job: Subject) -> Iterator[Problem]:
-    if job.model is None or not job.model.datasets.control_images[1]:
+    if job.model is None:
+        return
+    kinds = job.model.datasets
+    if kinds.control_images[0] or kinds.first_frame:
+        yield from _samples_without_an_image(job)
+    if not kinds.control_images[1] and not kinds.first_frame:
         return
     known = {below_job(name) for name in job.all_images}
     for place, path in sample_controls(job.process):
@@ -307,6 +312,16 @@ def missing_control_images(job: Subject) -> Iterator[Problem]:
             yield job.in_config(f"the control image {path} is not on the node", *place)
         elif job.dataset and path.removeprefix("./") not in known:
             yield job.in_config(f"the control image {path} does not exist", *place)
+
+
+def _samples_without_an_image(job: Subject) -> Iterator[Problem]:
+    if job.model is None or job.section("train").get("disable_sampling"):
+        return
+    what = "first frame" if job.model.datasets.first_frame else "control image"
+    named = {place[:3] for place, _ in sample_controls(job.process)}
+    for place, _ in sample_prompts(job):
+        if place not in named:
+            yield job.in_config(f"the sample names no {what}, which {job.model.name} needs", *place)
 
 
 @AREA.error(

@@ -18,6 +18,7 @@ from flux_training.training.train_yml.dataset_folders import (
     FolderUse,
     folder_name,
     paired_paths,
+    sample_controls,
 )
 from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.words import counted
@@ -77,15 +78,16 @@ def empty_folders(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def files_without_an_image(job: Subject) -> Iterator[Problem]:
+    named = {path.removeprefix("./") for _, path in sample_controls(job.process)}
     for folder in dict.fromkeys(use.folder for use in _paired(job)):
         uses = [use for use in job.dataset.uses if use.folder == folder] if job.dataset else []
         # A folder may be used in several ways, also by samples, which name their images themselves.
-        if any(not use.is_paired for use in uses):
+        if any(use.is_trained for use in uses):
             continue
-        known = {_stem(name) for use in uses for name in _in_folder(job, use.images)}
+        known = {_stem(name) for use in uses if use.is_paired for name in _in_folder(job, use.images)}
         for name in _in_folder(job, folder):
-            if _stem(name) not in known:
-                images = " or ".join(dict.fromkeys(f"{use.images}/" for use in uses))
+            if _stem(name) not in known and name not in named:
+                images = " or ".join(dict.fromkeys(f"{use.images}/" for use in uses if use.is_paired))
                 yield job.in_dataset(name, f"{images} has no image of this name")
 
 
