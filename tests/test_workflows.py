@@ -20,7 +20,7 @@ def workflow(name: str) -> dict[Any, Any]:
 
 
 def environment_of_the_command(name: str) -> dict[str, str]:
-    steps = [step for job in workflow(name)["jobs"].values() for step in job["steps"]]
+    steps = [step for job in workflow(name)["jobs"].values() for step in job.get("steps", ())]
     (env,) = [step["env"] for step in steps if "SALAD_API_KEY" in step.get("env", {})]
     return {str(variable): str(value) for variable, value in env.items()}
 

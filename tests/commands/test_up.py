@@ -18,6 +18,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.settings import StackSettings
 
 ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab/"}
 Up = Callable[..., list[str]]
@@ -126,12 +127,20 @@ class RecordingEngine:
         return {"jobs": jobs, "containerGroup": {"name": "flux"}}
 
 
+def settings(autoscale: bool) -> StackSettings:
+    storage, cluster = {"bucket": "bucket-name"}, {"autoscale": autoscale}
+    return StackSettings.model_validate(
+        {"cloud": "salad", "storage": storage, "jobs": {}, "cluster": cluster}
+    )
+
+
 @pytest.fixture
 def paid_stack(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
     """A stack that is not on the local cloud."""
     engine = RecordingEngine()
     monkeypatch.setattr(stack, "prepare_engine", lambda *_: engine)
     monkeypatch.setattr(stack, "uses_local_cloud", lambda *_: False)
+    monkeypatch.setattr(stack, "stack_settings", lambda *_: settings(autoscale=True))
     return engine
 
 
@@ -169,6 +178,15 @@ def test_with_consent_the_stack_is_changed(
     printed = capsys.readouterr().out
     assert "container group flux" in printed
     assert "had not ended when the state was updated: cat." in printed
+
+
+def test_replicas_that_nobody_would_stop_are_not_started(
+    paid_stack: RecordingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "stack_settings", lambda *_: settings(autoscale=False))
+    with pytest.raises(FluxError, match=r"--no-wait with cluster.autoscale: false; its replicas would run"):
+        stack.up.main(["--stack", "prod", "--yes", "--no-wait"], standalone_mode=False)
+    assert paid_stack.ran == []
 
 
 @pytest.mark.parametrize("command", [stack.up, stack.destroy], ids=["up", "destroy"])

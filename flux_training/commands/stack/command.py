@@ -19,7 +19,7 @@ from flux_training.commands.results.fetch import default_options, print_problems
 from flux_training.commands.results.outputs import FetchResult, fetch_results
 from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine
-from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.groups import stack_groups
@@ -29,6 +29,7 @@ from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.words import counted, flux_command, make_command
 
 yes_option = click.option(
@@ -51,6 +52,8 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
 
     First shows what changes and what it costs, and asks.
     """
+    if no_wait:
+        _refuse_unwatched_replicas(stack)
     must_ask = _must_ask(stack, yes, "up")
     engine = prepare_engine(stack)
     if must_ask:
@@ -124,6 +127,20 @@ def _must_ask(stack: str, yes: bool, command: str) -> bool:
         again = flux_command(f"{command} --yes", stack)
         raise click.UsageError(f"this is not a terminal, so nobody can confirm; {again} does not ask")
     return True
+
+
+def _refuse_unwatched_replicas(stack: str) -> None:
+    """Raises FluxError if nobody would stop the replicas once the jobs have ended."""
+    fixed = [
+        name for name, one in stack_settings(project_root(), stack).all_clusters.items() if not one.autoscale
+    ]
+    if fixed:
+        names = ", ".join(f"clusters.{name}" if name != SINGLE_CLUSTER else "cluster" for name in fixed)
+        raise FluxError(
+            f"--no-wait with {names}.autoscale: false",
+            "its replicas would run, and cost money, until the next `up` after the jobs have ended",
+            f"{make_command('up', stack)} waits and stops them; or set autoscale: true",
+        )
 
 
 def _confirm(question: str) -> None:

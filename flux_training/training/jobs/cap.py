@@ -6,7 +6,7 @@ from dataclasses import replace
 from flux_training.training.errors import BadInput
 from flux_training.training.jobs.folder import JobFolder
 from flux_training.training.runs.run_state import in_words
-from flux_training.training.train_yml.edit import PROCESS
+from flux_training.training.train_yml.templates import PROCESS
 from flux_training.training.train_yml.yaml_text import set_value
 
 # Measured on two cores: 2,000 steps took a quarter of an hour.
