@@ -62,6 +62,7 @@ def main() -> None:
     connection = stack.connection
     notes = [
         describe_stack_bill(bill, local=connection.cloud == "local"),
+        waiting_in_words(survey),
         *changes_in_words(survey),
         *existing.notes,
     ]
@@ -71,7 +72,7 @@ def main() -> None:
         pulumi.log.info(note)
     if not pulumi.runtime.is_dry_run():
         unfinished = [job for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
-        write_prepared(owner, (prepared_run(job, bill) for job in unfinished))
+        write_prepared(owner, (prepared_run(job, bill, settings.budget) for job in unfinished))
     conditions = {
         name: bill.clusters[name].rate.gpu
         for name, cluster in settings.all_clusters.items()
@@ -128,6 +129,11 @@ def changes_in_words(survey: Survey) -> list[str]:
         for name, found in survey.changes.items()
         if found.changes.details
     ]
+
+
+def waiting_in_words(survey: Survey) -> str:
+    """Empty if no job waits."""
+    return "\n".join(f"{job.name} waits: {job.why}" for job in survey.waiting)
 
 
 def credentials_of(connection: Connection, settings: StackSettings) -> dict[str, str]:

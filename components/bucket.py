@@ -10,6 +10,7 @@ from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.stack.owner import new_mark, read_mark
 from flux_training.clients.storage import Storage
+from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
@@ -98,8 +99,10 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             )
             return
         mark = read_mark(storage, layout)
-        storage.delete_many([item.key for item in storage.list(layout.own)])
-        if mark and mark.made and next(iter(storage.list("")), None) is None:
+        records = [item.key for item in storage.list(layout.own) if not is_spending(item.key)]
+        storage.delete_many(records)
+        if mark and mark.made and all(is_spending(item.key) for item in storage.list("")):
+            storage.delete_many([item.key for item in storage.list(SPENDING_FOLDER)])
             self._delete_bucket(storage, state)
 
     def _storage(self, args: BucketArgs) -> Storage:
@@ -174,7 +177,7 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
             f"{owner} must not write into another stack's bucket",
             "choose another storage.bucket or storage.prefix, or set `adopt: true`",
         )
-    is_empty = next(iter(storage.list(layout.prefix)), None) is None
+    is_empty = all(is_spending(item.key) for item in storage.list(layout.prefix))
     # Another update of this stack may have marked and filled it since the mark was read.
     if is_empty or owner_of(storage, layout) == owner:
         return None

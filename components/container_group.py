@@ -17,10 +17,11 @@ from components.provider import FluxProvider, FluxResource
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
+from flux_training.training.cluster_settings import RESERVED_VARIABLES
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import OWNER_VARIABLE
-from flux_training.training.settings import RESERVED_VARIABLES, SINGLE_CLUSTER
+from flux_training.training.settings import SINGLE_CLUSTER
 
 # Set in a group that existed before the stack adopted it: `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"

@@ -18,10 +18,11 @@ from components.node_keys import NodeKeys, NodeKeysArgs
 from components.properties import as_field
 from components.scaling_rule import ScalingRule, ScalingRuleArgs
 from components.training_job import TrainingJob, TrainingJobArgs
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.node_rights import node_prefixes
 from flux_training.training.runs.run import Layout
-from flux_training.training.settings import ClusterSettings, StackSettings
+from flux_training.training.settings import StackSettings
 
 
 @dataclass(frozen=True)

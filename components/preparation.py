@@ -12,9 +12,11 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.records import read_record
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.spending import Reservation
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import estimate_record
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import StackBill
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import DeclaredJob
@@ -73,10 +75,17 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     return Existing(end, expiring_prefixes(settings.keep, layout, [*declared, *past]), warnings, notes)
 
 
-def prepared_run(job: DeclaredJob, bill: StackBill) -> PreparedRun:
-    folder, estimate = job.folder, estimate_record(bill.clusters[job.cluster], job.name)
+def prepared_run(job: DeclaredJob, bill: StackBill, budget: BudgetSettings) -> PreparedRun:
+    folder, own = job.folder, bill.clusters[job.cluster]
+    usd = own.charge_of(job.name)
     return PreparedRun(
-        job.name, job.run_id, folder.raw_config, job.image_set.manifest, folder.save_every, estimate
+        job.name,
+        job.run_id,
+        folder.raw_config,
+        job.image_set.manifest,
+        folder.save_every,
+        estimate_record(own, job.name),
+        None if usd is None else Reservation(usd, budget),
     )
 
 

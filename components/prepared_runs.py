@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flux_training.clients.stack.spending import Reservation
 from flux_training.training.dataset.image_cache import CACHE_FOLDER
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
@@ -25,7 +26,7 @@ CONFIG, MANIFEST, DETAILS = "train.yml", "manifest.json", "details.json"
 class PreparedRun:
     """`raw_config` is train.yml and `manifest` is manifest.json, byte for byte.
 
-    `estimate` is the expected cost as run.json has it; None if it is not known.
+    `estimate` is the expected cost as run.json has it, and `reservation` what counts against the budget; None if not known.
     """
 
     job: str
@@ -34,6 +35,7 @@ class PreparedRun:
     manifest: bytes
     save_every: int
     estimate: dict[str, Any] | None
+    reservation: Reservation | None = None
 
 
 def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path()) -> None:
@@ -45,7 +47,13 @@ def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path())
         (folder / CONFIG).write_bytes(run.raw_config)
         (folder / MANIFEST).write_bytes(run.manifest)
         (folder / DETAILS).write_bytes(
-            canonical_json({"save_every": run.save_every, "estimate": run.estimate})
+            canonical_json(
+                {
+                    "save_every": run.save_every,
+                    "estimate": run.estimate,
+                    "reservation": run.reservation.in_details if run.reservation else None,
+                }
+            )
         )
 
 
@@ -58,11 +66,12 @@ def load_prepared(
         raw_config, manifest = (folder / CONFIG).read_bytes(), (folder / MANIFEST).read_bytes()
         details = json.loads((folder / DETAILS).read_bytes())
         save_every, estimate = int(details["save_every"]), details["estimate"]
+        reservation = Reservation.from_details(details["reservation"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from error
     if run_id(manifest, raw_config, attempt, parent) != run:
         raise _unusable(folder, f"does not belong to run {run}")
-    return PreparedRun(job, run, raw_config, manifest, save_every, estimate)
+    return PreparedRun(job, run, raw_config, manifest, save_every, estimate, reservation)
 
 
 def remove_prepared(owner: str, job: str, run: str, root: Path = Path()) -> None:

@@ -35,6 +35,7 @@ from flux_training.clients.results import (
     run_status,
     stored_results,
 )
+from flux_training.clients.stack.spending import reserve
 from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
 from flux_training.node.job import LIMITS_FILE, NodeJob, changed_limits, launch_limits
@@ -143,6 +144,8 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
         def prepare() -> None:
             check_parent(storage, args)
+            if run.reservation:
+                reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
             send_configuration(storage, args, run)
 
         # A job that is in the queue already keeps the files that it was queued with.

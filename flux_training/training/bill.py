@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, cost_range, usd_of
 from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.runs.records import EstimateRecord
-from flux_training.training.settings import BudgetSettings
 
 FREE = "The local cloud is free: its prices are examples."
 CHEAPER = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
@@ -139,7 +139,7 @@ def _per_day(rate: Rate, replicas: int) -> str:
 
 def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
     """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
-    if not bill.lines or (budget.max_usd is None and budget.max_usd_per_job is None):
+    if not bill.lines or not budget.any_limit:
         return []
     if bill.cost is None:
         why = bill.rate.trouble or next(line.basis for line in bill.lines if line.usd is None)

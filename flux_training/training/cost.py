@@ -5,8 +5,10 @@ SaladCloud bills by the second of running. Allocating a node and downloading the
 (docs/services.md).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from flux_training.training.estimates.calibration import (
     Correction,
@@ -141,6 +143,22 @@ class Bill:
     def idle_usd(self) -> float | None:
         return usd_of(self.idle_seconds, self.rate.usd_an_hour)
 
+    def charge_of(self, job: str) -> float | None:
+        """What queueing a job counts against the limits of a day and a month: its high end, with its share of the idle time.
+
+        None if it is unknown, or if the bill does not have the job.
+        """
+        cost = next((line.cost for line in self.lines if line.job == job), None)
+        idle = self._idle_cost
+        return cost.high + idle.high / len(self.lines) if cost and idle else None
+
+    def without(self, jobs: Collection[str]) -> Bill:
+        """The bill without these jobs, and without the idle time of the replicas that are not needed then."""
+        lines = tuple(line for line in self.lines if line.job not in jobs)
+        replicas = min(self.replicas, len(lines))
+        idle = self.idle.times(replicas / self.replicas) if self.replicas else self.idle
+        return replace(self, lines=lines, replicas=replicas, idle=idle)
+
     @property
     def cost(self) -> Range | None:
         """The total in dollars; None if a part of it is unknown."""
@@ -160,6 +178,9 @@ class StackBill:
     """The estimate for a stack: one bill for each cluster, by its name."""
 
     clusters: Mapping[str, Bill]
+
+    def without(self, jobs: Collection[str]) -> StackBill:
+        return StackBill({name: bill.without(jobs) for name, bill in self.clusters.items()})
 
     @property
     def lines(self) -> tuple[Line, ...]:

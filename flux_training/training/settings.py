@@ -16,11 +16,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -28,20 +26,19 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from flux_training.training.cluster_settings import (
+    DEFAULT_GROUP,
+    GROUP_NAME,
+    MODEL,
+    BudgetSettings,
+    ClusterSettings,
+    StrictSettings,
+)
 from flux_training.training.errors import BadInput
-from flux_training.training.gpu import check_condition
 from flux_training.training.lint.rules import RULES
 from flux_training.training.setting_errors import in_words
 from flux_training.training.words import nearest
 
-DEFAULT_GROUP = "flux-training"
-PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
-# Prefixes of the variables that this project sets in the containers.
-RESERVED_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
-MAX_VALUE_LENGTH = 1000
-# SaladCloud's pattern for a value, `^.*$`, excludes these.
-LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
-GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 # Part of the names of container groups and Pulumi resources.
 CLUSTER_NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")
@@ -50,25 +47,11 @@ SINGLE_CLUSTER = ""
 
 # registry/path without a tag: the built image is identified by its digest.
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
-MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
 NO_SETTINGS = "is not a map of settings; write `{}` to train the job with the defaults, or `{skip: true}` to leave it out"
-NUMBERS = (int, float, int | None, float | None)
 R2_ONLY = {"location", "credentials", "credential_hours"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_booleans_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would convert True to 1.
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
-            raise ValueError("must be a number")
-        return value
-
-
-class LintSettings(_Strict):
+class LintSettings(StrictSettings):
     """`silence`: lint rules to ignore for this job (docs/lint.md), each with the reason."""
 
     silence: dict[str, str] = Field(default_factory=dict)
@@ -82,20 +65,21 @@ class LintSettings(_Strict):
         return silence
 
 
-class ModelSettings(_Strict):
+class ModelSettings(StrictSettings):
     """`unchecked`: train an architecture that docs/models.md lacks, with your own image. Lint then knows nothing about its memory or settings."""
 
     unchecked: bool = False
 
 
-class JobSettings(_Strict):
+class JobSettings(StrictSettings):
     """One entry of `jobs`: a folder below `jobsFolder`, or a pattern such as `cat-*`.
 
     `skip`: leave the job out, even if a pattern matches it (`flux cancel` sets it). `attempt`: raise it to train again although
     nothing has changed (`flux retry` does). `resume`: a new run continues from the newest valid checkpoint of the job's last run
     instead of starting over. `dataset` names another job folder whose images and captions are used. `maxHours` limits the GPU time
     of a run; `stallMinutes` is how long a run may go without a step. `webhook`: Kelpie calls it when the job starts or ends. `cluster`: the
-    name of the one of the stack's `clusters` that trains the job; not needed if there is only one.
+    name of the one of the stack's `clusters` that trains the job; not needed if there is only one. `priority`: if the budget leaves
+    jobs waiting, those with a higher one are queued first, and those with the same in declared order.
     """
 
     skip: bool = False
@@ -106,6 +90,7 @@ class JobSettings(_Strict):
     stall_minutes: float = Field(30, gt=0)
     webhook: str | None = Field(None, repr=False)
     cluster: str | None = None
+    priority: int = 0
     lint: LintSettings = LintSettings()
     model: ModelSettings = ModelSettings()
 
@@ -120,7 +105,7 @@ class JobSettings(_Strict):
         return entry
 
 
-class StorageSettings(_Strict):
+class StorageSettings(StrictSettings):
     """`prefix` is empty or a folder inside the bucket that holds everything of this stack.
 
     Keys of the nodes: with r2 and `credentials: temporary`, keys for this prefix that expire after `credentialHours`; with r2 and `token`,
@@ -157,82 +142,14 @@ class StorageSettings(_Strict):
         return f"{folder}/" if folder else ""
 
 
-class ClusterSettings(_Strict):
-    """The container group. Memory and storage are in GB; the defaults are those of SaladCloud's recipe.
-
-    `name`: of the group; below `clusters` the default is `flux-training-` and the cluster's name. `gpu`: a name (`RTX 5090`), a minimum of GPU memory (`>= 24 GB`) or `cheapest`. The latter two choose the GPU class on which the runs
-    cost least, among those with that much memory or, for `cheapest`, with as much as the declared train.yml files need. The class stays
-    the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
-    `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
-    for, after its last job. `trainerDate`: the day of ai-toolkit's commit in `image`, if that is your own; lint reports newer keys of
-    train.yml, which that version ignores. `model`: the id on Hugging Face of the weights in `/model` of an image of your own.
-    `environment`: more variables of the containers; the owner of any node can read them.
-    """
-
-    name: str = Field(DEFAULT_GROUP, pattern=GROUP_NAME.pattern)
-    image: str = PUBLIC_IMAGE
-    gpu: str = "RTX 5090"
-    priority: Literal["high", "medium", "low", "batch"] = "high"
-    cpu: int = Field(4, ge=1, le=16)
-    memory: int = Field(30, ge=1, le=60)
-    storage: int = Field(50, ge=1, le=250)
-    min_replicas: int = Field(0, ge=0, le=500)
-    max_replicas: int = Field(1, ge=1, le=500)
-    autoscale: bool = True
-    idle_threshold_seconds: int = Field(300, ge=0, le=3600)
-    trainer_date: str | None = Field(None, pattern=r"^20\d\d-[01]\d-[0-3]\d$")
-    model: str | None = Field(None, pattern=MODEL.pattern)
-    environment: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _keys_in_agreement(self) -> ClusterSettings:
-        # Kelpie accepts min > max (docs/services.md).
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
-        if self.model and not _has_own_image(self):
-            raise ValueError(f"model ({self.model}) says what an image of your own holds; set image as well")
-        return self
-
-    @model_validator(mode="after")
-    def _check_gpu(self) -> ClusterSettings:
-        check_condition(self.gpu)
-        return self
-
-    @model_validator(mode="after")
-    def _check_environment(self) -> ClusterSettings:
-        taken = sorted(name for name in self.environment if name.startswith(RESERVED_VARIABLES))
-        if taken:
-            raise ValueError(f"environment: {', '.join(taken)} is set by this project; remove it")
-        wrong = sorted(
-            name
-            for name, value in self.environment.items()
-            if not 1 <= len(value) <= MAX_VALUE_LENGTH or LINE_BREAK.search(value)
-        )
-        if wrong:
-            raise ValueError(
-                f"environment: {', '.join(wrong)} must have 1 to {MAX_VALUE_LENGTH} characters on one line (SaladCloud's rule)"
-            )
-        return self
-
-
-class BudgetSettings(_Strict):
-    """Limits on the estimated cost in dollars. If one is exceeded, preview and up fail before anything is created.
-
-    `maxUsd`: all new and unfinished runs together, with the replicas' idle time after them. `maxUsdPerJob`: each of these runs.
-    """
-
-    max_usd: float | None = Field(None, ge=0)
-    max_usd_per_job: float | None = Field(None, ge=0)
-
-
-class KeepSettings(_Strict):
+class KeepSettings(StrictSettings):
     """After how many days the bucket deletes checkpoints (with the optimizer's state) and images. Without a number: never."""
 
     checkpoints_days: int | None = Field(None, ge=1)
     datasets_days: int | None = Field(None, ge=1)
 
 
-class ImageSettings(_Strict):
+class ImageSettings(StrictSettings):
     """Your own container image, built from docker/ and pushed to `repository` (such as docker.io/me/flux-trainer).
 
     The two digests are those of the downloaded binaries, as `sha256sum` prints them (docs/production.md).
@@ -256,7 +173,7 @@ class ImageSettings(_Strict):
         return self
 
 
-class DevSettings(_Strict):
+class DevSettings(StrictSettings):
     """One replica with a VS Code tunnel, to try things on a real GPU. You pay for it as long as `enabled` is true.
 
     `image` is required unless `image.build` builds it. `gpu` is the cluster's by default. With `tunnel: my-gpu` the page is
@@ -270,7 +187,7 @@ class DevSettings(_Strict):
     tunnel: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{1,18}[a-z0-9]$")
 
 
-class StackSettings(_Strict):
+class StackSettings(StrictSettings):
     """The whole stack. The services' keys may be set here as secrets; environment variables take precedence.
 
     `results`: what `destroy` does with trained weights and samples, as of the last `up`. `adopt`: take over a container group or bucket
@@ -340,7 +257,7 @@ class StackSettings(_Strict):
     def _check_combinations(self) -> StackSettings:
         built_dev = self.dev.enabled and self.dev.image is None
         with_image = [
-            f"{_place_of(name)}.image" for name, one in self.all_clusters.items() if _has_own_image(one)
+            f"{_place_of(name)}.image" for name, one in self.all_clusters.items() if one.has_own_image
         ]
         wrong = {
             "storage.kind aws: the local cloud does not emulate AWS; use s3 or r2": self.cloud == "local"
@@ -393,16 +310,12 @@ class StackSettings(_Strict):
 
     def is_built(self, cluster: str) -> bool:
         """Whether the cluster uses the image that `image.build` builds."""
-        return self.image.build and not _has_own_image(self.all_clusters[cluster])
+        return self.image.build and not self.all_clusters[cluster].has_own_image
 
 
 def _place_of(cluster: str) -> str:
     """The key of a cluster's settings."""
     return f"clusters.{cluster}" if cluster else "cluster"
-
-
-def _has_own_image(cluster: ClusterSettings) -> bool:
-    return "image" in cluster.model_fields_set
 
 
 def _with_group_name(cluster: str, settings: ClusterSettings) -> ClusterSettings:

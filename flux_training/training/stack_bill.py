@@ -1,8 +1,8 @@
 """The estimate of a stack as text: its only cluster's, or each cluster's with the total."""
 
 from flux_training.training.bill import CHEAPER, describe_bill, over_budget, show_dollar_range, show_dollars
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import StackBill
-from flux_training.training.settings import BudgetSettings
 
 
 def describe_stack_bill(bill: StackBill, local: bool) -> str:

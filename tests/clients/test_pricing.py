@@ -10,9 +10,10 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.services import StackServices
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.cost import Rate
 from flux_training.training.errors import BadInput
-from flux_training.training.settings import ClusterSettings, DevSettings, StackSettings, StorageSettings
+from flux_training.training.settings import DevSettings, StackSettings, StorageSettings
 
 CLASSES = [
     GpuClass.model_validate({"id": name, "name": name, "prices": [{"priority": "high", "price": price}]})

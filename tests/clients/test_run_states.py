@@ -22,12 +22,13 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack
 from flux_training.clients.verified import CACHE_FILE, Verified
 from flux_training.clients.waiting import in_parallel
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
+from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 from tests.training.job_folders import make_job
 
 R = TypeVar("R")

@@ -42,10 +42,11 @@ from flux_training.commands.doctor.services import (
     check_results,
 )
 from flux_training.commands.watch.job_status import StackJob
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout
-from flux_training.training.settings import ClusterSettings, StackSettings, StorageSettings
+from flux_training.training.settings import StackSettings, StorageSettings
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 UP = "`make up STACK=prod`"

@@ -50,9 +50,9 @@ from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, GroupSta
 from flux_training.node.bundle import launcher_bundle
 from flux_training.node.job import changed_limits, launch_limits
 from flux_training.node.launcher.settings import config_digest
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
-from flux_training.training.settings import ClusterSettings
 from tests.components.groups import GROUP, group, spec
 from tests.components.in_memory import PLACE
 from tests.components.in_memory import job as queued_job

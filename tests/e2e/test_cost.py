@@ -32,6 +32,11 @@ def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
             printed,
         )
         assert "Traceback" not in printed
+    checkout.configure("budget", {"maxUsdPerDay": 0.0})
+    assert re.search(
+        r"cat waits: it may cost \$0\.\d+, more than budget\.maxUsdPerDay \(\$0\.00\)",
+        checkout.make("preview"),
+    )
     checkout.configure("budget", None)
     checkout.configure("cluster", {"gpu": "RTX 5900"})
     printed = checkout.make("preview", code=2)

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from flux_training.training.settings import ClusterSettings, JobSettings, StackSettings, StorageSettings
+from flux_training.training.cluster_settings import ClusterSettings
+from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 
 SIDE = 256
 TRAIN_YML = """\

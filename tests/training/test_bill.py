@@ -17,10 +17,10 @@ from flux_training.training.bill import (
     show_dollars,
     standing_charge,
 )
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import Bill, Line, Rate
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.records import EstimateRecord
-from flux_training.training.settings import BudgetSettings
 
 exact = Range.exactly
 RATE = Rate("RTX 5090 (32 GB)", "high", 0.36)

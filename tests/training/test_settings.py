@@ -109,7 +109,7 @@ def test_defaults_are_stable() -> None:
         (
             {"jobs": {"cat": {"stall": 5}}},
             "p:jobs.cat.stall: unknown key (did you mean `stallMinutes`?); "
-            "known keys: attempt, cluster, dataset, lint, maxHours, model, resume, skip, stallMinutes, webhook",
+            "known keys: attempt, cluster, dataset, lint, maxHours, model, priority, resume, skip, stallMinutes, webhook",
         ),
         ({"storage": {}}, "p:storage.bucket: is missing; set it in the stack's configuration"),
         ({"webhook": {"url": "x"}}, "p:webhook: must be text, not a map; write the value on the same line"),

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.estimates.ranges import Range
-from flux_training.training.settings import BudgetSettings
 from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
 
 FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"

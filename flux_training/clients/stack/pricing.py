@@ -10,6 +10,7 @@ from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.cost import (
     CLOUDS,
     Bill,
@@ -26,7 +27,6 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import ClusterSettings
 from flux_training.training.train_yml.trainer_config import document_of
 
 # How many jobs, and runs of each, are read for their speed.
@@ -89,8 +89,7 @@ class ClusterPricing:
         """The class that the cluster's `gpu` selects, and its current price."""
         cluster, budget = self.cluster, self.stack.settings.budget
         if names_a_class(cluster.gpu):
-            may_be_unknown = budget.max_usd is None and budget.max_usd_per_job is None
-            return self._rate_of_class(cluster.gpu, may_be_unknown)
+            return self._rate_of_class(cluster.gpu, may_be_unknown=not budget.any_limit)
         classes = self.stack.connection.salad().gpu_classes()
         offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
 

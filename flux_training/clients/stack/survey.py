@@ -16,11 +16,14 @@ from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.spending import read_spending, today
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
+from flux_training.training.budget.entries import recorded_today, run_mark, spent_on
+from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
 from flux_training.training.cost import StackBill
 from flux_training.training.finding import LintReport
-from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.jobs.declare import DeclaredJob, with_datasets
 from flux_training.training.runs.changes import Changes, Inputs, find_changes
 from flux_training.training.runs.lineage import choose_parent, made_before
 from flux_training.training.runs.run import Layout, run_id
@@ -41,7 +44,8 @@ class JobChanges:
 class Survey:
     """`states` and `changes` are by job name; `changes` has only jobs that will be queued and have an earlier run.
 
-    `unfinished`: ids of all unfinished runs in the queues of the stack's container groups.
+    `jobs` and `bill` are without the jobs that wait for the budget. `unfinished`: ids of all unfinished runs in the queues of the stack's
+    container groups.
     """
 
     lint: LintReport
@@ -52,6 +56,7 @@ class Survey:
     unfinished: frozenset[str] = frozenset()
     failing: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
+    waiting: tuple[WaitingJob, ...] = ()
     bucket_exists: bool = False
 
     def unfinished_by_cluster(self, clusters: Iterable[str]) -> dict[str, int]:
@@ -67,12 +72,46 @@ def survey_stack(
     jobs = in_parallel(lambda job: _as_trained_before(stack, job) or _with_parent(stack, job), declared)
     runs = run_states_of(stack, jobs)
     states = runs.by_job
-    bill = price_stack(stack, jobs, states)
+    whole = price_stack(stack, jobs, states)
+    waiting = waiting_jobs(stack, jobs, states, whole)
+    names = {job.name for job in waiting}
+    bill = whole.without(names) if names else whole
+    jobs = with_datasets(job for job in jobs if job.name not in names) if names else jobs
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
     found = _changes_of(stack, new) if with_changes else {}
     return Survey(
-        lint, jobs, states, bill, found, runs.unfinished, runs.failing, runs.pinned, stack.bucket_exists
+        lint,
+        jobs,
+        states,
+        bill,
+        found,
+        runs.unfinished,
+        runs.failing,
+        runs.pinned,
+        waiting,
+        stack.bucket_exists,
     ), bill
+
+
+def waiting_jobs(
+    stack: StackServices, jobs: Sequence[DeclaredJob], states: Mapping[str, RunState], bill: StackBill
+) -> tuple[WaitingJob, ...]:
+    """The jobs that the limits of a day and a month keep from being queued now; none if a cost is unknown."""
+    new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
+    budget, prefix = stack.settings.budget, stack.layout.prefix
+    if not new or not budget.limits_spending:
+        return ()
+    day = today()
+    entries = read_spending(stack.storage, day) if stack.bucket_exists else []
+
+    def wanted(job: DeclaredJob, usd: float) -> WantedJob:
+        mark = run_mark(prefix, job.name, job.run_id)
+        recorded = recorded_today(day, mark, entries) if states[job.name] is RunState.NEW else 0.0
+        return WantedJob(job.name, usd, job.settings.priority, recorded)
+
+    charges = [(job, bill.clusters[job.cluster].charge_of(job.name)) for job in new]
+    known = [wanted(job, usd) for job, usd in charges if usd is not None]
+    return jobs_that_wait(known, spent_on(day, entries), budget)
 
 
 def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:

@@ -24,12 +24,13 @@ from flux_training.commands.watch.job_status import (
     replaced_weights,
     seconds_since,
 )
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.gpu import choose_gpu, names_a_class
 from flux_training.training.gpu import memory_gb as memory_of
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState, in_words
-from flux_training.training.settings import ClusterSettings, StackSettings
+from flux_training.training.settings import StackSettings
 from flux_training.training.words import counted
 
 REACH_SECONDS = 8.0

@@ -43,6 +43,7 @@ from flux_training.training.runs.plan import (
     in_order,
     plan_job,
     read_steps,
+    waiting_plan,
 )
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
@@ -121,7 +122,9 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
         return replace(found, problems=problems or (error,)), services
     steps = with_unchanged_jobs(read_steps(preview), survey)
     comparison = Comparison(services, survey)
-    jobs = in_order(comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE)
+    by_name = {step.name: comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE}
+    by_name |= {job.name: waiting_plan(job, by_name.get(job.name)) for job in survey.waiting}
+    jobs = in_order(by_name.values())
     return replace(
         found,
         alarms=alarms(services, survey, steps, stack),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flux_training.training.cluster_settings import PUBLIC_IMAGE
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, Problem
 from flux_training.training.jobs.cap import cap_steps
@@ -15,12 +16,7 @@ from flux_training.training.lint.rules.stack import stack_rule
 from flux_training.training.models.choice import ModelPolicy, choose_model, is_in_image, owner_of
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
-from flux_training.training.settings import (
-    PUBLIC_IMAGE,
-    SINGLE_CLUSTER,
-    JobSettings,
-    StackSettings,
-)
+from flux_training.training.settings import SINGLE_CLUSTER, JobSettings, StackSettings
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.train_yml.trainer_version import NEWEST_DATE, PINNED_DATE, PUBLIC_IMAGE_DATE
 from flux_training.training.words import nearest
@@ -85,14 +81,20 @@ def declare_jobs(
     if findings:
         raise BadInput(list(dict.fromkeys(str(finding) for finding in findings)))
     jobs: list[DeclaredJob] = []
-    first_with: dict[str, str] = {}
     for job in chosen.jobs:
         assert job.made is not None  # noqa: S101 - without findings, every job was made
         folder, images = cap_steps(job.made[0], settings.max_steps), job.made[1]
-        dataset_of = first_with.setdefault(images.digest, job.name)
         cluster = chosen.clusters[job.name]
-        jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], dataset_of, cluster=cluster))
-    return jobs
+        jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], job.name, cluster=cluster))
+    return with_datasets(jobs)
+
+
+def with_datasets(jobs: Iterable[DeclaredJob]) -> list[DeclaredJob]:
+    """The jobs, with `dataset_of` set to the first of them that has the same images."""
+    first_with: dict[str, str] = {}
+    return [
+        replace(job, dataset_of=first_with.setdefault(job.image_set.digest, job.folder.name)) for job in jobs
+    ]
 
 
 def gather_jobs(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from flux_training.training.budget.limits import WaitingJob
 from flux_training.training.cost import Line, StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.runs.changes import Changes
@@ -41,6 +42,7 @@ class PlannedAction(StrEnum):
 
     NEW = "new"
     AGAIN = "again"
+    WAITS = "waits"
     CANCELED = "canceled"
     REMOVED = "removed"
     ADOPTED = "taken over"
@@ -178,6 +180,13 @@ def plan_job(
     return replace(job, what=what, reasons=reasons, line=paid)
 
 
+def waiting_plan(job: WaitingJob, removed: JobPlan | None) -> JobPlan:
+    """A job that waits for the budget. `removed`: what happens to its earlier run, which the update leaves out; None without one."""
+    if removed is None or removed.what is not PlannedAction.CANCELED:
+        return JobPlan(job.name, PlannedAction.WAITS, reasons=(job.why,))
+    return replace(removed, what=PlannedAction.WAITS, reasons=(job.why, *removed.reasons))
+
+
 def in_order(jobs: Iterable[JobPlan]) -> tuple[JobPlan, ...]:
     """By action, new jobs first and unchanged ones last, then by name."""
     order = list(PlannedAction)
@@ -244,6 +253,7 @@ def plan_headline(plan: Plan) -> str:
     phrases: list[tuple[tuple[PlannedAction, ...], Callable[[int], str]]] = [
         ((PlannedAction.NEW,), lambda n: f"{counted(n, 'job')} trained for the first time"),
         ((PlannedAction.AGAIN,), lambda n: f"{n} trained again"),
+        ((PlannedAction.WAITS,), lambda n: f"{n} waiting for the budget"),
         ((PlannedAction.CANCELED,), lambda n: f"{n} canceled"),
         ((PlannedAction.REMOVED,), lambda n: f"{n} removed"),
         ((PlannedAction.ADOPTED,), lambda n: f"{n} adopted"),

@@ -327,7 +327,7 @@ def test_the_headline_names_each_action_in_order() -> None:
         for number in range(2 if what is PlannedAction.KEPT else 1)
     )
     assert plan_headline(Plan("dev", jobs)) == (
-        "1 job trained for the first time, 1 trained again, 1 canceled, 1 removed, 1 adopted, 1 failed before, "
+        "1 job trained for the first time, 1 trained again, 1 waiting for the budget, 1 canceled, 1 removed, 1 adopted, 1 failed before, "
         "1 already in the queue, 2 unchanged"
     )
     plan = Plan("dev", jobs)

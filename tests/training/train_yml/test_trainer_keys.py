@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.jobs.declare import trainer_date
-from flux_training.training.settings import ClusterSettings, ImageSettings, StackSettings, StorageSettings
+from flux_training.training.settings import ImageSettings, StackSettings, StorageSettings
 from flux_training.training.train_yml.trainer_keys import DATE, TRAINER_KEYS, VERSION, KeyType, entries
 from flux_training.training.train_yml.trainer_version import (
     PINNED_DATE,

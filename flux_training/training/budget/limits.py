@@ -1,0 +1,68 @@
+"""Which new jobs fit into the limits of a day and of a month."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flux_training.training.bill import show_dollars
+from flux_training.training.budget.entries import Spent
+from flux_training.training.cluster_settings import BudgetSettings
+
+# Amounts are stored in millionths of a dollar.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class WantedJob:
+    """A job that `up` would queue. `usd`: the high end of its estimate, with its share of the replicas' idle time.
+
+    `recorded`: what a killed update has recorded for it today, without queueing it.
+    """
+
+    name: str
+    usd: float
+    priority: int = 0
+    recorded: float = 0.0
+
+
+@dataclass(frozen=True)
+class WaitingJob:
+    """A job that does not fit. `why`: for the user."""
+
+    name: str
+    usd: float
+    why: str
+
+
+def jobs_that_wait(
+    wanted: Sequence[WantedJob], spent: Spent, budget: BudgetSettings
+) -> tuple[WaitingJob, ...]:
+    """`wanted` is in declared order. A job that does not fit does not keep cheaper ones from being queued."""
+    waiting = []
+    for job in sorted(wanted, key=lambda one: -one.priority):
+        others = spent.plus(-job.recorded)
+        why = does_not_fit(job.usd, others, budget)
+        if why:
+            waiting.append(WaitingJob(job.name, job.usd, why))
+        else:
+            spent = others.plus(job.usd)
+    return tuple(waiting)
+
+
+def does_not_fit(usd: float, spent: Spent, budget: BudgetSettings) -> str:
+    """Which limit another `usd` dollars would exceed, and until when; empty if they fit."""
+    limits = (
+        ("maxUsdPerMonth", budget.max_usd_per_month, spent.month, "this month", "next month"),
+        ("maxUsdPerDay", budget.max_usd_per_day, spent.day, "today", "tomorrow"),
+    )
+    for name, limit, already, when, until in limits:
+        if limit is None or already + usd <= limit + ROUNDING:
+            continue
+        if usd > limit + ROUNDING:
+            return f"it may cost {show_dollars(usd)}, more than budget.{name} ({show_dollars(limit)}) as a whole; raise that"
+        return (
+            f"it may cost {show_dollars(usd)}, and {show_dollars(already)} of budget.{name} ({show_dollars(limit)}) are "
+            f"used {when}; it can be queued {until} (UTC), or raise the limit"
+        )
+    return ""

@@ -1,0 +1,221 @@
+"""Two stacks that share a bucket and its limits: whatever is killed, never more is queued than allowed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.kelpie import JobRequest
+from flux_training.clients.queue import posting
+from flux_training.clients.queue.claims import ClaimFile
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
+from flux_training.clients.salad import GroupSpec
+from flux_training.clients.stack.spending import Reservation, read_spending, reserve, today
+from flux_training.training.budget.entries import SPENDING_FOLDER, Spent, recorded_today, run_mark, spent_on
+from flux_training.training.budget.limits import WantedJob, jobs_that_wait
+from flux_training.training.cluster_settings import BudgetSettings
+from flux_training.training.errors import FluxError
+from flux_training.training.runs.run import Layout
+from tests.components.groups import new_name
+from tests.support.seeds import seeds
+
+BUCKET = "spending"
+MAX_UPDATES = 40
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A killed update here never has a post under way.
+    monkeypatch.setattr(posting, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(posting, "CLAIM_POLL_SECONDS", 0.01)
+
+
+class UpdateKilled(BaseException):
+    """Ends an update like a kill: no handler of the code under test catches it."""
+
+
+class Mortal:
+    """Calls another object until its `left` calls are used up. Every second death comes after the call."""
+
+    def __init__(self, real: Any, kills: Kills) -> None:
+        self._real = real
+        self._kills = kills
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        return self._kills.counted(found) if callable(found) else found
+
+
+@dataclass
+class Kills:
+    """The update dies at its call number `left`; in the lock, because the kill must happen once."""
+
+    left: int
+    after: bool
+
+    def counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*args: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left == 0 and not self.after:
+                raise UpdateKilled
+            found = call(*args, **named)
+            if self.left == 0:
+                raise UpdateKilled
+            return found
+
+        return made
+
+
+@dataclass(frozen=True)
+class SharingStack:
+    """A stack with a prefix of its own. `costs`: dollars by job."""
+
+    connection: Connection
+    prefix: str
+    group: str
+    costs: dict[str, float]
+    budget: BudgetSettings
+
+    def update(self, kills: Kills) -> None:
+        """What `up` does: plan with what was spent, then queue what fits."""
+        storage = Mortal(self.connection.storage(BUCKET), kills)
+        queue = Queue(Mortal(self.connection.kelpie(), kills), self.group)
+        new = [job for job in self.costs if not queue.find(self.place(job))]
+        entries = read_spending(storage, today())
+        marks = {job: run_mark(self.prefix, job, self.run(job)) for job in new}
+        wanted = [
+            WantedJob(job, self.costs[job], recorded=recorded_today(today(), marks[job], entries))
+            for job in new
+        ]
+        waiting = jobs_that_wait(wanted, spent_on(today(), entries), self.budget)
+        for job in set(new) - {one.name for one in waiting}:
+            keys = Layout(self.prefix).run(job, self.run(job))
+            reservation = Reservation(self.costs[job], self.budget)
+
+            def prepare(keys=keys, reservation=reservation) -> None:  # type: ignore[no-untyped-def]  # binds the loop's values
+                reserve(storage, self.prefix, keys, reservation, "`make up`")
+
+            queue.post_once(
+                self.place(job), self.request(job), ClaimFile(storage, keys, self.prefix), prepare
+            )
+
+    def update_until_done(self, random_: random.Random) -> None:
+        """Updates are killed at random places and repeated, until one of them ends."""
+        for _ in range(MAX_UPDATES):
+            try:
+                self.update(Kills(random_.choice((0, 0, random_.randint(1, 30))), random_.random() < 0.5))
+            except (UpdateKilled, FluxError):
+                continue
+            return
+
+    def run(self, job: str) -> str:
+        return f"{job}-run"
+
+    def place(self, job: str) -> RunPlace:
+        return RunPlace.of(BUCKET, Layout(self.prefix), job, self.run(job))
+
+    def request(self, job: str) -> JobRequest:
+        keys = Layout(self.prefix).run(job, self.run(job))
+        upload = {"bucket": BUCKET, "prefix": keys.output, "local_path": "o/", "direction": "upload"}
+        return JobRequest.model_validate(
+            {
+                "container_group_id": self.group,
+                "command": "python",
+                "environment": {"FLUX_RUN_ID": self.run(job), "FLUX_JOB": job},
+                "sync": {"during": [upload]},
+            }
+        )
+
+    def queued(self) -> float:
+        """Dollars of all jobs in the queue, as often as each is there."""
+        jobs = self.connection.kelpie().list_jobs(container_group_id=self.group)
+        return sum(self.costs[job.environment["FLUX_JOB"]] for job in jobs)
+
+
+def sharing_stack(
+    connection: Connection, random_: random.Random, budget: BudgetSettings, name: str
+) -> SharingStack:
+    spec = GroupSpec(name=new_name(), image="image", environment={"A": "1"})
+    group = connection.salad().create_group(spec).id
+    costs = {f"{name}-{number}": random_.randint(1, 40) / 10 for number in range(4)}
+    return SharingStack(connection, f"{new_name()}/", group, costs, budget)
+
+
+def spent_today(connection: Connection) -> Spent:
+    return spent_on(today(), read_spending(connection.storage(BUCKET), today()))
+
+
+def forget_spending(connection: Connection) -> None:
+    storage = connection.storage(BUCKET)
+    storage.ensure()
+    storage.delete_many([item.key for item in storage.list(SPENDING_FOLDER)])
+
+
+@pytest.mark.parametrize("seed", seeds(100, short=4))
+def test_two_stacks_never_queue_more_than_the_limit(connection: Connection, seed: int) -> None:
+    random_ = random.Random(seed)
+    forget_spending(connection)
+    limit = random_.randint(20, 120) / 10
+    setting = random_.choice(("maxUsdPerDay", "maxUsdPerMonth"))
+    budget = BudgetSettings.model_validate({setting: limit})
+    stacks = [sharing_stack(connection, random_, budget, name) for name in ("a", "b")]
+    seeds_of_stacks = [random_.random() for _ in stacks]
+    with ThreadPoolExecutor(2) as threads:
+        list(
+            threads.map(
+                lambda pair: pair[0].update_until_done(random.Random(pair[1])),
+                zip(stacks, seeds_of_stacks, strict=True),
+            )
+        )
+    queued = sum(stack.queued() for stack in stacks)
+    assert queued <= limit + 1e-6
+    # Nothing is left that would still fit.
+    for stack in stacks:
+        stack.update(Kills(0, after=False))
+    queued = sum(stack.queued() for stack in stacks)
+    assert queued <= limit + 1e-6
+    cheapest = min(
+        (
+            cost
+            for stack in stacks
+            for job, cost in stack.costs.items()
+            if not Queue(connection.kelpie(), stack.group).find(stack.place(job))
+        ),
+        default=None,
+    )
+    assert cheapest is None or queued + cheapest > limit
+
+
+def test_a_job_that_no_longer_fits_is_refused_and_leaves_no_entry(connection: Connection) -> None:
+    forget_spending(connection)
+    storage = connection.storage(BUCKET)
+    budget = BudgetSettings(maxUsdPerDay=3.0)
+    cat, dog = (Layout("x/").run(job, "0123456789ab") for job in ("cat", "dog"))
+    reserve(storage, "x/", cat, Reservation(2.0, budget), "`make up`")
+    # Repeated after a kill, with another estimate, it counts once.
+    reserve(storage, "x/", cat, Reservation(2.5, budget), "`make up`")
+    reserve(storage, "x/", cat, Reservation(2.0, budget), "`make up`")
+    with pytest.raises(FluxError, match=r"dog does not fit .* run `make up` again"):
+        reserve(storage, "x/", dog, Reservation(1.5, budget), "`make up`")
+    assert spent_today(connection) == Spent(2.0, 2.0)
+    # A stack without limits is recorded too.
+    reserve(storage, "y/", dog, Reservation(5.0, BudgetSettings()), "`make up`")
+    assert spent_today(connection) == Spent(7.0, 7.0)
+
+
+def test_a_canceled_run_that_is_queued_again_counts_twice(connection: Connection) -> None:
+    forget_spending(connection)
+    storage = connection.storage(BUCKET)
+    keys = Layout("x/").run("cat", "ba9876543210")
+    reserve(storage, "x/", keys, Reservation(2.0, BudgetSettings()), "`make up`")
+    storage.put_bytes(keys.posted, json.dumps({"kelpie_id": "job-1"}).encode())
+    reserve(storage, "x/", keys, Reservation(2.0, BudgetSettings()), "`make up`")
+    assert spent_today(connection).day == 4.0
