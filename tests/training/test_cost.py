@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,14 @@ from flux_training.training.bill import describe_bill, explain_lines, show_hours
 from flux_training.training.cost import CLOUDS, Bill, CloudTimes, Line, Rate, Work, bill_for, line_for
 from flux_training.training.estimates.calibration import FinishedRun, correction_from, finished_run_of
 from flux_training.training.estimates.model_work import image_work, step_work
-from flux_training.training.estimates.parts import PartName, trainer_times
+from flux_training.training.estimates.parts import SAMPLE_FACTOR, PartName, trainer_times
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.workload import Mode, Sampling, Workload, workload_of
 from flux_training.training.gpu import TFLOPS
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.untrusted import parse_record
+from tests.bench.measures import ROOT
 
 SALAD = CLOUDS["salad"]
 RATE = Rate("RTX 5090 (32 GB)", "high", 0.45)
@@ -68,22 +70,23 @@ def test_the_recipes_hour_is_inside_its_range() -> None:
         assert time.low < 3600 < time.high
 
 
-# What a change does to the likely time of 2,000 steps with 3 prompts on an RTX 5090, in minutes.
+# What a change does to the likely time of 2,000 steps with 10 prompts on an RTX 5090, in minutes.
 VARIANTS = {
-    "example": (GUIDE, 82.6),
-    "1 prompt": (replace(GUIDE, sampling=Sampling(images=1, every=250)), 63.3),
-    "20 prompts": (replace(GUIDE, sampling=Sampling(images=20, every=250)), 104.1),
-    "512 pixels": (replace(GUIDE, resolutions=(512,)), 51.9),
-    "1024 pixels": (replace(GUIDE, resolutions=(1024,)), 118.5),
-    "rank 4": (replace(GUIDE, rank=4), 82.2),
-    "rank 128": (replace(GUIDE, rank=128), 86.8),
-    "not quantized": (replace(GUIDE, mode=Mode(quantized=False)), 82.6),
-    "offloaded": (replace(GUIDE, mode=Mode(offloaded=True)), 169.5),
-    "loaded by the CPU": (replace(GUIDE, low_vram=True), 85.7),
-    "without checkpointing": (replace(GUIDE, mode=Mode(checkpointing=False)), 63.3),
-    "batch of 4": (replace(GUIDE, batch=4), 226.6),
-    "4 accumulated": (replace(GUIDE, accumulation=4), 256.7),
-    "video, 33 frames": (replace(GUIDE, mode=Mode("wan21"), resolutions=(512,), frames=33), 488.5),
+    "example": (GUIDE, 84.6),
+    "1 prompt": (replace(GUIDE, sampling=Sampling(images=1, every=250)), 65.2),
+    "20 prompts": (replace(GUIDE, sampling=Sampling(images=20, every=250)), 106.2),
+    "512 pixels": (replace(GUIDE, resolutions=(512,)), 52.9),
+    "1024 pixels": (replace(GUIDE, resolutions=(1024,)), 121.6),
+    "rank 4": (replace(GUIDE, rank=4), 84.2),
+    "rank 128": (replace(GUIDE, rank=128), 88.9),
+    "not quantized": (replace(GUIDE, mode=Mode(quantized=False)), 84.6),
+    "offloaded": (replace(GUIDE, mode=Mode(offloaded=True)), 174.3),
+    "loaded by the CPU": (replace(GUIDE, low_vram=True), 87.7),
+    "without checkpointing": (replace(GUIDE, mode=Mode(checkpointing=False)), 64.7),
+    "batch of 4": (replace(GUIDE, batch=4), 233.3),
+    "4 accumulated": (replace(GUIDE, accumulation=4), 264.4),
+    "video, 33 frames": (replace(GUIDE, mode=Mode("wan21"), resolutions=(512,), frames=33), 391.0),
+    "1 control image": (replace(GUIDE, mode=Mode("flux_kontext"), controls=1), 149.6),
 }
 
 
@@ -98,8 +101,16 @@ def test_20_prompts_take_longer_than_one_by_their_images() -> None:
     images = 9 * 19
     assert one.time is not None
     assert twenty.time is not None
-    drawn = images * image_work(GUIDE) / PEAK
+    drawn = SAMPLE_FACTOR.likely * images * image_work(GUIDE) / PEAK
     assert twenty.time.likely - one.time.likely == pytest.approx(drawn, rel=0.02)
+
+
+def test_the_documents_table_has_these_estimates() -> None:
+    text = (ROOT / "docs/costs.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) min \|", text, re.MULTILINE))
+    resumed = time_of(Work("cat", 2000, GUIDE, 0, begun=1000)).likely / 60
+    expected = {name: minutes for name, (_, minutes) in VARIANTS.items()} | {"resumed at step 1,000": resumed}
+    assert rows == {name: f"{minutes:,.0f}" for name, minutes in expected.items()}
 
 
 def test_a_resumed_run_has_only_what_is_left() -> None:
@@ -117,11 +128,11 @@ def test_explanations_list_the_parts_and_their_ranges() -> None:
         "  download       3.0 MB                       1 s  0 s to 2 s",
         "  loading        flux, quantized            2 min  60 s to 4 min",
         "  caching        12 images                   11 s  5 s to 22 s",
-        "  steps          300 steps                  9 min  6 min to 12 min",
+        "  steps          300 steps                  9 min  6 min to 13 min",
         "  samples        30 images                  7 min  5 min to 10 min",
         "  saves          2 checkpoints                8 s  2 s to 20 s",
         "  upload         checks and final weights    60 s  24 s to 2 min",
-        "  interruptions  assumed 0.02 an hour         3 s  0 s to 18 s",
+        "  interruptions  assumed 0.02 an hour         3 s  0 s to 19 s",
         "  total                                    19 min  13 min to 30 min",
     ]
 

@@ -2,19 +2,23 @@
 
 The rate of a GPU is its peak in TFLOPS (flux_training/training/gpu.py). A step takes longer than that by STEP_FACTOR, which is the
 spread of public figures (docs/costs.md); all other constants here are assumptions and have wide ranges.
+Small steps are limited by the CPU, which starts the GPU's work.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flux_training.training.estimates.model_work import image_work, model_work, step_work
+from flux_training.training.estimates.model_work import image_work, launches, model_work, step_work
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.workload import Workload
 
-# Fitted to all public figures together: with each GPU left out in turn, the others give this median within a tenth.
-STEP_FACTOR = Range(0.93, 1.3, 1.85)
+# Between the median of all public figures (0.52) and that of ai-toolkit's four (0.67, of an A40 and an A100), because SaladCloud's recipe
+# trains on an RTX 5090 in an hour. A factor of 1.4 in both directions covers most figures of each trainer (docs/costs.md).
+STEP_FACTOR = Range(0.424, 0.6, 0.848)
 # A sampler step has no backward pass, no optimizer and no checkpointing. Assumption.
-SAMPLE_FACTOR = Range(0.7, 1.0, 1.4)
+SAMPLE_FACTOR = Range(0.31, 0.45, 0.63)
+# Seconds in which the CPU starts a block: the spread of the public figures of small steps, which are of three models.
+BLOCK_SECONDS = Range(0.0025, 0.0035, 0.005)
 # With layer_offloading, weights travel over the bus in each step. One public figure: 4 times (ai-toolkit issue 148).
 OFFLOADING_FACTOR = Range(1.2, 2.5, 5.0)
 # For models without a row in MODELS.
@@ -79,10 +83,15 @@ def trainer_times(workload: Workload, begun: int, steps: int, images: int, tflop
         LOW_VRAM_LOAD_SECONDS if workload.low_vram else LOAD_SECONDS,
         ENCODE_SECONDS.times(encoded),
         drawing.times(first),
-        _step_factor(workload).times(one * max(0, steps - begun)),
+        _step_time(workload, one).times(max(0, steps - begun)),
         drawing.times(workload.sampling.count_after(begun, steps)),
         SAVE_SECONDS.times(saves_between(workload, begun, steps)),
     )
+
+
+def _step_time(workload: Workload, peak_seconds: float) -> Range:
+    """Seconds of a step that takes `peak_seconds` at the GPU's rate."""
+    return _step_factor(workload).times(peak_seconds).at_least(BLOCK_SECONDS.times(launches(workload)))
 
 
 def _step_factor(workload: Workload) -> Range:

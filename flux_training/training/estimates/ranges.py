@@ -29,6 +29,9 @@ class Range:
     def __mul__(self, other: Range) -> Range:
         return Range(self.low * other.low, self.likely * other.likely, self.high * other.high)
 
+    def at_least(self, other: Range) -> Range:
+        return Range(max(self.low, other.low), max(self.likely, other.likely), max(self.high, other.high))
+
     def times(self, factor: float) -> Range:
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 

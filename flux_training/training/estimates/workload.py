@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flux_training.training.train_yml.dataset_folders import NUMBERED_CONTROLS
 from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
 from flux_training.training.values import mapping, whole_number
 
@@ -47,7 +48,7 @@ class Sampling:
 class Workload:
     """`resolutions`: sides in pixels, each trained equally often. `low_vram`: the weights are loaded and quantized by the CPU.
 
-    `encoded_first`: the images are encoded before the first step, rather than in each step.
+    `controls`: control images of each image, whose tokens the model sees as well. `encoded_first`: the images are encoded before the first step, rather than in each step.
     """
 
     mode: Mode = field(default_factory=Mode)
@@ -60,6 +61,7 @@ class Workload:
     save_every: int = 250
     low_vram: bool = False
     encoded_first: bool = True
+    controls: int = 0
 
 
 def workload_of(document: Mapping[str, Any]) -> Workload:
@@ -85,7 +87,15 @@ def workload_of(document: Mapping[str, Any]) -> Workload:
         whole_number(mapping(process.get("save")).get("save_every"), DEFAULT_SAVE_EVERY),
         model.get("low_vram") is True,
         any(entry.get("cache_latents") or entry.get("cache_latents_to_disk") for entry in entries),
+        max((_controls_of(entry) for entry in entries), default=0),
     )
+
+
+def _controls_of(entry: Mapping[str, Any]) -> int:
+    """How many control images an image of this dataset has. ai-toolkit ignores `control_path` beside the numbered keys."""
+    numbered = sum(isinstance(entry.get(key), str) for key in NUMBERED_CONTROLS)
+    paths = entry.get("control_path")
+    return numbered or (len(paths) if isinstance(paths, list) else int(isinstance(paths, str)))
 
 
 def model_name(model: Mapping[str, Any]) -> str:
