@@ -14,6 +14,7 @@ from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.records import listed, read_record
+from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.runs.handout import REQUEUES_VARIABLE, may_requeue, requeues
