@@ -44,37 +44,40 @@ SOURCES := pyproject.toml packages/pulumi-embedded/pyproject.toml packages/local
 
 .DEFAULT_GOAL := help
 
-help: ## what can be typed
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+help: ## show this list
+	@echo "To train (STACK=prod for the stack prod; ./flux --help lists all commands):"
+	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "To change this project:"
+	@awk -F ':.*### ' '/^[a-z-]+:.*### / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: $(READY) ## train the declared jobs and fetch the results to outputs/<stack>/ (STACK=dev; YES=1 does not ask)
+up: $(READY) ## train the declared jobs, fetch results (YES=1: do not ask)
 	@$(FLUX) up --stack $(STACK) $(if $(YES),--yes)
 
-preview: $(READY) ## what `make up` would do
+preview: $(READY) ## show what `make up` would do
 	@$(FLUX) preview --stack $(STACK)
 
-plan: $(READY) ## what `make up` would train, why, and for how many dollars
+plan: $(READY) ## show what it would train, why, and for how many dollars
 	@$(FLUX) plan --stack $(STACK)
 
-refresh: $(READY) ## look how everything really is
+refresh: $(READY) ## update the state to match what exists
 	@$(FLUX) refresh --stack $(STACK)
 
-destroy: $(READY) ## take everything down; trained results stay
+destroy: $(READY) ## delete all resources; results stay
 	@$(FLUX) destroy --stack $(STACK) $(if $(YES),--yes)
 
-cloud: .venv/ready ## start the cloud on this machine
+cloud: .venv/ready ## start the local cloud
 	@$(FLUX) cloud
 
-down: .venv/ready ## stop the cloud on this machine; its files stay
+down: .venv/ready ## stop the local cloud; its files stay
 	@$(FLUX) down
 
-test: .venv/ready-dev ## everything a change can break (5 minutes)
+test: .venv/ready-dev ### run all tests (10 minutes)
 	@$(BIN)/python -m pytest $(TESTS)
 
-test-long: .venv/ready-dev ## more seeds, kills, inputs and browser themes of the same (half an hour; SHARE=1/7 for a part)
+test-long: .venv/ready-dev ### run more seeds, kills and inputs (half an hour; SHARE=1/7)
 	@$(BIN)/python -m pytest -m long $(if $(SHARE),--long-share=$(SHARE)) $(TESTS)
 
-check: .venv/ready-dev ## lint, types, and the tests that the changes since origin/main affect (a minute)
+check: .venv/ready-dev ### lint, and test what changed since origin/main
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -84,21 +87,21 @@ check: .venv/ready-dev ## lint, types, and the tests that the changes since orig
 PURE_TESTS := tests/training $(wildcard tests/components/test_[cdp]*.py) \
 	$(addprefix packages/pulumi-embedded/tests/test_,decisions.py deletions.py diffs.py units.py values.py)
 
-packages: .venv/ready ## test each package alone in a new environment (a few minutes)
+packages: .venv/ready ### test each package alone in a new environment
 	@.ci/packages
 
-coverage: .venv/ready-dev ## branch coverage: the pure core has to have 98 %, the providers of resources 90 % (two minutes)
+coverage: .venv/ready-dev ### measure the branch coverage of the pure core and components
 	@$(BIN)/python -m pytest $(PURE_TESTS) --cov --cov-report=term
 	@$(BIN)/python -m pytest tests/components --cov=components --cov-fail-under=90 --cov-report=term
 
-mutants: .venv/ready-dev ## change the pure core in thousands of ways and see that a test notices (hours; OF='training.cost.*' for a part)
+mutants: .venv/ready-dev ### run mutation tests (hours; OF='training.cost.*' for a part)
 	@$(BIN)/mutmut run --max-children 2 $(OF)
 	@$(BIN)/python -m tests.mutation.survivors
 
-bench: .venv/ready-dev ## measure uploads, no-ops and a thousand jobs side by side with others (a quarter of an hour on a quiet machine)
+bench: .venv/ready-dev ### measure uploads, no-ops and a thousand jobs
 	@$(BIN)/python -m tests.bench
 
-lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, and the workflows' actionlint and zizmor
+lint: .venv/ready-dev ### run all linters and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -107,23 +110,23 @@ lint: .venv/ready-dev ## ruff, mypy, hadolint, shellcheck, and the workflows' ac
 	@$(BIN)/zizmor --quiet --offline .github/workflows
 	@.ci/actionlint
 
-audit: .venv/ready-dev ## ask the package index for known vulnerabilities of all that is locked
+audit: .venv/ready-dev ### look up known vulnerabilities of the locked packages
 	@$(BIN)/pip-audit --disable-pip --require-hashes --progress-spinner off -r requirements/dev.lock
 
-format: .venv/ready-dev ## let ruff mend what it can
+format: .venv/ready-dev ### let ruff fix and format the code
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format .
 
-generated: .venv/ready ## write schemas/ and docs/lint.md anew, from the code
+generated: .venv/ready ### write the generated schemas and documents
 	@$(BIN)/python -m flux_training.commands.generate
 
-trainer-keys: .venv/ready-dev ## compare the table of ai-toolkit's keys with a checkout of it (CHECKOUT=~/ai-toolkit)
+trainer-keys: .venv/ready-dev ### compare the table of keys with ai-toolkit (CHECKOUT=DIR)
 	@$(BIN)/python -m tests.real.compare_keys $(CHECKOUT)
 
-licences: .venv/ready-dev ## write docs/licences.md anew, from the installed packages
+licences: .venv/ready-dev ### write docs/licences.md from the installed packages
 	@$(BIN)/pip-licenses --from=mixed --format=markdown --ignore-packages flux-training pulumi-embedded localcloud --output-file=docs/licences.md
 
-lock: .venv/ready-dev ## pin what the pyproject.toml files declare, with hashes (UPGRADE=--upgrade: the newest that fit)
+lock: .venv/ready-dev ### pin all dependencies with hashes (UPGRADE=--upgrade)
 	@$(COMPILE) --generate-hashes $(SOURCES) --group dev --extra aws -o requirements/dev.lock
 	@$(COMPILE) --generate-hashes $(SOURCES) --group build -c requirements/dev.lock -o requirements/local.lock
 	@echo pulumi-aws | $(COMPILE) --generate-hashes - -c requirements/dev.lock -o requirements/aws.lock
@@ -132,7 +135,7 @@ lock: .venv/ready-dev ## pin what the pyproject.toml files declare, with hashes 
 
 ready: $(READY)
 
-aws: .venv/ready-aws ## install what stacks with `storage: {kind: aws}` need besides
+aws: .venv/ready-aws ## install what stacks on AWS need
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }

@@ -181,3 +181,12 @@ def test_wrong_commands_are_detected() -> None:
         "cp none.example x",
     ):
         assert fault(line.split(), ()), line
+
+
+def test_the_list_of_targets_fits_a_terminal_and_tells_users_from_developers() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    train, change = done.stdout.split("To change this project:\n")
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "  make up " in train
+    assert "  make test " not in train
+    assert "  make test " in change
