@@ -24,12 +24,22 @@ from tests.node.runs import LaunchResult, Node, train_config
 from tests.node.test_dataset import lay_out
 from tests.real.compare_keys import differences
 from tests.training.job_folders import add_folders, make_job
-from tests.training.lint.trainer_cases import lint_errors
+from tests.training.lint.mutations import for_cpu, mutations
+from tests.training.lint.trainer_cases import (
+    Agreement,
+    TrainerCase,
+    agreement,
+    base_document,
+    changed,
+    lint_errors,
+)
 
 CHECKOUT = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", ""))
 PYTHON = os.environ.get("FLUX_TEST_AI_TOOLKIT_PYTHON", "")
 KILLS = int(os.environ.get("FLUX_TEST_KILLS", "2"))
 STEPS, SAVE_EVERY = 40, 8
+# Which random changes of train.yml are tried, and how many of them are run and not only read.
+SEED, CHANGES, RUNS = int(os.environ.get("FLUX_TEST_SEED", "43")), 200, 20
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(not PYTHON, reason="FLUX_TEST_AI_TOOLKIT and FLUX_TEST_AI_TOOLKIT_PYTHON are not set"),
@@ -108,15 +118,16 @@ def _step(node: Node) -> int:
         return 0
 
 
-@pytest.mark.parametrize("seed", range(KILLS))
-def test_a_killed_run_ends_with_sound_weights_at_its_last_step(
+@pytest.mark.parametrize("seed", range(KILLS // 2))
+def test_a_run_killed_twice_ends_with_sound_weights_at_its_last_step(
     seed: int, model: Path, tmp_path: Path
 ) -> None:
     node = real_node(tmp_path, model)
-    kill_at(node, random.Random(seed).randrange(1, STEPS))
-    node.bring()
+    for step in sorted(random.Random(seed).sample(range(1, STEPS), 2)):
+        kill_at(node, step)
+        node.bring()
     ended = node.run()
-    assert (ended.code, ended.published, ended.progress["restarts"]) == (0, True, 1), ended.out[-2000:]
+    assert (ended.code, ended.published, ended.progress["restarts"]) == (0, True, 2), ended.out[-2000:]
     assert final_step(node) == STEPS
     assert ended.progress["trainer"]
 
@@ -164,6 +175,38 @@ def test_its_examples_for_flux_lint_without_errors(path: Path) -> None:
     process["datasets"][0]["folder_path"] = "./dataset"
     process["model"]["name_or_path"] = "/model"
     assert lint_errors(document) == []
+
+
+def try_configs(cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, str]]:
+    """The verdict and error of each case, by its name."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    program = Path(__file__).with_name("try_configs.py")
+    words = [PYTHON, str(program), str(CHECKOUT), str(folder / "cases.json"), str(folder / "out.jsonl")]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    subprocess.run(words, check=True, capture_output=True, env=environment)
+    found = map(json.loads, (folder / "out.jsonl").read_text().splitlines())
+    return {verdict["name"]: verdict for verdict in found}
+
+
+def test_lint_agrees_with_it_about_random_changes(model: Path, tmp_path: Path) -> None:
+    """All are read, some are run. Lint may refuse what is only read, but not accept what the reader refuses."""
+    base, changes = base_document(), mutations(SEED, CHANGES)
+    running = random.Random(SEED).sample(range(CHANGES), RUNS)
+    configs = [
+        {"name": str(number), "config": for_cpu(base, change, str(model)), "run": number in running}
+        for number, change in enumerate(changes)
+    ]
+    found = try_configs(configs, tmp_path)
+    wrong = {}
+    for number, change in enumerate(changes):
+        verdict, error = found[str(number)]["verdict"], found[str(number)]["error"]
+        errors = lint_errors(changed(base, change))
+        how = agreement(TrainerCase("", change, verdict, error), errors)
+        if how != Agreement.AGREED and verdict != "read":
+            wrong[json.dumps(change)] = f"{verdict} ({how}): {error or errors}"
+    print(f"seed {SEED}: {len(wrong)} of {CHANGES} changes are judged differently", *wrong.items(), sep="\n")
+    assert len(wrong) <= 0.05 * CHANGES
+    assert not [change for change, text in wrong.items() if Agreement.UNEXPLAINED in text]
 
 
 def test_its_dataset_class_reads_the_folders_of_a_job_as_lint_does(

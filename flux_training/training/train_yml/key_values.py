@@ -71,8 +71,10 @@ def _flag_fault(value: Any) -> ValueFault | None:
 
 
 def _path_fault(spec: KeySpec, value: Any) -> ValueFault | None:
-    if not value or is_on_node(value):
+    if value is None or is_on_node(value) or (value in ("", []) and not spec.hub):
         return None
+    if value == "":
+        return ValueFault(FaultKind.PATH, "ai-toolkit takes an empty text for a path; delete the key")
     if spec.hub and isinstance(value, str) and HUB_ID.fullmatch(value):
         return None
     return ValueFault(
@@ -93,8 +95,7 @@ def _choice_fault(spec: KeySpec, value: Any) -> ValueFault | None:
     shown = ", ".join(spec.choices) if len(spec.choices) <= 12 else "one of those that ai-toolkit knows"
     if not isinstance(value, str):
         return ValueFault(FaultKind.TYPE, f"must be {shown}")
-    name = value.lower() if spec.ignore_case else value
-    name = name.split("|")[0] if spec.adapter else name
+    name = spec.choice_of(value)
     if name in spec.choices or name.startswith(spec.prefixes or ("\0",)):
         return None
     rule = f"must be {shown}{nearest(value, spec.choices)}"
@@ -118,7 +119,7 @@ def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
 def _has_type(spec: KeySpec, value: Any) -> bool:
     match spec.type:
         case KeyType.INTEGER:
-            return isinstance(value, int)
+            return isinstance(value, int) or (spec.or_text and _is_digits(value))
         case KeyType.NUMBER:
             return _is_number(value)
         case KeyType.NUMERIC:
@@ -172,6 +173,10 @@ def _expected(spec: KeySpec) -> str:
     if spec.type == KeyType.LIST and spec.of != KeyType.ANY:
         return f"a list of {spec.of.value}s" if spec.of != KeyType.MAPPING else "a list of sections"
     return RULES_OF_TYPE[spec.type]
+
+
+def _is_digits(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdigit()
 
 
 def _is_number(value: object) -> bool:

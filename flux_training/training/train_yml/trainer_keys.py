@@ -1,14 +1,15 @@
 """The keys of train.yml that ai-toolkit reads, with the values it can use (trainer_keys.json). It ignores all other keys.
 
 Sections are named by their path below `config.process[0]`; `[]` stands for each entry of a list, `process` for the process itself.
-Sections that are missing here (`optimizer_params`, `network_kwargs`, …) may have any key. The table was made by reading
+Sections that are missing here (`network_kwargs`, …) may have any key. OPTIMIZERS and LR_SCHEDULERS have the parameters of each optimizer and scheduler. The table was made by reading
 toolkit/config_modules.py, the process classes and what they call in https://github.com/ostris/ai-toolkit at COMMIT, and by
-training a tiny FLUX.1 with wrong values (docs/trainer.md). `since` is the date of the commit that added a key.
+training a tiny FLUX.1 with wrong values (docs/trainer.md). `since` is the date of the commit that added a key, `choices_since` has those
+of choices that were added in 2025 or later.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class KeySpec:
 
     type: KeyType
     choices: tuple[str, ...] = ()
+    choices_since: Mapping[str, str] = field(default_factory=dict)
     null: bool = False
     min: float | None = None
     max: float | None = None
@@ -62,6 +64,11 @@ class KeySpec:
     prefixes: tuple[str, ...] = ()
     adapter: bool = False
     hub: bool = False
+
+    def choice_of(self, value: str) -> str:
+        """The value as the choices are written."""
+        name = value.lower() if self.ignore_case else value
+        return name.split("|")[0] if self.adapter else name
 
     def is_used(self, section: Mapping[str, Any]) -> bool:
         return not self.when or any(_holds(condition, section) for condition in self.when)
@@ -94,6 +101,10 @@ COMMIT: str = _CONTENT["commit"]
 VERSION: str = _CONTENT["version"]
 DATE: str = _CONTENT["date"]
 TRAINER_KEYS = TypeAdapter(dict[str, dict[str, KeySpec]]).validate_python(_CONTENT["sections"])
+OPTIMIZERS, LR_SCHEDULERS = (
+    TypeAdapter(dict[str, dict[str, KeySpec]]).validate_python(_CONTENT[name])
+    for name in ("optimizers", "lr_schedulers")
+)
 for _name in ("sample", "sample.samples[]"):
     TRAINER_KEYS[_name.replace("sample", "first_sample", 1)] = TRAINER_KEYS[_name]
 

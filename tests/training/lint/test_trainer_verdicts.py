@@ -2,7 +2,16 @@
 
 import pytest
 
-from tests.training.lint.trainer_cases import TrainerCase, base_document, changed, lint_errors, trainer_cases
+from tests.training.lint.trainer_cases import (
+    Agreement,
+    TrainerCase,
+    agreement,
+    base_document,
+    changed,
+    lint_errors,
+    random_cases,
+    trainer_cases,
+)
 
 CASES = [case for case in trainer_cases() if "raw" not in case.change]
 # The trainer runs, but not with what is written, or its results would not reach the bucket.
@@ -17,6 +26,7 @@ MISREAD = {
     "net-bad": "trains a LoRA",
     "net-pretrained": "trains from the start, because the file is not there",
     "x-clip": "like clipimg",
+    "x-onlyif-str": "takes each character for an entry, and so trains all layers",
     "x-inp": "trains without the masks, because the folder is not there",
     "y-captype": "trains with empty captions, because no file is named `00001txt`",
     "proc-dict": "writes into a folder that is not uploaded",
@@ -43,3 +53,11 @@ def test_what_the_trainer_fails_on_is_an_error(case: TrainerCase) -> None:
 def test_what_the_trainer_trains_with_is_no_error(case: TrainerCase) -> None:
     errors = lint_errors(changed(base_document(), case.change))
     assert bool(errors) == (case.name in MISREAD), errors
+
+
+def test_lint_and_the_trainer_agree_about_random_changes() -> None:
+    """At least 95 of 100 times, and there is a reason for each of the others."""
+    cases = random_cases()
+    found = {case.name: agreement(case, lint_errors(changed(base_document(), case.change))) for case in cases}
+    assert [name for name, how in found.items() if how == Agreement.UNEXPLAINED] == []
+    assert list(found.values()).count(Agreement.AGREED) >= 0.95 * len(cases)

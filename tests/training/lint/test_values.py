@@ -131,6 +131,22 @@ def test_an_alpha_far_from_the_rank_matters_only_where_ai_toolkit_uses_it(
     assert bool(messages("rank-alpha", job)) == reported
 
 
+@pytest.mark.parametrize(
+    ("train", "newer"),
+    [
+        ({"timestep_type": "sigmoid", "optimizer": "AdamW"}, []),
+        ({"timestep_type": "weighted"}, ["train.timestep_type weighted exists since 2025-06-04"]),
+        ({"optimizer": "Automagic2"}, ["train.optimizer automagic2 exists since 2026-05-05"]),
+        ({"do_fft_loss": True}, ["train.do_fft_loss exists since 2026-05-24"]),
+    ],
+)
+def test_keys_and_choices_newer_than_the_trainer_are_reported(
+    train: Mapping[str, object], newer: list[str]
+) -> None:
+    job = replace(configured({"train": train}), trainer_date="2025-04-01")
+    assert messages("key-new", job) == [f"{text}, the image has ai-toolkit of 2025-04-01" for text in newer]
+
+
 @pytest.mark.parametrize(("gpu", "small"), [("X (23 GB)", True), ("X (24 GB)", False), ("X (25 GB)", False)])
 def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
     job = replace(configured({"model": {"is_flux": True}}), gpu=gpu)

@@ -1,10 +1,14 @@
-"""What the real ai-toolkit did with changed copies of jobs/chelsea-cat/train.yml (trainer_verdicts.json, docs/trainer.md)."""
+"""What the real ai-toolkit did with changed copies of jobs/chelsea-cat/train.yml (docs/trainer.md).
+
+trainer_verdicts.json has chosen changes, trainer_mutations.json random ones (`mutations(43, 200)`), all of which were run.
+"""
 
 import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,38 @@ from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
 
 ABSENT = "<absent>"
+# Rules about what ai-toolkit silently reads as something else, or trains without.
+SILENT = ("value-misread", "node-path", "caption-ext")
+# Rules that refuse what ai-toolkit runs, by the reason.
+REFUSED_HERE = {
+    "config-name": "its results are not in the folder that is uploaded",
+    "device": "a node has one GPU",
+    "network-missing": "it trains the whole model",
+    "result-not-lora": "it does not leave one file with a LoRA",
+    "save-every-invalid": "the launcher counts whole steps",
+}
+# What fails only where it was tried, without a GPU.
+NEEDS_GPU = ("torch_profiler",)
+# Torch takes a number for a device.
+RUNS_BY_CHANCE = ("save.dtype",)
 JOB = Path(__file__).resolve().parents[3] / "jobs/chelsea-cat"
 BASE = JOB / "train.yml"
 IMAGES = DatasetReader()
+FAILURES = ("refused", "failed", "died")
+
+
+class Agreement(StrEnum):
+    """Of lint and the real trainer about one change."""
+
+    AGREED = "agreed"
+    EXPLAINED = "explained"  # by REFUSED_HERE, NEEDS_GPU or RUNS_BY_CHANCE
+    UNEXPLAINED = "unexplained"
 
 
 @dataclass(frozen=True)
 class TrainerCase:
-    """`change` maps places below config.process[0] to values. `verdict`: refused (when the file was read), failed (in the run),
-    ran, slow, or read (accepted when the file was read, not run).
+    """`change` maps places below config.process[0] to values. `verdict`: refused (when the file was read), failed or died (in
+    the run), ran, slow, or read (accepted when the file was read, not run).
     """
 
     name: str
@@ -33,8 +60,26 @@ class TrainerCase:
 
 
 def trainer_cases() -> list[TrainerCase]:
-    found = json.loads(Path(__file__).with_name("trainer_verdicts.json").read_text(encoding="utf-8"))
-    return [TrainerCase(**case) for case in found]
+    return [TrainerCase(**case) for case in _read("trainer_verdicts.json")]
+
+
+def random_cases() -> list[TrainerCase]:
+    return [TrainerCase(json.dumps(case["change"]), **case) for case in _read("trainer_mutations.json")]
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    return found
+
+
+def agreement(case: TrainerCase, errors: Iterable[str]) -> Agreement:
+    """Whether lint's errors are what the trainer did."""
+    has_failed, codes = case.verdict in FAILURES, set(errors)
+    if has_failed == bool(codes) or (codes and codes <= set(SILENT)):
+        return Agreement.AGREED
+    places = NEEDS_GPU if has_failed else RUNS_BY_CHANCE
+    is_explained = bool(codes) and codes <= {*REFUSED_HERE, *SILENT}
+    return Agreement.EXPLAINED if is_explained or set(case.change) & set(places) else Agreement.UNEXPLAINED
 
 
 def base_document() -> dict[str, Any]:
@@ -108,7 +153,3 @@ def _put(container: Any, part: str | int, value: Any) -> None:
         container.append(value)
     else:
         container[part] = value
-
-
-def failed(cases: Iterable[TrainerCase]) -> list[TrainerCase]:
-    return [case for case in cases if case.verdict in ("refused", "failed")]

@@ -67,6 +67,7 @@ def test_choices_and_conditions_of_the_table_make_sense() -> None:
     for section, keys in TRAINER_KEYS.items():
         for key, spec in keys.items():
             assert not spec.choices or spec.type in (KeyType.CHOICE, KeyType.LIST), (section, key)
+            assert spec.choices_since.keys() <= set(spec.choices), (section, key)
             assert {condition.partition("=")[0] for condition in spec.when} <= keys.keys(), (section, key)
 
 

@@ -12,26 +12,15 @@ from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.names import below_job
 from flux_training.training.train_yml.dataset_folders import sample_controls
 from flux_training.training.train_yml.key_values import is_on_node
+from flux_training.training.train_yml.optimizer_parameters import parameter_faults
 from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER
 from flux_training.training.values import mapping
-from flux_training.training.words import nearest
 
 AREA = Area("combinations")
 Conflict = tuple[str, tuple[str, ...]]  # the message, and the key at which it is shown
 Conflicts = Callable[[Subject], Iterator[Conflict]]
-# Keys that ai-toolkit passes on by name, beside those that it sets itself (toolkit/scheduler.py).
-SCHEDULER_PARAMETERS = {
-    "constant": ("factor", "total_iters", "last_epoch"),
-    "linear": ("start_factor", "end_factor", "total_iters", "last_epoch"),
-    "cosine": ("T_max", "total_iters", "eta_min", "last_epoch"),
-    "cosine_with_restarts": ("T_0", "T_mult", "total_iters", "eta_min", "last_epoch"),
-    "constant_with_warmup": ("num_warmup_steps", "total_iters", "last_epoch"),
-}
 SWAPPING_OPTIMIZERS = ("adafactor", "automagic")
 MISSING_PACKAGES = {"lion": "lion-pytorch", "dadaptation.*": "dadaptation"}
-# ai-toolkit sets these itself, so a second value is one too many (toolkit/optimizer.py).
-SET_BY_TRAINER = ("params", "lr")
-WITH_EPS = ("adam", "adamw", "adam8", "adamw8", "adam8bit", "adamw8bit", "ademamix8bit")
 INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
@@ -64,11 +53,24 @@ def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
                 f"train.{key} works only for models like Stable Diffusion, not for those that match flows",
                 ("train", key),
             )
+    if job.section("model").get("is_v_pred"):
+        yield "model.is_v_pred works only for models like Stable Diffusion", ("model", "is_v_pred")
     kind = str(job.section("network").get("type", "lora")).lower()
     if kind in ("locon", "lycoris"):
         yield f"ai-toolkit finds no layer of the model for a {kind} network, and stops", ("network", "type")
     if kind == "lorm":
         yield "network.type lorm replaces layers of the model and leaves no LoRA", ("network", "type")
+
+
+def _layers(job: Subject) -> Iterator[Conflict]:
+    """ai-toolkit looks for each entry in the names of the layers, and takes each character of a text for an entry."""
+    chosen = mapping(job.section("network").get("network_kwargs"))
+    for key in ("only_if_contains", "ignore_if_contains"):
+        value, place = chosen.get(key), ("network", "network_kwargs", key)
+        if value is None or (key == "ignore_if_contains" and value == []):
+            continue
+        if not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
+            yield f"network_kwargs.{key} is {value!r}: must be a list of parts of layers' names", place
 
 
 def _two_accumulations(job: Subject) -> Iterator[Conflict]:
@@ -177,27 +179,18 @@ def _optimizer(job: Subject) -> Iterator[Conflict]:
         yield f"optimizer {name} needs the package {package}, which ai-toolkit does not install", place
     if train.get("do_paramiter_swapping") and not name.startswith(SWAPPING_OPTIMIZERS):
         yield f"optimizer {name} cannot swap parameters", ("train", "do_paramiter_swapping")
-    taken = {*SET_BY_TRAINER, *(("eps",) if name in WITH_EPS or name.startswith("prodigy") else ())}
-    for key in mapping(train.get("optimizer_params")):
-        if key in taken:
-            message = f"ai-toolkit sets {key} of optimizer {name} itself, and stops at a second value"
-            yield message, ("train", "optimizer_params", key)
 
 
-def _scheduler(job: Subject) -> Iterator[Conflict]:
-    train = job.section("train")
-    name = train.get("lr_scheduler", "constant")
-    known = SCHEDULER_PARAMETERS.get(name) if isinstance(name, str) else None
-    for key in mapping(train.get("lr_scheduler_params")) if known else ():
-        if known and key not in known:
-            message = f"lr_scheduler {name} has no parameter {key}{nearest(key, known)}"
-            yield message, ("train", "lr_scheduler_params", key)
+def _parameters(job: Subject) -> Iterator[Conflict]:
+    for message, place in parameter_faults(job.section("train")):
+        yield message, ("train", *place)
 
 
-def _differential_noise(job: Subject) -> Iterator[Conflict]:
+def _augmentations(job: Subject) -> Iterator[Conflict]:
     augmented = any(entry.get("augmentations") for entry in _datasets(job))
-    if job.section("train").get("loss_target") == "differential_noise" and not augmented:
-        yield "loss_target differential_noise needs augmentations in a dataset", ("train", "loss_target")
+    target = job.section("train").get("loss_target")
+    if target in ("differential_noise", "unaugmented") and not augmented:
+        yield f"loss_target {target} needs augmentations in a dataset", ("train", "loss_target")
 
 
 def _denoising_steps(job: Subject) -> Iterator[Conflict]:
@@ -235,6 +228,7 @@ def _wandb(job: Subject) -> Iterator[Conflict]:
 CONFLICTS: tuple[Conflicts, ...] = (
     _only_flux,
     _not_for_flow_matching,
+    _layers,
     _two_accumulations,
     _guidance,
     _adapters_of_the_model,
@@ -245,8 +239,8 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _triggers,
     _deprecated,
     _optimizer,
-    _scheduler,
-    _differential_noise,
+    _parameters,
+    _augmentations,
     _denoising_steps,
     _start_step,
     _log_folder,

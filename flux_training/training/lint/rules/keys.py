@@ -42,17 +42,30 @@ def repeated_keys(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "key-new",
-    "the ai-toolkit in the stack's image is older than this, and silently ignores it",
-    "delete it, or use a newer image (docker/README.md); cluster.trainerDate tells the version in your own image",
+    "the ai-toolkit in the stack's image is older than this: it ignores the key, or stops at the choice",
+    "delete it, choose another, or use a newer image (docker/README.md); cluster.trainerDate tells the version in your own image",
 )
 def keys_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
     for entry in entries(job.process):
-        if entry.spec and entry.spec.since > job.trainer_date:
-            message = f"{entry.name} exists since {entry.spec.since}, the image has ai-toolkit of {job.trainer_date}"
+        name, since = _newest_part(entry)
+        if since > job.trainer_date:
+            message = f"{name} exists since {since}, the image has ai-toolkit of {job.trainer_date}"
             yield job.in_config(message, *entry.place)
     if job.process.get("type") == "diffusion_trainer" and job.trainer_date < DIFFUSION_TRAINER_SINCE:
         message = f"type diffusion_trainer exists since {DIFFUSION_TRAINER_SINCE}, the image has ai-toolkit of {job.trainer_date}"
         yield job.in_config(message, "type")
+
+
+def _newest_part(entry: KeyEntry) -> tuple[str, str]:
+    """(what to call it, since when it exists) of a key or its choice, whichever is newer."""
+    spec = entry.spec
+    if spec is None:
+        return entry.name, ""
+    choice = spec.choice_of(entry.value) if isinstance(entry.value, str) else ""
+    choice_since = spec.choices_since.get(choice, "")
+    if choice_since > spec.since:
+        return f"{entry.name} {choice}", choice_since
+    return entry.name, spec.since
 
 
 def _checked(job: Subject) -> Iterator[KeyEntry]:
