@@ -302,12 +302,13 @@ def test_on_a_terminal_no_word_is_cut(width: int, monkeypatch: pytest.MonkeyPatc
     terminal = Console(force_terminal=True, no_color=True, width=width, file=io.StringIO())
     monkeypatch.setattr(doctor, "console", terminal)
     monkeypatch.setattr(doctor, "screen", terminal)
-    doctor.Checkup().check("Keys", lambda: [bad("Keys", " ".join(words), "run the next")])
+    title = "Cloudflare's token"
+    doctor.Checkup().check(title, lambda: [bad(title, " ".join(words), "run the next")])
     assert isinstance(terminal.file, io.StringIO)
     lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.file.getvalue()).splitlines()
     assert all(len(line) <= width for line in lines)
-    assert " ".join(lines).split() == ["bad", "Keys", *words, "fix:", "run", "the", "next"]
-    assert {line[:23].strip() for line in lines[1:]} == {""}
+    assert " ".join(lines).split() == ["bad", *title.split(), *words, "fix:", "run", "the", "next"]
+    assert {line[:25].strip() for line in lines[1:]} == {""}
 
 
 def test_a_fix_is_introduced_once() -> None:

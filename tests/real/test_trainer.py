@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 import yaml
 
+from flux_training.commands.export.command import export
 from flux_training.node.launcher.errors import ExitCode
 from flux_training.node.launcher.weights import weights_step
 from flux_training.training.train_yml.trainer_config import document_of
+from tests.commands.runs_folder import make_run
 from tests.node.runs import LaunchResult, Node, train_config
 from tests.node.test_dataset import lay_out
 from tests.real.compare_keys import differences
-from tests.training.job_folders import add_folders, make_job
+from tests.support.flux import make_checkout
+from tests.training.job_folders import TRAIN_YML, add_folders, make_job
 from tests.training.lint.mutations import for_cpu, mutations
 from tests.training.lint.trainer_cases import (
     Agreement,
@@ -227,3 +230,32 @@ def test_its_dataset_class_reads_the_folders_of_a_job_as_lint_does(
     assert main["masks"]["00002.jpg"] == "mask/00002.png"
     assert (second["count"], second["is_reg"]) == (6, True)
     assert second["captions"]["00002.png"] == "a gradient, picture 2"
+
+
+def test_an_export_is_loaded_by_diffusers_and_its_card_by_huggingface_hub(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the real trainer made, verified by the launcher and exported."""
+    node = real_node(tmp_path / "node", model)
+    ended = node.run()
+    assert ended.published, ended.out[-2000:]
+    checkout = make_checkout(tmp_path / "checkout")
+    monkeypatch.chdir(checkout)
+    run = make_run(checkout / "outputs/dev", "job")
+    for file in (node.home / "model").iterdir():
+        shutil.copy(file, run)
+    (run / "train.yml").write_text(TRAIN_YML.format(name="job", steps=STEPS, save_every=SAVE_EVERY))
+    exported = tmp_path / "export"
+    export.main(["job", "--to", str(exported)], standalone_mode=False)
+    program = Path(__file__).with_name("load_export.py")
+    line = [PYTHON, str(program), str(model), str(exported), "job.safetensors"]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["adapters"]
+    assert found["changed"] > 0
+    card = found["card"]
+    assert (card["base_model"], card["instance_prompt"]) == ("black-forest-labs/FLUX.1-dev", "tr1gger")
+    assert card["license_name"] == "flux-1-dev-non-commercial-license"
+    assert [sample["text"] for sample in card["widget"]] == ["a photo of tr1gger", "tr1gger in the rain"]

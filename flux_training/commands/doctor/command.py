@@ -25,7 +25,7 @@ from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import flux_command, make_command
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
-TITLE_WIDTH = 18
+TITLE_WIDTH = 20
 
 T = TypeVar("T")
 
@@ -161,8 +161,8 @@ def _print(result: CheckResult) -> None:
             console.print(" " * (5 + TITLE_WIDTH) + fix.plain, highlight=False, markup=False)
         return
     table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=4, no_wrap=True)
-    table.add_column(width=TITLE_WIDTH - 1, no_wrap=True)
+    table.add_column(width=4)
+    table.add_column(width=TITLE_WIDTH - 1)
     table.add_column()
     table.add_row(verdict, result.title, Text(result.message))
     if fix:
