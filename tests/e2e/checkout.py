@@ -78,7 +78,7 @@ class Checkout:
         self, module: str, *arguments: str, python: str = sys.executable
     ) -> subprocess.CompletedProcess[str]:
         """`python -m MODULE …` without make around it."""
-        environment = {**self.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"}
+        environment = {**self.environment, "PULUMI_CONFIG_PASSPHRASE": ""}
         return subprocess.run(
             [python, "-m", module, *arguments],
             cwd=self.root,

@@ -16,7 +16,7 @@ def served(checkout: Checkout) -> Iterator[str]:
     process = subprocess.Popen(
         [".venv/bin/python", "-m", "flux_training.commands", "ui"],
         cwd=checkout.root,
-        env={**checkout.environment, "PULUMI_CONFIG_PASSPHRASE": "local-cloud"},
+        env={**checkout.environment, "PULUMI_CONFIG_PASSPHRASE": ""},
         stdout=subprocess.PIPE,
         text=True,
     )

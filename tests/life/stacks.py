@@ -24,7 +24,7 @@ FOLDERS = ("components", "flux_training")
 CLI = "cli"
 # The virtual environment of new stacks; conftest.py has one whose processes start faster.
 virtualenv = Path(sys.prefix)
-PASSPHRASE = "local-cloud"
+PASSPHRASE = ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def prepare_engine(stack: str, output: TextIO | None = None) -> Engine:
         local_cloud.start_local_cloud(output=output)
     engine.select()
     engine.release()
-    return engine
+    return engine.update_passphrase()
 
 
 def read_only_engine(stack: str) -> Engine:

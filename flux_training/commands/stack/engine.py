@@ -7,11 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
+from flux_training.commands.stack.passphrase import (
+    FORMER_PASSPHRASE,
+    has_current_file,
+    has_former_salt,
+    local_passphrase,
+)
 from flux_training.commands.stack.project import project_root
 from flux_training.training.environment import direct_on_this_machine, with_usable_home
 from flux_training.training.errors import FluxError
@@ -23,8 +29,6 @@ EMBEDDED_MARK, SCRIPT_BYTES = b"pulumi_embedded", 4096
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 # Pulumi Cloud encrypts a stack's secrets itself.
 ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
-# Pulumi requires a passphrase even for the local stack, which has no secret to protect.
-LOCAL_PASSPHRASE = "local-cloud"  # noqa: S105 - protects nothing
 # In the messages of both engines.
 NO_STACK = "no stack named"
 NO_SETTING = "not found for stack"
@@ -88,6 +92,19 @@ class Engine:
         if not isinstance(found, dict):
             raise self._error("preview", done)
         return found, done.stderr.strip() if done.returncode != 0 else ""
+
+    def update_passphrase(self) -> "Engine":
+        """Encrypt the state with the salt of the stack file, if it still has that of the former passphrase. Raises FluxError."""
+        if self.environment.get(PASSPHRASE_VARIABLES[0]) != FORMER_PASSPHRASE:
+            return self
+        if not (has_former_salt(self.root, self.stack) and has_current_file(self.root, self.stack)):
+            return self
+        state = json.loads(self._capture("stack", "export", "--show-secrets"))
+        # Without it, the secrets are encrypted as the stack file says.
+        state["deployment"].pop("secrets_providers", None)
+        updated = replace(self, environment={**self.environment, PASSPHRASE_VARIABLES[0]: ""})
+        updated.import_state(state)
+        return updated
 
     def export(self) -> dict[str, Any] | None:
         """The state, as `stack export` prints it; None if there is no such stack. Raises FluxError."""
@@ -180,7 +197,7 @@ def find_engine(
     stack: str, local: bool, environ: Mapping[str, str] = os.environ, root: Path | None = None
 ) -> Engine:
     """The engine for a stack; `local` if it uses the local cloud. Raises FluxError."""
-    environment = dict(environ)
+    environment, root = dict(environ), root or project_root()
     command = choose_command(environ.get(ENGINE_VARIABLE, ""), find_cli(environ))
     if not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
@@ -189,9 +206,8 @@ def find_engine(
             rule = f"neither {' nor '.join(PASSPHRASE_VARIABLES)} is set"
             raise FluxError(what, rule, f"fix: `read -rs {variable} && export {variable}`")
         if local:
-            environment[PASSPHRASE_VARIABLES[0]] = LOCAL_PASSPHRASE
+            environment[PASSPHRASE_VARIABLES[0]] = local_passphrase(root, stack)
     environment |= direct_on_this_machine(environ)
-    root = root or project_root()
     environment |= with_usable_home(environ, root / ".pulumi/home")
     environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
     if not any(name in environ for name in COMPRESSION_VARIABLES):
