@@ -9,8 +9,10 @@ FLUX := $(BIN)/python -m flux_training.commands
 unexport PYTHONDONTWRITEBYTECODE
 
 # The largest package, and only stacks on AWS need it: installed when a stack file here names that kind of storage.
-# As a submodule in a project of your own, the stack files are in the folder above.
-AWS := $(if $(shell grep -Els '^[^\#]*kind: *.?aws' Pulumi*.yaml $(if $(filter flux-training,$(notdir $(CURDIR))),../Pulumi*.yaml)),.venv/ready-aws)
+# As a submodule in a project of your own, the stack files are in the folder above. Without grep, which not every machine has.
+STACK_FILES := $(wildcard Pulumi*.yaml $(if $(filter flux-training,$(notdir $(CURDIR))),../Pulumi*.yaml))
+AWS := $(if $(shell cat $(STACK_FILES) </dev/null | while read -r line; do \
+	case "$$line" in (*\#*kind:*) ;; (*kind:\ aws*|*kind:\ ?aws*) echo yes;; esac; done),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
 .PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences trainer-keys lock ready aws help
@@ -25,7 +27,7 @@ endef
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # uv needs seconds where pip needs a minute. It knows nothing of pip's settings: where these name an index, or uv cannot be had, pip does it.
 define install
-if ! $(BIN)/python -m pip config list | grep -q index && $(PIP) -r requirements/uv.lock 2>/dev/null \
+if case "$$($(BIN)/python -m pip config list)" in *index*) false;; esac && $(PIP) -r requirements/uv.lock 2>/dev/null \
 	&& $(BIN)/uv pip install --quiet --no-config --require-hashes --python $(BIN)/python -r $(1); then :; \
 	else $(PIP) -r $(1); fi
 endef

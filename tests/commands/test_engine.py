@@ -132,9 +132,10 @@ def test_an_unavailable_engine_is_refused(wanted: str, message: str) -> None:
         choose_command(wanted, None)
 
 
-def test_only_the_local_stack_has_a_default_passphrase() -> None:
+def test_only_the_local_stack_has_a_default_passphrase(tmp_path: Path) -> None:
     variable = "PULUMI_CONFIG_PASSPHRASE"
-    assert find_engine("dev", local=True, environ={}).environment[variable]
+    (tmp_path / "Pulumi.yaml").write_text("name: flux-training\n")
+    assert find_engine("dev", local=True, environ={}, root=tmp_path).environment[variable] == ""
     assert find_engine("prod", local=False, environ={variable: "x"}).environment[variable] == "x"
     with pytest.raises(FluxError, match="needs the passphrase"):
         find_engine("prod", local=False, environ={})

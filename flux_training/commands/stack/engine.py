@@ -14,9 +14,10 @@ from typing import Any
 from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
 from flux_training.commands.stack.passphrase import (
     FORMER_PASSPHRASE,
-    has_current_file,
+    FORMER_SALT,
     has_former_salt,
     local_passphrase,
+    salt_of_file,
 )
 from flux_training.commands.stack.project import project_root
 from flux_training.training.environment import direct_on_this_machine, with_usable_home
@@ -97,11 +98,11 @@ class Engine:
         """Encrypt the state with the salt of the stack file, if it still has that of the former passphrase. Raises FluxError."""
         if self.environment.get(PASSPHRASE_VARIABLES[0]) != FORMER_PASSPHRASE:
             return self
-        if not (has_former_salt(self.root, self.stack) and has_current_file(self.root, self.stack)):
+        salt = salt_of_file(self.root, self.stack)
+        if salt in ("", FORMER_SALT) or not has_former_salt(self.root, self.stack):
             return self
         state = json.loads(self._capture("stack", "export", "--show-secrets"))
-        # Without it, the secrets are encrypted as the stack file says.
-        state["deployment"].pop("secrets_providers", None)
+        state["deployment"]["secrets_providers"] = {"type": "passphrase", "state": {"salt": salt}}
         updated = replace(self, environment={**self.environment, PASSPHRASE_VARIABLES[0]: ""})
         updated.import_state(state)
         return updated

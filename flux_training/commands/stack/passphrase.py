@@ -24,7 +24,7 @@ def local_passphrase(root: Path, stack: str) -> str:
     """The passphrase that opens the stack's configuration, or its state as long as that has the former salt."""
     if has_former_salt(root, stack):
         return FORMER_PASSPHRASE
-    return FORMER_PASSPHRASE if _opens(_salt_of_file(root, stack), FORMER_PASSPHRASE) else ""
+    return FORMER_PASSPHRASE if _opens(salt_of_file(root, stack), FORMER_PASSPHRASE) else ""
 
 
 def has_former_salt(root: Path, stack: str) -> bool:
@@ -38,12 +38,7 @@ def has_former_salt(root: Path, stack: str) -> bool:
     return FORMER_SALT.encode() in text
 
 
-def has_current_file(root: Path, stack: str) -> bool:
-    """Whether the stack file has another salt than the former one."""
-    return _salt_of_file(root, stack) not in ("", FORMER_SALT)
-
-
-def _salt_of_file(root: Path, stack: str) -> str:
+def salt_of_file(root: Path, stack: str) -> str:
     """The `encryptionsalt`; empty if there is none. Whether the file is valid is checked elsewhere."""
     try:
         document = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8-sig"))
