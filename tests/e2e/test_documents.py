@@ -93,4 +93,6 @@ def test_the_commands_in_the_documents_work(reader: Checkout) -> None:
     )
     for name in jobs:
         assert list((reader.root / "outputs/dev" / name).glob(f"*/{name}.safetensors"))
+    exported = reader.root.parent / "home/loras/my-dog"
+    assert {path.name for path in exported.iterdir()} >= {"my-dog.safetensors", "README.md", "images"}
     assert "All checks passed. Next: `make up`." in "".join(printed.values())

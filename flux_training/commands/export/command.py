@@ -67,7 +67,8 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
     if run.is_stand_in:
         say("The stand-in trainer of the local cloud made these weights: no image model can use them.")
     say(
-        f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself)"
+        f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself). "
+        "`pip install huggingface_hub` installs `hf`; `hf auth login` is needed once."
     )
 
 
