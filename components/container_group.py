@@ -20,6 +20,7 @@ from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from flux_training.training.cluster_settings import RESERVED_VARIABLES
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
+from flux_training.training.gpu import wanted_classes
 from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import SINGLE_CLUSTER
 
@@ -157,7 +158,7 @@ def group_spec(
         cpu=args.cpu,
         memory=args.memory * MB_PER_GB,
         storage=args.storage * GIB,
-        gpu_classes=[salad.gpu_class_id(args.gpu)],
+        gpu_classes=[salad.gpu_class_id(name) for name in wanted_classes(args.gpu)],
         priority=args.priority,
         replicas=args.replicas,
         # Kelpie starts a group with a scaling rule. Any other starts by itself once SaladCloud has prepared its image.
@@ -192,12 +193,14 @@ def is_started(group: ContainerGroup) -> bool:
 def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
     """The group's actual values of the fields that we set; fields missing in the answer count as unchanged."""
     resources = group.container.resources
+    # Their order means nothing.
+    same_classes = {*resources.gpu_classes} == {*wanted.gpu_classes}
     found: dict[str, Any] = {
         "image": group.container.image,
         "cpu": resources.cpu,
         "memory": resources.memory,
         "storage": resources.storage_amount if resources.storage_amount is not None else wanted.storage,
-        "gpu_classes": resources.gpu_classes,
+        "gpu_classes": wanted.gpu_classes if same_classes else resources.gpu_classes,
         "priority": group.priority or wanted.priority,
         "replicas": group.replicas,
         "display_name": group.display_name or wanted.display_name,
@@ -222,7 +225,7 @@ def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGr
         found["keys"] = issued_keys_of(group)
     if resources.storage_amount is not None:
         found["storage"] = resources.storage_amount // GIB
-    if resources.gpu_classes != [state.gpu_class]:
+    if {*resources.gpu_classes} != {*state.gpu_class.split(",")}:
         found["gpu"] = _gpu_class(group)
     if not state.autoscale:
         found["replicas"] = group.replicas if is_started(group) else 0

@@ -31,6 +31,18 @@ class GpuClass(Answer):
         return next((offer.price for offer in self.prices if offer.priority == priority), None)
 
 
+class GpuAvailability(Answer):
+    """How many replicas could start now, by priority."""
+
+    available_gpu_high: int = 0
+    available_gpu_medium: int = 0
+    available_gpu_low: int = 0
+    available_gpu_batch: int = 0
+
+    def at(self, priority: str) -> int:
+        return int(getattr(self, f"available_gpu_{priority}"))
+
+
 def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
     """The class of this UUID, of this name, or the only one whose name contains it. Raises BadInput.
 

@@ -15,7 +15,7 @@ import tenacity
 from pydantic import BaseModel, Field, SecretStr
 
 from flux_training.clients.errors import NotFound, Service, Unavailable
-from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
+from flux_training.clients.gpu_classes import GpuAvailability, GpuClass, find_gpu_class
 from flux_training.clients.http import Answer, Http, RetryPolicy, shared_limiter
 from flux_training.training.errors import BadInput
 
@@ -279,6 +279,13 @@ class Salad:
     def gpu_classes(self) -> list[GpuClass]:
         """The available GPUs, with prices."""
         return self._http.get(_GpuClasses, f"{self._organization}/gpu-classes").items
+
+    def gpu_availability(self, gpu_class: str) -> GpuAvailability:
+        """How many replicas of a GPU class (its UUID) could start now."""
+        body = {"gpu_classes": [gpu_class]}
+        path = f"{self._organization}/availability/sce-gpu-availability"
+        answer = self._http.request("POST", path, body=body, repeatable=True)
+        return self._http.parse_body(GpuAvailability, answer)
 
     def gpu_class_id(self, name_or_uuid: str) -> str:
         """The UUID of the GPU class of this name or UUID. Raises BadInput with similar names."""

@@ -22,6 +22,7 @@ COMMANDS = {
     "init": "flux_training.commands.init.command:init",
     "new": "flux_training.commands.jobs.new:new",
     "models": "flux_training.commands.jobs.models:models",
+    "offers": "flux_training.commands.jobs.offers:offers",
     "caption": "flux_training.commands.jobs.caption:caption",
     "rename": "flux_training.commands.jobs.rename:rename",
     "sweep": "flux_training.commands.jobs.sweep:sweep",

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
-from flux_training.training.gpu import check_condition
+from flux_training.training.gpu import SEPARATOR, check_condition, names_a_class
 
 DEFAULT_GROUP = "flux-training"
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
@@ -20,6 +29,19 @@ LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
 NUMBERS = (int, float, int | None, float | None)
+
+
+def _joined(value: Any) -> Any:
+    """A list of names as one text."""
+    if not isinstance(value, list):
+        return value
+    if not value or not all(isinstance(name, str) and names_a_class(name) for name in value):
+        raise ValueError("a list of GPUs has one or more names, such as `[RTX 5090, RTX 4090]`")
+    return SEPARATOR.join(dict.fromkeys(name.strip() for name in value))
+
+
+_NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+GpuChoice = Annotated[str, BeforeValidator(_joined), WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]})]
 
 
 class StrictSettings(BaseModel):
@@ -39,9 +61,11 @@ class StrictSettings(BaseModel):
 class ClusterSettings(StrictSettings):
     """The container group. Memory and storage are in GB; the defaults are those of SaladCloud's recipe.
 
-    `name`: of the group; below `clusters` the default is `flux-training-` and the cluster's name. `gpu`: a name (`RTX 5090`), a minimum of GPU memory (`>= 24 GB`) or `cheapest`. The latter two choose the GPU class on which the runs
-    cost least, among those with that much memory or, for `cheapest`, with as much as the declared train.yml files need. The class stays
-    the same while runs are unfinished or nothing is to be trained, as long as it satisfies the condition.
+    `name`: of the group; below `clusters` the default is `flux-training-` and the cluster's name. `gpu`: a name (`RTX 5090`), a list of names (`[RTX 5090, RTX 4090]`), of which each
+    replica has whichever SaladCloud has available, or a condition: a minimum of GPU memory (`>= 24 GB`), `cheapest` or `fastest`. A
+    condition chooses the GPU class on which the runs cost least, or end soonest for `fastest`, among those with that much memory or as
+    much as the declared train.yml files need. The class stays the same while runs are unfinished or nothing is to be trained, as long
+    as it satisfies the condition.
     `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
     for, after its last job. `trainerDate`: the day of ai-toolkit's commit in `image`, if that is your own; lint reports newer keys of
     train.yml, which that version ignores. `model`: the id on Hugging Face of the weights in `/model` of an image of your own.
@@ -50,7 +74,7 @@ class ClusterSettings(StrictSettings):
 
     name: str = Field(DEFAULT_GROUP, pattern=GROUP_NAME.pattern)
     image: str = PUBLIC_IMAGE
-    gpu: str = "RTX 5090"
+    gpu: GpuChoice = "RTX 5090"
     priority: Literal["high", "medium", "low", "batch"] = "high"
     cpu: int = Field(4, ge=1, le=16)
     memory: int = Field(30, ge=1, le=60)

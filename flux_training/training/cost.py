@@ -26,6 +26,8 @@ from flux_training.training.words import counted
 HOUR_SECONDS = 3600.0
 # A factor for whatever depends on a home connection.
 CONNECTION_SPREAD = Range(0.4, 1.0, 2.5)
+# Between the names of several GPU classes.
+OR = " or "
 NONE = Range.exactly(0.0)
 
 
@@ -171,6 +173,39 @@ class Bill:
     @property
     def usd(self) -> float | None:
         return self.cost.likely if self.cost else None
+
+
+def either(bills: Sequence[Bill]) -> Bill:
+    """The bill of a cluster whose replicas may have any of several GPU classes. The likely values are those of the first."""
+    first = bills[0]
+    lines = tuple(_either_line(lines) for lines in zip(*(bill.lines for bill in bills), strict=True))
+    prices = [bill.rate.usd_an_hour for bill in bills]
+    known = [price for price in prices if price is not None]
+    rate = Rate(
+        OR.join(bill.rate.gpu for bill in bills),
+        first.rate.priority,
+        max(known) if len(known) == len(prices) else None,
+        next((bill.rate.trouble for bill in bills if bill.rate.trouble), ""),
+    )
+    return replace(first, rate=rate, lines=lines)
+
+
+def _either_line(lines: Sequence[Line]) -> Line:
+    unknown = next((line for line in lines if line.time is None), None)
+    if unknown:
+        return unknown
+    parts = tuple(
+        replace(same[0], seconds=_around([part.seconds for part in same]))
+        for same in zip(*(line.parts for line in lines), strict=True)
+    )
+    costs = [line.cost for line in lines if line.cost is not None]
+    cost = _around(costs) if len(costs) == len(lines) else None
+    return replace(lines[0], parts=parts, time=total(part.seconds for part in parts), cost=cost)
+
+
+def _around(ranges: Sequence[Range]) -> Range:
+    """From the lowest low to the highest high, with the first's likely value."""
+    return Range(min(one.low for one in ranges), ranges[0].likely, max(one.high for one in ranges))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from flux_training.training.train_yml.document import first_process, resolutions
 from flux_training.training.values import mapping, whole_number
 
 CHEAPEST = "cheapest"
+FASTEST = "fastest"
+# Between the names of several classes, of which SaladCloud rents whichever is available.
+SEPARATOR = ", "
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
 MODEL = re.compile(r"\b(RTX|GTX)\s?(A?\d{4})((?:\s(?:Ti|Super|Laptop))*)", re.IGNORECASE)
 
@@ -90,8 +93,18 @@ def model_of(name: str) -> str:
     return f"{match[1].upper()} {match[2].upper()}{extra}"
 
 
+def wanted_classes(gpu: str) -> list[str]:
+    """The names in `cluster.gpu`: one, or several if it is a list."""
+    return gpu.split(SEPARATOR)
+
+
 def memory_gb(gpu: str) -> int | None:
-    """GB of `RTX 5090`, `RTX 3080 (10 GB)` or `>= 24 GB`; None if the name is unknown, such as a UUID."""
+    """GB of `RTX 5090`, `RTX 3080 (10 GB)` or `>= 24 GB`; None if the name is unknown, such as a UUID. Of several classes, the least."""
+    found = [_memory_of(name) for name in wanted_classes(gpu)]
+    return min((memory for memory in found if memory is not None), default=None)
+
+
+def _memory_of(gpu: str) -> int | None:
     match = _SIZE.search(gpu)
     if match:
         return int(match[1])
@@ -100,18 +113,17 @@ def memory_gb(gpu: str) -> int | None:
 
 def names_a_class(wanted: str) -> bool:
     """Whether `cluster.gpu` is a name rather than a condition."""
-    return wanted.strip().lower() != CHEAPEST and not wanted.lstrip().startswith((">", "<", "="))
+    return wanted.strip().lower() not in (CHEAPEST, FASTEST) and not wanted.lstrip().startswith(
+        (">", "<", "=")
+    )
 
 
 def check_condition(wanted: str) -> None:
     """Raises ValueError if `cluster.gpu` is an unknown condition."""
-    if (
-        not names_a_class(wanted)
-        and wanted.strip().lower() != CHEAPEST
-        and not AT_LEAST.fullmatch(wanted.strip())
-    ):
+    known = wanted.strip().lower() in (CHEAPEST, FASTEST) or AT_LEAST.fullmatch(wanted.strip())
+    if not names_a_class(wanted) and not known:
         raise ValueError(
-            f"`{wanted}` is not a known condition; write a name such as `RTX 5090`, `>= 24 GB`, or `{CHEAPEST}`"
+            f"`{wanted}` is not a known condition; write a name such as `RTX 5090`, `>= 24 GB`, `{CHEAPEST}` or `{FASTEST}`"
         )
 
 
@@ -138,7 +150,7 @@ def choose_gpu(
     hours_on: Callable[[Offer], float | None],
     kept: str | None,
 ) -> Offer:
-    """The class with enough memory on which the work costs least, then by name.
+    """The class with enough memory on which the work costs least, or takes the least time for `fastest`; then by name.
 
     `need`: GB that the jobs need, unless the condition is `>= N GB`. `hours_on` returns the work's GPU hours on a class, None if its speed
     is unknown. `kept`: the id of the class that stays as long as it satisfies the condition. Raises BadInput if no class does.
@@ -149,8 +161,9 @@ def choose_gpu(
     for offer in large:
         if offer.id == kept:
             return offer
+    is_fastest = wanted.strip().lower() == FASTEST
     priced = [
-        (offer.usd_an_hour * hours, offer.name, offer)
+        (hours if is_fastest else offer.usd_an_hour * hours, offer.name, offer)
         for offer in large
         if offer.usd_an_hour is not None and (hours := hours_on(offer)) is not None
     ]

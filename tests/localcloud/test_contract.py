@@ -111,6 +111,10 @@ def ask_all_of_saladcloud(watched: Watched) -> None:
         organization = f"{connection['salad']['url']}/organizations/org"
         for path in ("/gpu-classes", "/quotas"):
             assert httpx.get(organization + path, headers=headers).status_code == 200
+        availability = f"{organization}/availability/sce-gpu-availability"
+        for classes, status in (([RTX_5090], 200), ([], 400)):
+            answer = httpx.post(availability, headers=headers, json={"gpu_classes": classes})
+            assert answer.status_code == status
         assert salad.get("/containers", headers={"Salad-Api-Key": "wrong"}).status_code == 401
 
 

@@ -9,9 +9,11 @@ from flux_training.training.gpu import (
     Offer,
     check_condition,
     choose_gpu,
+    memory_gb,
     memory_needed,
     model_of,
     names_a_class,
+    wanted_classes,
 )
 from flux_training.training.train_yml.document import rank_of
 from flux_training.training.values import whole_number
@@ -50,6 +52,22 @@ def chosen(wanted: str, need: int = 24, kept: str | None = None, offers: list[Of
 )
 def test_gpu_models_are_recognized_in_names(name: str, model: str) -> None:
     assert model_of(name) == model
+
+
+def test_fastest_means_the_least_time_at_any_price() -> None:
+    offers = [
+        Offer("slow", "RTX 3090", 24, 0.01),
+        Offer("fast", "RTX 5090", 32, 9.0),
+        Offer("small", "X", 12, 0.1),
+    ]
+    hours = {"slow": 4.0, "fast": 1.0, "small": 0.1}
+    assert choose_gpu("fastest", 24, offers, lambda offer: hours[offer.id], None).id == "fast"
+
+
+def test_of_several_classes_the_least_memory_counts() -> None:
+    assert wanted_classes("RTX 5090, RTX 4090") == ["RTX 5090", "RTX 4090"]
+    assert memory_gb("RTX 5090, RTX 4090") == 24
+    assert memory_gb("RTX 5090, RTX 9999") == 32
 
 
 def test_cheapest_means_lowest_cost_of_the_work() -> None:
@@ -112,7 +130,9 @@ def test_invalid_conditions_are_rejected(wanted: str) -> None:
         check_condition(wanted)
 
 
-@pytest.mark.parametrize("wanted", ["RTX 5090", ">= 24 GB", " >= 24 GB", ">=24gb", "cheapest", " Cheapest "])
+@pytest.mark.parametrize(
+    "wanted", ["RTX 5090", ">= 24 GB", " >= 24 GB", ">=24gb", "cheapest", " Cheapest ", "fastest"]
+)
 def test_names_and_conditions_are_distinguished(wanted: str) -> None:
     check_condition(wanted)
     assert names_a_class(wanted) == ("RTX" in wanted)

@@ -183,7 +183,14 @@ def test_a_job_entry_must_be_a_map(entry: object) -> None:
         ),
         ({"cluster": {"maxReplicas": 2.5}}, "p:cluster.maxReplicas: must be a whole number (it is 2.5)"),
         ({"cluster": {"maxReplicas": 501}}, "p:cluster.maxReplicas: must be at most 500 (it is 501)"),
-        ({"cluster": {"gpu": ["RTX 5090"]}}, "p:cluster.gpu: must be text, not a list; write one value"),
+        ({"cluster": {"image": ["a/b"]}}, "p:cluster.image: must be text, not a list; write one value"),
+        *(
+            (
+                {"cluster": {"gpu": gpu}},
+                "p:cluster.gpu: a list of GPUs has one or more names, such as `[RTX 5090, RTX 4090]`",
+            )
+            for gpu in ([], [5090], ["RTX 5090", "cheapest"])
+        ),
         ({"cluster": {"environment": {"A": 1}}}, "p:cluster.environment.A: must be text; put it in quotes"),
         ({"budget": {"maxUsd": "ten"}}, "p:budget.maxUsd: must be a number, without a unit (it is 'ten')"),
         ({"cloud": ["local"]}, "p:cloud: must be 'local' or 'salad'"),
@@ -197,3 +204,15 @@ def test_a_value_of_the_wrong_shape_is_described_with_what_to_write(
     (finding,) = findings(**settings)
     assert finding.startswith(told)
     assert "Input should" not in finding
+
+
+def test_a_list_of_gpus_is_one_text() -> None:
+    found = StackSettings.model_validate(
+        {
+            "cloud": "local",
+            "storage": {"bucket": "abc"},
+            "jobs": {},
+            "cluster": {"gpu": ["RTX 5090", "RTX 4090 "]},
+        }
+    )
+    assert found.cluster.gpu == "RTX 5090, RTX 4090"

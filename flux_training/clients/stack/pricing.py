@@ -1,6 +1,8 @@
 """What a stack's training costs, by SaladCloud's prices and the speeds of finished runs in the bucket."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from flux_training.clients.errors import ServiceError
@@ -13,15 +15,25 @@ from flux_training.clients.waiting import in_parallel
 from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.cost import (
     CLOUDS,
+    OR,
     Bill,
     Rate,
     StackBill,
     Work,
     bill_for,
+    either,
 )
 from flux_training.training.estimates.calibration import FinishedRun, finished_run_of
 from flux_training.training.estimates.workload import workload_of
-from flux_training.training.gpu import TFLOPS, Offer, choose_gpu, memory_gb, memory_needed, names_a_class
+from flux_training.training.gpu import (
+    TFLOPS,
+    Offer,
+    choose_gpu,
+    memory_gb,
+    memory_needed,
+    names_a_class,
+    wanted_classes,
+)
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -51,6 +63,47 @@ def price_stack(
 
 
 @dataclass(frozen=True)
+class ClassOffer:
+    """A GPU class for a cluster. `available`: replicas that could start now, None if not known. `fits`: whether its memory is enough.
+
+    `bill`: the estimate for all jobs of the cluster, whether or not they have been trained.
+    """
+
+    gpu: Offer
+    available: int | None
+    fits: bool
+    bill: Bill
+
+
+def class_offers(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, list[ClassOffer]]:
+    """By cluster, all community GPU classes, those first that fit and on which the jobs cost least. Raises ServiceError."""
+    finished = _finished_runs(stack, [job.name for job in jobs])
+    states = {job.name: RunState.NEW for job in jobs}
+    found = {}
+    for name in stack.settings.all_clusters:
+        own = [job for job in jobs if job.cluster == name]
+        found[name] = ClusterPricing(stack, name, own, states).offers(finished)
+    return found
+
+
+def unavailable_classes(stack: StackServices, bill: StackBill) -> list[str]:
+    """A warning for each cluster that has runs to train and whose GPU classes have no free node now. None if SaladCloud does not say."""
+    found: list[str] = []
+    with suppress(ServiceError):
+        salad = stack.connection.salad()
+        classes = {one.name: one.id for one in salad.gpu_classes()}
+        for name, own in bill.clusters.items():
+            names, priority = own.rate.gpu.split(OR), own.rate.priority
+            known = [classes[one] for one in names if one in classes]
+            if own.lines and known and not any(salad.gpu_availability(one).at(priority) for one in known):
+                of = f" of cluster {name}" if name else ""
+                found.append(
+                    f"no {own.rate.gpu}{of} is free at priority {priority} now; jobs wait until one is; `./flux offers` lists the others"
+                )
+    return found
+
+
+@dataclass(frozen=True)
 class ClusterPricing:
     """The estimate for one cluster. `jobs` are those that it trains."""
 
@@ -65,6 +118,38 @@ class ClusterPricing:
 
     def bill(self, finished: Sequence[FinishedRun]) -> Bill:
         """Raises BadInput, ServiceError."""
+        bill_at = self._bill_at(finished)
+        bills = [bill_at(rate) for rate in self._rates(bill_at)]
+        bill = either(bills) if len(bills) > 1 else bills[0]
+        is_dev = self.name == self.stack.settings.dev_cluster
+        return replace(bill, dev=self._dev_rate(bill.rate)) if is_dev else bill
+
+    def offers(self, finished: Sequence[FinishedRun]) -> list[ClassOffer]:
+        """Raises ServiceError."""
+        salad, priority = self.stack.connection.salad(), self.cluster.priority
+        bill_at = self._bill_at(finished)
+
+        def offered(one: GpuClass) -> ClassOffer:
+            gpu = offer_of(one, priority)
+            available = salad.gpu_availability(one.id).at(priority)
+            fits = gpu.memory is None or gpu.memory >= self._memory_needed
+            return ClassOffer(gpu, available, fits, bill_at(_rate(gpu, priority)))
+
+        def order(offer: ClassOffer) -> tuple[bool, float, str]:
+            usd = offer.bill.usd
+            return not offer.fits, math.inf if usd is None else usd, offer.gpu.name
+
+        classes = [one for one in salad.gpu_classes() if one.gpu_class_type == "community"]
+        return sorted(in_parallel(offered, classes), key=order)
+
+    @property
+    def _memory_needed(self) -> int:
+        weights = weights_in_image(self.stack.settings, self.name)
+        documents = [document_of(job.folder.raw_config) for job in self.jobs]
+        return max((memory_needed(document, weights) for document in documents), default=0)
+
+    def _bill_at(self, finished: Sequence[FinishedRun]) -> Callable[[Rate], Bill]:
+        """The estimate for the jobs' runs that are still to be paid, on a GPU class."""
         paid = [job for job in self.jobs if self.states[job.name].needs_gpu]
         works = [_work(self.stack, job, self.states[job.name]) for job in paid]
         cluster = self.cluster
@@ -81,15 +166,14 @@ class ClusterPricing:
                 always=min(cluster.min_replicas, len(self.jobs)),
             )
 
-        bill = bill_at(self._rate(bill_at))
-        is_dev = self.name == self.stack.settings.dev_cluster
-        return replace(bill, dev=self._dev_rate(bill.rate)) if is_dev else bill
+        return bill_at
 
-    def _rate(self, bill_at: Callable[[Rate], Bill]) -> Rate:
-        """The class that the cluster's `gpu` selects, and its current price."""
+    def _rates(self, bill_at: Callable[[Rate], Bill]) -> list[Rate]:
+        """The classes that the cluster's `gpu` selects, with their current prices."""
         cluster, budget = self.cluster, self.stack.settings.budget
         if names_a_class(cluster.gpu):
-            return self._rate_of_class(cluster.gpu, may_be_unknown=not budget.any_limit)
+            names = wanted_classes(cluster.gpu)
+            return [self._rate_of_class(name, may_be_unknown=not budget.any_limit) for name in names]
         classes = self.stack.connection.salad().gpu_classes()
         offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
 
@@ -98,10 +182,12 @@ class ClusterPricing:
             seconds = [line.seconds for line in bill.lines]
             return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
 
-        weights = weights_in_image(self.stack.settings, self.name)
-        documents = [document_of(job.folder.raw_config) for job in self.jobs]
-        need = max((memory_needed(document, weights) for document in documents), default=0)
-        return _rate(choose_gpu(cluster.gpu, need, offers, hours_on, self._kept_class()), cluster.priority)
+        return [
+            _rate(
+                choose_gpu(cluster.gpu, self._memory_needed, offers, hours_on, self._kept_class()),
+                cluster.priority,
+            )
+        ]
 
     def _dev_rate(self, own: Rate) -> Rate | None:
         """The price of the dev group; None if there is none. Raises BadInput for an unknown class."""

@@ -25,7 +25,7 @@ from flux_training.commands.watch.job_status import (
     seconds_since,
 )
 from flux_training.training.cluster_settings import ClusterSettings
-from flux_training.training.gpu import choose_gpu, names_a_class
+from flux_training.training.gpu import choose_gpu, names_a_class, wanted_classes
 from flux_training.training.gpu import memory_gb as memory_of
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import Layout
@@ -84,17 +84,21 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
         offer = choose_gpu(cluster.gpu, memory_gb, offers, lambda _offer: 1.0, kept=None)
         price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
         return [ok("GPU", f"`{cluster.gpu}` is available: {price_now}; `preview` shows which class is used")]
-    gpu = find_gpu_class(classes, cluster.gpu)
+    return [check_class(classes, cluster, name, memory_gb) for name in wanted_classes(cluster.gpu)]
+
+
+def check_class(classes: list[GpuClass], cluster: ClusterSettings, name: str, memory_gb: int) -> CheckResult:
+    gpu = find_gpu_class(classes, name)
     price = gpu.price(cluster.priority)
     if price is None:
         offered = ", ".join(offer.priority for offer in gpu.prices) or "none"
         message = f"{gpu.name} is not offered at priority {cluster.priority}"
-        return [bad("GPU", message, f"set cluster.priority; offered: {offered}")]
+        return bad("GPU", message, f"set cluster.priority; offered: {offered}")
     message = f"{gpu.name}, ${price} an hour at priority {cluster.priority}"
     memory = memory_of(gpu.name)
     if memory is not None and memory < memory_gb:
-        return [bad("GPU", message, f"the jobs need {memory_gb} GB: choose another cluster.gpu")]
-    return [ok("GPU", message)]
+        return bad("GPU", message, f"the jobs need {memory_gb} GB: choose another cluster.gpu")
+    return ok("GPU", message)
 
 
 def check_quota(salad: Salad, clusters: Iterable[ClusterSettings]) -> list[CheckResult]:

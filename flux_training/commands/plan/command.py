@@ -10,6 +10,7 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.datasets import ImageIndex, StoredImage, differing, read_dataset, stored_images
+from flux_training.clients.stack.pricing import unavailable_classes
 from flux_training.clients.stack.run_states import state_of_run
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
@@ -24,6 +25,7 @@ from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import StackJob, replaced_weights, stored_weights
+from flux_training.training.cost import StackBill
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.jobs.folder import ImageSet
@@ -128,15 +130,18 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     return replace(
         found,
         alarms=alarms(services, survey, steps, stack),
-        warnings=(shared_keys_warning(services.settings.storage.kind),)
-        if services.nodes_reach_records
-        else (),
+        warnings=warnings_about(services, survey.bill),
         jobs=jobs,
         models=_models({job.name for job in jobs if job.line}, survey, services.settings),
         cluster=cluster_lines(steps),
         bill=survey.bill,
         upload=comparison.upload(steps),
     ), services
+
+
+def warnings_about(stack: StackServices, bill: StackBill) -> tuple[str, ...]:
+    shared = [shared_keys_warning(stack.settings.storage.kind)] if stack.nodes_reach_records else []
+    return (*shared, *unavailable_classes(stack, bill))
 
 
 def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[str, ...]:

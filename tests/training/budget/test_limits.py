@@ -43,10 +43,12 @@ def test_a_waiting_job_says_which_limit_and_until_when() -> None:
         return job.why
 
     assert why(TEN, maxUsdPerDay=11.0) == (
-        "it may cost $2.00, and $10.00 of budget.maxUsdPerDay ($11.00) are used today; it can be queued tomorrow (UTC), "
-        "or raise the limit"
+        "it may cost $2.00, and other runs queued today may cost $10.00 of budget.maxUsdPerDay ($11.00); it can be queued "
+        "tomorrow (UTC), or raise the limit"
     )
-    assert "$30.00 of budget.maxUsdPerMonth ($31.00) are used this month" in why(TEN, maxUsdPerMonth=31.0)
+    assert "queued this month may cost $30.00 of budget.maxUsdPerMonth ($31.00)" in why(
+        TEN, maxUsdPerMonth=31.0
+    )
     assert why(Spent(), maxUsdPerDay=1.0) == (
         "it may cost $2.00, more than budget.maxUsdPerDay ($1.00) as a whole; raise that"
     )

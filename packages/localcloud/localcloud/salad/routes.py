@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from localcloud.home import HomeState
-from localcloud.salad.catalog import GPU_CLASSES
+from localcloud.salad.catalog import GPU_CLASSES, GPU_IDS, PRIORITIES
 from localcloud.salad.groups import GroupTable
 from localcloud.salad.problems import ProblemError, not_found, problem_response
 from localcloud.web.request_bodies import parse_json
@@ -65,6 +65,7 @@ class SaladRoutes:
             ("POST", instance + "/restart", _accepted(groups.restart, "name", "instance")),
             ("GET", organization + "/gpu-classes", self.gpu_classes),
             ("GET", organization + "/quotas", self.quotas),
+            ("POST", organization + "/availability/sce-gpu-availability", self.gpu_availability),
         ]
         return guarded_app(table, _not_found, self._check_caller, {ProblemError: problem_response})
 
@@ -110,6 +111,17 @@ class SaladRoutes:
 
     async def gpu_classes(self, _request: Request) -> Response:
         return JSONResponse({"items": GPU_CLASSES})
+
+    async def gpu_availability(self, request: Request) -> Response:
+        """The stand-in's nodes have every GPU class; as many replicas can start as the quota leaves."""
+        body = await _body(request, "application/json")
+        classes = body.get("gpu_classes") if isinstance(body, dict) else None
+        if not isinstance(classes, list) or not classes or not GPU_IDS.issuperset(classes):
+            raise ProblemError(400, "gpu_classes must be a list of one or more GPU classes.")
+        free = max(0, self.groups.quota - self.groups.replicas_used())
+        return JSONResponse(
+            {f"available_gpu_{priority}": free for priority in PRIORITIES} | {"on_call_gpu": 0}
+        )
 
     async def quotas(self, _request: Request) -> Response:
         quota, used = self.groups.quota, self.groups.replicas_used()

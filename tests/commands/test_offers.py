@@ -1,0 +1,81 @@
+"""`flux offers`: GPU classes with prices, availability and estimates, against the local cloud."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from localcloud.testing import running_cloud
+
+from flux_training.clients.connection import connect
+from flux_training.clients.salad import Salad
+from flux_training.clients.stack.pricing import unavailable_classes
+from flux_training.clients.stack.services import StackServices
+from flux_training.commands.jobs.offers import offers
+from flux_training.commands.stack.file import stack_settings
+from flux_training.training.cost import Bill, Line, Rate, StackBill
+from tests.support.flux import make_checkout
+from tests.training.job_folders import make_job
+
+Run = Callable[..., str]
+LINE = Line("cat", "new", 100, None, None, "")
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with running_cloud(tmp_path_factory.mktemp("cloud"), nodes=0) as running:
+        yield running
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, cloud: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = make_checkout(tmp_path / "checkout")
+    for job in ("chelsea-cat", "coffee-cup"):
+        make_job(root / "jobs", job)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FLUX_LOCAL_CLOUD", str(Path(cloud["request_log"]).parent / "connection.json"))
+    return root
+
+
+@pytest.mark.usefixtures("checkout")
+def test_each_class_has_price_availability_and_estimate_in_eighty_columns(run: Run) -> None:
+    lines = run(offers).splitlines()
+    assert lines[0] == "RTX 5090 at priority high"
+    assert lines[1].split() == ["GPU", "class", "$/hour", "Free", "Hours", "Dollars"]
+    assert lines[-1] == "* has less memory than the jobs need"
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if line.startswith("RTX 3060")]
+    assert " * " in row
+
+
+@pytest.mark.usefixtures("checkout")
+def test_json_begins_with_the_cheapest_class_that_fits(run: Run) -> None:
+    found = json.loads(run(offers, "--json"))["clusters"][""]
+    fitting = [offer["usd"]["likely"] for offer in found if offer["fits"]]
+    assert fitting == sorted(fitting)
+    assert [offer["fits"] for offer in found] == sorted((offer["fits"] for offer in found), reverse=True)
+    assert all(
+        offer["available"] > 0 and offer["seconds"]["low"] < offer["seconds"]["high"] for offer in found
+    )
+
+
+def test_a_class_without_free_nodes_is_a_warning_if_something_is_trained(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = StackServices(connect("local", {}, os.environ), stack_settings(checkout, "dev"))
+    rate = Rate("RTX 5090 (32 GB) or RTX 4090 (24 GB)", "high", 0.45)
+    bill = StackBill({"": Bill(rate, (LINE,))})
+    assert unavailable_classes(services, bill) == []
+    found = Salad.gpu_availability
+
+    def none_left(salad: Salad, gpu: str) -> Any:
+        return found(salad, gpu).model_copy(update={"available_gpu_high": 0})
+
+    monkeypatch.setattr(Salad, "gpu_availability", none_left)
+    assert unavailable_classes(services, bill) == [
+        "no RTX 5090 (32 GB) or RTX 4090 (24 GB) is free at priority high now; jobs wait until one is; `./flux offers` lists the others"
+    ]
+    assert unavailable_classes(services, StackBill({"": Bill(rate, ())})) == []
