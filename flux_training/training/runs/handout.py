@@ -10,6 +10,8 @@ from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact
 # A launcher reports within seconds of its start. Given how often watchers poll, a silent one is noticed within ten minutes.
 SILENT_SECONDS = 300.0
 MAX_REQUEUES = 3
+# After a failed attempt on the only machine, its idle worker asks for another one within 5 minutes (docs/services.md), which then has to start.
+MIN_RETRY_MINUTES = 10.0
 # In the environment of a job that was queued again: how many times. Nodes cannot change it.
 REQUEUES_VARIABLE = "FLUX_REQUEUES"
 
@@ -64,6 +66,8 @@ def judge(
     state = hand_out_state(job, now, stall_minutes)
     if state is HandOutState.SILENT:
         return state, "" if may_requeue(environment) else silence(job)
+    if state is HandOutState.RETRYING:
+        stall_minutes = max(stall_minutes, MIN_RETRY_MINUTES)
     last_report = max(job.started, job.reported or job.started)
     worker, launcher = (now - job.heartbeat).total_seconds(), (now - last_report).total_seconds()
     return state, stall(LastContact(worker, launcher, job.heartbeat_interval), stall_minutes)

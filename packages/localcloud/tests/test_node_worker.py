@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from localcloud.home import EXIT_REALLOCATE
+from localcloud.node.worker import IdleLimits, KelpieWorker, run_worker
 from localcloud.testing import kelpie_client, running_cloud, wait_until
 from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
 
@@ -229,3 +231,70 @@ def test_a_node_wipes_its_folder_and_ends_on_sigterm(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == EXIT_REALLOCATE
+
+
+# ---- a worker that has had no work for too long
+
+
+class OneJob:
+    """Kelpie's API and the bucket for a worker with one job, which takes longer than its limit. `reported`: the jobs it has reported."""
+
+    def __init__(self, home: Path, limits: IdleLimits) -> None:
+        (home / "model").mkdir(parents=True)
+        self.worker = KelpieWorker(home, self, 0.01, None, self, limits)  # type: ignore[arg-type]  # asked like the services
+        after = {"bucket": "b", "prefix": "m/", "local_path": "model/", "direction": "upload"}
+        command = {"command": sys.executable, "arguments": ["-c", "pass"], "heartbeat_interval": 0.1}
+        self._jobs = [{"id": "j", "sync": {"after": [after]}, **command}]
+        self.reported: list[str] = []
+        self.may_upload, self.may_report = threading.Event(), threading.Event()
+
+    def work(self) -> dict[str, Any] | None:
+        if self._jobs:
+            return self._jobs.pop()
+        wait_until(lambda: not (self.may_upload.is_set() and self.worker.uploading))
+        return None
+
+    def upload_folder(self, _folder: Path, _entry: dict[str, Any], *, compressed: bool) -> None:
+        assert not compressed
+        wait_until(lambda: self.may_upload.is_set() or self.worker.stopping)
+
+    def heartbeat(self, _job: str) -> str:
+        self.may_report.wait(30)
+        return "running"
+
+    def completed(self, job: str) -> None:
+        self.reported.append(job)
+
+
+@pytest.fixture
+def kept_handlers() -> Iterator[None]:
+    """run_worker sets handlers for signals."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("kept_handlers")
+def test_a_worker_whose_limit_passed_during_its_job_uploads_and_reports_and_stays_on_its_machine(
+    tmp_path: Path,
+) -> None:
+    one = OneJob(tmp_path, IdleLimits(0.5))
+    one.may_report.set()
+    assert (run_worker(one.worker), one.reported) == (0, ["j"])
+
+
+@pytest.mark.usefixtures("kept_handlers")
+def test_it_leaves_before_the_report_if_the_uploads_have_ended_already(tmp_path: Path) -> None:
+    one = OneJob(tmp_path, IdleLimits(0.5))
+    one.may_upload.set()
+    assert (run_worker(one.worker), one.reported) == (EXIT_REALLOCATE, [])
+    one.may_report.set()
+
+
+@pytest.mark.usefixtures("kept_handlers")
+def test_the_shorter_limit_of_tests_waits_for_the_report(tmp_path: Path) -> None:
+    one = OneJob(tmp_path, IdleLimits(300, 0.5))
+    one.may_upload.set()
+    one.may_report.set()
+    assert (run_worker(one.worker), one.reported) == (EXIT_REALLOCATE, ["j"])

@@ -97,3 +97,12 @@ def test_a_launcher_that_stopped_reporting_is_stalled() -> None:
     state, reason = judge(job, {}, at(3700), STALL_MINUTES)
     assert state == HandOutState.REPORTED
     assert "nothing has been written to the bucket for 61 min" in reason
+
+
+@pytest.mark.parametrize(("minutes", "stalled"), [(9, False), (11, True)])
+def test_a_failed_attempt_is_not_stalled_before_another_machine_can_have_started(
+    minutes: int, stalled: bool
+) -> None:
+    job = HandOut(START, at(10), at(5), has_failed=True, failures=1)
+    state, reason = judge(job, {}, at(10 + minutes * 60), stall_minutes=2)
+    assert (state, bool(reason)) == (HandOutState.RETRYING, stalled)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from localcloud.chaos import conditions
 from localcloud.node.kelpie_api import WorkerApi
-from localcloud.node.worker import KelpieWorker, run_worker
+from localcloud.node.worker import IdleLimits, KelpieWorker, run_worker
 
 TRAINER = Path(__file__).parents[1] / "trainer"
 MARKER = ".node"  # marks a folder as a node's, which may be wiped
@@ -42,7 +42,7 @@ def main() -> None:
         poll_seconds = float(os.environ.get("POLL_SECONDS") or 10)
         api = WorkerApi(os.environ)
         heartbeat = float(max_heartbeat) if max_heartbeat else None
-        worker = KelpieWorker(home, api, poll_seconds, heartbeat, max_idle_seconds=max_idle_seconds())
+        worker = KelpieWorker(home, api, poll_seconds, heartbeat, idle=idle_limits())
     except KeyError as error:
         name = error.args[0]
         sys.stderr.write(f"{name} is not set in the environment; SaladCloud sets it on every node\n")
@@ -56,10 +56,11 @@ def main() -> None:
     os._exit(code)  # without waiting for uploads in other threads
 
 
-def max_idle_seconds() -> float:
-    """How long the worker may be without work, as the group's environment says and IDLE_SECONDS limits; 0: for ever."""
-    wanted = float(os.environ.get("MAX_TIME_WITH_NO_WORK_S") or 0)
-    return min(wanted, float(os.environ.get("IDLE_SECONDS") or wanted))
+def idle_limits() -> IdleLimits:
+    """How long the worker may be without work: as the group's environment says, and the local cloud's IDLE_SECONDS."""
+    return IdleLimits(
+        *(float(os.environ.get(name) or 0) for name in ("MAX_TIME_WITH_NO_WORK_S", "IDLE_SECONDS"))
+    )
 
 
 def prepare(home: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,6 +62,23 @@ class JobProcess:
             process.kill()
 
 
+@dataclass(frozen=True)
+class IdleLimits:
+    """Seconds without a new job before a node asks for another machine; 0: never.
+
+    `setting` is MAX_TIME_WITH_NO_WORK_S. `shorter` is a lower limit for tests, with which the node always reports its last job first.
+    """
+
+    setting: float = 0.0
+    shorter: float = 0.0
+
+    def is_over(self, seconds: float) -> bool:
+        return 0 < self.setting < seconds
+
+    def is_cut_short(self, seconds: float) -> bool:
+        return self.setting > 0 and 0 < self.shorter < seconds
+
+
 class KelpieWorker:
     """Gets work, does it, reports it (src/index.ts)."""
 
@@ -71,13 +89,13 @@ class KelpieWorker:
         poll_seconds: float,
         max_heartbeat: float | None,
         transfers: Transfers | None = None,
-        max_idle_seconds: float = 0.0,
+        idle: IdleLimits | None = None,
     ) -> None:
-        """`max_idle_seconds`: without work for so long, the node asks for another machine; 0: never."""
-        self._home, self._api, self._max_idle = home, api, max_idle_seconds
+        self._home, self._api, self._idle = home, api, idle or IdleLimits()
         self._poll, self._max_heartbeat = poll_seconds, max_heartbeat
         self._transfers, self._process = transfers or Transfers(home), JobProcess(home)
         self._failures = 0
+        self.uploading: set[str] = set()
         self.stopping = False
 
     def run(self) -> None:
@@ -93,9 +111,7 @@ class KelpieWorker:
                 log.error("no work: %s", error)
                 job = None
             if job is None:
-                if 0 < self._max_idle < time.monotonic() - last_work and not finalizing():
-                    log.info("no work for %g s: asking for another machine", self._max_idle)
-                    sys.exit(EXIT_REALLOCATE)
+                self._leave_if_idle(time.monotonic() - last_work)
                 time.sleep(self._poll)
                 continue
             last_work = time.monotonic()
@@ -105,6 +121,15 @@ class KelpieWorker:
     def end(self) -> None:
         """End the running command: the node is taken away."""
         self._process.end()
+
+    def _leave_if_idle(self, seconds: float) -> None:
+        """After a job that took longer than the limit the worker leaves at once, and may not have reported that job (src/index.ts)."""
+        if self._idle.is_over(seconds) and self.uploading:
+            log.info("no work for %g s: ending after the uploads, on this machine", seconds)
+            self.stopping = True
+        elif self._idle.is_over(seconds) or (self._idle.is_cut_short(seconds) and not finalizing()):
+            log.info("no work for %g s: asking for another machine", seconds)
+            sys.exit(EXIT_REALLOCATE)
 
     def do(self, job: dict[str, Any]) -> None:
         """Do one job, from its first download to its report. The last uploads continue in a thread."""
@@ -175,6 +200,7 @@ class KelpieWorker:
             time.sleep(PAUSE_SECONDS)  # "to ensure the output files are written"
             moved = [(self._move(entry, job["id"]), entry) for entry in after]
             # The worker asks for the next job while these are uploaded.
+            self.uploading.add(job["id"])
             name = f"finalize-{job['id']}"
             threading.Thread(target=self._finalize, args=(job, moved, heartbeat), name=name).start()
             return
@@ -199,6 +225,7 @@ class KelpieWorker:
     ) -> None:
         for folder, entry in moved:
             self._transfers.upload_folder(folder, entry, compressed=bool(job.get("compression")))
+        self.uploading.discard(job["id"])
         heartbeat.stop()
         try:
             self._api.completed(job["id"])
