@@ -51,7 +51,7 @@ def bill_rows(bill: Bill) -> list[tuple[str, str, str, str, str]]:
     found = [_row(line) for line in bill.lines]
     if bill.idle_seconds:
         replicas = "1 replica" if bill.replicas == 1 else f"{bill.replicas} replicas"
-        what = f"{replicas} until scaled down"
+        what = f"{replicas} scaling down"
         cost = show_dollar_range(cost_range(bill.idle, bill.rate.usd_an_hour))
         found.append(("idle", what, show_hours(bill.idle_seconds), show_dollars(bill.idle_usd), cost))
     known = [line.seconds for line in bill.lines if line.seconds is not None]

@@ -14,6 +14,7 @@ from flux_training.commands.__main__ import main
 from flux_training.commands.export.card import Card, card_text
 from flux_training.commands.export.command import export
 from flux_training.commands.jobs.list import list_command
+from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.report.open import open_command
 from flux_training.training.errors import BadInput
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
@@ -61,6 +62,14 @@ def test_all_jobs_are_listed(checkout: Path, run: Run) -> None:
         ("first", True, 1),
         ("other", False, 0),
     ]
+
+
+def test_the_settings_that_a_sweep_changed_are_listed(run: Run) -> None:
+    run(sweep, "first", "--set", "train.lr=1e-4,2e-4", "--set", "train.steps=20,40")
+    assert "first-lr2e-4-steps40: first with learning rate 1e-4 → 2e-4, steps 20 → 40" in run(list_command)
+    jobs = {job["name"]: job for job in json.loads(run(list_command, "--json"))["jobs"]}
+    assert jobs["first-lr2e-4-steps20"]["changes"] == ["learning rate 1e-4 → 2e-4"]
+    assert jobs["first"]["changes"] == jobs["other"]["changes"] == []
 
 
 def test_the_runs_of_a_job_are_listed(checkout: Path, run: Run) -> None:

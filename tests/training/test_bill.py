@@ -58,10 +58,10 @@ def test_preview_text_is_exact() -> None:
     bill = Bill(RATE, (CAT, DOG), idle=exact(900.0), replicas=2, always=1)
     assert describe_bill(bill, local=True).splitlines() == [
         "Estimated cost on RTX 5090 (32 GB) at priority high, $0.360 an hour:",
-        "  cat          2,000 steps                   60 min    $0.36",
-        "  a-large-dog  12 steps, already queued       2 min  $0.0090",
-        "  idle         2 replicas until scaled down  15 min  $0.0900",
-        "  total                                      76 min    $0.46",
+        "  cat          2,000 steps               60 min    $0.36",
+        "  a-large-dog  12 steps, already queued   2 min  $0.0090",
+        "  idle         2 replicas scaling down   15 min  $0.0900",
+        "  total                                  76 min    $0.46",
         (
             "Times from the recipe's figure; 1 finished run like it. "
             "The local cloud is free: its prices are examples."
@@ -97,7 +97,7 @@ def test_an_unknown_cost_makes_the_total_unknown() -> None:
     assert bill_rows(bill) == [
         ("cat", "2,000 steps", "60 min", "$0.36", ""),
         ("bird", "5 steps", "unknown", "unknown", ""),
-        ("idle", "1 replica until scaled down", "8 min", "$0.0480", ""),
+        ("idle", "1 replica scaling down", "8 min", "$0.0480", ""),
         ("total", "", "unknown", "unknown", ""),
     ]
     assert bill_rows(Bill(RATE, (CAT,), exact(480.0), 1))[-1] == ("total", "", "68 min", "$0.41", "")

@@ -17,7 +17,8 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import folder_names
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
 from flux_training.training.runs.progress import loss_note
-from flux_training.training.train_yml.trainer_config import read_trainer_file
+from flux_training.training.train_yml.diff import setting_changes
+from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
 from flux_training.training.values import mapping, number
 from flux_training.training.words import flux_command, make_command
 
@@ -26,7 +27,10 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class ListedJob:
-    """A job folder. `dataset` names the job whose images it uses, if not its own; `steps` is None if train.yml has no valid number."""
+    """A job folder. `dataset` names the job whose images it uses, if not its own; `steps` is None if train.yml has no valid number.
+
+    `changes`: the settings that differ from those of the job whose images it uses, as of a sweep.
+    """
 
     name: str
     is_declared: bool
@@ -35,6 +39,7 @@ class ListedJob:
     captions: int
     steps: int | None
     runs: list[ReportedRun]
+    changes: list[str]
 
 
 @click.command(name="list")
@@ -71,10 +76,15 @@ def _read(path: Path, entry: dict[str, Any] | None, stack: str) -> ListedJob:
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     captions = sum(file.with_suffix(CAPTION_SUFFIX) in files for file in images)
     is_declared = entry is not None and not entry.get("skip")
-    steps = read_trainer_file(path).steps
-    return ListedJob(
-        path.name, is_declared, shared, len(images), captions, steps, runs_of(outputs_of(stack), path.name)
-    )
+    file, runs = read_trainer_file(path), runs_of(outputs_of(stack), path.name)
+    changes = _changes(read_trainer_file(path.parent / shared), file) if shared else []
+    return ListedJob(path.name, is_declared, shared, len(images), captions, file.steps, runs, changes)
+
+
+def _changes(base: TrainerFile, file: TrainerFile) -> list[str]:
+    """`learning rate 1e-4 → 2e-4` for each setting of the training that differs."""
+    before, after = ({"config": {"process": [one.process]}} for one in (base, file))
+    return [f"{change.key} {change.before} → {change.after}" for change in setting_changes(before, after)]
 
 
 def _print_jobs(jobs: list[ListedJob]) -> None:
@@ -92,6 +102,9 @@ def _print_jobs(jobs: list[ListedJob]) -> None:
             f"{newest.run_id} {_state(newest)}" if newest else NOTHING,
         )
     screen.print(table)
+    for job in jobs:
+        if job.changes:
+            say(f"{job.name}: {job.dataset} with {', '.join(job.changes)}")
 
 
 def _print_runs(job: ListedJob, stack: str) -> None:
@@ -140,6 +153,7 @@ def _document(job: ListedJob) -> dict[str, Any]:
         "images": job.images,
         "captions": job.captions,
         "steps": job.steps,
+        "changes": job.changes,
         "runs": [
             {
                 "run_id": run.run_id,
