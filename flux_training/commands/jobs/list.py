@@ -132,8 +132,9 @@ def _print_runs(job: ListedJob, stack: str) -> None:
 
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for title in titles:
-        table.add_column(title)
+    for number, title in enumerate(titles):
+        # In a narrow terminal, names stay whole and other columns wrap.
+        table.add_column(title, no_wrap=number == 0)
     return table
 
 
