@@ -132,6 +132,25 @@ def test_files_keys_and_loss(tmp_path: Path) -> None:
     assert re.search(r"disc: 100%\|██████████\| 60/60 \[\d\d:\d\d<00:00, .*lr: 1.0e-04 loss: \d", out)
 
 
+def test_another_kind_has_its_own_tensor_names_and_video_samples(tmp_path: Path) -> None:
+    model = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21", "is_flux": False}
+    output = prepare(tmp_path, steps=6, save_every=4, model=model, sample={"num_frames": 5})
+    code, out = train(tmp_path)
+    assert code == 0, out
+    name = re.compile(r"diffusion_model\.blocks\.[012]\.ffn\.[02]\.lora_[AB]\.weight")
+    weights = load_file(output / "disc.safetensors")
+    assert len(weights) == 12
+    assert all(name.fullmatch(one) for one in weights)
+    assert metadata(output / "disc.safetensors")["ss_base_model_version"] == "wan_2.1"
+    samples = sorted((output / "samples").iterdir())
+    assert {path.suffix for path in samples if path.is_file()} == {".webp"}
+    with Image.open(next(path for path in samples if path.suffix == ".webp")) as video:
+        assert video.n_frames == 2  # type: ignore[attr-defined]  # only animations have it
+    (output / "disc.safetensors").unlink()
+    code, out = train(tmp_path)
+    assert "Found step 4 in metadata" in out
+
+
 def test_the_result_depends_on_data_seed_and_settings_and_on_nothing_else(tmp_path: Path) -> None:
     quick = {"sample": {"prompts": []}}
     changes: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ standin.py. As with the real trainer, the result depends on the images, the capt
 It uses these settings: config.name; config.process[0] training_folder, training_seed, trigger_word, network.linear,
 save.{dtype, save_every, max_step_saves_to_keep}, datasets[].{folder_path, caption_ext,
 caption_dropout_rate, is_reg, num_repeats, control_path, control_path_1 to _3},
-train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.name_or_path, sample.{prompts, ...}.
+train.{steps, lr, batch_size, skip_first_sample, disable_sampling}, model.{name_or_path, arch, is_flux, …}, sample.{prompts, num_frames, ...}.
 Environment: STEP_SECONDS (minimum duration of a step), SEED; SKIPPED_STEPS and NAN_STEPS (such as `5,9`) are numbers of steps
 whose batch does not fit into memory, or whose loss is no number.
 """
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from kinds import names_of  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
 from PIL import Image, ImageOps
 from standin import (  # type: ignore[import-not-found]  # nodes have this file beside run.py, outside any package
     Adam,
@@ -174,6 +175,12 @@ class Training:
         rank = int(network.get("rank") or network.get("linear") or 4)
         self.network = Network(str(process["model"]["name_or_path"]), rank, self.seed)
         self.adam = Adam(self.network.lora)
+        self.kind = names_of(process["model"])
+        self.tensors = {
+            f"{layer}.{part}": f"{self.kind.prefix}{module}{end}"
+            for layer, module in zip(Network.LAYERS, self.kind.modules, strict=True)
+            for part, end in zip(("lora_A", "lora_B"), self.kind.parts, strict=True)
+        }
         self.step = self.epoch = self.skipped = 0
 
     def run_training(self) -> None:
@@ -240,7 +247,7 @@ class Training:
             return
         latest = max(found, key=lambda path: path.stat().st_ctime_ns)
         print(f"#### IMPORTANT RESUMING FROM {latest} ####\nLoading from {latest}")
-        metadata = load_weights(latest, self.network.lora)
+        metadata = load_weights(latest, self.network.lora, self.tensors)
         info = json.loads(metadata.get("training_info", "{}"))
         if "step" in info:
             self.step, self.epoch = int(info["step"]), int(info.get("epoch", 0))
@@ -257,12 +264,13 @@ class Training:
         suffix = "" if step is None else f"_{step:09}"
         path = self.folder / f"{self.name}{suffix}.safetensors"
         meta: dict[str, Any] = {**(self.raw.get("meta") or {}), "ss_output_name": self.name}
-        meta |= {"training_info": {"step": self.step, "epoch": self.epoch}, "ss_base_model_version": "flux1"}
+        meta |= {"training_info": {"step": self.step, "epoch": self.epoch}}
+        meta["ss_base_model_version"] = self.kind.base
         meta["software"] = {"name": "ai-toolkit stand-in", "version": "0.12.26"}
         text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
         dtype = str(self.save_settings.get("dtype", "float16"))
         kind = "BF16" if dtype in ("bf16", "bfloat16") else "F16" if dtype in ("float16", "fp16") else "F32"
-        save_weights(path, self.network.lora, kind, {**text, "format": "pt"})
+        save_weights(path, self.network.lora, self.tensors, kind, {**text, "format": "pt"})
         print(f"Saved checkpoint to {path}")
         self.adam.save(self.folder / "optimizer.pt")
         print(f"Saved optimizer to {self.folder / 'optimizer.pt'}")
@@ -277,7 +285,9 @@ class Training:
         settings, folder = self.sample_settings, self.folder / "samples"
         (folder / ".tmp").mkdir(parents=True, exist_ok=True)
         (folder / ".thumbs").mkdir(exist_ok=True)
-        extension = settings.get("format", "jpg")
+        # SampleConfig: videos are saved as animated WebP.
+        frames = int(settings.get("num_frames", 1))
+        extension = "webp" if frames > 1 else settings.get("format", "jpg")
         shrink = min(1.0, 512 / max(int(settings.get("width", 512)), int(settings.get("height", 512))))
         size = [max(64, int(int(settings.get(side, 512)) * shrink)) for side in ("width", "height")]
         # SampleConfig: `samples` counts more than `prompts`, and a text is a list of its characters.
@@ -289,7 +299,8 @@ class Training:
             picture = self.network.sample(caption, max(1, int(settings.get("sample_steps", 20))), seed)
             picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
             name = f"{int(time.time() * 1000)}__{step:09}_{i}.{extension}"
-            picture.save(folder / ".tmp" / name)
+            more = {"save_all": True, "append_images": [picture.transpose(0)]} if frames > 1 else {}
+            picture.save(folder / ".tmp" / name, **more)
             picture.resize((300, 300)).save(folder / ".thumbs" / f"{name}.jpg", quality=90)
             (folder / ".tmp" / name).replace(folder / name)
         print("\x1b[A", end="", file=sys.stderr)  # as a bar below another bar does

@@ -1,4 +1,4 @@
-"""The model of the stand-in trainer, and its .safetensors files, which have FLUX's tensor names.
+"""The model of the stand-in trainer, and its .safetensors files.
 
 A fixed random network with a LoRA learns 64x64 thumbnails in the frequency domain, by flow matching (the velocity is noise - image).
 """
@@ -222,16 +222,18 @@ def to_bytes(value: Array, dtype: str) -> bytes:
     return bytes(value.astype({"F16": "<f2", "F32": "<f4"}[dtype]).tobytes())
 
 
-def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[str, str]) -> None:
-    """Write a temporary file and rename it, like ai-toolkit, so the mode is 0600. By hand, because NumPy has no bfloat16 for safetensors.numpy."""
+def save_weights(
+    path: Path, lora: dict[str, Array], names: dict[str, str], dtype: str, metadata: dict[str, str]
+) -> None:
+    """`names`: a tensor's name in the file. Write a temporary file and rename it, like ai-toolkit, so the mode is 0600. By hand, because NumPy has no bfloat16 for safetensors.numpy."""
     header: dict[str, Any] = {"__metadata__": metadata}
     parts: list[bytes] = []
     at = 0
-    for name in sorted(lora):
+    for name in sorted(lora, key=lambda one: names[one]):
         parts.append(to_bytes(lora[name], dtype))
         extent = [at, at := at + len(parts[-1])]
         entry = {"dtype": dtype, "shape": lora[name].shape, "data_offsets": extent}
-        header[f"transformer.{name}.weight"] = entry
+        header[names[name]] = entry
     header["__metadata__"] = {**metadata, "sshs_model_hash": hashlib.sha256(b"".join(parts)).hexdigest()}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -241,14 +243,14 @@ def save_weights(path: Path, lora: dict[str, Array], dtype: str, metadata: dict[
     temporary.replace(path)
 
 
-def load_weights(path: Path, lora: dict[str, Array]) -> dict[str, str]:
+def load_weights(path: Path, lora: dict[str, Array], names: dict[str, str]) -> dict[str, str]:
     """Fill `lora`; return the metadata. Raises ValueError or KeyError for a truncated file, or one of another network."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     metadata: dict[str, str] = header.pop("__metadata__", {})
     for name in lora:
-        entry = header[f"transformer.{name}.weight"]
+        entry = header[names[name]]
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         if end > len(data):
             raise ValueError("MetadataIncompleteBuffer")
