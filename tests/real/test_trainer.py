@@ -20,6 +20,9 @@ import yaml
 from flux_training.commands.export.command import export
 from flux_training.node.launcher.errors import ExitCode
 from flux_training.node.launcher.weights import weights_step
+from flux_training.training.models.table import MODELS
+from flux_training.training.train_yml.edit import new_train_yml
+from flux_training.training.train_yml.templates import control_folders
 from flux_training.training.train_yml.trainer_config import document_of
 from tests.commands.runs_folder import make_run
 from tests.node.runs import LaunchResult, Node, train_config
@@ -259,3 +262,26 @@ def test_an_export_is_loaded_by_diffusers_and_its_card_by_huggingface_hub(
     assert (card["base_model"], card["instance_prompt"]) == ("black-forest-labs/FLUX.1-dev", "tr1gger")
     assert card["license_name"] == "flux-1-dev-non-commercial-license"
     assert [sample["text"] for sample in card["widget"]] == ["a photo of tr1gger", "tr1gger in the rain"]
+
+
+def test_its_configuration_classes_read_each_template_as_the_table_says(tmp_path: Path) -> None:
+    for model in MODELS.values():
+        controls = model.datasets.control_images[1]
+        text = new_train_yml("cat", "ohwx", model=model, controls=controls, is_in_image=False)
+        (tmp_path / f"{model.name}.yml").write_text(text, encoding="utf-8")
+    command = [PYTHON, str(Path(__file__).with_name("read_templates.py")), str(CHECKOUT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, model in MODELS.items():
+        read, sampling = found[name], model.sampling
+        most = model.datasets.control_images[1]
+        assert read["arch"] in model.archs
+        assert (read["weights"], read["adapter"] or "") == (model.weights, model.training_adapter)
+        assert (read["noise"], read["sampler"]) == (sampling.noise, sampling.noise)
+        assert (read["guidance"], read["sample_steps"]) == (sampling.guidance, sampling.steps)
+        assert (read["folder"], read["frames"]) == ("dataset", 1)
+        assert read["controls"] == (control_folders(most) or None)
+        for sample in read["samples"]:
+            images = [path for path in sample[1:] if path]
+            first = ["dataset/00001.jpg"] if model.datasets.first_frame else []
+            assert images == [*first, *(f"{folder}/00001.jpg" for folder in control_folders(most))]
