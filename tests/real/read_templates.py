@@ -9,8 +9,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, sys.argv[1])
 
-from toolkit import config_modules as classes  # type: ignore[import-not-found]
-from toolkit.config import get_config  # type: ignore[import-not-found]
+from toolkit import config_modules as classes
+from toolkit.config import get_config
 
 
 def read(path: Path) -> dict[str, Any]:
