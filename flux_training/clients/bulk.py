@@ -21,7 +21,7 @@ from uuid import uuid4
 import httpx
 from pydantic import SecretStr
 
-from flux_training.clients.errors import NotFound, Service, ServiceError
+from flux_training.clients.errors import NotFound, Service, ServiceError, WrongContent
 from flux_training.clients.http import LOOPBACK
 from flux_training.clients.s3_errors import UNREADABLE, from_obstore
 from flux_training.training.errors import BadInput
@@ -196,7 +196,7 @@ class Bulk:
             with self._errors("get_object", wanted.key):
                 found, size = self._fetch_to(wanted, part)
             if expected is not None and found != expected:
-                raise ServiceError(
+                raise WrongContent(
                     f"{wanted.key} in bucket {self._access.bucket} is not what was written there (SHA-256 {found[:12]}…)",
                     f"it should be {expected[:12]}…",
                     "fetch it again; if that does not help, the object is damaged",

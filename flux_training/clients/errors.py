@@ -4,6 +4,7 @@
     ├── Unauthorized      401, 403: the key, or what it may do
     ├── NotFound          404
     ├── Conflict          409, 412, or the service says that it exists already
+    ├── WrongContent      a download whose SHA-256 is not the expected one
     ├── Invalid           any other 4xx: the request itself, in the service's own words
     ├── RateLimited       429, after the retries
     ├── Unavailable       no connection, no answer, 5xx, Kelpie's transient 403: after the retries
@@ -54,6 +55,10 @@ class Unauthorized(ServiceError):
 
 class NotFound(ServiceError):
     """The requested thing does not exist."""
+
+
+class WrongContent(ServiceError):
+    """A download does not have the SHA-256 that was expected."""
 
 
 class Conflict(ServiceError):

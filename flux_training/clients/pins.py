@@ -5,7 +5,6 @@ import hashlib
 from flux_training.clients.errors import Conflict
 from flux_training.clients.records import read_record
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.records import DoneRecord
 from flux_training.training.runs.run import Layout, RunKeys
@@ -24,24 +23,36 @@ def pinned_keys(storage: Storage, layout: Layout) -> frozenset[str]:
     return frozenset(key for key in listed if key.endswith("/results.json"))
 
 
-def pin_weights(
-    storage: Storage, keys: RunKeys, weights: ObjectInfo, steps: int, replaces: str | None = None
-) -> PinnedWeights | None:
+def pin_weights(storage: Storage, keys: RunKeys, weights: ObjectInfo, steps: int) -> PinnedWeights | None:
     """Record these weights, which were verified. Returns the record: another process may have been first.
 
-    The digest is that of done.json, which a download is compared with, or else is computed. None if they change meanwhile. `replaces`: the SHA-256 of the weights that the present record names. Raises ServiceError.
+    The digest is that of done.json, which a download is compared with, or else is computed. None if they change meanwhile. Raises ServiceError.
     """
     done = read_record(storage, keys.done, DoneRecord).value
     sha256 = done.sha256 if done and done.sha256 else _digest(storage, weights)
     if sha256 is None:
         return None
-    pin = PinnedWeights(sha256=sha256, size=weights.size, step=steps, etag=weights.etag, replaces=replaces)
+    pin = PinnedWeights(sha256=sha256, size=weights.size, step=steps, etag=weights.etag)
     try:
-        storage.put_bytes(
-            keys.results, canonical_json({"version": 1, **pin.model_dump()}), if_none_match=replaces is None
-        )
+        storage.put_bytes(keys.results, pin.to_json(), if_none_match=True)
     except Conflict:
         return read_pin(storage, keys)
+    return pin
+
+
+def accept_weights(
+    storage: Storage, keys: RunKeys, weights: ObjectInfo, steps: int, earlier: PinnedWeights
+) -> PinnedWeights | None:
+    """Record these weights in place of the `earlier` ones. None if they change meanwhile. Raises ServiceError.
+
+    Their digest is computed: done.json may name another.
+    """
+    sha256 = _digest(storage, weights)
+    if sha256 is None:
+        return None
+    replaces = earlier.replaces if earlier.sha256 == sha256 else earlier.sha256
+    pin = PinnedWeights(sha256=sha256, size=weights.size, step=steps, etag=weights.etag, replaces=replaces)
+    storage.put_bytes(keys.results, pin.to_json())
     return pin
 
 

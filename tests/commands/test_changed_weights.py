@@ -11,13 +11,15 @@ from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
 from flux_training.clients.kelpie import Job
-from flux_training.clients.pins import pin_weights, pinned_keys, read_pin
+from flux_training.clients.pins import accept_weights, pin_weights, pinned_keys, read_pin
 from flux_training.clients.results import CHANGED_CONFIG, inspect_run
 from flux_training.clients.storage import Storage
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
-from flux_training.commands.watch.job_status import StackJob, find_problems, job_status
+from flux_training.commands.results.trusted_config import CHANGED_FILE, trusted_config
+from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems, job_status
 from flux_training.training.runs.pins import PinnedWeights
-from flux_training.training.runs.run import Layout, RunKeys, config_digest
+from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.run import CONFIG_VARIABLE, Layout, RunKeys, config_digest, run_id
 from flux_training.training.runs.run_state import RunState
 
 LAYOUT = Layout("p/")
@@ -84,8 +86,10 @@ class TrainedRun:
 
 @pytest.fixture
 def run(bucket: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> TrainedRun:
-    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
-    return TrainedRun(bucket, name, tmp_path)
+    attempt = int(hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:5], 16)
+    made = TrainedRun(bucket, run_id(MANIFEST, CONFIG, attempt), tmp_path)
+    bucket.put_bytes(made.keys.record, json.dumps({"attempt": attempt}).encode())
+    return made
 
 
 def test_the_first_fetch_records_the_weights(run: TrainedRun) -> None:
@@ -131,7 +135,8 @@ def test_accepted_weights_are_fetched_and_recorded(run: TrainedRun) -> None:
     run.node_writes(OTHERS)
     result = run.fetch(accept=True)
     assert (result.failed, result.differing, run.local) == ([], [], OTHERS)
-    # Also for a stack whose state still has the first ones.
+    # Also for a stack whose state still has the first ones, and if they are accepted twice.
+    run.fetch(accept=True)
     assert run.problem(stored) == ""
     assert run.fetch(stored).failed == []
 
@@ -221,7 +226,8 @@ def test_weights_that_are_not_believed_are_not_fetched(case: str, run: TrainedRu
     queued = Job(id="j", container_group_id="g", status="running", environment={"FLUX_CONFIG_SHA256": DIGEST})
     job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
     result = fetch_results(job_status(job, queued, run.storage), run.storage, run.outputs)
-    assert [one.partition(":")[0] for one in result.failed] == ["weights"]
+    refused = [one.partition(":")[0] for one in result.failed]
+    assert set(refused) - {"train.yml", "manifest.json"} == {"weights"}
     assert not list(run.outputs.rglob("*.safetensors"))
     assert read_pin(run.storage, run.keys) is None
 
@@ -260,7 +266,7 @@ def test_a_forged_acceptance_counts_only_where_nodes_cannot_write_it(
     run.node_writes(OTHERS)
     found = run.storage.head(run.keys.weights)
     assert found is not None
-    pin_weights(run.storage, run.keys, found, STEPS, replaces=stored.sha256)
+    accept_weights(run.storage, run.keys, found, STEPS, stored)
     job = StackJob(
         "cat", run.keys.run, "", STEPS, run.keys, weights=stored, nodes_reach_records=nodes_reach_records
     )
@@ -282,3 +288,48 @@ def test_weights_without_a_digest_in_done_json_are_recorded_too(run: TrainedRun,
     assert pin.sha256 == hashlib.sha256(GOOD).hexdigest()
     run.node_writes(OTHERS)
     assert "somebody replaced them" in run.problem()
+
+
+def test_a_wrong_digest_in_done_json_stops_no_one_who_accepts_the_weights(run: TrainedRun) -> None:
+    """A node of the stack changes done.json before the weights are recorded. The paid result must not be lost."""
+    run.storage.put_bytes(run.keys.done, json.dumps({"sha256": "0" * 64, "size": len(GOOD)}).encode())
+    (failed,) = run.fetch().failed
+    assert "is not what was written there" in failed
+    assert (
+        "done.json named other weights: if you trust them, `./flux fetch cat --accept-changed-weights`"
+        in failed
+    )
+    assert not list(run.outputs.rglob("*.safetensors"))
+    assert run.fetch(accept=True).failed == []
+    assert run.local == GOOD
+    assert run.fetch().failed == []
+
+
+@pytest.mark.parametrize("name", ["train.yml", "manifest.json"])
+def test_a_run_keeps_its_configuration_if_a_node_changes_it_afterwards(run: TrainedRun, name: str) -> None:
+    """Reports and model cards quote both files: the trigger word, the prompts, the model and its licence."""
+    folder = run.fetch().folder
+    before = (folder / name).read_bytes()
+    run.storage.put_bytes(f"{run.keys.config}{name}", b"job: evil\n")
+    failed = run.fetch().failed
+    assert failed == [f"{one}: {CHANGED_FILE}" for one in ("manifest.json", "train.yml")]
+    assert (folder / name).read_bytes() == before
+    assert run.local == GOOD
+    run.outputs = run.outputs / "another machine"
+    assert len(run.fetch().failed) == 2
+    assert not list(run.outputs.rglob(name))
+
+
+def test_a_record_that_names_another_attempt_does_not_make_another_configuration_right(
+    run: TrainedRun,
+) -> None:
+    run.storage.put_bytes(run.keys.record, b'{"attempt": 7, "parent": "0123456789ab"}')
+    assert len(run.fetch().failed) == 2
+
+
+def test_the_queued_jobs_digest_counts_too(run: TrainedRun) -> None:
+    """The id of a run has 48 bits, the digest that its job carries 256."""
+    queued = Job(id="j", container_group_id="g", status="completed", environment={CONFIG_VARIABLE: "0" * 64})
+    job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
+    found = JobStatus(job, RunState.COMPLETED, queue_job=queued)
+    assert trusted_config(found, run.storage, RunRecord()) == {}

@@ -32,7 +32,7 @@ from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
-from flux_training.training.runs.run import Layout, RunKeys
+from flux_training.training.runs.run import Layout, RunKeys, run_id
 from flux_training.training.runs.run_state import RunState
 
 CHUNK = 1000
@@ -52,7 +52,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 @pytest.fixture
 def status(bucket: Storage, request: pytest.FixtureRequest) -> JobStatus:
     """A finished run in the bucket, one for each test."""
-    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    config = f"job: extension  # {request.node.name}\n".encode()
+    name = run_id(b"{}", config)
     keys = RunKeys(f"runs/cat/{name}/", "cat")
     done = {"sha256": hashlib.sha256(WEIGHTS).hexdigest()}
     objects = {
@@ -60,7 +61,7 @@ def status(bucket: Storage, request: pytest.FixtureRequest) -> JobStatus:
         keys.done: json.dumps(done).encode(),
         keys.record: json.dumps({"job": "cat", "run_id": name}).encode(),
         keys.progress: json.dumps({"step": 20, "gpu_seconds": 3600}).encode(),
-        f"{keys.config}train.yml": b"job: extension\n",
+        f"{keys.config}train.yml": config,
         f"{keys.config}manifest.json": b"{}",
         f"{keys.output}loss.csv": b"step,loss\n1,0.5\n",
         f"{keys.output}samples/1__000000010_0.jpg": b"one",

@@ -16,12 +16,13 @@ from flux_training.clients.stack.survey import Survey
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import dataset_index
 from flux_training.training.finding import LintReport
-from flux_training.training.jobs.folder import ImageSet
+from flux_training.training.jobs.folder import ImageSet, read_images
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings, StorageSettings
 from tests.components.groups import new_name
 from tests.components.test_transfers import image_set
+from tests.training.job_folders import add_folders, make_job
 
 LAYOUT = Layout("p/")
 VICTIM = "00003.jpg"
@@ -60,6 +61,22 @@ def test_the_record_has_size_etag_and_digest_of_each_object(storage: Storage, tm
     assert {name: (one.image, one.etag) for name, one in record.items()} == {
         name: (image, etags[key_of(images, name)]) for name, image in images.images.items()
     }
+
+
+def test_control_images_and_masks_are_checked_like_images(storage: Storage, tmp_path: Path) -> None:
+    """A node replaces a control image by one of the same length, deletes a mask, and adds an image that no manifest names."""
+    add_folders(make_job(tmp_path / "jobs", "edit"))
+    images = read_images(tmp_path / "jobs/edit")
+    send(storage, images)
+    folder = LAYOUT.dataset(images.digest)
+    storage.put_bytes(f"{folder}control/00001.png", b"#" * images.images["control/00001.png"].size)
+    storage.delete_many([f"{folder}mask/00001.png"])
+    storage.put_bytes(f"{folder}control/00009.png", b"another")
+    assert not is_complete(storage, LAYOUT, images.digest)
+    assert send(storage, images) == ["control/00001.png", "mask/00001.png"]
+    assert is_complete(storage, LAYOUT, images.digest)
+    for name in ("control/00001.png", "mask/00001.png"):
+        assert storage.get_bytes(folder + name) == (tmp_path / "jobs/edit" / name).read_bytes()
 
 
 def test_an_image_replaced_by_others_of_the_same_length_is_sent_again(

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import tenacity
 
-from flux_training.clients.errors import RateLimited
+from flux_training.clients.errors import RateLimited, ServiceError
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import Layout, RunKeys
 
@@ -110,6 +112,42 @@ def _many_samples(scene: Scene) -> None:
         scene.put(f"{scene.keys.output}samples/\u202e{number}.jpg", b"x")
 
 
+def odd_record(**fields: object) -> Callable[[Scene], None]:
+    """run.json with other values."""
+    return lambda scene: scene.put(scene.keys.record, {"version": 1, "job": scene.keys.job, **fields})
+
+
+def huge_picture() -> bytes:
+    """A PNG of 50,000 x 50,000 pixels in a few kilobytes. Its rows are cut off."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(5_000_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def _two_cases(scene: Scene) -> None:
+    for name in ("S.jpg", "s.jpg"):
+        scene.put(f"{scene.keys.output}samples/{name}", b"x")
+
+
+def _undeclared_jobs(scene: Scene) -> None:
+    """Finished at an impossible speed, and first in each listing."""
+    for name in ("!", "..", "0" * 300, "a b", "\u202egpj"):
+        with suppress(ServiceError, OSError, UnicodeError):
+            base = f"{scene.layout.runs}{name}/0123456789ab/output/"
+            scene.put(
+                f"{base}progress.json",
+                {"state": "finished", "step": 1_000_000, "steps": 1_000_000, "gpu_seconds": 1},
+            )
+            scene.put(f"{base}run.json", {"version": 1, "run_id": "0123456789ab"})
+
+
+OTHER_CONFIG = "somebody changed train.yml, manifest.json or run.json"
 NODE_WROTE = "a node wrote this"
 BAD_NAME = "not the name of a sample"
 # Attacks on a run that is in the queue.
@@ -148,6 +186,19 @@ ON_UNFINISHED: dict[str, Attack] = {
     "a claim in the old place": Attack(_old_place("claim.json")),
     "a posted job in the old place": Attack(_old_place("posted.json")),
     "a claim for the next attempt": Attack(_plant_next_attempt),
+    "an order to queue it again": Attack(
+        lambda scene: scene.put(f"{scene.keys.base}requeue.json", {"kelpie_id": scene.foreign, "version": 1})
+    ),
+    "an order to queue it again, in its place": Attack(_name_foreign_job(lambda keys: keys.requeue), refused=True),
+    "a run that has finished in a second": Attack(progress(state="finished", step=20, gpu_seconds=1e-300)),
+    "a checkpoint that is a bomb": Attack(
+        lambda scene: scene.put(
+            f"{scene.keys.output}{scene.keys.job}_000000010.safetensors", struct.pack("<Q", 2**62) + b"{}"
+        )
+    ),
+    "a trainer and a GPU of nonsense": Attack(
+        progress(trainer={"version": ["x"]}, gpu="<b>\x1b[2J" * 50, trainer_version="\ud800\x00" * 100)
+    ),
     "a posted job that names somebody else's": Attack(_name_foreign_job(lambda keys: keys.posted), refused=True),
     "a claim": Attack(_name_foreign_job(lambda keys: keys.claim), refused=True),
     "a record of verified weights": Attack(_name_foreign_job(lambda keys: keys.results), refused=True),
@@ -170,14 +221,30 @@ ON_FINISHED: dict[str, Attack] = {
     ),
     "names that are written backwards": Attack(_many_samples, "20 more files"),
     "a manifest of nonsense": Attack(
-        raw("config/manifest.json", b'{"images": {"../../x": {"sha256": [1], "size": -1, "caption": {}}}}')
+        raw("config/manifest.json", b'{"images": {"../../x": {"sha256": [1], "size": -1, "caption": {}}}}'),
+        OTHER_CONFIG,
     ),
     "a train.yml that expands to gigabytes": Attack(
         lambda scene: scene.put(
             f"{scene.keys.config}train.yml",
             b"job: x\nconfig:\n  name: '" + b"n" * 100_000 + b"'\n  a: '" + b"[name]" * 20_000 + b"'\n",
-        )
+        ),
+        OTHER_CONFIG,
     ),
+    "a train.yml of a free model": Attack(
+        raw("config/train.yml", b"job: extension\nconfig: {process: [{model: {name_or_path: black-forest-labs/FLUX.1-schnell}}]}\n"),
+        OTHER_CONFIG,
+    ),
+    "a run that continues another's": Attack(
+        odd_record(attempt=9, parent="0123456789ab", owner="somebody/else", steps=1), OTHER_CONFIG
+    ),
+    "a done.json that names other weights": Attack(
+        lambda scene: scene.put(scene.keys.done, {"sha256": "0" * 64, "size": 1, "step": 1})
+    ),
+    "samples whose names differ in case": Attack(_two_cases),
+    "a picture of 2.5 gigapixels": Attack(raw("output/samples/1__000000020_0.png", huge_picture())),
+    "a sample whose name is markup": Attack(raw("output/samples/<img src=x onerror=alert(1)>.jpg", b"x")),
+    "runs of jobs that nobody declared": Attack(_undeclared_jobs),
     "losses of a report": Attack(raw("output/loss.csv", b"1,1e308\n2,-1e308\n" * 10_000)),
     "a text as a sample": Attack(lambda scene: scene.put(f"{scene.keys.output}samples/1__000000001_0.jpg", b"<script>")),
 }  # fmt: skip

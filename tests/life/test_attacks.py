@@ -201,6 +201,8 @@ SHORT = {
     "a posted job in the old place",
     "other weights",
     "a sample below a sample",
+    "a train.yml of a free model",
+    "a picture of 2.5 gigapixels",
 }
 
 

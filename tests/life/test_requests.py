@@ -43,7 +43,7 @@ def requests(stack: Stack) -> list[str]:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("jobs", [8, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("jobs", [8, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_no_op_asks_about_no_finished_run(jobs: int, engine: str, cloud: Path, tmp_path: Path) -> None:
     names = {f"job-{number:04}": number for number in range(jobs)}
     stack = new_stack(tmp_path / "stack", cloud, f"requests{jobs}", names, engine)

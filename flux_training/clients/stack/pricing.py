@@ -35,6 +35,7 @@ from flux_training.training.gpu import (
     wanted_classes,
 )
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
+from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
@@ -242,15 +243,16 @@ def _rate(offer: Offer, priority: str) -> Rate:
 
 
 def _finished_runs(stack: StackServices, first: Sequence[str]) -> list[FinishedRun]:
-    """Finished runs in the bucket, preferring the jobs named `first`."""
+    """Finished runs in the bucket, preferring the jobs named `first`. Nodes can make other folders there."""
     if not stack.bucket_exists:
         return []
     storage, runs_folder = stack.storage, stack.layout.runs
-    names = storage.list_folders(runs_folder)
+    names = filter(JOB_NAME.fullmatch, storage.list_folders(runs_folder))
     chosen = sorted(names, key=lambda name: (name not in first, name))[:MAX_JOBS]
 
     def runs_of(job: str) -> list[tuple[str, str]]:
-        return [(job, run) for run in sorted(storage.list_folders(f"{runs_folder}{job}/"))[:MAX_RUNS_PER_JOB]]
+        found = filter(RUN_ID.fullmatch, storage.list_folders(f"{runs_folder}{job}/"))
+        return [(job, run) for run in sorted(found)[:MAX_RUNS_PER_JOB]]
 
     runs = [run for found in in_parallel(runs_of, chosen) for run in found]
     found_runs = in_parallel(lambda run: finished_run(storage, stack.layout.run(*run)), runs)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from flux_training.clients.errors import ServiceError
+from flux_training.clients.errors import ServiceError, WrongContent
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.errors import FluxError
 
@@ -72,7 +72,7 @@ def _verify(storage: Storage, info: ObjectInfo, part: Path, sha256: str | None) 
     part.unlink()
     if has_changed:
         raise ServiceError(f"{info.key} changed while it was downloaded", "", "run the same command again")
-    raise ServiceError(
+    raise WrongContent(
         f"{info.key} in bucket {storage.bucket} is not what was written there",
         f"it should have SHA-256 {sha256[:12]}…" if sha256 else f"it should be {info.size} bytes long",
         "run the same command again; if the error stays, the object itself is damaged",

@@ -7,17 +7,18 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from flux_training.clients.errors import ServiceError
+from flux_training.clients.errors import ServiceError, WrongContent
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results.download import download, sha256_of
-from flux_training.commands.results.trusted_weights import choose_weights
+from flux_training.commands.results.trusted_config import CHANGED_FILE, CONFIG, MANIFEST, trusted_config
+from flux_training.commands.results.trusted_weights import choose_weights, wrong_digest_hint
 from flux_training.commands.watch.job_status import JobStatus
 from flux_training.training.bill import cost_of
 from flux_training.training.files import write_atomically
@@ -47,7 +48,7 @@ Index = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object and its file name here. `sha256` is known for the weights."""
+    """An object and its file name here. `sha256` is known for the weights, train.yml and manifest.json."""
 
     info: ObjectInfo
     name: str
@@ -71,6 +72,15 @@ class RemoteFiles:
         for file in [one for one in self.files if one.is_weights or one.name == "done.json"]:
             self.files.remove(file)
         self.refused["weights"] = why
+
+    def trust_config(self, digests: Mapping[str, str]) -> None:
+        """Fetch train.yml and manifest.json only with these digests."""
+        for file in [one for one in self.files if one.name in (CONFIG, MANIFEST)]:
+            self.files.remove(file)
+            if file.name in digests:
+                self.files.append(replace(file, sha256=digests[file.name]))
+            else:
+                self.refused[file.name] = CHANGED_FILE
 
     def add(self, file: RemoteFile) -> None:
         """Accept or refuse a file by its name and size."""
@@ -159,10 +169,13 @@ def fetch_results(
     # Weights that were verified once should be there; an unfinished run has none to refuse.
     if trusted.problem and (status.pin or any(file.is_weights for file in remote.files)):
         remote.refuse_weights(trusted.problem)
+    record = read_record(storage, keys.record, RunRecord).value or RunRecord()
+    index = _read_index(folder)
+    if not all(_is_known(file, index) for file in remote.files if file.name in (CONFIG, MANIFEST)):
+        remote.trust_config(trusted_config(status, storage, record))
     adopted = 0
     if options.adopt_from is not None:
         adopted = _adopt(remote.files, options.adopt_from / status.job.name / status.job.run_id, folder)
-    index = _read_index(folder)
     decisions = {
         file.name: decide_download(file, folder / file.name, index.get(file.name)) for file in remote.files
     }
@@ -176,10 +189,9 @@ def fetch_results(
         file for file in remote.files if decisions[file.name] != Decision.KEEP and file.name not in differing
     ]
     options.on_total(sum(file.info.size for file in wanted))
-    errors = _download_all(storage, wanted, folder, options)
+    errors = _download_all(storage, wanted, folder, status.job.name, options)
     current = [file for file in remote.files if decisions[file.name] == Decision.KEEP or file in wanted]
     _write_index(folder, index, [file for file in current if file.name not in errors], options.owner)
-    record = read_record(storage, keys.record, RunRecord).value or RunRecord()
     write_record(folder / RECORD, record, status, price, local=options.local)
     failed = [f"{one_line(name)}: {error}" for name, error in (errors | remote.refused).items()]
     kept = len(remote.files) - len(wanted) - len(differing)
@@ -294,13 +306,15 @@ def _output_name(name: str, job: str, checkpoints: bool) -> str:
 
 
 def _download_all(
-    storage: Storage, files: list[RemoteFile], folder: Path, options: FetchOptions
+    storage: Storage, files: list[RemoteFile], folder: Path, job: str, options: FetchOptions
 ) -> dict[str, str]:
     """The error messages of the files that failed, by name."""
 
     def download_one(file: RemoteFile) -> str:
         try:
             download(storage, file.info, folder / file.name, file.sha256, options.on_bytes)
+        except WrongContent as error:
+            return f"{error}; {wrong_digest_hint(job, options.stack)}" if file.is_weights else str(error)
         except (ServiceError, OSError) as error:
             return str(error.strerror if isinstance(error, OSError) else error)
         return ""
@@ -327,6 +341,11 @@ def _is_same(file: RemoteFile, path: Path, local: str, known: Mapping[str, Any] 
         _has_digest(file)
         and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == file.info.etag
     )
+
+
+def _is_known(file: RemoteFile, index: Index) -> bool:
+    """Whether this object was fetched before."""
+    return index.get(file.name, {}).get("etag") == file.info.etag
 
 
 def _has_digest(file: RemoteFile) -> bool:

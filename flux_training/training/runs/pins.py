@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.untrusted import Bytes, ETag, Sha256, Steps, UntrustedRecord
 
 
@@ -18,6 +19,9 @@ class PinnedWeights(UntrustedRecord):
     step: Steps
     etag: ETag = ""
     replaces: Sha256 | None = None
+
+    def to_json(self) -> bytes:
+        return canonical_json({"version": 1, **self.model_dump()})
 
     @property
     def in_state(self) -> dict[str, Any]:

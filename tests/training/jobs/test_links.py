@@ -18,7 +18,7 @@ from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.folder import read_config, read_images
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.opening import outside_target, read_regular_file, special_kind
-from tests.training.job_folders import make_job
+from tests.training.job_folders import add_folders, make_job
 from tests.training.lint_folders import stack
 
 SECRET = "machine example.com password canary-7f31"
@@ -55,6 +55,16 @@ def replaced(name: str, target: str) -> Spoil:
     return spoil
 
 
+def with_folders(spoil: Spoil) -> Spoil:
+    """The same, in a job with control images, masks and a second dataset."""
+
+    def spoil_folders(root: Path, home: Path) -> None:
+        add_folders(root / "jobs/cat")
+        spoil(root, home)
+
+    return spoil_folders
+
+
 LINKS: dict[str, Spoil] = {
     "a caption to .netrc": replaced("jobs/cat/dataset/00001.txt", ".netrc"),
     "a caption to the environment": replaced("jobs/cat/dataset/00001.txt", "/proc/self/environ"),
@@ -67,6 +77,10 @@ LINKS: dict[str, Spoil] = {
     "a relative link": lambda root, _home: _swap(
         root / "jobs/cat/dataset/00001.txt", "../../../../home/.netrc"
     ),
+    "a control image": with_folders(replaced("jobs/cat/control/00001.png", "private.jpg")),
+    "a mask": with_folders(replaced("jobs/cat/mask/00001.png", "private.jpg")),
+    "a caption of regularization images": with_folders(replaced("jobs/cat/reg/00001.txt", ".netrc")),
+    "the control folder": with_folders(replaced("jobs/cat/control", "jobs/cat/dataset")),
     "a link to a link": lambda root, home: _two_links(root, home),
 }
 
