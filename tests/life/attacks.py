@@ -197,7 +197,8 @@ ON_UNFINISHED: dict[str, Attack] = {
         )
     ),
     "a trainer and a GPU of nonsense": Attack(
-        progress(trainer={"version": ["x"]}, gpu="<b>\x1b[2J" * 50, trainer_version="\ud800\x00" * 100)
+        progress(trainer={"version": ["x"]}, gpu="<b>\x1b[2J" * 50, trainer_version="\ud800\x00" * 100),
+        "trainer is not valid",
     ),
     "a posted job that names somebody else's": Attack(_name_foreign_job(lambda keys: keys.posted), refused=True),
     "a claim": Attack(_name_foreign_job(lambda keys: keys.claim), refused=True),
@@ -236,7 +237,7 @@ ON_FINISHED: dict[str, Attack] = {
         OTHER_CONFIG,
     ),
     "a run that continues another's": Attack(
-        odd_record(attempt=9, parent="0123456789ab", owner="somebody/else", steps=1), OTHER_CONFIG
+        odd_record(attempt=9, parent="0123456789ab", owner="somebody/else", steps=1)
     ),
     "a done.json that names other weights": Attack(
         lambda scene: scene.put(scene.keys.done, {"sha256": "0" * 64, "size": 1, "step": 1})
