@@ -51,7 +51,7 @@ def refused(
         typed = NotFound(
             f"there is no bucket {bucket} at {service.host}",
             "",
-            "check its name and the endpoint's address; `make up` creates it",
+            "check its name and the endpoint's address; the next update of the stack creates it",
         )
     elif code in ALREADY_THERE:
         typed = Conflict(f"{what} was answered {status}: {words}")

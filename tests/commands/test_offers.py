@@ -68,14 +68,14 @@ def test_a_class_without_free_nodes_is_a_warning_if_something_is_trained(
     services = StackServices(connect("local", {}, os.environ), stack_settings(checkout, "dev"))
     rate = Rate("RTX 5090 (32 GB) or RTX 4090 (24 GB)", "high", 0.45)
     bill = StackBill({"": Bill(rate, (LINE,))})
-    assert unavailable_classes(services, bill) == []
+    assert unavailable_classes(services, bill, "prod") == []
     found = Salad.gpu_availability
 
     def none_left(salad: Salad, gpu: str) -> Any:
         return found(salad, gpu).model_copy(update={"available_gpu_high": 0})
 
     monkeypatch.setattr(Salad, "gpu_availability", none_left)
-    assert unavailable_classes(services, bill) == [
-        "no RTX 5090 (32 GB) or RTX 4090 (24 GB) is free at priority high now; jobs wait until one is; `./flux offers` lists the others"
+    assert unavailable_classes(services, bill, "prod") == [
+        "no RTX 5090 (32 GB) or RTX 4090 (24 GB) is free at priority high now; jobs wait until one is; `./flux offers --stack prod` lists the others"
     ]
-    assert unavailable_classes(services, StackBill({"": Bill(rate, ())})) == []
+    assert unavailable_classes(services, StackBill({"": Bill(rate, ())}), "prod") == []

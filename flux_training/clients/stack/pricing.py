@@ -41,6 +41,7 @@ from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.words import flux_command
 
 # How many jobs, and runs of each, are read for their speed.
 MAX_JOBS = 16
@@ -87,7 +88,7 @@ def class_offers(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str,
     return found
 
 
-def unavailable_classes(stack: StackServices, bill: StackBill) -> list[str]:
+def unavailable_classes(stack: StackServices, bill: StackBill, stack_name: str) -> list[str]:
     """A warning for each cluster that has runs to train and whose GPU classes have no free node now. None if SaladCloud does not say."""
     found: list[str] = []
     with suppress(ServiceError):
@@ -99,7 +100,7 @@ def unavailable_classes(stack: StackServices, bill: StackBill) -> list[str]:
             if own.lines and known and not any(salad.gpu_availability(one).at(priority) for one in known):
                 of = f" of cluster {name}" if name else ""
                 found.append(
-                    f"no {own.rate.gpu}{of} is free at priority {priority} now; jobs wait until one is; `./flux offers` lists the others"
+                    f"no {own.rate.gpu}{of} is free at priority {priority} now; jobs wait until one is; {flux_command('offers', stack_name)} lists the others"
                 )
     return found
 

@@ -130,7 +130,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     return replace(
         found,
         alarms=alarms(services, survey, steps, stack),
-        warnings=warnings_about(services, survey.bill),
+        warnings=warnings_about(services, survey.bill, stack),
         jobs=jobs,
         models=_models({job.name for job in jobs if job.line}, survey, services.settings),
         cluster=cluster_lines(steps),
@@ -139,9 +139,9 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     ), services
 
 
-def warnings_about(stack: StackServices, bill: StackBill) -> tuple[str, ...]:
-    shared = [shared_keys_warning(stack.settings.storage.kind)] if stack.nodes_reach_records else []
-    return (*shared, *unavailable_classes(stack, bill))
+def warnings_about(services: StackServices, bill: StackBill, stack: str) -> tuple[str, ...]:
+    shared = [shared_keys_warning(services.settings.storage.kind)] if services.nodes_reach_records else []
+    return (*shared, *unavailable_classes(services, bill, stack))
 
 
 def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[str, ...]:
