@@ -1,6 +1,7 @@
 """`flux doctor` against the local cloud: its results, and that a failing check does not stop the others."""
 
 import io
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings, StorageSettings
+from tests.support.flux import make_checkout
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 UP = "`make up STACK=prod`"
@@ -303,7 +305,7 @@ def test_on_a_terminal_no_word_is_cut(width: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor, "console", terminal)
     monkeypatch.setattr(doctor, "screen", terminal)
     title = "Cloudflare's token"
-    doctor.Checkup().check(title, lambda: [bad(title, " ".join(words), "run the next")])
+    doctor.Checkup(doctor.print_result).check(title, lambda: [bad(title, " ".join(words), "run the next")])
     assert isinstance(terminal.file, io.StringIO)
     lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.file.getvalue()).splitlines()
     assert all(len(line) <= width for line in lines)
@@ -316,3 +318,16 @@ def test_a_fix_is_introduced_once() -> None:
         raise FluxError("no passphrase", "", "fix: set it")
 
     assert run_check("Passphrase", fail)[0].fix == "set it"
+
+
+def test_results_are_one_json_object_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(make_checkout(tmp_path / "checkout"))
+    with pytest.raises(SystemExit) as ended:
+        doctor.doctor.main(["--stack", "absent", "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert (ended.value.code, found["stack"], found["well"]) == (1, "absent", False)
+    assert {"title": "Python", "verdict": "ok"}.items() <= found["checks"][0].items()
+    (stack_file,) = [check for check in found["checks"] if check["verdict"] == "bad"]
+    assert stack_file["title"] == "Stack file"

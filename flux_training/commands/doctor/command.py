@@ -1,7 +1,9 @@
 """Runs the checks one after the other and prints each result at once."""
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import TypeVar
 
@@ -31,19 +33,23 @@ T = TypeVar("T")
 
 
 class Checkup:
-    """Runs checks, prints their results, and counts the bad ones."""
+    """Runs checks and keeps their results. `on_result` gets each at once."""
 
-    def __init__(self) -> None:
-        self.bad = 0
+    def __init__(self, on_result: Callable[[CheckResult], None]) -> None:
+        self.results: list[CheckResult] = []
+        self._on_result = on_result
+
+    @property
+    def bad(self) -> int:
+        return sum(result.verdict == "bad" for result in self.results)
 
     def check(self, title: str, check: Callable[[], list[CheckResult]]) -> bool:
         """Whether no result is bad."""
         results = run_check(title, check)
         for result in results:
-            _print(result)
-        bad = sum(result.verdict == "bad" for result in results)
-        self.bad += bad
-        return bad == 0
+            self._on_result(result)
+        self.results += results
+        return all(result.verdict != "bad" for result in results)
 
     def obtain(self, title: str, get: Callable[[], T], describe: Callable[[T], str]) -> T | None:
         """What `get` returns, described in a line; None if it raised."""
@@ -58,12 +64,28 @@ class Checkup:
 
 @click.command()
 @stack_option
-def doctor(stack: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(stack: str, as_json: bool) -> None:
     """Check everything that a training needs: keys, services, bucket rights, GPU, quota, clock, versions.
 
     Prints one line for each check, and how to fix a problem. Exit code 1: there is a problem.
     """
-    checkup, root = Checkup(), project_root()
+    checkup = Checkup(on_result=(lambda _: None) if as_json else print_result)
+    _check_all(checkup, stack)
+    if as_json:
+        checks = [asdict(result) for result in checkup.results]
+        click.echo(
+            json.dumps({"version": 1, "stack": stack, "well": not checkup.bad, "checks": checks}, indent=2)
+        )
+    elif checkup.bad:
+        say(f"\n{checkup.bad} to fix; then run {flux_command('doctor', stack)} again.")
+    else:
+        say(f"\nAll checks passed. Next: {make_command('up', stack)}.")
+    sys.exit(1 if checkup.bad else 0)
+
+
+def _check_all(checkup: Checkup, stack: str) -> None:
+    root = project_root()
     checkup.check("Python", machine.check_python)
     checkup.check("Disk", lambda: machine.check_disk(root))
     local = checkup.obtain(
@@ -74,10 +96,6 @@ def doctor(stack: str) -> None:
     checkup.check("Packages", lambda: machine.check_packages(root))
     if local is not None:
         _check_stack(checkup, stack)
-    if checkup.bad:
-        say(f"\n{checkup.bad} to fix; then run {flux_command('doctor', stack)} again.")
-        sys.exit(1)
-    say(f"\nAll checks passed. Next: {make_command('up', stack)}.")
 
 
 def _check_stack(checkup: Checkup, stack: str) -> None:
@@ -149,7 +167,7 @@ def _check_services(
     return checkup.check("Bucket", lambda: services.check_bucket(storage, settings, up))
 
 
-def _print(result: CheckResult) -> None:
+def print_result(result: CheckResult) -> None:
     """In columns on a terminal; elsewhere each text stays on one line."""
     fix = Text(f"fix: {result.fix}" if result.fix else "", style="dim")
     verdict = Text(result.verdict, style=STYLES[result.verdict])
