@@ -35,6 +35,7 @@ class OddRequests:
             "Content-Type": "application/json",
         }
         self._known = {
+            "key": salad["api_key"],
             "group": group,
             "GROUP": group.upper(),
             "group_hex": uuid.UUID(group).hex,
@@ -50,7 +51,7 @@ class OddRequests:
         )
         for name, value in headers.items():
             if value is not None:
-                connection.putheader(name, value)
+                connection.putheader(name, self._fill(value))
         if body is not None:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)

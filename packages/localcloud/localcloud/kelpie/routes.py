@@ -3,7 +3,6 @@
 import json
 import re
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -88,7 +87,7 @@ class KelpieRoutes:
 
     def check_caller(self, request: Request) -> None:
         """Raises RefusedRequestError for an unauthenticated caller."""
-        headers, state = request.headers, self.state
+        headers, state = {name: value.strip() for name, value in request.headers.items()}, self.state
         key, bearer = headers.get("salad-api-key"), headers.get("authorization")
         organization, project = headers.get("salad-organization"), headers.get("salad-project")
         if key and not (organization and project):
@@ -274,7 +273,7 @@ class JsonAnswer(JSONResponse):
 
 
 class KelpiePaths:
-    """Kelpie's reading of paths: slashes at the end do not count, `%2F` is part of an id, HEAD finds nothing, OPTIONS everything."""
+    """Kelpie's reading of paths: slashes at the end do not count, escapes stay as they are, HEAD finds nothing, OPTIONS everything."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -288,9 +287,21 @@ class KelpiePaths:
             await Response(media_type="application/json" if is_browser else None)(scope, receive, send)
             return
         raw = scope.get("raw_path") or scope["path"].encode()
-        path = unquote(re.sub(b"(?i)%2f", b"%252F", raw.partition(b"?")[0]).decode("latin-1"))
         root = scope.get("root_path", "")
-        below = path.removeprefix(root).rstrip("/") or "/"
+        path = raw.partition(b"?")[0].decode("latin-1")
+        below = without_dots(path.removeprefix(root)).rstrip("/") or "/"
         if scope["method"] == "HEAD":
             below = "/no route"
         await self._app({**scope, "path": root + below}, receive, send)
+
+
+def without_dots(path: str) -> str:
+    """The path with its segments `.` and `..`, which may be escaped, resolved as in every URL."""
+    kept: list[str] = []
+    for part in path.split("/"):
+        dots = re.sub("(?i)%2e", ".", part)
+        if dots == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif dots != ".":
+            kept.append(part)
+    return "/".join(kept)

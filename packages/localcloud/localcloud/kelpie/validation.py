@@ -26,8 +26,8 @@ DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 MISSING = object()
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Numbers in a query, as JavaScript reads them.
-DECIMAL = re.compile(r"[+-]?(Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)")
-HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]+")
+DECIMAL = re.compile(r"[+-]?(Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
+OTHER_BASES = re.compile(r"0([xX][0-9a-fA-F]+|[oO][0-7]+|[bB][01]+)")
 # JavaScript has only doubles: it shows larger integers rounded to 17 digits, and from the second limit on with an exponent.
 MAX_EXACT, MAX_PLAIN = 2**53, 10**21
 # Lone surrogates cannot be stored or sent as UTF-8. Inside the local cloud, private characters from this one on stand for them.
@@ -280,8 +280,8 @@ def _query_number(value: str | list[str] | None, path: Sequence[str | int]) -> f
         errors = [{"issues": issues, "name": "ZodError"} for issues in kinds]
         return {"code": "invalid_union", "unionErrors": errors, "path": path, "message": "Invalid input"}
     text = value.strip()
-    if HEXADECIMAL.fullmatch(text):
-        return float(int(text, 16))
+    if OTHER_BASES.fullmatch(text):
+        return float(int(text, 0))
     return float(text) if DECIMAL.fullmatch(text) else _wrong_type("number", "nan", path)
 
 
