@@ -280,6 +280,9 @@ def line_for(
     cloud: CloudTimes,
 ) -> Line:
     """One job's estimate."""
+    if cloud.stand_in:
+        # The stand-in needs no weights.
+        work = replace(work, workload=replace(work.workload, downloaded_gb=0.0))
     gpu = model_of(rate.gpu)
     peak = tflops.get(gpu)
     if peak is None and cloud.stand_in:
@@ -336,7 +339,8 @@ def _parts(work: Work, times: TrainerTimes, rate: Rate, cloud: CloudTimes) -> tu
 
 def _loading_words(workload: Workload) -> str:
     model = workload.mode.model or "model"
-    return f"{model}, quantized" if workload.mode.quantized else model
+    words = f"{model}, quantized" if workload.mode.quantized else model
+    return f"{words}, {workload.downloaded_gb:.0f} GB downloaded" if workload.downloaded_gb else words
 
 
 def _interruptions(work: Work, times: TrainerTimes, an_hour: float) -> Range:

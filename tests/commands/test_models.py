@@ -10,6 +10,7 @@ import rich_click as click
 from flux_training.commands.jobs import models as models_command
 from flux_training.commands.jobs.models import models
 from flux_training.commands.jobs.new import new
+from flux_training.commands.plan.command import download_words
 from flux_training.training.errors import BadInput
 from flux_training.training.estimates.model_offers import offer_for
 from flux_training.training.gpu import Offer
@@ -18,6 +19,7 @@ from tests.support.flux import make_checkout
 from tests.support.photos import photo
 
 Run = Callable[..., str]
+LONG_NAME = Offer("d", "RTX 4070 Ti Super (16 GB)", 16, 0.05)
 OFFERS = [
     Offer("a", "RTX 4090 (24 GB)", 24, 0.3),
     Offer("b", "RTX 5090 (32 GB)", 32, 0.6),
@@ -47,6 +49,23 @@ def test_the_cheapest_class_with_enough_memory_is_chosen() -> None:
     assert offer_for(MODELS["flux1-dev"], OFFERS, "high").gpu == OFFERS[0]
 
 
+def test_weights_that_the_image_lacks_are_downloaded_at_the_users_cost() -> None:
+    held, lacking = (
+        offer_for(MODELS["qwen-image"], OFFERS, "high", is_in_image).line for is_in_image in (True, False)
+    )
+    assert held is not None
+    assert lacking is not None
+    # 57 GB at 40 Mbit/s take three hours.
+    assert 2.5 * 3600 < (lacking.seconds or 0) - (held.seconds or 0) < 4.5 * 3600
+    assert any("57 GB downloaded" in part.what for part in lacking.parts)
+
+
+def test_the_plan_says_which_way_is_cheaper() -> None:
+    words = download_words(57.4, 0.3)
+    assert words.startswith("; each new node downloads 57 GB first, for about $0.96; cheaper: an image")
+    assert download_words(0, 0.3) == download_words(57.4, None) == ""
+
+
 def test_a_model_that_fits_no_class_has_no_price() -> None:
     found = offer_for(MODELS["hidream"], OFFERS, "high")
     assert (found.gpu, found.line) == (None, None)
@@ -55,7 +74,7 @@ def test_a_model_that_fits_no_class_has_no_price() -> None:
 def test_the_table_fits_eighty_columns(checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     del checkout
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(models_command, "_offers", lambda _stack, _priority: (OFFERS, ""))
+    monkeypatch.setattr(models_command, "_offers", lambda _stack, _priority: ([*OFFERS, LONG_NAME], ""))
     lines = run(models).splitlines()
     table = lines[: len(MODELS) + 1]
     assert [line.split()[0] for line in table[1:]] == list(MODELS)

@@ -104,6 +104,7 @@ def result_line(checkout: Checkout, name: str, document: Mapping[str, Any]) -> s
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_the_template_of_each_architecture_is_trained(tmp_path: Path) -> None:
     jobs = {}
     for arch, model in FAMILIES.items():
@@ -119,6 +120,7 @@ def test_the_template_of_each_architecture_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="FLUX_TEST_AI_TOOLKIT is not set")
 def test_every_example_of_the_trainer_is_trained(tmp_path: Path) -> None:
     jobs = {}

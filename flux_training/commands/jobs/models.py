@@ -16,11 +16,10 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.estimates.model_offers import USUAL_STEPS, ModelOffer, offer_for
 from flux_training.training.gpu import Offer, model_of
+from flux_training.training.jobs.declare import is_in_an_image
 from flux_training.training.models.table import MODELS
 
 NOTHING = "-"
-# As `cluster.priority`, whose default it is.
-PRIORITY = "high"
 
 
 @click.command()
@@ -31,23 +30,19 @@ def models(stack: str, as_json: bool) -> None:
 
     The settings are those that `flux new --model NAME` writes, without photos of your own. docs/models.md says more about each.
     """
-    priority = _priority(stack)
+    settings = stack_settings(project_root(), stack)
+    priority = next(iter(settings.all_clusters.values())).priority
     offers, trouble = _offers(stack, priority)
-    found = [offer_for(model, offers, priority) for model in MODELS.values()]
+    found = [offer_for(model, offers, priority, is_in_an_image(settings, model)) for model in MODELS.values()]
     if as_json:
         click.echo(json.dumps(_document(found, stack, priority, trouble), indent=2))
         return
     screen.print(_table(found))
     say(
-        f"\nMemory in GB, with the settings of `./flux new --model NAME`. Prices are for {USUAL_STEPS:,} steps at priority {priority}."
+        f"\nGB: of GPU memory, with the settings of `./flux new --model NAME`. Prices are for {USUAL_STEPS:,} steps at priority {priority}."
     )
     if trouble:
         say(f"No prices: {trouble}")
-
-
-def _priority(stack: str) -> str:
-    """That of the stack's first cluster."""
-    return next(iter(stack_settings(project_root(), stack).all_clusters.values())).priority
 
 
 def _offers(stack: str, priority: str) -> tuple[list[Offer], str]:
@@ -62,8 +57,8 @@ def _offers(stack: str, priority: str) -> tuple[list[Offer], str]:
 
 def _table(found: list[ModelOffer]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("Model", "Licence", "Memory", "Cheapest GPU", "2,000 steps"):
-        table.add_column(title, justify="right" if title in ("Memory", "2,000 steps") else "left")
+    for title in ("Model", "Licence", "GB", "Cheapest GPU", "2,000 steps"):
+        table.add_column(title, justify="right" if title in ("GB", "2,000 steps") else "left")
     for one in found:
         licence = one.model.licence.removesuffix(" License")
         usd = one.line.usd if one.line else None

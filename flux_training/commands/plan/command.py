@@ -25,11 +25,13 @@ from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import StackJob, replaced_weights, stored_weights
-from flux_training.training.cost import StackBill
+from flux_training.training.bill import show_dollars
+from flux_training.training.cost import StackBill, cost_range
 from flux_training.training.dataset.manifest import Image
+from flux_training.training.estimates.parts import SECONDS_PER_GB
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.jobs.folder import ImageSet
-from flux_training.training.models.choice import model_words
+from flux_training.training.models.choice import downloaded_gb, model_words
 from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.plan import (
@@ -51,6 +53,7 @@ from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.values import mapping
 
 PREFIX = "FLUX_PLAN_"
 
@@ -145,14 +148,28 @@ def warnings_about(services: StackServices, bill: StackBill, stack: str) -> tupl
 
 
 def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[str, ...]:
-    """The models of these jobs, with their licences."""
-    jobs = [job for job in survey.jobs if job.name in names]
-    sections = [first_process(document_of(job.folder.raw_config)).get("model") for job in jobs]
-    words = [
-        model_words(section, weights_in_image(settings, job.cluster))
-        for job, section in zip(jobs, sections, strict=True)
-    ]
+    """The models of these jobs, with their licences, and what downloading their weights costs."""
+    words = []
+    for job in survey.jobs:
+        if job.name not in names:
+            continue
+        section = mapping(first_process(document_of(job.folder.raw_config)).get("model"))
+        bill = survey.bill.clusters.get(job.cluster) if survey.bill else None
+        price = bill.rate.usd_an_hour if bill and settings.cloud == "salad" else None
+        download = download_words(downloaded_gb(section), price)
+        words.append(model_words(section, weights_in_image(settings, job.cluster)) + download)
     return tuple(dict.fromkeys(words))
+
+
+def download_words(size_gb: float, usd_an_hour: float | None) -> str:
+    """What each cold start pays for weights that the image does not hold; empty if it holds them or there is no price."""
+    cost = cost_range(SECONDS_PER_GB.times(size_gb), usd_an_hour)
+    if not size_gb or cost is None:
+        return ""
+    return (
+        f"; each new node downloads {size_gb:.0f} GB first, for about {show_dollars(cost.likely)}; "
+        "cheaper: an image that holds them (image.model), because SaladCloud does not bill its download"
+    )
 
 
 def alarms(

@@ -26,10 +26,12 @@ class ModelOffer:
     line: Line | None = None
 
 
-def offer_for(model: TrainableModel, offers: Sequence[Offer], priority: str) -> ModelOffer:
-    """The GPU class on which a usual run of the model's template costs least."""
-    document = recommended_document(model, USUAL_STEPS)
-    memory = memory_needed(document)
+def offer_for(
+    model: TrainableModel, offers: Sequence[Offer], priority: str, is_in_image: bool = False
+) -> ModelOffer:
+    """The GPU class on which a usual run of the model's template costs least. Unless `is_in_image`, with the download of its weights."""
+    document = recommended_document(model, USUAL_STEPS, is_in_image)
+    memory = memory_needed(document, model.weights)
     work = Work(
         model.name,
         USUAL_STEPS,

@@ -26,6 +26,8 @@ UNKNOWN_MODEL_FACTOR = Range(0.3, 1.0, 3.0)
 LOAD_SECONDS = Range(60.0, 120.0, 240.0)
 # With low_vram, the CPU quantizes.
 LOW_VRAM_LOAD_SECONDS = Range(120.0, 300.0, 600.0)
+# Weights that the image does not hold: 40 Mbit/s, an assumption about home connections.
+SECONDS_PER_GB = Range(80.0, 200.0, 500.0)
 # The VAE and the text encoders, for each image and resolution, on an RTX 5090.
 ENCODE_SECONDS = Range(0.15, 0.3, 0.6)
 SAVE_SECONDS = Range(1.0, 4.0, 10.0)
@@ -80,13 +82,18 @@ def trainer_times(workload: Workload, begun: int, steps: int, images: int, tflop
     first = workload.sampling.images if workload.sampling.before_training else 0
     encoded = images * len(workload.resolutions) * workload.frames if workload.encoded_first else 0
     return TrainerTimes(
-        LOW_VRAM_LOAD_SECONDS if workload.low_vram else LOAD_SECONDS,
+        _loading(workload),
         ENCODE_SECONDS.times(encoded),
         drawing.times(first),
         _step_time(workload, one).times(max(0, steps - begun)),
         drawing.times(workload.sampling.count_after(begun, steps)),
         SAVE_SECONDS.times(saves_between(workload, begun, steps)),
     )
+
+
+def _loading(workload: Workload) -> Range:
+    weights = LOW_VRAM_LOAD_SECONDS if workload.low_vram else LOAD_SECONDS
+    return weights + SECONDS_PER_GB.times(workload.downloaded_gb)
 
 
 def _step_time(workload: Workload, peak_seconds: float) -> Range:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flux_training.training.models.choice import downloaded_gb
 from flux_training.training.train_yml.dataset_folders import NUMBERED_CONTROLS
 from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
 from flux_training.training.values import mapping, whole_number
@@ -49,6 +50,7 @@ class Workload:
     """`resolutions`: sides in pixels, each trained equally often. `low_vram`: the weights are loaded and quantized by the CPU.
 
     `controls`: control images of each image, whose tokens the model sees as well. `encoded_first`: the images are encoded before the first step, rather than in each step.
+    `downloaded_gb`: the weights that each new node downloads from Hugging Face.
     """
 
     mode: Mode = field(default_factory=Mode)
@@ -62,6 +64,7 @@ class Workload:
     low_vram: bool = False
     encoded_first: bool = True
     controls: int = 0
+    downloaded_gb: float = 0.0
 
 
 def workload_of(document: Mapping[str, Any]) -> Workload:
@@ -88,6 +91,7 @@ def workload_of(document: Mapping[str, Any]) -> Workload:
         model.get("low_vram") is True,
         any(entry.get("cache_latents") or entry.get("cache_latents_to_disk") for entry in entries),
         max((_controls_of(entry) for entry in entries), default=0),
+        downloaded_gb(model),
     )
 
 

@@ -71,6 +71,13 @@ def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> Mode
     return ModelChoice(arch, key, weights, exact or next(iter(rows), None))
 
 
+def downloaded_gb(section: Mapping[str, Any]) -> float:
+    """The weights that each new node downloads from Hugging Face, in GB; 0 if the image holds them or their size is unknown."""
+    choice = choose_model(section)
+    is_known = choice.weights != "" and not is_in_image(str(section.get("name_or_path")))
+    return choice.model.download_gb if is_known and choice.key and choice.model else 0.0
+
+
 def model_words(section: Any, weights_in_image: str = MODELS[DEFAULT_MODEL].weights) -> str:
     """`FLUX.1-dev (FLUX Non-Commercial License)`: the model of a `model` section, with its licence where the table knows it."""
     choice = choose_model(mapping(section), weights_in_image)

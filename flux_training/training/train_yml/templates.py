@@ -54,11 +54,11 @@ def template_for(model: TrainableModel, controls: int = 0, is_in_image: bool = T
     return text
 
 
-def recommended_document(model: TrainableModel, steps: int) -> dict[str, Any]:
+def recommended_document(model: TrainableModel, steps: int, is_in_image: bool = False) -> dict[str, Any]:
     """The content of the model's template, for estimates: with so many steps, and without images of its own."""
     document = document_of(COMMON.read_bytes())
     process = document["config"]["process"][0]
-    process["model"] = _model_values(model, is_in_image=False)
+    process["model"] = _model_values(model, is_in_image)
     for key, value in {**_values(model, 0), "train.steps": steps}.items():
         *parents, last = key.split(".")
         section = process
