@@ -85,6 +85,26 @@ def test_three_clusters_train_five_jobs_and_leave_nothing_behind(stack: Stack) -
     assert not any(kelpie.get_rule(group) for group in groups)
 
 
+def test_jobs_of_three_architectures_go_where_the_image_holds_their_model(stack: Stack) -> None:
+    clusters = clusters_of(stack)
+    clusters["video"]["model"] = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    clusters["edit"] |= {"image": "my/chroma:1", "model": "lodestones/Chroma1-Base", "minReplicas": 0}
+    for name, arch in (("clip", "wan21"), ("pan", "chroma")):
+        config = stack.root / "jobs" / name / "train.yml"
+        text = config.read_text(encoding="utf-8")
+        config.write_text(text.replace("is_flux: true", f"arch: {arch}"), encoding="utf-8")
+    stack.configure({name: {} for name in JOBS}, {"clusters": clusters}, single=False)
+    stack.up()
+    assert queued_in(stack) == {"flux": ["cat-1", "cat-2", "dog"], "video": ["clip"], "edit": ["pan"]}
+    sizes = {name: tuple(one["size"].values()) for name, one in stack.outputs()["clusters"].items()}
+    assert sizes == {"flux": (True, 2, 0), "video": (True, 1, 0), "edit": (True, 1, 0)}
+    assert "unchanged" in stack.run("preview", "--expect-no-changes")
+    stack.destroy()
+    assert not stack.live_runs()
+    groups = stack.connection.salad().list_groups()
+    assert [group.name for group in groups if group.name.startswith(stack.place)] == []
+
+
 def test_a_single_cluster_becomes_one_of_several(stack: Stack) -> None:
     """Its group cannot be taken over, because the update would delete it; its jobs move to the new group."""
     stack.up()
