@@ -24,7 +24,6 @@ JSON_TYPES: dict[KeyType, Schema] = {
     KeyType.NUMBER: {"type": ["number", "string"]},
     KeyType.NUMERIC: {"type": ["number", "string"]},
     KeyType.TEXT: {"type": "string"},
-    KeyType.TEXT_OR_FLAG: {"type": ["string", "boolean"]},
     KeyType.LIST: {"type": "array"},
     KeyType.NUMBER_OR_LIST: {"type": ["number", "array"]},
     KeyType.RESOLUTION: {"anyOf": [WHOLE, {"type": "array", "items": WHOLE, "minItems": 1}]},

@@ -65,6 +65,7 @@ def train_config(job: str, steps: int, save_every: int, **changes: Any) -> dict[
             "width": 256,
             "height": 256,
             "prompts": ["[trigger]"],
+            "neg": "",
             "seed": 1,
         },
     }

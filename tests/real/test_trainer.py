@@ -48,6 +48,7 @@ STEPS, SAVE_EVERY = 40, 8
 SEED, CHANGES, RUNS = int(os.environ.get("FLUX_TEST_SEED", "43")), 200, 20
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not PYTHON, reason="FLUX_TEST_AI_TOOLKIT and FLUX_TEST_AI_TOOLKIT_PYTHON are not set"),
 ]
 # A kernel of omnigen2 asks for a CUDA device when it is imported; without one, memory cannot be collected either.

@@ -25,6 +25,7 @@ config:
         sample_every: {save_every}
         width: 512
         height: 512
+        neg: ""
         prompts: ["a photo of [trigger]", "[trigger] in the rain"]
         seed: 42
         sample_steps: 4

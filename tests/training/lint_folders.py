@@ -54,6 +54,7 @@ config:
       sample:
         sampler: flowmatch
         sample_every: 250
+        neg: ""
         prompts:
           - "a photo of [trigger]"
           - "tr1gger in the rain"
@@ -428,6 +429,7 @@ MISTAKES: dict[str, Spoil] = {
     "prompts-missing": edit(
         'prompts:\n          - "a photo of [trigger]"\n          - "tr1gger in the rain"\n', "prompts: []\n"
     ),
+    "negative-prompt": edit('        neg: ""\n', ""),
     "prompt-trigger": edit("tr1gger in the rain", "a dog in the rain"),
     "prompt-placeholder": edit('trigger_word: "tr1gger"', "trigger_word: null"),
     "samples-many": edit("sample_every: 250", "sample_every: 10"),

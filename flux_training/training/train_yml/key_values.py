@@ -19,7 +19,6 @@ RULES_OF_TYPE = {
     KeyType.NUMBER: "a number without quotes",
     KeyType.NUMERIC: "a number",
     KeyType.TEXT: "a text",
-    KeyType.TEXT_OR_FLAG: "a text",
     KeyType.LIST: "a list",
     KeyType.MAPPING: "a section with keys of its own",
     KeyType.RESOLUTION: "a number of pixels or a list of them, such as [512, 768, 1024]",
@@ -126,8 +125,6 @@ def _has_type(spec: KeySpec, value: Any) -> bool:
             return _is_numeric(value)
         case KeyType.TEXT:
             return isinstance(value, str)
-        case KeyType.TEXT_OR_FLAG:
-            return isinstance(value, str | bool)
         case KeyType.MAPPING:
             return isinstance(value, Mapping)
         case KeyType.LIST:

@@ -28,7 +28,6 @@ class KeyType(StrEnum):
     NUMBER = "number"
     NUMERIC = "numeric"  # calls float() on it
     TEXT = "text"
-    TEXT_OR_FLAG = "text_or_flag"
     CHOICE = "choice"
     LIST = "list"
     NUMBER_OR_LIST = "number_or_list"

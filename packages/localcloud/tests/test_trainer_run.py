@@ -48,7 +48,7 @@ def train_config(steps: int, save_every: int, **changes: Any) -> dict[str, Any]:
         "train": {"batch_size": 1, "steps": steps, "lr": 1e-4, "dtype": "bf16"},
         "model": {"name_or_path": "/model", "is_flux": True, "quantize": True},
     }
-    prompts = {"width": 256, "height": 256, "prompts": ["[trigger]"], "seed": 1}
+    prompts = {"width": 256, "height": 256, "prompts": ["[trigger]"], "neg": "", "seed": 1}
     process["sample"] = {"sample_every": save_every, **prompts}
     for section, values in changes.items():
         process[section] = {**process[section], **values} if isinstance(values, dict) else values
@@ -196,6 +196,13 @@ def test_samples_count_more_than_prompts_and_a_text_is_a_list(
     output = prepare(tmp_path, steps=1, sample={**sample, "sample_every": 0})
     assert train(tmp_path)[0] == 0
     assert len(list((output / "samples").glob("*__000000001_*.jpg"))) == count
+
+
+@pytest.mark.parametrize("sample", [{"neg": False}, {"neg": None}, {"samples": [{"prompt": "a", "neg": 5}]}])
+def test_a_sample_without_a_negative_prompt_ends_the_run(sample: dict[str, Any], tmp_path: Path) -> None:
+    prepare(tmp_path, steps=1, sample=sample)
+    code, out = train(tmp_path)
+    assert (code, "text input must be of type `str`" in out) == (1, True)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bf16", "BF16"), ("float32", "F32")])

@@ -30,7 +30,6 @@ GOOD_VALUES: dict[KeyType, list[Any]] = {
     KeyType.NUMBER: [0.5, 1, 1.0],
     KeyType.NUMERIC: [0.5, 1, "0.5"],
     KeyType.TEXT: ["words"],
-    KeyType.TEXT_OR_FLAG: ["words"],
     KeyType.LIST: [["words"]],
     KeyType.RESOLUTION: [64, [64, 96]],
     KeyType.NUMBER_OR_LIST: [1, [0.5, 1]],

@@ -44,6 +44,7 @@ config:
       sample:
         sampler: "flowmatch"
         sample_every: 250
+        neg: ""
         prompts:
           - "a photo of the thing"
 meta:

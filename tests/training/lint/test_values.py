@@ -132,6 +132,25 @@ def test_an_alpha_far_from_the_rank_matters_only_where_ai_toolkit_uses_it(
 
 
 @pytest.mark.parametrize(
+    ("sample", "missing"),
+    [
+        ({"prompts": ["a"], "neg": ""}, False),
+        ({"prompts": ["a"]}, True),
+        ({"prompts": ["a --n bad"]}, False),
+        ({"samples": [{"prompt": "a", "neg": ""}]}, False),
+        ({"samples": [{"prompt": "a", "neg": ""}, {"prompt": "b"}]}, True),
+        ({"prompts": []}, False),
+    ],
+)
+def test_a_sample_needs_a_negative_prompt(sample: Mapping[str, object], missing: bool) -> None:
+    said = ["sample.neg is missing"] if missing else []
+    assert messages("negative-prompt", configured({"sample": sample})) == said
+    assert (
+        messages("negative-prompt", configured({"sample": sample, "train": {"disable_sampling": True}})) == []
+    )
+
+
+@pytest.mark.parametrize(
     ("train", "newer"),
     [
         ({"timestep_type": "sigmoid", "optimizer": "AdamW"}, []),

@@ -59,6 +59,8 @@ def test_a_parameter_that_stops_the_trainer_is_named(
         ("cosine", {"eta_min": "0"}, "must be a number without quotes"),
         ("constant", {"factor": 0.5}, ""),
         ("constant", {"factor": 2}, "must be at most 1"),
+        ("constant", {"factor": 0}, "must be above 0"),
+        ("cosine", {"total_iters": "5"}, ""),
         ("linear", {"start_factor": 0}, "must be above 0"),
         ("cosine_with_restarts", {"T_mult": 1.5}, "must be a whole number"),
         ("constant_with_warmup", {"num_warmup_steps": "10"}, "must be a number without quotes"),

@@ -196,6 +196,26 @@ def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
         yield job.in_config("there are no sample prompts", "sample", "prompts")
 
 
+@AREA.error(
+    "negative-prompt",
+    "ai-toolkit encodes a negative prompt even for models that do not use one; without it, it takes the value False, and stops at the first sample",
+    'add neg: "" to the section',
+)
+def missing_negative_prompts(job: Subject) -> Iterator[Problem]:
+    if job.section("train").get("disable_sampling"):
+        return
+    first = job.section("first_sample")
+    if first.get("prompts") and "neg" not in first:
+        yield job.in_config("first_sample.neg is missing", "first_sample")
+    if "neg" in job.section("sample"):
+        return
+    for (_, key, number), prompt in sample_prompts(job):
+        entry = job.section("sample")[key][int(number)]
+        if " --n " not in prompt and not (isinstance(entry, dict) and "neg" in entry):
+            yield job.in_config("sample.neg is missing", "sample")
+            return
+
+
 @AREA.warning(
     "prompt-trigger",
     "a sample without the trigger word shows the model instead of the LoRA",
@@ -233,12 +253,12 @@ def too_many_samples(job: Subject) -> Iterator[Problem]:
             yield job.in_config(f"{count} samples in one run", "sample", "sample_every")
 
 
-def sample_prompts(job: Subject) -> list[tuple[tuple[str, ...], str]]:
+def sample_prompts(job: Subject) -> list[tuple[tuple[str, str, str], str]]:
     """(place, prompt) of each sample prompt. ai-toolkit ignores `prompts` beside `samples`."""
     sample = job.section("sample")
     key = "samples" if "samples" in sample else "prompts"
     entries = sample.get(key)
-    found: list[tuple[tuple[str, ...], str]] = []
+    found: list[tuple[tuple[str, str, str], str]] = []
     for number, entry in enumerate(entries if isinstance(entries, list) else []):
         text = entry.get("prompt") if isinstance(entry, dict) else entry
         if isinstance(text, str):

@@ -292,8 +292,11 @@ class Training:
         size = [max(64, int(int(settings.get(side, 512)) * shrink)) for side in ("width", "height")]
         # SampleConfig: `samples` counts more than `prompts`, and a text is a list of its characters.
         samples = settings.get("samples", [{"prompt": one} for one in settings.get("prompts", [])])
-        prompts = [entry["prompt"] for entry in samples if entry.get("prompt") is not None]
-        for i, prompt in enumerate(prompts):
+        samples = [entry for entry in samples if entry.get("prompt") is not None]
+        for i, entry in enumerate(samples):
+            prompt, negative = entry["prompt"], entry.get("neg", settings.get("neg", False))
+            if not isinstance(negative, str) and " --n " not in prompt:
+                raise ValueError("text input must be of type `str` (sample.neg is missing)")
             seed = int(settings.get("seed", 0)) + (i if settings.get("walk_seed") else 0)
             caption = with_trigger(prompt.split(" --")[0], self.trigger, add=False)
             picture = self.network.sample(caption, max(1, int(settings.get("sample_steps", 20))), seed)
