@@ -12,12 +12,14 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import tenacity
 
 from flux_training.clients.errors import RateLimited, ServiceError
 from flux_training.clients.storage import Storage
+from flux_training.training.budget.entries import SpendingEntry
 from flux_training.training.runs.run import Layout, RunKeys
 
 DEEP = b'{"a":' * 40_000
@@ -204,6 +206,9 @@ ON_UNFINISHED: dict[str, Attack] = {
     "a claim": Attack(_name_foreign_job(lambda keys: keys.claim), refused=True),
     "a record of verified weights": Attack(_name_foreign_job(lambda keys: keys.results), refused=True),
     "whose the bucket is": Attack(lambda scene: scene.put(scene.layout.owner, {}), refused=True),
+    "what the bucket's stacks have spent": Attack(
+        lambda scene: scene.put(SpendingEntry(date(2026, 11, 30), "0" * 16, "first", 1e6).key, {}), refused=True
+    ),
     "a dataset's record": Attack(lambda scene: scene.put(scene.layout.dataset_index("0" * 64), {}), refused=True),
 }  # fmt: skip
 # Attacks on a run that has finished, and whose weights were verified and fetched.
