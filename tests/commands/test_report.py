@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from flux_training.commands.report.chart import charts
+from flux_training.commands.report.chart import chart_curve
 from flux_training.commands.report.command import report, write_comparison, write_report
 from flux_training.commands.report.inline_images import embed_image
 from flux_training.commands.report.page import compare_page, run_page
@@ -239,16 +239,13 @@ def test_commands_on_a_page_name_the_stack(outputs: Path) -> None:
     assert "<code>./flux fetch cat --stack prod</code>" in page
 
 
-@pytest.mark.parametrize("losses", [[], [0.5], [0.5, 0.5], [-1.0, 1e9], [0.1] * 5000])
-def test_curves_stay_inside_the_chart(losses: list[float]) -> None:
-    drawn = charts([("a", [Point(step, loss) for step, loss in enumerate(losses, 1)]), ("b", [])])
-    assert bool(drawn) == bool(losses)
-    for chart in drawn:
-        points = [
-            point.split(",") for curve in chart.curves for point in f"{curve.raw} {curve.smooth}".split()
-        ]
-        assert all(0 <= float(x) <= chart.width and 0 <= float(y) <= chart.height for x, y in points)
-        assert len(points) <= 2 * 900
+@pytest.mark.parametrize("steps", [1, 3000, 3001, 100_000])
+def test_a_long_curve_is_reduced_to_means(steps: int) -> None:
+    curve = chart_curve("cat", [Point(step, step % 2) for step in range(1, steps + 1)])
+    points = curve["points"]
+    assert isinstance(points, list)
+    assert (len(points) <= 3000, points[-1][0]) == (True, steps)
+    assert sum(loss for _, loss in points) / len(points) == pytest.approx(0.5, abs=0.5 / steps + 0.001)
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +305,49 @@ def test_the_page_opens_at_the_last_step_beside_the_first(pages: dict[str, Path]
         seen.page.get_by_text("Copied").wait_for()
         assert seen.page.evaluate("navigator.clipboard.readText()") == "a photo of tr1gger"
         assert seen.console_errors == []
+
+
+@NEEDS_CHROMIUM
+def test_the_loss_can_be_read_smoothed_and_shown_on_a_logarithmic_axis(pages: dict[str, Path]) -> None:
+    with page_in_chromium(pages["run"].as_uri()) as seen:
+        chart, reading = seen.page.locator("svg.chart"), seen.page.locator(".reading")
+        assert reading.inner_text().startswith("Step 20: loss 0.05, mean 0.0")
+        chart.focus()
+        seen.page.keyboard.press("Home")
+        assert reading.inner_text().startswith("Step 1: loss 1, mean 0.75")
+        chart.hover()
+        assert reading.inner_text().startswith("Step 10: loss 0.1, ")
+        linear = chart.locator("polyline.smooth").get_attribute("points")
+        smoothing = seen.page.get_by_label("Smoothing")
+        smoothing.fill("0")
+        assert reading.inner_text() == "Step 10: loss 0.1, mean 0.1"
+        smoothing.fill("10")
+        seen.page.get_by_label("Log scale").check()
+        assert chart.locator("polyline.smooth").get_attribute("points") != linear
+        assert chart.locator("text").all_text_contents()[:3] == ["0.05", "0.1", "0.2"]
+        assert seen.console_errors == []
+
+
+@NEEDS_CHROMIUM
+def test_curves_of_any_losses_stay_inside_the_chart(pages: dict[str, Path]) -> None:
+    odd = [[0.5], [0.5, 0.5], [-1.0, 1e9], [0.1] * 5000, [0.0, 1e-12], [3.0, 3.0001]]
+    with page_in_chromium(pages["run"].as_uri(), phone=True) as seen:
+        outside = seen.page.evaluate(
+            """cases => cases.flatMap((losses) => [false, true].flatMap((isLog) => {
+                const chart = lossChart([{ label: "a", points: losses.map((loss, index) => [index + 1, loss]) }]);
+                document.body.append(chart);
+                const log = chart.querySelector("[type=checkbox]");
+                if (isLog && !log.disabled) log.click();
+                const [, , width, height] = chart.querySelector("svg").getAttribute("viewBox").split(" ").map(Number);
+                const numbers = [...chart.querySelectorAll("polyline")].flatMap((line) => line.getAttribute("points").split(" "));
+                return numbers.filter((pair) => {
+                    const [x, y] = pair.split(",").map(Number);
+                    return pair && !(x >= 0 && x <= width && y >= 0 && y <= height);
+                });
+            }))""",
+            odd,
+        )
+        assert (outside, seen.console_errors) == ([], [])
 
 
 def test_a_page_links_the_weights_and_the_pages_of_neighbouring_runs(outputs: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flux_training.commands.design.style import csp_hash, style_with
-from flux_training.commands.report.chart import charts
+from flux_training.commands.design.style import csp_hash, loss_chart_script, style_with
+from flux_training.commands.report.chart import chart_curve
 from flux_training.commands.report.inline_images import InlineImage, embed_image
 from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
 from flux_training.training.bill import show_dollars
@@ -72,7 +72,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         state=_state(run),
         figures=_figures(run),
         strips=_strips(run),
-        charts=charts([(run.job, run.losses)]),
+        curves=[chart_curve(run.job, run.losses)] if run.losses else [],
         dataset=[
             shown
             for name in list(run.captions)[:MAX_IMAGES]
@@ -107,7 +107,9 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
         ],
         figures=[(name, [one.get(name, "") for one in figures]) for name in names],
         settings=differing_settings([run.config for run in runs]),
-        charts=charts([(label, run.losses) for label, run in zip(labels, runs, strict=True)]),
+        curves=[
+            chart_curve(label, run.losses) for label, run in zip(labels, runs, strict=True) if run.losses
+        ],
         strips=_strips_of_all(runs, labels),
     )
 
@@ -125,7 +127,7 @@ def _render(template: str, **facts: Any) -> str:
         finalize=lambda value: printable(value, MAX_TEXT) if type(value) is str else value,
     )
     style = style_with(TEMPLATES / "report.css")
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    script = loss_chart_script() + (TEMPLATES / "report.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; script-src '{csp_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -2,13 +2,12 @@
 
 import io
 import itertools
-from dataclasses import asdict
 from typing import Any
 
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import MAX_CONFIG_BYTES
 from flux_training.clients.storage import Storage
-from flux_training.commands.report.chart import charts
+from flux_training.commands.report.chart import chart_curve
 from flux_training.commands.report.inline_images import encode_image
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.progress import RunProgress
@@ -45,8 +44,7 @@ def read_run(storage: Storage, keys: RunKeys) -> dict[str, Any]:
         "times": _times(reported, record.value or RunRecord()),
         "findings": [*progress.faults, *record.faults],
         "message": reported.message,
-        "charts": [asdict(chart) for chart in charts([(keys.job, points)])],
-        "points": len(points),
+        "curve": chart_curve(keys.job, points),
         "prompts": _prompts(storage, keys, raw_config),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from flux_training.clients.errors import ServiceError
 from flux_training.commands.cli import outputs_of
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
-from flux_training.commands.design.style import style_with
+from flux_training.commands.design.style import loss_chart_script, style_with
 from flux_training.commands.ui.live import LiveStack
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import read_image, read_run
@@ -67,6 +67,8 @@ class UiHandler(PrivateHandler):
             self.answer(200, kind, (ASSETS / name).read_bytes())
         elif path == "ui.css":
             self.answer(200, "text/css; charset=utf-8", style_with(ASSETS / "ui.css").encode())
+        elif path == "loss_chart.js":
+            self.answer(200, "text/javascript; charset=utf-8", loss_chart_script().encode())
         elif path == "events":
             self._stream()
         elif path == "past":

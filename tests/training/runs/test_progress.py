@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_training.training.runs.loss_curve import (
-    Point,
-    parse_losses,
-    round_ticks,
-    smooth_losses,
-    thin_out_points,
-)
+from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress, loss_note
 from flux_training.training.runs.samples import (
     Sample,
@@ -212,39 +206,6 @@ def test_any_text_can_be_parsed_as_losses(text: str) -> None:
     points = parse_losses(text)
     assert all(math.isfinite(point.loss) for point in points)
     assert [point.step for point in points] == sorted({point.step for point in points})
-
-
-POINTS = st.lists(st.floats(-1e6, 1e6), max_size=400).map(
-    lambda losses: [Point(step, loss) for step, loss in enumerate(losses, 1)]
-)
-
-
-@settings(deadline=None)
-@given(POINTS)
-def test_smoothing_keeps_every_step_and_stays_in_range(points: list[Point]) -> None:
-    smoothed = smooth_losses(points)
-    assert [point.step for point in smoothed] == [point.step for point in points]
-    losses = [point.loss for point in points]
-    assert all(min(losses) - 1e-3 <= point.loss <= max(losses) + 1e-3 for point in smoothed)
-
-
-@settings(deadline=None)
-@given(POINTS, st.integers(4, 100))
-def test_thinning_keeps_the_ends_and_the_extremes(points: list[Point], most: int) -> None:
-    thinned = thin_out_points(points, most)
-    assert len(thinned) <= max(most + 2, 4)
-    if points:
-        assert (thinned[0], thinned[-1]) == (points[0], points[-1])
-        assert max(point.loss for point in thinned) == max(point.loss for point in points)
-
-
-@settings(deadline=None)
-@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5), st.integers(2, 10))
-def test_ticks_are_few_and_cover_the_range(low: float, width: float, about: int) -> None:
-    ticks = round_ticks(low, low + width, about)
-    assert ticks[0] <= low + width * 1e-6
-    assert ticks[-1] >= low + width * (1 - 1e-6)
-    assert 2 <= len(ticks) <= about + 3
 
 
 def test_samples_are_grouped_by_prompt_and_step() -> None:

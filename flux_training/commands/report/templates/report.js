@@ -69,6 +69,9 @@ if (slider) {
   showStep();
 }
 
+const losses = document.getElementById("loss-chart");
+if (losses) losses.append(lossChart(JSON.parse(losses.dataset.curves)));
+
 for (const button of navigator.clipboard ? document.querySelectorAll(".copy") : []) {
   button.hidden = false;
   button.addEventListener("click", async () => {

@@ -129,7 +129,7 @@ async function updateRun(job, run) {
   document.getElementById("node").replaceChildren(make("dl", { class: "facts card" }, ...facts([["Run", run], ...found.times, ...node])));
   setText("message", found.message);
   showSamples(job, run, found.prompts);
-  showLoss(found);
+  showLoss(found.curve);
   showFindings(found.findings);
 }
 
@@ -172,29 +172,15 @@ function shot(sample, prompt, folder) {
   return figure;
 }
 
-function showLoss(found) {
+function showLoss(curve) {
   const place = document.getElementById("loss");
-  if (place.dataset.points === String(found.points)) return;
-  place.dataset.points = found.points;
-  if (!found.charts.length) place.replaceChildren(make("p", { class: "soft" }, "No loss was recorded yet."));
-  else place.replaceChildren(make("div", { class: "card" }, ...found.charts.map(drawChart)));
-}
-
-function drawChart(chart) {
-  const right = chart.width - chart.right;
-  const svg = make("svg", { class: `chart ${chart.shape}`, viewBox: `0 0 ${chart.width} ${chart.height}`, role: "img", "aria-label": "The loss by step, raw and smoothed" });
-  for (const [y, label] of chart.y_ticks) {
-    svg.append(make("line", { class: "grid", x1: chart.left, x2: right, y1: y, y2: y }), make("text", { x: chart.left - 8, y: y + 4, "text-anchor": "end" }, label));
-  }
-  chart.x_ticks.forEach(([x, label], index) => {
-    const anchor = index === chart.x_ticks.length - 1 ? "end" : "middle";
-    svg.append(make("text", { x, y: chart.height - chart.bottom + 18, "text-anchor": anchor }, label));
-  });
-  svg.append(make("text", { x: (chart.left + right) / 2, y: chart.height - 4, "text-anchor": "middle" }, "steps"));
-  for (const curve of chart.curves) {
-    svg.append(make("polyline", { class: "raw c0", points: curve.raw }), make("polyline", { class: "smooth c0", points: curve.smooth }));
-  }
-  return svg;
+  const last = String(curve.points.at(-1));
+  if (place.dataset.last === last) return;
+  place.dataset.last = last;
+  const chart = place.querySelector(".loss-chart");
+  if (chart) chart.show([curve]);
+  else if (!curve.points.length) place.replaceChildren(make("p", { class: "soft" }, "No loss was recorded yet."));
+  else place.replaceChildren(make("div", { class: "card" }, lossChart([curve])));
 }
 
 function showFindings(findings) {
