@@ -34,6 +34,7 @@ COMMANDS = {
     "destroy": "flux_training.commands.stack.command:destroy",
     "list": "flux_training.commands.jobs.list:list_command",
     "status": "flux_training.commands.watch.status:status",
+    "costs": "flux_training.commands.costs.command:costs",
     "logs": "flux_training.commands.watch.logs:logs",
     "ui": "flux_training.commands.ui.command:ui",
     "cancel": "flux_training.commands.jobs.cancel_retry:cancel",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import rich_click as click
@@ -12,6 +13,7 @@ from flux_training.commands.stack.access import connection_of, deployed_outputs,
 from flux_training.commands.watch.follow import follow, queue_silent_again
 from flux_training.commands.watch.table import render, steps_done
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.words import make_command
 
 # Wide enough for any table: nothing is cut off in a pipe.
@@ -102,6 +104,8 @@ def job_document(row: JobRow) -> dict[str, Any]:
         "eta_seconds": progress.eta_seconds if not row.status.has_ended else None,
         "gpu_seconds": progress.gpu_seconds,
         "spent_usd": rounded_usd(row.spent),
+        "expected_usd": asdict(row.expected) if row.expected else None,
+        "waste_seconds": asdict(waste_of(progress)),
         "machine": row.machine or None,
         "instance": row.instance or None,
         "restarts": progress.restarts,

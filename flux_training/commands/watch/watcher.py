@@ -25,6 +25,8 @@ from flux_training.commands.watch.job_status import (
     stack_jobs,
 )
 from flux_training.training.cost import usd_of
+from flux_training.training.estimates.actuals import expected_cost
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.handout import MAX_REQUEUES, requeues
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 from flux_training.training.words import DEFAULT_STACK
@@ -64,6 +66,11 @@ class JobRow:
     @property
     def name(self) -> str:
         return self.status.job.name
+
+    @property
+    def expected(self) -> Range | None:
+        """What a run that is training will have cost in the end, in dollars."""
+        return None if self.status.has_ended else expected_cost(self.status.progress, self.price)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""`flux costs`: what the runs in the bucket cost, beside their estimates."""

@@ -1,0 +1,164 @@
+"""`flux costs`: estimates and actual costs of all runs in the stack's bucket, and the paid time that trained nothing."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import rich_click as click
+from rich.table import Table
+
+from flux_training.clients.records import read_record
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.waiting import in_parallel
+from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.stack.access import connection_of, read_only_engine
+from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_root
+from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_hours
+from flux_training.training.cost import CLOUDS
+from flux_training.training.estimates.actuals import CostGroup, RunCost, Waste, advice, grouped, run_cost
+from flux_training.training.names import JOB_NAME, RUN_ID
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import RunRecord
+from flux_training.training.settings import StackSettings
+from flux_training.training.words import one_line
+
+WASTE_WORDS = {
+    "downloads": "downloads",
+    "loading": "loading, caching, first samples",
+    "starts": "starting again",
+    "repeated": "steps trained again",
+}
+
+
+@click.command()
+@stack_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print one line for each run.")
+def costs(stack: str, as_json: bool, as_csv: bool) -> None:
+    """Compare what runs cost with their estimates, by run, month and GPU class, and show the time that trained nothing.
+
+    Costs are GPU seconds that nodes reported, times the price when the run was queued: SaladCloud has no bill per job.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv cannot be combined")
+    settings = stack_settings(project_root(), stack)
+    services = StackServices(connection_of(read_only_engine(stack), stack), settings)
+    runs = read_costs(services)
+    if as_json:
+        click.echo(json.dumps(_document(stack, runs), indent=2))
+    elif as_csv:
+        _write_csv(runs)
+    else:
+        _print(runs, settings)
+
+
+def read_costs(stack: StackServices) -> list[RunCost]:
+    """All runs in the bucket that have begun, by month and job. Raises ServiceError."""
+    if not stack.bucket_exists:
+        return []
+    storage, layout = stack.storage, stack.layout
+    jobs = list(filter(JOB_NAME.fullmatch, storage.list_folders(layout.runs)))
+
+    def runs_of(job: str) -> list[tuple[str, str]]:
+        found = storage.list_folders(f"{layout.runs}{job}/")
+        return [(job, run) for run in filter(RUN_ID.fullmatch, found)]
+
+    def read(place: tuple[str, str]) -> RunCost:
+        keys = layout.run(*place)
+        record = read_record(storage, keys.record, RunRecord).value or RunRecord()
+        progress = read_record(storage, keys.progress, RunProgress).value or RunProgress()
+        return run_cost(*place, record, progress)
+
+    places = [place for found in in_parallel(runs_of, jobs) for place in found]
+    begun = [run for run in in_parallel(read, places) if run.paid_seconds]
+    return sorted(begun, key=lambda run: (run.month, run.job, run.run_id))
+
+
+def _print(runs: Sequence[RunCost], settings: StackSettings) -> None:
+    if not runs:
+        say("No run in the bucket has begun.")
+        return
+    table = _table("Job", "Run", "Month", "Estimate", "Cost", "Error")
+    for run in runs:
+        likely = run.estimate.likely if run.estimate else None
+        estimate = show_dollar_range(run.estimate) or show_dollars(likely)
+        table.add_row(run.job, run.run_id, run.month, estimate, show_dollars(run.usd), _error(run))
+    screen.print(table)
+    if any(run.is_inside is False for run in runs):
+        say("* outside the estimated range")
+    for title, found in (("Month", by_month(runs)), ("GPU class", by_gpu(runs))):
+        _print_groups(title, found)
+    paid, waste = sum(run.paid_seconds for run in runs), total_waste(runs)
+    say(f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid)}")
+    for cause, words in WASTE_WORDS.items():
+        say(f"  {words}: {show_hours(getattr(waste, cause))}")
+    cluster = next(iter(settings.all_clusters.values()))
+    idle = cluster.idle_threshold_seconds + CLOUDS[settings.cloud].autoscaler_seconds / 2
+    for line in advice(runs, idle if cluster.autoscale else 0.0):
+        say(f"- {line}")
+    if settings.cloud == "local":
+        say(FREE)
+
+
+def _print_groups(title: str, groups: Sequence[CostGroup]) -> None:
+    if not groups:
+        return
+    table = _table(title, "Runs", "Estimate", "Cost", "Inside")
+    for one in groups:
+        inside = f"{one.inside} of {one.runs}"
+        table.add_row(
+            one_line(one.name), str(one.runs), show_dollars(one.estimate), show_dollars(one.usd), inside
+        )
+    say("")
+    screen.print(table)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title, justify="right" if title in ("Estimate", "Cost", "Error", "Runs") else "left")
+    return table
+
+
+def _error(run: RunCost) -> str:
+    return "-" if run.error is None else f"{run.error:+.0%}{'' if run.is_inside else ' *'}"
+
+
+def by_month(runs: Sequence[RunCost]) -> list[CostGroup]:
+    return grouped(runs, lambda run: run.month)
+
+
+def by_gpu(runs: Sequence[RunCost]) -> list[CostGroup]:
+    return grouped(runs, lambda run: run.gpu)
+
+
+def total_waste(runs: Sequence[RunCost]) -> Waste:
+    return Waste(*(sum(getattr(run.waste, cause) for run in runs) for cause in WASTE_WORDS))
+
+
+def _document(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:
+    """Dollars and seconds; null if not known. `error`: 0.1 if the run cost a tenth more than its likely estimate."""
+    return {
+        "version": 1,
+        "stack": stack,
+        "runs": [{**asdict(run), "error": run.error, "inside": run.is_inside} for run in runs],
+        "months": [asdict(one) for one in by_month(runs)],
+        "gpus": [asdict(one) for one in by_gpu(runs)],
+        "waste": asdict(total_waste(runs)),
+    }
+
+
+def _write_csv(runs: Sequence[RunCost]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    titles = ("job", "run_id", "month", "gpu", "state", "usd_low", "usd_likely", "usd_high", "usd", "error")
+    writer.writerow((*titles, "paid_seconds", *WASTE_WORDS))
+    for run in runs:
+        estimate = run.estimate
+        amounts = (estimate.low, estimate.likely, estimate.high) if estimate else (None, None, None)
+        waste = asdict(run.waste).values()
+        facts = (run.job, run.run_id, run.month, run.gpu, run.state)
+        writer.writerow((*facts, *amounts, run.usd, run.error, run.paid_seconds, *waste))

@@ -1,0 +1,159 @@
+"""What runs took beside what was estimated: errors, and the paid time in which nothing was trained. Pure.
+
+Nodes report these times. SaladCloud has no bill per job.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from flux_training.training.bill import show_hours
+from flux_training.training.cost import cost_range, usd_of
+from flux_training.training.estimates.ranges import Range
+from flux_training.training.gpu import model_of
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import EstimateRecord, RunRecord
+
+# The time that is left is the mean time of a step so far, which samples and saves make uneven. Assumption.
+LEFT_SPREAD = Range(0.85, 1.0, 1.25)
+# Shares of the paid time above which advice is worth a line.
+MAX_REPEATED_SHARE = 0.05
+MAX_IDLE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Paid seconds in which nothing was trained.
+
+    `downloads`: of the last start. `loading`: from the first start of the trainer to its first step, samples included. `starts`: the
+    same of all later starts. `repeated`: steps that were trained again after an interruption.
+    """
+
+    downloads: float = 0.0
+    loading: float = 0.0
+    starts: float = 0.0
+    repeated: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.downloads + self.loading + self.starts + self.repeated
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """A run's estimate when it was queued, and what it took so far. `usd` and `estimate` in dollars; None if not known.
+
+    `month` is `2026-11`, empty if not known. `paid_seconds`: its downloads and its trainer.
+    """
+
+    job: str
+    run_id: str
+    month: str
+    gpu: str
+    state: str
+    estimate: Range | None
+    usd: float | None
+    paid_seconds: float
+    waste: Waste
+
+    @property
+    def error(self) -> float | None:
+        """How far a finished run's likely estimate was off: 0.1 if it cost a tenth more."""
+        if self.state != "finished" or self.usd is None or self.estimate is None or not self.estimate.likely:
+            return None
+        return self.usd / self.estimate.likely - 1
+
+    @property
+    def is_inside(self) -> bool | None:
+        """Whether a finished run's cost is inside the estimated range."""
+        if self.error is None or self.estimate is None or self.usd is None:
+            return None
+        return self.estimate.low <= self.usd <= self.estimate.high
+
+
+@dataclass(frozen=True)
+class CostGroup:
+    """The finished runs of a month or of a GPU class."""
+
+    name: str
+    runs: int
+    estimate: float
+    usd: float
+    inside: int
+
+
+def waste_of(progress: RunProgress) -> Waste:
+    start, restarts = progress.start_seconds or 0.0, progress.restarts or 0
+    trained, step = progress.gpu_seconds or 0.0, progress.seconds_per_step
+    repeated = 0.0
+    if restarts and step is not None and progress.step is not None:
+        repeated = max(0.0, trained - start * (1 + restarts) - step * progress.step)
+    return Waste(progress.download_seconds or 0.0, min(start, trained), start * restarts, repeated)
+
+
+def run_cost(job: str, run_id: str, record: RunRecord, progress: RunProgress) -> RunCost:
+    estimate = record.estimate or EstimateRecord()
+    waste = waste_of(progress)
+    paid = (progress.gpu_seconds or 0.0) + waste.downloads
+    month = f"{record.created_at:%Y-%m}" if record.created_at else ""
+    return RunCost(
+        job,
+        run_id,
+        month,
+        estimate.gpu or model_of(progress.gpu),
+        progress.state,
+        _range_of(estimate),
+        usd_of(paid, estimate.usd_an_hour),
+        paid,
+        waste,
+    )
+
+
+def _range_of(estimate: EstimateRecord) -> Range | None:
+    """Earlier versions stored the likely value alone."""
+    usd = estimate.usd
+    if usd is None:
+        return None
+    low, high = estimate.usd_low, estimate.usd_high
+    return Range(usd if low is None else low, usd, usd if high is None else high)
+
+
+def grouped(runs: Sequence[RunCost], name_of: Callable[[RunCost], str]) -> list[CostGroup]:
+    """Finished runs with an estimate, by month or GPU class."""
+    compared = [run for run in runs if run.error is not None]
+    names = sorted({name_of(run) for run in compared})
+    return [_group(name, [run for run in compared if name_of(run) == name]) for name in names]
+
+
+def _group(name: str, runs: Sequence[RunCost]) -> CostGroup:
+    likely = sum(run.estimate.likely for run in runs if run.estimate)
+    usd = sum(run.usd for run in runs if run.usd is not None)
+    return CostGroup(name, len(runs), likely, usd, sum(bool(run.is_inside) for run in runs))
+
+
+def expected_cost(progress: RunProgress, usd_an_hour: float | None) -> Range | None:
+    """What a training run will have cost in the end, in dollars; the range narrows with the time that is left. None if not known."""
+    if progress.eta_seconds is None or progress.gpu_seconds is None:
+        return None
+    left = LEFT_SPREAD.times(progress.eta_seconds)
+    return cost_range(left + Range.exactly(progress.gpu_seconds), usd_an_hour)
+
+
+def advice(runs: Sequence[RunCost], idle_seconds: float) -> list[str]:
+    """How to waste less. `idle_seconds`: how long a replica idles after its last job."""
+    paid = sum(run.paid_seconds for run in runs)
+    if not paid:
+        return []
+    found = []
+    repeated = sum(run.waste.repeated for run in runs) / paid
+    if repeated > MAX_REPEATED_SHARE:
+        found.append(
+            f"{repeated:.0%} of the paid time repeats steps after interruptions: lower save.save_every in train.yml"
+        )
+    usual = median(run.paid_seconds for run in runs)
+    if idle_seconds > MAX_IDLE_SHARE * usual:
+        found.append(
+            f"a replica idles for about {show_hours(idle_seconds)} after its last job, and half of the runs take less than "
+            f"{show_hours(usual)}: queue several jobs at once, or lower cluster.idleThresholdSeconds"
+        )
+    return found

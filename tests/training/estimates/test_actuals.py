@@ -1,0 +1,96 @@
+"""Actual costs beside estimates, and what was paid for without training."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from flux_training.training.estimates.actuals import (
+    RunCost,
+    Waste,
+    advice,
+    expected_cost,
+    grouped,
+    run_cost,
+    waste_of,
+)
+from flux_training.training.estimates.ranges import Range
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.records import EstimateRecord, RunRecord
+
+PROGRESS = RunProgress(
+    state="finished",
+    step=1000,
+    steps=1000,
+    seconds_per_step=3.0,
+    gpu_seconds=3500.0,
+    start_seconds=100.0,
+    restarts=2,
+    download_seconds=40.0,
+)
+ESTIMATE = EstimateRecord(usd=0.4, usd_low=0.3, usd_high=0.6, gpu="RTX 5090 (32 GB)", usd_an_hour=0.45)
+RECORD = RunRecord(estimate=ESTIMATE, created_at=datetime(2026, 11, 30, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("progress", "waste"),
+    [
+        (PROGRESS, Waste(downloads=40.0, loading=100.0, starts=200.0, repeated=200.0)),
+        (PROGRESS.model_copy(update={"restarts": 0}), Waste(downloads=40.0, loading=100.0)),
+        (PROGRESS.model_copy(update={"seconds_per_step": None}), Waste(40.0, 100.0, 200.0)),
+        (PROGRESS.model_copy(update={"gpu_seconds": 3000.0}), Waste(40.0, 100.0, 200.0)),
+        (RunProgress(), Waste()),
+    ],
+)
+def test_waste_by_cause(progress: RunProgress, waste: Waste) -> None:
+    assert waste_of(progress) == waste
+
+
+def test_a_finished_run_has_an_error_and_is_inside_its_range_or_not() -> None:
+    found = run_cost("cat", "0123456789ab", RECORD, PROGRESS)
+    assert (found.month, found.gpu) == ("2026-11", "RTX 5090 (32 GB)")
+    assert found.usd == pytest.approx(3540 / 3600 * 0.45)
+    assert found.error == pytest.approx(0.4425 / 0.4 - 1)
+    assert found.is_inside is True
+    assert replace(found, usd=0.61).is_inside is False
+    running = run_cost("cat", "0123456789ab", RECORD, PROGRESS.model_copy(update={"state": "training"}))
+    assert (running.error, running.is_inside) == (None, None)
+
+
+def test_runs_without_an_estimate_are_not_compared() -> None:
+    found = run_cost("cat", "0123456789ab", RunRecord(), PROGRESS)
+    assert (found.usd, found.error, found.month) == (None, None, "")
+    assert grouped([found], lambda run: run.month) == []
+
+
+def test_groups_have_totals_of_finished_runs() -> None:
+    found = run_cost("cat", "0123456789ab", RECORD, PROGRESS)
+    other = replace(found, month="2026-10", usd=0.7)
+    months = grouped([found, found, other], lambda run: run.month)
+    assert [(one.name, one.runs, one.inside) for one in months] == [("2026-10", 1, 0), ("2026-11", 2, 2)]
+    assert months[1].estimate == pytest.approx(0.8)
+
+
+def test_the_expected_range_narrows_while_a_run_trains() -> None:
+    widths = []
+    for done in (0.1, 0.5, 0.9):
+        progress = PROGRESS.model_copy(update={"gpu_seconds": 3600 * done, "eta_seconds": 3600 * (1 - done)})
+        found = expected_cost(progress, 0.5)
+        assert found is not None
+        assert found.likely == pytest.approx(0.5)
+        widths.append(found.high - found.low)
+    assert widths == sorted(widths, reverse=True)
+    assert expected_cost(PROGRESS, 0.5) is None
+    assert expected_cost(progress, None) is None
+
+
+def test_advice_names_the_setting_that_helps() -> None:
+    run = RunCost("cat", "r", "", "", "finished", Range.exactly(1.0), 1.0, 3600.0, Waste(repeated=100.0))
+    assert advice([run], idle_seconds=300.0) == []
+    (text,) = advice([replace(run, waste=Waste(repeated=400.0))], idle_seconds=0.0)
+    assert (
+        text == "11% of the paid time repeats steps after interruptions: lower save.save_every in train.yml"
+    )
+    (text,) = advice([run], idle_seconds=450.0)
+    assert "lower cluster.idleThresholdSeconds" in text
+    assert advice([], idle_seconds=450.0) == []
