@@ -79,7 +79,8 @@ def train(checkout: Checkout, jobs: Mapping[str, Mapping[str, Any]]) -> list[str
     """Lints and trains the jobs. A line for each: its model, images, tensors and samples."""
     for name, document in jobs.items():
         make_job(checkout.root / "jobs" / name, document)
-    checkout.configure("cluster", {"gpu": RTX_5090, "maxReplicas": 4, "environment": {"HF_TOKEN": "hf_test"}})
+    cluster = {"gpu": RTX_5090, "maxReplicas": 4, "storage": 150, "environment": {"HF_TOKEN": "hf_test"}}
+    checkout.configure("cluster", cluster)
     checkout.declare(**{name: {} for name in jobs})
     report = json.loads(checkout.flux("lint", "--json"))
     assert [found for found in report["findings"] if found["severity"] == "error"] == []

@@ -393,8 +393,14 @@ MISTAKES: dict[str, Spoil] = {
     "model-mismatch": edit("is_flux: true", "arch: zimage"),
     "weights-downloaded": do(
         lambda folder: (
+            edit("is_flux: true", "arch: chroma")(folder),
+            edit("/model", "lodestones/Chroma")(folder),
+        )
+    ),
+    "storage-small": do(
+        lambda folder: (
             edit("is_flux: true", "arch: qwen_image")(folder),
-            edit("/model", "Qwen/Qwen-Image")(folder),
+            edit("/model", "Qwen/Qwen-Image-2512")(folder),
         )
     ),
     "model-newer": _on_an_older_trainer(edit("is_flux: true", "arch: flux2")),

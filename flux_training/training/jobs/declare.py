@@ -201,7 +201,9 @@ def _on_cluster(place: JobPlace, settings: StackSettings, name: str | None) -> J
         gpu=cluster.gpu,
         variables=variables,
         trainer_date=trainer_date(settings, name),
-        policy=replace(place.policy, weights_in_image=weights_in_image(settings, name)),
+        policy=replace(
+            place.policy, weights_in_image=weights_in_image(settings, name), storage=cluster.storage
+        ),
     )
 
 

@@ -31,11 +31,13 @@ class ModelPolicy:
     """What a stack says about models. `weights_in_image`: the id of what `/model` holds; empty if unknown.
 
     `unchecked`: the job may train an architecture that the table lacks. `commercial`: only models that may be used commercially.
+    `storage`: GB of disk on a node; None if unknown.
     """
 
     weights_in_image: str = MODELS[DEFAULT_MODEL].weights
     unchecked: bool = False
     commercial: bool = False
+    storage: int | None = None
 
 
 DEFAULT_POLICY = ModelPolicy()

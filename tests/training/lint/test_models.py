@@ -166,6 +166,16 @@ def test_samples_without_their_image_are_found(model: TrainableModel) -> None:
     assert codes(for_model(model, {**change, "train.disable_sampling": True})) == set()
 
 
+@pytest.mark.parametrize(("storage", "is_enough"), [(50, False), (67, False), (68, True), (None, True)])
+def test_the_disk_has_to_hold_downloaded_weights(storage: int | None, is_enough: bool) -> None:
+    """Qwen-Image has 57 GB."""
+    job = replace(for_model(MODELS["qwen-image"]), policy=ModelPolicy(storage=storage))
+    assert codes(job) == (set() if is_enough else {"storage-small"})
+    held = {"model.name_or_path": "/model"}
+    in_image = ModelPolicy(weights_in_image="Qwen/Qwen-Image", storage=storage)
+    assert codes(replace(for_model(MODELS["qwen-image"], held), policy=in_image)) == set()
+
+
 def test_the_message_names_the_architecture_of_the_weights() -> None:
     kontext = MODELS["flux1-kontext"]
     job = for_model(kontext, {"model.arch": "<absent>", "model.is_flux": True})

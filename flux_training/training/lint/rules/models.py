@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import is_number, sample_prompts
-from flux_training.training.models.choice import MODEL_FOLDER, is_in_image
+from flux_training.training.models.choice import MODEL_FOLDER, downloaded_gb, is_in_image
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.key_values import HUB_ID
@@ -21,6 +21,7 @@ VIDEO_MULTIPLE = 8
 MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 MAX_DISTILLED_GUIDANCE = 2
 HUB_LOGIN = "HF_TOKEN"
+OTHER_FILES_GB = 10
 
 
 @AREA.error(
@@ -103,6 +104,18 @@ def downloaded_weights(job: Subject) -> Iterator[Problem]:
     size = f"{job.model.download_gb:.0f} GB" if job.model else "the weights"
     token = f", with the {HUB_LOGIN} in the nodes' environment" if HUB_LOGIN in job.variables else ""
     yield job.in_config(f"each node downloads {size} of {path}{token}", "model", "name_or_path")
+
+
+@AREA.error(
+    "storage-small",
+    f"a node's disk holds the downloaded weights and at least {OTHER_FILES_GB} GB of checkpoints and caches; without the room the run fails after hours of paid download",
+    "raise cluster.storage in the stack's configuration, or build an image that holds the weights (image.model)",
+)
+def weights_larger_than_the_disk(job: Subject) -> Iterator[Problem]:
+    size, storage = downloaded_gb(job.section("model")), job.policy.storage
+    if job.trains and storage is not None and size and size + OTHER_FILES_GB > storage:
+        message = f"each node downloads {size:.0f} GB, and its disk has {storage} GB"
+        yield job.in_config(message, "model", "name_or_path")
 
 
 @AREA.error(
