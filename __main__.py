@@ -19,12 +19,14 @@ from components.provider import home
 from components.repair import repair_datasets
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection
 from flux_training.clients.local_cloud import connect_started
+from flux_training.clients.reachability import require_network
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.files import file_error
 from flux_training.training.finding import LintReport, group_findings
 from flux_training.training.gpu import names_a_class
 from flux_training.training.jobs.cap import SUGGESTED_STEPS, describe_long_trainings
@@ -58,6 +60,8 @@ def main() -> None:
         repaired = repair_datasets(stack, survey, pulumi.runtime.is_dry_run())
     except FluxError as error:
         refuse(error)
+    except OSError as error:
+        refuse(file_error(error) or FluxError(str(error)))
 
     connection = stack.connection
     notes = [
@@ -104,6 +108,7 @@ def survey_of(
     report_mistakes(lint)
     jobs = declare_jobs(settings, examiner=examiner)
     connection = connect_started(settings.cloud, keys, os.environ, settings.storage.kind, pulumi.get_stack())
+    require_network(connection)
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     write_survey(survey)

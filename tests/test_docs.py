@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flux_training.commands.__main__ import COMMANDS
+from flux_training.commands.main import COMMANDS
 from flux_training.training.settings import StackSettings
 from tests.support.citations import unresolved
 from tests.support.documents import DATED, DOCUMENTS, LANGUAGES, NEEDS, ROOT, blocks, commands, fault

@@ -29,7 +29,7 @@ LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
 LOCAL_VERSION = 1
 # In docs/Pulumi.prod.yaml.example, where a user's own value has to be.
 PLACEHOLDER = "…"
-START_LOCAL = "start it with `make cloud`"
+START_LOCAL = "start it with `make cloud`; it also fails if the disk is full"
 
 # Environment variable → setting of the stack. The environment takes precedence.
 VARIABLES = {

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from flux_training.commands.__main__ import main
+from flux_training.commands.main import main
 from flux_training.commands.reference import commands_document, settings_document
 from flux_training.commands.stack.project import project_root
 from flux_training.training.lint.document import lint_document

@@ -1,6 +1,7 @@
 """Atomic writing, natural sorting, and a lock per folder."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -11,6 +12,24 @@ from pathlib import Path
 from flux_training.training.errors import FluxError
 
 NEW_FILE_MODE = 0o644
+# What the system's errors mean to a user: the rule, the next step.
+REMEDIES = {
+    errno.ENOSPC: ("the disk is full", "free some space (`df -h` shows the disks), then run the same command again"),
+    errno.EDQUOT: ("your quota on this disk is used up", "delete what you do not need, then run the same command again"),
+    errno.EFBIG: ("it would be larger than files may be here", "raise the limit (`ulimit -f unlimited`), then run the same command again"),
+    errno.EROFS: ("the file system is read-only", "mount it for writing, or work in a copy elsewhere"),
+    errno.EACCES: ("you have no permission", "change its owner or mode (`ls -ld` shows them), or work in a copy elsewhere"),
+    errno.EPERM: ("you have no permission", "change its owner or mode (`ls -ld` shows them), or work in a copy elsewhere"),
+}  # fmt: skip
+
+
+def file_error(error: OSError) -> FluxError | None:
+    """What a full disk or a missing permission means to the user; None if the error has another cause."""
+    if error.errno not in REMEDIES:
+        return None
+    # The system names no file if writing to an open one fails.
+    place = error.filename2 or error.filename or f"a file below {Path.cwd()} or {tempfile.gettempdir()}"
+    return FluxError(f"cannot use {place}", *REMEDIES[error.errno])
 
 
 def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
@@ -35,7 +54,7 @@ def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> I
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with named_in_errors(path), os.fdopen(handle, "wb") as file:
             file.write(raw)
             if lasting:
                 file.flush()
@@ -44,6 +63,15 @@ def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> I
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Adds the file's name to errors of the system, which have none if writing to an open file fails."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

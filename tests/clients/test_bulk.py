@@ -284,7 +284,7 @@ def test_the_users_aws_settings_and_proxies_are_ignored(
 
 def test_heavy_libraries_are_imported_only_when_used() -> None:
     heavy = ("boto3", "botocore", "obstore", "openai", "pulumi_aws", "pulumi_command")
-    modules = "flux_training.clients.connection, flux_training.clients.results, components.pipeline, flux_training.commands.__main__, flux_training.commands.stack.command"
+    modules = "flux_training.clients.connection, flux_training.clients.results, components.pipeline, flux_training.commands.main, flux_training.commands.stack.command"
     code = f"import sys, {modules}\nprint([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

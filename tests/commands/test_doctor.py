@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from rich.console import Console
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job, KelpieRule
+from flux_training.clients.reachability import addresses, probe_services
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -30,7 +32,6 @@ from flux_training.commands.doctor.machine import (
 )
 from flux_training.commands.doctor.result import CheckResult, bad, run_check
 from flux_training.commands.doctor.services import (
-    addresses,
     check_bucket,
     check_clock,
     check_cloudflare,
@@ -122,7 +123,8 @@ def test_a_wrong_clock_is_detected_by_the_date_header(date: str | None, found: l
 
 
 def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
-    found = [result for what, url in addresses(connection).items() for result in check_reachable(what, url)]
+    probes = probe_services(addresses(connection)).items()
+    found = [result for name, probe in probes for result in check_reachable(name, probe)]
     found += check_gpu(connection.salad().gpu_classes(), settings().cluster, 24)
     found += check_quota(connection.salad(), [settings().cluster])
     storage = connection.storage("flux-doctor")
@@ -255,7 +257,15 @@ def test_wrong_keys_are_reported_and_not_printed(connection: Connection) -> None
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "https://127.0.0.1:1/x"])
 def test_an_unreachable_service_is_reported(url: str) -> None:
-    assert verdicts(check_reachable("Kelpie", url)) == ["bad"]
+    assert verdicts(check_reachable("Kelpie", probe_services({"Kelpie": url})["Kelpie"])) == ["bad"]
+
+
+def test_a_service_that_does_not_answer_in_time_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        probe = probe_services({"Kelpie": url}, seconds=0.1)["Kelpie"]
+    assert probe.problem
+    assert "127.0.0.1 cannot be reached: " in check_reachable("Kelpie", probe)[0].message
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,18 @@ from flux_training.commands.stack.locks import is_locked_by_dead_process
 from flux_training.training.errors import BadInput, FluxError
 from tests.support.flux import STACK_FILE
 
-# Answers `config get KEY` and `preview --json` like the CLI and the embedded engine.
+# Answers `config --show-secrets --json` and `preview --json` like the CLI and the embedded engine.
 ENGINE = """\
 import json, pathlib, sys
 words = sys.argv[1:]
 here = pathlib.Path(__file__).parent
 if words[0] == "preview":
     print(json.dumps({"steps": [], "folder": str(pathlib.Path.cwd())}))
-elif words[:2] == ["config", "get"]:
+elif words[0] == "config":
     if (here / "refusal.txt").exists():
         sys.exit((here / "refusal.txt").read_text())
     settings = json.loads((here / "settings.json").read_text())
-    if words[2] not in settings:
-        sys.exit(f"error: configuration key '{words[2]}' not found for stack 'prod'")
-    print(settings[words[2]])
+    print(json.dumps({f"flux-training:{key}": {"value": value} for key, value in settings.items()} | {"aws:region": {"value": "x"}}))
 """
 SETTINGS = {"saladApiKey": "key", "saladOrganization": "us", "saladProject": "loras", "s3AccessKeyId": "id",
             "s3SecretAccessKey": "secret", "s3EndpointUrl": "https://s3.test"}  # fmt: skip
@@ -82,18 +80,16 @@ def test_a_wrong_passphrase_of_the_cli_is_explained(engine: Engine, tmp_path: Pa
     (tmp_path / "refusal.txt").write_text("error: getting stack secrets manager: incorrect passphrase")
     with_phrase = replace(engine, environment={**engine.environment, "PULUMI_CONFIG_PASSPHRASE": "typo"})
     with pytest.raises(FluxError) as raised:
-        with_phrase.setting("storage")
+        with_phrase.settings()
     assert str(raised.value).startswith(
         "incorrect passphrase for stack prod: the one from PULUMI_CONFIG_PASSPHRASE does not decrypt its secrets; fix: `read -rs "
     )
 
 
-@pytest.mark.parametrize(
-    "words", ["error: no stack named 'prod' found", "error: configuration key 'x' not found for stack 'prod'"]
-)
-def test_a_missing_stack_or_setting_is_none(engine: Engine, tmp_path: Path, words: str) -> None:
-    (tmp_path / "refusal.txt").write_text(words)
-    assert engine.setting("saladApiKey") is None
+def test_settings_are_those_of_the_project(engine: Engine, tmp_path: Path) -> None:
+    assert engine.settings() == SETTINGS
+    (tmp_path / "refusal.txt").write_text("error: no stack named 'prod' found")
+    assert engine.settings() == {}
 
 
 def test_unknown_outputs_are_left_out() -> None:

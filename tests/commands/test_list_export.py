@@ -10,11 +10,11 @@ import pytest
 import rich_click as click
 import yaml
 
-from flux_training.commands.__main__ import main
 from flux_training.commands.export.card import Card, card_text
 from flux_training.commands.export.command import export
 from flux_training.commands.jobs.list import list_command
 from flux_training.commands.jobs.sweep import sweep
+from flux_training.commands.main import main
 from flux_training.commands.report.open import open_command
 from flux_training.training.errors import BadInput
 from tests.commands.runs_folder import HOSTILE, make_run, write_json

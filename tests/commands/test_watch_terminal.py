@@ -16,7 +16,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from flux_training.commands.__main__ import main
+from flux_training.commands.main import main
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.support.flux import (
     BAR,

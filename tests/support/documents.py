@@ -16,7 +16,7 @@ import rich_click as click
 from localcloud.__main__ import parser as localcloud_parser
 from pulumi_embedded.cli.main import make_parser as engine_parser
 
-from flux_training.commands.__main__ import COMMANDS
+from flux_training.commands.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 # In the order in which their commands are run.

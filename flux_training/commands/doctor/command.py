@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
+from flux_training.clients.reachability import addresses, probe_services
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import console, say, screen, stack_option
 from flux_training.commands.doctor import machine, services
@@ -138,9 +139,12 @@ def _check_services(
 ) -> bool:
     """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs of each cluster need. `up`: the command that deploys the stack."""
     connection = connection.model_copy(update={"few_retries": True})
+    urls = addresses(connection)
+    if settings.storage.kind == "r2":
+        urls["Cloudflare"] = connection.cloudflare_url
     is_reachable = {
-        title: checkup.check(title, partial(services.check_reachable, title, url))
-        for title, url in services.addresses(connection).items()
+        title: checkup.check(title, partial(services.check_reachable, title, probe))
+        for title, probe in probe_services(urls).items()
     }
     if is_reachable["SaladCloud"]:
         classes = checkup.obtain(
@@ -157,7 +161,7 @@ def _check_services(
             for name, cluster in clusters.items() if is_reachable["Kelpie"] else ():
                 check = partial(services.check_kelpie, connection, cluster, up)
                 checkup.check("Kelpie's key", partial(check_cluster, name, "Kelpie's key", check))
-    if settings.storage.kind == "r2":
+    if is_reachable.get("Cloudflare"):
         checkup.check("Cloudflare's token", lambda: services.check_cloudflare(connection, settings, up))
     stack = StackServices(connection, settings)
     checkup.check("Nodes' keys", lambda: services.check_node_keys(stack))

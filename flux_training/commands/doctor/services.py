@@ -5,18 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-import httpx
-
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
-from flux_training.clients.http import LOOPBACK
 from flux_training.clients.kelpie import Job, KelpieRule
+from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.stack.pricing import offer_of
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.storage import AWS_URL, Storage
+from flux_training.clients.storage import Storage
 from flux_training.commands.doctor.result import CheckResult, bad, note, ok
 from flux_training.commands.watch.job_status import (
     MAX_PENDING_SECONDS,
@@ -33,33 +31,18 @@ from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import counted
 
-REACH_SECONDS = 8.0
 # S3 refuses requests whose clock is off by 15 minutes.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
 # Any id will do to test the key.
 NO_GROUP = "00000000-0000-0000-0000-000000000000"
 
 
-def addresses(connection: Connection) -> dict[str, str]:
-    return {
-        "SaladCloud": connection.salad_url,
-        "Kelpie": connection.kelpie_url,
-        "Storage": connection.s3_endpoint or AWS_URL,
-    }
-
-
-def check_reachable(title: str, url: str) -> list[CheckResult]:
+def check_reachable(title: str, probe: ServiceProbe) -> list[CheckResult]:
     """Any answer will do. Compares the service's clock with ours."""
-    host = httpx.URL(url).host
-    try:
-        before = datetime.now(UTC)
-        answer = httpx.get(url, timeout=REACH_SECONDS, trust_env=host not in LOOPBACK)
-        after = datetime.now(UTC)
-    except httpx.HTTPError as failure:
-        message = f"{host} cannot be reached: {failure or type(failure).__name__}"
-        return [bad(title, message, "check the network, proxy settings and the address")]
-    skew = check_clock(title, answer.headers.get("Date"), before + (after - before) / 2)
-    return [ok(title, f"answers at {host}"), *skew]
+    if probe.problem:
+        return [bad(title, f"{probe.host} cannot be reached: {probe.problem}", CHECK_NETWORK)]
+    skew = check_clock(title, probe.date, probe.time) if probe.time else []
+    return [ok(title, f"answers at {probe.host}"), *skew]
 
 
 def check_clock(service: str, date: str | None, now: datetime) -> list[CheckResult]:

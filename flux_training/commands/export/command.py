@@ -14,6 +14,7 @@ from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
 from flux_training.commands.results.download import sha256_of
 from flux_training.training.errors import BadInput
+from flux_training.training.files import named_in_errors
 from flux_training.training.values import count
 from flux_training.training.words import flux_command, one_line
 
@@ -61,7 +62,8 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
         made = Path(staging) / folder.name
-        _write(run, weights, made)
+        with named_in_errors(folder):
+            _write(run, weights, made)
         made.rename(folder)
     say(f"{folder}: {job}{WEIGHTS} of run {run.run_id}, step {weights.step}, and {CARD}")
     if run.is_stand_in:

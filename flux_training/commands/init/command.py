@@ -15,6 +15,7 @@ from flux_training.commands.init.existing import existing_setup
 from flux_training.commands.stack.file import stack_path
 from flux_training.commands.stack.project import TOOL_FOLDER, tool_root
 from flux_training.training.errors import BadInput, FluxError
+from flux_training.training.files import named_in_errors
 from flux_training.training.schemas import stack_schema, train_schema
 from flux_training.training.words import DEFAULT_STACK
 
@@ -60,9 +61,10 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     if (tool / ".git").exists() and _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
         say(f"note: the changes in {tool} that are not committed are not in the new project")
     folder.mkdir(parents=True, exist_ok=True)
-    write_project(folder, name, tool)
-    if setup:
-        setup.copy_to(folder)
+    with named_in_errors(folder):
+        write_project(folder, name, tool)
+        if setup:
+            setup.copy_to(folder)
     _git(folder, "init", "--quiet")
     _add_tool(folder, tool, commit)
     moved = setup.move_to(folder) if setup else []

@@ -29,6 +29,7 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.cost import StackBill, cost_range
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.estimates.parts import SECONDS_PER_GB
+from flux_training.training.files import named_in_errors
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.jobs.folder import ImageSet
 from flux_training.training.models.choice import downloaded_gb, model_words
@@ -106,7 +107,8 @@ def plan(
     found, services = make_plan(prepare_engine(stack, output=sys.stderr), stack)
     if page:
         pictures = OnPage(project_root(), services.storage, services.layout)
-        Path(page).write_text(as_page(found, pictures), encoding="utf-8")
+        with named_in_errors(Path(page)):
+            Path(page).write_text(as_page(found, pictures), encoding="utf-8")
     if markdown:
         print(as_comment(found, InRepository(repository, commit, base) if repository else Pictures()))
     elif as_document:

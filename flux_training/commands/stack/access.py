@@ -48,13 +48,12 @@ def run_or_exit(engine: Engine, *arguments: str) -> None:
 
 def connection_of(engine: Engine, stack: str) -> Connection:
     """The services of a stack, with keys from its configuration or the environment. Raises FluxError."""
-    storage = engine.setting("storage")
+    given = engine.settings()
+    storage = given.get("storage")
     if uses_local_cloud(project_root(), stack):
         return with_node_rights(connect("local", {}, os.environ), storage)
     # GitHub passes an unset secret as an empty variable.
     settings: dict[str, Any] = {
-        key: engine.setting(key)
-        for variable, key in VARIABLES.items()
-        if not os.environ.get(variable, "").strip()
+        key: given.get(key) for variable, key in VARIABLES.items() if not os.environ.get(variable, "").strip()
     }
     return with_node_rights(connect("salad", settings, os.environ, storage_kind(storage), stack), storage)

@@ -18,7 +18,7 @@ from flux_training.training.dataset.images import (
     reduce_image,
 )
 from flux_training.training.errors import BadInput
-from flux_training.training.files import natural_key
+from flux_training.training.files import named_in_errors, natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.opening import outside_target, special_kind
 
@@ -134,7 +134,8 @@ def import_images(
             image = reduce_image(picture.image, max_side)
             intake.reduced += image.size != picture.image.size
             file = staging / f"{index}{IMPORTED_SUFFIX}"
-            file.write_bytes(encode_jpeg(image))
+            with named_in_errors(file):
+                file.write_bytes(encode_jpeg(image))
             kept.append(
                 ImportedImage(source.name, file, _caption(sources, source, intake.findings), fingerprint)
             )

@@ -10,6 +10,7 @@ Exit codes: 0 success; 1 failure; 2 wrong usage; 3 not running (`status` only); 
 
 import argparse
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(str(error), error.exit_code)
     except (HomeError, chaos.ChaosError) as error:
         return fail(str(error), EXIT_FAILED)
+    except (OSError, sqlite3.Error) as error:
+        return fail(
+            f"{error}; {home.path.resolve()} must be writable, on a disk with free space", EXIT_FAILED
+        )
 
 
 def start(home: Home, changes: dict[str, Any]) -> int:

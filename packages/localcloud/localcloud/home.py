@@ -148,7 +148,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a JSON file atomically; its mode is 0600."""
+    """Replace a JSON file atomically; its mode is 0600. Raises HomeError."""
+    try:
+        _replace_json(path, content)
+    except OSError as error:
+        raise HomeError(f"cannot write {path}: {error.strerror}; choose another folder with --home") from None
+
+
+def _replace_json(path: Path, content: dict[str, Any]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,0 +1,77 @@
+"""Whether services answer at all, asked of all of them at once and for a limited time."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+
+from flux_training.clients.connection import Connection
+from flux_training.clients.errors import Unavailable
+from flux_training.clients.http import LOOPBACK
+from flux_training.clients.storage import AWS_URL
+
+REACH_SECONDS = 6.0
+CHECK_NETWORK = "check the network, proxy settings and the address"
+
+
+@dataclass(frozen=True)
+class ServiceProbe:
+    """`problem` is empty if the service answered; then `date` is its Date header, and `time` our time in between."""
+
+    host: str
+    problem: str = ""
+    date: str | None = None
+    time: datetime | None = None
+
+
+def addresses(connection: Connection) -> dict[str, str]:
+    return {
+        "SaladCloud": connection.salad_url,
+        "Kelpie": connection.kelpie_url,
+        "Storage": connection.s3_endpoint or AWS_URL,
+    }
+
+
+def probe_services(urls: Mapping[str, str], seconds: float = REACH_SECONDS) -> dict[str, ServiceProbe]:
+    """Ask each address; any answer will do. Takes at most `seconds`."""
+    found: dict[str, ServiceProbe] = {}
+
+    def ask(name: str, url: str) -> None:
+        found[name] = _probe(url, seconds)
+
+    # Looking up a name has no time limit, so that threads may have to be left behind.
+    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in urls.items()]
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))
+    answered = dict(found)
+    late = f"no answer in {seconds:g} seconds"
+    return {
+        name: answered.get(name) or ServiceProbe(httpx.URL(url).host, late)
+        for name, url in urls.items()
+    }  # fmt: skip
+
+
+def require_network(connection: Connection) -> None:
+    """Raises Unavailable if none of the services on other machines answers, which their clients would find out one by one, with retries."""
+    urls = {name: url for name, url in addresses(connection).items() if httpx.URL(url).host not in LOOPBACK}
+    probes = probe_services(urls).values()
+    if urls and all(probe.problem for probe in probes):
+        hosts = "; ".join(f"{probe.host}: {probe.problem}" for probe in probes)
+        raise Unavailable(f"no service can be reached ({hosts})", "", CHECK_NETWORK)
+
+
+def _probe(url: str, seconds: float) -> ServiceProbe:
+    host = httpx.URL(url).host
+    before = datetime.now(UTC)
+    try:
+        answer = httpx.get(url, timeout=seconds, trust_env=host not in LOOPBACK)
+    except httpx.HTTPError as failure:
+        return ServiceProbe(host, str(failure) or type(failure).__name__)
+    between = before + (datetime.now(UTC) - before) / 2
+    return ServiceProbe(host, date=answer.headers.get("Date"), time=between)

@@ -1,0 +1,122 @@
+"""Train LoRAs (by default for FLUX.1-dev) from folders of images, as declared resources.
+
+Exit codes: 0 success; 1 failure, with a message; 2 wrong usage; 130 stopped by Ctrl-C (run the same command to continue).
+"""
+
+import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import rich_click as click
+
+from flux_training.commands.stack.project import project_root
+from flux_training.training.compiled_files import damage_behind
+from flux_training.training.environment import direct_on_this_machine
+from flux_training.training.errors import FluxError
+from flux_training.training.files import file_error
+from flux_training.training.words import nearest, wrapped
+
+EXIT_INTERRUPTED = 130
+# Imported only when needed, so that no command waits for another's libraries.
+COMMANDS = {
+    "init": "flux_training.commands.init.command:init",
+    "new": "flux_training.commands.jobs.new:new",
+    "models": "flux_training.commands.jobs.models:models",
+    "offers": "flux_training.commands.jobs.offers:offers",
+    "caption": "flux_training.commands.jobs.caption:caption",
+    "rename": "flux_training.commands.jobs.rename:rename",
+    "sweep": "flux_training.commands.jobs.sweep:sweep",
+    "up": "flux_training.commands.stack.command:up",
+    "preview": "flux_training.commands.stack.command:preview",
+    "plan": "flux_training.commands.plan.command:plan",
+    "lint": "flux_training.commands.jobs.lint:lint",
+    "refresh": "flux_training.commands.stack.command:refresh",
+    "destroy": "flux_training.commands.stack.command:destroy",
+    "list": "flux_training.commands.jobs.list:list_command",
+    "status": "flux_training.commands.watch.status:status",
+    "costs": "flux_training.commands.costs.command:costs",
+    "logs": "flux_training.commands.watch.logs:logs",
+    "ui": "flux_training.commands.ui.command:ui",
+    "cancel": "flux_training.commands.jobs.cancel_retry:cancel",
+    "retry": "flux_training.commands.jobs.cancel_retry:retry",
+    "fetch": "flux_training.commands.results.fetch:fetch_command",
+    "report": "flux_training.commands.report.command:report",
+    "open": "flux_training.commands.report.open:open_command",
+    "export": "flux_training.commands.export.command:export",
+    "doctor": "flux_training.commands.doctor.command:doctor",
+    "webhook": "flux_training.commands.webhook.command:webhook",
+    "cloud": "flux_training.commands.stack.command:start_cloud",
+    "down": "flux_training.commands.stack.command:down",
+    "completion": "flux_training.commands.completion:completion",
+}
+
+
+class LazyGroup(click.RichGroup):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - every entry of COMMANDS is a command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup, name="flux", help=__doc__, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="flux-training", prog_name="flux", message="%(prog)s %(version)s")
+@click.option(
+    "-C",
+    "--cwd",
+    "folder",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Act as if called in this folder. The project is the one around it, or the one that FLUX_PROJECT names.",
+)
+@click.pass_context
+def main(context: click.Context, folder: Path | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
+    context.obj = Path.cwd()
+    os.chdir(project_root())
+
+
+def run_command() -> None:
+    """Print expected errors as a message. Anything else is a bug and keeps its traceback."""
+    os.environ.update(direct_on_this_machine(os.environ))
+    try:
+        main(standalone_mode=False, prog_name="flux")
+    except click.ClickException as wrong_usage:
+        wrong_usage.show()
+        sys.exit(wrong_usage.exit_code)
+    except FluxError as error:
+        _fail(error)
+    except OSError as error:
+        if (known := file_error(error)) is None:
+            raise
+        _fail(known)
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        # Click takes the EOFError of a failed import for the end of the input.
+        if damage := damage_behind(stopped.__context__):
+            sys.exit(f"error: {damage}")
+        click.echo("\nstopped; nothing is lost: run the same command to continue", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(error: FluxError) -> NoReturn:
+    message = f"error: {error}"
+    width = shutil.get_terminal_size().columns
+    click.echo(wrapped(message, width) if sys.stderr.isatty() else message, err=True)
+    sys.exit(1)
